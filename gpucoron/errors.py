@@ -1,0 +1,52 @@
+"""The exceptions that users can catch, each with the exit status that the command line gives it."""
+
+__all__ = [
+    "GpucoronError", "UsageError", "ParameterError", "InputError", "AssociationError",
+    "ExposureError", "MaskError", "DeviceError", "OutputError",
+]
+
+
+class GpucoronError(Exception):
+    """Root of every error that gpucoron raises on purpose; its text is one line for the user."""
+
+    exit_code = 1
+
+
+class UsageError(GpucoronError):
+    """The command line or the call asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class ParameterError(UsageError, ValueError):
+    """A step parameter is unknown or has a value that its step cannot take."""
+
+
+class InputError(GpucoronError, ValueError):
+    """An input file or array is not what the work needs."""
+
+    exit_code = 3
+
+
+class AssociationError(InputError):
+    """The association is not readable, not an association, or asks for the impossible."""
+
+
+class ExposureError(InputError):
+    """An exposure (``_calints`` or ``_cal``) cannot be used."""
+
+
+class MaskError(InputError):
+    """The psfmask cannot be used."""
+
+
+class DeviceError(GpucoronError, RuntimeError):
+    """The device asked for is not there, or failed."""
+
+    exit_code = 4
+
+
+class OutputError(GpucoronError, OSError):
+    """A product cannot be written where it was asked for."""
+
+    exit_code = 5
