@@ -1,0 +1,127 @@
+"""Checks of parameter values.
+
+Each check takes a value as given (text from a command line, or anything from a file or a call),
+and returns it in its own type or raises ValueError saying what it expected.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+
+__all__ = [
+    "bit_flags", "boolean", "choice", "file_name", "fill_value", "integer", "number", "optional",
+    "pair", "thresholds",
+]
+
+_NONE = ("", "none", "null", "indef")
+_WORDS = {"true": True, "yes": True, "on": True, "1": True,
+          "false": False, "no": False, "off": False, "0": False}
+
+
+def boolean(value) -> bool:
+    """Check for true or false, also as words."""
+    if isinstance(value, bool):
+        return value
+    if str(value).strip().lower() in _WORDS:
+        return _WORDS[str(value).strip().lower()]
+    raise ValueError("expected true or false")
+
+
+def _float(value) -> float:
+    """Return a finite number, or NaN where there is none."""
+    try:
+        parsed = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return parsed if math.isfinite(parsed) else math.nan
+
+
+def integer(minimum: int) -> Callable:
+    """Make a check for a whole number not below `minimum`."""
+    def check(value):
+        parsed = _float(value)
+        if not parsed >= minimum or parsed != int(parsed):
+            raise ValueError(f"expected an integer of {minimum} or more")
+        return int(parsed)
+    return check
+
+
+def number(expected: str = "a number", valid: Callable = lambda x: True) -> Callable:
+    """Make a check for a finite number that `valid` accepts."""
+    def check(value):
+        parsed = _float(value)
+        if math.isnan(parsed) or not valid(parsed):
+            raise ValueError(f"expected {expected}")
+        return parsed
+    return check
+
+
+def choice(*names: str, hint: str = "") -> Callable:
+    """Make a check for one of a few words, in any case."""
+    def check(value):
+        if isinstance(value, str) and value.strip().lower() in names:
+            return value.strip().lower()
+        raise ValueError("expected " + " or ".join(repr(n) for n in names) + hint)
+    return check
+
+
+def pair(item: Callable, expected: str) -> Callable:
+    """Make a check for two values, in a sequence or in text such as ``"10, 20"``."""
+    def check(value):
+        parts = value
+        if isinstance(value, str):
+            parts = value.strip("[]() ").replace(",", " ").split()
+        try:
+            parts = list(parts)
+            if len(parts) != 2:
+                raise ValueError
+            return tuple(item(part) for part in parts)
+        except (TypeError, ValueError):
+            raise ValueError(f"expected {expected}") from None
+    return check
+
+
+def optional(check: Callable) -> Callable:
+    """Let None, and words that mean it, through a check."""
+    def checked(value):
+        if value is None or isinstance(value, str) and value.strip().lower() in _NONE:
+            return None
+        return check(value)
+    return checked
+
+
+def thresholds(value) -> str:
+    """Check for one or two positive numbers, kept as the text that jwst's parameter is."""
+    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    words = text.replace(",", " ").split()
+    if not 1 <= len(words) <= 2 or not all(_float(word) > 0 for word in words):
+        raise ValueError("expected one or two positive numbers, such as '5.0 4.0'")
+    return " ".join(words)
+
+
+def fill_value(value) -> str:
+    """Check for what drizzle takes as a fill value, kept as text."""
+    text = str(value).strip().upper()
+    if text not in ("NAN", "INDEF") and math.isnan(_float(text)):
+        raise ValueError("expected NAN, INDEF or a number")
+    return text
+
+
+def bit_flags(value) -> str:
+    """Check for a selection of DQ bits, kept as text."""
+    from gpucoron.ops.dq import interpret_bit_flags
+
+    text = "" if value is None else str(value).strip()
+    interpret_bit_flags(text)  # its ValueError says what it expected
+    return text
+
+
+def file_name(value) -> str:
+    """Check for the name of a file; empty for none."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    if value is None:
+        return ""
+    raise ValueError("expected the name of a file")
