@@ -1,0 +1,133 @@
+"""Parameter files: our TOML, and the jwst package's parameter reference files (ASDF ``pars-*``)."""
+
+from __future__ import annotations
+
+import logging
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gpucoron.errors import InputError
+
+__all__ = ["read_parameters"]
+
+log = logging.getLogger("gpucoron")
+
+_STEP_OF_CLASS = {
+    "OutlierDetectionStep": "outlier_detection", "StackRefsStep": "stack_refs",
+    "AlignRefsStep": "align_refs", "KlipStep": "klip", "ResampleStep": "resample",
+}
+_PIPELINE = "Coron3Pipeline"
+
+# Parameters of jwst that choose files, memory or order of work, or that coronagraphy never reads.
+_IGNORED = {
+    "": "input_dir output_dir output_ext output_file output_use_index output_use_model "
+        "save_results search_output_file suffix in_memory".split(),
+    "outlier_detection": "backg fillval ifu_second_check kernel kernel_size pixfrac pixmap_order "
+                         "pixmap_stepsize resample_data rolling_window_width scale "
+                         "threshold_percent weight_type".split(),
+    "resample": ["blendheaders"],
+}
+
+# Parameters of jwst that would change products and that gpucoron does not have; the values that
+# ask for nothing.
+_UNSUPPORTED: dict[str, dict[str, tuple]] = {
+    "": {"pre_hooks": ([], None), "post_hooks": ([], None)},
+    "pipeline": {"skip": (False,)},
+    "align_refs": {"override_psfmask": (None, "")},
+    "resample": {
+        "single": (False,), "enable_ctx": (True,), "enable_err": (True,), "report_var": (True,),
+        "propagate_dq": (False,), "pixmap_stepsize": (1.0,), "pixmap_order": (1,),
+    },
+}
+
+
+def read_parameters(path) -> list[tuple[str, Any]]:
+    """Read a parameter file.
+
+    Parameters
+    ----------
+    path : path
+        TOML (a table for each step, ``preset`` and ``align`` at the top), or ASDF as the jwst
+        package writes it, of the whole coronagraphic pipeline or of one of its steps.
+
+    Returns
+    -------
+    list of (str, value)
+        ``("klip.truncate", 10)`` and so on, unchecked, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or is neither of the two.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise InputError(f"{path}: cannot read the parameter file: {problem.strerror}") from None
+    if content.startswith(b"#ASDF"):
+        return list(_from_asdf(path))
+    return _from_toml(path, content)
+
+
+def _from_toml(path: Path, content: bytes) -> list[tuple[str, Any]]:
+    try:
+        tree = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise InputError(
+            f"{path}: not a parameter file (TOML, or ASDF pars-*): {problem}") from None
+    pairs = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            pairs += [(f"{key}.{name}", inner) for name, inner in value.items()]
+        else:
+            pairs.append((key, value))
+    return pairs
+
+
+def _from_asdf(path: Path) -> Iterator[tuple[str, Any]]:
+    tree = _asdf_tree(path)
+    kind = str(tree.get("class", "")).rpartition(".")[2]
+    if kind == _PIPELINE:
+        yield from _select(path, "pipeline", tree.get("parameters"))
+        for entry in tree.get("steps") or []:
+            step = _STEP_OF_CLASS.get(str(entry.get("class", "")).rpartition(".")[2])
+            yield from _select(path, step or str(entry.get("name")), entry.get("parameters"))
+    elif kind in _STEP_OF_CLASS:
+        yield from _select(path, _STEP_OF_CLASS[kind], tree.get("parameters"))
+    else:
+        raise InputError(
+            f"{path}: holds parameters of {kind or 'nothing'}; expected {_PIPELINE} or one of "
+            + ", ".join(_STEP_OF_CLASS))
+
+
+def _asdf_tree(path: Path) -> dict:
+    import asdf
+
+    try:
+        with asdf.open(path, memmap=False, lazy_load=False) as file:
+            tree = dict(file.tree)
+    except Exception as problem:  # asdf and yaml raise many kinds; all mean the same here
+        text = str(problem).splitlines() or [type(problem).__name__]
+        raise InputError(f"{path}: not a readable ASDF parameter file: {text[0]}") from None
+    return tree
+
+
+def _select(path: Path, step: str, parameters) -> Iterator[tuple[str, Any]]:
+    """Pass on what means something here; say what does not."""
+    ignored = [*_IGNORED[""], *_IGNORED.get(step, [])]
+    unsupported = _UNSUPPORTED[""] | _UNSUPPORTED.get(step, {})
+    if not isinstance(parameters, dict | None):
+        raise InputError(f"{path}: parameters of {step} are no mapping of names to values")
+    for name, value in (parameters or {}).items():
+        if name in unsupported:
+            if value not in unsupported[name]:
+                hint = "; use --psfmask" if name == "override_psfmask" else ""
+                log.warning("%s: %s.%s = %r is not supported here and changes nothing%s",
+                            path, step, name, value, hint)
+        elif name in ignored:
+            log.debug("%s: %s.%s is of no use here", path, step, name)
+        else:
+            yield f"{step}.{name}", value
