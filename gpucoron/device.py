@@ -2,7 +2,206 @@
 
 from __future__ import annotations
 
-__all__ = ["on_gpu"]
+import functools
+import os
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gpucoron.errors import DeviceError, UsageError
+
+__all__ = [
+    "GPU_STEPS", "Device", "choose_device", "cpu_device", "cpu_threads", "describe_devices",
+    "find_gpus", "memory", "on_gpu",
+]
+
+#: Steps that have CUDA code in this version.
+GPU_STEPS: tuple[str, ...] = ()
+
+_NO_GPU_CODE = "no step of this version runs on a GPU"
+_INSTALL = "pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
+_PROBE = 'extern "C" __global__ void gpucoron_probe(int *x) { *x = 40 + 2; }'
+
+
+@dataclass(frozen=True)
+class Device:
+    """One place to compute.
+
+    Parameters
+    ----------
+    kind : str
+        ``"cpu"`` or ``"gpu"``.
+    index : int or None
+        CUDA's number of the GPU; None for the CPU.
+    name : str
+        Model, as the system names it.
+    description : str
+        One line for people: model, memory, threads or compute capability.
+    reason : str
+        Why it was chosen; empty where nothing was chosen.
+    """
+
+    kind: str
+    index: int | None
+    name: str
+    description: str
+    reason: str = ""
+
+    @property
+    def label(self) -> str:
+        """What ``--device`` calls it: ``"cpu"``, ``"0"``, ``"1"``."""
+        return "cpu" if self.index is None else str(self.index)
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def choose_device(spec: str | int | Device = "auto") -> Device:
+    """Return the device that a run was asked to use.
+
+    Parameters
+    ----------
+    spec : str, int or Device
+        ``"cpu"``; the number of a CUDA device; or ``"auto"``, a GPU where one is usable and this
+        version has code for it, else the CPU. A Device is returned as it is.
+
+    Raises
+    ------
+    UsageError
+        `spec` is none of these.
+    DeviceError
+        The GPU asked for is not there, or cannot be used. Nothing falls back to the CPU.
+    """
+    if isinstance(spec, Device):
+        return spec
+    text = str(spec).strip().lower()
+    if text == "cpu":
+        return replace(cpu_device(), reason="asked for")
+    if text == "auto":
+        return _automatic()
+    if isinstance(spec, bool) or not text.isdecimal():
+        raise UsageError(
+            f"device is {spec!r}; expected auto, cpu, or the number of a CUDA device (0, 1, ...)")
+    return _asked_for(int(text))
+
+
+def _automatic() -> Device:
+    if not GPU_STEPS:
+        return replace(cpu_device(), reason=_NO_GPU_CODE)
+    gpus, problem = find_gpus()
+    if not gpus:
+        return replace(cpu_device(), reason=problem)
+    return replace(gpus[0], reason="the first usable GPU")
+
+
+def _asked_for(index: int) -> Device:
+    gpus, problem = find_gpus()
+    found = next((gpu for gpu in gpus if gpu.index == index), None)
+    if found and GPU_STEPS:
+        return replace(found, reason="asked for")
+    if found:
+        problem = f"{found.name} is there"
+    elif gpus:
+        problem = "there are only " + ", ".join(gpu.label for gpu in gpus)
+    if not GPU_STEPS:
+        problem = f"{_NO_GPU_CODE}, and {problem}" if not found else f"{problem}, but {_NO_GPU_CODE}"
+    elif "not installed" in problem:
+        problem = f"{problem} ({_INSTALL})"
+    raise DeviceError(f"device {index} cannot be used: {problem}; use --device cpu or auto")
+
+
+def describe_devices() -> list[Device]:
+    """Return the CPU and every usable GPU; `find_gpus` tells why there are none."""
+    return [cpu_device(), *find_gpus()[0]]
+
+
+@functools.cache
+def find_gpus() -> tuple[tuple[Device, ...], str]:
+    """Look for usable GPUs: CuPy imports, sees devices, and a small kernel compiles and runs.
+
+    Returns
+    -------
+    gpus : tuple of Device
+        Empty where there are none.
+    problem : str
+        What was missing; empty where nothing was.
+    """
+    try:
+        import cupy
+    except ImportError as problem:
+        missing = problem.name == "cupy"
+        return (), "CuPy is not installed" if missing else f"CuPy fails ({_first_line(problem)})"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as problem:  # CuPy's own classes cannot be named without CuPy
+        return (), f"CuPy finds no CUDA device ({_first_line(problem)})"
+    if count == 0:
+        return (), "CuPy finds no CUDA device"
+    try:
+        return tuple(_describe_gpu(cupy, index) for index in range(count)), ""
+    except Exception as problem:  # anything from a missing NVRTC to a driver that is too old
+        return (), f"CUDA does not work here ({_first_line(problem)})"
+
+
+def _describe_gpu(cupy, index: int) -> Device:
+    with cupy.cuda.Device(index):
+        answer = cupy.zeros(1, dtype="int32")
+        cupy.RawKernel(_PROBE, "gpucoron_probe")((1,), (1,), (answer,))
+        if int(answer[0]) != 42:
+            raise DeviceError(f"a trial kernel gives a wrong result on device {index}")
+    facts = cupy.cuda.runtime.getDeviceProperties(index)
+    name = facts["name"].decode() if isinstance(facts["name"], bytes) else str(facts["name"])
+    capability = f"compute capability {facts['major']}.{facts['minor']}"
+    size = f"{facts['totalGlobalMem'] / 2**30:.0f} GiB"
+    return Device("gpu", index, name, f"{name}, {size}, {capability}")
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [""])[0] or type(problem).__name__
+
+
+@functools.cache
+def cpu_device() -> Device:
+    """Describe the CPU."""
+    name = platform.processor() or platform.machine()
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    threads = cpu_threads()
+    return Device("cpu", None, name,
+                  f"{name}, {threads} thread{'s'[:threads != 1]}, {memory()[0] / 2**30:.1f} GiB")
+
+
+def cpu_threads() -> int:
+    """Return how many threads this process may run at once."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> tuple[int, int]:
+    """Return the memory that this process may use and what of it is free, in bytes.
+
+    The limit of a container (cgroup) counts where it is below the machine's memory.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = total
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limit, used = (_read(f"/sys/fs/cgroup/memory.{k}").strip() for k in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal() and int(limit) < total:
+        total = int(limit)
+        free = min(free, max(total - int(used), 0))
+    return total, free
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def on_gpu(*arrays) -> bool:

@@ -1,0 +1,137 @@
+"""Which device a run uses, with CuPy played by a stand-in: every way in which it can be missing."""
+
+import contextlib
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from gpucoron import device
+from gpucoron.device import Device, choose_device, cpu_device, describe_devices, find_gpus
+from gpucoron.errors import DeviceError, UsageError
+
+
+class Broken(Exception):
+    pass
+
+
+def fake_cupy(count=1, answer=42, count_error=None, kernel_error=None):
+    cupy = types.ModuleType("cupy")
+
+    def get_device_count():
+        if count_error:
+            raise Broken(count_error)
+        return count
+
+    class RawKernel:
+        def __init__(self, source, name):
+            assert name in source
+
+        def __call__(self, grid, block, arguments):
+            if kernel_error:
+                raise Broken(kernel_error)
+            arguments[0][0] = answer
+
+    facts = {"name": b"NVIDIA Model", "major": 9, "minor": 0, "totalGlobalMem": 80 * 2**30}
+    runtime = types.SimpleNamespace(
+        getDeviceCount=get_device_count, getDeviceProperties=lambda index: facts)
+    cupy.cuda = types.SimpleNamespace(
+        runtime=runtime, Device=lambda index: contextlib.nullcontext())
+    cupy.zeros = np.zeros
+    cupy.RawKernel = RawKernel
+    return cupy
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    def install(module, steps=("klip",)):
+        monkeypatch.setitem(sys.modules, "cupy", module)
+        monkeypatch.setattr(device, "GPU_STEPS", steps)
+        find_gpus.cache_clear()
+    yield install
+    find_gpus.cache_clear()
+
+
+def test_cpu_is_described():
+    chosen = choose_device("cpu")
+    assert (chosen.kind, chosen.index, chosen.label) == ("cpu", None, "cpu")
+    assert chosen.reason == "asked for"
+    assert chosen.name and f"{device.cpu_threads()} thread" in chosen.description
+    total, free = device.memory()
+    assert 0 < free <= total
+
+
+def test_auto_takes_the_cpu_while_no_step_has_gpu_code(cupy):
+    cupy(fake_cupy(), steps=())
+    chosen = choose_device("auto")
+    assert chosen.kind == "cpu" and "no step of this version runs on a GPU" in chosen.reason
+    with pytest.raises(DeviceError, match="NVIDIA Model is there, but no step of this version"):
+        choose_device(0)
+
+
+def test_auto_does_not_import_cupy_for_nothing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(device, "find_gpus", lambda: pytest.fail("looked for GPUs"))
+    assert choose_device().kind == choose_device("cpu").kind == "cpu"
+
+
+def test_a_usable_gpu(cupy):
+    cupy(fake_cupy(count=2))
+    assert choose_device("auto").label == "0"
+    assert choose_device("auto").reason == "the first usable GPU"
+    chosen = choose_device("1")
+    assert chosen == choose_device(1)
+    assert chosen.description == "NVIDIA Model, 80 GiB, compute capability 9.0"
+    assert [d.label for d in describe_devices()] == ["cpu", "0", "1"]
+    assert choose_device(chosen) is chosen
+    with pytest.raises(DeviceError, match="2 cannot be used: there are only 0, 1; use --device"):
+        choose_device(2)
+
+
+@pytest.mark.parametrize("module, problem", [
+    (None, "CuPy is not installed"),
+    (fake_cupy(count=0), "CuPy finds no CUDA device"),
+    (fake_cupy(count_error="driver\ntoo old"), "CuPy finds no CUDA device (driver)"),
+    (fake_cupy(kernel_error="no nvrtc"), "CUDA does not work here (no nvrtc)"),
+    (fake_cupy(kernel_error=" "), "CUDA does not work here ( )"),
+    (fake_cupy(answer=0), "a trial kernel gives a wrong result on device 0"),
+])
+def test_why_there_is_no_gpu(cupy, module, problem):
+    cupy(module)
+    gpus, why = find_gpus()
+    assert gpus == () and problem in why
+    assert choose_device("auto").kind == "cpu" and choose_device("auto").reason == why
+    with pytest.raises(DeviceError) as caught:
+        choose_device(0)
+    assert str(caught.value).startswith(f"device 0 cannot be used: {why}")
+    assert str(caught.value).endswith("; use --device cpu or auto")
+    assert ("pip install 'gpucoron[cuda13]'" in str(caught.value)) == (module is None)
+    assert caught.value.exit_code == 4
+    cupy(module, steps=())
+    with pytest.raises(DeviceError, match="0 cannot be used: no step of this version runs on a GPU, and "):
+        choose_device(0)
+
+
+@pytest.mark.parametrize("spec", ["gpu", "-1", "0,1", "", "1.0", True, None])
+def test_what_is_no_device(spec):
+    with pytest.raises(UsageError, match="expected auto, cpu, or the number of a CUDA device"):
+        choose_device(spec)
+
+
+def test_devices_are_plain_values():
+    assert cpu_device() == Device("cpu", None, cpu_device().name, cpu_device().description)
+    assert str(cpu_device()) == "cpu"
+
+
+class OnDevice:
+    __cuda_array_interface__ = {}
+
+
+def test_on_gpu():
+    host = np.zeros(2)
+    assert not device.on_gpu(host, None, host)
+    assert not device.on_gpu()
+    assert device.on_gpu(OnDevice(), None)
+    with pytest.raises(TypeError, match="mixed"):
+        device.on_gpu(host, OnDevice())
