@@ -104,7 +104,8 @@ def _asked_for(index: int) -> Device:
     elif gpus:
         problem = "there are only " + ", ".join(gpu.label for gpu in gpus)
     if not GPU_STEPS:
-        problem = f"{_NO_GPU_CODE}, and {problem}" if not found else f"{problem}, but {_NO_GPU_CODE}"
+        parts = (problem, "but", _NO_GPU_CODE) if found else (_NO_GPU_CODE, "and", problem)
+        problem = f"{parts[0]}, {parts[1]} {parts[2]}"
     elif "not installed" in problem:
         problem = f"{problem} ({_INSTALL})"
     raise DeviceError(f"device {index} cannot be used: {problem}; use --device cpu or auto")
