@@ -1,0 +1,67 @@
+"""Box medians for the CPU, compiled by numba."""
+
+import numpy as np
+from numba import njit, prange
+
+from gpucoron.ops._median_cpu import middle
+
+
+@njit(cache=True, parallel=True)
+def box_medians(images, usable, n, y, x, half):
+    """Median of the usable pixels round each of the given ones; the box doubles while empty."""
+    _, ny, nx = images.shape
+    out = np.empty(n.size, images.dtype)
+    for i in prange(n.size):
+        reach = max(half, 1)
+        found = False
+        while not found:
+            y0, y1 = max(0, y[i] - reach), min(ny, y[i] + reach + 1)
+            x0, x1 = max(0, x[i] - reach), min(nx, x[i] + reach + 1)
+            buffer = np.empty((y1 - y0) * (x1 - x0), images.dtype)
+            count = 0
+            for v in range(y0, y1):
+                for u in range(x0, x1):
+                    if usable[n[i], v, u]:
+                        buffer[count] = images[n[i], v, u]
+                        count += 1
+            if count > 0:
+                out[i] = middle(buffer, count)
+                found = True
+            elif reach > ny + nx:
+                out[i] = np.nan
+                found = True
+            reach *= 2
+    return out
+
+
+@njit(cache=True)
+def _window(centre, half, size):
+    """Where Python's slice [centre - half : centre + half + 1] starts and stops."""
+    start = centre - half
+    if start < 0:
+        start = max(0, start + size)
+    return start, min(size, centre + half + 1)
+
+
+@njit(cache=True, parallel=True)
+def raster_fill(images, bad, flagged, half):
+    """Replace bad pixels in place, row by row, each from the array as it then stands."""
+    n, ny, nx = images.shape
+    for k in prange(n):
+        buffer = np.empty((2 * half + 1) ** 2, images.dtype)
+        for y in range(ny):
+            y0, y1 = _window(y, half, ny)
+            for x in range(nx):
+                if not bad[k, y, x]:
+                    continue
+                x0, x1 = _window(x, half, nx)
+                count = 0
+                for v in range(y0, y1):
+                    for u in range(x0, x1):
+                        if np.isfinite(images[k, v, u]) and not flagged[k, v, u]:
+                            buffer[count] = images[k, v, u]
+                            count += 1
+                if count > 0:
+                    images[k, y, x] = middle(buffer, count)
+                else:
+                    images[k, y, x] = 0

@@ -1,0 +1,89 @@
+"""The median's loops for the CPU, compiled by numba."""
+
+import numpy as np
+from numba import njit, prange
+
+TILE = 64  # pixels gathered together: one cache line of each integration serves 16 of them
+SORT_LIMIT = 48
+
+
+@njit(cache=True, inline="always")
+def _insertion_sort(a, n):
+    for i in range(1, n):
+        v = a[i]
+        j = i - 1
+        while j >= 0 and a[j] > v:
+            a[j + 1] = a[j]
+            j -= 1
+        a[j + 1] = v
+
+
+@njit(cache=True)
+def _select(a, n, k):
+    """Partition a[:n] in place so that a[k] is its k-th smallest value; Hoare's quickselect."""
+    lo, hi = 0, n - 1
+    while lo < hi:
+        pivot = a[(lo + hi) >> 1]
+        i, j = lo, hi
+        while i <= j:
+            while a[i] < pivot:
+                i += 1
+            while a[j] > pivot:
+                j -= 1
+            if i <= j:
+                a[i], a[j] = a[j], a[i]
+                i += 1
+                j -= 1
+        if k <= j:
+            hi = j
+        elif k >= i:
+            lo = i
+        else:
+            return
+    return
+
+
+@njit(cache=True)
+def middle(a, n):
+    """Median of a[:n], which is reordered; NaN for n = 0."""
+    dtype = a.dtype.type
+    if n == 0:
+        return dtype(np.nan)
+    half = n >> 1
+    if n <= SORT_LIMIT:
+        _insertion_sort(a, n)
+        upper = a[half]
+        lower = a[half - 1]
+    else:
+        _select(a, n, half)
+        upper = a[half]
+        lower = a[0]
+        for i in range(1, half):
+            if a[i] > lower:
+                lower = a[i]
+    if n & 1:
+        return upper
+    return dtype(dtype(lower + upper) / dtype(2))
+
+
+@njit(cache=True, parallel=True)
+def column_median(images, good):
+    """Median over axis 0; `good` of shape (1, 1, 1) stands for all pixels good."""
+    n, ny, nx = images.shape
+    out = np.empty((ny, nx), images.dtype)
+    masked = good.shape[0] == n and good.shape[2] == nx
+    for y in prange(ny):
+        buffer = np.empty((TILE, n), images.dtype)
+        count = np.empty(TILE, np.int64)
+        for start in range(0, nx, TILE):
+            width = min(TILE, nx - start)
+            count[:] = 0
+            for k in range(n):
+                for t in range(width):
+                    v = images[k, y, start + t]
+                    if v == v and (not masked or good[k, y, start + t]):
+                        buffer[t, count[t]] = v
+                        count[t] += 1
+            for t in range(width):
+                out[y, start + t] = middle(buffer[t], count[t])
+    return out

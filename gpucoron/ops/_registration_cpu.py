@@ -1,0 +1,229 @@
+"""The registration's loops for the CPU, compiled by numba."""
+
+import numpy as np
+from numba import njit, prange
+
+STEP_TOLERANCE = 1e-8  # of Newton's last step, in pixels: the error left is its square
+MAX_ITERATIONS = 40
+LONGEST_STEP = 0.35  # in units of the box
+
+
+@njit(cache=True)
+def _fold_row(gr, gi, fr, fi, up, down, er, ei, dr, di):
+    """Sum and difference of the rows +k and -k of conj(G) F."""
+    for x in range(er.size):
+        pr = gr[up, x] * fr[up, x] + gi[up, x] * fi[up, x]
+        pi = gr[up, x] * fi[up, x] - gi[up, x] * fr[up, x]
+        qr = gr[down, x] * fr[down, x] + gi[down, x] * fi[down, x]
+        qi = gr[down, x] * fi[down, x] - gi[down, x] * fr[down, x]
+        er[x] = pr + qr
+        ei[x] = pi + qi
+        dr[x] = pr - qr
+        di[x] = pi - qi
+
+
+@njit(cache=True)
+def _accumulate(target, coefficients, row):
+    for j in range(coefficients.size):
+        c = coefficients[j]
+        for x in range(row.size):
+            target[j, x] += c * row[x]
+
+
+@njit(cache=True)
+def _contract_one(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, scale, out):
+    """Chebyshev coefficients (terms_y, terms_x) of Re sum conj(G) F phase_y phase_x."""
+    ny, nh = gr.shape
+    ne, no = y_even.shape[1], y_odd.shape[1]
+    er, ei, dr, di = np.empty(nh), np.empty(nh), np.empty(nh), np.empty(nh)
+    ar, ai = np.zeros((ne, nh)), np.zeros((ne, nh))
+    br, bi = np.zeros((no, nh)), np.zeros((no, nh))
+    for k in range(ny // 2 + 1):
+        down = (ny - k) % ny
+        _fold_row(gr, gi, fr, fi, k, down, er, ei, dr, di)
+        if down == k:  # frequency 0 or Nyquist stands alone
+            for x in range(nh):
+                er[x] *= 0.5
+                ei[x] *= 0.5
+        _accumulate(ar, y_even[k], er)
+        _accumulate(ai, y_even[k], ei)
+        if down != k:
+            _accumulate(br, y_odd[k], dr)
+            _accumulate(bi, y_odd[k], di)
+    out[:, :] = 0.0
+    for j in range(ne):
+        for x in range(nh):
+            for m in range(x_even.shape[1]):
+                out[2 * j, 2 * m] += ar[j, x] * x_even[x, m]
+            for m in range(x_odd.shape[1]):
+                out[2 * j, 2 * m + 1] += ai[j, x] * x_odd[x, m]
+    for j in range(no):
+        for x in range(nh):
+            for m in range(x_even.shape[1]):
+                out[2 * j + 1, 2 * m] += bi[j, x] * x_even[x, m]
+            for m in range(x_odd.shape[1]):
+                out[2 * j + 1, 2 * m + 1] -= br[j, x] * x_odd[x, m]
+    out *= scale
+
+
+@njit(cache=True, parallel=True)
+def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd, scale):
+    """Contract the chosen spectra with the frame's, each on its own."""
+    n = which.size
+    out = np.empty((n, y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]))
+    for i in prange(n):
+        r = which[i]
+        _contract_one(real[r], imag[r], frame_real, frame_imag,
+                      y_even, y_odd, x_even, x_odd, scale, out[i])
+    return out
+
+
+@njit(cache=True)
+def _chebyshev(t, terms, p, d, dd):
+    """T_j(t) and its first and second derivatives, by recurrence."""
+    p[0], d[0], dd[0] = 1.0, 0.0, 0.0
+    p[1], d[1], dd[1] = t, 1.0, 0.0
+    for j in range(2, terms):
+        p[j] = 2.0 * t * p[j - 1] - p[j - 2]
+        d[j] = 2.0 * p[j - 1] + 2.0 * t * d[j - 1] - d[j - 2]
+        dd[j] = 4.0 * d[j - 1] + 2.0 * t * dd[j - 1] - dd[j - 2]
+
+
+@njit(cache=True)
+def _evaluate(c, ty, tx, work, out):
+    """Value, gradient (y, x) and Hessian (yy, xy, xx) of a series in units of the box."""
+    ny, nx = c.shape
+    py, dy, ddy = work[0], work[1], work[2]
+    px, dx, ddx = work[3], work[4], work[5]
+    _chebyshev(ty, ny, py, dy, ddy)
+    _chebyshev(tx, nx, px, dx, ddx)
+    out[:] = 0.0
+    for j in range(ny):
+        s0, s1, s2 = 0.0, 0.0, 0.0
+        for m in range(nx):
+            s0 += c[j, m] * px[m]
+            s1 += c[j, m] * dx[m]
+            s2 += c[j, m] * ddx[m]
+        out[0] += py[j] * s0
+        out[1] += dy[j] * s0
+        out[2] += py[j] * s1
+        out[3] += ddy[j] * s0
+        out[4] += dy[j] * s1
+        out[5] += py[j] * s2
+
+
+@njit(cache=True)
+def _score(c, b):
+    """ln(C^2/B), or a number below any such where the brightness would be negative."""
+    if c <= 0.0 or b <= 0.0:
+        return -1e300 + c
+    return 2.0 * np.log(c) - np.log(b)
+
+
+@njit(cache=True)
+def _start(c, b, grid, work, cv, bv):
+    """Best point of a coarse grid over the box."""
+    best, by, bx = -np.inf, 0.0, 0.0
+    for i in range(grid):
+        ty = -0.8 + 1.6 * i / (grid - 1)
+        for k in range(grid):
+            tx = -0.8 + 1.6 * k / (grid - 1)
+            _evaluate(c, ty, tx, work, cv)
+            _evaluate(b, ty, tx, work, bv)
+            value = _score(cv[0], bv[0])
+            if value > best:
+                best, by, bx = value, ty, tx
+    return by, bx
+
+
+@njit(cache=True)
+def _ascent_step(cv, bv):
+    """Newton's step for ln(C^2/B), or one up the gradient where it is not concave."""
+    gy = 2.0 * cv[1] / cv[0] - bv[1] / bv[0]
+    gx = 2.0 * cv[2] / cv[0] - bv[2] / bv[0]
+    hyy = (2.0 * (cv[3] / cv[0] - (cv[1] / cv[0]) ** 2) - bv[3] / bv[0] + (bv[1] / bv[0]) ** 2)
+    hxy = (2.0 * (cv[4] / cv[0] - cv[1] * cv[2] / cv[0] ** 2)
+           - bv[4] / bv[0] + bv[1] * bv[2] / bv[0] ** 2)
+    hxx = (2.0 * (cv[5] / cv[0] - (cv[2] / cv[0]) ** 2) - bv[5] / bv[0] + (bv[2] / bv[0]) ** 2)
+    det = hyy * hxx - hxy * hxy
+    if hyy < 0.0 and det > 0.0:
+        sy, sx = -(hxx * gy - hxy * gx) / det, -(hyy * gx - hxy * gy) / det
+        concave = True
+    else:
+        norm = np.sqrt(gy * gy + gx * gx)
+        sy, sx = LONGEST_STEP * gy / (norm + 1e-300), LONGEST_STEP * gx / (norm + 1e-300)
+        concave = False
+    length = np.sqrt(sy * sy + sx * sx)
+    if length > LONGEST_STEP:
+        sy, sx = sy * LONGEST_STEP / length, sx * LONGEST_STEP / length
+    return sy, sx, concave
+
+
+@njit(cache=True)
+def _maximise(c, b, grid, half_width, work, cv, bv):
+    """Maximise C^2/B in the box; gives (ty, tx, converged, iterations), last values in cv, bv."""
+    ty, tx = 0.0, 0.0
+    if grid > 1:
+        ty, tx = _start(c, b, grid, work, cv, bv)
+    _evaluate(c, ty, tx, work, cv)
+    _evaluate(b, ty, tx, work, bv)
+    if cv[0] <= 0.0 or bv[0] <= 0.0:
+        return ty, tx, False, 0
+    value = _score(cv[0], bv[0])
+    for iteration in range(1, MAX_ITERATIONS + 1):
+        sy, sx, concave = _ascent_step(cv, bv)
+        fraction = 1.0
+        while True:
+            ny, nx = ty + fraction * sy, tx + fraction * sx
+            ny, nx = min(1.0, max(-1.0, ny)), min(1.0, max(-1.0, nx))
+            _evaluate(c, ny, nx, work, cv)
+            _evaluate(b, ny, nx, work, bv)
+            new = _score(cv[0], bv[0])
+            if new >= value - 1e-13 * abs(value) or fraction < 1e-3:
+                break
+            fraction *= 0.5
+        moved = half_width * np.sqrt((ny - ty) ** 2 + (nx - tx) ** 2)
+        ty, tx, value = ny, nx, new
+        if moved < STEP_TOLERANCE:
+            inside = abs(ty) < 1.0 and abs(tx) < 1.0
+            return ty, tx, concave and inside and fraction == 1.0, iteration
+    return ty, tx, False, MAX_ITERATIONS
+
+
+@njit(cache=True)
+def _inverse_diagonal(a, b, c, d, e, f):
+    """Diagonal of the inverse of [[a, b, c], [b, d, e], [c, e, f]], NaN unless positive."""
+    out = np.full(3, np.nan)
+    det = a * (d * f - e * e) - b * (b * f - c * e) + c * (b * e - c * d)
+    if det > 0.0:
+        out[0], out[1], out[2] = (d * f - e * e) / det, (a * f - c * c) / det, (a * d - b * b) / det
+    return out
+
+
+@njit(cache=True, parallel=True)
+def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, half_width):
+    """Fit all pairs; rows of (dy, dx, beta, dy_err, dx_err, beta_err, residual, converged, n)."""
+    n = c_series.shape[0]
+    out = np.empty((n, 9))
+    longest = max(max(c_series.shape[1], c_series.shape[2]),
+                  max(b_series.shape[1], b_series.shape[2]))
+    for i in prange(n):
+        work, cv, bv = np.empty((6, longest)), np.empty(6), np.empty(6)
+        c, b = c_series[i], b_series[b_index[i]]
+        ty, tx, converged, iterations = _maximise(c, b, grid, half_width, work, cv, bv)
+        beta = cv[0] / bv[0]
+        left = max(0.0, power[i] - cv[0] * beta)  # R at its minimum
+        s1, s2 = 1.0 / half_width, 1.0 / half_width**2
+        diagonal = _inverse_diagonal(
+            (beta * beta * bv[3] - 2.0 * beta * cv[3]) * s2,
+            (beta * beta * bv[4] - 2.0 * beta * cv[4]) * s2,
+            2.0 * (beta * bv[1] - cv[1]) * s1,
+            (beta * beta * bv[5] - 2.0 * beta * cv[5]) * s2,
+            2.0 * (beta * bv[2] - cv[2]) * s1,
+            2.0 * bv[0])
+        out[i, 0], out[i, 1], out[i, 2] = ty * half_width, tx * half_width, beta
+        for k in range(3):
+            out[i, 3 + k] = np.sqrt(2.0 * left / dof * diagonal[k]) if diagonal[k] > 0 else np.nan
+        out[i, 6] = np.sqrt(left / total_weight)
+        out[i, 7], out[i, 8] = (1.0 if converged else 0.0), iterations
+    return out

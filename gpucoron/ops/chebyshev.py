@@ -1,0 +1,99 @@
+"""Chebyshev series of Fourier phases, by which a correlation becomes a small polynomial."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import jv
+
+__all__ = ["PhaseSeries", "nodes_and_projection"]
+
+TOLERANCE = 1e-15
+
+
+@dataclass(frozen=True)
+class PhaseSeries:
+    """Coefficients of exp(-2 pi i k t S / N) in T_j(t), |t| <= 1, for the frequencies of one axis.
+
+    Parameters
+    ----------
+    even, odd : (size // 2 + 1, terms / 2) float64
+        Factors of T_0, T_2, ... (real), and of T_1, T_3, ... (to be multiplied by -i).
+    sine : (terms,) float64
+        Coefficients of sin(pi t S): the Nyquist phase's other half.
+    terms : int
+        Length of the whole series.
+    """
+
+    even: np.ndarray
+    odd: np.ndarray
+    sine: np.ndarray
+    terms: int
+
+    @classmethod
+    def of_axis(cls, size: int, half_width: float, *, half_spectrum: bool) -> PhaseSeries:
+        """Build the series of an axis.
+
+        Parameters
+        ----------
+        size : int
+            Samples along the axis.
+        half_width : float, samples
+            S: the series hold for shifts within this of 0.
+        half_spectrum : bool
+            Weight each frequency by how often it occurs in the full spectrum (the axis that a real
+            transform halves).
+
+        Notes
+        -----
+        exp(-i theta t) = sum_j (2 - [j = 0]) (-i)^j J_j(theta) T_j(t), the Jacobi-Anger expansion;
+        it ends where J_j is below 1e-15 for the highest frequency. The Nyquist frequency of an
+        even size has a cosine for its phase (the real part of a Fourier shift) and so no odd terms.
+        """
+        theta = 2 * np.pi * np.arange(size // 2 + 1) * half_width / size
+        terms = _terms(np.pi * half_width)
+        order = np.arange(terms)
+        sign = np.where(order == 0, 1.0, 2.0) * np.array([1.0, 1.0, -1.0, -1.0])[order % 4]
+        bessel = jv(order[None, :], theta[:, None]) * sign
+        sine = np.where(order % 2 == 1, jv(order, np.pi * half_width) * sign, 0.0)
+        if size % 2 == 0:
+            bessel[-1, 1::2] = 0.0
+        if half_spectrum:
+            twice = np.full(len(theta), 2.0)
+            twice[0] = 1.0
+            if size % 2 == 0:
+                twice[-1] = 1.0
+            bessel *= twice[:, None]
+        return cls(np.ascontiguousarray(bessel[:, 0::2]), np.ascontiguousarray(bessel[:, 1::2]),
+                   sine, terms)
+
+
+def _terms(theta_max: float) -> int:
+    order = np.arange(int(theta_max) + 60)
+    first = order[(np.abs(jv(order, theta_max)) < TOLERANCE) & (order > theta_max)][0]
+    return int(first + 1) // 2 * 2
+
+
+def nodes_and_projection(terms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chebyshev nodes, the polynomials on them, and the matrix from values to coefficients.
+
+    Parameters
+    ----------
+    terms : int
+        Number of nodes and of coefficients.
+
+    Returns
+    -------
+    t : (terms,) float64
+        cos(pi (i + 1/2) / terms).
+    polynomials : (terms, terms) float64
+        T_j(t_i) at [i, j].
+    projection : (terms, terms) float64
+        Coefficients = projection @ values.
+    """
+    angle = np.pi * (np.arange(terms) + 0.5) / terms
+    polynomials = np.cos(np.outer(angle, np.arange(terms)))
+    projection = polynomials.T * (2.0 / terms)
+    projection[0] /= 2.0
+    return np.cos(angle), polynomials, projection

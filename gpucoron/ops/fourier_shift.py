@@ -1,0 +1,123 @@
+"""Subpixel shifts by the Fourier shift theorem."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+
+from gpucoron.errors import InputError
+from gpucoron.ops._host import require_host
+
+__all__ = ["fourier_shift", "shift_spectra", "spectra"]
+
+
+def fourier_shift(images, shifts_yx):
+    """Shift images by fractions of a pixel, with the edges wrapped round.
+
+    Parameters
+    ----------
+    images : (n, ny, nx) floating
+        Finite images.
+    shifts_yx : (n, 2) floating, pixels
+        How far the content moves towards larger y and x.
+
+    Returns
+    -------
+    (n, ny, nx) float64
+        The shifted images.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, or an image that is not finite (it would come out all NaN).
+
+    Notes
+    -----
+    The result is the real part of ``ifft2(fft2(image) * exp(-2 pi i k.s / N))``, what
+    `scipy.ndimage.fourier_shift` gives. It is computed with real transforms: on the row and column
+    of the Nyquist frequency of an even size the real part turns the phase into a cosine, and at
+    the corner where both are Nyquist into ``cos(pi (sx + sy))``.
+
+    Whole-pixel shifts are exact to rounding; a shift and its opposite give the image back for odd
+    sizes, and for even sizes but for the Nyquist frequency.
+    """
+    require_host("fourier_shift", images, shifts_yx)
+    if images.ndim != 3:
+        raise InputError(f"images have shape {images.shape}, expected (n, ny, nx)")
+    shifts_yx = np.asarray(shifts_yx, dtype=np.float64)
+    if shifts_yx.shape != (images.shape[0], 2):
+        raise InputError(f"shifts have shape {shifts_yx.shape}, expected {(images.shape[0], 2)}")
+    finite = np.isfinite(images).all(axis=(1, 2)) & np.isfinite(shifts_yx).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"image or shift {int(np.flatnonzero(~finite)[0])} is not finite; fill bad pixels first"
+        )
+    return shift_spectra(spectra(images), shifts_yx, images.shape[1:])
+
+
+def spectra(images):
+    """Transform real images in double precision.
+
+    Parameters
+    ----------
+    images : (n, ny, nx) floating
+        Finite images.
+
+    Returns
+    -------
+    (n, ny, nx // 2 + 1) complex128
+        The half spectra of `scipy.fft.rfft2`.
+    """
+    return scipy.fft.rfft2(np.asarray(images, dtype=np.float64), workers=-1)
+
+
+def shift_spectra(half_spectra, shifts_yx, shape):
+    """Shift images that are given as spectra, and transform them back.
+
+    Parameters
+    ----------
+    half_spectra : (n, ny, nx // 2 + 1) complex128
+        From `spectra`; computed once and used for many shifts.
+    shifts_yx : (n, 2) float64, pixels
+        One shift for each image.
+    shape : (ny, nx)
+        Shape of the images.
+
+    Returns
+    -------
+    (n, ny, nx) float64
+        The shifted images.
+    """
+    from gpucoron.ops._fourier_cpu import apply_phases
+
+    phase_y, phase_x, corner = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
+    both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
+    shifted = apply_phases(half_spectra, phase_y, phase_x, corner, both_even)
+    return scipy.fft.irfft2(shifted, s=shape, overwrite_x=True, workers=-1)
+
+
+def phases(shifts_yx, shape):
+    """Separable phase factors of a shift, and the factor of the corner that is not separable.
+
+    Parameters
+    ----------
+    shifts_yx : (n, 2) float64, pixels
+        The shifts.
+    shape : (ny, nx)
+        Shape of the images.
+
+    Returns
+    -------
+    (n, ny) complex128, (n, nx // 2 + 1) complex128, (n,) float64
+        Factors of the rows, of the columns, and of the Nyquist corner (used only where both sizes
+        are even).
+    """
+    ny, nx = shape
+    sy, sx = shifts_yx[:, :1], shifts_yx[:, 1:]
+    phase_y = np.exp(-2j * np.pi * np.fft.fftfreq(ny) * sy)
+    phase_x = np.exp(-2j * np.pi * np.fft.rfftfreq(nx) * sx)
+    if ny % 2 == 0:
+        phase_y[:, ny // 2] = np.cos(np.pi * sy[:, 0])
+    if nx % 2 == 0:
+        phase_x[:, -1] = np.cos(np.pi * sx[:, 0])
+    return phase_y, phase_x, np.cos(np.pi * (sx + sy))[:, 0]

@@ -1,0 +1,94 @@
+"""klip: model each science integration by the references, and subtract."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from gpucoron.errors import InputError
+from gpucoron.ops.eigen import KLBasis
+from gpucoron.stack import IntegrationStack
+
+__all__ = ["basis", "klip"]
+
+log = logging.getLogger("gpucoron")
+
+
+def klip(stack: IntegrationStack, references, truncate: int = 50) -> IntegrationStack:
+    """Subtract from every integration its projection on the references' first KL vectors.
+
+    Parameters
+    ----------
+    stack : IntegrationStack
+        The science integrations; pixels that are not finite take no part and stay NaN.
+    references : (nref, ny, nx) or (n, nref, ny, nx) floating
+        Aligned references, for all integrations or for each its own. An image that is not finite
+        throughout is left out.
+    truncate : int
+        Number of KL vectors kept. With as many as there are references, all of each reference is
+        modelled, and err is 0.
+
+    Returns
+    -------
+    IntegrationStack
+        float32: `data` without mean and PSF, `err` the scatter of the references about their own
+        models; dq and variances as they were.
+
+    Raises
+    ------
+    InputError
+        Fewer than two usable references, or shapes that do not fit.
+    ParameterError
+        A negative truncation.
+
+    Notes
+    -----
+    out = t - mean(t) - sum_k <t, z_k> z_k with the KL vectors z_k of Soummer, Pueyo & Larkin
+    (2012); err is the same plane for every integration that shares its references. The basis is
+    computed once where the references are shared.
+    """
+    if references.shape[-2:] != stack.shape[1:] or references.ndim not in (3, 4):
+        raise InputError(
+            f"klip: references have shape {references.shape}, expected "
+            f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front")
+    if references.ndim == 3:
+        shared = basis(references)
+        data = shared.subtract(stack.data, truncate).astype(np.float32)
+        err = np.broadcast_to(shared.scatter(truncate).astype(np.float32), data.shape).copy()
+        return stack.replace(data=data, err=err)
+    if len(references) != len(stack):
+        raise InputError(
+            f"klip: references for {len(references)} integrations, but there are {len(stack)}")
+    data = np.full(stack.shape, np.nan, dtype=np.float32)
+    err = np.full(stack.shape, np.nan, dtype=np.float32)
+    for i, own in enumerate(references):
+        if np.isfinite(stack.data[i]).any():
+            one = basis(own)
+            data[i] = one.subtract(stack.data[i : i + 1], truncate)[0]
+            err[i] = one.scatter(truncate)
+    return stack.replace(data=data, err=err)
+
+
+def basis(references) -> KLBasis:
+    """Build the KL basis of the references that are finite.
+
+    Parameters
+    ----------
+    references : (nref, ny, nx) floating
+        Aligned references.
+
+    Returns
+    -------
+    KLBasis
+
+    Raises
+    ------
+    InputError
+        Fewer than two of them are usable.
+    """
+    usable = np.isfinite(references).all(axis=(1, 2))
+    if usable.sum() < 2:
+        raise InputError(
+            f"klip: {int(usable.sum())} usable reference image(s), expected at least 2")
+    return KLBasis(references if usable.all() else references[usable])
