@@ -64,10 +64,10 @@ class OutlierDetection(_Step):
 
     skip: bool = _parameter(False, boolean, "leave the step out")
     snr: str = _parameter(
-        "5.0 4.0", thresholds, "threshold in units of ERR; only the first number is used")
+        "5.0 4.0", thresholds, "threshold in units of ERR; only the first number counts")
     maskpt: float = _parameter(
         0.7, number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-        "share of the mean weight below which a pixel is left out of the median")
+        "weight, relative to the mean, below which a pixel is left out")
     good_bits: str = _parameter(
         "~DO_NOT_USE", bit_flags, "DQ flags that a good pixel may carry")
     save_intermediate_results: bool = _parameter(
@@ -97,7 +97,7 @@ class AlignRefs(_Step):
     skip: bool = _parameter(False, boolean, "leave the step out")
     align: str = _parameter(
         "each", choice("each", "first"),
-        "fit the references to each science integration, or to the first of an exposure only")
+        "align to each science integration, or to the first of an exposure")
     median_box_length: int = _parameter(
         3, integer(0), "side in pixels of the box whose median replaces a bad pixel")
     bad_bits: str = _parameter("DO_NOT_USE", bit_flags, "DQ flags that make a pixel bad")
@@ -148,7 +148,7 @@ class Resample(_Step):
         None, optional(number("a number of arcsec above 0", lambda x: x > 0)),
         "output pixel scale, arcsec; overrides pixel_scale_ratio")
     output_wcs: str = _parameter(
-        "", file_name, "ASDF file holding the output WCS; overrides the other WCS parameters")
+        "", file_name, "ASDF file with the output WCS; overrides the other six")
 
 
 STEPS: dict[str, type[_Step]] = {

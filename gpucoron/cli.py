@@ -1,0 +1,360 @@
+"""The command line: ``gpucoron ASN`` and its companions. Imports nothing heavy by itself."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gpucoron.errors import GpucoronError, OutputError, UsageError
+
+__all__ = ["PRODUCTS", "main"]
+
+log = logging.getLogger("gpucoron")
+
+#: What ``--save`` and ``--no-save`` choose from; all but the median are written by default.
+PRODUCTS = ("crfints", "psfstack", "psfalign", "psfsub", "i2d", "median")
+
+COMMANDS = {
+    "simulate": "make a realistic association to try things on",
+    "demo": "simulate, run, and compare what was found with the truth",
+    "info": "versions and devices; what an association holds",
+    "verify": "run the installed jwst package beside gpucoron and compare",
+}
+
+EXIT_CODES = """\
+exit codes:
+  0  done
+  1  internal error (a defect in gpucoron)
+  2  usage: an option, parameter or value that does not exist
+  3  bad input: association, exposure, psfmask or parameter file
+  4  device: not there, or failed
+  5  I/O: a product or log cannot be written
+  130, 143  interrupted (Ctrl-C), terminated; 141  the reader of the output went away
+"""
+
+EXAMPLES = """\
+examples:
+  gpucoron jw01386-c1020_coron3_asn.json --output-dir out
+  gpucoron asn.json --psfmask jwst_nircam_psfmask_0019.fits --set klip.truncate=10
+  gpucoron asn.json --align first --no-save psfalign,crfints -q
+  gpucoron asn.json --preset jwst              (the jwst package's results, oddities included)
+  gpucoron asn.json --params pars-coron3pipeline.asdf --save-params used.toml
+  gpucoron demo                                (no data at hand? makes some, and runs)
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that raises UsageError, naming the nearest option."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str):
+        """Turn argparse's complaint into a UsageError."""
+        raise UsageError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+    def parse_args(self, args=None, namespace=None):
+        """Parse, naming what was not understood and the option that may have been meant."""
+        parsed, extra = self.parse_known_args(args, namespace)
+        if not extra:
+            return parsed
+        word = next((e for e in extra if e.startswith("-")), extra[0]).partition("=")[0]
+        close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
+        what = "unknown option" if word.startswith("-") else "one argument too many:"
+        raise UsageError(f"{what} {word}; {hint}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The words after ``gpucoron``; those of this process by default.
+
+    Returns
+    -------
+    int
+        The exit code; ``gpucoron --help`` lists them.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    before = _on_sigterm(_terminate)
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+        return code
+    except GpucoronError as error:
+        return _fail(str(error), error.exit_code)
+    except SystemExit as done:  # --help, --version
+        return done.code or 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except _Terminated:
+        return _fail("terminated", 143)
+    except BrokenPipeError:
+        # Nobody reads any more: keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", OutputError.exit_code)
+    except Exception as error:  # a defect: one line, and the traceback for those who ask
+        return _fail(_defect(error, argv), GpucoronError.exit_code)
+    finally:
+        _on_sigterm(before)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv and argv[0] in COMMANDS:
+        return _COMMANDS[argv[0]](argv[1:])
+    parser = run_parser()
+    if not argv:
+        raise UsageError("no association given (see gpucoron --help)")
+    return _run(parser.parse_args(argv))
+
+
+# ---- gpucoron ASN
+
+
+def run_parser() -> Parser:
+    """Build the parser of ``gpucoron ASN``."""
+    commands = "\n".join(f"  gpucoron {name:<9s} {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        prog="gpucoron",
+        usage="gpucoron ASN [options]\n       gpucoron {simulate,demo,info,verify} ...",
+        description="Subtract the star from JWST coronagraphic images: reads a level-3 "
+                    "association,\nwrites its products. A file that is named like a command is "
+                    f"reached as ./info.\n\ncommands (each has --help):\n{commands}",
+        epilog="\n".join([EXAMPLES, EXIT_CODES, _parameter_list()]))
+    parser.add_argument(
+        "asn", metavar="ASN", help="association (JSON) with science and psf members")
+    add_run_options(parser)
+    return parser
+
+
+def add_run_options(parser: Parser) -> None:
+    """Add the options that say how a run works."""
+    work = parser.add_argument_group("the work")
+    work.add_argument("--device", default="auto", metavar="auto|cpu|N",
+                      help="where to compute: the CPU, or a CUDA device by number (default: auto)")
+    work.add_argument("--psfmask", metavar="FILE",
+                      help="psfmask reference file (default: found through crds, else all ones)")
+    work.add_argument("--align", choices=("each", "first"),
+                      help="align the references to each science integration, or to the first one "
+                           "of an exposure only (default: each)")
+    work.add_argument("--preset", choices=("jwst",),
+                      help="give the jwst package's results, oddities included")
+    work.add_argument("--set", action="append", default=[], metavar="STEP.PARAMETER=VALUE",
+                      help="set one parameter of a step; may be repeated, wins over --params")
+    work.add_argument("--params", action="append", default=[], metavar="FILE",
+                      help="parameter file: TOML, or ASDF as jwst writes it; may be repeated")
+    files = parser.add_argument_group("files")
+    files.add_argument("--output-dir", default=".", metavar="DIR",
+                       help="where products go (default: the current folder)")
+    files.add_argument("--save", type=_products, metavar="PRODUCT,...",
+                       help=f"write only these, of {', '.join(PRODUCTS)}, or all "
+                            "(default: all but median)")
+    files.add_argument("--no-save", type=_products, metavar="PRODUCT,...", default=frozenset(),
+                       help="do not write these")
+    files.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=True,
+                       help="replace products that exist (default), or stop")
+    files.add_argument("--save-params", metavar="FILE",
+                       help="write the parameters of this run as TOML")
+    add_talk_options(parser)
+    parser.add_argument("--version", action=_Version, help="show the version and leave")
+
+
+def add_talk_options(parser: Parser) -> None:
+    """Add the options that say how much is told."""
+    talk = parser.add_argument_group("what is told")
+    talk.add_argument("-v", "--verbose", action="count", default=0, help="tell everything")
+    talk.add_argument("-q", "--quiet", action="store_true", help="tell warnings and errors only")
+    talk.add_argument("--log-file", metavar="FILE", help="write a full log")
+
+
+def run_console(options: argparse.Namespace):
+    """Make the Console that the options of `add_talk_options` ask for."""
+    from gpucoron.console import Console
+
+    return Console(-1 if options.quiet else options.verbose, options.log_file)
+
+
+def _run(options: argparse.Namespace) -> int:
+    _guess_command(options.asn)
+    with run_console(options) as console:
+        run_association(options, console)
+    return 0
+
+
+def run_association(options: argparse.Namespace, console):
+    """Run the pipeline as the options of `add_run_options` say; return its result."""
+    from gpucoron.device import choose_device
+    from gpucoron.parameters import Parameters
+
+    start = time.perf_counter()
+    parameters = Parameters.from_sources(
+        options.params, options.set, options.preset, {"align": options.align})
+    if options.save_params:
+        _write_text(options.save_params, parameters.to_toml())
+    device = choose_device(options.device)
+    log.info("device %s: %s (%s)", device.label, device.description, device.reason)
+    from gpucoron import pipeline
+
+    result = pipeline.run(
+        options.asn, device=device, output_dir=options.output_dir,
+        align=parameters.align_refs.align, psfmask=options.psfmask, preset=parameters.preset,
+        parameters=parameters, save=_chosen(options, parameters), overwrite=options.overwrite,
+        progress=console.progress)
+    console.summary(result, time.perf_counter() - start)
+    if not options.quiet:
+        for path in result.files:
+            sys.stdout.write(f"{path}\n")
+    return result
+
+
+def _chosen(options: argparse.Namespace, parameters) -> frozenset[str]:
+    """Return the products to write."""
+    chosen = options.save
+    if chosen is None:
+        median = parameters.outlier_detection.save_intermediate_results
+        chosen = frozenset(PRODUCTS) - (frozenset() if median else {"median"})
+    return chosen - options.no_save
+
+
+def _products(text: str) -> frozenset[str]:
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in (*PRODUCTS, "all"):
+            close = difflib.get_close_matches(name, PRODUCTS, n=1)
+            hint = f"did you mean {close[0]}?" if close else "expected " + ", ".join(PRODUCTS)
+            raise argparse.ArgumentTypeError(f"there is no product {name!r}; {hint}")
+    return frozenset(PRODUCTS if "all" in names else names)
+
+
+def _guess_command(asn: str) -> None:
+    """Raise where the association is rather a misspelt command."""
+    close = difflib.get_close_matches(asn.lower(), COMMANDS, n=1, cutoff=0.7)
+    if close and not Path(asn).exists():
+        raise UsageError(f"there is no file {asn}; did you mean the command {close[0]!r}?")
+
+
+def _parameter_list() -> str:
+    from gpucoron.parameters import describe_parameters
+
+    lines = ["step parameters (--set) and their defaults:",
+             f"  {'STEP.skip = false':<40s} leave a step out"]
+    for name, default, text in describe_parameters():
+        if not name.endswith(".skip"):
+            shown = "not set" if default in (None, "") else default
+            shown = str(shown).lower() if isinstance(shown, bool) else shown
+            lines.append(f"  {f'{name} = {shown}':<40s} {text}")
+    return "\n".join(lines)
+
+
+class _Version(argparse.Action):
+    """Find the version only where it is asked for."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(self, parser, *unused):
+        from importlib.metadata import version
+
+        sys.stdout.write(f"gpucoron {version('gpucoron')}\n")
+        parser.exit()
+
+
+def _write_text(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise OutputError(f"{path}: cannot write: {problem.strerror}") from None
+
+
+# ---- the other commands, each imported when it is called for
+
+
+def _simulate(argv: list[str]) -> int:
+    from gpucoron.simulate import cli as simulate
+
+    parser = Parser(prog="gpucoron simulate", description=COMMANDS["simulate"])
+    simulate.add_arguments(parser)
+    return simulate.run_from_arguments(parser.parse_args(argv)) or 0
+
+
+def _demo(argv: list[str]) -> int:
+    from gpucoron import cli_demo
+
+    return cli_demo.main(argv)
+
+
+def _info(argv: list[str]) -> int:
+    from gpucoron import cli_info
+
+    return cli_info.main(argv)
+
+
+def _verify(argv: list[str]) -> int:
+    try:
+        from gpucoron import verify
+    except ImportError as problem:
+        if problem.name not in ("gpucoron", "gpucoron.verify"):
+            raise
+        raise UsageError("verify is not part of this version") from None
+    parser = Parser(prog="gpucoron verify", description=COMMANDS["verify"])
+    verify.add_arguments(parser)
+    return verify.run_from_arguments(parser.parse_args(argv)) or 0
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "simulate": _simulate, "demo": _demo, "info": _info, "verify": _verify,
+}
+
+
+# ---- ways to end
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(*unused):
+    raise _Terminated
+
+
+def _on_sigterm(handler):
+    """Install a handler and return the one before; only the main thread may."""
+    try:
+        return signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+    except ValueError:
+        return None
+
+
+def _defect(error: Exception, argv: list[str]) -> str:
+    """Describe an error that should not be; show the traceback if all is to be told."""
+    import traceback
+
+    text = f"internal error: {type(error).__name__}: {error}"
+    if not any(word in ("-v", "-vv", "--verbose") for word in argv):
+        return f"{text} (run with -v for the traceback)"
+    traceback.print_exception(error)
+    return text
+
+
+def _fail(message: str, code: int) -> int:
+    text = " ".join(message.split("\n"))
+    try:
+        sys.stderr.write(f"gpucoron: error: {text}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+    return code
