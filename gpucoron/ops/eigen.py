@@ -54,11 +54,12 @@ class KLBasis:
                 f"KLIP needs at least two reference images (nref, ny, nx); got {references.shape}")
         self.shape = references.shape[1:]
         flat = np.array(references, dtype=np.float64).reshape(references.shape[0], -1)
-        flat -= flat.mean(axis=1, keepdims=True)
-        products = flat @ flat.T
-        if not np.isfinite(products).all():
-            bad = int(np.flatnonzero(~np.isfinite(np.diag(products)))[0])
+        means = flat.mean(axis=1, keepdims=True)
+        if not np.isfinite(means).all():
+            bad = int(np.flatnonzero(~np.isfinite(means))[0])
             raise InputError(f"reference {bad + 1} of {len(flat)} is not finite")
+        flat -= means
+        products = flat @ flat.T
         values, vectors = scipy.linalg.eigh(products)
         values, vectors = values[::-1], vectors[:, ::-1]
         keep = values > RANK_TOLERANCE * len(flat) * max(values[0], 0.0)

@@ -1,0 +1,78 @@
+"""Slow and obvious versions of every op, written from the formulas alone."""
+
+import numpy as np
+from scipy.optimize import least_squares
+
+
+def median(images, good):
+    """Sort the good values of each pixel and take the middle."""
+    n, ny, nx = images.shape
+    out = np.full((ny, nx), np.nan, images.dtype)
+    for y in range(ny):
+        for x in range(nx):
+            values = sorted(v for v, g in zip(images[:, y, x], good[:, y, x], strict=True)
+                            if g and not np.isnan(v))
+            if len(values) % 2:
+                out[y, x] = values[len(values) // 2]
+            elif values:
+                two = np.array(values[len(values) // 2 - 1 : len(values) // 2 + 1], images.dtype)
+                out[y, x] = (two[0] + two[1]) / images.dtype.type(2)
+    return out
+
+
+def box_fill(image, good, box):
+    """Median of the good pixels in a box cut at the edges; the box doubles until there are any."""
+    out = image.copy()
+    for y, x in zip(*np.nonzero(~good), strict=True):
+        half = max(box // 2, 1)
+        while True:
+            window = np.s_[max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1]
+            if good[window].any():
+                out[y, x] = np.median(image[window][good[window]])
+                break
+            half *= 2
+    return out
+
+
+def raster_fill(image, bad, flagged, box):
+    """Fill in reading order from the array as it changes; Python's slices decide the box."""
+    out, half = image.copy(), box // 2
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            if not bad[y, x]:
+                continue
+            window = np.s_[y - half : y + half + 1, x - half : x + half + 1]
+            use = np.isfinite(out[window]) & ~flagged[window]
+            out[y, x] = np.median(out[window][use]) if use.any() else 0
+    return out
+
+
+def fourier_shift(image, shift_yx):
+    """Real part of the full complex transform, summed frequency by frequency along each axis."""
+    ny, nx = image.shape
+    factors = []
+    for n, s in zip((ny, nx), shift_yx, strict=True):
+        k = np.fft.fftfreq(n, 1 / n)
+        positions = np.arange(n)
+        kernel = np.exp(2j * np.pi * np.outer(positions - s, k) / n)
+        factors.append(kernel @ np.exp(-2j * np.pi * np.outer(k, positions) / n) / n)
+    return (factors[0] @ image @ factors[1].T).real
+
+
+def registration(frame, reference, mask, start):
+    """Least squares on the residual itself; returns (x, y, beta) and the lowest sum of squares."""
+    def residual(p):
+        return (mask * (reference - p[2] * fourier_shift(frame, (p[1], p[0])))).ravel()
+
+    best = least_squares(residual, start, jac="3-point", xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    return best.x, 2 * best.cost
+
+
+def klip(target, references, truncate):
+    """Project on the right singular vectors of the references, pixel by pixel."""
+    refs = references.reshape(len(references), -1)
+    refs = refs - refs.mean(axis=1, keepdims=True)
+    vectors = np.linalg.svd(refs, full_matrices=False)[2][:truncate]
+    t = target.ravel() - target.mean()
+    left = refs - (refs @ vectors.T) @ vectors
+    return (t - vectors.T @ (vectors @ t)).reshape(target.shape), left.std(axis=0).reshape(target.shape)

@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+
+from gpucoron.errors import InputError
+from gpucoron.ops.fourier_shift import fourier_shift
+from gpucoron.stack import IntegrationStack, PlaneSource
+from gpucoron.steps import Alignment, align_refs
+from tests.scenes import read_only, speckles
+
+SHAPE = (40, 41)
+OFFSETS = [(0.4, -0.3), (-0.8, 0.2), (0.1, 0.9), (1.4, -1.2)]
+
+
+def stack(images, bad=None, name="x", per_exposure=None):
+    images = np.asarray(images, np.float32)
+    dq = np.zeros(images.shape, np.uint32)
+    if bad is not None:
+        dq[bad] = 1
+    n = len(images)
+    sources = ()
+    if per_exposure:
+        sources = tuple(PlaneSource(f"{name}{i // per_exposure}", i + 1) for i in range(n))
+    err = np.full_like(images, 0.5)
+    return IntegrationStack(*read_only(images, err, dq), sources=sources)
+
+
+@pytest.fixture
+def scene():
+    rng = np.random.default_rng(0)
+    science = [speckles(SHAPE, (0.01 * i, -0.02 * i)) + rng.normal(0, 0.5, SHAPE)
+               for i in range(3)]
+    references = [speckles(SHAPE, o, brightness=1.5) + rng.normal(0, 0.5, SHAPE) for o in OFFSETS]
+    return stack(science), stack(references)
+
+
+def test_each_aligns_every_reference_to_every_integration(scene):
+    science, references = scene
+    out = align_refs(science, references)
+    assert out.data.shape == out.err.shape == (3, 4, *SHAPE)
+    assert out.fits["sci_integration"].tolist() == [1] * 4 + [2] * 4 + [3] * 4
+    assert out.fits["ref_plane"].tolist() == [1, 2, 3, 4] * 3
+    assert (out.fits["status"] == 0).all()
+    for row in out.fits:
+        i, r = row["sci_integration"] - 1, row["ref_plane"] - 1
+        truth = np.array(OFFSETS[r]) - np.array([0.01, -0.02]) * i
+        assert abs(row["y"] - truth[0]) < 0.02 and abs(row["x"] - truth[1]) < 0.02
+        moved = fourier_shift(references.data[r : r + 1], np.array([[-row["y"], -row["x"]]]))
+        np.testing.assert_allclose(out.data[i, r], moved[0], atol=1e-9)
+    assert np.isfinite(out.err).all() and (out.err >= 0).all()
+
+
+def test_first_uses_the_first_integration_for_all(scene):
+    science, references = scene
+    first, each = align_refs(science, references, align="first"), align_refs(science, references)
+    assert first.data.shape == (4, *SHAPE)
+    np.testing.assert_array_equal(first.data, each.data[0])
+    np.testing.assert_array_equal(first.fits, each.fits[:4])
+
+
+def test_iterating_equals_the_whole(scene):
+    science, references = scene
+    whole = align_refs(science, references)
+    for i, data, err, fits in Alignment(science, references, np.ones(SHAPE)):
+        np.testing.assert_array_equal(data, whole.data[i])
+        np.testing.assert_array_equal(err, whole.err[i])
+        np.testing.assert_array_equal(fits, whole.fits[4 * i : 4 * i + 4])
+
+
+def test_bad_pixels_in_the_masked_core_do_not_move_the_fit():
+    """Filled from the exposure's other integrations they change a shift by less than 1e-3 px."""
+    rng = np.random.default_rng(2)
+    science = np.array([speckles(SHAPE) + rng.normal(0, 0.1, SHAPE) for _ in range(5)])
+    bad = np.zeros(science.shape, bool)
+    bad[np.arange(5), 19 + np.arange(5) % 3, 18 + np.arange(5)] = True
+    mask = np.ones(SHAPE)
+    mask[15:26, 15:26] = 0
+    references = stack([speckles(SHAPE, o) for o in OFFSETS])
+    clean = align_refs(stack(science), references, mask).fits
+    spoilt = science.copy()
+    spoilt[bad] = 1e5
+    dirty = align_refs(stack(spoilt, bad), references, mask).fits
+    assert np.abs(clean["x"] - dirty["x"]).max() < 1e-3
+    assert np.abs(clean["y"] - dirty["y"]).max() < 1e-3
+
+
+def test_an_integration_without_pixels_is_left_out(scene):
+    science, references = scene
+    data = science.data.copy()
+    data[0] = np.nan
+    science = science.replace(data=data)
+    out = align_refs(science, references)
+    assert np.isnan(out.data[0]).all() and np.isfinite(out.data[1:]).all()
+    assert out.fits["status"].tolist() == [2] * 4 + [0] * 8
+    first = align_refs(science, references, align="first")
+    assert first.fits["sci_integration"].tolist() == [2] * 4
+    np.testing.assert_array_equal(first.data, out.data[1])
+
+
+def test_preset_leaves_err_unfilled(scene):
+    science, references = scene
+    err = references.err.copy()
+    err[2, 5, 5] = np.nan
+    references = references.replace(err=err)
+    out = align_refs(science, references, preset="jwst", align="first")
+    assert np.isnan(out.err[2]).all() and np.isfinite(out.err[[0, 1, 3]]).all()
+    assert np.isfinite(align_refs(science, references).err).all()
+
+
+def test_non_science_pixels_become_zero(scene):
+    science, references = scene
+    dq = science.dq.copy()
+    dq[:, :, :4] = 1 | 512
+    plan = Alignment(science.replace(dq=dq), references, np.ones(SHAPE), zero_non_science=True)
+    assert (plan.science[:, :, :4] == 0).all()
+
+
+def test_errors(scene):
+    science, references = scene
+    with pytest.raises(InputError, match=r"science images are \(40, 41\), references are"):
+        align_refs(science, stack(np.ones((2, 9, 9))))
+    with pytest.raises(InputError, match="no science integration has a usable pixel"):
+        align_refs(science.replace(data=np.full_like(science.data, np.nan)), references)

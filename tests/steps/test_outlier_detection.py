@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from gpucoron.stack import IntegrationStack
+from gpucoron.steps import outlier_detection
+from tests.scenes import read_only
+
+
+def exposure(n=5, shape=(12, 13), seed=0):
+    rng = np.random.default_rng(seed)
+    data = rng.normal(100, 1, (n, *shape)).astype(np.float32)
+    err = np.ones_like(data)
+    dq = np.zeros(data.shape, np.uint32)
+    var = np.full_like(data, 0.5)
+    return data, err, dq, var
+
+
+def stack(data, err, dq, var):
+    return IntegrationStack(*read_only(data, err, dq), var_rnoise=read_only(var))
+
+
+def test_flags_only_what_stands_out():
+    data, err, dq, var = exposure()
+    data[2, 4, 5] += 50
+    dq[1, 3, 3] = 1
+    err[0, 6, 6] = np.nan
+    dq[4, 1, 1] = 4  # JUMP_DET alone is no reason to leave a pixel out
+    out = outlier_detection(stack(data, err, dq, var))
+    assert out.flagged.tolist()[2] >= 1
+    assert out.stack.dq[2, 4, 5] == 1 | 16
+    assert out.stack.dq[1, 3, 3] == 1
+    assert out.stack.dq[4, 1, 1] & 1 == 0 or abs(data[4, 1, 1] - out.median[1, 1]) > 5
+    for array in (out.stack.data, out.stack.err, out.stack.var_rnoise):
+        np.testing.assert_array_equal(np.isnan(array), (out.stack.dq & 1) != 0)
+
+
+def test_nan_err_counts_as_zero():
+    data, err, dq, var = exposure()
+    err[0, 6, 6] = np.nan
+    out = outlier_detection(stack(data, err, dq, var))
+    assert out.stack.dq[0, 6, 6] & 16  # any difference exceeds 5 x 0
+
+
+def test_threshold_agrees_with_the_formula():
+    data, err, dq, var = exposure(seed=3)
+    err *= np.random.default_rng(4).uniform(0.1, 1, err.shape).astype(np.float32)
+    out = outlier_detection(stack(data, err, dq, var), snr=3.0)
+    expected = np.abs(data - np.median(data, axis=0)) > np.float32(3.0) * err
+    np.testing.assert_array_equal((out.stack.dq & 16) != 0, expected)
+    np.testing.assert_array_equal(out.flagged, expected.sum(axis=(1, 2)))
+    assert expected.any()
+
+
+def test_one_integration_flags_nothing_and_two_agree():
+    data, err, dq, var = exposure(n=2)
+    data[0, 5, 5] += 100
+    one = outlier_detection(stack(*(a[:1].copy() for a in (data, err, dq, var))))
+    assert one.flagged.tolist() == [0]
+    two = outlier_detection(stack(data, err, dq, var))
+    np.testing.assert_array_equal((two.stack.dq[0] & 16), (two.stack.dq[1] & 16))
+    assert two.flagged.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("maskpt, expected", [(0.7, 100.0), (0.0, 400.0)])
+def test_maskpt_zero_lets_bad_pixels_into_the_median(maskpt, expected):
+    data, err, dq, var = exposure(n=3)
+    data[:, 2, 2] = (100, 400, 500)
+    dq[1:, 2, 2] = 1
+    assert outlier_detection(stack(data, err, dq, var), maskpt=maskpt).median[2, 2] == expected
+
+
+def test_an_exposure_without_a_good_pixel_passes():
+    data, err, dq, var = exposure()
+    dq[:] = 1
+    out = outlier_detection(stack(data, err, dq, var))
+    assert np.isnan(out.stack.data).all()

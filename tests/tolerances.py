@@ -1,0 +1,20 @@
+"""How closely results must agree, by kind of operation, each with its reason."""
+
+#: A DFT of up to 41 x 40 pixels against a direct sum in double: 1e-15 x values of 1e3 x log2(N).
+SHIFT_ABS = 1e-9
+
+#: Registration in double against a least-squares fit on the direct objective, both to rounding of
+#: a residual of many pixels: worst seen 8e-12 px.
+REGISTRATION_PX = 1e-9
+
+#: Against jwst's leastsq, whose numerical derivatives stop at 1.5e-8 of the parameter: worst seen
+#: 1.6e-7 px (AU Mic).
+JWST_SHIFT_PX = 1e-6
+
+#: KLIP from inner products against an SVD of the pixels: eps times the condition of the
+#: references (1e4 here) on values of 1e2; worst seen 2e-11.
+KLIP_ABS = 1e-8
+
+#: rms(difference)/rms of psfsub against jwst's, which stores aligned references in float32 and
+#: projects on eigenvectors of that: worst seen 8.6e-6.
+JWST_PSFSUB_REL = 1e-4
