@@ -8,7 +8,7 @@ from importlib import metadata
 from platform import machine, python_version, system
 
 from gpucoron.cli import COMMANDS, Parser
-from gpucoron.console import format_table
+from gpucoron.console import Console, format_table
 
 __all__ = ["association_lines", "main", "system_lines"]
 
@@ -25,8 +25,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-v", "--verbose", action="store_true",
                         help="show the traceback of an internal error")
     options = parser.parse_args(argv)
-    for line in association_lines(options.asn) if options.asn else system_lines():
-        sys.stdout.write(line + "\n")
+    with Console():  # shows what the readers warn about
+        for line in association_lines(options.asn) if options.asn else system_lines():
+            sys.stdout.write(line + "\n")
     return 0
 
 

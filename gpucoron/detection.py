@@ -205,6 +205,8 @@ def aperture_sums(image: np.ndarray, centres, radius_px: float) -> np.ndarray:
     for k, (x, y) in enumerate(centres):
         rows, columns = _window(image.shape, (x, y), radius_px + 1)
         patch = image[rows, columns].astype(np.float64)
+        if patch.size == 0:
+            continue
         weight = _shares(rows, columns, x, y, radius_px)
         good = np.isfinite(patch)
         area = math.pi * radius_px**2

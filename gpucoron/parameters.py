@@ -67,7 +67,7 @@ class OutlierDetection(_Step):
         "5.0 4.0", thresholds, "threshold in units of ERR; only the first number counts")
     maskpt: float = _parameter(
         0.7, number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-        "weight, relative to the mean, below which a pixel is left out")
+        "weight (mean = 1) below which a pixel is left out")
     good_bits: str = _parameter(
         "~DO_NOT_USE", bit_flags, "DQ flags that a good pixel may carry")
     save_intermediate_results: bool = _parameter(
@@ -97,9 +97,9 @@ class AlignRefs(_Step):
     skip: bool = _parameter(False, boolean, "leave the step out")
     align: str = _parameter(
         "each", choice("each", "first"),
-        "align to each science integration, or to the first of an exposure")
+        "fit each science integration, or an exposure's first")
     median_box_length: int = _parameter(
-        3, integer(0), "side in pixels of the box whose median replaces a bad pixel")
+        3, integer(0), "side (px) of the box whose median replaces a bad pixel")
     bad_bits: str = _parameter("DO_NOT_USE", bit_flags, "DQ flags that make a pixel bad")
 
 
@@ -126,7 +126,7 @@ class Resample(_Step):
     kernel: str = _parameter(
         "square",
         choice("square", "point", hint=f" (not yet here: {', '.join(_LATER_KERNELS)})"),
-        "how a pixel's flux is spread over the output: square or point")
+        "how flux is spread over the output: square or point")
     fillval: str = _parameter(
         "NAN", fill_value, "value of output pixels that nothing falls on")
     weight_type: str = _parameter(
@@ -136,12 +136,12 @@ class Resample(_Step):
         "size of the output, nx and ny")
     crpix: tuple[float, float] | None = _parameter(
         None, optional(pair(number(), "two numbers, x and y")),
-        "reference pixel of the output, x and y counted from 0")
+        "reference pixel of the output, x and y from 0")
     crval: tuple[float, float] | None = _parameter(
         None, optional(pair(number(), "two numbers in degrees, RA and Dec")),
-        "sky position of the reference pixel, RA and Dec in degrees")
+        "its sky position, RA and Dec in degrees")
     rotation: float | None = _parameter(
-        None, optional(number()), "position angle of the output's y axis, degrees east of north")
+        None, optional(number()), "position angle of the y axis, degrees east of north")
     pixel_scale_ratio: float = _parameter(
         1.0, number("a number above 0", lambda x: x > 0), "output pixel scale / input pixel scale")
     pixel_scale: float | None = _parameter(

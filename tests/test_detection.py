@@ -70,6 +70,7 @@ def test_aperture_sums():
     sums = aperture_sums(ones, centres, 3.0)
     np.testing.assert_allclose(sums[:2], math.pi * 9, rtol=1e-12)
     assert math.isnan(sums[2])
+    assert math.isnan(aperture_sums(ones, [(99, 99)], 3.0)[0])
     holed = ones.copy()
     holed[20, 20] = np.nan
     assert aperture_sums(holed, centres[:1], 3.0)[0] == pytest.approx(math.pi * 9)
