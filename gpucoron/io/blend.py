@@ -1,0 +1,135 @@
+"""One header from several exposures' headers, and the HDRTAB table that keeps them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpucoron.io.keywords import keywords
+
+__all__ = ["blend", "count_pointings", "header_table", "product_times"]
+
+Headers = Mapping[str, Mapping[str, Any]]  # EXTNAME ("" for PRIMARY) -> keyword -> value
+
+_OUTSIDE, _WITHIN = "outside calibration tolerance", "within commanded tolerance"
+_GROUP = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE")
+
+
+def _multi(values):
+    return values[0] if len(set(values)) == 1 else "MULTIPLE"
+
+
+def _mean(values):
+    return sum(values) / len(values)
+
+
+def _wheel(values):
+    return _OUTSIDE if _OUTSIDE in values else _WITHIN
+
+
+_RULES = {
+    "multi": _multi, "mean": _mean, "sum": sum, "max": max, "min": min, "wheeltol": _wheel,
+    # dates and times are ISO 8601, where the order of text is the order of time
+    "mintime": min, "mindate": min, "mindatetime": min,
+    "maxtime": max, "maxdate": max, "maxdatetime": max,
+}
+
+
+def _value(headers: Headers, hdu: str, keyword: str):
+    """Return a keyword's value, None where it is missing or undefined."""
+    value = headers.get(hdu, {}).get(keyword)
+    return value if isinstance(value, str | bool | int | float) else None
+
+
+def blend(headers: Sequence[Headers]) -> dict[str, dict[str, Any]]:
+    """Combine keywords by the JWST schemas' rules.
+
+    Parameters
+    ----------
+    headers : sequence of mappings
+        EXTNAME ("" for PRIMARY) to header, one mapping an exposure.
+
+    Returns
+    -------
+    dict
+        EXTNAME to keyword to value, of the keywords that have a rule and are in at least one
+        exposure; every other keyword is the first exposure's.
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for row in keywords():
+        if not row.rule:
+            continue
+        values = [v for h in headers if (v := _value(h, row.hdu, row.keyword)) is not None]
+        if values:
+            out.setdefault(row.hdu, {})[row.keyword] = _RULES[row.rule](values)
+    return out
+
+
+def product_times(headers: Sequence[Headers], n_integrations: int) -> dict[str, dict[str, Any]]:
+    """Combine only dates, times and integration counts, for a product made of all `headers`.
+
+    INTSTART and INTEND (where they are used) count the product's own integrations, and DATE-OBS
+    and TIME-OBS are those of the exposure that started first (the schemas' rules take each
+    smallest by itself, which across midnight is no exposure's).
+
+    Parameters
+    ----------
+    headers : sequence of mappings
+        As for `blend`.
+    n_integrations : int
+        Integrations in the product: NINTS.
+
+    Returns
+    -------
+    dict
+        As `blend`.
+    """
+    timed = {(k.hdu, k.keyword) for k in keywords()
+             if k.attribute.startswith("exposure.") or k.rule.startswith(("min", "max"))}
+    out = {hdu: {keyword: value for keyword, value in found.items() if (hdu, keyword) in timed}
+           for hdu, found in blend(headers).items()}
+    primary = out.setdefault("", {})
+    primary["NINTS"] = n_integrations
+    for keyword, value in (("INTSTART", 1), ("INTEND", n_integrations)):
+        if keyword in primary:
+            primary[keyword] = value
+    starts = [_value(h, "", "DATE-BEG") for h in headers]
+    if all(isinstance(s, str) for s in starts):
+        first = headers[starts.index(min(starts))]
+        primary.update({k: v for k in ("DATE-OBS", "TIME-OBS")
+                        if (v := _value(first, "", k)) is not None})
+    return out
+
+
+def count_pointings(headers: Sequence[Headers]) -> int:
+    """Return how many groups of simultaneous exposures there are (NDRIZ)."""
+    groups = {tuple(_value(h, "", k) for k in _GROUP) for h in headers}
+    return len(groups) if all(None not in g for g in groups) else len(headers)
+
+
+def header_table(headers: Sequence[Headers]) -> np.ndarray:
+    """Return HDRTAB: a row an exposure, a column a keyword that any exposure has.
+
+    Returns
+    -------
+    (n,) structured array
+        Text as byte strings, numbers as int64 or float64, flags as booleans. A missing value is
+        NaN, so a column of integers or of text that misses one becomes float64 or holds "nan".
+    """
+    columns = {}
+    for row in keywords():
+        if not row.in_table:
+            continue
+        values = [_value(h, row.hdu, row.keyword) for h in headers]
+        if all(v is None for v in values):
+            continue
+        column = np.array([np.nan if v is None else v for v in values])
+        if column.dtype.kind == "U":
+            column = np.char.encode(column, "ascii", "backslashreplace")
+        columns[row.keyword] = column
+    table = np.empty(len(headers), dtype=[(name, c.dtype) for name, c in columns.items()])
+    for name, column in columns.items():
+        table[name] = column
+    return table

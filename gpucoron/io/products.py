@@ -1,0 +1,343 @@
+"""Writing the products: crfints, psfstack, psfalign, psfsub and i2d, and the median image.
+
+Each file appears under its name when it is complete. `PsfalignWriter` is in `gpucoron.io.psfalign`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucoron.errors import OutputError
+from gpucoron.io.asdf_tree import wcs_blob
+from gpucoron.io.blend import blend, count_pointings, header_table, product_times
+from gpucoron.io.fits_writer import (
+    Hdu,
+    output_error,
+    output_file,
+    partial_path,
+    refuse_existing,
+    write_hdu,
+)
+from gpucoron.io.headers import Cards
+from gpucoron.io.product_headers import (
+    Provenance,
+    as_sequence,
+    asdf_hdu,
+    extension_cards,
+    input_headers,
+    primary_cards,
+)
+from gpucoron.io.psfalign import PsfalignWriter
+
+if TYPE_CHECKING:
+    from gpucoron.io.exposures import Exposure
+    from gpucoron.io.wcs import OutputWcs
+    from gpucoron.stack import IntegrationStack
+    from gpucoron.steps.resample import ResampledImage
+
+__all__ = [
+    "Provenance", "PsfalignWriter", "preflight", "product_path", "write_crfints", "write_i2d",
+    "write_median", "write_psfstack", "write_psfsub",
+]
+
+_EXPOSURE_SUFFIXES = ("crfints", "psfalign", "psfsub", "median")
+_VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
+# of an exposure's WCS and pointing; a resampled image has others, or none
+_OWN_WCS = re.compile(
+    r"WCSAXES|WCSNAME|C(RPIX|RVAL|TYPE|UNIT|DELT)\d|(CD|PC)\d_\d|[AB]P?_(\d_\d|ORDER|DMAX)|L(ON|AT)POLE"
+    r"|S_REGION|V[23]_REF|VPARITY|V3I_YANG|(RA|DEC|ROLL)_REF"
+)
+
+
+# ---- names and folders
+
+
+def product_path(output_dir: str | os.PathLike, name: str, asn_id: str | None, suffix: str) -> Path:
+    """Return where a product goes.
+
+    Parameters
+    ----------
+    output_dir : path
+        Folder.
+    name : str
+        Root of the exposure, or name of the association's product.
+    asn_id : str or None
+        Goes between root and suffix of exposure-based products (crfints, psfalign, psfsub, median).
+    suffix : str
+        Product type, without underscore.
+
+    Raises
+    ------
+    OutputError
+        The name would lead out of the folder.
+    """
+    if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+        raise OutputError(f"product name {name!r} is not a plain file name; set the association's "
+                          "product name to one without folders")
+    middle = f"_{asn_id}" if asn_id and suffix in _EXPOSURE_SUFFIXES else ""
+    return Path(output_dir) / f"{name}{middle}_{suffix}.fits"
+
+
+def preflight(output_dir: str | os.PathLike, names: Iterable[str], overwrite: bool = True) -> Path:
+    """Make sure, before any work, that products can be written.
+
+    Parameters
+    ----------
+    output_dir : path
+        Made where it does not exist.
+    names : iterable of str
+        File names that the run is going to write.
+    overwrite : bool
+        Whether they may replace files that exist.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be made or written, or a file exists and `overwrite` is False.
+    """
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"output folder {folder} is a file, expected a folder") from None
+    except OSError as problem:
+        raise OutputError(f"cannot make output folder {folder}: {problem.strerror}") from problem
+    probe = partial_path(folder / "probe")
+    try:
+        probe.touch()
+    except OSError as problem:
+        raise output_error(folder, problem) from problem
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    for name in names:
+        refuse_existing(folder / name, overwrite)
+    return folder
+
+
+def _write(path, hdus: Sequence[Hdu], overwrite):
+    with output_file(path, overwrite) as file:
+        for hdu in hdus:
+            write_hdu(file, hdu)
+
+
+# ---- products on the exposure's own pixels
+
+
+def _cube_hdus(exposure, path, stack, provenance, steps, inputs):
+    """Return the HDUs of a product shaped like the exposure, PRIMARY to VAR_FLAT."""
+    arrays = {"SCI": stack.data, "ERR": stack.err, "DQ": stack.dq, "AREA": exposure.area,
+              "INT_TIMES": exposure.int_times}
+    arrays.update({name: getattr(stack, name.lower()) for name in _VARIANCES})
+    hdus = [Hdu("", cards=primary_cards(exposure, Path(path), "CubeModel", provenance, steps,
+                                        inputs))]
+    return hdus + [Hdu(name, array, extension_cards(exposure, name))
+                   for name, array in arrays.items() if array is not None]
+
+
+def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
+    hdus = _cube_hdus(exposure, path, stack, provenance, steps, inputs)
+    extra = {"asn": {"exptype": exposure.exptype}}
+    _write(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus, extra=extra)], overwrite)
+
+
+def write_crfints(
+    path: str | os.PathLike, exposure: Exposure, stack: IntegrationStack, provenance: Provenance,
+    *, overwrite: bool = True,
+) -> None:
+    """Write an exposure whose outliers are flagged.
+
+    Parameters
+    ----------
+    path : path
+        Where to.
+    exposure : Exposure
+        The input; gives metadata, AREA and INT_TIMES.
+    stack : IntegrationStack
+        The flagged images.
+    provenance : Provenance
+        Of the run.
+    overwrite : bool
+        Whether a file of that name may be replaced.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written, or exists and must not be replaced. Nothing is left behind.
+    """
+    _write_cube(path, exposure, stack, provenance, ("outlier_detection",), [exposure.path.name],
+                overwrite)
+
+
+def write_psfsub(
+    path: str | os.PathLike, exposure: Exposure, stack: IntegrationStack, provenance: Provenance,
+    *, overwrite: bool = True,
+) -> None:
+    """Write a science exposure whose PSF is subtracted; as `write_crfints`."""
+    _write_cube(path, exposure, stack, provenance, ("outlier_detection", "klip"),
+                provenance.inputs or [exposure.path.name], overwrite)
+
+
+def write_psfstack(
+    path: str | os.PathLike, exposures: Exposure | Sequence[Exposure], stack: IntegrationStack,
+    provenance: Provenance, *, overwrite: bool = True,
+) -> None:
+    """Write the stack of all references: SCI, ERR, DQ.
+
+    Parameters
+    ----------
+    path : path
+        Where to.
+    exposures : Exposure or sequence of Exposure
+        The references. Metadata and WCS are the first one's; times and integration counts are
+        those of all (preset "jwst": the first one's, too).
+    stack : IntegrationStack
+        Their integrations, end to end.
+    provenance, overwrite
+        As for `write_crfints`.
+
+    Raises
+    ------
+    OutputError
+        As `write_crfints`.
+    """
+    exposures = as_sequence(exposures)
+    first = exposures[0]
+    hdus = [Hdu("", cards=primary_cards(first, Path(path), "CubeModel", provenance,
+                                        ("outlier_detection", "stack_refs"),
+                                        [e.path.name for e in exposures]))]
+    arrays = {"SCI": stack.data, "ERR": stack.err, "DQ": stack.dq}
+    hdus += [Hdu(name, array, extension_cards(first, name)) for name, array in arrays.items()]
+    if not provenance.like_jwst:
+        _set_values(hdus, product_times([input_headers(e) for e in exposures],
+                                        len(stack.data)))
+    _write(path, [*hdus, asdf_hdu(first.asdf_bytes, hdus)], overwrite)
+
+
+def write_median(
+    path: str | os.PathLike, exposure: Exposure, median: np.ndarray, provenance: Provenance,
+    *, overwrite: bool = True,
+) -> None:
+    """Write the median image (ny, nx) of an exposure's integrations; as `write_crfints`."""
+    hdus = [Hdu("", cards=primary_cards(exposure, Path(path), "ImageModel", provenance, (),
+                                        [exposure.path.name])),
+            Hdu("SCI", median, extension_cards(exposure, "SCI"))]
+    _write(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
+
+
+# ---- the combined image
+
+
+def write_i2d(
+    path: str | os.PathLike, exposures: Sequence[Exposure], resampled: ResampledImage,
+    wcs: OutputWcs, provenance: Provenance, *, overwrite: bool = True,
+) -> None:
+    """Write the resampled and combined image: SCI, ERR, CON, WHT, VAR_*, HDRTAB.
+
+    Parameters
+    ----------
+    path : path
+        Where to.
+    exposures : sequence of Exposure
+        The science exposures: their metadata are blended into the header, and kept in HDRTAB.
+    resampled : ResampledImage
+        data, err, wht, con and var_* (those that are not None).
+    wcs : OutputWcs
+        Of the output grid. PIXAR_SR and PIXAR_A2 are its pixel's (preset "jwst": the first
+        exposure's).
+    provenance, overwrite
+        As for `write_crfints`.
+
+    Raises
+    ------
+    OutputError
+        As `write_crfints`.
+    """
+    exposures = as_sequence(exposures)
+    headers = [_in_association(input_headers(e), provenance) for e in exposures]
+    primary = primary_cards(exposures[0], Path(path), "ImageModel", provenance,
+                            ("outlier_detection", "klip", "resample"),
+                            provenance.inputs or [e.path.name for e in exposures])
+    chosen = {name: provenance.parameters.get(f"resample.{name}")
+              for name in ("kernel", "fillval", "pixfrac", "weight_type")}
+    _set_resample(primary, count_pointings(headers), wcs, chosen)
+    sci = _resampled_sci(exposures[0], wcs, provenance)
+    hdus = [Hdu("", cards=primary)]
+    for name, array, cards in (
+        ("SCI", resampled.data, sci), ("ERR", resampled.err, extension_cards(exposures[0], "ERR")),
+        ("CON", resampled.con, None), ("WHT", resampled.wht, None),
+        *((name, getattr(resampled, name.lower()), None) for name in _VARIANCES),
+    ):
+        if array is not None:
+            hdus.append(Hdu(name, array, cards))
+    _set_values(hdus, blend(headers))
+    if not provenance.like_jwst:
+        _set_values(hdus, product_times(headers, sum(len(e.stack) for e in exposures)))
+    hdus.append(Hdu("HDRTAB", header_table(headers)))
+    extra = {"resample": {k: v for k in ("kernel", "fillval") if (v := chosen[k]) is not None}}
+    blob = wcs_blob(wcs.to_gwcs())
+    _write(path, [*hdus, asdf_hdu(blob, hdus, extra=extra, keep_metadata=False)], overwrite)
+
+
+def _in_association(headers, provenance):
+    """Return an exposure's header values with this association's name and pool."""
+    names = {"ASNPOOL": provenance.asn_pool, "ASNTABLE": provenance.asn_table}
+    return {**headers, "": {**headers[""], **{k: v for k, v in names.items() if v is not None}}}
+
+
+def _set_values(hdus, values: dict[str, dict[str, Any]]):
+    """Set blended keywords in the HDUs that are there."""
+    cards = {h.name: h.cards for h in hdus if h.cards is not None}
+    for name, found in values.items():
+        if name in cards:
+            cards[name].update(found)
+
+
+def _set_resample(primary: Cards, pointings, wcs, chosen):
+    section = "Resample Parameters"
+    primary.set("NDRIZ", pointings, "number of pointings combined", section)
+    for keyword, value, comment in (
+        ("RESWHT", chosen["weight_type"], "weights of the input pixels"),
+        ("PIXFRAC", chosen["pixfrac"], "side of the drop, in input pixels"),
+        ("PXSCLRT", wcs.pixel_scale_ratio, "pixel scale, output / input"),
+    ):
+        if value is not None:
+            primary.set(keyword, value, comment, section)
+
+
+def _resampled_sci(exposure, wcs, provenance) -> Cards:
+    """Return the cards of SCI: the exposure's, with the output grid's WCS for its own."""
+    cards = extension_cards(exposure, "SCI")
+    cards.remove([k for k in cards.values if _OWN_WCS.fullmatch(k)])
+    if not provenance.like_jwst:
+        cards.set("PIXAR_SR", float(wcs.pixel_area_sr), "[sr] area of an output pixel")
+        cards.set("PIXAR_A2", float(wcs.pixel_area_arcsec2), "[arcsec2] area of an output pixel")
+    for keyword, value, comment in _wcs_cards(wcs.to_header_cards()):
+        cards.set(keyword, value, comment, "WCS parameters")
+    if wcs.s_region:
+        cards.set("S_REGION", wcs.s_region, "outline on the sky")
+    return cards
+
+
+def _wcs_cards(cards):
+    """Yield keyword, value and comment from a Header, a mapping, or rows of two or three."""
+    if hasattr(cards, "cards"):
+        yield from ((c.keyword, c.value, c.comment) for c in cards.cards)
+        return
+    for row in cards.items() if hasattr(cards, "items") else cards:
+        keyword, value, *comment = row
+        if isinstance(value, tuple):
+            value, *comment = value
+        yield keyword, value, comment[0] if comment else ""

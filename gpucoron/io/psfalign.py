@@ -1,0 +1,322 @@
+"""psfalign, written plane by plane: references aligned to each science integration."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucoron.errors import InputError, OutputError
+from gpucoron.io.blend import product_times
+from gpucoron.io.fits_writer import (
+    BLOCK,
+    Hdu,
+    add_checksums,
+    fold,
+    output_error,
+    partial_path,
+    refuse_existing,
+    stored,
+    write_hdu,
+)
+from gpucoron.io.headers import Cards, image_cards
+from gpucoron.io.product_headers import (
+    Provenance,
+    as_sequence,
+    asdf_hdu,
+    extension_cards,
+    input_headers,
+    primary_cards,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpucoron.io.exposures import Exposure
+
+__all__ = ["PsfalignWriter"]
+
+_CHUNK = 1 << 20  # bytes of one write of a constant
+_NAN = np.float32(np.nan)
+_ZERO_DQ = np.uint32(0x80000000)  # stored with BZERO 2^31
+_ALIGN_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
+_ALIGN_TEXT = (
+    "A row a pair: reference plane (third axis of SCI) and science integration.",
+    "sci_integration and ref_plane count from 1. x, y: how far the reference",
+    "was moved; beta: the factor that scales it to the science image, fitted and",
+    "not applied. _err: standard deviations. residual: rms of the masked residual.",
+    "status: 0 converged, 1 not converged, 2 reference left out",
+)
+
+
+class PsfalignWriter:
+    """Writes a psfalign file whose planes come in any order, a batch in memory at a time.
+
+    Parameters
+    ----------
+    path : path
+        Where to; the file has that name only after `close`.
+    exposures : Exposure or sequence of Exposure
+        The references. Metadata and WCS are the first one's; times and integration counts are
+        those of all (preset "jwst": the first one's, too).
+    shape : (nref, ny, nx) or (nsci, nref, ny, nx)
+        Of SCI: 3-D where all integrations share one alignment, else 4-D.
+    provenance : Provenance
+        Of the run.
+    overwrite : bool
+        Whether a file of that name may be replaced.
+
+    Raises
+    ------
+    OutputError
+        The file exists and must not be replaced, the disk has not room enough, or writing fails.
+
+    Notes
+    -----
+    Use it as a context manager: leaving the block without `close`, by an exception or not,
+    leaves nothing behind. `write` may be called from several threads. DQ is all zero.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, exposures: Exposure | Sequence[Exposure],
+        shape: tuple[int, ...], provenance: Provenance, *, overwrite: bool = True,
+    ):
+        if len(shape) not in (3, 4) or min(shape) < 1:
+            raise InputError(f"psfalign has shape {shape}, expected (nref, ny, nx) or "
+                             "(nsci, nref, ny, nx)")
+        self.path, self.shape, self._overwrite = Path(path), tuple(shape), overwrite
+        self._exposures, self._provenance = as_sequence(exposures), provenance
+        refuse_existing(self.path, overwrite)
+        self._lock = threading.Lock()
+        self._done = np.zeros(shape[:-2], dtype=bool).reshape(-1, shape[-3])
+        self._sums = {"SCI": 0, "ERR": 0, "DQ": 0}
+        self._partial = partial_path(self.path)
+        self._file = None
+        self._over, self._writing = False, 0
+        try:
+            self._lay_out()
+        except OSError as problem:
+            self.abort()
+            if isinstance(problem, OutputError):
+                raise
+            raise output_error(self.path, problem) from problem
+        except BaseException:
+            self.abort()
+            raise
+
+    # ---- layout
+
+    def _lay_out(self):
+        """Fix where everything goes and give the file its size."""
+        model = "CubeModel" if len(self.shape) == 3 else "QuadModel"
+        first = self._exposures[0]
+        names = self._provenance.inputs or [e.path.name for e in self._exposures]
+        primary = primary_cards(first, self.path, model, self._provenance,
+                                ("outlier_detection", "stack_refs", "align_refs"), names)
+        if self._provenance.psfmask:
+            primary.set("R_PSFMAS", self._provenance.psfmask, "psfmask of the fit",
+                        "PSF mask reference file information")
+        self._hdus = [Hdu("", cards=primary)]
+        self._hdus += [Hdu(n, None, extension_cards(first, n)) for n in ("SCI", "ERR", "DQ")]
+        if not self._provenance.like_jwst:
+            times = product_times([input_headers(e) for e in self._exposures], self.shape[-3])
+            for hdu in self._hdus:
+                hdu.cards.update(times.get(hdu.name, {}))
+        place = len(add_checksums(image_cards("", "uint8", ()) + primary.text, 0))
+        self._size = 4 * int(np.prod(self.shape, dtype=np.int64))
+        self._starts, self._texts = {}, {}
+        for name, kind in (("SCI", "float32"), ("ERR", "float32"), ("DQ", "uint32")):
+            cards = next(h.cards for h in self._hdus if h.name == name)
+            self._texts[name] = image_cards(name, kind, self.shape) + cards.text
+            header = len(add_checksums(self._texts[name], 0))
+            self._starts[name] = (place, place + header)
+            place += header + -(-self._size // BLOCK) * BLOCK
+        self._end = place
+        free = shutil.disk_usage(self.path.parent).free
+        if free < place:
+            raise OutputError(f"cannot write {self.path}: it takes {place / 2**30:.2f} GiB, "
+                              f"and the disk has {free / 2**30:.2f} GiB free")
+        self._file = open(self._partial, "x+b")
+        write_hdu(self._file, self._hdus[0])
+        self._file.flush()
+        os.ftruncate(self._file.fileno(), self._end)
+
+    # ---- planes
+
+    def write(
+        self, sci_index: int, data: np.ndarray, err: np.ndarray | None, *, ref_index: int = 0,
+    ) -> None:
+        """Write aligned references of one science integration.
+
+        Parameters
+        ----------
+        sci_index : int
+            Science integration, counted from 0; 0 for a 3-D product.
+        data : (n, ny, nx) floating array, MJy/sr
+            Aligned images.
+        err : (n, ny, nx) floating array, MJy/sr, or None
+            Their errors; None is written as NaN.
+        ref_index : int
+            Which reference the first of them is, counted from 0.
+
+        Raises
+        ------
+        OutputError
+            Writing failed; the file is gone.
+        InputError
+            Planes that do not fit, or that were written before.
+        """
+        n = self._claim(sci_index, data, err, ref_index)
+        try:
+            self._write_planes(sci_index, ref_index, n, data, err)
+        except OSError as problem:
+            self.abort()
+            raise output_error(self.path, problem) from problem
+        finally:
+            with self._lock:
+                self._writing -= 1
+            if self._over:
+                self._let_go()
+
+    def _write_planes(self, sci_index, ref_index, n, data, err):
+        first = sci_index * self.shape[-3] + ref_index
+        plane = 4 * self.shape[-1] * self.shape[-2]
+        places = {name: start + first * plane for name, (_, start) in self._starts.items()}
+        sums = {
+            "SCI": self._put(places["SCI"], data),
+            "ERR": self._fill(places["ERR"], n * plane, _NAN.view(np.uint32)) if err is None
+            else self._put(places["ERR"], err),
+            "DQ": self._fill(places["DQ"], n * plane, _ZERO_DQ),
+        }
+        with self._lock:
+            for name, total in sums.items():
+                self._sums[name] += total
+
+    def _claim(self, sci_index, data, err, ref_index):
+        """Check a batch and mark its planes as written; return how many there are."""
+        n_sci, n_ref = self._done.shape
+        n = data.shape[0]
+        fits = (data.shape[1:] == self.shape[-2:] and (err is None or err.shape == data.shape)
+                and 0 <= sci_index < n_sci and 0 <= ref_index and ref_index + n <= n_ref)
+        if not fits:
+            raise InputError(f"aligned images of shape {data.shape} for science integration "
+                             f"{sci_index}, references from {ref_index}, do not fit {self.shape}")
+        with self._lock:
+            if self._over:
+                raise InputError(f"{self.path} is closed, expected no more planes")
+            planes = self._done[sci_index, ref_index:ref_index + n]
+            if planes.any():
+                raise InputError(f"aligned images of science integration {sci_index} were "
+                                 "written before, expected each once")
+            planes[:] = True
+            self._writing += 1
+        return n
+
+    def _put(self, offset, values):
+        """Write values as big-endian float32; return the sum of their words."""
+        total, fd = 0, self._file.fileno()
+        for image in values:
+            with np.errstate(over="ignore"):
+                native = np.ascontiguousarray(image, dtype=np.float32)
+            words, part = stored(native, unsigned=False)
+            total += part
+            offset = _write_at(fd, words.data.cast("B"), offset)
+        return total
+
+    def _fill(self, offset, size, word):
+        """Write one 32-bit word over and over; return the sum of the words."""
+        chunk = np.full(min(_CHUNK, size) // 4, word, dtype=">u4").tobytes()
+        end, fd = offset + size, self._file.fileno()
+        while offset < end:
+            offset = _write_at(fd, memoryview(chunk)[:end - offset], offset)
+        return size // 4 * int(word)
+
+    # ---- the end
+
+    def close(self, fits_table: np.ndarray | None = None) -> None:
+        """Complete the file and give it its name.
+
+        Parameters
+        ----------
+        fits_table : structured array, optional
+            The fits of `gpucoron.steps.align_refs`, a row a pair; becomes the ALIGN table.
+
+        Raises
+        ------
+        OutputError
+            Planes are missing, or writing failed; the file is gone.
+        """
+        if self._over:
+            raise InputError(f"{self.path} is closed already")
+        missing = int((~self._done).sum())
+        if missing:
+            self.abort()
+            raise OutputError(f"cannot write {self.path}: {missing} of {self._done.size} aligned "
+                              "images were never computed")
+        try:
+            self._finish(fits_table)
+            refuse_existing(self.path, self._overwrite)
+            os.replace(self._partial, self.path)
+        except OSError as problem:
+            self.abort()
+            if isinstance(problem, OutputError):
+                raise
+            raise output_error(self.path, problem) from problem
+        except BaseException:
+            self.abort()
+            raise
+
+    def _finish(self, fits_table):
+        for name, (place, _) in self._starts.items():
+            header = add_checksums(self._texts[name], fold(self._sums[name]))
+            _write_at(self._file.fileno(), memoryview(header), place)
+        self._file.seek(self._end)
+        if fits_table is not None:
+            write_hdu(self._file, self._align_hdu(fits_table))
+        kinds = {"SCI": ("data", "float32"), "ERR": ("err", "float32"), "DQ": ("dq", "uint32")}
+        links = [(attribute, name, np.dtype(kind), self.shape)
+                 for name, (attribute, kind) in kinds.items()]
+        write_hdu(self._file, asdf_hdu(self._exposures[0].asdf_bytes, self._hdus, links=links))
+        self._over = True
+        self._file.close()
+
+    def _align_hdu(self, table):
+        cards = Cards(hdu="ALIGN")
+        cards.comment(_ALIGN_TEXT)
+        unit = self._exposures[0].meta.bunit or "MJy/sr"
+        units = {k: v for k, v in {**_ALIGN_UNITS, "residual": unit}.items()
+                 if k in table.dtype.names}
+        return Hdu("ALIGN", table, cards, units)
+
+    def abort(self) -> None:
+        """Give up: leave nothing behind. Does nothing after `close`."""
+        self._over = True
+        with suppress(OSError):
+            self._partial.unlink(missing_ok=True)
+        self._let_go()
+
+    def _let_go(self):
+        """Close the file unless another thread is writing to it; that one then does."""
+        with self._lock:
+            if self._file is not None and not self._writing:
+                with suppress(OSError):
+                    self._file.close()
+
+    def __enter__(self) -> PsfalignWriter:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.abort()
+
+
+def _write_at(fd, data, offset):
+    """Write all of `data` at `offset`; return where it ends."""
+    while len(data):
+        n = os.pwrite(fd, data, offset)
+        data, offset = data[n:], offset + n
+    return offset
