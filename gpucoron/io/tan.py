@@ -1,0 +1,156 @@
+"""The WCS of a resampled image: a plane tangent to the sky, in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import gwcs
+
+__all__ = ["OutputWcs", "tangent_plane"]
+
+ARCSEC2_PER_SR = (180.0 / np.pi * 3600.0) ** 2
+
+
+@dataclass(frozen=True)
+class OutputWcs:
+    """A gnomonic (TAN) WCS in ICRS without distortion.
+
+    Pixels count from 0 at the centre of the first one.
+
+    Parameters
+    ----------
+    shape : (ny, nx)
+    crpix : (x, y)
+        Reference pixel.
+    crval : (ra, dec)
+        Its sky position in degrees.
+    cdelt : (x, y)
+        Degrees per pixel.
+    pc : ((pc1_1, pc1_2), (pc2_1, pc2_2))
+    pixel_scale : float
+        Side of an output pixel in arcsec.
+    pixel_scale_ratio : float
+        Side of an output pixel over that of an input pixel.
+    bounding_box : ((x1, x2), (y1, y2)) or None
+        Range of pixels that the inputs fill; None means all.
+    s_region : str or None
+        Footprint of the inputs in the image.
+    """
+
+    shape: tuple[int, int]
+    crpix: tuple[float, float]
+    crval: tuple[float, float]
+    cdelt: tuple[float, float]
+    pc: tuple[tuple[float, float], tuple[float, float]]
+    pixel_scale: float
+    pixel_scale_ratio: float = 1.0
+    bounding_box: tuple[tuple[float, float], tuple[float, float]] | None = None
+    s_region: str | None = None
+
+    @property
+    def pixel_area_arcsec2(self) -> float:
+        """Area of an output pixel in square arcsec.
+
+        It is the true one, so that surface brightness times area summed over pixels is flux; the
+        nominal area of the input, which a calints file gives, differs from it by up to 0.5%.
+        """
+        return self.pixel_scale**2
+
+    @property
+    def pixel_area_sr(self) -> float:
+        """Area of an output pixel in steradian."""
+        return self.pixel_scale**2 / ARCSEC2_PER_SR
+
+    def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
+        """Pixel x, y of sky positions in degrees; NaN beyond 90 degrees from `crval`."""
+        x, y = tangent_plane(ra, dec, *self.crval)
+        inverse = np.linalg.inv(self._matrix())
+        return (
+            inverse[0, 0] * x + inverse[0, 1] * y + self.crpix[0],
+            inverse[1, 0] * x + inverse[1, 1] * y + self.crpix[1],
+        )
+
+    def pixel_to_sky(self, x, y) -> tuple[np.ndarray, np.ndarray]:
+        """Sky positions (degrees) of pixels."""
+        dx, dy = np.subtract(x, self.crpix[0]), np.subtract(y, self.crpix[1])
+        m = np.deg2rad(self._matrix())
+        xi, eta = m[0, 0] * dx + m[0, 1] * dy, m[1, 0] * dx + m[1, 1] * dy
+        dec0 = np.deg2rad(self.crval[1])
+        across = np.cos(dec0) - eta * np.sin(dec0)
+        ra = np.rad2deg(np.arctan2(xi, across)) + self.crval[0]
+        dec = np.arctan2(np.sin(dec0) + eta * np.cos(dec0), np.hypot(xi, across))
+        return np.mod(ra, 360.0), np.rad2deg(dec)
+
+    def _matrix(self):
+        return np.diag(self.cdelt) @ np.asarray(self.pc, dtype=np.float64)
+
+    def box(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return the bounding box, of the whole image where none is set."""
+        ny, nx = self.shape
+        return self.bounding_box or ((-0.5, nx - 0.5), (-0.5, ny - 0.5))
+
+    def to_gwcs(self) -> gwcs.WCS:
+        """Build the GWCS that the jwst package puts into its i2d: detector to world in one step."""
+        import gwcs
+        from astropy import coordinates, units
+        from astropy.modeling.models import Pix2Sky_TAN
+
+        detector = gwcs.coordinate_frames.Frame2D(name="detector", unit=(units.pix, units.pix))
+        world = gwcs.coordinate_frames.CelestialFrame(
+            name="world", reference_frame=coordinates.ICRS()
+        )
+        transform = gwcs.FITSImagingWCSTransform(
+            Pix2Sky_TAN(), crpix=self.crpix, crval=self.crval, cdelt=self.cdelt, pc=self.pc
+        )
+        wcs = gwcs.WCS([gwcs.Step(detector, transform), gwcs.Step(world, None)])
+        wcs.bounding_box = self.box()
+        wcs.pixel_shape = self.shape[::-1]
+        return wcs
+
+    def to_header_cards(self) -> list[tuple[str, object, str]]:
+        """Keyword, value and comment of the FITS cards, in the order of the jwst package's i2d."""
+        (pc11, pc12), (pc21, pc22) = self.pc
+        cards = [
+            ("RADESYS", "ICRS", "Name of the coordinate reference frame"),
+            ("WCSAXES", 2, "number of World Coordinate System axes"),
+            ("CRPIX1", self.crpix[0] + 1, "Axis 1 pixel coordinate of ref point, 1-indexed"),
+            ("CRPIX2", self.crpix[1] + 1, "Axis 2 pixel coordinate of ref point, 1-indexed"),
+            ("CRVAL1", self.crval[0], "Axis 1 coordinate value at reference point"),
+            ("CRVAL2", self.crval[1], "Axis 2 coordinate value at reference point"),
+            ("CTYPE1", "RA---TAN", "Axis 1 type"),
+            ("CTYPE2", "DEC--TAN", "Axis 2 type"),
+            ("CUNIT1", "deg", "Axis 1 units"),
+            ("CUNIT2", "deg", "Axis 2 units"),
+            ("CDELT1", self.cdelt[0], "Axis 1 coordinate increment at reference point"),
+            ("CDELT2", self.cdelt[1], "Axis 2 coordinate increment at reference point"),
+            ("PC1_1", pc11, "Linear transformation matrix element"),
+            ("PC1_2", pc12, "Linear transformation matrix element"),
+            ("PC2_1", pc21, "Linear transformation matrix element"),
+            ("PC2_2", pc22, "Linear transformation matrix element"),
+        ]
+        if self.s_region:
+            cards.append(("S_REGION", self.s_region, "Spatial footprint of the observation"))
+        return cards
+
+
+def tangent_plane(ra, dec, ra0: float, dec0: float) -> tuple[np.ndarray, np.ndarray]:
+    """Project sky positions onto the plane tangent at (ra0, dec0), all in degrees.
+
+    References
+    ----------
+    Calabretta and Greisen 2002, A&A 395, 1077, section 5.1.3; differences of nearby angles are
+    taken before their sines, which keeps 1e-13 degrees for small images.
+    """
+    delta = np.deg2rad(np.subtract(ra, ra0))
+    dec, dec0 = np.deg2rad(dec), np.deg2rad(dec0)
+    cos_dec = np.cos(dec)
+    haversine = 2.0 * np.sin(0.5 * delta) ** 2 * cos_dec
+    north = np.sin(dec - dec0) + np.sin(dec0) * haversine
+    depth = np.cos(dec - dec0) - np.cos(dec0) * haversine
+    with np.errstate(invalid="ignore", divide="ignore"):
+        depth = np.where(depth > 0, depth, np.nan)
+        return np.rad2deg(cos_dec * np.sin(delta) / depth), np.rad2deg(north / depth)
