@@ -1,0 +1,422 @@
+"""JWST level-3 associations: which exposures make which product."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucoron.errors import AssociationError, ExposureError
+
+if TYPE_CHECKING:
+    from gpucoron.io.exposures import Exposure, ExposureMeta
+
+__all__ = [
+    "Association", "Member", "Product", "check_members", "exposure_root", "product_names",
+    "read_association", "standard_product_name",
+]
+
+log = logging.getLogger("gpucoron")
+
+USED_TYPES = ("science", "psf")
+DEFAULT_ASN_ID = "a3001"  # what jwst gives an association made by hand
+_NOTHING = {"", "none", "null", "n/a", "noprogram", "full"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One exposure of a product."""
+
+    path: Path
+    exptype: str  # lower case
+    expname: str  # as the association spells it
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product and its members, each tuple in the order of the association.
+
+    `members` holds all of them; `science`, `psf` and `ignored` (any other exptype) share them out.
+    """
+
+    name: str | None
+    members: tuple[Member, ...]
+    science: tuple[Member, ...]
+    psf: tuple[Member, ...]
+    ignored: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Association:
+    """A level-3 association; `program`, `target` and `asn_pool` are None where it lacks them."""
+
+    path: Path
+    asn_id: str
+    asn_pool: str | None
+    table_name: str
+    program: str | None
+    target: str | None
+    products: tuple[Product, ...]
+
+
+def exposure_root(path: str | Path) -> str:
+    """Return the file name without ``.fits`` and without ``_calints`` or ``_cal``.
+
+    Products of one exposure are named ``<root>_<asn_id>_<suffix>.fits``.
+    """
+    return re.sub(r"(_calints|_cal)?(\.fits)?$", "", Path(path).name, count=1)
+
+
+def read_association(path: str | Path) -> Association:
+    """Read a level-3 association and find its members.
+
+    Parameters
+    ----------
+    path : path
+        The JSON file. Members are found relative to its folder.
+
+    Returns
+    -------
+    Association
+        Products in the order of the file, each with at least one science and one psf member.
+        A product without a name has ``name=None``: see `product_names`.
+
+    Raises
+    ------
+    AssociationError
+        The file is unreadable, not JSON (with line and column), not an association, or holds a
+        product without science or psf members; a member is missing, not a file, or listed twice;
+        two products, or the products of two exposures, would have the same file name.
+
+    Notes
+    -----
+    Members of other exptypes are kept in `Product.ignored`, named in a warning, and need not exist.
+    """
+    path = Path(path)
+    table = _load(path)
+    products = tuple(_product(path, i, entry) for i, entry in enumerate(_entries(path, table)))
+    _check_files(path, products)
+    _check_unique(path, products)
+    for product in products:
+        if product.ignored:
+            names = ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored)
+            log.warning("%s: %s: ignoring %s: neither science nor psf",
+                        path.name, _label(product.name), names)
+    kind = table.get("asn_type")
+    if kind is not None and kind != "coron3":
+        log.warning("%s: asn_type is %r, expected 'coron3'; going on", path.name, kind)
+    return Association(
+        path=path, asn_id=_asn_id(path, table), asn_pool=_pool(table.get("asn_pool")),
+        table_name=path.name, program=_program(table.get("program")),
+        target=_text(table.get("target")), products=products)
+
+
+def standard_product_name(association: Association, meta: ExposureMeta) -> str:
+    """Build the name that the JWST archive would give a product.
+
+    Parameters
+    ----------
+    association : Association
+        Gives program, asn_id and target.
+    meta : ExposureMeta
+        Of the product's first science exposure. Gives instrument, optical elements and subarray,
+        and program and target where the association has none.
+
+    Returns
+    -------
+    str
+        ``jw<program>-<asn_id>_<target>_<instrument>_<elements>[-<subarray>]`` in lower case, the
+        elements being filter and pupil in alphabetical order; the coronagraph mask stands in
+        where there is neither pupil nor subarray.
+    """
+    program = association.program or _program(meta.program) or "00000"
+    target = association.target or meta.target
+    target = f"t{target.zfill(3)}" if target and target.isdigit() else _slug(target) or "t000"
+    elements = sorted(filter(None, map(_slug, (meta.filter, meta.pupil))))
+    subarray = _slug(meta.subarray)
+    if not _slug(meta.pupil) and not subarray:
+        elements.append(_slug(meta.coronmsk))
+    optics = "-".join(filter(None, [*elements, subarray])) or "clear"
+    instrument = _slug(meta.instrument) or "unknown"
+    return f"jw{program}-{association.asn_id}_{target}_{instrument}_{optics}".lower()
+
+
+def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tuple[str, ...]:
+    """Return the name of every product, building those that the association leaves out.
+
+    Parameters
+    ----------
+    association : Association
+    metas : sequence of ExposureMeta
+        One for each product: that of its first science exposure.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    AssociationError
+        Two products have the same name.
+    """
+    names = []
+    for number, (product, meta) in enumerate(zip(association.products, metas, strict=True), 1):
+        name = product.name
+        if name is None:
+            name = standard_product_name(association, meta)
+            log.warning("%s: product %d has no name; using the standard one, %s",
+                        association.path.name, number, name)
+        names.append(name)
+    _check_names(association.path, names)
+    return tuple(names)
+
+
+def check_members(exposures: Sequence[Exposure]) -> None:
+    """Make sure that the exposures of one product can be combined.
+
+    Parameters
+    ----------
+    exposures : sequence of Exposure
+        Each is compared with the first. A keyword that either lacks is passed over.
+
+    Raises
+    ------
+    ExposureError
+        Instrument, detector, channel, filter, pupil, coronagraph mask, subarray, units, image
+        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ; names both files
+        and both values.
+    """
+    for other in exposures[1:]:
+        for what, ours, theirs in _differences(exposures[0], other):
+            raise ExposureError(
+                f"{other.path.name}: {what} is {theirs}, but {exposures[0].path.name} has {ours}; "
+                "members of one product must agree")
+
+
+def _differences(first, other):
+    """Yield (what, value in `first`, value in `other`) for all that should agree and does not."""
+    keywords = {
+        "instrument": "INSTRUME", "detector": "DETECTOR", "channel": "CHANNEL", "filter": "FILTER",
+        "pupil": "PUPIL", "coronmsk": "CORONMSK", "subarray": "SUBARRAY", "bunit": "BUNIT",
+    }
+    for field, keyword in keywords.items():
+        ours, theirs = getattr(first.meta, field), getattr(other.meta, field)
+        if None not in (ours, theirs) and ours.lower() != theirs.lower():
+            yield keyword, ours, theirs
+    ours, theirs = first.stack.shape[1:], other.stack.shape[1:]
+    if ours != theirs:
+        yield "the image shape (ny, nx)", ours, theirs
+    ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2
+    if None not in (ours, theirs) and abs(ours - theirs) > 1e-3 * abs(ours):
+        yield "PIXAR_A2 (arcsec2)", f"{ours:.6g}", f"{theirs:.6g}"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Parse the file as a JSON object."""
+    if path.is_dir():
+        raise AssociationError(f"{path}: is a folder, expected a level-3 association file (JSON)")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+            if head == b"SIMPLE  =":
+                raise AssociationError(
+                    f"{path}: is a FITS file, expected a level-3 association file (JSON)")
+            content = head + file.read()
+    except FileNotFoundError:
+        raise AssociationError(f"{path}: no such file, expected a level-3 association") from None
+    except OSError as error:
+        raise AssociationError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not content.strip():
+        raise AssociationError(f"{path}: is empty, expected a level-3 association file (JSON)")
+    table = _parse(path, content)
+    if not isinstance(table, dict):
+        raise AssociationError(
+            f"{path}: holds a JSON {_kind(table)}, expected an object with a list 'products'")
+    return table
+
+
+def _parse(path: Path, content: bytes) -> Any:
+    def no_duplicates(pairs):
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise AssociationError(
+                    f"{path}: key {key!r} appears twice in one JSON object, expected once")
+        return dict(pairs)
+
+    try:
+        return json.loads(content, object_pairs_hook=no_duplicates)
+    except json.JSONDecodeError as error:
+        lines = error.doc.splitlines() or [""]
+        line = lines[min(error.lineno, len(lines)) - 1].strip()
+        raise AssociationError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
+            f"(the line reads: {line[:60]})") from error
+    except UnicodeDecodeError as error:
+        raise AssociationError(f"{path}: not valid JSON: byte {error.start} is not text") from error
+    except RecursionError as error:
+        raise AssociationError(f"{path}: not an association: nested too deeply") from error
+    except AssociationError:
+        raise
+    except ValueError as error:
+        raise AssociationError(f"{path}: not valid JSON: {error}") from error
+
+
+def _entries(path: Path, table: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the entries of 'products', having looked at their types."""
+    entries = table.get("products")
+    if not isinstance(entries, list) or not entries:
+        found = "no 'products'" if entries is None else f"'products' is {_kind(entries)}"
+        raise AssociationError(
+            f"{path}: not a level-3 association: {found}, expected a list of products")
+    for number, entry in enumerate(entries, 1):
+        members = entry.get("members") if isinstance(entry, dict) else None
+        if not isinstance(members, list):
+            raise AssociationError(f"{path}: not a level-3 association: product {number} has no "
+                                   "list 'members'")
+        for position, member in enumerate(members, 1):
+            for key in ("expname", "exptype"):
+                value = member.get(key) if isinstance(member, dict) else None
+                if not isinstance(value, str) or not value.strip():
+                    raise AssociationError(f"{path}: product {number}, member {position} has no "
+                                           f"{key!r}, expected a text")
+    return entries
+
+
+def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
+    name = _product_name(path, index, entry.get("name"))
+    members = tuple(
+        Member(path=path.parent / m["expname"].strip(), exptype=m["exptype"].strip().lower(),
+               expname=m["expname"].strip())
+        for m in entry["members"])
+    by_type = {t: tuple(m for m in members if m.exptype == t) for t in USED_TYPES}
+    ignored = tuple(m for m in members if m.exptype not in USED_TYPES)
+    for exptype, purpose in (("science", "exposure of the target"), ("psf", "reference exposure")):
+        if not by_type[exptype]:
+            found = ", ".join(sorted({m.exptype for m in members})) or "no members"
+            raise AssociationError(
+                f"{path}: {_label(name, index)} has no member with exptype {exptype!r} (found: "
+                f"{found}), expected at least one {purpose}")
+    return Product(name=name, members=members, ignored=ignored, **by_type)
+
+
+def _product_name(path: Path, index: int, name: Any) -> str | None:
+    if name is None or (isinstance(name, str) and not name.strip()):
+        return None
+    if not isinstance(name, str):
+        raise AssociationError(
+            f"{path}: the name of product {index + 1} is {_kind(name)}, expected a text")
+    return _file_name_part(path, f"the name of product {index + 1}", name)
+
+
+def _asn_id(path: Path, table: dict[str, Any]) -> str:
+    asn_id = _text(table.get("asn_id"))
+    if asn_id is None:
+        log.warning("%s: has no asn_id; using %s", path.name, DEFAULT_ASN_ID)
+        return DEFAULT_ASN_ID
+    return _file_name_part(path, "asn_id", asn_id)
+
+
+def _file_name_part(path: Path, what: str, text: str) -> str:
+    """Return `text` stripped, having made sure that it can stand in a file name."""
+    text = text.strip()
+    if not text.isprintable() or re.search(r"[/\\]", text) or text.startswith("."):
+        raise AssociationError(f"{path}: {what} is {text!r}, expected a text that can be part of "
+                               "a file name (no folders)")
+    return text
+
+
+def _check_files(path: Path, products: Sequence[Product]) -> None:
+    """Raise unless every science and psf member is a file; list all that are missing."""
+    used = {m.expname: m.path for p in products for m in (*p.science, *p.psf)}
+    missing = [name for name, file in used.items() if not os.path.exists(file)]
+    if missing:
+        count = f"{len(missing)} of {len(used)} members missing"
+        raise AssociationError(
+            f"{path}: {count} (looked for relative to {path.parent}): {', '.join(missing)}")
+    for name, file in used.items():
+        if not os.path.isfile(file):
+            what = "a folder" if os.path.isdir(file) else "not a regular file"
+            raise AssociationError(f"{path}: member {name} is {what}, expected a FITS file")
+
+
+def _check_unique(path: Path, products: Sequence[Product]) -> None:
+    """Raise where an exposure is listed twice or two outputs would have one file name."""
+    _check_names(path, [p.name for p in products])
+    by_root: dict[str, tuple[Path, str]] = {}
+    science_in: dict[Path, str] = {}
+    for index, product in enumerate(products):
+        label = _label(product.name, index)
+        exptype_of: dict[Path, str] = {}
+        for member in (*product.science, *product.psf):
+            file = member.path.resolve()
+            if file in exptype_of:
+                raise AssociationError(
+                    f"{path}: {label} lists {member.expname} twice (as {exptype_of[file]} and as "
+                    f"{member.exptype}), expected each exposure once")
+            exptype_of[file] = member.exptype
+            known, expname = by_root.setdefault(
+                exposure_root(member.expname), (file, member.expname))
+            if known != file:
+                raise AssociationError(
+                    f"{path}: members {expname} and {member.expname} differ, but their products "
+                    "would have the same names; expected distinct file names")
+        for member in product.science:
+            other = science_in.setdefault(member.path.resolve(), label)
+            if other != label:
+                raise AssociationError(
+                    f"{path}: {member.expname} is science in {other} and in {label}, whose psfsub "
+                    "would have the same name; expected it in one product")
+
+
+def _check_names(path: Path, names: Sequence[str | None]) -> None:
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if name is None:
+            continue
+        first = seen.setdefault(name.lower(), number)
+        if first != number:
+            raise AssociationError(f"{path}: products {first} and {number} would both be named "
+                                   f"{name}; expected a name of its own for each")
+
+
+def _label(name: str | None, index: int | None = None) -> str:
+    if name is not None:
+        return f"product {name}"
+    return "product without a name" if index is None else f"product {index + 1}"
+
+
+def _text(value: Any) -> str | None:
+    """Return a text or number as text; None where it says nothing."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return None
+    text = str(value).strip()
+    return None if text.lower() in _NOTHING else text
+
+
+def _pool(value: Any) -> str | None:
+    """Return the pool's name as it is, "none" included: products repeat it."""
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _program(value: Any) -> str | None:
+    text = _text(value)
+    return text.zfill(5) if text and text.isdigit() else _slug(text) or None
+
+
+def _slug(value: str | None) -> str:
+    """Return `value` in lower case without what has no place in a file name; "" for nothing."""
+    text = (value or "").strip().lower()
+    return "" if text in _NOTHING else re.sub(r"[^a-z0-9_+.]", "", text)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false",
+             int: "a number", float: "a number", type(None): "null"}
+    text = names.get(type(value), type(value).__name__)
+    return "an empty list" if value == [] else text

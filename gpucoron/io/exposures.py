@@ -1,0 +1,276 @@
+"""Reading exposures: ``_calints`` cubes and ``_cal`` images."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucoron.errors import ExposureError
+from gpucoron.io.association import exposure_root
+from gpucoron.io.fitsread import FitsFile, Hdu, open_fits
+from gpucoron.stack import VARIANCES, IntegrationStack, PlaneSource
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
+__all__ = ["Exposure", "ExposureMeta", "read_exposure", "read_meta"]
+
+log = logging.getLogger("gpucoron")
+
+EXPTYPES = ("science", "psf")
+
+
+def _key(keyword: str, home: str = "PRIMARY"):
+    """Declare a field of `ExposureMeta`: its keyword and the header where it belongs."""
+    return dataclasses.field(default=None, metadata={"keyword": keyword, "home": home})
+
+
+@dataclass(frozen=True)
+class ExposureMeta:
+    """What the steps and the products need to know of an exposure; None where the file lacks it.
+
+    Angles in degrees, lengths in arcsec, durations in s, times as MJD (UTC).
+    """
+
+    instrument: str | None = _key("INSTRUME")
+    detector: str | None = _key("DETECTOR")
+    channel: str | None = _key("CHANNEL")
+    filter: str | None = _key("FILTER")
+    pupil: str | None = _key("PUPIL")
+    coronmsk: str | None = _key("CORONMSK")
+    subarray: str | None = _key("SUBARRAY")
+    exp_type: str | None = _key("EXP_TYPE")
+    bunit: str | None = _key("BUNIT", "SCI")
+    pixar_sr: float | None = _key("PIXAR_SR", "SCI")
+    pixar_a2: float | None = _key("PIXAR_A2", "SCI")
+    substrt1: int | None = _key("SUBSTRT1")
+    substrt2: int | None = _key("SUBSTRT2")
+    ra_ref: float | None = _key("RA_REF", "SCI")
+    dec_ref: float | None = _key("DEC_REF", "SCI")
+    roll_ref: float | None = _key("ROLL_REF", "SCI")
+    v3i_yang: float | None = _key("V3I_YANG", "SCI")
+    vparity: int | None = _key("VPARITY", "SCI")
+    s_region: str | None = _key("S_REGION", "SCI")
+    program: str | None = _key("PROGRAM")
+    target: str | None = _key("TARGNAME")
+    date_obs: str | None = _key("DATE-OBS")
+    exposure_time: float | None = _key("XPOSURE", "SCI")
+    effective_exposure_time: float | None = _key("EFFEXPTM")
+    measurement_time: float | None = _key("TMEASURE")
+    duration: float | None = _key("DURATION")
+    elapsed_exposure_time: float | None = _key("TELAPSE", "SCI")
+    integration_time: float | None = _key("EFFINTTM")
+    start_time: float | None = _key("EXPSTART")
+    mid_time: float | None = _key("EXPMID")
+    end_time: float | None = _key("EXPEND")
+    nints: int | None = _key("NINTS")
+    ngroups: int | None = _key("NGROUPS")
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One exposure in memory.
+
+    Parameters
+    ----------
+    path : Path
+    root : str
+        File name without ``_calints.fits``; products are named after it.
+    exptype : str
+        "science" or "psf".
+    stack : IntegrationStack
+        Native float32 and uint32, contiguous; values exactly as in the file (NaN and inf too).
+    area : (ny, nx) float32 array or None
+    int_times : structured array or None
+        May have another number of rows than `stack` has integrations.
+    primary_header : astropy Header
+    headers : dict of str to astropy Header
+        Of all extensions, by EXTNAME.
+    asdf_bytes : bytes or None
+        Contents of the ASDF extension.
+    meta : ExposureMeta
+    """
+
+    path: Path
+    root: str
+    exptype: str
+    stack: IntegrationStack
+    area: np.ndarray | None
+    int_times: np.ndarray | None
+    primary_header: Header
+    headers: dict[str, Header]
+    asdf_bytes: bytes | None
+    meta: ExposureMeta
+
+
+def read_exposure(path: str | Path, exptype: str) -> Exposure:
+    """Read a ``_calints`` or ``_cal`` file.
+
+    Parameters
+    ----------
+    path : path
+    exptype : {"science", "psf"}
+        In any case.
+
+    Returns
+    -------
+    Exposure
+
+    Raises
+    ------
+    ExposureError
+        No such file, not FITS, cut short; no SCI, or SCI that is not 2-D or 3-D or has no pixels;
+        no ERR; ERR, DQ or VAR_* of another shape than SCI; a keyword of the wrong type.
+
+    Notes
+    -----
+    A 2-D image counts as one integration. No DQ: all zero, with a warning. An AREA of another
+    shape is left out with a warning, for nothing is computed from it. Values are not judged here.
+    """
+    exptype = exptype.strip().lower()
+    if exptype not in EXPTYPES:
+        raise ExposureError(f"{path}: exptype is {exptype!r}, expected 'science' or 'psf'")
+    file = open_fits(path, ExposureError)
+    sci = _science_hdu(file)
+    root = exposure_root(file.path)
+    stack = _read_stack(file, sci, root)
+    headers: dict[str, Any] = {}
+    for hdu in file.hdus[1:]:
+        headers.setdefault(hdu.name, hdu.header)
+    return Exposure(
+        path=file.path, root=root, exptype=exptype, stack=stack,
+        area=_read_area(file, stack.shape[1:]), int_times=_read_int_times(file, len(stack)),
+        primary_header=file.hdus[0].header, headers=headers,
+        asdf_bytes=_read_asdf(file), meta=_read_meta(file, sci))
+
+
+def read_meta(path: str | Path) -> ExposureMeta:
+    """Read the headers of an exposure alone.
+
+    Raises
+    ------
+    ExposureError
+        As `read_exposure`, as far as headers tell.
+    """
+    file = open_fits(path, ExposureError)
+    return _read_meta(file, _science_hdu(file))
+
+
+def _science_hdu(file: FitsFile) -> Hdu:
+    sci = file.find("SCI")
+    if sci is None:
+        raise ExposureError(f"{file.path}: has no SCI extension (found: {file.names}), expected a "
+                            "_calints or _cal file")
+    if not sci.is_image:
+        raise ExposureError(f"{file.path}: SCI is a table, expected an image")
+    if len(sci.shape) not in (2, 3):
+        found = f"has {len(sci.shape)} axes {sci.shape}" if sci.shape else "is empty (NAXIS = 0)"
+        raise ExposureError(f"{file.path}: SCI {found}, expected (nints, ny, nx) or (ny, nx): "
+                            "a _calints or _cal file")
+    if sci.empty:
+        raise ExposureError(f"{file.path}: SCI has shape {sci.shape}, expected at least one pixel "
+                            "and one integration")
+    return sci
+
+
+def _read_stack(file: FitsFile, sci: Hdu, root: str) -> IntegrationStack:
+    shape = sci.shape if len(sci.shape) == 3 else (1, *sci.shape)
+    err = _companion(file, "ERR", sci)
+    if err is None:
+        raise ExposureError(f"{file.path}: has no ERR data (found: {file.names}), expected errors "
+                            f"of shape {sci.shape} as SCI has")
+    dq = _companion(file, "DQ", sci)
+    if dq is None:
+        log.warning("%s: has no DQ data; taking all pixels as good", file.path.name)
+        bits = np.zeros(shape, np.uint32)
+    else:
+        bits = file.bits(dq).reshape(shape)
+    variances = {}
+    for name in VARIANCES:
+        hdu = _companion(file, name.upper(), sci)
+        variances[name] = None if hdu is None else file.floats(hdu).reshape(shape)
+    return IntegrationStack(
+        data=file.floats(sci).reshape(shape), err=file.floats(err).reshape(shape), dq=bits,
+        sources=tuple(PlaneSource(root, i) for i in range(1, shape[0] + 1)), **variances)
+
+
+def _companion(file: FitsFile, name: str, sci: Hdu) -> Hdu | None:
+    """Return the HDU called `name`, which must be like SCI; None where absent or empty."""
+    hdu = file.find(name)
+    if hdu is None or (hdu.is_image and hdu.empty):
+        return None
+    if not hdu.is_image:
+        raise ExposureError(f"{file.path}: {name} is a table, expected an image as SCI is")
+    if hdu.shape != sci.shape:
+        raise ExposureError(f"{file.path}: {name} has shape {hdu.shape}, expected {sci.shape} as "
+                            "SCI has")
+    return hdu
+
+
+def _read_area(file: FitsFile, shape: tuple[int, int]) -> np.ndarray | None:
+    hdu = file.find("AREA")
+    if hdu is None or hdu.empty:
+        return None
+    if not hdu.is_image or hdu.shape != shape:
+        log.warning("%s: leaving out AREA of shape %s, expected %s", file.path.name, hdu.shape,
+                    shape)
+        return None
+    return file.floats(hdu)
+
+
+def _read_int_times(file: FitsFile, nints: int) -> np.ndarray | None:
+    hdu = file.find("INT_TIMES")
+    if hdu is None or hdu.empty:
+        return None
+    table = file.table(hdu)
+    if table is not None and len(table) < nints:
+        log.warning("%s: INT_TIMES has %d rows for %d integrations", file.path.name, len(table),
+                    nints)
+    return table
+
+
+def _read_asdf(file: FitsFile) -> bytes | None:
+    """Return the ASDF file inside: one table cell of bytes, or (written long ago) an image."""
+    hdu = file.find("ASDF")
+    if hdu is None or hdu.empty:
+        return None
+    if hdu.bitpix != 8:
+        raise ExposureError(f"{file.path}: ASDF has BITPIX {hdu.bitpix}, expected bytes")
+    return file.raw_bytes(hdu)
+
+
+def _read_meta(file: FitsFile, sci: Hdu) -> ExposureMeta:
+    headers = {"PRIMARY": file.hdus[0].header, "SCI": sci.header}
+    values = {}
+    for field in dataclasses.fields(ExposureMeta):
+        keyword, home = field.metadata["keyword"], field.metadata["home"]
+        other = "SCI" if home == "PRIMARY" else "PRIMARY"
+        for place in (home, other):
+            value = _card(file, headers[place], keyword, str(field.type).split(" ")[0])
+            if value is not None:
+                values[field.name] = value
+                break
+    return ExposureMeta(**values)
+
+
+def _card(file: FitsFile, header: Any, keyword: str, kind: str) -> Any:
+    """Return a keyword's value as `kind`; None where absent or blank."""
+    from astropy.io.fits.card import Undefined
+
+    value = header.get(keyword)
+    if isinstance(value, str):
+        value = value.strip() or None
+    if value is None or isinstance(value, Undefined):
+        return None
+    if kind == "str":
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ExposureError(f"{file.path}: keyword {keyword} is {value!r}, expected a number")
+    if kind == "int" and value != int(value):
+        raise ExposureError(f"{file.path}: keyword {keyword} is {value!r}, expected an integer")
+    return int(value) if kind == "int" else float(value)

@@ -1,0 +1,337 @@
+"""Looking into a FITS file without trusting it.
+
+The walk from header to header is done here, each claim compared with the file's size before
+anything is made of it: astropy's own walk takes a header at its word (NAXIS = 99999999999999 keeps
+it busy until memory runs out), and it reads unsigned integers through double precision. Header
+objects are astropy's; pixels come by memory map and one copy.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucoron.errors import InputError
+
+__all__ = ["FitsFile", "Hdu", "open_fits"]
+
+log = logging.getLogger("gpucoron")
+
+_RAW_DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
+_TABLE_DTYPES = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
+# a card by the standard; parsing those that are not costs more than reading the pixels
+_PLAIN_CARD = re.compile(
+    rb"""(?: [A-Z0-9_-]+\ *=\ \ * (?: '(?:[^']|'')*' | [TF] | [+-]?\d+\.?\d*(?:[ED][+-]?\d+)? )?
+         \ *(?:/[\x20-\x7e]*)?
+       | CONTINUE\ \ '(?:[^']|'')*'\ *(?:/[\x20-\x7e]*)?
+       | (?: COMMENT | HISTORY | END\ {5} | \ {8} )[\x20-\x7e]* )\Z""", re.VERBOSE)
+_BLOCK = 2880
+_CARD = 80
+_MAX_HEADER = 8192 * _BLOCK  # 300 000 cards; what has no END by then is not a header
+
+
+@dataclass(frozen=True)
+class Hdu:
+    """One header and where its data lie; `shape` is in NumPy's order, () where there are none."""
+
+    name: str
+    header: Any
+    kind: str  # XTENSION; IMAGE for the primary HDU
+    bitpix: int
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int  # of data, without the padding of the last block
+
+    @property
+    def is_image(self) -> bool:
+        """True for the primary HDU and image extensions."""
+        return self.kind == "IMAGE"
+
+    @property
+    def empty(self) -> bool:
+        """True where there are no data: NAXIS = 0, or an axis of length 0."""
+        return not self.shape or 0 in self.shape
+
+
+@dataclass(frozen=True)
+class FitsFile:
+    """The HDUs of one file, whose sizes have been checked against the file's.
+
+    Parameters
+    ----------
+    path : Path
+    error : type
+        The exception that its methods raise, a kind of `InputError`.
+    hdus : tuple of Hdu
+    """
+
+    path: Path
+    error: type[InputError]
+    hdus: tuple[Hdu, ...]
+
+    @property
+    def names(self) -> str:
+        """Names of the HDUs, for messages."""
+        return ", ".join(h.name or "(no name)" for h in self.hdus)
+
+    def find(self, name: str) -> Hdu | None:
+        """Return the HDU called `name`, None where there is none; two of them are an error."""
+        found = [h for h in self.hdus if h.name == name]
+        if len(found) > 1:
+            raise self.error(f"{self.path}: has {len(found)} {name} extensions, expected one")
+        return found[0] if found else None
+
+    def floats(self, hdu: Hdu, dtype: str = "float32") -> np.ndarray:
+        """Read an image as floats, native and contiguous, BSCALE and BZERO applied, BLANK as NaN.
+
+        Values beyond the range of `dtype` become infinite.
+        """
+        raw = self._raw(hdu)
+        scale, zero, blank = self._scaling(hdu)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if (scale, zero) == (1, 0) and blank is None:
+                return raw.astype(dtype, order="C", subok=False)
+            values = raw.astype(np.float64, subok=False) * scale + zero
+            if blank is not None and raw.dtype.kind != "f":
+                values[raw == blank] = np.nan
+            return values.astype(dtype, order="C", copy=False)
+
+    def bits(self, hdu: Hdu) -> np.ndarray:
+        """Read an image of data quality bits as native uint32.
+
+        Notes
+        -----
+        Unsigned integers are stored as signed ones with BZERO = 2**31. Exchanging the sign bit
+        gives the same numbers as adding BZERO, without the way through double precision.
+        """
+        raw = self._raw(hdu)
+        scale, zero, _ = self._scaling(hdu)
+        if raw.dtype == ">i4" and scale == 1 and zero in (0, 2**31):
+            values = raw.view(">u4").astype(np.uint32, order="C", subok=False)
+            if zero:
+                values ^= np.uint32(2**31)
+            return values
+        if raw.dtype.kind != "f" and raw.dtype.itemsize < 8 and scale == 1 and zero == int(zero):
+            wide = raw.astype(np.int64, subok=False) + int(zero)
+        else:
+            wide = raw.astype(np.float64, subok=False) * scale + zero
+        fits_in = np.all((wide >= 0) & (wide < 2**32)) and np.all(wide == np.floor(wide))
+        if not fits_in:
+            raise self.error(f"{self.path}: {hdu.name} holds values that are not unsigned 32-bit "
+                             "integers, expected data quality bits")
+        return np.ascontiguousarray(wide, dtype=np.uint32)
+
+    def table(self, hdu: Hdu) -> np.ndarray | None:
+        """Read a binary table as a native structured array.
+
+        Returns
+        -------
+        structured array or None
+            None, with a warning, for what is no binary table of plain numbers and texts.
+        """
+        try:
+            dtype = _table_dtype(hdu)
+        except ValueError as problem:
+            log.warning("%s: leaving out %s: %s", self.path.name, hdu.name, problem)
+            return None
+        rows = np.memmap(self.path, dtype=dtype, mode="r", offset=hdu.offset, shape=hdu.shape[:1])
+        return rows.astype(dtype.newbyteorder("="), subok=False)
+
+    def raw_bytes(self, hdu: Hdu) -> bytes:
+        """Return the data as stored, without the padding of the last block."""
+        with open(self.path, "rb") as file:
+            file.seek(hdu.offset)
+            return file.read(hdu.nbytes)
+
+    def _raw(self, hdu: Hdu) -> np.ndarray:
+        if not hdu.is_image:
+            raise self.error(f"{self.path}: {hdu.name} is a table, expected an image")
+        return np.memmap(self.path, dtype=_RAW_DTYPES[hdu.bitpix], mode="r", offset=hdu.offset,
+                         shape=hdu.shape)
+
+    def _scaling(self, hdu: Hdu):
+        values = {k: hdu.header.get(k, d)
+                  for k, d in (("BSCALE", 1), ("BZERO", 0), ("BLANK", None))}
+        for keyword, value in values.items():
+            if value is not None and not _is_number(value):
+                raise self.error(f"{self.path}: {keyword} of {hdu.name} is {value!r}, expected a "
+                                 "number")
+        return values.values()
+
+
+def open_fits(path: str | Path, error: type[InputError]) -> FitsFile:
+    """Read all headers of a FITS file and make sure that its data are all there.
+
+    Parameters
+    ----------
+    path : path
+    error : type
+        The exception to raise, a kind of `InputError`.
+
+    Returns
+    -------
+    FitsFile
+
+    Raises
+    ------
+    InputError
+        (as `error`) No such file, not FITS, compressed, cut short, or a header that makes no sense.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise error(f"{path}: is a folder, expected a FITS file")
+        with open(path, "rb") as file:
+            _check_start(path, file.read(9), error)
+            hdus = tuple(_walk(path, file, os.fstat(file.fileno()).st_size, error))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file, expected a FITS file") from None
+    except InputError:
+        raise
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{path}: cannot be read: {reason}") from problem
+    return FitsFile(path, error, hdus)
+
+
+def _check_start(path: Path, head: bytes, error: type[InputError]) -> None:
+    if head[:2] == b"\x1f\x8b":
+        raise error(f"{path}: is compressed with gzip, expected plain FITS (gunzip it)")
+    if head != b"SIMPLE  =":
+        found = f"begins with {head!r}" if head else "is empty"
+        raise error(f"{path}: not a FITS file: {found}, expected b'SIMPLE  ='")
+
+
+def _walk(path: Path, file, size: int, error: type[InputError]):
+    """Yield the HDUs, each after its end has been compared with the size of the file."""
+    position, last = 0, None
+    while position < size:
+        file.seek(position)
+        if position and file.read(8) != b"XTENSION":
+            file.seek(position)
+            if file.read(_BLOCK).strip(b"\0 "):
+                log.warning("%s: ignoring %d bytes after the last extension, %s",
+                            path.name, size - position, last)
+            return
+        raw = _header_bytes(file, position)
+        if raw is None:
+            after = f"after {last} " if last else ""
+            raise error(f"{path}: is cut short or damaged: the header {after}at byte {position} "
+                        f"of {size} has no END")
+        hdu = _hdu(path, raw, position + len(raw), error)
+        end = hdu.offset + hdu.nbytes
+        if end > size:
+            raise error(f"{path}: is cut short: by its header {hdu.name} ends at byte {end}, but "
+                        f"the file has {size} bytes")
+        position = hdu.offset + -(-hdu.nbytes // _BLOCK) * _BLOCK
+        if position > size:
+            log.warning("%s: lacks the padding after the last extension, %s", path.name, hdu.name)
+        last = hdu.name
+        yield hdu
+
+
+def _header_bytes(file, position: int) -> bytes | None:
+    """Return the blocks of a header up to and with the one that holds END."""
+    file.seek(position)
+    blocks: list[bytes] = []
+    while len(blocks) * _BLOCK < _MAX_HEADER:
+        block = file.read(_BLOCK)
+        if len(block) < _BLOCK:
+            return None
+        blocks.append(block)
+        if any(block[i:i + 8] == b"END     " for i in range(0, _BLOCK, _CARD)):
+            return b"".join(blocks)
+    return None
+
+
+def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
+    """Make an `Hdu` of the blocks of a header."""
+    cards = {raw[i:i + 8].rstrip(): raw[i + 10:i + _CARD]
+             for i in range(len(raw) - _CARD, -1, -_CARD) if raw[i + 8:i + 10] == b"= "}
+    kind = cards.get(b"XTENSION", b"'IMAGE'").split(b"'")[1:2]
+    header, name = _header(path, raw, primary=b"XTENSION" not in cards)
+
+    def integer(keyword: str, low: int, high: int | None = None, default: int | None = None) -> int:
+        text = cards.get(keyword.encode())
+        if text is None and default is not None:
+            return default
+        value = (text or b"").split(b"/")[0].strip()
+        if not re.fullmatch(rb"[+-]?\d{1,18}", value) or not low <= int(value) <= (high or 10**18):
+            raise error(f"{path}: {keyword} of {name} is {value.decode('latin1') or 'missing'}, "
+                        f"expected an integer of {low} or more" + (f", to {high}" if high else ""))
+        return int(value)
+
+    bitpix = integer("BITPIX", -64, 64)
+    if bitpix not in _RAW_DTYPES:
+        raise error(f"{path}: BITPIX of {name} is {bitpix}, expected 8, 16, 32, 64, -32 or -64")
+    shape = tuple(integer(f"NAXIS{i}", 0) for i in range(integer("NAXIS", 0, 999), 0, -1))
+    count = 1 if shape else 0
+    for length in shape:
+        count *= length
+    groups = integer("GCOUNT", 0, default=1)
+    nbytes = abs(bitpix) // 8 * groups * (integer("PCOUNT", 0, default=0) + count)
+    return Hdu(name, header, kind[0].decode("latin1").strip() if kind else "", bitpix, shape,
+               offset, nbytes)
+
+
+def _header(path: Path, raw: bytes, primary: bool):
+    """Return the header as an astropy object without the cards that cannot be read, and its name.
+
+    A card against the standard would raise wherever it is used next, so that it goes here.
+    """
+    from astropy.io import fits
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # astropy's remarks on harmless breaches of the standard
+        header = fits.Header.fromstring(raw.decode("latin1").encode("ascii", "replace"))
+        plain = all(_PLAIN_CARD.match(raw, i, i + _CARD) for i in range(0, len(raw), _CARD))
+        broken = [] if plain else [i for i, c in enumerate(header.cards) if not _readable(c)]
+        for i in reversed(broken):
+            log.warning("%s: ignoring a header card that is not FITS: %s", path.name,
+                        str(header.cards[i].image).strip()[:_CARD])
+            del header[i]
+        name = header.get("EXTNAME")
+    if not isinstance(name, str) or not name.strip():
+        name = "PRIMARY" if primary else "(no name)"
+    return header, name.strip().upper()
+
+
+def _readable(card) -> bool:
+    from astropy.io.fits.verify import VerifyError
+
+    try:
+        parts = (card.keyword, card.value, card.comment)  # each is parsed on first use
+    except (VerifyError, ValueError):
+        return False
+    return len(parts) == 3
+
+
+def _table_dtype(hdu: Hdu) -> np.dtype:
+    """Return the dtype of a binary table's rows; ValueError where it is not a plain one."""
+    header = hdu.header
+    if hdu.kind != "BINTABLE" or len(hdu.shape) != 2:
+        raise ValueError("expected a binary table")
+    fields = []
+    for i in range(1, int(header.get("TFIELDS", 0)) + 1):
+        form = re.fullmatch(r"(\d*)([LBIJKEDA])", str(header.get(f"TFORM{i}", "")).strip())
+        if not form or f"TSCAL{i}" in header or f"TZERO{i}" in header:
+            raise ValueError(f"column {i} is {header.get(f'TFORM{i}')!r}, expected plain numbers")
+        repeat = int(form[1] or 1)
+        shape = () if repeat == 1 or form[2] == "A" else (repeat,)
+        code = f"S{repeat}" if form[2] == "A" else _TABLE_DTYPES[form[2]]
+        fields.append((str(header.get(f"TTYPE{i}", f"col{i}")), code, shape))
+    dtype = np.dtype(fields)
+    if dtype.itemsize != hdu.shape[1] or not fields:
+        raise ValueError(f"its columns take {dtype.itemsize} bytes, but its rows {hdu.shape[1]}")
+    return dtype
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

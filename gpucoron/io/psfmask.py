@@ -1,0 +1,184 @@
+"""The psfmask: which pixels count when a reference is aligned, and where it comes from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucoron.errors import MaskError
+from gpucoron.io.fitsread import open_fits
+
+if TYPE_CHECKING:
+    from gpucoron.io.exposures import Exposure, ExposureMeta
+
+__all__ = ["find_psfmask", "read_psfmask"]
+
+log = logging.getLogger("gpucoron")
+
+
+def read_psfmask(
+    path: str | Path, shape: tuple[int, int], meta: ExposureMeta | None = None
+) -> np.ndarray:
+    """Read a psfmask reference file.
+
+    Parameters
+    ----------
+    path : path
+        Its SCI extension is read, or its primary HDU where there is no SCI.
+    shape : (ny, nx)
+        Shape of the exposures' images.
+    meta : ExposureMeta or None
+        Of an exposure; a mask made for another instrument or coronagraph gives a warning.
+
+    Returns
+    -------
+    (ny, nx) float64 array
+        Weights that multiply the residual of the fit: 1 counts in full, 0 not at all.
+
+    Raises
+    ------
+    MaskError
+        Unreadable, no image, another shape, NaN, infinite or negative values, or all zero.
+    """
+    file = open_fits(path, MaskError)
+    hdu = file.find("SCI") or file.hdus[0]
+    if not hdu.is_image:
+        raise MaskError(f"{path}: {hdu.name} is a table, expected an image of shape {shape}")
+    if hdu.empty:
+        raise MaskError(f"{path}: no image in SCI or the primary HDU (found: {file.names}), "
+                        f"expected one of shape {shape}")
+    if hdu.shape != tuple(shape):
+        raise MaskError(f"{path}: the psfmask has shape {hdu.shape}, but the exposures have "
+                        f"{tuple(shape)}; expected the same (give another with --psfmask)")
+    mask = file.floats(hdu, "float64")
+    _check_values(path, mask)
+    if meta is not None:
+        _compare_optics(file.path.name, file.hdus[0].header, meta)
+    return mask
+
+
+def find_psfmask(
+    option_path: str | Path | None, exposure: Exposure
+) -> tuple[np.ndarray, str, str]:
+    """Return the psfmask that an exposure should use.
+
+    Parameters
+    ----------
+    option_path : path or None
+        What the user asked for.
+    exposure : Exposure
+        A science exposure; gives the shape, and the keywords by which CRDS chooses.
+
+    Returns
+    -------
+    mask : (ny, nx) float64 array
+    name : str
+        For the keyword R_PSFMAS: the path as given, ``crds://<file>``, or ``N/A``.
+    how : str
+        Where the mask came from, in words.
+
+    Raises
+    ------
+    MaskError
+        A mask was given or found, and cannot be used (see `read_psfmask`).
+
+    Notes
+    -----
+    Without `option_path`, CRDS is asked if the package ``crds`` is installed and configured:
+    CRDS_PATH set, and a context known from CRDS_CONTEXT, from CRDS_SERVER_URL, or from the cache.
+    Nothing goes over the network unless CRDS_SERVER_URL is set. Otherwise every weight is 1.
+    """
+    shape = exposure.stack.shape[1:]
+    if option_path is not None:
+        mask = read_psfmask(option_path, shape, exposure.meta)
+        return mask, str(option_path), f"given: {option_path}"
+    found, reason = _ask_crds(exposure)
+    if found is not None:
+        name = f"crds://{found.name}"
+        log.info("psfmask: %s, chosen by CRDS", found.name)
+        return read_psfmask(found, shape, exposure.meta), name, f"chosen by CRDS: {found.name}"
+    log.info("psfmask: none given and %s; built in: all ones, every pixel counts", reason)
+    return np.ones(shape), "N/A", f"built in: all ones ({reason})"
+
+
+def _check_values(path: str | Path, mask: np.ndarray) -> None:
+    nan, infinite = int(np.isnan(mask).sum()), int(np.isinf(mask).sum())
+    if nan or infinite:
+        raise MaskError(f"{path}: the psfmask has {nan} NaN and {infinite} infinite values, "
+                        "expected numbers of 0 or more")
+    if mask.min() < 0:
+        raise MaskError(f"{path}: the psfmask has {int((mask < 0).sum())} negative values (lowest "
+                        f"{mask.min():g}), expected numbers of 0 or more")
+    if not mask.any():
+        raise MaskError(f"{path}: the psfmask is 0 everywhere and leaves no pixel to fit, "
+                        "expected 1 where a pixel counts")
+
+
+def _compare_optics(name: str, header, meta: ExposureMeta) -> None:
+    """Warn where the mask was made for another instrument or coronagraph mask."""
+    for keyword, ours in (("INSTRUME", meta.instrument), ("CORONMSK", meta.coronmsk)):
+        theirs = header.get(keyword)
+        if isinstance(theirs, str) and theirs.strip() and ours and _same(theirs) != _same(ours):
+            log.warning("%s: the psfmask was made for %s %s, but the exposures have %s",
+                        name, keyword, theirs.strip(), ours)
+
+
+def _same(text: str) -> str:
+    """Drop NIRCam's module letter: MASKA335R and MASK335R are one mask."""
+    return re.sub(r"^MASK[AB](?=\d|LWB|SWB)", "MASK", text.strip().upper())
+
+
+def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:
+    """Return the mask that CRDS recommends, or None and the reason."""
+    reason = _not_configured()
+    if reason:
+        return None, reason
+    try:
+        import crds
+
+        chosen = crds.getreferences(
+            _crds_parameters(exposure), reftypes=["psfmask"], observatory="jwst")
+    except Exception as problem:  # whatever CRDS raises, the run can go on without it
+        text = (str(problem).splitlines() or [type(problem).__name__])[0]
+        log.warning("psfmask: CRDS is configured but gave no answer: %s", text)
+        return None, "CRDS failed"
+    answer = str(chosen.get("psfmask", "N/A"))
+    if "NOT FOUND" in answer.upper() or answer.upper().endswith("N/A"):
+        return None, "CRDS has none for this instrument mode"
+    path = Path(answer)
+    if not path.is_file():
+        log.warning("psfmask: CRDS chose %s, which is not in its cache", path.name)
+        return None, f"{path.name} is not in the CRDS cache"
+    return path, ""
+
+
+def _not_configured() -> str:
+    """Say what CRDS lacks; "" where it can be asked. Imports nothing."""
+    cache = os.environ.get("CRDS_PATH", "").strip()
+    if not cache:
+        return "CRDS is not configured (no CRDS_PATH)"
+    if find_spec("crds") is None:
+        return "the package crds is not installed"
+    if not (os.environ.get("CRDS_CONTEXT") or os.environ.get("CRDS_SERVER_URL")
+            or Path(cache, "config", "jwst", "server_config").is_file()):
+        return "CRDS has no context (no CRDS_CONTEXT, no CRDS_SERVER_URL, none in its cache)"
+    return ""
+
+
+def _crds_parameters(exposure: Exposure) -> dict[str, str]:
+    meta = exposure.meta
+    values = {
+        "META.TELESCOPE": "JWST", "META.INSTRUMENT.NAME": meta.instrument,
+        "META.INSTRUMENT.DETECTOR": meta.detector, "META.INSTRUMENT.CHANNEL": meta.channel,
+        "META.INSTRUMENT.FILTER": meta.filter, "META.INSTRUMENT.PUPIL": meta.pupil,
+        "META.INSTRUMENT.CORONAGRAPH": meta.coronmsk, "META.SUBARRAY.NAME": meta.subarray,
+        "META.EXPOSURE.TYPE": meta.exp_type, "META.OBSERVATION.DATE": meta.date_obs,
+        "META.OBSERVATION.TIME": exposure.primary_header.get("TIME-OBS"),
+    }
+    return {key: value for key, value in values.items() if isinstance(value, str)}
