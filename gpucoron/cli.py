@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gpucoron import __version__
 from gpucoron.errors import GpucoronError, OutputError, UsageError
 
 __all__ = ["PRODUCTS", "main"]
@@ -141,8 +142,8 @@ def run_parser() -> Parser:
     return parser
 
 
-def add_run_options(parser: Parser) -> None:
-    """Add the options that say how a run works."""
+def add_run_options(parser: Parser, output_dir: bool = True) -> None:
+    """Add the options that say how a run works; `output_dir` tells whether that is one of them."""
     work = parser.add_argument_group("the work")
     work.add_argument("--device", default="auto", metavar="auto|cpu|N",
                       help="where to compute: the CPU, or a CUDA device by number (default: auto)")
@@ -158,8 +159,9 @@ def add_run_options(parser: Parser) -> None:
     work.add_argument("--params", action="append", default=[], metavar="FILE",
                       help="parameter file: TOML, or ASDF as jwst writes it; may be repeated")
     files = parser.add_argument_group("files")
-    files.add_argument("--output-dir", default=".", metavar="DIR",
-                       help="where products go (default: the current folder)")
+    if output_dir:
+        files.add_argument("--output-dir", default=".", metavar="DIR",
+                           help="where products go (default: the current folder)")
     files.add_argument("--save", type=_products, metavar="PRODUCT,...",
                        help=f"write only these, of {', '.join(PRODUCTS)}, or all "
                             "(default: all but median)")
@@ -212,8 +214,8 @@ def run_association(options: argparse.Namespace, console):
     result = pipeline.run(
         options.asn, device=device, output_dir=options.output_dir,
         align=parameters.align_refs.align, psfmask=options.psfmask, preset=parameters.preset,
-        parameters=parameters, save=_chosen(options, parameters), overwrite=options.overwrite,
-        progress=console.progress)
+        parameters=parameters, save=_chosen(options, parameters), keep=(),
+        overwrite=options.overwrite, progress=console.progress)
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
         for path in result.files:
@@ -261,15 +263,13 @@ def _parameter_list() -> str:
 
 
 class _Version(argparse.Action):
-    """Find the version only where it is asked for."""
+    """Show the version and leave."""
 
     def __init__(self, option_strings, dest, **kwargs):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)
 
     def __call__(self, parser, *unused):
-        from importlib.metadata import version
-
-        sys.stdout.write(f"gpucoron {version('gpucoron')}\n")
+        sys.stdout.write(f"gpucoron {__version__}\n")
         parser.exit()
 
 
@@ -284,11 +284,17 @@ def _write_text(path: str, text: str) -> None:
 
 
 def _simulate(argv: list[str]) -> int:
-    from gpucoron.simulate import cli as simulate
+    from gpucoron import simulate
 
-    parser = Parser(prog="gpucoron simulate", description=COMMANDS["simulate"])
+    parser = Parser(prog="gpucoron simulate", description=COMMANDS["simulate"], epilog=EXIT_CODES)
     simulate.add_arguments(parser)
-    return simulate.run_from_arguments(parser.parse_args(argv)) or 0
+    add_talk_options(parser)
+    options = parser.parse_args(argv)
+    with run_console(options):
+        made = simulate.from_arguments(options)
+    if not options.quiet:
+        sys.stdout.write(f"{made.asn}\n")
+    return 0
 
 
 def _demo(argv: list[str]) -> int:

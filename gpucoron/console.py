@@ -37,7 +37,7 @@ class _StreamHandler(logging.Handler):
         self.owner = owner
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING and record.name == log.name:
+        if record.levelno >= logging.WARNING:
             self.owner.seen_warnings.append(record.getMessage())
         if record.levelno >= self.owner.level:
             self.owner.write(self.format(record))
@@ -153,13 +153,13 @@ class _Lines:
             return
         tenth = 10 * done // total
         before, since = self.shown.get(step, (-1, time.monotonic()))
-        if tenth < before:  # the step runs again, on another product
-            before, since = -1, time.monotonic()
         if tenth > before:
             # Short steps speak once, at their end; long ones whenever a tenth is done.
             if tenth == 10 or (before >= 0 and time.monotonic() - since > 2):
                 log.info("%s: %d of %d%s", step, done, total, f", {text}" if text else "")
             self.shown[step] = (tenth, since)
+        if tenth == 10:
+            del self.shown[step]  # it may run again, on another exposure
 
     def close(self) -> None:
         self.shown.clear()

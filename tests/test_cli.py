@@ -61,7 +61,7 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
     assert callable(call.pop("progress"))
     assert call == {
         "asn": "asn.json", "output_dir": ".", "align": "each", "psfmask": None, "preset": None,
-        "parameters": Parameters(), "overwrite": True,
+        "parameters": Parameters(), "overwrite": True, "keep": (),
         "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}}
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a_i2d.fits\n"
@@ -284,7 +284,9 @@ def test_short_steps_speak_once():
         for _ in range(2):  # two products
             for done in range(101):
                 console.progress("klip", done, 100)
-    assert [line[10:] for line in stream.getvalue().splitlines()] == 2 * ["klip: 100 of 100"]
+            console.progress("resample", 1, 1)
+    assert [line[10:] for line in stream.getvalue().splitlines()] == 2 * [
+        "klip: 100 of 100", "resample: 1 of 1"]
 
 
 def test_progress_on_a_terminal_draws_bars_and_lines():

@@ -1,0 +1,151 @@
+"""``gpucoron demo``: simulate, run, and hold what is found against the truth."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpucoron.cli import (
+    COMMANDS,
+    EXIT_CODES,
+    Parser,
+    add_run_options,
+    run_association,
+    run_console,
+)
+from gpucoron.console import format_table
+from gpucoron.errors import OutputError
+
+__all__ = ["find_planets", "main", "planet_lines"]
+
+log = logging.getLogger("gpucoron")
+
+_ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre, 6.5 m across
+
+
+def main(argv: list[str]) -> int:
+    """Run ``gpucoron demo``."""
+    options = _parser().parse_args(argv)
+    directory = Path(options.directory)
+    with run_console(options) as console:
+        simulation = _simulate(options, directory / "input")
+        options.asn = simulation.asn
+        options.psfmask = options.psfmask or str(simulation.psfmask)
+        options.output_dir = str(directory / "products")
+        log.info("running gpucoron %s --psfmask %s --output-dir %s",
+                 options.asn, options.psfmask, options.output_dir)
+        result = run_association(options, console)
+        images = [Path(file) for file in result.files if str(file).endswith("_i2d.fits")]
+        if images and not options.quiet:
+            for line in planet_lines(images[0], simulation):
+                sys.stdout.write(line + "\n")
+    return 0
+
+
+def _parser() -> Parser:
+    from gpucoron.simulate.options import INSTRUMENT_NAMES
+
+    parser = Parser(
+        prog="gpucoron demo", epilog=EXIT_CODES,
+        description=f"{COMMANDS['demo'].capitalize()}: planets are injected into a realistic small "
+                    "association,\nwhich is then run as `gpucoron ASN` would. Exposures go to "
+                    "DIR/input, products to DIR/products.")
+    parser.add_argument("directory", metavar="DIR", nargs="?", default="gpucoron-demo",
+                        help="where to work (default: gpucoron-demo)")
+    parser.add_argument("--instrument", choices=INSTRUMENT_NAMES, default="nircam",
+                        help="coronagraph to simulate (default: nircam)")
+    parser.add_argument("--seed", type=int, default=0, help="another number, other noise")
+    add_run_options(parser, output_dir=False)
+    return parser
+
+
+def _simulate(options: argparse.Namespace, directory: Path):
+    from gpucoron.simulate import DEMO, simulate
+
+    log.info("simulating %s exposures in %s (seed %d)", options.instrument, directory, options.seed)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"{directory}: cannot be made: {problem.strerror}") from None
+    wanted = dict(DEMO)
+    if options.instrument == "miri-lyot":
+        del wanted["shape"]  # its mask is as large as the cut-out
+    return simulate(directory, options.instrument, options.seed, overwrite=options.overwrite,
+                    **wanted)
+
+
+def find_planets(path, planets, star):
+    """Look for injected planets in an i2d file.
+
+    Parameters
+    ----------
+    path : path
+        The i2d product.
+    planets : sequence with ``ra`` and ``dec``, degrees
+        The truth.
+    star : (ra, dec), degrees
+
+    Returns
+    -------
+    list of (expected, Detection)
+        For each planet its pixel (x, y) according to the i2d's WCS, and what is there.
+    pixel_scale : float
+        arcsec.
+    """
+    from astropy.wcs import WCS
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    from gpucoron.detection import detect
+    from gpucoron.errors import ExposureError
+    from gpucoron.io.fitsread import open_fits
+
+    file = open_fits(path, ExposureError)
+    sci = file.find("SCI")
+    image, wcs = file.floats(sci), WCS(sci.header).celestial
+    scale = float(proj_plane_pixel_scales(wcs).mean()) * 3600
+    fwhm_px = psf_fwhm(str(file.hdus[0].header["FILTER"])) / scale
+    places = [tuple(float(v) for v in wcs.all_world2pix(*sky, 0))
+              for sky in (star, *((p.ra, p.dec) for p in planets))]
+    found = [
+        (place, detect(image, place, places[0], fwhm_px=fwhm_px,
+                       others=[p for p in places[1:] if p != place]))
+        for place in places[1:]
+    ]
+    return found, scale
+
+
+def psf_fwhm(filter_name: str) -> float:
+    """Return the width of JWST's PSF behind a Lyot stop, arcsec, for a filter such as F444W.
+
+    The stops leave about nine tenths of the aperture's width.
+    """
+    digits = re.search(r"\d+", filter_name)
+    wavelength_um = int(digits.group()) / 100 if digits else 4.4
+    return 1.1 * wavelength_um * _ARCSEC_PER_LAMBDA_OVER_D
+
+
+def planet_lines(path, simulation) -> Iterator[str]:
+    """Tell what was found of each injected planet, beside the truth."""
+    found, scale = find_planets(path, simulation.planets, simulation.star)
+    yield ""
+    yield f"injected planets in {path}:"
+    header = ("planet", "separation", "PA", "contrast", "true x", "y", "found x", "y", "offset",
+              "", "SNR", "significance")
+    rows = []
+    for number, (truth, (place, seen)) in enumerate(
+            zip(simulation.planets, found, strict=True), 1):
+        offset = math.hypot(seen.x - place[0], seen.y - place[1])
+        rows.append((
+            str(number), f'{truth.separation:.2f}"', f"{truth.angle:.0f} deg",
+            f"{truth.contrast:.1e}", f"{place[0]:.2f}", f"{place[1]:.2f}", f"{seen.x:.2f}",
+            f"{seen.y:.2f}", f"{offset:.2f} px", f"{1000 * offset * scale:.0f} mas",
+            f"{seen.snr:.1f}", f"{seen.significance:.1f} sigma"))
+    yield from (f"  {line}" for line in format_table(rows, header, right=tuple(range(1, 12))))
+    yield "x, y: pixels of the i2d counted from 0, the truth put through its WCS. SNR: aperture"
+    yield "photometry against the noise at the same separation; significance allows for how few"
+    yield "apertures that noise is known from (Mawet et al. 2014)."
