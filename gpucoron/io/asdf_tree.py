@@ -98,7 +98,7 @@ def _rewritten(blob: bytes) -> bytes:
     """Return a blob of the same GWCS in the layout that asdf writes today."""
     import asdf
 
-    with asdf.open(io.BytesIO(blob), memmap=False, lazy_load=False) as tree:
+    with asdf.open(io.BytesIO(blob), memmap=False) as tree:
         wcs = tree.tree.get("meta", {}).get("wcs")
         return wcs_blob(wcs) if wcs is not None else b""
 
@@ -174,6 +174,8 @@ def _meta_text(rest: str, values: Mapping[str, Any]) -> str:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     node = yaml.compose(f"%TAG ! {_TAG}\n---\n{rest}", Loader=loader) if rest.strip() else None
     merged = _merge(node, values, "", {row.attribute for row in keywords()})
+    if not merged.value:
+        return "meta:\n"
     merged.flow_style = False
     root = yaml.MappingNode("tag:yaml.org,2002:map", [
         (yaml.ScalarNode("tag:yaml.org,2002:str", "meta"), merged)], flow_style=False)
@@ -215,5 +217,6 @@ def asdf_blob(
         rest, kept = "", [part for part in kept if not part.startswith("cal_logs")]
     tag = "1.1.0" if "#ASDF_STANDARD 1.6" in head else "1.0.0"
     text = head + "".join(kept) + "".join(_link(tag, link) for link in links)
-    text += _meta_text(rest, values) + wcs + "...\n"
+    meta = _meta_text(rest, values) + wcs
+    text += ("meta: {}\n" if meta == "meta:\n" else meta) + "...\n"
     return text.encode("utf-8") + blocks

@@ -34,7 +34,7 @@ def card_text(keyword: str, value: Any, comment: str = "") -> str:
         value = value.item()
     if isinstance(value, str):
         value = ascii_text(value)
-        shown = "'" + value.replace("'", "''").ljust(8) + "'"
+        shown = "'" + value.replace("'", "''").ljust(8 if value else 0) + "'"
     elif isinstance(value, bool | int):
         shown = str(value)[:1].rjust(20) if isinstance(value, bool) else str(value).rjust(20)
     else:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import OutputWcs
     from gpucoron.stack import IntegrationStack
-    from gpucoron.steps.resample import ResampledImage
 
 __all__ = [
     "Provenance", "PsfalignWriter", "preflight", "product_path", "write_crfints", "write_i2d",
@@ -241,7 +240,7 @@ def write_median(
 
 
 def write_i2d(
-    path: str | os.PathLike, exposures: Sequence[Exposure], resampled: ResampledImage,
+    path: str | os.PathLike, exposures: Sequence[Exposure], resampled: Any,
     wcs: OutputWcs, provenance: Provenance, *, overwrite: bool = True,
 ) -> None:
     """Write the resampled and combined image: SCI, ERR, CON, WHT, VAR_*, HDRTAB.
@@ -252,7 +251,7 @@ def write_i2d(
         Where to.
     exposures : sequence of Exposure
         The science exposures: their metadata are blended into the header, and kept in HDRTAB.
-    resampled : ResampledImage
+    resampled : gpucoron.steps.resample.ResampledImage
         data, err, wht, con and var_* (those that are not None).
     wcs : OutputWcs
         Of the output grid. PIXAR_SR and PIXAR_A2 are its pixel's (preset "jwst": the first

@@ -1,0 +1,459 @@
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from gpucoron.errors import InputError, OutputError
+from gpucoron.io.products import (
+    PsfalignWriter,
+    preflight,
+    product_path,
+    write_crfints,
+    write_i2d,
+    write_median,
+    write_psfstack,
+    write_psfsub,
+)
+from tests.io.product_tools import FITS_FIELDS, Grid, Set, layout, resampled
+
+SETS = ("nircam_small", "miri_4qpm")
+
+
+@pytest.fixture(scope="module", params=SETS)
+def data(request, shared_data):
+    return Set(shared_data / request.param)
+
+
+@pytest.fixture(scope="module")
+def small(shared_data):
+    return Set(shared_data / "nircam_small")
+
+
+def fits_table(n_sci, n_ref):
+    table = np.zeros(n_sci * n_ref, FITS_FIELDS)
+    table["sci_integration"] = np.repeat(np.arange(n_sci) + 1, n_ref)
+    table["ref_plane"] = np.tile(np.arange(n_ref) + 1, n_sci)
+    table["x"], table["status"] = np.linspace(-1, 1, len(table)), 1
+    return table
+
+
+def write_all(data, folder):
+    """Write every product of a set; return {suffix: path}."""
+    science, provenance = data.science[0], data.provenance
+    names = {s: product_path(folder, science.root, provenance.asn_id, s)
+             for s in ("crfints", "psfalign", "psfsub", "median")}
+    names |= {s: product_path(folder, data.name, None, s) for s in ("psfstack", "i2d")}
+    names["quad"] = names["psfalign"].with_name("quad_psfalign.fits")
+    write_crfints(names["crfints"], science, science.stack, provenance)
+    subtracted = science.stack.replace(data=science.stack.data.astype(np.float64))
+    write_psfsub(names["psfsub"], science, subtracted, provenance)
+    write_median(names["median"], science, science.stack.data[0], provenance)
+    write_psfstack(names["psfstack"], data.psf, data.references, provenance)
+    shape = data.references.data.shape
+    with PsfalignWriter(names["psfalign"], data.psf, shape, provenance) as writer:
+        writer.write(0, data.references.data, None)
+        writer.close(fits_table(1, shape[0]))
+    with PsfalignWriter(names["quad"], data.psf, (2, *shape), provenance) as writer:
+        for i in (1, 0):
+            writer.write(i, data.references.data + i, data.references.err)
+        writer.close(fits_table(2, shape[0]))
+    write_i2d(names["i2d"], data.science, resampled((40, 50)), Grid(), provenance)
+    return names
+
+
+@pytest.fixture(scope="module")
+def written(data, tmp_path_factory):
+    return write_all(data, tmp_path_factory.mktemp("products"))
+
+
+# ---- what is in the files
+
+
+def test_layout(data, written):
+    n, ny, nx = data.science[0].stack.shape
+    n_int, n_ref = len(data.science[0].int_times), len(data.references.data)
+    cube = [("SCI", "float32", (n, ny, nx)), ("ERR", "float32", (n, ny, nx)),
+            ("DQ", "uint32", (n, ny, nx)), ("AREA", "float32", (ny, nx)),
+            ("INT_TIMES", "table", (n_int,)), ("VAR_POISSON", "float32", (n, ny, nx)),
+            ("VAR_RNOISE", "float32", (n, ny, nx)), ("VAR_FLAT", "float32", (n, ny, nx))]
+    assert layout(written["crfints"]) == layout(written["psfsub"]) == cube
+    stack = [("SCI", "float32", (n_ref, ny, nx)), ("ERR", "float32", (n_ref, ny, nx)),
+             ("DQ", "uint32", (n_ref, ny, nx))]
+    assert layout(written["psfstack"]) == stack
+    assert layout(written["psfalign"]) == [*stack, ("ALIGN", "table", (n_ref,))]
+    assert layout(written["quad"]) == [*[(a, b, (2, *c)) for a, b, c in stack],
+                                       ("ALIGN", "table", (2 * n_ref,))]
+    image = (40, 50)
+    assert layout(written["i2d"]) == [
+        ("SCI", "float32", image), ("ERR", "float32", image), ("CON", "int32", (2, *image)),
+        ("WHT", "float32", image), ("VAR_POISSON", "float32", image),
+        ("VAR_RNOISE", "float32", image), ("VAR_FLAT", "float32", image),
+        ("HDRTAB", "table", (len(data.science),))]
+    assert layout(written["median"]) == [("SCI", "float32", (ny, nx))]
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_checksums_and_standard(data, written):
+    for path in written.values():
+        with fits.open(path, checksum=True) as hdus:  # warns where a sum is wrong
+            hdus.verify("exception")
+            assert [h.name for h in hdus][-1] == "ASDF"
+            for hdu in hdus:
+                assert "CHECKSUM" in hdu.header and "DATASUM" in hdu.header
+                assert hdu.data is None or hdu.data.size
+    with fits.open(written["crfints"]) as hdus:
+        stack = data.science[0].stack
+        for name, array in (("SCI", stack.data), ("DQ", stack.dq), ("VAR_FLAT", stack.var_flat)):
+            np.testing.assert_array_equal(hdus[name].data, array)
+        for column in data.science[0].int_times.dtype.names:
+            np.testing.assert_array_equal(hdus["INT_TIMES"].data[column],
+                                          data.science[0].int_times[column])
+    with fits.open(written["quad"]) as hdus:
+        np.testing.assert_array_equal(hdus["SCI"].data[1], data.references.data + 1)
+        np.testing.assert_array_equal(hdus["ERR"].data[0], data.references.err)
+        assert not hdus["DQ"].data.any()
+        assert hdus["ALIGN"].columns["x"].unit == "pix"
+        assert "0 converged" in str(hdus["ALIGN"].header["COMMENT"])
+    with fits.open(written["psfalign"]) as hdus:
+        assert np.isnan(hdus["ERR"].data).all()
+        np.testing.assert_array_equal(hdus["ALIGN"].data["ref_plane"],
+                                      np.arange(len(data.references.data)) + 1)
+
+
+MODELS = {"crfints": "CubeModel", "psfstack": "CubeModel", "psfalign": "CubeModel",
+          "quad": "QuadModel", "psfsub": "CubeModel", "i2d": "ImageModel", "median": "ImageModel"}
+
+
+@pytest.mark.parametrize("suffix", MODELS)
+@pytest.mark.parametrize("on_assignment", [False, True])
+def test_strict_validation(data, written, suffix, on_assignment, monkeypatch):
+    from stdatamodels.exceptions import ValidationWarning
+    from stdatamodels.jwst import datamodels
+
+    monkeypatch.setenv("STRICT_VALIDATION", "true")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ValidationWarning)
+        with datamodels.open(written[suffix], strict_validation=True, validate_arrays=True,
+                             validate_on_assignment=on_assignment) as model:
+            model.validate()
+            assert type(model).__name__ == MODELS[suffix]
+            ra, dec = model.meta.wcs(10.0, 20.0)
+            x, y = model.meta.wcs.invert(ra, dec)
+            np.testing.assert_allclose((x, y), (10, 20), atol=0.01)
+            assert model.meta.target.catalog_name == (
+                data.psf if suffix in ("psfstack", "psfalign", "quad") else data.science
+            )[0].meta.target
+            entries = [e["description"] for e in model.instance["history"]["entries"]]
+            assert entries[0] == "gpucoron 9.8.7, device cpu"
+            assert "parameter klip.truncate = 50" in entries
+            assert any(e.startswith("input jw09001") for e in entries)
+
+
+STATUS = {
+    "crfints": {"S_OUTLIR"}, "psfstack": {"S_OUTLIR", "S_PSFSTK"}, "median": set(),
+    "psfalign": {"S_OUTLIR", "S_PSFSTK", "S_PSFALI"}, "psfsub": {"S_OUTLIR", "S_KLIP"},
+    "i2d": {"S_OUTLIR", "S_KLIP", "S_RESAMP"}}
+
+
+@pytest.mark.parametrize("suffix", STATUS)
+def test_primary_keywords(data, written, suffix):
+    header = fits.getheader(written[suffix])
+    provenance = data.provenance
+    ours = {k for k in header if k in set().union(*STATUS.values())}
+    assert ours == STATUS[suffix] and {header[k] for k in ours} <= {"COMPLETE"}
+    assert header["FILENAME"] == written[suffix].name
+    assert header["ASNTABLE"] == provenance.asn_table
+    assert header["ASNPOOL"] == provenance.asn_pool
+    assert header["GPUCORON"] == "9.8.7"
+    assert header["CAL_VER"] == data.science[0].primary_header["CAL_VER"]
+    assert ("R_PSFMAS" in header) == (suffix == "psfalign")
+
+
+def test_inherited_keywords(data, written):
+    with fits.open(written["psfsub"]) as hdus:
+        before = data.science[0]
+        for name, header in (("PRIMARY", before.primary_header), ("SCI", before.headers["SCI"]),
+                             ("ERR", before.headers["ERR"])):
+            for keyword in set(header) - {"DATE", "FILENAME", "ASNTABLE", "ASNPOOL", ""}:
+                if not keyword.startswith("NAXIS"):
+                    assert hdus[name].header[keyword] == header[keyword], keyword
+
+
+def test_times_are_the_products(data, written):
+    n = len(data.references.data)
+    for suffix in ("psfstack", "psfalign", "quad"):
+        header = fits.getheader(written[suffix])
+        assert (header["NINTS"], header["INTEND"]) == (n, n)
+        assert header["EXPSTART"] == min(e.meta.start_time for e in data.psf)
+        assert header["EXPEND"] == max(e.meta.end_time for e in data.psf)
+        assert header["EFFEXPTM"] == pytest.approx(
+            sum(e.meta.effective_exposure_time for e in data.psf), rel=1e-14)
+    header = fits.getheader(written["i2d"])
+    assert header["NINTS"] == sum(len(e.stack) for e in data.science)
+    assert fits.getval(written["i2d"], "XPOSURE", "SCI") == pytest.approx(
+        sum(e.meta.exposure_time for e in data.science), rel=1e-14)
+
+
+def test_i2d_keywords(data, written):
+    with fits.open(written["i2d"]) as hdus:
+        primary, sci = hdus[0].header, hdus["SCI"].header
+        assert (primary["NDRIZ"], primary["RESWHT"], primary["PIXFRAC"], primary["PXSCLRT"]) == (
+            2, "ivm", 1.0, 1.5)
+        assert (sci["PIXAR_SR"], sci["PIXAR_A2"]) == (2.0e-13, 0.0088)
+        assert sci["S_REGION"] == Grid.s_region and sci["BUNIT"] == "MJy/sr"
+        assert hdus["ERR"].header["BUNIT"] == "MJy/sr"
+        assert not {"CD1_1", "A_ORDER", "V2_REF", "ROLL_REF"} & set(sci)
+        assert "DQ" not in hdus
+        names = list(hdus["HDRTAB"].data["FILENAME"])
+        assert names == [e.path.name for e in data.science]
+        assert set(hdus["HDRTAB"].data["ASNTABLE"]) == {data.provenance.asn_table}
+
+
+def test_i2d_tells_kernel_in_asdf(written):
+    from stdatamodels.jwst import datamodels
+
+    with datamodels.open(written["i2d"]) as model:
+        assert model.meta.resample.kernel == "square" and model.meta.resample.fillval == "NAN"
+
+
+@pytest.mark.filterwarnings("ignore:.*RADECSYS|.*datfix|.*obsfix")
+@pytest.mark.parametrize("suffix", MODELS)
+def test_header_wcs_agrees_with_gwcs(written, suffix):
+    from stdatamodels.jwst import datamodels
+
+    with datamodels.open(written[suffix]) as model:
+        ra, dec = model.meta.wcs(12.0, 30.0)
+    header = fits.getheader(written[suffix], "SCI")
+    wcs = WCS(header, naxis=2)  # a cube with SIP needs naxis=2, as every JWST cube does
+    x, y = wcs.all_world2pix(ra, dec, 0)
+    np.testing.assert_allclose((x, y), (12, 30), atol=0.02)
+
+
+def test_skipped_steps_and_failed(small, tmp_path):
+    parameters = {**small.provenance.parameters, "outlier_detection.skip": True}
+    provenance = dataclasses.replace(small.provenance, parameters=parameters,
+                                     status={"klip": "FAILED"})
+    science = small.science[0]
+    write_psfsub(tmp_path / "x.fits", science, science.stack, provenance)
+    header = fits.getheader(tmp_path / "x.fits")
+    assert header["S_OUTLIR"] == "SKIPPED" and header["S_KLIP"] == "FAILED"
+
+
+def test_preset_jwst_keeps_first_exposures_values(shared_data, tmp_path):
+    data = Set(shared_data / "nircam_small", preset="jwst")
+    names = write_all(data, tmp_path)
+    first = data.psf[0].primary_header
+    for suffix in ("psfstack", "psfalign"):
+        header = fits.getheader(names[suffix])
+        assert header["NINTS"] == first["NINTS"] and header["EXPEND"] == first["EXPEND"]
+    sci = fits.getheader(names["i2d"], "SCI")
+    assert sci["PIXAR_SR"] == data.science[0].headers["SCI"]["PIXAR_SR"]
+    assert fits.getval(names["i2d"], "NINTS") == data.science[0].primary_header["NINTS"]
+
+
+def test_bare_exposure(small, tmp_path):
+    """No AREA, INT_TIMES, VAR_*, ASDF; and a name, parameters and pool beyond ASCII and 72."""
+    stack = small.science[0].stack.replace(var_poisson=None, var_rnoise=None, var_flat=None)
+    bare = dataclasses.replace(small.science[0], area=None, int_times=None, asdf_bytes=None,
+                               headers={}, stack=stack)
+    provenance = dataclasses.replace(
+        small.provenance, parameters={"resample.output_wcs": "/é/" + "x" * 200}, asn_pool=None)
+    write_crfints(tmp_path / "x.fits", bare, stack, provenance)
+    assert [row[0] for row in layout(tmp_path / "x.fits")] == ["SCI", "ERR", "DQ"]
+    with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
+        assert hdus["SCI"].header["BUNIT"] == hdus["ERR"].header["BUNIT"] == "MJy/sr"
+        assert any("\\xe9" in line for line in hdus[0].header["HISTORY"])
+
+
+def test_inputs_are_not_changed(small, tmp_path):
+    science = small.science[0]
+    before = science.primary_header.tostring(), science.headers["SCI"].tostring()
+    arrays = [science.stack.data, science.stack.dq, science.area]
+    copies = [a.copy() for a in arrays]
+    for array in arrays:
+        array.setflags(write=False)
+    write_crfints(tmp_path / "x.fits", science, science.stack, small.provenance)
+    write_i2d(tmp_path / "i.fits", small.science, resampled((40, 50)), Grid(), small.provenance)
+    assert before == (science.primary_header.tostring(), science.headers["SCI"].tostring())
+    for array, copy in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+# ---- names, folders, failures
+
+
+def test_names():
+    assert product_path("out", "jw1_nrcalong", "c1001", "psfsub").name == (
+        "jw1_nrcalong_c1001_psfsub.fits")
+    assert product_path("out", "jw1_t001", "c1001", "i2d").name == "jw1_t001_i2d.fits"
+    assert product_path("out", "jw1_nrcalong", None, "crfints").name == "jw1_nrcalong_crfints.fits"
+    for name in ("../x", "/etc/x", "", "..", "a\0b"):
+        with pytest.raises(OutputError, match="not a plain file name"):
+            product_path("out", name, None, "i2d")
+
+
+def test_preflight(tmp_path, monkeypatch):
+    folder = preflight(tmp_path / "a" / "b", ["x.fits"], overwrite=False)
+    assert folder.is_dir() and not list(folder.iterdir())
+    (folder / "x.fits").touch()
+    assert preflight(folder, ["x.fits"]) == folder
+    with pytest.raises(OutputError, match=r"x\.fits exists"):
+        preflight(folder, ["y.fits", "x.fits"], overwrite=False)
+    with pytest.raises(OutputError, match="is a file, expected a folder"):
+        preflight(folder / "x.fits", [])
+    with pytest.raises(OutputError, match="cannot make output folder"):
+        preflight(folder / "x.fits" / "deeper", [])
+
+    def refuse(self, *args, **keywords):
+        raise PermissionError(13, os.strerror(13))
+
+    monkeypatch.setattr("pathlib.Path.touch", refuse)
+    with pytest.raises(OutputError, match="cannot write .*Permission denied"):
+        preflight(folder, [])
+
+
+def test_no_overwrite(small, tmp_path):
+    path = tmp_path / "x.fits"
+    path.write_bytes(b"precious")
+    science = small.science[0]
+    with pytest.raises(OutputError, match="exists"):
+        write_crfints(path, science, science.stack, small.provenance, overwrite=False)
+    with pytest.raises(OutputError, match="exists"):
+        PsfalignWriter(path, small.psf, (1, 4, 4), small.provenance, overwrite=False)
+    assert path.read_bytes() == b"precious" and len(list(tmp_path.iterdir())) == 1
+
+
+# ---- psfalign, plane by plane
+
+
+SHAPE = (3, 4, 16, 20)
+
+
+@pytest.fixture
+def planes():
+    random = np.random.default_rng(8)
+    return random.normal(size=SHAPE).astype("f4"), random.random(SHAPE, dtype="f4")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_psfalign_any_order_same_file(small, tmp_path, planes, order, batch):
+    data, err = planes
+    with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
+        for sci in order:
+            for ref in range(0, 4, batch):
+                part = slice(ref, ref + batch)
+                writer.write(sci, data[sci, part].astype("f8"), err[sci, part], ref_index=ref)
+        writer.close()
+    with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
+        np.testing.assert_array_equal(hdus["SCI"].data, data)
+        np.testing.assert_array_equal(hdus["ERR"].data, err)
+        assert hdus["DQ"].data.dtype == np.uint32 and not hdus["DQ"].data.any()
+    assert [p.name for p in tmp_path.iterdir()] == ["x.fits"]
+
+
+def test_psfalign_from_threads(small, tmp_path, planes):
+    from concurrent.futures import ThreadPoolExecutor
+
+    data, err = planes
+    with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda i: writer.write(i, data[i], err[i]), range(3)))
+        writer.close()
+    with fits.open(tmp_path / "x.fits") as hdus:
+        np.testing.assert_array_equal(hdus["SCI"].data, data)
+
+
+def test_psfalign_leaves_nothing_when_left(small, tmp_path, planes):
+    data, err = planes
+    with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
+        writer.write(0, data[0], err[0])
+    with pytest.raises(RuntimeError), \
+            PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance):
+        raise RuntimeError
+    writer = PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance)
+    writer.write(0, data[0], err[0])
+    with pytest.raises(OutputError, match="8 of 12 aligned images were never computed"):
+        writer.close()
+    with pytest.raises(InputError, match="closed"):
+        writer.write(1, data[1], err[1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_psfalign_refuses_what_does_not_fit(small, tmp_path, planes):
+    data, err = planes
+    with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
+        for call in ((3, data[0], None), (0, data[0, :, :8], None), (-1, data[0], None),
+                     (0, data[0], err[0, :2])):
+            with pytest.raises(InputError, match="do not fit"):
+                writer.write(*call)
+        with pytest.raises(InputError, match="do not fit"):
+            writer.write(0, data[0], None, ref_index=1)
+        writer.write(0, data[0], None)
+        with pytest.raises(InputError, match="written before"):
+            writer.write(0, data[0, :1], None)
+    with pytest.raises(InputError, match="psfalign has shape"):
+        PsfalignWriter(tmp_path / "x.fits", small.psf, (4, 4), small.provenance)
+
+
+def test_psfalign_disk_full(small, tmp_path, planes, monkeypatch):
+    data, err = planes
+    big = (10**6, 10**3, 1000, 1000)
+    with pytest.raises(OutputError, match="GiB free"):
+        PsfalignWriter(tmp_path / "x.fits", small.psf, big, small.provenance)
+    writer = PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance)
+
+    def full(*args):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(OutputError, match=r"x\.fits: No space left on device"):
+        writer.write(0, data[0], err[0])
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OutputError, match="No such file"):
+        PsfalignWriter(tmp_path / "no" / "x.fits", small.psf, SHAPE, small.provenance)
+
+
+# ---- the jwst package reads them
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_jwst_steps_take_our_files(shared_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("STPIPE_DISABLE_CRDS_STEPPARS", "true")
+    small = Set(shared_data / "nircam_small")
+    pytest.importorskip("jwst", reason="the jwst package is not installed")
+    from jwst.coron.klip_step import KlipStep
+    from jwst.datamodels import ModelLibrary
+    from jwst.pipeline.calwebb_coron3 import to_container
+    from jwst.resample import ResampleStep
+    from stdatamodels.jwst import datamodels
+
+    rng = np.random.default_rng(2)
+    shape = small.references.data.shape
+    small.references.data = rng.normal(size=shape).astype("f4")
+    names = write_all(small, tmp_path)
+    crfints = datamodels.open(names["crfints"])
+    crfints.data = np.nan_to_num(crfints.data)
+    psfsub = KlipStep.call(crfints, datamodels.open(names["psfalign"]), truncate=2)
+    assert psfsub.meta.cal_step.klip == "COMPLETE"
+    assert psfsub.data.shape == small.science[0].stack.shape and np.isfinite(psfsub.data).all()
+    psfsub.save(tmp_path / "theirs.fits")
+    with fits.open(tmp_path / "theirs.fits") as hdus:
+        assert "gpucoron 9.8.7, device cpu" in list(hdus[0].header["HISTORY"])
+
+    images = []
+    for i, exposure in enumerate(small.science):
+        path = tmp_path / f"{i}_psfsub.fits"
+        write_psfsub(path, exposure, exposure.stack, small.provenance)
+        images += list(to_container(datamodels.open(path)))
+    result = ResampleStep.call(ModelLibrary(images, on_disk=False))
+    assert result.meta.cal_step.resample == "COMPLETE" and result.data.shape == (148, 148)
+    assert result.meta.resample.pointings == 2 and np.isfinite(result.data).sum() > 10_000
