@@ -75,4 +75,5 @@ def klip(target, references, truncate):
     vectors = np.linalg.svd(refs, full_matrices=False)[2][:truncate]
     t = target.ravel() - target.mean()
     left = refs - (refs @ vectors.T) @ vectors
-    return (t - vectors.T @ (vectors @ t)).reshape(target.shape), left.std(axis=0).reshape(target.shape)
+    model = vectors.T @ (vectors @ t)
+    return (t - model).reshape(target.shape), left.std(axis=0).reshape(target.shape)

@@ -5,7 +5,7 @@ from numba import njit, prange
 
 STEP_TOLERANCE = 1e-8  # of Newton's last step, in pixels: the error left is its square
 MAX_ITERATIONS = 40
-LONGEST_STEP = 0.35  # in units of the box
+LONGEST_STEP = 0.2  # in units of the box
 
 
 @njit(cache=True)
@@ -31,14 +31,18 @@ def _accumulate(target, coefficients, row):
 
 
 @njit(cache=True)
-def _contract_one(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, scale, out):
-    """Chebyshev coefficients (terms_y, terms_x) of Re sum conj(G) F phase_y phase_x."""
+def _contract_rows(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, first, last, out):
+    """Chebyshev coefficients (terms_y, terms_x) of Re sum conj(G) F phase_y phase_x.
+
+    The sum is over the rows first .. last - 1 of the frequencies 0 .. ny // 2, each together with
+    its negative. Rows are summed column by column first (vectors of nh), columns last.
+    """
     ny, nh = gr.shape
     ne, no = y_even.shape[1], y_odd.shape[1]
     er, ei, dr, di = np.empty(nh), np.empty(nh), np.empty(nh), np.empty(nh)
     ar, ai = np.zeros((ne, nh)), np.zeros((ne, nh))
     br, bi = np.zeros((no, nh)), np.zeros((no, nh))
-    for k in range(ny // 2 + 1):
+    for k in range(first, last):
         down = (ny - k) % ny
         _fold_row(gr, gi, fr, fi, k, down, er, ei, dr, di)
         if down == k:  # frequency 0 or Nyquist stands alone
@@ -63,19 +67,28 @@ def _contract_one(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, scale, out):
                 out[2 * j + 1, 2 * m] += bi[j, x] * x_even[x, m]
             for m in range(x_odd.shape[1]):
                 out[2 * j + 1, 2 * m + 1] -= br[j, x] * x_odd[x, m]
-    out *= scale
 
 
 @njit(cache=True, parallel=True)
-def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd, scale):
-    """Contract the chosen spectra with the frame's, each on its own."""
-    n = which.size
-    out = np.empty((n, y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]))
-    for i in prange(n):
+def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd, scale,
+             blocks):
+    """Contract the chosen spectra with the frame's, each in a fixed number of blocks of rows.
+
+    The blocks are what threads share where there are few spectra; their number, and not that of the
+    threads, decides the order of summation.
+    """
+    n, rows = which.size, real.shape[1] // 2 + 1
+    ny, nx = y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]
+    parts = np.empty((n, blocks, ny, nx))
+    for t in prange(n * blocks):
+        i, b = t // blocks, t % blocks
         r = which[i]
-        _contract_one(real[r], imag[r], frame_real, frame_imag,
-                      y_even, y_odd, x_even, x_odd, scale, out[i])
-    return out
+        _contract_rows(real[r], imag[r], frame_real, frame_imag, y_even, y_odd, x_even, x_odd,
+                       rows * b // blocks, rows * (b + 1) // blocks, parts[i, b])
+    out = np.zeros((n, ny, nx))
+    for b in range(blocks):
+        out += parts[:, b]
+    return out * scale
 
 
 @njit(cache=True)
@@ -121,18 +134,34 @@ def _score(c, b):
 
 
 @njit(cache=True)
-def _start(c, b, grid, work, cv, bv):
-    """Best point of a coarse grid over the box."""
+def _on_grid(c, polynomials_y, polynomials_x):
+    """Values of a series on a grid, of which the polynomials' values are given."""
+    n, terms_x = polynomials_y.shape[0], c.shape[1]
+    half, out = np.zeros((n, terms_x)), np.zeros((n, n))
+    for i in range(n):
+        for j in range(c.shape[0]):
+            for m in range(terms_x):
+                half[i, m] += polynomials_y[i, j] * c[j, m]
+    for i in range(n):
+        for k in range(n):
+            for m in range(terms_x):
+                out[i, k] += half[i, m] * polynomials_x[k, m]
+    return out
+
+
+@njit(cache=True)
+def _start(c, b, grid, polynomials):
+    """Best point of a coarse grid over the box; `grid` holds its points in units of the box."""
+    terms = polynomials[:, : c.shape[0]], polynomials[:, : c.shape[1]]
+    cv = _on_grid(c, *terms)
+    terms = polynomials[:, : b.shape[0]], polynomials[:, : b.shape[1]]
+    bv = _on_grid(b, *terms)
     best, by, bx = -np.inf, 0.0, 0.0
-    for i in range(grid):
-        ty = -0.8 + 1.6 * i / (grid - 1)
-        for k in range(grid):
-            tx = -0.8 + 1.6 * k / (grid - 1)
-            _evaluate(c, ty, tx, work, cv)
-            _evaluate(b, ty, tx, work, bv)
-            value = _score(cv[0], bv[0])
+    for i in range(grid.size):
+        for k in range(grid.size):
+            value = _score(cv[i, k], bv[i, k])
             if value > best:
-                best, by, bx = value, ty, tx
+                best, by, bx = value, grid[i], grid[k]
     return by, bx
 
 
@@ -160,11 +189,11 @@ def _ascent_step(cv, bv):
 
 
 @njit(cache=True)
-def _maximise(c, b, grid, half_width, work, cv, bv):
+def _maximise(c, b, grid, polynomials, half_width, work, cv, bv):
     """Maximise C^2/B in the box; gives (ty, tx, converged, iterations), last values in cv, bv."""
     ty, tx = 0.0, 0.0
-    if grid > 1:
-        ty, tx = _start(c, b, grid, work, cv, bv)
+    if grid.size > 0:
+        ty, tx = _start(c, b, grid, polynomials)
     _evaluate(c, ty, tx, work, cv)
     _evaluate(b, ty, tx, work, bv)
     if cv[0] <= 0.0 or bv[0] <= 0.0:
@@ -201,7 +230,8 @@ def _inverse_diagonal(a, b, c, d, e, f):
 
 
 @njit(cache=True, parallel=True)
-def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, half_width):
+def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, polynomials,
+              half_width):
     """Fit all pairs; rows of (dy, dx, beta, dy_err, dx_err, beta_err, residual, converged, n)."""
     n = c_series.shape[0]
     out = np.empty((n, 9))
@@ -210,7 +240,8 @@ def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, half_
     for i in prange(n):
         work, cv, bv = np.empty((6, longest)), np.empty(6), np.empty(6)
         c, b = c_series[i], b_series[b_index[i]]
-        ty, tx, converged, iterations = _maximise(c, b, grid, half_width, work, cv, bv)
+        ty, tx, converged, iterations = _maximise(c, b, grid, polynomials, half_width,
+                                                  work, cv, bv)
         beta = cv[0] / bv[0]
         left = max(0.0, power[i] - cv[0] * beta)  # R at its minimum
         s1, s2 = 1.0 / half_width, 1.0 / half_width**2

@@ -32,8 +32,7 @@ class KLBasis:
     Raises
     ------
     InputError
-        References that are not 3-D, not finite, or of which fewer than two, or none with any
-        structure, are given.
+        References that are not 3-D or not finite, or none, or none with any structure.
 
     Notes
     -----
@@ -49,9 +48,9 @@ class KLBasis:
 
     def __init__(self, references):
         require_host("KLIP", references)
-        if references.ndim != 3 or references.shape[0] < 2:
+        if references.ndim != 3 or references.shape[0] < 1:
             raise InputError(
-                f"KLIP needs at least two reference images (nref, ny, nx); got {references.shape}")
+                f"KLIP needs at least one reference image (nref, ny, nx); got {references.shape}")
         self.shape = references.shape[1:]
         flat = np.array(references, dtype=np.float64).reshape(references.shape[0], -1)
         means = flat.mean(axis=1, keepdims=True)

@@ -28,8 +28,10 @@ FIT_DTYPE = np.dtype([
     ("residual", "f8"), ("status", "i2"), ("n_iter", "i2"),
 ])
 
-HALF_WIDTH = 0.8  # px; half the box round a whole-pixel shift in which the series hold
-GRID = 7  # coarse points along each side of the box from which Newton's method starts
+LATTICE = 2  # px between the centres of the boxes in which the series hold
+HALF_WIDTH = 1.3  # px; half a box: they overlap by 0.6 px, so that few fits change box
+GRID = 9  # coarse points along each side of a box from which Newton's method starts
+BLOCKS = 16  # into which the sum for B is cut, for threads to share
 MAX_WALK = 12  # boxes that a fit may walk through
 
 
@@ -103,12 +105,16 @@ class Registration:
         self._x = PhaseSeries.of_axis(nx, HALF_WIDTH, half_spectrum=True)
         self._y2 = PhaseSeries.of_axis(2 * ny, 2 * HALF_WIDTH, half_spectrum=False)
         self._x2 = PhaseSeries.of_axis(2 * nx, 2 * HALF_WIDTH, half_spectrum=True)
+        points = np.linspace(-0.9, 0.9, GRID)
+        terms = max(self._y2.terms, self._x2.terms)
+        polynomials = np.cos(np.outer(np.arccos(points), np.arange(terms)))
+        self._grid = (points, polynomials) if search > 0 else (points[:0], polynomials)
         self._both_even = ny % 2 == 0 and nx % 2 == 0
-        weight_spectrum = scipy.fft.fft2(self._weight)
-        self._doubled = np.tile(weight_spectrum, (2, 2))[:, : nx + 1]
+        self._doubled = np.tile(scipy.fft.fft2(self._weight), (2, 2))[:, : nx + 1]
         if self._both_even:
             sign = (-1.0) ** np.add.outer(np.arange(ny), np.arange(nx))
             self._alternating = scipy.fft.rfft2(self._weight * sign)
+        self._weights_at = {}
         self._centres = np.zeros((len(references), 2), dtype=np.int64)
         if guide is not None and np.isfinite(guide).all() and self.search > 0:
             self._aim(np.asarray(guide, dtype=np.float64))
@@ -129,14 +135,34 @@ class Registration:
             self._power[r] = np.sum(weighted * image)
 
     def _aim(self, guide):
-        """Move every reference's box to its best whole-pixel offset from the guide."""
+        """Move every reference's box to where the guide's fit lies."""
         frame = scipy.fft.rfft2(guide)
         norm = self._whole_pixel_norm(guide)
         for r in np.flatnonzero(self.usable):
-            centre = self._whole_pixel_peak(self._real[r] + 1j * self._imag[r], frame, norm)
-            turned = self._turned(self._real[r] + 1j * self._imag[r], centre)
-            self._real[r], self._imag[r] = turned.real, turned.imag
-            self._centres[r] = centre
+            self._move(r, self._whole_pixel_peak(self._spectrum(r), frame, norm))
+        fits = self.fit(guide)
+        for r in np.flatnonzero(fits["status"] == CONVERGED):
+            self._move(r, np.array([fits["y"][r], fits["x"][r]]))
+
+    def _spectrum(self, r):
+        return self._real[r] + 1j * self._imag[r]
+
+    def _move(self, r, offset):
+        """Put the box of a reference at the lattice point nearest to an offset (y, x)."""
+        centre = (LATTICE * np.rint(offset / LATTICE)).astype(np.int64)
+        if (centre != self._centres[r]).any():
+            turned = self._turned(self._spectrum(r), centre - self._centres[r])
+            self._real[r], self._imag[r], self._centres[r] = turned.real, turned.imag, centre
+
+    def weights_at(self, centre):
+        """Spectra of the weights, ready for B in the box round a whole-pixel shift (y, x)."""
+        if centre not in self._weights_at:
+            (ny, nx), shift = self.shape, np.array(centre)
+            spectra = [self._turned(self._doubled, 2 * shift, (2 * ny, 2 * nx))]
+            if self._both_even:
+                spectra.append(self._turned(self._alternating, shift))
+            self._weights_at[centre] = [(s.real[None].copy(), s.imag[None].copy()) for s in spectra]
+        return self._weights_at[centre]
 
     def _whole_pixel_norm(self, frame):
         """B at every whole-pixel shift."""
@@ -192,20 +218,19 @@ class Registration:
             return fits
         prepared = _Frame(self, frame)
         todo = np.flatnonzero(self.usable)
-        grid = GRID if self.search > 0 else 1
-        rows = self._solve(prepared, todo, self._centres[todo], self._real, self._imag, todo, grid)
+        rows = self._solve(prepared, todo, self._centres[todo], self._real, self._imag, todo)
         self._store(fits, todo, self._centres[todo], rows)
         for r in todo[(rows[:, 7] == 0) | (np.abs(rows[:, :2]) > 0.95 * HALF_WIDTH).any(axis=1)]:
             self._fit_alone(fits, prepared, r)
         return fits
 
-    def _solve(self, prepared, pairs, centres, real, imag, which, grid):
+    def _solve(self, prepared, pairs, centres, real, imag, which):
         """Newton's method for the pairs, whose spectra stand at real[which] and imag[which]."""
         from gpucoron.ops._registration_cpu import contract, fit_pairs
 
         ny, nx = self.shape
         series = contract(real, imag, which, prepared.real, prepared.imag,
-                          self._y.even, self._y.odd, self._x.even, self._x.odd, 1.0 / (ny * nx))
+                          self._y.even, self._y.odd, self._x.even, self._x.odd, 1.0 / (ny * nx), 1)
         if self._both_even:
             corner = real[which, ny // 2, -1] * prepared.corner
             series -= corner[:, None, None] * np.outer(self._y.sine, self._x.sine)
@@ -213,7 +238,7 @@ class Registration:
         b_series = np.array([prepared.norm_series(tuple(c)) for c in unique])
         dof = max(1.0, self._weight.sum() ** 2 / (self._weight**2).sum() - 3)
         return fit_pairs(series, b_series, index.ravel(), self._power[pairs],
-                         self._weight.sum(), dof, grid, HALF_WIDTH)
+                         self._weight.sum(), dof, *self._grid, HALF_WIDTH)
 
     def _store(self, fits, pairs, centres, rows):
         fits["y"][pairs], fits["x"][pairs] = centres[:, 0] + rows[:, 0], centres[:, 1] + rows[:, 1]
@@ -224,23 +249,20 @@ class Registration:
 
     def _fit_alone(self, fits, prepared, r):
         """Fit a pair whose minimum is not well inside its box: search anew, then follow it."""
-        origin = self._turned(self._real[r] + 1j * self._imag[r], -self._centres[r])
+        origin = self._turned(self._spectrum(r), -self._centres[r])
+        offset = np.zeros(2)
         if self.search > 0:
             norm = self._whole_pixel_norm(prepared.frame)
-            centre = self._whole_pixel_peak(origin, prepared.spectrum, norm)
-            grid = GRID
-        else:
-            centre, grid = np.zeros(2, dtype=np.int64), 1
+            offset = self._whole_pixel_peak(origin, prepared.spectrum, norm)
         for _ in range(MAX_WALK):
+            centre = (LATTICE * np.rint(offset / LATTICE)).astype(np.int64)
             turned = self._turned(origin, centre)[None]
             rows = self._solve(prepared, np.array([r]), centre[None], turned.real.copy(),
-                               turned.imag.copy(), np.array([0]), grid)
-            step = np.rint(rows[0, :2]).astype(np.int64)
-            if not step.any() or rows[0, 2] <= 0:
+                               turned.imag.copy(), np.array([0]))
+            inside = (np.abs(rows[0, :2]) < HALF_WIDTH).all()
+            offset = centre + rows[0, :2]
+            if inside or (LATTICE * np.rint(offset / LATTICE) == centre).all():
                 break
-            if rows[0, 7] > 0 and (np.abs(rows[0, :2]) < HALF_WIDTH).all():
-                break
-            centre, grid = centre + step, 1
         self._store(fits, np.array([r]), centre[None], rows)
 
 
@@ -267,16 +289,13 @@ class _Frame:
         from gpucoron.ops._registration_cpu import contract
 
         plan, (ny, nx) = self.plan, self.plan.shape
-        doubled = plan._turned(plan._doubled, 2 * centre, (2 * ny, 2 * nx))[None]
-        first = np.zeros(1, dtype=np.int64)
-        series = contract(doubled.real.copy(), doubled.imag.copy(), first, *self._square,
-                          plan._y2.even, plan._y2.odd, plan._x2.even, plan._x2.odd,
-                          1.0 / (4 * ny * nx))[0]
+        weights, first = plan.weights_at(tuple(centre)), np.zeros(1, dtype=np.int64)
+        series = contract(*weights[0], first, *self._square, plan._y2.even, plan._y2.odd,
+                          plan._x2.even, plan._x2.odd, 1.0 / (4 * ny * nx), BLOCKS)[0]
         if not plan._both_even:
             return series
-        turned = plan._turned(plan._alternating, centre)[None]
-        cross = contract(turned.real.copy(), turned.imag.copy(), first, self.real, self.imag,
-                         plan._y.even, plan._y.odd, plan._x.even, plan._x.odd, 1.0 / (ny * nx))[0]
+        cross = contract(*weights[1], first, self.real, self.imag, plan._y.even, plan._y.odd,
+                         plan._x.even, plan._x.odd, 1.0 / (ny * nx), BLOCKS)[0]
         ty, poly_y, project_y = nodes_and_projection(series.shape[0])
         tx, poly_x, project_x = nodes_and_projection(series.shape[1])
         sign = (-1.0) ** (centre.sum() % 2)

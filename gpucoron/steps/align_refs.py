@@ -12,7 +12,7 @@ from gpucoron.errors import InputError
 from gpucoron.ops import dq as dq_bits
 from gpucoron.ops.bad_pixels import fill_bad_pixels, fill_bad_pixels_raster
 from gpucoron.ops.fourier_shift import shift_spectra, spectra
-from gpucoron.ops.registration import FIT_DTYPE, LEFT_OUT, Registration, left_out
+from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.stack import IntegrationStack
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
@@ -117,8 +117,16 @@ class Alignment:
         known = np.isfinite(err).all(axis=(1, 2))
         return spectra(np.where(known[:, None, None], err, 0.0)), known
 
-    def __len__(self) -> int:
-        return len(self.science) if self.align == "each" else 1
+    @property
+    def integrations(self) -> list[int]:
+        """The science integrations (from 0) that are fitted: all, or the first usable one."""
+        if self.align == "each":
+            return list(range(len(self.science)))
+        return [int(np.argmax(self._usable))]
+
+    def has_pixels(self, integration: int) -> bool:
+        """Tell whether a science integration has any usable pixel."""
+        return bool(self._usable[integration])
 
     def fit(self, integration: int) -> np.ndarray:
         """Fit one science integration (counted from 0) to all references.
@@ -127,9 +135,18 @@ class Alignment:
         -------
         (nref,) structured array of `FITS_DTYPE`
         """
-        image = self.science[integration]
-        fits = (self._registration.fit(image) if self._usable[integration]
-                else left_out(self.shape[0]))
+        fits = (self._registration.fit(self.science[integration])
+                if self._usable[integration] else left_out(self.shape[0]))
+        return self._table(integration, fits)
+
+    def unshifted(self, integration: int) -> np.ndarray:
+        """Return fits of no shift at all, for references that are used as they are."""
+        fits = left_out(self.shape[0])
+        fits[self._registration.usable] = (0, 0, 1, 0, 0, 0, np.nan, CONVERGED, 0)
+        return self._table(integration, fits)
+
+    @staticmethod
+    def _table(integration, fits):
         table = np.zeros(len(fits), dtype=FITS_DTYPE)
         for name in FIT_DTYPE.names:
             table[name] = fits[name]
@@ -158,8 +175,7 @@ class Alignment:
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (science integration from 0, data, err, fits), one batch at a time."""
-        first = int(np.argmax(self._usable))
-        for i in range(len(self.science)) if self.align == "each" else [first]:
+        for i in self.integrations:
             fits = self.fit(i)
             yield i, *self.shift(fits), fits
 

@@ -38,7 +38,7 @@ def klip(stack: IntegrationStack, references, truncate: int = 50) -> Integration
     Raises
     ------
     InputError
-        Fewer than two usable references, or shapes that do not fit.
+        No usable reference, or shapes that do not fit.
     ParameterError
         A negative truncation.
 
@@ -85,10 +85,9 @@ def basis(references) -> KLBasis:
     Raises
     ------
     InputError
-        Fewer than two of them are usable.
+        None of them is usable.
     """
     usable = np.isfinite(references).all(axis=(1, 2))
-    if usable.sum() < 2:
-        raise InputError(
-            f"klip: {int(usable.sum())} usable reference image(s), expected at least 2")
+    if not usable.any():
+        raise InputError(f"klip: none of {len(usable)} reference images is usable")
     return KLBasis(references if usable.all() else references[usable])

@@ -60,5 +60,16 @@ def test_errors():
         klip(stack, np.zeros((6, 3, 3)))
     with pytest.raises(InputError, match="references for 2 integrations, but there are 3"):
         klip(stack, np.stack([refs] * 2))
-    with pytest.raises(InputError, match="1 usable reference image"):
-        klip(stack, refs[:1])
+    with pytest.raises(InputError, match="none of 6 reference images is usable"):
+        klip(stack, np.full_like(refs, np.nan))
+
+
+def test_one_reference_is_scaled_and_subtracted():
+    stack, refs = scene()
+    out = klip(stack, refs[:1], 50)
+    reference = refs[0] - refs[0].mean()
+    for target, left in zip(stack.data.astype(float), out.data, strict=True):
+        target = target - target.mean()
+        scale = (target * reference).sum() / (reference**2).sum()
+        np.testing.assert_allclose(left, target - scale * reference, atol=1e-4)
+    assert (out.err == 0).all()

@@ -1,0 +1,92 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpucoron.device import Device
+    from gpucoron.io.wcs import OutputWcs
+    from gpucoron.parameters import Parameters
+    from gpucoron.stack import IntegrationStack
+    from gpucoron.steps.align_refs import AlignedReferences
+    from gpucoron.steps.resample import ResampledImage
+
+__all__ = ["ProductResult", "Result"]
+
+
+@dataclass
+class ProductResult:
+    """The products of one entry of the association; None or empty where a step was skipped.
+
+    Attributes
+    ----------
+    name : str
+        The product's name; its files begin with it.
+    crfints : dict of str to IntegrationStack
+        Flagged exposures, science and references, by root name.
+    median : dict of str to (ny, nx) array
+        Median image of each exposure's integrations.
+    psfstack : IntegrationStack
+        All reference integrations; `sources` tells where each plane came from.
+    psfalign : dict of str to AlignedReferences
+        Aligned references by science exposure. Only what `run` was asked to keep.
+    fits : dict of str to structured array
+        The alignment's fits by science exposure (`gpucoron.steps.align_refs.FITS_DTYPE`).
+    psfsub : dict of str to IntegrationStack
+        PSF-subtracted science exposures by root name.
+    i2d : ResampledImage
+        The combined image.
+    wcs : OutputWcs
+        Of `i2d`.
+    psfmask : str
+        Where the psfmask came from.
+    """
+
+    name: str
+    crfints: dict[str, IntegrationStack] = field(default_factory=dict)
+    median: dict[str, np.ndarray] = field(default_factory=dict)
+    psfstack: IntegrationStack | None = None
+    psfalign: dict[str, AlignedReferences] = field(default_factory=dict)
+    fits: dict[str, np.ndarray] = field(default_factory=dict)
+    psfsub: dict[str, IntegrationStack] = field(default_factory=dict)
+    i2d: ResampledImage | None = None
+    wcs: OutputWcs | None = None
+    psfmask: str = ""
+
+
+@dataclass
+class Result:
+    """The outcome of `gpucoron.run`.
+
+    Attributes
+    ----------
+    products : tuple of ProductResult
+        One for each entry of the association that was processed.
+    files : tuple of Path
+        What was written, in order.
+    timings : dict of str to float
+        Wall seconds by step, and for reading and writing.
+    warnings : tuple of str
+        Every warning of the run.
+    parameters : Parameters
+        All parameters as used.
+    device : Device
+        Where it ran.
+    """
+
+    products: tuple[ProductResult, ...]
+    files: tuple[Path, ...]
+    timings: dict[str, float]
+    warnings: tuple[str, ...]
+    parameters: Parameters
+    device: Device
+
+    @property
+    def product(self) -> ProductResult:
+        """The only product, or the first of several."""
+        return self.products[0]
