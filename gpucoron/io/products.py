@@ -323,20 +323,8 @@ def _resampled_sci(exposure, wcs, provenance) -> Cards:
     if not provenance.like_jwst:
         cards.set("PIXAR_SR", float(wcs.pixel_area_sr), "[sr] area of an output pixel")
         cards.set("PIXAR_A2", float(wcs.pixel_area_arcsec2), "[arcsec2] area of an output pixel")
-    for keyword, value, comment in _wcs_cards(wcs.to_header_cards()):
+    for keyword, value, comment in wcs.to_header_cards():
         cards.set(keyword, value, comment, "WCS parameters")
     if wcs.s_region:
         cards.set("S_REGION", wcs.s_region, "outline on the sky")
     return cards
-
-
-def _wcs_cards(cards):
-    """Yield keyword, value and comment from a Header, a mapping, or rows of two or three."""
-    if hasattr(cards, "cards"):
-        yield from ((c.keyword, c.value, c.comment) for c in cards.cards)
-        return
-    for row in cards.items() if hasattr(cards, "items") else cards:
-        keyword, value, *comment = row
-        if isinstance(value, tuple):
-            value, *comment = value
-        yield keyword, value, comment[0] if comment else ""
