@@ -143,6 +143,9 @@ def _middle(corners):
 
 def _scale(wcs, meta, shape, request):
     """Output scale in degrees, and its ratio to the input's."""
+    from astropy import units
+    from astropy.coordinates import angular_separation
+
     if request.pixel_scale is not None:
         degrees = request.pixel_scale / 3600.0
         return degrees, degrees / math.degrees(math.sqrt(mean_pixel_area(wcs, shape)))
@@ -150,8 +153,10 @@ def _scale(wcs, meta, shape, request):
     ra, dec = wcs.pixel_to_sky(
         np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True
     )
-    steps = np.hypot(*tangent_plane(ra[1:], dec[1:], ra[0], dec[0]))
-    input_scale = float(np.sqrt(np.prod(np.rad2deg(np.arctan(np.deg2rad(steps))))))
+    # the jwst package's formula: it alone decides the last digits of CDELT
+    ra, dec = ra * units.deg, dec * units.deg
+    steps = angular_separation(ra[0], dec[0], ra[1:], dec[1:]).to_value(units.deg)
+    input_scale = float(np.sqrt(steps[0] * steps[1]))
     if not math.isfinite(input_scale) or input_scale <= 0:
         raise ExposureError(f"{wcs.where}: the WCS gives no pixel scale at its reference position")
     return input_scale * request.ratio, request.ratio
