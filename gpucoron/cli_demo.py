@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpucoron.cli import (
-    COMMANDS,
     EXIT_CODES,
     Parser,
     add_run_options,
@@ -25,6 +24,12 @@ __all__ = ["find_planets", "main", "planet_lines"]
 
 log = logging.getLogger("gpucoron")
 
+_TRUNCATE = 10
+_DESCRIPTION = f"""\
+Simulate, run, and compare what was found with the truth: planets are injected into a
+realistic small association, which is then run as `gpucoron ASN` would, with its own psfmask
+and klip.truncate = {_TRUNCATE} unless told otherwise. Exposures go to DIR/input, products to
+DIR/products."""
 _ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre, 6.5 m across
 
 
@@ -37,8 +42,10 @@ def main(argv: list[str]) -> int:
         options.asn = simulation.asn
         options.psfmask = options.psfmask or str(simulation.psfmask)
         options.output_dir = str(directory / "products")
-        log.info("running gpucoron %s --psfmask %s --output-dir %s",
-                 options.asn, options.psfmask, options.output_dir)
+        # fewer KL vectors than there are references, so that ERR says something
+        options.set = [f"klip.truncate={_TRUNCATE}", *options.set]
+        log.info("running gpucoron %s --psfmask %s --output-dir %s %s", options.asn,
+                 options.psfmask, options.output_dir, " ".join(f"--set {s}" for s in options.set))
         result = run_association(options, console)
         images = [Path(file) for file in result.files if str(file).endswith("_i2d.fits")]
         if images and not options.quiet:
@@ -51,10 +58,7 @@ def _parser() -> Parser:
     from gpucoron.simulate.options import INSTRUMENT_NAMES
 
     parser = Parser(
-        prog="gpucoron demo", epilog=EXIT_CODES,
-        description=f"{COMMANDS['demo'].capitalize()}: planets are injected into a realistic small "
-                    "association,\nwhich is then run as `gpucoron ASN` would. Exposures go to "
-                    "DIR/input, products to DIR/products.")
+        prog="gpucoron demo", epilog=EXIT_CODES, description=_DESCRIPTION)
     parser.add_argument("directory", metavar="DIR", nargs="?", default="gpucoron-demo",
                         help="where to work (default: gpucoron-demo)")
     parser.add_argument("--instrument", choices=INSTRUMENT_NAMES, default="nircam",
