@@ -1,6 +1,6 @@
 """What the JWST schemas say about each header keyword.
 
-The table, `keywords.json`, is written by tools/keyword_facts.py.
+The table, `keywords.json`, is written by tests/io/keyword_facts.py.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def facts():
-    spec = importlib.util.spec_from_file_location("facts", ROOT / "tools" / "keyword_facts.py")
+    spec = importlib.util.spec_from_file_location("facts", Path(__file__).with_name("keyword_facts.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -20,7 +20,7 @@ def facts():
 def test_table_agrees_with_installed_stdatamodels():
     stored = facts().TARGET
     assert stored == ROOT / "gpucoron" / "io" / "keywords.json"
-    assert stored.read_text() == facts().text(), "run tools/keyword_facts.py"
+    assert stored.read_text() == facts().text(), "run tests/io/keyword_facts.py"
 
 
 def test_every_rule_is_known():

@@ -5,13 +5,13 @@ One row per keyword of an integration cube: the attribute below ``meta``, the ke
 holds it ("" for PRIMARY), its type (s, n, i, b: string, number, integer, boolean), the rule that
 makes one value of several exposures' ("" for the first exposure's), and whether HDRTAB has a column
 for it. Rows follow the schemas' order, which is the order of keywords in a header and of
-columns in HDRTAB. Run it again when stdatamodels changes: ``python tools/keyword_facts.py``.
+columns in HDRTAB. Run it again when stdatamodels changes: ``python tests/io/keyword_facts.py``.
 """
 
 import json
 from pathlib import Path
 
-TARGET = Path(__file__).parents[1] / "gpucoron" / "io" / "keywords.json"
+TARGET = Path(__file__).parents[2] / "gpucoron" / "io" / "keywords.json"
 
 
 def rows():
