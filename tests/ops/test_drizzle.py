@@ -1,0 +1,313 @@
+"""Drizzle against the drizzle package, against polygons clipped one by one, and with itself."""
+
+import warnings
+
+import numba
+import numpy as np
+import pytest
+
+from gpucoron.errors import InputError, ParameterError
+from gpucoron.ops.drizzle import Drizzle, fill_value, overlaps
+from tests.ops import drizzle_oracle
+
+SHAPE, OUTPUT = (41, 33), (39, 46)
+
+
+def distorted_map(shape, output_shape, angle=0.0, ratio=1.0, bend=0.0, flip=False, seed=0):
+    """Rotation, scale, quadratic distortion and a random offset about the middle."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices(shape, dtype=np.float64)
+    u, v = x - (shape[1] - 1) / 2, y - (shape[0] - 1) / 2
+    u, v = (u + bend * (u * u / shape[1] + 0.5 * u * v / shape[0]),
+            v + bend * (v * v / shape[0] - 0.3 * u * v / shape[1]))
+    c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    out = np.stack([(c * u - s * v) / ratio, (s * u + c * v) / ratio], axis=-1)
+    out += (np.array(output_shape[::-1]) - 1) / 2 + rng.uniform(-1, 1, 2)
+    if flip:
+        out[..., 0] = output_shape[1] - 1 - out[..., 0]
+    return out
+
+
+def scene(n, shape=SHAPE, seed=1, bad=0.05):
+    """Images with NaN where the weight is 0, and weights."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(n, *shape)).astype(np.float32)
+    weights = rng.uniform(0.1, 2.0, size=images.shape).astype(np.float32)
+    weights[rng.uniform(size=images.shape) < bad] = 0.0
+    images[weights == 0] = np.nan
+    for array in (images, weights):
+        array.flags.writeable = False
+    return images, weights
+
+
+def package(images, pixel_maps, weights, output_shape=OUTPUT, fillval="NAN", **keywords):
+    """The same through the drizzle package: image, weight, context."""
+    library = pytest.importorskip("drizzle.resample", reason="the drizzle package is absent")
+    kernel = keywords.pop("kernel", "square")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        d = library.Drizzle(kernel=kernel, out_shape=output_shape, fillval=fillval)
+        for image, pixel_map, weight in zip(images, pixel_maps, weights, strict=True):
+            d.add_image(image, 1.0, pixel_map, weight_map=weight, **keywords)
+    return d.out_img, d.out_wht, d.out_ctx
+
+
+def ours(images, pixel_maps, weights, output_shape=OUTPUT, fillval="NAN", scale=1.0, **keywords):
+    d = Drizzle(output_shape, fillval=fillval, **keywords)
+    for image, pixel_map, weight in zip(images, pixel_maps, weights, strict=True):
+        d.add(image, pixel_map, weight, scale=scale)
+    return d.result()
+
+
+def assert_like_package(result, expected):
+    """Single precision running means round by about 1e-7 for each of some ten overlaps."""
+    image, weight, context = expected
+    np.testing.assert_array_equal(result.context, context)
+    np.testing.assert_allclose(result.weight, weight, rtol=1e-6, atol=1e-7 * weight.max())
+    np.testing.assert_allclose(result.data, image, rtol=1e-6, atol=1e-6)
+
+
+GEOMETRIES = {
+    "shifted": {},
+    "rotated": {"angle": 10.0, "bend": 0.02},
+    "finer": {"angle": 37.0, "ratio": 0.5, "bend": 0.05, "flip": True},
+    "quarter turn": {"angle": 90.0},
+    "coarser": {"angle": -125.0, "ratio": 1.7, "bend": 0.03, "flip": True},
+    "diagonal": {"angle": 45.0, "ratio": 0.9, "bend": 0.01},
+}
+
+
+@pytest.mark.parametrize("pixfrac", [1.0, 0.7, 0.2])
+@pytest.mark.parametrize("kernel", ["square", "point"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_equals_the_drizzle_package(geometry, kernel, pixfrac):
+    images, weights = scene(6)
+    maps = [distorted_map(SHAPE, OUTPUT, seed=k // 2, **GEOMETRIES[geometry]) for k in range(6)]
+    expected = package(images, maps, weights, kernel=kernel, pixfrac=pixfrac)
+    result = ours(images, maps, weights, kernel=kernel, pixfrac=pixfrac)
+    assert np.isfinite(expected[0]).any()
+    assert_like_package(result, expected)
+
+
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (3.0, -2.0), (0.5, 0.5), (-20.25, 11.0)])
+def test_aligned_grids(shift):
+    """Overlaps that rounding decides: edges of input pixels lie exactly on those of the output."""
+    images, weights = scene(2)
+    y, x = np.indices(SHAPE, dtype=np.float64)
+    pixel_map = np.stack([x + shift[0], y + shift[1]], axis=-1)
+    expected = package(images, [pixel_map] * 2, weights)
+    assert_like_package(ours(images, [pixel_map] * 2, weights), expected)
+
+
+@pytest.mark.parametrize("where", ["column", "row", "corner", "frame"])
+@pytest.mark.parametrize("kernel", ["square", "point"])
+def test_nan_in_the_map(where, kernel):
+    images, weights = scene(2)
+    pixel_map = distorted_map(SHAPE, OUTPUT, angle=8.0, bend=0.02)
+    edge = {"column": np.s_[:, 0], "row": np.s_[-2:], "corner": np.s_[:4, :4]}
+    if where == "frame":
+        inside = pixel_map[3:-2, 2:-4].copy()
+        pixel_map[:] = np.nan
+        pixel_map[3:-2, 2:-4] = inside
+    else:
+        pixel_map[edge[where]] = np.nan
+    expected = package(images, [pixel_map] * 2, weights, kernel=kernel)
+    assert_like_package(ours(images, [pixel_map] * 2, weights, kernel=kernel), expected)
+
+
+@pytest.mark.parametrize("kernel", ["square", "point"])
+def test_nan_inside_the_map(kernel):
+    """Only pixels that need a NaN are lost (the drizzle package loses some at the edge too)."""
+    shape, output = (12, 11), (30, 30)
+    images, weights = scene(1, shape)
+    pixel_map = distorted_map(shape, output, angle=8.0, bend=0.02)
+    pixel_map[3:6, 4:6] = np.nan
+    _, weight, _ = drizzle_oracle.drizzle(images, [pixel_map], weights, output, kernel=kernel)
+    result = ours(images, [pixel_map], weights, output, kernel=kernel)
+    np.testing.assert_allclose(result.weight, weight, rtol=2e-6, atol=1e-9)
+
+
+def test_nothing_but_nan_in_the_map():
+    images, weights = scene(1)
+    result = ours(images, [np.full((*SHAPE, 2), np.nan)], weights)
+    assert not result.weight.any() and not result.context.any()
+    assert np.isnan(result.data).all()
+
+
+@pytest.mark.parametrize("fillval", ["NAN", "INDEF", "-3.5", 0.0])
+def test_fill_and_scale(fillval):
+    images, weights = scene(2)
+    maps = [distorted_map(SHAPE, OUTPUT, ratio=2.0, angle=3.0)] * 2
+    expected = package(images, maps, weights, fillval=fillval, iscale=0.25)
+    assert_like_package(ours(images, maps, weights, fillval=fillval, scale=0.25), expected)
+
+
+def test_no_overlap_and_tiny_pixfrac():
+    images, weights = scene(2)
+    far = [distorted_map(SHAPE, OUTPUT) + 500.0] * 2
+    assert_like_package(ours(images, far, weights), package(images, far, weights))
+    assert overlaps(far[0], OUTPUT).shares.size == 0
+    near = [distorted_map(SHAPE, OUTPUT, angle=5.0)] * 2
+    expected = package(images, near, weights, pixfrac=0.0005)
+    assert_like_package(ours(images, near, weights, pixfrac=0.0005), expected)
+
+
+@pytest.mark.parametrize("kernel", ["square", "point"])
+def test_naive_oracle(kernel):
+    shape, output = (9, 8), (20, 21)
+    images, weights = scene(3, shape)
+    maps = [distorted_map(shape, output, angle=20.0 * k, ratio=0.8, bend=0.1, seed=k)
+            for k in range(3)]
+    data, weight, taking_part = drizzle_oracle.drizzle(
+        images, maps, weights, output, kernel=kernel, pixfrac=0.9)
+    result = ours(images, maps, weights, output, kernel=kernel, pixfrac=0.9)
+    sure = ~((weight > 0) & (weight < 1e-9))
+    np.testing.assert_allclose(result.weight, weight, rtol=2e-6, atol=1e-9)
+    np.testing.assert_allclose(result.data[sure], data[sure], rtol=2e-6, atol=1e-6)
+    bits = (result.context[0][..., None] >> np.arange(3)) & 1
+    np.testing.assert_array_equal(bits[sure].astype(bool), taking_part[sure])
+
+
+@pytest.mark.parametrize("pixfrac", [1.0, 0.6])
+@pytest.mark.parametrize("angle", [0.0, 33.0])
+def test_weight_and_flux_are_conserved(angle, pixfrac):
+    """What lies inside the output is handed out completely."""
+    images, weights = scene(2)
+    output = (90, 95)
+    maps = [distorted_map(SHAPE, output, angle=angle, ratio=0.8, bend=0.05)] * 2
+    result = ours(images, maps, weights, output, pixfrac=pixfrac)
+    weight = result.weight.astype(np.float64)
+    used = weights.astype(np.float64)
+    assert weight.sum() == pytest.approx(used.sum(), rel=1e-6)
+    flux = np.nansum(result.data * weight)
+    assert flux == pytest.approx(np.nansum(images * used), rel=1e-5, abs=1e-4)
+
+
+def test_context_beyond_32_inputs():
+    images, weights = scene(70, (12, 11), bad=0.4)
+    maps = [distorted_map((12, 11), (12, 12), angle=k % 7) for k in range(70)]
+    expected = package(images, maps, weights, (12, 12))
+    result = ours(images, maps, weights, (12, 12))
+    assert result.context.shape == (3, 12, 12)
+    assert result.context.dtype == np.int32
+    # the package starts with one plane too and adds others
+    np.testing.assert_array_equal(result.context, expected[2])
+
+
+def variances_of(images, seed=5):
+    rng = np.random.default_rng(seed)
+    arrays = tuple(rng.uniform(0.1, 4.0, images.shape).astype(np.float32) for _ in range(3))
+    for array in arrays:
+        array[np.isnan(images)] = np.nan
+        array.flags.writeable = False
+    return arrays
+
+
+def test_streamed_equals_whole_for_any_number_of_threads():
+    images, weights = scene(21)
+    variances = variances_of(images)
+    pixel_map = distorted_map(SHAPE, OUTPUT, angle=12.0)
+    threads = numba.get_num_threads()
+    outcomes = []
+    try:
+        for n_threads, cuts in ((1, [0, 21]), (threads, [0, 1, 9, 21]), (threads, [0, 21])):
+            numba.set_num_threads(n_threads)
+            d = Drizzle(OUTPUT, n_inputs=1)
+            geometry = d.overlaps(pixel_map)
+            for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+                d.add(images[a:b], geometry, weights[a:b],
+                      variances=[v[a:b] for v in variances])
+                d.result()
+            outcomes.append(d.result())
+    finally:
+        numba.set_num_threads(threads)
+    for other in outcomes[1:]:
+        for name in ("data", "weight", "context"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(outcomes[0], name))
+        for a, b in zip(other.variances, outcomes[0].variances, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("by_time", [False, True])
+def test_variances(by_time):
+    """Image by image through the drizzle package, then combined by hand."""
+    images, weights = scene(3)
+    variances = variances_of(images)
+    maps = [distorted_map(SHAPE, OUTPUT, angle=9.0 * k) for k in range(3)]
+    d = Drizzle(OUTPUT)
+    total, summed = np.zeros((3, *OUTPUT)), np.zeros((3, *OUTPUT))
+    for k in range(3):
+        times = [10.0 * (k + 1)]
+        d.add(images[k], maps[k], weights[k], variances=[v[k] for v in variances],
+              weigh_variances=times if by_time else 1)
+        drizzled = [package([np.sqrt(v[k])], [maps[k]], [weights[k]])[0].astype(float) ** 2
+                    for v in variances]
+        factor = np.full(OUTPUT, times[0]) if by_time else 1.0 / drizzled[1]
+        for n, value in enumerate(drizzled):
+            known = np.isfinite(value)
+            total[n][known] += factor[known]
+            summed[n][known] += (value * factor**2)[known]
+    with np.errstate(invalid="ignore"):
+        expected = summed / total**2
+    for value, wanted in zip(d.result().variances, expected, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=2e-6)
+
+
+def test_variances_missing_or_never_given():
+    images, weights = scene(2)
+    pixel_map = distorted_map(SHAPE, OUTPUT)
+    d = Drizzle(OUTPUT)
+    d.add(images, pixel_map, weights)
+    assert d.result().variances == (None, None, None)
+    flat = variances_of(images)[2]
+    d.add(images, pixel_map, weights, variances=(None, None, flat))
+    poisson, read, flat_out = d.result().variances
+    assert poisson is None and read is None
+    assert np.isfinite(flat_out).any()
+
+
+def test_weights_by_default_and_shared():
+    images = np.ones((2, *SHAPE))
+    pixel_map = distorted_map(SHAPE, OUTPUT, angle=4.0)
+    d, e = Drizzle(OUTPUT), Drizzle(OUTPUT)
+    d.add(images, pixel_map)
+    e.add(images, pixel_map, np.ones(SHAPE, dtype=">f8"))
+    np.testing.assert_array_equal(d.result().weight, e.result().weight)
+    covered = d.result().weight > 0
+    np.testing.assert_allclose(d.result().data[covered], 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("keywords", "message"), [
+    ({"kernel": "turbo"}, r"kernel is 'turbo', expected one of 'square', 'point'"),
+    ({"kernel": "round"}, r"kernel is 'round', expected one of 'square', 'point'"),
+    ({"pixfrac": 1.5}, r"pixfrac is 1.5, expected a number from 0 to 1"),
+    ({"pixfrac": "much"}, r"pixfrac is 'much', expected a number from 0 to 1"),
+    ({"fillval": "empty"}, r"fillval is 'empty', expected 'NAN', 'INDEF' or a number"),
+    ({"output_shape": (0, 4)}, r"output shape is \(0, 4\), expected at least 1 pixel"),
+    ({"output_shape": 7}, r"output shape is 7, expected \(ny, nx\)"),
+])
+def test_parameter_errors(keywords, message):
+    with pytest.raises(ParameterError, match=message):
+        Drizzle(**{"output_shape": OUTPUT} | keywords)
+
+
+def test_fill_value():
+    assert np.isnan([fill_value(v) for v in (None, "", "NaN", "indef", " INDEF ")]).all()
+    assert fill_value("-1e3") == -1000.0
+
+
+def test_input_errors():
+    d = Drizzle(OUTPUT)
+    images, weights = scene(2)
+    pixel_map = distorted_map(SHAPE, OUTPUT)
+    with pytest.raises(InputError, match=r"pixel map is for images of shape \(41, 33\), but"):
+        d.add(images[:, 1:], pixel_map)
+    with pytest.raises(InputError, match=r"weights: shape \(2, 40, 33\) does not fit"):
+        d.add(images, pixel_map, weights[:, 1:])
+    with pytest.raises(InputError, match=r"weigh_variances has shape \(3,\)"):
+        d.add(images, pixel_map, weigh_variances=[1.0, 2.0, 3.0])
+    with pytest.raises(InputError, match=r"pixel map has shape \(41, 33\), expected"):
+        d.add(images, pixel_map[..., 0])
+    with pytest.raises(InputError, match=r"kernel and pixfrac"):
+        d.add(images, overlaps(pixel_map, OUTPUT, pixfrac=0.5))
+    assert d.n_added == 0

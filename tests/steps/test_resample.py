@@ -1,0 +1,253 @@
+"""resample: weights, variances, ERR, and the genuine step of the jwst package."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from gpucoron.errors import InputError, ParameterError
+from gpucoron.ops.drizzle import Drizzle
+from gpucoron.stack import IntegrationStack
+from gpucoron.steps.resample import resample
+
+SHAPE, OUTPUT = (24, 21), (27, 26)
+
+
+def pixel_map(angle=0.0, shape=SHAPE, output=OUTPUT):
+    y, x = np.indices(shape, dtype=np.float64)
+    u, v = x - (shape[1] - 1) / 2, y - (shape[0] - 1) / 2
+    c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    out = np.stack([c * u - s * v + output[1] / 2, s * u + c * v + output[0] / 2], axis=-1)
+    out.flags.writeable = False
+    return out
+
+
+def stack(n=3, seed=0, variances=True):
+    """Integrations with some bad pixels, read-only."""
+    rng = np.random.default_rng(seed)
+    shape = (n, *SHAPE)
+    dq = np.zeros(shape, dtype=np.uint32)
+    dq[rng.uniform(size=shape) < 0.03] = 1
+    dq[rng.uniform(size=shape) < 0.03] = 512
+    dq[rng.uniform(size=shape) < 0.2] |= 4
+    arrays = {"data": rng.normal(10, 1, shape), "err": rng.uniform(0.5, 1, shape)}
+    if variances:
+        arrays |= {k: rng.uniform(0.2, 2.0, shape)
+                   for k in ("var_poisson", "var_rnoise", "var_flat")}
+    arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
+    for array in (*arrays.values(), dq):
+        array.flags.writeable = False
+    return IntegrationStack(dq=dq, **arrays)
+
+
+def changed(given, **changes):
+    """A stack with some values of some arrays exchanged: name=(index, value)."""
+    arrays = {}
+    for name, (index, value) in changes.items():
+        arrays[name] = getattr(given, name).copy()
+        arrays[name][index] = value
+    return given.replace(**arrays)
+
+
+def test_read_noise_weighs_and_flags_count():
+    given = stack()
+    result = resample([given], [pixel_map(5.0)], OUTPUT)
+    good = (given.dq & 513) == 0
+    d = Drizzle(OUTPUT)
+    d.add(given.data, pixel_map(5.0), np.where(good, 1 / given.var_rnoise, 0))
+    expected = d.result()
+    np.testing.assert_allclose(result.data, expected.data, rtol=1e-6)
+    np.testing.assert_allclose(result.wht, expected.weight, rtol=1e-6)
+    np.testing.assert_array_equal(result.con, expected.context)
+    assert result.data.dtype == result.err.dtype == np.float32
+    variances = [result.var_poisson, result.var_rnoise, result.var_flat]
+    np.testing.assert_allclose(result.err, np.sqrt(np.sum(variances, axis=0)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("data", np.nan), ("data", np.inf), ("err", np.nan), ("var_flat", np.nan),
+    ("var_rnoise", np.nan), ("var_rnoise", 0.0), ("var_rnoise", np.inf),
+    ("dq", 1), ("dq", 512), ("dq", 1 + 4),
+])
+def test_a_bad_pixel_in_any_array_takes_no_part(name, value):
+    given = stack()
+    where = (1, 9, 10)
+    clean = changed(given, dq=(where, 0))
+    spoilt = changed(clean, **{name: (where, value)})
+    flagged = changed(clean, dq=(where, 1))
+    result = resample([spoilt], [pixel_map()], OUTPUT)
+    expected = resample([flagged], [pixel_map()], OUTPUT)
+    for field in dataclasses.fields(result):
+        np.testing.assert_array_equal(
+            getattr(result, field.name), getattr(expected, field.name))
+    assert not np.array_equal(result.wht, resample([clean], [pixel_map()], OUTPUT).wht)
+
+
+def test_other_flags_do_not_matter():
+    given = stack()
+    flagged = given.replace(dq=given.dq | np.uint32(4 + 16))
+    a, b = (resample([s], [pixel_map()], OUTPUT) for s in (given, flagged))
+    np.testing.assert_array_equal(a.data, b.data)
+
+
+def test_exposure_time_weighs():
+    given = [stack(2, 1), stack(1, 2)]
+    maps = [pixel_map(), pixel_map(7.0)]
+    result = resample(given, maps, OUTPUT, weight_type="exptime", exposure_times=[10.0, 30.0])
+    middle = result.wht[8:18, 8:18]
+    assert np.median(middle) == pytest.approx(2 * 10.0 + 30.0, rel=0.2)
+    swapped = resample(given, maps, OUTPUT, weight_type="exptime", exposure_times=[20.0, 60.0])
+    np.testing.assert_allclose(swapped.data, result.data, rtol=1e-6)
+    np.testing.assert_allclose(swapped.err, result.err, rtol=1e-6)
+
+
+def test_variances_of_equal_planes_average_down():
+    """n integrations of one variance on an aligned grid have a mean of variance / n."""
+    shape = (4, *SHAPE)
+    ones = np.ones(shape, dtype=np.float32)
+    given = IntegrationStack(ones, ones, np.zeros(shape, np.uint32), 2 * ones, 3 * ones, 5 * ones)
+    y, x = np.indices(SHAPE, dtype=np.float64)
+    aligned = np.stack([x, y], axis=-1)
+    result = resample([given], [aligned], SHAPE, pixel_scale_ratio=0.5)
+    inner = np.s_[2:-2, 2:-2]
+    for name, value in (("var_poisson", 2), ("var_rnoise", 3), ("var_flat", 5)):
+        np.testing.assert_allclose(getattr(result, name)[inner], value / 4 / 0.25, rtol=1e-6)
+    np.testing.assert_allclose(result.err[inner], np.sqrt(10.0), rtol=1e-6)
+
+
+def test_exposures_one_by_one_and_shared_maps():
+    given = [stack(40, 1), stack(3, 2), stack(2, 3)]
+    shared = pixel_map(4.0)
+    result = resample(given, [shared, pixel_map(-3.0), shared], OUTPUT)
+    again = resample(given, [shared.copy(), pixel_map(-3.0), shared], OUTPUT)
+    assert result.con.shape == (2, *OUTPUT)
+    for field in dataclasses.fields(result):
+        np.testing.assert_array_equal(
+            getattr(result, field.name), getattr(again, field.name))
+
+
+def test_without_read_noise(caplog):
+    given = [stack(3, 1).replace(var_rnoise=None), stack(2, 2).replace(var_rnoise=None)]
+    with caplog.at_level(logging.INFO):
+        result = resample(given, [pixel_map()] * 2, OUTPUT)
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "2 of 2 exposures without VAR_RNOISE; the weight of their pixels is 1" in caplog.text
+    assert result.wht.max() == pytest.approx(5.0, rel=1e-6)
+    assert np.isnan(result.var_rnoise).all()
+    covered = result.wht > 1
+    expected = np.sqrt(result.var_poisson + result.var_flat)
+    np.testing.assert_allclose(result.err[covered], expected[covered], rtol=1e-6)
+
+
+def test_err_without_variances(caplog):
+    given = [stack(4, variances=False)]
+    aligned = np.stack(np.indices(SHAPE, dtype=np.float64)[::-1], axis=-1)
+    with caplog.at_level(logging.INFO):
+        auto = resample(given, [aligned], SHAPE)
+        assert "ERR is drizzled from the exposures' ERR" in caplog.text
+        bare = resample(given, [aligned], SHAPE, err_from="var")
+        assert "ERR is NaN everywhere" in caplog.text
+    assert np.isnan(bare.err).all()
+    np.testing.assert_array_equal(auto.data, bare.data)
+    for name in ("var_poisson", "var_rnoise", "var_flat"):
+        assert np.isnan(getattr(auto, name)).all()
+    good = (given[0].dq & 513) == 0
+    n = good.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.sqrt(np.sum(np.where(good, given[0].err, 0) ** 2, axis=0)) / n
+    inner = np.s_[2:-2, 2:-2]
+    np.testing.assert_allclose(auto.err[inner], expected[inner], rtol=1e-5)
+
+
+def test_nothing_good():
+    given = stack().replace(dq=np.ones((3, *SHAPE), dtype=np.uint32))
+    result = resample([given], [pixel_map()], OUTPUT, fillval="-1")
+    assert (result.data == -1).all() and not result.wht.any() and not result.con.any()
+    assert np.isnan(result.err).all()
+
+
+@pytest.mark.parametrize(("error", "keywords", "message"), [
+    (ParameterError, {"weight_type": "equal"}, "weight_type is 'equal', expected 'ivm' or"),
+    (ParameterError, {"err_from": "klip"}, "err_from is 'klip', expected 'auto' or 'var'"),
+    (ParameterError, {"pixel_scale_ratio": 0}, "pixel_scale_ratio is 0, expected a number above"),
+    (ParameterError, {"kernel": "gaussian"}, "kernel is 'gaussian', expected one of 'square'"),
+    (ParameterError, {"pixfrac": -0.1}, "pixfrac is -0.1, expected a number from 0 to 1"),
+    (ParameterError, {"fillval": "x"}, "fillval is 'x', expected 'NAN', 'INDEF' or a number"),
+    (InputError, {"weight_type": "exptime"}, "needs a time for each of 1 exposures, got 0"),
+    (InputError, {"weight_type": "exptime", "exposure_times": [None]},
+     "exposure 0 has exposure time None, expected seconds above 0"),
+    (InputError, {"pixel_maps": []}, "0 pixel maps given for 1 exposures"),
+    (InputError, {"pixel_maps": [np.zeros((3, 3, 2))]}, r"pixel map 0 has shape \(3, 3, 2\)"),
+    (InputError, {"stacks": [], "pixel_maps": []}, "resample got no exposure"),
+])
+def test_errors(error, keywords, message):
+    given = {"stacks": [stack(1)], "pixel_maps": [pixel_map()], "output_shape": OUTPUT}
+    with pytest.raises(error, match=message) as caught:
+        resample(**given | keywords)
+    assert "\n" not in str(caught.value)
+
+
+# ---- against the genuine step
+
+
+def rms(values):
+    return np.sqrt(np.nanmean(np.square(values, dtype=np.float64)))
+
+
+@pytest.mark.parametrize("parameters", [
+    {},
+    {"kernel": "point", "fillval": "-7.5"},
+    {"pixfrac": 0.7, "pixel_scale_ratio": 0.5},
+    {"rotation": 30.0, "weight_type": "exptime"},
+    {"output_shape": [100, 120], "crpix": [40.0, 50.0], "crval": [150.2, -30.4]},
+], ids=str)
+def test_equals_the_jwst_package(shared_data, parameters):
+    pytest.importorskip("jwst.resample", reason="the jwst package is absent")
+    from gpucoron.io.exposures import read_exposure
+    from gpucoron.io.wcs import output_wcs, pixel_maps, read_wcs
+
+    paths = sorted((shared_data / "nircam_small").glob("jw0900100[23]*_calints.fits"))
+    theirs = jwst_resample(paths, parameters)
+    exposures = [read_exposure(path, "science") for path in paths]
+    wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in exposures]
+    stacks = [e.stack for e in exposures]
+    shapes = [s.shape for s in stacks]
+    names = ("pixel_scale_ratio", "rotation", "output_shape", "crpix", "crval")
+    asked = {k: parameters[k] for k in names if k in parameters}
+    output = output_wcs(wcss, [e.meta for e in exposures], shapes, **asked)
+    rest = {k: v for k, v in parameters.items() if k not in names}
+    ours = resample(
+        stacks, pixel_maps(wcss, output, shapes), output.shape,
+        pixel_scale_ratio=output.pixel_scale_ratio, err_from="var",
+        exposure_times=[e.meta.measurement_time for e in exposures], **rest,
+    )
+    assert ours.data.shape == theirs.data.shape
+    np.testing.assert_array_equal(ours.con, theirs.con)
+    # the maps differ by the rounding of gwcs, 1e-9 px: slivers of weight 1e-4 by 1e-5 of theirs
+    np.testing.assert_allclose(ours.wht, theirs.wht, rtol=1e-6, atol=1e-6 * theirs.wht.max())
+    for mine, name in ((ours.data, "data"), (ours.err, "err"), (ours.var_poisson, "var_poisson"),
+                       (ours.var_rnoise, "var_rnoise"), (ours.var_flat, "var_flat")):
+        other = getattr(theirs, name)
+        np.testing.assert_array_equal(np.isnan(mine), np.isnan(other))
+        assert rms(mine - other) <= 1e-6 * rms(other), name
+    assert output.pixel_area_sr == pytest.approx(
+        theirs.meta.photometry.pixelarea_steradians, rel=1e-12)
+
+
+def jwst_resample(paths, parameters):
+    from jwst.datamodels import ModelContainer, ModelLibrary
+    from jwst.pipeline.calwebb_coron3 import to_container
+    from jwst.resample import ResampleStep
+    from stdatamodels.jwst import datamodels
+
+    images = ModelContainer()
+    for path in paths:
+        with datamodels.open(path) as cube:
+            for image in to_container(cube):
+                images.append(image)
+    step = ResampleStep()
+    step.blendheaders = False
+    for name, value in parameters.items():
+        setattr(step, name, value)
+    return step.process(ModelLibrary(images, on_disk=False))
