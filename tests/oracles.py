@@ -60,11 +60,16 @@ def fourier_shift(image, shift_yx):
 
 
 def registration(frame, reference, mask, start):
-    """Least squares on the residual itself; returns (x, y, beta) and the lowest sum of squares."""
-    def residual(p):
-        return (mask * (reference - p[2] * fourier_shift(frame, (p[1], p[0])))).ravel()
+    """Least squares on the residual itself: (x, y, beta[, c]), and the lowest sum of squares.
 
-    best = least_squares(residual, start, jac="3-point", xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    The constant c is fitted where `start` has a fourth value.
+    """
+    def residual(p):
+        model = p[2] * fourier_shift(frame, (p[1], p[0])) + (p[3] if len(p) > 3 else 0.0)
+        return (mask * (reference - model)).ravel()
+
+    best = least_squares(residual, start, jac="3-point", x_scale="jac",
+                         xtol=1e-15, ftol=1e-15, gtol=1e-15)
     return best.x, 2 * best.cost
 
 

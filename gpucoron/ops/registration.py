@@ -3,10 +3,10 @@
 For a frame f, a reference p and a weight mask m, the shift s = (sx, sy) and the brightness beta
 that minimise ::
 
-    R(s, beta) = sum_x m(x)^2 [p(x) - beta (S_s f)(x)]^2
+    R(s, beta, c) = sum_x m(x)^2 [p(x) - beta (S_s f)(x) - c]^2
 
-where S_s is the Fourier shift of `gpucoron.ops.fourier_shift`. It is the objective of jwst's
-align_refs; here its minimum is found without a Fourier transform for every trial.
+where S_s is the Fourier shift of `gpucoron.ops.fourier_shift`. With c = 0 it is the objective of
+jwst's align_refs; here its minimum is found without a Fourier transform for every trial.
 """
 
 from __future__ import annotations
@@ -60,6 +60,9 @@ class Registration:
     search : float, pixels
         Offsets up to this along either axis are searched for the lowest residual. 0 walks downhill
         from no shift to the nearest minimum, as jwst does.
+    background : bool
+        Fit a constant, too, so that a background that differs between frame and reference moves
+        nothing. False leaves the objective as jwst has it.
 
     Raises
     ------
@@ -68,14 +71,15 @@ class Registration:
 
     Notes
     -----
-    For a given s the best beta is C/B, with C(s) = sum m^2 p S_s f and B(s) = sum m^2 (S_s f)^2,
-    and R is smallest where C^2/B is largest. C is a sum over the product of two spectra; B is one
-    over the spectrum of f^2 on a grid of twice the size, where f^2 is exactly band-limited, so it
-    is shared by all references. Both are entire functions of s: within 0.8 px of a whole-pixel
-    shift their phases are Chebyshev series with Bessel coefficients, about 20 terms to rounding. A
-    pair costs one pass over its spectra, then Newton's method on two polynomials with exact first
-    and second derivatives. The real part that a Fourier shift of even size takes is included
-    exactly, down to the corner where both frequencies are Nyquist's.
+    For a given s the best beta is C/B, with C(s) = sum m^2 p S_s f and B(s) = sum m^2 (S_s f)^2
+    (the weighted means of p and of S_s f taken out where the constant is fitted), and R is smallest
+    where C^2/B is largest. C is a sum over the product of two spectra; B is one over the spectrum
+    of f^2 on a grid of twice the size, where f^2 is exactly band-limited, and is shared by all
+    references in the same box. Both are entire functions of s: within a box of 2.6 px their phases
+    are Chebyshev series with Bessel coefficients, about 25 terms to rounding. A pair costs one
+    pass over its spectra, then Newton's method on two polynomials with exact first and second
+    derivatives. The real part that a Fourier shift of even size takes is included exactly, down to
+    the corner where both frequencies are Nyquist's.
 
     Uncertainties are those of least squares: twice the residual's variance times the inverse of the
     Hessian of R in (x, y, beta).
@@ -87,7 +91,7 @@ class Registration:
     .. [2] Abramowitz & Stegun 1964, eqs. 9.1.44-9.1.45: the expansion of the phases.
     """
 
-    def __init__(self, references, mask=None, *, guide=None, search=6.0):
+    def __init__(self, references, mask=None, *, guide=None, search=6.0, background=True):
         require_host("registration", references, mask, guide)
         if references.ndim != 3:
             raise InputError(f"references have shape {references.shape}, expected (nref, ny, nx)")
@@ -98,7 +102,8 @@ class Registration:
         if not np.isfinite(mask).all() or np.count_nonzero(mask) <= 3:
             raise InputError("the mask is not finite, or leaves no more than three pixels")
         self.search = float(search)
-        self._weight = mask * mask
+        self._weight, self._background = mask * mask, bool(background)
+        self._total = float(self._weight.sum())
         self.usable = np.isfinite(references).all(axis=(1, 2))
         self._prepare_references(references)
         self._y = PhaseSeries.of_axis(ny, HALF_WIDTH, half_spectrum=False)
@@ -114,6 +119,7 @@ class Registration:
         if self._both_even:
             sign = (-1.0) ** np.add.outer(np.arange(ny), np.arange(nx))
             self._alternating = scipy.fft.rfft2(self._weight * sign)
+        self.nodes = nodes_and_projection(self._y2.terms), nodes_and_projection(self._x2.terms)
         self._weights_at = {}
         self._centres = np.zeros((len(references), 2), dtype=np.int64)
         if guide is not None and np.isfinite(guide).all() and self.search > 0:
@@ -125,6 +131,7 @@ class Registration:
         self._real = np.empty((n, ny, nx // 2 + 1))
         self._imag = np.empty_like(self._real)
         self._power = np.empty(n)
+        self._sums = np.zeros(n)
         for r in range(n):
             image = np.asarray(references[r], dtype=np.float64)
             if not self.usable[r]:
@@ -133,13 +140,16 @@ class Registration:
             spectrum = scipy.fft.rfft2(weighted)
             self._real[r], self._imag[r] = spectrum.real, spectrum.imag
             self._power[r] = np.sum(weighted * image)
+            if self._background:
+                self._sums[r] = weighted.sum()
+                self._power[r] -= self._sums[r] ** 2 / self._total
 
     def _aim(self, guide):
         """Move every reference's box to where the guide's fit lies."""
         frame = scipy.fft.rfft2(guide)
         norm = self._whole_pixel_norm(guide)
         for r in np.flatnonzero(self.usable):
-            self._move(r, self._whole_pixel_peak(self._spectrum(r), frame, norm))
+            self._move(r, self._whole_pixel_peak(r, self._spectrum(r), frame, norm))
         fits = self.fit(guide)
         for r in np.flatnonzero(fits["status"] == CONVERGED):
             self._move(r, np.array([fits["y"][r], fits["x"][r]]))
@@ -158,7 +168,9 @@ class Registration:
         """Spectra of the weights, ready for B in the box round a whole-pixel shift (y, x)."""
         if centre not in self._weights_at:
             (ny, nx), shift = self.shape, np.array(centre)
-            spectra = [self._turned(self._doubled, 2 * shift, (2 * ny, 2 * nx))]
+            single = self._doubled[:ny, : nx // 2 + 1]
+            spectra = [self._turned(self._doubled, 2 * shift, (2 * ny, 2 * nx)),
+                       self._turned(single, shift)]
             if self._both_even:
                 spectra.append(self._turned(self._alternating, shift))
             self._weights_at[centre] = [(s.real[None].copy(), s.imag[None].copy()) for s in spectra]
@@ -168,10 +180,17 @@ class Registration:
         """B at every whole-pixel shift."""
         square = scipy.fft.rfft2(frame * frame)
         nh = self.shape[1] // 2 + 1
-        return scipy.fft.irfft2(self._doubled[: self.shape[0], :nh] * square.conj(), s=self.shape)
+        weights = self._doubled[: self.shape[0], :nh]
+        norm = scipy.fft.irfft2(weights * square.conj(), s=self.shape)
+        if self._background:
+            sums = scipy.fft.irfft2(weights * scipy.fft.rfft2(frame).conj(), s=self.shape)
+            norm -= sums**2 / self._total
+        return norm
 
-    def _whole_pixel_peak(self, spectrum, frame_spectrum, norm):
+    def _whole_pixel_peak(self, r, spectrum, frame_spectrum, norm):
         """Find the whole-pixel shift (y, x) of largest C^2/B within the search range."""
+        weights = self._doubled[: self.shape[0], : self.shape[1] // 2 + 1]
+        spectrum = spectrum - self._sums[r] / self._total * weights
         c = scipy.fft.irfft2(spectrum * frame_spectrum.conj(), s=self.shape)
         score = np.where((c > 0) & (norm > 0), c * c / np.where(norm > 0, norm, 1.0), -np.inf)
         reach = [min(int(np.ceil(self.search)), (n - 1) // 2) for n in self.shape]
@@ -235,10 +254,13 @@ class Registration:
             corner = real[which, ny // 2, -1] * prepared.corner
             series -= corner[:, None, None] * np.outer(self._y.sine, self._x.sine)
         unique, index = np.unique(centres, axis=0, return_inverse=True)
-        b_series = np.array([prepared.norm_series(tuple(c)) for c in unique])
-        dof = max(1.0, self._weight.sum() ** 2 / (self._weight**2).sum() - 3)
-        return fit_pairs(series, b_series, index.ravel(), self._power[pairs],
-                         self._weight.sum(), dof, *self._grid, HALF_WIDTH)
+        index = index.ravel()
+        norms, sums = zip(*(prepared.norm_series(tuple(c)) for c in unique), strict=True)
+        if self._background:
+            series -= (self._sums[pairs] / self._total)[:, None, None] * np.array(sums)[index]
+        dof = max(1.0, self._total**2 / (self._weight**2).sum() - 3 - self._background)
+        return fit_pairs(series, np.array(norms), index, self._power[pairs], self._total, dof,
+                         *self._grid, HALF_WIDTH)
 
     def _store(self, fits, pairs, centres, rows):
         fits["y"][pairs], fits["x"][pairs] = centres[:, 0] + rows[:, 0], centres[:, 1] + rows[:, 1]
@@ -253,7 +275,7 @@ class Registration:
         offset = np.zeros(2)
         if self.search > 0:
             norm = self._whole_pixel_norm(prepared.frame)
-            offset = self._whole_pixel_peak(origin, prepared.spectrum, norm)
+            offset = self._whole_pixel_peak(r, origin, prepared.spectrum, norm)
         for _ in range(MAX_WALK):
             centre = (LATTICE * np.rint(offset / LATTICE)).astype(np.int64)
             turned = self._turned(origin, centre)[None]
@@ -280,29 +302,35 @@ class _Frame:
         self._series = {}
 
     def norm_series(self, centre):
-        """Chebyshev coefficients of B round a whole-pixel shift (y, x)."""
+        """Chebyshev coefficients round a whole-pixel shift (y, x): of B, and of sum m^2 S_s f."""
         if centre not in self._series:
-            self._series[centre] = self._norm_series(np.array(centre))
+            self._series[centre] = self._norm_series(centre)
         return self._series[centre]
 
     def _norm_series(self, centre):
         from gpucoron.ops._registration_cpu import contract
 
         plan, (ny, nx) = self.plan, self.plan.shape
-        weights, first = plan.weights_at(tuple(centre)), np.zeros(1, dtype=np.int64)
-        series = contract(*weights[0], first, *self._square, plan._y2.even, plan._y2.odd,
-                          plan._x2.even, plan._x2.odd, 1.0 / (4 * ny * nx), BLOCKS)[0]
-        if not plan._both_even:
-            return series
-        cross = contract(*weights[1], first, self.real, self.imag, plan._y.even, plan._y.odd,
-                         plan._x.even, plan._x.odd, 1.0 / (ny * nx), BLOCKS)[0]
-        ty, poly_y, project_y = nodes_and_projection(series.shape[0])
-        tx, poly_x, project_x = nodes_and_projection(series.shape[1])
-        sign = (-1.0) ** (centre.sum() % 2)
-        sines = sign * np.outer(np.sin(np.pi * HALF_WIDTH * ty), np.sin(np.pi * HALF_WIDTH * tx))
-        d = poly_y[:, : cross.shape[0]] @ cross @ poly_x[:, : cross.shape[1]].T
-        values = self.corner * sines * (self.corner * sines * plan._weight.sum() - 2.0 * d)
-        return series + project_y @ values @ project_x.T
+        weights, first = plan.weights_at(centre), np.zeros(1, dtype=np.int64)
+        norm = contract(*weights[0], first, *self._square, plan._y2.even, plan._y2.odd,
+                        plan._x2.even, plan._x2.odd, 1.0 / (4 * ny * nx), BLOCKS)[0]
+        singles = [contract(*w, first, self.real, self.imag, plan._y.even, plan._y.odd,
+                            plan._x.even, plan._x.odd, 1.0 / (ny * nx), BLOCKS)[0]
+                   for w in weights[1:]]
+        sums = singles[0]
+        (ty, poly_y, project_y), (tx, poly_x, project_x) = plan.nodes
+        on_nodes = poly_y[:, : sums.shape[0]], poly_x[:, : sums.shape[1]].T
+        values = np.zeros((len(ty), len(tx)))
+        if plan._both_even:
+            sums = sums - (weights[1][0][0, ny // 2, -1] * self.corner) * np.outer(
+                plan._y.sine, plan._x.sine)
+            sign = (-1.0) ** (sum(centre) % 2)
+            sines = (sign * self.corner) * np.outer(
+                np.sin(np.pi * HALF_WIDTH * ty), np.sin(np.pi * HALF_WIDTH * tx))
+            values += sines * (sines * plan._total - 2.0 * on_nodes[0] @ singles[1] @ on_nodes[1])
+        if plan._background:
+            values -= (on_nodes[0] @ sums @ on_nodes[1]) ** 2 / plan._total
+        return norm + project_y @ values @ project_x.T, sums
 
 
 def _upsampled(half_spectrum, shape):

@@ -92,8 +92,9 @@ class Alignment:
         groups = _exposure_numbers(references)
         filled = self._filled(references.data, references.dq, groups)
         guide = self.science[int(np.argmax(self._usable))]
-        search = 0.0 if preset == "jwst" else 6.0
-        self._registration = Registration(filled, mask, guide=guide, search=search)
+        like_jwst = preset == "jwst"
+        self._registration = Registration(
+            filled, mask, guide=guide, search=0.0 if like_jwst else 6.0, background=not like_jwst)
         self.shape = filled.shape
         filled[~self._registration.usable] = 0.0
         self._spectra = spectra(filled)

@@ -21,15 +21,17 @@ def case(shape, noise=5.0, offsets=OFFSETS, seed=0):
     return read_only(frame, references, mask)
 
 
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("shape", [(32, 40), (33, 40), (32, 41), (33, 41)])
-def test_finds_the_minimum_of_the_direct_objective(shape):
+def test_finds_the_minimum_of_the_direct_objective(shape, background):
     frame, references, mask = case(shape)
-    fits = Registration(references, mask, guide=frame).fit(frame)
+    frame, references = frame + 40, references - 25
+    fits = Registration(references, mask, guide=frame, background=background).fit(frame)
     assert (fits["status"] == CONVERGED).all()
     for fit, reference in zip(fits, references, strict=True):
         found = [fit["x"], fit["y"], fit["beta"]]
-        best, cost = oracles.registration(frame, reference, mask, found)
-        np.testing.assert_allclose(found, best, atol=tolerances.REGISTRATION_PX)
+        best, cost = oracles.registration(frame, reference, mask, found + [0.0] * background)
+        np.testing.assert_allclose(found, best[:3], atol=tolerances.REGISTRATION_PX)
         assert fit["residual"] ** 2 * np.sum(mask**2) == pytest.approx(cost, rel=1e-9)
 
 
@@ -54,10 +56,18 @@ def test_result_does_not_depend_on_the_guide():
 
 def test_without_search_it_walks_to_the_nearest_minimum():
     frame, references, mask = case((48, 48), offsets=[(0.4, 0.3), (1.7, -1.1)])
-    fits = Registration(references, mask, search=0).fit(frame)
+    fits = Registration(references, mask, search=0, background=False).fit(frame)
     for fit, reference in zip(fits, references, strict=True):
         best, _ = oracles.registration(frame, reference, mask, (0, 0, 1))
         np.testing.assert_allclose([fit["x"], fit["y"]], best[:2], atol=1e-7)
+
+
+def test_a_background_moves_nothing():
+    frame, references, mask = case((40, 41))
+    plain = Registration(references, mask).fit(frame)
+    lifted = Registration(references + 300.0, mask).fit(frame - 80.0)
+    for name in ("x", "y", "beta", "residual", "x_err"):
+        np.testing.assert_allclose(plain[name], lifted[name], rtol=1e-6, atol=1e-8)
 
 
 def test_noise_free_shift_is_recovered_exactly():
