@@ -1,4 +1,3 @@
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -6,21 +5,15 @@ import pytest
 
 from gpucoron.io.blend import blend, count_pointings, header_table, product_times
 from gpucoron.io.keywords import keyword_order, keywords
+from tests.io import keyword_facts
 
 ROOT = Path(__file__).parents[2]
 
 
-def facts():
-    spec = importlib.util.spec_from_file_location("facts", Path(__file__).with_name("keyword_facts.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_table_agrees_with_installed_stdatamodels():
-    stored = facts().TARGET
+    stored = keyword_facts.TARGET
     assert stored == ROOT / "gpucoron" / "io" / "keywords.json"
-    assert stored.read_text() == facts().text(), "run tests/io/keyword_facts.py"
+    assert stored.read_text() == keyword_facts.text(), "run tests/io/keyword_facts.py"
 
 
 def test_every_rule_is_known():
