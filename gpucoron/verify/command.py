@@ -1,0 +1,187 @@
+"""``gpucoron verify``: run jwst and gpucoron on one association, and compare."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from gpucoron.errors import OutputError
+from gpucoron.verify.report import Report, compare_products
+from gpucoron.verify.runs import require_jwst, run_module
+
+__all__ = ["add_arguments", "run_from_arguments", "verify"]
+
+log = logging.getLogger("gpucoron")
+
+_MARK = "gpucoron-verify.txt"  # is in every folder that may be emptied
+
+_ABOUT = """\
+Runs the association through the installed jwst package and through gpucoron with its preset
+"jwst", each in a process of its own and offline, and tells how much every product differs, the
+fitted shifts, and wall time and peak memory of both. The products, the logs and the report
+(report.txt, report.json) go to the output folder.
+
+With NumPy 2, jwst's alignment works in single precision and does not align; it is run here with
+its Fourier transforms in double precision unless --single-fft is given."""
+
+_EXIT_CODES = """\
+exit codes:
+  0  done; with --expect: everything agrees as promised
+  1  --expect: something differs by more than promised
+  2  usage
+  3  bad input: association, exposure or psfmask
+  5  I/O: the output folder cannot be written
+  6  the jwst package is not installed, or failed
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``gpucoron verify``."""
+    from gpucoron.cli import add_talk_options
+
+    parser.description, parser.epilog = _ABOUT, _EXIT_CODES
+    parser.add_argument("asn", metavar="ASN", help="association (JSON)")
+    parser.add_argument("--psfmask", metavar="FILE",
+                        help="psfmask reference file, for both (default: found through crds, else "
+                             "all ones)")
+    parser.add_argument("--set", action="append", default=[], metavar="STEP.PARAMETER=VALUE",
+                        help="set one parameter of a step, for both; may be repeated")
+    parser.add_argument("--align", choices=("each", "first"),
+                        help="gpucoron's alignment (default: first, as jwst has it)")
+    parser.add_argument("--device", default="cpu", metavar="auto|cpu|N",
+                        help="where gpucoron computes (default: cpu)")
+    parser.add_argument("--output-dir", default="gpucoron-verify", metavar="DIR",
+                        help="where everything goes: a new folder, or that of an earlier "
+                             "comparison (default: gpucoron-verify)")
+    parser.add_argument("--expect", action="store_true",
+                        help="fail (exit code 1) where something differs by more than promised")
+    parser.add_argument("--single-fft", action="store_true",
+                        help="run jwst's alignment as it is, even where NumPy makes it work in "
+                             "single precision")
+    add_talk_options(parser)
+
+
+def run_from_arguments(options: argparse.Namespace) -> int:
+    """Do what the arguments of `add_arguments` ask for; return the exit status."""
+    from gpucoron.cli import run_console
+
+    with run_console(options):
+        report = verify(
+            options.asn, options.output_dir, psfmask=options.psfmask, sets=options.set,
+            align=options.align, device=options.device, double_fft=not options.single_fft)
+    for line in report.lines():
+        sys.stdout.write(line + "\n")
+    problems = report.problems()
+    if not options.expect:
+        return 0
+    for line in problems:
+        sys.stdout.write(f"not as promised: {line}\n")
+    if not problems:
+        sys.stdout.write("everything agrees as promised\n")
+    return 1 if problems else 0
+
+
+def verify(
+    asn: str | PathLike, output_dir: str | PathLike, *, psfmask: str | PathLike | None = None,
+    sets: Sequence[str] = (), align: str | None = None, device: str = "cpu",
+    double_fft: bool = True,
+) -> Report:
+    """Run jwst and gpucoron on one association, and compare their products.
+
+    Parameters
+    ----------
+    asn : path
+        Association; its first product is run.
+    output_dir : path
+        Gets ``jwst/``, ``gpucoron/``, ``input/``, logs, ``report.txt`` and ``report.json``.
+    psfmask : path, optional
+        For both. Default: what gpucoron finds.
+    sets : sequence of str
+        ``"klip.truncate=10"``, for both.
+    align : {"first", "each"}, optional
+        gpucoron's alignment; "first" is what jwst does.
+    device : str
+        Where gpucoron computes.
+    double_fft : bool
+        Run jwst's alignment with Fourier transforms in double precision.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    PeerError
+        jwst is not installed, or failed.
+    GpucoronError
+        Input that cannot be used, a parameter that does not exist, a folder that cannot be written.
+    """
+    from gpucoron.verify.run_jwst import step_parameters
+    from gpucoron.verify.staging import stage
+
+    require_jwst()
+    changed = _changed_parameters(sets, align)
+    folder = Path(output_dir).resolve()
+    places = {name: folder / name for name in ("gpucoron", "jwst", "input")}
+    _make(folder, places.values())
+    staged = stage(asn, places["input"], psfmask)
+    for note in staged.notes:
+        log.warning("%s", note)
+    common = {"asn": str(staged.asn), "psfmask": str(staged.psfmask)}
+    runs = {}
+    log.info("running gpucoron")
+    runs["gpucoron"] = run_module("run_gpucoron", {
+        **common, "output_dir": str(places["gpucoron"]), "set": list(sets), "align": align,
+        "device": device}, folder)
+    log.info("running jwst")
+    runs["jwst"] = run_module("run_jwst", {
+        **common, "output_dir": str(places["jwst"]), "steps": step_parameters(changed),
+        "science": list(staged.science), "double_fft": double_fft,
+        "crds_dir": str(folder / "crds")}, folder)
+    log.info("comparing")
+    report = compare_products(places["gpucoron"], places["jwst"])
+    report.runs, report.notes = runs, list(staged.notes)
+    _save(folder, report)
+    return report
+
+
+def _changed_parameters(sets: Sequence[str], align: str | None) -> dict[str, Any]:
+    """Return the parameters that are not the preset's defaults, by full name."""
+    from gpucoron.parameters import Parameters
+
+    chosen = Parameters.from_sources(sets=sets, preset="jwst", keywords={"align": align}).flat()
+    usual = Parameters.from_sources(preset="jwst").flat()
+    return {name: value for name, value in chosen.items() if value != usual[name]}
+
+
+def _make(folder: Path, places) -> None:
+    """Make the folders; only an earlier comparison's may be there, and are emptied."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not (folder / _MARK).is_file():
+            raise OutputError(f"output folder {folder} holds other files; expected a new or empty "
+                              "folder, or one of an earlier comparison")
+        (folder / _MARK).write_text("This folder is written by gpucoron verify, which empties it "
+                                    "when it runs again.\n")
+        for place in places:
+            if place.is_dir():
+                shutil.rmtree(place)
+            place.mkdir()
+    except OSError as problem:
+        if isinstance(problem, OutputError):
+            raise
+        raise OutputError(f"cannot make output folder {folder}: {problem.strerror}") from problem
+
+
+def _save(folder: Path, report: Report) -> None:
+    try:
+        (folder / "report.json").write_text(report.to_json())
+        (folder / "report.txt").write_text("\n".join(report.lines()) + "\n")
+    except OSError as problem:
+        raise OutputError(f"cannot write the report to {folder}: {problem.strerror}") from problem

@@ -1,0 +1,146 @@
+"""Two folders of products compared: the report, as text and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucoron.errors import InputError
+from gpucoron.verify.compare import (
+    HduDifference,
+    ShiftDifference,
+    TableDifference,
+    compare_hdus,
+    compare_shifts,
+    product_of,
+    shifts_from_json,
+)
+from gpucoron.verify.headers import KeywordDifference, compare_headers
+
+__all__ = ["SHIFTS_FILE", "Report", "compare_products"]
+
+#: Where a run of jwst leaves the shifts it fitted, beside its products.
+SHIFTS_FILE = "shifts.json"
+
+
+@dataclass
+class Report:
+    """What a comparison found.
+
+    Attributes
+    ----------
+    images, tables, shifts, keywords
+        All that was compared; `keywords` only where something differs.
+    missing : list of str
+        A line for each file that one of the two lacks.
+    runs : dict
+        By "jwst" and "gpucoron": versions, wall seconds and peak memory, where both were run.
+    notes : list of str
+        What a reader must know besides.
+    """
+
+    images: list[HduDifference] = field(default_factory=list)
+    tables: list[TableDifference] = field(default_factory=list)
+    shifts: list[ShiftDifference] = field(default_factory=list)
+    keywords: list[KeywordDifference] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def problems(self) -> list[str]:
+        """Return a line for everything that is not as gpucoron promises with preset "jwst"."""
+        from gpucoron.verify.expect import problems
+
+        return problems(self)
+
+    def to_json(self) -> str:
+        """Return everything as JSON; what is not a number is null."""
+        content = {name: _plain(getattr(self, name)) for name in
+                   ("runs", "notes", "missing", "images", "tables", "shifts", "keywords")}
+        content["problems"] = self.problems()
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    def lines(self) -> Iterator[str]:
+        """Yield the report as text."""
+        from gpucoron.verify.text import report_lines
+
+        return report_lines(self)
+
+
+def _plain(value):
+    if dataclasses.is_dataclass(value):
+        extra = {}
+        if isinstance(value, HduDifference):
+            extra = {"relative_rms": value.relative_rms, "relative_largest": value.relative_largest}
+        return _plain({**dataclasses.asdict(value), **extra})
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def compare_products(
+    ours_dir: str | PathLike, theirs_dir: str | PathLike, *,
+    shifts: Mapping[str, np.ndarray] | None = None,
+) -> Report:
+    """Compare gpucoron's products in one folder with jwst's in another, by file name.
+
+    Parameters
+    ----------
+    ours_dir, theirs_dir : path
+        Hold crfints, psfstack, psfalign, psfsub and i2d files; others are passed over.
+    shifts : mapping of str to (nref, 3) array, optional
+        jwst's fits (x, y in px, beta) by root name of the science exposure. Default: those in
+        ``shifts.json`` beside jwst's products, if that is there.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        A folder that holds no product.
+    """
+    from astropy.io import fits
+
+    ours, theirs = (_products(Path(folder)) for folder in (ours_dir, theirs_dir))
+    if shifts is None:
+        found = Path(theirs_dir, SHIFTS_FILE)
+        shifts = shifts_from_json(json.loads(found.read_text())) if found.is_file() else {}
+    report = Report()
+    for only, other, whose in ((ours, theirs, "jwst"), (theirs, ours, "gpucoron")):
+        report.missing += [f"{name}: {whose} did not write it" for name in only
+                           if name not in other]
+    for name in (n for n in ours if n in theirs):
+        product = product_of(name)
+        with fits.open(ours[name]) as mine, fits.open(theirs[name]) as other:
+            for difference in compare_hdus(product, name, mine, other):
+                kind = report.images if isinstance(difference, HduDifference) else report.tables
+                kind.append(difference)
+            report.keywords += compare_headers(product, name, mine, other)
+            root = name.rsplit("_", 2)[0]
+            if product == "psfalign" and root in shifts and "ALIGN" in mine:
+                report.shifts.append(compare_shifts(root, mine["ALIGN"].data, shifts[root]))
+    return report
+
+
+def _products(folder: Path) -> dict[str, Path]:
+    """Return a folder's products by name, in the order of the steps."""
+    found = {p.name: p for p in folder.glob("*.fits") if product_of(p.name)}
+    if not found:
+        raise InputError(f"{folder}: holds no product, expected files such as *_psfsub.fits")
+    order = ("crfints", "psfstack", "psfalign", "psfsub", "i2d")
+    names = sorted(found, key=lambda n: (order.index(product_of(n)), n))
+    return {name: found[name] for name in names}

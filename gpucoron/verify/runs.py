@@ -1,0 +1,136 @@
+"""Running both pipelines, each in a process of its own, and what they leave on record."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gpucoron.errors import GpucoronError, InputError
+
+__all__ = ["PeerError", "peak_memory_mib", "recorded", "require_jwst", "run_module"]
+
+log = logging.getLogger("gpucoron")
+
+
+class PeerError(GpucoronError):
+    """The jwst package is not installed, or failed."""
+
+    exit_code = 6
+
+
+def require_jwst() -> None:
+    """Make sure that the jwst package is installed; it is not imported.
+
+    Raises
+    ------
+    PeerError
+        It is not.
+    """
+    if find_spec("jwst") is None:
+        raise PeerError("the jwst package is not installed, so there is nothing to compare with; "
+                        "pip install 'gpucoron[jwst]'")
+
+
+def run_module(module: str, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Run ``python -m gpucoron.verify.<module>`` on a job; return its record.
+
+    Parameters
+    ----------
+    module : {"run_jwst", "run_gpucoron"}
+    job : mapping
+        What the module needs, as JSON can say it.
+    folder : path
+        Takes the job, the record and the log.
+
+    Returns
+    -------
+    dict
+        The module's record and ``process_s``, the wall seconds of the whole process.
+
+    Raises
+    ------
+    PeerError
+        jwst failed.
+    GpucoronError
+        gpucoron failed; one with the exit status that it would have had.
+    """
+    name = module.removeprefix("run_")
+    paths = {kind: folder / f"{name}.{kind}" for kind in ("job.json", "record.json", "log")}
+    paths["record.json"].unlink(missing_ok=True)
+    paths["job.json"].write_text(json.dumps(dict(job), indent=1))
+    start = time.perf_counter()
+    with open(paths["log"], "w", encoding="utf-8") as output:
+        command = [sys.executable, "-m", f"gpucoron.verify.{module}", str(paths["job.json"]),
+                   str(paths["record.json"])]
+        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False,
+                              stdin=subprocess.DEVNULL).returncode
+    process_s = time.perf_counter() - start
+    record = {}
+    if paths["record.json"].is_file():
+        record = json.loads(paths["record.json"].read_text())
+    if code or "error" in record:
+        _fail(name, code, record, paths["log"])
+    return {**record, "process_s": process_s}
+
+
+def _fail(name: str, code: int, record: dict, log_file: Path) -> None:
+    reason = record.get("error", f"its process ended with status {code}")
+    if name == "gpucoron":
+        error = InputError(reason)
+        error.exit_code = record.get("exit_code", 1)
+        raise error
+    raise PeerError(f"{name} failed: {reason} (log: {log_file})")
+
+
+def recorded(run: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
+    """Be the main function of a module that `run_module` starts.
+
+    Parameters
+    ----------
+    run : callable
+        Takes the job, returns the record.
+
+    Returns
+    -------
+    int
+        The exit status.
+    """
+    job_file, record_file = (Path(p) for p in sys.argv[1:3])
+    job = json.loads(job_file.read_text())
+    try:
+        record = run(job)
+    except Exception as problem:  # whatever it is, the caller wants it in one line
+        log.exception("failed")
+        text = " ".join(str(problem).split()) or type(problem).__name__
+        if not isinstance(problem, GpucoronError):
+            text = f"{type(problem).__name__}: {text}"
+        record = {"error": text, "exit_code": getattr(problem, "exit_code", 1)}
+    record["peak_mib"] = peak_memory_mib()
+    record_file.write_text(json.dumps(record, indent=1))
+    return 1 if "error" in record else 0
+
+
+def peak_memory_mib() -> float:
+    """Return the most memory that this process held so far, MiB.
+
+    Linux's own count is taken where there is one: the count of `resource` starts with the memory
+    of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
