@@ -236,7 +236,7 @@ def _load(path: Path) -> dict[str, Any]:
     table = _parse(path, content)
     if not isinstance(table, dict):
         raise AssociationError(
-            f"{path}: holds a JSON {_kind(table)}, expected an object with a list 'products'")
+            f"{path}: holds {_kind(table)}, expected a JSON object with a list 'products'")
     return table
 
 

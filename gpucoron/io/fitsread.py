@@ -28,10 +28,11 @@ _RAW_DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _TABLE_DTYPES = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 # a card by the standard; parsing those that are not costs more than reading the pixels
 _PLAIN_CARD = re.compile(
-    rb"""(?: [A-Z0-9_-]+\ *=\ \ * (?: '(?:[^']|'')*' | [TF] | [+-]?\d+\.?\d*(?:[ED][+-]?\d+)? )?
-         \ *(?:/[\x20-\x7e]*)?
-       | CONTINUE\ \ '(?:[^']|'')*'\ *(?:/[\x20-\x7e]*)?
-       | (?: COMMENT | HISTORY | END\ {5} | \ {8} )[\x20-\x7e]* )\Z""", re.VERBOSE)
+    rb"""(?: [A-Z0-9_-]+\ *=\ \ *
+             (?: '(?:[\x20-&(-~]|'')*' | [TF] | [+-]?\d+\.?\d*(?:[ED][+-]?\d+)? )?
+             \ *(?:/[\x20-~]*)?
+       | CONTINUE\ \ '(?:[\x20-&(-~]|'')*'\ *(?:/[\x20-~]*)?
+       | (?: COMMENT | HISTORY | END\ {5} | \ {8} )[\x20-~]* )\Z""", re.VERBOSE)
 _BLOCK = 2880
 _CARD = 80
 _MAX_HEADER = 8192 * _BLOCK  # 300 000 cards; what has no END by then is not a header
@@ -118,12 +119,8 @@ class FitsFile:
             if zero:
                 values ^= np.uint32(2**31)
             return values
-        if raw.dtype.kind != "f" and raw.dtype.itemsize < 8 and scale == 1 and zero == int(zero):
-            wide = raw.astype(np.int64, subok=False) + int(zero)
-        else:
-            wide = raw.astype(np.float64, subok=False) * scale + zero
-        fits_in = np.all((wide >= 0) & (wide < 2**32)) and np.all(wide == np.floor(wide))
-        if not fits_in:
+        wide = raw.astype(np.float64, subok=False) * scale + zero  # exact for 32 bits
+        if not (np.all((wide >= 0) & (wide < 2**32)) and np.all(wide == np.floor(wide))):
             raise self.error(f"{self.path}: {hdu.name} holds values that are not unsigned 32-bit "
                              "integers, expected data quality bits")
         return np.ascontiguousarray(wide, dtype=np.uint32)
@@ -160,7 +157,7 @@ class FitsFile:
         values = {k: hdu.header.get(k, d)
                   for k, d in (("BSCALE", 1), ("BZERO", 0), ("BLANK", None))}
         for keyword, value in values.items():
-            if value is not None and not _is_number(value):
+            if not (_is_number(value) or (keyword == "BLANK" and value is None)):
                 raise self.error(f"{self.path}: {keyword} of {hdu.name} is {value!r}, expected a "
                                  "number")
         return values.values()
@@ -256,16 +253,17 @@ def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
     cards = {raw[i:i + 8].rstrip(): raw[i + 10:i + _CARD]
              for i in range(len(raw) - _CARD, -1, -_CARD) if raw[i + 8:i + 10] == b"= "}
     kind = cards.get(b"XTENSION", b"'IMAGE'").split(b"'")[1:2]
-    header, name = _header(path, raw, primary=b"XTENSION" not in cards)
+    header, name = _header(path, raw, b"XTENSION" not in cards, error)
 
-    def integer(keyword: str, low: int, high: int | None = None, default: int | None = None) -> int:
+    def integer(keyword: str, low: int, high: int = 10**17, default: int | None = None) -> int:
         text = cards.get(keyword.encode())
         if text is None and default is not None:
             return default
         value = (text or b"").split(b"/")[0].strip()
-        if not re.fullmatch(rb"[+-]?\d{1,18}", value) or not low <= int(value) <= (high or 10**18):
-            raise error(f"{path}: {keyword} of {name} is {value.decode('latin1') or 'missing'}, "
-                        f"expected an integer of {low} or more" + (f", to {high}" if high else ""))
+        if not re.fullmatch(rb"[+-]?\d{1,18}", value) or not low <= int(value) <= high:
+            found = ascii(value.decode("latin1"))[1:-1] or "missing"
+            bounds = f"from {low} to {high}" if high < 10**17 else f"of {low} or more"
+            raise error(f"{path}: {keyword} of {name} is {found}, expected an integer {bounds}")
         return int(value)
 
     bitpix = integer("BITPIX", -64, 64)
@@ -281,29 +279,48 @@ def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
                offset, nbytes)
 
 
-def _header(path: Path, raw: bytes, primary: bool):
+def _header(path: Path, raw: bytes, primary: bool, error: type[InputError]):
     """Return the header as an astropy object without the cards that cannot be read, and its name.
 
     A card against the standard would raise wherever it is used next, so that it goes here.
     """
     from astropy.io import fits
 
+    cards = [raw[i:i + _CARD] for i in range(0, len(raw), _CARD)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # astropy's remarks on harmless breaches of the standard
-        header = fits.Header.fromstring(raw.decode("latin1").encode("ascii", "replace"))
-        plain = all(_PLAIN_CARD.match(raw, i, i + _CARD) for i in range(0, len(raw), _CARD))
-        broken = [] if plain else [i for i, c in enumerate(header.cards) if not _readable(c)]
-        for i in reversed(broken):
-            log.warning("%s: ignoring a header card that is not FITS: %s", path.name,
-                        str(header.cards[i].image).strip()[:_CARD])
-            del header[i]
+        good = _readable_cards(path, cards)
+        header = fits.Header.fromstring(b"".join(good))
+        if len(good) < len(cards) or not all(map(_PLAIN_CARD.match, good)):
+            if not all(map(_parses, header.cards)):
+                raise error(f"{path}: a header has a text that goes on over several cards and "
+                            "cannot be read, expected CONTINUE cards by the FITS standard")
         name = header.get("EXTNAME")
     if not isinstance(name, str) or not name.strip():
         name = "PRIMARY" if primary else "(no name)"
     return header, name.strip().upper()
 
 
-def _readable(card) -> bool:
+def _readable_cards(path: Path, cards: list[bytes]) -> list[bytes]:
+    """Leave out, with a warning, the cards of which astropy can make nothing."""
+    from astropy.io import fits
+
+    good: list[bytes] = []
+    for card in cards:
+        if card.startswith(b"CONTINUE"):
+            keep = _PLAIN_CARD.match(card) and good and good[-1][10:].lstrip().startswith(b"'")
+        else:
+            keep = _PLAIN_CARD.match(card) or (
+                card.isascii() and b"\0" not in card and _parses(fits.Card.fromstring(card)))
+        if keep:
+            good.append(card)
+        else:
+            log.warning("%s: ignoring a header card that is not FITS: %s", path.name,
+                        ascii(card.decode("latin1").rstrip())[1:-1])
+    return good
+
+
+def _parses(card) -> bool:
     from astropy.io.fits.verify import VerifyError
 
     try:
@@ -316,10 +333,13 @@ def _readable(card) -> bool:
 def _table_dtype(hdu: Hdu) -> np.dtype:
     """Return the dtype of a binary table's rows; ValueError where it is not a plain one."""
     header = hdu.header
-    if hdu.kind != "BINTABLE" or len(hdu.shape) != 2:
+    if hdu.kind not in ("BINTABLE", "A3DTABLE") or len(hdu.shape) != 2:
         raise ValueError("expected a binary table")
     fields = []
-    for i in range(1, int(header.get("TFIELDS", 0)) + 1):
+    count = header.get("TFIELDS")
+    if not isinstance(count, int) or not 0 < count < 1000:
+        raise ValueError(f"TFIELDS is {count!r}, expected 1 to 999")
+    for i in range(1, count + 1):
         form = re.fullmatch(r"(\d*)([LBIJKEDA])", str(header.get(f"TFORM{i}", "")).strip())
         if not form or f"TSCAL{i}" in header or f"TZERO{i}" in header:
             raise ValueError(f"column {i} is {header.get(f'TFORM{i}')!r}, expected plain numbers")
@@ -328,10 +348,10 @@ def _table_dtype(hdu: Hdu) -> np.dtype:
         code = f"S{repeat}" if form[2] == "A" else _TABLE_DTYPES[form[2]]
         fields.append((str(header.get(f"TTYPE{i}", f"col{i}")), code, shape))
     dtype = np.dtype(fields)
-    if dtype.itemsize != hdu.shape[1] or not fields:
+    if dtype.itemsize != hdu.shape[1]:
         raise ValueError(f"its columns take {dtype.itemsize} bytes, but its rows {hdu.shape[1]}")
     return dtype
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +93,7 @@ def find_psfmask(
     Notes
     -----
     Without `option_path`, CRDS is asked if the package ``crds`` is installed and configured:
-    CRDS_PATH set, and a context known from CRDS_CONTEXT, from CRDS_SERVER_URL, or from the cache.
+    CRDS_PATH set, and a context known from the cache or from the server at CRDS_SERVER_URL.
     Nothing goes over the network unless CRDS_SERVER_URL is set. Otherwise every weight is 1.
     """
     shape = exposure.stack.shape[1:]
@@ -142,11 +144,13 @@ def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:
     try:
         import crds
 
-        chosen = crds.getreferences(
-            _crds_parameters(exposure), reftypes=["psfmask"], observatory="jwst")
-    except Exception as problem:  # whatever CRDS raises, the run can go on without it
-        text = (str(problem).splitlines() or [type(problem).__name__])[0]
-        log.warning("psfmask: CRDS is configured but gave no answer: %s", text)
+        with redirect_stderr(StringIO()):  # it prints tracebacks of what it then raises
+            chosen = crds.getreferences(
+                _crds_parameters(exposure), reftypes=["psfmask"], observatory="jwst")
+    except (Exception, SystemExit) as problem:  # CRDS even exits; the run can go on without it
+        text = (str(problem).strip().splitlines() or [""])[0]
+        log.warning("psfmask: CRDS is configured but gave no answer: %s %s",
+                    type(problem).__name__, text)
         return None, "CRDS failed"
     answer = str(chosen.get("psfmask", "N/A"))
     if "NOT FOUND" in answer.upper() or answer.upper().endswith("N/A"):
@@ -165,9 +169,9 @@ def _not_configured() -> str:
         return "CRDS is not configured (no CRDS_PATH)"
     if find_spec("crds") is None:
         return "the package crds is not installed"
-    if not (os.environ.get("CRDS_CONTEXT") or os.environ.get("CRDS_SERVER_URL")
-            or Path(cache, "config", "jwst", "server_config").is_file()):
-        return "CRDS has no context (no CRDS_CONTEXT, no CRDS_SERVER_URL, none in its cache)"
+    known = Path(cache, "config", "jwst", "server_config").is_file()  # what CRDS falls back on
+    if not (known or os.environ.get("CRDS_SERVER_URL")):
+        return "CRDS is not configured (no CRDS_SERVER_URL, no context in its cache)"
     return ""
 
 

@@ -1,0 +1,330 @@
+"""Associations: what is read, and what each bad one is told."""
+
+import dataclasses
+import json
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpucoron import io
+from gpucoron.errors import AssociationError, ExposureError
+from gpucoron.io.exposures import ExposureMeta
+from tests.io.makers import make_asn, product
+
+SCI, SCI2, PSF, PSF2 = (f"jw0123400{i}001_03102_00001_nrcalong_calints.fits" for i in range(1, 5))
+GOOD = [(SCI, "science"), (PSF, "psf")]
+
+
+def error_of(path):
+    """Return the text of the error that reading gives: one line that names the file."""
+    with pytest.raises(AssociationError) as caught:
+        io.read_association(path)
+    text = str(caught.value)
+    assert "\n" not in text and text.startswith(f"{path}: ")
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.fixture
+def asn_path(tmp_path):
+    return tmp_path / "jw_asn.json"
+
+
+def test_reads_members_relative_to_the_file(asn_path, monkeypatch):
+    members = [(PSF, "psf"), (SCI, "science"), (PSF2, "PSF"), (SCI2, " Science ")]
+    make_asn(asn_path, members)
+    monkeypatch.chdir("/")
+    asn = io.read_association(str(asn_path))
+    (only,) = asn.products
+    assert [m.expname for m in only.science] == [SCI, SCI2]
+    assert [m.expname for m in only.psf] == [PSF, PSF2]
+    assert [m.exptype for m in only.members] == ["psf", "science", "psf", "science"]
+    assert all(m.path == asn_path.parent / m.expname for m in only.members)
+    assert (asn.asn_id, asn.asn_pool, asn.table_name) == ("c1001", "none", "jw_asn.json")
+    assert (asn.program, asn.target, only.ignored) == ("01234", "t001", ())
+
+
+def test_subfolders_and_absolute_paths(tmp_path, asn_path):
+    (tmp_path / "refs").mkdir()
+    elsewhere = tmp_path / "elsewhere_calints.fits"
+    make_asn(asn_path, [(str(elsewhere), "science"), (f"refs/{PSF}", "psf")])
+    (only,) = io.read_association(asn_path).products
+    assert only.science[0].path == elsewhere
+    assert only.psf[0].path == tmp_path / "refs" / PSF
+
+
+def test_other_exptypes_are_reported_and_ignored(asn_path, caplog):
+    make_asn(asn_path, GOOD)
+    table = json.loads(asn_path.read_text())
+    table["products"][0]["members"].append({"expname": "ta.fits", "exptype": "TARGET_ACQUISITION"})
+    asn_path.write_text(json.dumps(table))
+    (only,) = io.read_association(asn_path).products
+    assert [m.expname for m in only.ignored] == ["ta.fits"]
+    assert len(only.members) == 3
+    assert "ignoring ta.fits (target_acquisition): neither science nor psf" in caplog.text
+
+
+def test_several_products(asn_path):
+    make_asn(asn_path, None, products=[
+        product(GOOD, "one"), product([(SCI2, "science"), (PSF, "psf")], "two")])
+    assert [p.name for p in io.read_association(asn_path).products] == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", [None, "", "  "])
+def test_product_without_a_name(asn_path, name):
+    make_asn(asn_path, None, products=[product(GOOD, name)])
+    assert io.read_association(asn_path).products[0].name is None
+
+
+def test_real_associations(shared_data):
+    for path in sorted(shared_data.glob("*/*_asn.json")):
+        asn = io.read_association(path)
+        (only,) = asn.products
+        meta = io.read_meta(only.science[0].path)
+        assert io.standard_product_name(asn, meta) == only.name
+
+
+# what is no association
+
+def spec_example(shared_data):
+    text = (shared_data.parent / "calwebb_coron3.txt").read_text()
+    return text[text.index('{"asn_type"'):text.index("## Outputs")].strip()
+
+
+def test_the_example_of_the_specification_is_not_json(shared_data, asn_path):
+    asn_path.write_text(spec_example(shared_data))
+    assert error_of(asn_path) == (
+        "not valid JSON at line 8, column 10: Expecting ',' delimiter "
+        '(the line reads: "members": [)')
+
+
+def test_the_example_repaired_is_read(shared_data, asn_path):
+    asn_path.write_text(spec_example(shared_data).replace('"products": [', '"products": [{'))
+    for member in json.loads(asn_path.read_text())["products"][0]["members"]:
+        (asn_path.parent / member["expname"]).touch()
+    asn = io.read_association(asn_path)
+    (only,) = asn.products
+    assert (only.name, len(only.science), len(only.psf)) == (None, 2, 1)
+    meta = ExposureMeta(instrument="NIRCAM", filter="F140M", pupil="MASKBAR", subarray="FULL")
+    assert io.standard_product_name(asn, meta) == "jw10005-c1001_t001_nircam_f140m-maskbar"
+
+
+@pytest.mark.parametrize(("content", "expected"), [
+    (b"", "is empty, expected a level-3 association"),
+    (b" \n", "is empty, expected a level-3 association"),
+    (b"hello", "not valid JSON at line 1, column 1: Expecting value (the line reads: hello)"),
+    (b'{"products": [\n  {"name": "a",}]}', "not valid JSON at line 2, column "),
+    (b'{"products": "\xff"}', "not valid JSON: byte 14 is not text"),
+    (b"[" * 200000, "not an association: nested too deeply"),
+    (b'{"products": [], "products": []}', "key 'products' appears twice in one JSON object"),
+    (b"SIMPLE  =                    T", "is a FITS file, expected a level-3 association"),
+    (b"[1, 2]", "holds a list, expected a JSON object with a list 'products'"),
+    (b"{}", "not a level-3 association: no 'products', expected a list"),
+    (b'{"products": []}', "not a level-3 association: 'products' is an empty list, expected"),
+    (b'{"products": {"a": 1}}', "'products' is an object, expected a list of products"),
+    (b'{"products": ["a"]}', "product 1 has no list 'members'"),
+    (b'{"products": [{"name": "a"}]}', "product 1 has no list 'members'"),
+    (b'{"products": [{"members": [{"expname": "a.fits"}]}]}',
+     "product 1, member 1 has no 'exptype', expected a text"),
+    (b'{"products": [{"members": [{"expname": " ", "exptype": "psf"}]}]}',
+     "product 1, member 1 has no 'expname', expected a text"),
+    (b'{"products": [{"members": ["a.fits"]}]}', "product 1, member 1 has no 'expname'"),
+])
+def test_not_an_association(asn_path, content, expected):
+    asn_path.write_bytes(content)
+    assert expected in error_of(asn_path)
+
+
+def test_byte_order_mark_is_accepted(asn_path):
+    make_asn(asn_path, GOOD)
+    asn_path.write_bytes(b"\xef\xbb\xbf" + asn_path.read_bytes())
+    assert io.read_association(asn_path).asn_id == "c1001"
+
+
+def test_no_file_and_a_folder(tmp_path):
+    assert error_of(tmp_path / "none.json") == "no such file, expected a level-3 association"
+    assert error_of(tmp_path).startswith("is a folder, expected a level-3 association")
+
+
+# members
+
+def test_no_psf_members(asn_path):
+    make_asn(asn_path, [(SCI, "science"), (SCI2, "science")], name="aumic")
+    assert error_of(asn_path) == (
+        "product aumic has no member with exptype 'psf' (found: science), expected at least one "
+        "reference exposure")
+
+
+def test_no_science_members(asn_path):
+    make_asn(asn_path, [(PSF, "psf"), (PSF2, "background")], name=None)
+    assert error_of(asn_path).startswith(
+        "product 1 has no member with exptype 'science' (found: background, psf), expected")
+    make_asn(asn_path, [], name="a")
+    assert "(found: no members)" in error_of(asn_path)
+
+
+def test_all_missing_members_are_listed(asn_path):
+    make_asn(asn_path, [*GOOD, (PSF2, "psf"), (SCI2, "science"), ("bg.fits", "background")])
+    for name in (SCI2, PSF2, "bg.fits"):
+        (asn_path.parent / name).unlink()
+    text = error_of(asn_path)
+    assert text == (f"2 of 4 members missing (looked for relative to {asn_path.parent}): "
+                    f"{SCI2}, {PSF2}")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".fits", "a\0b.fits"])
+def test_member_names_that_no_file_can_have(asn_path, name):
+    make_asn(asn_path, [(SCI, "science"), (name, "psf")], touch=False)
+    (asn_path.parent / SCI).touch()
+    assert error_of(asn_path).startswith("1 of 2 members missing")
+
+
+def test_member_that_is_a_folder(asn_path):
+    (asn_path.parent / PSF).mkdir()
+    make_asn(asn_path, GOOD)
+    assert error_of(asn_path) == f"member {PSF} is a folder, expected a FITS file"
+
+
+@pytest.mark.parametrize(("again", "types"), [
+    ((PSF, "psf"), "as psf and as psf"), ((SCI, "psf"), "as science and as psf")])
+def test_member_listed_twice(asn_path, again, types):
+    make_asn(asn_path, [*GOOD, again], name="p")
+    assert error_of(asn_path) == (
+        f"product p lists {again[0]} twice ({types}), expected each exposure once")
+
+
+def test_member_listed_twice_by_a_link(asn_path):
+    make_asn(asn_path, GOOD, touch=False)
+    (asn_path.parent / SCI).touch()
+    (asn_path.parent / PSF).symlink_to(asn_path.parent / SCI)
+    assert "twice (as science and as psf)" in error_of(asn_path)
+
+
+def test_members_whose_products_would_have_one_name(tmp_path, asn_path):
+    (tmp_path / "sub").mkdir()
+    make_asn(asn_path, [*GOOD, (f"sub/{PSF}", "psf")])
+    assert error_of(asn_path) == (
+        f"members {PSF} and sub/{PSF} differ, but their products would have the same names; "
+        "expected distinct file names")
+    make_asn(asn_path, [*GOOD, (PSF.replace("calints", "cal"), "psf")])
+    assert "would have the same names" in error_of(asn_path)
+
+
+def test_products_of_one_name(asn_path):
+    make_asn(asn_path, None, products=[
+        product(GOOD, "a"), product([(SCI2, "science"), (PSF, "psf")], "A")])
+    assert error_of(asn_path) == (
+        "products 1 and 2 would both be named A; expected a name of its own for each")
+
+
+def test_science_in_two_products(asn_path):
+    make_asn(asn_path, None, products=[
+        product(GOOD, "a"), product([(SCI, "science"), (PSF2, "psf")], "b")])
+    assert error_of(asn_path).startswith(
+        f"{SCI} is science in product a and in product b, whose psfsub would have the same name")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", "a\nb", ".hidden"])
+def test_names_that_are_no_file_names(asn_path, name):
+    make_asn(asn_path, GOOD, name=name)
+    assert error_of(asn_path).startswith(f"the name of product 1 is {name!r}, expected")
+    make_asn(asn_path, GOOD, asn_id=name)
+    assert error_of(asn_path).startswith(f"asn_id is {name!r}, expected")
+
+
+def test_name_that_is_no_text(asn_path):
+    make_asn(asn_path, GOOD, name=7)
+    assert error_of(asn_path) == "the name of product 1 is a number, expected a text"
+
+
+def test_header_of_the_association(asn_path, caplog):
+    make_asn(asn_path, GOOD, asn_id=None, asn_type="image3", program=1184, asn_pool=None, target=3)
+    asn = io.read_association(asn_path)
+    assert (asn.asn_id, asn.program, asn.asn_pool, asn.target) == ("a3001", "01184", None, "3")
+    assert "has no asn_id; using a3001" in caplog.text
+    assert "asn_type is 'image3', expected 'coron3'" in caplog.text
+
+
+# names
+
+@pytest.mark.parametrize(("path", "root"), [
+    ("d/jw1_nrcalong_calints.fits", "jw1_nrcalong"), ("jw1_nrcalong_cal.fits", "jw1_nrcalong"),
+    ("star.fits", "star"), ("star_calints", "star")])
+def test_exposure_root(path, root):
+    assert io.exposure_root(path) == root
+
+
+META = ExposureMeta(
+    instrument="NIRCAM", filter="F444W", pupil="MASKRND", coronmsk="MASKA335R",
+    subarray="SUB320A335R", program="01184", target="V* AU Mic")
+
+
+@pytest.mark.parametrize(("asn", "meta", "expected"), [
+    ({}, {}, "jw10005-c1001_t001_nircam_f444w-maskrnd-sub320a335r"),
+    ({"program": None, "target": None}, {},
+     "jw01184-c1001_vaumic_nircam_f444w-maskrnd-sub320a335r"),
+    ({"target": "3"}, {"subarray": "FULL"}, "jw10005-c1001_t003_nircam_f444w-maskrnd"),
+    ({}, {"instrument": "MIRI", "filter": "F1140C", "pupil": None, "coronmsk": "4QPM_1140",
+          "subarray": "MASK1140"}, "jw10005-c1001_t001_miri_f1140c-mask1140"),
+    ({}, {"filter": "F444W", "pupil": "F405N"},
+     "jw10005-c1001_t001_nircam_f405n-f444w-sub320a335r"),
+    ({}, {"pupil": None, "subarray": None}, "jw10005-c1001_t001_nircam_f444w-maska335r"),
+    ({"target": None, "program": None}, dict.fromkeys(
+        ["instrument", "filter", "pupil", "coronmsk", "subarray", "program", "target"]),
+     "jw00000-c1001_t000_unknown_clear"),
+])
+def test_standard_product_name(asn, meta, expected):
+    association = SimpleNamespace(**({"program": "10005", "asn_id": "c1001", "target": "t001"}
+                                     | asn))
+    assert io.standard_product_name(association, dataclasses.replace(META, **meta)) == expected
+
+
+def test_product_names(asn_path, caplog):
+    make_asn(asn_path, None, products=[
+        product(GOOD, "mine"), product([(SCI2, "science"), (PSF, "psf")])])
+    asn = io.read_association(asn_path)
+    with caplog.at_level(logging.WARNING, "gpucoron"):
+        names = io.product_names(asn, [META, META])
+    assert names == ("mine", "jw01234-c1001_t001_nircam_f444w-maskrnd-sub320a335r")
+    assert f"product 2 has no name; using the standard one, {names[1]}" in caplog.text
+
+
+def test_product_names_that_come_out_the_same(asn_path):
+    make_asn(asn_path, None, products=[
+        product(GOOD), product([(SCI2, "science"), (PSF, "psf")])])
+    with pytest.raises(AssociationError, match="products 1 and 2 would both be named jw01234-"):
+        io.product_names(io.read_association(asn_path), [META, META])
+
+
+# what must agree among members
+
+def fake(name, shape=(3, 8, 7), **meta):
+    base = dataclasses.replace(META, bunit="MJy/sr", pixar_a2=0.0039, detector="NRCALONG")
+    return SimpleNamespace(path=SimpleNamespace(name=name), meta=dataclasses.replace(base, **meta),
+                           stack=SimpleNamespace(shape=shape, data=np.empty(0)))
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ({"instrument": "MIRI"}, "INSTRUME is MIRI, but a.fits has NIRCAM"),
+    ({"detector": "NRCBLONG"}, "DETECTOR is NRCBLONG, but a.fits has NRCALONG"),
+    ({"filter": "F410M"}, "FILTER is F410M, but a.fits has F444W"),
+    ({"pupil": "MASKBAR"}, "PUPIL is MASKBAR, but a.fits has MASKRND"),
+    ({"coronmsk": "MASKA430R"}, "CORONMSK is MASKA430R, but a.fits has MASKA335R"),
+    ({"subarray": "FULL"}, "SUBARRAY is FULL, but a.fits has SUB320A335R"),
+    ({"bunit": "DN/s"}, "BUNIT is DN/s, but a.fits has MJy/sr"),
+    ({"pixar_a2": 0.0041}, "PIXAR_A2 (arcsec2) is 0.0041, but a.fits has 0.0039"),
+    ({"shape": (3, 8, 8)}, "the image shape (ny, nx) is (8, 8), but a.fits has (8, 7)"),
+])
+def test_members_that_differ(change, expected):
+    with pytest.raises(ExposureError) as caught:
+        io.check_members([fake("a.fits"), fake("b.fits"), fake("c.fits", **change)])
+    assert str(caught.value) == f"c.fits: {expected}; members of one product must agree"
+
+
+def test_members_that_may_differ():
+    io.check_members([
+        fake("a.fits"), fake("b.fits", shape=(1, 8, 7)), fake("c.fits", pixar_a2=0.003902),
+        fake("d.fits", bunit="mjy/sr", target="other"), fake("e.fits", pixar_a2=None, filter=None)])
+    io.check_members([])
+    io.check_members([fake("a.fits")])

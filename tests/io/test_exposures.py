@@ -1,0 +1,358 @@
+"""Exposures: every kind of file that is read, and what each bad one is told."""
+
+import warnings
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from gpucoron import io
+from gpucoron.errors import ExposureError
+from gpucoron.io.association import check_members
+from tests.io.makers import ASDF, PRIMARY, SCI, arrays, edit_card, make_calints
+
+NAMES = {"data": "SCI", "err": "ERR", "dq": "DQ", "var_poisson": "VAR_POISSON",
+         "var_rnoise": "VAR_RNOISE", "var_flat": "VAR_FLAT"}
+
+
+@pytest.fixture(autouse=True)
+def no_warnings_leak():
+    """Let every Python warning fail a test: reading reports by the log alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "jw01234001001_03102_00001_nrcalong_calints.fits"
+
+
+def error_of(path, exptype="science"):
+    """Return the text of the error that reading gives: one line that names the file."""
+    with pytest.raises(ExposureError) as caught:
+        io.read_exposure(path, exptype)
+    text = str(caught.value)
+    assert "\n" not in text and text.startswith(f"{path}: ")
+    return text.removeprefix(f"{path}: ")
+
+
+def test_everything_is_read_as_it_is(path):
+    want = arrays()
+    exposure = io.read_exposure(str(make_calints(path)), "PSF")
+    for field, name in NAMES.items():
+        got = getattr(exposure.stack, field)
+        np.testing.assert_array_equal(got, want[name])
+        assert type(got) is np.ndarray and got.flags.c_contiguous and got.dtype.isnative
+        assert got.dtype == (np.uint32 if name == "DQ" else np.float32)
+    assert (exposure.path, exposure.exptype) == (path, "psf")
+    assert exposure.root == "jw01234001001_03102_00001_nrcalong"
+    assert exposure.stack.sources == ((exposure.root, 1), (exposure.root, 2))
+    np.testing.assert_array_equal(exposure.area, np.ones((6, 5), np.float32))
+    assert exposure.int_times["integration_number"].tolist() == [1, 2]
+    assert exposure.int_times.dtype["int_mid_MJD_UTC"] == np.dtype("=f8")
+    assert exposure.asdf_bytes == ASDF
+    assert exposure.primary_header["TARGNAME"] == "A STAR"
+    assert list(exposure.headers) == ["SCI", "ERR", "DQ", "AREA", "VAR_POISSON", "VAR_RNOISE",
+                                      "VAR_FLAT", "INT_TIMES", "ASDF"]
+
+
+def test_meta(path):
+    meta = io.read_exposure(make_calints(path), "science").meta
+    assert meta == io.read_meta(path)
+    assert (meta.instrument, meta.filter, meta.coronmsk) == ("NIRCAM", "F444W", "MASKA335R")
+    assert (meta.s_region, meta.bunit, meta.program) == (SCI["S_REGION"], "MJy/sr", "01234")
+    assert (meta.exposure_time, meta.start_time, meta.elapsed_exposure_time) == (20., 60000.25, 21.)
+    assert (meta.nints, meta.substrt1, meta.vparity) == (2, 492, -1)
+    assert type(meta.roll_ref) is float and type(meta.nints) is int
+
+
+def test_meta_that_is_missing_blank_or_elsewhere(path):
+    make_calints(path, primary={"PUPIL": None, "CHANNEL": " ", "XPOSURE": 3, "TMEASURE": None},
+                 sci={"XPOSURE": None, "NGROUPS": 4.0})
+    edit_card(path, "DURATION", "")
+    meta = io.read_meta(path)
+    assert (meta.pupil, meta.channel, meta.measurement_time, meta.duration) == (None,) * 4
+    assert (meta.exposure_time, meta.ngroups) == (3.0, 10)
+
+
+@pytest.mark.parametrize(("keyword", "value", "expected"), [
+    ("EFFEXPTM", "long", "keyword EFFEXPTM is 'long', expected a number"),
+    ("EFFEXPTM", True, "keyword EFFEXPTM is True, expected a number"),
+    ("NGROUPS", 2.5, "keyword NGROUPS is 2.5, expected an integer")])
+def test_meta_of_the_wrong_type(path, keyword, value, expected):
+    assert error_of(make_calints(path, primary={keyword: value})) == expected
+
+
+def test_a_cal_image_is_one_integration(tmp_path):
+    path = make_calints(tmp_path / "jw1_nrcalong_cal.fits", (6, 5), drop=["INT_TIMES"])
+    exposure = io.read_exposure(path, "science")
+    assert (exposure.stack.shape, exposure.root) == ((1, 6, 5), "jw1_nrcalong")
+    np.testing.assert_array_equal(exposure.stack.dq[0], arrays((6, 5))["DQ"])
+
+
+def test_optional_parts_may_be_absent(path):
+    parts = ["AREA", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "INT_TIMES", "ASDF"]
+    exposure = io.read_exposure(make_calints(path, drop=parts), "science")
+    assert exposure.area is exposure.int_times is exposure.asdf_bytes is None
+    assert exposure.stack.var_poisson is exposure.stack.var_flat is None
+
+
+def test_optional_parts_may_be_empty(path):
+    parts = ["AREA", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"]
+    make_calints(path, replace=dict.fromkeys(parts), rows=0)
+    exposure = io.read_exposure(path, "science")
+    assert exposure.area is exposure.int_times is exposure.stack.var_rnoise is None
+    assert exposure.headers["VAR_FLAT"]["NAXIS"] == 0
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "i2"])
+def test_any_type_of_number(path, dtype):
+    values = np.arange(60).reshape(2, 6, 5).astype(dtype)
+    exposure = io.read_exposure(make_calints(path, replace={"SCI": values, "ERR": values}), "psf")
+    np.testing.assert_array_equal(exposure.stack.err, values.astype(np.float32))
+    assert exposure.stack.data.dtype == np.float32
+
+
+def test_scaled_integers_with_blank(path):
+    make_calints(path, replace={"SCI": np.arange(60, dtype=np.int16).reshape(2, 6, 5)},
+                 sci={"BLANK": 7})
+    with fits.open(path, mode="update", do_not_scale_image_data=True) as opened:
+        opened["SCI"].header.update({"BSCALE": 0.5, "BZERO": 100.0})
+    data = io.read_exposure(path, "psf").stack.data
+    assert np.isnan(data.ravel()[7]) and data.ravel()[8] == 104 and np.isnan(data).sum() == 1
+
+
+def test_values_are_not_judged(path):
+    sci = arrays()["SCI"].astype(np.float64)
+    sci[0], sci[1, 0, :3] = np.nan, (np.inf, -np.inf, 1e300)
+    data = io.read_exposure(make_calints(path, replace={"SCI": sci}), "science").stack.data
+    assert np.isnan(data[0]).all() and np.isposinf(data[1, 0, [0, 2]]).all()
+    assert np.isneginf(data[1, 0, 1]) and np.isfinite(data[1, 1:]).all()
+
+
+@pytest.mark.parametrize("dtype", ["u4", "i4", "u1", "i2", "u2", "i8", "f4"])
+def test_dq_of_any_type(path, dtype):
+    bits = np.arange(60).reshape(2, 6, 5).astype(dtype)
+    dq = io.read_exposure(make_calints(path, replace={"DQ": bits}), "psf").stack.dq
+    assert dq.dtype == np.uint32
+    np.testing.assert_array_equal(dq, bits)
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.5, np.nan, 2.0**32])
+def test_dq_that_is_no_bits(path, bad):
+    make_calints(path, replace={"DQ": np.full((2, 6, 5), bad)})
+    assert error_of(path).startswith("DQ holds values that are not unsigned 32-bit integers")
+
+
+def test_no_dq_means_good_pixels_and_a_warning(path, caplog):
+    exposure = io.read_exposure(make_calints(path, drop=["DQ"]), "science")
+    assert exposure.stack.dq.dtype == np.uint32 and not exposure.stack.dq.any()
+    assert f"{path.name}: has no DQ data; taking all pixels as good" in caplog.text
+
+
+def test_int_times_may_have_other_lengths(path, caplog):
+    assert len(io.read_exposure(make_calints(path, rows=35), "psf").int_times) == 35
+    assert not caplog.text
+    assert len(io.read_exposure(make_calints(path, rows=1), "psf").int_times) == 1
+    assert "INT_TIMES has 1 rows for 2 integrations" in caplog.text
+
+
+def test_int_times_that_cannot_be_read(path, caplog):
+    edit_card(make_calints(path), "TFORM2", "'1PD(3)  '", hdu="INT_TIMES")
+    assert io.read_exposure(path, "psf").int_times is None
+    assert "leaving out INT_TIMES: column 2 is '1PD(3)', expected plain numbers" in caplog.text
+
+
+def test_area_of_another_shape_is_left_out(path, caplog):
+    exposure = io.read_exposure(make_calints(path, replace={"AREA": np.ones((9, 9))}), "psf")
+    assert exposure.area is None
+    assert "leaving out AREA of shape (9, 9), expected (6, 5)" in caplog.text
+
+
+def test_asdf_as_an_image(path):
+    old = fits.ImageHDU(np.frombuffer(ASDF, np.uint8), name="ASDF")
+    make_calints(path, drop=["ASDF"], extra=[old])
+    assert io.read_exposure(path, "psf").asdf_bytes == ASDF
+
+
+# files that cannot be used
+
+def test_no_sci(path):
+    assert error_of(make_calints(path, drop=["SCI", "ASDF"])) == (
+        "has no SCI extension (found: PRIMARY, ERR, DQ, AREA, VAR_POISSON, VAR_RNOISE, VAR_FLAT, "
+        "INT_TIMES), expected a _calints or _cal file")
+
+
+@pytest.mark.parametrize(("shape", "expected"), [
+    ((2, 3, 6, 5), "SCI has 4 axes (2, 3, 6, 5), expected (nints, ny, nx) or (ny, nx)"),
+    ((5,), "SCI has 1 axes (5,), expected (nints, ny, nx) or (ny, nx)"),
+    ((0, 6, 5), "SCI has shape (0, 6, 5), expected at least one pixel and one integration")])
+def test_sci_of_another_shape(path, shape, expected):
+    sci = np.zeros(shape, np.float32)
+    assert error_of(make_calints(path, replace={"SCI": sci})).startswith(expected)
+
+
+def test_sci_that_is_empty_or_a_table(path):
+    make_calints(path, replace={"SCI": None})
+    assert error_of(path).startswith("SCI is empty (NAXIS = 0), expected (nints, ny, nx)")
+    table = fits.BinTableHDU(np.zeros(3, [("a", "f4")]), name="SCI")
+    make_calints(path, drop=["SCI"], extra=[table])
+    assert error_of(path) == "SCI is a table, expected an image"
+
+
+def test_two_sci(path):
+    make_calints(path, extra=[fits.ImageHDU(np.zeros((6, 5)), name="SCI", ver=2)])
+    assert error_of(path) == "has 2 SCI extensions, expected one"
+
+
+@pytest.mark.parametrize("options", [{"drop": ["ERR"]}, {"replace": {"ERR": None}}])
+def test_no_err(path, options):
+    text = error_of(make_calints(path, **options))
+    assert text.startswith("has no ERR data (found: PRIMARY, SCI, ")
+    assert text.endswith("expected errors of shape (2, 6, 5) as SCI has")
+
+
+@pytest.mark.parametrize("name", ["ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"])
+def test_shapes_that_differ_from_sci(path, name):
+    other = np.zeros((2, 6, 4), np.uint32 if name == "DQ" else np.float32)
+    assert error_of(make_calints(path, replace={name: other})) == (
+        f"{name} has shape (2, 6, 4), expected (2, 6, 5) as SCI has")
+
+
+def test_not_fits(tmp_path):
+    path = tmp_path / "a_calints.fits"
+    assert error_of(path) == "no such file, expected a FITS file"
+    assert error_of(tmp_path) == "is a folder, expected a FITS file"
+    path.write_bytes(b"")
+    assert error_of(path) == "not a FITS file: is empty, expected b'SIMPLE  ='"
+    path.write_bytes(b"\x89PNG\r\n" * 1000)
+    assert error_of(path).startswith(r"not a FITS file: begins with b'\x89PNG")
+    path.write_bytes(b"\x1f\x8b" + bytes(100))
+    assert error_of(path) == "is compressed with gzip, expected plain FITS (gunzip it)"
+
+
+def test_exptype_is_checked(path):
+    assert error_of(make_calints(path), "background") == (
+        "exptype is 'background', expected 'science' or 'psf'")
+
+
+def test_cut_anywhere(path):
+    """Cut at any byte, a file is never read as whole, unless whole extensions are gone."""
+    content = make_calints(path).read_bytes()
+    with fits.open(path) as opened:
+        ends = [h.fileinfo()["datLoc"] + h.fileinfo()["datSpan"] for h in opened]
+        padding = {h.name: range(h.fileinfo()["datLoc"] + h.size, end)
+                   for h, end in zip(opened, ends, strict=True)}
+    for size in range(80, len(content), 977):
+        if size in ends or any(size in r for r in padding.values()):
+            continue  # cut between extensions
+        path.write_bytes(content[:size])
+        text = error_of(path)
+        assert text.startswith("is cut short")
+        assert f"file has {size} bytes" in text or f"of {size} has no END" in text
+    path.write_bytes(content[:ends[1] - 1400])
+    assert error_of(path).startswith("has no ERR data")  # SCI is there but for its padding
+
+
+def test_cut_message_names_the_extension(path):
+    content = make_calints(path).read_bytes()
+    with fits.open(path) as opened:
+        start = opened["DQ"].fileinfo()["datLoc"]
+    path.write_bytes(content[:start + 100])
+    assert error_of(path) == (f"is cut short: by its header DQ ends at byte {start + 240}, but the "
+                              f"file has {start + 100} bytes")
+
+
+def test_padding_that_is_missing_gives_a_warning(path, caplog):
+    content = make_calints(path, drop=["ASDF", "INT_TIMES"]).read_bytes()
+    path.write_bytes(content[:-2000])
+    assert io.read_exposure(path, "psf").stack.var_flat is not None
+    assert "lacks the padding after the last extension, VAR_FLAT" in caplog.text
+
+
+def test_bytes_after_the_end(path, caplog):
+    content = make_calints(path).read_bytes()
+    path.write_bytes(content + bytes(2880))
+    io.read_exposure(path, "psf")
+    assert not caplog.text
+    path.write_bytes(content + b"rubbish")
+    io.read_exposure(path, "psf")
+    assert "ignoring 7 bytes after the last extension, ASDF" in caplog.text
+
+
+@pytest.mark.parametrize(("keyword", "text", "expected"), [
+    ("NAXIS3", "900000000000", "is cut short: by its header SCI ends at byte 1080"),
+    ("NAXIS", "99999999999999", "NAXIS of SCI is 99999999999999, expected an integer from 0 to"),
+    ("NAXIS1", "-5", "NAXIS1 of SCI is -5, expected an integer of 0 or more"),
+    ("NAXIS1", "5.5", "NAXIS1 of SCI is 5.5, expected an integer of 0 or more"),
+    ("NAXIS", "4", "NAXIS4 of SCI is missing, expected an integer of 0 or more"),
+    ("BITPIX", "-33", "BITPIX of SCI is -33, expected 8, 16, 32, 64, -32 or -64"),
+    ("PCOUNT", "'x'", "PCOUNT of SCI is 'x', expected an integer of 0 or more")])
+def test_headers_that_lie(path, keyword, text, expected):
+    """Claims are compared with the file before anything is allocated for them."""
+    assert error_of(edit_card(make_calints(path), keyword, text, hdu="SCI")).startswith(expected)
+
+
+def test_cards_that_are_not_fits_are_dropped(path, caplog):
+    edit_card(make_calints(path), "TARGNAME", "= 'unfinished")
+    edit_card(path, "FILTER", "'F4\x0044W'")
+    exposure = io.read_exposure(path, "psf")
+    assert (exposure.meta.target, exposure.meta.filter) == (None, None)
+    assert "ignoring a header card that is not FITS: TARGNAME=" in caplog.text
+    assert r"'F4\x0044W'" in caplog.text
+    assert len(exposure.primary_header.tostring()) % 2880 == 0
+
+
+def test_scaling_that_is_no_number(path):
+    make_calints(path)
+    assert error_of(edit_card(path, "BZERO", "'much'", hdu="DQ")) == (
+        "BZERO of DQ is 'much', expected a number")
+
+
+def test_unreadable_by_permission(path, monkeypatch):
+    make_calints(path)
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert error_of(path) == "cannot be read: Permission denied"
+
+
+# real files
+
+def test_aumic_with_its_quirks(shared_data):
+    folder = shared_data / "aumic_f444w"
+    asn = io.read_association(folder / "jw01184-c1001_coron3_asn.json")
+    exposures = [io.read_exposure(m.path, m.exptype) for m in asn.products[0].members]
+    check_members(exposures)
+    for exposure in exposures:
+        stack = exposure.stack
+        assert stack.shape == (1, 320, 320) and stack.err.dtype == np.float32  # float64 there
+        assert stack.var_poisson is stack.var_rnoise is stack.var_flat is None  # empty HDUs
+        assert len(exposure.int_times) > 1 and exposure.asdf_bytes.startswith(b"#ASDF 1.")
+        edge = np.isnan(stack.data)
+        assert edge.any() and not (stack.dq[edge] & 1).all()  # NaN that no flag marks
+    assert len(exposures[0].int_times) == 35
+
+
+def test_real_files_read_as_astropy_reads_them(shared_data):
+    for path in sorted(shared_data.glob("*/*_calints.fits"))[::4]:
+        exposure = io.read_exposure(path, "science")
+        with fits.open(path, memmap=False) as opened:
+            np.testing.assert_array_equal(exposure.stack.data, opened["SCI"].data)
+            np.testing.assert_array_equal(exposure.stack.err, opened["ERR"].data.astype("f4"))
+            np.testing.assert_array_equal(exposure.stack.dq, opened["DQ"].data)
+            table = opened["INT_TIMES"].data
+            for name in exposure.int_times.dtype.names:
+                np.testing.assert_array_equal(exposure.int_times[name], table[name])
+            assert exposure.asdf_bytes == opened["ASDF"].data.tobytes()
+            assert exposure.primary_header == opened[0].header
+            assert exposure.headers["SCI"] == opened["SCI"].header
+
+
+def test_makers_cover_the_keywords():
+    """Keep the small files honest: each keyword that meta reads is in them."""
+    keywords = {f.metadata["keyword"] for f in io.ExposureMeta.__dataclass_fields__.values()}
+    assert keywords <= set(PRIMARY) | set(SCI)
