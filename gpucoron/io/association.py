@@ -12,9 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucoron.errors import AssociationError, ExposureError
+from gpucoron.io.names import (
+    check_names,
+    exposure_root,
+    product_names,
+    program_id,
+    standard_product_name,
+    text_or_none,
+)
 
 if TYPE_CHECKING:
-    from gpucoron.io.exposures import Exposure, ExposureMeta
+    from gpucoron.io.exposures import Exposure
 
 __all__ = [
     "Association", "Member", "Product", "check_members", "exposure_root", "product_names",
@@ -25,7 +33,6 @@ log = logging.getLogger("gpucoron")
 
 USED_TYPES = ("science", "psf")
 DEFAULT_ASN_ID = "a3001"  # what jwst gives an association made by hand
-_NOTHING = {"", "none", "null", "n/a", "noprogram", "full"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,6 @@ class Association:
     program: str | None
     target: str | None
     products: tuple[Product, ...]
-
-
-def exposure_root(path: str | Path) -> str:
-    """Return the file name without ``.fits`` and without ``_calints`` or ``_cal``.
-
-    Products of one exposure are named ``<root>_<asn_id>_<suffix>.fits``.
-    """
-    return re.sub(r"(_calints|_cal)?(\.fits)?$", "", Path(path).name, count=1)
 
 
 def read_association(path: str | Path) -> Association:
@@ -112,68 +111,8 @@ def read_association(path: str | Path) -> Association:
         log.warning("%s: asn_type is %r, expected 'coron3'; going on", path.name, kind)
     return Association(
         path=path, asn_id=_asn_id(path, table), asn_pool=_pool(table.get("asn_pool")),
-        table_name=path.name, program=_program(table.get("program")),
-        target=_text(table.get("target")), products=products)
-
-
-def standard_product_name(association: Association, meta: ExposureMeta) -> str:
-    """Build the name that the JWST archive would give a product.
-
-    Parameters
-    ----------
-    association : Association
-        Gives program, asn_id and target.
-    meta : ExposureMeta
-        Of the product's first science exposure. Gives instrument, optical elements and subarray,
-        and program and target where the association has none.
-
-    Returns
-    -------
-    str
-        ``jw<program>-<asn_id>_<target>_<instrument>_<elements>[-<subarray>]`` in lower case, the
-        elements being filter and pupil in alphabetical order; the coronagraph mask stands in
-        where there is neither pupil nor subarray.
-    """
-    program = association.program or _program(meta.program) or "00000"
-    target = association.target or meta.target
-    target = f"t{target.zfill(3)}" if target and target.isdigit() else _slug(target) or "t000"
-    elements = sorted(filter(None, map(_slug, (meta.filter, meta.pupil))))
-    subarray = _slug(meta.subarray)
-    if not _slug(meta.pupil) and not subarray:
-        elements.append(_slug(meta.coronmsk))
-    optics = "-".join(filter(None, [*elements, subarray])) or "clear"
-    instrument = _slug(meta.instrument) or "unknown"
-    return f"jw{program}-{association.asn_id}_{target}_{instrument}_{optics}".lower()
-
-
-def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tuple[str, ...]:
-    """Return the name of every product, building those that the association leaves out.
-
-    Parameters
-    ----------
-    association : Association
-    metas : sequence of ExposureMeta
-        One for each product: that of its first science exposure.
-
-    Returns
-    -------
-    tuple of str
-
-    Raises
-    ------
-    AssociationError
-        Two products have the same name.
-    """
-    names = []
-    for number, (product, meta) in enumerate(zip(association.products, metas, strict=True), 1):
-        name = product.name
-        if name is None:
-            name = standard_product_name(association, meta)
-            log.warning("%s: product %d has no name; using the standard one, %s",
-                        association.path.name, number, name)
-        names.append(name)
-    _check_names(association.path, names)
-    return tuple(names)
+        table_name=path.name, program=program_id(table.get("program")),
+        target=text_or_none(table.get("target")), products=products)
 
 
 def check_members(exposures: Sequence[Exposure]) -> None:
@@ -315,7 +254,7 @@ def _product_name(path: Path, index: int, name: Any) -> str | None:
 
 
 def _asn_id(path: Path, table: dict[str, Any]) -> str:
-    asn_id = _text(table.get("asn_id"))
+    asn_id = text_or_none(table.get("asn_id"))
     if asn_id is None:
         log.warning("%s: has no asn_id; using %s", path.name, DEFAULT_ASN_ID)
         return DEFAULT_ASN_ID
@@ -347,7 +286,7 @@ def _check_files(path: Path, products: Sequence[Product]) -> None:
 
 def _check_unique(path: Path, products: Sequence[Product]) -> None:
     """Raise where an exposure is listed twice or two outputs would have one file name."""
-    _check_names(path, [p.name for p in products])
+    check_names(path, [p.name for p in products])
     by_root: dict[str, tuple[Path, str]] = {}
     science_in: dict[Path, str] = {}
     for index, product in enumerate(products):
@@ -374,45 +313,15 @@ def _check_unique(path: Path, products: Sequence[Product]) -> None:
                     "would have the same name; expected it in one product")
 
 
-def _check_names(path: Path, names: Sequence[str | None]) -> None:
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names, 1):
-        if name is None:
-            continue
-        first = seen.setdefault(name.lower(), number)
-        if first != number:
-            raise AssociationError(f"{path}: products {first} and {number} would both be named "
-                                   f"{name}; expected a name of its own for each")
-
-
 def _label(name: str | None, index: int | None = None) -> str:
     if name is not None:
         return f"product {name}"
     return "product without a name" if index is None else f"product {index + 1}"
 
 
-def _text(value: Any) -> str | None:
-    """Return a text or number as text; None where it says nothing."""
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        return None
-    text = str(value).strip()
-    return None if text.lower() in _NOTHING else text
-
-
 def _pool(value: Any) -> str | None:
     """Return the pool's name as it is, "none" included: products repeat it."""
     return value.strip() or None if isinstance(value, str) else None
-
-
-def _program(value: Any) -> str | None:
-    text = _text(value)
-    return text.zfill(5) if text and text.isdigit() else _slug(text) or None
-
-
-def _slug(value: str | None) -> str:
-    """Return `value` in lower case without what has no place in a file name; "" for nothing."""
-    text = (value or "").strip().lower()
-    return "" if text in _NOTHING else re.sub(r"[^a-z0-9_+.]", "", text)
 
 
 def _kind(value: Any) -> str:
