@@ -1,0 +1,215 @@
+"""Where a pixel looks: the same chain as the GWCS, in plain arrays, both ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucoron.simulate.instruments import Aperture
+
+__all__ = ["Pointing", "Window", "aim", "pixel_area", "polynomial_grid"]
+
+VA_SCALE = 1.00003  # differential velocity aberration, as a visit would have it
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of the detector that is kept.
+
+    Parameters
+    ----------
+    aperture : Aperture
+    shape : (int, int)
+        Rows and columns.
+    corner : (int, int)
+        First pixel (x, y) on the full detector, counted from 1.
+    """
+
+    aperture: Aperture
+    shape: tuple[int, int]
+    corner: tuple[int, int]
+
+    @classmethod
+    def centred(cls, aperture: Aperture, shape: tuple[int, int] | None) -> Window:
+        """Return the native subarray, or a window of `shape` with the mask near its middle."""
+        if shape is None or tuple(shape) == aperture.shape:
+            return cls(aperture, aperture.shape, aperture.corner)
+        start = []
+        for k, size in enumerate((shape[1], shape[0])):
+            first = round(aperture.reference_pixel[k] - (size + 1) / 2)
+            start.append(int(np.clip(first, 0, aperture.shape[1 - k] - size)))
+        corner = (aperture.corner[0] + start[0], aperture.corner[1] + start[1])
+        return cls(aperture, tuple(shape), corner)
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """The aperture's reference pixel, which is the mask centre (x, y), counted from 0."""
+        a = self.aperture
+        return tuple(a.corner[k] + a.reference_pixel[k] - self.corner[k] - 1 for k in (0, 1))
+
+
+def polynomial_grid(coefficients, degree: int) -> np.ndarray:
+    """Lay SIAF coefficients out as ``grid[i, j]`` of ``x**i * y**j``.
+
+    Parameters
+    ----------
+    coefficients : sequence of float
+        In SIAF order: 1, x, y, x^2, xy, y^2, ...
+    degree : int
+
+    Returns
+    -------
+    (degree + 1, degree + 1) float64
+    """
+    grid = np.zeros((degree + 1, degree + 1))
+    values = iter(coefficients)
+    for total in range(degree + 1):
+        for j in range(total + 1):
+            grid[total - j, j] = next(values)
+    return grid
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """Pixel to sky for one exposure.
+
+    Parameters
+    ----------
+    window : Window
+    ra_ref, dec_ref : float, deg
+        Where the aperture's reference point looks.
+    roll_ref_deg : float
+        Angle of V3 there, north over east.
+    """
+
+    window: Window
+    ra_ref: float
+    dec_ref: float
+    roll_ref_deg: float
+
+    def rotation(self) -> np.ndarray:
+        """Matrix (3, 3) that turns a unit vector in V2V3 into one on the sky."""
+        a = self.window.aperture
+        angles = (a.v2_ref / 3600, -a.v3_ref / 3600, self.roll_ref_deg, self.dec_ref, -self.ra_ref)
+        matrix = np.eye(3)
+        for axis, angle in zip("zyxyz", np.deg2rad(angles), strict=True):
+            c, s = np.cos(angle), np.sin(angle)
+            turn = {"x": [[1, 0, 0], [0, c, s], [0, -s, c]],
+                    "y": [[c, 0, -s], [0, 1, 0], [s, 0, c]],
+                    "z": [[c, s, 0], [-s, c, 0], [0, 0, 1]]}[axis]
+            matrix = np.array(turn) @ matrix
+        return matrix
+
+    def pixel_to_sky(self, x, y) -> tuple[np.ndarray, np.ndarray]:
+        """Sky of pixel positions.
+
+        Parameters
+        ----------
+        x, y : array-like, px
+            Counted from 0.
+
+        Returns
+        -------
+        ra, dec : float64 arrays, deg
+        """
+        v2, v3 = _to_v2v3(self.window, np.asarray(x, float), np.asarray(y, float))
+        a = self.window.aperture
+        v2 = np.deg2rad((VA_SCALE * v2 + (1 - VA_SCALE) * a.v2_ref) / 3600)
+        v3 = np.deg2rad((VA_SCALE * v3 + (1 - VA_SCALE) * a.v3_ref) / 3600)
+        vector = np.stack([np.cos(v3) * np.cos(v2), np.cos(v3) * np.sin(v2), np.sin(v3)])
+        sx, sy, sz = np.tensordot(self.rotation(), vector, axes=1)
+        return np.rad2deg(np.arctan2(sy, sx)) % 360, np.rad2deg(np.arctan2(sz, np.hypot(sx, sy)))
+
+    def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
+        """Pixel positions of points on the sky, exact to about 1e-9 px.
+
+        Parameters
+        ----------
+        ra, dec : array-like, deg
+
+        Returns
+        -------
+        x, y : float64 arrays, px, counted from 0
+        """
+        ra, dec = np.deg2rad(np.asarray(ra, float)), np.deg2rad(np.asarray(dec, float))
+        sky = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
+        vx, vy, vz = np.tensordot(self.rotation().T, sky, axes=1)
+        a = self.window.aperture
+        v2 = np.rad2deg(np.arctan2(vy, vx)) * 3600
+        v3 = np.rad2deg(np.arctan2(vz, np.hypot(vx, vy))) * 3600
+        v2 = (v2 - (1 - VA_SCALE) * a.v2_ref) / VA_SCALE
+        v3 = (v3 - (1 - VA_SCALE) * a.v3_ref) / VA_SCALE
+        return _invert(self.window, v2, v3)
+
+
+def _to_v2v3(window, x, y):
+    a = window.aperture
+    cx, cy = window.centre
+    grids = [polynomial_grid(c, a.degree) for c in a.sci2idl]
+    xi, yi = (np.polynomial.polynomial.polyval2d(x - cx, y - cy, g) for g in grids)
+    angle = np.deg2rad(a.v3_idl_yangle_deg)
+    v2 = a.v2_ref + a.vparity * np.cos(angle) * xi + np.sin(angle) * yi
+    v3 = a.v3_ref - a.vparity * np.sin(angle) * xi + np.cos(angle) * yi
+    return v2, v3
+
+
+def _invert(window, v2, v3):
+    x = np.full(np.shape(v2), window.centre[0])
+    y = np.full(np.shape(v2), window.centre[1])
+    base = np.array(_to_v2v3(window, *window.centre))
+    unit = np.array([np.array(_to_v2v3(window, window.centre[0] + dx, window.centre[1] + dy)) - base
+                     for dx, dy in ((1, 0), (0, 1))]).T
+    inverse = np.linalg.inv(unit)
+    for _ in range(12):
+        found = _to_v2v3(window, x, y)
+        error = np.stack([v2 - found[0], v3 - found[1]])
+        step = np.tensordot(inverse, error, axes=1)
+        x, y = x + step[0], y + step[1]
+    return x, y
+
+
+def aim(window: Window, ra: float, dec: float, roll_deg: float, place: tuple[float, float],
+        ) -> Pointing:
+    """Point so that a target falls on a given pixel position.
+
+    Parameters
+    ----------
+    window : Window
+    ra, dec : float, deg
+        The target.
+    roll_deg : float
+        Angle of V3 at the reference point.
+    place : (float, float), px
+        Where the target shall be (x, y), counted from 0.
+
+    Returns
+    -------
+    Pointing
+    """
+    pointing = Pointing(window, ra, dec, roll_deg)
+    for _ in range(5):
+        seen_ra, seen_dec = pointing.pixel_to_sky(*place)
+        pointing = Pointing(window, pointing.ra_ref + (ra - float(seen_ra)),
+                            pointing.dec_ref + (dec - float(seen_dec)), roll_deg)
+    return pointing
+
+
+def pixel_area(window: Window) -> np.ndarray:
+    """Area of every pixel over that of the reference pixel.
+
+    Parameters
+    ----------
+    window : Window
+
+    Returns
+    -------
+    (ny, nx) float32
+    """
+    ny, nx = window.shape
+    x, y = np.meshgrid(np.arange(nx + 1) - 0.5, np.arange(ny + 1) - 0.5)
+    v2, v3 = _to_v2v3(window, x, y)
+    area = np.abs((v2[1:, 1:] - v2[:-1, :-1]) * (v3[1:, :-1] - v3[:-1, 1:])
+                  - (v3[1:, 1:] - v3[:-1, :-1]) * (v2[1:, :-1] - v2[:-1, 1:])) / 2
+    sx, sy = window.aperture.scale
+    return (area / (sx * sy)).astype(np.float32)

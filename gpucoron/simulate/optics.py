@@ -1,0 +1,281 @@
+"""The telescope and its coronagraphs: segmented pupil, masks, Lyot stops, images of a point.
+
+Light is followed from the pupil to the Lyot stop without ever sampling the focal plane of the mask
+where that can be avoided. A mask that multiplies the focal-plane field convolves the pupil-plane
+field with its own Fourier transform, and each of the three masks here has a short or separable one:
+
+- round band-limited mask, amplitude ``1 - (2 J1(s r) / (s r))^2``: the second term is the
+  autocorrelation of a disk, a compact kernel, applied with one FFT pair;
+- four-quadrant phase mask, ``sign(x) sign(y)``: one Hilbert transform along each axis, applied
+  as two small matrix products;
+- opaque spot: the light that hits the spot is computed on the spot alone with matrix Fourier
+  transforms and taken away (semi-analytic method, Soummer et al. 2007, Opt. Express 15, 15935).
+
+A last matrix Fourier transform samples the field at the detector's pixel centres. Lengths are
+metres, angles arcseconds, and the pupil's x and y run along the detector's x and y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import fft, ndimage
+
+__all__ = ["Coronagraph", "Pupil", "make_pupil"]
+
+RAD = np.pi / 180 / 3600
+SEGMENT_M = 1.32
+GAP_M = 0.003
+STRUT_M = 0.11
+WIDTH_M = 6.72
+N_PUPIL = 200
+_FINE = 3
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """The entrance pupil and the Lyot stop on one grid.
+
+    Parameters
+    ----------
+    aperture, stop : (n, n) float32
+        Transmission, 0 to 1.
+    segment : (n, n) int8
+        Number of the nearest mirror segment, 0 to 17.
+    centres : (18, 2) float64, m
+        Segment centres (x, y).
+    axis : (n,) float64, m
+        Coordinate of the samples along either axis.
+    """
+
+    aperture: np.ndarray
+    stop: np.ndarray
+    segment: np.ndarray
+    centres: np.ndarray
+    axis: np.ndarray
+
+    @property
+    def step(self) -> float:
+        """Distance between samples, m."""
+        return float(self.axis[1] - self.axis[0])
+
+
+def _segment_centres():
+    pitch = SEGMENT_M + GAP_M
+    axes = np.deg2rad([30.0, 90.0])
+    basis = pitch * np.stack([np.cos(axes), np.sin(axes)], axis=1)
+    cells = [(i, j) for i in range(-2, 3) for j in range(-2, 3)
+             if abs(i + j) <= 2 and (i, j) != (0, 0)]
+    return np.array([i * basis[0] + j * basis[1] for i, j in cells])
+
+
+def _hexagon_depth(x, y):
+    """Distance inside the edge of a segment centred on the origin, m; negative outside."""
+    angles = np.deg2rad([30.0, 90.0, 150.0])
+    reach = [np.abs(x * np.cos(a) + y * np.sin(a)) for a in angles]
+    return SEGMENT_M / 2 - np.max(reach, axis=0)
+
+
+def _strut_depth(x, y):
+    """Distance inside the edge of the nearest strut, m; negative outside."""
+    depth = []
+    for angle in np.deg2rad([90.0, 240.0, 300.0]):
+        along = x * np.cos(angle) + y * np.sin(angle)
+        across = np.abs(-x * np.sin(angle) + y * np.cos(angle))
+        depth.append(np.where(along > 0, STRUT_M / 2 - across, -np.hypot(x, y)))
+    return np.max(depth, axis=0)
+
+
+def _grid(n, rotation_deg):
+    axis = (np.arange(n) - (n - 1) / 2) * (WIDTH_M / n)
+    turn = np.deg2rad(rotation_deg)
+    x = axis * np.cos(turn) + axis[:, None] * np.sin(turn)
+    y = -axis * np.sin(turn) + axis[:, None] * np.cos(turn)
+    return axis, x, y
+
+
+def _stop(n, rotation_deg, erosion_m):
+    axis, x, y = _grid(n * _FINE, rotation_deg)
+    mirror = np.zeros(x.shape, bool)
+    for cx, cy in _segment_centres():
+        mirror |= _hexagon_depth(x - cx, y - cy) > -GAP_M
+    depth = ndimage.distance_transform_edt(mirror & (_strut_depth(x, y) < 0))
+    inside = depth * (axis[1] - axis[0]) >= erosion_m
+    return inside.reshape(n, _FINE, n, _FINE).mean(axis=(1, 3), dtype=np.float32)
+
+
+def make_pupil(rotation_deg: float, erosion_m: float, n: int = N_PUPIL) -> Pupil:
+    """Draw the segmented pupil and a Lyot stop that is the pupil drawn in from every edge.
+
+    Parameters
+    ----------
+    rotation_deg : float
+        Angle of the pupil on the detector, counter-clockwise.
+    erosion_m : float
+        The stop keeps what lies at least this far from the outer edge, the central obscuration and
+        the struts. Gaps between segments are too narrow to count.
+    n : int
+        Samples across ``WIDTH_M``.
+
+    Returns
+    -------
+    Pupil
+    """
+    axis, x, y = _grid(n, rotation_deg)
+    step = axis[1] - axis[0]
+    centres = _segment_centres()
+    depth = np.array([_hexagon_depth(x - cx, y - cy) for cx, cy in centres])
+    aperture = np.clip(0.5 + depth / step, 0, 1).sum(axis=0)
+    half_width = np.clip(0.5 - np.abs(_strut_depth(x, y)) / step, 0, 1)
+    clear = np.where(_strut_depth(x, y) > 0, half_width, 1 - half_width)
+    turn = np.deg2rad(rotation_deg)
+    back = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    return Pupil((aperture * clear).astype(np.float32), _stop(n, rotation_deg, erosion_m),
+                 np.argmax(depth, axis=0).astype(np.int8), centres @ back, axis)
+
+
+class _RoundMask:
+    """Band-limited mask, transmission one half (in intensity) at `half_radius` arcseconds."""
+
+    def __init__(self, half_radius, wavelength, pupil):
+        reach = 2.1005 / (half_radius * RAD) * wavelength / np.pi
+        n = fft.next_fast_len(pupil.axis.size + int(np.ceil(reach / pupil.step)))
+        axis = fft.fftfreq(n, 1 / n) * pupil.step
+        q = np.minimum(np.hypot(axis, axis[:, None]) / reach, 1.0)
+        kernel = np.arccos(q) - q * np.sqrt(1 - q * q)
+        self.transfer = fft.fft2(kernel / kernel.sum()).real.astype(np.float32)
+        self.n = n
+
+    def __call__(self, field):
+        size = field.shape[0]
+        blocked = fft.ifft2(fft.fft2(field, (self.n, self.n)) * self.transfer)
+        return field - blocked[:size, :size]
+
+
+class _PhaseMask:
+    """Four quadrants of alternating sign, edges along the detector's rows and columns."""
+
+    def __init__(self, pupil):
+        n = pupil.axis.size
+        lag = np.subtract.outer(np.arange(n), np.arange(n))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            hilbert = np.where(lag % 2 == 1, 2 / (np.pi * lag), 0.0)
+        self.matrix = hilbert.astype(np.float32)
+
+    def __call__(self, field):
+        def transform(part):
+            return self.matrix @ part @ self.matrix.T
+
+        return -(transform(field.real) + 1j * transform(field.imag))
+
+
+class _Spot:
+    """Opaque disk of `radius` arcseconds."""
+
+    SAMPLES = 72
+
+    def __init__(self, radius, wavelength, pupil):
+        n, fine = self.SAMPLES, 8
+        step = 2 * radius / n
+        x = (np.arange(n * fine) - (n * fine - 1) / 2) * (step / fine)
+        disk = np.hypot(x, x[:, None]) <= radius
+        self.disk = disk.reshape(n, fine, n, fine).mean(axis=(1, 3)).astype(np.float32)
+        angle = x.reshape(n, fine).mean(axis=1) * RAD
+        phase = 2j * np.pi * np.outer(angle, pupil.axis) / wavelength
+        self.forward = np.exp(-phase).astype(np.complex64)
+        scale = pupil.step * step * RAD / wavelength
+        self.back = (np.exp(phase).T * scale).astype(np.complex64)
+        self.scale = scale
+
+    def __call__(self, field):
+        hit = self.forward @ field @ self.forward.T * self.disk
+        return field - self.back @ hit @ self.back.T
+
+
+def _mask(kind, radius, wavelength, pupil):
+    if kind == "round":
+        return _RoundMask(radius, wavelength, pupil)
+    if kind == "4qpm":
+        return _PhaseMask(pupil)
+    return _Spot(radius, wavelength, pupil)
+
+
+class Coronagraph:
+    """Images of point sources through one coronagraph, sampled at pixel centres.
+
+    Parameters
+    ----------
+    pupil : Pupil
+    kind : str
+        ``round``, ``4qpm`` or ``spot``.
+    radius : float, arcsec
+        Half-transmission radius of a round mask, radius of a spot; unused for ``4qpm``.
+    wavelengths : (nw,) float64, m
+        Equal shares of the light.
+    scale : (float, float), arcsec
+        Pixel size along x and y.
+    columns, rows : (nx,), (ny,) float64, px
+        Pixel centres counted from the mask centre.
+    """
+
+    def __init__(self, pupil, kind, radius, wavelengths, scale, columns, rows):
+        self.pupil = pupil
+        self.wavelengths = np.asarray(wavelengths, dtype=np.float64)
+        self.scale = scale
+        self.masks = [_mask(kind, radius, w, pupil) for w in self.wavelengths]
+        used_y, used_x = (np.flatnonzero(pupil.stop.any(axis=a)) for a in (1, 0))
+        self._box = (slice(used_y[0], used_y[-1] + 1), slice(used_x[0], used_x[-1] + 1))
+        self._stop = pupil.stop[self._box]
+        self._transforms = [self._matrices(w, columns, rows) for w in self.wavelengths]
+
+    def _matrices(self, wavelength, columns, rows):
+        energy = float(np.sum((self.pupil.aperture[self._box] * self._stop) ** 2))
+        steps = (self.scale[0] * RAD, self.scale[1] * RAD)
+        pixel = np.sqrt(steps[0] * steps[1] / energy) * self.pupil.step / wavelength
+        along_y = np.outer(rows * steps[1], self.pupil.axis[self._box[0]])
+        along_x = np.outer(self.pupil.axis[self._box[1]], columns * steps[0])
+        left = np.exp(-2j * np.pi * along_y / wavelength) * pixel
+        right = np.exp(-2j * np.pi * along_x / wavelength)
+        return left.astype(np.complex64), right.astype(np.complex64)
+
+    @cached_property
+    def reach_px(self) -> tuple[float, float]:
+        """Largest source offset (x, y) from the mask that the pupil's sampling can carry, px."""
+        limit = 0.45 * self.wavelengths.min() / self.pupil.step / RAD
+        return limit / self.scale[0], limit / self.scale[1]
+
+    def image(self, opd: np.ndarray, offset_px: tuple[float, float], masked: bool = True,
+              ) -> np.ndarray:
+        """Intensity of a point source.
+
+        Parameters
+        ----------
+        opd : (n, n) float32, m
+            Wavefront error over the pupil.
+        offset_px : (float, float), px
+            The source's place (x, y) counted from the mask centre.
+        masked : bool
+            False leaves the mask out (the Lyot stop stays).
+
+        Returns
+        -------
+        (ny, nx) float64
+            Share of the source's light per pixel, where 1 is all the light that a source far from
+            the mask sends through the Lyot stop.
+        """
+        tilt = [self.pupil.axis * (o * s * RAD) for o, s in zip(offset_px, self.scale, strict=True)]
+        path = opd + tilt[0].astype(np.float32) + tilt[1].astype(np.float32)[:, None]
+        total = 0.0
+        for wavelength, mask, (left, right) in zip(
+                self.wavelengths, self.masks, self._transforms, strict=True):
+            phase = path * np.float32(2 * np.pi / wavelength)
+            field = np.empty(phase.shape, np.complex64)
+            field.real, field.imag = np.cos(phase), np.sin(phase)
+            field *= self.pupil.aperture
+            if masked:
+                field = mask(field)
+            amplitude = left @ (field[self._box] * self._stop) @ right
+            total = total + (amplitude.real ** 2 + amplitude.imag ** 2)
+        return total.astype(np.float64) / len(self.wavelengths)

@@ -1,0 +1,209 @@
+"""The sky in front of the detector: star, planets, disk and background through the optics."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import fft
+
+from gpucoron.simulate.geometry import Pointing, Window
+from gpucoron.simulate.instruments import Filter, Instrument
+from gpucoron.simulate.optics import Coronagraph, make_pupil
+from gpucoron.simulate.wavefront import Wavefront
+
+__all__ = ["Scene", "offset_sky"]
+
+MARGIN = 8  # px round the window, so that nothing wraps round into it
+DIFFUSION_PX = 0.25  # charge diffusion and capacitive coupling
+
+
+def offset_sky(ra: float, dec: float, separation: float, angle_deg: float) -> tuple[float, float]:
+    """Sky position at a separation and position angle from another.
+
+    Parameters
+    ----------
+    ra, dec : float, deg
+    separation : float, arcsec
+    angle_deg : float
+        North over east.
+
+    Returns
+    -------
+    ra, dec : float, deg
+    """
+    d, s, a = np.deg2rad(dec), np.deg2rad(separation / 3600), np.deg2rad(angle_deg)
+    dec2 = np.arcsin(np.sin(d) * np.cos(s) + np.cos(d) * np.sin(s) * np.cos(a))
+    turn = np.arctan2(np.sin(a) * np.sin(s) * np.cos(d), np.cos(s) - np.sin(d) * np.sin(dec2))
+    return float(ra + np.rad2deg(turn)) % 360, float(np.rad2deg(dec2))
+
+
+class Scene:
+    """Clean images, MJy/sr, of one instrument set-up.
+
+    Parameters
+    ----------
+    instrument, bandpass, window : Instrument, Filter, Window
+    """
+
+    def __init__(self, instrument: Instrument, bandpass: Filter, window: Window):
+        self.instrument, self.bandpass, self.window = instrument, bandpass, window
+        scale = window.aperture.scale
+        self.pixel_sr = scale[0] * scale[1] * (np.pi / 180 / 3600) ** 2
+        self.pupil = make_pupil(instrument.pupil_rotation_deg, instrument.stop_erosion_m)
+        ny, nx = (n + 2 * MARGIN for n in window.shape)
+        self._columns, self._rows = np.arange(nx) - MARGIN, np.arange(ny) - MARGIN
+        n = bandpass.n_wavelengths
+        spread = (np.arange(n) + 0.5) / n - 0.5
+        wavelengths = (bandpass.centre_um + bandpass.width_um * spread) * 1e-6
+        self.coronagraph = Coronagraph(
+            self.pupil, instrument.kind, instrument.mask_radius, wavelengths, scale,
+            self._columns - window.centre[0], self._rows - window.centre[1])
+        self._fy, self._fx = fft.fftfreq(ny)[:, None], fft.rfftfreq(nx)
+        blur = np.exp(-2 * (np.pi * DIFFUSION_PX) ** 2 * (self._fx**2 + self._fy**2))
+        self._otf = np.sinc(self._fx) * np.sinc(self._fy) * blur
+        self.background = self._background()
+
+    def flux_to_pixels(self, flux_jy: float) -> float:
+        """Sum over pixels, MJy/sr, that a source of this flux gives."""
+        return flux_jy * 1e-6 / self.pixel_sr
+
+    def star(self, flux_jy: float, opd: np.ndarray, place: tuple[float, float]) -> np.ndarray:
+        """Spectrum of the image of a star behind the mask.
+
+        Parameters
+        ----------
+        flux_jy : float
+        opd : (n, n) float32, m
+        place : (float, float), px
+            Where it is (x, y), counted from 0.
+
+        Returns
+        -------
+        complex128
+            To be handed to `image`.
+        """
+        image = self.coronagraph.image(opd, self._offset(place))
+        return fft.rfft2(self.flux_to_pixels(flux_jy) * image)
+
+    def companions(self, sources: list[tuple[float, tuple[float, float]]], opd: np.ndarray,
+                   disk: np.ndarray | None = None) -> np.ndarray:
+        """Spectrum of planets and disk.
+
+        Parameters
+        ----------
+        sources : list of (flux_jy, (x, y))
+        opd : (n, n) float32, m
+        disk : array from `ring`, or None
+
+        Returns
+        -------
+        complex128
+        """
+        image = np.zeros((self._rows.size, self._columns.size))
+        reach = self.coronagraph.reach_px
+        for flux, place in sources:
+            offset = self._offset(place)
+            if abs(offset[0]) < reach[0] and abs(offset[1]) < reach[1]:
+                image += self.flux_to_pixels(flux) * self.coronagraph.image(opd, offset)
+        spectrum = fft.rfft2(image)
+        if disk is not None:
+            home = [round(c) for c in self.window.centre]
+            psf = self.coronagraph.image(opd, self._offset(home), masked=False)
+            shift = np.exp(2j * np.pi * (self._fx * (home[0] + MARGIN)
+                                         + self._fy * (home[1] + MARGIN)))
+            spectrum += fft.rfft2(disk) * fft.rfft2(psf) * shift
+        return spectrum
+
+    def image(self, spectrum: np.ndarray, companions: np.ndarray | None = None,
+              jitter_px: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+        """Integrate over pixels and add the background.
+
+        Parameters
+        ----------
+        spectrum : complex128
+            From `star`.
+        companions : complex128 or None
+            From `companions`, shifted by `jitter_px` (x, y).
+
+        Returns
+        -------
+        (ny, nx) float64, MJy/sr
+        """
+        if companions is not None:
+            phase = np.exp(-2j * np.pi * (self._fx * jitter_px[0] + self._fy * jitter_px[1]))
+            spectrum = spectrum + companions * phase
+        shape = (self._rows.size, self._columns.size)
+        inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
+        return fft.irfft2(spectrum * self._otf, shape)[inner] + self.background
+
+    def ring(self, pointing: Pointing, star: tuple[float, float], inclination_deg: float = 77.0,
+             angle_deg: float = 25.0) -> np.ndarray:
+        """Surface brightness of an inclined debris ring behind the mask, not yet convolved.
+
+        Parameters
+        ----------
+        pointing : Pointing
+        star : (float, float), deg
+            Its centre (ra, dec).
+        inclination_deg, angle_deg : float
+            Inclination, and position angle of the major axis.
+
+        Returns
+        -------
+        (ny + 2 margin, nx + 2 margin) float64, MJy/sr
+        """
+        total = 0.0
+        for dx, dy in ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)):
+            x, y = np.meshgrid(self._columns + dx, self._rows + dy)
+            ra, dec = pointing.pixel_to_sky(x, y)
+            east = (ra - star[0]) * 3600 * np.cos(np.deg2rad(star[1]))
+            north = (dec - star[1]) * 3600
+            shine = self._ring_brightness(east, north, inclination_deg, angle_deg)
+            total = total + shine * self._transmission(*self._arcsec(x, y)) / 4
+        return total
+
+    def _ring_brightness(self, east, north, inclination_deg, angle_deg):
+        radius, angle = self.instrument.ring_radius, np.deg2rad(angle_deg)
+        tilt = np.deg2rad(inclination_deg)
+        along = east * np.sin(angle) + north * np.cos(angle)
+        across = (east * np.cos(angle) - north * np.sin(angle)) / np.cos(tilt)
+        r = np.hypot(along, across)
+        profile = np.where(r < radius, np.exp(-0.5 * ((r - radius) / (0.06 * radius)) ** 2),
+                           np.exp(-(r - radius) / (0.16 * radius)))
+        forward = 0.25  # Henyey-Greenstein
+        cosine = -np.sin(tilt) * across / np.maximum(r, 1e-9)
+        phase = (1 + forward**2 - 2 * forward * cosine) ** -1.5
+        return self.instrument.ring_brightness * profile * phase
+
+    def _transmission(self, x, y):
+        """Share of a source's light that passes the mask, arcseconds from its centre."""
+        r = np.hypot(x, y)
+        if self.instrument.kind == "spot":
+            return np.clip((r - self.instrument.mask_radius) / 0.3 + 0.5, 0, 1)
+        if self.instrument.kind == "4qpm":
+            width = 0.5 * self.bandpass.centre_um * 1e-6 / 6.0 / (np.pi / 180 / 3600)
+            return 1 - np.exp(-((np.minimum(np.abs(x), np.abs(y)) / width) ** 2))
+        return 1 - np.exp2(-(r / self.instrument.mask_radius) ** 2)
+
+    def _background(self):
+        """Zodiacal and thermal light, and the stray light along an edge of a phase mask."""
+        level = np.full(self.window.shape, self.bandpass.background)
+        if self.instrument.kind != "4qpm":
+            return level
+        x, y = self._arcsec(*np.meshgrid(np.arange(self.window.shape[1]),
+                                         np.arange(self.window.shape[0])))
+        turn = np.deg2rad(self.instrument.pupil_rotation_deg)
+        across = y * np.cos(turn) - x * np.sin(turn)
+        glow = np.exp(-0.5 * (across / 0.45) ** 2) * (0.4 + 0.6 * np.exp(-np.abs(x) / 4.0))
+        return level * (1 + 0.06 * glow)
+
+    def _arcsec(self, x, y):
+        scale = self.window.aperture.scale
+        return (x - self.window.centre[0]) * scale[0], (y - self.window.centre[1]) * scale[1]
+
+    def _offset(self, place):
+        return place[0] - self.window.centre[0], place[1] - self.window.centre[1]
+
+    def wavefront(self, times_days: np.ndarray, static_nm: float, drift_nm: float,
+                  rng: np.random.Generator) -> Wavefront:
+        """Wavefront errors for this pupil; see `Wavefront`."""
+        return Wavefront(self.pupil, static_nm, drift_nm, times_days, rng)

@@ -1,0 +1,347 @@
+"""The simulator: repeatable, honest about its noise, right on the sky, genuine in its files."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from gpucoron.errors import OutputError, ParameterError
+from gpucoron.simulate import DEMO, LARGE, Options, add_arguments, from_arguments, simulate
+
+SMALL = {"shape": (72, 80), "n_science": 2, "n_integrations": 2, "n_references": 2,
+         "n_reference_integrations": 1}
+NIRCAM_HDUS = ["PRIMARY", "SCI", "ERR", "DQ", "AREA", "INT_TIMES", "VAR_POISSON", "VAR_RNOISE",
+               "VAR_FLAT", "ASDF"]
+
+
+@pytest.fixture(scope="module")
+def nircam(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("nircam"), **SMALL, seed=3, truth_scenes=True)
+
+
+@pytest.fixture(scope="module", params=["miri-4qpm", "miri-lyot"])
+def miri(request, tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("miri"), instrument=request.param, seed=4,
+                    n_science=1, n_integrations=2, n_references=1, n_reference_integrations=1,
+                    truth_scenes=True)
+
+
+def clean_of(path):
+    return np.load(path.with_name(path.name.replace("_calints.fits", "_clean.npy")))
+
+
+def gwcs_of(path):
+    from stdatamodels.jwst import datamodels
+
+    with datamodels.open(path) as model:
+        return model.meta.wcs
+
+
+def test_same_seed_same_bytes_other_seed_others(nircam, tmp_path):
+    again = simulate(tmp_path / "a", **SMALL, seed=3)
+    other = simulate(tmp_path / "b", **SMALL, seed=5)
+    for first, second, third in zip(nircam.science + nircam.psf, again.science + again.psf,
+                                    other.science + other.psf, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+        assert not np.array_equal(fits.getdata(first, "SCI"), fits.getdata(third, "SCI"))
+    assert json.loads(nircam.asn.read_text()) == json.loads(again.asn.read_text())
+
+
+@pytest.mark.parametrize("instrument", ["nircam", "miri-4qpm", "miri-lyot"])
+def test_strict_datamodels_take_every_file(instrument, tmp_path):
+    from stdatamodels.jwst import datamodels
+
+    made = simulate(tmp_path, instrument=instrument, **SMALL)
+    for path in made.science + made.psf:
+        with datamodels.open(path, strict_validation=True, pass_invalid_values=False) as model:
+            assert isinstance(model, datamodels.CubeModel)
+            model.validate()
+            assert model.meta.wcs.available_frames == ["detector", "v2v3", "v2v3vacorr", "world"]
+            assert model.meta.wcsinfo.s_region.startswith("POLYGON ICRS  ")
+            assert len(model.int_times) == model.meta.exposure.nints == len(model.data)
+            assert model.meta.exposure.psf_reference == (path in made.psf)
+            model.save(tmp_path / "again.fits")
+        with fits.open(path) as hdus:
+            assert [h.name for h in hdus] == NIRCAM_HDUS
+    with datamodels.open(made.psfmask, strict_validation=True) as mask:
+        assert isinstance(mask, datamodels.PsfMaskModel)
+        assert mask.data.shape == SMALL["shape"]
+
+
+@pytest.mark.parametrize(("instrument", "folder"), [("nircam", "nircam_small"),
+                                                    ("miri-4qpm", "miri_4qpm")])
+def test_keywords_are_those_of_genuine_files(instrument, folder, shared_data, tmp_path):
+    made = simulate(tmp_path, instrument=instrument, **SMALL)
+    genuine = sorted((shared_data / folder).glob("*_calints.fits"),
+                     key=lambda p: fits.getval(p, "IS_PSF"))
+    for ours, theirs in ((made.science[0], genuine[0]), (made.psf[0], genuine[-1])):
+        _same_keywords(ours, theirs)
+
+
+def _same_keywords(ours, theirs):
+    with fits.open(ours) as a, fits.open(theirs) as b:
+        for name in NIRCAM_HDUS:
+            missing = {k for k in set(b[name].header) - set(a[name].header) if k}
+            assert not missing
+            if name not in ("PRIMARY", "INT_TIMES", "ASDF"):
+                assert a[name].data.dtype == b[name].data.dtype
+        assert a["INT_TIMES"].data.dtype.names == b["INT_TIMES"].data.dtype.names
+
+
+def test_asn_lists_the_files(nircam):
+    asn = json.loads(nircam.asn.read_text())
+    (product,) = asn["products"]
+    assert asn["asn_type"] == "coron3"
+    assert product["name"] == "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
+    assert [m["exptype"] for m in product["members"]] == ["science"] * 2 + ["psf"] * 2
+    assert [nircam.directory / m["expname"] for m in product["members"]] == [
+        *nircam.science, *nircam.psf]
+
+
+def pulls(path, truth):
+    with fits.open(path) as hdus:
+        data, err, dq = (hdus[n].data for n in ("SCI", "ERR", "DQ"))
+        variances = sum(hdus[n].data for n in ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"))
+        np.testing.assert_allclose(err, np.sqrt(variances), rtol=1e-6)
+    root = path.name.replace("_calints.fits", "")
+    packed = truth[f"cosmic_rays_{root}"]
+    hit = np.unpackbits(packed, axis=-1, count=data.shape[-1]).astype(bool)
+    dark = (dq & (2048 | 4096)) != 0  # unsubtracted dark current is a fault, not noise
+    good = np.isfinite(data) & ((dq & 1) == 0) & ~hit & ~dark
+    return ((data - clean_of(path)) / err)[good], data, dq, hit
+
+
+def test_err_is_the_noise(nircam):
+    truth = np.load(nircam.truth)
+    pull = np.concatenate([pulls(p, truth)[0] for p in nircam.science + nircam.psf])
+    assert pull.size > 25_000
+    assert abs(pull.mean()) < 0.03
+    assert abs(pull.std() - 1) < 0.02
+    assert np.mean(np.abs(pull) > 5) < 1e-4
+
+
+def test_err_is_the_noise_behind_miri_masks(miri):
+    truth = np.load(miri.truth)
+    pull, _, dq, _ = pulls(miri.science[0], truth)
+    assert abs(pull.mean()) < 0.03
+    assert abs(pull.std() - 1) < 0.02
+    assert np.all(dq[:, :, :4] & (512 | 1) == 513)
+    assert 0.1 < np.mean(dq & 512 != 0) < 0.5
+
+
+def test_defects_are_there_and_can_be_left_out(nircam, tmp_path):
+    truth = np.load(nircam.truth)
+    _, data, dq, hit = pulls(nircam.psf[0], truth)
+    assert hit.any()
+    assert np.all(np.isnan(data[dq & 1 != 0]))
+    assert np.isnan(data[:, -1]).all() and (dq[0, -1] & 1 == 0).any()  # an edge without a flag
+    assert np.any(dq & 4)
+    bare = simulate(tmp_path, **SMALL, seed=3, noise=False, cosmic_rays=False, bad_pixels=False,
+                    truth_scenes=True)
+    for path in bare.science:
+        with fits.open(path) as hdus:
+            np.testing.assert_array_equal(hdus["SCI"].data, clean_of(path))
+            assert not hdus["DQ"].data.any()
+    np.testing.assert_array_equal(clean_of(bare.science[0]), clean_of(nircam.science[0]))
+
+
+def test_gwcs_puts_planets_where_their_light_is(tmp_path):
+    options = {"shape": (160, 160), "n_science": 2, "n_integrations": 1, "n_references": 0,
+               "disk": False, "noise": False, "bad_pixels": False, "cosmic_rays": False,
+               "jitter_px": 0.0, "wavefront_nm": 0.0, "drift_nm": 0.0, "truth_scenes": True}
+    planet = (3.0, 40.0, 1e-2)
+    having = simulate(tmp_path / "with", planets=[planet], **options)
+    lacking = simulate(tmp_path / "without", planets=[], **options)
+    for a, b in zip(having.science, lacking.science, strict=True):
+        light = clean_of(a).astype(float)[0] - clean_of(b)[0]
+        x, y = gwcs_of(a).invert(having.planets[0].ra, having.planets[0].dec)
+        assert having.planets[0].pixels[a.name.replace("_calints.fits", "")] == pytest.approx(
+            (x, y), abs=1e-6)
+        box = 12
+        ix, iy = round(float(x)), round(float(y))
+        cut = light[iy - box:iy + box + 1, ix - box:ix + box + 1]
+        row, column = np.indices(cut.shape) - box
+        offsets = np.hypot(column - (x - ix), row - (y - iy))
+        weight = cut * np.exp(-0.5 * (offsets / 2.5) ** 2)
+        assert np.sum(weight * (column - (x - ix))) / weight.sum() == pytest.approx(0, abs=0.01)
+        assert np.sum(weight * (row - (y - iy))) / weight.sum() == pytest.approx(0, abs=0.01)
+        assert light.sum() == pytest.approx(having.planets[0].flux_mjysr, rel=0.05)
+
+
+def test_wcs_agree_with_each_other_and_the_pointing(nircam):
+    from astropy.wcs import WCS
+
+    rolls, stars = [], []
+    for path in nircam.science:
+        gwcs, header = gwcs_of(path), fits.getheader(path, "SCI")
+        x, y = np.array([0.0, 40, 79]), np.array([0.0, 30, 71])
+        ra, dec = gwcs(x, y, with_bounding_box=False)
+        back = gwcs.invert(ra, dec, with_bounding_box=False)
+        np.testing.assert_allclose(back, [x, y], atol=1e-5)
+        sip = WCS(header, naxis=2).all_pix2world(x, y, 0)
+        assert np.max(np.hypot((sip[0] - ra) * np.cos(np.deg2rad(dec)), sip[1] - dec)) < 6e-4 / 3600
+        corners = np.array(header["S_REGION"].split()[2:], float).reshape(4, 2)
+        edge = gwcs([-0.5, -0.5, 79.5, 79.5], [-0.5, 71.5, 71.5, -0.5], with_bounding_box=False)
+        np.testing.assert_allclose(corners.T, edge, atol=2e-9)
+        stars.append(gwcs.invert(*nircam.star))
+        rolls.append(header["ROLL_REF"])
+        seen = np.load(nircam.truth)[f"star_{path.name.replace('_calints.fits', '')}"]
+        assert np.all(np.abs(seen - stars[-1]) < 0.06)  # jitter
+    assert rolls[1] - rolls[0] == pytest.approx(10.0)
+
+
+def test_gwcs_equals_plain_geometry_over_all_apertures():
+    from gpucoron.simulate.geometry import Window, aim
+    from gpucoron.simulate.instruments import INSTRUMENTS, load_aperture
+    from gpucoron.simulate.wcs import build_gwcs
+
+    for instrument in INSTRUMENTS.values():
+        for bandpass in instrument.filters.values():
+            window = Window.centred(load_aperture(bandpass.aperture), None)
+            pointing = aim(window, 10.0, 60.0, 200.0, window.centre)
+            np.testing.assert_allclose(pointing.pixel_to_sky(*window.centre), (10, 60), atol=1e-11)
+            x, y = np.array([5.0, 100, 250]), np.array([3.0, 150, 200])
+            sky = pointing.pixel_to_sky(x, y)
+            np.testing.assert_allclose(build_gwcs(pointing)(x, y), sky, atol=1e-11)
+            np.testing.assert_allclose(pointing.sky_to_pixel(*sky), [x, y], atol=1e-7)
+
+
+def test_siaf_numbers(shared_data):
+    from gpucoron.simulate.geometry import Window, _to_v2v3
+    from gpucoron.simulate.instruments import load_aperture
+
+    known = json.loads((shared_data / "siaf_apertures.json").read_text())["nircam"]
+    window = Window.centred(load_aperture(known["aperture"]), None)
+    assert list(window.corner) == known["corner_full"]
+    x, y, v2, v3 = known["check"]
+    found = _to_v2v3(window, x - 1, y - 1)
+    np.testing.assert_allclose(found, (v2, v3), atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (101, 87), (45, 130)])
+@pytest.mark.parametrize("instrument", ["nircam", "miri-4qpm"])
+def test_odd_shapes_and_uneven_exposures(instrument, shape, tmp_path):
+    made = simulate(tmp_path, instrument=instrument, shape=shape, n_science=2,
+                    n_integrations=(3, 1), n_references=1, n_reference_integrations=2)
+    assert [fits.getdata(p, "SCI").shape for p in made.science] == [(3, *shape), (1, *shape)]
+    mask = fits.getdata(made.psfmask)
+    assert mask.shape == shape and mask.min() == 0 and mask.max() == 1
+
+
+def test_references_are_brighter_and_dithered(nircam):
+    truth = json.loads(nircam.truth_json.read_text())
+    psf = [e for e in truth["exposures"] if e["exptype"] == "psf"]
+    steps = np.diff([np.mean(e["star_xy_px"], axis=0) for e in psf], axis=0)
+    assert 0.8 < np.hypot(*steps[0]) < 1.6
+    bright = [np.median(clean_of(p)[0][20:50, 20:60]) for p in (nircam.science[0], nircam.psf[0])]
+    assert bright[1] > 1.2 * bright[0]
+
+
+def test_drift_is_slow_and_optical_states_repeat(tmp_path):
+    made = simulate(tmp_path, shape=(64, 64), n_science=1, n_integrations=6, n_references=1,
+                    n_reference_integrations=2, n_optical_states=2, truth_scenes=True, disk=False)
+    scene = clean_of(made.science[0])
+    np.testing.assert_array_equal(scene[0], scene[4])
+    assert np.any(scene[0] != scene[1])
+    assert np.abs(scene[0] - scene[1]).max() < 0.1 * scene.max()
+    data = fits.getdata(made.science[0], "SCI")
+    assert np.any(data[0] != data[4])
+
+
+def test_klip_matters(tmp_path):
+    """References take most of the starlight away, and aligned ones more than unaligned ones."""
+    made = simulate(tmp_path, shape=(112, 112), n_science=1, n_integrations=2, n_references=9,
+                    n_reference_integrations=1, noise=False, cosmic_rays=False, bad_pixels=False,
+                    planets=[], disk=False, truth_scenes=True)
+    truth = np.load(made.truth)
+    star = truth[f"star_{made.science[0].name.replace('_calints.fits', '')}"][0]
+    references, aligned = [], []
+    for path in made.psf:
+        place = truth[f"star_{path.name.replace('_calints.fits', '')}"][0]
+        frame = clean_of(path)[0].astype(float)
+        references.append(frame)
+        aligned.append(_fourier_shift(frame, star - place))
+    row, column = np.indices(frame.shape)
+    radius = np.hypot(column - star[0], row - star[1])
+    ring = (radius > 12) & (radius < 40)
+    target = clean_of(made.science[0])[0].astype(float)[ring]
+    left = {n: _klip(target, np.array([r[ring] for r in stack])).std()
+            for n, stack in (("aligned", aligned), ("as they are", references))}
+    assert target.std() > 5 * left["aligned"]
+    assert left["as they are"] > 1.3 * left["aligned"]
+
+
+def _fourier_shift(image, by):
+    fy, fx = np.fft.fftfreq(image.shape[0])[:, None], np.fft.fftfreq(image.shape[1])
+    return np.fft.ifft2(np.fft.fft2(image) * np.exp(-2j * np.pi * (fx * by[0] + fy * by[1]))).real
+
+
+def _klip(target, references):
+    basis = np.linalg.svd(references - references.mean(1, keepdims=True), full_matrices=False)[2]
+    target = target - target.mean()
+    return target - (target @ basis[:8].T) @ basis[:8]
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"instrument": "wfc3"}, "instrument is 'wfc3', expected one of nircam"),
+    ({"filter": "F115W"}, "filter is 'F115W', expected one of F410M, F444W"),
+    ({"shape": (16, 64)}, "shape is 16, expected a whole number of 32 or more"),
+    ({"shape": 64}, "shape is 64, expected two whole numbers"),
+    ({"shape": (400, 64)}, "expected at most (320, 320)"),
+    ({"seed": -1}, "seed is -1"),
+    ({"n_science": 0}, "n_science is 0"),
+    ({"n_integrations": (1, 2, 3)}, "n_integrations is (1, 2, 3), expected a whole number or 2"),
+    ({"n_reference_integrations": 0}, "n_reference_integrations is 0"),
+    ({"planets": [(1.0, 2.0)]}, "planet is (1.0, 2.0)"),
+    ({"planets": [(1.0, 2.0, float("nan"))]}, "planet contrast is nan"),
+    ({"drift_nm": -1}, "drift_nm is -1"),
+    ({"n_optical_states": 0}, "n_optical_states is 0"),
+    ({"n_refernces": 3}, "no option 'n_refernces'; did you mean 'n_references'?"),
+])
+def test_impossible_options_say_so(options, says, tmp_path):
+    with pytest.raises(ParameterError) as caught:
+        simulate(tmp_path, **options)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_errors(nircam, tmp_path):
+    with pytest.raises(OutputError, match="exists; expected a new folder or overwrite=True"):
+        simulate(nircam.directory, **SMALL)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be made"):
+        simulate(tmp_path / "file" / "below", **SMALL)
+
+
+def test_command_line(tmp_path):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    made = from_arguments(parser.parse_args([
+        str(tmp_path), "--instrument", "nircam", "--filter", "F410M", "--shape", "40x48",
+        "--science", "1", "--integrations", "2", "--references", "1", "--reference-integrations",
+        "1", "--planet", "0.9,30,1e-3", "--no-disk", "--seed", "7"]))
+    assert len(made.planets) == 1 and made.planets[0].angle == 30
+    assert fits.getheader(made.science[0])["FILTER"] == "F410M"
+    assert fits.getdata(made.science[0]).shape == (2, 40, 48)
+    defaults = parser.parse_args([str(tmp_path)])
+    for name, value in vars(Options()).items():
+        given = getattr(defaults, name)
+        assert given == value or name.endswith("integrations")
+    with pytest.raises(SystemExit):
+        parser.parse_args([str(tmp_path), "--shape", "big"])
+
+
+def test_presets_are_valid():
+    for preset in (DEMO, LARGE):
+        Options.from_keywords(**preset)
+
+
+def test_import_is_cheap():
+    code = ("import sys, gpucoron.simulate; "
+            "sys.exit(any(m in sys.modules for m in ('numpy', 'astropy', 'asdf', 'gwcs')))")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
