@@ -64,7 +64,8 @@ def test_strict_datamodels_take_every_file(instrument, tmp_path):
             assert model.meta.wcsinfo.s_region.startswith("POLYGON ICRS  ")
             assert len(model.int_times) == model.meta.exposure.nints == len(model.data)
             assert model.meta.exposure.psf_reference == (path in made.psf)
-            model.save(tmp_path / "again.fits")
+            if path == made.psf[0]:
+                model.save(tmp_path / "again.fits")
         with fits.open(path) as hdus:
             assert [h.name for h in hdus] == NIRCAM_HDUS
     with datamodels.open(made.psfmask, strict_validation=True) as mask:
@@ -222,8 +223,8 @@ def test_siaf_numbers(shared_data):
     np.testing.assert_allclose(found, (v2, v3), atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (101, 87), (45, 130)])
-@pytest.mark.parametrize("instrument", ["nircam", "miri-4qpm"])
+@pytest.mark.parametrize(("instrument", "shape"), [
+    ("nircam", (32, 32)), ("nircam", (101, 87)), ("miri-4qpm", (45, 130))])
 def test_odd_shapes_and_uneven_exposures(instrument, shape, tmp_path):
     made = simulate(tmp_path, instrument=instrument, shape=shape, n_science=2,
                     n_integrations=(3, 1), n_references=1, n_reference_integrations=2)

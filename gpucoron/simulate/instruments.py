@@ -95,7 +95,7 @@ _NIRCAM = Instrument(
     asn_rule="candidate_Asn_Lv3NRCCoron",
     frame_time_s=1.06904, n_groups=10, frames_per_group=10, gain=1.82, read_noise=0.018,
     star_flux_jy=4.5, wavefront_nm=85.0, drift_nm=2.0, dither_px=1.0, acquisition_px=0.3,
-    planets=((1.0, 70.0, 4.0e-5), (1.7, 140.0, 1.4e-5), (3.1, 318.0, 3.0e-6)),
+    planets=((1.0, 70.0, 4.0e-5), (1.7, 140.0, 2.0e-5), (3.1, 318.0, 3.0e-6)),
     ring_radius=2.4, ring_brightness=9.0,
 )
 
@@ -115,8 +115,8 @@ _QPM = Instrument(
     exposure_id={"science": "04101", "psf": "04101"}, asn_rule="candidate_Asn_Lv3MIRCoron",
     frame_time_s=0.23968, n_groups=400, frames_per_group=1, gain=4.0, read_noise=0.06,
     star_flux_jy=3.0, wavefront_nm=90.0, drift_nm=2.0, dither_px=0.5, acquisition_px=0.15,
-    planets=((1.3, 60.0, 6.0e-4), (2.4, 200.0, 2.0e-4), (4.6, 320.0, 4.0e-5)),
-    ring_radius=3.6, ring_brightness=4.0,
+    planets=((1.3, 60.0, 4.0e-4), (2.4, 200.0, 1.0e-4), (4.6, 320.0, 2.5e-5)),
+    ring_radius=3.6, ring_brightness=12.0,
 )
 
 _LYOT = Instrument(
@@ -129,7 +129,7 @@ _LYOT = Instrument(
     exposure_id={"science": "05101", "psf": "05101"}, asn_rule="candidate_Asn_Lv3MIRCoron",
     frame_time_s=0.32352, n_groups=150, frames_per_group=1, gain=4.0, read_noise=0.1,
     star_flux_jy=6.0, wavefront_nm=110.0, drift_nm=3.0, dither_px=1.0, acquisition_px=0.3,
-    planets=((3.4, 55.0, 1.0e-3), (4.6, 205.0, 5.0e-4), (7.0, 320.0, 3.0e-4)),
+    planets=((3.4, 55.0, 6.0e-4), (4.6, 205.0, 2.0e-4), (7.0, 320.0, 1.0e-4)),
     ring_radius=6.5, ring_brightness=25.0,
 )
 
