@@ -54,6 +54,8 @@ def step_parameters(changed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         step, _, parameter = name.partition(".")
         if parameter and name != "align_refs.align":
             plain = list(value) if isinstance(value, tuple) else value
+            if name == "outlier_detection.snr" and len(str(value).split()) == 1:
+                plain = f"{value} {value}"  # jwst wants the second number, which it never uses
             steps.setdefault(step, {})[parameter] = plain
     return steps
 

@@ -1,0 +1,109 @@
+"""The preset "jwst" against the jwst package itself, product by product."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+pytestmark = pytest.mark.slow
+
+FILES = {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}
+
+
+def rms(values):
+    return float(np.sqrt(np.nanmean(np.square(values, dtype=np.float64))))
+
+
+def read(pair, hdu):
+    return tuple(np.asarray(fits.getdata(path, hdu)) for path in pair)
+
+
+def test_both_wrote_the_same_files(comparison):
+    assert comparison.report.missing == []
+    names = sorted(p.name for p in comparison.theirs.glob("*.fits"))
+    assert sorted(p.name for p in comparison.ours.glob("*.fits")) == names
+    assert {n.removesuffix(".fits").rpartition("_")[2] for n in names} == FILES
+
+
+@pytest.mark.parametrize("product", ["crfints", "psfstack"])
+def test_flagged_and_stacked_images_are_equal_bit_for_bit(comparison, product):
+    assert [i.hdu for i in comparison.images(product) if not i.same_bits] == []
+    for pair in comparison.pairs(product):
+        for hdu in ("SCI", "ERR", "DQ"):
+            ours, theirs = read(pair, hdu)
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_shifts(comparison):
+    assert len(comparison.report.shifts) == len(comparison.pairs("psfalign"))
+    for shifts in comparison.report.shifts:
+        assert shifts.pairs > 0
+        assert shifts.left_out == 0
+        assert shifts.largest <= 1e-6
+
+
+def test_psfalign(comparison):
+    for pair in comparison.pairs("psfalign"):
+        ours, theirs = read(pair, "SCI")
+        assert ours.shape == theirs.shape
+        assert rms(ours - theirs) <= 1e-4 * rms(theirs)
+        ours, theirs = read(pair, "ERR")
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+
+
+def test_psfsub(comparison):
+    for pair in comparison.pairs("psfsub"):
+        ours, theirs = read(pair, "SCI")
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+        assert rms(ours - theirs) <= 1e-4 * rms(theirs)
+    assert [i.hdu for i in comparison.images("psfsub")
+            if i.hdu not in ("SCI", "ERR") and not i.same_bits] == []
+
+
+def test_combined_image(comparison):
+    (pair,) = comparison.pairs("i2d")
+    for name in ("SCI", "ERR", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"):
+        ours, theirs = read(pair, name)
+        assert ours.shape == theirs.shape
+        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+        if not np.isnan(theirs).all():
+            assert rms(ours - theirs) <= 1e-4 * rms(theirs)
+    np.testing.assert_array_equal(*read(pair, "CON"))
+    ours, theirs = read(pair, "WHT")
+    assert np.abs(ours - theirs).max() <= 1e-6 * theirs.max()
+    ours, theirs = (fits.getheader(path, "SCI") for path in pair)
+    for keyword in ("CRVAL1", "CRVAL2"):
+        assert abs(ours[keyword] - theirs[keyword]) <= 1e-9
+
+
+def test_header_keywords(comparison):
+    assert [d for d in comparison.report.keywords if not d.reason] == []
+
+
+def test_tables(comparison):
+    assert {t.hdu for t in comparison.report.tables} >= {"HDRTAB", "INT_TIMES"}
+    assert [t for t in comparison.report.tables if t.columns or t.rows != t.rows_jwst] == []
+
+
+def test_everything_is_as_promised(comparison):
+    assert comparison.report.problems() == []
+
+
+def test_runs_are_on_record(comparison):
+    runs = comparison.report.runs
+    for name in ("jwst", "gpucoron"):
+        assert 0 < runs[name]["wall_s"] < runs[name]["process_s"]
+        assert runs[name]["peak_mib"] > 50
+    trial = runs["jwst"]["alignment"]
+    if runs["jwst"]["version"].startswith("3.0.0") and int(runs["jwst"]["numpy"].split(".")[0]) > 1:
+        assert not trial["aligns"]
+        assert any("does NOT align" in line for line in comparison.report.lines())
+
+
+def test_reference_without_pixels_is_left_out_of_both(comparison):
+    if comparison.name != "awkward":
+        pytest.skip("only the awkward set has a reference that is all NaN")
+    (note,) = comparison.report.notes
+    assert "00002_nrcalong_calints.fits: reference integration 3 of 3" in note
+    (pair,) = comparison.pairs("psfstack")
+    assert {array.shape[0] for array in read(pair, "SCI")} == {7}

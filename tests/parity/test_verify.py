@@ -1,0 +1,261 @@
+"""The comparison itself: what it sees, what it lets pass, how the command ends."""
+
+import json
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from gpucoron import cli
+from gpucoron.errors import InputError, OutputError, ParameterError
+from gpucoron.verify import PeerError, Report, command, compare_products, runs, verify
+from gpucoron.verify.run_jwst import step_parameters
+from gpucoron.verify.staging import stage
+
+NAME = "exp_c1001_psfsub.fits"
+
+
+def write(folder, data, name=NAME, err=None, dq=None, **keywords):
+    folder.mkdir(exist_ok=True)
+    primary = fits.PrimaryHDU()
+    primary.header["DATE"] = folder.name
+    primary.header.update(keywords)
+    dq = np.zeros(data.shape, np.uint32) if dq is None else dq
+    fits.HDUList([
+        primary, fits.ImageHDU(data, name="SCI"),
+        fits.ImageHDU(np.zeros_like(data) if err is None else err, name="ERR"),
+        fits.ImageHDU(dq, name="DQ")]).writeto(folder / name, overwrite=True)
+
+
+@pytest.fixture
+def image():
+    data = np.random.default_rng(3).normal(0, 10, (2, 8, 9)).astype(np.float32)
+    data[0, 0, 0] = np.nan
+    data.flags.writeable = False
+    return data
+
+
+def compared(tmp_path, ours, theirs, **both):
+    write(tmp_path / "ours", ours, **both)
+    write(tmp_path / "theirs", theirs, **both)
+    return compare_products(tmp_path / "ours", tmp_path / "theirs")
+
+
+def test_equal_files_pass(tmp_path, image):
+    report = compared(tmp_path, image, image)
+    assert report.problems() == []
+    assert all(i.same_bits and i.largest == 0 for i in report.images)
+    assert [(d.keyword, bool(d.reason)) for d in report.keywords] == [("DATE", True)]
+
+
+def test_measures(tmp_path, image):
+    ours = np.array(image)
+    ours[1, 2, 3] += np.float32(0.5)
+    sci = compared(tmp_path, ours, image).images[0]
+    gap = float(ours[1, 2, 3]) - float(image[1, 2, 3])
+    assert (sci.different, sci.nan_mismatch, sci.values) == (1, 0, image.size)
+    assert sci.largest == pytest.approx(gap)
+    assert sci.rms == pytest.approx(gap / np.sqrt(image.size - 1))
+    assert sci.rms_jwst == pytest.approx(float(np.sqrt(np.nanmean(image.astype(float) ** 2))))
+
+
+@pytest.mark.parametrize("size, passes", [(1e-6, True), (1e-2, False)])
+def test_psfsub_may_differ_by_its_tolerance(tmp_path, image, size, passes):
+    ours = (image * np.float32(1 + size)).astype(np.float32)
+    problems = compared(tmp_path, ours, image).problems()
+    assert (problems == []) == passes
+    assert passes or "SCI: rms(difference)/rms is 0.01, expected 0.0001" in problems[0]
+
+
+def test_one_bit_is_too_much_for_crfints(tmp_path, image):
+    ours = np.array(image)
+    ours[1, 1, 1] = np.nextafter(ours[1, 1, 1], np.float32(np.inf))
+    (problem,) = compared(tmp_path, ours, image, name="exp_c1001_crfints.fits").problems()
+    assert "SCI is not equal bit for bit: 1 of 144 values differ" in problem
+
+
+def test_nan_in_one_of_the_two(tmp_path, image):
+    ours = np.array(image)
+    ours[1, 4, 4] = np.nan
+    (problem,) = compared(tmp_path, ours, image).problems()
+    assert "1 values are numbers in one of the two only" in problem
+
+
+def test_err_that_is_rounding_noise_passes_but_no_other(tmp_path, image):
+    write(tmp_path / "ours", image)
+    write(tmp_path / "theirs", image, err=np.full_like(image, 1e-9))
+    assert compare_products(tmp_path / "ours", tmp_path / "theirs").problems() == []
+    write(tmp_path / "theirs", image, err=np.full_like(image, 1e-2))
+    (problem,) = compare_products(tmp_path / "ours", tmp_path / "theirs").problems()
+    assert "ERR: rms(difference)/rms is 1" in problem
+
+
+def test_shape_dq_and_missing_file(tmp_path, image):
+    write(tmp_path / "ours", image[:1], dq=np.ones((1, 8, 9), np.uint32))
+    write(tmp_path / "theirs", image[1:])
+    write(tmp_path / "theirs", image, name="exp_c1001_crfints.fits")
+    problems = compare_products(tmp_path / "ours", tmp_path / "theirs").problems()
+    assert "exp_c1001_crfints.fits: gpucoron did not write it" in problems
+    assert any("DQ is not equal bit for bit" in p for p in problems)
+    write(tmp_path / "ours", image)
+    problems = compare_products(tmp_path / "ours", tmp_path / "theirs").problems()
+    assert any("SCI has shape (2, 8, 9), jwst's has (1, 8, 9)" in p for p in problems)
+
+
+def test_keywords(tmp_path, image):
+    write(tmp_path / "ours", image, NINTS=3, FILTER="F410M", GPUCORON="0.1.0")
+    write(tmp_path / "theirs", image, NINTS=2, FILTER="F410M", TARGNAME="X")
+    report = compare_products(tmp_path / "ours", tmp_path / "theirs")
+    assert {d.keyword for d in report.keywords if d.reason} == {"DATE", "GPUCORON"}
+    assert report.problems() == [f"{NAME}: PRIMARY NINTS is 3, jwst's is 2",
+                                 f"{NAME}: PRIMARY TARGNAME is absent, jwst's is 'X'"]
+
+
+def test_polygon_may_start_at_any_corner():
+    from gpucoron.verify.headers import _same_polygon
+
+    corners = ["150.1 -30.4", "150.2 -30.4", "150.2 -30.3"]
+    text = "POLYGON ICRS  " + " ".join(corners)
+    turned = "POLYGON ICRS  " + " ".join(corners[1:] + corners[:1])
+    moved = turned.replace("150.1", "150.10001")
+    assert _same_polygon(text, turned)
+    assert not _same_polygon(text, moved)
+    assert not _same_polygon(text, "CIRCLE ICRS  " + " ".join(corners))
+
+
+def test_shifts_are_read_from_beside_the_products(tmp_path, image):
+    name = "exp_c1001_psfalign.fits"
+    table = np.zeros(4, [("sci_integration", "i4"), ("x", "f8"), ("y", "f8")])
+    table["sci_integration"], table["x"] = [1, 1, 2, 2], [0.5, 0.25, 9, 9]
+    write(tmp_path / "theirs", image, name=name)
+    write(tmp_path / "ours", image, name=name)
+    with fits.open(tmp_path / "ours" / name, mode="append") as hdus:
+        hdus.append(fits.BinTableHDU(table, name="ALIGN"))
+    (tmp_path / "theirs" / "shifts.json").write_text(
+        json.dumps({"exp": [[0.5, 0, 1], [0.25, 3e-6, 1]]}))
+    report = compare_products(tmp_path / "ours", tmp_path / "theirs")
+    (shifts,) = report.shifts
+    assert (shifts.exposure, shifts.pairs) == ("exp", 2)
+    assert shifts.largest == pytest.approx(3e-6)
+    assert report.problems() == ["exp: shifts differ by 3e-06 px, expected 1e-06 at most"]
+
+
+def test_report_is_valid_json_and_text(tmp_path, image):
+    report = compared(tmp_path, image, image[:1])
+    content = json.loads(report.to_json())
+    assert content["images"][0]["largest"] is None
+    assert content["problems"] == report.problems()
+    assert any("shape" in line for line in report.lines())
+
+
+def test_folder_without_products(tmp_path):
+    with pytest.raises(InputError, match="holds no product, expected files such as"):
+        compare_products(tmp_path, tmp_path)
+
+
+# ---- the command
+
+
+def test_jwst_not_installed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    assert cli.main(["verify", "asn.json", "--output-dir", str(tmp_path / "out")]) == 6
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "the jwst package is not installed" in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "require_jwst", lambda: None)
+    (tmp_path / "gpucoron").mkdir()
+    (tmp_path / "gpucoron" / "precious").touch()
+    with pytest.raises(OutputError, match="holds other files; expected a new or empty folder"):
+        verify("asn.json", tmp_path)
+    assert (tmp_path / "gpucoron" / "precious").exists()
+
+
+def test_parameters_are_checked_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "require_jwst", lambda: None)
+    with pytest.raises(ParameterError, match="truncat"):
+        verify("asn.json", tmp_path / "out", sets=["klip.truncat=3"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("expect, missing, code", [
+    (False, ["a: jwst did not write it"], 0), (True, ["a: jwst did not write it"], 1),
+    (True, [], 0)])
+def test_exit_code_of_expect(monkeypatch, capsys, expect, missing, code):
+    monkeypatch.setattr(command, "verify", lambda *a, **k: Report(missing=missing))
+    options = Namespace(asn="asn.json", output_dir="out", psfmask=None, set=[], align=None,
+                        device="cpu", single_fft=False, expect=expect, quiet=True, verbose=0,
+                        log_file=None)
+    assert command.run_from_arguments(options) == code
+    shown = capsys.readouterr().out
+    assert ("not as promised: a" in shown) == bool(code)
+    assert ("everything agrees" in shown) == (expect and not missing)
+
+
+def test_what_a_failing_process_says(tmp_path, monkeypatch):
+    class Process:
+        returncode = 1
+
+    def fake(command, **kwargs):
+        with open(command[-1], "w") as record:
+            json.dump({"error": "LinAlgError: no", "exit_code": 3}, record)
+        return Process
+
+    monkeypatch.setattr(runs.subprocess, "run", fake)
+    with pytest.raises(PeerError, match=r"jwst failed: LinAlgError: no \(log: .*jwst.log\)"):
+        runs.run_module("run_jwst", {}, tmp_path)
+    with pytest.raises(InputError) as caught:
+        runs.run_module("run_gpucoron", {}, tmp_path)
+    assert caught.value.exit_code == 3
+
+
+def test_parameters_that_jwst_is_given():
+    steps = step_parameters({"align_refs.align": "each", "klip.truncate": 3,
+                             "resample.crval": (1.0, 2.0), "outlier_detection.snr": "4.0"})
+    assert steps == {"klip": {"truncate": 3}, "resample": {"crval": [1.0, 2.0]},
+                     "outlier_detection": {"snr": "4.0 4.0"}}
+
+
+# ---- what both are given
+
+
+def test_staging_trims_references_without_pixels(shared_data, tmp_path):
+    source = shared_data / "awkward"
+    asn = next(source.glob("*_asn.json"))
+    staged = stage(asn, tmp_path / "input", source / "psfmask.fits")
+    assert staged.asn.name == asn.name
+    assert len(staged.science) == 3
+    (note,) = staged.notes
+    assert "integration 3 of 3 has no usable pixel" in note
+    trimmed = tmp_path / "input" / "jw09001001001_0310a_00002_nrcalong_calints.fits"
+    assert not trimmed.is_symlink()
+    with fits.open(trimmed) as hdus, fits.open(source / trimmed.name) as whole:
+        assert hdus[0].header["NINTS"] == 2
+        for name in ("SCI", "ERR", "DQ", "VAR_RNOISE", "INT_TIMES"):
+            assert len(hdus[name].data) == 2
+            assert len(whole[name].data) == 3
+        np.testing.assert_array_equal(hdus["SCI"].data, whole["SCI"].data[:2])
+        assert hdus["DQ"].data.dtype == np.uint32
+
+
+def test_staging_writes_what_jwst_can_read(shared_data, tmp_path):
+    source = shared_data / "nircam_small"
+    table = json.loads(next(source.glob("*_asn.json")).read_text())
+    product = table["products"][0]
+    name = product.pop("name")
+    for member in product["members"]:
+        member["expname"] = str(source / member["expname"])
+        member["exptype"] = member["exptype"].upper()
+    asn = tmp_path / "asn.json"
+    asn.write_text(json.dumps(table))
+    staged = stage(asn, tmp_path / "input")
+    (made,) = json.loads(staged.asn.read_text())["products"]
+    assert made["name"] == name
+    assert {m["exptype"] for m in made["members"]} == {"science", "psf"}
+    assert all((tmp_path / "input" / m["expname"]).exists() for m in made["members"])
+    assert fits.getdata(staged.psfmask, "SCI").min() == 1
+    assert "both use psfmask.fits" in staged.notes[0]
