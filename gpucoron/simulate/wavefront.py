@@ -45,8 +45,8 @@ class Wavefront:
 
     A fixed figure (all modes at their given rms) plus a drift: every mode follows its own
     Ornstein-Uhlenbeck process, so that integrations close in time share nearly the same speckles
-    and those hours apart do not. Piston and mean slope over the Lyot stop are taken out of every
-    mode: where the star is belongs to the pointing.
+    and those hours apart do not. Piston and tilt over the Lyot stop are taken out of every mode:
+    where the star is belongs to the pointing.
 
     Parameters
     ----------
@@ -91,23 +91,21 @@ class Wavefront:
 
 
 def _level(modes, pupil):
-    """Take piston and mean slope over the stop out of each mode, and make its rms one."""
+    """Take piston and tilt over the stop out of each mode, and make its rms one.
+
+    Tilt is that of the plane fitted by least squares, which decides where the core of an image is;
+    the mean slope would decide where its centroid is, far wings included.
+    """
     aperture = pupil.aperture > 0.5
     inside = (pupil.stop > 0.5) & aperture
-    weight = inside / inside.sum()
-    x = np.broadcast_to(pupil.axis, inside.shape)
+    y, x = np.meshgrid(pupil.axis, pupil.axis, indexing="ij")
+    plane = np.stack([np.ones(inside.sum()), x[inside], y[inside]], axis=1)
+    solve = np.linalg.pinv(plane)
     for mode in modes:
-        slope_y, slope_x = (_mean_slope(mode, axis, inside, pupil.step) for axis in (0, 1))
-        mode -= slope_x * x + slope_y * x.T
-        mode -= np.sum(mode * weight)
+        piston, slope_x, slope_y = solve @ mode[inside]
+        mode -= piston + slope_x * x + slope_y * y
         mode /= np.sqrt(np.mean(mode[aperture] ** 2))
     return modes.astype(np.float32)
-
-
-def _mean_slope(mode, axis, inside, step):
-    """Mean over the stop of the slope along an axis, which is what moves an image."""
-    gradient = np.gradient(mode, step, axis=axis)
-    return gradient[inside].mean()
 
 
 def _ou_process(rng, n, times, correlation):
