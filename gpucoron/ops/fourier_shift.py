@@ -8,7 +8,7 @@ import scipy.fft
 from gpucoron.errors import InputError
 from gpucoron.ops._host import require_host
 
-__all__ = ["fourier_shift", "shift_spectra", "spectra"]
+__all__ = ["fourier_shift", "gradient", "shift_spectra", "spectra"]
 
 
 def fourier_shift(images, shifts_yx):
@@ -121,3 +121,27 @@ def phases(shifts_yx, shape):
     if nx % 2 == 0:
         phase_x[:, -1] = np.cos(np.pi * sx[:, 0])
     return phase_y, phase_x, np.cos(np.pi * (sx + sy))[:, 0]
+
+
+def gradient(image):
+    """Differentiate an image in Fourier space.
+
+    Parameters
+    ----------
+    image : (ny, nx) floating
+        A finite image.
+
+    Returns
+    -------
+    (ny, nx) float64, (ny, nx) float64
+        Its derivatives along y and x, per pixel. The Nyquist frequency of an even size has none.
+    """
+    ny, nx = image.shape
+    along_y, along_x = 2j * np.pi * np.fft.fftfreq(ny), 2j * np.pi * np.fft.rfftfreq(nx)
+    if ny % 2 == 0:
+        along_y[ny // 2] = 0.0
+    if nx % 2 == 0:
+        along_x[-1] = 0.0
+    spectrum = scipy.fft.rfft2(np.asarray(image, dtype=np.float64))
+    return (scipy.fft.irfft2(spectrum * along_y[:, None], s=(ny, nx)),
+            scipy.fft.irfft2(spectrum * along_x, s=(ny, nx)))

@@ -85,30 +85,34 @@ class Alignment:
         self._box, self._bits = median_box_length, dq_bits.interpret_bit_flags(bad_bits) or 0
         self._zero = zero_non_science
         own = np.zeros(len(science), dtype=int)
-        self.science = self._filled(science.data, science.dq, own)
+        self.science = self._filled(science.data, science.dq, own, science.err)
         self._usable = np.isfinite(self.science).all(axis=(1, 2))
         if not self._usable.any():
             raise InputError("align_refs: no science integration has a usable pixel")
         groups = _exposure_numbers(references)
-        filled = self._filled(references.data, references.dq, groups)
+        filled = self._filled(references.data, references.dq, groups, references.err)
         guide = self.science[int(np.argmax(self._usable))]
-        like_jwst = preset == "jwst"
-        self._registration = Registration(
-            filled, mask, guide=guide, search=0.0 if like_jwst else 6.0, background=not like_jwst)
+        if preset == "jwst":
+            self._registration = Registration(filled, mask, search=0.0, background=False)
+        else:
+            self._registration = Registration(filled, mask, guide=guide)
         self.shape = filled.shape
         filled[~self._registration.usable] = 0.0
         self._spectra = spectra(filled)
         self._err_spectra, self._err_known = self._err(references, groups)
 
-    def _filled(self, images, dq, groups):
+    def _bad(self, images, dq):
+        return ((dq & np.uint32(self._bits)) != 0) | ~np.isfinite(images)
+
+    def _filled(self, images, dq, groups, err=None):
         flagged = (dq & np.uint32(self._bits)) != 0
         if self.preset == "jwst":
             bad = flagged | np.isnan(images)
             zero = bad & ((dq & NON_SCIENCE) != 0) if self._zero else None
             return fill_bad_pixels_raster(images, bad, flagged, self._box, zero)
-        bad = flagged | ~np.isfinite(images)
+        bad = self._bad(images, dq)
         zero = bad & ((dq & NON_SCIENCE) != 0) if self._zero else None
-        return fill_bad_pixels(images, bad, max(self._box, 1), groups, zero)
+        return fill_bad_pixels(images, bad, max(self._box, 1), groups, zero, err)
 
     def _err(self, references, groups):
         """Spectra of the ERR planes, and which of them are known at all."""

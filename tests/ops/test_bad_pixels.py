@@ -93,3 +93,61 @@ def test_errors():
         fill_bad_pixels(images, bad[:1])
     with pytest.raises(ParameterError, match="box is 0"):
         fill_bad_pixels(images, bad, 0)
+
+
+def diffraction_limited(n=1, shape=(48, 48), cutoff=0.42, seed=0):
+    """Random images with the power spectrum of a circular pupil's."""
+    rng = np.random.default_rng(seed)
+    k = np.hypot(*np.meshgrid(np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1]), indexing="ij"))
+    u = np.minimum(k / cutoff, 1.0)
+    mtf = 2 / np.pi * (np.arccos(u) - u * np.sqrt(1 - u * u))
+    images = np.fft.ifft2(np.fft.fft2(rng.normal(size=(n, *shape))) * mtf).real
+    return 100 * images / images.std()
+
+
+def test_kriging_knows_what_a_diffraction_limited_image_looks_like():
+    rng = np.random.default_rng(1)
+    truth = diffraction_limited()
+    images = truth + rng.normal(0, 1, truth.shape)
+    bad = np.zeros(images.shape, bool)
+    bad[0, 4:-4:4, 4:-4:4] = True
+    spoilt = read_only(np.where(bad, np.nan, images))
+    err = np.ones_like(images)
+    kriged = fill_bad_pixels(spoilt, bad, err=err) - truth
+    boxed = fill_bad_pixels(spoilt, bad) - truth
+    assert kriged[bad].std() < 3.0  # three times the noise; worst seen over ten seeds 2.6
+    assert kriged[bad].std() < 0.1 * boxed[bad].std()
+
+
+def test_kriging_follows_what_the_star_did_since_the_other_integrations():
+    """One integration moved by 0.05 px: its bad pixels are filled where the star now is."""
+    from tests.oracles import fourier_shift
+
+    rng = np.random.default_rng(2)
+    still = 10 * diffraction_limited()[0]
+    truth = np.array([still, still, fourier_shift(still, (0.05, -0.03)), still])
+    images = truth + rng.normal(0, 1, truth.shape)
+    bad = np.zeros(images.shape, bool)
+    bad[2, 20:23, 20:23] = True
+    bad[2, 30, 10:14] = True
+    filled = fill_bad_pixels(images, bad, groups=[0, 0, 0, 0], err=np.ones_like(images))
+    moved = (truth[2] - still)[bad[2]]
+    assert np.abs(moved).mean() > 10
+    assert (filled - truth)[bad].std() < 2.0  # the noise of a median of three, and a little
+    np.testing.assert_array_equal(filled[~bad], images[~bad])
+
+
+def test_noise_alone_is_filled_with_its_mean():
+    rng = np.random.default_rng(3)
+    images = rng.normal(50, 1, (1, 40, 40))
+    bad = rng.random(images.shape) < 0.05
+    filled = fill_bad_pixels(images, bad, err=np.ones_like(images))
+    assert np.abs(filled[bad] - 50).max() < 1.5
+    assert filled[bad].std() < 0.5
+
+
+def test_an_integration_without_good_pixels_stays_nan_with_err_too():
+    images = np.full((2, 20, 20), 7.0)
+    images[1] = np.nan
+    filled = fill_bad_pixels(images, np.isnan(images), groups=[0, 1], err=np.ones_like(images))
+    assert np.isnan(filled[1]).all() and (filled[0] == 7).all()
