@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 BOUNDARY_STEP_PX = 15
 PLANE_PX = 1e-6
+FAR_ARCMIN = 5.0
 
 
 class Request(NamedTuple):
@@ -81,7 +82,10 @@ def _pair(name, value):
 
 def from_inputs(wcss, metas, shapes, request: Request) -> OutputWcs:
     """Lay out the image that holds all exposures."""
-    regions = _regions(wcss, metas, shapes)
+    by_exposure = _regions(wcss, metas, shapes)
+    if request.shape is None:
+        _check_near(wcss, by_exposure)
+    regions = [polygon for own in by_exposure for polygon in own]
     scale, ratio = _scale(wcss[0], metas[0], shapes[0], request)
     pc = _orientation(wcss[0], metas[0], shapes[0], request.rotation)
     crval = request.crval or _middle(np.vstack(regions))
@@ -117,19 +121,33 @@ def _place(regions, scale, ratio, pc, crval, crpix, shape):
 
 
 def _regions(wcss, metas, shapes):
-    """Corners on the sky of every exposure."""
+    """Corners on the sky, polygons for every exposure."""
     regions = []
     for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
         polygons = parse_region(meta.s_region)
         if not polygons:
-            log.info("%s: no polygon in S_REGION; its footprint is taken from the GWCS", wcs.where)
+            log.warning("%s: no polygon in S_REGION; its footprint is taken from the GWCS",
+                        wcs.where)
             polygons = [wcs.footprint(shape)]
             if not np.all(np.isfinite(polygons[0])):
                 raise ExposureError(
                     f"{wcs.where}: the WCS gives no sky position at the corners of the image"
                 )
-        regions += polygons
+        regions.append(polygons)
     return regions
+
+
+def _check_near(wcss, regions):
+    """Raise where an exposure points elsewhere: an image that holds all would fill the memory."""
+    from astropy.coordinates import angular_separation
+
+    middles = np.deg2rad([_middle(np.vstack(own)) for own in regions])
+    for wcs, middle in zip(wcss[1:], middles[1:], strict=True):
+        apart = math.degrees(angular_separation(*middles[0], *middle)) * 60.0
+        if apart > FAR_ARCMIN:
+            raise ExposureError(
+                f"{wcs.where}: points {apart:.1f} arcmin away from {wcss[0].where}, expected "
+                f"science exposures within {FAR_ARCMIN:g} arcmin")
 
 
 def _middle(corners):
