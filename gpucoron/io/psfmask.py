@@ -23,6 +23,8 @@ __all__ = ["find_psfmask", "read_psfmask"]
 
 log = logging.getLogger("gpucoron")
 
+FITTED = 4  # a shift along either axis, a brightness, a constant
+
 
 def read_psfmask(
     path: str | Path, shape: tuple[int, int], meta: ExposureMeta | None = None
@@ -96,7 +98,7 @@ def find_psfmask(
     CRDS_PATH set, and a context known from the cache or from the server at CRDS_SERVER_URL.
     Nothing goes over the network unless CRDS_SERVER_URL is set. Otherwise every weight is 1.
     """
-    shape = exposure.shape[1:]
+    shape = exposure.stack.shape[1:]
     if option_path is not None:
         mask = read_psfmask(option_path, shape, exposure.meta)
         return mask, str(option_path), f"given: {option_path}"
@@ -120,6 +122,9 @@ def _check_values(path: str | Path, mask: np.ndarray) -> None:
     if not mask.any():
         raise MaskError(f"{path}: the psfmask is 0 everywhere and leaves no pixel to fit, "
                         "expected 1 where a pixel counts")
+    if np.count_nonzero(mask) <= FITTED:
+        raise MaskError(f"{path}: the psfmask is above 0 in {np.count_nonzero(mask)} pixels only, "
+                        f"expected more than {FITTED}: a fit has as many unknowns")
 
 
 def _compare_optics(name: str, header, meta: ExposureMeta) -> None:
