@@ -209,7 +209,9 @@ class _Job:
         return product_path(self.output_dir, name, asn_id, suffix)
 
     def write(self, suffix: str, path: Path, writer: Callable[..., None], *args) -> None:
-        """Write one product and remember its file."""
+        """Write one product and remember its file; one that this run wrote before is the same."""
+        if path in self.files:
+            return
         with self.timed("write"):
             writer(path, *args, overwrite=self.overwrite)
         log.debug("wrote %s", path)
@@ -246,7 +248,7 @@ class _ProductRun:
         exposures = []
         for done, member in enumerate(members, start=1):
             with job.timed("read"):
-                exposures.append(read_exposure(member.path, member.exptype))
+                exposures.append(read_exposure(member.path, member.exptype, pixels=False))
             job.progress("read", done, len(members), member.path.name)
         check_members(exposures)
         return ([e for e in exposures if e.exptype == "science"],
@@ -280,11 +282,13 @@ class _ProductRun:
         from gpucoron.steps.outlier_detection import outlier_detection
 
         job, parameters = self.job, self.parameters.outlier_detection
+        with job.timed("read"):
+            stack = exposure.load()
         if parameters.skip:
-            return exposure.stack
+            return stack
         with job.timed("outlier_detection"):
             out = outlier_detection(
-                exposure.stack, snr=parameters.threshold, maskpt=parameters.maskpt,
+                stack, snr=parameters.threshold, maskpt=parameters.maskpt,
                 good_bits=parameters.good_bits)
         log.debug("%s: %d outliers", exposure.root, int(out.flagged.sum()))
         for name, array, writer in (("crfints", out.stack, write_crfints),
@@ -302,7 +306,8 @@ class _ProductRun:
 
         job, stacks = self.job, []
         for done, exposure in enumerate(references, start=1):
-            stacks.append(self._outliers(exposure))
+            stacks.append(self._outliers(exposure).replace(
+                var_poisson=None, var_rnoise=None, var_flat=None))
             job.progress("outlier_detection", done, len(references), exposure.root)
         with job.timed("stack_refs"):
             stacked = stack_refs(stacks, keep_unusable=self.parameters.like_jwst)

@@ -147,7 +147,7 @@ def _differences(first, other):
         ours, theirs = getattr(first.meta, field), getattr(other.meta, field)
         if None not in (ours, theirs) and ours.lower() != theirs.lower():
             yield keyword, ours, theirs
-    ours, theirs = first.stack.shape[1:], other.stack.shape[1:]
+    ours, theirs = first.shape[1:], other.shape[1:]
     if ours != theirs:
         yield "the image shape (ny, nx)", ours, theirs
     ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2

@@ -83,8 +83,11 @@ class Exposure:
         File name without ``_calints.fits``; products are named after it.
     exptype : str
         "science" or "psf".
-    stack : IntegrationStack
+    shape : (int, int, int)
+        (n, ny, nx) of the images.
+    stack : IntegrationStack or None
         Native float32 and uint32, contiguous; values exactly as in the file (NaN and inf too).
+        None where it was read with ``pixels=False``: see `load`.
     area : (ny, nx) float32 array or None
     int_times : structured array or None
         May have another number of rows than `stack` has integrations.
@@ -99,7 +102,8 @@ class Exposure:
     path: Path
     root: str
     exptype: str
-    stack: IntegrationStack
+    shape: tuple[int, int, int]
+    stack: IntegrationStack | None
     area: np.ndarray | None
     int_times: np.ndarray | None
     primary_header: Header
@@ -107,8 +111,24 @@ class Exposure:
     asdf_bytes: bytes | None
     meta: ExposureMeta
 
+    def load(self) -> IntegrationStack:
+        """Return the images, read now where they are not in memory.
 
-def read_exposure(path: str | Path, exptype: str) -> Exposure:
+        Raises
+        ------
+        ExposureError
+            The file is gone or has changed.
+        """
+        if self.stack is not None:
+            return self.stack
+        again = read_exposure(self.path, self.exptype)
+        if again.shape != self.shape:
+            raise ExposureError(f"{self.path}: SCI has shape {again.shape}, but had {self.shape} "
+                                "when the run began")
+        return again.stack
+
+
+def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exposure:
     """Read a ``_calints`` or ``_cal`` file.
 
     Parameters
@@ -116,6 +136,8 @@ def read_exposure(path: str | Path, exptype: str) -> Exposure:
     path : path
     exptype : {"science", "psf"}
         In any case.
+    pixels : bool
+        False checks everything and reads all but the images.
 
     Returns
     -------
@@ -138,13 +160,14 @@ def read_exposure(path: str | Path, exptype: str) -> Exposure:
     file = open_fits(path, ExposureError)
     sci = _science_hdu(file)
     root = exposure_root(file.path)
-    stack = _read_stack(file, sci, root)
+    shape = sci.shape if len(sci.shape) == 3 else (1, *sci.shape)
+    stack = _read_stack(file, sci, root, shape) if pixels else _check_stack(file, sci)
     headers: dict[str, Any] = {}
     for hdu in file.hdus[1:]:
         headers.setdefault(hdu.name, hdu.header)
     return Exposure(
-        path=file.path, root=root, exptype=exptype, stack=stack,
-        area=_read_area(file, stack.shape[1:]), int_times=_read_int_times(file, len(stack)),
+        path=file.path, root=root, exptype=exptype, shape=shape, stack=stack,
+        area=_read_area(file, shape[1:]), int_times=_read_int_times(file, shape[0]),
         primary_header=file.hdus[0].header, headers=headers,
         asdf_bytes=_read_asdf(file), meta=_read_meta(file, sci))
 
@@ -178,12 +201,23 @@ def _science_hdu(file: FitsFile) -> Hdu:
     return sci
 
 
-def _read_stack(file: FitsFile, sci: Hdu, root: str) -> IntegrationStack:
-    shape = sci.shape if len(sci.shape) == 3 else (1, *sci.shape)
+def _check_stack(file: FitsFile, sci: Hdu) -> None:
+    """Do all of `_read_stack` but the reading."""
+    _errors(file, sci)
+    for name in ("DQ", *VARIANCES):
+        _companion(file, name.upper(), sci)
+
+
+def _errors(file: FitsFile, sci: Hdu) -> Hdu:
     err = _companion(file, "ERR", sci)
     if err is None:
         raise ExposureError(f"{file.path}: has no ERR data (found: {file.names}), expected errors "
                             f"of shape {sci.shape} as SCI has")
+    return err
+
+
+def _read_stack(file: FitsFile, sci: Hdu, root: str, shape) -> IntegrationStack:
+    err = _errors(file, sci)
     dq = _companion(file, "DQ", sci)
     if dq is None:
         log.warning("%s: has no DQ data; taking all pixels as good", file.path.name)

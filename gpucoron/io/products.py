@@ -283,7 +283,7 @@ def write_i2d(
             hdus.append(Hdu(name, array, cards))
     _set_values(hdus, blend(headers))
     if not provenance.like_jwst:
-        _set_values(hdus, product_times(headers, sum(len(e.stack) for e in exposures)))
+        _set_values(hdus, product_times(headers, sum(e.shape[0] for e in exposures)))
     hdus.append(Hdu("HDRTAB", header_table(headers)))
     extra = {"resample": {k: v for k in ("kernel", "fillval") if (v := chosen[k]) is not None}}
     blob = wcs_blob(wcs.to_gwcs())

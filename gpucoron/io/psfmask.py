@@ -98,7 +98,7 @@ def find_psfmask(
     CRDS_PATH set, and a context known from the cache or from the server at CRDS_SERVER_URL.
     Nothing goes over the network unless CRDS_SERVER_URL is set. Otherwise every weight is 1.
     """
-    shape = exposure.stack.shape[1:]
+    shape = exposure.shape[1:]
     if option_path is not None:
         mask = read_psfmask(option_path, shape, exposure.meta)
         return mask, str(option_path), f"given: {option_path}"

@@ -356,3 +356,17 @@ def test_makers_cover_the_keywords():
     """Keep the small files honest: each keyword that meta reads is in them."""
     keywords = {f.metadata["keyword"] for f in io.ExposureMeta.__dataclass_fields__.values()}
     assert keywords <= set(PRIMARY) | set(SCI)
+
+
+def test_without_pixels_everything_else_is_read_and_checked(tmp_path):
+    path = make_calints(tmp_path / "jw1_nrcalong_calints.fits")
+    whole, light = (io.read_exposure(path, "psf", pixels=p) for p in (True, False))
+    assert light.stack is None and light.shape == whole.stack.shape == whole.shape
+    assert light.meta == whole.meta and light.asdf_bytes == whole.asdf_bytes
+    np.testing.assert_array_equal(light.load().data, whole.load().data)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 - 1000])
+    assert path.stat().st_size % 2880
+    with pytest.raises(ExposureError):
+        io.read_exposure(path, "psf", pixels=False)
+    with pytest.raises(ExposureError):
+        light.load()
