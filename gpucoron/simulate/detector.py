@@ -43,6 +43,8 @@ class Detector:
     integration_s : float
     rng : numpy.random.Generator
         Draws everything that does not change between exposures.
+    subtracted : (ny, nx) float64, MJy/sr
+        Background that is there for the noise and then taken away.
     bad_pixels, noise, cosmic_rays : bool
         Which effects to add. Variances and ERR are those with noise in any case.
     saturation_mjysr : float or None
@@ -50,9 +52,11 @@ class Detector:
     """
 
     def __init__(self, instrument: Instrument, bandpass: Filter, window: Window,
-                 integration_s: float, rng: np.random.Generator, *, bad_pixels: bool, noise: bool,
-                 cosmic_rays: bool, saturation_mjysr: float | None):
+                 integration_s: float, rng: np.random.Generator, *, subtracted: np.ndarray,
+                 bad_pixels: bool, noise: bool, cosmic_rays: bool,
+                 saturation_mjysr: float | None):
         self.window, self.noise, self.cosmic_rays = window, noise, cosmic_rays
+        self.subtracted = subtracted
         self.saturation = saturation_mjysr
         self.electrons = instrument.gain * integration_s / bandpass.photmjsr  # e- per MJy/sr
         shape = window.shape
@@ -81,7 +85,7 @@ class Detector:
         Parameters
         ----------
         scenes : list of (ny, nx) float64, MJy/sr
-            The clean scene of every integration.
+            The clean scene of every integration, with all its background.
         rngs : dict of numpy.random.Generator
             ``noise``, ``hits`` and ``jumps``, so that switching one effect leaves the others alone.
 
@@ -116,7 +120,7 @@ class Detector:
             hits[self.border_is_dark] = 0
         if self.saturation is not None:
             dq[scene > self.saturation] |= DO_NOT_USE | SATURATED
-        data = data + hits
+        data = data + hits - self.subtracted
         gone = (dq & DO_NOT_USE != 0) | self.silent_nan
         planes = [np.where(gone, np.nan, p).astype(np.float32)
                   for p in (data, np.sqrt(total), poisson, rnoise, flat)]

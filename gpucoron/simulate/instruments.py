@@ -73,8 +73,10 @@ class Instrument:
     drift_nm: float
     dither_px: float  # step between neighbours of the reference star's grid
     acquisition_px: float
+    background_left: float  # share of the background that stage 2 leaves in
     planets: tuple[tuple[float, float, float], ...]  # arcsec, degrees east of north, contrast
     ring_radius: float  # arcsec
+    ring_angle_deg: float  # major axis, north over east
     ring_brightness: float  # peak surface brightness of the disk, MJy/sr, before convolution
 
 
@@ -95,8 +97,9 @@ _NIRCAM = Instrument(
     asn_rule="candidate_Asn_Lv3NRCCoron",
     frame_time_s=1.06904, n_groups=10, frames_per_group=10, gain=1.82, read_noise=0.018,
     star_flux_jy=4.5, wavefront_nm=85.0, drift_nm=2.0, dither_px=1.0, acquisition_px=0.3,
+    background_left=1.0,
     planets=((1.0, 70.0, 4.0e-5), (1.7, 140.0, 2.0e-5), (3.1, 318.0, 3.0e-6)),
-    ring_radius=2.4, ring_brightness=9.0,
+    ring_radius=2.4, ring_angle_deg=25.0, ring_brightness=9.0,
 )
 
 _MIRI = {"name": "MIRI", "detector": "MIRIMAGE", "template": "MIRI Coronagraphic Imaging",
@@ -115,8 +118,9 @@ _QPM = Instrument(
     exposure_id={"science": "04101", "psf": "04101"}, asn_rule="candidate_Asn_Lv3MIRCoron",
     frame_time_s=0.23968, n_groups=400, frames_per_group=1, gain=4.0, read_noise=0.06,
     star_flux_jy=3.0, wavefront_nm=90.0, drift_nm=2.0, dither_px=0.5, acquisition_px=0.15,
-    planets=((1.3, 60.0, 4.0e-4), (2.4, 200.0, 1.0e-4), (4.6, 320.0, 2.5e-5)),
-    ring_radius=3.6, ring_brightness=12.0,
+    background_left=0.01,
+    planets=((1.6, 75.0, 5.0e-4), (2.7, 255.0, 1.5e-4), (5.0, 345.0, 5.0e-5)),
+    ring_radius=3.6, ring_angle_deg=165.0, ring_brightness=12.0,
 )
 
 _LYOT = Instrument(
@@ -129,8 +133,9 @@ _LYOT = Instrument(
     exposure_id={"science": "05101", "psf": "05101"}, asn_rule="candidate_Asn_Lv3MIRCoron",
     frame_time_s=0.32352, n_groups=150, frames_per_group=1, gain=4.0, read_noise=0.1,
     star_flux_jy=6.0, wavefront_nm=110.0, drift_nm=3.0, dither_px=1.0, acquisition_px=0.3,
-    planets=((3.4, 55.0, 6.0e-4), (4.6, 205.0, 2.0e-4), (7.0, 320.0, 1.0e-4)),
-    ring_radius=6.5, ring_brightness=25.0,
+    background_left=0.01,
+    planets=((3.4, 55.0, 6.0e-4), (4.6, 205.0, 2.0e-4), (7.0, 320.0, 1.6e-4)),
+    ring_radius=6.5, ring_angle_deg=25.0, ring_brightness=25.0,
 )
 
 INSTRUMENTS = {i.name: i for i in (_NIRCAM, _QPM, _LYOT)}

@@ -92,6 +92,7 @@ APERNAME aperture.name | SIAF aperture
 PPS_APER aperture.pps_name | aperture as planned
 # Calibration step information
 S_WCS    cal_step.assign_wcs |
+S_BKDSUB cal_step.bkg_subtract |
 S_DARK   cal_step.dark_sub |
 S_DQINIT cal_step.dq_init |
 S_FLAT   cal_step.flat_field |

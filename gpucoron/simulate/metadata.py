@@ -87,7 +87,8 @@ def metadata(instrument, bandpass, plan, n_references: int) -> dict:
         "dither": _dither(instrument, plan, n_references),
         "aperture": {"name": aperture.name, "pps_name": aperture.name,
                      "position_angle": angle % 360},
-        "cal_step": dict.fromkeys(STEPS, "COMPLETE"),
+        "cal_step": dict.fromkeys(STEPS, "COMPLETE") | (
+            {"bkg_subtract": "COMPLETE"} if instrument.background_left < 1 else {}),
         "velocity_aberration": {"scale_factor": VA_SCALE},
         "bunit_data": "MJy/sr", "bunit_err": "MJy/sr",
         "photometry": {"conversion_megajanskys": bandpass.photmjsr,

@@ -99,6 +99,7 @@ class Options:
     jitter_px: float = 0.01
     wavefront_nm: float | None = None
     drift_nm: float | None = None
+    background_left: float | None = None
     saturation_mjysr: float | None = None
     n_optical_states: int | None = None
     truth_scenes: bool = False
@@ -139,8 +140,9 @@ class Options:
             object.__setattr__(self, "shape", _shape(self.shape))
         if self.planets is not None:
             object.__setattr__(self, "planets", tuple(_planet(p) for p in self.planets))
-        for name in ("star_flux_jy", "wavefront_nm", "drift_nm", "saturation_mjysr",
-                     "reference_brightness", "dither_px", "acquisition_px", "jitter_px"):
+        for name in ("star_flux_jy", "wavefront_nm", "drift_nm", "background_left",
+                     "saturation_mjysr", "reference_brightness", "dither_px", "acquisition_px",
+                     "jitter_px"):
             if getattr(self, name) is not None:
                 _number(name, getattr(self, name), 0.0)
         _number("roll_step", self.roll_step, -360.0)
@@ -254,6 +256,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                        ("jitter-px", "rms pointing jitter between integrations, px"),
                        ("wavefront-nm", "rms of the fixed wavefront error, nm"),
                        ("drift-nm", "rms of the wavefront's drift, nm"),
+                       ("background-left", "share of the background not subtracted"),
                        ("saturation-mjysr", "brightness from which pixels are saturated, MJy/sr")):
         field = name.replace("-", "_")
         add(f"--{name}", type=float, default=getattr(default, field), metavar="X", help=text)

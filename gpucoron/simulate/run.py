@@ -186,9 +186,11 @@ def _planets(instrument, options, plans, window):
 
 def _expose_all(instrument, bandpass, window, options, plans, planets, directory, streams):
     scene = Scene(instrument, bandpass, window)
+    left = _or(options.background_left, instrument.background_left)
     detector = Detector(
         instrument, bandpass, window, plans[0].integration_s, np.random.default_rng(streams[1]),
-        bad_pixels=options.bad_pixels, noise=options.noise, cosmic_rays=options.cosmic_rays,
+        subtracted=scene.background * (1 - left), bad_pixels=options.bad_pixels,
+        noise=options.noise, cosmic_rays=options.cosmic_rays,
         saturation_mjysr=options.saturation_mjysr)
     wavefront = scene.wavefront(
         np.concatenate([p.mid_times for p in plans]),
@@ -205,7 +207,7 @@ def _expose_all(instrument, bandpass, window, options, plans, planets, directory
         with files.writing(directory):
             files.write_exposure(directory, instrument, bandpass, plan, options, frames)
             if options.truth_scenes:
-                files.write_scenes(directory, plan.root, scenes)
+                files.write_scenes(directory, plan.root, [s - detector.subtracted for s in scenes])
         truth["cosmic_rays"][plan.root] = frames.cosmic_rays
         first += plan.n_integrations
     return truth

@@ -135,8 +135,8 @@ class Scene:
         inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
         return fft.irfft2(spectrum * self._otf, shape)[inner] + self.background
 
-    def ring(self, pointing: Pointing, star: tuple[float, float], inclination_deg: float = 77.0,
-             angle_deg: float = 25.0) -> np.ndarray:
+    def ring(self, pointing: Pointing, star: tuple[float, float],
+             inclination_deg: float = 77.0) -> np.ndarray:
         """Surface brightness of an inclined debris ring behind the mask, not yet convolved.
 
         Parameters
@@ -144,8 +144,8 @@ class Scene:
         pointing : Pointing
         star : (float, float), deg
             Its centre (ra, dec).
-        inclination_deg, angle_deg : float
-            Inclination, and position angle of the major axis.
+        inclination_deg : float
+            90 is edge-on.
 
         Returns
         -------
@@ -157,12 +157,13 @@ class Scene:
             ra, dec = pointing.pixel_to_sky(x, y)
             east = (ra - star[0]) * 3600 * np.cos(np.deg2rad(star[1]))
             north = (dec - star[1]) * 3600
-            shine = self._ring_brightness(east, north, inclination_deg, angle_deg)
+            shine = self._ring_brightness(east, north, inclination_deg)
             total = total + shine * self._transmission(*self._arcsec(x, y)) / 4
         return total
 
-    def _ring_brightness(self, east, north, inclination_deg, angle_deg):
-        radius, angle = self.instrument.ring_radius, np.deg2rad(angle_deg)
+    def _ring_brightness(self, east, north, inclination_deg):
+        radius = self.instrument.ring_radius
+        angle = np.deg2rad(self.instrument.ring_angle_deg)
         tilt = np.deg2rad(inclination_deg)
         along = east * np.sin(angle) + north * np.cos(angle)
         across = (east * np.cos(angle) - north * np.sin(angle)) / np.cos(tilt)
