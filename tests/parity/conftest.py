@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import pytest
 
 from gpucoron.verify import verify
+from tests.conftest import SHARED
 
 SIMULATED = {"shape": (80, 80), "n_science": 2, "n_integrations": 2, "n_references": 3,
              "n_reference_integrations": 2, "seed": 7}
@@ -48,28 +49,50 @@ def _input(name, request, folder):
     return next((data / name).glob("*_asn.json")), mask
 
 
-def _once(folder, make):
-    """Return what `make(folder)` gives, made by whichever test process comes first."""
-    done = folder / "result.pickle"
-    try:
-        folder.mkdir()
-    except FileExistsError:
+class _Shared:
+    """Results that several test processes share: each is made once, by whoever comes first."""
+
+    def __init__(self, root, make):
+        self.root, self.make = root, make
+
+    def get(self, name, wanted):
+        """Return a result; while another process makes it, make others that will be `wanted`."""
+        done = self._folder(name) / "result.pickle"
+        for other in (name, *wanted):
+            if not done.exists():
+                self._try(other)
         for _ in range(6000):
             if done.exists():
                 break
             time.sleep(0.1)
         result = pickle.loads(done.read_bytes())
-    else:
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _folder(self, name):
+        return self.root / f"parity-{name}"
+
+    def _try(self, name):
+        """Make a result unless some process has begun it."""
+        folder = self._folder(name)
         try:
-            result = make(folder)
+            folder.mkdir()
+        except FileExistsError:
+            return
+        try:
+            result = self.make(name, folder)
         except Exception as problem:
             result = problem
-        partial = folder / "result.part"
-        partial.write_bytes(pickle.dumps(result))
-        partial.rename(done)
-    if isinstance(result, Exception):
-        raise result
-    return result
+        (folder / "result.part").write_bytes(pickle.dumps(result))
+        (folder / "result.part").rename(folder / "result.pickle")
+
+
+def _wanted(session):
+    """Return the sets that this session's tests ask for."""
+    found = [getattr(item, "callspec", None) for item in session.items]
+    names = {c.params["comparison"] for c in found if c and "comparison" in c.params}
+    return [name for name in SETS if name in names]
 
 
 @pytest.fixture(
@@ -85,9 +108,11 @@ def comparison(request, tmp_path_factory):
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
 
-    def make(folder):
-        asn, psfmask = _input(request.param, request, folder / "simulated")
+    def make(name, folder):
+        asn, psfmask = _input(name, request, folder / "simulated")
         return verify(asn, folder / "verify", psfmask=psfmask)
 
-    folder = root / f"parity-{request.param}"
-    return Comparison(request.param, folder / "verify", _once(folder, make))
+    wanted = [n for n in _wanted(request.session)
+              if n.startswith("simulated-") or SHARED.is_dir()]
+    report = _Shared(root, make).get(request.param, wanted)
+    return Comparison(request.param, root / f"parity-{request.param}" / "verify", report)
