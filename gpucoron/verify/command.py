@@ -75,8 +75,8 @@ def run_from_arguments(options: argparse.Namespace) -> int:
         report = verify(
             options.asn, options.output_dir, psfmask=options.psfmask, sets=options.set,
             align=options.align, device=options.device, double_fft=not options.single_fft)
-    for line in report.lines():
-        sys.stdout.write(line + "\n")
+    if not options.quiet:
+        sys.stdout.writelines(line + "\n" for line in report.lines())
     problems = report.problems()
     if not options.expect:
         return 0
