@@ -352,7 +352,8 @@ class _ProductRun:
         if "psfsub" in job.save:
             path = job.path(exposure.root, "psfsub", self.association.asn_id)
             job.write("psfsub", path, write_psfsub, exposure, subtracted, self.provenance)
-        return subtracted
+        # resample propagates VAR_*; where there are none it falls back on the input's ERR
+        return subtracted.replace(err=flagged.err)
 
     def _psfalign(self, exposure, reference_exposures, alignment):
         from gpucoron.io.products import PsfalignWriter
@@ -375,14 +376,15 @@ class _ProductRun:
         filled = flagged.replace(data=alignment.science)
         data = np.full(flagged.shape, np.nan, dtype=np.float32)
         err = np.full(flagged.shape, np.nan, dtype=np.float32)
-        kept, tables = [], []
+        kept, tables, keep = [], [], "psfalign" in job.keep
         for done, i in enumerate(alignment.integrations, start=1):
             with job.timed("align_refs"):
                 if parameters.align_refs.skip:
                     fits = alignment.unshifted(i)
                 else:
                     fits = alignment.fit(i)
-                aligned, aligned_err = alignment.shift(fits)
+                aligned = alignment.shift(fits)
+                aligned_err = alignment.shift_err(fits) if writer or keep else None
             planes = slice(i, i + 1) if alignment.align == "each" else slice(None)
             if alignment.has_pixels(i):
                 with job.timed("klip"):
@@ -392,7 +394,7 @@ class _ProductRun:
                 with job.timed("write"):
                     row = done - 1 if alignment.align == "each" else 0
                     writer.write(row, aligned, aligned_err)
-            if "psfalign" in job.keep:
+            if keep:
                 kept.append((aligned, aligned_err))
             tables.append(fits)
             job.progress("align_refs, klip", done, len(alignment.integrations), exposure.root)

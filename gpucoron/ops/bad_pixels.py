@@ -17,7 +17,7 @@ __all__ = ["fill_bad_pixels", "fill_bad_pixels_raster"]
 
 
 CUTOFF = 0.5  # cycles per pixel; no image has finer structure
-REACH = 5  # px; neighbours within this predict a pixel
+REACH = 4  # px; neighbours within this predict a pixel
 NOISE_FLOOR = 1e-4  # least noise variance, as a share of the signal's: keeps the systems well posed
 FEWEST = 3  # neighbours
 
@@ -62,7 +62,7 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None):
     The prediction is the median of the pixel over the good integrations of its group, each brought
     to where this one is by a least-squares fit of the median's derivatives, itself and a constant
     to what differs. What is left (the wavefront has drifted) is interpolated at the bad pixel from
-    the good pixels within 5 px by simple kriging [1]_: weights ``(K + N / S)^-1 k`` with K and k
+    the good pixels within 4 px by simple kriging [1]_: weights ``(K + N / S)^-1 k`` with K and k
     the correlations that a diffraction-limited image has (the transform of the squared modulation
     transfer function of a circular pupil, cut off at half a cycle per pixel), N the noise variance
     and S the signal variance found round the pixel. A pixel that is bad throughout its group is

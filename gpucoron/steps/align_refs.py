@@ -99,7 +99,7 @@ class Alignment:
         self.shape = filled.shape
         filled[~self._registration.usable] = 0.0
         self._spectra = spectra(filled)
-        self._err_spectra, self._err_known = self._err(references, groups)
+        self._references, self._groups, self._err_spectra = references, groups, None
 
     def _bad(self, images, dq):
         return ((dq & np.uint32(self._bits)) != 0) | ~np.isfinite(images)
@@ -114,11 +114,11 @@ class Alignment:
         zero = bad & ((dq & NON_SCIENCE) != 0) if self._zero else None
         return fill_bad_pixels(images, bad, max(self._box, 1), groups, zero, err)
 
-    def _err(self, references, groups):
+    def _err(self):
         """Spectra of the ERR planes, and which of them are known at all."""
-        err = references.err
+        err = self._references.err
         if self.preset != "jwst":
-            err = self._filled(err, references.dq, groups)
+            err = self._filled(err, self._references.dq, self._groups)
         known = np.isfinite(err).all(axis=(1, 2))
         return spectra(np.where(known[:, None, None], err, 0.0)), known
 
@@ -159,30 +159,46 @@ class Alignment:
         table["ref_plane"] = np.arange(1, len(fits) + 1)
         return table
 
-    def shift(self, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def shift(self, fits: np.ndarray) -> np.ndarray:
         """Shift all references as the fits say.
 
         Returns
         -------
-        data, err : (nref, ny, nx) float64
-            NaN for a reference that was left out; err never negative (but with the preset, which
-            leaves it as it falls).
+        (nref, ny, nx) float64
+            NaN for a reference that was left out.
         """
         known = fits["status"] != LEFT_OUT
-        shifts = np.where(known[:, None], -np.stack([fits["y"], fits["x"]], axis=1), 0.0)
-        data = shift_spectra(self._spectra, shifts, self.shape[1:])
-        err = shift_spectra(self._err_spectra, shifts, self.shape[1:])
+        data = shift_spectra(self._spectra, self._shifts(fits), self.shape[1:])
+        data[~known] = np.nan
+        return data
+
+    def shift_err(self, fits: np.ndarray) -> np.ndarray:
+        """Shift the references' err as the fits say.
+
+        Returns
+        -------
+        (nref, ny, nx) float64
+            Never negative (but with the preset, which leaves it as it falls); NaN for a reference
+            that was left out or whose err is not known.
+        """
+        if self._err_spectra is None:
+            self._err_spectra, self._err_known = self._err()
+        err = shift_spectra(self._err_spectra, self._shifts(fits), self.shape[1:])
         if self.preset != "jwst":
             np.maximum(err, 0.0, out=err)
-        data[~known] = np.nan
-        err[~(known & self._err_known)] = np.nan
-        return data, err
+        err[~((fits["status"] != LEFT_OUT) & self._err_known)] = np.nan
+        return err
+
+    @staticmethod
+    def _shifts(fits):
+        known = fits["status"] != LEFT_OUT
+        return np.where(known[:, None], -np.stack([fits["y"], fits["x"]], axis=1), 0.0)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (science integration from 0, data, err, fits), one batch at a time."""
         for i in self.integrations:
             fits = self.fit(i)
-            yield i, *self.shift(fits), fits
+            yield i, self.shift(fits), self.shift_err(fits), fits
 
 
 def _exposure_numbers(stack):
