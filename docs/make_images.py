@@ -1,0 +1,166 @@
+"""Make the pictures of README: real data (AU Mic, F444W) and the demo.
+
+    python docs/make_images.py aumic DATA_FOLDER     writes docs/images/aumic_f444w.png
+    python docs/make_images.py demo DEMO_FOLDER      writes docs/images/demo.png
+
+DATA_FOLDER holds aumic_f444w/ (association and exposures) and psfmask/; DEMO_FOLDER is where
+`gpucoron demo` worked. Needs matplotlib (pip install 'gpucoron[plot]').
+"""
+
+import argparse
+import json
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from astropy.io import fits  # noqa: E402
+from astropy.visualization import AsinhStretch, ImageNormalize  # noqa: E402
+from astropy.wcs import WCS  # noqa: E402
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.patches import Circle  # noqa: E402
+
+IMAGES = Path(__file__).parent / "images"
+STAR = (150.0, 174.0)  # x, y in the AU Mic exposures, pixels from 0
+MASKED_ARCSEC = 0.35  # covered in the pictures: what is left of the star close to the mask
+FIELD_ARCSEC = 5.2  # half a side
+DEMO_FIELD_ARCSEC = 4.4
+DEMO_LIMITS = (-2, 10)
+COLOURS = "inferno"  # perceptually uniform
+
+
+def show(ax, image, star, half_px, limits, title, softening):
+    """Show an image round the star with an asinh stretch; the star itself is covered."""
+    norm = ImageNormalize(vmin=limits[0], vmax=limits[1], stretch=AsinhStretch(softening))
+    colours = plt.get_cmap(COLOURS).with_extremes(bad="0.35")
+    drawn = ax.imshow(image, origin="lower", cmap=colours, norm=norm, interpolation="nearest")
+    ax.set_xlim(star[0] - half_px, star[0] + half_px)
+    ax.set_ylim(star[1] - half_px, star[1] + half_px)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_title(title, fontsize=9)
+    bar = ax.figure.colorbar(drawn, ax=ax, orientation="horizontal", pad=0.02, fraction=0.05)
+    ticks = [t for t in (-1, 0, 1, 3, 5, 10, 50, 100, 200, 400) if limits[0] <= t <= limits[1]]
+    ticks = [t for t in ticks if t == 0 or abs(t) >= limits[1] / 10]
+    bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("MJy/sr", fontsize=7)
+
+
+def cover(ax, star, radius_px):
+    """Cover the star and mark where it is."""
+    ax.add_patch(Circle(star, radius_px, facecolor="black", edgecolor="0.7", linewidth=0.8))
+    ax.plot(*star, marker="*", color="white", markersize=5, markeredgewidth=0)
+
+
+def compass(ax, wcs, at, length_px):
+    """Draw arrows to north and east as the WCS has them."""
+    ra, dec = (float(v) for v in wcs.all_pix2world(*at, 0))
+    small = 1 / 3600
+    for name, sky in (("N", (ra, dec + small)), ("E", (ra + small / np.cos(np.radians(dec)), dec))):
+        step = np.array(wcs.all_world2pix(*sky, 0)) - at
+        step *= length_px / np.hypot(*step)
+        ax.annotate("", xy=at + step, xytext=at,
+                    arrowprops={"arrowstyle": "-|>", "color": "white", "linewidth": 1.2})
+        ax.text(*(at + 1.25 * step), name, color="white", fontsize=8, ha="center", va="center")
+
+
+def scale_bar(ax, start, length_px, label):
+    """Draw a bar and what it is."""
+    ax.plot([start[0], start[0] + length_px], [start[1]] * 2, color="white", linewidth=2)
+    ax.text(start[0] + length_px / 2, start[1] + 0.25 * length_px, label, color="white",
+            fontsize=8, ha="center")
+
+
+def annotate(ax, wcs, star, half_px, scale):
+    """Draw compass and scale bar into the corners."""
+    compass(ax, wcs, np.array(star) + half_px * np.array([-0.62, 0.55]), 0.24 * half_px)
+    scale_bar(ax, np.array(star) + half_px * np.array([0.5, -0.9]), 1 / scale, '1"')
+
+
+def celestial(header):
+    """Return the celestial WCS of a header, and its pixel scale in arcsec."""
+    from astropy.wcs.utils import proj_plane_pixel_scales
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of dates in the header
+        wcs = WCS(header).celestial
+    return wcs, float(proj_plane_pixel_scales(wcs).mean()) * 3600
+
+
+def aumic(data: Path) -> Path:
+    """One frame, both rolls' residuals, and the combined image of AU Mic."""
+    import gpucoron
+    from gpucoron.io.exposures import read_exposure
+    from gpucoron.io.wcs import read_wcs
+
+    folder = data / "aumic_f444w"
+    result = gpucoron.run(next(folder.glob("*_asn.json")), device="cpu", keep=("psfsub", "i2d"),
+                          psfmask=data / "psfmask" / "jwst_nircam_psfmask_0019.fits").product
+    roots = list(result.psfsub)
+    exposures = [read_exposure(folder / f"{root}_calints.fits", "science") for root in roots]
+    seen = [read_wcs(e.asdf_bytes, e.root).pixel_to_sky(*STAR) for e in exposures]
+    star = tuple(float(np.mean(v)) for v in zip(
+        *(result.wcs.sky_to_pixel(*sky) for sky in seen), strict=True))
+    scale = result.wcs.pixel_scale
+    half = FIELD_ARCSEC / scale
+    figure, axes = plt.subplots(1, 4, figsize=(12.4, 3.75), layout="constrained")
+    show(axes[0], exposures[0].stack.data[0], STAR, half, (0, 400), "calints, roll 1", 0.03)
+    for ax, root, number in zip(axes[1:3], roots, (1, 2), strict=True):
+        show(ax, result.psfsub[root].data[0], STAR, half, (-1, 10), f"psfsub, roll {number}", 0.2)
+    show(axes[3], result.i2d.data, star, half, (-1, 10), "i2d, both rolls", 0.2)
+    for ax, place in zip(axes, (STAR, STAR, STAR, star), strict=True):
+        cover(ax, place, MASKED_ARCSEC / scale)
+    wcs, _ = celestial(fits.Header([card[:2] for card in result.wcs.to_header_cards()]))
+    annotate(axes[3], wcs, star, half, scale)
+    return save(figure, "aumic_f444w.png")
+
+
+def demo(folder: Path) -> Path:
+    """One frame, a residual, and the combined image of the demo, with the planets' true places."""
+    truth = json.loads((folder / "input" / "truth.json").read_text())
+    i2d = next((folder / "products").glob("*_i2d.fits"))
+    subtracted = sorted((folder / "products").glob("*_psfsub.fits"))[0]
+    root = next(r for r in truth["planets"][0]["pixels"] if subtracted.name.startswith(r))
+    frame = fits.getdata(folder / "input" / f"{root}_calints.fits", "SCI")[0]
+    residual = np.nanmedian(fits.getdata(subtracted, "SCI"), axis=0)
+    wcs, scale = celestial(fits.getheader(i2d, "SCI"))
+    star = np.array(wcs.all_world2pix(truth["star"]["ra"], truth["star"]["dec"], 0), dtype=float)
+    own = np.array(truth["mask_centre"], dtype=float)
+    planets = truth["planets"]
+    in_i2d = [np.array(wcs.all_world2pix(p["ra"], p["dec"], 0), dtype=float) for p in planets]
+    figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.75), layout="constrained")
+    half = DEMO_FIELD_ARCSEC / scale
+    show(axes[0], frame, own, half, (0, 400), "calints, one integration", 0.03)
+    show(axes[1], residual, own, half, DEMO_LIMITS, "psfsub, roll 1, median", 0.2)
+    show(axes[2], fits.getdata(i2d, "SCI"), star, half, DEMO_LIMITS, "i2d, both rolls", 0.2)
+    for ax, place in zip(axes, (own, own, star), strict=True):
+        cover(ax, place, MASKED_ARCSEC / scale)
+    for ax, places in ((axes[1], [p["pixels"][root] for p in planets]), (axes[2], in_i2d)):
+        for place in places:
+            ax.add_patch(Circle(place, 0.28 / scale, fill=False, edgecolor="cyan", linewidth=1.0))
+    annotate(axes[2], wcs, star, half, scale)
+    return save(figure, "demo.png")
+
+
+def save(figure, name: str) -> Path:
+    """Write a picture."""
+    IMAGES.mkdir(exist_ok=True)
+    figure.savefig(IMAGES / name, dpi=110)
+    return IMAGES / name
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("which", choices=("aumic", "demo"))
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    print({"aumic": aumic, "demo": demo}[given.which](given.folder))
+
+
+if __name__ == "__main__":
+    main()
