@@ -48,6 +48,25 @@ def integer(minimum: int) -> Callable:
     return check
 
 
+def integers(minimum: int) -> Callable:
+    """Make a check for one whole number, or several different ones, not below `minimum`."""
+    one = integer(minimum)
+
+    def check(value):
+        if isinstance(value, str) and "," in value:
+            value = [part for part in value.strip("[]() ").split(",") if part.strip()]
+        if isinstance(value, str) or not hasattr(value, "__len__"):
+            return one(value)
+        try:
+            several = tuple(one(item) for item in value)
+        except ValueError:
+            several = ()
+        if not several or len(set(several)) < len(several):
+            raise ValueError(f"expected an integer of {minimum} or more, or several different ones")
+        return several[0] if len(several) == 1 else several
+    return check
+
+
 def number(expected: str = "a number", valid: Callable = lambda x: True) -> Callable:
     """Make a check for a finite number that `valid` accepts."""
     def check(value):

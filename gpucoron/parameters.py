@@ -16,6 +16,7 @@ from gpucoron.parameter_checks import (
     file_name,
     fill_value,
     integer,
+    integers,
     number,
     optional,
     pair,
@@ -110,7 +111,13 @@ class Klip(_Step):
     step = "klip"
 
     skip: bool = _parameter(False, boolean, "leave the step out")
-    truncate: int = _parameter(50, integer(0), "number of KL vectors kept")
+    truncate: int | tuple[int, ...] = _parameter(
+        50, integers(0), "number of KL vectors kept; several make a psfsub and an i2d each")
+
+    @property
+    def truncations(self) -> tuple[int, ...]:
+        """`truncate` as a tuple, also where it is one number."""
+        return self.truncate if isinstance(self.truncate, tuple) else (self.truncate,)
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,12 @@ class ProductResult:
     fits : dict of str to structured array
         The alignment's fits by science exposure (`gpucoron.steps.align_refs.FITS_DTYPE`).
     psfsub : dict of str to IntegrationStack
-        PSF-subtracted science exposures by root name.
+        PSF-subtracted science exposures by root name; where several truncations were asked for,
+        ``_kl010`` and so on is added to it.
     i2d : ResampledImage
-        The combined image.
+        The combined image, of the first truncation where there are several.
+    i2ds : dict of int to ResampledImage
+        The combined image of each truncation.
     wcs : OutputWcs
         Of `i2d`.
     psfmask : str
@@ -55,6 +58,7 @@ class ProductResult:
     fits: dict[str, np.ndarray] = field(default_factory=dict)
     psfsub: dict[str, IntegrationStack] = field(default_factory=dict)
     i2d: ResampledImage | None = None
+    i2ds: dict[int, ResampledImage] = field(default_factory=dict)
     wcs: OutputWcs | None = None
     psfmask: str = ""
 

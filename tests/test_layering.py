@@ -37,6 +37,7 @@ FORBIDDEN = {
     "steps/": ("gpucoron.io", "gpucoron.pipeline", "gpucoron.cli", "gpucoron.parameters"),
     "io/": ("gpucoron.steps", "gpucoron.ops", "gpucoron.pipeline", "gpucoron.cli"),
     "stack.py": ("gpucoron.ops", "gpucoron.steps", "gpucoron.io", "gpucoron.pipeline"),
+    "product_run.py": ("gpucoron.cli",),
     "simulate/": ("gpucoron.steps", "gpucoron.pipeline", "gpucoron.cli"),
 }
 

@@ -55,6 +55,7 @@ def test_parameters_are_frozen():
 @pytest.mark.parametrize("text, step, name, value", [
     ("klip.truncate=10", "klip", "truncate", 10),
     ("klip.truncate = 1e1", "klip", "truncate", 10),
+    ("klip.truncate=5,10, 20", "klip", "truncate", (5, 10, 20)),
     ("klip.skip=true", "klip", "skip", True),
     ("klip.skip=No", "klip", "skip", False),
     ("align=first", "align_refs", "align", "first"),
@@ -112,7 +113,8 @@ def test_errors_say_what_was_found_and_expected(text, expected):
 
 def test_values_are_checked_in_the_constructor_too():
     assert "klip.truncate is True" in error_of(Klip, truncate=True)
-    assert "klip.truncate is [5, 10]" in error_of(Klip, truncate=[5, 10])
+    assert "klip.truncate is [5, 5]" in error_of(Klip, truncate=[5, 5])
+    assert Klip(truncate=[5, 10]).truncations == (5, 10)
     assert "expected the name of a file" in error_of(Resample, output_wcs=3)
     assert "klip is 3; expected Klip(...)" in error_of(Parameters, klip=3)
     assert "preset is 'hst'; expected 'jwst'" in error_of(Parameters, preset="hst")

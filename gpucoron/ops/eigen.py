@@ -81,12 +81,12 @@ class KLBasis:
         ----------
         targets : (n, ny, nx) floating
             Images; pixels that are not finite take no part and come out NaN.
-        truncate : int
+        truncate : int or sequence of int
             Number of vectors to keep; more than there are means all. 0 subtracts the mean alone.
 
         Returns
         -------
-        (n, ny, nx) float64
+        (n, ny, nx) float64, or a list of such arrays where several truncations are asked for
             The residuals.
 
         Raises
@@ -105,36 +105,52 @@ class KLBasis:
         count = np.maximum(finite.sum(axis=1, keepdims=True), 1)
         flat -= flat.sum(axis=1, keepdims=True) / count
         flat[~finite] = 0.0
-        if kept:
-            vectors = self.eigenvectors[:, :kept]
-            amplitudes = (flat @ self._references.T) @ vectors / self._sums[:kept]
-            flat -= (amplitudes @ vectors.T) @ self._references
-        flat[~finite] = np.nan
-        return flat.reshape(targets.shape)
+        amplitudes = (flat @ self._references.T) @ self.eigenvectors / self._sums
+        results = []
+        for k in kept:
+            left = flat - (amplitudes[:, :k] @ self.eigenvectors[:, :k].T) @ self._references
+            left[~finite] = np.nan
+            results.append(left.reshape(targets.shape))
+        return results if np.ndim(truncate) else results[0]
 
     def scatter(self, truncate):
         """Scatter of the references about their own models: KLIP's noise map.
 
         Parameters
         ----------
-        truncate : int
+        truncate : int or sequence of int
             As in `subtract`.
 
         Returns
         -------
-        (ny, nx) float64
+        (ny, nx) float64, or a list of such arrays
             Population standard deviation, over the references, of what is left of each after its
             own projection. Exactly 0 where no vector is discarded.
         """
-        rest = self.eigenvectors[:, self._kept(truncate):]
-        if not rest.shape[1]:
+        planes = {k: self._left(k) for k in set(self._kept(truncate))}
+        results = [planes[k] for k in self._kept(truncate)]
+        return results if np.ndim(truncate) else results[0]
+
+    def _left(self, kept):
+        """Scatter that the first `kept` vectors leave, from whichever set of vectors is smaller."""
+        n = len(self._references)
+        if kept == self.rank:
             return np.zeros(self.shape)
-        left = rest.T @ self._references
-        mean = (rest.sum(axis=0) @ left) / len(self._references)
-        variance = np.einsum("kp,kp->p", left, left) / len(self._references) - mean**2
-        return np.sqrt(np.maximum(variance, 0.0)).reshape(self.shape)
+        if kept < self.rank - kept:
+            vectors = self.eigenvectors[:, :kept]
+            modes = vectors.T @ self._references
+            power = np.einsum("rp,rp->p", self._references, self._references)
+            power -= np.einsum("kp,kp->p", modes, modes)
+            mean = self._references.sum(axis=0) - vectors.sum(axis=0) @ modes
+        else:
+            vectors = self.eigenvectors[:, kept:]
+            modes = vectors.T @ self._references
+            power = np.einsum("kp,kp->p", modes, modes)
+            mean = vectors.sum(axis=0) @ modes
+        return np.sqrt(np.maximum(power / n - (mean / n) ** 2, 0.0)).reshape(self.shape)
 
     def _kept(self, truncate):
-        if truncate < 0:
-            raise ParameterError(f"truncate is {truncate}, expected 0 or more")
-        return min(int(truncate), self.rank)
+        wanted = np.atleast_1d(truncate)
+        if (wanted < 0).any():
+            raise ParameterError(f"truncate is {wanted.min()}, expected 0 or more")
+        return [min(int(k), self.rank) for k in wanted]

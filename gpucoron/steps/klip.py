@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +16,9 @@ __all__ = ["basis", "klip"]
 log = logging.getLogger("gpucoron")
 
 
-def klip(stack: IntegrationStack, references, truncate: int = 50) -> IntegrationStack:
+def klip(
+    stack: IntegrationStack, references, truncate: int | Sequence[int] = 50
+) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL vectors.
 
     Parameters
@@ -25,13 +28,13 @@ def klip(stack: IntegrationStack, references, truncate: int = 50) -> Integration
     references : (nref, ny, nx) or (n, nref, ny, nx) floating
         Aligned references, for all integrations or for each its own. An image that is not finite
         throughout is left out.
-    truncate : int
-        Number of KL vectors kept. With as many as there are references, all of each reference is
-        modelled, and err is 0.
+    truncate : int or sequence of int
+        Number of KL vectors kept. Several are served from one decomposition. With as many as there
+        are references, all of each reference is modelled, and err is 0.
 
     Returns
     -------
-    IntegrationStack
+    IntegrationStack, or a list of them where several truncations are asked for
         float32: `data` without mean and PSF, `err` the scatter of the references about their own
         models; dq and variances as they were.
 
@@ -52,22 +55,27 @@ def klip(stack: IntegrationStack, references, truncate: int = 50) -> Integration
         raise InputError(
             f"klip: references have shape {references.shape}, expected "
             f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front")
+    wanted = [int(k) for k in np.atleast_1d(truncate)]
     if references.ndim == 3:
         shared = basis(references)
-        data = shared.subtract(stack.data, truncate).astype(np.float32)
-        err = np.broadcast_to(shared.scatter(truncate).astype(np.float32), data.shape).copy()
-        return stack.replace(data=data, err=err)
-    if len(references) != len(stack):
+        pairs = zip(shared.subtract(stack.data, wanted), shared.scatter(wanted), strict=True)
+        out = [(d.astype(np.float32), np.broadcast_to(e.astype(np.float32), d.shape).copy())
+               for d, e in pairs]
+    elif len(references) != len(stack):
         raise InputError(
             f"klip: references for {len(references)} integrations, but there are {len(stack)}")
-    data = np.full(stack.shape, np.nan, dtype=np.float32)
-    err = np.full(stack.shape, np.nan, dtype=np.float32)
-    for i, own in enumerate(references):
-        if np.isfinite(stack.data[i]).any():
-            one = basis(own)
-            data[i] = one.subtract(stack.data[i : i + 1], truncate)[0]
-            err[i] = one.scatter(truncate)
-    return stack.replace(data=data, err=err)
+    else:
+        out = [(np.full(stack.shape, np.nan, np.float32), np.full(stack.shape, np.nan, np.float32))
+               for _ in wanted]
+        for i, own in enumerate(references):
+            if np.isfinite(stack.data[i]).any():
+                one = basis(own)
+                pairs = zip(one.subtract(stack.data[i : i + 1], wanted), one.scatter(wanted),
+                            strict=True)
+                for (data, err), (d, e) in zip(out, pairs, strict=True):
+                    data[i], err[i] = d[0], e
+    stacks = [stack.replace(data=data, err=err) for data, err in out]
+    return stacks if np.ndim(truncate) else stacks[0]
 
 
 def basis(references) -> KLBasis:

@@ -73,3 +73,12 @@ def test_errors():
         KLBasis(references()).subtract(np.zeros((1, 31, 28)), -1)
     with pytest.raises(InputError, match="targets have shape"):
         KLBasis(references()).subtract(np.zeros((1, 3, 3)), 1)
+
+
+def test_several_truncations_equal_one_at_a_time():
+    basis, target = KLBasis(references()), speckles((31, 28), seed=3)[None]
+    wanted = [0, 2, 3, 6, 8, 30]
+    for k, left, err in zip(wanted, basis.subtract(target, wanted), basis.scatter(wanted),
+                            strict=True):
+        np.testing.assert_array_equal(left, basis.subtract(target, k))
+        np.testing.assert_array_equal(err, basis.scatter(k))

@@ -73,3 +73,14 @@ def test_one_reference_is_scaled_and_subtracted():
         scale = (target * reference).sum() / (reference**2).sum()
         np.testing.assert_allclose(left, target - scale * reference, atol=1e-4)
     assert (out.err == 0).all()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_several_truncations_come_as_a_list(own):
+    stack, refs = scene()
+    refs = np.stack([refs] * len(stack)) if own else refs
+    several = klip(stack, refs, [1, 3, 50])
+    for truncate, out in zip([1, 3, 50], several, strict=True):
+        one = klip(stack, refs, truncate)
+        np.testing.assert_array_equal(out.data, one.data)
+        np.testing.assert_array_equal(out.err, one.err)

@@ -1,0 +1,286 @@
+"""One product of an association: the five steps, in batches, and what becomes of their results."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucoron.result import ProductResult
+
+if TYPE_CHECKING:
+    from gpucoron.io.association import Association, Product
+    from gpucoron.io.exposures import Exposure
+    from gpucoron.io.products import Provenance
+    from gpucoron.pipeline import Job
+    from gpucoron.stack import IntegrationStack
+
+__all__ = ["ProductRun"]
+
+log = logging.getLogger("gpucoron")
+
+
+class ProductRun:
+    """One product of an association, from its exposures to its combined image."""
+
+    def __init__(self, job: Job, association: Association, product: Product, name: str):
+        self.job, self.association, self.product = job, association, product
+        self.parameters = job.parameters
+        self.result = ProductResult(name)
+
+    def run(self) -> ProductResult:
+        """Do the five steps."""
+        science, references = self._read()
+        self.provenance = self._provenance(science, references)
+        mask = self._mask(science[0])
+        stacked = self._references(references)
+        subtracted = [self._science(exposure, stacked, references, mask) for exposure in science]
+        if not self.parameters.resample.skip:
+            for truncate in subtracted[0]:
+                self._resample(science, [stacks[truncate] for stacks in subtracted], truncate)
+        return self.result
+
+    def _provenance_of(self, truncate: int) -> Provenance:
+        return replace(self.provenance,
+                       parameters={**self.provenance.parameters, "klip.truncate": truncate})
+
+    # ---- input
+
+    def _read(self) -> tuple[list[Exposure], list[Exposure]]:
+        from gpucoron.io.association import check_members
+        from gpucoron.io.exposures import read_exposure
+
+        job = self.job
+        members = (*self.product.science, *self.product.psf)
+        exposures = []
+        for done, member in enumerate(members, start=1):
+            with job.timed("read"):
+                exposures.append(read_exposure(member.path, member.exptype, pixels=False))
+            job.progress("read", done, len(members), member.path.name)
+        check_members(exposures)
+        return ([e for e in exposures if e.exptype == "science"],
+                [e for e in exposures if e.exptype == "psf"])
+
+    def _provenance(self, science, references) -> Provenance:
+        from gpucoron import __version__
+        from gpucoron.io.products import Provenance
+
+        association = self.association
+        return Provenance(
+            version=__version__, device=self.job.device.label, asn_id=association.asn_id,
+            asn_table=association.table_name, asn_pool=association.asn_pool,
+            parameters=self.parameters.flat(),
+            inputs=[e.path.name for e in (*science, *references)])
+
+    def _mask(self, exposure: Exposure) -> np.ndarray:
+        from gpucoron.io.psfmask import find_psfmask
+
+        with self.job.timed("read"):
+            mask, name, how = find_psfmask(self.job.psfmask, exposure)
+        self.result.psfmask = how
+        self.provenance = replace(self.provenance, psfmask=name)
+        return mask
+
+    # ---- outlier_detection and stack_refs
+
+    def _outliers(self, exposure: Exposure) -> IntegrationStack:
+        """Flag one exposure's outliers, and write it."""
+        from gpucoron.io.products import write_crfints, write_median
+        from gpucoron.steps.outlier_detection import outlier_detection
+
+        job, parameters = self.job, self.parameters.outlier_detection
+        with job.timed("read"):
+            stack = exposure.load()
+        if parameters.skip:
+            return stack
+        with job.timed("outlier_detection"):
+            out = outlier_detection(
+                stack, snr=parameters.threshold, maskpt=parameters.maskpt,
+                good_bits=parameters.good_bits)
+        log.debug("%s: %d outliers", exposure.root, int(out.flagged.sum()))
+        for name, array, writer in (("crfints", out.stack, write_crfints),
+                                    ("median", out.median, write_median)):
+            if name in job.keep:
+                getattr(self.result, name)[exposure.root] = array
+            if name in job.save:
+                path = job.path(exposure.root, name, self.association.asn_id)
+                job.write(path, writer, exposure, array, self.provenance)
+        return out.stack
+
+    def _references(self, references: list[Exposure]) -> IntegrationStack:
+        from gpucoron.io.products import write_psfstack
+        from gpucoron.steps.stack_refs import stack_refs
+
+        job, stacks = self.job, []
+        for done, exposure in enumerate(references, start=1):
+            stacks.append(self._outliers(exposure).replace(
+                var_poisson=None, var_rnoise=None, var_flat=None))
+            job.progress("outlier_detection", done, len(references), exposure.root)
+        with job.timed("stack_refs"):
+            stacked = stack_refs(stacks, keep_unusable=self.parameters.like_jwst)
+        self._compare_truncation(len(stacked))
+        if "psfstack" in job.keep:
+            self.result.psfstack = stacked
+        if "psfstack" in job.save:
+            path = job.path(self.result.name, "psfstack", self.association.asn_id)
+            job.write(path, write_psfstack, references, stacked, self.provenance)
+        return stacked
+
+    def _compare_truncation(self, n: int) -> None:
+        truncate = max(self.parameters.klip.truncations)
+        if not self.parameters.klip.skip and truncate >= n:
+            log.warning(
+                "klip.truncate is %d, but there are %d reference images: the basis spans all of "
+                "them, and psfsub's ERR (what the basis leaves of the references) is 0",
+                truncate, n)
+
+    # ---- align_refs and klip
+
+    def _science(self, exposure, references, reference_exposures, mask):
+        """Subtract the PSF from one science exposure; gives a stack for each truncation."""
+        from gpucoron.io.products import write_psfsub
+        from gpucoron.steps.align_refs import Alignment
+
+        job, parameters = self.job, self.parameters
+        flagged = self._outliers(exposure)
+        if parameters.klip.skip:
+            log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
+            return {parameters.klip.truncations[0]: flagged}
+        with job.timed("align_refs"):
+            alignment = Alignment(
+                flagged, references, mask, align=parameters.align_refs.align,
+                median_box_length=parameters.align_refs.median_box_length,
+                bad_bits=parameters.align_refs.bad_bits, preset=parameters.preset,
+                zero_non_science=(exposure.meta.instrument or "").upper() == "MIRI")
+        with self._psfalign(exposure, reference_exposures, alignment) as writer:
+            subtracted = self._subtract(exposure, flagged, alignment, writer)
+        for truncate, stack in subtracted.items():
+            if "psfsub" in job.keep:
+                self.result.psfsub[exposure.root + job.tag(truncate)] = stack
+            if "psfsub" in job.save:
+                path = job.path(exposure.root, "psfsub", self.association.asn_id)
+                job.write(job.tagged(path, "psfsub", truncate), write_psfsub, exposure, stack,
+                          self._provenance_of(truncate))
+        # resample propagates VAR_*; where there are none it falls back on the input's ERR
+        return {k: stack.replace(err=flagged.err) for k, stack in subtracted.items()}
+
+    def _psfalign(self, exposure, reference_exposures, alignment):
+        from gpucoron.io.products import PsfalignWriter
+
+        if "psfalign" not in self.job.save or self.parameters.align_refs.skip:
+            return nullcontext()
+        shape = alignment.shape
+        if alignment.align == "each":
+            shape = (len(alignment.science), *shape)
+        path = self.job.path(exposure.root, "psfalign", self.association.asn_id)
+        return PsfalignWriter(path, reference_exposures, shape, self.provenance,
+                              overwrite=self.job.overwrite)
+
+    def _subtract(self, exposure, flagged, alignment, writer) -> dict[int, IntegrationStack]:
+        """Align, model and subtract, one batch of aligned references at a time."""
+        from gpucoron.steps.align_refs import AlignedReferences
+        from gpucoron.steps.klip import klip
+
+        job, parameters = self.job, self.parameters
+        filled = flagged.replace(data=alignment.science)
+        truncations = parameters.klip.truncations
+        out = {k: [np.full(flagged.shape, np.nan, dtype=np.float32) for _ in range(2)]
+               for k in truncations}
+        kept, tables, keep = [], [], "psfalign" in job.keep
+        for done, i in enumerate(alignment.integrations, start=1):
+            with job.timed("align_refs"):
+                if parameters.align_refs.skip:
+                    fits = alignment.unshifted(i)
+                else:
+                    fits = alignment.fit(i)
+                aligned = alignment.shift(fits)
+                aligned_err = alignment.shift_err(fits) if writer or keep else None
+            planes = slice(i, i + 1) if alignment.align == "each" else slice(None)
+            if alignment.has_pixels(i):
+                with job.timed("klip"):
+                    parts = klip(filled.planes(planes), aligned, truncations)
+                for (data, err), part in zip(out.values(), parts, strict=True):
+                    data[planes], err[planes] = part.data, part.err
+            if writer is not None:
+                with job.timed("write"):
+                    row = done - 1 if alignment.align == "each" else 0
+                    writer.write(row, aligned, aligned_err)
+            if keep:
+                kept.append((aligned, aligned_err))
+            tables.append(fits)
+            job.progress("align_refs, klip", done, len(alignment.integrations), exposure.root)
+        table = np.concatenate(tables)
+        if not parameters.align_refs.skip:
+            self.result.fits[exposure.root] = table
+            _report_fits(exposure.root, table)
+        if kept:
+            images, errors = (np.squeeze(np.stack(a), axis=0) if alignment.align == "first"
+                              else np.stack(a) for a in zip(*kept, strict=True))
+            self.result.psfalign[exposure.root] = AlignedReferences(images, errors, table)
+        if writer is not None:
+            with job.timed("write"):
+                writer.close(table)
+            job.files.append(writer.path)
+        return {k: flagged.replace(data=data, err=err) for k, (data, err) in out.items()}
+
+    # ---- resample
+
+    def _resample(
+        self, science: list[Exposure], subtracted: list[IntegrationStack], truncate: int
+    ) -> None:
+        from gpucoron.io import wcs as wcs_module
+        from gpucoron.io.products import write_i2d
+        from gpucoron.steps.resample import resample
+
+        job, parameters = self.job, self.parameters.resample
+        with job.timed("resample"):
+            inputs = [wcs_module.read_wcs(e.asdf_bytes, e.path.name) for e in science]
+            shapes = [s.shape[1:] for s in subtracted]
+            output = wcs_module.output_wcs(
+                inputs, [e.meta for e in science], shapes,
+                pixel_scale=parameters.pixel_scale,
+                pixel_scale_ratio=parameters.pixel_scale_ratio, rotation=parameters.rotation,
+                crpix=parameters.crpix, crval=parameters.crval,
+                output_shape=parameters.output_shape, output_wcs_file=parameters.output_wcs)
+            maps = {}
+            for wcs, shape in zip(inputs, shapes, strict=True):
+                if wcs.key not in maps:
+                    maps[wcs.key] = wcs_module.pixel_map(wcs, output, shape)
+            image = resample(
+                subtracted, [maps[w.key] for w in inputs], output.shape,
+                pixel_scale_ratio=output.pixel_scale_ratio,
+                exposure_times=[_exposure_time(e) for e in science], pixfrac=parameters.pixfrac,
+                kernel=parameters.kernel, fillval=parameters.fillval,
+                weight_type=parameters.weight_type,
+                err_from="var" if self.parameters.like_jwst else "auto")
+        job.progress("resample", 1, 1, self.result.name)
+        if "i2d" in job.keep:
+            self.result.i2ds[truncate] = image
+            self.result.i2d, self.result.wcs = next(iter(self.result.i2ds.values())), output
+        if "i2d" in job.save:
+            path = job.path(self.result.name, "i2d", self.association.asn_id)
+            job.write(job.tagged(path, "i2d", truncate), write_i2d, science, image, output,
+                      self._provenance_of(truncate))
+
+
+def _exposure_time(exposure: Exposure) -> float | None:
+    """Return what weights an exposure with ``weight_type="exptime"``, s."""
+    meta = exposure.meta
+    return meta.exposure_time if meta.measurement_time is None else meta.measurement_time
+
+
+def _report_fits(root: str, table: np.ndarray) -> None:
+    """Say how far the references were moved, and which fits are no good."""
+    failed = table[table["status"] == 1]
+    if len(failed):
+        worst = ", ".join(f"{r['sci_integration']}/{r['ref_plane']}" for r in failed[:5])
+        log.warning("%s: %d of %d alignments did not converge (integration/reference %s%s)",
+                    root, len(failed), len(table), worst, " ..." if len(failed) > 5 else "")
+    good = table[table["status"] == 0]
+    if len(good):
+        length = np.hypot(good["x"], good["y"])
+        log.info("%s: %d alignments, shifts of %.3f px (median) to %.3f px (largest)",
+                 root, len(table), float(np.median(length)), float(length.max()))
