@@ -416,7 +416,7 @@ def system(request, tmp_path_factory):
     """A star with bright planets, seen in two rolls."""
     folder = tmp_path_factory.mktemp(request.param)
     made = simulate(
-        folder / "input", request.param, 5, shape=(96, 96), n_science=2, n_integrations=2,
+        folder / "input", request.param, 6, shape=(96, 96), n_science=2, n_integrations=3,
         n_references=5, n_reference_integrations=1, n_optical_states=1, disk=False,
         planets=PLANETS[request.param])
     result = gpucoron.run(made.asn, device="cpu", psfmask=made.psfmask, output_dir=folder / "out",

@@ -1,0 +1,286 @@
+"""The library as others see it: light to import, typed, documented, and at home without files."""
+
+import ast
+import importlib
+import inspect
+import pickle
+import pkgutil
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpucoron
+from gpucoron import errors
+from gpucoron.errors import (
+    AssociationError,
+    DeviceError,
+    ExposureError,
+    GpucoronError,
+    InputError,
+    MaskError,
+    OutputError,
+    ParameterError,
+    UsageError,
+)
+from gpucoron.stack import IntegrationStack
+
+HEAVY = ("numpy", "scipy", "numba", "astropy", "asdf", "gwcs", "stdatamodels", "rich", "cupy",
+         "crds", "jwst", "matplotlib", "pandas", "gpucoron.pipeline", "gpucoron.steps")
+
+
+def pending(reason):
+    return pytest.mark.xfail(strict=True, reason=reason)
+
+
+def modules_after(code):
+    """Return which heavy modules a fresh interpreter has loaded after some code."""
+    code += f"\nimport sys; print(*[m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return done.stdout.split()
+
+
+# ---- importing
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert modules_after("import gpucoron; gpucoron.__version__; dir(gpucoron); "
+                         "gpucoron.ExposureError; gpucoron.IntegrationStack; import gpucoron.cli; "
+                         "gpucoron.simulate; import gpucoron.io") == []
+
+
+def test_parameters_need_no_science_package():
+    assert modules_after("import gpucoron; gpucoron.Parameters()") == []
+
+
+def test_steps_load_no_files_code():
+    loaded = modules_after("import gpucoron; gpucoron.steps.klip; import gpucoron.steps.resample")
+    assert not {"astropy", "asdf", "gwcs", "stdatamodels", "crds", "jwst"} & set(loaded)
+
+
+def test_public_names_are_there():
+    for name in gpucoron.__all__:
+        assert getattr(gpucoron, name) is not None
+    assert set(gpucoron.__all__) <= set(dir(gpucoron))
+    with pytest.raises(AttributeError, match="module 'gpucoron' has no attribute 'rnu'"):
+        gpucoron.rnu
+    assert isinstance(gpucoron.__version__, str)
+
+
+STEPS = ["outlier_detection", "stack_refs", "align_refs", "klip", pytest.param(
+    "resample", marks=pending("gpucoron.steps does not export resample"))]
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_are_functions_of_the_package(name):
+    assert inspect.isfunction(getattr(gpucoron.steps, name)), name
+
+
+# ---- the call
+
+
+def test_signature_of_run():
+    signature = inspect.signature(gpucoron.run)
+    assert list(signature.parameters)[:4] == ["asn", "device", "output_dir", "align"]
+    defaults = {n: p.default for n, p in signature.parameters.items()}
+    assert (defaults["device"], defaults["output_dir"]) == ("auto", None)
+    assert {"psfmask", "preset", "save", "keep", "overwrite", "progress"} < set(defaults)
+    assert any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize("kind, parents, code", [
+    (UsageError, (), 2), (ParameterError, (UsageError, ValueError), 2),
+    (InputError, (ValueError,), 3), (AssociationError, (InputError,), 3),
+    (ExposureError, (InputError,), 3), (MaskError, (InputError,), 3),
+    (DeviceError, (RuntimeError,), 4), (OutputError, (OSError,), 5),
+])
+def test_errors_have_kinds_and_codes(kind, parents, code):
+    assert issubclass(kind, GpucoronError) and kind.exit_code == code
+    assert all(issubclass(kind, parent) for parent in parents)
+    assert getattr(gpucoron, kind.__name__) is kind and kind.__name__ in errors.__all__
+    error = kind("found this, expected that")
+    assert str(error) == "found this, expected that"
+    again = pickle.loads(pickle.dumps(error))  # as a pool of workers hands it on
+    assert type(again) is kind and str(again) == str(error)
+
+
+def test_errors_can_be_caught(tmp_path):
+    with pytest.raises(gpucoron.AssociationError, match="no such file, expected a level-3"):
+        gpucoron.run(tmp_path / "asn.json", device="cpu")
+    with pytest.raises(ValueError, match="did you mean 'klip.truncate'"):
+        gpucoron.run(tmp_path / "asn.json", device="cpu", klip_trunctae=3)
+    with pytest.raises(gpucoron.GpucoronError, match="device is 'gpu'"):
+        gpucoron.run(tmp_path / "asn.json", device="gpu")
+    with pytest.raises(gpucoron.DeviceError, match="device 9 cannot be used"):
+        gpucoron.run(tmp_path / "asn.json", device=9)
+
+
+# ---- steps on arrays alone
+
+
+def make_stack(n, seed, shape=(24, 28), source=None):
+    """Return read-only integrations of a star that wanders a little, with noise and bad pixels."""
+    rng = np.random.default_rng(seed)
+    yy, xx = np.mgrid[:shape[0], :shape[1]]
+    data = np.empty((n, *shape), np.float32)
+    for i in range(n):
+        x, y = (13.3, 11.3) + rng.normal(0, 0.02, 2)
+        r = np.hypot(xx - x, yy - y)
+        data[i] = 100 * np.exp(-(r / 4)**2) * (1 + 0.3 * np.cos(r)) + rng.normal(0, 0.1, shape)
+    if source is not None:
+        data += 20 * np.exp(-((xx - source[0])**2 + (yy - source[1])**2) / 3).astype(np.float32)
+    dq = np.zeros(data.shape, np.uint32)
+    dq[:, 3, 4] = 1
+    data[:, 3, 4] = np.nan
+    variance = np.full_like(data, 0.01)
+    arrays = {"data": data, "err": np.sqrt(variance), "dq": dq, "var_poisson": variance,
+              "var_rnoise": variance, "var_flat": variance}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return IntegrationStack(**arrays)
+
+
+def test_a_batch_job_without_files():
+    """The five steps on arrays that may not be written to, and nothing else."""
+    steps = gpucoron.steps
+    from gpucoron.steps.resample import resample
+    science = steps.outlier_detection(make_stack(3, 1, source=(20, 7))).stack
+    stack = steps.stack_refs(
+        [steps.outlier_detection(make_stack(2, seed), snr=8.0).stack for seed in (2, 3, 4)])
+    aligned = steps.align_refs(science, stack)
+    assert aligned.data.shape == (3, 6, 24, 28) and (aligned.fits["status"] == 0).all()
+    filled = science.replace(data=steps.Alignment(science, stack, np.ones((24, 28))).science)
+    subtracted = steps.klip(filled, aligned.data, truncate=4)
+    star = np.s_[:, 9:19, 8:17]
+    assert np.std(subtracted.data[star]) < 0.1 * np.nanstd(science.data[star])
+    y, x = np.mgrid[:24, :28].astype(float)
+    image = resample([subtracted], [np.stack([x, y], axis=-1)], (24, 28))
+    # the source is what is left
+    assert np.unravel_index(np.nanargmax(image.data), image.data.shape) == (7, 20)
+    assert np.isnan(image.data[3, 4]) and image.con.dtype == np.int32
+    for array in (subtracted.data, subtracted.err, image.data, image.err, image.wht):
+        assert array.dtype == np.float32
+
+
+def test_one_batch_at_a_time_is_the_whole():
+    science, references = make_stack(2, 1), make_stack(4, 2)
+    mask = np.ones((24, 28))
+    mask[:5] = 0
+    whole = gpucoron.steps.align_refs(science, references, mask)
+    for i, data, err, fits in gpucoron.steps.Alignment(science, references, mask):
+        np.testing.assert_array_equal(data, whole.data[i])
+        np.testing.assert_array_equal(err, whole.err[i])
+        np.testing.assert_array_equal(fits, whole.fits[4 * i:4 * i + 4])
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda s: s.klip(make_stack(2, 1), np.ones((3, 24, 27))), r"expected \(nref, 24, 28\)"),
+    (lambda s: s.klip(make_stack(2, 1), np.ones((3, 2, 24, 28))), "references for 3 integrations"),
+    (lambda s: s.align_refs(make_stack(2, 1), make_stack(2, 1, (20, 28))),
+     r"science images are \(24, 28\), references are \(20, 28\)"),
+    (lambda s: s.stack_refs([]), "no reference exposures given"),
+    (lambda s: s.stack_refs([make_stack(2, 1), make_stack(2, 1, (20, 28))]), "differ in shape"),
+    (lambda s: make_stack(2, 1).replace(dq=np.zeros((2, 24, 28))), "expected uint32"),
+    (lambda s: make_stack(2, 1).replace(err=np.ones((2, 3, 3))), "err has shape"),
+    (lambda s: make_stack(2, 1).replace(data=np.ones((3, 3))), r"expected \(n, ny, nx\)"),
+])
+def test_steps_say_what_they_expected(call, message):
+    with pytest.raises(gpucoron.InputError, match=message):
+        call(gpucoron.steps)
+
+
+# ---- types and words
+
+
+def public_modules():
+    """Yield the modules whose ``__all__`` is for others to use."""
+    names = [m.name for m in pkgutil.walk_packages(gpucoron.__path__, "gpucoron.")]
+    for name in ["gpucoron", *names]:
+        parts = name.split(".")
+        if not any(p.startswith("_") for p in parts) and parts[-1] not in ("io", "run_jwst"):
+            module = importlib.import_module(name)
+            if hasattr(module, "__all__"):
+                yield module
+
+
+def public_objects():
+    for module in public_modules():
+        for name in module.__all__:
+            value = getattr(module, name)
+            if getattr(value, "__module__", None) == module.__name__:
+                yield pytest.param(value, id=f"{module.__name__}.{name}")
+
+
+def methods(kind):
+    """Yield the public methods that a class defines itself, and its __init__ if written out."""
+    for name, value in vars(kind).items():
+        value = getattr(value, "__func__", value)
+        if inspect.isfunction(value) and not name.startswith("_"):
+            yield value
+
+
+PUBLIC = list(public_objects())
+
+
+@pytest.mark.parametrize("thing", PUBLIC)
+def test_public_things_are_documented(thing):
+    if inspect.isfunction(thing) or inspect.isclass(thing):
+        assert thing.__doc__ and not thing.__doc__.startswith(f"{thing.__name__}("), thing
+    if inspect.isclass(thing) and not issubclass(thing, dict):
+        for method in methods(thing):
+            if not typing.is_typeddict(thing):
+                # of an overriding method the parent's words do
+                assert inspect.getdoc(method) or any(
+                    inspect.getdoc(getattr(base, method.__name__, None))
+                    for base in thing.__mro__[1:]), f"{thing.__name__}.{method.__name__}"
+
+
+def test_every_module_begins_with_what_it_is_for():
+    root = Path(gpucoron.__file__).parent
+    for path in root.rglob("*.py"):
+        text = path.read_text()
+        if text.strip():
+            assert ast.get_docstring(ast.parse(text)), path
+
+
+def untyped(function):
+    """Return the names of parameters without a type, and "return" where the result has none.
+
+    Arrays, of NumPy or CuPy, may have none; nor what is handed on by ``**``.
+    """
+    signature = inspect.signature(function)
+    arrays = ("images", "data", "err", "mask", "references", "x", "y", "ra", "dec", "frame")
+    names = [p.name for p in signature.parameters.values() if p.annotation is p.empty
+             and p.name not in ("self", "cls", *arrays) and p.kind is not p.VAR_KEYWORD]
+    return names + ["return"] * (signature.return_annotation is signature.empty)
+
+
+def functions(package):
+    """Return the public functions of a package, and the methods of its public classes."""
+    things = [getattr(package, name) for name in package.__all__]
+    found = [t for t in things if inspect.isfunction(t)]
+    for kind in filter(inspect.isclass, things):
+        found += list(methods(kind))
+    return found
+
+
+def test_what_users_call_first_is_typed():
+    for function in (gpucoron.run, gpucoron.simulate.simulate, gpucoron.Parameters.from_sources,
+                     gpucoron.Parameters.to_toml, *functions(gpucoron.io)):
+        assert untyped(function) == [], function.__qualname__
+
+
+@pytest.mark.parametrize("name", [
+    "outlier_detection", "klip",
+    pytest.param("align_refs", marks=pending("no return type")),
+    pytest.param("stack_refs", marks=pending("no return type")),
+])
+def test_steps_are_typed(name):
+    assert untyped(getattr(gpucoron.steps, name)) == []
