@@ -112,7 +112,7 @@ class Klip(_Step):
 
     skip: bool = _parameter(False, boolean, "leave the step out")
     truncate: int | tuple[int, ...] = _parameter(
-        50, integers(0), "number of KL vectors kept; several make a psfsub and an i2d each")
+        50, integers(0), "KL vectors kept; several give a psfsub and an i2d each")
 
     @property
     def truncations(self) -> tuple[int, ...]:

@@ -141,6 +141,7 @@ class Job:
     psfmask: str | PathLike | None
     output_dir: Path | None
     progress: Progress
+    batch: int = 16  # references shifted at a time
     files: list[Path] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 

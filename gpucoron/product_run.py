@@ -37,7 +37,8 @@ class ProductRun:
         self.provenance = self._provenance(science, references)
         mask = self._mask(science[0])
         stacked = self._references(references)
-        subtracted = [self._science(exposure, stacked, references, mask) for exposure in science]
+        prepared = None if self.parameters.klip.skip else self._prepare(stacked, science[0])
+        subtracted = [self._science(exposure, prepared, references, mask) for exposure in science]
         if not self.parameters.resample.skip:
             for truncate in subtracted[0]:
                 self._resample(science, [stacks[truncate] for stacks in subtracted], truncate)
@@ -139,6 +140,16 @@ class ProductRun:
 
     # ---- align_refs and klip
 
+    def _prepare(self, stacked: IntegrationStack, exposure: Exposure):
+        """Fill and transform the references, once for all science exposures."""
+        from gpucoron.steps.filling import Filling, PreparedReferences
+
+        parameters = self.parameters.align_refs
+        with self.job.timed("align_refs"):
+            return PreparedReferences(stacked, Filling(
+                parameters.median_box_length, parameters.bad_bits,
+                (exposure.meta.instrument or "").upper() == "MIRI", self.parameters.preset))
+
     def _science(self, exposure, references, reference_exposures, mask):
         """Subtract the PSF from one science exposure; gives a stack for each truncation."""
         from gpucoron.io.products import write_psfsub
@@ -151,10 +162,7 @@ class ProductRun:
             return {parameters.klip.truncations[0]: flagged}
         with job.timed("align_refs"):
             alignment = Alignment(
-                flagged, references, mask, align=parameters.align_refs.align,
-                median_box_length=parameters.align_refs.median_box_length,
-                bad_bits=parameters.align_refs.bad_bits, preset=parameters.preset,
-                zero_non_science=(exposure.meta.instrument or "").upper() == "MIRI")
+                flagged, references, mask, align=parameters.align_refs.align, batch=job.batch)
         with self._psfalign(exposure, reference_exposures, alignment) as writer:
             subtracted = self._subtract(exposure, flagged, alignment, writer)
         for truncate, stack in subtracted.items():
@@ -197,19 +205,18 @@ class ProductRun:
                 else:
                     fits = alignment.fit(i)
                 aligned = alignment.shift(fits)
-                aligned_err = alignment.shift_err(fits) if writer or keep else None
+            row = done - 1 if alignment.align == "each" else 0
+            if writer is not None:
+                self._write_aligned(writer, row, alignment, aligned, fits)
+            if keep:
+                kept.append((aligned.copy(), alignment.shift_err(fits)))
             planes = slice(i, i + 1) if alignment.align == "each" else slice(None)
             if alignment.has_pixels(i):
                 with job.timed("klip"):
-                    parts = klip(filled.planes(planes), aligned, truncations)
+                    parts = klip(filled.planes(planes), aligned, truncations,
+                                 overwrite_references=True)
                 for (data, err), part in zip(out.values(), parts, strict=True):
                     data[planes], err[planes] = part.data, part.err
-            if writer is not None:
-                with job.timed("write"):
-                    row = done - 1 if alignment.align == "each" else 0
-                    writer.write(row, aligned, aligned_err)
-            if keep:
-                kept.append((aligned, aligned_err))
             tables.append(fits)
             job.progress("align_refs, klip", done, len(alignment.integrations), exposure.root)
         table = np.concatenate(tables)
@@ -225,6 +232,14 @@ class ProductRun:
                 writer.close(table)
             job.files.append(writer.path)
         return {k: flagged.replace(data=data, err=err) for k, (data, err) in out.items()}
+
+    def _write_aligned(self, writer, row, alignment, aligned, fits) -> None:
+        """Write one integration's aligned references, err a batch at a time."""
+        for part in alignment.batches():
+            with self.job.timed("align_refs"):
+                err = alignment.shift_err(fits, part)
+            with self.job.timed("write"):
+                writer.write(row, aligned[part], err, ref_index=part.start)
 
     # ---- resample
 

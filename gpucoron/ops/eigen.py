@@ -20,6 +20,8 @@ class KLBasis:
     ----------
     references : (nref, ny, nx) floating
         Aligned, finite reference images; each loses its mean.
+    overwrite : bool
+        Do so in the array given, where it is float64 and contiguous, and save a copy.
 
     Attributes
     ----------
@@ -46,13 +48,14 @@ class KLBasis:
     .. [1] Soummer, Pueyo & Larkin 2012, ApJ 755, L28, eqs. 5-9.
     """
 
-    def __init__(self, references):
+    def __init__(self, references, overwrite=False):
         require_host("KLIP", references)
         if references.ndim != 3 or references.shape[0] < 1:
             raise InputError(
                 f"KLIP needs at least one reference image (nref, ny, nx); got {references.shape}")
         self.shape = references.shape[1:]
-        flat = np.array(references, dtype=np.float64).reshape(references.shape[0], -1)
+        flat = np.array(references, dtype=np.float64, copy=None if overwrite else True)
+        flat = flat.reshape(references.shape[0], -1)
         means = flat.mean(axis=1, keepdims=True)
         if not np.isfinite(means).all():
             bad = int(np.flatnonzero(~np.isfinite(means))[0])

@@ -38,6 +38,8 @@ def fourier_shift(images, shifts_yx):
     of the Nyquist frequency of an even size the real part turns the phase into a cosine, and at
     the corner where both are Nyquist into ``cos(pi (sx + sy))``.
 
+    Threads: `scipy.fft.set_workers` for the transforms, numba's for the products.
+
     Whole-pixel shifts are exact to rounding; a shift and its opposite give the image back for odd
     sizes, and for even sizes but for the Nyquist frequency.
     """
@@ -68,7 +70,7 @@ def spectra(images):
     (n, ny, nx // 2 + 1) complex128
         The half spectra of `scipy.fft.rfft2`.
     """
-    return scipy.fft.rfft2(np.asarray(images, dtype=np.float64), workers=-1)
+    return scipy.fft.rfft2(np.asarray(images, dtype=np.float64))
 
 
 def shift_spectra(half_spectra, shifts_yx, shape):
@@ -93,7 +95,7 @@ def shift_spectra(half_spectra, shifts_yx, shape):
     phase_y, phase_x, corner = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
     shifted = apply_phases(half_spectra, phase_y, phase_x, corner, both_even)
-    return scipy.fft.irfft2(shifted, s=shape, overwrite_x=True, workers=-1)
+    return scipy.fft.irfft2(shifted, s=shape, overwrite_x=True)
 
 
 def phases(shifts_yx, shape):

@@ -64,6 +64,9 @@ class Registration:
         Fit a constant, too, so that a background that differs between frame and reference moves
         nothing. False leaves the objective as jwst has it.
 
+    usable : (nref,) bool, optional
+        Which references to fit; default: those that are finite throughout.
+
     Raises
     ------
     InputError
@@ -91,7 +94,8 @@ class Registration:
     .. [2] Abramowitz & Stegun 1964, eqs. 9.1.44-9.1.45: the expansion of the phases.
     """
 
-    def __init__(self, references, mask=None, *, guide=None, search=6.0, background=True):
+    def __init__(self, references, mask=None, *, guide=None, search=6.0, background=True,
+                 usable=None):
         require_host("registration", references, mask, guide)
         if references.ndim != 3:
             raise InputError(f"references have shape {references.shape}, expected (nref, ny, nx)")
@@ -104,7 +108,9 @@ class Registration:
         self.search = float(search)
         self._weight, self._background = mask * mask, bool(background)
         self._total = float(self._weight.sum())
-        self.usable = np.isfinite(references).all(axis=(1, 2))
+        if usable is None:
+            usable = np.isfinite(references).all(axis=(1, 2))
+        self.usable = usable
         self._prepare_references(references)
         self._y = PhaseSeries.of_axis(ny, HALF_WIDTH, half_spectrum=False)
         self._x = PhaseSeries.of_axis(nx, HALF_WIDTH, half_spectrum=True)
@@ -297,7 +303,7 @@ class _Frame:
         self.spectrum = scipy.fft.rfft2(frame)
         self.real, self.imag = self.spectrum.real.copy(), self.spectrum.imag.copy()
         self.corner = self.real[ny // 2, -1] / (ny * nx) if plan._both_even else 0.0
-        square = scipy.fft.rfft2(_upsampled(self.spectrum, plan.shape) ** 2, workers=-1)
+        square = scipy.fft.rfft2(_upsampled(self.spectrum, plan.shape) ** 2)
         self._square = square.real.copy(), square.imag.copy()
         self._series = {}
 
@@ -346,4 +352,4 @@ def _upsampled(half_spectrum, shape):
         wide[-(ny // 2), :nh] = 0.5 * half_spectrum[ny // 2]
     if nx % 2 == 0:
         wide[:, nh - 1] *= 0.5
-    return 4.0 * scipy.fft.irfft2(wide, s=(2 * ny, 2 * nx), workers=-1)
+    return 4.0 * scipy.fft.irfft2(wide, s=(2 * ny, 2 * nx))

@@ -1,11 +1,13 @@
 """The five steps: science decisions on arrays, no files."""
 
 from gpucoron.steps.align_refs import AlignedReferences, Alignment, align_refs
+from gpucoron.steps.filling import Filling, PreparedReferences
 from gpucoron.steps.klip import klip
 from gpucoron.steps.outlier_detection import OutlierResult, outlier_detection
+from gpucoron.steps.resample import ResampledImage, resample
 from gpucoron.steps.stack_refs import stack_refs
 
 __all__ = [
-    "AlignedReferences", "Alignment", "OutlierResult", "align_refs", "klip", "outlier_detection",
-    "stack_refs",
+    "AlignedReferences", "Alignment", "Filling", "OutlierResult", "PreparedReferences",
+    "ResampledImage", "align_refs", "klip", "outlier_detection", "resample", "stack_refs",
 ]

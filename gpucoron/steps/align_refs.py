@@ -9,17 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from gpucoron.errors import InputError
-from gpucoron.ops import dq as dq_bits
-from gpucoron.ops.bad_pixels import fill_bad_pixels, fill_bad_pixels_raster
-from gpucoron.ops.fourier_shift import shift_spectra, spectra
+from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.stack import IntegrationStack
+from gpucoron.steps.filling import Filling, PreparedReferences
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
 
 log = logging.getLogger("gpucoron")
-
-NON_SCIENCE = np.uint32(dq_bits.NON_SCIENCE)
 
 #: One row for each fitted pair; integrations and planes count from 1.
 FITS_DTYPE = np.dtype([("sci_integration", "i4"), ("ref_plane", "i4"), *FIT_DTYPE.descr])
@@ -42,23 +39,27 @@ class Alignment:
     ----------
     science : IntegrationStack
         The integrations of one science exposure.
-    references : IntegrationStack
+    references : IntegrationStack or PreparedReferences
         The stacked references. Where `sources` names their exposures, bad pixels are filled from
-        the other integrations of the same exposure first.
+        the other integrations of the same exposure first. Prepared ones serve several exposures;
+        the four parameters on filling are then theirs.
     mask : (ny, nx) floating
         The psfmask: multiplies the residual, 1 = used.
     align : {"each", "first"}
         Fit every science integration (the specification), or the first one only and use its shifts
         for all (jwst since 1.16).
     median_box_length : int, pixels
-        Side of the box whose median replaces a bad pixel.
+        Side of the box whose median replaces a bad pixel where nothing better is known.
     bad_bits : str or int
         DQ flags that make a pixel bad; pixels that are not finite always are.
     zero_non_science : bool
         Set bad pixels flagged NON_SCIENCE to 0 and do not fill them, as is right for MIRI.
     preset : {None, "jwst"}
         "jwst" reproduces the package: raster-order fill that writes zeros in row and column 0, a
-        walk from zero shift, err shifted unfilled (one NaN makes the whole plane NaN).
+        walk from zero shift to the nearest minimum, no constant in the fit, err shifted unfilled
+        (one NaN makes the whole plane NaN).
+    batch : int, optional
+        References shifted at a time; bounds the memory on top of the result. Default: all.
 
     Attributes
     ----------
@@ -73,54 +74,29 @@ class Alignment:
     """
 
     def __init__(
-        self, science: IntegrationStack, references: IntegrationStack, mask, *,
-        align: str = "each", median_box_length: int = 3, bad_bits: str | int = "DO_NOT_USE",
-        zero_non_science: bool = False, preset: str | None = None,
+        self, science: IntegrationStack, references: IntegrationStack | PreparedReferences, mask,
+        *, align: str = "each", median_box_length: int = 3, bad_bits: str | int = "DO_NOT_USE",
+        zero_non_science: bool = False, preset: str | None = None, batch: int | None = None,
     ):
         if science.shape[1:] != references.shape[1:]:
             raise InputError(
                 f"align_refs: science images are {science.shape[1:]}, references are "
                 f"{references.shape[1:]}")
-        self.align, self.preset = align, preset
-        self._box, self._bits = median_box_length, dq_bits.interpret_bit_flags(bad_bits) or 0
-        self._zero = zero_non_science
+        if isinstance(references, IntegrationStack):
+            references = PreparedReferences(
+                references, Filling(median_box_length, bad_bits, zero_non_science, preset))
+        filling = references.filling
+        self.align, self._like_jwst, self._references = align, filling.like_jwst, references
+        self.shape, self._batch = references.shape, batch or len(references.images)
         own = np.zeros(len(science), dtype=int)
-        self.science = self._filled(science.data, science.dq, own, science.err)
+        self.science = filling.fill(science.data, science.dq, own, science.err)
         self._usable = np.isfinite(self.science).all(axis=(1, 2))
         if not self._usable.any():
             raise InputError("align_refs: no science integration has a usable pixel")
-        groups = _exposure_numbers(references)
-        filled = self._filled(references.data, references.dq, groups, references.err)
         guide = self.science[int(np.argmax(self._usable))]
-        if preset == "jwst":
-            self._registration = Registration(filled, mask, search=0.0, background=False)
-        else:
-            self._registration = Registration(filled, mask, guide=guide)
-        self.shape = filled.shape
-        filled[~self._registration.usable] = 0.0
-        self._spectra = spectra(filled)
-        self._references, self._groups, self._err_spectra = references, groups, None
-
-    def _bad(self, images, dq):
-        return ((dq & np.uint32(self._bits)) != 0) | ~np.isfinite(images)
-
-    def _filled(self, images, dq, groups, err=None):
-        flagged = (dq & np.uint32(self._bits)) != 0
-        if self.preset == "jwst":
-            bad = flagged | np.isnan(images)
-            zero = bad & ((dq & NON_SCIENCE) != 0) if self._zero else None
-            return fill_bad_pixels_raster(images, bad, flagged, self._box, zero)
-        bad = self._bad(images, dq)
-        zero = bad & ((dq & NON_SCIENCE) != 0) if self._zero else None
-        return fill_bad_pixels(images, bad, max(self._box, 1), groups, zero, err)
-
-    def _err(self):
-        """Spectra of the ERR planes, and which of them are known at all."""
-        err = self._references.err
-        if self.preset != "jwst":
-            err = self._filled(err, self._references.dq, self._groups)
-        known = np.isfinite(err).all(axis=(1, 2))
-        return spectra(np.where(known[:, None, None], err, 0.0)), known
+        options = {"search": 0.0, "background": False} if self._like_jwst else {"guide": guide}
+        self._registration = Registration(
+            references.images, mask, usable=references.usable, **options)
 
     @property
     def integrations(self) -> list[int]:
@@ -167,27 +143,41 @@ class Alignment:
         (nref, ny, nx) float64
             NaN for a reference that was left out.
         """
-        known = fits["status"] != LEFT_OUT
-        data = shift_spectra(self._spectra, self._shifts(fits), self.shape[1:])
-        data[~known] = np.nan
+        data = np.empty(self.shape)
+        for part in self.batches():
+            data[part] = shift_spectra(
+                self._references.spectra[part], self._shifts(fits[part]), self.shape[1:])
+        data[fits["status"] == LEFT_OUT] = np.nan
         return data
 
-    def shift_err(self, fits: np.ndarray) -> np.ndarray:
+    def shift_err(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
         """Shift the references' err as the fits say.
+
+        Parameters
+        ----------
+        fits : (nref,) structured array
+            From `fit`.
+        part : slice
+            Which references, as from `batches`; all by default.
 
         Returns
         -------
-        (nref, ny, nx) float64
+        (n, ny, nx) float64
             Never negative (but with the preset, which leaves it as it falls); NaN for a reference
             that was left out or whose err is not known.
         """
-        if self._err_spectra is None:
-            self._err_spectra, self._err_known = self._err()
-        err = shift_spectra(self._err_spectra, self._shifts(fits), self.shape[1:])
-        if self.preset != "jwst":
+        spectra, known = self._references.err_spectra()
+        fits = fits[part]
+        err = shift_spectra(spectra[part], self._shifts(fits), self.shape[1:])
+        if not self._like_jwst:
             np.maximum(err, 0.0, out=err)
-        err[~((fits["status"] != LEFT_OUT) & self._err_known)] = np.nan
+        err[~((fits["status"] != LEFT_OUT) & known[part])] = np.nan
         return err
+
+    def batches(self) -> list[slice]:
+        """Cut the references into slices of `batch`."""
+        n = self.shape[0]
+        return [slice(k, min(k + self._batch, n)) for k in range(0, n, self._batch)]
 
     @staticmethod
     def _shifts(fits):
@@ -199,13 +189,6 @@ class Alignment:
         for i in self.integrations:
             fits = self.fit(i)
             yield i, self.shift(fits), self.shift_err(fits), fits
-
-
-def _exposure_numbers(stack):
-    if not stack.sources:
-        return np.arange(len(stack))
-    names = [source.exposure for source in stack.sources]
-    return np.unique(names, return_inverse=True)[1]
 
 
 def align_refs(science: IntegrationStack, references: IntegrationStack, mask=None, **parameters):

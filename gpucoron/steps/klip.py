@@ -17,7 +17,8 @@ log = logging.getLogger("gpucoron")
 
 
 def klip(
-    stack: IntegrationStack, references, truncate: int | Sequence[int] = 50
+    stack: IntegrationStack, references, truncate: int | Sequence[int] = 50, *,
+    overwrite_references: bool = False,
 ) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL vectors.
 
@@ -31,6 +32,8 @@ def klip(
     truncate : int or sequence of int
         Number of KL vectors kept. Several are served from one decomposition. With as many as there
         are references, all of each reference is modelled, and err is 0.
+    overwrite_references : bool
+        The references may be changed (float64 ones lose their means): saves a copy.
 
     Returns
     -------
@@ -57,7 +60,7 @@ def klip(
             f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front")
     wanted = [int(k) for k in np.atleast_1d(truncate)]
     if references.ndim == 3:
-        shared = basis(references)
+        shared = basis(references, overwrite_references)
         pairs = zip(shared.subtract(stack.data, wanted), shared.scatter(wanted), strict=True)
         out = [(d.astype(np.float32), np.broadcast_to(e.astype(np.float32), d.shape).copy())
                for d, e in pairs]
@@ -69,7 +72,7 @@ def klip(
                for _ in wanted]
         for i, own in enumerate(references):
             if np.isfinite(stack.data[i]).any():
-                one = basis(own)
+                one = basis(own, overwrite_references)
                 pairs = zip(one.subtract(stack.data[i : i + 1], wanted), one.scatter(wanted),
                             strict=True)
                 for (data, err), (d, e) in zip(out, pairs, strict=True):
@@ -78,13 +81,15 @@ def klip(
     return stacks if np.ndim(truncate) else stacks[0]
 
 
-def basis(references) -> KLBasis:
+def basis(references, overwrite: bool = False) -> KLBasis:
     """Build the KL basis of the references that are finite.
 
     Parameters
     ----------
     references : (nref, ny, nx) floating
         Aligned references.
+    overwrite : bool
+        They may be changed.
 
     Returns
     -------
@@ -98,4 +103,6 @@ def basis(references) -> KLBasis:
     usable = np.isfinite(references).all(axis=(1, 2))
     if not usable.any():
         raise InputError(f"klip: none of {len(usable)} reference images is usable")
-    return KLBasis(references if usable.all() else references[usable])
+    if usable.all():
+        return KLBasis(references, overwrite)
+    return KLBasis(references[usable], overwrite=True)

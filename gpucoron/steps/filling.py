@@ -1,0 +1,113 @@
+"""Filling bad pixels as align_refs wants it: the choices that science and references share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpucoron.ops import dq as dq_bits
+from gpucoron.ops.bad_pixels import fill_bad_pixels, fill_bad_pixels_raster
+from gpucoron.ops.fourier_shift import spectra
+from gpucoron.stack import IntegrationStack
+
+__all__ = ["Filling", "PreparedReferences"]
+
+NON_SCIENCE = np.uint32(dq_bits.NON_SCIENCE)
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How bad pixels are found and filled; see `gpucoron.steps.align_refs.Alignment`."""
+
+    median_box_length: int = 3
+    bad_bits: str | int = "DO_NOT_USE"
+    zero_non_science: bool = False
+    preset: str | None = None
+
+    @property
+    def like_jwst(self) -> bool:
+        """Fill as jwst does, oddities included."""
+        return self.preset == "jwst"
+
+    def fill(self, images, dq, groups, err=None):
+        """Fill a stack of images.
+
+        Parameters
+        ----------
+        images : (n, ny, nx) floating
+            What is filled.
+        dq : (n, ny, nx) uint32
+            Says which pixels are bad; those that are not finite always are.
+        groups : (n,) int
+            Exposure of each image.
+        err : (n, ny, nx) floating, optional
+            For kriging.
+
+        Returns
+        -------
+        (n, ny, nx), dtype of `images`
+        """
+        bits = np.uint32(dq_bits.interpret_bit_flags(self.bad_bits) or 0)
+        flagged = (dq & bits) != 0
+        bad = flagged | (np.isnan(images) if self.like_jwst else ~np.isfinite(images))
+        zero = bad & ((dq & NON_SCIENCE) != 0) if self.zero_non_science else None
+        if self.like_jwst:
+            return fill_bad_pixels_raster(images, bad, flagged, self.median_box_length, zero)
+        return fill_bad_pixels(images, bad, max(self.median_box_length, 1), groups, zero, err)
+
+
+class PreparedReferences:
+    """References filled and transformed: done once, used for every science exposure.
+
+    Parameters
+    ----------
+    references : IntegrationStack
+        The stacked references. Where `sources` names their exposures, bad pixels are filled from
+        the other integrations of the same exposure first.
+    filling : Filling
+        How.
+
+    Attributes
+    ----------
+    images : (nref, ny, nx)
+        The filled images; 0 where a reference has no usable pixel.
+    usable : (nref,) bool
+        Which have any.
+    spectra : (nref, ny, nx // 2 + 1) complex128
+        Of `images`.
+    """
+
+    def __init__(self, references: IntegrationStack, filling: Filling):
+        self.filling, self._stack = filling, references
+        self._groups = exposure_numbers(references)
+        images = filling.fill(references.data, references.dq, self._groups, references.err)
+        self.usable = np.isfinite(images).all(axis=(1, 2))
+        images[~self.usable] = 0.0
+        self.images, self.shape = images, images.shape
+        self.spectra = spectra(images)
+        self._err_spectra = None
+
+    def err_spectra(self):
+        """Spectra of err, filled (unfilled with the preset), and which planes are known at all.
+
+        Returns
+        -------
+        (nref, ny, nx // 2 + 1) complex128, (nref,) bool
+        """
+        if self._err_spectra is None:
+            err = self._stack.err
+            if not self.filling.like_jwst:
+                err = self.filling.fill(err, self._stack.dq, self._groups)
+            known = np.isfinite(err).all(axis=(1, 2))
+            err = err if known.all() else np.where(known[:, None, None], err, 0.0)
+            self._err_spectra = spectra(err), known & self.usable
+        return self._err_spectra
+
+
+def exposure_numbers(stack: IntegrationStack) -> np.ndarray:
+    """Number the exposures that a stack's planes came from; each plane its own where unknown."""
+    if not stack.sources:
+        return np.arange(len(stack))
+    names = [source.exposure for source in stack.sources]
+    return np.unique(names, return_inverse=True)[1]
