@@ -263,7 +263,33 @@ def test_parameters_arrive_by_any_way(shared):
         first.data, next(iter(shared.result.product.psfsub.values())).data)
 
 
+def test_several_truncations_are_as_many_runs(shared, tmp_path):
+    events = []
+    several = run(shared, klip_truncate=(4, 3), output_dir=tmp_path, save=["psfsub", "i2d"],
+                  progress=lambda step, *numbers, text="": events.append(step))
+    names = sorted(f.name for f in several.files)
+    assert [re.search(r"_kl\d+_\w+", n)[0] for n in names] == [
+        f"_kl00{k}_{kind}" for kind in ("i2d", "psfsub", "psfsub") for k in (3, 4)]
+    product, full = several.product, shared.result.product
+    single = {3: full, 4: run(shared, klip_truncate=4).product}
+    assert list(product.i2ds) == [4, 3] and product.i2d is product.i2ds[4]
+    assert list(full.i2ds) == [3] and full.i2d is full.i2ds[3]
+    for k, alone in single.items():
+        np.testing.assert_allclose(product.i2ds[k].data, alone.i2d.data, rtol=1e-4, atol=1e-4)
+        for root, stack in alone.psfsub.items():
+            ours = product.psfsub[f"{root}_kl00{k}"]
+            np.testing.assert_allclose(ours.data, stack.data, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(ours.err, stack.err, rtol=1e-3, atol=1e-4)
+            (path,) = tmp_path.glob(f"{root}*_kl00{k}_psfsub.fits")
+            same(ours.data, fits.getdata(path, "SCI"))
+            complete(path)
+    assert events[-1] == "resample"
+    assert sum("klip.truncate" in w for w in run(shared, klip_truncate="3,9").warnings) == 1
+
+
 @pytest.mark.parametrize("keywords, error, message", [
+    ({"klip_truncate": "3,x"}, ParameterError, "klip.truncate"),
+    ({"klip_truncate": ()}, ParameterError, "klip.truncate"),
     ({"klip_trunctae": 2}, ParameterError, "did you mean"),
     ({"save": ["psfsubs"]}, UsageError, "save holds 'psfsubs'; expected some of crfints"),
     ({"keep": ["all"]}, UsageError, "keep holds 'all'"),
