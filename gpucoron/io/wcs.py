@@ -10,15 +10,21 @@ import logging
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucoron.errors import ExposureError
+from gpucoron.io.asdf_nodes import Unusual, check_depth
+from gpucoron.io.imaging_wcs import ImagingWcs, read_imaging_wcs
 from gpucoron.io.tan import OutputWcs
+from gpucoron.io.transforms import NoInverse
 
 if TYPE_CHECKING:
+    import gwcs
+
     from gpucoron.io.exposures import ExposureMeta
 
 __all__ = ["InputWcs", "OutputWcs", "output_wcs", "pixel_map", "pixel_maps", "read_wcs"]
@@ -33,9 +39,18 @@ class InputWcs:
     """The distorted WCS of an exposure. Equal, and equal in hash, for equal transforms.
 
     Pixels count from 0 at the centre of the first one.
+
+    Parameters
+    ----------
+    document : bytes
+        ASDF file with the WCS under ``meta.wcs``.
+    key : str
+        What equality and hash go by.
+    where : str
+        Name of the file, for messages.
     """
 
-    gwcs: Any
+    document: bytes = field(repr=False)
     key: str
     where: str = ""
 
@@ -45,13 +60,27 @@ class InputWcs:
     def __hash__(self):
         return hash(self.key)
 
+    @property
+    def gwcs(self) -> gwcs.WCS:
+        """The same as a GWCS, made on first use; importing what that takes costs two seconds."""
+        return _parse(self.document)
+
+    @property
+    def _imaging(self):
+        return _evaluator(self.document)
+
     def pixel_to_sky(self, x, y, *, everywhere: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """RA and Dec in degrees; NaN outside the bounding box unless `everywhere`."""
+        if self._imaging is not None:
+            return self._imaging.pixel_to_sky(x, y, everywhere)
         ra, dec = self.gwcs(x, y, with_bounding_box=not everywhere)
         return ra, dec
 
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
         """Pixels x, y of sky positions in degrees."""
+        if self._imaging is not None:
+            with suppress(NoInverse):
+                return self._imaging.sky_to_pixel(ra, dec)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             x, y = self.gwcs.invert(ra, dec, with_bounding_box=False)
@@ -59,10 +88,14 @@ class InputWcs:
 
     def box(self, shape: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the bounding box ((x1, x2), (y1, y2)); all of an image of `shape` if unset."""
-        box = self.gwcs.bounding_box
+        if self._imaging is not None:
+            box = self._imaging.box
+        else:
+            box = self.gwcs.bounding_box
+            box = None if box is None else box.bounding_box(order="F")
         if box is None:
             return (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
-        x, y = (tuple(map(float, limits)) for limits in box.bounding_box(order="F"))
+        x, y = (tuple(map(float, limits)) for limits in box)
         return (min(x), max(x)), (min(y), max(y))
 
     def footprint(self, shape: tuple[int, int]) -> np.ndarray:
@@ -95,8 +128,8 @@ def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
 
     Notes
     -----
-    Only the WCS is parsed, about 0.06 s for each different one; the first costs 0.7 s more, which
-    asdf takes to load its extensions.
+    A WCS as the JWST pipeline writes it takes a few milliseconds (`gpucoron.io.imaging_wcs`);
+    any other goes through asdf and gwcs, whose import takes two seconds, with the same results.
     """
     if not asdf_bytes:
         raise ExposureError(
@@ -104,18 +137,34 @@ def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
         )
     document = _wcs_document(bytes(asdf_bytes))
     try:
-        wcs = _parse(document)
+        usable = _evaluator(document) is not None or _has_two_axes(_parse(document))
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise ExposureError(
             f"{where}: the ASDF extension cannot be read: {type(error).__name__}: {reason}"
         ) from error
-    if not hasattr(wcs, "forward_transform") or wcs.output_frame.naxes != 2:
+    if not usable:
         raise ExposureError(
             f"{where}: no WCS with two axes in the ASDF extension (meta.wcs); "
             f"expected one from assign_wcs (calwebb_image2)"
         )
-    return InputWcs(wcs, hashlib.sha256(document).hexdigest(), where)
+    return InputWcs(document, hashlib.sha256(document).hexdigest(), where)
+
+
+def _has_two_axes(wcs) -> bool:
+    return hasattr(wcs, "forward_transform") and wcs.output_frame.naxes == 2
+
+
+@functools.lru_cache(maxsize=CACHED)
+def _evaluator(document: bytes) -> ImagingWcs | None:
+    """Return what evaluates the WCS of an ASDF file; None where that takes gwcs."""
+    try:
+        return read_imaging_wcs(document)
+    except Unusual as problem:
+        log.debug("a WCS that needs asdf and gwcs: %s", " ".join(str(problem).split()))
+    end = document.find(b"\n...")
+    check_depth(document[:end + 5] if end > 0 else document)
+    return None
 
 
 def _wcs_document(blob):
