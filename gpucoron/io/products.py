@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.errors import OutputError
-from gpucoron.io.asdf_tree import wcs_blob
 from gpucoron.io.blend import blend, count_pointings, header_table, product_times
 from gpucoron.io.fits_writer import (
     Hdu,
@@ -35,6 +34,7 @@ from gpucoron.io.product_headers import (
     primary_cards,
 )
 from gpucoron.io.psfalign import PsfalignWriter
+from gpucoron.io.tan_asdf import tan_blob
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
@@ -286,7 +286,7 @@ def write_i2d(
         _set_values(hdus, product_times(headers, sum(e.shape[0] for e in exposures)))
     hdus.append(Hdu("HDRTAB", header_table(headers)))
     extra = {"resample": {k: v for k in ("kernel", "fillval") if (v := chosen[k]) is not None}}
-    blob = wcs_blob(wcs.to_gwcs())
+    blob = tan_blob(wcs)
     _write(path, [*hdus, asdf_hdu(blob, hdus, extra=extra, keep_metadata=False)], overwrite)
 
 

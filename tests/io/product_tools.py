@@ -50,6 +50,9 @@ class Grid:
         self.shape, self.crpix, self.crval = shape, (24.5, 19.25), (150.2, -30.4)
         self.cdelt, self.pc = (2.6e-5, 2.6e-5), ((-1.0, 0.0), (0.0, 1.0))
 
+    def box(self):
+        return (-0.5, self.shape[1] - 0.5), (-0.5, self.shape[0] - 0.5)
+
     def to_gwcs(self):
         import gwcs
         from astropy import coordinates, units
