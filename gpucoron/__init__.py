@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "run": "pipeline",
+    "plan": "pipeline",
     "Result": "result",
     "ProductResult": "result",
     "IntegrationStack": "stack",

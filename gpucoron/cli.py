@@ -158,8 +158,14 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
                       help="set one parameter of a step; may be repeated, wins over --params")
     work.add_argument("--params", action="append", default=[], metavar="FILE",
                       help="parameter file: TOML, or ASDF as jwst writes it; may be repeated")
+    work.add_argument("--threads", type=int, metavar="N",
+                      help="threads to use (default: the processors allowed)")
+    work.add_argument("--memory", metavar="SIZE",
+                      help="memory to use, as 4GiB (default: half of what is free)")
     files = parser.add_argument_group("files")
     if output_dir:
+        work.add_argument("--dry-run", action="store_true",
+                          help="tell what the work would take, and leave")
         files.add_argument("--output-dir", default=".", metavar="DIR",
                            help="where products go (default: the current folder)")
     files.add_argument("--save", type=_products, metavar="PRODUCT,...",
@@ -193,8 +199,24 @@ def run_console(options: argparse.Namespace):
 def _run(options: argparse.Namespace) -> int:
     _guess_command(options.asn)
     with run_console(options) as console:
-        run_association(options, console)
+        if options.dry_run:
+            _tell_plan(options)
+        else:
+            run_association(options, console)
     return 0
+
+
+def _tell_plan(options: argparse.Namespace) -> None:
+    """Print what the run would take."""
+    from gpucoron import pipeline
+    from gpucoron.parameters import Parameters
+
+    parameters = Parameters.from_sources(
+        options.params, options.set, options.preset, {"align": options.align})
+    for plan in pipeline.plan(
+            options.asn, parameters=parameters, save=_chosen(options, parameters),
+            threads=options.threads, memory=options.memory):
+        sys.stdout.write("\n".join(plan.lines()) + "\n")
 
 
 def run_association(options: argparse.Namespace, console):
@@ -215,7 +237,8 @@ def run_association(options: argparse.Namespace, console):
         options.asn, device=device, output_dir=options.output_dir,
         align=parameters.align_refs.align, psfmask=options.psfmask, preset=parameters.preset,
         parameters=parameters, save=_chosen(options, parameters), keep=(),
-        overwrite=options.overwrite, progress=console.progress)
+        overwrite=options.overwrite, progress=console.progress, threads=options.threads,
+        memory=options.memory)
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
         for path in result.files:

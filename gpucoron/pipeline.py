@@ -11,15 +11,17 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucoron.device import Device, choose_device
+from gpucoron.device import Device, choose_device, memory
 from gpucoron.errors import ParameterError, UsageError
 from gpucoron.parameters import Parameters
+from gpucoron.plan import SHARE, Plan, parse_size
 from gpucoron.result import ProductResult, Result
+from gpucoron.threads import default_threads, limited_to
 
 if TYPE_CHECKING:
     from gpucoron.io.association import Association, Product
 
-__all__ = ["PRODUCTS", "run"]
+__all__ = ["PRODUCTS", "plan", "run"]
 
 log = logging.getLogger("gpucoron")
 
@@ -35,7 +37,8 @@ def run(
     psfmask: str | PathLike | None = None, preset: str | None = None,
     parameters: Parameters | Mapping[str, Any] | None = None,
     save: Collection[str] | None = None, keep: Collection[str] | None = None,
-    overwrite: bool = True, progress: Progress | None = None, **keywords: Any,
+    overwrite: bool = True, progress: Progress | None = None, threads: int | None = None,
+    memory: int | str | None = None, **keywords: Any,
 ) -> Result:
     """Run the whole pipeline on an association.
 
@@ -65,6 +68,10 @@ def run(
         Replace files that exist.
     progress : callable, optional
         Called as ``progress(step, done, total, text)``.
+    threads : int, optional
+        Of every thread pool. Default: the processors that this process may use.
+    memory : int or str, optional
+        What the run may use, bytes or ``"4GiB"``. Default: half of what is free.
     **keywords
         More step parameters: ``klip_truncate=10``, ``klip={"truncate": 10}``.
 
@@ -91,11 +98,42 @@ def run(
     if output_dir is None:
         save = frozenset()
     keep = _selection("keep", keep, set(PRODUCTS) - ({"psfalign"} if output_dir else set()))
-    with _collected_warnings() as warnings:
+    with _collected_warnings() as warnings, limited_to(threads) as n:
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
-                   None if output_dir is None else Path(output_dir), progress or _no_progress)
+                  None if output_dir is None else Path(output_dir), progress or _no_progress, n,
+                  memory)
         products = job.association(Path(asn))
     return Result(products, tuple(job.files), job.timings, tuple(warnings), parameters, chosen)
+
+
+def plan(
+    asn: str | PathLike, align: str | None = None, *, preset: str | None = None,
+    parameters: Parameters | Mapping[str, Any] | None = None, save: Collection[str] | None = None,
+    threads: int | None = None, memory: int | str | None = None, **keywords: Any,
+) -> tuple[Plan, ...]:
+    """Predict what `run` would take, product by product, from the headers alone.
+
+    Parameters
+    ----------
+    asn, align, preset, parameters, save, threads, memory, **keywords
+        As for `run`.
+
+    Returns
+    -------
+    tuple of Plan
+
+    Raises
+    ------
+    GpucoronError
+        As `run`, as far as headers tell.
+    """
+    if not isinstance(parameters, Parameters):
+        parameters = Parameters.from_sources(
+            preset=preset, keywords={**(parameters or {}), "align": align, **keywords})
+    save = _selection("save", save, set(PRODUCTS) - {"median"})
+    job = Job(parameters, choose_device("cpu"), save, frozenset(), True, None, None, _no_progress,
+              threads or default_threads(), memory)
+    return job.plans(Path(asn))
 
 
 def _selection(name, given, default) -> frozenset[str]:
@@ -141,7 +179,8 @@ class Job:
     psfmask: str | PathLike | None
     output_dir: Path | None
     progress: Progress
-    batch: int = 16  # references shifted at a time
+    threads: int = 1
+    memory: int | str | None = None
     files: list[Path] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
 
@@ -156,14 +195,10 @@ class Job:
 
     def association(self, path: Path) -> tuple[ProductResult, ...]:
         """Check everything that can be checked first, then process product by product."""
-        from gpucoron.io.association import product_names, read_association
-        from gpucoron.io.exposures import read_meta
         from gpucoron.product_run import ProductRun
 
         with self.timed("read"):
-            association = read_association(path)
-            metas = [read_meta(p.science[0].path) for p in association.products]
-            names = product_names(association, metas)
+            association, names = self._read(path)
         if self.save:
             self._preflight(association, names)
         results = []
@@ -172,6 +207,27 @@ class Job:
                      len(product.science), len(product.psf))
             results.append(ProductRun(self, association, product, name).run())
         return tuple(results)
+
+    def _read(self, path: Path) -> tuple[Association, tuple[str, ...]]:
+        from gpucoron.io.association import product_names, read_association
+        from gpucoron.io.exposures import read_meta
+
+        association = read_association(path)
+        metas = [read_meta(p.science[0].path) for p in association.products]
+        return association, product_names(association, metas)
+
+    def plans(self, path: Path) -> tuple[Plan, ...]:
+        """Predict what each product takes."""
+        from gpucoron.product_run import ProductRun
+
+        association, names = self._read(path)
+        runs = [ProductRun(self, association, product, name)
+                for product, name in zip(association.products, names, strict=True)]
+        return tuple(run.plan(*run.read()) for run in runs)
+
+    def budget(self) -> int:
+        """Return the bytes that the run may use."""
+        return parse_size(self.memory) if self.memory is not None else int(SHARE * memory()[1])
 
     def _preflight(self, association: Association, names: tuple[str, ...]) -> None:
         from gpucoron.io.products import preflight

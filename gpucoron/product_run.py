@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpucoron.errors import UsageError
+from gpucoron.plan import MIB, Plan, make_plan
 from gpucoron.result import ProductResult
 
 if TYPE_CHECKING:
@@ -33,11 +35,13 @@ class ProductRun:
 
     def run(self) -> ProductResult:
         """Do the five steps."""
-        science, references = self._read()
+        science, references = self.read()
+        self.batch = self._batch(science, references)
         self.provenance = self._provenance(science, references)
         mask = self._mask(science[0])
         stacked = self._references(references)
         prepared = None if self.parameters.klip.skip else self._prepare(stacked, science[0])
+        del stacked
         subtracted = [self._science(exposure, prepared, references, mask) for exposure in science]
         if not self.parameters.resample.skip:
             for truncate in subtracted[0]:
@@ -50,7 +54,28 @@ class ProductRun:
 
     # ---- input
 
-    def _read(self) -> tuple[list[Exposure], list[Exposure]]:
+    def plan(self, science: list[Exposure], references: list[Exposure]) -> Plan:
+        """Predict what this product takes."""
+        return make_plan(
+            self.result.name, [e.shape for e in science], [e.shape for e in references],
+            self.parameters, self.job.save, self.job.keep, budget=self.job.budget(),
+            threads=self.job.threads)
+
+    def _batch(self, science, references) -> int:
+        """Return how many references to shift at a time, within the memory allowed."""
+        plan, budget = self.plan(science, references), self.job.budget()
+        log.debug("%d pairs, %d references at a time, about %d MiB", plan.pairs, plan.batch,
+                  plan.memory // MIB)
+        if plan.least_memory > budget:
+            text = (f"{self.result.name}: needs about {plan.least_memory // MIB} MiB, and "
+                    f"{budget // MIB} MiB are allowed")
+            if self.job.memory is not None:
+                raise UsageError(f"{text}; give --memory {-(-plan.least_memory // MIB)}MiB or more")
+            log.warning("%s by default (half of what is free); going on", text)
+        return plan.batch
+
+    def read(self) -> tuple[list[Exposure], list[Exposure]]:
+        """Read all exposures but their pixels, and check that they go together."""
         from gpucoron.io.association import check_members
         from gpucoron.io.exposures import read_exposure
 
@@ -146,9 +171,11 @@ class ProductRun:
 
         parameters = self.parameters.align_refs
         with self.job.timed("align_refs"):
-            return PreparedReferences(stacked, Filling(
+            filling = Filling(
                 parameters.median_box_length, parameters.bad_bits,
-                (exposure.meta.instrument or "").upper() == "MIRI", self.parameters.preset))
+                (exposure.meta.instrument or "").upper() == "MIRI", self.parameters.preset)
+            with_err = not parameters.skip and bool({"psfalign"} & (self.job.save | self.job.keep))
+            return PreparedReferences(stacked, filling, with_err)
 
     def _science(self, exposure, references, reference_exposures, mask):
         """Subtract the PSF from one science exposure; gives a stack for each truncation."""
@@ -162,7 +189,7 @@ class ProductRun:
             return {parameters.klip.truncations[0]: flagged}
         with job.timed("align_refs"):
             alignment = Alignment(
-                flagged, references, mask, align=parameters.align_refs.align, batch=job.batch)
+                flagged, references, mask, align=parameters.align_refs.align, batch=self.batch)
         with self._psfalign(exposure, reference_exposures, alignment) as writer:
             subtracted = self._subtract(exposure, flagged, alignment, writer)
         for truncate, stack in subtracted.items():

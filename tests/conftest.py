@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import gpucoron.threads  # noqa: F401  before anything loads OpenMP
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

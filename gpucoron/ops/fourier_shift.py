@@ -11,6 +11,9 @@ from gpucoron.ops._host import require_host
 __all__ = ["fourier_shift", "gradient", "shift_spectra", "spectra"]
 
 
+PLANES = 16  # transformed at a time, so that a double copy of the whole stack never exists
+
+
 def fourier_shift(images, shifts_yx):
     """Shift images by fractions of a pixel, with the edges wrapped round.
 
@@ -70,7 +73,11 @@ def spectra(images):
     (n, ny, nx // 2 + 1) complex128
         The half spectra of `scipy.fft.rfft2`.
     """
-    return scipy.fft.rfft2(np.asarray(images, dtype=np.float64))
+    n, ny, nx = images.shape
+    out = np.empty((n, ny, nx // 2 + 1), dtype=np.complex128)
+    for k in range(0, n, PLANES):
+        out[k : k + PLANES] = scipy.fft.rfft2(np.asarray(images[k : k + PLANES], dtype=np.float64))
+    return out
 
 
 def shift_spectra(half_spectra, shifts_yx, shape):

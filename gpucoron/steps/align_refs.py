@@ -166,7 +166,9 @@ class Alignment:
             Never negative (but with the preset, which leaves it as it falls); NaN for a reference
             that was left out or whose err is not known.
         """
-        spectra, known = self._references.err_spectra()
+        spectra, known = self._references.err_spectra, self._references.err_known
+        if spectra is None:
+            raise InputError("align_refs: these references were prepared without err")
         fits = fits[part]
         err = shift_spectra(spectra[part], self._shifts(fits), self.shape[1:])
         if not self._like_jwst:

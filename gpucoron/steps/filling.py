@@ -67,6 +67,8 @@ class PreparedReferences:
         the other integrations of the same exposure first.
     filling : Filling
         How.
+    with_err : bool
+        Whether err will be wanted.
 
     Attributes
     ----------
@@ -76,33 +78,28 @@ class PreparedReferences:
         Which have any.
     spectra : (nref, ny, nx // 2 + 1) complex128
         Of `images`.
+    err_spectra : (nref, ny, nx // 2 + 1) complex128 or None
+        Of err, filled (unfilled with the preset).
+    err_known : (nref,) bool or None
+        Which references have err to shift.
     """
 
-    def __init__(self, references: IntegrationStack, filling: Filling):
-        self.filling, self._stack = filling, references
-        self._groups = exposure_numbers(references)
-        images = filling.fill(references.data, references.dq, self._groups, references.err)
+    def __init__(self, references: IntegrationStack, filling: Filling, with_err: bool = True):
+        self.filling = filling
+        groups = exposure_numbers(references)
+        images = filling.fill(references.data, references.dq, groups, references.err)
         self.usable = np.isfinite(images).all(axis=(1, 2))
         images[~self.usable] = 0.0
         self.images, self.shape = images, images.shape
         self.spectra = spectra(images)
-        self._err_spectra = None
-
-    def err_spectra(self):
-        """Spectra of err, filled (unfilled with the preset), and which planes are known at all.
-
-        Returns
-        -------
-        (nref, ny, nx // 2 + 1) complex128, (nref,) bool
-        """
-        if self._err_spectra is None:
-            err = self._stack.err
-            if not self.filling.like_jwst:
-                err = self.filling.fill(err, self._stack.dq, self._groups)
+        self.err_spectra = self.err_known = None
+        if with_err:
+            err = references.err
+            if not filling.like_jwst:
+                err = filling.fill(err, references.dq, groups)
             known = np.isfinite(err).all(axis=(1, 2))
             err = err if known.all() else np.where(known[:, None, None], err, 0.0)
-            self._err_spectra = spectra(err), known & self.usable
-        return self._err_spectra
+            self.err_spectra, self.err_known = spectra(err), known & self.usable
 
 
 def exposure_numbers(stack: IntegrationStack) -> np.ndarray:

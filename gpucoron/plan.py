@@ -1,0 +1,199 @@
+"""What a run will take: pairs, batches, memory, disk, time."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from gpucoron.errors import UsageError
+from gpucoron.parameters import Parameters
+
+__all__ = ["Plan", "make_plan", "parse_size"]
+
+MIB = 2**20
+#: Memory of the interpreter with its libraries and compiled code.
+BASE = 260 * MIB
+#: Share of the free memory that a run may use unless told.
+SHARE = 0.5
+LARGEST_BATCH = 32
+# bytes per pixel of one image, float32 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT
+_PLAIN, _FULL = 12, 24
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+# seconds per pixel: fit of a pair, shift of an image, product of two references; a multiply-add
+_FIT, _SHIFT, _MULTIPLY, _READ = 5.0e-9, 1.1e-8, 6.0e-11, 2.5e-9
+_PROBE = 1.3e-3  # seconds that the trial transform takes where these were measured
+
+
+def parse_size(text: str | int | float) -> int:
+    """Turn "4GiB", "500 MB" or a number of bytes into bytes.
+
+    Raises
+    ------
+    UsageError
+        It is none of these, or not above 0.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE)
+    try:
+        size = int(float(found[1]) * _UNITS[found[2].lower()])
+    except (TypeError, ValueError, KeyError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"memory is {text!r}, expected a size such as 4GiB or 500MB")
+    return size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one product of an association will take.
+
+    Attributes
+    ----------
+    name : str
+        The product.
+    pairs : int
+        Fits of a reference to a science integration.
+    references : int
+        Reference images.
+    integrations : tuple of int
+        Of each science exposure.
+    shape : (int, int)
+        Of an image, (ny, nx).
+    batch : int
+        References shifted at a time.
+    memory : int
+        Peak, bytes, with what Python and its libraries take.
+    least_memory : int
+        The same with batches of one.
+    disk : int
+        Bytes to be written.
+    seconds : float
+        Expected wall time, without reading and writing.
+    """
+
+    name: str
+    pairs: int
+    references: int
+    integrations: tuple[int, ...]
+    shape: tuple[int, int]
+    batch: int
+    memory: int
+    least_memory: int
+    disk: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """Tell it to people."""
+        exposures = " + ".join(str(n) for n in self.integrations)
+        return [
+            f"product {self.name}",
+            f"  science integrations  {exposures}",
+            f"  reference images      {self.references}, {self.shape[0]} x {self.shape[1]} pixels",
+            f"  pairs to fit          {self.pairs}",
+            f"  batches               {self.batch} references at a time",
+            f"  peak memory           {self.memory / MIB:.0f} MiB",
+            f"  disk to be written    {self.disk / MIB:.0f} MiB",
+            f"  expected time         {self.seconds:.1f} s, without reading and writing",
+        ]
+
+
+def make_plan(
+    name: str, science: Sequence[tuple[int, int, int]], references: Sequence[tuple[int, int, int]],
+    parameters: Parameters, save: Collection[str], keep: Collection[str] = (), *,
+    budget: int | None = None, threads: int = 1,
+) -> Plan:
+    """Predict what a product takes.
+
+    Parameters
+    ----------
+    name : str
+        The product.
+    science, references : sequence of (n, ny, nx)
+        Shapes of the exposures.
+    parameters : Parameters
+        Of the run.
+    save, keep : collection of str
+        What is written, and what is held in memory.
+    budget : int, optional
+        Bytes that the run may use; decides the batch. Default: as much as it likes.
+    threads : int
+        That it uses.
+
+    Returns
+    -------
+    Plan
+    """
+    ny, nx = science[0][1:]
+    npix, nref = ny * nx, sum(s[0] for s in references)
+    counts = tuple(s[0] for s in science)
+    each = parameters.align_refs.align == "each" and not parameters.align_refs.skip
+    aligned = 0 if parameters.klip.skip else sum(counts) if each else len(counts)
+    fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, each)
+    by_one = 40 * npix  # of one reference while it is shifted: spectra, image, err
+    batch = min(nref, LARGEST_BATCH)
+    if budget is not None:
+        batch = max(1, min(batch, (budget - fixed) // by_one))
+    return Plan(
+        name, aligned * nref, nref, counts, (ny, nx), int(batch), fixed + batch * by_one,
+        fixed + by_one, _disk(npix, nref, counts, parameters, save, aligned),
+        _seconds(npix, nref, sum(counts), aligned, parameters, save, threads))
+
+
+def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
+    """Peak without what a batch takes: the largest of what the phases hold."""
+    truncations = len(parameters.klip.truncations)
+    largest = max(s[0] for s in references)
+    kept = _PLAIN * nref if "psfstack" in keep else 0
+    if "crfints" in keep:
+        kept += _FULL * (nref + sum(counts))
+    if "psfalign" in keep:
+        kept += 16 * nref * (sum(counts) if each else len(counts))
+    stacking = 2 * _PLAIN * nref + 2 * _FULL * largest
+    if parameters.klip.skip:
+        return BASE + npix * (kept + max(stacking, 2 * _FULL * sum(counts)))
+    with_err = bool({"psfalign"} & {*save, *keep}) and not parameters.align_refs.skip
+    preparing = (_PLAIN + 4 + 8 + 8 + 8 * with_err) * nref  # stack, masks, images, spectra
+    resident = (4 + 8 + 8 + 8 + 8 * with_err) * nref  # images, spectra, m^2 p, aligned
+    vectors = min(max(parameters.klip.truncations), nref)
+    resident += 8 * 2 * max(1, min(vectors, nref - vectors))
+    science = (_FULL + 8 * truncations) * sum(counts) + (_FULL + 4 + 4) * max(counts)
+    return BASE + npix * (kept + max(stacking, preparing, resident + science))
+
+
+def _disk(npix, nref, counts, parameters, save, aligned):
+    sizes = {
+        "crfints": _FULL * (nref + sum(counts)) * (not parameters.outlier_detection.skip),
+        "psfstack": _PLAIN * nref,
+        "psfalign": _PLAIN * nref * aligned * (not parameters.align_refs.skip),
+        "psfsub": _FULL * sum(counts) * len(parameters.klip.truncations) * (
+            not parameters.klip.skip),
+        "i2d": 40 * len(parameters.klip.truncations) * (not parameters.resample.skip),
+    }
+    return npix * sum(size for name, size in sizes.items() if name in save)
+
+
+def _seconds(npix, nref, nsci, aligned, parameters, save, threads):
+    pairs = aligned * nref
+    shifts = pairs * (2 if "psfalign" in save else 1)
+    bases = aligned if parameters.align_refs.align == "each" else min(aligned, 2)
+    vectors = min(max(parameters.klip.truncations), nref)
+    products = bases * nref * (nref / 2 + min(vectors, nref - vectors))
+    work = pairs * _FIT + shifts * _SHIFT + products * _MULTIPLY + (nref + nsci) * 20 * _READ
+    return npix * work / max(1, threads) * _speed() + 0.5
+
+
+def _speed() -> float:
+    """How much slower this machine is, just now, than the one the constants come from."""
+    import numpy as np
+    import scipy.fft
+
+    image = np.ones((320, 320))
+    scipy.fft.rfft2(image)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        scipy.fft.irfft2(scipy.fft.rfft2(image), s=image.shape)
+        times.append(time.perf_counter() - start)
+    return min(times) / _PROBE
