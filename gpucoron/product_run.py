@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucoron.errors import UsageError
+from gpucoron.errors import ExposureError, InputError, UsageError
 from gpucoron.plan import MIB, Plan, make_plan
 from gpucoron.result import ProductResult
 
@@ -87,8 +87,23 @@ class ProductRun:
                 exposures.append(read_exposure(member.path, member.exptype, pixels=False))
             job.progress("read", done, len(members), member.path.name)
         check_members(exposures)
+        self._check_science([e for e in exposures if e.exptype == "science"])
         return ([e for e in exposures if e.exptype == "science"],
                 [e for e in exposures if e.exptype == "psf"])
+
+    def _check_science(self, science: list[Exposure]) -> None:
+        """Find what resample would miss, before any work is done."""
+        from gpucoron.io.wcs import read_wcs
+
+        if self.parameters.resample.skip:
+            return
+        for exposure in science:
+            read_wcs(exposure.asdf_bytes, exposure.path.name)
+            by_time = self.parameters.resample.weight_type == "exptime"
+            if by_time and _exposure_time(exposure) is None:
+                raise ExposureError(
+                    f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
+                    "weight by (resample.weight_type=exptime)")
 
     def _provenance(self, science, references) -> Provenance:
         from gpucoron import __version__
@@ -125,7 +140,7 @@ class ProductRun:
         with job.timed("outlier_detection"):
             out = outlier_detection(
                 stack, snr=parameters.threshold, maskpt=parameters.maskpt,
-                good_bits=parameters.good_bits)
+                good_bits=parameters.good_bits, preset=self.parameters.preset)
         log.debug("%s: %d outliers", exposure.root, int(out.flagged.sum()))
         for name, array, writer in (("crfints", out.stack, write_crfints),
                                     ("median", out.median, write_median)):
@@ -159,9 +174,9 @@ class ProductRun:
         truncate = max(self.parameters.klip.truncations)
         if not self.parameters.klip.skip and truncate >= n:
             log.warning(
-                "klip.truncate is %d, but there are %d reference images: the basis spans all of "
+                "klip.truncate is %d, and there %s %d reference image%s: the basis spans all of "
                 "them, and psfsub's ERR (what the basis leaves of the references) is 0",
-                truncate, n)
+                truncate, "is" if n == 1 else "are", n, "s"[: n != 1])
 
     # ---- align_refs and klip
 
@@ -188,8 +203,16 @@ class ProductRun:
             log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
             return {parameters.klip.truncations[0]: flagged}
         with job.timed("align_refs"):
-            alignment = Alignment(
-                flagged, references, mask, align=parameters.align_refs.align, batch=self.batch)
+            try:
+                alignment = Alignment(
+                    flagged, references, mask, align=parameters.align_refs.align, batch=self.batch)
+            except InputError as problem:
+                raise InputError(f"{exposure.path.name}: {problem}") from problem
+        empty = [i + 1 for i in range(len(flagged)) if not alignment.has_pixels(i)]
+        if empty:
+            log.warning("%s: integration%s %s ha%s no usable pixel and come%s out NaN",
+                        exposure.root, "s"[: len(empty) > 1], ", ".join(map(str, empty)),
+                        "ve" if len(empty) > 1 else "s", "" if len(empty) > 1 else "s")
         with self._psfalign(exposure, reference_exposures, alignment) as writer:
             subtracted = self._subtract(exposure, flagged, alignment, writer)
         for truncate, stack in subtracted.items():

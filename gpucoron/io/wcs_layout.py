@@ -139,11 +139,9 @@ def _regions(wcss, metas, shapes):
 
 def _check_near(wcss, regions):
     """Raise where an exposure points elsewhere: an image that holds all would fill the memory."""
-    from astropy.coordinates import angular_separation
-
-    middles = np.deg2rad([_middle(np.vstack(own)) for own in regions])
+    middles = [_middle(np.vstack(own)) for own in regions]
     for wcs, middle in zip(wcss[1:], middles[1:], strict=True):
-        apart = math.degrees(angular_separation(*middles[0], *middle)) * 60.0
+        apart = float(_separation(*middles[0], *middle)) * 60.0
         if apart > FAR_ARCMIN:
             raise ExposureError(
                 f"{wcs.where}: points {apart:.1f} arcmin away from {wcss[0].where}, expected "
@@ -159,11 +157,21 @@ def _middle(corners):
     return float(ra % 360.0), float(dec)
 
 
+def _separation(ra1, dec1, ra2, dec2):
+    """Angle between positions, all in degrees.
+
+    Vincenty's formula in the order in which astropy, and so the jwst package, evaluates it: that
+    alone decides the last digits of CDELT.
+    """
+    delta = np.deg2rad(np.subtract(ra2, ra1))
+    sin1, cos1 = np.sin(np.deg2rad(dec1)), np.cos(np.deg2rad(dec1))
+    sin2, cos2 = np.sin(np.deg2rad(dec2)), np.cos(np.deg2rad(dec2))
+    across = np.hypot(cos2 * np.sin(delta), cos1 * sin2 - sin1 * cos2 * np.cos(delta))
+    return np.rad2deg(np.arctan2(across, sin1 * sin2 + cos1 * cos2 * np.cos(delta)))
+
+
 def _scale(wcs, meta, shape, request):
     """Output scale in degrees, and its ratio to the input's."""
-    from astropy import units
-    from astropy.coordinates import angular_separation
-
     if request.pixel_scale is not None:
         degrees = request.pixel_scale / 3600.0
         return degrees, degrees / math.degrees(math.sqrt(mean_pixel_area(wcs, shape)))
@@ -171,9 +179,7 @@ def _scale(wcs, meta, shape, request):
     ra, dec = wcs.pixel_to_sky(
         np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True
     )
-    # the jwst package's formula: it alone decides the last digits of CDELT
-    ra, dec = ra * units.deg, dec * units.deg
-    steps = angular_separation(ra[0], dec[0], ra[1:], dec[1:]).to_value(units.deg)
+    steps = _separation(ra[0], dec[0], ra[1:], dec[1:])
     input_scale = float(np.sqrt(steps[0] * steps[1]))
     if not math.isfinite(input_scale) or input_scale <= 0:
         raise ExposureError(f"{wcs.where}: the WCS gives no pixel scale at its reference position")

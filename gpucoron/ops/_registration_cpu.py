@@ -70,13 +70,8 @@ def _contract_rows(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, first, last, ou
 
 
 @njit(cache=True, parallel=True)
-def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd, scale,
-             blocks):
-    """Contract the chosen spectra with the frame's, each in a fixed number of blocks of rows.
-
-    The blocks are what threads share where there are few spectra; their number, and not that of the
-    threads, decides the order of summation.
-    """
+def _contract_blocks(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd,
+                     blocks):
     n, rows = which.size, real.shape[1] // 2 + 1
     ny, nx = y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]
     parts = np.empty((n, blocks, ny, nx))
@@ -85,10 +80,19 @@ def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x
         r = which[i]
         _contract_rows(real[r], imag[r], frame_real, frame_imag, y_even, y_odd, x_even, x_odd,
                        rows * b // blocks, rows * (b + 1) // blocks, parts[i, b])
-    out = np.zeros((n, ny, nx))
-    for b in range(blocks):
-        out += parts[:, b]
-    return out * scale
+    return parts
+
+
+def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd, scale,
+             blocks):
+    """Contract the chosen spectra with the frame's, each in a fixed number of blocks of rows.
+
+    The blocks are what threads share where there are few spectra; their number, and not that of the
+    threads, decides the order of summation.
+    """
+    parts = _contract_blocks(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even,
+                             x_odd, blocks)
+    return parts.sum(axis=1) * scale
 
 
 @njit(cache=True)

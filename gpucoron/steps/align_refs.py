@@ -193,7 +193,9 @@ class Alignment:
             yield i, self.shift(fits), self.shift_err(fits), fits
 
 
-def align_refs(science: IntegrationStack, references: IntegrationStack, mask=None, **parameters):
+def align_refs(
+    science: IntegrationStack, references: IntegrationStack, mask=None, **parameters
+) -> AlignedReferences:
     """Align all references to all science integrations, and hold the whole result.
 
     Parameters

@@ -62,8 +62,11 @@ def klip(
     if references.ndim == 3:
         shared = basis(references, overwrite_references)
         pairs = zip(shared.subtract(stack.data, wanted), shared.scatter(wanted), strict=True)
+        empty = ~np.isfinite(stack.data).any(axis=(1, 2))
         out = [(d.astype(np.float32), np.broadcast_to(e.astype(np.float32), d.shape).copy())
                for d, e in pairs]
+        for _, err in out:
+            err[empty] = np.nan
     elif len(references) != len(stack):
         raise InputError(
             f"klip: references for {len(references)} integrations, but there are {len(stack)}")

@@ -29,7 +29,7 @@ class OutlierResult(NamedTuple):
 
 def outlier_detection(
     stack: IntegrationStack, *, snr: float = 5.0, maskpt: float = 0.7,
-    good_bits: str | int | None = "~DO_NOT_USE",
+    good_bits: str | int | None = "~DO_NOT_USE", preset: str | None = None,
 ) -> OutlierResult:
     """Flag outliers in one exposure against the per-pixel median of its integrations.
 
@@ -44,6 +44,8 @@ def outlier_detection(
         median; 0 lets bad pixels in.
     good_bits : str or int or None
         DQ flags that a pixel may carry and still enter the median.
+    preset : {None, "jwst"}
+        "jwst" lets infinite values into the median and leaves them standing, as the package does.
 
     Returns
     -------
@@ -62,6 +64,10 @@ def outlier_detection(
     As jwst does it for coronagraphy, in float32, bit for bit. With one integration nothing can be
     flagged; with two, a pixel is flagged in both or in neither.
     """
+    data = stack.data
+    if preset != "jwst" and np.isinf(data).any():
+        data = np.where(np.isinf(data), data.dtype.type(np.nan), data)
+        stack = stack.replace(data=data)
     good = dq_bits.good_pixels(stack.dq, good_bits)
     if maskpt > 1:
         good = np.zeros_like(good)

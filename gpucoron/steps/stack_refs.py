@@ -15,7 +15,9 @@ __all__ = ["stack_refs"]
 log = logging.getLogger("gpucoron")
 
 
-def stack_refs(stacks: Sequence[IntegrationStack], *, keep_unusable: bool = False):
+def stack_refs(
+    stacks: Sequence[IntegrationStack], *, keep_unusable: bool = False
+) -> IntegrationStack:
     """Concatenate reference exposures into one stack.
 
     Parameters
