@@ -349,3 +349,17 @@ def test_union_of_many_rolls_equals_sampling():
                           for a, b in edges], axis=0)
     outer = sum(-shoelace(p) for p in joined(*regions))
     assert outer == pytest.approx(inside.sum() / 16, rel=5e-3)
+
+
+def test_separation_is_astropys_to_the_bit():
+    from astropy import units
+    from astropy.coordinates import angular_separation
+
+    from gpucoron.io.wcs_layout import _separation
+
+    rng = np.random.default_rng(5)
+    ra, dec = rng.uniform(0, 360, 500), rng.uniform(-90, 90, 500)
+    step = rng.normal(0, 1e-5, (2, 500))
+    theirs = angular_separation(
+        *(v * units.deg for v in (ra, dec, ra + step[0], dec + step[1]))).to_value(units.deg)
+    np.testing.assert_array_equal(_separation(ra, dec, ra + step[0], dec + step[1]), theirs)
