@@ -247,7 +247,8 @@ class ProductRun:
         truncations = parameters.klip.truncations
         out = {k: [np.full(flagged.shape, np.nan, dtype=np.float32) for _ in range(2)]
                for k in truncations}
-        kept, tables, keep = [], [], "psfalign" in job.keep
+        kept, tables = [], []
+        keep = "psfalign" in job.keep and not parameters.align_refs.skip
         for done, i in enumerate(alignment.integrations, start=1):
             with job.timed("align_refs"):
                 if parameters.align_refs.skip:

@@ -62,6 +62,7 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
     assert call == {
         "asn": "asn.json", "output_dir": ".", "align": "each", "psfmask": None, "preset": None,
         "parameters": Parameters(), "overwrite": True, "keep": (),
+        "threads": None, "memory": None,
         "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}}
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a_i2d.fits\n"
@@ -77,8 +78,10 @@ def test_every_option_arrives(pipeline, capsys):
         "asn.json", "--device", "cpu", "--output-dir", "out", "--psfmask", "m.fits", "--preset",
         "jwst", "--set", "klip.truncate=9", "--set", "resample.pixfrac=0.5", "--params", "p.toml",
         "--save-params", "used.toml", "--save", "i2d,psfsub,median", "--no-save", "psfsub",
-        "--no-overwrite", "--log-file", "run.log", "-q"]) == 0
+        "--no-overwrite", "--log-file", "run.log", "--threads", "2", "--memory", "3GiB",
+        "-q"]) == 0
     call = pipeline.calls[0]
+    assert (call["threads"], call["memory"]) == (2, "3GiB")
     assert (call["output_dir"], call["psfmask"], call["overwrite"]) == ("out", "m.fits", False)
     assert (call["preset"], call["align"]) == ("jwst", "first")
     assert call["save"] == {"i2d", "median"}

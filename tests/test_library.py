@@ -32,10 +32,6 @@ HEAVY = ("numpy", "scipy", "numba", "astropy", "asdf", "gwcs", "stdatamodels", "
          "crds", "jwst", "matplotlib", "pandas", "gpucoron.pipeline", "gpucoron.steps")
 
 
-def pending(reason):
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 def modules_after(code):
     """Return which heavy modules a fresh interpreter has loaded after some code."""
     code += f"\nimport sys; print(*[m for m in {HEAVY} if m in sys.modules])"
@@ -85,7 +81,8 @@ def test_signature_of_run():
     assert list(signature.parameters)[:4] == ["asn", "device", "output_dir", "align"]
     defaults = {n: p.default for n, p in signature.parameters.items()}
     assert (defaults["device"], defaults["output_dir"]) == ("auto", None)
-    assert {"psfmask", "preset", "save", "keep", "overwrite", "progress"} < set(defaults)
+    assert {"psfmask", "preset", "save", "keep", "overwrite", "progress", "threads",
+            "memory"} < set(defaults)
     assert any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
 
@@ -273,10 +270,7 @@ def test_what_users_call_first_is_typed():
         assert untyped(function) == [], function.__qualname__
 
 
-@pytest.mark.parametrize("name", [
-    "outlier_detection", "klip",
-    pytest.param("align_refs", marks=pending("no return type")),
-    pytest.param("stack_refs", marks=pending("no return type")),
-])
+@pytest.mark.parametrize(
+    "name", ["outlier_detection", "stack_refs", "align_refs", "klip", "resample"])
 def test_steps_are_typed(name):
     assert untyped(getattr(gpucoron.steps, name)) == []
