@@ -12,6 +12,7 @@ import numpy as np
 
 from gpucoron.errors import ExposureError
 from gpucoron.io.association import exposure_root
+from gpucoron.io.card import RawHeader
 from gpucoron.io.fitsread import FitsFile, Hdu, open_fits
 from gpucoron.stack import VARIANCES, IntegrationStack, PlaneSource
 
@@ -72,6 +73,31 @@ class ExposureMeta:
     ngroups: int | None = _key("NGROUPS")
 
 
+class _Headers:
+    """A field that keeps headers as text, and shows astropy objects, made on first use."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            raise AttributeError(self.name)  # tells dataclass that there is no default
+        shown = instance.__dict__.get(self.name)
+        if shown is None:
+            kept = instance.__dict__["_" + self.name]
+            shown = ({name: _shown(h) for name, h in kept.items()} if isinstance(kept, dict)
+                     else _shown(kept))
+            instance.__dict__[self.name] = shown
+        return shown
+
+    def __set__(self, instance, value):
+        instance.__dict__["_" + self.name] = value
+
+
+def _shown(header):
+    return header.astropy if isinstance(header, RawHeader) else header
+
+
 @dataclass(frozen=True)
 class Exposure:
     """One exposure in memory.
@@ -92,6 +118,7 @@ class Exposure:
     int_times : structured array or None
         May have another number of rows than `stack` has integrations.
     primary_header : astropy Header
+        Made when asked for, as are the others; to look up a value or two see `cards`.
     headers : dict of str to astropy Header
         Of all extensions, by EXTNAME.
     asdf_bytes : bytes or None
@@ -106,10 +133,20 @@ class Exposure:
     stack: IntegrationStack | None
     area: np.ndarray | None
     int_times: np.ndarray | None
-    primary_header: Header
-    headers: dict[str, Header]
+    primary_header: Header = _Headers()
+    headers: dict[str, Header] = _Headers()
     asdf_bytes: bytes | None
     meta: ExposureMeta
+
+    def cards(self, name: str = "") -> RawHeader | Header | None:
+        """Return the header of an HDU ("" for PRIMARY) for lookup with ``get``.
+
+        It is text, unless the astropy object has been made, and perhaps changed, meanwhile.
+        """
+        if "headers" in self.__dict__ and name:
+            return self.headers.get(name)
+        kept = self.__dict__["_headers"].get(name) if name else self.__dict__["_primary_header"]
+        return kept.current if isinstance(kept, RawHeader) else kept
 
     def load(self) -> IntegrationStack:
         """Return the images, read now where they are not in memory.
@@ -164,11 +201,11 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     stack = _read_stack(file, sci, root, shape) if pixels else _check_stack(file, sci)
     headers: dict[str, Any] = {}
     for hdu in file.hdus[1:]:
-        headers.setdefault(hdu.name, hdu.header)
+        headers.setdefault(hdu.name, hdu.cards)
     return Exposure(
         path=file.path, root=root, exptype=exptype, shape=shape, stack=stack,
         area=_read_area(file, shape[1:]), int_times=_read_int_times(file, shape[0]),
-        primary_header=file.hdus[0].header, headers=headers,
+        primary_header=file.hdus[0].cards, headers=headers,
         asdf_bytes=_read_asdf(file), meta=_read_meta(file, sci))
 
 
@@ -279,7 +316,7 @@ def _read_asdf(file: FitsFile) -> bytes | None:
 
 
 def _read_meta(file: FitsFile, sci: Hdu) -> ExposureMeta:
-    headers = {"PRIMARY": file.hdus[0].header, "SCI": sci.header}
+    headers = {"PRIMARY": file.hdus[0].cards, "SCI": sci.cards}
     values = {}
     for field in dataclasses.fields(ExposureMeta):
         keyword, home = field.metadata["keyword"], field.metadata["home"]
@@ -294,12 +331,10 @@ def _read_meta(file: FitsFile, sci: Hdu) -> ExposureMeta:
 
 def _card(file: FitsFile, header: Any, keyword: str, kind: str) -> Any:
     """Return a keyword's value as `kind`; None where absent or blank."""
-    from astropy.io.fits.card import Undefined
-
     value = header.get(keyword)
     if isinstance(value, str):
         value = value.strip() or None
-    if value is None or isinstance(value, Undefined):
+    if value is None:
         return None
     if kind == "str":
         return str(value)

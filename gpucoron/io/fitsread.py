@@ -3,7 +3,7 @@
 The walk from header to header is done here, each claim compared with the file's size before
 anything is made of it: astropy's own walk takes a header at its word (NAXIS = 99999999999999 keeps
 it busy until memory runs out), and it reads unsigned integers through double precision. Header
-objects are astropy's; pixels come by memory map and one copy.
+objects are astropy's, made only for those who ask; pixels come by memory map and one copy.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucoron.errors import InputError
+from gpucoron.io.card import RawHeader
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
 
 __all__ = ["FitsFile", "Hdu", "open_fits"]
 
@@ -43,12 +47,17 @@ class Hdu:
     """One header and where its data lie; `shape` is in NumPy's order, () where there are none."""
 
     name: str
-    header: Any
+    cards: RawHeader
     kind: str  # XTENSION; IMAGE for the primary HDU
     bitpix: int
     shape: tuple[int, ...]
     offset: int
     nbytes: int  # of data, without the padding of the last block
+
+    @property
+    def header(self) -> Header:
+        """The header as an astropy object."""
+        return self.cards.astropy
 
     @property
     def is_image(self) -> bool:
@@ -154,7 +163,7 @@ class FitsFile:
                          shape=hdu.shape)
 
     def _scaling(self, hdu: Hdu):
-        values = {k: hdu.header.get(k, d)
+        values = {k: hdu.cards.get(k, d)
                   for k, d in (("BSCALE", 1), ("BZERO", 0), ("BLANK", None))}
         for keyword, value in values.items():
             if not (_is_number(value) or (keyword == "BLANK" and value is None)):
@@ -280,21 +289,21 @@ def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
 
 
 def _header(path: Path, raw: bytes, primary: bool, error: type[InputError]):
-    """Return the header as an astropy object without the cards that cannot be read, and its name.
+    """Return the header without the cards that cannot be read, and the name of the HDU.
 
     A card against the standard would raise wherever it is used next, so that it goes here.
     """
-    from astropy.io import fits
-
     cards = [raw[i:i + _CARD] for i in range(0, len(raw), _CARD)]
+    end = next(i for i, card in enumerate(cards) if card.startswith(b"END     "))
+    del cards[end:]
+    plain = all(map(_PLAIN_CARD.match, cards))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # astropy's remarks on harmless breaches of the standard
         good = _readable_cards(path, cards)
-        header = fits.Header.fromstring(b"".join(good))
-        if len(good) < len(cards) or not all(map(_PLAIN_CARD.match, good)):
-            if not all(map(_parses, header.cards)):
-                raise error(f"{path}: a header has a text that goes on over several cards and "
-                            "cannot be read, expected CONTINUE cards by the FITS standard")
+        header = RawHeader(b"".join(good).decode("ascii"))
+        if not plain and not all(map(_parses, header.astropy.cards)):
+            raise error(f"{path}: a header has a text that goes on over several cards and "
+                        "cannot be read, expected CONTINUE cards by the FITS standard")
         name = header.get("EXTNAME")
     if not isinstance(name, str) or not name.strip():
         name = "PRIMARY" if primary else "(no name)"
@@ -303,15 +312,13 @@ def _header(path: Path, raw: bytes, primary: bool, error: type[InputError]):
 
 def _readable_cards(path: Path, cards: list[bytes]) -> list[bytes]:
     """Leave out, with a warning, the cards of which astropy can make nothing."""
-    from astropy.io import fits
-
     good: list[bytes] = []
     for card in cards:
         if card.startswith(b"CONTINUE"):
             keep = _PLAIN_CARD.match(card) and good and good[-1][10:].lstrip().startswith(b"'")
         else:
             keep = _PLAIN_CARD.match(card) or (
-                card.isascii() and b"\0" not in card and _parses(fits.Card.fromstring(card)))
+                card.isascii() and b"\0" not in card and _parses(card))
         if keep:
             good.append(card)
         else:
@@ -321,8 +328,11 @@ def _readable_cards(path: Path, cards: list[bytes]) -> list[bytes]:
 
 
 def _parses(card) -> bool:
+    from astropy.io import fits
     from astropy.io.fits.verify import VerifyError
 
+    if isinstance(card, bytes):
+        card = fits.Card.fromstring(card)
     try:
         parts = (card.keyword, card.value, card.comment)  # each is parsed on first use
     except (VerifyError, ValueError):
@@ -332,7 +342,7 @@ def _parses(card) -> bool:
 
 def _table_dtype(hdu: Hdu) -> np.dtype:
     """Return the dtype of a binary table's rows; ValueError where it is not a plain one."""
-    header = hdu.header
+    header = hdu.cards
     if hdu.kind not in ("BINTABLE", "A3DTABLE") or len(hdu.shape) != 2:
         raise ValueError("expected a binary table")
     fields = []

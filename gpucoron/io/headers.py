@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gpucoron.io.card import ascii_text, card_comment, card_text, card_value
 from gpucoron.io.keywords import keyword_order
 
 __all__ = ["Cards", "ascii_text", "card_text", "card_value", "image_cards", "table_cards"]
@@ -15,51 +16,9 @@ _STRUCTURE = re.compile(
     r"|EXTLEVEL|CHECKSUM|DATASUM|TFIELDS|T(TYPE|FORM|UNIT|NULL|SCAL|ZERO|DISP|BCOL|DIM)\d+"
     r"|DATAMIN|DATAMAX|END"
 )
-_PLAIN = re.compile(
-    r"[A-Z0-9_-]{1,8} *= +(?:'((?:[^'&]|'')*)'|([TF])|([+-]?\d+(?:\.\d*(?:E[+-]?\d+)?)?)) *(?:/|$)")
 _COMMENTARY = ("", "HISTORY", "COMMENT")
 _BITPIX = {"float32": -32, "float64": -64, "int32": 32, "uint32": 32, "uint8": 8, "int16": 16}
 _TFORM = {"i1": "B", "i2": "I", "i4": "J", "i8": "K", "f4": "E", "f8": "D", "u1": "B", "b1": "L"}
-
-
-def ascii_text(text: Any) -> str:
-    """Return `text` with what a FITS header cannot hold written as backslash escapes."""
-    plain = str(text).encode("ascii", "backslashreplace").decode("ascii")
-    return "".join(c if 32 <= ord(c) < 127 else f"\\x{ord(c):02x}" for c in plain)
-
-
-def card_text(keyword: str, value: Any, comment: str = "") -> str:
-    """Return the card (80 characters, or several times 80) of one keyword."""
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, str):
-        value = ascii_text(value)
-        shown = "'" + value.replace("'", "''").ljust(8 if value else 0) + "'"
-    elif isinstance(value, bool | int):
-        shown = str(value)[:1].rjust(20) if isinstance(value, bool) else str(value).rjust(20)
-    else:
-        shown = ""
-    if not shown or len(shown) > 70:  # floats, and text that takes several cards
-        from astropy.io import fits
-
-        return str(fits.Card(keyword, value, comment if shown else comment[:47]))
-    text = f"{keyword:8}= {shown.ljust(20)}"
-    return (f"{text} / {comment}" if comment else text)[:80].ljust(80)
-
-
-def card_value(text: str) -> Any:
-    """Return the value of a card; what is not plainly text, a number or a flag goes to astropy."""
-    found = _PLAIN.match(text) if len(text) == 80 else None
-    if found is None:
-        from astropy.io import fits
-
-        return fits.Card.fromstring(text).value
-    string, flag, number = found.groups()
-    if string is not None:
-        return string.replace("''", "'").rstrip()
-    if flag is not None:
-        return flag == "T"
-    return float(number) if "." in number else int(number)
 
 
 class Cards:
@@ -67,7 +26,7 @@ class Cards:
 
     Parameters
     ----------
-    header : astropy.io.fits.Header, optional
+    header : gpucoron.io.card.RawHeader or astropy.io.fits.Header, optional
         Where to start from.
     hdu : str
         EXTNAME ("" for PRIMARY); decides where a new keyword goes.
@@ -81,7 +40,9 @@ class Cards:
             self._read(header)
 
     def _read(self, header):
-        text = header.tostring(sep="", endcard=False, padding=False)
+        text = getattr(header, "text", None)
+        if text is None:
+            text = header.tostring(sep="", endcard=False, padding=False)
         for start in range(0, len(text), 80):
             image = text[start:start + 80]
             keyword = image[:8].rstrip()
@@ -113,10 +74,7 @@ class Cards:
         """Return the comment that the keyword's card has now."""
         if keyword not in self.values:
             return ""
-        from astropy.io import fits
-
-        text = next(text for known, text in self._texts if known == keyword)
-        return fits.Card.fromstring(text).comment
+        return card_comment(next(text for known, text in self._texts if known == keyword))
 
     def _place(self, keyword):
         """Return where a keyword not yet there goes: after the last one that comes before it."""

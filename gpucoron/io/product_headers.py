@@ -96,9 +96,7 @@ def input_headers(exposure: Exposure) -> dict[str, dict[str, Any]]:
     """Return an exposure's header values by HDU ("" for PRIMARY)."""
     return {
         hdu: Cards(header, hdu).values
-        for hdu, header in (("", exposure.primary_header), ("SCI", exposure.headers.get("SCI")),
-                            ("ERR", exposure.headers.get("ERR")))
-        if header is not None
+        for hdu in ("", "SCI", "ERR") if (header := exposure.cards(hdu)) is not None
     }
 
 
@@ -123,7 +121,7 @@ def primary_cards(
     inputs : iterable of str
         File names for HISTORY.
     """
-    cards = Cards(exposure.primary_header)
+    cards = Cards(exposure.cards())
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
     cards.set("DATE", now, "UTC date file created")
     cards.set("FILENAME", path.name, "name of the file")
@@ -144,7 +142,7 @@ def primary_cards(
 
 def extension_cards(exposure: Exposure, name: str) -> Cards:
     """Return the cards that an exposure's HDU `name` had; ERR has at least the unit of SCI."""
-    cards = Cards(exposure.headers.get(name), name)
+    cards = Cards(exposure.cards(name), name)
     if name == "SCI" and "BUNIT" not in cards.values and exposure.meta.bunit:
         cards.set("BUNIT", exposure.meta.bunit, "unit of the values")
     if name == "ERR" and "BUNIT" not in cards.values:

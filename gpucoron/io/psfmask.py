@@ -63,7 +63,7 @@ def read_psfmask(
     mask = file.floats(hdu, "float64")
     _check_values(path, mask)
     if meta is not None:
-        _compare_optics(file.path.name, file.hdus[0].header, meta)
+        _compare_optics(file.path.name, file.hdus[0].cards, meta)
     return mask
 
 
@@ -188,6 +188,6 @@ def _crds_parameters(exposure: Exposure) -> dict[str, str]:
         "META.INSTRUMENT.FILTER": meta.filter, "META.INSTRUMENT.PUPIL": meta.pupil,
         "META.INSTRUMENT.CORONAGRAPH": meta.coronmsk, "META.SUBARRAY.NAME": meta.subarray,
         "META.EXPOSURE.TYPE": meta.exp_type, "META.OBSERVATION.DATE": meta.date_obs,
-        "META.OBSERVATION.TIME": exposure.primary_header.get("TIME-OBS"),
+        "META.OBSERVATION.TIME": exposure.cards().get("TIME-OBS"),
     }
     return {key: value for key, value in values.items() if isinstance(value, str)}
