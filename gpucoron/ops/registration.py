@@ -63,7 +63,6 @@ class Registration:
     background : bool
         Fit a constant, too, so that a background that differs between frame and reference moves
         nothing. False leaves the objective as jwst has it.
-
     usable : (nref,) bool, optional
         Which references to fit; default: those that are finite throughout.
 
@@ -84,8 +83,9 @@ class Registration:
     derivatives. The real part that a Fourier shift of even size takes is included exactly, down to
     the corner where both frequencies are Nyquist's.
 
-    Uncertainties are those of least squares: twice the residual's variance times the inverse of the
-    Hessian of R in (x, y, beta).
+    Uncertainties are propagated from the pixels' variances where `propagate` was given them.
+    Otherwise they are those of least squares, twice the residual's variance times the inverse of
+    the Hessian of R, as if the whole residual were white noise.
 
     References
     ----------
@@ -127,6 +127,7 @@ class Registration:
             self._alternating = scipy.fft.rfft2(self._weight * sign)
         self.nodes = nodes_and_projection(self._y2.terms), nodes_and_projection(self._x2.terms)
         self._weights_at = {}
+        self._errors = None
         self._centres = np.zeros((len(references), 2), dtype=np.int64)
         if guide is not None and np.isfinite(guide).all() and self.search > 0:
             self._aim(np.asarray(guide, dtype=np.float64))
@@ -159,6 +160,37 @@ class Registration:
         fits = self.fit(guide)
         for r in np.flatnonzero(fits["status"] == CONVERGED):
             self._move(r, np.array([fits["y"][r], fits["x"][r]]))
+
+    def propagate(self, references, errors, groups, frame, frame_error):
+        """Take the uncertainties of the fits to come from those of the pixels.
+
+        They are propagated once for each group, for a frame like those to come.
+
+        Parameters
+        ----------
+        references : (nref, ny, nx) floating
+            The references again.
+        errors : (ngroups, ny, nx) floating
+            Standard deviations of the pixels of each group's references; finite.
+        groups : (nref,) int
+            Which of `errors` is each reference's.
+        frame, frame_error : (ny, nx) floating
+            A frame, and the standard deviations of its pixels; finite.
+        """
+        from gpucoron.ops._registration_noise import propagated_errors
+
+        fits = self.fit(frame)
+        self._errors = np.full((len(fits), 3), np.nan)
+        frame = np.asarray(frame, dtype=np.float64)
+        variance = np.asarray(frame_error, dtype=np.float64) ** 2
+        for group in np.unique(groups):
+            members = np.flatnonzero((groups == group) & (fits["status"] == CONVERGED))
+            if members.size:
+                fit = fits[members[0]]
+                self._errors[groups == group] = propagated_errors(
+                    np.asarray(references[members[0]], dtype=np.float64), frame, self._weight,
+                    (fit["y"], fit["x"], fit["beta"]),
+                    np.asarray(errors[group], dtype=np.float64) ** 2, variance, self._background)
 
     def _spectrum(self, r):
         return self._real[r] + 1j * self._imag[r]
@@ -247,6 +279,10 @@ class Registration:
         self._store(fits, todo, self._centres[todo], rows)
         for r in todo[(rows[:, 7] == 0) | (np.abs(rows[:, :2]) > 0.95 * HALF_WIDTH).any(axis=1)]:
             self._fit_alone(fits, prepared, r)
+        if self._errors is not None:
+            known = np.isfinite(self._errors[:, 0]) & (fits["status"] != LEFT_OUT)
+            for i, name in enumerate(("y_err", "x_err", "beta_err")):
+                fits[name][known] = self._errors[known, i]
         return fits
 
     def _solve(self, prepared, pairs, centres, real, imag, which):

@@ -12,7 +12,7 @@ from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.stack import IntegrationStack
-from gpucoron.steps.filling import Filling, PreparedReferences
+from gpucoron.steps.filling import Filling, PreparedReferences, filled_error
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
 
@@ -93,10 +93,13 @@ class Alignment:
         self._usable = np.isfinite(self.science).all(axis=(1, 2))
         if not self._usable.any():
             raise InputError("align_refs: no science integration has a usable pixel")
-        guide = self.science[int(np.argmax(self._usable))]
+        first = int(np.argmax(self._usable))
+        guide = self.science[first]
         options = {"search": 0.0, "background": False} if self._like_jwst else {"guide": guide}
         self._registration = Registration(
             references.images, mask, usable=references.usable, **options)
+        self._registration.propagate(references.images, references.errors, references.groups,
+                                     guide, filled_error(science.err[first]))
 
     @property
     def integrations(self) -> list[int]:

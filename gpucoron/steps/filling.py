@@ -78,6 +78,10 @@ class PreparedReferences:
         Which have any.
     spectra : (nref, ny, nx // 2 + 1) complex128
         Of `images`.
+    groups : (nref,) int
+        Exposure of each reference, numbered from 0.
+    errors : (ngroups, ny, nx) floating
+        Standard deviation of the pixels of each exposure, filled.
     err_spectra : (nref, ny, nx // 2 + 1) complex128 or None
         Of err, filled (unfilled with the preset).
     err_known : (nref,) bool or None
@@ -86,12 +90,14 @@ class PreparedReferences:
 
     def __init__(self, references: IntegrationStack, filling: Filling, with_err: bool = True):
         self.filling = filling
-        groups = exposure_numbers(references)
+        self.groups = groups = exposure_numbers(references)
         images = filling.fill(references.data, references.dq, groups, references.err)
         self.usable = np.isfinite(images).all(axis=(1, 2))
         images[~self.usable] = 0.0
         self.images, self.shape = images, images.shape
         self.spectra = spectra(images)
+        firsts = [int(np.argmax(self.usable & (groups == g))) for g in np.unique(groups)]
+        self.errors = np.array([filled_error(references.err[k]) for k in firsts])
         self.err_spectra = self.err_known = None
         if with_err:
             err = references.err
@@ -100,6 +106,14 @@ class PreparedReferences:
             known = np.isfinite(err).all(axis=(1, 2))
             err = err if known.all() else np.where(known[:, None, None], err, 0.0)
             self.err_spectra, self.err_known = spectra(err), known & self.usable
+
+
+def filled_error(err: np.ndarray) -> np.ndarray:
+    """Fill the holes of one err plane; ones where nothing is known."""
+    known = np.isfinite(err) & (err > 0)
+    if not known.any():
+        return np.ones_like(err)
+    return fill_bad_pixels(np.where(known, err, 0)[None], ~known[None])[0]
 
 
 def exposure_numbers(stack: IntegrationStack) -> np.ndarray:

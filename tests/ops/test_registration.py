@@ -134,3 +134,26 @@ def test_errors():
         Registration(references, np.zeros((8, 8)))
     with pytest.raises(InputError, match="frame has shape"):
         Registration(references).fit(np.zeros((9, 8)))
+
+
+def test_propagated_uncertainties_match_the_scatter_of_noisy_images():
+    """Noise in frame and references, brighter where they are, and speckles that do not fit."""
+    shape, n, draws = (40, 44), 60, 6
+    rng = np.random.default_rng(7)
+    mask = np.ones(shape)
+    mask[18:22, 20:24] = 0
+    frame = speckles(shape)
+    clean = 1.4 * speckles(shape, (0.3, -0.4)) + 0.5 * speckles(shape, (2, 3), seed=9)
+    reference_error, frame_error = (np.sqrt(1 + 0.02 * np.abs(i)) for i in (clean, frame))
+    pulls = []
+    for _ in range(draws):
+        references = clean + rng.normal(size=(n, *shape)) * reference_error
+        plan = Registration(references, mask)
+        plan.propagate(np.repeat(clean[None], n, 0), reference_error[None], np.zeros(n, int), frame,
+                       frame_error)
+        truth = Registration(clean[None], mask).fit(frame)[0]
+        for _ in range(draws):
+            fits = plan.fit(frame + rng.normal(size=shape) * frame_error)
+            pulls.append([(fits[k] - truth[k]) / fits[f"{k}_err"] for k in ("x", "y", "beta")])
+    spread = np.sqrt(np.mean(np.array(pulls) ** 2, axis=(0, 2)))
+    assert ((spread > 0.8) & (spread < 1.2)).all(), spread
