@@ -54,12 +54,12 @@ def _gather(image, noise, good, y, x, offsets, which, values):
 
 @njit(cache=True, parallel=True)
 def interpolate(image, noise, good, y, x, offsets, between, to_centre, floor, fewest):
-    """Predict pixels from their good neighbours; NaN where these are too few.
+    """Predict pixels from their good neighbours, with the variance; NaN where these are too few.
 
     `between` and `to_centre` hold the correlation of the neighbours with each other and with the
     pixel; `noise` the variance of every pixel; `floor` the least noise as a share of the signal.
     """
-    out = np.full(y.size, np.nan)
+    out = np.full((2, y.size), np.nan)
     size = offsets.shape[0]
     for i in prange(y.size):
         which, values = np.empty(size, np.int64), np.empty(size)
@@ -71,7 +71,7 @@ def interpolate(image, noise, good, y, x, offsets, between, to_centre, floor, fe
             power += (values[a] - mean) ** 2
         signal = power / n - variance
         if signal <= 0.3 * variance:  # hardly more than noise: the mean is the best guess
-            out[i] = mean
+            out[0, i], out[1, i] = mean, max(0.0, signal)
             continue
         matrix, weights = np.empty((n, n)), np.empty(n)
         for a in range(n):
@@ -80,10 +80,11 @@ def interpolate(image, noise, good, y, x, offsets, between, to_centre, floor, fe
             matrix[a, a] += max(variance / signal, floor)
             weights[a] = to_centre[which[a]]
         if _solve(matrix, weights, n):
-            value = mean
+            value, explained = mean, 0.0
             for a in range(n):
                 value += weights[a] * (values[a] - mean)
-            out[i] = value
+                explained += weights[a] * to_centre[which[a]]
+            out[0, i], out[1, i] = value, signal * max(0.0, 1.0 - explained)
         else:
-            out[i] = mean
+            out[0, i], out[1, i] = mean, signal
     return out

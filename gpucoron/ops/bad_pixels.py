@@ -12,7 +12,7 @@ from gpucoron.ops._host import require_host
 from gpucoron.ops.fourier_shift import gradient
 from gpucoron.ops.median import median
 
-__all__ = ["fill_bad_pixels", "fill_bad_pixels_raster"]
+__all__ = ["fill_bad_pixels", "fill_bad_pixels_raster", "krige"]
 
 
 CUTOFF = 0.5  # cycles per pixel; no image has finer structure
@@ -147,16 +147,39 @@ def _fill_one(out, image, usable, todo, base, err, half):
                                 np.zeros(len(y), dtype=np.int64), y, x, half)
 
 
-def _krige(out, image, usable, todo, err, base):
-    """Interpolate the pixels `todo` of an image, add `base`, and put them into `out`."""
+def krige(image, usable, err, y, x):
+    """Predict pixels of an image from their neighbours by simple kriging.
+
+    Parameters
+    ----------
+    image : (ny, nx) floating
+        Finite where `usable`.
+    usable : (ny, nx) bool
+        Which pixels may predict others. A pixel never predicts itself.
+    err : (ny, nx) floating
+        Standard deviations.
+    y, x : (n,) int
+        The pixels to predict.
+
+    Returns
+    -------
+    (n,) float64, (n,) float64
+        Predictions and their variances, without the pixels' own noise; NaN where fewer than three
+        neighbours are usable. See `fill_bad_pixels` for the method.
+    """
     from gpucoron.ops._kriging_cpu import interpolate
 
+    noise = np.where(usable & np.isfinite(err), err, 0.0).astype(np.float64) ** 2
+    values = np.where(usable, image, 0.0).astype(np.float64)
+    return interpolate(values, noise, usable, y, x, *_correlations(), NOISE_FLOOR, FEWEST)
+
+
+def _krige(out, image, usable, todo, err, base):
+    """Interpolate the pixels `todo` of an image, add `base`, and put them into `out`."""
     y, x = np.nonzero(todo)
     if not len(y):
         return
-    noise = np.where(usable & np.isfinite(err), err, 0.0).astype(np.float64) ** 2
-    values = interpolate(image.astype(np.float64), noise, usable, y, x, *_correlations(),
-                         NOISE_FLOOR, FEWEST)
+    values, _ = krige(image, usable, err, y, x)
     if base is None:
         out[y, x] = values
         return

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucoron.ops import dq as dq_bits
 from gpucoron.ops.median import median
+from gpucoron.ops.outliers import sharp_outliers
 from gpucoron.stack import VARIANCES, IntegrationStack
 
 __all__ = ["OutlierResult", "outlier_detection"]
@@ -45,7 +46,8 @@ def outlier_detection(
     good_bits : str or int or None
         DQ flags that a pixel may carry and still enter the median.
     preset : {None, "jwst"}
-        "jwst" lets infinite values into the median and leaves them standing, as the package does.
+        "jwst" flags all that exceeds the threshold, lets infinite values into the median and leaves
+        them standing, as the package does.
 
     Returns
     -------
@@ -61,8 +63,10 @@ def outlier_detection(
 
     Notes
     -----
-    As jwst does it for coronagraphy, in float32, bit for bit. With one integration nothing can be
-    flagged; with two, a pixel is flagged in both or in neither.
+    The median and the threshold are jwst's for coronagraphy, in float32, bit for bit. What exceeds
+    the threshold is flagged if its neighbours do not foretell it (`gpucoron.ops.outliers`): where a
+    bright star moves by a hundredth of a pixel, jwst flags the speckles of its core. With one
+    integration nothing can be flagged; with two, the preset flags a pixel in both or in neither.
     """
     data = stack.data
     if preset != "jwst" and np.isinf(data).any():
@@ -76,7 +80,12 @@ def outlier_detection(
     middle = median(stack.data, good)
     with np.errstate(invalid="ignore", over="ignore"):
         limit = stack.err.dtype.type(snr) * np.nan_to_num(stack.err)
-        outlier = np.abs(stack.data - middle) > limit
+        difference = stack.data - middle
+        outlier = np.abs(difference) > limit
+    if preset != "jwst":
+        usable = (stack.dq & DO_NOT_USE) == 0
+        usable &= np.isfinite(difference) & np.isfinite(stack.err)
+        outlier &= ~usable | sharp_outliers(difference, stack.err, outlier & usable, usable, snr)
     flagged = outlier.sum(axis=(1, 2))
     dq = stack.dq | outlier * (DO_NOT_USE | OUTLIER)
     return OutlierResult(_match_nans_and_flags(stack, dq), middle, flagged)

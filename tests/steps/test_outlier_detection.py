@@ -3,7 +3,7 @@ import pytest
 
 from gpucoron.stack import IntegrationStack
 from gpucoron.steps import outlier_detection
-from tests.scenes import read_only
+from tests.scenes import read_only, speckles
 
 
 def exposure(n=5, shape=(12, 13), seed=0):
@@ -44,7 +44,7 @@ def test_nan_err_counts_as_zero():
 def test_threshold_agrees_with_the_formula():
     data, err, dq, var = exposure(seed=3)
     err *= np.random.default_rng(4).uniform(0.1, 1, err.shape).astype(np.float32)
-    out = outlier_detection(stack(data, err, dq, var), snr=3.0)
+    out = outlier_detection(stack(data, err, dq, var), snr=3.0, preset="jwst")
     expected = np.abs(data - np.median(data, axis=0)) > np.float32(3.0) * err
     np.testing.assert_array_equal((out.stack.dq & 16) != 0, expected)
     np.testing.assert_array_equal(out.flagged, expected.sum(axis=(1, 2)))
@@ -74,3 +74,23 @@ def test_an_exposure_without_a_good_pixel_passes():
     dq[:] = 1
     out = outlier_detection(stack(data, err, dq, var))
     assert np.isnan(out.stack.data).all()
+
+
+def test_a_star_that_moves_is_no_outlier_but_a_cosmic_ray_on_it_is():
+    shape, n = (40, 41), 5
+    rng = np.random.default_rng(8)
+    moves = rng.normal(0, 0.03, (n, 2))
+    clean = np.array([speckles(shape, m, brightness=50) for m in moves])
+    err = np.sqrt(1 + clean.clip(0) * 0.02).astype(np.float32)
+    data = (clean + rng.normal(size=clean.shape) * err).astype(np.float32)
+    data[3, 20, 22] += 40 * err[3, 20, 22]
+    data[3, 20, 23] += 15 * err[3, 20, 23]
+    dq = np.zeros(data.shape, np.uint32)
+    flags = {preset: (outlier_detection(stack(data, err, dq, err), preset=preset).stack.dq & 16) > 0
+             for preset in ("jwst", None)}
+    hit = np.zeros(data.shape, bool)
+    hit[3, 20, 22:24] = True
+    assert flags["jwst"][~hit].sum() > 100
+    assert flags[None][~hit].sum() < 0.1 * flags["jwst"][~hit].sum()
+    assert flags[None][hit].all()
+    assert not (flags[None] & ~flags["jwst"]).any()
