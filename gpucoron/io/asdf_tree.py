@@ -9,6 +9,7 @@ readers take keywords from the FITS headers.
 from __future__ import annotations
 
 import io
+import logging
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -16,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from gpucoron.io.asdf_nodes import check_depth
 from gpucoron.io.keywords import keywords
 
 __all__ = ["ArrayLink", "asdf_blob", "meta_from_headers", "wcs_blob"]
+
+log = logging.getLogger("gpucoron")
 
 ArrayLink = tuple[str, str, np.dtype, tuple[int, ...]]  # attribute, EXTNAME, dtype, shape
 
@@ -95,9 +99,10 @@ def wcs_blob(wcs: Any) -> bytes:
 
 
 def _rewritten(blob: bytes) -> bytes:
-    """Return a blob of the same GWCS in the layout that asdf writes today."""
+    """Return a blob of the same GWCS in the layout that asdf writes today; b"" for no GWCS."""
     import asdf
 
+    check_depth(blob[:blob.find(b"\n...") + 5])
     with asdf.open(io.BytesIO(blob), memmap=False) as tree:
         wcs = tree.tree.get("meta", {}).get("wcs")
         return wcs_blob(wcs) if wcs is not None else b""
@@ -166,13 +171,28 @@ def _merge(node, values, prefix, known):
     return MappingNode("tag:yaml.org,2002:map", items, flow_style=flow)
 
 
-def _meta_text(rest: str, values: Mapping[str, Any]) -> str:
-    """Return the block-style entries of meta: `values`, and what `rest` has beyond keywords."""
+def _composed(rest: str):
+    """Return the YAML node of the entries of meta; None where there are none."""
+    import yaml
+
+    if not rest.strip():
+        return None
+    text = f"%TAG ! {_TAG}\n---\n{rest}"
+    check_depth(text)  # which the next line would not survive
+    try:
+        node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as problem:
+        raise _Unusual from problem
+    if not isinstance(node, yaml.MappingNode):
+        raise _Unusual
+    return node
+
+
+def _meta_text(node, values: Mapping[str, Any]) -> str:
+    """Return the block-style entries of meta: `values`, and what `node` has beyond keywords."""
     import yaml
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    node = yaml.compose(f"%TAG ! {_TAG}\n---\n{rest}", Loader=loader) if rest.strip() else None
     merged = _merge(node, values, "", {row.attribute for row in keywords()})
     if not merged.value:
         return "meta:\n"
@@ -181,6 +201,22 @@ def _meta_text(rest: str, values: Mapping[str, Any]) -> str:
         (yaml.ScalarNode("tag:yaml.org,2002:str", "meta"), merged)], flow_style=False)
     text = yaml.serialize(root, Dumper=dumper, tags={"!": _TAG}, explicit_start=True, width=100)
     return text.split("---\n" if "---\n" in text else "--- ", 1)[1]
+
+
+def _parts(source: bytes, keep_metadata: bool):
+    """Return what a product takes from `source`: head, entries, node of meta, wcs text, blocks."""
+    try:
+        head, kept, rest, wcs, blocks = _take_apart(source)
+        node = _composed(rest) if keep_metadata else None
+    except _Unusual:
+        rewritten = _rewritten(source)
+        if not rewritten:
+            return _HEAD, [], None, "", b""
+        head, kept, rest, wcs, blocks = _take_apart(rewritten)
+        node = _composed(rest) if keep_metadata else None
+    if not keep_metadata:
+        kept = [part for part in kept if not part.startswith("cal_logs")]
+    return head, kept, node, wcs, blocks
 
 
 def asdf_blob(
@@ -205,18 +241,16 @@ def asdf_blob(
     bytes
         An ASDF file.
     """
-    head, kept, rest, wcs, blocks = _HEAD, [], "", "", b""
+    head, kept, node, wcs, blocks = _HEAD, [], None, "", b""
     if source:
         try:
-            head, kept, rest, wcs, blocks = _take_apart(source)
-        except _Unusual:
-            rewritten = _rewritten(source)
-            if rewritten:
-                head, kept, rest, wcs, blocks = _take_apart(rewritten)
-    if not keep_metadata:
-        rest, kept = "", [part for part in kept if not part.startswith("cal_logs")]
+            head, kept, node, wcs, blocks = _parts(source, keep_metadata)
+        except Exception as problem:  # whatever asdf makes of it; the pixels do not depend on it
+            log.warning("the ASDF extension of an input cannot be read, so that products do not "
+                        "inherit it: %s %s", type(problem).__name__,
+                        str(problem).strip().split("\n")[0][:200])
     tag = "1.1.0" if "#ASDF_STANDARD 1.6" in head else "1.0.0"
     text = head + "".join(kept) + "".join(_link(tag, link) for link in links)
-    meta = _meta_text(rest, values) + wcs
+    meta = _meta_text(node, values) + wcs
     text += ("meta: {}\n" if meta == "meta:\n" else meta) + "...\n"
     return text.encode("utf-8") + blocks

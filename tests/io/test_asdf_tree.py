@@ -77,3 +77,14 @@ def test_meta_from_headers():
                               "SCI": {"BUNIT": "MJy/sr"}, "ERR": {"BUNIT": "Jy"}})
     assert meta == {"exposure": {"nints": 3}, "cal_step": {"klip": "COMPLETE"},
                     "bunit_data": "MJy/sr", "bunit_err": "Jy"}
+
+
+@pytest.mark.parametrize("rest", [b"  a: " + b"[" * 100_000 + b"]" * 100_000, b"  a: [unfinished",
+                                  b"  a: !<tag:nobody> {b: 1"])
+def test_what_cannot_be_read_is_left_out(shared_data, caplog, rest):
+    path = sorted((shared_data / "nircam_small").glob("*calints.fits"))[0]
+    source = read_exposure(path, "science").asdf_bytes
+    bad = source.replace(b"\nmeta:\n", b"\nmeta:\n" + rest + b"\n", 1)
+    with opened(asdf_blob(bad, LINKS, {"telescope": "JWST"})) as tree:
+        assert tree["meta"] == {"telescope": "JWST"}
+    assert "cannot be read, so that products do not inherit it" in caplog.text
