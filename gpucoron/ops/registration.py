@@ -28,9 +28,9 @@ FIT_DTYPE = np.dtype([
     ("residual", "f8"), ("status", "i2"), ("n_iter", "i2"),
 ])
 
-LATTICE = 2  # px between the centres of the boxes in which the series hold
-HALF_WIDTH = 1.3  # px; half a box: they overlap by 0.6 px, so that few fits change box
-GRID = 9  # coarse points along each side of a box from which Newton's method starts
+LATTICE = 4  # px between the centres of the boxes in which the series hold
+HALF_WIDTH = 2.3  # px; half a box: they overlap by 0.6 px, so that few fits change box
+GRID = 15  # coarse points along each side of a box from which Newton's method starts
 BLOCKS = 16  # into which the sum for B is cut, for threads to share
 MAX_WALK = 12  # boxes that a fit may walk through
 
@@ -77,8 +77,8 @@ class Registration:
     (the weighted means of p and of S_s f taken out where the constant is fitted), and R is smallest
     where C^2/B is largest. C is a sum over the product of two spectra; B is one over the spectrum
     of f^2 on a grid of twice the size, where f^2 is exactly band-limited, and is shared by all
-    references in the same box. Both are entire functions of s: within a box of 2.6 px their phases
-    are Chebyshev series with Bessel coefficients, about 25 terms to rounding. A pair costs one
+    references in the same box. Both are entire functions of s: within a box of 4.6 px their phases
+    are Chebyshev series with Bessel coefficients, about 30 terms to rounding. A pair costs one
     pass over its spectra, then Newton's method on two polynomials with exact first and second
     derivatives. The real part that a Fourier shift of even size takes is included exactly, down to
     the corner where both frequencies are Nyquist's.

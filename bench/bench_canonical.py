@@ -1,0 +1,69 @@
+"""Whole processes on the canonical set: gpucoron in several ways, and the jwst package once.
+
+    python bench/bench_canonical.py [--work DIR] [--threads 2] [--jwst] [--out FILE]
+
+The set: NIRCam, 320 x 320, 2 science exposures x 10 integrations, 9 references x 4, simulated here.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from common import arguments, finish, limit_threads, process
+
+
+def gpucoron(asn, mask, output, *options):
+    """The command line of one run."""
+    return [sys.executable, "-m", "gpucoron.cli", str(asn), "--device", "cpu", "--psfmask",
+            str(mask), "--output-dir", str(output), "-q", *options]
+
+
+def jwst(asn, mask, output, science):
+    """The command line of jwst on the same association, its FFTs in double precision."""
+    output.mkdir(exist_ok=True)
+    job = {"asn": str(asn), "psfmask": str(mask), "output_dir": str(output),
+           "crds_dir": str(output / "crds"), "steps": {}, "science": science, "double_fft": True}
+    (output / "job.json").write_text(json.dumps(job))
+    return [sys.executable, "-m", "gpucoron.verify.run_jwst", str(output / "job.json"),
+            str(output / "record.json")]
+
+
+def main():
+    """Run it."""
+    parser = arguments(__doc__)
+    parser.add_argument("--work", type=Path, help="where to keep the set and the products")
+    parser.add_argument("--jwst", action="store_true", help="run jwst, too")
+    options = parser.parse_args()
+    limit_threads(options.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (options.work or Path(temporary)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        found = sorted((work / "set").glob("*_asn.json"))
+        if not found:
+            from gpucoron.simulate import simulate
+
+            simulate(work / "set", "nircam", seed=0)
+            found = sorted((work / "set").glob("*_asn.json"))
+        asn, mask, out = found[0], work / "set" / "psfmask.fits", work / "out"
+        science = [m["expname"].replace("_calints.fits", "")
+                   for m in json.loads(asn.read_text())["products"][0]["members"]
+                   if m["exptype"] == "science"]
+        ways = {
+            "help": [sys.executable, "-m", "gpucoron.cli", "--help"],
+            "first": gpucoron(asn, mask, out, "--align", "first"),
+            "each, psfalign not written": gpucoron(asn, mask, out, "--no-save", "psfalign"),
+            "each, psfalign written": gpucoron(asn, mask, out),
+        }
+        process(ways["each, psfalign written"])  # compile, fill caches
+        results = {"threads": options.threads,
+                   **{name: process(c, options.repeats) for name, c in ways.items()}}
+        if options.jwst:
+            results["jwst, first"] = process(jwst(asn, mask, work / "jwst", science))
+            results["ratio, first"] = (results["jwst, first"]["median_s"]
+                                       / results["first"]["median_s"])
+        finish(results, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What all benchmarks share: where they ran, repeated timings, whole processes, JSON."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PACKAGES = ("numpy", "scipy", "numba", "astropy", "jwst", "drizzle")
+
+
+def arguments(description):
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="write the JSON here, too")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser
+
+
+def limit_threads(n):
+    """Fix the size of every thread pool; before numpy is imported."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(n)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def where():
+    """The machine, the commit and the versions."""
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()
+                 if line.startswith("model name")]
+        model = names[0] if names else model
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
+                            text=True, check=False, cwd=Path(__file__).parent).stdout.strip()
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {"commit": commit, "device": f"{model}, {os.cpu_count()} cores", "gpu": None,
+            "python": platform.python_version(), "load_before": os.getloadavg()[0], **versions}
+
+
+def timed(function, repeats):
+    """Median and minimum of wall seconds, and the processor seconds of the median run."""
+    runs = []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        function()
+        runs.append((time.perf_counter() - wall, time.process_time() - cpu))
+    runs.sort()
+    return {"median_s": statistics.median(r[0] for r in runs), "min_s": runs[0][0],
+            "cpu_s": runs[len(runs) // 2][1]}
+
+
+def process(command, repeats=1, env=None):
+    """Run a whole process: wall and processor seconds, and its peak memory."""
+    runs = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                                 env={**os.environ, **(env or {})})
+        error = child.stderr.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - start
+        if status:
+            raise SystemExit(f"{' '.join(map(str, command))} failed:\n{error.decode()[-2000:]}")
+        runs.append((wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
+    runs.sort()
+    return {"median_s": statistics.median(r[0] for r in runs), "min_s": runs[0][0],
+            "cpu_s": runs[len(runs) // 2][1], "peak_mib": max(r[2] for r in runs)}
+
+
+def finish(results, out):
+    """Print the results as JSON, and write them where asked."""
+    results = {"where": where(), **results}
+    text = json.dumps(results, indent=1, default=float)
+    sys.stdout.write(text + "\n")
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n")
