@@ -1,0 +1,114 @@
+"""How far defects and noise move the fitted shifts, and how honest their uncertainties are.
+
+    python bench/bench_alignment.py [--instrument nircam ...] [--seed 3] [--out FILE]
+
+Simulated exposures with cosmic rays and bad pixels, the core included. The truth of a fit is the
+same fit on the same scene without noise and defects (behind a coronagraph the pointing is not).
+"""
+
+import tempfile
+from pathlib import Path
+
+from common import arguments, finish, limit_threads
+
+SHAPE = (200, 200)
+SIZES = {"n_science": 2, "n_integrations": 4, "n_references": 5, "n_reference_integrations": 3}
+
+
+def load(simulation):
+    """Exposures with their noiseless scenes, (science, references), and the psfmask."""
+    import numpy as np
+
+    from gpucoron.io import read_exposure, read_psfmask
+
+    groups = []
+    for paths, role in ((simulation.science, "science"), (simulation.psf, "psf")):
+        groups.append([(read_exposure(p, role),
+                        np.load(str(p).replace("_calints.fits", "_clean.npy"))) for p in paths])
+    return *groups, read_psfmask(simulation.psfmask, groups[0][0][0].shape[1:])
+
+
+def clean(stack, scene):
+    """The scene as a stack without noise or defects; only NON_SCIENCE pixels stay flagged."""
+    import numpy as np
+
+    return stack.replace(
+        data=scene.astype(np.float32), err=np.ones(scene.shape, np.float32),
+        dq=np.where(stack.dq & 512, stack.dq, 0).astype(np.uint32),
+        var_poisson=None, var_rnoise=None, var_flat=None)
+
+
+def with_noise(stack, scene, rng):
+    """The scene with the noise that ERR tells, and no defects."""
+    import numpy as np
+
+    err = np.where(np.isfinite(stack.err), stack.err, np.nanmedian(stack.err))
+    return clean(stack, scene + rng.normal(size=scene.shape) * err).replace(err=err)
+
+
+def fits(science, references, mask, preset, zero):
+    """x, y and their errors for all pairs."""
+    import numpy as np
+
+    from gpucoron.steps import Alignment
+
+    plan = Alignment(science, references, mask, preset=preset, zero_non_science=zero)
+    return np.concatenate([plan.fit(i) for i in range(len(plan.science))])
+
+
+def errors(found, truth):
+    """rms error and rms pull along both axes."""
+    import numpy as np
+
+    out = {}
+    for axis in ("x", "y"):
+        difference = found[axis] - truth[axis]
+        out[axis] = float(np.sqrt(np.mean(difference**2)))
+        out[f"pull_{axis}"] = float(np.sqrt(np.mean((difference / found[f"{axis}_err"]) ** 2)))
+    return out
+
+
+def measure(instrument, seed, folder):
+    """Simulate one instrument's set; errors of each way of doing it, by science exposure."""
+    import numpy as np
+
+    from gpucoron.simulate import simulate
+    from gpucoron.steps import outlier_detection, stack_refs
+
+    simulation = simulate(folder / instrument, instrument, seed=seed, shape=SHAPE,
+                          truth_scenes=True, **SIZES)
+    science, references, mask = load(simulation)
+    zero = instrument.startswith("miri")
+    rng = np.random.default_rng(seed)
+    scene = np.concatenate([c for _, c in references])
+    stacked = {preset: stack_refs([outlier_detection(e.stack, preset=preset).stack
+                                   for e, _ in references]) for preset in (None, "jwst")}
+    results = {}
+    for exposure, own in science:
+        plain = clean(exposure.stack, own), clean(stacked[None], scene)
+        row = results[exposure.root] = {}
+        for name, preset in (("here", None), ("jwst", "jwst")):
+            truth = fits(*plain, mask, preset, zero)
+            flagged = outlier_detection(exposure.stack, preset=preset).stack
+            row[name] = errors(fits(flagged, stacked[preset], mask, preset, zero), truth)
+        raw = stack_refs([e.stack for e, _ in references])
+        noisy = with_noise(exposure.stack, own, rng), with_noise(raw, scene, rng)
+        row["noise alone"] = errors(fits(*noisy, mask, None, zero), fits(*plain, mask, None, zero))
+    return results
+
+
+def main():
+    """Run it."""
+    parser = arguments(__doc__)
+    parser.add_argument("--instrument", action="append", default=[])
+    parser.add_argument("--seed", type=int, default=3)
+    options = parser.parse_args()
+    limit_threads(options.threads)
+    instruments = options.instrument or ["nircam", "miri-4qpm", "miri-lyot"]
+    with tempfile.TemporaryDirectory() as folder:
+        results = {name: measure(name, options.seed, Path(folder)) for name in instruments}
+    finish({"seed": options.seed, "shape": SHAPE, **SIZES, "errors_px": results}, options.out)
+
+
+if __name__ == "__main__":
+    main()
