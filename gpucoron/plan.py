@@ -14,17 +14,20 @@ __all__ = ["Plan", "make_plan", "parse_size"]
 
 MIB = 2**20
 #: Memory of the interpreter with its libraries and compiled code.
-BASE = 260 * MIB
+BASE = 185 * MIB
 #: Share of the free memory that a run may use unless told.
 SHARE = 0.5
-LARGEST_BATCH = 32
-# bytes per pixel of one image, float32 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT
-_PLAIN, _FULL = 12, 24
+# Larger ones are no faster, and once their arrays are too large for malloc to keep, much slower.
+LARGEST_BATCH = 8
+# bytes per pixel of one image, 4 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT; while
+# outliers are flagged; bytes per pixel of all that resampling makes
+_PLAIN, _FULL, _FLAGGING, _RESAMPLING = 12, 24, 58, 250
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
           "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-# seconds per pixel: fit of a pair, shift of an image, product of two references; a multiply-add
-_FIT, _SHIFT, _MULTIPLY, _READ = 5.0e-9, 1.1e-8, 6.0e-11, 2.5e-9
-_PROBE = 1.3e-3  # seconds that the trial transform takes where these were measured
+# seconds per pixel: fit of a pair; shift of an image; of a reference in a decomposition, and a
+# multiply-add there; flagging, filling and transforming an image
+_FIT, _SHIFT, _PASS, _MULTIPLY, _PREPARE = 4.0e-9, 1.2e-8, 2.5e-9, 6.0e-11, 2.0e-7
+_PROBE = 7.2e-4  # seconds that the trial transform takes where these were measured
 
 
 def parse_size(text: str | int | float) -> int:
@@ -131,7 +134,7 @@ def make_plan(
     each = parameters.align_refs.align == "each" and not parameters.align_refs.skip
     aligned = 0 if parameters.klip.skip else sum(counts) if each else len(counts)
     fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, each)
-    by_one = 40 * npix  # of one reference while it is shifted: spectra, image, err
+    by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
     batch = min(nref, LARGEST_BATCH)
     if budget is not None:
         batch = max(1, min(batch, (budget - fixed) // by_one))
@@ -143,23 +146,30 @@ def make_plan(
 
 def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
     """Peak without what a batch takes: the largest of what the phases hold."""
-    truncations = len(parameters.klip.truncations)
-    largest = max(s[0] for s in references)
-    kept = _PLAIN * nref if "psfstack" in keep else 0
+    truncations, n_exposures = parameters.klip.truncations, len(counts) + len(references)
+    kept = _PLAIN * nref * ("psfstack" in keep) + 4 * n_exposures  # and their AREA
     if "crfints" in keep:
         kept += _FULL * (nref + sum(counts))
     if "psfalign" in keep:
         kept += 16 * nref * (sum(counts) if each else len(counts))
-    stacking = 2 * _PLAIN * nref + 2 * _FULL * largest
+    peaks = [2 * _PLAIN * nref + _FLAGGING * max(s[0] for s in references)]
     if parameters.klip.skip:
-        return BASE + npix * (kept + max(stacking, 2 * _FULL * sum(counts)))
+        peaks.append(_FULL * sum(counts[:-1]) + _FLAGGING * counts[-1])
+        return BASE + npix * (kept + max(peaks))
     with_err = bool({"psfalign"} & {*save, *keep}) and not parameters.align_refs.skip
-    preparing = (_PLAIN + 4 + 8 + 8 + 8 * with_err) * nref  # stack, masks, images, spectra
-    resident = (4 + 8 + 8 + 8 + 8 * with_err) * nref  # images, spectra, m^2 p, aligned
-    vectors = min(max(parameters.klip.truncations), nref)
-    resident += 8 * 2 * max(1, min(vectors, nref - vectors))
-    science = (_FULL + 8 * truncations) * sum(counts) + (_FULL + 4 + 4) * max(counts)
-    return BASE + npix * (kept + max(stacking, preparing, resident + science))
+    prepared = (4 + 8 + 8 * with_err) * nref  # images, spectra
+    peaks.append(prepared + (_PLAIN + 3 + 4 * with_err) * nref)
+    vectors = max(min(k, max(nref - k, 0)) for k in truncations)
+    aligning = prepared + (8 + 8 + 1) * nref + 8 * vectors  # m^2 p, aligned, which are finite
+    own = _FULL + 4 + 8 * len(truncations)
+    if not each:
+        own += 9 + 16 * len(truncations)  # all integrations subtracted at once
+    done = _FULL - 4 + 4 * len(truncations) * (1 + ("psfsub" in keep))
+    for k, n in enumerate(counts):
+        before = done * sum(counts[:k])
+        peaks += [before + prepared + _FLAGGING * n, before + aligning + own * n]
+    peaks.append(done * sum(counts) + _RESAMPLING)
+    return BASE + npix * (kept + max(peaks))
 
 
 def _disk(npix, nref, counts, parameters, save, aligned):
@@ -180,7 +190,8 @@ def _seconds(npix, nref, nsci, aligned, parameters, save, threads):
     bases = aligned if parameters.align_refs.align == "each" else min(aligned, 2)
     vectors = min(max(parameters.klip.truncations), nref)
     products = bases * nref * (nref / 2 + min(vectors, nref - vectors))
-    work = pairs * _FIT + shifts * _SHIFT + products * _MULTIPLY + (nref + nsci) * 20 * _READ
+    work = (pairs * _FIT + shifts * _SHIFT + bases * nref * _PASS + products * _MULTIPLY
+            + (nref + nsci) * _PREPARE)
     return npix * work / max(1, threads) * _speed() + 0.5
 
 
@@ -192,7 +203,7 @@ def _speed() -> float:
     image = np.ones((320, 320))
     scipy.fft.rfft2(image)
     times = []
-    for _ in range(5):
+    for _ in range(20):
         start = time.perf_counter()
         scipy.fft.irfft2(scipy.fft.rfft2(image), s=image.shape)
         times.append(time.perf_counter() - start)

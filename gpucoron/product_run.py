@@ -43,6 +43,7 @@ class ProductRun:
         prepared = None if self.parameters.klip.skip else self._prepare(stacked, science[0])
         del stacked
         subtracted = [self._science(exposure, prepared, references, mask) for exposure in science]
+        del prepared
         if not self.parameters.resample.skip:
             for truncate in subtracted[0]:
                 self._resample(science, [stacks[truncate] for stacks in subtracted], truncate)
@@ -268,6 +269,7 @@ class ProductRun:
                                  overwrite_references=True)
                 for (data, err), part in zip(out.values(), parts, strict=True):
                     data[planes], err[planes] = part.data, part.err
+            del aligned  # before the next are made
             tables.append(fits)
             job.progress("align_refs, klip", done, len(alignment.integrations), exposure.root)
         table = np.concatenate(tables)
