@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpucoron.device import Device, choose_device, memory
 from gpucoron.errors import ParameterError, UsageError
 from gpucoron.parameters import Parameters
-from gpucoron.plan import SHARE, Plan, parse_size
+from gpucoron.planning import SHARE, Plan, parse_size
 from gpucoron.result import ProductResult, Result
 from gpucoron.threads import default_threads, limited_to
 

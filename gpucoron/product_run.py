@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucoron.errors import ExposureError, InputError, UsageError
-from gpucoron.plan import MIB, Plan, make_plan
+from gpucoron.planning import MIB, Plan, make_plan
 from gpucoron.result import ProductResult
 
 if TYPE_CHECKING:

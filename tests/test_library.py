@@ -67,6 +67,15 @@ def test_public_names_are_there():
     assert isinstance(gpucoron.__version__, str)
 
 
+def test_no_module_hides_a_public_name():
+    """Importing a submodule puts its name into the package."""
+    for module in pkgutil.iter_modules(gpucoron.__path__, "gpucoron."):
+        importlib.import_module(module.name)
+    assert inspect.isfunction(gpucoron.run) and inspect.isfunction(gpucoron.plan)
+    assert not {m.name for m in pkgutil.iter_modules(gpucoron.__path__)} & set(
+        gpucoron.__all__) - set(gpucoron._PACKAGES)
+
+
 @pytest.mark.parametrize(
     "name", ["outlier_detection", "stack_refs", "align_refs", "klip", "resample"])
 def test_steps_are_functions_of_the_package(name):
