@@ -374,8 +374,10 @@ sys.exit(main(["asn.json"]))
 @pytest.mark.parametrize("number, code, message", [
     (signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")])
 def test_signals_end_a_run_cleanly(tmp_path, number, code, message):
+    # a shell's background jobs ignore SIGINT, and children inherit that
     process = subprocess.Popen([sys.executable, "-c", PROCESS], cwd=tmp_path,
-                               stderr=subprocess.PIPE, text=True)
+                               stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     for _ in range(600):
         if (tmp_path / "started").exists():
             break
