@@ -1,24 +1,30 @@
 """Box medians for the CPU, compiled by numba."""
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from gpucoron.ops._median_cpu import middle
+from gpucoron.ops._threads import over_rows
 
 
-@njit(cache=True, parallel=True)
 def box_medians(images, usable, n, y, x, half):
     """Median of the usable pixels round each of the given ones; the box doubles while empty."""
-    _, ny, nx = images.shape
     out = np.empty(n.size, images.dtype)
-    for i in prange(n.size):
+    over_rows(_box_medians, n.size, images, usable, n, y, x, half, out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _box_medians(first, stop, images, usable, n, y, x, half, out):
+    _, ny, nx = images.shape
+    for i in range(first, stop):
         reach = max(half, 1)
         found = False
         while not found:
             y0, y1 = max(0, y[i] - reach), min(ny, y[i] + reach + 1)
             x0, x1 = max(0, x[i] - reach), min(nx, x[i] + reach + 1)
             buffer = np.empty((y1 - y0) * (x1 - x0), images.dtype)
-            count = 0
+            count = np.int64(0)  # a literal would compile `middle` once more
             for v in range(y0, y1):
                 for u in range(x0, x1):
                     if usable[n[i], v, u]:
@@ -31,10 +37,9 @@ def box_medians(images, usable, n, y, x, half):
                 out[i] = np.nan
                 found = True
             reach *= 2
-    return out
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _window(centre, half, size):
     """Where Python's slice [centre - half : centre + half + 1] starts and stops."""
     start = centre - half
@@ -43,11 +48,15 @@ def _window(centre, half, size):
     return start, min(size, centre + half + 1)
 
 
-@njit(cache=True, parallel=True)
 def raster_fill(images, bad, flagged, half):
     """Replace bad pixels in place, row by row, each from the array as it then stands."""
-    n, ny, nx = images.shape
-    for k in prange(n):
+    over_rows(_raster_fill, len(images), images, bad, flagged, half)
+
+
+@njit(cache=True, nogil=True)
+def _raster_fill(first, stop, images, bad, flagged, half):
+    _, ny, nx = images.shape
+    for k in range(first, stop):
         buffer = np.empty((2 * half + 1) ** 2, images.dtype)
         for y in range(ny):
             y0, y1 = _window(y, half, ny)
@@ -55,7 +64,7 @@ def raster_fill(images, bad, flagged, half):
                 if not bad[k, y, x]:
                     continue
                 x0, x1 = _window(x, half, nx)
-                count = 0
+                count = np.int64(0)  # a literal would compile `middle` once more
                 for v in range(y0, y1):
                     for u in range(x0, x1):
                         if np.isfinite(images[k, v, u]) and not flagged[k, v, u]:

@@ -32,7 +32,7 @@ def _nearest(value):
     return math.copysign(math.floor(abs(value) + 0.5), value)
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _corners(pixel_map, j, i, half, xs, ys):
     """Map the corners of a pixel, shrunk to `half` its half-width; False where the map ends."""
     ny, nx = pixel_map.shape[:2]
@@ -75,7 +75,7 @@ def _corners(pixel_map, j, i, half, xs, ys):
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _touched(values, size):
     """First and last output index between the least and greatest of four coordinates."""
     low = _nearest(min(min(values[0], values[1]), min(values[2], values[3])))
@@ -85,7 +85,7 @@ def _touched(values, size):
     return int(max(low, 0.0)), int(min(high, size - 1.0))
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _area_below(x1, y1, x2, y2):
     """Signed area between a segment and the x axis, inside the unit square."""
     dx, dy = x2 - x1, y2 - y1
@@ -118,7 +118,7 @@ def _area_below(x1, y1, x2, y2):
     return sign * (0.5 * (right - top) * (1.0 + at_right) + top - left)
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _overlap(x, y, xs, ys):
     """Signed area that a quadrilateral shares with output pixel (x, y)."""
     x0, y0 = x - 0.5, y - 0.5

@@ -1,10 +1,12 @@
 """Interpolation of bad pixels by simple kriging, for the CPU, compiled by numba."""
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
+
+from gpucoron.ops._threads import over_rows
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _solve(matrix, right, n):
     """Solve the leading n x n symmetric positive definite system in place (Cholesky)."""
     for j in range(n):
@@ -33,7 +35,7 @@ def _solve(matrix, right, n):
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _gather(image, noise, good, y, x, offsets, which, values):
     """Good neighbours of a pixel: which offsets, their values, mean and mean noise variance."""
     ny, nx = image.shape
@@ -52,7 +54,6 @@ def _gather(image, noise, good, y, x, offsets, which, values):
     return count, mean, variance
 
 
-@njit(cache=True, parallel=True)
 def interpolate(image, noise, good, y, x, offsets, between, to_centre, floor, fewest):
     """Predict pixels from their good neighbours, with the variance; NaN where these are too few.
 
@@ -60,8 +61,16 @@ def interpolate(image, noise, good, y, x, offsets, between, to_centre, floor, fe
     pixel; `noise` the variance of every pixel; `floor` the least noise as a share of the signal.
     """
     out = np.full((2, y.size), np.nan)
+    over_rows(_interpolate, y.size, image, noise, good, y, x, offsets, between, to_centre, floor,
+              fewest, out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _interpolate(first, stop, image, noise, good, y, x, offsets, between, to_centre, floor, fewest,
+                 out):
     size = offsets.shape[0]
-    for i in prange(y.size):
+    for i in range(first, stop):
         which, values = np.empty(size, np.int64), np.empty(size)
         n, mean, variance = _gather(image, noise, good, y[i], x[i], offsets, which, values)
         if n < fewest:
@@ -87,4 +96,3 @@ def interpolate(image, noise, good, y, x, offsets, between, to_centre, floor, fe
             out[0, i], out[1, i] = value, signal * max(0.0, 1.0 - explained)
         else:
             out[0, i], out[1, i] = mean, signal
-    return out

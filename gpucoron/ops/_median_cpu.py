@@ -1,13 +1,15 @@
 """The median's loops for the CPU, compiled by numba."""
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
+
+from gpucoron.ops._threads import over_rows
 
 TILE = 64  # pixels gathered together: one cache line of each integration serves 16 of them
 SORT_LIMIT = 48
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always")
 def _insertion_sort(a, n):
     for i in range(1, n):
         v = a[i]
@@ -18,7 +20,7 @@ def _insertion_sort(a, n):
         a[j + 1] = v
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _select(a, n, k):
     """Partition a[:n] in place so that a[k] is its k-th smallest value; Hoare's quickselect."""
     lo, hi = 0, n - 1
@@ -43,7 +45,7 @@ def _select(a, n, k):
     return
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def middle(a, n):
     """Median of a[:n], which is reordered; NaN for n = 0."""
     dtype = a.dtype.type
@@ -66,13 +68,18 @@ def middle(a, n):
     return dtype(dtype(lower + upper) / dtype(2))
 
 
-@njit(cache=True, parallel=True)
 def column_median(images, good):
     """Median over axis 0; `good` of shape (1, 1, 1) stands for all pixels good."""
-    n, ny, nx = images.shape
-    out = np.empty((ny, nx), images.dtype)
+    out = np.empty(images.shape[1:], images.dtype)
+    over_rows(_column_median, out.shape[0], images, good, out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _column_median(first, stop, images, good, out):
+    n, _, nx = images.shape
     masked = good.shape[0] == n and good.shape[2] == nx
-    for y in prange(ny):
+    for y in range(first, stop):
         buffer = np.empty((TILE, n), images.dtype)
         count = np.empty(TILE, np.int64)
         for start in range(0, nx, TILE):
@@ -86,4 +93,3 @@ def column_median(images, good):
                         count[t] += 1
             for t in range(width):
                 out[y, start + t] = middle(buffer[t], count[t])
-    return out

@@ -1,7 +1,9 @@
 """The registration's loops for the CPU, compiled by numba."""
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
+
+from gpucoron.ops._threads import over_rows
 
 ROWS = 4  # of a spectrum, summed together
 STEP_TOLERANCE = 1e-8  # of Newton's last step, in pixels: the error left is its square
@@ -9,7 +11,7 @@ MAX_ITERATIONS = 40
 LONGEST_STEP = 0.2  # in units of the box
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _fold_row(gr, gi, fr, fi, up, down, er, ei, dr, di):
     """Sum and difference of the rows +k and -k of conj(G) F; one that is both counts once."""
     scale = 0.5 if up == down else 1.0
@@ -24,7 +26,7 @@ def _fold_row(gr, gi, fr, fi, up, down, er, ei, dr, di):
         di[x] = scale * (pi - qi)
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _accumulate(target, coefficients, rows):
     """Add ROWS rows to every accumulator at once: it is loaded and stored less often."""
     for j in range(target.shape[0]):
@@ -49,7 +51,7 @@ def _contract_columns(sums, factors, sign, out):
             out[j, m] = sign * row[m]
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _contract_rows(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, first, last, out):
     """Chebyshev coefficients (terms_y, terms_x) of Re sum conj(G) F phase_y phase_x.
 
@@ -68,7 +70,10 @@ def _contract_rows(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, first, last, ou
             k = start + r
             if k < last:
                 _fold_row(gr, gi, fr, fi, k, (ny - k) % ny, er[r], ei[r], dr[r], di[r])
-                ce[r], co[r] = y_even[k], y_odd[k]
+                for j in range(ne):  # assigning whole rows would compile numba's error messages
+                    ce[r, j] = y_even[k, j]
+                for j in range(no):
+                    co[r, j] = y_odd[k, j]
             else:
                 ce[r], co[r] = 0.0, 0.0
         _accumulate(ar, ce, er)
@@ -81,18 +86,15 @@ def _contract_rows(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, first, last, ou
     _contract_columns(br, x_odd, -1.0, out[1::2, 1::2])
 
 
-@njit(cache=True, parallel=True)
-def _contract_blocks(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd,
-                     blocks):
-    n, rows = which.size, real.shape[1] // 2 + 1
-    ny, nx = y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]
-    parts = np.empty((n, blocks, ny, nx))
-    for t in prange(n * blocks):
+@njit(cache=True, nogil=True)
+def _contract_blocks(first, stop, real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even,
+                     x_odd, blocks, parts):
+    rows = real.shape[1] // 2 + 1
+    for t in range(first, stop):
         i, b = t // blocks, t % blocks
         r = which[i]
         _contract_rows(real[r], imag[r], frame_real, frame_imag, y_even, y_odd, x_even, x_odd,
                        rows * b // blocks, rows * (b + 1) // blocks, parts[i, b])
-    return parts
 
 
 def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd, scale,
@@ -102,12 +104,14 @@ def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x
     The blocks are what threads share where there are few spectra; their number, and not that of the
     threads, decides the order of summation.
     """
-    parts = _contract_blocks(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even,
-                             x_odd, blocks)
+    ny, nx = y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]
+    parts = np.empty((which.size, blocks, ny, nx))
+    over_rows(_contract_blocks, which.size * blocks, real, imag, which, frame_real, frame_imag,
+              y_even, y_odd, x_even, x_odd, blocks, parts)
     return parts.sum(axis=1) * scale
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _chebyshev(t, terms, p, d, dd):
     """T_j(t) and its first and second derivatives, by recurrence."""
     p[0], d[0], dd[0] = 1.0, 0.0, 0.0
@@ -118,7 +122,7 @@ def _chebyshev(t, terms, p, d, dd):
         dd[j] = 4.0 * d[j - 1] + 2.0 * t * dd[j - 1] - dd[j - 2]
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _evaluate(c, ty, tx, work, out):
     """Value, gradient (y, x) and Hessian (yy, xy, xx) of a series in units of the box."""
     ny, nx = c.shape
@@ -141,7 +145,7 @@ def _evaluate(c, ty, tx, work, out):
         out[5] += py[j] * s2
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _score(c, b):
     """ln(C^2/B), or a number below any such where the brightness would be negative."""
     if c <= 0.0 or b <= 0.0:
@@ -149,7 +153,7 @@ def _score(c, b):
     return 2.0 * np.log(c) - np.log(b)
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _on_grid(c, polynomials_y, polynomials_x):
     """Values of a series on a grid, of which the polynomials' values are given."""
     n, terms_x = polynomials_y.shape[0], c.shape[1]
@@ -165,7 +169,7 @@ def _on_grid(c, polynomials_y, polynomials_x):
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _start(c, b, grid, polynomials):
     """Best point of a coarse grid over the box; `grid` holds its points in units of the box."""
     terms = polynomials[:, : c.shape[0]], polynomials[:, : c.shape[1]]
@@ -181,7 +185,7 @@ def _start(c, b, grid, polynomials):
     return by, bx
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _ascent_step(cv, bv):
     """Newton's step for ln(C^2/B), or one up the gradient where it is not concave."""
     gy = 2.0 * cv[1] / cv[0] - bv[1] / bv[0]
@@ -204,7 +208,7 @@ def _ascent_step(cv, bv):
     return sy, sx, concave
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _maximise(c, b, grid, polynomials, half_width, work, cv, bv):
     """Maximise C^2/B in the box; gives (ty, tx, converged, iterations), last values in cv, bv."""
     ty, tx = 0.0, 0.0
@@ -235,25 +239,30 @@ def _maximise(c, b, grid, polynomials, half_width, work, cv, bv):
     return ty, tx, False, MAX_ITERATIONS
 
 
-@njit(cache=True)
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _inverse_diagonal(a, b, c, d, e, f):
     """Diagonal of the inverse of [[a, b, c], [b, d, e], [c, e, f]], NaN unless positive."""
-    out = np.full(3, np.nan)
     det = a * (d * f - e * e) - b * (b * f - c * e) + c * (b * e - c * d)
-    if det > 0.0:
-        out[0], out[1], out[2] = (d * f - e * e) / det, (a * f - c * c) / det, (a * d - b * b) / det
-    return out
+    if det <= 0.0:
+        det = np.nan
+    return (d * f - e * e) / det, (a * f - c * c) / det, (a * d - b * b) / det
 
 
-@njit(cache=True, parallel=True)
 def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, polynomials,
               half_width):
     """Fit all pairs; rows of (dy, dx, beta, dy_err, dx_err, beta_err, residual, converged, n)."""
-    n = c_series.shape[0]
-    out = np.empty((n, 9))
+    out = np.empty((c_series.shape[0], 9))
+    over_rows(_fit_pairs, len(out), c_series, b_series, b_index, power, total_weight, dof, grid,
+              polynomials, half_width, out)
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _fit_pairs(first, stop, c_series, b_series, b_index, power, total_weight, dof, grid,
+               polynomials, half_width, out):
     longest = max(max(c_series.shape[1], c_series.shape[2]),
                   max(b_series.shape[1], b_series.shape[2]))
-    for i in prange(n):
+    for i in range(first, stop):
         work, cv, bv = np.empty((6, longest)), np.empty(6), np.empty(6)
         c, b = c_series[i], b_series[b_index[i]]
         ty, tx, converged, iterations = _maximise(c, b, grid, polynomials, half_width,
@@ -273,4 +282,3 @@ def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, polyn
             out[i, 3 + k] = np.sqrt(2.0 * left / dof * diagonal[k]) if diagonal[k] > 0 else np.nan
         out[i, 6] = np.sqrt(left / total_weight)
         out[i, 7], out[i, 8] = (1.0 if converged else 0.0), iterations
-    return out

@@ -109,13 +109,15 @@ def _predictions(images, usable, members, err):
     known = np.isfinite(middle)
     if not known.any():
         return np.broadcast_to(middle, (len(members), *middle.shape))
-    smooth = np.where(known, middle, 0.0).astype(np.float64)
+    smooth = np.where(known, middle, 0)
     if not known.all():
         smooth = fill_bad_pixels(smooth[None], ~known[None])[0]
+    smooth = smooth.astype(np.float64)
     terms = np.stack([*gradient(smooth), smooth, np.ones_like(smooth)])
     changes = np.array([_change(terms, images[k] - middle, usable[k] & known, err[k])
                         for k in members])
-    return median(images[members] - changes, usable[members]) + changes
+    still = (images[members] - changes).astype(images.dtype)
+    return median(still, usable[members]) + changes
 
 
 def _change(terms, difference, usable, err):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from gpucoron.device import on_gpu
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops._drizzle_scan import scan_limits
+from gpucoron.ops._threads import over_rows
 
 __all__ = ["KERNELS", "Drizzle", "DrizzledImage", "Overlaps", "fill_value", "overlaps"]
 
@@ -124,10 +124,10 @@ def _overlaps_cpu(pixel_map, output_shape, kernel, pixfrac):
         counts[:] = np.maximum(limits[:, 1] - limits[:, 0] + 1, 0)
     else:
         work, given = cpu.overlap_rows, (pixel_map, limits, 0.5 * pixfrac, ny, nx, counts)
-        _over_rows(work, n_rows, *given, starts, *_lists(0))
+        over_rows(work, n_rows, *given, starts, *_lists(0))
     starts[1:] = np.cumsum(counts)[:-1]
     listed = _lists(int(counts.sum()))
-    _over_rows(work, n_rows, *given, starts, *listed)
+    over_rows(work, n_rows, *given, starts, *listed)
     used = np.concatenate([listed[0][a : a + n] for a, n in zip(starts, counts, strict=True)])
     pointers = np.zeros(ny * nx + 1, dtype=np.int64)
     np.cumsum(np.bincount(used, minlength=ny * nx), out=pointers[1:])
@@ -256,7 +256,7 @@ class Drizzle:
             with np.errstate(invalid="ignore"):
                 flat += [flat[1] if v is None else np.sqrt(v[part]).reshape(flat[1].shape)
                          for v in variances]
-            _over_rows(cpu.accumulate, self.output_shape[0], *rows, *flat, have, index,
+            over_rows(cpu.accumulate, self.output_shape[0], *rows, *flat, have, index,
                        per_plane[part], scale, self.n_added, *sums)
             self.n_added += len(flat[0])
         self._have |= have
@@ -294,19 +294,6 @@ class Drizzle:
                 f"the pixel map is for images of shape {tuple(geometry.input_shape)}, "
                 f"but the images have {images.shape[1:]}"
             )
-
-
-def _over_rows(work, n_rows, *arguments):
-    """Run compiled ``work(first, stop, ...)`` over all rows, in the threads that numba may use."""
-    import numba
-
-    n_threads = min(numba.get_num_threads(), n_rows)
-    if n_threads < 2:
-        work(0, n_rows, *arguments)
-        return
-    pieces = np.linspace(0, n_rows, 4 * n_threads + 1).astype(int)
-    with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda a, b: work(a, b, *arguments), pieces[:-1], pieces[1:]))
 
 
 def fill_value(fillval: str | float | None) -> float:
