@@ -7,6 +7,7 @@ import scipy.linalg
 
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops._host import require_host
+from gpucoron.ops._threads import over_blocks
 
 __all__ = ["KLBasis"]
 
@@ -60,8 +61,12 @@ class KLBasis:
         if not np.isfinite(means).all():
             bad = int(np.flatnonzero(~np.isfinite(means))[0])
             raise InputError(f"reference {bad + 1} of {len(flat)} is not finite")
-        flat -= means
-        products = flat @ flat.T
+
+        def multiply(block):
+            flat[:, block] -= means
+            return flat[:, block] @ flat[:, block].T
+
+        products = sum(over_blocks(multiply, flat.shape[1]))
         values, vectors = scipy.linalg.eigh(products)
         values, vectors = values[::-1], vectors[:, ::-1]
         keep = values > RANK_TOLERANCE * len(flat) * max(values[0], 0.0)
@@ -108,12 +113,20 @@ class KLBasis:
         count = np.maximum(finite.sum(axis=1, keepdims=True), 1)
         flat -= flat.sum(axis=1, keepdims=True) / count
         flat[~finite] = 0.0
-        amplitudes = (flat @ self._references.T) @ self.eigenvectors / self._sums
-        results = []
-        for k in kept:
-            left = flat - (amplitudes[:, :k] @ self.eigenvectors[:, :k].T) @ self._references
+        references, vectors = self._references, self.eigenvectors
+        inner = sum(over_blocks(lambda b: flat[:, b] @ references[:, b].T, flat.shape[1]))
+        amplitudes = inner @ vectors / self._sums
+        factors = [amplitudes[:, :k] @ vectors[:, :k].T for k in kept]
+        results = [np.empty_like(flat) for _ in kept]
+
+        def subtract(block):
+            for factor, left in zip(factors, results, strict=True):
+                left[:, block] = flat[:, block] - factor @ references[:, block]
+
+        over_blocks(subtract, flat.shape[1])
+        for left in results:
             left[~finite] = np.nan
-            results.append(left.reshape(targets.shape))
+        results = [left.reshape(targets.shape) for left in results]
         return results if np.ndim(truncate) else results[0]
 
     def scatter(self, truncate):
@@ -136,21 +149,23 @@ class KLBasis:
 
     def _left(self, kept):
         """Scatter that the first `kept` vectors leave, from whichever set of vectors is smaller."""
-        n = len(self._references)
-        if kept == self.rank:
-            return np.zeros(self.shape)
-        if kept < self.rank - kept:
-            vectors = self.eigenvectors[:, :kept]
-            modes = vectors.T @ self._references
-            power = np.einsum("rp,rp->p", self._references, self._references)
-            power -= np.einsum("kp,kp->p", modes, modes)
-            mean = self._references.sum(axis=0) - vectors.sum(axis=0) @ modes
-        else:
-            vectors = self.eigenvectors[:, kept:]
-            modes = vectors.T @ self._references
-            power = np.einsum("kp,kp->p", modes, modes)
-            mean = vectors.sum(axis=0) @ modes
-        return np.sqrt(np.maximum(power / n - (mean / n) ** 2, 0.0)).reshape(self.shape)
+        n, flat = len(self._references), self._references
+        out = np.zeros(flat.shape[1])
+        few = kept < self.rank - kept
+        vectors = self.eigenvectors[:, :kept] if few else self.eigenvectors[:, kept:]
+        weights = vectors.sum(axis=0)
+
+        def spread(block):
+            modes = vectors.T @ flat[:, block]
+            power, mean = np.einsum("kp,kp->p", modes, modes), weights @ modes
+            if few:
+                power = np.einsum("rp,rp->p", flat[:, block], flat[:, block]) - power
+                mean = flat[:, block].sum(axis=0) - mean
+            out[block] = np.sqrt(np.maximum(power / n - (mean / n) ** 2, 0.0))
+
+        if kept < self.rank:
+            over_blocks(spread, flat.shape[1])
+        return out.reshape(self.shape)
 
     def _kept(self, truncate):
         wanted = np.atleast_1d(truncate)
