@@ -28,7 +28,6 @@ def limit_threads(n):
     """Fix the size of every thread pool; before numpy is imported."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(n)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def where():

@@ -11,10 +11,6 @@ from gpucoron.errors import UsageError
 
 __all__ = ["default_threads", "limited_to"]
 
-# Waiting OpenMP threads sleep. By default they spin, and on a machine with anything else to do a
-# run then takes four times the processor time. It counts only if set before OpenMP is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 _VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 
 

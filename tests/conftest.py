@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 
 # Test processes beside each other share the processors: pools as large as the machine would wait
-# for each other most of the time. Counts before anything loads OpenMP or the BLAS.
+# for each other most of the time. Counts before anything loads the BLAS.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
-
-import gpucoron.threads  # noqa: E402, F401  before anything loads OpenMP
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
