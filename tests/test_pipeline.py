@@ -45,7 +45,7 @@ def tiny(tmp_path):
 def shared(tmp_path_factory):
     """A set that tests only read, and a run of it that wrote and kept everything."""
     tiny = TinySet(tmp_path_factory.mktemp("shared"))
-    tiny.result = run(tiny, output_dir=tiny.out, save=PRODUCTS, keep=PRODUCTS)
+    tiny.result = run(tiny, output_dir=tiny.out, save=PRODUCTS, keep=PRODUCTS, threads=1)
     return tiny
 
 
@@ -373,11 +373,8 @@ def test_progress_goes_forward(tiny):
 
 def test_two_runs_give_the_same(shared, tmp_path):
     """The same arrays with any number of threads; the same files but for their date."""
-    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
-    try:
-        result = run(shared, output_dir=tmp_path, save=PRODUCTS, keep=PRODUCTS)
-    finally:
-        numba.set_num_threads(1)
+    threads = min(2, numba.config.NUMBA_NUM_THREADS)
+    result = run(shared, output_dir=tmp_path, save=PRODUCTS, keep=PRODUCTS, threads=threads)
     for (name, first), (other, second) in zip(arrays(shared.result), arrays(result), strict=True):
         assert name == other
         np.testing.assert_array_equal(first, second, err_msg=name)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import numba
 import numpy as np
 import pytest
 
@@ -24,6 +25,14 @@ NPIX, N_REF, N_SCI = SHAPE[0] * SHAPE[1], sum(N_REFERENCES), sum(N_SCIENCE)
 def tiny(tmp_path_factory):
     """A set that is only read."""
     return TinySet(tmp_path_factory.mktemp("plan"))
+
+
+@pytest.fixture(scope="module")
+def medium(tmp_path_factory):
+    return simulate(
+        tmp_path_factory.mktemp("medium"), "nircam", 5, shape=(200, 200), n_science=2,
+        n_integrations=6, n_references=6, n_reference_integrations=4, planets=(), disk=False,
+        n_optical_states=1)
 
 
 def tiny_plan(save=DEFAULT, keep=(), budget=None, threads=1, **keywords):
@@ -213,6 +222,21 @@ def same(first, second):
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("align", ["each", "first"])
+def test_threads_change_no_bit(align, medium):
+    """On images large enough for several blocks of pixels."""
+    several = min(3, numba.config.NUMBA_NUM_THREADS)
+    one, other = (gpucoron.run(medium.asn, "cpu", psfmask=medium.psfmask, align=align,
+                               klip_truncate=7, threads=n, keep=["psfsub", "i2d"])
+                  .product for n in (1, several))
+    same(one.i2d.data, other.i2d.data)
+    same(one.i2d.err, other.i2d.err)
+    for root, stack in one.psfsub.items():
+        same(stack.data, other.psfsub[root].data)
+        same(stack.err, other.psfsub[root].err)
+        same(one.fits[root], other.fits[root])
+
+
 # ---- against a measurement
 
 MEASURE = """
@@ -223,14 +247,6 @@ code = main(sys.argv[1:])
 print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 sys.exit(code)
 """
-
-
-@pytest.fixture(scope="module")
-def medium(tmp_path_factory):
-    return simulate(
-        tmp_path_factory.mktemp("medium"), "nircam", 5, shape=(200, 200), n_science=2,
-        n_integrations=6, n_references=6, n_reference_integrations=4, planets=(), disk=False,
-        n_optical_states=1)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
