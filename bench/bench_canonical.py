@@ -15,7 +15,7 @@ from common import arguments, finish, limit_threads, process
 
 def gpucoron(asn, mask, output, *options):
     """The command line of one run."""
-    return [sys.executable, "-m", "gpucoron.cli", str(asn), "--device", "cpu", "--psfmask",
+    return [sys.executable, "-m", "gpucoron", str(asn), "--device", "cpu", "--psfmask",
             str(mask), "--output-dir", str(output), "-q", *options]
 
 
@@ -41,16 +41,15 @@ def main():
         work.mkdir(parents=True, exist_ok=True)
         found = sorted((work / "set").glob("*_asn.json"))
         if not found:
-            from gpucoron.simulate import simulate
-
-            simulate(work / "set", "nircam", seed=0)
+            # in a process of its own: a child's peak memory is never below its parent's
+            process([sys.executable, "-m", "gpucoron", "simulate", str(work / "set"), "-q"])
             found = sorted((work / "set").glob("*_asn.json"))
         asn, mask, out = found[0], work / "set" / "psfmask.fits", work / "out"
         science = [m["expname"].replace("_calints.fits", "")
                    for m in json.loads(asn.read_text())["products"][0]["members"]
                    if m["exptype"] == "science"]
         ways = {
-            "help": [sys.executable, "-m", "gpucoron.cli", "--help"],
+            "help": [sys.executable, "-m", "gpucoron", "--help"],
             "first": gpucoron(asn, mask, out, "--align", "first"),
             "each, psfalign not written": gpucoron(asn, mask, out, "--no-save", "psfalign"),
             "each, psfalign written": gpucoron(asn, mask, out),

@@ -397,3 +397,9 @@ def test_a_closed_pipe_is_quiet():
     done = subprocess.run(["bash", "-c", script], env={**os.environ, "CODE": code},
                           capture_output=True, text=True, timeout=60)
     assert done.stderr == "" and done.stdout.splitlines()[-1] == "141"
+
+
+def test_python_m_gpucoron_is_the_command_line():
+    done = subprocess.run([sys.executable, "-m", "gpucoron", "--version"], capture_output=True,
+                          text=True, check=True)
+    assert done.stdout.strip() == f"gpucoron {gpucoron.__version__}"
