@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-__all__ = ["over_blocks", "over_rows"]
+__all__ = ["over_blocks", "over_items", "over_rows"]
 
 BLOCK = 8192  # pixels of a stack multiplied at a time
 
@@ -47,6 +47,29 @@ def _pools():
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+def over_items(work, items):
+    """Call ``work(item)`` for all items, in the threads that numba may use; loops inside get one.
+
+    Parameters
+    ----------
+    work : callable
+        Must not depend on the order of the calls.
+    items : sequence
+
+    Returns
+    -------
+    list
+        What `work` returned, in the order of the items.
+    """
+    import numba
+
+    n_threads = min(numba.get_num_threads(), len(items))
+    if n_threads < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(n_threads, initializer=numba.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(work, items))
 
 
 def over_rows(work, n_rows, *arguments):

@@ -9,6 +9,7 @@ from scipy.special import j0
 
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops._host import require_host
+from gpucoron.ops._threads import over_items
 from gpucoron.ops.fourier_shift import gradient
 from gpucoron.ops.median import median
 
@@ -88,14 +89,18 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None):
     todo = bad & usable.any(axis=(1, 2))[:, None, None]
     out[bad & ~todo] = np.nan
     numbers = np.arange(len(images)) if groups is None else np.asarray(groups)
-    for group in np.unique(numbers):
-        members = np.flatnonzero(numbers == group)
-        if not todo[members].any():
-            continue
-        bases = _predictions(images, usable, members, err)
-        for k, base in zip(members, bases, strict=True):
-            _fill_one(out[k], images[k], usable[k], todo[k], base,
-                      None if err is None else err[k], int(box) // 2)
+    groups_of = [members for members in (np.flatnonzero(numbers == g) for g in np.unique(numbers))
+                 if todo[members].any()]
+    bases = over_items(lambda members: _predictions(images, usable, members, err), groups_of)
+    jobs = [(k, base) for members, own in zip(groups_of, bases, strict=True)
+            for k, base in zip(members, own, strict=True)]
+
+    def fill(job):
+        k, base = job
+        _fill_one(out[k], images[k], usable[k], todo[k], base, None if err is None else err[k],
+                  int(box) // 2)
+
+    over_items(fill, jobs)
     return out
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from gpucoron.errors import InputError
 from gpucoron.ops._host import require_host
+from gpucoron.ops._threads import over_items
 from gpucoron.ops.bad_pixels import krige
 
 __all__ = ["sharp_outliers"]
@@ -56,8 +57,11 @@ def sharp_outliers(difference, err, candidates, usable, snr):
         raise InputError(f"difference has shape {difference.shape}, err {err.shape}, candidates "
                          f"{candidates.shape}, usable {usable.shape}; expected the same of all")
     out = np.array(candidates)
-    for k in np.flatnonzero(candidates.any(axis=(1, 2))):
-        out[k] = _sharp(difference[k], err[k], candidates[k], usable[k], snr)
+    some = np.flatnonzero(candidates.any(axis=(1, 2)))
+    found = over_items(
+        lambda k: _sharp(difference[k], err[k], candidates[k], usable[k], snr), some)
+    for k, sharp in zip(some, found, strict=True):
+        out[k] = sharp
     return out
 
 

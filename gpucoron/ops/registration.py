@@ -16,6 +16,7 @@ import scipy.fft
 
 from gpucoron.errors import InputError
 from gpucoron.ops._host import require_host
+from gpucoron.ops._threads import over_items
 from gpucoron.ops.chebyshev import PhaseSeries, nodes_and_projection
 
 __all__ = ["CONVERGED", "FIT_DTYPE", "LEFT_OUT", "NOT_CONVERGED", "Registration", "left_out"]
@@ -183,7 +184,8 @@ class Registration:
         self._errors = np.full((len(fits), 3), np.nan)
         frame = np.asarray(frame, dtype=np.float64)
         variance = np.asarray(frame_error, dtype=np.float64) ** 2
-        for group in np.unique(groups):
+
+        def propagate(group):
             members = np.flatnonzero((groups == group) & (fits["status"] == CONVERGED))
             if members.size:
                 fit = fits[members[0]]
@@ -191,6 +193,8 @@ class Registration:
                     np.asarray(references[members[0]], dtype=np.float64), frame, self._weight,
                     (fit["y"], fit["x"], fit["beta"]),
                     np.asarray(errors[group], dtype=np.float64) ** 2, variance, self._background)
+
+        over_items(propagate, np.unique(groups))
 
     def _spectrum(self, r):
         return self._real[r] + 1j * self._imag[r]
