@@ -9,7 +9,7 @@ of; both take arrays and never touch a file. Names are looked up on first use, s
 package costs next to nothing.
 """
 
-from importlib import import_module
+from gpucoron._lazy import attach
 
 __version__ = "0.1.0"
 
@@ -35,18 +35,4 @@ _PACKAGES = ("io", "ops", "simulate", "steps")
 
 __all__ = sorted({*_MODULE_OF, *_PACKAGES, "__version__"} - {"io"})
 
-
-def __getattr__(name: str):
-    """Import what a public name stands for when it is first asked for."""
-    if name in _PACKAGES:
-        return import_module(f"gpucoron.{name}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'gpucoron' has no attribute {name!r}")
-    value = getattr(import_module(f"gpucoron.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Public names, loaded or not."""
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = attach(globals(), _MODULE_OF, _PACKAGES)

@@ -3,7 +3,7 @@
 Names are looked up on first use, so that importing this package costs nothing.
 """
 
-from importlib import import_module
+from gpucoron._lazy import attach
 
 _MODULE_OF = {
     "Association": "association",
@@ -35,16 +35,4 @@ _MODULE_OF = {
 
 __all__ = sorted(_MODULE_OF)
 
-
-def __getattr__(name: str):
-    """Import the module that holds a public name when the name is first asked for."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Public names, loaded or not."""
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = attach(globals(), _MODULE_OF)

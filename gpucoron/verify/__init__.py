@@ -5,7 +5,7 @@ process of its own. ``gpucoron verify ASN`` is `add_arguments` and `run_from_arg
 looked up on first use.
 """
 
-from importlib import import_module
+from gpucoron._lazy import attach
 
 _MODULE_OF = {
     "HduDifference": "compare",
@@ -22,16 +22,4 @@ _MODULE_OF = {
 
 __all__ = sorted(_MODULE_OF)
 
-
-def __getattr__(name: str):
-    """Import what a public name stands for when it is first asked for."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Public names, loaded or not."""
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = attach(globals(), _MODULE_OF)
