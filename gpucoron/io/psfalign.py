@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,8 +99,14 @@ class PsfalignWriter:
         self._partial = partial_path(self.path)
         self._file = None
         self._over, self._writing = False, 0
-        try:
+        with self._or_nothing():
             self._lay_out()
+
+    @contextmanager
+    def _or_nothing(self):
+        """Leave nothing behind if a block fails, and say in one line why it did."""
+        try:
+            yield
         except OSError as problem:
             self.abort()
             if isinstance(problem, OutputError):
@@ -259,18 +265,10 @@ class PsfalignWriter:
             self.abort()
             raise OutputError(f"cannot write {self.path}: {missing} of {self._done.size} aligned "
                               "images were never computed")
-        try:
+        with self._or_nothing():
             self._finish(fits_table)
             refuse_existing(self.path, self._overwrite)
             os.replace(self._partial, self.path)
-        except OSError as problem:
-            self.abort()
-            if isinstance(problem, OutputError):
-                raise
-            raise output_error(self.path, problem) from problem
-        except BaseException:
-            self.abort()
-            raise
 
     def _finish(self, fits_table):
         for name, (place, _) in self._starts.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,8 +14,6 @@ from gpucoron.stack import IntegrationStack
 from gpucoron.steps.filling import Filling, PreparedReferences, filled_error
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
-
-log = logging.getLogger("gpucoron")
 
 #: One row for each fitted pair; integrations and planes count from 1.
 FITS_DTYPE = np.dtype([("sci_integration", "i4"), ("ref_plane", "i4"), *FIT_DTYPE.descr])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +11,6 @@ from gpucoron.ops.eigen import KLBasis
 from gpucoron.stack import IntegrationStack
 
 __all__ = ["basis", "klip"]
-
-log = logging.getLogger("gpucoron")
 
 
 def klip(

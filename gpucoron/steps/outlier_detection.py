@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +12,6 @@ from gpucoron.ops.outliers import sharp_outliers
 from gpucoron.stack import VARIANCES, IntegrationStack
 
 __all__ = ["OutlierResult", "outlier_detection"]
-
-log = logging.getLogger("gpucoron")
 
 DO_NOT_USE = np.uint32(dq_bits.DO_NOT_USE)
 OUTLIER = np.uint32(dq_bits.OUTLIER)

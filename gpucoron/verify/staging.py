@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from gpucoron.stack import IntegrationStack
 
 __all__ = ["Staged", "stage"]
-
-log = logging.getLogger("gpucoron")
 
 DO_NOT_USE = np.uint32(1)
 
