@@ -7,12 +7,13 @@ import os
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gpucoron.errors import DeviceError, UsageError
 
 __all__ = [
     "GPU_STEPS", "Device", "choose_device", "cpu_device", "cpu_threads", "describe_devices",
-    "find_gpus", "memory", "on_gpu",
+    "find_gpus", "lives_on_gpu", "memory", "on_gpu",
 ]
 
 #: Steps that have CUDA code in this version.
@@ -20,6 +21,7 @@ GPU_STEPS: tuple[str, ...] = ()
 
 _NO_GPU_CODE = "no step of this version runs on a GPU"
 _INSTALL = "pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
+_DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged of dlpack.h
 _PROBE = 'extern "C" __global__ void gpucoron_probe(int *x) { *x = 40 + 2; }'
 
 
@@ -216,14 +218,22 @@ def on_gpu(*arrays) -> bool:
     Returns
     -------
     bool
-        True where all carry ``__cuda_array_interface__``.
+        True where all live on a GPU, as `lives_on_gpu` tells.
 
     Raises
     ------
     TypeError
         Host and device arrays are mixed.
     """
-    where = {hasattr(a, "__cuda_array_interface__") for a in arrays if a is not None}
+    where = {lives_on_gpu(a) for a in arrays if a is not None}
     if len(where) > 1:
         raise TypeError("arrays on the host and on a GPU are mixed; move them to one device first")
     return where == {True}
+
+
+def lives_on_gpu(array: Any) -> bool:
+    """Tell whether an object has ``__cuda_array_interface__`` or a DLPack on a CUDA device."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    where = getattr(array, "__dlpack_device__", None)
+    return where is not None and where()[0] in _DLPACK_CUDA

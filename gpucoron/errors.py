@@ -2,7 +2,7 @@
 
 __all__ = [
     "GpucoronError", "UsageError", "ParameterError", "InputError", "AssociationError",
-    "ExposureError", "MaskError", "DeviceError", "OutputError",
+    "ExposureError", "MaskError", "DeviceError", "DeviceMemoryError", "OutputError",
 ]
 
 
@@ -44,6 +44,10 @@ class DeviceError(GpucoronError, RuntimeError):
     """The device asked for is not there, or failed."""
 
     exit_code = 4
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """The memory of the GPU did not suffice; smaller batches may."""
 
 
 class OutputError(GpucoronError, OSError):
