@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucoron.device import Device, choose_device, memory
 from gpucoron.errors import ParameterError, UsageError
+from gpucoron.overlap import Background
 from gpucoron.parameters import Parameters
 from gpucoron.planning import SHARE, Plan, parse_size
 from gpucoron.result import ProductResult, Result
@@ -102,7 +103,8 @@ def run(
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
                   None if output_dir is None else Path(output_dir), progress or _no_progress, n,
                   memory)
-        products = job.association(Path(asn))
+        with Background(n > 1) as job.background:
+            products = job.association(Path(asn))
     return Result(products, tuple(job.files), job.timings, tuple(warnings), parameters, chosen)
 
 
@@ -181,7 +183,9 @@ class Job:
     progress: Progress
     threads: int = 1
     memory: int | str | None = None
+    background: Background = field(default_factory=lambda: Background(False))
     files: list[Path] = field(default_factory=list)
+    begun: set[Path] = field(default_factory=set)
     timings: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -279,10 +283,15 @@ class Job:
         return product_path(self.output_dir, name, asn_id, suffix)
 
     def write(self, path: Path, writer: Callable[..., None], *args) -> None:
-        """Write one product and remember its file; one that this run wrote before is the same."""
-        if path in self.files:
+        """Write one product in the background; one that this run wrote before is the same."""
+        if path in self.begun:
             return
-        with self.timed("write"):
+        self.begun.add(path)
+
+        def work():
             writer(path, *args, overwrite=self.overwrite)
-        log.debug("wrote %s", path)
-        self.files.append(path)
+            log.debug("wrote %s", path)
+            self.files.append(path)
+
+        with self.timed("write"):
+            self.background.submit(work)

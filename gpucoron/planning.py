@@ -134,6 +134,8 @@ def make_plan(
     each = parameters.align_refs.align == "each" and not parameters.align_refs.skip
     aligned = 0 if parameters.klip.skip else sum(counts) if each else len(counts)
     fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, each)
+    if threads > 1:  # one exposure is read ahead while another is written
+        fixed += 2 * _FULL * npix * max(s[0] for s in (*science, *references))
     by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
     batch = min(nref, LARGEST_BATCH)
     if budget is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucoron.errors import ExposureError, InputError, UsageError
+from gpucoron.overlap import read_ahead
 from gpucoron.planning import MIB, Plan, make_plan
 from gpucoron.result import ProductResult
 
@@ -39,6 +40,8 @@ class ProductRun:
         self.batch = self._batch(science, references)
         self.provenance = self._provenance(science, references)
         mask = self._mask(science[0])
+        self.stacks = read_ahead(
+            lambda exposure: exposure.load(), [*references, *science], self.job.threads > 1)
         stacked = self._references(references)
         prepared = None if self.parameters.klip.skip else self._prepare(stacked, science[0])
         del stacked
@@ -129,13 +132,13 @@ class ProductRun:
     # ---- outlier_detection and stack_refs
 
     def _outliers(self, exposure: Exposure) -> IntegrationStack:
-        """Flag one exposure's outliers, and write it."""
+        """Flag the outliers of the exposure that is read next, and write it."""
         from gpucoron.io.products import write_crfints, write_median
         from gpucoron.steps.outlier_detection import outlier_detection
 
         job, parameters = self.job, self.parameters.outlier_detection
         with job.timed("read"):
-            stack = exposure.load()
+            stack = next(self.stacks)
         if parameters.skip:
             return stack
         with job.timed("outlier_detection"):
@@ -248,7 +251,7 @@ class ProductRun:
         truncations = parameters.klip.truncations
         out = {k: [np.full(flagged.shape, np.nan, dtype=np.float32) for _ in range(2)]
                for k in truncations}
-        kept, tables = [], []
+        kept, tables, buffer = [], [], np.empty(alignment.shape)
         keep = "psfalign" in job.keep and not parameters.align_refs.skip
         for done, i in enumerate(alignment.integrations, start=1):
             with job.timed("align_refs"):
@@ -256,7 +259,7 @@ class ProductRun:
                     fits = alignment.unshifted(i)
                 else:
                     fits = alignment.fit(i)
-                aligned = alignment.shift(fits)
+                aligned = alignment.shift(fits, buffer)
             row = done - 1 if alignment.align == "each" else 0
             if writer is not None:
                 self._write_aligned(writer, row, alignment, aligned, fits)
@@ -269,7 +272,6 @@ class ProductRun:
                                  overwrite_references=True)
                 for (data, err), part in zip(out.values(), parts, strict=True):
                     data[planes], err[planes] = part.data, part.err
-            del aligned  # before the next are made
             tables.append(fits)
             job.progress("align_refs, klip", done, len(alignment.integrations), exposure.root)
         table = np.concatenate(tables)
@@ -282,6 +284,7 @@ class ProductRun:
             self.result.psfalign[exposure.root] = AlignedReferences(images, errors, table)
         if writer is not None:
             with job.timed("write"):
+                job.background.wait()
                 writer.close(table)
             job.files.append(writer.path)
         return {k: flagged.replace(data=data, err=err) for k, (data, err) in out.items()}
@@ -291,8 +294,9 @@ class ProductRun:
         for part in alignment.batches():
             with self.job.timed("align_refs"):
                 err = alignment.shift_err(fits, part)
+                data = aligned[part].astype(np.float32)  # klip will change the images themselves
             with self.job.timed("write"):
-                writer.write(row, aligned[part], err, ref_index=part.start)
+                self.job.background.submit(writer.write, row, data, err, part.start)
 
     # ---- resample
 

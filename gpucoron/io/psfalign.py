@@ -156,7 +156,7 @@ class PsfalignWriter:
     # ---- planes
 
     def write(
-        self, sci_index: int, data: np.ndarray, err: np.ndarray | None, *, ref_index: int = 0,
+        self, sci_index: int, data: np.ndarray, err: np.ndarray | None, ref_index: int = 0,
     ) -> None:
         """Write aligned references of one science integration.
 

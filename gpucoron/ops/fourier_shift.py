@@ -7,11 +7,9 @@ import scipy.fft
 
 from gpucoron.errors import InputError
 from gpucoron.ops._host import require_host
+from gpucoron.ops._threads import over_items
 
 __all__ = ["fourier_shift", "gradient", "shift_spectra", "spectra"]
-
-
-PLANES = 16  # transformed at a time, so that a double copy of the whole stack never exists
 
 
 def fourier_shift(images, shifts_yx):
@@ -41,7 +39,7 @@ def fourier_shift(images, shifts_yx):
     of the Nyquist frequency of an even size the real part turns the phase into a cosine, and at
     the corner where both are Nyquist into ``cos(pi (sx + sy))``.
 
-    Threads: `scipy.fft.set_workers` for the transforms, numba's for the products.
+    Images are shared among as many threads as numba may use.
 
     Whole-pixel shifts are exact to rounding; a shift and its opposite give the image back for odd
     sizes, and for even sizes but for the Nyquist frequency.
@@ -75,12 +73,15 @@ def spectra(images):
     """
     n, ny, nx = images.shape
     out = np.empty((n, ny, nx // 2 + 1), dtype=np.complex128)
-    for k in range(0, n, PLANES):
-        out[k : k + PLANES] = scipy.fft.rfft2(np.asarray(images[k : k + PLANES], dtype=np.float64))
+
+    def transform(k):
+        out[k] = scipy.fft.rfft2(np.asarray(images[k], dtype=np.float64))
+
+    over_items(transform, range(n))
     return out
 
 
-def shift_spectra(half_spectra, shifts_yx, shape):
+def shift_spectra(half_spectra, shifts_yx, shape, out=None):
     """Shift images that are given as spectra, and transform them back.
 
     Parameters
@@ -91,6 +92,8 @@ def shift_spectra(half_spectra, shifts_yx, shape):
         One shift for each image.
     shape : (ny, nx)
         Shape of the images.
+    out : (n, ny, nx) float64, optional
+        Where to put the result.
 
     Returns
     -------
@@ -99,10 +102,16 @@ def shift_spectra(half_spectra, shifts_yx, shape):
     """
     from gpucoron.ops._fourier_cpu import apply_phases
 
-    phase_y, phase_x, corner = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
+    row, column, corner = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
-    shifted = apply_phases(half_spectra, phase_y, phase_x, corner, both_even)
-    return scipy.fft.irfft2(shifted, s=shape, overwrite_x=True)
+    out = np.empty((len(half_spectra), *shape)) if out is None else out
+
+    def shift(k):  # one at a time stays in the processor's cache
+        shifted = apply_phases(half_spectra[k], row[k], column[k], corner[k], both_even)
+        out[k] = scipy.fft.irfft2(shifted, s=shape, overwrite_x=True)
+
+    over_items(shift, range(len(half_spectra)))
+    return out
 
 
 def phases(shifts_yx, shape):

@@ -135,18 +135,23 @@ class Alignment:
         table["ref_plane"] = np.arange(1, len(fits) + 1)
         return table
 
-    def shift(self, fits: np.ndarray) -> np.ndarray:
+    def shift(self, fits: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Shift all references as the fits say.
+
+        Parameters
+        ----------
+        fits : (nref,) structured array
+            From `fit`.
+        out : (nref, ny, nx) float64, optional
+            Where to put the result; saves the time that new memory takes.
 
         Returns
         -------
         (nref, ny, nx) float64
             NaN for a reference that was left out.
         """
-        data = np.empty(self.shape)
-        for part in self.batches():
-            data[part] = shift_spectra(
-                self._references.spectra[part], self._shifts(fits[part]), self.shape[1:])
+        data = np.empty(self.shape) if out is None else out
+        shift_spectra(self._references.spectra, self._shifts(fits), self.shape[1:], data)
         data[fits["status"] == LEFT_OUT] = np.nan
         return data
 

@@ -1,0 +1,84 @@
+"""Reading the next file and writing the last while something is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+__all__ = ["Background", "read_ahead"]
+
+T = TypeVar("T")
+
+
+class Background:
+    """One thread that works beside the caller, on one thing at a time.
+
+    Parameters
+    ----------
+    beside : bool
+        False does everything at once in the caller's thread.
+
+    Notes
+    -----
+    What fails there is raised by the next `submit` or `wait`. Leaving the block as a context
+    manager waits for what is under way; its failure is raised unless something failed before.
+    """
+
+    def __init__(self, beside: bool = True):
+        self._pool = ThreadPoolExecutor(1, "gpucoron-write") if beside else None
+        self._pending: Future | None = None
+
+    def submit(self, work: Callable[..., Any], *arguments) -> None:
+        """Wait for what was submitted before, then start on this."""
+        self.wait()
+        if self._pool is None:
+            work(*arguments)
+        else:
+            self._pending = self._pool.submit(work, *arguments)
+
+    def wait(self) -> None:
+        """Wait for what was submitted, and raise what it raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(self, kind, *exception) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown()
+
+
+def read_ahead(read: Callable[[Any], T], items: Iterable, beside: bool = True) -> Iterator[T]:
+    """Read items one by one, each while the caller uses the one before.
+
+    Parameters
+    ----------
+    read : callable
+        Reads one item.
+    items : iterable
+        What to read.
+    beside : bool
+        False reads each when it is asked for.
+
+    Yields
+    ------
+    What `read` returns, in order; what it raises is raised where its turn comes.
+    """
+    if not beside:
+        yield from map(read, items)
+        return
+    pending: list[Future] = []
+    with ThreadPoolExecutor(1, "gpucoron-read") as pool:
+        for item in items:
+            pending.append(pool.submit(read, item))
+            if len(pending) == 2:
+                yield pending.pop(0).result()
+        for last in pending:
+            yield last.result()
