@@ -41,6 +41,8 @@ class Device:
         One line for people: model, memory, threads or compute capability.
     reason : str
         Why it was chosen; empty where nothing was chosen.
+    others : tuple of int
+        GPUs that share the work with this one.
     """
 
     kind: str
@@ -48,11 +50,17 @@ class Device:
     name: str
     description: str
     reason: str = ""
+    others: tuple[int, ...] = ()
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """CUDA's numbers of all GPUs that work; empty for the CPU."""
+        return () if self.index is None else (self.index, *self.others)
 
     @property
     def label(self) -> str:
-        """What ``--device`` calls it: ``"cpu"``, ``"0"``, ``"1"``."""
-        return "cpu" if self.index is None else str(self.index)
+        """What ``--device`` calls it: ``"cpu"``, ``"0"``, ``"0,1"``."""
+        return "cpu" if self.index is None else ",".join(map(str, self.indices))
 
     def __str__(self) -> str:
         return self.label
@@ -64,8 +72,9 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
     Parameters
     ----------
     spec : str, int or Device
-        ``"cpu"``; the number of a CUDA device; or ``"auto"``, a GPU where one is usable and this
-        version has code for it, else the CPU. A Device is returned as it is.
+        ``"cpu"``; the number of a CUDA device, or several with commas between, which share the
+        work; or ``"auto"``, a GPU where one is usable and this version has code for it, else the
+        CPU. A Device is returned as it is.
 
     Raises
     ------
@@ -81,10 +90,17 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
         return replace(cpu_device(), reason="asked for")
     if text == "auto":
         return _automatic()
-    if isinstance(spec, bool) or not text.isdecimal():
-        raise UsageError(
-            f"device is {spec!r}; expected auto, cpu, or the number of a CUDA device (0, 1, ...)")
-    return _asked_for(int(text))
+    numbers = text.replace(" ", "").split(",")
+    if isinstance(spec, bool) or not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"device is {spec!r}; expected auto, cpu, or the number of a CUDA device "
+                         "(0, 1, ...; 0,1 for both)")
+    if len(set(map(int, numbers))) < len(numbers):
+        raise UsageError(f"device is {spec!r}, which names a device twice")
+    first, *others = (_asked_for(int(number)) for number in numbers)
+    if not others:
+        return first
+    together = f"{first.description}, with device {', '.join(d.label for d in others)}"
+    return replace(first, description=together, others=tuple(d.index for d in others))
 
 
 def _automatic() -> Device:

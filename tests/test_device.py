@@ -85,6 +85,12 @@ def test_a_usable_gpu(cupy):
     assert chosen.description == "NVIDIA Model, 80 GiB, compute capability 9.0"
     assert [d.label for d in describe_devices()] == ["cpu", "0", "1"]
     assert choose_device(chosen) is chosen
+    both = choose_device("0, 1")
+    assert (both.label, both.indices, both.index) == ("0,,1", "0,cpu", (0, 1), 0)
+    with pytest.raises(UsageError, match="names a device twice"):
+        choose_device("1,01")
+    with pytest.raises(DeviceError, match="device 2 cannot be used"):
+        choose_device("0,2")
     with pytest.raises(DeviceError, match="2 cannot be used: there are only 0, 1; use --device"):
         choose_device(2)
 
@@ -113,7 +119,7 @@ def test_why_there_is_no_gpu(cupy, module, problem):
         choose_device(0)
 
 
-@pytest.mark.parametrize("spec", ["gpu", "-1", "0,1", "", "1.0", True, None])
+@pytest.mark.parametrize("spec", ["gpu", "-1", "0,,1", "0,cpu", "", "1.0", True, None])
 def test_what_is_no_device(spec):
     with pytest.raises(UsageError, match="expected auto, cpu, or the number of a CUDA device"):
         choose_device(spec)
