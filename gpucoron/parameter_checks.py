@@ -77,12 +77,12 @@ def number(expected: str = "a number", valid: Callable = lambda x: True) -> Call
     return check
 
 
-def choice(*names: str, hint: str = "") -> Callable:
+def choice(*names: str) -> Callable:
     """Make a check for one of a few words, in any case."""
     def check(value):
         if isinstance(value, str) and value.strip().lower() in names:
             return value.strip().lower()
-        raise ValueError("expected " + " or ".join(repr(n) for n in names) + hint)
+        raise ValueError("expected " + " or ".join(repr(n) for n in names))
     return check
 
 

@@ -31,8 +31,6 @@ __all__ = [
 #: What a preset changes before anything the user sets.
 PRESETS: dict[str, dict[str, Any]] = {"jwst": {"align_refs.align": "first"}}
 
-_LATER_KERNELS = ("turbo", "gaussian", "lanczos2", "lanczos3")
-
 
 def _parameter(default, check: Callable, text: str):
     return field(default=default, metadata={"check": check, "text": text})
@@ -129,11 +127,11 @@ class Resample(_Step):
     skip: bool = _parameter(False, boolean, "leave the step out")
     pixfrac: float = _parameter(
         1.0, number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-        "side of the drop, in input pixels")
+        "side of the drop, in input pixels; lanczos ignores it")
     kernel: str = _parameter(
         "square",
-        choice("square", "point", hint=f" (not yet here: {', '.join(_LATER_KERNELS)})"),
-        "how flux is spread over the output: square or point")
+        choice("square", "point", "turbo", "gaussian", "lanczos2", "lanczos3"),
+        "how flux is spread over the output: square, point, turbo, gaussian, lanczos2 or lanczos3")
     fillval: str = _parameter(
         "NAN", fill_value, "value of output pixels that nothing falls on")
     weight_type: str = _parameter(

@@ -334,8 +334,8 @@ _wrong("unknown_parameter", ["--set", "klip.trunctae=3"], 2, "did you mean 'klip
 _wrong("unknown_step", ["--set", "klipp.truncate=3"], 2, "there is no step 'klipp'.*klip.truncate")
 _wrong("value_out_of_range", ["--set", "klip.truncate=-1"], 2,
        "--set klip.truncate=-1: .*expected an integer of 0 or more")
-_wrong("kernel_not_there", ["--set", "resample.kernel=lanczos3"], 2,
-       "'lanczos3'.*expected 'square' or 'point'")
+_wrong("kernel_not_there", ["--set", "resample.kernel=lanczos4"], 2,
+       "'lanczos4'.*expected 'square' or 'point' or 'turbo'")
 _wrong("no_stack", ["--set", "stack_refs.skip=true"], 2, "stack_refs.skip is true, but klip needs")
 _wrong("no_device", ["--device", "7"], 4, "device 7 cannot be used: ")
 _wrong("no_such_kind_of_device", ["--device", "tpu"], 2, "device is 'tpu'; expected auto, cpu, or")

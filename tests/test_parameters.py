@@ -91,7 +91,7 @@ def test_with_set_turns_text_into_values(text, step, name, value):
     ("outlier_detection.maskpt=1.5", "expected a number from 0 to 1"),
     ("outlier_detection.good_bits=~DO_NOT_US", "did you mean DO_NOT_USE?"),
     ("align_refs.align=all", "align_refs.align is 'all'; expected 'each' or 'first'"),
-    ("resample.kernel=gaussian", "expected 'square' or 'point' (not yet here: turbo, gaussian"),
+    ("resample.kernel=round", "expected 'square' or 'point' or 'turbo' or 'gaussian'"),
     ("resample.output_shape=10", "expected two integers, nx and ny"),
     ("resample.output_shape=10,0", "expected two integers, nx and ny"),
     ("resample.pixel_scale=0", "expected a number of arcsec above 0"),

@@ -18,3 +18,9 @@ KLIP_ABS = 1e-8
 #: rms(difference)/rms of psfsub against jwst's, which stores aligned references in float32 and
 #: projects on eigenvectors of that: worst seen 8.6e-6.
 JWST_PSFSUB_REL = 1e-4
+
+#: Weights and images of a drizzle against the drizzle package's running means in single precision,
+#: beside the sum of the absolute terms of up to 250 overlaps: worst seen 6.2e-7.
+DRIZZLE_SUM_REL = 1e-6
+#: And its smallest number, which the gaussian's outskirts come down to, for each overlap.
+DRIZZLE_SUM_ABS = 1e-43

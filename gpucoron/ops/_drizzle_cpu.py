@@ -16,7 +16,9 @@ import math
 import numpy as np
 from numba import njit, types
 
-__all__ = ["accumulate", "by_output_pixel", "overlap_rows", "point_rows"]
+from gpucoron.ops._threads import over_rows
+
+__all__ = ["accumulate", "area_shares"]
 
 # Inputs may be read-only; one compiled version serves both kinds.
 _F4 = types.Array(types.float32, 2, "C", readonly=True)
@@ -190,6 +192,33 @@ def by_output_pixel(starts, target, source, share, counts, at, sources, shares):
             at[target[e]] = k + 1
 
 
+def area_shares(pixel_map: np.ndarray, limits: np.ndarray, output_shape: tuple[int, int],
+                kernel: str, pixfrac: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compute pointers, sources and shares (see `Overlaps`) of square drops or of points."""
+    ny, nx = output_shape
+    n_rows = len(limits)
+    counts, starts = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=np.int64)
+    if kernel == "point":
+        work, given = point_rows, (pixel_map, limits, ny, nx, counts)
+        counts[:] = np.maximum(limits[:, 1] - limits[:, 0] + 1, 0)
+    else:
+        work, given = overlap_rows, (pixel_map, limits, 0.5 * pixfrac, ny, nx, counts)
+        over_rows(work, n_rows, *given, starts, *_lists(0))
+    starts[1:] = np.cumsum(counts)[:-1]
+    listed = _lists(int(counts.sum()))
+    over_rows(work, n_rows, *given, starts, *listed)
+    used = np.concatenate([listed[0][a : a + n] for a, n in zip(starts, counts, strict=True)])
+    pointers = np.zeros(ny * nx + 1, dtype=np.int64)
+    np.cumsum(np.bincount(used, minlength=ny * nx), out=pointers[1:])
+    _, sources, shares = _lists(used.size)
+    by_output_pixel(starts, *listed, counts, pointers[:-1].copy(), sources, shares)
+    return pointers, sources, shares
+
+
+def _lists(size):
+    return np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float64)
+
+
 @njit(cache=True, inline="always")
 def _inverse(variance):
     return 1.0 / variance if variance > 0.0 and math.isfinite(variance) else 0.0
@@ -232,11 +261,9 @@ def accumulate(row, stop, pointers, sources, shares, images, weights, r0, r1, r2
                         s2 += w * u2[k]
                 if used:
                     context[layer, y, x] |= bit
-                if total == 0.0:
-                    continue
                 weight_sum[y, x] += total
                 image_sum[y, x] += summed * scale
-                if any_variance:
+                if any_variance and total != 0.0:
                     factor = scale / total
                     variances = ((s0 * factor) ** 2, (s1 * factor) ** 2, (s2 * factor) ** 2)
                     factor = plane_weight[p]

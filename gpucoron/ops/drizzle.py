@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from gpucoron.device import on_gpu
-from gpucoron.errors import InputError, ParameterError
+from gpucoron.errors import InputError
+from gpucoron.ops._drizzle_options import KERNELS, check_kernel, check_shape, fill_value
+from gpucoron.ops._drizzle_profiles import SEPARABLE, profile
 from gpucoron.ops._drizzle_scan import scan_limits
 from gpucoron.ops._threads import over_rows
 
 __all__ = ["KERNELS", "Drizzle", "DrizzledImage", "Overlaps", "fill_value", "overlaps"]
 
-KERNELS = ("square", "point")
 N_VARIANCES = 3
 CONTEXT_BITS = 32
 PLANES_AT_ONCE = 16  # square roots of so many planes exist at a time
@@ -27,13 +28,15 @@ class Overlaps:
     """What every output pixel receives from which input pixels, for one pixel map.
 
     Rows of a sparse matrix in compressed form: output pixel k receives from input pixels
-    ``sources[pointers[k]:pointers[k + 1]]`` the fractions `shares` of their area, in raster order.
+    ``sources[pointers[k]:pointers[k + 1]]`` the shares `shares` of their weight, in raster order.
+    `pixel_scale_ratio` is what was asked for; None also for kernels that do not need it.
     """
 
     input_shape: tuple[int, int]
     output_shape: tuple[int, int]
     kernel: str
     pixfrac: float
+    pixel_scale_ratio: float | None
     pointers: Any
     sources: Any
     shares: Any
@@ -60,6 +63,7 @@ def overlaps(
     *,
     kernel: str = "square",
     pixfrac: float = 1.0,
+    pixel_scale_ratio: float | None = None,
 ) -> Overlaps:
     """Compute the overlaps of input pixels with output pixels.
 
@@ -69,11 +73,15 @@ def overlaps(
         Output position x, y (0-based pixels) of every input pixel's centre; NaN where it has none.
     output_shape : (ny, nx)
         Shape of the output image.
-    kernel : {"square", "point"}
-        Shape of the drop: the input pixel's quadrilateral, or its centre alone.
+    kernel : {"square", "point", "turbo", "gaussian", "lanczos2", "lanczos3"}
+        Shape of the drop: the input pixel's quadrilateral; its centre alone; a square along the
+        output's axes; a gaussian; Lanczos's function with 2 or 3 lobes, which is negative in part.
     pixfrac : float
-        Linear fraction of the input pixel that the drop covers, 0 to 1. At 0.001 and below the
-        square kernel becomes the point kernel.
+        Linear fraction of the input pixel that the drop covers (the gaussian's FWHM), 0 to 1.
+        Lanczos ignores it. At 0.001 and below every kernel becomes the point kernel.
+    pixel_scale_ratio : float or None
+        Output over input pixel scale, for the size of turbo, gaussian and lanczos drops; None
+        measures it in the map (the median over the pixels).
 
     Returns
     -------
@@ -82,62 +90,56 @@ def overlaps(
     Raises
     ------
     ParameterError
-        Unknown kernel, `pixfrac` out of range, or an output shape that is not two positive
-        integers.
+        Unknown kernel, `pixfrac` or `pixel_scale_ratio` out of range, or an output shape that is
+        not two positive integers.
     InputError
         A pixel map that is not (ny, nx, 2) with at least 2 x 2 pixels.
 
     Notes
     -----
-    The corners of a pixel are interpolated bilinearly between the centres in the map and
-    extrapolated at its edge; a pixel with a NaN among the centres it needs is left out. Areas are
-    those of the quadrilateral clipped by the output pixel, divided by the quadrilateral's own, so
-    an input pixel's weight is handed out completely as long as it lies inside the output. Input
+    With ``square`` the corners of a pixel are interpolated bilinearly between the centres in the
+    map and extrapolated at its edge; a pixel with a NaN among the centres it needs is left out.
+    Areas are those of the quadrilateral clipped by the output pixel, divided by the quadrilateral's
+    own, so an input pixel's weight is handed out completely as long as it lies inside the output.
+    ``point`` and ``turbo`` do that too. The shares of ``gaussian`` and ``lanczos`` do not add up to
+    1, so they conserve flux only nearly; formulas in ``gpucoron/ops/_drizzle_profiles.py``. Input
     pixels of which more than about half lies beyond the output's edge are left out, as the drizzle
-    library does. Costs about one drizzle of one image, and 12 bytes for each of about 5 overlaps a
-    pixel.
+    library does. Costs about one drizzle of one image, and 12 bytes an overlap; at equal pixel
+    scales 1 a pixel with ``point``, 4 with ``turbo``, 5 with ``square``, 12, 16 and 36 with the
+    others, and as many more as output pixels are smaller.
 
     References
     ----------
-    Fruchter and Hook 2002, PASP 114, 144, sections 4 and 5.
+    Fruchter and Hook 2002, PASP 114, 144, sections 4 and 5. Duchon 1979, J. Appl. Meteorol. 18,
+    1016 (Lanczos's function as a filter).
     """
-    kernel, pixfrac = _check_kernel(kernel, pixfrac)
-    output_shape = _check_shape(output_shape)
+    kernel, pixfrac, ratio = check_kernel(kernel, pixfrac, pixel_scale_ratio)
+    output_shape = check_shape(output_shape)
     on_gpu(pixel_map)
     pixel_map = np.ascontiguousarray(pixel_map, dtype=np.float64)
     if pixel_map.ndim != 3 or pixel_map.shape[2] != 2 or min(pixel_map.shape[:2]) < 2:
         raise InputError(
             f"the pixel map has shape {pixel_map.shape}, expected (ny, nx, 2) with ny, nx >= 2"
         )
-    return _overlaps_cpu(pixel_map, output_shape, kernel, pixfrac)
-
-
-def _overlaps_cpu(pixel_map, output_shape, kernel, pixfrac):
-    from gpucoron.ops import _drizzle_cpu as cpu
-
-    ny, nx = output_shape
     limits = scan_limits(pixel_map, output_shape)
-    n_rows = len(limits)
-    counts, starts = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=np.int64)
-    if kernel == "point":
-        work, given = cpu.point_rows, (pixel_map, limits, ny, nx, counts)
-        counts[:] = np.maximum(limits[:, 1] - limits[:, 0] + 1, 0)
+    if kernel in SEPARABLE:
+        from gpucoron.ops._drizzle_separable_cpu import separable_shares
+
+        drop = profile(kernel, pixfrac, ratio or _scale_ratio(pixel_map))
+        shares = separable_shares(pixel_map, limits, output_shape, drop)
     else:
-        work, given = cpu.overlap_rows, (pixel_map, limits, 0.5 * pixfrac, ny, nx, counts)
-        over_rows(work, n_rows, *given, starts, *_lists(0))
-    starts[1:] = np.cumsum(counts)[:-1]
-    listed = _lists(int(counts.sum()))
-    over_rows(work, n_rows, *given, starts, *listed)
-    used = np.concatenate([listed[0][a : a + n] for a, n in zip(starts, counts, strict=True)])
-    pointers = np.zeros(ny * nx + 1, dtype=np.int64)
-    np.cumsum(np.bincount(used, minlength=ny * nx), out=pointers[1:])
-    _, sources, shares = _lists(used.size)
-    cpu.by_output_pixel(starts, *listed, counts, pointers[:-1].copy(), sources, shares)
-    return Overlaps(pixel_map.shape[:2], output_shape, kernel, pixfrac, pointers, sources, shares)
+        from gpucoron.ops._drizzle_cpu import area_shares
+
+        shares = area_shares(pixel_map, limits, output_shape, kernel, pixfrac)
+    return Overlaps(pixel_map.shape[:2], output_shape, kernel, pixfrac, ratio, *shares)
 
 
-def _lists(size):
-    return np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float64)
+def _scale_ratio(pixel_map):
+    """Output over input pixel scale: the median of what each pixel's neighbours say."""
+    dy, dx = pixel_map[1:, :-1] - pixel_map[:-1, :-1], pixel_map[:-1, 1:] - pixel_map[:-1, :-1]
+    areas = np.abs(dx[..., 0] * dy[..., 1] - dx[..., 1] * dy[..., 0])
+    areas = areas[np.isfinite(areas) & (areas > 0)]
+    return 1.0 / math.sqrt(np.median(areas)) if areas.size else 1.0
 
 
 class Drizzle:
@@ -147,9 +149,7 @@ class Drizzle:
     ----------
     output_shape : (ny, nx)
         Shape of the output image.
-    kernel : {"square", "point"}
-        See `overlaps`.
-    pixfrac : float
+    kernel, pixfrac, pixel_scale_ratio
         See `overlaps`.
     fillval : str, float or None
         Value of output pixels that nothing falls into; "NAN", "INDEF", "" and None mean NaN.
@@ -168,11 +168,13 @@ class Drizzle:
         *,
         kernel: str = "square",
         pixfrac: float = 1.0,
+        pixel_scale_ratio: float | None = None,
         fillval: str | float | None = "NAN",
         n_inputs: int = 1,
     ):
-        self.output_shape = _check_shape(output_shape)
-        self.kernel, self.pixfrac = _check_kernel(kernel, pixfrac)
+        self.output_shape = check_shape(output_shape)
+        self.kernel, self.pixfrac, self.pixel_scale_ratio = check_kernel(
+            kernel, pixfrac, pixel_scale_ratio)
         self.fillval = fill_value(fillval)
         self.n_added = 0
         self._weight = np.zeros(self.output_shape)
@@ -184,7 +186,9 @@ class Drizzle:
 
     def overlaps(self, pixel_map: np.ndarray) -> Overlaps:
         """Return the geometry of a pixel map for this drizzle, to be given to `add` repeatedly."""
-        return overlaps(pixel_map, self.output_shape, kernel=self.kernel, pixfrac=self.pixfrac)
+        return overlaps(
+            pixel_map, self.output_shape, kernel=self.kernel, pixfrac=self.pixfrac,
+            pixel_scale_ratio=self.pixel_scale_ratio)
 
     def add(
         self,
@@ -283,63 +287,18 @@ class Drizzle:
             self._context = np.concatenate([self._context, more])
 
     def _check_geometry(self, geometry, images):
-        wanted = (self.output_shape, self.kernel, self.pixfrac)
-        if (geometry.output_shape, geometry.kernel, geometry.pixfrac) != wanted:
+        given, wanted = (
+            (x.output_shape, x.kernel, x.pixfrac, x.pixel_scale_ratio) for x in (geometry, self))
+        if given != wanted:
             raise InputError(
-                f"the overlaps are for output shape, kernel and pixfrac "
-                f"{geometry.output_shape, geometry.kernel, geometry.pixfrac}, expected {wanted}"
+                "the overlaps are for output shape, kernel, pixfrac and pixel_scale_ratio "
+                f"{given}, expected {wanted}"
             )
         if tuple(geometry.input_shape) != images.shape[1:]:
             raise InputError(
                 f"the pixel map is for images of shape {tuple(geometry.input_shape)}, "
                 f"but the images have {images.shape[1:]}"
             )
-
-
-def fill_value(fillval: str | float | None) -> float:
-    """Translate jwst's `fillval`: a number, a string holding one, or "NAN", "INDEF", "" or None.
-
-    Raises
-    ------
-    ParameterError
-        Anything else.
-    """
-    if fillval is None or (isinstance(fillval, str) and fillval.strip().upper() in ("", "INDEF")):
-        return math.nan
-    try:
-        return float(fillval)
-    except (TypeError, ValueError):
-        raise ParameterError(
-            f"fillval is {fillval!r}, expected 'NAN', 'INDEF' or a number"
-        ) from None
-
-
-def _check_kernel(kernel, pixfrac):
-    name = str(kernel).lower()
-    if name not in KERNELS:
-        raise ParameterError(
-            f"kernel is {kernel!r}, expected one of {', '.join(map(repr, KERNELS))} "
-            f"(turbo, gaussian and lanczos are not there yet)"
-        )
-    try:
-        fraction = float(pixfrac)
-    except (TypeError, ValueError):
-        fraction = math.nan
-    if not 0.0 <= fraction <= 1.0:
-        raise ParameterError(f"pixfrac is {pixfrac!r}, expected a number from 0 to 1")
-    return ("point" if fraction <= 0.001 else name), fraction
-
-
-def _check_shape(shape):
-    try:
-        ny, nx = (int(n) for n in shape)
-    except (TypeError, ValueError):
-        raise ParameterError(f"output shape is {shape!r}, expected (ny, nx)") from None
-    if ny < 1 or nx < 1 or ny * nx >= 2**31:
-        raise ParameterError(
-            f"output shape is {(ny, nx)}, expected at least 1 pixel a side and below 2^31 in all"
-        )
-    return ny, nx
 
 
 def _planes(array, name, shape=None):

@@ -68,13 +68,14 @@ def resample(
     output_shape : (ny, nx)
         Shape of the output image.
     pixel_scale_ratio : float
-        Output over input pixel scale; variances are divided by its square. None counts as 1.
+        Output over input pixel scale; variances are divided by its square, and turbo, gaussian and
+        lanczos drops have their size by it. None counts as 1.
     exposure_times : sequence of float, s
         One for each exposure (the measurement time where known); needed for ``exptime`` weights.
     pixfrac : float
-        Linear fraction of a pixel that its drop covers, 0 to 1.
-    kernel : {"square", "point"}
-        Shape of the drop.
+        Linear fraction of a pixel that its drop covers, 0 to 1; lanczos ignores it.
+    kernel : {"square", "point", "turbo", "gaussian", "lanczos2", "lanczos3"}
+        Shape of the drop; see `gpucoron.ops.drizzle.overlaps`.
     fillval : str, float or None
         `data` where nothing falls: a number, or "NAN" or "INDEF".
     weight_type : {"ivm", "exptime"}
@@ -104,7 +105,9 @@ def resample(
     into ERR, is in none of the VAR_* and so not in `err` where those exist.
 
     Sums are in double precision where the jwst package's are in single; the results differ by about
-    1e-7 of the value. With ``err_from="var"`` nothing else differs for finite input.
+    1e-7 of the value. With ``err_from="var"`` nothing else differs for finite input. Lanczos has
+    negative weights: next to bad pixels and at the edge `wht` can come close to 0 or below, and
+    `data` is nothing but noise there.
 
     References
     ----------
@@ -113,9 +116,11 @@ def resample(
     times = _check(stacks, pixel_maps, exposure_times, weight_type, err_from)
     ratio = _check_ratio(pixel_scale_ratio)
     drizzle = Drizzle(
-        output_shape, kernel=kernel, pixfrac=pixfrac, fillval=fillval,
+        output_shape, kernel=kernel, pixfrac=pixfrac, pixel_scale_ratio=ratio, fillval=fillval,
         n_inputs=sum(len(stack) for stack in stacks),
     )
+    if drizzle.pixfrac != float(pixfrac):
+        log.warning("resample: kernel %s takes no pixfrac; %s counts as 1", kernel, pixfrac)
     drizzle_err = err_from == "auto" and not any(map(_has_variance, stacks))
     _report(stacks, weight_type, err_from, drizzle_err)
     geometry: dict[int, Any] = {}

@@ -45,7 +45,7 @@ def overlap(corners, x, y):
     return abs(area(polygon)) if len(polygon) > 2 else 0.0
 
 
-def drizzle(images, pixel_maps, weights, output_shape, kernel="square", pixfrac=1.0):
+def drizzle(images, pixel_maps, weights, output_shape, kernel="square", pixfrac=1.0, ratio=1.0):
     """Weighted mean, weight and the set of images in every output pixel."""
     ny, nx = output_shape
     total, weight = np.zeros(output_shape), np.zeros(output_shape)
@@ -54,18 +54,23 @@ def drizzle(images, pixel_maps, weights, output_shape, kernel="square", pixfrac=
         for (j, i), w in np.ndenumerate(wht):
             if w == 0:
                 continue
-            for y, x, share in drops(pixel_map, j, i, output_shape, kernel, 0.5 * pixfrac):
-                if share > 0:
-                    total[y, x] += w * share * image[j, i]
-                    weight[y, x] += w * share
-                    taking_part[y, x, k] = True
+            for y, x, share in drops(pixel_map, j, i, output_shape, kernel, pixfrac, ratio):
+                total[y, x] += w * share * image[j, i]
+                weight[y, x] += w * share
+                taking_part[y, x, k] |= share > 0
     with np.errstate(invalid="ignore"):
         return total / weight, weight, taking_part
 
 
-def drops(pixel_map, j, i, output_shape, kernel, half):
+def drops(pixel_map, j, i, output_shape, kernel, pixfrac, ratio):
     """Output pixels of one input pixel, each with the share of the weight that it gets."""
     ny, nx = output_shape
+    half = 0.5 * pixfrac
+    if kernel in ("turbo", "gaussian", "lanczos2", "lanczos3"):
+        x0, y0 = pixel_map[j, i]
+        for y, x in np.ndindex(ny, nx) if np.isfinite(x0 + y0) else ():
+            yield y, x, product(kernel, x - x0, y - y0, pixfrac, ratio)
+        return
     if kernel == "point":
         x, y = np.floor(pixel_map[j, i] + 0.5)
         if 0 <= x < nx and 0 <= y < ny:
@@ -80,3 +85,20 @@ def drops(pixel_map, j, i, output_shape, kernel, half):
     for y in range(max(0, int(low[1])), min(ny, int(high[1]) + 2)):
         for x in range(max(0, int(low[0])), min(nx, int(high[0]) + 2)):
             yield y, x, overlap(corners, x, y) / size
+
+
+def product(kernel, dx, dy, pixfrac, ratio):
+    """Share of an output pixel (dx, dy) from the centre of a drop."""
+    if kernel == "turbo":
+        half = 0.5 * pixfrac / ratio
+        sides = [max(0.0, min(d + 0.5, half) - max(d - 0.5, -half)) for d in (dx, dy)]
+        return sides[0] * sides[1] / (2 * half) ** 2
+    if kernel == "gaussian":
+        sigma = pixfrac / 2.3548 / ratio
+        reach = max(2.5 * sigma, 1.2 / ratio)
+        if max(abs(dx), abs(dy)) >= reach + 0.5:
+            return 0.0
+        return np.exp(-0.5 * (dx * dx + dy * dy) / sigma**2) / (2 * np.pi * sigma**2)
+    order = int(kernel[-1])
+    u = 0.003 * np.round(np.abs([dx, dy]) * ratio / 0.003)
+    return np.prod(np.where(u < order, np.sinc(u) * np.sinc(u / order), 0.0))

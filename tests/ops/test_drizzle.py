@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import InputError, ParameterError
-from gpucoron.ops.drizzle import Drizzle, fill_value, overlaps
+from gpucoron.ops.drizzle import KERNELS, Drizzle, fill_value, overlaps
 from tests.ops import drizzle_oracle
+from tests.tolerances import DRIZZLE_SUM_ABS, DRIZZLE_SUM_REL
 
 SHAPE, OUTPUT = (41, 33), (39, 46)
 
@@ -67,6 +68,26 @@ def assert_like_package(result, expected):
     np.testing.assert_allclose(result.data, image, rtol=1e-6, atol=1e-6)
 
 
+def assert_like_package_signed(result, expected, images, maps, weights, **keywords):
+    """As above where terms of a sum cancel: rounding counts beside their absolute values."""
+    image, weight, context = (np.asarray(a) for a in expected)
+    np.testing.assert_array_equal(result.context, context)
+    np.testing.assert_array_equal(result.weight == 0, weight == 0)
+    terms = np.zeros(OUTPUT)
+    for pixel_map, one in zip(maps, weights, strict=True):
+        o = overlaps(pixel_map, OUTPUT, **keywords)
+        pixel = np.repeat(np.arange(terms.size), np.diff(o.pointers))
+        each = np.abs(o.shares) * one.ravel()[o.sources]
+        terms += np.bincount(pixel, each, terms.size).reshape(OUTPUT)
+    rounding = DRIZZLE_SUM_REL * terms + DRIZZLE_SUM_ABS
+    assert (np.abs(result.weight.astype(float) - weight) <= rounding).all()
+    covered = weight != 0
+    largest = np.nanmax(np.abs(images)) + np.abs(image[covered].astype(float))
+    gap = np.abs(result.data[covered].astype(float) - image[covered])
+    assert (gap <= rounding[covered] / np.abs(weight[covered]) * largest).all()
+    assert np.isnan(result.data[~covered]).all() and np.isnan(image[~covered]).all()
+
+
 GEOMETRIES = {
     "shifted": {},
     "rotated": {"angle": 10.0, "bend": 0.02},
@@ -78,29 +99,35 @@ GEOMETRIES = {
 
 
 @pytest.mark.parametrize("pixfrac", [1.0, 0.7, 0.2])
-@pytest.mark.parametrize("kernel", ["square", "point"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_equals_the_drizzle_package(geometry, kernel, pixfrac):
     images, weights = scene(6)
     maps = [distorted_map(SHAPE, OUTPUT, seed=k // 2, **GEOMETRIES[geometry]) for k in range(6)]
-    expected = package(images, maps, weights, kernel=kernel, pixfrac=pixfrac)
-    result = ours(images, maps, weights, kernel=kernel, pixfrac=pixfrac)
+    keywords = {"kernel": kernel, "pixfrac": pixfrac,
+                "pixel_scale_ratio": GEOMETRIES[geometry].get("ratio", 1.0)}
+    expected = package(images, maps, weights, **keywords)
+    result = ours(images, maps, weights, **keywords)
     assert np.isfinite(expected[0]).any()
-    assert_like_package(result, expected)
+    if kernel in ("square", "point", "turbo"):
+        assert_like_package(result, expected)
+    assert_like_package_signed(result, expected, images, maps, weights, **keywords)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (3.0, -2.0), (0.5, 0.5), (-20.25, 11.0)])
-def test_aligned_grids(shift):
+def test_aligned_grids(shift, kernel):
     """Overlaps that rounding decides: edges of input pixels lie exactly on those of the output."""
     images, weights = scene(2)
     y, x = np.indices(SHAPE, dtype=np.float64)
-    pixel_map = np.stack([x + shift[0], y + shift[1]], axis=-1)
-    expected = package(images, [pixel_map] * 2, weights)
-    assert_like_package(ours(images, [pixel_map] * 2, weights), expected)
+    maps = [np.stack([x + shift[0], y + shift[1]], axis=-1)] * 2
+    result = ours(images, maps, weights, kernel=kernel)
+    expected = package(images, maps, weights, kernel=kernel)
+    assert_like_package_signed(result, expected, images, maps, weights, kernel=kernel)
 
 
 @pytest.mark.parametrize("where", ["column", "row", "corner", "frame"])
-@pytest.mark.parametrize("kernel", ["square", "point"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_nan_in_the_map(where, kernel):
     images, weights = scene(2)
     pixel_map = distorted_map(SHAPE, OUTPUT, angle=8.0, bend=0.02)
@@ -111,11 +138,14 @@ def test_nan_in_the_map(where, kernel):
         pixel_map[3:-2, 2:-4] = inside
     else:
         pixel_map[edge[where]] = np.nan
-    expected = package(images, [pixel_map] * 2, weights, kernel=kernel)
-    assert_like_package(ours(images, [pixel_map] * 2, weights, kernel=kernel), expected)
+    maps = [pixel_map] * 2
+    expected = package(images, maps, weights, kernel=kernel)
+    result = ours(images, maps, weights, kernel=kernel, pixel_scale_ratio=1.0)
+    assert_like_package_signed(
+        result, expected, images, maps, weights, kernel=kernel, pixel_scale_ratio=1.0)
 
 
-@pytest.mark.parametrize("kernel", ["square", "point"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_nan_inside_the_map(kernel):
     """Only pixels that need a NaN are lost (the drizzle package loses some at the edge too)."""
     shape, output = (12, 11), (30, 30)
@@ -123,13 +153,19 @@ def test_nan_inside_the_map(kernel):
     pixel_map = distorted_map(shape, output, angle=8.0, bend=0.02)
     pixel_map[3:6, 4:6] = np.nan
     _, weight, _ = drizzle_oracle.drizzle(images, [pixel_map], weights, output, kernel=kernel)
-    result = ours(images, [pixel_map], weights, output, kernel=kernel)
-    np.testing.assert_allclose(result.weight, weight, rtol=2e-6, atol=1e-9)
+    result = ours(images, [pixel_map], weights, output, kernel=kernel, pixel_scale_ratio=1.0)
+    np.testing.assert_allclose(result.weight, weight, rtol=2e-6, atol=atol_of(kernel))
 
 
-def test_nothing_but_nan_in_the_map():
+def atol_of(kernel):
+    """Where weights of either sign cancel they do so to the rounding of their shares."""
+    return 1e-6 if kernel.startswith("lanczos") else 1e-9
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_nothing_but_nan_in_the_map(kernel):
     images, weights = scene(1)
-    result = ours(images, [np.full((*SHAPE, 2), np.nan)], weights)
+    result = ours(images, [np.full((*SHAPE, 2), np.nan)], weights, kernel=kernel)
     assert not result.weight.any() and not result.context.any()
     assert np.isnan(result.data).all()
 
@@ -142,45 +178,118 @@ def test_fill_and_scale(fillval):
     assert_like_package(ours(images, maps, weights, fillval=fillval, scale=0.25), expected)
 
 
-def test_no_overlap_and_tiny_pixfrac():
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_no_overlap_and_tiny_pixfrac(kernel):
     images, weights = scene(2)
     far = [distorted_map(SHAPE, OUTPUT) + 500.0] * 2
-    assert_like_package(ours(images, far, weights), package(images, far, weights))
-    assert overlaps(far[0], OUTPUT).shares.size == 0
+    expected = package(images, far, weights, kernel=kernel)
+    assert_like_package(ours(images, far, weights, kernel=kernel), expected)
+    assert overlaps(far[0], OUTPUT, kernel=kernel).shares.size == 0
     near = [distorted_map(SHAPE, OUTPUT, angle=5.0)] * 2
-    expected = package(images, near, weights, pixfrac=0.0005)
-    assert_like_package(ours(images, near, weights, pixfrac=0.0005), expected)
+    keywords = {"kernel": kernel, "pixfrac": 0.0005}
+    assert_like_package(ours(images, near, weights, **keywords),
+                        package(images, near, weights, **keywords))
 
 
-@pytest.mark.parametrize("kernel", ["square", "point"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_naive_oracle(kernel):
     shape, output = (9, 8), (20, 21)
     images, weights = scene(3, shape)
     maps = [distorted_map(shape, output, angle=20.0 * k, ratio=0.8, bend=0.1, seed=k)
             for k in range(3)]
+    pixfrac = 1.0 if kernel.startswith("lanczos") else 0.9
     data, weight, taking_part = drizzle_oracle.drizzle(
-        images, maps, weights, output, kernel=kernel, pixfrac=0.9)
-    result = ours(images, maps, weights, output, kernel=kernel, pixfrac=0.9)
-    sure = ~((weight > 0) & (weight < 1e-9))
-    np.testing.assert_allclose(result.weight, weight, rtol=2e-6, atol=1e-9)
-    np.testing.assert_allclose(result.data[sure], data[sure], rtol=2e-6, atol=1e-6)
+        images, maps, weights, output, kernel=kernel, pixfrac=pixfrac, ratio=0.8)
+    result = ours(
+        images, maps, weights, output, kernel=kernel, pixfrac=pixfrac, pixel_scale_ratio=0.8)
+    sure = (weight == 0) | (np.abs(weight) > (0.02 if kernel.startswith("lanczos") else 1e-9))
+    assert sure.mean() > 0.5
+    np.testing.assert_allclose(result.weight, weight, rtol=2e-6, atol=atol_of(kernel))
+    np.testing.assert_allclose(result.data[sure], data[sure], rtol=2e-6, atol=10 * atol_of(kernel))
     bits = (result.context[0][..., None] >> np.arange(3)) & 1
     np.testing.assert_array_equal(bits[sure].astype(bool), taking_part[sure])
 
 
+@pytest.mark.parametrize("kernel", ["square", "point", "turbo"])
 @pytest.mark.parametrize("pixfrac", [1.0, 0.6])
 @pytest.mark.parametrize("angle", [0.0, 33.0])
-def test_weight_and_flux_are_conserved(angle, pixfrac):
+def test_weight_and_flux_are_conserved(angle, pixfrac, kernel):
     """What lies inside the output is handed out completely."""
     images, weights = scene(2)
     output = (90, 95)
     maps = [distorted_map(SHAPE, output, angle=angle, ratio=0.8, bend=0.05)] * 2
-    result = ours(images, maps, weights, output, pixfrac=pixfrac)
+    result = ours(images, maps, weights, output, pixfrac=pixfrac, kernel=kernel)
     weight = result.weight.astype(np.float64)
     used = weights.astype(np.float64)
     assert weight.sum() == pytest.approx(used.sum(), rel=1e-6)
     flux = np.nansum(result.data * weight)
     assert flux == pytest.approx(np.nansum(images * used), rel=1e-5, abs=1e-4)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 1.3])
+def test_turbo_is_square_where_the_grids_are_parallel(ratio):
+    pixel_map = distorted_map(SHAPE, OUTPUT, ratio=ratio)
+    turbo, square = (overlaps(pixel_map, OUTPUT, kernel=kernel, pixfrac=0.8)
+                     for kernel in ("turbo", "square"))
+    dense = []
+    for o in (turbo, square):
+        pixel = np.repeat(np.arange(OUTPUT[0] * OUTPUT[1]), np.diff(o.pointers))
+        dense.append(np.zeros((OUTPUT[0] * OUTPUT[1], SHAPE[0] * SHAPE[1])))
+        dense[-1][pixel, o.sources] = o.shares
+    np.testing.assert_allclose(*dense, atol=2e-7)  # its pixel scale ratio is in single precision
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_constant_stays_a_constant(kernel):
+    maps = [distorted_map(SHAPE, OUTPUT, angle=25.0 * k, bend=0.03) for k in range(3)]
+    images = np.full((3, *SHAPE), 7.5, dtype=np.float32)
+    result = ours(images, maps, scene(3)[1], kernel=kernel)
+    sure = result.weight > 0.01
+    np.testing.assert_allclose(result.data[sure], 7.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_lanczos_interpolates_a_smooth_image(ratio):
+    """Closer to the truth than square, which averages over a pixel; three lobes closer than two."""
+    shape, output = (60, 58), (int(60 / ratio), int(56 / ratio))
+
+    def blob(x, y):
+        return np.exp(-((x - 27.3) ** 2 + (y - 30.6) ** 2) / (2 * 1.7**2))
+
+    y, x = np.indices(shape, dtype=np.float64)
+    pixel_map = distorted_map(shape, output, angle=11.0, ratio=ratio)
+    forward = np.stack([pixel_map[0, 1] - pixel_map[0, 0], pixel_map[1, 0] - pixel_map[0, 0]])
+    at = np.stack(np.indices(output)[::-1], axis=-1) - pixel_map[0, 0]
+    truth = blob(*np.moveaxis(at @ np.linalg.inv(forward), -1, 0))
+    middle = tuple(slice(n // 4, -n // 4) for n in output)
+    error = {}
+    for kernel in KERNELS:
+        (result,) = [ours([blob(x, y)], [pixel_map], [np.ones(shape)], output, kernel=kernel)]
+        error[kernel] = np.sqrt(np.nanmean((result.data - truth)[middle] ** 2))
+    assert error["lanczos3"] < error["lanczos2"] < error["square"] / 3
+    assert error["lanczos3"] < error["square"] / 6
+
+
+@pytest.mark.parametrize("kernel", ["turbo", "gaussian", "lanczos2"])
+@pytest.mark.parametrize("ratio", [0.4, 1.0, 2.5])
+def test_pixel_scale_ratio_is_measured_in_the_map(kernel, ratio):
+    output = tuple(int(n / ratio) for n in SHAPE)
+    pixel_map = distorted_map(SHAPE, output, angle=70.0, ratio=ratio, flip=True)
+    pixel_map[:3] = np.nan
+    told = overlaps(pixel_map, output, kernel=kernel, pixel_scale_ratio=ratio)
+    measured = overlaps(pixel_map, output, kernel=kernel)
+    np.testing.assert_array_equal(measured.sources, told.sources)
+    np.testing.assert_allclose(measured.shares, told.shares, rtol=1e-6)
+
+
+def test_what_makes_no_difference_is_ignored():
+    pixel_map = distorted_map(SHAPE, OUTPUT)
+    images, _ = scene(1)
+    for kernel, keywords in (("square", {"pixel_scale_ratio": 0.5}), ("lanczos3", {"pixfrac": 0.3}),
+                             ("point", {"pixel_scale_ratio": 3})):
+        d = Drizzle(OUTPUT, kernel=kernel)
+        d.add(images, overlaps(pixel_map, OUTPUT, kernel=kernel, **keywords))
+        assert d.n_added == 1
 
 
 def test_context_beyond_32_inputs():
@@ -203,7 +312,8 @@ def variances_of(images, seed=5):
     return arrays
 
 
-def test_streamed_equals_whole_for_any_number_of_threads():
+@pytest.mark.parametrize("kernel", ["square", "turbo", "gaussian", "lanczos3"])
+def test_streamed_equals_whole_for_any_number_of_threads(kernel):
     images, weights = scene(21)
     variances = variances_of(images)
     pixel_map = distorted_map(SHAPE, OUTPUT, angle=12.0)
@@ -212,7 +322,7 @@ def test_streamed_equals_whole_for_any_number_of_threads():
     try:
         for n_threads, cuts in ((1, [0, 21]), (threads, [0, 1, 9, 21]), (threads, [0, 21])):
             numba.set_num_threads(n_threads)
-            d = Drizzle(OUTPUT, n_inputs=1)
+            d = Drizzle(OUTPUT, kernel=kernel, n_inputs=1)
             geometry = d.overlaps(pixel_map)
             for a, b in zip(cuts[:-1], cuts[1:], strict=True):
                 d.add(images[a:b], geometry, weights[a:b],
@@ -228,20 +338,25 @@ def test_streamed_equals_whole_for_any_number_of_threads():
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kernel", ["square", "turbo", "gaussian", "lanczos3"])
 @pytest.mark.parametrize("by_time", [False, True])
-def test_variances(by_time):
+def test_variances(by_time, kernel):
     """Image by image through the drizzle package, then combined by hand."""
     images, weights = scene(3)
     variances = variances_of(images)
     maps = [distorted_map(SHAPE, OUTPUT, angle=9.0 * k) for k in range(3)]
-    d = Drizzle(OUTPUT)
+    d = Drizzle(OUTPUT, kernel=kernel, pixel_scale_ratio=1.0)
+    sure = np.ones(OUTPUT, dtype=bool)
     total, summed = np.zeros((3, *OUTPUT)), np.zeros((3, *OUTPUT))
     for k in range(3):
         times = [10.0 * (k + 1)]
         d.add(images[k], maps[k], weights[k], variances=[v[k] for v in variances],
               weigh_variances=times if by_time else 1)
-        drizzled = [package([np.sqrt(v[k])], [maps[k]], [weights[k]])[0].astype(float) ** 2
+        drizzled = [package([np.sqrt(v[k])], [maps[k]], [weights[k]], kernel=kernel)
                     for v in variances]
+        if kernel == "lanczos3":  # elsewhere the terms of the sum of weights cancel
+            sure &= (drizzled[0][1] == 0) | (drizzled[0][1] > 0.2)
+        drizzled = [image.astype(float) ** 2 for image, _, _ in drizzled]
         factor = np.full(OUTPUT, times[0]) if by_time else 1.0 / drizzled[1]
         for n, value in enumerate(drizzled):
             known = np.isfinite(value)
@@ -249,8 +364,10 @@ def test_variances(by_time):
             summed[n][known] += (value * factor**2)[known]
     with np.errstate(invalid="ignore"):
         expected = summed / total**2
+    assert sure.mean() > 0.5
     for value, wanted in zip(d.result().variances, expected, strict=True):
-        np.testing.assert_allclose(value, wanted, rtol=2e-6)
+        np.testing.assert_allclose(
+            value[sure], wanted[sure], rtol=2e-5 if kernel == "lanczos3" else 2e-6)
 
 
 def test_variances_missing_or_never_given():
@@ -278,8 +395,9 @@ def test_weights_by_default_and_shared():
 
 
 @pytest.mark.parametrize(("keywords", "message"), [
-    ({"kernel": "turbo"}, r"kernel is 'turbo', expected one of 'square', 'point'"),
-    ({"kernel": "round"}, r"kernel is 'round', expected one of 'square', 'point'"),
+    ({"kernel": "round"}, r"kernel is 'round', expected one of 'square', 'point', 'turbo', 'gau"),
+    ({"pixel_scale_ratio": 0}, r"pixel_scale_ratio is 0, expected a number from 1e-6 to 1e6, or"),
+    ({"pixel_scale_ratio": "x"}, r"pixel_scale_ratio is 'x', expected a number from 1e-6 to 1e6"),
     ({"pixfrac": 1.5}, r"pixfrac is 1.5, expected a number from 0 to 1"),
     ({"pixfrac": "much"}, r"pixfrac is 'much', expected a number from 0 to 1"),
     ({"fillval": "empty"}, r"fillval is 'empty', expected 'NAN', 'INDEF' or a number"),
@@ -308,6 +426,6 @@ def test_input_errors():
         d.add(images, pixel_map, weigh_variances=[1.0, 2.0, 3.0])
     with pytest.raises(InputError, match=r"pixel map has shape \(41, 33\), expected"):
         d.add(images, pixel_map[..., 0])
-    with pytest.raises(InputError, match=r"kernel and pixfrac"):
+    with pytest.raises(InputError, match=r"kernel, pixfrac and pixel_scale_ratio \(\(39, 46\), "):
         d.add(images, overlaps(pixel_map, OUTPUT, pixfrac=0.5))
     assert d.n_added == 0
