@@ -259,6 +259,6 @@ class Kernel:
             if function is None:  # a CuPy function belongs to the device it was looked up on
                 function = _module(self._cp, self.file).get_function(self.name)
                 self._functions[device] = function
-            if shared_mem > max(_PLAIN_SHARED, function.max_dynamic_shared_size_bytes):
+            if shared_mem > _PLAIN_SHARED and shared_mem > function.max_dynamic_shared_size_bytes:
                 function.max_dynamic_shared_size_bytes = shared_mem
             function(grid, block, args, shared_mem=shared_mem)

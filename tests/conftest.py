@@ -20,3 +20,16 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip(f"no test data at {SHARED.name}: the folder ../shared/data is absent")
     return SHARED
+
+
+@pytest.fixture(params=["cpu", "host-forward", "host-backward", "host-shuffled",
+                        pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """Where a test computes: `device.array(values)` puts them there, `device.get(result)` back.
+
+    "cpu" is NumPy in and out. "host-forward", "host-backward" and "host-shuffled" run the CUDA
+    kernels' own source on the CPU, with the threads in that order; "cuda" runs them on a GPU.
+    """
+    from tests import device_fixture
+
+    return device_fixture.make(request.param, monkeypatch)

@@ -1,0 +1,98 @@
+"""The fixture `device`: the same test on the CPU, on the emulated GPU and on a real one."""
+
+import functools
+import sys
+
+import numpy as np
+import pytest
+
+from tests.cuda_on_host import build
+
+
+class Cpu:
+    """NumPy in, NumPy out."""
+
+    name = "cpu"
+    is_gpu = False
+
+    def array(self, values):
+        return values
+
+    def get(self, values):
+        return values
+
+
+class Gpu:
+    """CuPy arrays, real or emulated.
+
+    Attributes
+    ----------
+    emulation : Emulation or None
+        Counters and settings of the emulated device; None on a real one.
+    """
+
+    is_gpu = True
+
+    def __init__(self, name, cupy, emulation=None):
+        self.name, self.cupy, self.emulation = name, cupy, emulation
+
+    def array(self, values):
+        """Copy to the device; None stays None."""
+        return None if values is None else self.cupy.asarray(np.asarray(values))
+
+    def get(self, values):
+        """Copy to the host: an array, or each of a tuple, list or dict of them."""
+        if isinstance(values, (tuple, list)):
+            return tuple(self.get(v) for v in values)
+        if isinstance(values, dict):
+            return {k: self.get(v) for k, v in values.items()}
+        if values is None or np.isscalar(values):
+            return values
+        assert isinstance(values, self.cupy.ndarray), f"{type(values)} is no device array"
+        return values.get()
+
+
+@functools.cache
+def emulation():
+    """One for the whole process, so that every kernel is loaded once."""
+    from tests.cuda_on_host.cupy_on_host import Emulation
+
+    return Emulation()
+
+
+def why_no_emulation():
+    """What is missing to run kernels on the CPU; empty where nothing is."""
+    if not build.COMPILER:
+        return build.NO_COMPILER
+    try:
+        import cupy  # noqa: F401
+    except ImportError as problem:
+        return f"the emulation checks names against CuPy: {problem}"
+    return ""
+
+
+@functools.cache
+def why_no_gpu():
+    from gpucoron.device import find_gpus
+
+    gpus, problem = find_gpus()
+    return "" if gpus else problem or "no GPU"
+
+
+def make(name, monkeypatch):
+    """Return the device of that name, or skip the test with the reason."""
+    if name == "cpu":
+        return Cpu()
+    if name == "cuda":
+        if why_no_gpu():
+            pytest.skip(why_no_gpu())
+        import cupy
+
+        return Gpu(name, cupy)
+    if why_no_emulation():
+        pytest.skip(why_no_emulation())
+    made = emulation()
+    made.reset(name.removeprefix("host-"))
+    monkeypatch.setitem(sys.modules, "cupy", made.cupy)
+    monkeypatch.setitem(sys.modules, "cupyx", made.cupyx)
+    return Gpu(name, made.cupy, made)
