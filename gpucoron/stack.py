@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from gpucoron.cuda import as_arrays
+from gpucoron.device import on_gpu
 from gpucoron.errors import InputError
 
 __all__ = ["IntegrationStack", "PlaneSource"]
@@ -27,7 +29,8 @@ class IntegrationStack:
     Parameters
     ----------
     data : (n, ny, nx) floating array, MJy/sr
-        The images. NumPy or CuPy; every array of one stack lives on the same device.
+        The images. NumPy or CuPy; every array of one stack lives on the same device. Anything else
+        on a GPU (``__cuda_array_interface__`` or DLPack) is held as a CuPy array of that memory.
     err : (n, ny, nx) floating array, MJy/sr
         Standard deviation of `data`.
     dq : (n, ny, nx) uint32 array
@@ -40,7 +43,10 @@ class IntegrationStack:
     Raises
     ------
     InputError
-        Shapes that differ, an array that is not 3-D, or a `dq` that is not uint32.
+        Shapes that differ, an array that is not 3-D, a `dq` that is not uint32, or arrays on
+        another GPU than the current one.
+    TypeError
+        Some arrays on the host and some on a GPU.
     """
 
     data: Any
@@ -52,6 +58,11 @@ class IntegrationStack:
     sources: tuple[PlaneSource, ...] = ()
 
     def __post_init__(self):
+        names = ("data", "err", "dq", *VARIANCES)
+        arrays = as_arrays(*(getattr(self, name) for name in names))
+        on_gpu(*arrays)
+        for name, array in zip(names, arrays, strict=True):
+            object.__setattr__(self, name, array)
         shape = self.data.shape
         if len(shape) != 3:
             raise InputError(f"data has shape {shape}, expected (n, ny, nx)")

@@ -141,3 +141,8 @@ def test_on_gpu():
     assert device.on_gpu(OnDevice(), None)
     with pytest.raises(TypeError, match="mixed"):
         device.on_gpu(host, OnDevice())
+
+
+@pytest.mark.parametrize("kind, answer", [(1, False), (2, True), (3, False), (13, True)])
+def test_dlpack_tells_where_an_array_lives(kind, answer):
+    assert device.on_gpu(types.SimpleNamespace(__dlpack_device__=lambda: (kind, 0))) is answer

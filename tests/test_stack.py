@@ -5,16 +5,16 @@ from gpucoron.errors import InputError
 from gpucoron.stack import IntegrationStack, PlaneSource
 
 
-def stack(n=3):
-    data = np.arange(n * 6, dtype=np.float32).reshape(n, 2, 3)
-    return IntegrationStack(data, data, np.zeros(data.shape, np.uint32),
+def stack(n=3, put=lambda array: array):
+    data = put(np.arange(n * 6, dtype=np.float32).reshape(n, 2, 3))
+    return IntegrationStack(data, data, put(np.zeros(data.shape, np.uint32)),
                             sources=tuple(PlaneSource("e", i + 1) for i in range(n)))
 
 
-def test_planes_selects_arrays_and_sources():
-    for index in (slice(1, 3), [1, 2], np.array([False, True, True])):
-        part = stack().planes(index)
-        assert part.data[:, 0, 0].tolist() == [6, 12]
+def test_planes_selects_arrays_and_sources(device):
+    for index in (slice(1, 3), [1, 2], device.array(np.array([False, True, True]))):
+        part = stack(put=device.array).planes(index)
+        assert device.get(part.data[:, 0, 0]).tolist() == [6, 12]
         assert part.sources == (("e", 2), ("e", 3))
         assert part.var_flat is None
 
@@ -31,3 +31,29 @@ def test_it_is_frozen_and_checked():
         IntegrationStack(s.data[0], s.err[0], s.dq[0])
     with pytest.raises(InputError, match="1 sources given for 3"):
         s.replace(sources=s.sources[:1])
+
+
+def test_arrays_of_one_stack_live_together(device):
+    s = stack(put=device.array)
+    assert s.replace(err=s.data).err is s.data
+    if device.is_gpu:
+        with pytest.raises(TypeError, match="mixed"):
+            s.replace(dq=device.get(s.dq))
+
+
+class Foreign:
+    """What another package has on a GPU."""
+
+    def __init__(self, array):
+        self.shape, self.dtype = array.shape, array.dtype
+        self.__cuda_array_interface__ = array.__cuda_array_interface__
+
+
+def test_memory_of_other_packages_is_not_copied(device):
+    if not device.is_gpu:
+        pytest.skip("a host array is taken as it is")
+    s = stack(put=device.array)
+    taken = s.replace(data=Foreign(s.data))
+    assert isinstance(taken.data, device.cupy.ndarray)
+    assert taken.data.data.ptr == s.data.data.ptr
+    assert (device.get(taken.data) == device.get(s.data)).all()
