@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpucoron import cuda
+from gpucoron.device import on_gpu
 from gpucoron.errors import InputError
-from gpucoron.ops._host import require_host
 
 __all__ = ["median"]
 
@@ -28,22 +29,32 @@ def median(images, good=None):
     Raises
     ------
     InputError
-        `images` is not 3-D or not floating, holds no integration, or `good` has another shape.
+        `images` is not 3-D, not float32 or float64, holds no integration, or `good` has another
+        shape.
+    TypeError
+        Host and device arrays are mixed.
 
     Notes
     -----
     The mean of two middle values is taken in the dtype of the images, as numpy does, so that the
-    result equals ``numpy.nanmedian`` bit for bit. Each pixel column is gathered into a small
-    buffer and its middle found by insertion sort (up to 48 values) or quickselect: one read of the
-    stack, O(n) a pixel.
+    result equals ``numpy.nanmedian`` bit for bit; but on a GPU, float32 means below 1.2e-38 are 0.
+
+    CPU: each pixel column is gathered into a small buffer and its middle found by insertion sort
+    (up to 48 values) or quickselect: one read of the stack, O(n) a pixel. GPU: one read of the
+    stack, too, for up to 2048 integrations (beyond, one for each step of a bisection); see
+    ``kernels/median.cu``.
     """
+    images, good = cuda.as_arrays(images, good)
     if images.ndim != 3 or images.shape[0] == 0:
         raise InputError(f"images have shape {images.shape}, expected (n, ny, nx) with n > 0")
-    if images.dtype.kind != "f":
-        raise InputError(f"images have dtype {images.dtype}, expected a floating one")
+    if images.dtype.char not in "fd":
+        raise InputError(f"images have dtype {images.dtype}, expected float32 or float64")
     if good is not None and good.shape != images.shape:
         raise InputError(f"good has shape {good.shape}, but images have {images.shape}")
-    require_host("median", images, good)
+    if on_gpu(images, good):
+        from gpucoron.ops._median_cuda import column_median
+
+        return column_median(images, good)
     from gpucoron.ops._median_cpu import column_median
 
     if good is None:
