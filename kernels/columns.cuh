@@ -56,11 +56,17 @@ template <class T, int HELD> struct HeldKeys {
 
   template <class Tile, class Stack>
   __device__ __forceinline__ HeldKeys(const Tile &tile, const Stack &stack) {
+    const long long step = Tile::ROWS * tile.n_pixels;
+    const T *image = stack.images + tile.index(tile.row);
 #pragma unroll
-    for (int j = 0; j < HELD; ++j) {
-      const int k = tile.row + j * Tile::ROWS;
-      key[j] = k < tile.n ? key_or_missing(element<T>(stack, tile.index(k))) : missing<T>();
-    }
+    for (int j = 0; j < HELD; ++j, image += step)
+      key[j] = tile.row + j * Tile::ROWS < tile.n ? key_or_missing(stack.value(*image))
+                                                  : missing<T>();
+    if (!stack.masked) return;
+    auto mask = stack.mask + tile.index(tile.row);
+#pragma unroll
+    for (int j = 0; j < HELD; ++j, mask += step)
+      if (tile.row + j * Tile::ROWS < tile.n && !stack.good(*mask)) key[j] = missing<T>();
   }
   template <class F> __device__ __forceinline__ void each(F f) const {
 #pragma unroll

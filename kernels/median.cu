@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(128) column_median(
 }
 
 template <class T, int HELD, int WARPS>
-__global__ void __launch_bounds__(32 * WARPS, 1) tile_median(
+__global__ void __launch_bounds__(32 * WARPS, 16 / WARPS) tile_median(
     const T *__restrict__ images, const bool *__restrict__ good, int masked, int n,
     long long n_pixels, T *__restrict__ out) {
   __shared__ TileScratch<T, WARPS> scratch;
