@@ -146,7 +146,7 @@ def verify(
         "crds_dir": str(folder / "crds")}, folder)
     log.info("comparing")
     report = compare_products(places["gpucoron"], places["jwst"])
-    report.runs, report.notes = runs, list(staged.notes)
+    report.runs, report.notes, report.parameters = runs, list(staged.notes), changed
     _save(folder, report)
     return report
 

@@ -45,6 +45,8 @@ class Report:
         By "jwst" and "gpucoron": versions, wall seconds and peak memory, where both were run.
     notes : list of str
         What a reader must know besides.
+    parameters : dict
+        By full name, those of both runs that are not the preset's defaults.
     """
 
     images: list[HduDifference] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Report:
     missing: list[str] = field(default_factory=list)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
         """Return a line for everything that is not as gpucoron promises with preset "jwst"."""
@@ -63,8 +66,8 @@ class Report:
 
     def to_json(self) -> str:
         """Return everything as JSON; what is not a number is null."""
-        content = {name: _plain(getattr(self, name)) for name in
-                   ("runs", "notes", "missing", "images", "tables", "shifts", "keywords")}
+        content = {name: _plain(getattr(self, name)) for name in (
+            "runs", "parameters", "notes", "missing", "images", "tables", "shifts", "keywords")}
         content["problems"] = self.problems()
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 

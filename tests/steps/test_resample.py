@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import Drizzle
 from gpucoron.stack import IntegrationStack
 from gpucoron.steps.resample import resample
+from tests.tolerances import LANCZOS_REL
 
 SHAPE, OUTPUT = (24, 21), (27, 26)
 
@@ -171,7 +173,7 @@ def test_nothing_good():
     (ParameterError, {"weight_type": "equal"}, "weight_type is 'equal', expected 'ivm' or"),
     (ParameterError, {"err_from": "klip"}, "err_from is 'klip', expected 'auto' or 'var'"),
     (ParameterError, {"pixel_scale_ratio": 0}, "pixel_scale_ratio is 0, expected a number above"),
-    (ParameterError, {"kernel": "gaussian"}, "kernel is 'gaussian', expected one of 'square'"),
+    (ParameterError, {"kernel": "round"}, "kernel is 'round', expected one of 'square'"),
     (ParameterError, {"pixfrac": -0.1}, "pixfrac is -0.1, expected a number from 0 to 1"),
     (ParameterError, {"fillval": "x"}, "fillval is 'x', expected 'NAN', 'INDEF' or a number"),
     (InputError, {"weight_type": "exptime"}, "needs a time for each of 1 exposures, got 0"),
@@ -188,6 +190,29 @@ def test_errors(error, keywords, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("keywords", "text"), [
+    ({"kernel": "lanczos3", "pixfrac": 0.7}, "kernel lanczos3 takes no pixfrac; 0.7 counts as 1"),
+    ({"kernel": "lanczos3"}, ""),
+    ({"kernel": "gaussian", "pixfrac": 0.7}, ""),
+])
+def test_lanczos_takes_no_pixfrac(caplog, keywords, text):
+    with caplog.at_level(logging.WARNING):
+        resample([stack(1)], [pixel_map()], OUTPUT, **keywords)
+    assert caplog.messages == ([f"resample: {text}"] if text else [])
+
+
+@pytest.mark.parametrize("kernel", ["turbo", "gaussian", "lanczos2", "lanczos3"])
+def test_pixel_scale_ratio_sizes_the_drop(kernel):
+    """On a grid twice as fine every output pixel within the image gets something."""
+    given = stack(1).replace(dq=np.zeros((1, *SHAPE), np.uint32))
+    fine = 2 * np.stack(np.indices(SHAPE, dtype=np.float64)[::-1], axis=-1) + 0.5
+    output = (2 * SHAPE[0], 2 * SHAPE[1])
+    result = resample([given], [fine], output, kernel=kernel, pixel_scale_ratio=0.5,
+                      weight_type="exptime", exposure_times=[1.0])
+    assert (result.wht[2:-2, 2:-2] > 0).all()
+    assert np.isfinite(result.err[2:-2, 2:-2]).all()
+
+
 # ---- against the genuine step
 
 
@@ -201,6 +226,11 @@ def rms(values):
     {"pixfrac": 0.7, "pixel_scale_ratio": 0.5},
     {"rotation": 30.0, "weight_type": "exptime"},
     {"output_shape": [100, 120], "crpix": [40.0, 50.0], "crval": [150.2, -30.4]},
+    {"kernel": "turbo", "pixel_scale_ratio": 0.7, "pixfrac": 0.8},
+    {"kernel": "gaussian", "pixfrac": 0.6, "weight_type": "exptime"},
+    {"kernel": "gaussian", "pixel_scale_ratio": 1.5},
+    {"kernel": "lanczos2", "pixel_scale_ratio": 0.6},
+    {"kernel": "lanczos3", "rotation": 20.0},
 ], ids=str)
 def test_equals_the_jwst_package(shared_data, parameters):
     pytest.importorskip("jwst.resample", reason="the jwst package is absent")
@@ -224,13 +254,18 @@ def test_equals_the_jwst_package(shared_data, parameters):
     )
     assert ours.data.shape == theirs.data.shape
     np.testing.assert_array_equal(ours.con, theirs.con)
-    # the maps differ by the rounding of gwcs, 1e-9 px: slivers of weight 1e-4 by 1e-5 of theirs
-    np.testing.assert_allclose(ours.wht, theirs.wht, rtol=1e-6, atol=1e-6 * theirs.wht.max())
+    # the maps differ by the rounding of gwcs, 1e-9 px: slivers of weight 1e-4 by 1e-5 of theirs,
+    # and lanczos reads the next entry of its table (worst seen: 7 pixels by 0.0018 of the largest)
+    lanczos = parameters.get("kernel", "").startswith("lanczos")
+    close = np.isclose(ours.wht, theirs.wht, rtol=1e-6, atol=1e-6 * theirs.wht.max())
+    assert np.count_nonzero(~close) <= 50 * lanczos
+    np.testing.assert_allclose(ours.wht, theirs.wht, atol=0.003 * theirs.wht.max())
+    limit = LANCZOS_REL if lanczos else 1e-6
     for mine, name in ((ours.data, "data"), (ours.err, "err"), (ours.var_poisson, "var_poisson"),
                        (ours.var_rnoise, "var_rnoise"), (ours.var_flat, "var_flat")):
         other = getattr(theirs, name)
         np.testing.assert_array_equal(np.isnan(mine), np.isnan(other))
-        assert rms(mine - other) <= 1e-6 * rms(other), name
+        assert rms(mine - other) <= limit * rms(other), name
     assert output.pixel_area_sr == pytest.approx(
         theirs.meta.photometry.pixelarea_steradians, rel=1e-12)
 
@@ -250,4 +285,6 @@ def jwst_resample(paths, parameters):
     step.blendheaders = False
     for name, value in parameters.items():
         setattr(step, name, value)
-    return step.process(ModelLibrary(images, on_disk=False))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Kernel .* is not a flux-conserving kernel")
+        return step.process(ModelLibrary(images, on_disk=False))
