@@ -17,14 +17,10 @@ ARCHITECTURES = (75, 80, 90, 120)
 FILES = [path.stem for path in cuda.kernel_files()]
 NVCC = shutil.which("nvcc")
 
-#: What kernels may use of the slow local memory, where it was looked at and found to be harmless:
+#: What kernels may use of the slow local memory, each with its reason:
 #: (name, architecture) -> {"stack": bytes, "spills": bytes}. A stack is mostly an array in
 #: registers that was indexed with something the compiler does not know.
-ALLOWED = {
-    # a thousandth of what it reads; the other generations need none
-    ("contract<21, 6, 1>", 75): {"stack": 8, "spills": 16},
-    ("symmetric_eigen", 75): {"stack": 8, "spills": 16},
-}
+ALLOWED = {}
 
 needs_nvrtc = pytest.mark.skipif(
     not nvrtc.find(), reason="no NVRTC; pip install nvidia-cuda-nvrtc==13.0.*")
