@@ -2,27 +2,76 @@
 
 from __future__ import annotations
 
-import functools
+from typing import NamedTuple
 
 import numpy as np
-from scipy.special import j0
 
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops._host import require_host
 from gpucoron.ops._threads import over_items
 from gpucoron.ops.fourier_shift import gradient
+from gpucoron.ops.kriging import FAR, correlation_of, krige
 from gpucoron.ops.median import median
 
-__all__ = ["fill_bad_pixels", "fill_bad_pixels_raster", "krige"]
+__all__ = ["Exposures", "exposure_images", "fill_bad_pixels", "fill_bad_pixels_raster", "krige"]
 
 
-CUTOFF = 0.5  # cycles per pixel; no image has finer structure
-REACH = 4  # px; neighbours within this predict a pixel
-NOISE_FLOOR = 1e-4  # least noise variance, as a share of the signal's: keeps the systems well posed
-FEWEST = 3  # neighbours
+class Exposures(NamedTuple):
+    """What each of m exposures shows on average, its holes filled; see `exposure_images`."""
+
+    images: np.ndarray  # (m, ny, nx) float64
+    holes: np.ndarray  # (m, ny, nx) bool: bad in every integration
+    spread: np.ndarray  # (m, ny, nx) float64: uncertainty of what fills a hole; 0 elsewhere
+    factors: list  # (n, 4) float64 each: how an integration differs, in units of `_terms`
+    correlation: np.ndarray  # (145,) float64: of pixels, by squared distance
 
 
-def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None):
+def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=None, models=None):
+    """Combine the integrations of each exposure, and fill the pixels that are bad in all of them.
+
+    Parameters
+    ----------
+    images, bad, groups, err, zero, box
+        As for `fill_bad_pixels`.
+    correlation : (145,) float64, optional
+        From `gpucoron.ops.kriging.correlation_of`. Default: measured on the first exposure.
+    models : (m, ny, nx) floating, optional
+        What each exposure is expected to look like; the difference to it is interpolated.
+
+    Returns
+    -------
+    Exposures
+        In the order of the groups' numbers. An exposure without a good pixel is NaN.
+
+    Raises
+    ------
+    InputError
+        Arrays that do not fit each other.
+    """
+    _check(images, bad, box, zero)
+    usable = np.isfinite(images) & ~bad
+    if zero is not None:
+        usable &= ~zero
+    half, groups = int(box) // 2, np.asarray(groups)
+    members_of = [np.flatnonzero(groups == g) for g in np.unique(groups)]
+    combined = over_items(lambda members: _combine(images, usable, members, err), members_of)
+    outside = np.zeros((len(members_of), *images.shape[1:]), dtype=bool)
+    if zero is not None:
+        outside[:] = [zero[members].all(axis=0) for members in members_of]
+    if correlation is None:
+        correlation = _measured(*combined[0][:2], outside[0], half)
+
+    def fill(i):
+        image, noise, _ = combined[i]
+        model = None if models is None else models[i]
+        return _fill_holes(image, noise, outside[i], correlation, half, model)
+
+    filled, holes, spread = zip(*over_items(fill, range(len(combined))), strict=True)
+    return Exposures(np.array(filled), np.array(holes), np.array(spread),
+                     [factors for _, _, factors in combined], correlation)
+
+
+def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposures=None):
     """Fill bad pixels from the same pixel in other integrations, and from its neighbourhood.
 
     Parameters
@@ -41,6 +90,8 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None):
     err : (n, ny, nx) floating, optional
         Standard deviations. With them, pixels are interpolated by kriging; without, box medians
         are all there is.
+    exposures : Exposures, optional
+        From `exposure_images` of the same integrations. Default: made here, from `err`.
 
     Returns
     -------
@@ -61,154 +112,139 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None):
 
     The prediction is the median of the pixel over the good integrations of its group, each brought
     to where this one is by a least-squares fit of the median's derivatives, itself and a constant
-    to what differs. What is left (the wavefront has drifted) is interpolated at the bad pixel from
-    the good pixels within 4 px by simple kriging [1]_: weights ``(K + N / S)^-1 k`` with K and k
-    the correlations that a diffraction-limited image has (the transform of the squared modulation
-    transfer function of a circular pupil, cut off at half a cycle per pixel), N the noise variance
-    and S the signal variance found round the pixel. A pixel that is bad throughout its group is
-    interpolated in the same way from the image itself. Where the surroundings hold nothing but
-    noise their mean is taken.
+    to what differs. A pixel that is bad throughout its group is first filled in the median: by
+    kriging (`gpucoron.ops.kriging`) from the good pixels within 4 px, and where that is less
+    certain than the median's noise from those within 6 px. What an integration has beyond its
+    prediction (the wavefront has drifted) is interpolated at the bad pixel from the good pixels
+    within 4 px. With fewer than three good neighbours, the median of the good pixels in the box,
+    cut at the array's edges, the box doubling until it holds one.
 
-    Without `err`, and where fewer than three neighbours are good: the group's median, else the
-    median of the good pixels in the box, cut at the array's edges, the box doubling until it holds
-    one. jwst uses a 3x3 box alone, in place and in raster order, and writes 0 into row 0 and column
-    0: see `fill_bad_pixels_raster`.
-
-    References
-    ----------
-    .. [1] Cressie 1993, Statistics for Spatial Data, sect. 3.4.5 (simple kriging).
+    Without `err`: the group's median, else the box's. jwst uses a 3x3 box alone, in place and in
+    raster order, and writes 0 into row 0 and column 0: see `fill_bad_pixels_raster`.
     """
     _check(images, bad, box, zero)
     require_host("fill_bad_pixels", images, bad, zero, err)
     bad = bad | ~np.isfinite(images)
     out = np.array(images, copy=True)
+    usable = ~bad
     if zero is not None:
         out[zero] = 0
-        bad = bad & ~zero
-    usable = ~bad if zero is None else ~(bad | zero)
+        bad, usable = bad & ~zero, usable & ~zero
     todo = bad & usable.any(axis=(1, 2))[:, None, None]
     out[bad & ~todo] = np.nan
     numbers = np.arange(len(images)) if groups is None else np.asarray(groups)
-    groups_of = [members for members in (np.flatnonzero(numbers == g) for g in np.unique(numbers))
-                 if todo[members].any()]
-    bases = over_items(lambda members: _predictions(images, usable, members, err), groups_of)
-    jobs = [(k, base) for members, own in zip(groups_of, bases, strict=True)
-            for k, base in zip(members, own, strict=True)]
+    if err is not None and exposures is None:
+        exposures = exposure_images(images, bad, numbers, err, zero=zero, box=box)
 
     def fill(job):
-        k, base = job
-        _fill_one(out[k], images[k], usable[k], todo[k], base, None if err is None else err[k],
-                  int(box) // 2)
+        i, members = job
+        if err is None:
+            _fill_by_medians(out, images, usable, todo, members, int(box) // 2)
+        else:
+            _fill_by_kriging(out, images, usable, todo, members, err, exposures, i)
 
-    over_items(fill, jobs)
+    members_of = enumerate(np.flatnonzero(numbers == g) for g in np.unique(numbers))
+    over_items(fill, [(i, members) for i, members in members_of if todo[members].any()])
     return out
 
 
-def _predictions(images, usable, members, err):
-    """Predict each integration of a group from the others; NaN where none of them is good."""
-    if len(members) == 1:
-        return np.full((1, *images.shape[1:]), np.nan)
-    middle = median(images[members], usable[members])
-    if err is None:
-        return np.broadcast_to(middle, (len(members), *middle.shape))
+def _combine(images, usable, members, err):
+    """Median of a group, NaN in its holes; its noise; how each integration differs from it."""
+    good = usable[members]
+    variance = np.where(good & np.isfinite(err[members]), err[members], 0.0) ** 2
+    noise = np.sqrt(variance.sum(axis=0)) / np.maximum(good.sum(axis=0), 1)
+    middle = median(images[members], good)
     known = np.isfinite(middle)
-    if not known.any():
-        return np.broadcast_to(middle, (len(members), *middle.shape))
-    smooth = np.where(known, middle, 0)
-    if not known.all():
-        smooth = fill_bad_pixels(smooth[None], ~known[None])[0]
-    smooth = smooth.astype(np.float64)
-    terms = np.stack([*gradient(smooth), smooth, np.ones_like(smooth)])
-    changes = np.array([_change(terms, images[k] - middle, usable[k] & known, err[k])
+    if len(members) == 1 or not known.any():
+        return middle, noise, np.zeros((len(members), 4))
+    smooth = fill_bad_pixels(np.where(known, middle, 0)[None], ~known[None])[0]
+    terms = _terms(smooth)
+    factors = np.array([_factors(terms, images[k] - middle, usable[k] & known, err[k])
                         for k in members])
-    still = (images[members] - changes).astype(images.dtype)
-    return median(still, usable[members]) + changes
+    still = (images[members] - np.tensordot(factors, terms, axes=1)).astype(images.dtype)
+    return median(still, good), noise, factors
 
 
-def _change(terms, difference, usable, err):
-    """Fit what an integration's star did since the median: moved a little, or dimmed."""
+def _terms(image):
+    """What a star does to its image: moves it along y and x, brightens it, adds a constant."""
+    return np.stack([*gradient(image), image, np.ones(image.shape)])
+
+
+def _factors(terms, difference, usable, err):
+    """Fit what an integration's star did since the median."""
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(usable & (err > 0), 1.0 / err.astype(np.float64), 0.0).ravel()
     columns = terms.reshape(len(terms), -1) * weight
     right = np.where(weight > 0, difference.ravel(), 0.0) * weight
-    factors = np.linalg.lstsq(columns @ columns.T, columns @ right, rcond=None)[0]
-    return np.tensordot(factors, terms, axes=1)
+    return np.linalg.lstsq(columns @ columns.T, columns @ right, rcond=None)[0]
 
 
-def _fill_one(out, image, usable, todo, base, err, half):
-    """Fill one image in place: from its prediction and its own neighbourhood."""
+def _measured(image, noise, outside, half):
+    """Measure the correlation of pixels on one image, its holes filled as well as one can yet."""
+    if not np.isfinite(image).any():
+        return None
+    filled = _fill_holes(image, noise, outside, None, half, None)[0]
+    return correlation_of(np.where(outside, np.median(filled[~outside]), filled))
+
+
+def _fill_holes(image, noise, outside, correlation, half, model):
+    """Fill the NaN pixels of an image; gives it, where they were, and how uncertain they are."""
+    known = np.isfinite(image)
+    hole = ~known & ~outside
+    filled, spread = image.astype(np.float64), np.zeros(image.shape)
+    filled[outside] = 0.0
+    if not hole.any() or not known.any():
+        return filled, hole, spread
+    expected = np.zeros(image.shape) if model is None else model
+    residual = np.where(known, filled - expected, 0.0)
+    y, x = np.nonzero(hole)
+    values, variances = krige(residual, known, noise, y, x, correlation)
+    if correlation is not None:
+        own = _boxes(noise, known, y, x, half)
+        poor = variances > own.astype(np.float64) ** 2
+        values[poor], variances[poor] = krige(
+            residual, known, noise, y[poor], x[poor], correlation, FAR)
+    values += expected[y, x]
+    lost = np.isnan(values)
+    values[lost] = _boxes(image, known, y[lost], x[lost], half)
+    filled[y, x], spread[y, x] = values, np.sqrt(variances)
+    return filled, hole, spread
+
+
+def _boxes(image, usable, y, x, half):
+    """Medians of the usable pixels in boxes round some pixels of an image."""
     from gpucoron.ops._bad_pixels_cpu import box_medians
 
-    known = np.isfinite(base)
-    out[todo & known] = base[todo & known]
-    if err is not None:
-        residual = np.where(usable & known, image, 0.0) - np.where(usable & known, base, 0.0)
-        _krige(out, residual, usable & known, todo & known, err, base)
-        _krige(out, np.where(usable, image, 0.0), usable, todo & ~known, err, None)
-        todo = todo & ~known & np.isnan(out)
-    else:
-        todo = todo & ~known
-    if todo.any():
-        y, x = np.nonzero(todo)
-        out[y, x] = box_medians(np.ascontiguousarray(image[None]), usable[None],
-                                np.zeros(len(y), dtype=np.int64), y, x, half)
+    return box_medians(np.ascontiguousarray(image[None]), np.ascontiguousarray(usable[None]),
+                       np.zeros(len(y), dtype=np.int64), y, x, half)
 
 
-def krige(image, usable, err, y, x):
-    """Predict pixels of an image from their neighbours by simple kriging.
-
-    Parameters
-    ----------
-    image : (ny, nx) floating
-        Finite where `usable`.
-    usable : (ny, nx) bool
-        Which pixels may predict others. A pixel never predicts itself.
-    err : (ny, nx) floating
-        Standard deviations.
-    y, x : (n,) int
-        The pixels to predict.
-
-    Returns
-    -------
-    (n,) float64, (n,) float64
-        Predictions and their variances, without the pixels' own noise; NaN where fewer than three
-        neighbours are usable. See `fill_bad_pixels` for the method.
-    """
-    from gpucoron.ops._kriging_cpu import interpolate
-
-    noise = np.where(usable & np.isfinite(err), err, 0.0).astype(np.float64) ** 2
-    values = np.where(usable, image, 0.0).astype(np.float64)
-    return interpolate(values, noise, usable, y, x, *_correlations(), NOISE_FLOOR, FEWEST)
+def _fill_by_medians(out, images, usable, todo, members, half):
+    """Fill a group in place: from its median, and box medians where that is not known."""
+    middle = np.full(images.shape[1:], np.nan, dtype=images.dtype)
+    if len(members) > 1:
+        middle = median(images[members], usable[members])
+    for k in members:
+        known = todo[k] & np.isfinite(middle)
+        out[k][known] = middle[known]
+        y, x = np.nonzero(todo[k] & ~known)
+        if len(y):
+            out[k][y, x] = _boxes(images[k], usable[k], y, x, half)
 
 
-def _krige(out, image, usable, todo, err, base):
-    """Interpolate the pixels `todo` of an image, add `base`, and put them into `out`."""
-    y, x = np.nonzero(todo)
-    if not len(y):
-        return
-    values, _ = krige(image, usable, err, y, x)
-    if base is None:
-        out[y, x] = values
-        return
-    found = np.isfinite(values)
-    out[y[found], x[found]] = base[y[found], x[found]] + values[found]
-
-
-@functools.cache
-def _correlations():
-    """Offsets of the neighbours, their correlations with each other and with the centre."""
-    span = range(-REACH, REACH + 1)
-    offsets = np.array([(y, x) for y in span for x in span
-                        if 0 < y * y + x * x <= REACH * REACH])
-    k = np.linspace(0.0, CUTOFF, 4001)
-    u = k / CUTOFF
-    mtf = 2 / np.pi * (np.arccos(u) - u * np.sqrt(1 - u * u))
-    squares = np.arange(4 * REACH * REACH + 1)
-    # the integrand is 0 at both ends, so the trapezoidal rule is a sum
-    table = np.array([np.sum(mtf**2 * k * j0(2 * np.pi * k * np.sqrt(d))) for d in squares])
-    table /= table[0]
-    between = np.sum((offsets[:, None] - offsets[None]) ** 2, axis=-1)
-    return offsets, table[between], table[np.sum(offsets**2, axis=1)]
+def _fill_by_kriging(out, images, usable, todo, members, err, exposures, i):
+    """Fill a group in place: from its exposure's image, and each integration's own surroundings."""
+    image = exposures.images[i]
+    terms = _terms(image) if len(members) > 1 else None
+    for k, factors in zip(members, exposures.factors[i], strict=True):
+        y, x = np.nonzero(todo[k])
+        if terms is None:
+            out[k][y, x] = image[y, x]
+            continue
+        base = image + np.tensordot(factors, terms, axes=1)
+        residual = np.where(usable[k], images[k], 0.0) - np.where(usable[k], base, 0.0)
+        values, _ = krige(residual, usable[k], err[k], y, x, exposures.correlation)
+        out[k][y, x] = base[y, x] + np.where(np.isnan(values), 0.0, values)
 
 
 def fill_bad_pixels_raster(images, bad, flagged, box=3, zero=None):

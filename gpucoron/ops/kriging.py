@@ -1,0 +1,142 @@
+"""Predicting pixels from their neighbours, by simple kriging."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import scipy.fft
+from scipy.special import j0
+
+from gpucoron.errors import InputError
+from gpucoron.ops._host import require_host
+
+__all__ = ["FAR", "NEAR", "correlation_of", "krige"]
+
+NEAR, FAR = 4, 6  # px; how far away neighbours may be
+LARGEST = 4 * FAR**2  # squared distance of two neighbours, px^2
+CUTOFF = 0.5  # cycles per pixel; no image has finer structure
+CORNER = 0.55  # cycles per pixel; what an image has beyond is noise
+COARSE = 1 / (4 * FAR)  # cycles per pixel; what is coarser is in the neighbours' mean
+NOISE_FLOOR = 1e-4  # least noise variance, as a share of the signal's: keeps the systems well posed
+FEWEST = 3  # neighbours
+
+
+def krige(image, usable, err, y, x, correlation=None, reach=NEAR):
+    """Predict pixels of an image from their neighbours by simple kriging.
+
+    Parameters
+    ----------
+    image : (ny, nx) floating
+        Finite where `usable`.
+    usable : (ny, nx) bool
+        Which pixels may predict others. A pixel never predicts itself.
+    err : (ny, nx) floating
+        Standard deviations.
+    y, x : (n,) int
+        The pixels to predict.
+    correlation : (145,) float64, optional
+        Correlation of two pixels by their squared distance (px^2), from `correlation_of`. Default:
+        that of an image with the finest structure that pixels can show.
+    reach : int, pixels
+        Neighbours within this predict a pixel; at most 6. 4 has 48 of them, 6 has 112 and takes
+        ten times as long.
+
+    Returns
+    -------
+    (n,) float64, (n,) float64
+        Predictions and their variances, without the pixels' own noise; NaN where fewer than three
+        neighbours are usable.
+
+    Notes
+    -----
+    The weights are ``(K + N / S)^-1 k`` with K and k the correlations of the neighbours with each
+    other and with the pixel, N the variance of the noise and S that of the signal, found from the
+    neighbours' scatter about their mean [1]_. Where they hold nothing but noise their mean is
+    taken.
+
+    References
+    ----------
+    .. [1] Cressie 1993, Statistics for Spatial Data, sect. 3.4.5.
+    """
+    require_host("krige", image, usable, err)
+    from gpucoron.ops._kriging_cpu import interpolate
+
+    noise = np.where(usable & np.isfinite(err), err, 0.0).astype(np.float64) ** 2
+    values = np.where(usable, image, 0.0).astype(np.float64)
+    offsets, squares = _neighbours(reach)
+    table = _finest() if correlation is None else correlation
+    to_centre = table[np.sum(offsets**2, axis=1)]
+    return interpolate(values, noise, usable, y, x, offsets, table[squares], to_centre,
+                       NOISE_FLOOR, FEWEST)
+
+
+def correlation_of(image):
+    """Measure how pixels of an image are correlated with their neighbours.
+
+    Parameters
+    ----------
+    image : (ny, nx) floating
+        A finite image.
+
+    Returns
+    -------
+    (145,) float64
+        Correlation by squared distance, 0 to 144 px^2; that of the finest structure possible where
+        the image is nothing but noise.
+
+    Raises
+    ------
+    InputError
+        Not one finite image.
+
+    Notes
+    -----
+    The azimuthal mean of the power spectrum, under a Hann window, less the noise (the median power
+    beyond 0.55 cycles per pixel, where no optics leave anything); its Hankel transform is the
+    correlation. Since no power is negative, any matrix of these correlations is positive definite.
+    Power below 1/24 cycle per pixel is replaced by that at 1/24: coarser structure is in the mean
+    of the neighbours, which kriging takes out. The brightest part of the image decides, and that
+    is where it matters.
+    """
+    if image.ndim != 2 or not np.isfinite(image).all():
+        raise InputError(f"image has shape {image.shape}, expected (ny, nx) and finite values")
+    require_host("correlation_of", image)
+    window = np.multiply.outer(*(np.hanning(n + 2)[1:-1] for n in image.shape))
+    power = np.abs(scipy.fft.fft2((image - np.median(image)).astype(np.float64) * window)) ** 2
+    ky, kx = (np.fft.fftfreq(n) for n in image.shape)
+    k = np.hypot(ky[:, None], kx)
+    power = np.maximum(power - np.median(power[k > CORNER]) / np.log(2), 0.0)
+    size = max(image.shape)
+    rings = np.rint(k * size).astype(np.int64).ravel()
+    count = np.bincount(rings)
+    profile = np.bincount(rings, power.ravel())[count > 0] / count[count > 0]
+    fine, waves = _waves()
+    profile = np.interp(np.maximum(fine, COARSE), np.flatnonzero(count) / size, profile)
+    table = waves @ (profile * fine)
+    return table / table[0] if table[0] > 0 else _finest()
+
+
+@functools.cache
+def _waves():
+    """Frequencies, cycles per pixel, and the kernel of the Hankel transform to all distances."""
+    k = np.linspace(0.0, np.sqrt(0.5), 2001)
+    return k, j0(2 * np.pi * np.sqrt(np.arange(LARGEST + 1))[:, None] * k)
+
+
+@functools.cache
+def _finest():
+    """Correlation whose spectrum is the squared transfer function of a circular pupil."""
+    k, waves = _waves()
+    u = np.minimum(k / CUTOFF, 1.0)
+    mtf = 2 / np.pi * (np.arccos(u) - u * np.sqrt(1 - u * u))
+    table = waves @ (mtf**2 * k)
+    return table / table[0]
+
+
+@functools.cache
+def _neighbours(reach):
+    """Offsets (y, x) of the neighbours, and their squared distances from each other."""
+    span = range(-reach, reach + 1)
+    offsets = np.array([(y, x) for y in span for x in span if 0 < y * y + x * x <= reach * reach])
+    return offsets, np.sum((offsets[:, None] - offsets[None]) ** 2, axis=-1)
