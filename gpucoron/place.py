@@ -1,0 +1,134 @@
+"""Where a run computes: what is brought there, and what is brought back while it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from gpucoron import cuda
+from gpucoron.device import Device, lives_on_gpu
+from gpucoron.errors import DeviceMemoryError
+
+__all__ = ["Gpu", "Host", "places"]
+
+
+def places(device: Device) -> list[Host | Gpu]:
+    """Return the places that share the work of a run: the CPU, or one for each GPU."""
+    return [Gpu(index) for index in device.indices] or [Host()]
+
+
+class Host:
+    """The CPU: everything is there already."""
+
+    is_gpu = False
+
+    def here(self) -> AbstractContextManager:
+        """Work here."""
+        return nullcontext()
+
+    def upload(self, value: Any) -> Any:
+        """Bring arrays here, or a dataclass of them."""
+        return value
+
+    def later(self, value: Any) -> Callable[[], Any]:
+        """Return a function that brings `value` to the host, in whatever thread it is called."""
+        return lambda: value
+
+    def free_memory(self) -> int | None:
+        """Return the bytes that are free; None where that is not what bounds a batch."""
+        return None
+
+    @contextmanager
+    def errors(self, where: str):
+        """Turn this place's errors into ours."""
+        yield
+
+
+class Gpu(Host):
+    """A CUDA device.
+
+    Parameters
+    ----------
+    index : int
+        CUDA's number.
+
+    Notes
+    -----
+    The stream that is current here when the place is made computes. Files are uploaded by the
+    thread that reads them, on a second stream, and results come down on a third one.
+    """
+
+    is_gpu = True
+
+    def __init__(self, index: int):
+        self.index, self._cp = index, cuda.cupy()
+        with self.here():
+            self._computing = self._cp.cuda.get_current_stream()
+            self._up, self._down = (self._cp.cuda.Stream(non_blocking=True) for _ in range(2))
+
+    def here(self) -> AbstractContextManager:
+        """Make this the current device."""
+        return self._cp.cuda.Device(self.index)
+
+    def upload(self, value: Any) -> Any:
+        """Copy to the device; complete on return.
+
+        The memory is taken from, and goes back to, what the computing stream has used before.
+        """
+        def copy(array):
+            if lives_on_gpu(array):
+                return array
+            out = self._cp.empty(array.shape, array.dtype)
+            self._up.wait_event(self._computing.record())  # it may still be read there
+            out.set(array, stream=self._up)
+            return out
+
+        with self.errors("upload"), self.here(), self._computing:
+            copied = _each(value, copy)
+            self._up.synchronize()
+        return copied
+
+    def later(self, value: Any) -> Callable[[], Any]:
+        """Return a function that copies to the host what the current stream has computed by now."""
+        with self.here():
+            computed = self._computing.record()
+
+        def download():
+            with self.errors("download"), self.here():
+                self._down.wait_event(computed)
+                return _each(value, lambda array: array.get(stream=self._down)
+                             if lives_on_gpu(array) else array)
+
+        return download
+
+    def free_memory(self) -> int:
+        """Return what CUDA has free and what CuPy's pool keeps for further use, in bytes."""
+        cp = self._cp
+        with self.here():
+            pool = cp.get_default_memory_pool()
+            free = cp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()
+            limit = pool.get_limit()
+            return min(free, limit - pool.used_bytes()) if limit else free
+
+    @contextmanager
+    def errors(self, where: str):
+        """Turn CUDA's errors into one line that names the device."""
+        try:
+            with cuda.errors(f"device {self.index}, {where}"):
+                yield
+        except DeviceMemoryError:
+            self._cp.get_default_memory_pool().free_all_blocks()
+            raise
+
+
+def _each(value, change):
+    """Apply `change` to an array, to those of a tuple, or to those of a dataclass."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return dataclasses.replace(value, **{
+            name: change(array) for name, array in fields.items() if hasattr(array, "dtype")})
+    if isinstance(value, tuple):
+        return tuple(_each(item, change) for item in value)
+    return change(value) if hasattr(value, "dtype") else value

@@ -1,0 +1,62 @@
+"""Bringing stacks to a device and back."""
+
+import numpy as np
+import pytest
+
+from gpucoron.device import Device, on_gpu
+from gpucoron.errors import DeviceMemoryError
+from gpucoron.place import Gpu, Host, places
+from gpucoron.stack import IntegrationStack, PlaneSource
+
+EMULATED = pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
+
+
+def stack():
+    rng = np.random.default_rng(1)
+    shape = (3, 4, 5)
+    return IntegrationStack(
+        rng.normal(size=shape).astype("f4"), np.ones(shape, "f4"), np.zeros(shape, "u4"),
+        var_rnoise=np.ones(shape, "f4"), sources=tuple(PlaneSource("a", k) for k in (1, 2, 3)))
+
+
+def test_a_run_has_a_place_for_each_device(device):
+    assert [type(p) for p in places(Device("cpu", None, "", ""))] == [Host]
+    if device.is_gpu:
+        both = places(Device("gpu", 0, "", "", others=(1,)))
+        assert [p.index for p in both] == [0, 1] and all(p.is_gpu for p in both)
+
+
+def test_what_is_on_the_host_stays_what_it_is():
+    host, value = Host(), stack()
+    assert host.upload(value) is value and host.later(value)() is value
+
+
+@EMULATED
+def test_a_stack_goes_up_and_comes_back(device):
+    gpu, value = Gpu(0), stack()
+    there = gpu.upload(value)
+    assert on_gpu(there.data, there.err, there.dq, there.var_rnoise)
+    assert there.var_flat is None and there.sources == value.sources
+    back = gpu.later(there)()
+    for name in ("data", "err", "dq", "var_rnoise"):
+        assert isinstance(getattr(back, name), np.ndarray)
+        assert np.array_equal(getattr(back, name), getattr(value, name))
+
+
+@EMULATED
+def test_tuples_and_what_is_no_array_pass(device):
+    gpu = Gpu(0)
+    array, number, nothing = gpu.later((gpu.upload(np.arange(3)), 5, None))()
+    assert (array.tolist(), number, nothing) == ([0, 1, 2], 5, None)
+
+
+@EMULATED
+def test_full_memory_is_one_line(device):
+    gpu = Gpu(0)
+    device.cupy.get_default_memory_pool().set_limit(size=1000)
+    try:
+        assert gpu.free_memory() <= 1000
+        with pytest.raises(DeviceMemoryError, match=r"^device 0, upload: the GPU's memory is full"):
+            gpu.upload(np.zeros(10000))
+    finally:
+        device.cupy.get_default_memory_pool().set_limit(size=0)
