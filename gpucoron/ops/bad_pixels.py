@@ -59,7 +59,7 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
     if zero is not None:
         outside[:] = [zero[members].all(axis=0) for members in members_of]
     if correlation is None:
-        correlation = _measured(*combined[0][:2], outside[0], half)
+        correlation = _measured(combined, outside, half)
 
     def fill(i):
         image, noise, _ = combined[i]
@@ -179,12 +179,13 @@ def _factors(terms, difference, usable, err):
     return np.linalg.lstsq(columns @ columns.T, columns @ right, rcond=None)[0]
 
 
-def _measured(image, noise, outside, half):
-    """Measure the correlation of pixels on one image, its holes filled as well as one can yet."""
-    if not np.isfinite(image).any():
-        return None
-    filled = _fill_holes(image, noise, outside, None, half, None)[0]
-    return correlation_of(np.where(outside, np.median(filled[~outside]), filled))
+def _measured(combined, outside, half):
+    """Measure the correlation of pixels on the first exposure that has any."""
+    for (image, noise, _), beyond in zip(combined, outside, strict=True):
+        if np.isfinite(image).any():
+            filled = _fill_holes(image, noise, beyond, None, half, None)[0]
+            return correlation_of(np.where(beyond, np.median(filled[~beyond]), filled))
+    return correlation_of(np.zeros(outside.shape[1:]))
 
 
 def _fill_holes(image, noise, outside, correlation, half, model):

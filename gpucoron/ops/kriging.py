@@ -11,7 +11,7 @@ from scipy.special import j0
 from gpucoron.errors import InputError
 from gpucoron.ops._host import require_host
 
-__all__ = ["FAR", "NEAR", "correlation_of", "krige"]
+__all__ = ["FAR", "NEAR", "correlation_of", "joint_spread", "krige"]
 
 NEAR, FAR = 4, 6  # px; how far away neighbours may be
 LARGEST = 4 * FAR**2  # squared distance of two neighbours, px^2
@@ -106,7 +106,7 @@ def correlation_of(image):
     power = np.abs(scipy.fft.fft2((image - np.median(image)).astype(np.float64) * window)) ** 2
     ky, kx = (np.fft.fftfreq(n) for n in image.shape)
     k = np.hypot(ky[:, None], kx)
-    power = np.maximum(power - np.median(power[k > CORNER]) / np.log(2), 0.0)
+    power = np.maximum(power - np.median(power[k >= min(CORNER, k.max())]) / np.log(2), 0.0)
     size = max(image.shape)
     rings = np.rint(k * size).astype(np.int64).ravel()
     count = np.bincount(rings)
@@ -115,6 +115,40 @@ def correlation_of(image):
     profile = np.interp(np.maximum(fine, COARSE), np.flatnonzero(count) / size, profile)
     table = waves @ (profile * fine)
     return table / table[0] if table[0] > 0 else _finest()
+
+
+def joint_spread(spread, correlation):
+    """Standard deviations that, taken as independent, tell what neighbours do together.
+
+    Parameters
+    ----------
+    spread : (ny, nx) float64
+        Standard deviations of interpolated pixels; 0 or NaN at others.
+    correlation : (145,) float64
+        From `correlation_of`.
+
+    Returns
+    -------
+    (ny, nx) float64
+        0 at the others.
+
+    Notes
+    -----
+    Errors of neighbours in the same hole are alike. The variance of a sum of pixels, with weights
+    that hardly differ within a hole, is that of independent pixels with the variances
+    ``s(i) sum_j K(i, j) s(j)``.
+    """
+    offsets, _ = _neighbours(NEAR)
+    spread = np.nan_to_num(spread)
+    padded = np.pad(spread, NEAR)
+    y, x = np.nonzero(spread)
+    near = np.maximum(correlation[np.sum(offsets**2, axis=1)], 0.0)
+    total = spread[y, x]
+    for (dy, dx), k in zip(offsets + NEAR, near, strict=True):
+        total = total + k * padded[y + dy, x + dx]
+    out = np.zeros_like(spread)
+    out[y, x] = np.sqrt(spread[y, x] * total)
+    return out
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.stack import IntegrationStack
-from gpucoron.steps.filling import Filling, PreparedReferences, filled_error
+from gpucoron.steps.filling import Filling, PreparedReferences
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
 
@@ -85,8 +85,7 @@ class Alignment:
         filling = references.filling
         self.align, self._like_jwst, self._references = align, filling.like_jwst, references
         self.shape, self._batch = references.shape, batch or len(references.images)
-        own = np.zeros(len(science), dtype=int)
-        self.science = filling.fill(science.data, science.dq, own, science.err)
+        self.science, error = references.fill_science(science)
         self._usable = np.isfinite(self.science).all(axis=(1, 2))
         if not self._usable.any():
             raise InputError("align_refs: no science integration has a usable pixel")
@@ -96,7 +95,7 @@ class Alignment:
         self._registration = Registration(
             references.images, mask, usable=references.usable, **options)
         self._registration.propagate(references.images, references.errors, references.groups,
-                                     guide, filled_error(science.err[first]))
+                                     guide, error)
 
     @property
     def integrations(self) -> list[int]:

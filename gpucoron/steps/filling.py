@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucoron.ops import dq as dq_bits
-from gpucoron.ops.bad_pixels import fill_bad_pixels, fill_bad_pixels_raster
+from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels, fill_bad_pixels_raster
 from gpucoron.ops.fourier_shift import spectra
+from gpucoron.ops.kriging import joint_spread
 from gpucoron.stack import IntegrationStack
 
 __all__ = ["Filling", "PreparedReferences"]
@@ -48,13 +49,58 @@ class Filling:
         -------
         (n, ny, nx), dtype of `images`
         """
+        bad, flagged, zero = self._bad(images, dq)
+        if self.like_jwst:
+            return fill_bad_pixels_raster(images, bad, flagged, self.median_box_length, zero)
+        return fill_bad_pixels(images, bad, self._box, groups, zero, err)
+
+    def fill_stack(self, stack, groups, correlation=None):
+        """Fill the images of a stack, and tell how uncertain their pixels then are.
+
+        Parameters
+        ----------
+        stack : IntegrationStack
+        groups : (n,) int
+            Exposure of each image.
+        correlation : (145,) float64, optional
+            Of pixels, from other exposures filled before; measured if not given.
+
+        Returns
+        -------
+        (n, ny, nx), (m, ny, nx) floating, (145,) float64 or None
+            The filled images, the standard deviations of the pixels of each exposure, finite, and
+            the correlation of pixels that was used.
+        """
+        exposures = correlation_used = None
+        if self.like_jwst:
+            filled = self.fill(stack.data, stack.dq, groups)
+        else:
+            bad, _, zero = self._bad(stack.data, stack.dq)
+            exposures = exposure_images(stack.data, bad, groups, stack.err, zero=zero,
+                                        box=self._box, correlation=correlation)
+            filled = fill_bad_pixels(
+                stack.data, bad, self._box, groups, zero, stack.err, exposures)
+        usable = np.isfinite(filled).all(axis=(1, 2))
+        firsts = [int(np.argmax(usable & (groups == g))) for g in np.unique(groups)]
+        errors = _filled_errors(stack.err[firsts])
+        if exposures is not None:
+            for error, spread in zip(errors, exposures.spread, strict=True):
+                joint = joint_spread(spread, exposures.correlation)
+                error[joint > 0] = joint[joint > 0]
+            correlation_used = exposures.correlation
+        return filled, errors, correlation_used
+
+    @property
+    def _box(self):
+        return max(self.median_box_length, 1)
+
+    def _bad(self, images, dq):
+        """Which pixels to replace, which are flagged, and which to set to 0 instead."""
         bits = np.uint32(dq_bits.interpret_bit_flags(self.bad_bits) or 0)
         flagged = (dq & bits) != 0
         bad = flagged | (np.isnan(images) if self.like_jwst else ~np.isfinite(images))
         zero = bad & ((dq & NON_SCIENCE) != 0) if self.zero_non_science else None
-        if self.like_jwst:
-            return fill_bad_pixels_raster(images, bad, flagged, self.median_box_length, zero)
-        return fill_bad_pixels(images, bad, max(self.median_box_length, 1), groups, zero, err)
+        return bad, flagged, zero
 
 
 class PreparedReferences:
@@ -91,13 +137,11 @@ class PreparedReferences:
     def __init__(self, references: IntegrationStack, filling: Filling, with_err: bool = True):
         self.filling = filling
         self.groups = groups = exposure_numbers(references)
-        images = filling.fill(references.data, references.dq, groups, references.err)
+        images, self.errors, self._correlation = filling.fill_stack(references, groups)
         self.usable = np.isfinite(images).all(axis=(1, 2))
         images[~self.usable] = 0.0
         self.images, self.shape = images, images.shape
         self.spectra = spectra(images)
-        firsts = [int(np.argmax(self.usable & (groups == g))) for g in np.unique(groups)]
-        self.errors = np.array([filled_error(references.err[k]) for k in firsts])
         self.err_spectra = self.err_known = None
         if with_err:
             err = references.err
@@ -107,13 +151,25 @@ class PreparedReferences:
             err = err if known.all() else np.where(known[:, None, None], err, 0.0)
             self.err_spectra, self.err_known = spectra(err), known & self.usable
 
+    def fill_science(self, science: IntegrationStack):
+        """Fill the integrations of one science exposure.
 
-def filled_error(err: np.ndarray) -> np.ndarray:
-    """Fill the holes of one err plane; ones where nothing is known."""
+        Returns
+        -------
+        (n, ny, nx), (ny, nx) floating
+            The filled images, and the standard deviations of the exposure's pixels, finite.
+        """
+        own = np.zeros(len(science), dtype=int)
+        images, errors, _ = self.filling.fill_stack(science, own, self._correlation)
+        return images, errors[0]
+
+
+def _filled_errors(err):
+    """Fill the holes of err planes; ones where nothing is known."""
     known = np.isfinite(err) & (err > 0)
-    if not known.any():
-        return np.ones_like(err)
-    return fill_bad_pixels(np.where(known, err, 0)[None], ~known[None])[0]
+    filled = fill_bad_pixels(np.where(known, err, 0), ~known)
+    filled[~known.any(axis=(1, 2))] = 1.0
+    return filled
 
 
 def exposure_numbers(stack: IntegrationStack) -> np.ndarray:
