@@ -176,12 +176,13 @@ def paste_includes(path: Path) -> str:
             if not found:
                 out.append("" if line.strip() == "#pragma once" else line)
                 continue
-            if path.with_name(found[1]) not in seen:
-                out += paste(path.with_name(found[1]))
+            included = (path.parent / found[1]).resolve()
+            if included not in seen:
+                out += paste(included)
             out.append(f'#line {number + 1} "{path.name}"')
         return out
 
-    return "\n".join([*paste(path), ""])
+    return "\n".join([*paste(path.resolve()), ""])
 
 
 def kernel(file: str, name: str) -> Kernel:
