@@ -22,6 +22,8 @@ LARGEST_BATCH = 8
 # bytes per pixel of one image, 4 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT; while
 # outliers are flagged; bytes per pixel of all that resampling makes
 _PLAIN, _FULL, _FLAGGING, _RESAMPLING = 12, 24, 58, 250
+# output pixels that a pixel's drop reaches at equal pixel scales, 12 bytes each
+_REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16, "lanczos3": 36}
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
           "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 # seconds per pixel: fit of a pair; shift of an image; of a reference in a decomposition, and a
@@ -170,8 +172,14 @@ def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
     for k, n in enumerate(counts):
         before = done * sum(counts[:k])
         peaks += [before + prepared + _FLAGGING * n, before + aligning + own * n]
-    peaks.append(done * sum(counts) + _RESAMPLING)
+    peaks.append(done * sum(counts) + _RESAMPLING + _wide_drops(parameters.resample))
     return BASE + npix * (kept + max(peaks))
+
+
+def _wide_drops(resample):
+    """Bytes per pixel of overlaps beyond those of square drops at equal pixel scales."""
+    finer = min(1.0, resample.pixel_scale_ratio) ** 2
+    return int(12 * max(0.0, _REACHED[resample.kernel] / finer - _REACHED["square"]))
 
 
 def _disk(npix, nref, counts, parameters, save, aligned):

@@ -251,7 +251,8 @@ sys.exit(code)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("options", [
-    (), ("--no-save", "psfalign", "--set", "klip.truncate=3,6,9,12"), ("--align", "first")])
+    (), ("--no-save", "psfalign", "--set", "klip.truncate=3,6,9,12"), ("--align", "first"),
+    ("--set", "resample.kernel=lanczos3", "--set", "resample.pixel_scale_ratio=0.4")])
 def test_peak_memory_is_as_predicted(options, medium, tmp_path, capsys):
     words = [str(medium.asn), "--psfmask", str(medium.psfmask), "--device", "cpu", "-q",
              "--output-dir", str(tmp_path), "--set", "klip.truncate=20", *options]

@@ -1,5 +1,7 @@
 """Drizzle against the drizzle package, against polygons clipped one by one, and with itself."""
 
+import subprocess
+import sys
 import warnings
 
 import numba
@@ -290,6 +292,16 @@ def test_what_makes_no_difference_is_ignored():
         d = Drizzle(OUTPUT, kernel=kernel)
         d.add(images, overlaps(pixel_map, OUTPUT, kernel=kernel, **keywords))
         assert d.n_added == 1
+
+
+def test_square_does_not_wait_for_other_kernels_to_be_compiled():
+    code = """if True:
+        import sys
+        import numpy as np
+        from gpucoron.ops.drizzle import overlaps
+        overlaps(np.stack(np.indices((5, 5)), axis=-1) + 0.1, (5, 5))
+        sys.exit("gpucoron.ops._drizzle_separable_cpu" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_context_beyond_32_inputs():
