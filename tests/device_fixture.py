@@ -93,6 +93,6 @@ def make(name, monkeypatch):
         pytest.skip(why_no_emulation())
     made = emulation()
     made.reset(name.removeprefix("host-"))
-    monkeypatch.setitem(sys.modules, "cupy", made.cupy)
-    monkeypatch.setitem(sys.modules, "cupyx", made.cupyx)
+    for module, stand_in in made.modules.items():
+        monkeypatch.setitem(sys.modules, module, stand_in)
     return Gpu(name, made.cupy, made)

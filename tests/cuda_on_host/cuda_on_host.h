@@ -48,15 +48,13 @@ inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 // ---------------------------------------------------------------- barriers and warps
-#define __syncthreads() static_cast<void>(::cuda_on_host::block_barrier(__LINE__))
-#define __syncthreads_count(p) ::cuda_on_host::block_barrier(__LINE__, p)
-#define __syncthreads_or(p) (::cuda_on_host::block_barrier(__LINE__, p) > 0)
-#define __syncthreads_and(p) (::cuda_on_host::block_barrier(__LINE__, !(p)) == 0)
+#define __syncthreads() static_cast<void>(::cuda_on_host::block_barrier(__FILE__, __LINE__))
+#define __syncthreads_count(p) ::cuda_on_host::block_barrier(__FILE__, __LINE__, p)
+#define __syncthreads_or(p) (::cuda_on_host::block_barrier(__FILE__, __LINE__, p) > 0)
+#define __syncthreads_and(p) (::cuda_on_host::block_barrier(__FILE__, __LINE__, !(p)) == 0)
+#define __syncwarp(...) ::cuda_on_host::warp_barrier(__FILE__, __LINE__ __VA_OPT__(, ) __VA_ARGS__)
 inline void __threadfence() {}
 inline void __threadfence_block() {}
-inline void __syncwarp(unsigned mask = ~0u) {
-  cuda_on_host::warp_exchange(mask, "__syncwarp", 0);
-}
 [[noreturn]] inline void __trap() { cuda_on_host::fail("__trap", "reached"); }
 
 namespace cuda_on_host {

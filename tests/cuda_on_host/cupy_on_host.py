@@ -67,12 +67,16 @@ class Emulation:
 
     Attributes
     ----------
-    cupy, cupyx : module
-        What is to be found under these names.
+    cupy : Namespace
+        The module.
+    modules : dict
+        What is to stand in `sys.modules` for "cupy" and "cupyx".
     order, seed : str, int
         In which order threads run: "forward", "backward" or "shuffled".
     flags : tuple of str
         For g++.
+    without : tuple of str and int
+        File and line of a barrier to leave out; `left_out` is not 0 once it was.
     launches : list of tuple
         (file, name, grid, block) of every launch so far.
     uploads, downloads : int, bytes
@@ -100,9 +104,10 @@ class Emulation:
         cp.get_default_memory_pool = lambda: Pool(self.memory)
         cp.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(
             free_all_blocks=lambda: None)
-        self.cupyx = types.SimpleNamespace(
+        cupyx = types.SimpleNamespace(
             empty_pinned=np.empty, zeros_pinned=np.zeros, empty_like_pinned=np.empty_like,
             zeros_like_pinned=np.zeros_like)
+        self.modules = {"cupy": cp, "cupyx": cupyx}
 
     def reset(self, order="forward", seed=0, flags=None):
         """Begin anew: nothing counted, no limit of memory.
@@ -112,8 +117,8 @@ class Emulation:
         """
         if flags is None:
             flags = build.contracting() if order == "shuffled" else build.PLAIN
-        self.order, self.seed, self.flags = order, seed, flags
-        self.launches, self.uploads, self.downloads = [], 0, 0
+        self.order, self.seed, self.flags, self.without = order, seed, flags, ("", 0)
+        self.launches, self.uploads, self.downloads, self.left_out = [], 0, 0, 0
         self.memory = Memory(OutOfMemoryError)
 
     def _from_host(self, function, value, *args, **kwargs):
@@ -173,7 +178,8 @@ class _RawKernel:
         e.launches.append((self._module.file, self._name, grid, block))
         host = [unwrap(value) for value in args]
         kernel = self._module.compiled(self._name, e.flags)
-        kernel(grid, block, host, shared_mem, e.order, e.seed + len(e.launches))
+        seed = e.seed + len(e.launches)
+        e.left_out += kernel(grid, block, host, shared_mem, e.order, seed, e.without)
 
 
 class Pool:

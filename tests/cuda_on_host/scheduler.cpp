@@ -107,6 +107,12 @@ static void **arguments;
 static unsigned char *shared;
 static size_t shared_bytes;
 
+static const char *left_out_file;     // the barrier that a test leaves out, to see who notices
+static int left_out_line;
+extern "C" {
+__attribute__((visibility("default"))) long cuda_on_host_left_out = 0;  // how often it was
+}
+
 static Context scheduler;
 static std::vector<Fiber *> fibers, idle;
 static std::vector<Meeting *> spare;
@@ -139,7 +145,14 @@ static void open_barrier() {
   barrier_line = 0;
 }
 
-int block_barrier(int line, bool vote) {
+static bool is_left_out(const char *file, int line) {
+  if (line != left_out_line || std::strcmp(file, left_out_file) != 0) return false;
+  ++cuda_on_host_left_out;
+  return true;
+}
+
+int block_barrier(const char *file, int line, bool vote) {
+  if (is_left_out(file, line)) return vote;
   if (barrier_line && barrier_line != line) {
     char text[96];
     std::snprintf(text, sizeof text, "line %d met by one at line %d", barrier_line, line);
@@ -197,6 +210,10 @@ const uint64_t *warp_exchange(uint32_t mask, const char *what, uint64_t value) {
   std::memcpy(result, meeting->value, sizeof result);
   if (--meeting->readers == 0) spare.push_back(meeting);
   return result;
+}
+
+void warp_barrier(const char *file, int line, uint32_t mask) {
+  if (!is_left_out(file, line)) warp_exchange(mask, "__syncwarp", 0);
 }
 
 uint32_t warp_lanes() { return warps[current->rank / 32].lanes; }
@@ -351,8 +368,10 @@ static int find_locals(dl_phdr_info *info, size_t, void *result) {
 
 extern "C" __attribute__((visibility("default"))) const char *cuda_on_host_launch(
     const Kernel *launched, const unsigned *grid, const unsigned *block, size_t dynamic_bytes,
-    void **values, int direction, unsigned seed) {
+    void **values, int direction, unsigned seed, const char *without_file, int without_line) {
   kernel = launched;
+  left_out_file = without_file;
+  left_out_line = without_line;
   arguments = values;
   grid_size = dim3(grid[0], grid[1], grid[2]);
   block_size = dim3(block[0], block[1], block[2]);

@@ -34,7 +34,10 @@ extern uint3 block_index;
 extern dim3 block_size, grid_size;
 
 // Wait for every thread of the block; returns for how many of them `vote` was true.
-int block_barrier(int line, bool vote = false);
+int block_barrier(const char *file, int line, bool vote = false);
+
+// Wait for the lanes in `mask`.
+void warp_barrier(const char *file, int line, uint32_t mask = ~0u);
 
 // Wait for the lanes in `mask`; returns what each of the 32 brought, valid until the next call.
 const uint64_t *warp_exchange(uint32_t mask, const char *what, uint64_t value);

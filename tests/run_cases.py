@@ -1,0 +1,96 @@
+"""Run the cases of one .cu file on the emulated GPU; see kernel_cases.py."""
+
+import os
+import re
+import signal
+import sys
+import time
+from unittest import mock
+
+import numpy as np
+
+from gpucoron import cuda
+from tests import device_fixture
+from tests.cuda_on_host import build
+from tests.kernel_cases import CASES
+
+NOTICED, UNNOTICED, UNREACHED = 0, 1, 2
+ORDERS = [("forward", 0), ("backward", 0), *(("shuffled", seed) for seed in range(4))]
+_LINE = re.compile(r'#line (\d+) "(.+)"')
+_BARRIER = re.compile(r"\b__sync(threads|threads_\w+|warp)\s*\(")
+
+
+def on_emulation(file, flags=None, order="forward", seed=0, without=("", 0)):
+    """Run the cases of a file; return the results and what was launched."""
+    emulation = device_fixture.emulation()
+    emulation.reset(order, seed, flags)
+    emulation.without = without
+    with mock.patch.dict(sys.modules, emulation.modules):
+        device = device_fixture.Gpu("host", emulation.cupy, emulation)
+        results = [device.get(function(device)) for function in CASES[file]]
+    return results, emulation.launches
+
+
+def sanitized(file):
+    """For a process with the sanitizers."""
+    on_emulation(file, (*build.PLAIN, *build.SANITIZE))
+
+
+def barriers(file):
+    """List (file, line) of every barrier in a source with its includes."""
+    found, name, number = [], "", 0
+    for line in cuda.read_kernels(file).source.splitlines():
+        if marker := _LINE.match(line):
+            number, name = int(marker[1]), marker[2]
+            continue
+        if _BARRIER.search(line.partition("//")[0]):
+            found.append((name, number))
+        number += 1
+    return found
+
+
+def unnoticed(file):
+    """List the barriers without which every result is the same, in every order tried.
+
+    Each trial has a process of its own: without a barrier a kernel may do anything.
+    """
+    left = barriers(file)
+    reached = set()
+    for order, seed in ORDERS:
+        start = time.perf_counter()
+        right = on_emulation(file, build.PLAIN, order, seed)[0]
+        limit = 1 + 5 * (time.perf_counter() - start)
+        seen = {b: _without(file, b, order, seed, right, limit) for b in left}
+        reached |= {barrier for barrier, status in seen.items() if status != UNREACHED}
+        left = [barrier for barrier, status in seen.items() if status != NOTICED]
+    return [barrier for barrier in left if barrier in reached]
+
+
+def _without(file, barrier, order, seed, right, limit):
+    child = os.fork()
+    if child == 0:
+        signal.setitimer(signal.ITIMER_REAL, limit)
+        status = NOTICED
+        try:
+            got = on_emulation(file, build.PLAIN, order, seed, barrier)[0]
+            if not device_fixture.emulation().left_out:
+                status = UNREACHED
+            elif _equal(got, right):
+                status = UNNOTICED
+        finally:
+            os._exit(status)
+    status = os.waitpid(child, 0)[1]
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else NOTICED
+
+
+def _equal(got, right):
+    if isinstance(right, (list, tuple)):
+        return all(map(_equal, got, right))
+    if isinstance(right, dict):
+        return all(_equal(got[key], right[key]) for key in right)
+    return np.array_equal(got, right, equal_nan=np.asarray(right).dtype.kind in "fc")
+
+
+if __name__ == "__main__":
+    for name, line in unnoticed(sys.argv[1]):
+        print(f"{name}:{line}")
