@@ -63,7 +63,8 @@ def main():
             ways = {k: ways[k] for k in ("each, psfalign not written",)}
         process(gpucoron(asn, mask, out, "--align", "first"))  # compile, fill caches
         results = {"threads": options.threads,
-                   **{name: process(c, options.repeats) for name, c in ways.items()}}
+                   **{name: process(c, options.repeats, output=out)
+                      for name, c in ways.items()}}
         if options.jwst:
             results["jwst, first"] = process(jwst(asn, mask, work / "jwst", science))
             results["ratio, first"] = (results["jwst, first"]["median_s"]

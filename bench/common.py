@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -62,10 +63,15 @@ def timed(function, repeats):
             "cpu_s": runs[len(runs) // 2][1]}
 
 
-def process(command, repeats=1, env=None):
-    """Run a whole process: wall and processor seconds, and its peak memory."""
+def process(command, repeats=1, env=None, output=None):
+    """Run a whole process: wall and processor seconds, and its peak memory.
+
+    The folder `output` is removed before every run: writing into new files is what is timed.
+    """
     runs = []
     for _ in range(repeats):
+        if output is not None:
+            shutil.rmtree(output, ignore_errors=True)
         start = time.perf_counter()
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                  env={**os.environ, **(env or {})})
