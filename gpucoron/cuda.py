@@ -106,10 +106,13 @@ def errors(where: str):
     """
     try:
         yield
+    except ImportError as problem:  # CuPy looks for CUDA's libraries when it first needs them
+        raise DeviceError(f"{where}: {_one_line(problem)}; pip install 'gpucoron[cuda13-ctk]' "
+                          "brings CUDA's libraries") from problem
     except Exception as problem:  # CuPy's classes cannot be named without importing it
         text = _one_line(problem)
-        ours = type(problem).__module__.split(".")[0] in ("cupy", "cupy_backends", "cupyx")
-        if not ours and not text.startswith("CuPy failed to load"):
+        theirs = type(problem).__module__.partition(".")[0] in ("cupy", "cupy_backends", "cupyx")
+        if not theirs and not text.startswith("CuPy failed to load"):
             raise
         if _MEMORY.search(f"{type(problem).__name__} {text}"):
             raise DeviceMemoryError(f"{where}: the GPU's memory is full ({text})") from problem
@@ -118,7 +121,7 @@ def errors(where: str):
 
 def _one_line(problem: BaseException) -> str:
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
-    wrong = [line for line in lines if "error" in line]  # a compiler's log begins with warnings
+    wrong = [line for line in lines if ": error: " in line]  # in a compiler's log, after warnings
     return (wrong or lines or [type(problem).__name__])[0]
 
 

@@ -14,6 +14,7 @@ class Cpu:
 
     name = "cpu"
     is_gpu = False
+    cupy = emulation = None
 
     def array(self, values):
         return values

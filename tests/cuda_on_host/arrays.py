@@ -66,6 +66,9 @@ class DeviceArray(NDArrayOperatorsMixin):
     def __dlpack_device__(self):
         return (2, 0)
 
+    def __dlpack__(self, **options):
+        return self  # stands for the capsule
+
     @property
     def device(self):
         return self.home.cupy.cuda.Device(0)

@@ -98,7 +98,7 @@ class Emulation:
         for name in _EMPTY:
             setattr(cp, name, functools.partial(self._empty, getattr(np, name)))
         cp.asnumpy = self._as_numpy
-        cp.from_dlpack = lambda foreign: wrap(foreign.__dlpack__())
+        cp.from_dlpack = lambda foreign: foreign.__dlpack__()[...]
         cp.RawModule = functools.partial(_RawModule, self)
         cp.cuda = fake_cuda(self)
         cp.get_default_memory_pool = lambda: Pool(self.memory)
