@@ -105,7 +105,8 @@ def run(
                   memory)
         with Background(n > 1) as job.background:
             products = job.association(Path(asn))
-    return Result(products, tuple(job.files), job.timings, tuple(warnings), parameters, chosen)
+    return Result(products, tuple(job.files), job.timings, tuple(warnings), parameters, chosen,
+                  tuple(job.spans))
 
 
 def plan(
@@ -187,6 +188,7 @@ class Job:
     files: list[Path] = field(default_factory=list)
     begun: set[Path] = field(default_factory=set)
     timings: dict[str, float] = field(default_factory=dict)
+    spans: list[tuple[str, float, float]] = field(default_factory=list)
 
     @contextmanager
     def timed(self, step: str):
@@ -195,7 +197,9 @@ class Job:
         try:
             yield
         finally:
-            self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - start
+            end = time.perf_counter()
+            self.timings[step] = self.timings.get(step, 0.0) + end - start
+            self.spans.append((step, start, end))
 
     def association(self, path: Path) -> tuple[ProductResult, ...]:
         """Check everything that can be checked first, then process product by product."""

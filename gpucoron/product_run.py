@@ -12,6 +12,7 @@ import numpy as np
 from gpucoron.errors import ExposureError, InputError, UsageError
 from gpucoron.overlap import read_ahead
 from gpucoron.planning import MIB, Plan, make_plan
+from gpucoron.report.record import Record
 from gpucoron.result import ProductResult
 
 if TYPE_CHECKING:
@@ -32,11 +33,13 @@ class ProductRun:
     def __init__(self, job: Job, association: Association, product: Product, name: str):
         self.job, self.association, self.product = job, association, product
         self.parameters = job.parameters
-        self.result = ProductResult(name)
+        self.record = Record.of(association, product)
+        self.result = ProductResult(name, record=self.record)
 
     def run(self) -> ProductResult:
         """Do the five steps."""
         science, references = self.read()
+        self.record.note_exposures(*science, *references)
         self.batch = self._batch(science, references)
         self.provenance = self._provenance(science, references)
         mask = self._mask(science[0])
@@ -50,6 +53,7 @@ class ProductRun:
         if not self.parameters.resample.skip:
             for truncate in subtracted[0]:
                 self._resample(science, [stacks[truncate] for stacks in subtracted], truncate)
+        self.record.to_host()
         return self.result
 
     def _provenance_of(self, truncate: int) -> Provenance:
@@ -125,7 +129,7 @@ class ProductRun:
 
         with self.job.timed("read"):
             mask, name, how = find_psfmask(self.job.psfmask, exposure)
-        self.result.psfmask = how
+        self.result.psfmask, self.record.mask = how, mask
         self.provenance = replace(self.provenance, psfmask=name)
         return mask
 
@@ -146,6 +150,7 @@ class ProductRun:
                 stack, snr=parameters.threshold, maskpt=parameters.maskpt,
                 good_bits=parameters.good_bits, preset=self.parameters.preset)
         log.debug("%s: %d outliers", exposure.root, int(out.flagged.sum()))
+        self.record.note_outliers(exposure.root, out)
         for name, array, writer in (("crfints", out.stack, write_crfints),
                                     ("median", out.median, write_median)):
             if name in job.keep:
@@ -167,6 +172,7 @@ class ProductRun:
         with job.timed("stack_refs"):
             stacked = stack_refs(stacks, keep_unusable=self.parameters.like_jwst)
         self._compare_truncation(len(stacked))
+        self.record.sources = stacked.sources
         if "psfstack" in job.keep:
             self.result.psfstack = stacked
         if "psfstack" in job.save:
@@ -205,6 +211,7 @@ class ProductRun:
         flagged = self._outliers(exposure)
         if parameters.klip.skip:
             log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
+            self.record.note_subtracted(exposure.root, flagged, {})
             return {parameters.klip.truncations[0]: flagged}
         with job.timed("align_refs"):
             try:
@@ -219,6 +226,7 @@ class ProductRun:
                         "ve" if len(empty) > 1 else "s", "" if len(empty) > 1 else "s")
         with self._psfalign(exposure, reference_exposures, alignment) as writer:
             subtracted = self._subtract(exposure, flagged, alignment, writer)
+        self.record.note_subtracted(exposure.root, flagged, subtracted)
         for truncate, stack in subtracted.items():
             if "psfsub" in job.keep:
                 self.result.psfsub[exposure.root + job.tag(truncate)] = stack
@@ -328,6 +336,7 @@ class ProductRun:
                 kernel=parameters.kernel, fillval=parameters.fillval,
                 weight_type=parameters.weight_type,
                 err_from="var" if self.parameters.like_jwst else "auto")
+        self.record.note_combined(truncate, image, output)
         job.progress("resample", 1, 1, self.result.name)
         if "i2d" in job.keep:
             self.result.i2ds[truncate] = image

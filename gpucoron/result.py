@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gpucoron.device import Device
     from gpucoron.io.wcs import OutputWcs
     from gpucoron.parameters import Parameters
+    from gpucoron.report.record import Record
     from gpucoron.stack import IntegrationStack
     from gpucoron.steps.align_refs import AlignedReferences
     from gpucoron.steps.resample import ResampledImage
@@ -48,6 +49,8 @@ class ProductResult:
         Of `i2d`.
     psfmask : str
         Where the psfmask came from.
+    record : Record
+        What the report shows: small arrays and tables, kept whatever `run` was asked to keep.
     """
 
     name: str
@@ -61,6 +64,7 @@ class ProductResult:
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)
     wcs: OutputWcs | None = None
     psfmask: str = ""
+    record: Record | None = None
 
 
 @dataclass
@@ -81,6 +85,8 @@ class Result:
         All parameters as used.
     device : Device
         Where it ran.
+    spans : tuple of (str, float, float)
+        Step, start and end of each piece of work, s on the clock of `time.perf_counter`.
     """
 
     products: tuple[ProductResult, ...]
@@ -89,6 +95,7 @@ class Result:
     warnings: tuple[str, ...]
     parameters: Parameters
     device: Device
+    spans: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def product(self) -> ProductResult:
