@@ -1,14 +1,20 @@
 """How kernels are found, read and launched, and what is said when that fails."""
 
-import importlib
+import os
 import sys
-import types
 
 import numpy as np
 import pytest
 
 from gpucoron import cuda
 from gpucoron.errors import DeviceError, DeviceMemoryError, InputError
+from tests import device_fixture, nvrtc
+
+
+@pytest.mark.skipif("GPUCORON_CI" not in os.environ, reason="only .ci/run needs every layer")
+def test_no_layer_of_kernel_tests_is_missing():
+    assert device_fixture.why_no_emulation() == ""
+    assert nvrtc.find()
 
 
 def test_files_are_pasted_once_each_and_lines_keep_their_numbers(tmp_path):
@@ -192,4 +198,3 @@ def test_the_real_cupy_has_what_is_called_here():
     with pytest.raises(DeviceMemoryError, match="^here: the GPU's memory is full "):
         with cuda.errors("here"):
             raise problem
-    assert isinstance(importlib.import_module("cupy"), types.ModuleType)
