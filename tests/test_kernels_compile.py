@@ -20,7 +20,10 @@ NVCC = shutil.which("nvcc")
 #: What kernels may use of the slow local memory, each with its reason:
 #: (name, architecture) -> {"stack": bytes, "spills": bytes}. A stack is mostly an array in
 #: registers that was indexed with something the compiler does not know.
-ALLOWED = {}
+ALLOWED = {
+    # two registers of 254, on a generation with little float64; once per frame, not per pair
+    ("contract<21, 6, 1>", 75): {"stack": 8, "spills": 16},
+}
 
 needs_nvrtc = pytest.mark.skipif(
     not nvrtc.find(), reason="no NVRTC; pip install nvidia-cuda-nvrtc==13.0.*")

@@ -11,6 +11,36 @@ MAX_ITERATIONS = 40
 LONGEST_STEP = 0.2  # in units of the box
 
 
+def at_once(pixels):
+    """How many images of so many pixels are worked on together: one stays in the cache."""
+    return 1
+
+
+def allocate(n, ny, nh):
+    """Room for `n` half spectra: separate real and imaginary planes, for vector loops."""
+    return np.empty((n, ny, nh)), np.empty((n, ny, nh))
+
+
+def pack(spectra):
+    """Half spectra as `contract` takes them."""
+    return spectra.real.copy(), spectra.imag.copy()
+
+
+def unpack(packed, index):
+    """Some of the packed values as complex numbers again."""
+    return packed[0][index] + 1j * packed[1][index]
+
+
+def put(packed, index, spectra):
+    """Replace some of the packed spectra."""
+    packed[0][index], packed[1][index] = spectra.real, spectra.imag
+
+
+def tables(y, x):
+    """The `PhaseSeries` of both axes as `contract` takes them."""
+    return y.even, y.odd, x.even, x.odd
+
+
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _fold_row(gr, gi, fr, fi, up, down, er, ei, dr, di):
     """Sum and difference of the rows +k and -k of conj(G) F; one that is both counts once."""
@@ -87,27 +117,43 @@ def _contract_rows(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, first, last, ou
 
 
 @njit(cache=True, nogil=True)
-def _contract_blocks(first, stop, real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even,
-                     x_odd, blocks, parts):
+def _contract_blocks(first, stop, real, imag, which, frames_real, frames_imag, of_frame, y_even,
+                     y_odd, x_even, x_odd, blocks, parts):
     rows = real.shape[1] // 2 + 1
     for t in range(first, stop):
         i, b = t // blocks, t % blocks
-        r = which[i]
-        _contract_rows(real[r], imag[r], frame_real, frame_imag, y_even, y_odd, x_even, x_odd,
-                       rows * b // blocks, rows * (b + 1) // blocks, parts[i, b])
+        r, f = which[i], of_frame[i]
+        _contract_rows(real[r], imag[r], frames_real[f], frames_imag[f], y_even, y_odd, x_even,
+                       x_odd, rows * b // blocks, rows * (b + 1) // blocks, parts[i, b])
 
 
-def contract(real, imag, which, frame_real, frame_imag, y_even, y_odd, x_even, x_odd, scale,
-             blocks):
-    """Contract the chosen spectra with the frame's, each in a fixed number of blocks of rows.
+def contract(spectra, which, frames, of_frame, of_axes, scale, blocks):
+    """Contract the chosen spectra with the chosen frames', in a fixed number of blocks of rows.
 
-    The blocks are what threads share where there are few spectra; their number, and not that of the
+    The blocks are what threads share where there are few pairs; their number, and not that of the
     threads, decides the order of summation.
+
+    Parameters
+    ----------
+    spectra, frames : packed
+        From `pack`.
+    which, of_frame : (n,) int
+        Which of them makes each pair.
+    of_axes : tuple
+        From `tables`.
+    scale : float
+        Multiplies the result.
+    blocks : int
+
+    Returns
+    -------
+    (n, terms_y, terms_x) float64
     """
+    y_even, y_odd, x_even, x_odd = of_axes
     ny, nx = y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]
     parts = np.empty((which.size, blocks, ny, nx))
-    over_rows(_contract_blocks, which.size * blocks, real, imag, which, frame_real, frame_imag,
-              y_even, y_odd, x_even, x_odd, blocks, parts)
+    over_rows(_contract_blocks, which.size * blocks, *spectra, which, *frames, of_frame, *of_axes,
+              blocks, parts)
     return parts.sum(axis=1) * scale
 
 

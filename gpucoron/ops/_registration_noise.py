@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
+
+from gpucoron import cuda
+from gpucoron.ops._device_arrays import fourier
+from gpucoron.ops.fourier_shift import derivatives
 
 
-def propagated_errors(reference, frame, weight, fit, reference_variance, frame_variance,
-                      background):
-    """Standard deviations of a fitted shift and brightness.
+def normal_equations(reference, frame, weight, fit, reference_variance, frame_variance,
+                     background):
+    """Hessian of R at a minimum, and how the noise scatters R's gradient there.
 
     Parameters
     ----------
@@ -25,8 +28,8 @@ def propagated_errors(reference, frame, weight, fit, reference_variance, frame_v
 
     Returns
     -------
-    (float, float, float)
-        Standard deviations of y, x and beta; NaN where the Hessian is not positive definite.
+    (2, 3, 3) float64
+        H, and the covariance of the gradient, by (y, x, beta); where the arrays are.
 
     Notes
     -----
@@ -40,45 +43,52 @@ def propagated_errors(reference, frame, weight, fit, reference_variance, frame_v
     What the residual has beyond noise, speckles that do not move with the star, is not
     random and does not count.
     """
-    ny, nx = reference.shape
+    xp, fft, shape = cuda.namespace(reference), fourier(reference), reference.shape
     y, x, beta = fit
-    ky, kx = -2j * np.pi * np.fft.fftfreq(ny)[:, None], -2j * np.pi * np.fft.rfftfreq(nx)[None]
-    if ny % 2 == 0:
-        ky[ny // 2] = 0.0
-    if nx % 2 == 0:
-        kx[0, -1] = 0.0
-    phase = np.exp(ky * y + kx * x)
-    shifted = beta * scipy.fft.rfft2(frame) * phase
-    factors = (1.0, ky, kx, ky * ky, ky * kx, kx * kx)
-    m, my, mx, myy, mxy, mxx = (_back(shifted * k, (ny, nx)) for k in factors)
+    ky, kx = (-xp.asarray(factors) for factors in derivatives(shape))
+    ky = ky[:, None]
+    phase = xp.exp(ky * y + kx * x)
+    shifted = beta * fft.rfft2(frame) * phase
+    factors = (ky, kx, ky * ky, ky * kx, kx * kx)
+    m, my, mx, myy, mxy, mxx = fft.irfft2(
+        xp.stack([shifted, *(shifted * k for k in factors)]), s=shape)
     total = weight.sum()
 
     def centred(image):
-        return image - np.sum(weight * image) / total if background else image
+        return image - xp.sum(weight * image) / total if background else image
 
-    slopes = [centred(my), centred(mx), centred(m) / beta]
+    slopes = xp.stack([centred(my), centred(mx), centred(m) / beta])
     left = weight * centred(reference - m)
-    hessian = np.array([[np.sum(weight * a * b) for b in slopes] for a in slopes])
-    second = [[myy, mxy, my / beta], [mxy, mxx, mx / beta], [my / beta, mx / beta, None]]
-    for i in range(3):
-        for j in range(3):
-            if second[i][j] is not None:
-                hessian[i, j] -= np.sum(left * second[i][j])
-    spectrum = scipy.fft.rfft2(left)
-    by_frame = [_back((beta * scipy.fft.rfft2(weight * s) + k * spectrum) * phase.conj(), (ny, nx))
-                for s, k in zip(slopes, (beta * ky, beta * kx, -1.0), strict=True)]
-    spread = np.array([[np.sum(weight**2 * a * b * reference_variance) for b in slopes]
-                       for a in slopes])
-    spread += np.array([[np.sum(a * b * frame_variance) for b in by_frame] for a in by_frame])
-    try:
-        inverse = np.linalg.inv(hessian)
-        positive = (np.linalg.eigvalsh(hessian) > 0).all()
-    except np.linalg.LinAlgError:
-        positive = False
-    if not positive:
+    second = xp.stack([myy, mxy, my / beta, mxy, mxx, mx / beta, my / beta, mx / beta,
+                       xp.zeros_like(m)]).reshape(3, 3, *shape)
+    hessian = _products(weight * slopes, slopes) - xp.sum(left * second, axis=(2, 3))
+    spectrum = fft.rfft2(left)
+    by_frame = fft.irfft2(
+        xp.stack([(beta * fft.rfft2(weight * s) + k * spectrum) * phase.conj()
+                  for s, k in zip(slopes, (beta * ky, beta * kx, -1.0), strict=True)]), s=shape)
+    spread = (_products(weight**2 * slopes * reference_variance, slopes)
+              + _products(by_frame * frame_variance, by_frame))
+    return xp.stack([hessian, spread])
+
+
+def _products(a, b):
+    """Sums over the pixels of all products of two lists of images."""
+    return (a[:, None] * b[None]).sum(axis=(2, 3))
+
+
+def standard_deviations(hessian, spread):
+    """Standard deviations of y, x and beta; NaN where the Hessian is not positive definite.
+
+    Parameters
+    ----------
+    hessian, spread : (3, 3) float64
+        From `normal_equations`, on the host.
+
+    Returns
+    -------
+    (3,) float64
+    """
+    if not np.isfinite(hessian).all() or not (np.linalg.eigvalsh(hessian) > 0).all():
         return np.full(3, np.nan)
+    inverse = np.linalg.inv(hessian)
     return np.sqrt(np.diag(inverse @ spread @ inverse))
-
-
-def _back(spectrum, shape):
-    return scipy.fft.irfft2(spectrum, s=shape)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
 
+from gpucoron import cuda
+from gpucoron.device import on_gpu
 from gpucoron.errors import InputError
-from gpucoron.ops._host import require_host
+from gpucoron.ops._device_arrays import fourier, to_host
 from gpucoron.ops._threads import over_items
 
-__all__ = ["fourier_shift", "gradient", "shift_spectra", "spectra"]
+__all__ = ["fourier_shift", "gradient", "multiply_phases", "shift_spectra", "spectra"]
 
 
 def fourier_shift(images, shifts_yx):
@@ -18,14 +19,14 @@ def fourier_shift(images, shifts_yx):
     Parameters
     ----------
     images : (n, ny, nx) floating
-        Finite images.
+        Finite images, on the host or on a GPU.
     shifts_yx : (n, 2) floating, pixels
-        How far the content moves towards larger y and x.
+        How far the content moves towards larger y and x; on either.
 
     Returns
     -------
     (n, ny, nx) float64
-        The shifted images.
+        The shifted images, where the images are.
 
     Raises
     ------
@@ -39,18 +40,20 @@ def fourier_shift(images, shifts_yx):
     of the Nyquist frequency of an even size the real part turns the phase into a cosine, and at
     the corner where both are Nyquist into ``cos(pi (sx + sy))``.
 
-    Images are shared among as many threads as numba may use.
+    On the host, images are shared among as many threads as numba may use. On a GPU the check for
+    values that are not finite waits for the device; `shift_spectra` does not.
 
     Whole-pixel shifts are exact to rounding; a shift and its opposite give the image back for odd
     sizes, and for even sizes but for the Nyquist frequency.
     """
-    require_host("fourier_shift", images, shifts_yx)
+    images, shifts_yx = cuda.as_arrays(images, shifts_yx)
     if images.ndim != 3:
         raise InputError(f"images have shape {images.shape}, expected (n, ny, nx)")
-    shifts_yx = np.asarray(shifts_yx, dtype=np.float64)
+    shifts_yx = to_host(shifts_yx).astype(np.float64)
     if shifts_yx.shape != (images.shape[0], 2):
         raise InputError(f"shifts have shape {shifts_yx.shape}, expected {(images.shape[0], 2)}")
-    finite = np.isfinite(images).all(axis=(1, 2)) & np.isfinite(shifts_yx).all(axis=1)
+    finite = to_host(cuda.namespace(images).isfinite(images).all(axis=(1, 2)))
+    finite &= np.isfinite(shifts_yx).all(axis=1)
     if not finite.all():
         raise InputError(
             f"image or shift {int(np.flatnonzero(~finite)[0])} is not finite; fill bad pixels first"
@@ -71,11 +74,16 @@ def spectra(images):
     (n, ny, nx // 2 + 1) complex128
         The half spectra of `scipy.fft.rfft2`.
     """
+    if on_gpu(images):
+        from gpucoron.ops._fourier_cuda import spectra as on_device
+
+        return on_device(images)
     n, ny, nx = images.shape
     out = np.empty((n, ny, nx // 2 + 1), dtype=np.complex128)
+    rfft2 = fourier(images).rfft2
 
     def transform(k):
-        out[k] = scipy.fft.rfft2(np.asarray(images[k], dtype=np.float64))
+        out[k] = rfft2(np.asarray(images[k], dtype=np.float64))
 
     over_items(transform, range(n))
     return out
@@ -89,7 +97,7 @@ def shift_spectra(half_spectra, shifts_yx, shape, out=None):
     half_spectra : (n, ny, nx // 2 + 1) complex128
         From `spectra`; computed once and used for many shifts.
     shifts_yx : (n, 2) float64, pixels
-        One shift for each image.
+        One shift for each image; on the host or where the spectra are.
     shape : (ny, nx)
         Shape of the images.
     out : (n, ny, nx) float64, optional
@@ -100,18 +108,52 @@ def shift_spectra(half_spectra, shifts_yx, shape, out=None):
     (n, ny, nx) float64
         The shifted images.
     """
+    if on_gpu(half_spectra):
+        from gpucoron.ops._fourier_cuda import shift_spectra as on_device
+
+        return on_device(half_spectra, shifts_yx, shape, out)
     from gpucoron.ops._fourier_cpu import apply_phases
 
     row, column, corner = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
     out = np.empty((len(half_spectra), *shape)) if out is None else out
+    irfft2 = fourier(half_spectra).irfft2
 
     def shift(k):  # one at a time stays in the processor's cache
         shifted = apply_phases(half_spectra[k], row[k], column[k], corner[k], both_even)
-        out[k] = scipy.fft.irfft2(shifted, s=shape, overwrite_x=True)
+        out[k] = irfft2(shifted, s=shape, overwrite_x=True)
 
     over_items(shift, range(len(half_spectra)))
     return out
+
+
+def multiply_phases(half_spectra, shifts_yx, shape):
+    """Shift images that are given as spectra, and leave them so.
+
+    Parameters
+    ----------
+    half_spectra : (n, ny, nx // 2 + 1) complex128
+        From `spectra`.
+    shifts_yx : (n, 2) float64, pixels
+        One shift for each image; on the host or where the spectra are.
+    shape : (ny, nx)
+        Shape of the images.
+
+    Returns
+    -------
+    (n, ny, nx // 2 + 1) complex128
+        The half spectra of the shifted images.
+    """
+    if on_gpu(half_spectra):
+        from gpucoron.ops._fourier_cuda import multiply_phases as on_device
+
+        return on_device(half_spectra, shifts_yx, shape)
+    from gpucoron.ops._fourier_cpu import apply_phases
+
+    factors = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
+    both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
+    return np.array([apply_phases(spectrum, *own, both_even)
+                     for spectrum, *own in zip(half_spectra, *factors, strict=True)])
 
 
 def phases(shifts_yx, shape):
@@ -154,12 +196,30 @@ def gradient(image):
     (ny, nx) float64, (ny, nx) float64
         Its derivatives along y and x, per pixel. The Nyquist frequency of an even size has none.
     """
-    ny, nx = image.shape
+    xp, fft = cuda.namespace(image), fourier(image)
+    along_y, along_x = (xp.asarray(factors) for factors in derivatives(image.shape))
+    spectrum = fft.rfft2(xp.asarray(image, dtype=np.float64))
+    return (fft.irfft2(spectrum * along_y[:, None], s=image.shape),
+            fft.irfft2(spectrum * along_x, s=image.shape))
+
+
+def derivatives(shape):
+    """Factors by which a half spectrum is differentiated.
+
+    Parameters
+    ----------
+    shape : (ny, nx)
+        Shape of the image.
+
+    Returns
+    -------
+    (ny,) complex128, (nx // 2 + 1,) complex128
+        2 pi i times the frequencies; 0 at the Nyquist frequency of an even size. On the host.
+    """
+    ny, nx = shape
     along_y, along_x = 2j * np.pi * np.fft.fftfreq(ny), 2j * np.pi * np.fft.rfftfreq(nx)
     if ny % 2 == 0:
         along_y[ny // 2] = 0.0
     if nx % 2 == 0:
         along_x[-1] = 0.0
-    spectrum = scipy.fft.rfft2(np.asarray(image, dtype=np.float64))
-    return (scipy.fft.irfft2(spectrum * along_y[:, None], s=(ny, nx)),
-            scipy.fft.irfft2(spectrum * along_x, s=(ny, nx)))
+    return along_y, along_x

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from gpucoron import cuda
+from gpucoron.device import on_gpu
 from gpucoron.errors import InputError
+from gpucoron.ops._device_arrays import to_host
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.stack import IntegrationStack
@@ -24,7 +28,7 @@ class AlignedReferences(NamedTuple):
 
     data: np.ndarray  # (nsci, nref, ny, nx), or (nref, ny, nx) with align="first"
     err: np.ndarray  # the same shape
-    fits: np.ndarray  # FITS_DTYPE, science integrations outermost
+    fits: np.ndarray  # FITS_DTYPE, science integrations outermost; always on the host
 
 
 class Alignment:
@@ -35,13 +39,14 @@ class Alignment:
     Parameters
     ----------
     science : IntegrationStack
-        The integrations of one science exposure.
+        The integrations of one science exposure, on the host or on a GPU: the references must be
+        there, too, and all but the tables of fits stays there.
     references : IntegrationStack or PreparedReferences
         The stacked references. Where `sources` names their exposures, bad pixels are filled from
         the other integrations of the same exposure first. Prepared ones serve several exposures;
         the four parameters on filling are then theirs.
     mask : (ny, nx) floating
-        The psfmask: multiplies the residual, 1 = used.
+        The psfmask: multiplies the residual, 1 = used. On the host or where the rest is.
     align : {"each", "first"}
         Fit every science integration (the specification), or the first one only and use its shifts
         for all (jwst since 1.16).
@@ -81,12 +86,14 @@ class Alignment:
                 f"{references.shape[1:]}")
         if isinstance(references, IntegrationStack):
             references = PreparedReferences(
-                references, Filling(median_box_length, bad_bits, zero_non_science, preset))
+                references, Filling(median_box_length, bad_bits, zero_non_science, preset),
+                mask=mask)
         filling = references.filling
         self.align, self._like_jwst, self._references = align, filling.like_jwst, references
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
-        self._usable = np.isfinite(self.science).all(axis=(1, 2))
+        self._xp = cuda.namespace(self.science, references.images)
+        self._usable = to_host(self._xp.isfinite(self.science).all(axis=(1, 2)))
         if not self._usable.any():
             raise InputError("align_refs: no science integration has a usable pixel")
         first = int(np.argmax(self._usable))
@@ -111,13 +118,25 @@ class Alignment:
     def fit(self, integration: int) -> np.ndarray:
         """Fit one science integration (counted from 0) to all references.
 
+        On a GPU the first call fits all `integrations` together.
+
         Returns
         -------
         (nref,) structured array of `FITS_DTYPE`
         """
-        fits = (self._registration.fit(self.science[integration])
-                if self._usable[integration] else left_out(self.shape[0]))
+        if not self._usable[integration]:
+            fits = left_out(self.shape[0])
+        elif on_gpu(self.science) and integration in self.integrations:
+            fits = self._all_fits[integration]
+        else:
+            fits = self._registration.fit(self.science[integration])
         return self._table(integration, fits)
+
+    @functools.cached_property
+    def _all_fits(self):
+        wanted = self.integrations
+        fits = self._registration.fit_many(self.science[wanted[0] : wanted[-1] + 1])
+        return dict(zip(wanted, fits, strict=True))
 
     def unshifted(self, integration: int) -> np.ndarray:
         """Return fits of no shift at all, for references that are used as they are."""
@@ -149,10 +168,14 @@ class Alignment:
         (nref, ny, nx) float64
             NaN for a reference that was left out.
         """
-        data = np.empty(self.shape) if out is None else out
-        shift_spectra(self._references.spectra, self._shifts(fits), self.shape[1:], data)
-        data[fits["status"] == LEFT_OUT] = np.nan
+        data = shift_spectra(self._references.spectra, self._shifts(fits), self.shape[1:], out)
+        self._blank(data, fits["status"] == LEFT_OUT)
         return data
+
+    def _blank(self, images, which):
+        """Set images to NaN."""
+        if which.any():
+            images[self._xp.asarray(which)] = np.nan
 
     def shift_err(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
         """Shift the references' err as the fits say.
@@ -176,8 +199,8 @@ class Alignment:
         fits = fits[part]
         err = shift_spectra(spectra[part], self._shifts(fits), self.shape[1:])
         if not self._like_jwst:
-            np.maximum(err, 0.0, out=err)
-        err[~((fits["status"] != LEFT_OUT) & known[part])] = np.nan
+            self._xp.maximum(err, 0.0, out=err)
+        self._blank(err, (fits["status"] == LEFT_OUT) | ~to_host(known)[part])
         return err
 
     def batches(self) -> list[slice]:
@@ -227,4 +250,5 @@ def align_refs(
     data, err, fits = (list(column) for column in zip(*batches, strict=True))
     if plan.align == "first":
         return AlignedReferences(data[0], err[0], fits[0])
-    return AlignedReferences(np.stack(data), np.stack(err), np.concatenate(fits))
+    xp = cuda.namespace(*data)
+    return AlignedReferences(xp.stack(data), xp.stack(err), np.concatenate(fits))

@@ -3,18 +3,28 @@ import pytest
 from scipy.ndimage import fourier_shift as scipy_phases
 
 from gpucoron.errors import InputError
-from gpucoron.ops.fourier_shift import fourier_shift
+from gpucoron.ops.fourier_shift import (
+    fourier_shift,
+    gradient,
+    multiply_phases,
+    shift_spectra,
+    spectra,
+)
 from tests import oracles, tolerances
 from tests.scenes import read_only, speckles
 
 SHAPES = [(20, 30), (21, 30), (20, 31), (21, 31), (8, 5), (2, 2)]
 
 
+def shifted(device, images, shifts):
+    return device.get(fourier_shift(device.array(images), device.array(shifts)))
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_equals_direct_sum_and_scipy(shape):
+def test_equals_direct_sum_and_scipy(shape, device):
     rng = np.random.default_rng(0)
     images, shifts = read_only(rng.normal(0, 100, (4, *shape)), rng.uniform(-3, 3, (4, 2)))
-    out = fourier_shift(images, shifts)
+    out = shifted(device, images, shifts)
     for image, shift, result in zip(images, shifts, out, strict=True):
         full = np.fft.ifftn(scipy_phases(np.fft.fftn(image), shift)).real
         np.testing.assert_allclose(result, full, atol=tolerances.SHIFT_ABS)
@@ -23,25 +33,70 @@ def test_equals_direct_sum_and_scipy(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_whole_pixels_roll(shape):
+def test_whole_pixels_roll(shape, device):
     image = np.random.default_rng(1).normal(size=(1, *shape))
-    out = fourier_shift(image, np.array([[2, -1]]))
+    out = shifted(device, image, np.array([[2, -1]]))
     np.testing.assert_allclose(out[0], np.roll(image[0], (2, -1), (0, 1)), atol=1e-12)
 
 
-def test_there_and_back_and_against_the_scene():
+def test_there_and_back_and_against_the_scene(device):
     image = speckles((65, 65))[None]
-    there = fourier_shift(image, np.array([[0.37, -1.21]]))
+    there = shifted(device, image, np.array([[0.37, -1.21]]))
     np.testing.assert_allclose(there[0], speckles((65, 65), (0.37, -1.21)), atol=0.02)
-    back = fourier_shift(there, np.array([[-0.37, 1.21]]))
+    back = shifted(device, there, np.array([[-0.37, 1.21]]))
     np.testing.assert_allclose(back, image, atol=1e-10)
 
 
-def test_float32_input_is_shifted_in_double():
+def test_float32_input_is_shifted_in_double(device):
     image = speckles((64, 64))[None].astype(np.float32)
-    out = fourier_shift(image, np.array([[0.25, 0.25]]))
+    out = shifted(device, image, np.array([[0.25, 0.25]]))
     assert out.dtype == np.float64
-    np.testing.assert_array_equal(out, fourier_shift(image.astype(float), np.array([[0.25, 0.25]])))
+    np.testing.assert_array_equal(
+        out, shifted(device, image.astype(float), np.array([[0.25, 0.25]])))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shifted_spectra_belong_to_real_images(shape, device):
+    """Hermitian where a complex-to-real transform would not look: both Nyquist columns, too."""
+    rng = np.random.default_rng(2)
+    images, shifts = rng.normal(size=(3, *shape)), rng.uniform(-5, 5, (3, 2))
+    both = device.get(multiply_phases(spectra(device.array(images)), shifts, shape))
+    back = np.fft.rfft2(np.fft.irfft2(both, s=shape))
+    np.testing.assert_allclose(both, back, atol=1e-12)
+    moved = [oracles.fourier_shift(i, s) for i, s in zip(images, shifts, strict=True)]
+    np.testing.assert_allclose(both, np.fft.rfft2(moved), atol=1e-11)
+
+
+def test_part_of_the_spectra_into_a_given_array(device):
+    """Non-contiguous input, host shifts, and `out` beside what must stay as it is."""
+    rng = np.random.default_rng(3)
+    images, shifts = rng.normal(size=(5, 9, 12)), rng.uniform(-2, 2, (5, 2))
+    whole = shifted(device, images, shifts)
+    out = device.array(np.zeros((6, 9, 12)))
+    of_images = spectra(device.array(images))
+    shift_spectra(of_images[::2], shifts[::2], (9, 12), out[1:4])
+    np.testing.assert_array_equal(device.get(out)[1:4], whole[::2])
+    assert not device.get(out)[[0, 4, 5]].any()
+    assert device.get(shift_spectra(of_images[:0], shifts[:0], (9, 12))).shape == (0, 9, 12)
+
+
+@pytest.mark.parametrize("shape", [(16, 18), (17, 18), (16, 19)])
+def test_gradient_is_a_small_shift(shape, device):
+    image = speckles(shape)
+    along_y, along_x = device.get(gradient(device.array(image)))
+    step = 1e-5
+    for k, found in enumerate((along_y, along_x)):
+        shift = np.where(np.arange(2) == k, step, 0.0)
+        expected = (oracles.fourier_shift(image, -shift) - oracles.fourier_shift(image, shift))
+        np.testing.assert_allclose(found, expected / (2 * step), atol=1e-5)
+
+
+def test_large_stacks_go_in_parts(device, monkeypatch):
+    monkeypatch.setattr("gpucoron.ops._fourier_cuda.PLANES", 2)
+    rng = np.random.default_rng(4)
+    images, shifts = rng.normal(size=(5, 6, 7)), rng.uniform(-2, 2, (5, 2))
+    expected = [oracles.fourier_shift(i, s) for i, s in zip(images, shifts, strict=True)]
+    np.testing.assert_allclose(shifted(device, images, shifts), expected, atol=1e-12)
 
 
 def test_errors():
@@ -51,3 +106,9 @@ def test_errors():
     image[1, 3, 3] = np.nan
     with pytest.raises(InputError, match="image or shift 1 is not finite"):
         fourier_shift(image, np.zeros((2, 2)))
+
+
+def test_errors_on_a_device(device):
+    image = np.zeros((2, 8, 8))
+    with pytest.raises(InputError, match="image or shift 1 is not finite"):
+        fourier_shift(device.array(image), device.array(np.array([[0, 0], [np.inf, 0]])))

@@ -2,8 +2,16 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import InputError
+from gpucoron.ops import _registration_cpu, _registration_cuda
 from gpucoron.ops.chebyshev import PhaseSeries
-from gpucoron.ops.registration import CONVERGED, LEFT_OUT, Registration
+from gpucoron.ops.fourier_shift import phases
+from gpucoron.ops.registration import (
+    CONVERGED,
+    FIT_DTYPE,
+    LEFT_OUT,
+    NOT_CONVERGED,
+    Registration,
+)
 from tests import oracles, tolerances
 from tests.scenes import read_only, speckles
 
@@ -21,12 +29,26 @@ def case(shape, noise=5.0, offsets=OFFSETS, seed=0):
     return read_only(frame, references, mask)
 
 
+def assert_same(a, b, device):
+    """To the bit; on a GPU to rounding, for its libraries choose how they sum by the batch."""
+    for name in FIT_DTYPE.names:
+        slack = 1e-11 if device.name == "cuda" else 0.0
+        np.testing.assert_allclose(a[name], b[name], rtol=slack, atol=slack, err_msg=name)
+
+
+def fitted(device, frame, references, mask=None, guide=None, **options):
+    """Fits of one frame; `guide` is a host array like the others."""
+    guide = None if guide is None else device.array(guide)
+    plan = Registration(device.array(references), mask, guide=guide, **options)
+    return plan.fit(device.array(frame))
+
+
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("shape", [(32, 40), (33, 40), (32, 41), (33, 41)])
-def test_finds_the_minimum_of_the_direct_objective(shape, background):
+def test_finds_the_minimum_of_the_direct_objective(shape, background, device):
     frame, references, mask = case(shape)
     frame, references = frame + 40, references - 25
-    fits = Registration(references, mask, guide=frame, background=background).fit(frame)
+    fits = fitted(device, frame, references, mask, guide=frame, background=background)
     assert (fits["status"] == CONVERGED).all()
     for fit, reference in zip(fits, references, strict=True):
         found = [fit["x"], fit["y"], fit["beta"]]
@@ -36,68 +58,133 @@ def test_finds_the_minimum_of_the_direct_objective(shape, background):
 
 
 @pytest.mark.parametrize("offset", [(5, -5), (-4.6, 3.3), (0.5, 4.5), (-5, 0)])
-def test_large_offsets_are_found_with_and_without_a_guide(offset):
+def test_large_offsets_are_found_with_and_without_a_guide(offset, device):
     frame, references, mask = case((64, 60), offsets=[offset])
     for guide in (frame, None):
-        fit = Registration(references, mask, guide=guide).fit(frame)[0]
+        fit = fitted(device, frame, references, mask, guide=guide)[0]
         assert fit["status"] == CONVERGED
         assert fit["y"] == pytest.approx(offset[0], abs=0.1)
         assert fit["x"] == pytest.approx(offset[1], abs=0.1)
 
 
-def test_result_does_not_depend_on_the_guide():
+def test_result_does_not_depend_on_the_guide(device):
     frame, references, mask = case((48, 48))
     other = speckles((48, 48), (1.8, -2.2))
-    a = Registration(references, mask, guide=frame).fit(frame)
-    b = Registration(references, mask, guide=other).fit(frame)
+    a = fitted(device, frame, references, mask, guide=frame)
+    b = fitted(device, frame, references, mask, guide=other)
     for name in ("x", "y", "beta", "residual", "x_err"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-9, atol=1e-10)
 
 
-def test_without_search_it_walks_to_the_nearest_minimum():
-    frame, references, mask = case((48, 48), offsets=[(0.4, 0.3), (1.7, -1.1)])
-    fits = Registration(references, mask, search=0, background=False).fit(frame)
+def test_without_search_it_walks_to_the_nearest_minimum(device):
+    frame, references, mask = case((36, 36), offsets=[(0.4, 0.3), (1.7, -1.1), (3.2, 2.4)])
+    fits = fitted(device, frame, references, mask, search=0, background=False)
     for fit, reference in zip(fits, references, strict=True):
         best, _ = oracles.registration(frame, reference, mask, (0, 0, 1))
         np.testing.assert_allclose([fit["x"], fit["y"]], best[:2], atol=1e-7)
 
 
-def test_a_background_moves_nothing():
+def test_a_background_moves_nothing(device):
     frame, references, mask = case((40, 41))
-    plain = Registration(references, mask).fit(frame)
-    lifted = Registration(references + 300.0, mask).fit(frame - 80.0)
+    plain = fitted(device, frame, references, mask)
+    lifted = fitted(device, frame - 80.0, references + 300.0, mask)
     for name in ("x", "y", "beta", "residual", "x_err"):
         np.testing.assert_allclose(plain[name], lifted[name], rtol=1e-6, atol=1e-8)
 
 
-def test_noise_free_shift_is_recovered_exactly():
+def test_noise_free_shift_is_recovered_exactly(device):
     shape = (45, 51)
     frame = speckles(shape)
     shifts = [(0.3, 0.7), (-0.61, 0.02)]
     references = np.array([2.5 * oracles.fourier_shift(frame, s) for s in shifts])
-    fits = Registration(references).fit(frame)
+    fits = fitted(device, frame, references)
     np.testing.assert_allclose(np.stack([fits["y"], fits["x"]], 1), shifts, atol=1e-9)
     np.testing.assert_allclose(fits["beta"], 2.5, rtol=1e-12)
     assert (fits["residual"] < 1e-5 * frame.max()).all()
 
 
-def test_unusable_images_are_left_out():
+def test_unusable_images_are_left_out(device):
     frame, references, mask = case((32, 32))
     references = references.copy()
     references[1, 3, 3] = np.nan
-    plan = Registration(references, mask)
-    fits = plan.fit(frame)
+    plan = Registration(device.array(references), mask)
+    fits = plan.fit(device.array(frame))
     assert list(fits["status"] == LEFT_OUT) == [False, True, False, False, False]
     assert np.isnan(fits["x"][1])
-    clean = Registration(np.delete(references, 1, 0), mask).fit(frame)
-    np.testing.assert_array_equal(np.delete(fits, 1), clean)
-    assert (plan.fit(np.full((32, 32), np.nan))["status"] == LEFT_OUT).all()
+    clean = fitted(device, frame, np.delete(references, 1, 0), mask)
+    assert_same(np.delete(fits, 1), clean, device)
+    frames = np.stack([np.full((32, 32), np.nan), frame])
+    both = plan.fit_many(device.array(frames))
+    assert (both["status"][0] == LEFT_OUT).all()
+    assert_same(both[1], fits, device)
+    assert (plan.fit_many(device.array(frames[:1]))["status"] == LEFT_OUT).all()
+    assert plan.fit_many(device.array(frames[:0])).shape == (0, 5)
 
 
-def test_negative_brightness_is_reported_not_returned_as_converged():
+def test_negative_brightness_is_reported_not_returned_as_converged(device):
     frame, _, mask = case((32, 32), noise=0)
-    fits = Registration(-frame[None], mask).fit(frame)
+    fits = fitted(device, frame, -frame[None], mask)
     assert fits["status"][0] != CONVERGED or fits["beta"][0] > 0
+
+
+@pytest.mark.parametrize("search", [6.0, 0.0])
+@pytest.mark.parametrize("shape", [(20, 24), (21, 25)])
+def test_devices_agree_on_hard_cases(shape, search, device):
+    """Noise alone, another image, shifts out of the box: same minima, status and steps."""
+    rng = np.random.default_rng(11)
+    frames = np.stack([speckles(shape, s) + rng.normal(0, 5, shape) for s in ((0, 0), (0.4, -3))])
+    references = np.stack(
+        [speckles(shape, o) for o in ((2.1, -2.2), (5, -5), (-4.2, 0.3))]
+        + [speckles(shape, seed=9), np.zeros(shape), -frames[0], rng.normal(size=shape)])
+    mask = np.ones(shape)
+    mask[9:12, 8:12] = 0
+    guide = frames[0] if search else None
+    expected = Registration(references, mask, guide=guide, search=search).fit_many(frames)
+    plan = Registration(device.array(references), device.array(mask),
+                        guide=None if guide is None else device.array(guide), search=search)
+    fits = plan.fit_many(device.array(frames))
+    assert {NOT_CONVERGED, CONVERGED} == set(expected["status"].ravel())
+    np.testing.assert_array_equal(fits["status"], expected["status"])
+    good = expected["status"] == CONVERGED
+    for name in FIT_DTYPE.names[:-1]:
+        np.testing.assert_allclose(fits[name][good], expected[name][good], rtol=1e-9,
+                                   atol=tolerances.REGISTRATION_PX)
+    assert_same(plan.fit(device.array(frames[1])), fits[1], device)
+
+
+@pytest.mark.parametrize("shape", [(7, 410), (12, 70), (2, 3)])
+def test_contraction_is_the_sum_over_frequencies(shape, device):
+    """Of any complex numbers, and of more columns than a block has threads."""
+    rng = np.random.default_rng(3)
+    ny, nh = shape[0], shape[1] // 2 + 1
+    g, f = (rng.normal(size=(2, ny, nh)) + 1j * rng.normal(size=(2, ny, nh)) for _ in range(2))
+    ops = _registration_cuda if device.is_gpu else _registration_cpu
+    which, of_frame = np.array([0, 1, 1]), np.array([1, 1, 0])
+    t = np.array([-0.7, 0.2, 0.9])
+    for half_width in (2.3, 4.6):
+        y, x = (PhaseSeries.of_axis(n, half_width, half_spectrum=h)
+                for n, h in zip(shape, (False, True), strict=True))
+        packed = [ops.pack(device.array(a)) for a in (g, f)]
+        series = device.get(ops.contract(packed[0], which, packed[1], of_frame, ops.tables(y, x),
+                                         0.5, 3))
+        basis = np.cos(np.outer(np.arccos(t), np.arange(y.terms)))
+        found = basis @ series @ basis.T
+        phase_y, phase_x, _ = phases(half_width * np.stack([t, t], axis=1), shape)
+        twice = np.where((np.arange(nh) > 0) & (2 * np.arange(nh) != shape[1]), 2.0, 1.0)
+        product = g[which].conj() * f[of_frame] * twice
+        expected = 0.5 * np.einsum("pyx,iy,jx->pij", product, phase_y, phase_x).real
+        np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+def test_batches_change_nothing(device):
+    frame, references, mask = case((24, 27))
+    frames = np.stack([frame + k for k in range(3)] + [np.roll(frame, 4, 0)])
+    plan = Registration(device.array(references), mask)
+    fits = []
+    for plan._at_once in (1, 3, 100):
+        fits.append(plan.fit_many(device.array(frames)))
+    assert_same(fits[0], fits[1], device)
+    assert_same(fits[0], fits[2], device)
 
 
 def test_uncertainties_match_the_scatter_of_many_fits():
