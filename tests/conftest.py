@@ -24,7 +24,7 @@ def shared_data():
 
 @pytest.fixture(params=["cpu", "host-forward", "host-backward", "host-shuffled",
                         pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request, monkeypatch):
+def device(request):
     """Where a test computes: `device.array(values)` puts them there, `device.get(result)` back.
 
     "cpu" is NumPy in and out. "host-forward", "host-backward" and "host-shuffled" run the CUDA
@@ -32,4 +32,27 @@ def device(request, monkeypatch):
     """
     from tests import device_fixture
 
-    return device_fixture.make(request.param, monkeypatch)
+    with device_fixture.make(request.param) as made:
+        yield made
+
+
+def pytest_report_header(config):
+    """Say once why there is no GPU, instead of in every test that wants one."""
+    from tests import device_fixture
+
+    missing = device_fixture.why_no_gpu()
+    return f"no GPU, tests on one are left out: {missing}" if missing else "tests run on a GPU, too"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what needs a GPU where there is none."""
+    from tests import device_fixture
+
+    wanting = [item for item in items if item.get_closest_marker("gpu") or _on_cuda(item)]
+    if wanting and device_fixture.why_no_gpu():
+        config.hook.pytest_deselected(items=wanting)
+        items[:] = [item for item in items if item not in wanting]
+
+
+def _on_cuda(item):
+    return hasattr(item, "callspec") and item.callspec.params.get("device") == "cuda"

@@ -1,7 +1,9 @@
 """The fixture `device`: the same test on the CPU, on the emulated GPU and on a real one."""
 
+import contextlib
 import functools
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -80,20 +82,28 @@ def why_no_gpu():
     return "" if gpus else problem or "no GPU"
 
 
-def make(name, monkeypatch):
-    """Return the device of that name, or skip the test with the reason."""
+@contextlib.contextmanager
+def emulated(order="forward", **settings):
+    """Put the emulation where CuPy would be imported from."""
+    from gpucoron.device import find_gpus
+
+    made = emulation()
+    made.reset(order, **settings)
+    find_gpus.cache_clear()
+    with mock.patch.dict(sys.modules, made.modules):
+        yield Gpu(f"host-{order}", made.cupy, made)
+    find_gpus.cache_clear()
+
+
+def make(name):
+    """Return a context manager that gives the device of that name; skip with the reason."""
     if name == "cpu":
-        return Cpu()
+        return contextlib.nullcontext(Cpu())
+    missing = why_no_gpu() if name == "cuda" else why_no_emulation()
+    if missing:
+        pytest.skip(missing)
     if name == "cuda":
-        if why_no_gpu():
-            pytest.skip(why_no_gpu())
         import cupy
 
-        return Gpu(name, cupy)
-    if why_no_emulation():
-        pytest.skip(why_no_emulation())
-    made = emulation()
-    made.reset(name.removeprefix("host-"))
-    for module, stand_in in made.modules.items():
-        monkeypatch.setitem(sys.modules, module, stand_in)
-    return Gpu(name, made.cupy, made)
+        return contextlib.nullcontext(Gpu(name, cupy))
+    return emulated(name.removeprefix("host-"))

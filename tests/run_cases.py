@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 import time
-from unittest import mock
 
 import numpy as np
 
@@ -22,13 +21,10 @@ _BARRIER = re.compile(r"\b__sync(threads|threads_\w+|warp)\s*\(")
 
 def on_emulation(file, flags=None, order="forward", seed=0, without=("", 0)):
     """Run the cases of a file; return the results and what was launched."""
-    emulation = device_fixture.emulation()
-    emulation.reset(order, seed, flags)
-    emulation.without = without
-    with mock.patch.dict(sys.modules, emulation.modules):
-        device = device_fixture.Gpu("host", emulation.cupy, emulation)
+    with device_fixture.emulated(order, seed=seed, flags=flags) as device:
+        device.emulation.without = without
         results = [device.get(function(device)) for function in CASES[file]]
-    return results, emulation.launches
+    return results, device.emulation.launches
 
 
 def sanitized(file):

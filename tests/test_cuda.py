@@ -118,12 +118,12 @@ def test_device_arrays_are_shared_not_copied(device, foreign):
         cuda.namespace(mine, np.zeros(2))
 
 
-def test_an_array_on_another_device_is_refused(device, monkeypatch):
+def test_an_array_on_another_device_is_refused(device):
     if device.emulation is None:
         return
     mine = device.array(np.zeros(3))
-    monkeypatch.setattr(device.cupy.cuda.runtime, "getDevice", lambda: 1)
-    with pytest.raises(InputError, match=r"device 0, but the current device is 1; .*Device\(0\)"):
+    with device.cupy.cuda.Device(1), pytest.raises(
+            InputError, match=r"device 0, but the current device is 1; .*Device\(0\)"):
         cuda.as_arrays(mine)
 
 

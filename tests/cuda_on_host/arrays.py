@@ -1,7 +1,7 @@
 """Arrays that behave as CuPy's do, but live in host memory.
 
-Stricter than CuPy where it would copy between host and device on the quiet: a host array in an
-expression, an index or an assignment is a TypeError, and so is an implicit conversion to NumPy.
+Stricter than CuPy where it would copy on the quiet: an array of the host or of another device in
+an expression, an index or an assignment is a TypeError; so is an implicit conversion to NumPy.
 """
 
 import functools
@@ -45,13 +45,13 @@ class DeviceArray(NDArrayOperatorsMixin):
         Its values; not copied.
     """
 
-    __slots__ = ("_host", "__weakref__")
+    __slots__ = ("_host", "_device", "__weakref__")
     __hash__ = None
     home = None  # the Emulation
     real = None  # cupy.ndarray: only what it has may be used
 
     def __init__(self, host):
-        self._host = host
+        self._host, self._device = host, self.home.device
 
     # ------------------------------------------------------------ what others see of it
     @property
@@ -64,14 +64,14 @@ class DeviceArray(NDArrayOperatorsMixin):
         raise TypeError("Implicit conversion to a NumPy array is not allowed; use .get()")
 
     def __dlpack_device__(self):
-        return (2, 0)
+        return (2, self._device)
 
     def __dlpack__(self, **options):
         return self  # stands for the capsule
 
     @property
     def device(self):
-        return self.home.cupy.cuda.Device(0)
+        return self.home.cupy.cuda.Device(self._device)
 
     @property
     def data(self):
@@ -175,8 +175,10 @@ def parameters(function):
 
 
 def unwrap(value):
-    """Return the NumPy array behind a device array; refuse a host array."""
+    """Return the NumPy array behind an array of the current device; refuse any other array."""
     if isinstance(value, DeviceArray):
+        if value._device != value.home.device:
+            raise TypeError(f"an array of device {value._device} on device {value.home.device}")
         return value._host
     if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>: a host array")

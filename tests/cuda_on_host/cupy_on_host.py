@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib
 import re
+import threading
 import types
 
 import numpy as np
@@ -19,6 +20,7 @@ from tests.cuda_on_host.launcher import MOST_SHARED, PLAIN_SHARED, HostModule, L
 _FROM_HOST = ("array", "asarray", "ascontiguousarray")
 _EMPTY = ("empty", "empty_like")
 MEMORY = 80 * 2**30
+DEVICES = 2
 
 
 class OutOfMemoryError(MemoryError):
@@ -86,6 +88,7 @@ class Emulation:
     """
 
     def __init__(self):
+        self._thread = threading.local()
         self.reset()
         real = importlib.import_module("cupy")
         self.cupy = cp = Namespace("cupy", real, np)
@@ -100,6 +103,7 @@ class Emulation:
         cp.asnumpy = self._as_numpy
         cp.from_dlpack = lambda foreign: foreign.__dlpack__()[...]
         cp.RawModule = functools.partial(_RawModule, self)
+        cp.RawKernel = self._raw_kernel
         cp.cuda = fake_cuda(self)
         cp.get_default_memory_pool = lambda: Pool(self.memory)
         cp.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(
@@ -108,6 +112,21 @@ class Emulation:
             empty_pinned=np.empty, zeros_pinned=np.zeros, empty_like_pinned=np.empty_like,
             zeros_like_pinned=np.zeros_like)
         self.modules = {"cupy": cp, "cupyx": cupyx}
+
+    @property
+    def device(self):
+        """The current device of this thread."""
+        return getattr(self._thread, "device", 0)
+
+    def set_device(self, index):
+        """Make a device current in this thread."""
+        if not 0 <= index < DEVICES:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        self._thread.device = index
+
+    def free_memory(self):
+        """Return what `cudaMemGetInfo` would: free bytes, and all."""
+        return MEMORY - self.memory.used, MEMORY
 
     def reset(self, order="forward", seed=0, flags=None):
         """Begin anew: nothing counted, no limit of memory.
@@ -120,6 +139,7 @@ class Emulation:
         self.order, self.seed, self.flags, self.without = order, seed, flags, ("", 0)
         self.launches, self.uploads, self.downloads, self.left_out = [], 0, 0, 0
         self.memory = Memory(OutOfMemoryError)
+        self.set_device(0)
 
     def _from_host(self, function, value, *args, **kwargs):
         kwargs.pop("blocking", None)
@@ -136,6 +156,10 @@ class Emulation:
         host = function(*map(unwrap, args), **kwargs)
         host.fill(np.nan if host.dtype.kind in "fc" else 0x5A)  # garbage
         return wrap(host)
+
+    def _raw_kernel(self, code, name, options=()):
+        return _RawModule(self, f'#line 1 "{name}"\n{code}', name_expressions=[name]
+                          ).get_function(name)
 
     def _as_numpy(self, value, stream=None, order="C", out=None, *, blocking=True):
         if not isinstance(value, DeviceArray):
@@ -237,47 +261,53 @@ class Event:
         pass
 
 
-class Device(contextlib.AbstractContextManager):
-    def __init__(self, device=0):
-        self.id = int(device)
-        self.attributes = {"MaxSharedMemoryPerBlockOptin": MOST_SHARED, "MultiProcessorCount": 2}
-        self.compute_capability = "90"
+def device_class(emulation):
+    """Return what stands for `cupy.cuda.Device`."""
 
-    def __exit__(self, *problem):
-        return None
+    class Device:
+        attributes = {"MaxSharedMemoryPerBlockOptin": MOST_SHARED, "MultiProcessorCount": 2}
+        compute_capability = "90"
+        mem_info = property(lambda self: emulation.free_memory())
 
-    def __eq__(self, other):
-        return self.id == other.id
+        def __init__(self, device=None):
+            self.id = emulation.device if device is None else int(device)
+            self._outer = []
 
-    def __int__(self):
-        return self.id
+        def __enter__(self):
+            self._outer.append(emulation.device)
+            return self.use()
 
-    def use(self):
-        return self
+        def __exit__(self, *problem):
+            emulation.set_device(self._outer.pop())
 
-    def synchronize(self):
-        pass
+        def __eq__(self, other):
+            return self.id == other.id
 
-    @property
-    def mem_info(self):
-        return (MEMORY, MEMORY)
+        def __int__(self):
+            return self.id
+
+        def use(self):
+            emulation.set_device(self.id)
+            return self
+
+        def synchronize(self):
+            pass
+
+    return Device
 
 
 def fake_cuda(emulation):
     """Return what stands for `cupy.cuda`."""
     facts = {"name": b"Emulated", "major": 9, "minor": 0, "totalGlobalMem": MEMORY,
              "multiProcessorCount": 2, "sharedMemPerBlockOptin": MOST_SHARED}
-
-    def left():
-        return MEMORY - emulation.memory.used, MEMORY
-
     return types.SimpleNamespace(
-        Device=Device, Stream=Stream, Event=Event,
+        Device=device_class(emulation), Stream=Stream, Event=Event,
         get_current_stream=lambda: Stream(),
         alloc_pinned_memory=bytearray, get_elapsed_time=lambda start, stop: 0.0,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(
-            CUDARuntimeError=CUDARuntimeError, getDevice=lambda: 0, getDeviceCount=lambda: 1,
+            CUDARuntimeError=CUDARuntimeError, getDevice=lambda: emulation.device,
+            setDevice=emulation.set_device, getDeviceCount=lambda: DEVICES,
             getDeviceProperties=lambda index: facts, deviceSynchronize=lambda: None,
-            memGetInfo=left),
+            memGetInfo=emulation.free_memory),
     )
