@@ -6,7 +6,10 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["FLAGS", "DO_NOT_USE", "NON_SCIENCE", "OUTLIER", "good_pixels", "interpret_bit_flags"]
+__all__ = [
+    "FLAGS", "DO_NOT_USE", "NON_SCIENCE", "OUTLIER", "bad_mask", "good_pixels",
+    "interpret_bit_flags",
+]
 
 _NAMES = (
     "DO_NOT_USE SATURATED JUMP_DET DROPOUT OUTLIER PERSISTENCE AD_FLOOR CHARGELOSS RESERVED "
@@ -100,6 +103,25 @@ def _combine(values: list[int], many: bool) -> int:
     return mask
 
 
+def bad_mask(good_bits: str | int | None, dtype) -> int:
+    """Return the bits that make a pixel bad.
+
+    Parameters
+    ----------
+    good_bits : str, int or None
+        As for `good_pixels`.
+    dtype : numpy.dtype
+        Of the DQ array.
+
+    Returns
+    -------
+    int
+        From 0 up to the largest value of the dtype.
+    """
+    mask = interpret_bit_flags(good_bits)
+    return 0 if mask is None else ~mask & ((1 << 8 * dtype.itemsize) - 1)
+
+
 def good_pixels(dq, good_bits: str | int | None):
     """Tell which pixels are good.
 
@@ -116,6 +138,4 @@ def good_pixels(dq, good_bits: str | int | None):
     (...) bool array
         True where no other bit is set.
     """
-    mask = interpret_bit_flags(good_bits)
-    matter = 0 if mask is None else ~mask & ((1 << 8 * dq.dtype.itemsize) - 1)
-    return (dq & dq.dtype.type(matter)) == 0
+    return (dq & dq.dtype.type(bad_mask(good_bits, dq.dtype))) == 0

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from gpucoron.ops import dq as dq_bits
-from gpucoron.ops.median import median
-from gpucoron.ops.outliers import sharp_outliers
+from gpucoron.ops.outliers import flag_outliers
 from gpucoron.stack import VARIANCES, IntegrationStack
 
 __all__ = ["OutlierResult", "outlier_detection"]
 
-DO_NOT_USE = np.uint32(dq_bits.DO_NOT_USE)
-OUTLIER = np.uint32(dq_bits.OUTLIER)
-
 
 class OutlierResult(NamedTuple):
-    """What outlier_detection gives back."""
+    """What outlier_detection gives back, where the stack lives."""
 
     stack: IntegrationStack
-    median: np.ndarray  # (ny, nx), units of the data
-    flagged: np.ndarray  # (n,) number of outliers in each integration
+    median: Any  # (ny, nx), units of the data
+    flagged: Any  # (n,) int, number of outliers in each integration
 
 
 def outlier_detection(
@@ -65,37 +58,10 @@ def outlier_detection(
     bright star moves by a hundredth of a pixel, jwst flags the speckles of its core. With one
     integration nothing can be flagged; with two, the preset flags a pixel in both or in neither.
     """
-    data = stack.data
-    if preset != "jwst" and np.isinf(data).any():
-        data = np.where(np.isinf(data), data.dtype.type(np.nan), data)
-        stack = stack.replace(data=data)
-    good = dq_bits.good_pixels(stack.dq, good_bits)
-    if maskpt > 1:
-        good = np.zeros_like(good)
-    elif maskpt <= 0 or not good.any():
-        good = None
-    middle = median(stack.data, good)
-    with np.errstate(invalid="ignore", over="ignore"):
-        limit = stack.err.dtype.type(snr) * np.nan_to_num(stack.err)
-        difference = stack.data - middle
-        outlier = np.abs(difference) > limit
-    if preset != "jwst":
-        usable = (stack.dq & DO_NOT_USE) == 0
-        usable &= np.isfinite(difference) & np.isfinite(stack.err)
-        outlier &= ~usable | sharp_outliers(difference, stack.err, outlier & usable, usable, snr)
-    flagged = outlier.sum(axis=(1, 2))
-    dq = stack.dq | outlier * (DO_NOT_USE | OUTLIER)
-    return OutlierResult(_match_nans_and_flags(stack, dq), middle, flagged)
-
-
-def _match_nans_and_flags(stack, dq):
-    """Make NaNs and DO_NOT_USE agree in all arrays."""
-    arrays = {name: getattr(stack, name) for name in ("data", "err", *VARIANCES)}
-    arrays = {name: array for name, array in arrays.items() if array is not None}
-    invalid = (dq & DO_NOT_USE) != 0
-    for array in arrays.values():
-        invalid |= np.isnan(array)
-    dq[invalid] |= DO_NOT_USE
-    arrays = {name: np.where(invalid, array.dtype.type(np.nan), array)
-              for name, array in arrays.items()}
-    return stack.replace(dq=dq, **arrays)
+    names = [name for name in VARIANCES if getattr(stack, name) is not None]
+    found = flag_outliers(
+        stack.data, stack.err, stack.dq, [getattr(stack, name) for name in names], snr=snr,
+        good_bits=good_bits, maskpt=maskpt, neighbours=preset != "jwst")
+    variances = dict(zip(names, found.variances, strict=True))
+    flagged = stack.replace(data=found.data, err=found.err, dq=found.dq, **variances)
+    return OutlierResult(flagged, found.median, found.flagged)

@@ -2,55 +2,177 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import InputError
-from gpucoron.ops.outliers import sharp_outliers
+from gpucoron.ops.outliers import flag_outliers, sharp_outliers
 from tests.ops.test_bad_pixels import diffraction_limited
 from tests.scenes import read_only
 
 
-def field(amplitude, seed=0, n=2, shape=(40, 40)):
+def field(amplitude, seed=0, n=2, shape=(28, 36)):
     """A smooth change of the given rms, in units of the noise, and noise."""
     rng = np.random.default_rng(seed)
     smooth = diffraction_limited(n, shape, seed=seed) / 100 * amplitude
     return smooth + rng.normal(size=smooth.shape), np.ones(smooth.shape)
 
 
-def run(difference, err, snr=5.0):
+def run(device, difference, err, snr=5.0, usable=None):
     candidates = np.abs(difference) > snr * err
-    read_only(difference, err, candidates)
-    return candidates, sharp_outliers(difference, err, candidates, np.ones(err.shape, bool), snr)
+    usable = np.ones(err.shape, bool) if usable is None else usable
+    arrays = read_only(difference, err, candidates, usable)
+    return candidates, device.get(sharp_outliers(*map(device.array, arrays), snr))
 
 
-def test_smooth_changes_are_cleared():
-    candidates, sharp = run(*field(8.0))
-    assert candidates.sum() > 500
+def test_smooth_changes_are_cleared(device):
+    candidates, sharp = run(device, *field(8.0, n=1, shape=(24, 24)))
+    assert candidates.sum() > 100
     assert sharp.sum() < 0.1 * candidates.sum()
 
 
 @pytest.mark.parametrize("amplitude", [0.0, 1.0, 8.0])
-def test_sharp_ones_are_kept(amplitude):
+def test_sharp_ones_are_kept(device, amplitude):
     difference, err = field(amplitude, seed=1)
     rays = [(0, 10, 10), (0, 25, 30), (1, 5, 33), (1, 20, 20), (1, 20, 21)]
     for place in rays:
         difference[place] += 60.0 * np.sign(difference[place])
-    _, sharp = run(difference, err)
+    _, sharp = run(device, difference, err)
     assert all(sharp[place] for place in rays)
 
 
-def test_only_candidates_are_ever_named():
-    difference, err = field(5.0, seed=2)
-    candidates, sharp = run(difference, err)
+def test_only_candidates_are_ever_named(device):
+    candidates, sharp = run(device, *field(5.0, seed=2, n=1, shape=(20, 20)))
     assert not (sharp & ~candidates).any()
 
 
-def test_without_witnesses_a_candidate_stays():
+def test_without_witnesses_a_candidate_stays(device):
     difference, err = field(0.0, n=1)
     difference[0, 5, 5] = 100
-    candidates = np.abs(difference) > 5
-    out = sharp_outliers(difference, err, candidates, np.zeros(err.shape, bool), 5.0)
-    np.testing.assert_array_equal(out, candidates)
+    candidates, sharp = run(device, difference, err, usable=np.zeros(err.shape, bool))
+    np.testing.assert_array_equal(sharp, candidates)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", [3, 4])
+def test_sharp_outliers_are_those_of_the_cpu(device, seed, dtype):
+    """With unusable pixels, NaN, infinite errors and candidates at the corners and edges."""
+    rng = np.random.default_rng(seed)
+    difference, err = field(6.0, seed=seed, shape=(19, 23))
+    err *= rng.uniform(0.5, 2.0, err.shape)
+    difference[0, 0, 0] = difference[1, -1, -1] = difference[1, 12, 0] = 90
+    difference[rng.random(err.shape) < 0.03] = np.nan
+    err[0, 5:7, 8] = np.inf, np.nan
+    usable = rng.random(err.shape) < 0.9
+    arrays = (difference.astype(dtype), err.astype(dtype), 3.0, usable)
+    candidates, sharp = run(device, *arrays)
+    expected = sharp_outliers(arrays[0], arrays[1], candidates, usable, 3.0)
+    np.testing.assert_array_equal(sharp, expected)
+    assert 0 < expected.sum() < 0.7 * candidates.sum()
 
 
 def test_errors():
     difference, err = field(0.0)
     with pytest.raises(InputError, match="expected the same of all"):
         sharp_outliers(difference, err[:1], err > 0, err > 0, 5.0)
+
+
+def exposure(n, dtype=np.float32, shape=(9, 13), seed=0):
+    """Data, err, dq and three variances with everything in them that can be wrong."""
+    rng = np.random.default_rng(seed + n)
+    moving = diffraction_limited(n, shape, seed=seed) / 20
+    data = (100 + moving + rng.normal(size=(n, *shape))).astype(dtype)
+    err = rng.uniform(0.5, 1.5, data.shape).astype(dtype)
+    dq = rng.choice(np.array([0, 0, 0, 0, 1, 4, 512, 513], np.uint32), data.shape)
+    variances = [rng.uniform(size=data.shape).astype(dtype) for _ in range(3)]
+    for array in (data, err, *variances):
+        array[rng.random(data.shape) < 0.02] = np.nan
+    for value in (np.inf, -np.inf):
+        data[rng.random(data.shape) < 0.01] = value
+        err[rng.random(data.shape) < 0.01] = value
+    data[rng.random(data.shape) < 0.03] += 30
+    data[:, 2, 3] = np.nan
+    dq[:, 3, 3:5] |= 1
+    return read_only(data, err, dq, *variances)
+
+
+def check(device, arrays, **options):
+    """The device's answer is the CPU's, bit for bit."""
+    data, err, dq, *variances = arrays
+    expected = flag_outliers(data, err, dq, variances, **options)
+    on = [device.array(a) for a in arrays]
+    found = flag_outliers(*on[:3], on[3:], **options)
+    for name in found._fields:
+        got, want = device.get(getattr(found, name)), getattr(expected, name)
+        np.testing.assert_array_equal(got, want, err_msg=name)
+        if name != "flagged":
+            assert [np.asarray(a).dtype for a in got] == [np.asarray(a).dtype for a in want]
+    return expected
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 12, 30, 50])
+def test_an_exposure_is_flagged_as_on_the_cpu(device, n, neighbours):
+    expected = check(device, exposure(n), snr=5.0, neighbours=neighbours)
+    assert n < 3 or expected.flagged.sum() > 0
+
+
+@pytest.mark.parametrize("n, dtype", [
+    (70, np.float32), (140, np.float32), (300, np.float32), (600, np.float32),
+    (2049, np.float32), (4, np.float64), (40, np.float64), (150, np.float64)])
+def test_every_instantiation_flags_as_the_cpu(device, n, dtype):
+    check(device, exposure(n, dtype, shape=(4, 5)), snr=4.0, neighbours=n < 300)
+
+
+@pytest.mark.parametrize("options", [
+    {"good_bits": None}, {"good_bits": "~DO_NOT_USE+JUMP_DET"}, {"good_bits": 0},
+    {"maskpt": 0.0}, {"maskpt": 1.5}, {"neighbours": False, "maskpt": 0.0}, {"snr": 0.3}])
+def test_options(device, options):
+    check(device, exposure(6), **{"snr": 5.0, **options})
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_variances(device, count):
+    check(device, exposure(5)[: 3 + count], snr=5.0)
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_where_no_pixel_is_good_all_enter_the_median(device, neighbours):
+    data, err, dq, *variances = exposure(5)
+    expected = check(device, (data, err, dq | np.uint32(1), *variances), snr=5.0,
+                     neighbours=neighbours)
+    assert np.isfinite(expected.median).mean() > 0.9
+    assert np.isnan(expected.data).all()
+
+
+def test_views(device):
+    arrays = exposure(4)
+    expected = flag_outliers(*(a[:, ::-1, 2:] for a in arrays[:3]), snr=5.0)
+    found = flag_outliers(*(device.array(a)[:, ::-1, 2:] for a in arrays[:3]), snr=5.0)
+    for name in ("data", "err", "dq", "median", "flagged"):
+        np.testing.assert_array_equal(device.get(getattr(found, name)), getattr(expected, name))
+
+
+def test_nothing_is_copied_to_the_host(device):
+    arrays = [device.array(a) for a in exposure(5)]
+    before = getattr(getattr(device, "emulation", None), "downloads", 0)
+    flag_outliers(*arrays[:3], arrays[3:], snr=5.0)
+    assert getattr(getattr(device, "emulation", None), "downloads", 0) == before
+
+
+@pytest.mark.parametrize("change, text", [
+    ({"err": np.ones((2, 3, 5))}, r"shapes \(2, 3, 4\), \(2, 3, 5\), \(2, 3, 4\); expected"),
+    ({"data": np.ones((3, 4))}, r"expected \(n, ny, nx\)"),
+    ({"dq": np.zeros((2, 3, 4), np.int64)}, "dq has dtype int64, expected uint32"),
+    ({"variances": [np.ones((2, 3, 4))] * 4}, "4 variances given, expected up to three"),
+])
+def test_errors_say_what_was_found(change, text):
+    arrays = {"data": np.ones((2, 3, 4)), "err": np.ones((2, 3, 4)),
+              "dq": np.zeros((2, 3, 4), np.uint32), **change}
+    with pytest.raises(InputError, match=text):
+        flag_outliers(**arrays, snr=5.0)
+
+
+def test_a_gpu_takes_one_dtype(device):
+    data, err, dq = (device.array(a) for a in exposure(3)[:3])
+    if device.is_gpu:
+        with pytest.raises(InputError, match="dtypes float32, float64; a GPU takes one for all"):
+            flag_outliers(data, err.astype(np.float64), dq, snr=5.0)
+    else:
+        assert flag_outliers(data, err.astype(np.float64), dq, snr=5.0).err.dtype == np.float64

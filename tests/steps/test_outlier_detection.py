@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gpucoron.stack import IntegrationStack
-from gpucoron.steps import outlier_detection
+from gpucoron.steps import OutlierResult, outlier_detection
 from tests.scenes import read_only, speckles
 
 
@@ -15,17 +15,24 @@ def exposure(n=5, shape=(12, 13), seed=0):
     return data, err, dq, var
 
 
-def stack(data, err, dq, var):
-    return IntegrationStack(*read_only(data, err, dq), var_rnoise=read_only(var))
+def run(device, data, err, dq, var, **options):
+    """The step on a device, its result on the host."""
+    data, err, dq, var = map(device.array, read_only(data, err, dq, var))
+    out = outlier_detection(IntegrationStack(data, err, dq, var_rnoise=var), **options)
+    arrays = {name: device.get(getattr(out.stack, name)) for name in (
+        "data", "err", "dq", "var_rnoise")}
+    assert out.stack.var_flat is None
+    return OutlierResult(IntegrationStack(**arrays), device.get(out.median),
+                         device.get(out.flagged))
 
 
-def test_flags_only_what_stands_out():
+def test_flags_only_what_stands_out(device):
     data, err, dq, var = exposure()
     data[2, 4, 5] += 50
     dq[1, 3, 3] = 1
     err[0, 6, 6] = np.nan
     dq[4, 1, 1] = 4  # JUMP_DET alone is no reason to leave a pixel out
-    out = outlier_detection(stack(data, err, dq, var))
+    out = run(device, data, err, dq, var)
     assert out.flagged.tolist()[2] >= 1
     assert out.stack.dq[2, 4, 5] == 1 | 16
     assert out.stack.dq[1, 3, 3] == 1
@@ -34,49 +41,49 @@ def test_flags_only_what_stands_out():
         np.testing.assert_array_equal(np.isnan(array), (out.stack.dq & 1) != 0)
 
 
-def test_nan_err_counts_as_zero():
+def test_nan_err_counts_as_zero(device):
     data, err, dq, var = exposure()
     err[0, 6, 6] = np.nan
-    out = outlier_detection(stack(data, err, dq, var))
+    out = run(device, data, err, dq, var)
     assert out.stack.dq[0, 6, 6] & 16  # any difference exceeds 5 x 0
 
 
-def test_threshold_agrees_with_the_formula():
+def test_threshold_agrees_with_the_formula(device):
     data, err, dq, var = exposure(seed=3)
     err *= np.random.default_rng(4).uniform(0.1, 1, err.shape).astype(np.float32)
-    out = outlier_detection(stack(data, err, dq, var), snr=3.0, preset="jwst")
+    out = run(device, data, err, dq, var, snr=3.0, preset="jwst")
     expected = np.abs(data - np.median(data, axis=0)) > np.float32(3.0) * err
     np.testing.assert_array_equal((out.stack.dq & 16) != 0, expected)
     np.testing.assert_array_equal(out.flagged, expected.sum(axis=(1, 2)))
     assert expected.any()
 
 
-def test_one_integration_flags_nothing_and_two_agree():
+def test_one_integration_flags_nothing_and_two_agree(device):
     data, err, dq, var = exposure(n=2)
     data[0, 5, 5] += 100
-    one = outlier_detection(stack(*(a[:1].copy() for a in (data, err, dq, var))))
+    one = run(device, *(a[:1].copy() for a in (data, err, dq, var)))
     assert one.flagged.tolist() == [0]
-    two = outlier_detection(stack(data, err, dq, var))
+    two = run(device, data, err, dq, var)
     np.testing.assert_array_equal((two.stack.dq[0] & 16), (two.stack.dq[1] & 16))
     assert two.flagged.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("maskpt, expected", [(0.7, 100.0), (0.0, 400.0)])
-def test_maskpt_zero_lets_bad_pixels_into_the_median(maskpt, expected):
+def test_maskpt_zero_lets_bad_pixels_into_the_median(device, maskpt, expected):
     data, err, dq, var = exposure(n=3)
     data[:, 2, 2] = (100, 400, 500)
     dq[1:, 2, 2] = 1
-    assert outlier_detection(stack(data, err, dq, var), maskpt=maskpt).median[2, 2] == expected
+    assert run(device, data, err, dq, var, maskpt=maskpt).median[2, 2] == expected
 
 
-def test_an_exposure_without_a_good_pixel_passes():
+def test_an_exposure_without_a_good_pixel_passes(device):
     data, err, dq, var = exposure()
     dq[:] = 1
-    out = outlier_detection(stack(data, err, dq, var))
+    out = run(device, data, err, dq, var)
     assert np.isnan(out.stack.data).all()
 
 
-def test_a_star_that_moves_is_no_outlier_but_a_cosmic_ray_on_it_is():
+def test_a_star_that_moves_is_no_outlier_but_a_cosmic_ray_on_it_is(device):
     shape, n = (40, 41), 5
     rng = np.random.default_rng(8)
     moves = rng.normal(0, 0.03, (n, 2))
@@ -86,7 +93,7 @@ def test_a_star_that_moves_is_no_outlier_but_a_cosmic_ray_on_it_is():
     data[3, 20, 22] += 40 * err[3, 20, 22]
     data[3, 20, 23] += 15 * err[3, 20, 23]
     dq = np.zeros(data.shape, np.uint32)
-    flags = {preset: (outlier_detection(stack(data, err, dq, err), preset=preset).stack.dq & 16) > 0
+    flags = {preset: (run(device, data, err, dq, err, preset=preset).stack.dq & 16) > 0
              for preset in ("jwst", None)}
     hit = np.zeros(data.shape, bool)
     hit[3, 20, 22:24] = True
