@@ -15,6 +15,10 @@ JWST_SHIFT_PX = 1e-6
 #: references (1e4 here) on values of 1e2; worst seen 2e-11.
 KLIP_ABS = 1e-8
 
+#: rms(difference)/rms of residuals and scatters on a GPU against the CPU: the goal of the float64
+#: kernels. Rounding, times the largest eigenvalue over the gap at the truncation.
+KLIP_RMS = 1e-8
+
 #: rms(difference)/rms of psfsub against jwst's, which stores aligned references in float32 and
 #: projects on eigenvectors of that: worst seen 8.6e-6.
 JWST_PSFSUB_REL = 1e-4
@@ -24,6 +28,10 @@ JWST_PSFSUB_REL = 1e-4
 DRIZZLE_SUM_REL = 1e-6
 #: And its smallest number, which the gaussian's outskirts come down to, for each overlap.
 DRIZZLE_SUM_ABS = 1e-43
+
+#: A drizzle on the GPU, beside the sum of the absolute terms, against the CPU's, which rounds every
+#: product of a weight and a share to single precision (6e-8), as both do their results.
+DRIZZLE_ROUNDED_WEIGHT = 1.2e-7
 
 #: rms(difference)/rms of a lanczos i2d's SCI, ERR and VAR_* against jwst's: the largest values are
 #: where weights cancel, and what is left of them is rounding: worst seen 9.9e-6 (VAR_RNOISE).

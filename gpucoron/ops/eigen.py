@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 
+from gpucoron import cuda
+from gpucoron.device import on_gpu
 from gpucoron.errors import InputError, ParameterError
-from gpucoron.ops._host import require_host
-from gpucoron.ops._threads import over_blocks
 
-__all__ = ["KLBasis"]
+__all__ = ["KLBasis", "klip_many", "symmetric_eigen"]
 
 RANK_TOLERANCE = 16 * np.finfo(np.float64).eps  # per reference, of the largest eigenvalue
 
@@ -22,7 +21,9 @@ class KLBasis:
     references : (nref, ny, nx) floating
         Aligned, finite reference images; each loses its mean.
     overwrite : bool
-        Do so in the array given, where it is float64 and contiguous, and save a copy.
+        On the CPU, do so in the array given, where it is float64 and contiguous, and save a copy.
+        A GPU never copies such an array nor changes it, but reads it at every call: leave it as
+        it is while the basis is in use.
 
     Attributes
     ----------
@@ -36,6 +37,8 @@ class KLBasis:
     ------
     InputError
         References that are not 3-D or not finite, or none, or none with any structure.
+    DeviceError
+        A decomposition on the GPU that fails its check.
 
     Notes
     -----
@@ -44,43 +47,37 @@ class KLBasis:
     L_K their eigenvalues, the model of a target t is ``R^T E_K L_K^-1 E_K^T R t``, one weighted
     sum of references; and what K vectors leave of the references is ``E_rest E_rest^T R``.
 
+    On a GPU the constructor waits for the device once. Results differ from the CPU's by rounding.
+
     References
     ----------
     .. [1] Soummer, Pueyo & Larkin 2012, ApJ 755, L28, eqs. 5-9.
     """
 
     def __init__(self, references, overwrite=False):
-        require_host("KLIP", references)
+        (references,) = cuda.as_arrays(references)
         if references.ndim != 3 or references.shape[0] < 1:
             raise InputError(
                 f"KLIP needs at least one reference image (nref, ny, nx); got {references.shape}")
         self.shape = references.shape[1:]
-        flat = np.array(references, dtype=np.float64, copy=None if overwrite else True)
-        flat = flat.reshape(references.shape[0], -1)
-        means = flat.mean(axis=1, keepdims=True)
-        if not np.isfinite(means).all():
-            bad = int(np.flatnonzero(~np.isfinite(means))[0])
-            raise InputError(f"reference {bad + 1} of {len(flat)} is not finite")
+        self._on_gpu = on_gpu(references)
+        if self._on_gpu:
+            from gpucoron.ops._eigen_cuda import Basis
+        else:
+            from gpucoron.ops._eigen_cpu import Basis
 
-        def multiply(block):
-            flat[:, block] -= means
-            return flat[:, block] @ flat[:, block].T
-
-        products = sum(over_blocks(multiply, flat.shape[1]))
-        values, vectors = scipy.linalg.eigh(products)
-        values, vectors = values[::-1], vectors[:, ::-1]
-        keep = values > RANK_TOLERANCE * len(flat) * max(values[0], 0.0)
-        if not keep.any():
-            raise InputError("the reference images are all constant: no PSF to model")
-        self._references = flat
-        self._sums = values[keep]
-        self.eigenvectors = np.ascontiguousarray(vectors[:, keep])
-        self.eigenvalues = self._sums / (flat.shape[1] - 1)
+        basis = Basis(references.reshape(len(references), -1), RANK_TOLERANCE, overwrite)
+        if basis.bad is not None:
+            raise InputError(f"reference {basis.bad + 1} of {len(references)} is not finite")
+        _check_rank(basis.rank)
+        self._basis = basis
+        self.eigenvectors = basis.vectors[: basis.rank].T.copy()
+        self.eigenvalues = basis.sums[: basis.rank] / (self.shape[0] * self.shape[1] - 1)
 
     @property
     def rank(self) -> int:
         """Number of vectors above rounding level."""
-        return len(self._sums)
+        return self._basis.rank
 
     def subtract(self, targets, truncate):
         """Subtract from each target its mean and its projection on the first KL vectors.
@@ -103,29 +100,15 @@ class KLBasis:
             Targets of another shape.
         ParameterError
             A negative truncation.
+        TypeError
+            Targets on the host and references on a GPU, or the other way round.
         """
-        kept = self._kept(truncate)
+        kept = [min(k, self.rank) for k in _wanted(truncate)]
+        (targets,) = cuda.as_arrays(targets)
         if targets.ndim != 3 or targets.shape[1:] != self.shape:
             raise InputError(f"targets have shape {targets.shape}, references {self.shape}")
-        flat = np.array(targets, dtype=np.float64).reshape(len(targets), -1)
-        finite = np.isfinite(flat)
-        flat[~finite] = 0.0
-        count = np.maximum(finite.sum(axis=1, keepdims=True), 1)
-        flat -= flat.sum(axis=1, keepdims=True) / count
-        flat[~finite] = 0.0
-        references, vectors = self._references, self.eigenvectors
-        inner = sum(over_blocks(lambda b: flat[:, b] @ references[:, b].T, flat.shape[1]))
-        amplitudes = inner @ vectors / self._sums
-        factors = [amplitudes[:, :k] @ vectors[:, :k].T for k in kept]
-        results = [np.empty_like(flat) for _ in kept]
-
-        def subtract(block):
-            for factor, left in zip(factors, results, strict=True):
-                left[:, block] = flat[:, block] - factor @ references[:, block]
-
-        over_blocks(subtract, flat.shape[1])
-        for left in results:
-            left[~finite] = np.nan
+        on_gpu(targets, self.eigenvalues)
+        results = self._basis.subtract(targets.reshape(len(targets), -1), kept)
         results = [left.reshape(targets.shape) for left in results]
         return results if np.ndim(truncate) else results[0]
 
@@ -143,32 +126,142 @@ class KLBasis:
             Population standard deviation, over the references, of what is left of each after its
             own projection. Exactly 0 where no vector is discarded.
         """
-        planes = {k: self._left(k) for k in set(self._kept(truncate))}
-        results = [planes[k] for k in self._kept(truncate)]
+        kept = [min(k, self.rank) for k in _wanted(truncate)]
+        results = [plane.reshape(self.shape) for plane in self._basis.scatter(kept)]
         return results if np.ndim(truncate) else results[0]
 
-    def _left(self, kept):
-        """Scatter that the first `kept` vectors leave, from whichever set of vectors is smaller."""
-        n, flat = len(self._references), self._references
-        out = np.zeros(flat.shape[1])
-        few = kept < self.rank - kept
-        vectors = self.eigenvectors[:, :kept] if few else self.eigenvectors[:, kept:]
-        weights = vectors.sum(axis=0)
 
-        def spread(block):
-            modes = vectors.T @ flat[:, block]
-            power, mean = np.einsum("kp,kp->p", modes, modes), weights @ modes
-            if few:
-                power = np.einsum("rp,rp->p", flat[:, block], flat[:, block]) - power
-                mean = flat[:, block].sum(axis=0) - mean
-            out[block] = np.sqrt(np.maximum(power / n - (mean / n) ** 2, 0.0))
+def klip_many(references, targets, truncate, overwrite=False):
+    """Model each of several targets by references of its own, and subtract.
 
-        if kept < self.rank:
-            over_blocks(spread, flat.shape[1])
-        return out.reshape(self.shape)
+    Parameters
+    ----------
+    references : (n, nref, ny, nx) floating
+        Aligned references of each target. An image that is not finite throughout is left out.
+    targets : (n, ny, nx) floating
+        Images; pixels that are not finite take no part and come out NaN.
+    truncate : int or sequence of int
+        Number of vectors to keep; more than there are means all.
+    overwrite : bool
+        As for `KLBasis`.
 
-    def _kept(self, truncate):
-        wanted = np.atleast_1d(truncate)
-        if (wanted < 0).any():
-            raise ParameterError(f"truncate is {wanted.min()}, expected 0 or more")
-        return [min(int(k), self.rank) for k in wanted]
+    Returns
+    -------
+    residuals : (n, ny, nx) float64, or a list of such arrays for several truncations
+        As `KLBasis.subtract` gives them.
+    scatters : (n, ny, nx) float64, or a list of such arrays
+        As `KLBasis.scatter`; NaN for a target without any finite pixel.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, or a target without any usable reference.
+    ParameterError
+        A negative truncation.
+    DeviceError
+        A decomposition on the GPU that fails its check.
+
+    Notes
+    -----
+    A GPU reads the references three times and writes nothing of their size (see
+    ``kernels/klip.cu``); it takes all targets at once, and the host waits for it once. The CPU
+    takes one after another.
+    """
+    wanted = _wanted(truncate)
+    references, targets = cuda.as_arrays(references, targets)
+    if references.ndim != 4 or targets.shape != (len(references), *references.shape[2:]):
+        raise InputError(
+            f"klip: references have shape {references.shape}, targets {targets.shape}; expected "
+            "(n, nref, ny, nx) and (n, ny, nx)")
+    klip = _klip_many_cuda if on_gpu(references, targets) else _klip_many_cpu
+    residuals, scatters = klip(references, targets, wanted, overwrite)
+    return (residuals, scatters) if np.ndim(truncate) else (residuals[0], scatters[0])
+
+
+def _klip_many_cpu(references, targets, wanted, overwrite):
+    residuals, scatters = ([np.full(targets.shape, np.nan) for _ in wanted] for _ in range(2))
+    for k, (own, target) in enumerate(zip(references, targets, strict=True)):
+        if not np.isfinite(target).any():
+            continue
+        usable = np.isfinite(own).all(axis=(1, 2))
+        _check_usable(usable.sum(), len(own), f" for target {k + 1}")
+        every = usable.all()
+        basis = KLBasis(own if every else own[usable], overwrite or not every)
+        for plane, left in zip(residuals, basis.subtract(target[None], wanted), strict=True):
+            plane[k] = left[0]
+        for plane, left in zip(scatters, basis.scatter(wanted), strict=True):
+            plane[k] = left
+    return residuals, scatters
+
+
+def _klip_many_cuda(references, targets, wanted, overwrite):
+    from gpucoron.ops._eigen_cuda import Bases
+
+    cp, (n, nref), shape = cuda.cupy(), references.shape[:2], targets.shape
+    flat = cp.ascontiguousarray(references, dtype=np.float64).reshape(n, nref, -1)
+    bases = Bases(flat, RANK_TOLERANCE, targets.reshape(n, 1, -1))
+    for k in np.flatnonzero(bases.seen):
+        _check_usable(bases.used[k], nref, f" for target {k + 1}")
+        _check_rank(bases.ranks[k])
+    residuals, scatters = bases.both(wanted)
+    unseen = cp.asarray(bases.seen == 0)[:, None]
+    return ([left.reshape(shape) for left in residuals],
+            [cp.where(unseen, np.nan, plane).reshape(shape) for plane in scatters])
+
+
+def symmetric_eigen(matrices):
+    """Decompose symmetric matrices.
+
+    Parameters
+    ----------
+    matrices : (batch, n, n) float64
+
+    Returns
+    -------
+    values : (batch, n) float64
+        Eigenvalues, descending.
+    vectors : (batch, n, n) float64
+        ``vectors[b, i]`` belongs to ``values[b, i]``.
+
+    Raises
+    ------
+    InputError
+        Not a batch of square float64 matrices.
+    DeviceError
+        A decomposition on the GPU that fails its check.
+
+    Notes
+    -----
+    On a GPU all matrices are decomposed at once (``kernels/eigen.cu``), and every residual
+    ``A v - l v`` and every product of two vectors is compared with its bound; what fails is done
+    again by cuSOLVER's syevd, and checked again. The host waits once.
+    """
+    (matrices,) = cuda.as_arrays(matrices)
+    if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or not matrices.size:
+        raise InputError(f"matrices have shape {matrices.shape}, expected (batch, n, n)")
+    if matrices.dtype.char != "d":
+        raise InputError(f"matrices have dtype {matrices.dtype}, expected float64")
+    if on_gpu(matrices):
+        from gpucoron.ops import _eigen_cuda
+
+        return _eigen_cuda.symmetric_eigen(cuda.cupy().ascontiguousarray(matrices))
+    from gpucoron.ops import _eigen_cpu
+
+    return _eigen_cpu.symmetric_eigen(matrices)
+
+
+def _wanted(truncate):
+    wanted = [int(k) for k in np.atleast_1d(truncate)]
+    if min(wanted, default=0) < 0:
+        raise ParameterError(f"truncate is {min(wanted)}, expected 0 or more")
+    return wanted
+
+
+def _check_usable(usable, n, where=""):
+    if not usable:
+        raise InputError(f"klip: none of {n} reference images is usable{where}")
+
+
+def _check_rank(rank):
+    if not rank:
+        raise InputError("the reference images are all constant: no PSF to model")

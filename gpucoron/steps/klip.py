@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpucoron import cuda
 from gpucoron.errors import InputError
-from gpucoron.ops.eigen import KLBasis
+from gpucoron.ops.eigen import KLBasis, klip_many
 from gpucoron.stack import IntegrationStack
 
 __all__ = ["basis", "klip"]
@@ -51,34 +52,33 @@ def klip(
     (2012); err is the same plane for every integration that shares its references. The basis is
     computed once where the references are shared.
     """
+    images, references = cuda.as_arrays(stack.data, references)
     if references.shape[-2:] != stack.shape[1:] or references.ndim not in (3, 4):
         raise InputError(
             f"klip: references have shape {references.shape}, expected "
             f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front")
     wanted = [int(k) for k in np.atleast_1d(truncate)]
     if references.ndim == 3:
-        shared = basis(references, overwrite_references)
-        pairs = zip(shared.subtract(stack.data, wanted), shared.scatter(wanted), strict=True)
-        empty = ~np.isfinite(stack.data).any(axis=(1, 2))
-        out = [(d.astype(np.float32), np.broadcast_to(e.astype(np.float32), d.shape).copy())
-               for d, e in pairs]
-        for _, err in out:
-            err[empty] = np.nan
+        pairs = _shared(images, references, wanted, overwrite_references)
     elif len(references) != len(stack):
         raise InputError(
             f"klip: references for {len(references)} integrations, but there are {len(stack)}")
     else:
-        out = [(np.full(stack.shape, np.nan, np.float32), np.full(stack.shape, np.nan, np.float32))
-               for _ in wanted]
-        for i, own in enumerate(references):
-            if np.isfinite(stack.data[i]).any():
-                one = basis(own, overwrite_references)
-                pairs = zip(one.subtract(stack.data[i : i + 1], wanted), one.scatter(wanted),
-                            strict=True)
-                for (data, err), (d, e) in zip(out, pairs, strict=True):
-                    data[i], err[i] = d[0], e
-    stacks = [stack.replace(data=data, err=err) for data, err in out]
+        residuals, scatters = klip_many(references, images, wanted, overwrite_references)
+        pairs = zip(residuals, scatters, strict=True)
+    stacks = [stack.replace(data=data.astype(np.float32), err=err.astype(np.float32))
+              for data, err in pairs]
     return stacks if np.ndim(truncate) else stacks[0]
+
+
+def _shared(images, references, wanted, overwrite):
+    """Yield residuals and scatters, each truncation's, where all images share the references."""
+    xp = cuda.namespace(images, references)
+    shared = basis(references, overwrite)
+    seen = xp.isfinite(images).any(axis=(1, 2))[:, None, None]
+    residuals, scatters = shared.subtract(images, wanted), shared.scatter(wanted)
+    for left, plane in zip(residuals, scatters, strict=True):
+        yield left, xp.where(seen, plane.astype(np.float32), np.float32(np.nan))
 
 
 def basis(references, overwrite: bool = False) -> KLBasis:
@@ -100,7 +100,8 @@ def basis(references, overwrite: bool = False) -> KLBasis:
     InputError
         None of them is usable.
     """
-    usable = np.isfinite(references).all(axis=(1, 2))
+    (references,) = cuda.as_arrays(references)
+    usable = cuda.namespace(references).isfinite(references).all(axis=(1, 2))
     if not usable.any():
         raise InputError(f"klip: none of {len(usable)} reference images is usable")
     if usable.all():
