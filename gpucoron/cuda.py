@@ -189,7 +189,7 @@ def paste_includes(path: Path) -> str:
 
 
 def kernel(file: str, name: str) -> Kernel:
-    """Return a kernel, compiled at its first launch on each kind of device.
+    """Return a kernel, compiled at its first launch and then kept by CuPy on disk.
 
     Parameters
     ----------
@@ -212,32 +212,29 @@ def kernel(file: str, name: str) -> Kernel:
 
 
 @functools.cache
-def _module(cp, file):
-    source, names = read_kernels(file)
-    return cp.RawModule(code=source, options=OPTIONS, name_expressions=names)
-
-
-@functools.cache
 def _kernel(cp, file, name):
-    names = read_kernels(file).names
+    source, names = read_kernels(file)
     if name not in names:
         raise ValueError(f"{file}.cu does not declare {name!r}; it declares {', '.join(names)}")
-    return Kernel(cp, file, name)
+    return Kernel(cp, f"{file}.cu, {name}", source, name)
 
 
 class Kernel:
-    """One instantiation of one kernel; made by `kernel`.
+    """One instantiation of one kernel, compiled by itself; made by `kernel`.
 
     Parameters
     ----------
     cp : module
         CuPy.
-    file, name : str
-        As `kernel` takes them.
+    label : str
+        What errors call it.
+    source, name : str
+        CUDA C++, and the name expression of the kernel in it.
     """
 
-    def __init__(self, cp, file: str, name: str):
-        self._cp, self.file, self.name = cp, file, name
+    def __init__(self, cp, label: str, source: str, name: str):
+        self._cp, self._label, self._name = cp, label, name
+        self._module = cp.RawModule(code=source, options=OPTIONS, name_expressions=(name,))
         self._functions = {}
 
     def __call__(self, grid: tuple, block: tuple, args: tuple, shared_mem: int = 0) -> None:
@@ -257,11 +254,11 @@ class Kernel:
         DeviceError
             The kernel does not compile, or cannot be launched.
         """
-        with errors(f"{self.file}.cu, {self.name}"):
+        with errors(self._label):
             device = self._cp.cuda.runtime.getDevice()
             function = self._functions.get(device)
             if function is None:  # a CuPy function belongs to the device it was looked up on
-                function = _module(self._cp, self.file).get_function(self.name)
+                function = self._module.get_function(self._name)
                 self._functions[device] = function
             if shared_mem > _PLAIN_SHARED and shared_mem > function.max_dynamic_shared_size_bytes:
                 function.max_dynamic_shared_size_bytes = shared_mem

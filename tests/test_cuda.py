@@ -43,10 +43,10 @@ def kernels(tmp_path, monkeypatch):
         // instantiate: plain
         """.replace("extern __shared__ int y[];", ""))
     monkeypatch.setattr(cuda, "_folder", lambda: tmp_path)
-    for cached in (cuda.read_kernels, cuda._module, cuda._kernel):
+    for cached in (cuda.read_kernels, cuda._kernel):
         cached.cache_clear()
     yield tmp_path
-    for cached in (cuda.read_kernels, cuda._module, cuda._kernel):
+    for cached in (cuda.read_kernels, cuda._kernel):
         cached.cache_clear()
 
 

@@ -17,6 +17,7 @@ from tests.cuda_on_host import build
 from tests.cuda_on_host.arrays import DeviceArray, Memory, on_device, unwrap, wrap
 from tests.cuda_on_host.launcher import MOST_SHARED, PLAIN_SHARED, HostModule, LaunchError
 
+_DECLARED = re.compile(r"^\s*//\s*instantiate:\s*(.+?)\s*$", re.M)
 _FROM_HOST = ("array", "asarray", "ascontiguousarray")
 _EMPTY = ("empty", "empty_like")
 MEMORY = 80 * 2**30
@@ -89,6 +90,7 @@ class Emulation:
 
     def __init__(self):
         self._thread = threading.local()
+        self.libraries = {}  # source -> flags -> HostModule
         self.reset()
         real = importlib.import_module("cupy")
         self.cupy = cp = Namespace("cupy", real, np)
@@ -177,9 +179,10 @@ def _view(interface):
 class _RawModule:
     def __init__(self, emulation, code=None, *, options=(), name_expressions=None):
         self._emulation, self._code = emulation, code
-        self._names = tuple(name_expressions or ())
         self.file = re.search(r'#line 1 "(\w+)', code)[1]
-        self._modules = {}
+        # all of a file at once: one run of g++
+        self._names = tuple(dict.fromkeys(_DECLARED.findall(code)) or name_expressions)
+        self._modules = emulation.libraries.setdefault(code, {})
 
     def get_function(self, name):
         return _RawKernel(self._emulation, self, name)
