@@ -20,53 +20,89 @@ def scene(n=3, nref=6):
     return stack, read_only(refs)
 
 
+def run(device, stack, references, truncate, **options):
+    """Put everything on the device, subtract, and bring data and err back."""
+    there = IntegrationStack(*map(device.array, (stack.data, stack.err, stack.dq)))
+    out = klip(there, device.array(references), truncate, **options)
+    several = out if isinstance(out, list) else [out]
+    assert all(o.dq is there.dq for o in several)
+    back = [stack.replace(data=device.get(o.data), err=device.get(o.err)) for o in several]
+    assert all(o.data.dtype == o.err.dtype == np.float32 for o in back)
+    return back if isinstance(out, list) else back[0]
+
+
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("truncate", [1, 4, 50])
-def test_equals_the_oracle(truncate):
+def test_equals_the_oracle(device, truncate, own):
     stack, refs = scene()
-    out = klip(stack, refs, truncate)
+    out = run(device, stack, np.stack([refs] * len(stack)) if own else refs, truncate)
     for i in range(len(stack)):
         left, err = oracles.klip(stack.data[i].astype(float), refs, truncate)
         np.testing.assert_allclose(out.data[i], left, atol=1e-4)  # float32 of values up to 300
         np.testing.assert_allclose(out.err[i], err, atol=1e-5)
-    assert out.data.dtype == out.err.dtype == np.float32
-    assert out.dq is stack.dq
 
 
-def test_shared_references_equal_the_same_ones_repeated():
+def test_shared_references_equal_the_same_ones_repeated(device):
     stack, refs = scene()
-    once = klip(stack, refs, 3)
-    each = klip(stack, np.stack([refs] * 3), 3)
+    once = run(device, stack, refs, 3)
+    each = run(device, stack, np.stack([refs] * 3), 3)
     np.testing.assert_allclose(once.data, each.data, atol=1e-5)
     np.testing.assert_allclose(once.err, each.err, atol=1e-6)
 
 
-def test_one_unusable_reference_changes_nothing():
+@pytest.mark.parametrize("own", [False, True])
+def test_one_unusable_reference_changes_nothing(device, own):
     stack, refs = scene()
     with_nan = np.concatenate([refs, np.full((1, *SHAPE), np.nan)])
-    np.testing.assert_array_equal(klip(stack, refs, 3).data, klip(stack, with_nan, 3).data)
+    if own:
+        refs, with_nan = np.stack([refs] * len(stack)), np.stack([with_nan] * len(stack))
+    without, out = run(device, stack, refs, 3), run(device, stack, with_nan, 3)
+    np.testing.assert_allclose(without.data, out.data, rtol=0, atol=1e-5 * device.is_gpu * own)
+    np.testing.assert_allclose(without.err, out.err, rtol=1e-6 * device.is_gpu * own)
 
 
-def test_a_planet_keeps_its_place():
+@pytest.mark.parametrize("own", [False, True])
+def test_a_target_without_pixels_stays_nan(device, own):
+    stack, refs = scene()
+    data = stack.data.copy()
+    data[1], data[2, 3, 4] = np.nan, np.inf
+    out = run(device, stack.replace(data=data), np.stack([refs] * 3) if own else refs, 3)
+    assert np.isnan(out.data[1]).all() and np.isnan(out.err[1]).all()
+    assert np.isfinite(out.data[0]).all() and np.isfinite(out.err[[0, 2]]).all()
+    assert np.isnan(out.data[2]).sum() == 1 and np.isnan(out.data[2, 3, 4])
+
+
+def test_references_of_a_target_without_pixels_may_be_missing(device):
+    stack, refs = scene()
+    data, refs = stack.data.copy(), np.stack([refs] * 3)
+    data[1], refs[1] = np.nan, np.nan
+    out = run(device, stack.replace(data=data), refs, 3)
+    assert np.isnan(out.data[1]).all() and np.isfinite(out.data[[0, 2]]).all()
+
+
+def test_a_planet_keeps_its_place(device):
     stack, refs = scene()
     data = stack.data.copy()
     data[:, 20, 8] += 500
-    out = klip(stack.replace(data=data), refs, 3).data
+    out = run(device, stack.replace(data=data), refs, 3).data
     assert all(np.unravel_index(np.argmax(d), SHAPE) == (20, 8) for d in out)
 
 
-def test_errors():
+def test_errors(device):
     stack, refs = scene()
     with pytest.raises(InputError, match=r"references have shape \(6, 3, 3\)"):
-        klip(stack, np.zeros((6, 3, 3)))
+        run(device, stack, np.zeros((6, 3, 3)), 50)
     with pytest.raises(InputError, match="references for 2 integrations, but there are 3"):
-        klip(stack, np.stack([refs] * 2))
+        run(device, stack, np.stack([refs] * 2), 50)
     with pytest.raises(InputError, match="none of 6 reference images is usable"):
-        klip(stack, np.full_like(refs, np.nan))
+        run(device, stack, np.full_like(refs, np.nan), 50)
+    with pytest.raises(InputError, match="none of 6 reference images is usable for target 1"):
+        run(device, stack, np.full((3, *refs.shape), np.nan), 50)
 
 
-def test_one_reference_is_scaled_and_subtracted():
+def test_one_reference_is_scaled_and_subtracted(device):
     stack, refs = scene()
-    out = klip(stack, refs[:1], 50)
+    out = run(device, stack, refs[:1], 50)
     reference = refs[0] - refs[0].mean()
     for target, left in zip(stack.data.astype(float), out.data, strict=True):
         target = target - target.mean()
@@ -76,11 +112,19 @@ def test_one_reference_is_scaled_and_subtracted():
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_several_truncations_come_as_a_list(own):
+def test_several_truncations_come_as_a_list(device, own):
     stack, refs = scene()
     refs = np.stack([refs] * len(stack)) if own else refs
-    several = klip(stack, refs, [1, 3, 50])
+    several = run(device, stack, refs, [1, 3, 50])
     for truncate, out in zip([1, 3, 50], several, strict=True):
-        one = klip(stack, refs, truncate)
-        np.testing.assert_array_equal(out.data, one.data)
+        one = run(device, stack, refs, truncate)
+        np.testing.assert_allclose(out.data, one.data, rtol=0, atol=1e-5 * device.is_gpu)
         np.testing.assert_array_equal(out.err, one.err)
+
+
+def test_references_on_a_gpu_are_left_as_they_are(device):
+    stack, refs = scene()
+    there = device.array(refs.copy())
+    there_too = IntegrationStack(*map(device.array, (stack.data, stack.err, stack.dq)))
+    klip(there_too, there, 3, overwrite_references=device.is_gpu)
+    np.testing.assert_array_equal(device.get(there), refs)
