@@ -64,10 +64,11 @@ __device__ __forceinline__ double score(double c, double b) {
   return c <= 0.0 || b <= 0.0 ? -1e300 : 2.0 * log(c) - log(b);
 }
 
-// The first of the grid's points (in reading order) with the best score; -1 where all are NaN.
+// The first of the grid's points (in reading order) with the best score; -1 where none has a
+// positive brightness.
 __device__ __forceinline__ int best_point(const double *__restrict__ c,
                                           const double *__restrict__ b, int n, int lane) {
-  double best = -inf_of<double>();
+  double best = -1e300;
   int at = -1;
   for (int i = lane; i < n; i += 32) {
     const double value = score(c[i], b[i]);
@@ -172,7 +173,7 @@ fit_pairs(const double *__restrict__ c_series, const double *__restrict__ b_seri
   }
   if (lane > 0) return;
 
-  const double beta = c.v / b.v, left = max(0.0, power[pair] - c.v * beta);
+  const double beta = b.v > 0.0 ? c.v / b.v : 0.0, left = max(0.0, power[pair] - c.v * beta);
   const double s1 = 1.0 / half_width, s2 = s1 * s1;
   const double yy = (beta * beta * b.yy - 2.0 * beta * c.yy) * s2;
   const double xy = (beta * beta * b.xy - 2.0 * beta * c.xy) * s2;

@@ -217,12 +217,15 @@ def _on_grid(c, polynomials_y, polynomials_x):
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _start(c, b, grid, polynomials):
-    """Best point of a coarse grid over the box; `grid` holds its points in units of the box."""
+    """Best point of a coarse grid over the box; `grid` holds its points in units of the box.
+
+    The middle where no point has a positive brightness.
+    """
     terms = polynomials[:, : c.shape[0]], polynomials[:, : c.shape[1]]
     cv = _on_grid(c, *terms)
     terms = polynomials[:, : b.shape[0]], polynomials[:, : b.shape[1]]
     bv = _on_grid(b, *terms)
-    best, by, bx = -np.inf, 0.0, 0.0
+    best, by, bx = -1e300, 0.0, 0.0
     for i in range(grid.size):
         for k in range(grid.size):
             value = _score(cv[i, k], bv[i, k])
@@ -313,7 +316,7 @@ def _fit_pairs(first, stop, c_series, b_series, b_index, power, total_weight, do
         c, b = c_series[i], b_series[b_index[i]]
         ty, tx, converged, iterations = _maximise(c, b, grid, polynomials, half_width,
                                                   work, cv, bv)
-        beta = cv[0] / bv[0]
+        beta = cv[0] / bv[0] if bv[0] > 0.0 else 0.0
         left = max(0.0, power[i] - cv[0] * beta)  # R at its minimum
         s1, s2 = 1.0 / half_width, 1.0 / half_width**2
         diagonal = _inverse_diagonal(

@@ -226,7 +226,10 @@ class Registration:
         return multiply_phases(spectra, -centres.astype(np.float64), self.shape)
 
     def _whole_pixel_peaks(self, spectra, r, prepared, f):
-        """Find the whole-pixel shifts (y, x) of largest C^2/B within the search range."""
+        """Find the whole-pixel shifts (y, x) of largest C^2/B within the search range.
+
+        No shift where the brightness is positive nowhere.
+        """
         xp, frames = self._xp, self._xp.asarray(f)
         share = (self._sums[self._xp.asarray(r)] / self._total)[:, None, None]
         product = (spectra - share * self._norm.spectrum) * prepared.spectra[frames].conj()
@@ -240,8 +243,10 @@ class Registration:
         c = window(fourier(product).irfft2(product, s=self.shape))
         norm = window(prepared.whole_pixel_norm[frames])
         score = np.where((c > 0) & (norm > 0), c * c / np.where(norm > 0, norm, 1.0), -np.inf)
-        iy, ix = np.unravel_index(score.reshape(len(r), -1).argmax(axis=1), score.shape[1:])
-        return np.stack([rows[iy], cols[ix]], axis=1)
+        score = score.reshape(len(r), -1)
+        iy, ix = np.unravel_index(score.argmax(axis=1), c.shape[1:])
+        bright = score.max(axis=1) > -np.inf
+        return np.stack([rows[iy], cols[ix]], axis=1) * bright[:, None]
 
     def fit(self, frame):
         """Fit one frame to every reference.

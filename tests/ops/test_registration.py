@@ -127,6 +127,18 @@ def test_negative_brightness_is_reported_not_returned_as_converged(device):
     assert fits["status"][0] != CONVERGED or fits["beta"][0] > 0
 
 
+def test_what_is_zero_is_not_moved(device):
+    frame, references, mask = case((16, 17))
+    images = np.stack([references[0], np.zeros_like(frame)])
+    plan = Registration(device.array(images), mask)
+    fits = plan.fit_many(device.array(np.stack([frame, np.zeros_like(frame)])))
+    assert fits["status"].tolist() == [[CONVERGED, NOT_CONVERGED], [NOT_CONVERGED] * 2]
+    for name in ("x", "y", "beta"):
+        assert not fits[name][[0, 1, 1], [1, 0, 1]].any()
+    total = np.sum(mask**2 * (images[0] - np.average(images[0], weights=mask**2)) ** 2)
+    assert fits["residual"][1] == pytest.approx([np.sqrt(total / np.sum(mask**2)), 0])
+
+
 @pytest.mark.parametrize("search", [6.0, 0.0])
 @pytest.mark.parametrize("shape", [(20, 24), (21, 25)])
 def test_devices_agree_on_hard_cases(shape, search, device):
