@@ -13,20 +13,25 @@ from gpucoron.ops.fourier_shift import gradient
 from gpucoron.ops.kriging import FAR, correlation_of, krige
 from gpucoron.ops.median import median
 
-__all__ = ["Exposures", "exposure_images", "fill_bad_pixels", "fill_bad_pixels_raster", "krige"]
+__all__ = ["Exposures", "exposure_images", "fill_bad_pixels", "fill_bad_pixels_raster", "krige",
+           "refill"]
+
+
+UNSURE = 2.0  # times the noise: holes less certain than this are interpolated from farther away
 
 
 class Exposures(NamedTuple):
     """What each of m exposures shows on average, its holes filled; see `exposure_images`."""
 
     images: np.ndarray  # (m, ny, nx) float64
-    holes: np.ndarray  # (m, ny, nx) bool: bad in every integration
+    known: np.ndarray  # (m, ny, nx) bool: good in at least one integration
+    noise: np.ndarray  # (m, ny, nx) floating: of the images; in holes, what is usual round them
     spread: np.ndarray  # (m, ny, nx) float64: uncertainty of what fills a hole; 0 elsewhere
-    factors: list  # (n, 4) float64 each: how an integration differs, in units of `_terms`
+    changes: list  # how integrations differ: (n, 4) and (4, ny, nx) float64; None where one is all
     correlation: np.ndarray  # (145,) float64: of pixels, by squared distance
 
 
-def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=None, models=None):
+def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=None):
     """Combine the integrations of each exposure, and fill the pixels that are bad in all of them.
 
     Parameters
@@ -35,8 +40,6 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
         As for `fill_bad_pixels`.
     correlation : (145,) float64, optional
         From `gpucoron.ops.kriging.correlation_of`. Default: measured on the first exposure.
-    models : (m, ny, nx) floating, optional
-        What each exposure is expected to look like; the difference to it is interpolated.
 
     Returns
     -------
@@ -61,14 +64,43 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
     if correlation is None:
         correlation = _measured(combined, outside, half)
 
-    def fill(i):
-        image, noise, _ = combined[i]
-        model = None if models is None else models[i]
-        return _fill_holes(image, noise, outside[i], correlation, half, model)
+    filled = over_items(
+        lambda i: _fill_holes(*combined[i][:2], outside[i], correlation, half),
+        range(len(combined)))
+    return Exposures(*(np.array(part) for part in zip(*filled, strict=True)),
+                     [changes for _, _, changes in combined], correlation)
 
-    filled, holes, spread = zip(*over_items(fill, range(len(combined))), strict=True)
-    return Exposures(np.array(filled), np.array(holes), np.array(spread),
-                     [factors for _, _, factors in combined], correlation)
+
+def refill(exposures, models, limit):
+    """Fill holes of exposures anew, by what these are expected to look like.
+
+    Parameters
+    ----------
+    exposures : Exposures
+    models : (m, ny, nx) floating
+        What each is expected to look like; the difference to it is interpolated.
+    limit : (m, ny, nx) float64
+        Where this is above 0, pixels are filled anew, if with a smaller uncertainty than this.
+
+    Returns
+    -------
+    Exposures
+        `spread` of the pixels filled anew is that of the interpolated difference.
+    """
+    images, spread = exposures.images.copy(), exposures.spread.copy()
+
+    def fill(i):
+        y, x = np.nonzero(limit[i])
+        known = exposures.known[i]
+        values, variances = krige(np.where(known, images[i] - models[i], 0.0), known,
+                                  exposures.noise[i], y, x, exposures.correlation, FAR)
+        better = variances < limit[i, y, x] ** 2
+        y, x = y[better], x[better]
+        images[i, y, x] = models[i, y, x] + values[better]
+        spread[i, y, x] = np.sqrt(variances[better])
+
+    over_items(fill, np.flatnonzero(limit.any(axis=(1, 2))))
+    return exposures._replace(images=images, spread=spread)
 
 
 def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposures=None):
@@ -113,8 +145,8 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
     The prediction is the median of the pixel over the good integrations of its group, each brought
     to where this one is by a least-squares fit of the median's derivatives, itself and a constant
     to what differs. A pixel that is bad throughout its group is first filled in the median: by
-    kriging (`gpucoron.ops.kriging`) from the good pixels within 4 px, and where that is less
-    certain than the median's noise from those within 6 px. What an integration has beyond its
+    kriging (`gpucoron.ops.kriging`) from the good pixels within 4 px, and where that leaves twice
+    the median's noise from those within 6 px. What an integration has beyond its
     prediction (the wavefront has drifted) is interpolated at the bad pixel from the good pixels
     within 4 px. With fewer than three good neighbours, the median of the good pixels in the box,
     cut at the array's edges, the box doubling until it holds one.
@@ -156,13 +188,13 @@ def _combine(images, usable, members, err):
     middle = median(images[members], good)
     known = np.isfinite(middle)
     if len(members) == 1 or not known.any():
-        return middle, noise, np.zeros((len(members), 4))
+        return middle, noise, None
     smooth = fill_bad_pixels(np.where(known, middle, 0)[None], ~known[None])[0]
     terms = _terms(smooth)
     factors = np.array([_factors(terms, images[k] - middle, usable[k] & known, err[k])
                         for k in members])
     still = (images[members] - np.tensordot(factors, terms, axes=1)).astype(images.dtype)
-    return median(still, good), noise, factors
+    return median(still, good), noise, (factors, terms)
 
 
 def _terms(image):
@@ -183,33 +215,29 @@ def _measured(combined, outside, half):
     """Measure the correlation of pixels on the first exposure that has any."""
     for (image, noise, _), beyond in zip(combined, outside, strict=True):
         if np.isfinite(image).any():
-            filled = _fill_holes(image, noise, beyond, None, half, None)[0]
+            filled = _fill_holes(image, noise, beyond, None, half)[0]
             return correlation_of(np.where(beyond, np.median(filled[~beyond]), filled))
     return correlation_of(np.zeros(outside.shape[1:]))
 
 
-def _fill_holes(image, noise, outside, correlation, half, model):
-    """Fill the NaN pixels of an image; gives it, where they were, and how uncertain they are."""
-    known = np.isfinite(image)
-    hole = ~known & ~outside
+def _fill_holes(image, noise, outside, correlation, half):
+    """Fill the NaN pixels of an image; gives the first four parts of `Exposures`."""
+    known = np.isfinite(image) & ~outside
     filled, spread = image.astype(np.float64), np.zeros(image.shape)
     filled[outside] = 0.0
-    if not hole.any() or not known.any():
-        return filled, hole, spread
-    expected = np.zeros(image.shape) if model is None else model
-    residual = np.where(known, filled - expected, 0.0)
-    y, x = np.nonzero(hole)
-    values, variances = krige(residual, known, noise, y, x, correlation)
+    y, x = np.nonzero(~known & ~outside)
+    if not len(y) or not known.any():
+        return filled, known, noise, spread
+    values, variances = krige(filled, known, noise, y, x, correlation)
+    noise[y, x] = _boxes(noise, known, y, x, half)
     if correlation is not None:
-        own = _boxes(noise, known, y, x, half)
-        poor = variances > own.astype(np.float64) ** 2
+        poor = variances > (UNSURE * noise[y, x].astype(np.float64)) ** 2
         values[poor], variances[poor] = krige(
-            residual, known, noise, y[poor], x[poor], correlation, FAR)
-    values += expected[y, x]
+            filled, known, noise, y[poor], x[poor], correlation, FAR)
     lost = np.isnan(values)
     values[lost] = _boxes(image, known, y[lost], x[lost], half)
     filled[y, x], spread[y, x] = values, np.sqrt(variances)
-    return filled, hole, spread
+    return filled, known, noise, spread
 
 
 def _boxes(image, usable, y, x, half):
@@ -236,13 +264,12 @@ def _fill_by_medians(out, images, usable, todo, members, half):
 def _fill_by_kriging(out, images, usable, todo, members, err, exposures, i):
     """Fill a group in place: from its exposure's image, and each integration's own surroundings."""
     image = exposures.images[i]
-    terms = _terms(image) if len(members) > 1 else None
-    for k, factors in zip(members, exposures.factors[i], strict=True):
+    if exposures.changes[i] is None:
+        out[members[0]][todo[members[0]]] = image[todo[members[0]]]
+        return
+    for k, change in zip(members, exposures.changes[i][0], strict=True):
         y, x = np.nonzero(todo[k])
-        if terms is None:
-            out[k][y, x] = image[y, x]
-            continue
-        base = image + np.tensordot(factors, terms, axes=1)
+        base = image + np.tensordot(change, exposures.changes[i][1], axes=1)
         residual = np.where(usable[k], images[k], 0.0) - np.where(usable[k], base, 0.0)
         values, _ = krige(residual, usable[k], err[k], y, x, exposures.correlation)
         out[k][y, x] = base[y, x] + np.where(np.isnan(values), 0.0, values)

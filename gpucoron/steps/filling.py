@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,10 +12,22 @@ from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels, fill_bad_p
 from gpucoron.ops.fourier_shift import spectra
 from gpucoron.ops.kriging import joint_spread
 from gpucoron.stack import IntegrationStack
+from gpucoron.steps.common_psf import share_holes
 
 __all__ = ["Filling", "PreparedReferences"]
 
 NON_SCIENCE = np.uint32(dq_bits.NON_SCIENCE)
+
+
+class Known(NamedTuple):
+    """What the exposures of a set-up have in common."""
+
+    correlation: np.ndarray | None = None  # (145,) of pixels, by squared distance
+    psf: np.ndarray | None = None  # (ny, nx) the star
+    mask: np.ndarray | None = None  # (ny, nx) the psfmask
+
+
+NOTHING = Known()
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Filling:
             return fill_bad_pixels_raster(images, bad, flagged, self.median_box_length, zero)
         return fill_bad_pixels(images, bad, self._box, groups, zero, err)
 
-    def fill_stack(self, stack, groups, correlation=None):
+    def fill_stack(self, stack, groups, known=NOTHING):
         """Fill the images of a stack, and tell how uncertain their pixels then are.
 
         Parameters
@@ -62,33 +75,36 @@ class Filling:
         stack : IntegrationStack
         groups : (n,) int
             Exposure of each image.
-        correlation : (145,) float64, optional
-            Of pixels, from other exposures filled before; measured if not given.
+        known : Known
+            From exposures filled before.
 
         Returns
         -------
-        (n, ny, nx), (m, ny, nx) floating, (145,) float64 or None
+        (n, ny, nx), (m, ny, nx) floating, Known
             The filled images, the standard deviations of the pixels of each exposure, finite, and
-            the correlation of pixels that was used.
+            what other exposures may use.
         """
-        exposures = correlation_used = None
+        spreads = None
         if self.like_jwst:
             filled = self.fill(stack.data, stack.dq, groups)
         else:
             bad, _, zero = self._bad(stack.data, stack.dq)
             exposures = exposure_images(stack.data, bad, groups, stack.err, zero=zero,
-                                        box=self._box, correlation=correlation)
+                                        box=self._box, correlation=known.correlation)
+            psf = known.psf
+            if known.mask is not None:
+                exposures, psf = share_holes(exposures, known.mask, psf)
             filled = fill_bad_pixels(
                 stack.data, bad, self._box, groups, zero, stack.err, exposures)
+            unsure = np.where(exposures.spread > exposures.noise, exposures.spread, 0.0)
+            spreads = [joint_spread(spread, exposures.correlation) for spread in unsure]
+            known = Known(exposures.correlation, psf, known.mask)
         usable = np.isfinite(filled).all(axis=(1, 2))
         firsts = [int(np.argmax(usable & (groups == g))) for g in np.unique(groups)]
         errors = _filled_errors(stack.err[firsts])
-        if exposures is not None:
-            for error, spread in zip(errors, exposures.spread, strict=True):
-                joint = joint_spread(spread, exposures.correlation)
-                error[joint > 0] = joint[joint > 0]
-            correlation_used = exposures.correlation
-        return filled, errors, correlation_used
+        for error, spread in zip(errors, spreads or [], strict=False):
+            error[spread > 0] = spread[spread > 0]
+        return filled, errors, known
 
     @property
     def _box(self):
@@ -115,6 +131,9 @@ class PreparedReferences:
         How.
     with_err : bool
         Whether err will be wanted.
+    mask : (ny, nx) floating, optional
+        The psfmask. With it, holes that all integrations of an exposure have are filled from what
+        all exposures have in common, where their neighbours do not tell enough.
 
     Attributes
     ----------
@@ -134,10 +153,11 @@ class PreparedReferences:
         Which references have err to shift.
     """
 
-    def __init__(self, references: IntegrationStack, filling: Filling, with_err: bool = True):
+    def __init__(self, references: IntegrationStack, filling: Filling, with_err: bool = True,
+                 mask=None):
         self.filling = filling
         self.groups = groups = exposure_numbers(references)
-        images, self.errors, self._correlation = filling.fill_stack(references, groups)
+        images, self.errors, self._known = filling.fill_stack(references, groups, Known(mask=mask))
         self.usable = np.isfinite(images).all(axis=(1, 2))
         images[~self.usable] = 0.0
         self.images, self.shape = images, images.shape
@@ -160,7 +180,7 @@ class PreparedReferences:
             The filled images, and the standard deviations of the exposure's pixels, finite.
         """
         own = np.zeros(len(science), dtype=int)
-        images, errors, _ = self.filling.fill_stack(science, own, self._correlation)
+        images, errors, _ = self.filling.fill_stack(science, own, self._known)
         return images, errors[0]
 
 

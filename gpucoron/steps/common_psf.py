@@ -1,0 +1,79 @@
+"""The star's image that all exposures share: what is missing of it in one, others may know.
+
+A patch of detector pixels that is bad in every exposure hides another part of the star's image in
+each, because the star never stands in the same place. And where all must guess, they had better
+guess the same: a wrong speckle that moves with the star does not disturb a registration.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+
+from gpucoron.ops.bad_pixels import Exposures, refill
+from gpucoron.ops.fourier_shift import phases, shift_spectra, spectra
+from gpucoron.ops.registration import Registration
+
+__all__ = ["share_holes"]
+
+POOR = 3.0  # times the noise: holes less certain than this are worth the effort
+GAIN = 0.5  # most that may be left of the uncertainty
+LEFT = 0.3  # share of an error common to all that still moves a fit of stars a third of a px apart
+
+
+def share_holes(exposures: Exposures, mask, common=None):
+    """Fill the worst holes of exposures from a star image common to all.
+
+    Parameters
+    ----------
+    exposures : Exposures
+        From `gpucoron.ops.bad_pixels.exposure_images`.
+    mask : (ny, nx) floating
+        The psfmask that registration will use.
+    common : (ny, nx) float64, optional
+        The common image, where it is known from other exposures. Default: the mean of these
+        exposures, each moved to where the first is.
+
+    Returns
+    -------
+    Exposures, (ny, nx) float64 or None
+        The exposures, and the common image; as they were where no hole is worth the effort.
+
+    Notes
+    -----
+    The first exposure is fitted to all (shift, brightness, a constant), their mean is made where it
+    stands, and the difference of each exposure to that is interpolated over the holes. Where this
+    leaves more than half the uncertainty, holes stay as they were. Doing it twice brought little:
+    0.0067 px for 0.0080 on the set with the worst hole, nothing on others.
+    """
+    use = np.flatnonzero(np.isfinite(exposures.images).all(axis=(1, 2)))
+    if not len(use):
+        return exposures, common
+    own, before = common is None, exposures.spread
+    if own:
+        common = exposures.images[use[0]]
+    limit = np.where(before > POOR * exposures.noise, GAIN * before, 0.0)
+    if not limit[use].any():
+        return exposures, common
+    images = exposures.images[use]
+    fits = Registration(images, mask).fit(common)
+    shifts, beta = np.stack([fits["y"], fits["x"]], axis=1), fits["beta"][:, None, None]
+    if own:
+        common = _mean_at_origin(images / beta, shifts)
+    shifted = beta * shift_spectra(
+        np.repeat(spectra(common[None]), len(use), axis=0), shifts, common.shape)
+    weight = np.asarray(mask, dtype=np.float64) ** 2
+    constant = np.sum(weight * (images - shifted), axis=(1, 2), keepdims=True) / weight.sum()
+    models = np.full(exposures.images.shape, np.nan)
+    models[use] = shifted + constant
+    exposures = refill(exposures, models, limit)
+    spread = exposures.spread
+    spread = np.where(spread < before, np.hypot(spread, LEFT * before), before)
+    return exposures._replace(spread=spread), common
+
+
+def _mean_at_origin(images, shifts):
+    """Mean of images, each moved back by its shift."""
+    along_y, along_x, _ = phases(-shifts, images.shape[1:])
+    moved = spectra(images) * along_y[:, :, None] * along_x[:, None]
+    return scipy.fft.irfft2(moved.mean(axis=0), s=images.shape[1:])
