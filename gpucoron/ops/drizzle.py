@@ -255,7 +255,9 @@ class Drizzle:
         Sums are double precision and in the order of the input, whatever the number of threads.
         On a GPU planes are added before input pixels, and the products of weights and shares are
         not rounded to single precision first: results differ from the CPU's by 1e-7 at most of the
-        sum of absolute terms. Nothing waits for the device. The drizzle library keeps a running mean in single precision; it differs by its rounding,
+        sum of absolute terms. Nothing waits for the device.
+
+        The drizzle library keeps a running mean in single precision; it differs by its rounding,
         about 1e-7 of the value per thousand overlaps.
         """
         images, weights, *variances = cuda.as_arrays(images, weights, *variances)
