@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,6 @@ Simulate, run, and compare what was found with the truth: planets are injected i
 realistic small association, which is then run as `gpucoron ASN` would, with its own psfmask
 and klip.truncate = {_TRUNCATE} unless told otherwise. Exposures go to DIR/input, products to
 DIR/products."""
-_ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre, 6.5 m across
 
 
 def main(argv: list[str]) -> int:
@@ -104,7 +102,7 @@ def find_planets(path, planets, star):
     from astropy.wcs import WCS
     from astropy.wcs.utils import proj_plane_pixel_scales
 
-    from gpucoron.detection import detect
+    from gpucoron.detection import detect, psf_fwhm
     from gpucoron.errors import ExposureError
     from gpucoron.io.fitsread import open_fits
 
@@ -121,16 +119,6 @@ def find_planets(path, planets, star):
         for place in places[1:]
     ]
     return found, scale
-
-
-def psf_fwhm(filter_name: str) -> float:
-    """Return the width of JWST's PSF behind a Lyot stop, arcsec, for a filter such as F444W.
-
-    The stops leave about nine tenths of the aperture's width.
-    """
-    digits = re.search(r"\d+", filter_name)
-    wavelength_um = int(digits.group()) / 100 if digits else 4.4
-    return 1.1 * wavelength_um * _ARCSEC_PER_LAMBDA_OVER_D
 
 
 def planet_lines(path, simulation) -> Iterator[str]:

@@ -10,6 +10,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from gpucoron import cli, cli_demo
+from gpucoron.detection import psf_fwhm
 
 STAR = (150.2, -30.4)
 SCALE = 0.0625  # arcsec
@@ -26,7 +27,7 @@ def i2d(tmp_path):
     image = np.random.default_rng(3).normal(0, 0.1, (140, 150))
     yy, xx = np.mgrid[:140, :150]
     planets = []
-    sigma = cli_demo.psf_fwhm("F444W") / SCALE / 2.3548
+    sigma = psf_fwhm("F444W") / SCALE / 2.3548
     for separation, angle, peak in ((0.95, 70.0, 20.0), (1.65, 195.0, 10.0), (3.1, 318.0, 5.0)):
         dx, dy = (separation * f(math.radians(angle)) / 3600 for f in (math.sin, math.cos))
         ra, dec = STAR[0] + dx / math.cos(math.radians(STAR[1])), STAR[1] + dy
@@ -57,8 +58,8 @@ def test_the_table_has_a_row_for_each_planet(i2d):
 
 
 def test_width_of_the_psf():
-    assert cli_demo.psf_fwhm("F444W") == pytest.approx(1.1 * 4.44e-6 / 6.5 * 206264.8, rel=1e-5)
-    assert cli_demo.psf_fwhm("F1140C") == pytest.approx(1.1 * 11.4e-6 / 6.5 * 206264.8, rel=1e-5)
+    assert psf_fwhm("F444W") == pytest.approx(1.1 * 4.44e-6 / 6.5 * 206264.8, rel=1e-5)
+    assert psf_fwhm("F1140C") == pytest.approx(1.1 * 11.4e-6 / 6.5 * 206264.8, rel=1e-5)
 
 
 def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
