@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -28,17 +29,23 @@ class Background:
     def __init__(self, beside: bool = True):
         self._pool = ThreadPoolExecutor(1, "gpucoron-write") if beside else None
         self._pending: Future | None = None
+        self._lock = threading.Lock()
 
     def submit(self, work: Callable[..., Any], *arguments) -> None:
-        """Wait for what was submitted before, then start on this."""
-        self.wait()
-        if self._pool is None:
-            work(*arguments)
-        else:
-            self._pending = self._pool.submit(work, *arguments)
+        """Wait for what was submitted before, then start on this; from any thread."""
+        with self._lock:
+            self._wait()
+            if self._pool is None:
+                work(*arguments)
+            else:
+                self._pending = self._pool.submit(work, *arguments)
 
     def wait(self) -> None:
         """Wait for what was submitted, and raise what it raised."""
+        with self._lock:
+            self._wait()
+
+    def _wait(self):
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from gpucoron.device import Device, choose_device, memory
 from gpucoron.errors import ParameterError, UsageError
 from gpucoron.overlap import Background
 from gpucoron.parameters import Parameters
+from gpucoron.place import Later
 from gpucoron.planning import SHARE, Plan, parse_size
 from gpucoron.result import ProductResult, Result
 from gpucoron.threads import default_threads, limited_to
@@ -189,6 +191,7 @@ class Job:
     begun: set[Path] = field(default_factory=set)
     timings: dict[str, float] = field(default_factory=dict)
     spans: list[tuple[str, float, float]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def timed(self, step: str):
@@ -198,7 +201,8 @@ class Job:
             yield
         finally:
             end = time.perf_counter()
-            self.timings[step] = self.timings.get(step, 0.0) + end - start
+            with self.lock:
+                self.timings[step] = self.timings.get(step, 0.0) + end - start
             self.spans.append((step, start, end))
 
     def association(self, path: Path) -> tuple[ProductResult, ...]:
@@ -293,7 +297,8 @@ class Job:
         self.begun.add(path)
 
         def work():
-            writer(path, *args, overwrite=self.overwrite)
+            values = [a() if isinstance(a, Later) else a for a in args]
+            writer(path, *values, overwrite=self.overwrite)
             log.debug("wrote %s", path)
             self.files.append(path)
 

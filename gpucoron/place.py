@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -11,12 +12,34 @@ from gpucoron import cuda
 from gpucoron.device import Device, lives_on_gpu
 from gpucoron.errors import DeviceMemoryError
 
-__all__ = ["Gpu", "Host", "places"]
+__all__ = ["Gpu", "Host", "Later", "places"]
 
 
 def places(device: Device) -> list[Host | Gpu]:
     """Return the places that share the work of a run: the CPU, or one for each GPU."""
     return [Gpu(index) for index in device.indices] or [Host()]
+
+
+class Later:
+    """A value on its way to the host: fetched by the first call, kept for the next.
+
+    Parameters
+    ----------
+    fetch : callable
+        Gets it.
+    """
+
+    def __init__(self, fetch: Callable[[], Any]):
+        self._fetch: Callable[[], Any] | None = fetch
+        self._value: Any = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Any:
+        """Return the value."""
+        with self._lock:
+            if self._fetch is not None:
+                self._value, self._fetch = self._fetch(), None
+            return self._value
 
 
 class Host:
@@ -32,9 +55,12 @@ class Host:
         """Bring arrays here, or a dataclass of them."""
         return value
 
-    def later(self, value: Any) -> Callable[[], Any]:
-        """Return a function that brings `value` to the host, in whatever thread it is called."""
-        return lambda: value
+    def later(self, value: Any) -> Later:
+        """Return what brings `value` to the host when it is called, in whatever thread."""
+        return Later(lambda: value)
+
+    def finish(self) -> None:
+        """Wait until everything is computed."""
 
     def free_memory(self) -> int | None:
         """Return the bytes that are free; None where that is not what bounds a batch."""
@@ -90,8 +116,8 @@ class Gpu(Host):
             self._up.synchronize()
         return copied
 
-    def later(self, value: Any) -> Callable[[], Any]:
-        """Return a function that copies to the host what the current stream has computed by now."""
+    def later(self, value: Any) -> Later:
+        """Return what copies `value` to the host, as the computing stream has left it by now."""
         with self.here():
             computed = self._computing.record()
 
@@ -101,7 +127,11 @@ class Gpu(Host):
                 return _each(value, lambda array: array.get(stream=self._down)
                              if lives_on_gpu(array) else array)
 
-        return download
+        return Later(download)
+
+    def finish(self) -> None:
+        """Wait until everything is computed."""
+        self._computing.synchronize()
 
     def free_memory(self) -> int:
         """Return what CUDA has free and what CuPy's pool keeps for further use, in bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from gpucoron.errors import ExposureError, InputError, UsageError
 from gpucoron.overlap import read_ahead
+from gpucoron.place import Host, places
 from gpucoron.planning import MIB, Plan, make_plan
 from gpucoron.report.record import Record
 from gpucoron.result import ProductResult
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gpucoron.io.products import Provenance
     from gpucoron.pipeline import Job
     from gpucoron.stack import IntegrationStack
+    from gpucoron.subtraction import Share
 
 __all__ = ["ProductRun"]
 
@@ -38,15 +40,21 @@ class ProductRun:
 
     def run(self) -> ProductResult:
         """Do the five steps."""
+        self.places = places(self.job.device)
+        with self.places[0].here():
+            return self._run()
+
+    def _run(self) -> ProductResult:
         science, references = self.read()
         self.record.note_exposures(*science, *references)
         self.batch = self._batch(science, references)
         self.provenance = self._provenance(science, references)
         mask = self._mask(science[0])
         self.stacks = read_ahead(
-            lambda exposure: exposure.load(), [*references, *science], self.job.threads > 1)
+            lambda exposure: self.places[0].upload(exposure.load()), [*references, *science],
+            self.job.threads > 1)
         stacked = self._references(references)
-        prepared = None if self.parameters.klip.skip else self._prepare(stacked, science[0])
+        prepared = None if self.parameters.klip.skip else self._prepare(stacked, science[0], mask)
         del stacked
         subtracted = [self._science(exposure, prepared, references, mask) for exposure in science]
         del prepared
@@ -59,6 +67,14 @@ class ProductRun:
     def _provenance_of(self, truncate: int) -> Provenance:
         return replace(self.provenance,
                        parameters={**self.provenance.parameters, "klip.truncate": truncate})
+
+    @contextmanager
+    def _step(self, name: str, place: Host | None = None):
+        """Do a step on the first device or another: timed, and what fails there in one line."""
+        place = place or self.places[0]
+        with self.job.timed(name), place.here(), place.errors(name):
+            yield
+            place.finish()
 
     # ---- input
 
@@ -145,7 +161,7 @@ class ProductRun:
             stack = next(self.stacks)
         if parameters.skip:
             return stack
-        with job.timed("outlier_detection"):
+        with self._step("outlier_detection"):
             out = outlier_detection(
                 stack, snr=parameters.threshold, maskpt=parameters.maskpt,
                 good_bits=parameters.good_bits, preset=self.parameters.preset)
@@ -153,11 +169,12 @@ class ProductRun:
         self.record.note_outliers(exposure.root, out)
         for name, array, writer in (("crfints", out.stack, write_crfints),
                                     ("median", out.median, write_median)):
+            host = self.places[0].later(array)
             if name in job.keep:
-                getattr(self.result, name)[exposure.root] = array
+                getattr(self.result, name)[exposure.root] = host()
             if name in job.save:
                 path = job.path(exposure.root, name, self.association.asn_id)
-                job.write(path, writer, exposure, array, self.provenance)
+                job.write(path, writer, exposure, host, self.provenance)
         return out.stack
 
     def _references(self, references: list[Exposure]) -> IntegrationStack:
@@ -169,15 +186,16 @@ class ProductRun:
             stacks.append(self._outliers(exposure).replace(
                 var_poisson=None, var_rnoise=None, var_flat=None))
             job.progress("outlier_detection", done, len(references), exposure.root)
-        with job.timed("stack_refs"):
+        with self._step("stack_refs"):
             stacked = stack_refs(stacks, keep_unusable=self.parameters.like_jwst)
         self._compare_truncation(len(stacked))
         self.record.sources = stacked.sources
+        host = self.places[0].later(stacked)
         if "psfstack" in job.keep:
-            self.result.psfstack = stacked
+            self.result.psfstack = host()
         if "psfstack" in job.save:
             path = job.path(self.result.name, "psfstack", self.association.asn_id)
-            job.write(path, write_psfstack, references, stacked, self.provenance)
+            job.write(path, write_psfstack, references, host, self.provenance)
         return stacked
 
     def _compare_truncation(self, n: int) -> None:
@@ -190,22 +208,30 @@ class ProductRun:
 
     # ---- align_refs and klip
 
-    def _prepare(self, stacked: IntegrationStack, exposure: Exposure):
-        """Fill and transform the references, once for all science exposures."""
+    def _prepare(self, stacked: IntegrationStack, exposure: Exposure, mask: np.ndarray) -> list:
+        """Fill and transform the references on every device, once for all science exposures."""
         from gpucoron.steps.filling import Filling, PreparedReferences
 
-        parameters = self.parameters.align_refs
-        with self.job.timed("align_refs"):
-            filling = Filling(
-                parameters.median_box_length, parameters.bad_bits,
-                (exposure.meta.instrument or "").upper() == "MIRI", self.parameters.preset)
-            with_err = not parameters.skip and bool({"psfalign"} & (self.job.save | self.job.keep))
-            return PreparedReferences(stacked, filling, with_err)
+        parameters, prepared = self.parameters.align_refs, []
+        filling = Filling(
+            parameters.median_box_length, parameters.bad_bits,
+            (exposure.meta.instrument or "").upper() == "MIRI", self.parameters.preset)
+        with_err = not parameters.skip and bool({"psfalign"} & (self.job.save | self.job.keep))
+        for place in self.places:
+            with self._step("align_refs", place):
+                own = self._on(place, stacked)
+                prepared.append(PreparedReferences(own, filling, with_err, mask))
+        return prepared
+
+    def _on(self, place: Host, stack: IntegrationStack) -> IntegrationStack:
+        """Return a stack of the first device on another one."""
+        if place is self.places[0]:
+            return stack
+        return place.upload(self.places[0].later(stack)())
 
     def _science(self, exposure, references, reference_exposures, mask):
         """Subtract the PSF from one science exposure; gives a stack for each truncation."""
         from gpucoron.io.products import write_psfsub
-        from gpucoron.steps.align_refs import Alignment
 
         job, parameters = self.job, self.parameters
         flagged = self._outliers(exposure)
@@ -213,29 +239,42 @@ class ProductRun:
             log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
             self.record.note_subtracted(exposure.root, flagged, {})
             return {parameters.klip.truncations[0]: flagged}
-        with job.timed("align_refs"):
-            try:
-                alignment = Alignment(
-                    flagged, references, mask, align=parameters.align_refs.align, batch=self.batch)
-            except InputError as problem:
-                raise InputError(f"{exposure.path.name}: {problem}") from problem
-        empty = [i + 1 for i in range(len(flagged)) if not alignment.has_pixels(i)]
+        shares = self._shares(exposure, flagged, references, mask)
+        with self._psfalign(exposure, reference_exposures, shares[0].alignment) as writer:
+            subtracted = self._subtract(exposure, shares, writer)
+        self.record.note_subtracted(exposure.root, flagged, subtracted)
+        for truncate, stack in subtracted.items():
+            host = self.places[0].later(stack)
+            if "psfsub" in job.keep:
+                self.result.psfsub[exposure.root + job.tag(truncate)] = host()
+            if "psfsub" in job.save:
+                path = job.path(exposure.root, "psfsub", self.association.asn_id)
+                job.write(job.tagged(path, "psfsub", truncate), write_psfsub, exposure, host,
+                          self._provenance_of(truncate))
+        # resample propagates VAR_*; where there are none it falls back on the input's ERR
+        return {k: stack.replace(err=flagged.err) for k, stack in subtracted.items()}
+
+    def _shares(self, exposure, flagged, references, mask) -> list[Share]:
+        """Plan the alignment of a science exposure on every device."""
+        from gpucoron.steps.align_refs import Alignment
+        from gpucoron.subtraction import Share
+
+        shares = []
+        for place, prepared in zip(self.places, references, strict=True):
+            with self._step("align_refs", place):
+                own = self._on(place, flagged)
+                try:
+                    alignment = Alignment(own, prepared, mask, batch=self.batch,
+                                          align=self.parameters.align_refs.align)
+                except InputError as problem:
+                    raise InputError(f"{exposure.path.name}: {problem}") from problem
+            shares.append(Share(place, own, alignment))
+        empty = [i + 1 for i in range(len(flagged)) if not shares[0].alignment.has_pixels(i)]
         if empty:
             log.warning("%s: integration%s %s ha%s no usable pixel and come%s out NaN",
                         exposure.root, "s"[: len(empty) > 1], ", ".join(map(str, empty)),
                         "ve" if len(empty) > 1 else "s", "" if len(empty) > 1 else "s")
-        with self._psfalign(exposure, reference_exposures, alignment) as writer:
-            subtracted = self._subtract(exposure, flagged, alignment, writer)
-        self.record.note_subtracted(exposure.root, flagged, subtracted)
-        for truncate, stack in subtracted.items():
-            if "psfsub" in job.keep:
-                self.result.psfsub[exposure.root + job.tag(truncate)] = stack
-            if "psfsub" in job.save:
-                path = job.path(exposure.root, "psfsub", self.association.asn_id)
-                job.write(job.tagged(path, "psfsub", truncate), write_psfsub, exposure, stack,
-                          self._provenance_of(truncate))
-        # resample propagates VAR_*; where there are none it falls back on the input's ERR
-        return {k: stack.replace(err=flagged.err) for k, stack in subtracted.items()}
+        return shares
 
     def _psfalign(self, exposure, reference_exposures, alignment):
         from gpucoron.io.products import PsfalignWriter
@@ -249,62 +288,27 @@ class ProductRun:
         return PsfalignWriter(path, reference_exposures, shape, self.provenance,
                               overwrite=self.job.overwrite)
 
-    def _subtract(self, exposure, flagged, alignment, writer) -> dict[int, IntegrationStack]:
-        """Align, model and subtract, one batch of aligned references at a time."""
+    def _subtract(self, exposure, shares, writer) -> dict[int, IntegrationStack]:
+        """Align, model and subtract; complete psfalign and tell how the fits went."""
         from gpucoron.steps.align_refs import AlignedReferences
-        from gpucoron.steps.klip import klip
+        from gpucoron.subtraction import Subtraction
 
-        job, parameters = self.job, self.parameters
-        filled = flagged.replace(data=alignment.science)
-        truncations = parameters.klip.truncations
-        out = {k: [np.full(flagged.shape, np.nan, dtype=np.float32) for _ in range(2)]
-               for k in truncations}
-        kept, tables, buffer = [], [], np.empty(alignment.shape)
-        keep = "psfalign" in job.keep and not parameters.align_refs.skip
-        for done, i in enumerate(alignment.integrations, start=1):
-            with job.timed("align_refs"):
-                if parameters.align_refs.skip:
-                    fits = alignment.unshifted(i)
-                else:
-                    fits = alignment.fit(i)
-                aligned = alignment.shift(fits, buffer)
-            row = done - 1 if alignment.align == "each" else 0
-            if writer is not None:
-                self._write_aligned(writer, row, alignment, aligned, fits)
-            if keep:
-                kept.append((aligned.copy(), alignment.shift_err(fits)))
-            planes = slice(i, i + 1) if alignment.align == "each" else slice(None)
-            if alignment.has_pixels(i):
-                with job.timed("klip"):
-                    parts = klip(filled.planes(planes), aligned, truncations,
-                                 overwrite_references=True)
-                for (data, err), part in zip(out.values(), parts, strict=True):
-                    data[planes], err[planes] = part.data, part.err
-            tables.append(fits)
-            job.progress("align_refs, klip", done, len(alignment.integrations), exposure.root)
-        table = np.concatenate(tables)
-        if not parameters.align_refs.skip:
-            self.result.fits[exposure.root] = table
-            _report_fits(exposure.root, table)
-        if kept:
-            images, errors = (np.squeeze(np.stack(a), axis=0) if alignment.align == "first"
-                              else np.stack(a) for a in zip(*kept, strict=True))
-            self.result.psfalign[exposure.root] = AlignedReferences(images, errors, table)
+        job, skip = self.job, self.parameters.align_refs.skip
+        work = Subtraction(job, exposure.root, shares, "psfalign" in job.keep and not skip)
+        subtracted = work.run(writer)
+        if not skip:
+            self.result.fits[exposure.root] = work.table
+            _report_fits(exposure.root, work.table)
+        if work.kept:
+            images, errors = (np.stack(a) if work.each else a[0]
+                              for a in zip(*work.kept, strict=True))
+            self.result.psfalign[exposure.root] = AlignedReferences(images, errors, work.table)
         if writer is not None:
             with job.timed("write"):
                 job.background.wait()
-                writer.close(table)
+                writer.close(work.table)
             job.files.append(writer.path)
-        return {k: flagged.replace(data=data, err=err) for k, (data, err) in out.items()}
-
-    def _write_aligned(self, writer, row, alignment, aligned, fits) -> None:
-        """Write one integration's aligned references, err a batch at a time."""
-        for part in alignment.batches():
-            with self.job.timed("align_refs"):
-                err = alignment.shift_err(fits, part)
-                data = aligned[part].astype(np.float32)  # klip will change the images themselves
-            with self.job.timed("write"):
-                self.job.background.submit(writer.write, row, data, err, part.start)
+        return subtracted
 
     # ---- resample
 
@@ -316,7 +320,7 @@ class ProductRun:
         from gpucoron.steps.resample import resample
 
         job, parameters = self.job, self.parameters.resample
-        with job.timed("resample"):
+        with self._step("resample"):
             inputs = [wcs_module.read_wcs(e.asdf_bytes, e.path.name) for e in science]
             shapes = [s.shape[1:] for s in subtracted]
             output = wcs_module.output_wcs(
@@ -328,7 +332,8 @@ class ProductRun:
             maps = {}
             for wcs, shape in zip(inputs, shapes, strict=True):
                 if wcs.key not in maps:
-                    maps[wcs.key] = wcs_module.pixel_map(wcs, output, shape)
+                    maps[wcs.key] = self.places[0].upload(
+                        wcs_module.pixel_map(wcs, output, shape))
             image = resample(
                 subtracted, [maps[w.key] for w in inputs], output.shape,
                 pixel_scale_ratio=output.pixel_scale_ratio,
@@ -338,12 +343,13 @@ class ProductRun:
                 err_from="var" if self.parameters.like_jwst else "auto")
         self.record.note_combined(truncate, image, output)
         job.progress("resample", 1, 1, self.result.name)
+        host = self.places[0].later(image)
         if "i2d" in job.keep:
-            self.result.i2ds[truncate] = image
+            self.result.i2ds[truncate] = host()
             self.result.i2d, self.result.wcs = next(iter(self.result.i2ds.values())), output
         if "i2d" in job.save:
             path = job.path(self.result.name, "i2d", self.association.asn_id)
-            job.write(job.tagged(path, "i2d", truncate), write_i2d, science, image, output,
+            job.write(job.tagged(path, "i2d", truncate), write_i2d, science, host, output,
                       self._provenance_of(truncate))
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpucoron import cuda
 from gpucoron.errors import InputError
+from gpucoron.ops._device_arrays import to_host
 from gpucoron.stack import IntegrationStack
 
 __all__ = ["stack_refs"]
@@ -18,7 +20,7 @@ log = logging.getLogger("gpucoron")
 def stack_refs(
     stacks: Sequence[IntegrationStack], *, keep_unusable: bool = False
 ) -> IntegrationStack:
-    """Concatenate reference exposures into one stack.
+    """Concatenate reference exposures into one stack, where they live.
 
     Parameters
     ----------
@@ -47,15 +49,16 @@ def stack_refs(
     sources = ()
     if all(s.sources for s in stacks):
         sources = tuple(source for s in stacks for source in s.sources)
+    xp = cuda.namespace(*(s.data for s in stacks))
     stack = IntegrationStack(
-        data=np.concatenate([s.data for s in stacks]),
-        err=np.concatenate([s.err for s in stacks]),
-        dq=np.concatenate([s.dq for s in stacks]),
+        data=xp.concatenate([s.data for s in stacks]),
+        err=xp.concatenate([s.err for s in stacks]),
+        dq=xp.concatenate([s.dq for s in stacks]),
         sources=sources,
     )
     if keep_unusable:
         return stack
-    usable = (np.isfinite(stack.data) & ((stack.dq & np.uint32(1)) == 0)).any(axis=(1, 2))
+    usable = to_host((xp.isfinite(stack.data) & ((stack.dq & np.uint32(1)) == 0)).any(axis=(1, 2)))
     if not usable.any():
         raise InputError("stack_refs: no reference integration has a usable pixel")
     for plane in np.flatnonzero(~usable):
