@@ -9,6 +9,7 @@ ROWS = 4  # of a spectrum, summed together
 STEP_TOLERANCE = 1e-8  # of Newton's last step, in pixels: the error left is its square
 MAX_ITERATIONS = 40
 LONGEST_STEP = 0.2  # in units of the box
+PAIRS = 2**15  # fitted together, with 30 kB for each
 
 
 def at_once(pixels):

@@ -4,7 +4,8 @@ import numpy as np
 
 from gpucoron import cuda
 
-PIXELS = 2**22  # worked on together, with 0.2 kB of temporary arrays for each
+PIXELS = 2**22  # of images worked on together, with 0.2 kB of temporary arrays for each
+PAIRS = 2**15  # fitted together, with 30 kB for each
 
 WARPS, FIT_WARPS = 6, 4  # of a block of contract and of fit_pairs; registration.cu knows
 _RESIDENT = {15: 2, 21: 1}  # blocks on a multiprocessor, by polynomials of each parity

@@ -93,9 +93,10 @@ class Registration:
     the Hessian of R, as if the whole residual were white noise.
 
     Tables of fits are small and always on the host. On a GPU a batch of frames is fitted to all
-    references by three kernels; the host waits once for each batch, to see which pairs must be
-    followed to another box. What a pair gives does not depend on what else is fitted (on a GPU to
-    rounding: its libraries choose the order of their sums by the size of the batch).
+    references by three kernels; the host waits twice for each batch, to learn which frames are
+    finite and which pairs must be followed to another box. What a pair gives does not depend on
+    what else is fitted (on a GPU to rounding: its libraries choose the order of their sums by the
+    size of the batch).
 
     References
     ----------
@@ -298,8 +299,9 @@ class Registration:
         if on_gpu(frames) != self._on_gpu:
             raise TypeError("frames and references must be on the same device")
         fits = np.tile(left_out(len(self.usable)), (len(frames), 1))
-        for k in range(0, len(frames), self._at_once):
-            part = slice(k, k + self._at_once)
+        step = max(1, min(self._at_once, self._ops.PAIRS // max(1, len(self.usable))))
+        for k in range(0, len(frames), step):
+            part = slice(k, k + step)
             self._fit_batch(frames[part].astype(np.float64, copy=False), fits[part])
         if self._errors is not None:
             known = np.isfinite(self._errors[:, 0]) & (fits["status"] != LEFT_OUT)
@@ -335,9 +337,9 @@ class Registration:
             corner = xp.real(ops.unpack(packed, (xp.asarray(which), ny // 2, nx // 2)))
             corner = corner * prepared.corner[xp.asarray(f)]
             series -= corner[:, None, None] * norm.corner_series
-        unique, index = np.unique(centres, axis=0, return_inverse=True)
-        b_series, sums = prepared.boxes([tuple(c) for c in unique.tolist()])
-        index = index.ravel() * len(prepared) + f
+        _, first, index = np.unique(centres @ [2**20, 1], return_index=True, return_inverse=True)
+        b_series, sums = prepared.boxes([tuple(c) for c in centres[first].tolist()])
+        index = index * len(prepared) + f
         if self._background:
             share = self._sums[xp.asarray(r)] / self._total
             series -= share[:, None, None] * sums[xp.asarray(index)]
