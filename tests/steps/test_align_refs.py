@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,8 @@ from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.stack import IntegrationStack, PlaneSource
 from gpucoron.steps import Alignment, align_refs
+from gpucoron.steps.align_refs import FITS_DTYPE
+from gpucoron.steps.filling import Filling, PreparedReferences
 from tests.scenes import read_only, speckles
 
 SHAPE = (40, 41)
@@ -112,6 +116,55 @@ def test_non_science_pixels_become_zero(scene):
     dq[:, :, :4] = 1 | 512
     plan = Alignment(science.replace(dq=dq), references, np.ones(SHAPE), zero_non_science=True)
     assert (plan.science[:, :, :4] == 0).all()
+
+
+def moved(device, prepared):
+    """Prepared references on the device, filled on the host so that only what follows differs."""
+    out = copy.copy(prepared)
+    for name, value in vars(prepared).items():
+        if isinstance(value, np.ndarray) and value.ndim == 3:
+            setattr(out, name, device.array(value))
+
+    def fill_science(science):
+        planes = {k: device.get(getattr(science, k)) for k in ("data", "err", "dq")}
+        return tuple(map(device.array, prepared.fill_science(science.replace(**planes))))
+
+    out.fill_science = fill_science
+    return out
+
+
+@pytest.mark.parametrize("preset", [None, "jwst"])
+@pytest.mark.parametrize("align", ["each", "first"])
+def test_devices_agree(scene, device, align, preset):
+    """With an integration, a reference and the err of another left out."""
+    science, references = scene
+    data = [stack.data.copy() for stack in scene]
+    data[0][0] = data[1][1] = np.nan
+    err = references.err.copy()
+    err[2] = np.nan
+    science, references = science.replace(data=data[0]), references.replace(data=data[1], err=err)
+    prepared = PreparedReferences(references, Filling(preset=preset))
+    expected = align_refs(science, prepared, align=align)
+    planes = {k: device.array(getattr(science, k)) for k in ("data", "err", "dq")}
+    out = align_refs(science.replace(**planes), moved(device, prepared), align=align)
+    for name in FITS_DTYPE.names:
+        np.testing.assert_allclose(out.fits[name].astype(float), expected.fits[name], atol=1e-9)
+    np.testing.assert_allclose(device.get(out.data), expected.data, atol=1e-9)
+    np.testing.assert_allclose(device.get(out.err), expected.err, atol=1e-9)
+
+
+def test_on_a_gpu_all_integrations_are_fitted_at_once(scene, device):
+    if not device.is_gpu or not device.emulation:
+        pytest.skip("counts the launches of the emulated GPU")
+    science, references = scene
+    prepared = moved(device, PreparedReferences(references, Filling()))
+    planes = {k: device.array(getattr(science, k)) for k in ("data", "err", "dq")}
+    plan = Alignment(science.replace(**planes), prepared, np.ones(SHAPE))
+    before = len(device.emulation.launches)
+    for i in plan.integrations:
+        plan.fit(i)
+    names = [name for _, name, *_ in device.emulation.launches[before:]]
+    assert names.count("fit_pairs<30, 42>") == 1
 
 
 def test_errors(scene):
