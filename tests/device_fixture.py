@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import sys
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -90,9 +89,17 @@ def emulated(order="forward", **settings):
     made = emulation()
     made.reset(order, **settings)
     find_gpus.cache_clear()
-    with mock.patch.dict(sys.modules, made.modules):
+    before = {name: sys.modules.get(name) for name in made.modules}
+    sys.modules.update(made.modules)  # what else is imported meanwhile stays imported
+    try:
         yield Gpu(f"host-{order}", made.cupy, made)
-    find_gpus.cache_clear()
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+        find_gpus.cache_clear()
 
 
 def make(name):
