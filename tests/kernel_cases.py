@@ -165,3 +165,14 @@ def drizzles(device):
         done = d.result()
         results += [done.data, done.weight, done.context, *done.variances]
     return results
+
+
+@case("drizzle_weights")
+def drizzle_weights(device):
+    from gpucoron.ops._drizzle_weights_cuda import pixel_weights
+
+    images = [device.array(cube(3, bad=bad)[0]) for bad in (0.1, 0.1, 0, 0.1, 0)]
+    dq = device.array((cube(4)[0] > 110).astype(np.uint32))
+    return [pixel_weights(images[0], images[1], dq, [images[k] if k in known else None
+                                                     for k in (2, 3, 4)], np.uint32(1), by, 2.0)
+            for known, by in (((), None), ((3,), 1), ((2, 3, 4), 1), ((2, 4), None))]

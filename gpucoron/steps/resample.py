@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucoron import cuda
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Drizzle, DrizzledImage
@@ -23,6 +24,7 @@ ERR_SOURCES = ("auto", "var")
 READ_NOISE = VARIANCES.index("var_rnoise")
 BAD = np.uint32(DO_NOT_USE | NON_SCIENCE)
 PLANES_AT_ONCE = 16
+GPU_PIXELS_AT_ONCE = 2**24  # of planes, whose weights exist at a time: every launch has a cost
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ def resample(
     Parameters
     ----------
     stacks : sequence of IntegrationStack
-        One for each exposure, in MJy/sr.
+        One for each exposure, in MJy/sr. The result lives where they do, on the host or a GPU.
     pixel_maps : sequence of (ny, nx, 2) float64 arrays
         One for each exposure: output x, y (0-based pixels) of its pixels, NaN where there is none.
+        Those of stacks on a GPU may lie on the host.
         Exposures that share a WCS should share the array itself; its geometry is then done once.
     output_shape : (ny, nx)
         Shape of the output image.
@@ -126,10 +129,14 @@ def resample(
     geometry: dict[int, Any] = {}
     for k, (stack, pixel_map) in enumerate(zip(stacks, pixel_maps, strict=True)):
         name = id(pixel_map)
+        xp = cuda.namespace(stack.data)
         if name not in geometry:
-            geometry[name] = drizzle.overlaps(pixel_map)
-        for start in range(0, len(stack), PLANES_AT_ONCE):
-            part = stack.planes(slice(start, start + PLANES_AT_ONCE))
+            geometry[name] = drizzle.overlaps(pixel_map if xp is np else xp.asarray(pixel_map))
+        at_once = PLANES_AT_ONCE
+        if xp is not np:
+            at_once = max(1, GPU_PIXELS_AT_ONCE // (stack.shape[1] * stack.shape[2]))
+        for start in range(0, len(stack), at_once):
+            part = stack.planes(slice(start, start + at_once))
             _add(drizzle, part, geometry[name], None if times is None else times[k], drizzle_err)
         if all(id(later) != name for later in pixel_maps[k + 1 :]):
             del geometry[name]
@@ -139,20 +146,32 @@ def resample(
 def _add(drizzle, stack, geometry, time, drizzle_err):
     """Add planes of one exposure; `time` is None for weights from the read noise."""
     variances = [getattr(stack, name) for name in VARIANCES]
-    weights = _good(stack, variances).astype(np.float32)
-    weigh_variances: Any = READ_NOISE
-    if time is not None:
-        weights *= np.float32(time)
-        weigh_variances = np.full(len(stack), float(time))
-    elif stack.var_rnoise is not None:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            inverse = np.float32(1.0) / np.asarray(stack.var_rnoise, dtype=np.float32)
-        weights *= np.where(np.isfinite(inverse), inverse, np.float32(0.0))
+    weights = _weights(stack, variances, time)
+    weigh_variances = READ_NOISE if time is None else np.full(len(stack), float(time))
     if drizzle_err:
-        variances = [np.square(stack.err), None, None]
+        variances = [stack.err * stack.err, None, None]
     drizzle.add(
         stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances
     )
+
+
+def _weights(stack, variances, time):
+    """Weight of every pixel, 0 for those that may not take part."""
+    by_noise = time is None and stack.var_rnoise is not None
+    if cuda.namespace(stack.data) is not np:
+        from gpucoron.ops._drizzle_weights_cuda import pixel_weights
+
+        return pixel_weights(
+            stack.data, stack.err, stack.dq, variances, BAD, READ_NOISE if by_noise else None,
+            1.0 if time is None else time)
+    weights = _good(stack, variances).astype(np.float32)
+    if time is not None:
+        weights *= np.float32(time)
+    elif by_noise:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            inverse = np.float32(1.0) / np.asarray(stack.var_rnoise, dtype=np.float32)
+        weights *= np.where(np.isfinite(inverse), inverse, np.float32(0.0))
+    return weights
 
 
 def _good(stack, variances):
@@ -166,11 +185,13 @@ def _good(stack, variances):
 
 def _finish(image: DrizzledImage, ratio, drizzle_err):
     """Scale variances to the output pixel and derive ERR."""
+    xp = cuda.namespace(image.data)
     scale = np.float32(1.0 / ratio**2)
-    nothing = np.full(image.data.shape, np.nan, dtype=np.float32)
+    nothing = xp.full(image.data.shape, np.nan, dtype=np.float32)
     variances = [nothing.copy() if v is None else v * scale for v in image.variances]
-    known = ~np.all(np.isnan(variances), axis=0)
-    err = np.where(known, np.sqrt(np.nansum(variances, axis=0)), np.float32(np.nan))
+    together = xp.stack(variances)
+    known = ~xp.isnan(together).all(axis=0)
+    err = xp.where(known, xp.sqrt(xp.nansum(together, axis=0)), np.float32(np.nan))
     if drizzle_err:
         variances = [nothing, nothing.copy(), nothing.copy()]
     return ResampledImage(
