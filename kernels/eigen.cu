@@ -1,26 +1,25 @@
-// Eigen-decomposition of a batch of symmetric matrices, float64: A = E^T L E, rows of E orthonormal.
+// Eigen-decomposition of a batch of symmetric matrices, float64: A = E^T L E, E E^T = 1.
 //
 // Formula    H_{n-2} ... H_0 A H_0 ... H_{n-2} = T, tridiagonal, with H_k = 1 - tau_k v_k v_k^T;
 //            implicit QR steps with Wilkinson's shift, T = S L S^T; E = S^T (H_0 ... H_{n-2})^T.
 //            The reduction runs from the top, which leaves small values at the bottom of T, where
 //            QR steps find the eigenvalues one by one (Golub & Van Loan, Matrix Computations,
 //            sections 8.3.1-8.3.5). The matrix is scaled by a power of two first.
-// Threads    one block for a matrix: (columns, groups). Reduction: a thread has one column and every
+// Threads    one block for a matrix: (columns, groups). Reduction: a thread has a column and every
 //            groups-th row; a step's rank-two update and the next product A v are one pass. H: a
 //            warp owns rows of E. QR: the first lane chases the bulge of one sweep through (d, e)
 //            in shared memory while all other warps apply the sweep before it to E, a thread to a
 //            column, reading and writing each element once in a rotation.
 // Order      every sum is added in an order fixed by the block's shape: results repeat.
-// Bytes      of the L2 or L1, n^3 each: 16/3 reduction, 8 H, about 14 rotations (0.85 n^2 of them);
-//            of device memory 8 n^2 read and 16 n^2 written. What decides is latency: 5 barriers
-//            in each of n reduction steps, and one chain of about 15 dependent operations for each
-//            rotation. Estimated for n = 180 on an H100: 5 to 10 ms for a matrix, and as much for
-//            132 of them, one on each multiprocessor. Not yet timed on a device.
-// Variants   cuSOLVER's syevd takes one matrix after another, some milliseconds each (estimate),
-//            120 of them half a second; syevjBatched is for n <= 32, and wrong results were
-//            reported. A Jacobi iteration of our own would need about 10 n rounds, each of which
-//            reads and writes both matrices: 4 to 8 times the bytes of this, which grows with n.
-//            All three untimed.
+// Bytes      of L1 or L2, times n^3: 5 in the reduction, 13 for H, 14 to 18 in 0.8 to 1.1 n^2
+//            rotations; of device memory 8 n^2 read, 16 n^2 written. What decides is latency: 5
+//            barriers in each of n reduction steps, and one chain of about 15 dependent operations
+//            for each rotation. Estimated for n = 180 on an H100: 5 to 10 ms for a matrix, and as
+//            much for 132 of them, one on each multiprocessor. Not yet timed on a device.
+// Variants   on paper only. cuSOLVER's syevd takes one matrix after another, some milliseconds
+//            each: half a second for 120. Its syevjBatched is for n <= 32, and wrong results were
+//            reported. A Jacobi iteration of our own needs some 10 n rounds, each of which reads
+//            and writes A and E: 320 n^3 bytes where this needs 35.
 
 #include "common.cuh"
 
@@ -48,8 +47,9 @@ __device__ double largest(const double *matrix, int n, double *scratch) {
 }
 
 // Bring column c up to date below row k; returns its share of A v, from the rows of one group.
-__device__ __forceinline__ double update_column(
-    double *matrix, int n, int k, int c, const double *v, const double *old_v, const double *old_w) {
+__device__ __forceinline__ double update_column(double *matrix, int n, int k, int c,
+                                                const double *v, const double *old_v,
+                                                const double *old_w) {
   constexpr int FLIGHT = 4;  // loads that do not wait for each other
   const double vc = old_v[c], wc = old_w[c];
   const int step = blockDim.y;
@@ -253,9 +253,9 @@ __device__ void sort(const double *d, const double *rows, int n, double scale, d
   }
 }
 
-// matrices, vectors, work: (batch, n, n); values: (batch, n); status: (batch,). Block: (n or more, a
-// multiple of 32; groups), 64 threads or more. Dynamic shared memory: 6 n doubles and one for each
-// thread. A matrix that is not finite gets NaN values and vectors.
+// matrices, vectors, work: (batch, n, n); values: (batch, n); status: (batch,). Block: (n or more,
+// a multiple of 32; groups), 64 threads or more. Dynamic shared memory: 6 n doubles and one for
+// each thread. A matrix that is not finite gets NaN values and vectors.
 __global__ void __launch_bounds__(1024)
 symmetric_eigen(const double *matrices, int n, double *values, double *vectors, double *work,
                 int *status) {

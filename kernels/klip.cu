@@ -5,7 +5,7 @@
 //            scatter    sqrt(P / n - (S / n)^2) with modes M = E (R - m), and P the sum of M_i^2, S
 //            that of M_i (sum_j E_ij), over the discarded vectors i >= k; or, where fewer are kept,
 //            the same over those, subtracted from the sums over all references.
-//            A reference that is not finite throughout has a mean of NaN and counts as 0 everywhere.
+//            A reference that is not finite throughout has a mean of NaN and counts as 0.
 // Passes     over the references, 8 bytes a pixel each: means with <R, t> of each frame's target;
 //            C; and one for residuals and scatters of all truncations. Nothing of their size is
 //            written: means are subtracted on loading, modes live in registers and shared memory.
@@ -15,25 +15,27 @@
 //            Last: a block to 64 pixels; a row of a tile is a factor or a mode; 64 threads then
 //            add the modes' squares in order of the modes, and write at every truncation.
 // Work       n = 180, 320 x 320 pixels, 50 kept, one frame: 147 MB a pass. C 5.0 GFLOP (6 tiles of
-//            the 9), last pass 2.2 GFLOP. For 120 frames 750 GFLOP: 40 ms at two thirds of an
-//            H100's 34 TFLOP/s of float64, above the 18 ms of three passes. Not yet timed on a device.
-// Variants   on paper only. C by cuBLAS: its batched product through cupy.matmul copies a transposed
-//            operand (twice the memory), a product for each frame is 180 x 180 x 102400 by itself,
-//            both halves of the triangle, and the references must be centred in memory first, two
-//            passes more: R R^T - pixels m m^T loses all digits where the background is bright.
-//            It has tensor cores (twice the rate) on A100 and H100, nothing to gain elsewhere.
+//            the 9), last pass 2.2 GFLOP. For 120 frames 870 GFLOP: 40 ms at two thirds of an
+//            H100's 34 TFLOP/s of float64, above the 18 ms of three passes. Estimates: not yet
+//            timed on a device.
+// Variants   on paper only. C by cuBLAS: a batched product through cupy.matmul copies transposed
+//            operands (twice the memory), one frame's product alone is small (180 x 180), both
+//            halves of the triangle are computed, and the references must be centred in memory
+//            first, two passes more: R R^T - pixels m m^T loses digits where the background is
+//            bright. It has tensor cores (twice the rate) on A100 and H100 only.
 //            Scatter by a product and a reduction: as many operations, and the modes (41 MB a
 //            frame) written and read.
 
 #include "common.cuh"
 
-constexpr int TILE = 64, DEPTH = 16, STRIDE = TILE + 2;  // the stride keeps pairs of doubles aligned
+constexpr int TILE = 64, DEPTH = 16, STRIDE = TILE + 2;  // even: pairs are aligned
 constexpr int SEGMENT = 4096;                            // pixels summed in one go
 
 // Means of the references, NaN where one is not finite, and their products with TARGETS targets at
 // a time. references: (frames, n, pixels); targets: (frames, n_targets, pixels), without mean, NaN
 // counts as 0; means: (frames, n); products: (frames, n_targets, n). Grid: (n, groups of targets,
-// frames). Sums run over differences from the first pixel, which takes a bright background out.
+// frames). Sums run over differences from the middle one of three pixels, which takes a bright
+// background out.
 template <int TARGETS>
 __global__ void __launch_bounds__(256)
 reference_sums(const double *references, const double *targets, int n, int n_targets, int pixels,
@@ -42,7 +44,8 @@ reference_sums(const double *references, const double *targets, int n, int n_tar
   const int group = blockIdx.y * TARGETS;
   const long long frame = blockIdx.z, row = frame * n + blockIdx.x;
   const double *image = references + row * pixels;
-  const double base = image[0];
+  const double a = image[0], b = image[pixels / 3], c = image[pixels - 1];
+  const double base = fmax(fmin(a, b), fmin(fmax(a, b), c));
   double sums[TARGETS + 1] = {};
 #pragma unroll 4
   for (int p = threadIdx.x; p < pixels; p += 256) {
@@ -69,7 +72,9 @@ reference_sums(const double *references, const double *targets, int n, int n_tar
 
 // sum[i][j] += sum_k left[k][row_i] right[k][column_j] for the rows and columns of this thread.
 __device__ __forceinline__ int tile_row(int i) { return 4 * threadIdx.y + i; }
-__device__ __forceinline__ int tile_column(int j) { return 32 * (j >> 1) + 2 * threadIdx.x + (j & 1); }
+__device__ __forceinline__ int tile_column(int j) {
+  return 32 * (j >> 1) + 2 * threadIdx.x + (j & 1);
+}
 
 __device__ __forceinline__ void multiply(const double2 *left, const double2 *right,
                                          double (&sum)[4][4]) {
@@ -86,7 +91,7 @@ __device__ __forceinline__ void multiply(const double2 *left, const double2 *rig
   }
 }
 
-// Four of the 64 rows of a panel that one thread loads: row = rank / 16 + 16 i, element = rank % 16.
+// Four of a panel's 64 rows that one thread loads: row = rank / 16 + 16 i, element = rank % 16.
 struct Panel {
   const double *start;  // of row 0
   double means[4];
@@ -250,7 +255,7 @@ struct Rows {
   }
 };
 
-// One tile of rows times 64 pixels of all references. all: the pixels' sums of squares and of values.
+// One tile of rows times 64 pixels of all references. all: a pixel's sums of squares and of values.
 __device__ __forceinline__ void multiply_all(const Rows &rows, const Column &column, bool needed,
                                              double2 *left, double2 *right, double (&sum)[4][4],
                                              double (&all)[2]) {
@@ -270,12 +275,13 @@ __device__ __forceinline__ void multiply_all(const Rows &rows, const Column &col
   }
 }
 
-// Residuals and scatters, one block for 64 pixels. references: (frames, n, pixels); means: (frames,
-// n); rows: (frames, models + n, n), models = truncations * n_targets factors and then the vectors,
-// eigenvalues descending; weights: (frames, n), the sums of each vector; targets: (frames, n_targets,
-// pixels), without mean; counts: (frames, 2 + n_kept): usable references, rank, and the n_kept
-// truncations for scatter, ascending. residuals: (truncations, frames, n_targets, pixels); scatter:
-// (n_kept, frames, pixels). Grid: (blocks of 64 pixels, frames), block (16, 16).
+// Residuals and scatters, one block for 64 pixels. references: (frames, n, pixels); means:
+// (frames, n); rows: (frames, models + n, n), models = truncations * n_targets factors and then
+// the vectors, eigenvalues descending; weights: (frames, n), the sums of each vector; targets:
+// (frames, n_targets, pixels), without mean; counts: (frames, 2 + n_kept): usable references,
+// rank, and the n_kept truncations for scatter, ascending. residuals: (truncations, frames,
+// n_targets, pixels); scatter: (n_kept, frames, pixels). Grid: (blocks of 64 pixels, frames),
+// block (16, 16).
 __global__ void __launch_bounds__(256, 2)
 residuals_and_scatter(const double *references, const double *means, const double *rows,
                       const double *weights, const double *targets, const int *counts, int n,
@@ -290,7 +296,8 @@ residuals_and_scatter(const double *references, const double *means, const doubl
   const bool inside = pixel < pixels;
   const long long frame = blockIdx.y, frames = gridDim.y, plane = frames * pixels;
   counts += frame * (2 + n_kept);
-  const Column column{references + frame * n * pixels + pixel, means + frame * n, n, pixels, inside};
+  const Column column{references + frame * n * pixels + pixel, means + frame * n, n, pixels,
+                      inside};
   const Truncations truncations(counts + 2, n_kept, counts[1]);
   const int n_rows = models + truncations.modes();
   for (int first = 0; first == 0 || first < n_rows; first += TILE) {
@@ -306,7 +313,8 @@ residuals_and_scatter(const double *references, const double *means, const doubl
     __syncthreads();
     for (int q = first + y; inside && q < min(first + TILE, models); q += 4) {
       const long long at = (frame * n_targets + q % n_targets) * pixels + pixel;
-      residuals[q / n_targets * n_targets * plane + at] = targets[at] - product[(q - first) * TILE + x];
+      const double model = product[(q - first) * TILE + x];
+      residuals[q / n_targets * n_targets * plane + at] = targets[at] - model;
     }
     if (y == 0 && inside && n_kept > 0) {
       Spread spread = spreads[x];

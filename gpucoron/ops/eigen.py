@@ -164,8 +164,8 @@ def klip_many(references, targets, truncate, overwrite=False):
     Notes
     -----
     A GPU reads the references three times and writes nothing of their size (see
-    ``kernels/klip.cu``); it takes all targets at once, and the host waits for it once. The CPU
-    takes one after another.
+    ``kernels/klip.cu``), but for a float64 copy of float32 ones; it takes all targets at once, and
+    the host waits for it once. The CPU takes one after another.
     """
     wanted = _wanted(truncate)
     references, targets = cuda.as_arrays(references, targets)

@@ -266,8 +266,10 @@ def test_what_fails_twice_is_an_error(device):
 
 
 @on_gpus
-def test_few_large_matrices_go_to_the_library(device, monkeypatch):
-    monkeypatch.setattr(_eigen_cuda, "ALONE", 4)
+@pytest.mark.parametrize("limit", [{"ALONE": 4}, {"LARGEST": 8}])
+def test_few_large_matrices_go_to_the_library(device, monkeypatch, limit):
+    for name, value in limit.items():
+        monkeypatch.setattr(_eigen_cuda, name, value)
     random = np.random.default_rng(0).normal(size=(3, 9, 9))
     batch = random + random.transpose(0, 2, 1)
     values, vectors = map(device.get, symmetric_eigen(device.array(batch)))
@@ -275,6 +277,14 @@ def test_few_large_matrices_go_to_the_library(device, monkeypatch):
         assert not device.emulation.launches
     for matrix, value, vector in zip(batch, values, vectors, strict=True):
         assert_decomposed(matrix, value, vector)
+
+
+def test_one_group_of_threads_as_large_matrices_have_it(device, monkeypatch):
+    monkeypatch.setattr(_eigen_cuda, "LARGEST", 64)
+    random = np.random.default_rng(1).normal(size=(40, 40))
+    matrix = random @ random.T
+    values, vectors = map(device.get, symmetric_eigen(device.array(matrix[None])))
+    assert_decomposed(matrix, values[0], vectors[0])
 
 
 def test_errors_of_matrices(device):
