@@ -19,17 +19,18 @@ _LINE = re.compile(r'#line (\d+) "(.+)"')
 _BARRIER = re.compile(r"\b__sync(threads|threads_\w+|warp)\s*\(")
 
 
-def on_emulation(file, flags=None, order="forward", seed=0, without=("", 0)):
-    """Run the cases of a file; return the results and what was launched."""
+def each_case(file, flags=None, order="forward", seed=0, without=("", 0)):
+    """Run the cases of a file one after another; yield the emulation and what each returns."""
     with device_fixture.emulated(order, seed=seed, flags=flags) as device:
         device.emulation.without = without
-        results = [device.get(function(device)) for function in CASES[file]]
-    return results, device.emulation.launches
+        for function in CASES[file]:
+            yield device.emulation, device.get(function(device))
 
 
 def sanitized(file):
     """For a process with the sanitizers."""
-    on_emulation(file, (*build.PLAIN, *build.SANITIZE))
+    for _ in each_case(file, (*build.PLAIN, *build.SANITIZE)):
+        pass
 
 
 def barriers(file):
@@ -51,28 +52,29 @@ def unnoticed(file):
     Each trial has a process of its own: without a barrier a kernel may do anything.
     """
     left = barriers(file)
-    reached = set()
     for order, seed in ORDERS:
         start = time.perf_counter()
-        right = on_emulation(file, build.PLAIN, order, seed)[0]
-        limit = 1 + 5 * (time.perf_counter() - start)
-        seen = {b: _without(file, b, order, seed, right, limit) for b in left}
-        reached |= {barrier for barrier, status in seen.items() if status != UNREACHED}
-        left = [barrier for barrier, status in seen.items() if status != NOTICED]
-    return [barrier for barrier in left if barrier in reached]
+        right = [result for _, result in each_case(file, build.PLAIN, order, seed)]
+        limit = 1 + 3 * (time.perf_counter() - start)
+        left = [barrier for barrier in left
+                if _without(file, barrier, order, seed, right, limit) == UNNOTICED]
+    return left
 
 
 def _without(file, barrier, order, seed, right, limit):
     child = os.fork()
     if child == 0:
         signal.setitimer(signal.ITIMER_REAL, limit)
-        status = NOTICED
+        status = UNREACHED
         try:
-            got = on_emulation(file, build.PLAIN, order, seed, barrier)[0]
-            if not device_fixture.emulation().left_out:
-                status = UNREACHED
-            elif _equal(got, right):
-                status = UNNOTICED
+            cases = each_case(file, build.PLAIN, order, seed, barrier)
+            for (emulation, got), wanted in zip(cases, right, strict=True):
+                if not _equal(got, wanted):
+                    os._exit(NOTICED)
+                if emulation.left_out:
+                    status = UNNOTICED
+        except Exception:  # a barrier that others wait at, an index from shared memory
+            status = NOTICED
         finally:
             os._exit(status)
     status = os.waitpid(child, 0)[1]

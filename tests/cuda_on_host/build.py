@@ -23,7 +23,7 @@ FLAGS = (
 SANITIZE = (
     "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=object-size",
     "-fno-sanitize-recover=all",
-    "-fno-omit-frame-pointer", "-w",  # the other builds tell of warnings
+    "-fno-omit-frame-pointer", "-O1", "-w",  # the other builds tell of warnings
 )
 #: A float32 kernel that computes in double without saying so.
 NO_STRAY_DOUBLE = ("-Wdouble-promotion",)

@@ -1,0 +1,54 @@
+"""Every kernel under memory and undefined-behaviour checks, and without each of its barriers."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from gpucoron import cuda
+from tests import device_fixture, nvrtc, run_cases
+from tests.cuda_on_host import build, sanitized
+from tests.kernel_cases import CASES
+
+FILES = [path.stem for path in cuda.kernel_files()]
+MISSING = device_fixture.why_no_emulation()
+
+#: Barriers whose absence changes no result on one thread, each with what it is there for.
+UNNOTICED = {
+    "registration_fit.cuh:137": "lanes have read before the sums' shuffles, which CUDA does not "
+                                "call a barrier for memory",
+}
+
+pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING),
+              pytest.mark.parametrize("file", FILES)]
+
+
+def test_the_cases_launch_every_instantiation_in_blocks_it_allows(file):
+    assert CASES[file], f"tests/kernel_cases.py has no case for {file}.cu"
+    for emulation, _ in run_cases.each_case(file):
+        launches = {launch for launch in emulation.launches if launch[0] == file}
+    source, names = cuda.read_kernels(file)
+    assert {name for _, name, _, _ in launches} == set(names)
+    if nvrtc.find():
+        bounds = nvrtc.compile_kernels(source, 90, names, cuda.OPTIONS)["kernels"]
+        for _, name, _, block in launches:
+            assert math.prod(block) <= bounds[name]["threads"], f"{name} in blocks of {block}"
+
+
+def test_nothing_is_read_or_written_out_of_bounds(file):
+    said = sanitized.call("tests.run_cases:sanitized", file)
+    assert not said, said
+
+
+def test_float_kernels_compute_in_float(file):
+    source, names = cuda.read_kernels(file)
+    names = [name for name in names if "float" in name and "double" not in name]
+    build.check(file, source, names, build.NO_STRAY_DOUBLE)
+
+
+def test_every_barrier_is_missed_when_it_is_not_there(file):
+    done = subprocess.run([sys.executable, "-m", "tests.run_cases", file], cwd=sanitized.ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= set(UNNOTICED), "nobody misses these"
