@@ -6,17 +6,19 @@
 // and it does not matter what a complex-to-real transform does with the rest.
 //
 // Mapping: a block has ROWS rows of one image. Its first threads compute the rows' factors once,
-// every thread its column's, and the sines are spread over ROWS elements: two complex products each.
+// every thread its column's, and the sines are spread over ROWS elements: two complex products
+// each.
 //
 // Bytes: 16 read and 16 written per element of the half spectrum, 16 per pixel in all. The inverse
-// transform behind it (cuFFT, complex-to-real in two passes) moves about 32 more. `scale` takes the
-// transform's 1 / (ny nx), which would cost CuPy another pass over the images.
+// transform behind it (cuFFT, complex-to-real in two passes) moves about 32 more, and CuPy copies
+// the spectra for it (16). `scale` takes the transform's 1 / (ny nx), which would cost a pass over
+// the images.
 //
 // ERR is a second launch with the same shifts: one launch for both would move the same bytes.
 // Not yet timed on a device. On paper 320 x 320 takes 0.5 us of an H100's memory, the transform 1.
-// Tried on paper and left: multiplying inside the transform (cuFFT callbacks need nvcc at run time),
-// data and ERR as real and imaginary part of one complex transform (as many bytes: all of the
-// spectrum instead of half).
+// Tried on paper and left: multiplying inside the transform (cuFFT callbacks need nvcc at run
+// time), data and ERR as real and imaginary part of one complex transform (as many bytes: all of
+// the spectrum instead of half).
 #include "common.cuh"
 
 constexpr int ROWS = 16;  // of a block; _fourier_cuda.py knows

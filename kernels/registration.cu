@@ -4,9 +4,9 @@
 //
 //     sum over ky, kx of  Re[ conj(G) F phase_y(ky) phase_x(kx) ]
 //
-// with phase = sum over j of (-i)^(j odd) table[|k|][j] T_j (gpucoron/ops/chebyshev.py). Rows +k and
-// -k share their table but for the sign of its odd terms, so that even terms are contracted with
-// the sum of the two rows, odd ones with their difference, in real arithmetic.
+// with phase = sum over j of (-i)^(j odd) table[|k|][j] T_j (gpucoron/ops/chebyshev.py). Rows +k
+// and -k share their table but for the sign of its odd terms, so that even terms are contracted
+// with the sum of the two rows, odd ones with their difference, in real arithmetic.
 //
 // Mapping: one block a pair, one column a thread. The 4 N sums of a column (real and imaginary,
 // even and odd) stay in registers while the rows pass by; the table's rows lie in shared memory and
@@ -16,24 +16,25 @@
 // Nothing but the coefficients is written; nothing depends on the order of threads, nor on how many
 // pairs are in the launch.
 //
-// Work for 320 x 320 (N = 15): 1.9 million float64 operations (FMA counted once) a pair on 84% of
+// Work for 320 x 320 (N = 15): 2.0 million float64 operations (FMA counted once) a pair on 84% of
 // the lanes, and 1.65 MB of spectra read, nearly all from L2 where the pairs of one reference
-// follow each other: the frames stay there, and a reference comes from memory once. 21,600 pairs on an
-// H100 on paper: 3.3 ms of FP64, 6.5 ms of L2 (at 5.5 TB/s), 0.2 ms of memory; 155 MB of
-// coefficients are written. Not yet timed on a device.
+// follow each other: the frames stay there, and a reference comes from memory once for 40 frames.
+// 21,600 pairs on an H100 on paper: 3.6 ms of FP64, 6.5 ms of L2 (if it gives 5.5 TB/s), 0.2 ms of
+// memory; 155 MB of coefficients are written. Not yet timed on a device.
 //
 // Considered on paper: all coefficients of a frame as one matrix product with the references
-// (60 times the arithmetic: the axes are not separated); sums by cuBLAS, one product for each
+// (50 times the arithmetic: the axes are not separated); sums by cuBLAS, one product for each
 // column (4 times the arithmetic: no folding of +k and -k; 1.7 GB of sums through memory); sums
-// written out and only the columns by cuBLAS (3.3 GB more traffic, results that depend on the size of the
-// batch); FP64 tensor cores (twice the rate, but L2 is the limit already); two pairs in a block (L1
-// would serve the shared spectrum: three quarters of the L2 traffic; worth a trial on a device).
+// written out and only the columns by cuBLAS (3.3 GB more traffic, and results that depend on the
+// size of the batch); FP64 tensor cores (twice the rate, but L2 is the limit already); two pairs in
+// a block (L1 would serve the shared spectrum: three quarters of the L2 traffic; worth a trial on a
+// device).
 //
 // fit_pairs: see registration_fit.cuh.
 #include "common.cuh"
 #include "registration_fit.cuh"
 
-// Add a row of conj(g) f to er, ei (or take it away: sign -1).
+// Sum and difference of the rows +k and -k of conj(g) f; a row that is both counts once.
 struct Folded {
   double er, ei, dr, di;
 };

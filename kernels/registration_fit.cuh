@@ -1,15 +1,17 @@
 // fit_pairs: the maximum of ln(C^2 / B) in a box, for C and B given as Chebyshev series there.
 //
-// The best point of a coarse grid (whose values the host has made by matrix products), then Newton's
-// method with exact derivatives, a step up the gradient where the function is not concave, steps
-// halved until the function does not fall. The same steps and limits as _registration_cpu.py.
+// The best point of a coarse grid (whose values the host has made by matrix products), then
+// Newton's method with exact derivatives, a step up the gradient where the function is not concave,
+// steps halved until the function does not fall. The same steps and limits as _registration_cpu.py.
 //
 // Mapping: one warp a pair, several warps a block, no barriers but a warp's own. Lane m has the
-// columns m and m + 32 of a series, sums them over the rows with T_j, T'_j, T''_j, and six warp sums
-// give value, gradient and Hessian with the same bits in every lane, so that all lanes decide alike.
-// Bytes a pair: 7 kB of C, from memory once and from L1 afterwards; B's 14 kB serve all references
-// whose boxes coincide. 4,300 FMA an evaluation, about ten evaluations a pair: 21,600 pairs take some
-// tenths of a millisecond of an H100 on paper; not yet timed on a device.
+// columns m and m + 32 of a series, sums them over the rows with T_j, T'_j, T''_j, and six warp
+// sums give value, gradient and Hessian with the same bits in every lane, so that all lanes decide
+// alike. Bytes a pair: 7 kB of C, from memory once and from L1 afterwards; B's 14 kB serve all
+// references whose boxes coincide. 8,000 FMA an evaluation, five to ten evaluations a pair: 21,600
+// pairs are 0.1 ms of an H100's FP64 on paper, and wait for one another's sums rather than for
+// arithmetic. Not yet timed on a device. One thread a pair would read C uncoalesced and need 20 kB
+// of its own.
 #pragma once
 #include "common.cuh"
 
@@ -114,8 +116,8 @@ __device__ __forceinline__ double within_box(double t) { return min(1.0, max(-1.
 
 // Grid and block: (pairs / newton::WARPS, rounded up), (32 newton::WARPS). c_series: (n, TC, TC);
 // b_series: (., TB, TB) of which pair p uses b_index[p]; c_grid, b_grid: their values on the points
-// grid x grid (n_grid 0: start in the middle); power: (n,), sum m^2 p^2. out: (n, 9), rows of dy, dx
-// (px), beta, their errors, residual, converged, iterations.
+// grid x grid (n_grid 0: start in the middle); power: (n,), sum m^2 p^2. out: (n, 9), rows of dy,
+// dx (px), beta, their errors, residual, converged, iterations.
 template <int TC, int TB>
 __global__ void __launch_bounds__(32 * newton::WARPS)
 fit_pairs(const double *__restrict__ c_series, const double *__restrict__ b_series,
@@ -144,8 +146,9 @@ fit_pairs(const double *__restrict__ c_series, const double *__restrict__ b_seri
   double ty = 0.0, tx = 0.0;
   if (n_grid > 0) {
     const int points = n_grid * n_grid;
-    const int at = best_point(c_grid + static_cast<long long>(pair) * points,
-                              b_grid + static_cast<long long>(b_index[pair]) * points, points, lane);
+    const double *of_c = c_grid + static_cast<long long>(pair) * points;
+    const double *of_b = b_grid + static_cast<long long>(b_index[pair]) * points;
+    const int at = best_point(of_c, of_b, points, lane);
     if (at >= 0) ty = grid[at / n_grid], tx = grid[at % n_grid];
   }
   evaluate_at(ty, tx);
