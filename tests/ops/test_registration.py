@@ -256,3 +256,14 @@ def test_propagated_uncertainties_match_the_scatter_of_noisy_images():
             pulls.append([(fits[k] - truth[k]) / fits[f"{k}_err"] for k in ("x", "y", "beta")])
     spread = np.sqrt(np.mean(np.array(pulls) ** 2, axis=(0, 2)))
     assert ((spread > 0.8) & (spread < 1.2)).all(), spread
+
+
+def test_host_and_device_are_not_mixed(device):
+    if not device.is_gpu:
+        pytest.skip("there is one place only")
+    images = np.stack([speckles((9, 10))] * 2)
+    plan = Registration(device.array(images))
+    with pytest.raises(TypeError, match="same device"):
+        plan.fit_many(images)
+    with pytest.raises(TypeError, match="mixed"):
+        Registration(device.array(images), guide=images[0])
