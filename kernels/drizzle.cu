@@ -18,7 +18,7 @@
 // input pixel, so results do not depend on the order of threads. It runs twice: to count, and to
 // fill in. A list is spread over memory so that the 32 pixels of a warp read theirs together.
 //
-// Blocks of add_planes: 16 x 16 output pixels, a thread for each, and a list of the 300 or so
+// Blocks of add_planes: 16 x 16 output pixels, a thread for each, and a list of the 270 to 330
 // input pixels that they need, of which each thread looks after two. For two planes at a time all
 // values are loaded (20 loads in flight a thread), added to the sums of the input pixel, and
 // weight and roots left in shared memory, where the shares gather them: one root and one trip to
@@ -27,19 +27,20 @@
 // times as large, with square drops) reads device memory directly, slower.
 //
 // Bytes: 4 (2 + K) an input pixel and plane, K variances; a launch reads 12 a share and reads and
-// writes 16 (2 + 2 K) an output pixel. At 4.6 shares a pixel and K = 3: 20 a plane and about 190 a
-// launch, 143 MB for 60 planes of 320 x 320, 40 MB for 10. Tiles overlap by a pixel or so, which
+// writes 16 (2 + 2 K) an output pixel. At 4.3 shares a pixel and K = 3: 20 a plane and about 190 a
+// launch, 142 MB for 60 planes of 320 x 320, 40 MB for 10. Tiles overlap by a pixel or so, which
 // the cache serves: 1.3 times the planes.
 //
 // Not yet timed on a device; the estimates that chose the design (sm_90, K = 3), in instructions
 // of a warp for its 32 pixels of one plane, 640 bytes. 60 % of a device copy leaves a
 // multiprocessor about 80 clocks for them, some 250 instructions.
-//   this one: 1.3 x 63 to stage, 4.6 x 17 to gather, 80 for V, U and S: 240.
-//   gather of all five values from device memory for each share: 4.6 x 85, 80: 470; and 4.6 x 5
+//   this one: 1.3 x 63 to stage, 5.5 x 17 to gather (the longest list of 32), 80 for V, U and S:
+//     255, counted in the compiled code.
+//   gather of all five values from device memory for each share: 5.5 x 85, 80: 550; and 5.5 x 5
 //     loads that span 1 (aligned grids) to 7 (turned by 10 degrees) lines of the cache.
-//   no lists, each output pixel inverting the map: saves 55 bytes an output pixel and launch, costs
+//   no lists, each output pixel inverting the map: saves 52 bytes an output pixel and launch, costs
 //     about 9 polygons of some 150 instructions, and cannot follow a map that folds or has holes.
-//   scatter with atomics: 5 atomics of 8 bytes for each share and plane, 18 times the bytes above,
+//   scatter with atomics: 5 atomics of 8 bytes for each share and plane, 17 times the bytes above,
 //     and V needs the sums of each plane apart. So point drops are gathered, too.
 // Sums in float32 would save the conversions (4 a share and plane); to be timed, as are tiles of
 // 32 x 8, and four planes at a time.
@@ -119,25 +120,28 @@ __device__ __forceinline__ int set_before(const unsigned *words, int k) {
   return n;
 }
 
-// Sort n shares, 32 apart, by their sources.
+// Sort n shares, 32 apart, by their sources: Shell's way, which for a few is plain insertion.
 __device__ __forceinline__ void sort_shares(int *source, double *share, int n) {
-  for (int a = 0; a < n; ++a) {
-    const int moved = source[32LL * a];
-    const double with = share[32LL * a];
-    int b = a;
-    for (; b > 0 && source[32LL * (b - 1)] > moved; --b) {
-      source[32LL * b] = source[32LL * (b - 1)];
-      share[32LL * b] = share[32LL * (b - 1)];
+  int gap = 1;
+  while (gap < n / 3) gap = 3 * gap + 1;
+  for (; gap > 0; gap /= 3)
+    for (int a = gap; a < n; ++a) {
+      const int moved = source[32LL * a];
+      const double with = share[32LL * a];
+      int b = a;
+      for (; b >= gap && source[32LL * (b - gap)] > moved; b -= gap) {
+        source[32LL * b] = source[32LL * (b - gap)];
+        share[32LL * b] = share[32LL * (b - gap)];
+      }
+      source[32LL * b] = moved;
+      share[32LL * b] = with;
     }
-    source[32LL * b] = moved;
-    share[32LL * b] = with;
-  }
 }
 
 // Bring every output pixel's list into raster order of the input; list the input pixels that a
 // tile needs, `needed` (their number, then they), and count sources along that list where it is
 // no longer than ROOM.
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 4)
     order_shares(const long long *starts, const int *counts, int in_nx, int *sources,
                  double *shares, int *needed) {
   __shared__ unsigned bits[WORDS];

@@ -24,7 +24,7 @@ __device__ __forceinline__ double widen(float value) {
 
 // sqrtf without a branch, NaN also of infinity: one step of Newton from the estimate of 1 / sqrt.
 __device__ __forceinline__ float root(float value) {
-  const float inverse = rsqrtf(fmaxf(value, 1e-37f)), guess = value * inverse;
+  const float inverse = rsqrtf(fmaxf(value, 0x1p-126f)), guess = value * inverse;
   const float better = __fmaf_rn(__fmaf_rn(-guess, guess, value), 0.5f * inverse, guess);
   return value >= 0.0f ? better : nan_of<float>();
 }
