@@ -1,14 +1,19 @@
-"""Fitted shifts of simulated exposures, defects and noise on, against the clean scene's."""
+"""Fitted shifts of simulated and real exposures, against what they should be."""
+
+import json
 
 import numpy as np
 import pytest
 
 from gpucoron.io import read_exposure, read_psfmask
 from gpucoron.simulate import simulate
+from gpucoron.stack import IntegrationStack
 from gpucoron.steps import Alignment, outlier_detection, stack_refs
 
+pytestmark = pytest.mark.slow
 
-def fits(science, references, mask, preset, zero):
+
+def fits(science, references, mask, preset=None, zero=False):
     plan = Alignment(science, references, mask, preset=preset, zero_non_science=zero)
     return np.concatenate([plan.fit(i) for i in range(len(plan.science))])
 
@@ -20,33 +25,108 @@ def clean(stack, scene):
         var_poisson=None, var_rnoise=None, var_flat=None)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("instrument, bound", [("nircam", 0.004), ("miri-4qpm", 0.003)])
-def test_defects_hardly_move_a_fit(tmp_path, instrument, bound):
-    """Seeds 1 to 5, rms px: nircam 0.0075 0.0018 0.0023 0.0015 0.0015; 4QPM 0.0011 0.0009 0.0006
-    0.0007 0.0010; with jwst's flags and fill 0.005 to 0.022 and 0.10 to 0.24. Seed 3 is run. Nine
-    fits, three by three and correlated, tell the spread of pulls only to a factor.
-    """
-    made = simulate(tmp_path, instrument, seed=3, shape=(128, 128), n_science=1, n_integrations=3,
-                    n_references=3, n_reference_integrations=3, truth_scenes=True)
-    zero = instrument.startswith("miri")
-    science, *references = [
-        (read_exposure(p, role), np.load(str(p).replace("_calints.fits", "_clean.npy")))
-        for paths, role in ((made.science, "science"), (made.psf, "psf")) for p in paths]
-    mask = read_psfmask(made.psfmask, (128, 128))
-    error = {}
-    for preset in (None, "jwst"):
-        flagged = [outlier_detection(e.stack, preset=preset).stack for e, _ in references]
-        stacked = stack_refs(flagged)
-        scene = clean(stacked, np.concatenate([c for _, c in references]))
-        truth = fits(clean(science[0].stack, science[1]), scene, mask, preset, zero)
-        own = outlier_detection(science[0].stack, preset=preset).stack
-        found = fits(own, stacked, mask, preset, zero)
+def without(stack: IntegrationStack, lost) -> IntegrationStack:
+    """The stack with more pixels bad."""
+    return stack.replace(
+        data=np.where(lost, np.nan, stack.data), err=np.where(lost, np.nan, stack.err),
+        dq=stack.dq | np.where(lost, 1, 0).astype(np.uint32))
+
+
+def steepest(image, size=3):
+    """A patch where the image changes most, where it hurts most."""
+    y, x = np.unravel_index(np.argmax(np.hypot(*np.gradient(image))), image.shape)
+    patch = np.zeros(image.shape, dtype=bool)
+    patch[y - size // 2 : y + size // 2 + 1, x - size // 2 : x + size // 2 + 1] = True
+    return patch
+
+
+def errors(found, truth):
+    """Give the rms error and the rms pull of x and y."""
+    difference = np.stack([found[k] - truth[k] for k in "xy"])
+    sigma = np.stack([found["x_err"], found["y_err"]])
+    return np.sqrt(np.mean(difference**2)), np.sqrt(np.mean((difference / sigma) ** 2))
+
+
+class Scene:
+    """One simulated set: exposures as the detector gives them, and without noise and defects."""
+
+    def __init__(self, folder, instrument, seed, integrations=3, references=3):
+        made = simulate(
+            folder, instrument, seed=seed, shape=(128, 128), n_science=1, n_references=references,
+            n_integrations=integrations, n_reference_integrations=integrations, truth_scenes=True)
+        (self.own, own), *others = [
+            (read_exposure(p, role).stack, np.load(str(p).replace("_calints.fits", "_clean.npy")))
+            for paths, role in ((made.science, "science"), (made.psf, "psf")) for p in paths]
+        self.others = [stack for stack, _ in others]
+        self.scene = np.concatenate([c for _, c in others])
+        self.mask, self.zero = read_psfmask(made.psfmask, (128, 128)), instrument != "nircam"
+        self.plain = clean(self.own, own), clean(stack_refs(self.others), self.scene)
+
+    def errors(self, preset=None, lost=False):
+        truth = fits(*self.plain, self.mask, preset, self.zero)
+        own = without(outlier_detection(self.own, preset=preset).stack, lost)
+        stacked = without(
+            stack_refs([outlier_detection(e, preset=preset).stack for e in self.others]), lost)
+        found = fits(own, stacked, self.mask, preset, self.zero)
         assert (found["status"] == 0).all()
-        difference = np.stack([found[k] - truth[k] for k in "xy"])
-        error[preset] = np.sqrt(np.mean(difference**2))
-        if preset is None:
-            pull = np.sqrt(np.mean((difference / [found["x_err"], found["y_err"]]) ** 2))
-    assert error[None] < bound
-    assert error[None] < 0.3 * error["jwst"]
+        return errors(found, truth)
+
+
+@pytest.mark.parametrize("instrument, bound", [("nircam", 0.004), ("miri-4qpm", 0.002)])
+def test_defects_hardly_move_a_fit(tmp_path, instrument, bound):
+    """Seeds 1 to 5, rms px: nircam 0.0057 0.0016 0.0022 0.0015 0.0015; 4QPM 0.0010 0.0008 0.0005
+    and less; with jwst's flags and fill 0.005 to 0.022 and 0.10 to 0.24. Seed 3 is run. Nine fits,
+    three by three and correlated, tell the spread of pulls only to a factor.
+    """
+    made = Scene(tmp_path, instrument, seed=3)
+    error, pull = made.errors()
+    assert error < bound
+    assert error < 0.3 * made.errors(preset="jwst")[0]
     assert 0.4 < pull < 2.0
+
+
+@pytest.mark.parametrize("instrument, seed, integrations, bound", [
+    ("nircam", 2, 3, 0.009), ("miri-4qpm", 1, 3, 0.004), ("nircam", 2, 1, 0.009),
+    ("miri-4qpm", 1, 1, 0.004)])
+def test_a_patch_that_is_bad_in_everything(tmp_path, instrument, seed, integrations, bound):
+    """3x3 pixels on the steepest slope of all, rms px: 0.0061, 0.0022, 0.0040, 0.0018. With the
+    correlation of the finest possible structure 0.018, 0.050, 0.016, 0.061, and pulls of 9 to 100.
+    """
+    made = Scene(tmp_path, instrument, seed, integrations, 3 if integrations > 1 else 5)
+    error, pull = made.errors(lost=steepest(made.scene[0] * made.mask))
+    assert error < bound
+    assert pull < 2.5
+
+
+def test_a_hole_that_hides_a_whole_speckle_is_owned_up_to(tmp_path):
+    """Seed 1 has 4x5 pixels bad in everything, its brightest speckle in them: 0.0057 px, pull 1.3;
+    0.0075 px and 4.7 before.
+    """
+    error, pull = Scene(tmp_path, "nircam", seed=1).errors()
+    assert error < 0.012
+    assert 0.3 < pull < 2.5
+
+
+@pytest.mark.parametrize("lost, bound", [("2% of all pixels", 0.001), ("3x3 on the peak", 0.03)])
+def test_bad_pixels_planted_in_real_exposures(shared_data, lost, bound):
+    """AU Mic, one integration an exposure: 1 to 3% of the pixels move a fit by 0.0001 to 0.0005 px,
+    3x3 pixels of the core, bad in all exposures, by 0.0006 to 0.0070, and the uncertainties say so.
+    """
+    folder = shared_data / "aumic_f444w"
+    members = json.loads(next(folder.glob("*asn.json")).read_text())["products"][0]["members"]
+    science, *_ = [read_exposure(folder / m["expname"], "science").stack
+                   for m in members if m["exptype"] == "science"]
+    references = stack_refs([read_exposure(folder / m["expname"], "psf").stack
+                             for m in members if m["exptype"] == "psf"])
+    mask = read_psfmask(
+        shared_data / "psfmask" / "jwst_nircam_psfmask_0019.fits", science.shape[1:])
+    rng = np.random.default_rng(0)
+    if lost.startswith("2%"):
+        holes = [rng.random(stack.shape) < 0.02 for stack in (science, references)]
+    else:
+        holes = [steepest(np.nan_to_num(science.data[0]) * mask)] * 2
+    whole = fits(science, references, mask)
+    error, pull = errors(
+        fits(without(science, holes[0]), without(references, holes[1]), mask), whole)
+    assert error < bound
+    assert pull < 2.0

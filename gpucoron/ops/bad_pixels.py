@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucoron import cuda
+from gpucoron.device import on_gpu
 from gpucoron.errors import InputError, ParameterError
-from gpucoron.ops._host import require_host
+from gpucoron.ops._device_arrays import to_host
 from gpucoron.ops._threads import over_items
 from gpucoron.ops.fourier_shift import gradient
 from gpucoron.ops.kriging import FAR, correlation_of, krige
@@ -23,12 +25,12 @@ UNSURE = 2.0  # times the noise: holes less certain than this are interpolated f
 class Exposures(NamedTuple):
     """What each of m exposures shows on average, its holes filled; see `exposure_images`."""
 
-    images: np.ndarray  # (m, ny, nx) float64
-    known: np.ndarray  # (m, ny, nx) bool: good in at least one integration
-    noise: np.ndarray  # (m, ny, nx) floating: of the images; in holes, what is usual round them
-    spread: np.ndarray  # (m, ny, nx) float64: uncertainty of what fills a hole; 0 elsewhere
+    images: Any  # (m, ny, nx) float64
+    known: Any  # (m, ny, nx) bool: good in at least one integration
+    noise: Any  # (m, ny, nx) floating: of the images; in holes, what is usual round them
+    spread: Any  # (m, ny, nx) float64: uncertainty of what fills a hole; 0 elsewhere
     changes: list  # how integrations differ: (n, 4) and (4, ny, nx) float64; None where one is all
-    correlation: np.ndarray  # (145,) float64: of pixels, by squared distance
+    correlation: Any  # (145,) float64: of pixels, by squared distance
 
 
 def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=None):
@@ -50,24 +52,33 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
     ------
     InputError
         Arrays that do not fit each other.
+    TypeError
+        Host and device arrays are mixed.
+
+    Notes
+    -----
+    On a GPU the host waits for the number of holes, and measures the correlation itself: once in a
+    run, and the exposures after the first are given it.
     """
+    images, bad, err, zero = cuda.as_arrays(images, bad, err, zero)
     _check(images, bad, box, zero)
-    usable = np.isfinite(images) & ~bad
+    xp = cuda.namespace(images, bad, err, zero)
+    usable = xp.isfinite(images) & ~bad
     if zero is not None:
         usable &= ~zero
-    half, groups = int(box) // 2, np.asarray(groups)
-    members_of = [np.flatnonzero(groups == g) for g in np.unique(groups)]
-    combined = over_items(lambda members: _combine(images, usable, members, err), members_of)
-    outside = np.zeros((len(members_of), *images.shape[1:]), dtype=bool)
+    half, members_of = int(box) // 2, _members_of(groups, len(images))
+    combined = _over(lambda members: _combine(images, usable, members, err), members_of, xp)
+    outside = xp.zeros((len(members_of), *images.shape[1:]), dtype=bool)
     if zero is not None:
-        outside[:] = [zero[members].all(axis=0) for members in members_of]
+        for i, members in enumerate(members_of):
+            outside[i] = zero[members].all(axis=0)
     if correlation is None:
         correlation = _measured(combined, outside, half)
 
-    filled = over_items(
+    filled = _over(
         lambda i: _fill_holes(*combined[i][:2], outside[i], correlation, half),
-        range(len(combined)))
-    return Exposures(*(np.array(part) for part in zip(*filled, strict=True)),
+        range(len(combined)), xp)
+    return Exposures(*(xp.stack(part) for part in zip(*filled, strict=True)),
                      [changes for _, _, changes in combined], correlation)
 
 
@@ -87,19 +98,20 @@ def refill(exposures, models, limit):
     Exposures
         `spread` of the pixels filled anew is that of the interpolated difference.
     """
+    xp = cuda.namespace(exposures.images, models, limit)
     images, spread = exposures.images.copy(), exposures.spread.copy()
 
     def fill(i):
-        y, x = np.nonzero(limit[i])
+        y, x = xp.nonzero(limit[i])
         known = exposures.known[i]
-        values, variances = krige(np.where(known, images[i] - models[i], 0.0), known,
+        values, variances = krige(xp.where(known, images[i] - models[i], 0.0), known,
                                   exposures.noise[i], y, x, exposures.correlation, FAR)
-        better = variances < limit[i, y, x] ** 2
+        better = xp.flatnonzero(variances < limit[i, y, x] ** 2)
         y, x = y[better], x[better]
         images[i, y, x] = models[i, y, x] + values[better]
-        spread[i, y, x] = np.sqrt(variances[better])
+        spread[i, y, x] = xp.sqrt(variances[better])
 
-    over_items(fill, np.flatnonzero(limit.any(axis=(1, 2))))
+    _over(fill, np.flatnonzero(to_host(limit.any(axis=(1, 2)))), xp)
     return exposures._replace(images=images, spread=spread)
 
 
@@ -154,19 +166,24 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
     Without `err`: the group's median, else the box's. jwst uses a 3x3 box alone, in place and in
     raster order, and writes 0 into row 0 and column 0: see `fill_bad_pixels_raster`.
     """
+    images, bad, zero, err = cuda.as_arrays(images, bad, zero, err)
     _check(images, bad, box, zero)
-    require_host("fill_bad_pixels", images, bad, zero, err)
-    bad = bad | ~np.isfinite(images)
-    out = np.array(images, copy=True)
+    xp = cuda.namespace(images, bad, zero, err)
+    bad = bad | ~xp.isfinite(images)
+    out = images.copy()
     usable = ~bad
     if zero is not None:
         out[zero] = 0
         bad, usable = bad & ~zero, usable & ~zero
     todo = bad & usable.any(axis=(1, 2))[:, None, None]
     out[bad & ~todo] = np.nan
-    numbers = np.arange(len(images)) if groups is None else np.asarray(groups)
+    numbers = np.arange(len(images)) if groups is None else groups
+    members_of = _members_of(numbers, len(images))
     if err is not None and exposures is None:
         exposures = exposure_images(images, bad, numbers, err, zero=zero, box=box)
+    if on_gpu(images):
+        _fill_on_gpu(out, images, usable, todo, members_of, err, exposures, int(box) // 2)
+        return out
 
     def fill(job):
         i, members = job
@@ -175,31 +192,77 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
         else:
             _fill_by_kriging(out, images, usable, todo, members, err, exposures, i)
 
-    members_of = enumerate(np.flatnonzero(numbers == g) for g in np.unique(numbers))
-    over_items(fill, [(i, members) for i, members in members_of if todo[members].any()])
+    over_items(fill, [(i, members) for i, members in enumerate(members_of) if todo[members].any()])
     return out
+
+
+def _members_of(groups, n):
+    """Return the places of each group's integrations, in the order of the groups' numbers."""
+    groups = to_host(groups)
+    if groups.shape != (n,):
+        raise InputError(f"groups have shape {groups.shape}, expected {(n,)}")
+    return [np.flatnonzero(groups == g) for g in np.unique(groups)]
+
+
+def _over(work, items, xp):
+    """Return what `work` gives for each item: in threads on the CPU, one by one for a GPU."""
+    return over_items(work, items) if xp is np else [work(item) for item in items]
+
+
+def _fill_on_gpu(out, images, usable, todo, members_of, err, exposures, half):
+    from gpucoron.ops import _bad_pixels_cuda
+
+    images, usable = map(cuda.cupy().ascontiguousarray, (images, usable))
+    if err is None:
+        _bad_pixels_cuda.fill_by_medians(out, images, usable, todo, members_of, half)
+        return
+    err = cuda.cupy().ascontiguousarray(err, images.dtype)
+    for image, changes, members in zip(exposures.images, exposures.changes, members_of,
+                                       strict=True):
+        if changes is None:
+            cuda.cupy().copyto(out[members[0]], image, where=todo[members[0]])
+        else:
+            _bad_pixels_cuda.fill_by_kriging(
+                out, images, usable, todo, members, err, image, changes, exposures.correlation)
 
 
 def _combine(images, usable, members, err):
     """Median of a group, NaN in its holes; its noise; how each integration differs from it."""
     good = usable[members]
+    middle = median(images[members], good)
+    if on_gpu(images):
+        return _combine_on_gpu(images, usable, members, err, good, middle)
     variance = np.where(good & np.isfinite(err[members]), err[members], 0.0) ** 2
     noise = np.sqrt(variance.sum(axis=0)) / np.maximum(good.sum(axis=0), 1)
-    middle = median(images[members], good)
     known = np.isfinite(middle)
     if len(members) == 1 or not known.any():
         return middle, noise, None
-    smooth = fill_bad_pixels(np.where(known, middle, 0)[None], ~known[None])[0]
-    terms = _terms(smooth)
+    terms = _terms(middle, known)
     factors = np.array([_factors(terms, images[k] - middle, usable[k] & known, err[k])
                         for k in members])
     still = (images[members] - np.tensordot(factors, terms, axes=1)).astype(images.dtype)
     return median(still, good), noise, (factors, terms)
 
 
-def _terms(image):
+def _combine_on_gpu(images, usable, members, err, good, middle):
+    from gpucoron.ops import _bad_pixels_cuda
+
+    cp = cuda.cupy()
+    images, usable = map(cp.ascontiguousarray, (images, usable))
+    err = cp.ascontiguousarray(err, images.dtype)
+    noise = _bad_pixels_cuda.noise_of(usable, members, err)
+    if len(members) == 1:
+        return middle, noise, None
+    terms = _terms(middle, cp.isfinite(middle))  # NaN where nothing is known, and used nowhere
+    factors, still = _bad_pixels_cuda.changes_of(images, usable, members, err, middle, terms)
+    return median(still, good), noise, (factors, terms)
+
+
+def _terms(middle, known):
     """What a star does to its image: moves it along y and x, brightens it, adds a constant."""
-    return np.stack([*gradient(image), image, np.ones(image.shape)])
+    xp = cuda.namespace(middle)
+    image = fill_bad_pixels(xp.where(known, middle, 0)[None], ~known[None])[0]
+    return xp.stack([*gradient(image), image.astype(np.float64), xp.ones(image.shape)])
 
 
 def _factors(terms, difference, usable, err):
@@ -213,35 +276,42 @@ def _factors(terms, difference, usable, err):
 
 def _measured(combined, outside, half):
     """Measure the correlation of pixels on the first exposure that has any."""
+    xp = cuda.namespace(outside)
     for (image, noise, _), beyond in zip(combined, outside, strict=True):
-        if np.isfinite(image).any():
+        if xp.isfinite(image).any():
             filled = _fill_holes(image, noise, beyond, None, half)[0]
-            return correlation_of(np.where(beyond, np.median(filled[~beyond]), filled))
-    return correlation_of(np.zeros(outside.shape[1:]))
+            return correlation_of(xp.where(beyond, xp.median(filled[~beyond]), filled))
+    return correlation_of(xp.zeros(outside.shape[1:]))
 
 
 def _fill_holes(image, noise, outside, correlation, half):
     """Fill the NaN pixels of an image; gives the first four parts of `Exposures`."""
-    known = np.isfinite(image) & ~outside
-    filled, spread = image.astype(np.float64), np.zeros(image.shape)
+    xp = cuda.namespace(image)
+    known = xp.isfinite(image) & ~outside
+    filled, spread = image.astype(np.float64), xp.zeros(image.shape)
     filled[outside] = 0.0
-    y, x = np.nonzero(~known & ~outside)
+    y, x = xp.nonzero(~known & ~outside)
     if not len(y) or not known.any():
         return filled, known, noise, spread
     values, variances = krige(filled, known, noise, y, x, correlation)
     noise[y, x] = _boxes(noise, known, y, x, half)
     if correlation is not None:
-        poor = variances > (UNSURE * noise[y, x].astype(np.float64)) ** 2
+        poor = xp.flatnonzero(variances > (UNSURE * noise[y, x].astype(np.float64)) ** 2)
         values[poor], variances[poor] = krige(
             filled, known, noise, y[poor], x[poor], correlation, FAR)
-    lost = np.isnan(values)
+    lost = xp.flatnonzero(xp.isnan(values))
     values[lost] = _boxes(image, known, y[lost], x[lost], half)
-    filled[y, x], spread[y, x] = values, np.sqrt(variances)
+    variances[lost] = values[lost] ** 2  # a guess: as uncertain as it is bright
+    filled[y, x], spread[y, x] = values, xp.sqrt(variances)
     return filled, known, noise, spread
 
 
 def _boxes(image, usable, y, x, half):
     """Medians of the usable pixels in boxes round some pixels of an image."""
+    if on_gpu(image):
+        from gpucoron.ops import _bad_pixels_cuda
+
+        return _bad_pixels_cuda.boxes(image, usable, y, x, half)
     from gpucoron.ops._bad_pixels_cpu import box_medians
 
     return box_medians(np.ascontiguousarray(image[None]), np.ascontiguousarray(usable[None]),
@@ -304,8 +374,20 @@ def fill_bad_pixels_raster(images, bad, flagged, box=3, zero=None):
         Arrays that do not fit each other.
     ParameterError
         A negative `box`.
+    TypeError
+        Host and device arrays are mixed.
+
+    Notes
+    -----
+    Each pixel waits for those before it. So this runs on the host: arrays on a GPU are copied
+    there, and the result back.
     """
+    images, bad, flagged, zero = cuda.as_arrays(images, bad, flagged, zero)
     _check(images, bad, box, zero, smallest=0)
+    if on_gpu(images, bad, flagged, zero):
+        there = (None if a is None else to_host(a) for a in (images, bad, flagged, zero))
+        images, bad, flagged, zero = there
+        return cuda.cupy().asarray(fill_bad_pixels_raster(images, bad, flagged, box, zero))
     from gpucoron.ops._bad_pixels_cpu import raster_fill
 
     out = np.array(images, copy=True)

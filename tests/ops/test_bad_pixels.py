@@ -2,7 +2,12 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import InputError, ParameterError
-from gpucoron.ops.bad_pixels import fill_bad_pixels, fill_bad_pixels_raster
+from gpucoron.ops.bad_pixels import (
+    exposure_images,
+    fill_bad_pixels,
+    fill_bad_pixels_raster,
+    refill,
+)
 from tests import oracles
 from tests.scenes import read_only
 
@@ -151,3 +156,54 @@ def test_an_integration_without_good_pixels_stays_nan_with_err_too():
     images[1] = np.nan
     filled = fill_bad_pixels(images, np.isnan(images), groups=[0, 1], err=np.ones_like(images))
     assert np.isnan(filled[1]).all() and (filled[0] == 7).all()
+
+
+def three_of_one_exposure(seed=5):
+    """Three integrations with a hole in common, and what they would be without it."""
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(10 * diffraction_limited(cutoff=0.3, seed=seed), 3, axis=0)
+    images = truth + rng.normal(0, 1, truth.shape)
+    bad = np.zeros(images.shape, bool)
+    bad[:, 20:23, 20:23] = True
+    bad[1, 30, 30] = True
+    return (*read_only(images, bad, np.ones(images.shape)), truth)
+
+
+def test_an_exposures_image_has_its_holes_filled_and_says_how_well():
+    images, bad, err, truth = three_of_one_exposure()
+    exposures = exposure_images(images, bad, [4, 4, 4], err)
+    assert np.isfinite(exposures.images).all() and exposures.images.shape == (1, 48, 48)
+    np.testing.assert_array_equal(exposures.known[0], ~bad.all(axis=0))
+    assert (exposures.spread[0][~exposures.known[0]] > 0).all()
+    assert (exposures.spread[0][exposures.known[0]] == 0).all()
+    hole = bad.all(axis=0)
+    pull = (exposures.images[0] - truth[0])[hole] / exposures.spread[0][hole]
+    assert np.sqrt(np.mean(pull**2)) < 2.5
+    filled = fill_bad_pixels(images, bad, groups=[4, 4, 4], err=err, exposures=exposures)
+    np.testing.assert_array_equal(filled, fill_bad_pixels(images, bad, groups=[4, 4, 4], err=err))
+
+
+def test_a_model_fills_what_neighbours_cannot():
+    images, bad, err, truth = three_of_one_exposure()
+    bad = bad.copy()
+    bad[:, 10:18, 10:18] = True
+    exposures = exposure_images(images, bad, [0, 0, 0], err)
+    hole = bad.all(axis=0)
+    limit = 0.5 * exposures.spread
+    refilled = refill(exposures, truth[:1] + 30, limit)
+    before, after = (np.abs(e.images[0] - truth[0])[hole] for e in (exposures, refilled))
+    assert after.max() < 0.1 * before.max()
+    assert (refilled.spread <= exposures.spread).all()
+    np.testing.assert_array_equal(refilled.images[0][~hole], exposures.images[0][~hole])
+    useless = refill(exposures, 100 * np.roll(truth[:1], 9, axis=-1), limit)
+    np.testing.assert_array_equal(useless.images, exposures.images)
+
+
+def test_exposures_without_a_good_pixel_stay_nan():
+    images = np.full((2, 20, 20), 7.0)
+    images[0] = np.nan
+    exposures = exposure_images(images, np.isnan(images), [0, 1], np.ones_like(images))
+    assert np.isnan(exposures.images[0]).all() and (exposures.images[1] == 7).all()
+    assert np.isfinite(exposures.correlation).all()
+    everything = exposure_images(images[:1], np.isnan(images[:1]), [0], np.ones((1, 20, 20)))
+    assert np.isnan(everything.images).all()
