@@ -205,7 +205,7 @@ def aperture_sums(image: np.ndarray, centres, radius_px: float) -> np.ndarray:
     """
     centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
     side = 2 * math.ceil(radius_px + 1) + 1
-    at_once = max(1, 2_000_000 // (_FINE * side) ** 2)
+    at_once = max(1, 2_000_000 // (_FINE * side**2))
     parts = [_some_sums(image, centres[k: k + at_once], radius_px, side)
              for k in range(0, len(centres), at_once)]
     return np.concatenate(parts) if parts else np.empty(0)
@@ -219,10 +219,13 @@ def _some_sums(image, centres, radius_px, side):
     patch = image[rows.clip(0, ny - 1)[:, :, None], columns.clip(0, nx - 1)[:, None]].astype(float)
     good = there & np.isfinite(patch)
     fine = (np.arange(_FINE) + 0.5) / _FINE - 0.5
-    dx, dy = ((pixels[:, :, None] + fine).reshape(len(centres), -1) - centres[:, k, None]
-              for k, pixels in ((0, columns), (1, rows)))
-    inside = (dy**2)[:, :, None] + (dx**2)[:, None] <= radius_px**2
-    weight = inside.reshape(len(centres), side + 1, _FINE, side + 1, _FINE).mean(axis=(2, 4))
+    dy = (rows[:, :, None] + fine).reshape(len(centres), -1, 1) - centres[:, 1, None, None]
+    half = np.sqrt(np.maximum(radius_px**2 - dy**2, 0))  # of the chord at this height
+    first = (columns + fine[0] - centres[:, 0, None])[:, None]  # of a pixel's points
+    last_in = np.floor((half - first) * _FINE).clip(-1, _FINE - 1)
+    first_in = np.ceil((-half - first) * _FINE).clip(0, _FINE)
+    points = np.where(np.abs(dy) <= radius_px, (last_in - first_in + 1).clip(0), 0)
+    weight = points.reshape(len(centres), side + 1, _FINE, -1).sum(axis=2) / _FINE**2
     covered = (weight * good).sum(axis=(1, 2))
     total = (weight * np.where(good, patch, 0.0)).sum(axis=(1, 2))
     area = math.pi * radius_px**2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,3 +102,27 @@ class Result:
     def product(self) -> ProductResult:
         """The only product, or the first of several."""
         return self.products[0]
+
+    def report(self, path: str | PathLike = ".", star: tuple[float, float] | None = None) -> Path:
+        """Write what happened as one HTML file.
+
+        Parameters
+        ----------
+        path : path
+            The file, or the folder in which ``<product>_report.html`` is made.
+        star : (ra, dec), degrees, optional
+            Where the star is. Default: the reference point of the exposures, RA_REF and DEC_REF.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written.
+        """
+        from gpucoron.report.page import write_report
+
+        return write_report(self, path, star)

@@ -8,6 +8,8 @@ from gpucoron._lazy import attach
 _MODULE_OF = {
     "Record": "record",
     "ExposureRecord": "record",
+    "make_report": "page",
+    "write_report": "page",
 }
 
 __all__ = sorted(_MODULE_OF)

@@ -192,7 +192,7 @@ def _disc_sums(image, radius_px):
 
 def find_candidates(
     image: np.ndarray, star: tuple[float, float], fwhm_px: float, *,
-    threshold: float = THRESHOLD, at_most: int = 25,
+    threshold: float = THRESHOLD, at_most: int = 20,
     snr: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Candidate]:
     """List the most significant point sources.
@@ -254,10 +254,11 @@ def _measure(image, place, star, fwhm_px, others):
     i, j = (round(v) for v in place)
     around = image[max(j - 1, 0): j + 2, max(i - 1, 0): i + 2]
     level = (aperture_sums(image, [place], fwhm_px / 2)[0] - flux) / (math.pi * fwhm_px**2 / 4)
-    share = (float(np.nanmax(around)) - level) / flux
+    share = (np.max(around, where=np.isfinite(around), initial=-np.inf) - level) / flux
     # of a Gaussian PSF centred in a pixel; half its light is in the aperture
     most = 2 * math.erf(math.sqrt(math.log(2)) / fwhm_px) ** 2
-    return Candidate(*place, math.dist(place, star), flux, snr, sigmas, n, share > NARROW * most)
+    narrow = bool(share > NARROW * most)
+    return Candidate(*place, math.dist(place, star), flux, snr, sigmas, n, narrow)
 
 
 def _peaks(sigmas, reach, threshold, at_most):

@@ -137,8 +137,8 @@ class Chart:
                           f'"/><text class="note" x="{a + 4:.1f}" y="{self.top + 12}">'
                           f"{escape(text)}</text>")
 
-    def svg(self) -> str:
-        """Return the finished chart."""
+    def svg(self, y_axis: bool = True) -> str:
+        """Return the finished chart, with or without numbers along y."""
         foot, right = self.height - self.bottom, self.width - self.right
         grid, words = [], []
         for value in _ticks(*self.x):
@@ -146,7 +146,8 @@ class Chart:
             grid.append(f"M{a:.1f} {self.top}V{foot}")
             words.append(f'<text x="{a:.1f}" y="{foot + 17}" text-anchor="middle">'
                          f"{_number(value)}</text>")
-        for value in _log_ticks(*self.y) if self.log_y else _ticks(*self.y):
+        upright = (_log_ticks(*self.y) if self.log_y else _ticks(*self.y)) if y_axis else []
+        for value in upright:
             b = float(self.py(value))
             grid.append(f"M{self.left} {b:.1f}H{right}")
             words.append(f'<text x="{self.left - 6}" y="{b + 4:.1f}" text-anchor="end">'

@@ -139,9 +139,10 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Se
 
     Notes
     -----
-    A source on the sky is in every exposure. One whose flux in some exposure is off by more than
-    three times that flux's own noise and a quarter of the flux is doubted, as is one with more
-    light in a pixel than the PSF allows, and one within three FWHM of a brighter one.
+    A source on the sky is in every exposure: one that some exposure shows with less than a third
+    of the SNR that another has (4.5 or more) is doubted. So is one that a single exposure of
+    several has in its field, one with more light in a pixel than the PSF allows, and one within
+    three FWHM of a brighter one.
     """
     image = record.images[truncate]
     snr = snr_map(image, sky.star, sky.fwhm_px)
@@ -175,19 +176,17 @@ def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
 
 def _doubt(entry: Seen, before: list[Seen], sky: Sky, views: list) -> str:
     c = entry.candidate
-    missing, known = 0, 0
-    for exposure, image, (x, y, scale), fwhm_px in views:
+    for exposure, image, star, fwhm_px in views:
         at = tuple(float(v) for v in exposure.wcs.sky_to_pixel(entry.ra, entry.dec))
-        flux, snr, _, n = (aperture_snr(image, at, (x, y), fwhm_px=fwhm_px)
-                           if all(map(math.isfinite, at)) else (math.nan, math.nan, math.nan, 0))
-        entry.by_exposure[exposure.root] = snr
-        if n >= 2 and math.isfinite(snr) and snr:
-            flux *= (scale / sky.arcsec_per_px) ** 2
-            noise = abs(flux / snr)
-            known += 1
-            missing += flux < c.flux - 3 * noise - 0.25 * abs(c.flux)
-    if missing:
-        return f"in {known - missing} of {known} exposures only"
+        entry.by_exposure[exposure.root] = (
+            aperture_snr(image, at, star[:2], fwhm_px=fwhm_px)[1]
+            if all(map(math.isfinite, at)) else math.nan)
+    known = [v for v in entry.by_exposure.values() if math.isfinite(v)]
+    present = sum(v >= 0.3 * max(known) for v in known)
+    if present < len(known) and max(known) >= 4.5:
+        return f"in {present} of {len(known)} exposures only"
+    if len(known) == 1 < len(views):
+        return "in the field of one exposure only"
     if c.narrow:
         return "narrower than the PSF"
     brighter = [k for k, s in enumerate(before) if s.candidate.flux > c.flux and math.dist(

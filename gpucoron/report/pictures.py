@@ -197,7 +197,7 @@ def colour_bar(stretch: Stretch | None, unit: str, palette: str = "viridis") -> 
         f"{value:g}</text>"
         for value in _bar_ticks(stretch)
         for x in [float(stretch(value)) * WIDTH])
-    return (f'<svg class="bar" viewBox="0 0 {WIDTH} 46" role="img"><title>{escape(unit)}</title>'
+    return (f'<svg class="bar" viewBox="0 0 {WIDTH} 49" role="img"><title>{escape(unit)}</title>'
             f'<image width="{WIDTH}" height="12" preserveAspectRatio="none" '
             f'href="{_data_url(strip, palette)}"/>{ticks}'
             f'<text x="{WIDTH / 2}" y="44" text-anchor="middle">{escape(unit)}</text></svg>')
