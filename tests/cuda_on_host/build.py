@@ -1,5 +1,6 @@
 """Kernels compiled for the CPU by g++, kept by the hash of everything that went in."""
 
+import contextlib
 import ctypes
 import fcntl
 import functools
@@ -8,22 +9,26 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / "build" / "cuda_on_host"
-COMPILER = shutil.which(os.environ.get("CXX", "g++"))
-NO_COMPILER = "no g++ to compile the kernels for the CPU"
+COMPILER = shutil.which(os.environ.get("CXX", "g++")) if sys.platform == "linux" else None
+NO_COMPILER = "no g++ on Linux to compile the kernels for the CPU"
+KEPT_DAYS = 3
 
 FLAGS = (
     "-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
     "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable",
     "-Wno-unused-but-set-variable", "-Wno-psabi",
 )
-SANITIZE = (
-    "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=object-size",
-    "-fno-sanitize-recover=all",
-    "-fno-omit-frame-pointer", "-O1", "-w",  # the other builds tell of warnings
+PLAIN = ("-ffp-contract=off",)
+SANITIZED = (
+    *PLAIN, "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=object-size",
+    "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1",
+    "-w",  # the other builds tell of warnings
 )
 #: A float32 kernel that computes in double without saying so.
 NO_STRAY_DOUBLE = ("-Wdouble-promotion",)
@@ -34,11 +39,8 @@ class BuildError(Exception):
 
 
 def contracting() -> tuple[str, ...]:
-    """Flags for a*b + c in one rounding, as nvcc does it; none where this CPU cannot."""
-    return ("-mfma", "-ffp-contract=fast") if _has_fma() else ("-ffp-contract=off",)
-
-
-PLAIN = ("-ffp-contract=off",)
+    """Flags for a*b + c in one rounding, as nvcc does it; PLAIN where this CPU cannot."""
+    return ("-mfma", "-ffp-contract=fast") if _has_fma() else PLAIN
 
 
 @functools.cache
@@ -77,22 +79,30 @@ def _command(flags):
 
 
 def _compiled(stem, text, flags, suffix, *objects):
-    headers = "".join((HERE / h).read_text() for h in ("scheduler.h", "cuda_on_host.h"))
+    headers = "".join(path.read_text() for path in sorted(HERE.glob("*.h")))
     command = _command(flags)
     parts = (_version(), *command, *map(str, objects), headers, text)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-    CACHE.mkdir(parents=True, exist_ok=True)
     made = CACHE / f"{stem}-{key}{suffix}"
-    if made.exists():
-        return made
-    with open(made.with_suffix(".lock"), "w") as lock:  # one of several test processes compiles
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            partial = made.with_suffix(".partial")
-            link = ["-x", "none", *map(str, objects)] if objects else []
-            _run([*command, "-", *link, "-o", str(partial)], text)
-            partial.replace(made)
+    if not made.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with open(made.with_suffix(".lock"), "w") as lock:  # one of several test processes compiles
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                partial = made.with_suffix(".partial")
+                link = ["-x", "none", *map(str, objects)] if objects else []
+                _run([*command, "-", *link, "-o", str(partial)], text)
+                partial.replace(made)
+                _forget_old()
+    os.utime(made)
     return made
+
+
+def _forget_old():
+    for path in CACHE.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if time.time() - path.stat().st_mtime > KEPT_DAYS * 86400:
+                path.unlink()
 
 
 def _run(command, text):

@@ -11,7 +11,6 @@ from tests.cuda_on_host.launcher import HostModule
 FILE = Path(__file__).with_name("planted.cu")
 WRONG = ("NONE", "NO_BARRIER", "NAN_BRANCH")
 OUT_OF_BOUNDS = ("NONE", "FAR_WRITE", "SHORT_SHARED", "FAR_REGISTER")
-SANITIZED = (*build.PLAIN, *build.SANITIZE)
 ROWS, COLUMNS, THREADS = 3, 77, 64
 
 
@@ -30,7 +29,7 @@ def means(bug, dtype="float", flags=build.PLAIN, shared=COLUMNS, **order):
     rows[rng.random(rows.shape) < 0.2] = np.nan
     rows[1] = np.nan
     out = np.zeros(ROWS, rows.dtype)
-    bugs = WRONG if bug in WRONG and flags != SANITIZED else OUT_OF_BOUNDS
+    bugs = WRONG if bug in WRONG and flags != build.SANITIZED else OUT_OF_BOUNDS
     module = HostModule("planted", source(), names(dtype, bugs), flags)
     module.get_function(f"finite_means<{dtype}, {bug}>")(
         (ROWS,), (THREADS,), (rows, np.int32(COLUMNS), out), shared * rows.itemsize, **order)
@@ -40,5 +39,5 @@ def means(bug, dtype="float", flags=build.PLAIN, shared=COLUMNS, **order):
 
 def sanitized(bug, shared=str(COLUMNS)):
     """For a process with the sanitizers."""
-    got, right = means(bug, flags=SANITIZED, shared=int(shared))
+    got, right = means(bug, flags=build.SANITIZED, shared=int(shared))
     np.testing.assert_allclose(got, right, rtol=1e-6)
