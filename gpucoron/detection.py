@@ -11,7 +11,8 @@ import numpy as np
 
 from gpucoron.errors import InputError
 
-__all__ = ["Detection", "aperture_snr", "aperture_sums", "detect", "locate", "psf_fwhm"]
+__all__ = ["Detection", "aperture_snr", "aperture_sums", "detect", "locate", "psf_fwhm",
+           "significance"]
 
 _FINE = 10  # points across a pixel in aperture sums
 _SIGMA_OF_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
@@ -160,8 +161,6 @@ def aperture_snr(
     ----------
     Mawet et al. 2014, ApJ 792, 97, equations 8 to 10.
     """
-    from scipy.stats import norm, t
-
     image = _checked(image, fwhm_px)
     radius = math.hypot(at[0] - star[0], at[1] - star[1])
     count = int(2 * math.pi * radius / fwhm_px)
@@ -178,9 +177,28 @@ def aperture_snr(
     flux -= float(sums.mean())
     noise = float(sums.std(ddof=1)) * math.sqrt(1 + 1 / len(sums))
     snr = flux / noise if noise else math.copysign(math.inf, flux)
-    log_false_alarm = t.logsf(snr, len(sums) - 1)
-    significance = float(norm.isf(math.exp(log_false_alarm))) if log_false_alarm > -700 else 37.0
-    return flux, snr, significance, len(sums)
+    return flux, snr, float(significance(snr, len(sums))), len(sums)
+
+
+def significance(snr, n_apertures) -> np.ndarray:
+    """Turn a signal-to-noise known from few apertures into Gaussian sigmas.
+
+    Parameters
+    ----------
+    snr : array or float
+    n_apertures : array or float
+        Below 2 there is no noise to compare with: NaN.
+
+    Returns
+    -------
+    array
+        The Gaussian quantile of Student's t with n - 1 degrees of freedom, at most 37.
+    """
+    from scipy.special import ndtri, stdtr
+
+    snr, n = np.broadcast_arrays(np.asarray(snr, float), np.asarray(n_apertures, float))
+    rarely = stdtr(np.where(n >= 2, n - 1, np.nan), -np.abs(snr))
+    return np.sign(snr) * np.minimum(-ndtri(np.maximum(rarely, 1e-299)), 37.0)
 
 
 def aperture_sums(image: np.ndarray, centres, radius_px: float) -> np.ndarray:

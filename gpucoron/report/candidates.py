@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucoron.detection import aperture_snr, aperture_sums, locate
+from gpucoron.detection import aperture_snr, aperture_sums, locate, significance
 from gpucoron.errors import InputError
 
-__all__ = ["Candidate", "find_candidates", "significance", "snr_map"]
+__all__ = ["Candidate", "find_candidates", "snr_map"]
 
 THRESHOLD = 5.0  # Gaussian sigmas
 APART = 1.5  # FWHM; apertures nearer than this to a source are not of the noise
@@ -50,27 +50,6 @@ class Candidate:
     significance: float
     n_apertures: int
     narrow: bool
-
-
-def significance(snr, n_apertures) -> np.ndarray:
-    """Turn a signal-to-noise known from few apertures into Gaussian sigmas.
-
-    Parameters
-    ----------
-    snr : array or float
-    n_apertures : array or float
-        Below 2 there is no noise to compare with: NaN.
-
-    Returns
-    -------
-    array
-        The Gaussian quantile of Student's t with n - 1 degrees of freedom, at most 37.
-    """
-    from scipy.special import ndtri, stdtr
-
-    snr, n = np.broadcast_arrays(np.asarray(snr, float), np.asarray(n_apertures, float))
-    rarely = stdtr(np.where(n >= 2, n - 1, np.nan), -np.abs(snr))
-    return np.sign(snr) * np.minimum(-ndtri(np.maximum(rarely, 1e-299)), 37.0)
 
 
 def snr_map(

@@ -32,14 +32,18 @@ def _curves(record: Record, sky: Sky | None):
             continue
         width = max(measure.psf_fwhm(e.meta.filter or "") / place[2], 1.0)
         for j, (name, image) in enumerate(
-                [("before", e.before), *((f"{t} KL", i) for t, i in e.after.items())]):
+                [("before", e.before), *((_kept(t), i) for t, i in e.after.items())]):
             r, rms = measure.profile(image, place[:2], width)
             exposures.append((f"S{k + 1}, {name}", r * place[2], rms, k % COLOURS, j))
     if sky is not None:
         for k, (t, image) in enumerate(record.images.items()):
             r, rms = measure.profile(image, sky.star, max(sky.fwhm_px, 1.0))
-            images.append((f"{t} KL", r * sky.arcsec_per_px, rms, k % COLOURS, k))
+            images.append((_kept(t), r * sky.arcsec_per_px, rms, k % COLOURS, k))
     return exposures, images
+
+
+def _kept(truncate: int) -> str:
+    return f"{truncate} KL vector{'s'[: truncate != 1]}"
 
 
 def residuals(record: Record, sky: Sky | None, prefix: str) -> str:
@@ -166,7 +170,8 @@ def eigenvalues(record: Record, truncations: tuple[int, ...], prefix: str, why: 
         for t in truncations:
             chart.rule(t + 0.5, f"{t}")
     kept = "; ".join(
-        f"{t} KL vectors explain {total[min(t, modes) - 1]:.4g} %" for t in truncations if t > 0)
+        f"{_kept(t)} explain{'s'[: t == 1]} {total[min(t, modes) - 1]:.4g} %"
+        for t in truncations if t > 0)
     return section(
         f"{prefix}eigen", title, '<div class="row">',
         figure("Spectrum", spectrum.svg(), "Median over the science integrations; the band is "

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpucoron.detection import aperture_snr, psf_fwhm
+from gpucoron.detection import aperture_snr, psf_fwhm, significance
 from gpucoron.io.tan import tangent_plane
-from gpucoron.report.candidates import Candidate, find_candidates, significance, snr_map
+from gpucoron.report.candidates import Candidate, find_candidates, snr_map
 from gpucoron.report.record import ExposureRecord, Record
 
 __all__ = ["Seen", "Shifts", "Sky", "profile", "reference_shifts", "search", "sky_of",

@@ -139,16 +139,16 @@ def candidates(record: Record, sky: Sky | None, seen: list[Seen], prefix: str) -
         return section(f"{prefix}candidates", title, "<p>No point stands out by 5 sigma.</p>")
     roots = [e.root for e in record.exposures.values() if e.exptype == "science"]
     several = list(record.images) if len(record.images) > 1 else []
-    header = ["", "separation", "PA", "significance", "SNR", "apertures", "flux, µJy", "x", "y",
-              "RA", "Dec", *(f"SNR, KL {t}" for t in several),
-              *(f"SNR in S{k}" for k in range(1, len(roots) + 1)), ""]
+    header = ["", "separation", "PA", "significance", "SNR",
+              *(f"in S{k}" for k in range(1, len(roots) + 1)), "doubt", "flux, µJy", "apertures",
+              *(f"{t} KL" for t in several), "x", "y", "RA", "Dec"]
     shown = seen[:LISTED]
     rows = [[
         k, f"{s.separation:.3f}″", f"{number(s.angle, 1)}°", number(s.candidate.significance, 1),
-        number(s.candidate.snr, 1), s.candidate.n_apertures, f"{s.flux_ujy:.3g}",
-        number(s.candidate.x), number(s.candidate.y), f"{s.ra:.6f}°",
-        f"{s.dec:+.6f}°".replace("-", "−"), *(number(s.by_truncation.get(t), 1) for t in several),
-        *(number(s.by_exposure.get(r, math.nan), 1) for r in roots), s.doubt,
+        number(s.candidate.snr, 1), *(number(s.by_exposure.get(r, math.nan), 1) for r in roots),
+        s.doubt, f"{s.flux_ujy:.3g}", s.candidate.n_apertures,
+        *(number(s.by_truncation.get(t), 1) for t in several), number(s.candidate.x),
+        number(s.candidate.y), f"{s.ra:.6f}°", f"{s.dec:+.6f}°".replace("-", "−"),
     ] for k, s in enumerate(shown, 1)]
     clear = sum(not s.doubt for s in seen)
     rest = "" if len(seen) == len(shown) else f" {len(seen) - len(shown)} more are not listed."
@@ -156,12 +156,15 @@ def candidates(record: Record, sky: Sky | None, seen: list[Seen], prefix: str) -
         f"{prefix}candidates", title,
         f"<p>{clear} point{'s'[: clear != 1]} of 5 sigma or more against which nothing speaks"
         f"{'' if clear == len(seen) else f', and {len(seen) - clear} in doubt'}.{rest}</p>",
-        table(header, rows, range(1, len(header) - 1), ["doubt" if s.doubt else "" for s in shown]),
+        table(header, rows, set(range(1, len(header))) - {len(roots) + 5},
+              ["doubt" if s.doubt else "" for s in shown]),
         '<p class="soft">Position angle from north through east. SNR: aperture sum against the '
         "other apertures at that separation, (x − mean) / (s √(1 + 1/n)); significance: the same "
-        "false-alarm probability in Gaussian sigmas. x, y: pixels of the image from 0. The flux is "
-        "that in the aperture, with no correction for the rest of the PSF, for what KLIP subtracts "
-        "or for the coronagraph. Clumps and edges of a disk are listed like planets.</p>")
+        "false-alarm probability in Gaussian sigmas. S1, S2, ...: SNR in the exposures, where a "
+        "source on the sky is in all of them; KL: SNR with other truncations. The flux is that in "
+        "the aperture, with no correction for the rest of the PSF, for what KLIP subtracts or for "
+        "the coronagraph. x, y: pixels of the image from 0. Clumps and edges of a disk are listed "
+        "like planets.</p>")
 
 
 def before_after(record: Record, sky: Sky | None, prefix: str) -> str:
