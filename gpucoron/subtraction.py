@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -94,8 +95,7 @@ class Subtraction:
 
     def _share(self, share, integrations):
         """Do one device's integrations, fewer at a time where its memory does not suffice."""
-        size = self._group_size(share)
-        start, buffer = 0, None
+        size, start, buffer = self._group_size(share), 0, None
         with share.place.here():
             while start < len(integrations):
                 group = integrations[start : start + size]
@@ -105,15 +105,15 @@ class Subtraction:
                             xp = cuda.namespace(share.stack.data)
                             buffer = xp.empty((len(group), *share.alignment.shape))
                         self._group(share, group, buffer[: len(group)])
+                    start += len(group)
                 except DeviceMemoryError as problem:
-                    buffer = None
-                    if size == 1:
+                    if len(group) == 1:
                         raise
-                    size = (min(size, len(group)) + 1) // 2
-                    log.info("%s; going on with %d integration%s at a time", problem, size,
+                    size, buffer = (len(group) + 1) // 2, None
+                    log.info("%s; going on with %d integration%s at a time", str(problem), size,
                              "s"[: size != 1])
-                    continue
-                start += len(group)
+                if buffer is None:
+                    gc.collect()  # what failed still holds its arrays
 
     def _group_size(self, share):
         """Return how many integrations to take at once."""
@@ -154,16 +154,13 @@ class Subtraction:
         filled = share.stack.replace(data=share.alignment.science).planes(planes)
         parts = klip(filled, aligned if self.each else aligned[0], list(self._out),
                      overwrite_references=True)
+        first = self.shares[0].place
         for (data, err), part in zip(self._out.values(), parts, strict=True):
             found = part.data, part.err
-            if share.place is not self.shares[0].place:
-                found = self._home(share.place.later(found)())
-            data[planes], err[planes] = found
-
-    def _home(self, arrays):
-        first = self.shares[0].place
-        with first.here():
-            return first.upload(arrays)
+            if share.place is not first:
+                found = first.upload(share.place.later(found)())
+            with first.here():
+                data[planes], err[planes] = found
 
     def _write(self, share, group, aligned, fits):
         """Have aligned references written, the CPU's a batch at a time."""
