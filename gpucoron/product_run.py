@@ -296,6 +296,7 @@ class ProductRun:
         job, skip = self.job, self.parameters.align_refs.skip
         work = Subtraction(job, exposure.root, shares, "psfalign" in job.keep and not skip)
         subtracted = work.run(writer)
+        self.record.exposures[exposure.root].eigenvalues = work.spectra
         if not skip:
             self.result.fits[exposure.root] = work.table
             _report_fits(exposure.root, work.table)

@@ -58,6 +58,8 @@ class Subtraction:
         After `run`.
     kept : list of (images, errors)
         Aligned references of each fitted integration, on the host, if wanted.
+    spectra : list of (rank,) arrays
+        Eigenvalues of each KL basis, where it was made.
     """
 
     def __init__(self, job: Job, root: str, shares: list[Share], keep: bool):
@@ -65,6 +67,7 @@ class Subtraction:
         self.each = shares[0].alignment.align == "each"
         self.table: np.ndarray | None = None
         self.kept: list = []
+        self.spectra: list = []
         self._lock = threading.Lock()
         self._done = 0
         self._tables: dict[int, np.ndarray] = {}
@@ -153,7 +156,7 @@ class Subtraction:
         planes = slice(group[0], group[-1] + 1) if self.each else slice(None)
         filled = share.stack.replace(data=share.alignment.science).planes(planes)
         parts = klip(filled, aligned if self.each else aligned[0], list(self._out),
-                     overwrite_references=True)
+                     overwrite_references=True, spectra=self.spectra)
         first = self.shares[0].place
         for (data, err), part in zip(self._out.values(), parts, strict=True):
             found = part.data, part.err

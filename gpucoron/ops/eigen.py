@@ -131,7 +131,7 @@ class KLBasis:
         return results if np.ndim(truncate) else results[0]
 
 
-def klip_many(references, targets, truncate, overwrite=False):
+def klip_many(references, targets, truncate, overwrite=False, spectra=None):
     """Model each of several targets by references of its own, and subtract.
 
     Parameters
@@ -144,6 +144,8 @@ def klip_many(references, targets, truncate, overwrite=False):
         Number of vectors to keep; more than there are means all.
     overwrite : bool
         As for `KLBasis`.
+    spectra : list, optional
+        Takes the eigenvalues of each basis, as `KLBasis` has them.
 
     Returns
     -------
@@ -174,11 +176,12 @@ def klip_many(references, targets, truncate, overwrite=False):
             f"klip: references have shape {references.shape}, targets {targets.shape}; expected "
             "(n, nref, ny, nx) and (n, ny, nx)")
     klip = _klip_many_cuda if on_gpu(references, targets) else _klip_many_cpu
-    residuals, scatters = klip(references, targets, wanted, overwrite)
+    spectra = [] if spectra is None else spectra
+    residuals, scatters = klip(references, targets, wanted, overwrite, spectra)
     return (residuals, scatters) if np.ndim(truncate) else (residuals[0], scatters[0])
 
 
-def _klip_many_cpu(references, targets, wanted, overwrite):
+def _klip_many_cpu(references, targets, wanted, overwrite, spectra):
     residuals, scatters = ([np.full(targets.shape, np.nan) for _ in wanted] for _ in range(2))
     for k, (own, target) in enumerate(zip(references, targets, strict=True)):
         if not np.isfinite(target).any():
@@ -187,6 +190,7 @@ def _klip_many_cpu(references, targets, wanted, overwrite):
         _check_usable(usable.sum(), len(own), f" for target {k + 1}")
         every = usable.all()
         basis = KLBasis(own if every else own[usable], overwrite or not every)
+        spectra.append(basis.eigenvalues)
         for plane, left in zip(residuals, basis.subtract(target[None], wanted), strict=True):
             plane[k] = left[0]
         for plane, left in zip(scatters, basis.scatter(wanted), strict=True):
@@ -194,7 +198,7 @@ def _klip_many_cpu(references, targets, wanted, overwrite):
     return residuals, scatters
 
 
-def _klip_many_cuda(references, targets, wanted, overwrite):
+def _klip_many_cuda(references, targets, wanted, overwrite, spectra):
     from gpucoron.ops._eigen_cuda import Bases
 
     cp, (n, nref), shape = cuda.cupy(), references.shape[:2], targets.shape
@@ -203,6 +207,7 @@ def _klip_many_cuda(references, targets, wanted, overwrite):
     for k in np.flatnonzero(bases.seen):
         _check_usable(bases.used[k], nref, f" for target {k + 1}")
         _check_rank(bases.ranks[k])
+        spectra.append(bases.sums[k, : bases.ranks[k]] / (flat.shape[2] - 1))
     residuals, scatters = bases.both(wanted)
     unseen = cp.asarray(bases.seen == 0)[:, None]
     return ([left.reshape(shape) for left in residuals],

@@ -16,7 +16,7 @@ __all__ = ["basis", "klip"]
 
 def klip(
     stack: IntegrationStack, references, truncate: int | Sequence[int] = 50, *,
-    overwrite_references: bool = False,
+    overwrite_references: bool = False, spectra: list | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL vectors.
 
@@ -32,6 +32,8 @@ def klip(
         are references, all of each reference is modelled, and err is 0.
     overwrite_references : bool
         The references may be changed (float64 ones lose their means): saves a copy.
+    spectra : list, optional
+        Takes the eigenvalues of each KL basis, descending, (MJy/sr)^2.
 
     Returns
     -------
@@ -59,22 +61,24 @@ def klip(
             f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front")
     wanted = [int(k) for k in np.atleast_1d(truncate)]
     if references.ndim == 3:
-        pairs = _shared(images, references, wanted, overwrite_references)
+        pairs = _shared(images, references, wanted, overwrite_references, spectra)
     elif len(references) != len(stack):
         raise InputError(
             f"klip: references for {len(references)} integrations, but there are {len(stack)}")
     else:
-        residuals, scatters = klip_many(references, images, wanted, overwrite_references)
+        residuals, scatters = klip_many(references, images, wanted, overwrite_references, spectra)
         pairs = zip(residuals, scatters, strict=True)
     stacks = [stack.replace(data=data.astype(np.float32), err=err.astype(np.float32))
               for data, err in pairs]
     return stacks if np.ndim(truncate) else stacks[0]
 
 
-def _shared(images, references, wanted, overwrite):
+def _shared(images, references, wanted, overwrite, spectra):
     """Yield residuals and scatters, each truncation's, where all images share the references."""
     xp = cuda.namespace(images, references)
     shared = basis(references, overwrite)
+    if spectra is not None:
+        spectra.append(shared.eigenvalues)
     seen = xp.isfinite(images).any(axis=(1, 2))[:, None, None]
     residuals, scatters = shared.subtract(images, wanted), shared.scatter(wanted)
     for left, plane in zip(residuals, scatters, strict=True):

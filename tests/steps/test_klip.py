@@ -128,3 +128,15 @@ def test_references_on_a_gpu_are_left_as_they_are(device):
     there_too = IntegrationStack(*map(device.array, (stack.data, stack.err, stack.dq)))
     klip(there_too, there, 3, overwrite_references=device.is_gpu)
     np.testing.assert_array_equal(device.get(there), refs)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_eigenvalues_come_along(device, own):
+    stack, refs = scene()
+    spectra = []
+    run(device, stack, np.stack([refs] * 3) if own else refs, 3, spectra=spectra)
+    centred = refs.reshape(len(refs), -1) - refs.mean(axis=(1, 2))[:, None]
+    direct = np.linalg.eigvalsh(centred @ centred.T / (centred.shape[1] - 1))[::-1]
+    assert len(spectra) == (3 if own else 1)
+    for values in spectra:
+        np.testing.assert_allclose(device.get(values), direct, rtol=1e-9)
