@@ -13,8 +13,7 @@ from astropy.wcs import WCS
 
 import gpucoron
 from gpucoron import pipeline
-from gpucoron.cli_demo import psf_fwhm
-from gpucoron.detection import detect
+from gpucoron.detection import detect, psf_fwhm
 from gpucoron.errors import OutputError, ParameterError, UsageError
 from gpucoron.io import read_exposure, read_psfmask
 from gpucoron.parameters import Klip, Parameters
