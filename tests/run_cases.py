@@ -34,13 +34,18 @@ def sanitized(file):
 
 
 def barriers(file):
-    """List (file, line) of every barrier in a source with its includes."""
+    """List (file, line) of every barrier in a source with its includes.
+
+    Not those with a comment ``// untested: why``: one that lanes could not pass out of order here,
+    but that their memory needs on a GPU.
+    """
     found, name, number = [], "", 0
     for line in cuda.read_kernels(file).source.splitlines():
         if marker := _LINE.match(line):
             number, name = int(marker[1]), marker[2]
             continue
-        if _BARRIER.search(line.partition("//")[0]):
+        code, _, comment = line.partition("//")
+        if _BARRIER.search(code) and "untested: " not in comment:
             found.append((name, number))
         number += 1
     return found
