@@ -18,6 +18,7 @@ OPTIONS = ("-std=c++17",)
 _PLAIN_SHARED = 48 * 1024  # a block gets more only after it was asked for
 _INCLUDE = re.compile(r'\s*#\s*include\s+"([\w./]+)"\s*')
 _INSTANTIATE = re.compile(r"//\s*instantiate:\s*(.+?)\s*")
+_LIBRARY = re.compile(r"\blib\w+\.so\b|\.dll\b")
 _MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryAllocation|OUT_OF_MEMORY|ALLOC_FAILED")
 
 
@@ -106,11 +107,11 @@ def errors(where: str):
     """
     try:
         yield
-    except ImportError as problem:  # CuPy looks for CUDA's libraries when it first needs them
-        raise DeviceError(f"{where}: {_one_line(problem)}; pip install 'gpucoron[cuda13-ctk]' "
-                          "brings CUDA's libraries") from problem
     except Exception as problem:  # CuPy's classes cannot be named without importing it
         text = _one_line(problem)
+        if isinstance(problem, ImportError) and _LIBRARY.search(text):  # loaded when first needed
+            raise DeviceError(f"{where}: {text}; pip install 'gpucoron[cuda13-ctk]' brings CUDA's "
+                              "libraries") from problem
         theirs = type(problem).__module__.partition(".")[0] in ("cupy", "cupy_backends", "cupyx")
         if not theirs and not text.startswith("CuPy failed to load"):
             raise

@@ -1,7 +1,9 @@
 """How kernels are found, read and launched, and what is said when that fails."""
 
 import os
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,13 @@ def test_a_kernel_is_launched_by_the_name_that_its_file_declares(kernels, device
         cuda.kernel("twice", "plain")((1,), (1,), (one,), shared_mem=2**30)
     with pytest.raises(DeviceError, match=r"^twice.cu, plain: [^\n]*$"):
         cuda.kernel("twice", "plain")((1,), (4096,), (one,))
+
+
+def test_only_two_modules_import_cupy():
+    package = Path(cuda.__file__).parent
+    importing = {path.name for path in package.rglob("*.py")
+                 if re.search(r"^\s*(import|from) cupyx?\b", path.read_text(), re.M)}
+    assert importing == {"cuda.py", "device.py"}
 
 
 def test_kernels_are_beside_the_module_or_beside_the_package():
@@ -167,6 +176,8 @@ def test_other_errors_pass():
         1 / 0
     with pytest.raises(InputError, match="^mine$"), cuda.errors("klip"):
         raise InputError("mine")
+    with pytest.raises(ModuleNotFoundError), cuda.errors("klip"):
+        import no_such_module  # noqa: F401
 
 
 @pytest.mark.parametrize("problem, text", [
