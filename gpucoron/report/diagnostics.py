@@ -24,7 +24,7 @@ def _science(record):
 
 def _curves(record: Record, sky: Sky | None):
     """(name, separations in arcsec, rms, colour, dash) of exposures, then of combined images."""
-    radec = sky.radec if sky else None
+    radec = sky.radec if sky and sky.given else None
     exposures, images = [], []
     for k, e in enumerate(_science(record)):
         place = measure.star_in_exposure(e, radec)
@@ -159,7 +159,7 @@ def eigenvalues(record: Record, truncations: tuple[int, ...], prefix: str, why: 
     share = 100 * values / np.nansum(values, axis=1, keepdims=True)
     each = np.nanmedian(share, axis=0)
     total = np.nanmedian(np.nancumsum(share, axis=1), axis=0)
-    explained = Chart([0.5, modes + 0.5], [0.0, 100.0], "mode", "variance, %",
+    explained = Chart([0.5, modes + 0.5], [0.0, 108.0], "mode", "variance, %",
                       title="variance explained")
     explained.bars(number, each, 0.8, 0, [f"mode {k}: {v:.2g} %" for k, v in zip(
         number, each, strict=True)])
@@ -190,8 +190,9 @@ def flags(record: Record, prefix: str) -> str:
         return section(f"{prefix}flags", title, missing("outlier_detection was skipped."))
     names = labels(record)
     counts = np.concatenate([np.asarray(e.outliers) for e in known])
-    chart = Chart([0.5, len(counts) + 0.5], np.r_[0, counts], "integration",
+    chart = Chart([0.5, len(counts) + 0.5], np.r_[0, 1.1 * counts], "integration",
                   "outliers found", title=title, height=260)
+    chart.x = (0.0, len(counts) + 1.0)
     start, rows = 0, []
     for e in known:
         n = len(e.outliers)

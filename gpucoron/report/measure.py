@@ -43,18 +43,19 @@ def sky_of(record: Record, star: tuple[float, float] | None = None) -> Sky | Non
     ----------
     record : Record
     star : (ra, dec), degrees, optional
-        Default: where the exposures' reference points (RA_REF, DEC_REF) are on average. A target
-        behind a coronagraph is put there by target acquisition, to some hundredths of an arcsec;
-        the catalogue's place of the target is off by what the guide stars' are, or by its motion.
+        Default: the mean of the exposures' own, see `star_in_exposure`.
     """
     wcs, science = record.wcs, _science(record)
     if wcs is None or not science:
         return None
-    points = [(e.meta.ra_ref, e.meta.dec_ref) for e in science
-              if None not in (e.meta.ra_ref, e.meta.dec_ref)]
-    if star is None and not points:
+    if star is not None:
+        places = np.array([wcs.sky_to_pixel(*star)], float)
+    else:
+        own = [(e, star_in_exposure(e)) for e in science]
+        places = np.array([wcs.sky_to_pixel(*e.wcs.pixel_to_sky(*p[:2], everywhere=True))
+                           for e, p in own if p is not None], float)
+    if not places.size:
         return None
-    places = np.array([wcs.sky_to_pixel(*p) for p in ([star] if star else points)], float)
     x, y = places.mean(axis=0)
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
@@ -81,11 +82,25 @@ def _unit(vector):
 def star_in_exposure(
     exposure: ExposureRecord, sky: tuple[float, float] | None = None
 ) -> tuple[float, float, float] | None:
-    """Return the star's x, y in an exposure and its arcsec per pixel; None where not known."""
-    radec = sky or (exposure.meta.ra_ref, exposure.meta.dec_ref)
-    if exposure.wcs is None or None in radec:
+    """Return the star's x, y in an exposure and its arcsec per pixel; None where not known.
+
+    Parameters
+    ----------
+    exposure : ExposureRecord
+    sky : (ra, dec), degrees, optional
+        Where the star is. Default: the reference pixel (CRPIX, or RA_REF and DEC_REF), for there
+        target acquisition puts a star behind a coronagraph, to some hundredths of an arcsec. By
+        coordinates the target is found less well: guide stars have errors, and targets move.
+    """
+    if exposure.wcs is None:
         return None
-    x, y = (float(v) for v in exposure.wcs.sky_to_pixel(*radec))
+    reference = exposure.meta.ra_ref, exposure.meta.dec_ref
+    if sky is None and exposure.reference_px is not None:
+        x, y = exposure.reference_px
+    elif sky is None and None in reference:
+        return None
+    else:
+        x, y = (float(v) for v in exposure.wcs.sky_to_pixel(*(sky or reference)))
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
     ra, dec = exposure.wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]),
@@ -167,7 +182,7 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Se
 
 def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
     """What is needed to measure in one exposure; None where there is no WCS or image."""
-    place = star_in_exposure(exposure, sky.radec)
+    place = star_in_exposure(exposure, sky.radec if sky.given else None)
     image = exposure.after.get(truncate)
     if place is None or image is None:
         return None
@@ -185,6 +200,8 @@ def _doubt(entry: Seen, before: list[Seen], sky: Sky, views: list) -> str:
     present = sum(v >= 0.3 * max(known) for v in known)
     if present < len(known) and max(known) >= 4.5:
         return f"in {present} of {len(known)} exposures only"
+    if views and not known:
+        return "at the edge of every exposure"
     if len(known) == 1 < len(views):
         return "in the field of one exposure only"
     if c.narrow:

@@ -36,6 +36,8 @@ class ExposureRecord:
     meta : ExposureMeta
     wcs : InputWcs
         Of a science exposure.
+    reference_px : (float, float)
+        Its reference pixel x, y (CRPIX), from 0.
     outliers : (n,) int
         Pixels that outlier_detection flagged in each integration.
     unusable : (n,) int
@@ -54,6 +56,7 @@ class ExposureRecord:
     shape: tuple[int, int, int]
     meta: ExposureMeta
     wcs: InputWcs | None = None
+    reference_px: tuple[float, float] | None = None
     outliers: Any = None
     unusable: Any = None
     before: Any = None
@@ -109,6 +112,7 @@ class Record:
             if e.exptype == "science":
                 with suppress(GpucoronError):  # resample, which needs it, has its own complaint
                     entry.wcs = read_wcs(e.asdf_bytes, e.path.name)
+                entry.reference_px = _reference_pixel(e)
             self.exposures[e.root] = entry
 
     def note_outliers(self, root: str, found: OutlierResult) -> None:
@@ -139,6 +143,14 @@ class Record:
             e.eigenvalues = [to_host(values) for values in e.eigenvalues]
         self.mask = None if self.mask is None else to_host(self.mask)
         self.images = {k: to_host(image) for k, image in self.images.items()}
+
+
+def _reference_pixel(exposure: Exposure) -> tuple[float, float] | None:
+    header = exposure.cards("SCI")
+    values = [header.get(name) for name in ("CRPIX1", "CRPIX2")] if header else [None]
+    if not all(isinstance(v, (int, float)) and np.isfinite(v) for v in values):
+        return None
+    return float(values[0]) - 1, float(values[1]) - 1
 
 
 def _mean(images):

@@ -94,13 +94,13 @@ def _mask_text(record: Record) -> str:
 
 def _star_text(sky: Sky | None) -> str:
     if sky is None:
-        return "Where the star is, no exposure tells."
+        return "No exposure tells where the star is."
     if sky.given:
         return "Cross: the star, where it was given."
-    text = ("Cross: the star, taken to be at the coronagraph's reference point (RA_REF, DEC_REF), "
-            "where target acquisition puts it to some 0.02″")
+    text = ("Cross: the star, taken to be at the exposures' reference pixel (CRPIX), where target "
+            "acquisition puts it to some 0.02″")
     spread = sky.spread_px * sky.arcsec_per_px
-    return text + (f"; the exposures' points lie up to {spread:.2f}″ from their mean."
+    return text + (f"; the exposures' differ by up to {spread:.2f}″ from the mean."
                    if spread > 0.005 else ".")
 
 
@@ -176,7 +176,7 @@ def before_after(record: Record, sky: Sky | None, prefix: str) -> str:
         if e.before is None:
             parts.append(figure(heading, missing("The run did not come to this exposure.")))
             continue
-        place = measure.star_in_exposure(e, sky.radec if sky else None)
+        place = measure.star_in_exposure(e, sky.radec if sky and sky.given else None)
         over = [] if place is None else [
             overlays.star_mark(place[0], place[1]), overlays.scale_bar(place[2])]
         if record.mask is not None and np.shape(record.mask) == np.shape(e.before):
