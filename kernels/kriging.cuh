@@ -40,11 +40,12 @@ struct Prediction {
   double value, variance;
 };
 
-// Collect the good neighbours, and tell how many there are and what their noise variances add up
-// to. `near(v, u, value, noise)` reads pixel (v, u) and tells whether it is good.
+// Collect the good neighbours within `reach`, and tell how many there are and what their noise
+// variances add up to. `near(v, u, value, noise)` reads pixel (v, u) and tells whether it is good.
 template <int REACH, class Near>
-__device__ __forceinline__ int gather_neighbours(int y, int x, int ny, int nx, const Near &near,
-                                                 KrigingScratch<REACH> &s, double &noise) {
+__device__ __forceinline__ int gather_neighbours(int y, int x, int ny, int nx, int reach,
+                                                 const Near &near, KrigingScratch<REACH> &s,
+                                                 double &noise) {
   constexpr int SPAN = 2 * REACH + 1;
   const int lane = threadIdx.x % 32;
   int n = 0;
@@ -52,7 +53,7 @@ __device__ __forceinline__ int gather_neighbours(int y, int x, int ny, int nx, c
   for (int first = 0; first < SPAN * SPAN; first += 32) {
     const int cell = first + lane, dy = cell / SPAN - REACH, dx = cell % SPAN - REACH;
     const int v = y + dy, u = x + dx, square = dy * dy + dx * dx;
-    bool good = cell < SPAN * SPAN && square > 0 && square <= REACH * REACH && v >= 0 && v < ny &&
+    bool good = cell < SPAN * SPAN && square > 0 && square <= reach * reach && v >= 0 && v < ny &&
                 u >= 0 && u < nx;
     double value = 0.0, variance = 0.0;
     if (good) good = near(v, u, value, variance);
@@ -117,14 +118,14 @@ __device__ __forceinline__ bool factor(int n, double mean, double nugget, const 
 }
 
 // The prediction of pixel (y, x); NaN with fewer than FEWEST good neighbours. All 32 lanes must
-// take part and get the same. `table`: correlation by squared distance, up to (2 REACH)^2.
+// take part and get the same. `table`: correlation by squared distance, up to (2 reach)^2.
 template <int REACH, class Near>
 __device__ __forceinline__ Prediction krige_pixel(int y, int x, int ny, int nx,
                                                   const double *table, const Near &near,
-                                                  KrigingScratch<REACH> &s) {
+                                                  KrigingScratch<REACH> &s, int reach = REACH) {
   const int lane = threadIdx.x % 32;
   double noise, sum = 0.0, power = 0.0;
-  const int n = gather_neighbours(y, x, ny, nx, near, s, noise);
+  const int n = gather_neighbours(y, x, ny, nx, reach, near, s, noise);
   if (n < FEWEST) return {nan_of<double>(), nan_of<double>()};
   for (int a = lane; a < n; a += 32) sum += s.value[a];
   const double mean = warp_sum(sum) / n;

@@ -71,6 +71,25 @@ def candidates(device):
     return results
 
 
+@case("bad_pixels")
+def bad_pixels(device):
+    from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels
+
+    results = []
+    for dtype in (np.float32, np.float64):
+        rng = np.random.default_rng(6)
+        images = 50 * rng.normal(size=(6, 9, 19)).cumsum(axis=1).cumsum(axis=2)
+        bad = rng.random(images.shape) < 0.1
+        bad[:3, 2:4, 3:6] = bad[3:, 4:, 8:] = bad[5] = True
+        images = images.astype(dtype)
+        images, err, bad = map(device.array, (images, np.ones_like(images), bad))
+        groups = [0, 0, 0, 1, 1, 2]
+        exposures = exposure_images(images, bad, groups, err)
+        results += [*exposures[:4], fill_bad_pixels(images, bad, 3, groups),
+                    fill_bad_pixels(images, bad, 3, groups, err=err, exposures=exposures)]
+    return results
+
+
 @case("eigen")
 def decompositions(device):
     from gpucoron.ops._eigen_cuda import decompose

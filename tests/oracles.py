@@ -82,3 +82,27 @@ def klip(target, references, truncate):
     left = refs - (refs @ vectors.T) @ vectors
     model = vectors.T @ (vectors @ t)
     return (t - model).reshape(target.shape), left.std(axis=0).reshape(target.shape)
+
+
+def krige(image, usable, err, y, x, table, reach):
+    """Simple kriging, one dense system a pixel; `table` is the correlation by squared distance."""
+    values, variances = np.full((2, len(y)), np.nan)
+    all_v, all_u = np.nonzero(usable)
+    for i, centre in enumerate(zip(y, x, strict=True)):
+        distance = (all_v - centre[0]) ** 2 + (all_u - centre[1]) ** 2
+        near = (distance > 0) & (distance <= reach**2)
+        v, u = all_v[near], all_u[near]
+        if len(v) < 3:
+            continue
+        data = image[v, u].astype(np.float64)
+        noise = np.where(np.isfinite(err[v, u]), err[v, u], 0).astype(np.float64) ** 2
+        signal = np.mean((data - data.mean()) ** 2) - noise.mean()
+        if signal <= 0.3 * noise.mean():
+            values[i], variances[i] = data.mean(), max(signal, 0)
+            continue
+        system = table[(v[:, None] - v) ** 2 + (u[:, None] - u) ** 2]
+        system = system + max(noise.mean() / signal, 1e-4) * np.eye(len(v))
+        weights = np.linalg.solve(system, table[distance[near]])
+        values[i] = data.mean() + weights @ (data - data.mean())
+        variances[i] = signal * max(0, 1 - weights @ table[distance[near]])
+    return values, variances

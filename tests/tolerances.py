@@ -30,9 +30,13 @@ DRIZZLE_SUM_REL = 1e-6
 #: And its smallest number, which the gaussian's outskirts come down to, for each overlap.
 DRIZZLE_SUM_ABS = 1e-43
 
-#: A drizzle on the GPU, beside the sum of the absolute terms, against the CPU's, which rounds every
-#: product of a weight and a share to single precision (6e-8), as both do their results.
-DRIZZLE_ROUNDED_WEIGHT = 1.2e-7
+#: A variance where lanczos3's weights nearly cancel, against the package's, whose weights and
+#: running means are in single precision: worst seen 3.1e-5.
+DRIZZLE_CANCELLING_VARIANCE = 4e-5
+
+#: A drizzle on the GPU, beside the sum of the absolute terms, against the CPU's: both sum in double
+#: and round the result to single precision, to neighbouring numbers at worst.
+DRIZZLE_ROUNDED = 1.2e-7
 
 #: rms(difference)/rms of a lanczos i2d's SCI, ERR and VAR_* against jwst's: the largest values are
 #: where weights cancel, and what is left of them is rounding: worst seen 9.9e-6 (VAR_RNOISE).
@@ -41,3 +45,7 @@ LANCZOS_REL = 1e-4
 #: Kriging in double, Cholesky against a dense solver: eps times a condition of 1e4 (the nugget's
 #: inverse); worst seen 5e-13.
 KRIGING_REL = 1e-10
+
+#: Filled pixels on a GPU against the CPU's in double, by the largest of the image: the same systems
+#: with sums in another order; worst seen 1e-12.
+FILL_REL = 1e-10

@@ -71,7 +71,7 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
     outside = xp.zeros((len(members_of), *images.shape[1:]), dtype=bool)
     if zero is not None:
         for i, members in enumerate(members_of):
-            outside[i] = zero[members].all(axis=0)
+            outside[i] = zero[xp.asarray(members)].all(axis=0)
     if correlation is None:
         correlation = _measured(combined, outside, half)
 
@@ -212,26 +212,24 @@ def _over(work, items, xp):
 def _fill_on_gpu(out, images, usable, todo, members_of, err, exposures, half):
     from gpucoron.ops import _bad_pixels_cuda
 
-    images, usable = map(cuda.cupy().ascontiguousarray, (images, usable))
     if err is None:
         _bad_pixels_cuda.fill_by_medians(out, images, usable, todo, members_of, half)
         return
-    err = cuda.cupy().ascontiguousarray(err, images.dtype)
-    for image, changes, members in zip(exposures.images, exposures.changes, members_of,
+    for members, image, changes in zip(members_of, exposures.images, exposures.changes,
                                        strict=True):
         if changes is None:
             cuda.cupy().copyto(out[members[0]], image, where=todo[members[0]])
         else:
-            _bad_pixels_cuda.fill_by_kriging(
-                out, images, usable, todo, members, err, image, changes, exposures.correlation)
+            group = _bad_pixels_cuda.Group(images, usable, members)
+            group.fill_by_kriging(out, todo, err, image, changes, exposures.correlation)
 
 
 def _combine(images, usable, members, err):
     """Median of a group, NaN in its holes; its noise; how each integration differs from it."""
+    if on_gpu(images):
+        return _combine_on_gpu(images, usable, members, err)
     good = usable[members]
     middle = median(images[members], good)
-    if on_gpu(images):
-        return _combine_on_gpu(images, usable, members, err, good, middle)
     variance = np.where(good & np.isfinite(err[members]), err[members], 0.0) ** 2
     noise = np.sqrt(variance.sum(axis=0)) / np.maximum(good.sum(axis=0), 1)
     known = np.isfinite(middle)
@@ -244,18 +242,16 @@ def _combine(images, usable, members, err):
     return median(still, good), noise, (factors, terms)
 
 
-def _combine_on_gpu(images, usable, members, err, good, middle):
+def _combine_on_gpu(images, usable, members, err):
     from gpucoron.ops import _bad_pixels_cuda
 
-    cp = cuda.cupy()
-    images, usable = map(cp.ascontiguousarray, (images, usable))
-    err = cp.ascontiguousarray(err, images.dtype)
-    noise = _bad_pixels_cuda.noise_of(usable, members, err)
+    group = _bad_pixels_cuda.Group(images, usable, members)
+    middle, noise = group.median(), group.noise(err)
     if len(members) == 1:
         return middle, noise, None
-    terms = _terms(middle, cp.isfinite(middle))  # NaN where nothing is known, and used nowhere
-    factors, still = _bad_pixels_cuda.changes_of(images, usable, members, err, middle, terms)
-    return median(still, good), noise, (factors, terms)
+    terms = _terms(middle, cuda.cupy().isfinite(middle))  # NaN where nothing is known at all
+    changes = group.changes(err, middle, terms)
+    return group.median_without(changes, terms), noise, (changes, terms)
 
 
 def _terms(middle, known):

@@ -8,8 +8,10 @@ import numpy as np
 import scipy.fft
 from scipy.special import j0
 
+from gpucoron import cuda
+from gpucoron.device import on_gpu
 from gpucoron.errors import InputError
-from gpucoron.ops._host import require_host
+from gpucoron.ops._device_arrays import to_host
 
 __all__ = ["FAR", "NEAR", "correlation_of", "joint_spread", "krige"]
 
@@ -59,7 +61,11 @@ def krige(image, usable, err, y, x, correlation=None, reach=NEAR):
     ----------
     .. [1] Cressie 1993, Statistics for Spatial Data, sect. 3.4.5.
     """
-    require_host("krige", image, usable, err)
+    image, usable, err, y, x = cuda.as_arrays(image, usable, err, y, x)
+    if on_gpu(image, usable, err, y, x):
+        from gpucoron.ops import _kriging_cuda
+
+        return _kriging_cuda.interpolate(image, usable, err, y, x, correlation, reach)
     from gpucoron.ops._kriging_cpu import interpolate
 
     noise = np.where(usable & np.isfinite(err), err, 0.0).astype(np.float64) ** 2
@@ -98,10 +104,14 @@ def correlation_of(image):
     Power below 1/24 cycle per pixel is replaced by that at 1/24: coarser structure is in the mean
     of the neighbours, which kriging takes out. The brightest part of the image decides, and that
     is where it matters.
+
+    This runs on the host: an image on a GPU is copied there, and the result back.
     """
-    if image.ndim != 2 or not np.isfinite(image).all():
+    (image,) = cuda.as_arrays(image)
+    if image.ndim != 2 or not cuda.namespace(image).isfinite(image).all():
         raise InputError(f"image has shape {image.shape}, expected (ny, nx) and finite values")
-    require_host("correlation_of", image)
+    if on_gpu(image):
+        return cuda.cupy().asarray(correlation_of(to_host(image)))
     window = np.multiply.outer(*(np.hanning(n + 2)[1:-1] for n in image.shape))
     power = np.abs(scipy.fft.fft2((image - np.median(image)).astype(np.float64) * window)) ** 2
     ky, kx = (np.fft.fftfreq(n) for n in image.shape)
@@ -138,16 +148,16 @@ def joint_spread(spread, correlation):
     that hardly differ within a hole, is that of independent pixels with the variances
     ``s(i) sum_j K(i, j) s(j)``.
     """
+    xp = cuda.namespace(spread, correlation)
     offsets, _ = _neighbours(NEAR)
-    spread = np.nan_to_num(spread)
-    padded = np.pad(spread, NEAR)
-    y, x = np.nonzero(spread)
-    near = np.maximum(correlation[np.sum(offsets**2, axis=1)], 0.0)
-    total = spread[y, x]
-    for (dy, dx), k in zip(offsets + NEAR, near, strict=True):
-        total = total + k * padded[y + dy, x + dx]
-    out = np.zeros_like(spread)
-    out[y, x] = np.sqrt(spread[y, x] * total)
+    spread = xp.nan_to_num(spread)
+    padded = xp.pad(spread, NEAR)
+    y, x = xp.nonzero(spread)
+    near = xp.maximum(correlation[xp.asarray(np.sum(offsets**2, axis=1))], 0.0)
+    dy, dx = xp.asarray(offsets.T + NEAR)
+    total = spread[y, x] + padded[y[:, None] + dy, x[:, None] + dx] @ near
+    out = xp.zeros_like(spread)
+    out[y, x] = xp.sqrt(spread[y, x] * total)
     return out
 
 

@@ -3,13 +3,46 @@ import pytest
 
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.bad_pixels import (
+    Exposures,
     exposure_images,
     fill_bad_pixels,
     fill_bad_pixels_raster,
     refill,
 )
-from tests import oracles
+from tests import oracles, tolerances
 from tests.scenes import read_only
+
+
+def fill(device, images, bad, *args, **options):
+    """Fill on a device; arrays and result are the host's."""
+    arrays = {k: device.array(v) for k, v in options.items() if k in ("zero", "err")}
+    exposures = options.get("exposures")
+    if exposures is not None:
+        arrays["exposures"] = on(device, exposures)
+    return device.get(fill_bad_pixels(
+        device.array(images), device.array(bad), *args, **{**options, **arrays}))
+
+
+def expose(device, images, bad, groups, err, **options):
+    return back(device, exposure_images(
+        device.array(images), device.array(bad), groups, device.array(err), **options))
+
+
+def on(device, exposures):
+    """Exposures on a device."""
+    changes = [None if c is None else tuple(map(device.array, c)) for c in exposures.changes]
+    arrays = [device.array(np.asarray(a)) for a in exposures[:4]]
+    return Exposures(*arrays, changes, device.array(exposures.correlation))
+
+
+def back(device, exposures):
+    """Exposures on the host again."""
+    changes = [None if c is None else device.get(c) for c in exposures.changes]
+    return Exposures(*device.get(exposures[:4]), changes, device.get(exposures.correlation))
+
+
+def refilled_by(device, exposures, models, limit):
+    return back(device, refill(on(device, exposures), device.array(models), device.array(limit)))
 
 
 def holed(n=3, shape=(23, 19), fraction=0.15, seed=0, dtype=np.float32):
@@ -24,17 +57,17 @@ def holed(n=3, shape=(23, 19), fraction=0.15, seed=0, dtype=np.float32):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("box", [1, 3, 5, 4])
-def test_box_fill_equals_the_oracle(box, dtype):
+def test_box_fill_equals_the_oracle(device, box, dtype):
     images, bad = holed(dtype=dtype)
-    out = fill_bad_pixels(images, bad, box)
+    out = fill(device, images, bad, box)
     for k in range(len(images)):
         np.testing.assert_array_equal(out[k], oracles.box_fill(images[k], ~bad[k], box))
 
 
-def test_other_integrations_of_the_exposure_come_first():
+def test_other_integrations_of_the_exposure_come_first(device):
     images, bad = holed(n=6)
     groups = np.array([0, 0, 0, 0, 1, 1])
-    out = fill_bad_pixels(images, bad, 3, groups)
+    out = fill(device, images, bad, 3, groups)
     for k, y, x in zip(*np.nonzero(bad), strict=True):
         mates = [j for j in range(6) if groups[j] == groups[k] and not bad[j, y, x]]
         if mates:
@@ -43,40 +76,41 @@ def test_other_integrations_of_the_exposure_come_first():
     np.testing.assert_array_equal(out[~bad], images[~bad])
 
 
-def test_result_does_not_depend_on_orientation():
+def test_result_does_not_depend_on_orientation(device):
     images, bad = holed()
-    out = fill_bad_pixels(images, bad, 3)
-    turned = fill_bad_pixels(images[:, ::-1, ::-1], bad[:, ::-1, ::-1], 3)
+    out = fill(device, images, bad, 3)
+    turned = fill(device, images[:, ::-1, ::-1], bad[:, ::-1, ::-1], 3)
     np.testing.assert_array_equal(out, turned[:, ::-1, ::-1])
 
 
-def test_infinite_pixels_are_bad_and_empty_integrations_stay_nan():
+def test_infinite_pixels_are_bad_and_empty_integrations_stay_nan(device):
     images = np.ones((2, 9, 9), np.float32)
     images[0, 4, 4] = np.inf
     images[1] = np.nan
-    out = fill_bad_pixels(images, np.zeros(images.shape, bool))
+    out = fill(device, images, np.zeros(images.shape, bool))
     assert out[0, 4, 4] == 1
     assert np.isnan(out[1]).all()
 
 
-def test_zero_region_is_zero_and_lends_nothing():
+def test_zero_region_is_zero_and_lends_nothing(device):
     images = np.full((1, 9, 9), 5.0)
     zero = np.zeros(images.shape, bool)
     zero[0, :, :3] = True
     bad = zero.copy()
     bad[0, 4, 3] = True
-    out = fill_bad_pixels(images, bad, 3, zero=zero)
+    out = fill(device, images, bad, 3, zero=zero)
     assert (out[zero] == 0).all()
     assert out[0, 4, 3] == 5
 
 
 @pytest.mark.parametrize("box", [0, 1, 2, 3, 5, 7])
-def test_raster_fill_equals_the_oracle(box):
+def test_raster_fill_equals_the_oracle(device, box):
     images, bad = holed(n=3, shape=(12, 11), fraction=0.3)
     flagged = bad & ~np.isnan(images)
     images = images.copy()
     images[2, 5, 5:8] = np.inf
-    out = fill_bad_pixels_raster(images, bad, flagged, box)
+    out = device.get(fill_bad_pixels_raster(
+        *map(device.array, (images, bad, flagged)), box))
     for k in range(3):
         np.testing.assert_array_equal(
             out[k], oracles.raster_fill(images[k], bad[k], flagged[k], box))
@@ -110,7 +144,7 @@ def diffraction_limited(n=1, shape=(48, 48), cutoff=0.42, seed=0):
     return 100 * images / images.std()
 
 
-def test_kriging_knows_what_a_diffraction_limited_image_looks_like():
+def test_kriging_knows_what_a_diffraction_limited_image_looks_like(device):
     rng = np.random.default_rng(1)
     truth = diffraction_limited()
     images = truth + rng.normal(0, 1, truth.shape)
@@ -118,13 +152,13 @@ def test_kriging_knows_what_a_diffraction_limited_image_looks_like():
     bad[0, 4:-4:4, 4:-4:4] = True
     spoilt = read_only(np.where(bad, np.nan, images))
     err = np.ones_like(images)
-    kriged = fill_bad_pixels(spoilt, bad, err=err) - truth
-    boxed = fill_bad_pixels(spoilt, bad) - truth
+    kriged = fill(device, spoilt, bad, err=err) - truth
+    boxed = fill(device, spoilt, bad) - truth
     assert kriged[bad].std() < 3.0  # three times the noise; worst seen over ten seeds 2.6
     assert kriged[bad].std() < 0.1 * boxed[bad].std()
 
 
-def test_kriging_follows_what_the_star_did_since_the_other_integrations():
+def test_kriging_follows_what_the_star_did_since_the_other_integrations(device):
     """One integration moved by 0.05 px: its bad pixels are filled where the star now is."""
     from tests.oracles import fourier_shift
 
@@ -135,26 +169,26 @@ def test_kriging_follows_what_the_star_did_since_the_other_integrations():
     bad = np.zeros(images.shape, bool)
     bad[2, 20:23, 20:23] = True
     bad[2, 30, 10:14] = True
-    filled = fill_bad_pixels(images, bad, groups=[0, 0, 0, 0], err=np.ones_like(images))
+    filled = fill(device, images, bad, groups=[0, 0, 0, 0], err=np.ones_like(images))
     moved = (truth[2] - still)[bad[2]]
     assert np.abs(moved).mean() > 10
     assert (filled - truth)[bad].std() < 2.0  # the noise of a median of three, and a little
     np.testing.assert_array_equal(filled[~bad], images[~bad])
 
 
-def test_noise_alone_is_filled_with_its_mean():
+def test_noise_alone_is_filled_with_its_mean(device):
     rng = np.random.default_rng(3)
     images = rng.normal(50, 1, (1, 40, 40))
     bad = rng.random(images.shape) < 0.05
-    filled = fill_bad_pixels(images, bad, err=np.ones_like(images))
+    filled = fill(device, images, bad, err=np.ones_like(images))
     assert np.abs(filled[bad] - 50).max() < 1.5
     assert filled[bad].std() < 0.5
 
 
-def test_an_integration_without_good_pixels_stays_nan_with_err_too():
+def test_an_integration_without_good_pixels_stays_nan_with_err_too(device):
     images = np.full((2, 20, 20), 7.0)
     images[1] = np.nan
-    filled = fill_bad_pixels(images, np.isnan(images), groups=[0, 1], err=np.ones_like(images))
+    filled = fill(device, images, np.isnan(images), groups=[0, 1], err=np.ones_like(images))
     assert np.isnan(filled[1]).all() and (filled[0] == 7).all()
 
 
@@ -169,9 +203,9 @@ def three_of_one_exposure(seed=5):
     return (*read_only(images, bad, np.ones(images.shape)), truth)
 
 
-def test_an_exposures_image_has_its_holes_filled_and_says_how_well():
+def test_an_exposures_image_has_its_holes_filled_and_says_how_well(device):
     images, bad, err, truth = three_of_one_exposure()
-    exposures = exposure_images(images, bad, [4, 4, 4], err)
+    exposures = expose(device, images, bad, [4, 4, 4], err)
     assert np.isfinite(exposures.images).all() and exposures.images.shape == (1, 48, 48)
     np.testing.assert_array_equal(exposures.known[0], ~bad.all(axis=0))
     assert (exposures.spread[0][~exposures.known[0]] > 0).all()
@@ -179,31 +213,75 @@ def test_an_exposures_image_has_its_holes_filled_and_says_how_well():
     hole = bad.all(axis=0)
     pull = (exposures.images[0] - truth[0])[hole] / exposures.spread[0][hole]
     assert np.sqrt(np.mean(pull**2)) < 2.5
-    filled = fill_bad_pixels(images, bad, groups=[4, 4, 4], err=err, exposures=exposures)
-    np.testing.assert_array_equal(filled, fill_bad_pixels(images, bad, groups=[4, 4, 4], err=err))
+    filled = fill(device, images, bad, groups=[4, 4, 4], err=err, exposures=exposures)
+    np.testing.assert_array_equal(filled, fill(device, images, bad, groups=[4, 4, 4], err=err))
 
 
-def test_a_model_fills_what_neighbours_cannot():
+def test_a_model_fills_what_neighbours_cannot(device):
     images, bad, err, truth = three_of_one_exposure()
     bad = bad.copy()
     bad[:, 10:18, 10:18] = True
-    exposures = exposure_images(images, bad, [0, 0, 0], err)
+    exposures = expose(device, images, bad, [0, 0, 0], err)
     hole = bad.all(axis=0)
     limit = 0.5 * exposures.spread
-    refilled = refill(exposures, truth[:1] + 30, limit)
+    refilled = refilled_by(device, exposures, truth[:1] + 30, limit)
     before, after = (np.abs(e.images[0] - truth[0])[hole] for e in (exposures, refilled))
     assert after.max() < 0.1 * before.max()
     assert (refilled.spread <= exposures.spread).all()
     np.testing.assert_array_equal(refilled.images[0][~hole], exposures.images[0][~hole])
-    useless = refill(exposures, 100 * np.roll(truth[:1], 9, axis=-1), limit)
+    useless = refilled_by(device, exposures, 100 * np.roll(truth[:1], 9, axis=-1), limit)
     np.testing.assert_array_equal(useless.images, exposures.images)
 
 
-def test_exposures_without_a_good_pixel_stay_nan():
+def test_exposures_without_a_good_pixel_stay_nan(device):
     images = np.full((2, 20, 20), 7.0)
     images[0] = np.nan
-    exposures = exposure_images(images, np.isnan(images), [0, 1], np.ones_like(images))
+    exposures = expose(device, images, np.isnan(images), [0, 1], np.ones_like(images))
     assert np.isnan(exposures.images[0]).all() and (exposures.images[1] == 7).all()
     assert np.isfinite(exposures.correlation).all()
-    everything = exposure_images(images[:1], np.isnan(images[:1]), [0], np.ones((1, 20, 20)))
+    everything = expose(device, images[:1], np.isnan(images[:1]), [0], np.ones((1, 20, 20)))
     assert np.isnan(everything.images).all()
+
+
+def exposures_to_fill(seed, dtype, shape=(23, 26)):
+    """Seven integrations of three exposures; of the last only one, and the second shows nothing."""
+    rng = np.random.default_rng(seed)
+    groups = np.array([3, 0, 3, 1, 3, 0, 0])
+    star = 5 * diffraction_limited(2, shape, cutoff=0.3, seed=seed)
+    images = star[groups // 3] * rng.normal(1, 0.05, (7, 1, 1))
+    images[groups == 0] = 40.0  # no derivative, and no telling brightness from a constant
+    images += rng.normal(size=images.shape) * (groups > 0)[:, None, None]
+    err = rng.uniform(0.5, 1.5, images.shape)
+    err[2, :3, 4] = np.nan, np.inf, 0.0
+    bad = rng.random(images.shape) < 0.05
+    bad[:, 10:13, 10:13] = bad[groups == 3, 14:22, 2:9] = True
+    images[bad & (rng.random(images.shape) < 0.5)] = np.nan
+    return *read_only(images.astype(dtype), bad, err.astype(dtype)), groups
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_devices_agree(device, seed, dtype):
+    images, bad, err, groups = exposures_to_fill(seed, dtype)
+    zero = np.zeros(bad.shape, bool)
+    zero[:, :, :2] = seed > 0
+    expected = exposure_images(images, bad, groups, err, zero=zero)
+    found = expose(device, images, bad, groups, err, zero=device.array(zero))
+    np.testing.assert_array_equal(found.known, expected.known)
+    np.testing.assert_array_equal(found.noise, expected.noise)
+    for name in ("images", "spread"):
+        got, want = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(got, want, atol=tolerances.FILL_REL * np.nanmax(want), rtol=0)
+    want = fill_bad_pixels(images, bad, 3, groups, zero, err)
+    got = fill(device, images, bad, 3, groups, zero=zero, err=err)
+    assert got.dtype == dtype
+    atol = tolerances.FILL_REL if dtype == np.float64 else np.finfo(dtype).eps
+    np.testing.assert_allclose(got, want, atol=atol * np.abs(want).max(), rtol=0)
+    got = fill(device, images, bad, 3, groups, zero=zero)
+    np.testing.assert_array_equal(got, fill_bad_pixels(images, bad, 3, groups, zero))
+
+
+def test_groups_fit_the_images():
+    images, bad = holed()
+    with pytest.raises(InputError, match=r"groups have shape \(2,\), expected \(3,\)"):
+        fill_bad_pixels(images, bad, groups=[0, 1])

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import InputError
-from gpucoron.ops.kriging import FAR, correlation_of, joint_spread, krige
+from gpucoron.ops.kriging import FAR, NEAR, _finest, correlation_of, joint_spread, krige
+from tests import oracles, tolerances
 from tests.ops.test_bad_pixels import diffraction_limited
 from tests.scenes import read_only
 
@@ -77,6 +78,78 @@ def test_pixels_of_one_hole_err_together():
     hole = np.argwhere(spread[20:23, 20:23])
     between = table[np.sum((hole[:, None] - hole[None]) ** 2, axis=-1)]
     assert np.sum(joint[20:23, 20:23] ** 2) == pytest.approx(np.maximum(between, 0).sum())
+
+
+def with_gaps(seed=0, shape=(17, 23), noise=1.0):
+    """An image, which of its pixels are usable, errors, and pixels to predict."""
+    rng = np.random.default_rng(seed)
+    image = diffraction_limited(1, shape, seed=seed)[0] + rng.normal(0, noise, shape)
+    err = rng.uniform(0.5, 1.5, shape) * noise
+    err[3, 4:8] = np.nan, np.inf, 0.0, 5.0
+    usable = rng.random(shape) < 0.8
+    usable[8:16, 10:19] = False
+    usable[11, 14] = True  # alone
+    image[~usable & (rng.random(shape) < 0.5)] = np.nan
+    y, x = (np.ravel(a) for a in np.mgrid[: shape[0] : 2, : shape[1] : 3])
+    y, x = np.append(y, [12, shape[0] - 1]), np.append(x, [14, shape[1] - 1])
+    return read_only(image, usable, err, y, x)
+
+
+def check(device, arrays, correlation=None, reach=NEAR):
+    table = _finest() if correlation is None else correlation
+    expected = oracles.krige(*arrays, table, reach)
+    found = krige(*map(device.array, arrays), device.array(correlation), reach)
+    for got, want in zip(map(device.get, found), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerances.KRIGING_REL, atol=1e-12)
+    return expected
+
+
+@pytest.mark.parametrize("reach", [1, NEAR, 5, FAR])
+def test_equals_the_oracle(device, reach):
+    values, variances = check(device, with_gaps(), reach=reach)
+    assert np.isnan(values).any() == (reach <= NEAR)  # the pixels round the one alone
+    assert np.nanmax(variances) > 10 * np.nanmin(variances)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 30.0, 1e4])
+def test_from_no_noise_to_nothing_but_noise(device, noise):
+    check(device, with_gaps(seed=1, noise=noise))
+
+
+def test_a_measured_correlation(device):
+    image = read_only(diffraction_limited(1, (64, 64))[0])
+    table = device.get(correlation_of(device.array(image)))
+    np.testing.assert_array_equal(table, correlation_of(image))
+    check(device, with_gaps(seed=2), table)
+
+
+def test_one_value_everywhere_is_predicted_without_variance(device):
+    image, usable, err, y, x = with_gaps()
+    flat = np.full_like(image, 7.0)
+    values, variances = krige(*map(device.array, (flat, usable, np.zeros_like(err), y, x)))
+    known = ~np.isnan(device.get(values))
+    assert (device.get(values)[known] == 7).all() and (device.get(variances)[known] == 0).all()
+
+
+def test_float32_images_and_nothing_to_do(device):
+    image, usable, err, y, x = with_gaps(seed=3)
+    single = image.astype(np.float32), usable, err.astype(np.float32), y, x
+    check(device, single)
+    none = np.zeros(0, np.int64)
+    assert all(a.shape == (0,) for a in krige(*map(device.array, (image, usable, err, none, none))))
+
+
+def test_joint_spread_is_the_sum_over_neighbours(device):
+    spread = np.where(np.random.default_rng(4).random((9, 11)) < 0.3, 2.0, 0.0)
+    spread[2, 3], table = np.nan, _finest()
+    found = device.get(joint_spread(device.array(read_only(spread)), device.array(table)))
+    known = np.nan_to_num(spread)
+    y, x = np.nonzero(known)
+    square = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
+    near = np.where(square <= NEAR**2, np.maximum(table[square], 0), 0)
+    expected = np.zeros_like(known)
+    expected[y, x] = np.sqrt(known[y, x] * (near @ known[y, x]))
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
 def test_errors():
