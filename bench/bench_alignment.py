@@ -2,8 +2,10 @@
 
     python bench/bench_alignment.py [--instrument nircam ...] [--seed 3] [--out FILE]
 
-Simulated exposures with cosmic rays and bad pixels, the core included. The truth of a fit is the
-same fit on the same scene without noise and defects (behind a coronagraph the pointing is not).
+Simulated exposures with cosmic rays and bad pixels, the core included; "patch" adds 3x3 pixels on
+the steepest slope of the core that are bad in every integration of every exposure, "single" is one
+integration an exposure. The truth of a fit is the same fit on the same scene without noise and
+defects (behind a coronagraph the pointing is not).
 """
 
 import tempfile
@@ -13,6 +15,7 @@ from common import arguments, finish, limit_threads
 
 SHAPE = (200, 200)
 SIZES = {"n_science": 2, "n_integrations": 4, "n_references": 5, "n_reference_integrations": 3}
+SINGLE = {**SIZES, "n_integrations": 1, "n_reference_integrations": 1}
 
 
 def load(simulation):
@@ -46,6 +49,18 @@ def with_noise(stack, scene, rng):
     return clean(stack, scene + rng.normal(size=scene.shape) * err).replace(err=err)
 
 
+def patched(stack, image):
+    """The stack with the worst patch of 3x3 pixels bad throughout."""
+    import numpy as np
+
+    y, x = np.unravel_index(np.argmax(np.hypot(*np.gradient(image))), image.shape)
+    lost = np.zeros(image.shape, dtype=bool)
+    lost[y - 1 : y + 2, x - 1 : x + 2] = True
+    return stack.replace(
+        data=np.where(lost, np.nan, stack.data), err=np.where(lost, np.nan, stack.err),
+        dq=stack.dq | np.where(lost, 1, 0).astype(np.uint32))
+
+
 def fits(science, references, mask, preset, zero):
     """x, y and their errors for all pairs."""
     import numpy as np
@@ -68,7 +83,7 @@ def errors(found, truth):
     return out
 
 
-def measure(instrument, seed, folder):
+def measure(instrument, seed, folder, sizes):
     """Simulate one instrument's set; errors of each way of doing it, by science exposure."""
     import numpy as np
 
@@ -76,7 +91,7 @@ def measure(instrument, seed, folder):
     from gpucoron.steps import outlier_detection, stack_refs
 
     simulation = simulate(folder / instrument, instrument, seed=seed, shape=SHAPE,
-                          truth_scenes=True, **SIZES)
+                          truth_scenes=True, **sizes)
     science, references, mask = load(simulation)
     zero = instrument.startswith("miri")
     rng = np.random.default_rng(seed)
@@ -91,6 +106,8 @@ def measure(instrument, seed, folder):
             truth = fits(*plain, mask, preset, zero)
             flagged = outlier_detection(exposure.stack, preset=preset).stack
             row[name] = errors(fits(flagged, stacked[preset], mask, preset, zero), truth)
+            both = (patched(stack, scene[0] * mask) for stack in (flagged, stacked[preset]))
+            row[f"{name}, patch"] = errors(fits(*both, mask, preset, zero), truth)
         raw = stack_refs([e.stack for e, _ in references])
         noisy = with_noise(exposure.stack, own, rng), with_noise(raw, scene, rng)
         row["noise alone"] = errors(fits(*noisy, mask, None, zero), fits(*plain, mask, None, zero))
@@ -106,8 +123,11 @@ def main():
     limit_threads(options.threads)
     instruments = options.instrument or ["nircam", "miri-4qpm", "miri-lyot"]
     with tempfile.TemporaryDirectory() as folder:
-        results = {name: measure(name, options.seed, Path(folder)) for name in instruments}
-    finish({"seed": options.seed, "shape": SHAPE, **SIZES, "errors_px": results}, options.out)
+        results = {name: measure(name, options.seed, Path(folder), SIZES) for name in instruments}
+        single = {name: measure(name, options.seed, Path(folder) / "single", SINGLE)
+                  for name in instruments}
+    finish({"seed": options.seed, "shape": SHAPE, **SIZES, "errors_px": results,
+            "errors_px_single": single}, options.out)
 
 
 if __name__ == "__main__":
