@@ -15,6 +15,7 @@ __all__ = ["as_arrays", "cupy", "errors", "kernel", "kernel_files", "namespace",
 
 OPTIONS = ("-std=c++17",)
 
+_CUPY = ("cupy", "cupy_backends", "cupyx", "cuda")  # and cuda.pathfinder, which finds libraries
 _PLAIN_SHARED = 48 * 1024  # a block gets more only after it was asked for
 _INCLUDE = re.compile(r'\s*#\s*include\s+"([\w./]+)"\s*')
 _INSTANTIATE = re.compile(r"//\s*instantiate:\s*(.+?)\s*")
@@ -112,7 +113,7 @@ def errors(where: str):
         if isinstance(problem, ImportError) and _LIBRARY.search(text):  # loaded when first needed
             raise DeviceError(f"{where}: {text}; pip install 'gpucoron[cuda13-ctk]' brings CUDA's "
                               "libraries") from problem
-        theirs = type(problem).__module__.partition(".")[0] in ("cupy", "cupy_backends", "cupyx")
+        theirs = type(problem).__module__.partition(".")[0] in _CUPY
         if not theirs and not text.startswith("CuPy failed to load"):
             raise
         if _MEMORY.search(f"{type(problem).__name__} {text}"):
