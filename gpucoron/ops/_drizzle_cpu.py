@@ -249,12 +249,13 @@ def accumulate(row, stop, pointers, sources, shares, images, weights, r0, r1, r2
                 used = False
                 for e in range(pointers[pixel], pointers[pixel + 1]):
                     k = sources[e]
-                    w = float(np.float32(shares[e] * weight[k]))
-                    if w == 0.0:
+                    w = shares[e] * weight[k]
+                    stored = np.float32(w)  # what the package sees: decides whether w counts
+                    if stored == 0.0:
                         continue
                     total += w
                     summed += w * image[k]
-                    used |= w > 0.0
+                    used |= stored > 0.0
                     if any_variance:
                         s0 += w * u0[k]
                         s1 += w * u1[k]

@@ -59,9 +59,9 @@ def normal_equations(reference, frame, weight, fit, reference_variance, frame_va
 
     slopes = xp.stack([centred(my), centred(mx), centred(m) / beta])
     left = weight * centred(reference - m)
-    second = xp.stack([myy, mxy, my / beta, mxy, mxx, mx / beta, my / beta, mx / beta,
-                       xp.zeros_like(m)]).reshape(3, 3, *shape)
-    hessian = _products(weight * slopes, slopes) - xp.sum(left * second, axis=(2, 3))
+    yy, xy, xx, y_, x_ = (xp.sum(left * image) for image in (myy, mxy, mxx, my, mx))
+    second = xp.stack([yy, xy, y_ / beta, xy, xx, x_ / beta, y_ / beta, x_ / beta, 0.0 * yy])
+    hessian = _products(weight * slopes, slopes) - second.reshape(3, 3)
     spectrum = fft.rfft2(left)
     by_frame = fft.irfft2(
         xp.stack([(beta * fft.rfft2(weight * s) + k * spectrum) * phase.conj()
@@ -73,7 +73,8 @@ def normal_equations(reference, frame, weight, fit, reference_variance, frame_va
 
 def _products(a, b):
     """Sums over the pixels of all products of two lists of images."""
-    return (a[:, None] * b[None]).sum(axis=(2, 3))
+    xp = cuda.namespace(a)
+    return xp.stack([xp.sum(u * v) for u in a for v in b]).reshape(len(a), len(b))
 
 
 def standard_deviations(hessian, spread):

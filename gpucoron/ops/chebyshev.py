@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ class PhaseSeries:
     terms: int
 
     @classmethod
+    @functools.cache  # few axes, many plans
     def of_axis(cls, size: int, half_width: float, *, half_spectrum: bool) -> PhaseSeries:
         """Build the series of an axis.
 

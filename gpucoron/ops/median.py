@@ -39,8 +39,8 @@ def median(images, good=None):
     The mean of two middle values is taken in the dtype of the images, as numpy does, so that the
     result equals ``numpy.nanmedian`` bit for bit; but on a GPU, float32 means below 1.2e-38 are 0.
 
-    CPU: each pixel column is gathered into a small buffer and its middle found by insertion sort
-    (up to 48 values) or quickselect: one read of the stack, O(n) a pixel. GPU: one read of the
+    CPU: 64 columns are sorted together by exchanges of neighbours (up to 48 integrations), or each
+    gathered into a small buffer for quickselect: one read of the stack. GPU: one read of the
     stack, too, for up to 2048 integrations (beyond, one for each step of a bisection); see
     ``kernels/median.cu``.
     """

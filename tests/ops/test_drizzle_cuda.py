@@ -17,7 +17,7 @@ from tests.ops.test_drizzle import (
     scene,
     variances_of,
 )
-from tests.tolerances import DRIZZLE_ROUNDED_WEIGHT
+from tests.tolerances import DRIZZLE_ROUNDED
 
 SHAPE, OUTPUT = (23, 27), (21, 36)
 
@@ -54,7 +54,7 @@ def assert_close(result, expected, images, weights, maps, output=OUTPUT, **keywo
         pixel = np.repeat(np.arange(terms.size), np.diff(o.pointers))
         each = np.abs(o.shares) * np.asarray(weight, dtype=float).ravel()[o.sources]
         terms += np.bincount(pixel, each, terms.size).reshape(output)
-    rounding = DRIZZLE_ROUNDED_WEIGHT * terms
+    rounding = DRIZZLE_ROUNDED * terms
     assert (np.abs(result.weight.astype(float) - expected.weight) <= rounding).all()
     np.testing.assert_array_equal(np.isnan(result.data), np.isnan(expected.data))
     known = np.isfinite(expected.data) & (expected.weight != 0)
@@ -65,7 +65,7 @@ def assert_close(result, expected, images, weights, maps, output=OUTPUT, **keywo
         assert (value is None) == (wanted is None)
         if wanted is not None:
             np.testing.assert_array_equal(np.isnan(value), np.isnan(wanted))
-            np.testing.assert_allclose(value, wanted, rtol=10 * DRIZZLE_ROUNDED_WEIGHT)
+            np.testing.assert_allclose(value, wanted, rtol=10 * DRIZZLE_ROUNDED)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -234,7 +234,7 @@ def test_values_that_are_not_numbers(device, ratio):
     np.testing.assert_array_equal(result.data[infinite], expected.data[infinite])
     np.testing.assert_allclose(result.weight, expected.weight, rtol=1e-6)
     for value, wanted in zip(result.variances, expected.variances, strict=True):
-        np.testing.assert_allclose(value, wanted, rtol=10 * DRIZZLE_ROUNDED_WEIGHT)
+        np.testing.assert_allclose(value, wanted, rtol=10 * DRIZZLE_ROUNDED)
 
 
 @pytest.mark.parametrize("cuts", [(70,), (1, 33, 70), (31, 64, 70)])
