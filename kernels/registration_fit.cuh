@@ -136,7 +136,7 @@ fit_pairs(const double *__restrict__ c_series, const double *__restrict__ b_seri
   const double *bs = b_series + static_cast<long long>(b_index[pair]) * (TB * TB);
   Jet c, b;
   auto evaluate_at = [&](double y, double x) {
-    __syncwarp();
+    __syncwarp();  // untested: the sums before it hold the lanes together, but not their memory
     if (lane < 2) chebyshev<TB>(lane == 0 ? y : x, polynomials[warp][lane]);
     __syncwarp();
     c = evaluate<TC, TB>(cs, of_y, of_x, lane);
