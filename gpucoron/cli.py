@@ -175,6 +175,11 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
                        help="do not write these")
     files.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=True,
                        help="replace products that exist (default), or stop")
+    files.add_argument("--report", metavar="PATH",
+                       help="write the report there: a folder, or a name in .html (default: beside "
+                            "the products, where people are watching on a terminal)")
+    files.add_argument("--no-report", dest="report", action="store_const", const="",
+                       help="write no report")
     files.add_argument("--save-params", metavar="FILE",
                        help="write the parameters of this run as TOML")
     add_talk_options(parser)
@@ -239,11 +244,28 @@ def run_association(options: argparse.Namespace, console):
         parameters=parameters, save=_chosen(options, parameters), keep=(),
         overwrite=options.overwrite, progress=console.progress, threads=options.threads,
         memory=options.memory)
+    written = [*result.files, *_report(options, console, result)]
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
-        for path in result.files:
+        for path in written:
             sys.stdout.write(f"{path}\n")
     return result
+
+
+def _report(options: argparse.Namespace, console, result) -> list[Path]:
+    """Write the report if one is wanted."""
+    where = options.report
+    if where is None and console.terminal:
+        where = options.output_dir
+    if not where:
+        return []
+    try:
+        return [result.report(where, getattr(options, "star", None))]
+    except GpucoronError:
+        raise
+    except Exception as problem:  # the products are whole all the same
+        log.warning("no report: %s: %s", type(problem).__name__, problem)
+        return []
 
 
 def _chosen(options: argparse.Namespace, parameters) -> frozenset[str]:

@@ -40,6 +40,8 @@ def main(argv: list[str]) -> int:
         options.asn = simulation.asn
         options.psfmask = options.psfmask or str(simulation.psfmask)
         options.output_dir = str(directory / "products")
+        options.report = options.output_dir if options.report is None else options.report
+        options.star = simulation.star
         # fewer KL vectors than there are references, so that ERR says something
         options.set = [f"klip.truncate={_TRUNCATE}", *options.set]
         log.info("running gpucoron %s --psfmask %s --output-dir %s %s", options.asn,

@@ -71,8 +71,8 @@ class Console:
         self._handlers[0].setFormatter(_ConsoleFormatter())
         if log_file is not None:
             self._handlers.append(_open_log(log_file))
-        terminal = not self.quiet and getattr(self.stream, "isatty", lambda: False)()
-        self._reporter = _Bars(self.stream) if terminal else _Lines(self.quiet)
+        self.terminal = not self.quiet and getattr(self.stream, "isatty", lambda: False)()
+        self._reporter = _Bars(self.stream) if self.terminal else _Lines(self.quiet)
 
     def __enter__(self) -> Console:
         self._before = (log.level, log.propagate)

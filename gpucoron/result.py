@@ -109,7 +109,7 @@ class Result:
         Parameters
         ----------
         path : path
-            The file, or the folder in which ``<product>_report.html`` is made.
+            The file (.html), or the folder in which ``<product>_report.html`` is made.
         star : (ra, dec), degrees, optional
             Where the star is. Default: the reference point of the exposures, RA_REF and DEC_REF.
 

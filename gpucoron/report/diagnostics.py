@@ -118,6 +118,8 @@ def _whole(s) -> str:
 
 
 def _within(s) -> str:
+    if np.bincount(s.group).max() < 2:
+        return ""
     x, y, ex, ey = (1000 * v for v in (s.dx, s.dy, s.x_err, s.y_err))
     chart = Chart(np.r_[x - _or0(ex), x + _or0(ex)], np.r_[y - _or0(ey), y + _or0(ey)],
                   "x, px/1000", "y, px/1000", square=True, height=420,
@@ -159,27 +161,35 @@ def eigenvalues(record: Record, truncations: tuple[int, ...], prefix: str, why: 
     share = 100 * values / np.nansum(values, axis=1, keepdims=True)
     each = np.nanmedian(share, axis=0)
     total = np.nanmedian(np.nancumsum(share, axis=1), axis=0)
-    explained = Chart([0.5, modes + 0.5], [0.0, 108.0], "mode", "variance, %",
-                      title="variance explained")
-    explained.bars(number, each, 0.8, 0, [f"mode {k}: {v:.2g} %" for k, v in zip(
+    left = np.where(number < modes, 100 - total, np.nan)
+    explained = Chart([0.5, modes + 0.5], np.r_[each, left, 150.0], "mode", "variance, %",
+                      log_y=True, title="variance explained")
+    explained.bars(number, each, 0.8, 0, [f"mode {k}: {v:.3g} %" for k, v in zip(
         number, each, strict=True)])
-    explained.line(number, total, 1)
-    explained.points(number, total, colour=1, names=[
-        f"{k} modes: {v:.5g} %" for k, v in zip(number, total, strict=True)])
+    explained.line(number, left, 1)
+    explained.points(number, left, colour=1, names=[
+        f"{k} modes: all but {v:.3g} %" for k, v in zip(number, left, strict=True)])
     for chart in (spectrum, explained):
         for t in truncations:
             chart.rule(t + 0.5, f"{t}")
     kept = "; ".join(
-        f"{_kept(t)} explain{'s'[: t == 1]} {total[min(t, modes) - 1]:.4g} %"
+        f"{_kept(t)} explain{'s'[: t == 1]} {_share(total[min(t, modes) - 1])}"
         for t in truncations if t > 0)
     return section(
         f"{prefix}eigen", title, '<div class="row">',
         figure("Spectrum", spectrum.svg(), "Median over the science integrations; the band is "
                "their range"),
         figure("Variance explained", explained.svg() + legend([
-            ("by each mode", 0, 0, "fill"), ("by all up to it", 1, 0, "line")])),
+            ("by each mode", 0, 0, "fill"), ("left by all up to it", 1, 0, "line")])),
         f'</div><p class="soft">Of the covariance of the aligned references, {len(spectra)} '
         f"bas{'is' if len(spectra) == 1 else 'es'}. Dashed: what is kept. {kept}.</p>")
+
+
+def _share(percent: float) -> str:
+    """A share with as many digits as tell it from all."""
+    missing = 100 - percent
+    digits = 2 if missing <= 0 else max(1, min(9, 1 - math.floor(math.log10(missing))))
+    return f"{percent:.{digits}f} %"
 
 
 def flags(record: Record, prefix: str) -> str:
@@ -204,9 +214,10 @@ def flags(record: Record, prefix: str) -> str:
         pixels = e.shape[1] * e.shape[2]
         rows.append([names[e.root], e.root, n, int(np.median(e.outliers)), int(np.max(e.outliers)),
                      f"{100 * float(np.mean(e.unusable)) / pixels:.2f} %"])
+    drawn = figure("", chart.svg() + legend([
+        ("science", 1, 0, "fill"), ("reference", 0, 0, "fill")]))
     return section(
-        f"{prefix}flags", title,
-        figure("", chart.svg() + legend([("science", 1, 0, "fill"), ("reference", 0, 0, "fill")])),
+        f"{prefix}flags", title, drawn if counts.any() else "<p>No outlier was found.</p>",
         table(["", "exposure", "integrations", "outliers, median", "most", "pixels not used"], rows,
               (2, 3, 4, 5)),
         '<p class="soft">Outliers: pixels flagged by outlier_detection in one integration. Pixels '

@@ -61,9 +61,9 @@ def make_report(result: Result, star: tuple[float, float] | None = None) -> str:
 
 
 def report_path(result: Result, where: str | os.PathLike) -> Path:
-    """Name the report: `where` itself, or, if that is a folder, a file in it."""
+    """Name the report: `where` itself if it ends in .html, else a file in that folder."""
     where = Path(where)
-    if not where.is_dir():
+    if where.suffix.lower() in (".html", ".htm") and not where.is_dir():
         return where
     first = result.product
     single = len(result.products) == 1 or first.record is None or not first.record.asn
@@ -80,7 +80,7 @@ def write_report(
     result, star
         As `make_report`.
     path : path
-        A file, or a folder that is there.
+        A file that ends in .html, or a folder.
 
     Returns
     -------
@@ -96,6 +96,7 @@ def write_report(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     page = make_report(result, star).encode("utf-8", "replace")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(page)
         os.replace(part, path)
     except OSError as problem:
