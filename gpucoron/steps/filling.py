@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucoron import cuda
 from gpucoron.ops import dq as dq_bits
+from gpucoron.ops._device_arrays import to_host
 from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels, fill_bad_pixels_raster
 from gpucoron.ops.fourier_shift import spectra
 from gpucoron.ops.kriging import joint_spread
@@ -22,9 +24,9 @@ NON_SCIENCE = np.uint32(dq_bits.NON_SCIENCE)
 class Known(NamedTuple):
     """What the exposures of a set-up have in common."""
 
-    correlation: np.ndarray | None = None  # (145,) of pixels, by squared distance
-    psf: np.ndarray | None = None  # (ny, nx) the star
-    mask: np.ndarray | None = None  # (ny, nx) the psfmask
+    correlation: Any = None  # (145,) of pixels, by squared distance
+    psf: Any = None  # (ny, nx) the star
+    mask: Any = None  # (ny, nx) the psfmask
 
 
 NOTHING = Known()
@@ -84,7 +86,7 @@ class Filling:
             The filled images, the standard deviations of the pixels of each exposure, finite, and
             what other exposures may use.
         """
-        spreads = None
+        spreads, xp = None, cuda.namespace(stack.data)
         if self.like_jwst:
             filled = self.fill(stack.data, stack.dq, groups)
         else:
@@ -96,14 +98,15 @@ class Filling:
                 exposures, psf = share_holes(exposures, known.mask, psf)
             filled = fill_bad_pixels(
                 stack.data, bad, self._box, groups, zero, stack.err, exposures)
-            unsure = np.where(exposures.spread > exposures.noise, exposures.spread, 0.0)
+            unsure = xp.where(exposures.spread > exposures.noise, exposures.spread, 0.0)
             spreads = [joint_spread(spread, exposures.correlation) for spread in unsure]
             known = Known(exposures.correlation, psf, known.mask)
-        usable = np.isfinite(filled).all(axis=(1, 2))
+        usable = to_host(xp.isfinite(filled).all(axis=(1, 2)))
         firsts = [int(np.argmax(usable & (groups == g))) for g in np.unique(groups)]
-        errors = _filled_errors(stack.err[firsts])
-        for error, spread in zip(errors, spreads or [], strict=False):
-            error[spread > 0] = spread[spread > 0]
+        errors = _filled_errors(stack.err[xp.asarray(firsts)])
+        if spreads is not None:
+            spreads = xp.stack(spreads)
+            errors = xp.where(spreads > 0, spreads, errors).astype(errors.dtype, copy=False)
         return filled, errors, known
 
     @property
@@ -112,9 +115,10 @@ class Filling:
 
     def _bad(self, images, dq):
         """Which pixels to replace, which are flagged, and which to set to 0 instead."""
+        xp = cuda.namespace(images, dq)
         bits = np.uint32(dq_bits.interpret_bit_flags(self.bad_bits) or 0)
         flagged = (dq & bits) != 0
-        bad = flagged | (np.isnan(images) if self.like_jwst else ~np.isfinite(images))
+        bad = flagged | (xp.isnan(images) if self.like_jwst else ~xp.isfinite(images))
         zero = bad & ((dq & NON_SCIENCE) != 0) if self.zero_non_science else None
         return bad, flagged, zero
 
@@ -125,8 +129,8 @@ class PreparedReferences:
     Parameters
     ----------
     references : IntegrationStack
-        The stacked references. Where `sources` names their exposures, bad pixels are filled from
-        the other integrations of the same exposure first.
+        The stacked references, on the host or on a GPU. Where `sources` names their exposures,
+        bad pixels are filled from the other integrations of the same exposure first.
     filling : Filling
         How.
     with_err : bool
@@ -137,6 +141,8 @@ class PreparedReferences:
 
     Attributes
     ----------
+    Those of one number a reference are on the host, the others where the references are.
+
     images : (nref, ny, nx)
         The filled images; 0 where a reference has no usable pixel.
     usable : (nref,) bool
@@ -158,8 +164,10 @@ class PreparedReferences:
         self.filling = filling
         self.groups = groups = exposure_numbers(references)
         images, self.errors, self._known = filling.fill_stack(references, groups, Known(mask=mask))
-        self.usable = np.isfinite(images).all(axis=(1, 2))
-        images[~self.usable] = 0.0
+        xp = cuda.namespace(images)
+        self.usable = to_host(xp.isfinite(images).all(axis=(1, 2)))
+        if not self.usable.all():
+            images[xp.asarray(~self.usable)] = 0.0
         self.images, self.shape = images, images.shape
         self.spectra = spectra(images)
         self.err_spectra = self.err_known = None
@@ -167,9 +175,9 @@ class PreparedReferences:
             err = references.err
             if not filling.like_jwst:
                 err = filling.fill(err, references.dq, groups)
-            known = np.isfinite(err).all(axis=(1, 2))
-            err = err if known.all() else np.where(known[:, None, None], err, 0.0)
-            self.err_spectra, self.err_known = spectra(err), known & self.usable
+            known = xp.isfinite(err).all(axis=(1, 2))
+            err = err if known.all() else xp.where(known[:, None, None], err, 0.0)
+            self.err_spectra, self.err_known = spectra(err), to_host(known) & self.usable
 
     def fill_science(self, science: IntegrationStack):
         """Fill the integrations of one science exposure.
@@ -186,10 +194,10 @@ class PreparedReferences:
 
 def _filled_errors(err):
     """Fill the holes of err planes; ones where nothing is known."""
-    known = np.isfinite(err) & (err > 0)
-    filled = fill_bad_pixels(np.where(known, err, 0), ~known)
-    filled[~known.any(axis=(1, 2))] = 1.0
-    return filled
+    xp = cuda.namespace(err)
+    known = xp.isfinite(err) & (err > 0)
+    filled = fill_bad_pixels(xp.where(known, err, 0), ~known)
+    return xp.where(known.any(axis=(1, 2), keepdims=True), filled, err.dtype.type(1))
 
 
 def exposure_numbers(stack: IntegrationStack) -> np.ndarray:

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from gpucoron.stack import IntegrationStack, PlaneSource
+from gpucoron.steps import Filling, PreparedReferences
+from tests import tolerances
+from tests.scenes import read_only, speckles
+
+SHAPE = (34, 37)
+
+
+def stack(seed, groups, holes=True):
+    """Integrations of a few exposures, the star in another place in each."""
+    rng = np.random.default_rng(seed)
+    places = rng.uniform(-0.6, 0.6, (max(groups) + 1, 2))
+    clean = np.array([speckles(SHAPE, places[g] + rng.normal(0, 0.01, 2), brightness=5)
+                      for g in groups])
+    err = np.sqrt(1 + 0.02 * clean.clip(0))
+    data = clean + rng.normal(size=clean.shape) * err
+    dq = (rng.random(data.shape) < 0.02).astype(np.uint32)
+    if holes:
+        dq[:, 15:19, 18:22] |= 1  # in the star's core
+    dq[:, :, :2] |= 1 | 512
+    err[(dq & 1) > 0] = data[(dq & 1) > 0] = np.nan
+    arrays = read_only(data.astype(np.float32), err.astype(np.float32), dq)
+    return IntegrationStack(*arrays, sources=tuple(PlaneSource(f"e{g}", 1) for g in groups))
+
+
+def moved(device, stack):
+    return stack.replace(**{k: device.array(getattr(stack, k)) for k in ("data", "err", "dq")})
+
+
+def agree(device, found, expected, share=2.4e-7):
+    """Equal to a share of the largest value: by default two float32 roundings."""
+    found = device.get(found)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, atol=share * np.nanmax(np.abs(expected)), rtol=0)
+
+
+@pytest.mark.parametrize("preset", [None, "jwst"])
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_devices_agree(device, preset, with_mask):
+    mask = np.ones(SHAPE) if with_mask else None
+    filling = Filling(zero_non_science=with_mask, preset=preset)
+    references, science = stack(0, [0, 0, 0, 1, 1, 2]), stack(1, [0, 0, 0])
+    data = references.data.copy()
+    data[4] = np.nan
+    references = references.replace(data=read_only(data))
+    expected = PreparedReferences(references, filling, mask=mask)
+    found = PreparedReferences(moved(device, references), filling, mask=mask)
+    for name in ("groups", "usable", "err_known"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert found.usable[4] == (preset == "jwst")  # which fills it with zeros
+    agree(device, found.images, expected.images)
+    agree(device, found.errors, expected.errors)
+    for name in ("spectra", "err_spectra"):
+        agree(device, getattr(found, name), getattr(expected, name))
+    for got, want in zip(found.fill_science(moved(device, science)),
+                         expected.fill_science(science), strict=True):
+        agree(device, got, want)
+
+
+def test_double_precision_agrees_better(device):
+    references = stack(2, [0, 0, 1, 1])
+    double = {k: getattr(references, k).astype(np.float64) for k in ("data", "err")}
+    references = references.replace(**double)
+    expected = PreparedReferences(references, Filling(), mask=np.ones(SHAPE))
+    found = PreparedReferences(moved(device, references), Filling(), mask=np.ones(SHAPE))
+    agree(device, found.images, expected.images, tolerances.FILL_REL)
+    agree(device, found.errors, expected.errors, tolerances.FILL_REL)
