@@ -35,7 +35,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """A grid of names and values; those without a value are left out."""
     return '<dl class="facts">' + "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
-        for name, value in pairs if value not in (None, "")) + "</dl>"
+        for name, value in pairs if value not in (None, "", [])) + "</dl>"
 
 
 def table(

@@ -139,16 +139,18 @@ def _facts(result: Result) -> str:
         ("Observed", meta and meta.date_obs),
         ("Programme", meta and (meta.program or record.program)),
         ("Science", _count(science)), ("References", _count(references)),
+        ("Images", science and "{2} × {1} px".format(*science[0].shape)),
         ("Fits", sum(map(len, first.fits.values())) or None),
-        ("Device", result.device.label), ("Time", f"{seconds:.1f} s" if seconds else None),
+        ("Device", result.device.label),
+        ("Time", f"{seconds:.1f} s" if seconds else None),
         ("Warnings", len(result.warnings)), ("Preset", result.parameters.preset)])
 
 
 def _count(exposures) -> str:
     if not exposures:
         return "none"
-    n, ny, nx = sum(e.shape[0] for e in exposures), *exposures[0].shape[1:]
-    return f"{n} × {nx} × {ny} px in {len(exposures)}"
+    n, k = sum(e.shape[0] for e in exposures), len(exposures)
+    return f"{n} integration{'s'[: n != 1]} in {k} exposure{'s'[: k != 1]}"
 
 
 def _warnings(result: Result) -> str:
