@@ -12,14 +12,16 @@ from typing import Any
 from gpucoron.errors import DeviceError, UsageError
 
 __all__ = [
-    "GPU_STEPS", "Device", "choose_device", "cpu_device", "cpu_threads", "describe_devices",
+    "Device", "choose_device", "cpu_device", "cpu_threads", "describe_devices",
     "find_gpus", "lives_on_gpu", "memory", "on_gpu",
 ]
 
-#: Steps that have CUDA code in this version.
-GPU_STEPS: tuple[str, ...] = ()
+#: Whether the CUDA code of this version has been run, and compared with the CPU's, on a real GPU.
+#: Until then ``auto`` takes the CPU.
+PROVEN_ON_A_GPU = False
 
-_NO_GPU_CODE = "no step of this version runs on a GPU"
+_UNPROVEN = ("the GPU code of this version was tested on an emulated device only; "
+             "--device 0 uses it all the same")
 _INSTALL = "pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged of dlpack.h
 _PROBE = 'extern "C" __global__ void gpucoron_probe(int *x) { *x = 40 + 2; }'
@@ -73,8 +75,8 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
     ----------
     spec : str, int or Device
         ``"cpu"``; the number of a CUDA device, or several with commas between, which share the
-        work; or ``"auto"``, a GPU where one is usable and this version has code for it, else the
-        CPU. A Device is returned as it is.
+        work; or ``"auto"``, a GPU where one is usable (once `PROVEN_ON_A_GPU`), else the CPU. A
+        Device is returned as it is.
 
     Raises
     ------
@@ -104,8 +106,8 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
 
 
 def _automatic() -> Device:
-    if not GPU_STEPS:
-        return replace(cpu_device(), reason=_NO_GPU_CODE)
+    if not PROVEN_ON_A_GPU:
+        return replace(cpu_device(), reason=_UNPROVEN)
     gpus, problem = find_gpus()
     if not gpus:
         return replace(cpu_device(), reason=problem)
@@ -115,15 +117,10 @@ def _automatic() -> Device:
 def _asked_for(index: int) -> Device:
     gpus, problem = find_gpus()
     found = next((gpu for gpu in gpus if gpu.index == index), None)
-    if found and GPU_STEPS:
-        return replace(found, reason="asked for")
     if found:
-        problem = f"{found.name} is there"
-    elif gpus:
+        return replace(found, reason="asked for")
+    if gpus:
         problem = "there are only " + ", ".join(gpu.label for gpu in gpus)
-    if not GPU_STEPS:
-        parts = (problem, "but", _NO_GPU_CODE) if found else (_NO_GPU_CODE, "and", problem)
-        problem = f"{parts[0]}, {parts[1]} {parts[2]}"
     elif "not installed" in problem:
         problem = f"{problem} ({_INSTALL})"
     raise DeviceError(f"device {index} cannot be used: {problem}; use --device cpu or auto")

@@ -49,9 +49,7 @@ def normal_equations(reference, frame, weight, fit, reference_variance, frame_va
     ky = ky[:, None]
     phase = xp.exp(ky * y + kx * x)
     shifted = beta * fft.rfft2(frame) * phase
-    factors = (ky, kx, ky * ky, ky * kx, kx * kx)
-    m, my, mx, myy, mxy, mxx = fft.irfft2(
-        xp.stack([shifted, *(shifted * k for k in factors)]), s=shape)
+    m, my, mx = fft.irfft2(xp.stack([shifted, shifted * ky, shifted * kx]), s=shape)
     total = weight.sum()
 
     def centred(image):
@@ -59,16 +57,28 @@ def normal_equations(reference, frame, weight, fit, reference_variance, frame_va
 
     slopes = xp.stack([centred(my), centred(mx), centred(m) / beta])
     left = weight * centred(reference - m)
-    yy, xy, xx, y_, x_ = (xp.sum(left * image) for image in (myy, mxy, mxx, my, mx))
+    spectrum = fft.rfft2(left)
+    product = _counts(shape, xp) * (spectrum.conj() * shifted).real
+    yy, xy, xx = (xp.sum(product * (a * b).real) / weight.size  # of left with second derivatives
+                  for a, b in ((ky, ky), (ky, kx), (kx, kx)))
+    y_, x_ = xp.sum(left * my), xp.sum(left * mx)
     second = xp.stack([yy, xy, y_ / beta, xy, xx, x_ / beta, y_ / beta, x_ / beta, 0.0 * yy])
     hessian = _products(weight * slopes, slopes) - second.reshape(3, 3)
-    spectrum = fft.rfft2(left)
     by_frame = fft.irfft2(
         xp.stack([(beta * fft.rfft2(weight * s) + k * spectrum) * phase.conj()
                   for s, k in zip(slopes, (beta * ky, beta * kx, -1.0), strict=True)]), s=shape)
     spread = (_products(weight**2 * slopes * reference_variance, slopes)
               + _products(by_frame * frame_variance, by_frame))
     return xp.stack([hessian, spread])
+
+
+def _counts(shape, xp):
+    """How often each column of a half spectrum occurs in the whole one."""
+    counts = np.full(shape[1] // 2 + 1, 2.0)
+    counts[0] = 1.0
+    if shape[1] % 2 == 0:
+        counts[-1] = 1.0
+    return xp.asarray(counts)
 
 
 def _products(a, b):

@@ -67,6 +67,9 @@ class Registration:
     background : bool
         Fit a constant, too, so that a background that differs between frame and reference moves
         nothing. False leaves the objective as jwst has it.
+    groups : (nref,) int, optional
+        References with the same number have the same whole-pixel offset (one exposure): it is
+        looked for once. Default: each its own.
     usable : (nref,) bool, optional
         Which references to fit; default: those that are finite throughout. The attribute of this
         name is on the host.
@@ -106,7 +109,7 @@ class Registration:
     """
 
     def __init__(self, references, mask=None, *, guide=None, search=6.0, background=True,
-                 usable=None):
+                 groups=None, usable=None):
         references, guide = cuda.as_arrays(references, guide)
         self._xp, self._on_gpu = cuda.namespace(references, guide), on_gpu(references)
         if references.ndim != 3:
@@ -136,8 +139,10 @@ class Registration:
         self._grid = xp.asarray(points if search > 0 else points[:0]), xp.asarray(polynomials)
         self._errors = None
         self._centres = np.zeros((len(references), 2), dtype=np.int64)
+        self._guide = self._guide_fits = None
         if guide is not None and self.search > 0 and bool(xp.isfinite(guide).all()):
-            self._aim(xp.asarray(guide, dtype=np.float64))
+            groups = np.arange(len(references)) if groups is None else np.asarray(groups)
+            self._guide, self._guide_fits = guide, self._aim(guide, groups)
 
     def _batches(self, indices):
         return [indices[k : k + self._at_once] for k in range(0, len(indices), self._at_once)]
@@ -158,15 +163,23 @@ class Registration:
                 self._sums[part] = xp.sum(weighted, axis=(1, 2))
                 self._power[part] -= self._sums[part] ** 2 / self._total
 
-    def _aim(self, guide):
-        """Move every reference's box to where the guide's fit lies."""
-        frame = Frames(self._norm, guide[None])
-        for r in self._batches(np.flatnonzero(self.usable)):
-            spectra = self._ops.unpack(self._packed, self._xp.asarray(r))
-            self._move(r, self._whole_pixel_peaks(spectra, r, frame, np.zeros_like(r)))
+    def _aim(self, guide, groups):
+        """Move every reference's box to where the guide's fit lies; gives the fits."""
+        guide = self._xp.asarray(guide, dtype=np.float64)
+        frame, offsets = Frames(self._norm, guide[None]), np.zeros((len(groups), 2))
+        usable = np.flatnonzero(self.usable)
+        numbers, firsts = np.unique(groups[usable], return_index=True)
+        found = [self._whole_pixel_peaks(self._ops.unpack(self._packed, self._xp.asarray(r)), r,
+                                         frame, np.zeros_like(r))
+                 for r in self._batches(usable[firsts])]
+        if found:
+            offsets[usable] = np.concatenate(found)[np.searchsorted(numbers, groups[usable])]
+        for r in self._batches(usable):
+            self._move(r, offsets[r])
         fits = self.fit(guide)
         for r in self._batches(np.flatnonzero(fits["status"] == CONVERGED)):
             self._move(r, np.stack([fits["y"][r], fits["x"][r]], axis=1))
+        return fits
 
     def propagate(self, references, errors, groups, frame, frame_error):
         """Take the uncertainties of the fits to come from those of the pixels.
@@ -188,7 +201,8 @@ class Registration:
 
         references, errors, frame, frame_error = cuda.as_arrays(
             references, errors, frame, frame_error)
-        fits, xp = self.fit(frame), self._xp
+        xp = self._xp
+        fits = self._guide_fits if frame is self._guide else self.fit(frame)
         frame = xp.asarray(frame, dtype=np.float64)
         variance = xp.asarray(frame_error, dtype=np.float64) ** 2
         converged = fits["status"] == CONVERGED

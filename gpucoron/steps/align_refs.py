@@ -98,7 +98,8 @@ class Alignment:
             raise InputError("align_refs: no science integration has a usable pixel")
         first = int(np.argmax(self._usable))
         guide = self.science[first]
-        options = {"search": 0.0, "background": False} if self._like_jwst else {"guide": guide}
+        options = {"search": 0.0, "background": False} if self._like_jwst else {
+            "guide": guide, "groups": references.groups}
         self._registration = Registration(
             references.images, mask, usable=references.usable, **options)
         self._registration.propagate(references.images, references.errors, references.groups,

@@ -48,7 +48,7 @@ class DeviceArray(NDArrayOperatorsMixin):
     __slots__ = ("_host", "_device", "__weakref__")
     __hash__ = None
     home = None  # the Emulation
-    real = None  # cupy.ndarray: only what it has may be used
+    pattern = None  # cupy.ndarray: only what it has may be used
 
     def __init__(self, host):
         self._host, self._device = host, self.home.device
@@ -139,12 +139,12 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     # ------------------------------------------------------------ the rest of ndarray
     def __getattr__(self, name):
-        if name.startswith("__") or not hasattr(self.real, name):
+        if name.startswith("__") or not hasattr(self.pattern, name):
             raise AttributeError(f"cupy.ndarray has no attribute {name!r}")
         value = getattr(self._host, name)
         if not callable(value):
             return wrap(value)
-        return on_device(f"cupy.ndarray.{name}", value, getattr(self.real, name))
+        return on_device(f"cupy.ndarray.{name}", value, getattr(self.pattern, name))
 
 
 def on_device(name, host, real):

@@ -97,7 +97,7 @@ class Emulation:
         cp.fft = Namespace("cupy.fft", real.fft, np.fft)
         cp.linalg = Namespace("cupy.linalg", real.linalg, np.linalg)
         cp.ndarray = DeviceArray
-        DeviceArray.real, DeviceArray.home = real.ndarray, self
+        DeviceArray.pattern, DeviceArray.home = real.ndarray, self
         for name in _FROM_HOST:
             setattr(cp, name, functools.partial(self._from_host, getattr(np, name)))
         for name in _EMPTY:

@@ -1,0 +1,135 @@
+"""Whole runs on a GPU, emulated or real, beside the same runs on the CPU."""
+
+import numpy as np
+import pytest
+
+import gpucoron
+from gpucoron.errors import DeviceMemoryError
+from gpucoron.pipeline import PRODUCTS
+from gpucoron.place import Gpu
+from gpucoron.subtraction import Subtraction
+from tests.tiny_sets import TinySet
+
+GPUS = pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
+BOTH = pytest.mark.parametrize("device", ["host-forward", "host-shuffled", "cuda"], indirect=True)
+SAVED = ("data", "err", "var_poisson", "var_rnoise", "var_flat")
+
+
+def run(tiny, device, **options):
+    return gpucoron.run(tiny.asn, device=device, psfmask=tiny.mask, **options)
+
+
+def assert_same(ours, cpu, rel=1e-8):
+    """Arrays of two results: NaN at the same places, rms of the difference within `rel`.
+
+    What is stored is float32: a rounding there is 6e-8 of a value, so half a unit in the last place
+    is allowed on top.
+    """
+    ours, cpu = np.asarray(ours, dtype=np.float64), np.asarray(cpu, dtype=np.float64)
+    assert np.array_equal(np.isnan(ours), np.isnan(cpu))
+    good = np.isfinite(cpu)
+    if good.any():
+        scale = np.sqrt(np.mean(cpu[good] ** 2))
+        worst = np.sqrt(np.mean((ours[good] - cpu[good]) ** 2))
+        assert worst <= max(rel, 6e-8) * scale, (worst, scale)
+
+
+def assert_same_stacks(ours, cpu):
+    assert isinstance(ours.data, np.ndarray)
+    assert np.array_equal(ours.dq, cpu.dq)
+    for name in SAVED:
+        if getattr(cpu, name) is None:
+            assert getattr(ours, name) is None
+        else:
+            assert_same(getattr(ours, name), getattr(cpu, name))
+
+
+def compare(ours, cpu):
+    """Every product of two results."""
+    for a, b in zip(ours.products, cpu.products, strict=True):
+        for root in b.crfints:
+            assert_same_stacks(a.crfints[root], b.crfints[root])
+            assert np.array_equal(a.median[root], b.median[root], equal_nan=True)
+        assert_same_stacks(a.psfstack, b.psfstack)
+        for root in b.psfalign:
+            assert_same(a.psfalign[root].data, b.psfalign[root].data)
+            assert_same(a.psfalign[root].err, b.psfalign[root].err)
+            for name in ("x", "y"):
+                difference = a.fits[root][name] - b.fits[root][name]
+                assert np.nanmax(np.abs(difference)) < 1e-9
+        for root in b.psfsub:
+            assert_same_stacks(a.psfsub[root], b.psfsub[root])
+        for name in ("data", "err", "wht", "con"):
+            assert_same(getattr(a.i2d, name), getattr(b.i2d, name))
+
+
+@BOTH
+@pytest.mark.parametrize("align", ["each", "first"])
+def test_a_run_on_the_gpu_gives_what_the_cpu_gives(device, align, tmp_path):
+    tiny = TinySet(tmp_path)
+    ours = run(tiny, 0, align=align, klip_truncate=3, keep=PRODUCTS)
+    assert str(ours.device) == "0"
+    compare(ours, run(tiny, "cpu", align=align, klip_truncate=3, keep=PRODUCTS))
+
+
+@GPUS
+def test_files_written_from_the_gpu_hold_what_the_result_holds(device, tmp_path):
+    from astropy.io import fits
+
+    tiny = TinySet(tmp_path)
+    result = run(tiny, 0, klip_truncate=(1, 3), output_dir=tiny.out, keep=PRODUCTS)
+    kinds = {path.stem.rpartition("_")[2] for path in result.files}
+    assert kinds == {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}
+    product = result.products[0]
+    for path in result.files:
+        with fits.open(path, checksum=True) as file:
+            root = path.name.split("_c1001")[0]
+            if path.stem.endswith("psfalign"):
+                kept = product.psfalign[root].data.astype(np.float32)
+                assert np.array_equal(file["SCI"].data, kept)
+            elif path.stem.endswith("kl003_psfsub"):
+                kept = product.psfsub[f"{root}_kl003"]
+                assert np.array_equal(file["SCI"].data, kept.data, equal_nan=True)
+    assert not list(tiny.out.glob(".*"))
+
+
+@pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+def test_several_gpus_share_the_integrations(device, tmp_path):
+    tiny = TinySet(tmp_path)
+    device.emulation.count = 2
+    one = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)
+    both = run(tiny, "0,1", klip_truncate=3, keep=PRODUCTS)
+    assert str(both.device) == "0,1"
+    compare(both, one)
+    assert np.array_equal(both.products[0].i2d.data, one.products[0].i2d.data, equal_nan=True)
+
+
+@GPUS
+def test_full_memory_halves_the_batch_and_the_run_goes_on(device, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(Gpu, "free_memory", lambda self: 2**40)  # so that the plan is too bold
+    tiny, whole_run = TinySet(tmp_path), Subtraction.run
+    pool = device.cupy.get_default_memory_pool()
+    whole = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)
+    caplog.set_level("INFO", "gpucoron")
+
+    def with_little_memory(self, writer):
+        self.shares[0].alignment.fit(0)  # which takes more than the rest of so small a set
+        pool.set_limit(size=pool.used_bytes() + allowed)
+        try:
+            return whole_run(self, writer)
+        finally:
+            pool.set_limit(size=0)
+
+    monkeypatch.setattr(Subtraction, "run", with_little_memory)
+    enough, too_little = 4_000_000, 50_000
+    while enough > 1.02 * too_little:
+        allowed = (enough + too_little) // 2
+        caplog.clear()
+        try:
+            least = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)
+            text, enough = caplog.text, allowed
+        except DeviceMemoryError as problem:
+            assert "\n" not in str(problem) and "the GPU's memory is full" in str(problem)
+            too_little = allowed
+    assert "going on with 1 integration at a time" in text
+    compare(least, whole)
