@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
 
     from gpucoron.device import Device
     from gpucoron.io.wcs import OutputWcs
@@ -126,3 +127,25 @@ class Result:
         from gpucoron.report.page import write_report
 
         return write_report(self, path, star)
+
+    def plot(self, star: tuple[float, float] | None = None) -> Figure:
+        """Draw the first product: combined image, residuals, shifts, eigenvalues.
+
+        Parameters
+        ----------
+        star : (ra, dec), degrees, optional
+            As for `report`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            ``figure.savefig("run.png")``, or the last line of a notebook's cell.
+
+        Raises
+        ------
+        UsageError
+            matplotlib is not installed.
+        """
+        from gpucoron.report.figures import plot
+
+        return plot(self.product, star)

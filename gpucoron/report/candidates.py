@@ -86,7 +86,8 @@ def snr_map(
     For each radius apertures are taken at regular steps all round, six to a FWHM. Each is compared
     with those whole FWHMs away along the circle but itself and its two neighbours, by equation 9
     of Mawet et al. (2014): ``(x - mean) / (s sqrt(1 + 1/n))``. Apertures with NaN in more than a
-    tenth of their area are left out. Sums are interpolated linearly between whole pixels.
+    tenth of their area are left out. Sums are interpolated linearly between half pixels, which
+    lowers the noise by some per cent: to tell numbers use `gpucoron.detection.aperture_snr`.
 
     References
     ----------
@@ -96,7 +97,8 @@ def snr_map(
     if image.ndim != 2 or not fwhm_px > 0:
         raise InputError(f"image has shape {image.shape}, fwhm_px is {fwhm_px}; expected (ny, nx) "
                          "and a number of pixels above 0")
-    sums = _disc_sums(image, fwhm_px / 2)
+    finer = _disc_sums(image, fwhm_px / 2)
+    sums = finer[::2, ::2]
     ny, nx = image.shape
     yy, xx = np.mgrid[:ny, :nx]
     radius = np.hypot(xx - star[0], yy - star[1])
@@ -106,23 +108,26 @@ def snr_map(
     wanted = np.flatnonzero(np.isfinite(sums) if where is None else np.isfinite(sums) & where)
     order = wanted[np.argsort(radius.ravel()[wanted])]
     ring = np.rint(radius.ravel()[order] * FINE).astype(int)
-    starts = np.flatnonzero(np.r_[True, ring[1:] != ring[:-1]])
-    for start, stop in zip(starts, np.r_[starts[1:], ring.size], strict=True):
+    starts = np.flatnonzero(np.diff(ring, prepend=-1))
+    for start, stop in zip(starts, np.append(starts, ring.size)[1:], strict=True):
         r = ring[start] / FINE
         n = int(2 * np.pi * r / fwhm_px)
         if n < 5:  # less than two are left
             continue
-        snr, left = _ring(sums, star, r, n)
         at = order[start:stop]
-        step = np.rint(angle.ravel()[at] * snr.size).astype(int) % snr.size
-        found.ravel()[at], counts.ravel()[at] = snr[step], left[step]
+        step = np.rint(angle.ravel()[at] * PHASES * n).astype(int) % (PHASES * n)
+        mean, noise, left = (a[step] for a in _ring(finer, star, r, n))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            snr = (sums.ravel()[at] - mean) / noise
+        found.ravel()[at], counts.ravel()[at] = np.where(noise > 0, snr, np.nan), left
     return found, counts
 
 
-def _ring(sums, star, r, n):
-    """SNR and number of apertures compared with, at PHASES * n places on a circle."""
+def _ring(finer, star, r, n):
+    """Mean, noise and number of the apertures compared with, at PHASES * n places on a circle."""
     turn = 2 * np.pi * np.arange(PHASES * n) / (PHASES * n)
-    values = _interpolate(sums, star[0] + r * np.cos(turn), star[1] + r * np.sin(turn))
+    values = _interpolate(
+        finer, 2 * (star[0] + r * np.cos(turn)), 2 * (star[1] + r * np.sin(turn)))
     values = values.reshape(n, PHASES)  # a column: apertures one FWHM apart
     good = np.isfinite(values)
     level = values[good].mean() if good.any() else 0.0  # keeps the squares from cancelling
@@ -130,12 +135,10 @@ def _ring(sums, star, r, n):
     left, total, squares = (
         a.sum(axis=0) - a - np.roll(a, 1, axis=0) - np.roll(a, -1, axis=0)
         for a in (good.astype(np.float64), x, x * x))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = total / left
-        s = np.sqrt(np.maximum(squares - left * mean**2, 0) / (left - 1))
-        snr = np.where(good & (left >= 2) & (s > 0), (x - mean) / (s * np.sqrt(1 + 1 / left)),
-                       np.nan)
-    return snr.ravel(), left.ravel().astype(int)
+    enough = np.where(left >= 2, left, np.nan)
+    mean = total / enough
+    s = np.sqrt(np.maximum(squares - left * mean**2, 0) / (enough - 1))
+    return (mean + level).ravel(), (s * np.sqrt(1 + 1 / enough)).ravel(), left.ravel().astype(int)
 
 
 def _interpolate(image, x, y):
@@ -151,22 +154,26 @@ def _interpolate(image, x, y):
 
 
 def _disc_sums(image, radius_px):
-    """Sum in an aperture round every pixel, as `gpucoron.detection.aperture_sums` does."""
+    """Sum in an aperture round every half pixel, as `gpucoron.detection.aperture_sums` does."""
     from scipy.ndimage import correlate
 
     reach = math.ceil(radius_px + 1)
-    point = np.zeros((2 * reach + 1, 2 * reach + 1))
-    point[reach, reach] = 1.0
-    places = [(reach + dx, reach + dy) for dy in range(-reach, reach + 1)
-              for dx in range(-reach, reach + 1)]
-    wide = np.pad(point, reach)
-    disc = aperture_sums(wide, np.array(places) + reach, radius_px).reshape(point.shape)
+    point = np.zeros((4 * reach + 1, 4 * reach + 1))
+    point[2 * reach, 2 * reach] = 1.0
+    offsets = np.arange(-reach, reach + 1)
     good = np.isfinite(image)
-    total, cover = (correlate(a, disc, mode="constant") for a in (
-        np.where(good, image, 0.0).astype(np.float64), good.astype(np.float64)))
-    area = math.pi * radius_px**2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(cover >= 0.9 * area, total * area / cover, np.nan)
+    filled, area = np.where(good, image, 0.0).astype(np.float64), math.pi * radius_px**2
+    sums = np.empty((2 * image.shape[0], 2 * image.shape[1]))
+    for v in (0, 1):
+        for u in (0, 1):
+            places = [(2 * reach - dx + u / 2, 2 * reach - dy + v / 2)
+                      for dy in offsets for dx in offsets]
+            disc = aperture_sums(point, places, radius_px).reshape(2 * reach + 1, -1)
+            total, cover = (correlate(a, disc, mode="constant")
+                            for a in (filled, good.astype(np.float64)))
+            sums[v::2, u::2] = np.where(
+                cover >= 0.9 * area, total * area / np.maximum(cover, 1e-9), np.nan)
+    return sums
 
 
 def find_candidates(

@@ -12,7 +12,7 @@ from gpucoron.report.html import figure, items, missing, section, table
 from gpucoron.report.measure import Sky
 from gpucoron.report.record import Record
 
-__all__ = ["eigenvalues", "flags", "residuals", "shifts", "timeline"]
+__all__ = ["curves", "eigenvalues", "flags", "labels", "residuals", "shifts", "timeline"]
 
 COLOURS = 6
 DOTS = 3000
@@ -22,7 +22,7 @@ def _science(record):
     return [e for e in record.exposures.values() if e.exptype == "science"]
 
 
-def _curves(record: Record, sky: Sky | None):
+def curves(record: Record, sky: Sky | None):
     """(name, separations in arcsec, rms, colour, dash) of exposures, then of combined images."""
     radec = sky.radec if sky and sky.given else None
     exposures, images = [], []
@@ -48,7 +48,7 @@ def _kept(truncate: int) -> str:
 
 def residuals(record: Record, sky: Sky | None, prefix: str) -> str:
     """Scatter in rings round the star, for each truncation."""
-    exposures, images = _curves(record, sky)
+    exposures, images = curves(record, sky)
     charts = []
     for title, curves in (("Combined image", images), ("Exposures", exposures)):
         curves = [c for c in curves if np.isfinite(c[2]).any()]

@@ -12,7 +12,7 @@ from html import escape
 
 import numpy as np
 
-__all__ = ["Stretch", "colour_bar", "picture", "png", "robust_stretch"]
+__all__ = ["Stretch", "colour_bar", "picture", "png", "robust_stretch", "round_values"]
 
 WIDTH = 480  # of a picture in its own units, whatever its size on paper
 NOTHING = 255  # the palette's entry for NaN: transparent
@@ -195,7 +195,7 @@ def colour_bar(stretch: Stretch | None, unit: str, palette: str = "viridis") -> 
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="12" y2="16"/>'
         f'<text x="{min(max(x, 12), WIDTH - 12):.1f}" y="30" text-anchor="middle">'
         f"{value:g}</text>"
-        for value in _bar_ticks(stretch)
+        for value in round_values(stretch)
         for x in [float(stretch(value)) * WIDTH])
     return (f'<svg class="bar" viewBox="0 0 {WIDTH} 49" role="img"><title>{escape(unit)}</title>'
             f'<image width="{WIDTH}" height="12" preserveAspectRatio="none" '
@@ -203,7 +203,7 @@ def colour_bar(stretch: Stretch | None, unit: str, palette: str = "viridis") -> 
             f'<text x="{WIDTH / 2}" y="44" text-anchor="middle">{escape(unit)}</text></svg>')
 
 
-def _bar_ticks(stretch: Stretch) -> Sequence[float]:
+def round_values(stretch: Stretch) -> Sequence[float]:
     """Round values that are well apart along the bar."""
     top = max(abs(stretch.low), abs(stretch.high))
     if not (math.isfinite(top) and top > 0):
