@@ -131,7 +131,7 @@ class Resample(_Step):
     kernel: str = _parameter(
         "square",
         choice("square", "point", "turbo", "gaussian", "lanczos2", "lanczos3"),
-        "how flux is spread over the output: square, point, turbo, gaussian, lanczos2 or lanczos3")
+        "square, point, turbo, gaussian, lanczos2 or lanczos3")
     fillval: str = _parameter(
         "NAN", fill_value, "value of output pixels that nothing falls on")
     weight_type: str = _parameter(

@@ -24,12 +24,14 @@ def spectra(images):
 
 def shift_spectra(half_spectra, shifts_yx, shape, out=None):
     """See `gpucoron.ops.fourier_shift.shift_spectra`."""
+    from cupyx.scipy.fft import irfft2  # cupy.fft's copies the spectra first
+
     cp = cuda.cupy()
     shifts_yx = cp.asarray(shifts_yx, dtype=np.float64)
     n = len(half_spectra)
     if out is None and 0 < n <= PLANES:
         shifted = multiply_phases(half_spectra, shifts_yx, shape, 1.0 / math.prod(shape))
-        return cp.fft.irfft2(shifted, s=shape, norm="forward")  # scaled already
+        return irfft2(shifted, s=shape, norm="forward", overwrite_x=True)  # scaled already
     out = cp.empty((n, *shape)) if out is None else out
     for k in range(0, n, PLANES):
         part = slice(k, k + PLANES)

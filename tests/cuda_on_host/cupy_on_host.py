@@ -12,6 +12,7 @@ import threading
 import types
 
 import numpy as np
+import scipy.fft
 
 from tests.cuda_on_host import build
 from tests.cuda_on_host.arrays import DeviceArray, Memory, on_device, unwrap, wrap
@@ -113,7 +114,9 @@ class Emulation:
         cupyx = types.SimpleNamespace(
             empty_pinned=np.empty, zeros_pinned=np.zeros, empty_like_pinned=np.empty_like,
             zeros_like_pinned=np.zeros_like)
-        self.modules = {"cupy": cp, "cupyx": cupyx}
+        transforms = importlib.import_module("cupyx.scipy.fft")
+        self.modules = {"cupy": cp, "cupyx": cupyx,
+                        "cupyx.scipy.fft": Namespace("cupyx.scipy.fft", transforms, scipy.fft)}
 
     @property
     def device(self):
