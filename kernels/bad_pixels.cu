@@ -32,13 +32,11 @@
 #include "kriging.cuh"
 #include "selection.cuh"
 
-template <class T> __device__ __forceinline__ bool is_finite(T x) { return x - x == T(0); }
-
 // A sum that takes no product in before that is rounded.
 __device__ __forceinline__ float add_rounded(float a, float b) { return __fadd_rn(a, b); }
 __device__ __forceinline__ double add_rounded(double a, double b) { return __dadd_rn(a, b); }
 
-__device__ __forceinline__ double noise_of(double err) { return is_finite(err) ? err * err : 0.0; }
+__device__ __forceinline__ double noise_of(double err) { return isfinite(err) ? err * err : 0.0; }
 
 // ---- single images
 
@@ -145,7 +143,7 @@ __global__ void __launch_bounds__(256) member_noise(
 #pragma unroll 4
   for (int j = 0; j < n; ++j) {
     const long long i = members[j] * n_pixels + p;
-    const T e = usable[i] && is_finite(err[i]) ? err[i] : T(0);
+    const T e = usable[i] && isfinite(err[i]) ? err[i] : T(0);
     sum = add_rounded(sum, e * e);
     count += usable[i];
   }
@@ -167,7 +165,7 @@ __global__ void __launch_bounds__(256) change_sums(
   for (int s = 0; s < SUMS; ++s) sum[s] = 0.0;
   for (long long p = flat_index(); p < n_pixels; p += gridDim.x * blockDim.x) {
     const T e = err[plane + p], m = middle[p];
-    if (!(usable[plane + p] && e > T(0) && is_finite(e) && is_finite(m))) continue;
+    if (!(usable[plane + p] && e > T(0) && isfinite(e) && isfinite(m))) continue;
     const double w = 1.0 / static_cast<double>(e);
     const double right = w * static_cast<double>(images[plane + p] - m);
     const double t[TERMS] = {w * terms[p], w * terms[n_pixels + p], w * terms[2 * n_pixels + p], w};

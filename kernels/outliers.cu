@@ -9,14 +9,14 @@
 // shared by WARPS warps; see median.cu. Having the median, the same threads go through their
 // elements again: data and dq come from the L2 cache, as what all blocks in flight hold fits into
 // it. Each array is read from memory once and written once: with three variances and float32 that
-// is 48 bytes an element and 4 a pixel, with 5 more written for the test of the neighbours.
+// is 48 bytes an element and 4 a pixel, with 1 more written for the test of the neighbours.
 // Candidates are appended to a list, in any order, and left undecided.
 //
 // sharp_round<T>: a warp a candidate, over the list. `witness` tells of each pixel whether it is
 // cleared, in one bit for even and one for odd rounds. A round reads one and writes the other, so
-// that nothing depends on who comes first. Once a round has changed nothing the ones
-// after it return at once; no host looks at that. 81 cells (16 bytes each) are read a candidate,
-// from the caches mostly; the time goes into the factoring (kriging.cuh).
+// that nothing depends on who comes first. Once a round has changed nothing those after it return
+// at once; no host looks at that. 48 neighbours of 13 bytes (float) are read a candidate, from the
+// caches mostly; the time goes into the factoring (kriging.cuh).
 //
 // strike<T>: the guilty become NaN. A thread a candidate, 6 writes of a sector each.
 //
@@ -29,12 +29,9 @@
 constexpr unsigned DO_NOT_USE = 1u, OUTLIER = 16u;
 constexpr double WEAK = 1.5, LEFT = 0.6;  // as in gpucoron/ops/outliers.py
 
-template <class T> __device__ __forceinline__ bool is_finite(T x) { return x - x == T(0); }
-template <class T> __device__ __forceinline__ T magnitude(T x) { return x < T(0) ? -x : x; }
-
 // As numpy.nan_to_num.
 template <class T> __device__ __forceinline__ T finite_or_zero(T x) {
-  if (is_finite(x)) return x;
+  if (isfinite(x)) return x;
   if (x != x) return T(0);
   const T most = value_of(key_of(inf_of<T>()) - 1);
   return x > T(0) ? most : -most;
@@ -54,7 +51,7 @@ template <class T> struct Exposure {
   bool keep_infinities;
 
   __device__ __forceinline__ T value(T x) const {
-    return keep_infinities || x - x == T(0) ? x : nan_of<T>();
+    return keep_infinities || isfinite(x) ? x : nan_of<T>();
   }
   __device__ __forceinline__ bool good(unsigned dq) const { return (dq & bits) == wanted; }
 };
@@ -89,9 +86,9 @@ template <class T> struct Judge {
   __device__ __forceinline__ void write(const Element &e, int k, long long i, T middle) const {
     const T difference = e.data - middle;
     unsigned dq = e.dq;
-    bool outlier = magnitude(difference) > snr * finite_or_zero(e.err);
+    bool outlier = fabs(difference) > snr * finite_or_zero(e.err);
     if (neighbours) {
-      const bool usable = !(dq & DO_NOT_USE) && is_finite(difference) && is_finite(e.err);
+      const bool usable = !(dq & DO_NOT_USE) && isfinite(difference) && isfinite(e.err);
       witness[i] = witness_of(usable, outlier);
       if (outlier && usable) {
         list[atomicAdd(n_listed, 1u)] = static_cast<unsigned>(i);
@@ -179,7 +176,7 @@ __global__ void __launch_bounds__(256) list_candidates(
     unsigned *__restrict__ list, unsigned *__restrict__ counts) {
   const long long i = flat_index();
   if (i >= size) return;
-  witness[i] = witness_of(usable[i] && is_finite(difference[i]), candidates[i]);
+  witness[i] = witness_of(usable[i] && isfinite(difference[i]), candidates[i]);
   if (candidates[i]) list[atomicAdd(counts + 1, 1u)] = static_cast<unsigned>(i);
 }
 
@@ -207,19 +204,19 @@ __global__ void __launch_bounds__(128) sharp_round(
       if (!(w & USABLE) || !(w >> now & 1)) return false;
       value = static_cast<double>(images[plane + q] - base[q]);
       const double e = static_cast<double>(err[plane + q]);
-      variance = is_finite(e) ? e * e : 0.0;
+      variance = isfinite(e) ? e * e : 0.0;
       return true;
     };
     const int y = static_cast<int>(p / nx), x = static_cast<int>(p % nx);
     const Prediction expected = krige_pixel(y, x, ny, nx, table, near, scratch[warp]);
     if (lane > 0) continue;
     const T difference = images[i] - base[p];
-    const double size = static_cast<double>(magnitude(difference));
-    const double e = static_cast<double>(magnitude(finite_or_zero(err[i])));
-    const double left = magnitude(static_cast<double>(difference) - expected.value);
+    const double size = static_cast<double>(fabs(difference));
+    const double e = static_cast<double>(fabs(finite_or_zero(err[i])));
+    const double left = fabs(static_cast<double>(difference) - expected.value);
     const bool explained = left <= snr * sqrt(e * e + expected.variance);
     const bool weak = size < WEAK * snr * e;
-    const double share = static_cast<double>(T(LEFT) * magnitude(difference));
+    const double share = static_cast<double>(T(LEFT) * fabs(difference));
     const bool clear = explained && (!weak || left <= share);
     const unsigned char w = witness[i];
     const bool before = w >> now & 1;

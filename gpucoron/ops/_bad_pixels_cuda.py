@@ -107,6 +107,17 @@ def fill_by_medians(out, images, usable, todo, members_of, half):
         group.fill_from_median(out, todo, nothing, half)
 
 
+def fill_by_kriging(out, images, usable, todo, members_of, err, exposures):
+    """Fill groups in place: from their exposures' images, and each integration's surroundings."""
+    for members, image, changes in zip(members_of, exposures.images, exposures.changes,
+                                       strict=True):
+        if changes is None:
+            cuda.cupy().copyto(out[members[0]], image, where=todo[members[0]])
+        else:
+            Group(images, usable, members).fill_by_kriging(
+                out, todo, err, image, changes, exposures.correlation)
+
+
 def boxes(image, usable, y, x, half):
     """Medians of the usable pixels in boxes round pixels (y, x) of an image."""
     cp = cuda.cupy()

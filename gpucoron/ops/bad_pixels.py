@@ -133,7 +133,7 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
         Pixels to set to 0 and not to fill (outside the field of a MIRI coronagraph).
     err : (n, ny, nx) floating, optional
         Standard deviations. With them, pixels are interpolated by kriging; without, box medians
-        are all there is.
+        are all there is. On a GPU they are rounded to the dtype of `images`.
     exposures : Exposures, optional
         From `exposure_images` of the same integrations. Default: made here, from `err`.
 
@@ -182,7 +182,12 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
     if err is not None and exposures is None:
         exposures = exposure_images(images, bad, numbers, err, zero=zero, box=box)
     if on_gpu(images):
-        _fill_on_gpu(out, images, usable, todo, members_of, err, exposures, int(box) // 2)
+        from gpucoron.ops import _bad_pixels_cuda
+
+        if err is None:
+            _bad_pixels_cuda.fill_by_medians(out, images, usable, todo, members_of, int(box) // 2)
+        else:
+            _bad_pixels_cuda.fill_by_kriging(out, images, usable, todo, members_of, err, exposures)
         return out
 
     def fill(job):
@@ -207,21 +212,6 @@ def _members_of(groups, n):
 def _over(work, items, xp):
     """Return what `work` gives for each item: in threads on the CPU, one by one for a GPU."""
     return over_items(work, items) if xp is np else [work(item) for item in items]
-
-
-def _fill_on_gpu(out, images, usable, todo, members_of, err, exposures, half):
-    from gpucoron.ops import _bad_pixels_cuda
-
-    if err is None:
-        _bad_pixels_cuda.fill_by_medians(out, images, usable, todo, members_of, half)
-        return
-    for members, image, changes in zip(members_of, exposures.images, exposures.changes,
-                                       strict=True):
-        if changes is None:
-            cuda.cupy().copyto(out[members[0]], image, where=todo[members[0]])
-        else:
-            group = _bad_pixels_cuda.Group(images, usable, members)
-            group.fill_by_kriging(out, todo, err, image, changes, exposures.correlation)
 
 
 def _combine(images, usable, members, err):

@@ -89,7 +89,7 @@ def flag_outliers(
         dtypes = {str(a.dtype) for a in (data, err, *variances)}
         if len(dtypes) > 1:
             raise InputError(f"data, err and variances have dtypes {', '.join(sorted(dtypes))}; "
-                             "a GPU takes one for all")
+                             "a GPU takes one for all, so convert them with .astype")
         enters = "none" if maskpt > 1 else "all" if maskpt <= 0 else "good"
         return FlaggedExposure(*_outliers_cuda.flag_outliers(
             data, err, dq, variances, snr, dq_bits.bad_mask(good_bits, dq.dtype), enters,
