@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpucoron.device import Device
     from gpucoron.io.wcs import OutputWcs
     from gpucoron.parameters import Parameters
+    from gpucoron.report.measure import Seen
     from gpucoron.report.record import Record
     from gpucoron.stack import IntegrationStack
     from gpucoron.steps.align_refs import AlignedReferences
@@ -149,3 +150,23 @@ class Result:
         from gpucoron.report.figures import plot
 
         return plot(self.product, star)
+
+    def candidates(self, star: tuple[float, float] | None = None) -> list[Seen]:
+        """Look for point sources in the first product's combined image, as the report does.
+
+        Parameters
+        ----------
+        star : (ra, dec), degrees, optional
+            As for `report`.
+
+        Returns
+        -------
+        list of Seen
+            ``separation`` and ``angle`` on the sky, ``candidate.significance``, and ``doubt`` where
+            something speaks against it; empty without a combined image.
+        """
+        from gpucoron.report import measure
+
+        record = self.product.record
+        sky = measure.sky_of(record, star) if record is not None and record.images else None
+        return measure.search(record, sky, max(record.images))[1] if sky else []

@@ -50,17 +50,17 @@ def residuals(record: Record, sky: Sky | None, prefix: str) -> str:
     """Scatter in rings round the star, for each truncation."""
     exposures, images = curves(record, sky)
     charts = []
-    for title, curves in (("Combined image", images), ("Exposures", exposures)):
-        curves = [c for c in curves if np.isfinite(c[2]).any()]
-        if not curves:
+    for title, lines in (("Combined image", images), ("Exposures", exposures)):
+        lines = [c for c in lines if np.isfinite(c[2]).any()]
+        if not lines:
             continue
-        chart = Chart(np.concatenate([c[1] for c in curves] + [[0.0]]),
-                      np.concatenate([c[2] for c in curves]), "separation, arcsec",
+        chart = Chart(np.concatenate([c[1] for c in lines] + [[0.0]]),
+                      np.concatenate([c[2] for c in lines]), "separation, arcsec",
                       "rms, MJy/sr", log_y=True, title=f"{title}: residual rms")
-        for _, x, y, colour, dash in curves:
+        for _, x, y, colour, dash in lines:
             chart.line(x, y, colour, dash)
-        few = curves if len(curves) <= 12 else curves[:12]
-        note = "" if few is curves else f"and {len(curves) - 12} more curves"
+        few = lines if len(lines) <= 12 else lines[:12]
+        note = "" if few is lines else f"and {len(lines) - 12} more curves"
         charts.append(figure(title, chart.svg() + legend([
             (name, colour, dash, "line") for name, _, _, colour, dash in few]), note))
     if not charts:
@@ -68,8 +68,8 @@ def residuals(record: Record, sky: Sky | None, prefix: str) -> str:
                        missing("No curve: no exposure tells where its star is."))
     return section(
         f"{prefix}rms", "Residuals against separation", f'<div class="row">{"".join(charts)}</div>',
-        '<p class="soft">Standard deviation of the pixels in rings one FWHM wide; sources are in '
-        "it. Curves of exposures are of their mean over integrations.</p>")
+        '<p class="soft">Standard deviation of the pixels in rings one FWHM wide, sources included. '
+        "Curves of exposures are of their mean over integrations.</p>")
 
 
 def shifts(record: Record, fits: dict, prefix: str) -> str:

@@ -302,7 +302,8 @@ def reference_shifts(fits: np.ndarray, sources) -> Shifts:
 def _outliers(s: Shifts) -> list[tuple[int, str]]:
     why: dict[int, str] = {}
     for k in np.flatnonzero(s.failed):
-        why[int(k)] = f"{s.failed[k]} fit{'s'[: s.failed[k] != 1]} without result"
+        n = int(s.failed[k])
+        why[int(k)] = f"{n} fit{'s'[: n != 1]} without result"
     away = np.hypot(s.x - _median(s.x), s.y - _median(s.y))
     limit = _median(away) + max(0.5, 6 * 1.4826 * _median(np.abs(away - _median(away))))
     for k in np.flatnonzero(away > limit):
