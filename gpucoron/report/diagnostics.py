@@ -68,8 +68,8 @@ def residuals(record: Record, sky: Sky | None, prefix: str) -> str:
                        missing("No curve: no exposure tells where its star is."))
     return section(
         f"{prefix}rms", "Residuals against separation", f'<div class="row">{"".join(charts)}</div>',
-        '<p class="soft">Standard deviation of the pixels in rings one FWHM wide, sources included. '
-        "Curves of exposures are of their mean over integrations.</p>")
+        '<p class="soft">Standard deviation of the pixels in rings one FWHM wide, with all '
+        "sources. Curves of exposures are of their mean over integrations.</p>")
 
 
 def shifts(record: Record, fits: dict, prefix: str) -> str:
@@ -143,7 +143,8 @@ def _or0(values):
 def eigenvalues(record: Record, truncations: tuple[int, ...], prefix: str, why: str) -> str:
     """Spectrum of the KL bases, and what share of the variance each mode has."""
     title = "Eigenvalues"
-    spectra = [np.asarray(v, float) for e in _science(record) for v in e.eigenvalues if len(v)]
+    spectra = [np.asarray(v, float) for e in _science(record) for v in e.eigenvalues]
+    spectra = [v for v in spectra if np.isfinite(v).all() and v.sum() > 0]
     if not spectra:
         return section(f"{prefix}eigen", title, missing(why))
     modes = max(map(len, spectra))

@@ -1,0 +1,396 @@
+"""The report of whole runs: all of it, parts of it, and what files may hold."""
+
+import json
+import math
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import gpucoron
+from gpucoron import cli
+from gpucoron.errors import OutputError
+from gpucoron.report import make_report, pictures
+from gpucoron.simulate import simulate
+from tests.tiny_sets import TinySet
+
+SECTIONS = ("image", "snr", "candidates", "exposures", "rms", "shifts", "eigen", "flags",
+            "members", "timeline", "parameters", "files")
+VOID = {"meta", "link", "input", "br"}
+
+
+class Page(HTMLParser):
+    """Text by section; complains of tags that do not match and of anything that could act."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.text, self.ids = [], {}, []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        assert tag not in ("script", "iframe", "object", "embed", "base", "form")
+        assert not any(name.startswith("on") for name in attrs)
+        for name in ("src", "href"):
+            assert attrs.get(name, "#")[:1] == "#" or attrs[name].startswith("data:")
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        if tag not in VOID:
+            self.open.append((tag, attrs.get("id")))
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        for tag, name in self.open:
+            if tag == "section":
+                self.text[name] = self.text.get(name, "") + data
+
+
+def check(result, **options):
+    """Make a report, and look at what every report has to have."""
+    html = make_report(result, **options)
+    page = Page(html)
+    assert len(set(page.ids)) == len(page.ids)
+    drawn = re.sub(r'data:[^"]*|<style>.*?</style>', "", html, flags=re.DOTALL)
+    assert not re.search(r"\b(nan|inf)\b", drawn)
+    for target in re.findall(r'<a href="#([^"]+)"', html):
+        assert target in page.ids
+    return html, page.text
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return TinySet(tmp_path_factory.mktemp("report"))
+
+
+def run(tiny, **keywords):
+    return gpucoron.run(tiny.asn, **{"psfmask": tiny.mask, "device": "cpu", "klip_truncate": 3,
+                                     "keep": ()} | keywords)
+
+
+# ---- all of it
+
+
+@pytest.fixture(scope="module")
+def planets(tmp_path_factory):
+    """A run whose star is where target acquisition puts it, with planets that are known."""
+    folder = tmp_path_factory.mktemp("planets")
+    made = simulate(folder, seed=4, shape=(160, 160), n_science=2, n_integrations=3,
+                    n_references=5, n_reference_integrations=2, acquisition_px=0.0,
+                    disk=False)
+    return made, gpucoron.run(made.asn, psfmask=made.psfmask, klip_truncate=(2, 6), keep=(),
+                              device="cpu")
+
+
+def test_planets_are_in_the_table_where_they_are(planets):
+    made, result = planets
+    seen = result.candidates(star=made.star)
+    clear = [s for s in seen if not s.doubt]
+    for planet in made.planets:
+        near = min(clear, key=lambda s: math.hypot(s.ra - planet.ra, s.dec - planet.dec))
+        across = math.radians(near.angle - planet.angle) * planet.separation
+        assert math.hypot(near.separation - planet.separation, across) < 0.02  # arcsec
+        assert near.candidate.significance > 5
+        assert abs(near.dec - planet.dec) * 3600 < 0.02
+    assert len(clear) == len(made.planets)
+
+
+def test_the_star_is_found_by_the_reference_pixel(planets):
+    made, result = planets
+    given, own = (result.candidates(star=star) for star in (made.star, None))
+    for planet in made.planets:
+        for found in (given, own):
+            assert any(abs(s.separation - planet.separation) < 0.06 for s in found)
+
+
+def test_the_report_of_a_whole_run(planets):
+    made, result = planets
+    html, text = check(result, star=made.star)
+    assert set(text) == set(SECTIONS)
+    assert "missing" not in re.findall(r'class="(\w+)"', html.split("<section id=\"files")[0])
+    listed = [float(v) for v in re.findall(r"(\d+\.\d\d\d)″", text["candidates"])]
+    for planet in made.planets:
+        assert min(abs(v - planet.separation) for v in listed) < 0.02
+    assert "2 KL vectors" in text["image"] and "6 KL vectors" in text["image"]
+    assert "2 KL vectors explain" in text["eigen"]
+    for exposure in result.product.record.exposures.values():
+        assert exposure.file in text["members"] and exposure.root in text["flags"]
+    assert "klip.truncate" in text["parameters"] and "2, 6" in text["parameters"]
+    for step in result.timings:
+        assert step in text["timeline"]
+    assert len(html) < 5e6
+
+
+def test_noise_alone_has_no_candidate(tmp_path):
+    made = simulate(tmp_path, seed=9, shape=(120, 120), n_science=2, n_integrations=2,
+                    n_references=4, n_reference_integrations=2, planets=(), disk=False,
+                    acquisition_px=0.0)
+    result = gpucoron.run(made.asn, psfmask=made.psfmask, klip_truncate=5, keep=(), device="cpu")
+    assert [s for s in result.candidates() if not s.doubt] == []
+
+
+def test_eigenvalues_are_those_of_the_references(tiny):
+    result = run(tiny, keep=("psfalign",))
+    product = result.product
+    for root, entry in product.record.exposures.items():
+        if entry.exptype == "science":
+            aligned = product.psfalign[root].data
+            assert len(entry.eigenvalues) == len(aligned)
+            for images, values in zip(aligned, entry.eigenvalues, strict=True):
+                flat = images.reshape(len(images), -1)
+                direct = np.linalg.eigvalsh(np.cov(flat))[::-1]
+                np.testing.assert_allclose(values, direct[: len(values)], rtol=1e-8)
+
+
+def test_what_is_noted_is_what_the_products_hold(tiny):
+    result = run(tiny, keep=("crfints", "psfsub", "i2d"))
+    product, record = result.product, result.product.record
+    for root, stack in product.psfsub.items():
+        entry = record.exposures[root]
+        for noted, images in ((entry.after[3], stack.data),
+                              (entry.before, product.crfints[root].data)):
+            mean = np.ma.masked_invalid(images).mean(axis=0).filled(np.nan)
+            np.testing.assert_allclose(noted, mean, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(
+            entry.unusable, (product.crfints[root].dq & 1 > 0).sum(axis=(1, 2)))
+    np.testing.assert_array_equal(record.images[3], product.i2d.data)
+
+
+# ---- parts of it
+
+
+@pytest.mark.parametrize("keywords, section, says", [
+    ({"klip": {"skip": True}}, "exposures", "no PSF was subtracted"),
+    ({"klip": {"skip": True}}, "eigen", "klip was skipped"),
+    ({"resample": {"skip": True}}, "image", "resample was skipped"),
+    ({"resample": {"skip": True}}, "candidates", "there is no combined image"),
+    ({"align_refs": {"skip": True}}, "shifts", "No fits"),
+    ({"outlier_detection": {"skip": True}}, "flags", "was skipped"),
+    ({"psfmask": None}, "image", "No psfmask"),
+    ({"align": "first"}, "eigen", "2 bases"),
+    ({"preset": "jwst"}, "shifts", "One point for each reference"),
+    ({"klip_truncate": (0, 1, 2, 100)}, "image", "100 KL vectors"),
+    ({"resample": {"output_shape": (2, 2)}}, "snr", "no finite pixel"),
+    ({"threads": 1}, "files", "Nothing was written"),
+])
+def test_what_is_not_there_is_said(tiny, keywords, section, says):
+    if "klip" in keywords:
+        keywords = {**keywords, "klip_truncate": 3}
+    _, text = check(run(tiny, **keywords))
+    assert says in text[section]
+
+
+def test_one_integration_of_each(tmp_path):
+    tiny = TinySet(tmp_path)
+    tiny.edit(SCI=lambda a: a[:1], ERR=lambda a: a[:1], DQ=lambda a: a[:1], VAR_POISSON=None,
+              VAR_RNOISE=None, VAR_FLAT=None)
+    tiny.members(lambda name: name not in (tiny.science[1].name, *(p.name for p in tiny.psf[1:])))
+    html, text = check(run(tiny))
+    assert "No outlier was found" in text["flags"] and "1 integration in 1 exposure" in html
+
+
+@pytest.mark.parametrize("spoil", [
+    {"SCI": lambda a: np.where(np.arange(len(a))[:, None, None] == 0, np.nan, a)},
+    {"DQ": lambda a: a | np.uint32(np.indices(a.shape)[1] > 18)},
+    {"CRPIX1": None, "RA_REF": None}, {"CRPIX1": 1e9}, {"FILTER": "CLEAR"},
+])
+def test_holes_and_missing_keywords(tmp_path, spoil):
+    tiny = TinySet(tmp_path)
+    tiny.edit(**spoil)
+    check(run(tiny))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 1e30, -3.0])
+def test_images_of_one_value(tiny, value):
+    result = run(tiny)
+    record = result.product.record
+    for k in record.images:
+        record.images[k] = np.full_like(record.images[k], value)
+    for e in record.exposures.values():
+        if e.before is not None:
+            e.before = np.full_like(e.before, value)
+            e.after = {k: np.full_like(v, value) for k, v in e.after.items()}
+            e.eigenvalues = [np.full_like(v, abs(value)) for v in e.eigenvalues]
+    for table in result.product.fits.values():
+        table["x"], table["y_err"], table["status"] = value, value, 1
+    with np.errstate(all="ignore"):
+        make_report(result)
+
+
+def test_nothing_noted(tiny):
+    result = run(tiny)
+    result.product.record = None
+    assert "Nothing was noted" in make_report(result)
+
+
+def test_several_products(tmp_path):
+    tiny = TinySet(tmp_path)
+
+    def twice(content):
+        (product,) = content["products"]
+        sides = [[m for m in product["members"] if m["exptype"] == "psf"
+                  or (m["expname"] == tiny.science[0].name) == first] for first in (True, False)]
+        content["products"] = [{"name": f"prod{k}", "members": side}
+                               for k, side in enumerate(sides)]
+
+    tiny.edit_asn(twice)
+    result = run(tiny)
+    _, text = check(result)
+    assert {"p1-image", "p2-image", "timeline"} <= set(text)
+    path = result.report(tmp_path / "out")
+    assert path == tmp_path / "out" / f"{tiny.asn.stem}_report.html"
+
+
+# ---- text from files
+
+
+def test_text_from_files_stays_text(tmp_path):
+    tiny = TinySet(tmp_path)
+    evil = "</title><script>alert(1)</script>"
+    tiny.edit(TARGNAME=evil, DETECTOR=None)
+
+    def name(content):
+        content["target"] = evil
+        content["products"][0]["members"].append(
+            {"expname": "<img src=x onerror=y>.fits", "exptype": "<b>\ud800"})
+
+    tiny.edit_asn(name)
+    result = run(tiny)
+    html, text = check(result)
+    assert evil in text["members"] and "<img src=x onerror=y>.fits" in text["members"]
+    assert "default-src 'none'" in html
+    assert result.report(tmp_path).read_bytes()
+
+
+# ---- where outliers are
+
+
+def test_references_that_stand_out_are_named():
+    from gpucoron.report.measure import reference_shifts
+    from gpucoron.steps.align_refs import FITS_DTYPE
+
+    rng = np.random.default_rng(1)
+    sources = [(f"e{k // 4}", k % 4 + 1) for k in range(24)]
+    fits = np.zeros(48, FITS_DTYPE)
+    fits["ref_plane"], fits["sci_integration"] = np.tile(np.arange(1, 25), 2), np.repeat([1, 2], 24)
+    exposure = (fits["ref_plane"] - 1) // 4
+    fits["x"], fits["y"] = (f(exposure) * 0.3 + rng.normal(0, 0.003, 48) for f in (np.cos, np.sin))
+    fits["x_err"] = fits["y_err"] = 0.003
+    assert reference_shifts(fits, sources).outliers == []
+    fits["x"][[5, 29]] += 0.06
+    fits["y"][[9, 33]] += 4
+    fits["status"][20] = 1
+    found = dict(reference_shifts(fits, sources).outliers)
+    assert list(found) == [5, 9, 20]
+    assert "own exposure" in found[5] and "middle of all" in found[9] and "1 fit " in found[20]
+    assert reference_shifts(fits[:0], ()).names == []
+    assert reference_shifts(fits, ()).names[3] == "reference 4 integration 1"
+
+
+# ---- pictures
+
+
+def test_png_can_be_read_again():
+    indices = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    data = pictures.png(indices, "viridis")
+    chunks, at = {}, 8
+    while at < len(data):
+        size, name = struct.unpack(">I4s", data[at: at + 8])
+        chunks[name] = data[at + 8: at + 8 + size]
+        assert zlib.crc32(name + chunks[name]) == struct.unpack(
+            ">I", data[at + 8 + size: at + 12 + size])[0]
+        at += 12 + size
+    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(8, 33)
+    np.testing.assert_array_equal(rows[:, 1:], indices)
+    assert chunks[b"tRNS"] == bytes([255] * 255 + [0])
+
+
+def test_colours_are_matplotlibs():
+    matplotlib = pytest.importorskip("matplotlib")
+    for name in pictures.PALETTES:
+        theirs = 255 * np.array(matplotlib.colormaps[name].colors)
+        ours = pictures._colours(name)[:255].astype(float)
+        assert np.abs(ours - theirs[np.rint(np.linspace(0, 255, 255)).astype(int)]).max() < 12
+
+
+def test_the_way_up_and_the_place_of_a_pixel():
+    frame = pictures.Frame((10, 20, 34, 32))
+    assert frame.scale == 20 and frame.height == 240
+    assert frame.place(10, 20) == (10, 230) and frame.place(33, 31) == (470, 10)
+
+
+# ---- files and the command line
+
+
+def test_reports_are_written_whole_or_not_at_all(tiny, tmp_path, monkeypatch):
+    result = run(tiny)
+    path = result.report(tmp_path / "new" / "r.html")
+    assert path == tmp_path / "new" / "r.html" and path.stat().st_size > 10_000
+    assert result.report(tmp_path) == tmp_path / f"{result.product.name}_report.html"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write the report"):
+        result.report(tmp_path / "file" / "r.html")
+    monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(OutputError):
+        result.report(tmp_path / "full" / "r.html")
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+def test_command_line(tiny, tmp_path, capsys):
+    out = ("--output-dir", tmp_path, "--save", "i2d", "--set", "klip.truncate=2")
+    base = list(map(str, (tiny.asn, "--device", "cpu", "--psfmask", tiny.mask, *out)))
+    assert cli.main(base) == 0
+    assert not list(tmp_path.glob("*.html"))  # nobody is watching
+    assert cli.main([*base, "--report", str(tmp_path)]) == 0
+    (found,) = tmp_path.glob("*_report.html")
+    assert str(found) in capsys.readouterr().out
+    assert "_i2d.fits" in found.read_text()
+    assert cli.main([*base, "--report", str(tmp_path), "--no-report"]) == 0
+
+
+def test_a_terminal_gets_a_report(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    base = [str(tiny.asn), "--device", "cpu", "--output-dir", str(tmp_path), "--save", "i2d"]
+    assert cli.main([*base, "--no-report"]) == 0 and not list(tmp_path.glob("*.html"))
+    assert cli.main(base) == 0 and len(list(tmp_path.glob("*.html"))) == 1
+
+
+def test_a_defect_in_the_report_is_a_warning(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("gpucoron.report.page.make_report", lambda *a: 1 / 0)
+    assert cli.main([str(tiny.asn), "--device", "cpu", "--output-dir", str(tmp_path),
+                     "--report", str(tmp_path)]) == 0
+    assert "no report: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_no_plotting_library_is_needed(tiny, tmp_path):
+    code = ("import sys; sys.modules['matplotlib'] = None\n"
+            "import gpucoron, json\n"
+            f"r = gpucoron.run({str(tiny.asn)!r}, device='cpu', klip_truncate=2)\n"
+            f"r.report({str(tmp_path / 'r.html')!r})\n"
+            "try: r.plot()\n"
+            "except gpucoron.UsageError as e: print(e)\n"
+            "print(json.dumps(sorted(sys.modules)))")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, modules = out.stdout.strip().splitlines()[-2:]
+    assert "pip install 'gpucoron[plot]'" in said
+    assert not {"pandas", "PIL", "scipy.stats", "scipy.signal"} & set(json.loads(modules))
+
+
+def test_plot(tiny):
+    pytest.importorskip("matplotlib")
+    for keywords in ({}, {"resample": {"skip": True}}, {"klip": {"skip": True}}):
+        figure = run(tiny, **keywords).plot()
+        figure.canvas.draw()
+        assert len(figure.axes) >= 4
