@@ -7,6 +7,7 @@ number.
 """
 
 import functools
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -38,8 +39,15 @@ def over_blocks(work, n_pixels):
     with _pools().limit(limits=1, user_api="blas"):
         if n_threads < 2:
             return [work(block) for block in blocks]
-        with ThreadPoolExecutor(n_threads) as pool:
-            return list(pool.map(work, blocks))
+        return list(_pool(n_threads, os.getpid()).map(work, blocks))
+
+
+@functools.lru_cache(2)
+def _pool(n_threads, pid):
+    """Threads that loops inside of them may not multiply; not those of a process forked from."""
+    import numba
+
+    return ThreadPoolExecutor(n_threads, "gpucoron", numba.set_num_threads, (1,))
 
 
 @functools.cache
@@ -68,8 +76,7 @@ def over_items(work, items):
     n_threads = min(numba.get_num_threads(), len(items))
     if n_threads < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(n_threads, initializer=numba.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(work, items))
+    return list(_pool(n_threads, os.getpid()).map(work, items))
 
 
 def over_rows(work, n_rows, *arguments):
@@ -81,5 +88,5 @@ def over_rows(work, n_rows, *arguments):
         work(0, n_rows, *arguments)
         return
     pieces = np.linspace(0, n_rows, 4 * n_threads + 1).astype(int)
-    with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(lambda a, b: work(a, b, *arguments), pieces[:-1], pieces[1:]))
+    pool = _pool(n_threads, os.getpid())
+    list(pool.map(lambda a, b: work(a, b, *arguments), pieces[:-1], pieces[1:]))
