@@ -55,7 +55,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         for tag, name in self.open:
             if tag == "section":
-                self.text[name] = self.text.get(name, "") + data
+                self.text[name] = f"{self.text.get(name, '')} {data}"
 
 
 def check(result, **options):
