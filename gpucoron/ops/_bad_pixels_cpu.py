@@ -7,28 +7,33 @@ from gpucoron.ops._median_cpu import middle
 from gpucoron.ops._threads import over_rows
 
 
-def box_medians(images, usable, n, y, x, half):
-    """Median of the usable pixels round each of the given ones; the box doubles while empty."""
-    out = np.empty(n.size, images.dtype)
-    over_rows(_box_medians, n.size, images, usable, n, y, x, half, out)
-    return out
+def box_medians(image, usable, y, x, half):
+    """Median of the usable pixels round each of the given ones; the box doubles while empty.
+
+    In double for any type: rounded, the mean of two float32 is the same. It compiles once.
+    """
+    out = np.empty(y.size)
+    over_rows(_box_medians, y.size, np.ascontiguousarray(image, dtype=np.float64),
+              np.ascontiguousarray(usable), np.ascontiguousarray(y), np.ascontiguousarray(x), half,
+              out)
+    return out.astype(image.dtype)
 
 
 @njit(cache=True, nogil=True)
-def _box_medians(first, stop, images, usable, n, y, x, half, out):
-    _, ny, nx = images.shape
+def _box_medians(first, stop, image, usable, y, x, half, out):
+    ny, nx = image.shape
     for i in range(first, stop):
         reach = max(half, 1)
         found = False
         while not found:
             y0, y1 = max(0, y[i] - reach), min(ny, y[i] + reach + 1)
             x0, x1 = max(0, x[i] - reach), min(nx, x[i] + reach + 1)
-            buffer = np.empty((y1 - y0) * (x1 - x0), images.dtype)
+            buffer = np.empty((y1 - y0) * (x1 - x0))
             count = np.int64(0)  # a literal would compile `middle` once more
             for v in range(y0, y1):
                 for u in range(x0, x1):
-                    if usable[n[i], v, u]:
-                        buffer[count] = images[n[i], v, u]
+                    if usable[v, u]:
+                        buffer[count] = image[v, u]
                         count += 1
             if count > 0:
                 out[i] = middle(buffer, count)

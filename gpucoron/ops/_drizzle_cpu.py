@@ -165,7 +165,7 @@ def overlap_rows(row, stop, pixel_map, limits, half, out_ny, out_nx, counts, sta
         counts[j] = at - starts[j]
 
 
-@njit((_I8, _I8, _F8, types.int64[:, ::1], _I8, _I8, _COUNTS, *_LIST), cache=True, nogil=True)
+@njit(cache=True, nogil=True)  # compiled where it is asked for
 def point_rows(row, stop, pixel_map, limits, out_ny, out_nx, counts, starts, target, source, share):
     """As `overlap_rows`, each input pixel falling whole into the output pixel at its centre."""
     nx = pixel_map.shape[1]

@@ -62,7 +62,8 @@ def interpolate(image, noise, good, y, x, offsets, between, to_centre, floor, fe
     pixel; `noise` the variance of every pixel; `floor` the least noise as a share of the signal.
     """
     out = np.full((2, y.size), np.nan)
-    over_rows(_interpolate, y.size, image, noise, good, y, x, offsets, between, to_centre, floor,
+    over_rows(_interpolate, y.size, image, noise, good, np.ascontiguousarray(y),
+              np.ascontiguousarray(x), offsets, between, to_centre, floor,
               fewest, out)
     return out
 

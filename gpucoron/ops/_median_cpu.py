@@ -72,27 +72,21 @@ def middle(a, n):
 def column_median(images, good):
     """Median over axis 0; `good` of shape (1, 1, 1) stands for all pixels good."""
     out = np.empty(images.shape[1:], images.dtype)
-    over_rows(_column_median, out.shape[0], images, good, out)
+    few = images.shape[0] <= NETWORK_LIMIT
+    over_rows(_by_network if few else _by_selection, out.shape[0], images, good, out)
     return out
 
 
 @njit(cache=True, nogil=True)
-def _column_median(first, stop, images, good, out):
-    for y in range(first, stop):
-        if images.shape[0] <= NETWORK_LIMIT:
-            _row_by_network(images, good, out, y)
-        else:
-            _row_by_selection(images, good, out, y)
-
-
-@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _row_by_network(images, good, out, y):
+def _by_network(first, stop, images, good, out):
     """Sort TILE columns together by exchanging neighbours: the processor's vectors do it."""
     n, _, nx = images.shape
     masked = good.shape[0] == n and good.shape[2] == nx
     buffer, count = np.empty((n, TILE), images.dtype), np.empty(TILE, np.int64)
     infinite, two = images.dtype.type(np.inf), images.dtype.type(2)
-    for start in range(0, nx, TILE):
+    tiles = (nx + TILE - 1) // TILE
+    for tile in range(first * tiles, stop * tiles):
+        y, start = tile // tiles, tile % tiles * TILE
         width = min(TILE, nx - start)
         count[:] = 0
         for k in range(n):
@@ -117,12 +111,14 @@ def _row_by_network(images, good, out, y):
                 out[y, start + t] = (buffer[half - 1, t] + buffer[half, t]) / two
 
 
-@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _row_by_selection(images, good, out, y):
+@njit(cache=True, nogil=True)
+def _by_selection(first, stop, images, good, out):
     n, _, nx = images.shape
     masked = good.shape[0] == n and good.shape[2] == nx
     buffer, count = np.empty((TILE, n), images.dtype), np.empty(TILE, np.int64)
-    for start in range(0, nx, TILE):
+    tiles = (nx + TILE - 1) // TILE
+    for tile in range(first * tiles, stop * tiles):
+        y, start = tile // tiles, tile % tiles * TILE
         width = min(TILE, nx - start)
         count[:] = 0
         for k in range(n):

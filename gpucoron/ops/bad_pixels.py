@@ -300,8 +300,7 @@ def _boxes(image, usable, y, x, half):
         return _bad_pixels_cuda.boxes(image, usable, y, x, half)
     from gpucoron.ops._bad_pixels_cpu import box_medians
 
-    return box_medians(np.ascontiguousarray(image[None]), np.ascontiguousarray(usable[None]),
-                       np.zeros(len(y), dtype=np.int64), y, x, half)
+    return box_medians(image, usable, y, x, half)
 
 
 def _fill_by_medians(out, images, usable, todo, members, half):
