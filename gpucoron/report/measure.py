@@ -15,6 +15,7 @@ from gpucoron.report.record import ExposureRecord, Record
 __all__ = ["Seen", "Shifts", "Sky", "profile", "reference_shifts", "search", "sky_of",
            "star_in_exposure"]
 
+APART = 4.0  # two SNRs that differ by more (and by a factor of 2) are not of the same source
 LOBE = 3.0  # FWHM; so near a brighter source its own rings stand out
 
 
@@ -154,10 +155,10 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Se
 
     Notes
     -----
-    A source on the sky is in every exposure: one that some exposure shows with less than a third
-    of the SNR that another has (4.5 or more) is doubted. So is one that a single exposure of
-    several has in its field, one with more light in a pixel than the PSF allows, and one within
-    three FWHM of a brighter one.
+    A source on the sky is in every exposure: one whose SNR in some exposure is less than half of
+    that in another, and by more than 4, is doubted. So is one that a single exposure of several
+    has in its field, one with more light in a pixel than the PSF allows, and one within three FWHM
+    of a brighter one.
     """
     image = record.images[truncate]
     snr = snr_map(image, sky.star, sky.fwhm_px)
@@ -197,8 +198,8 @@ def _doubt(entry: Seen, before: list[Seen], sky: Sky, views: list) -> str:
             aperture_snr(image, at, star[:2], fwhm_px=fwhm_px)[1]
             if all(map(math.isfinite, at)) else math.nan)
     known = [v for v in entry.by_exposure.values() if math.isfinite(v)]
-    present = sum(v >= 0.3 * max(known) for v in known)
-    if present < len(known) and max(known) >= 4.5:
+    present = sum(v > max(known) - APART or v >= max(known) / 2 for v in known)
+    if present < len(known):
         return f"in {present} of {len(known)} exposures only"
     if views and not known:
         return "at the edge of every exposure"
