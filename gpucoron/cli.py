@@ -222,6 +222,10 @@ def _tell_plan(options: argparse.Namespace) -> None:
             options.asn, parameters=parameters, save=_chosen(options, parameters),
             threads=options.threads, memory=options.memory):
         sys.stdout.write("\n".join(plan.lines()) + "\n")
+    if options.device not in ("auto", "cpu"):
+        sys.stdout.write("batches, memory and time are those of a run on the CPU; a GPU takes as "
+                         "many integrations\nat a time as its free memory holds, less with "
+                         "--memory\n")
 
 
 def run_association(options: argparse.Namespace, console):

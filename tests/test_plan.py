@@ -159,6 +159,9 @@ def test_dry_run_tells_and_writes_nothing(tiny, capsys, tmp_path, monkeypatch):
 def test_dry_run_follows_the_options(tiny, capsys):
     assert cli.main([str(tiny.asn), "--dry-run", "--align", "first"]) == 0
     assert "pairs to fit          10\n" in capsys.readouterr().out
+    assert "on the CPU" not in capsys.readouterr().out
+    assert cli.main([str(tiny.asn), "--dry-run", "--device", "0"]) == 0
+    assert "are those of a run on the CPU" in capsys.readouterr().out
     assert cli.main([str(tiny.asn), "--dry-run", "--set", "klip.truncate=x"]) == 2
     assert cli.main([str(tiny.asn), "--dry-run", "--memory", "lots"]) == 2
     assert "memory is 'lots', expected a size" in capsys.readouterr().err
