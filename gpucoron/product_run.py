@@ -45,24 +45,39 @@ class ProductRun:
             return self._run()
 
     def _run(self) -> ProductResult:
+        science, references = self._begin()
+        self.stacks = self._loaded([*references, *science])
+        prepared = self._prepared(science, references)
+        subtracted = [self._science(e, prepared, references, self.mask) for e in science]
+        del prepared
+        self._combine(science, subtracted)
+        self.record.to_host()
+        return self.result
+
+    def _begin(self) -> tuple[list[Exposure], list[Exposure]]:
+        """Read and check all but pixels."""
         science, references = self.read()
         self.record.note_exposures(*science, *references)
         self.batch = self._batch(science, references)
         self.provenance = self._provenance(science, references)
-        mask = self._mask(science[0])
-        self.stacks = read_ahead(
-            lambda exposure: self.places[0].upload(exposure.load()), [*references, *science],
-            self.job.threads > 1)
+        self.mask = self._mask(science[0])
+        return science, references
+
+    def _loaded(self, exposures):
+        """Yield the images of exposures, each read while the one before is worked on."""
+        return read_ahead(lambda exposure: self.places[0].upload(exposure.load()), exposures,
+                          self.job.threads > 1)
+
+    def _prepared(self, science, references) -> list | None:
+        """Stack the references and prepare them for every device."""
         stacked = self._references(references)
-        prepared = None if self.parameters.klip.skip else self._prepare(stacked, science[0], mask)
-        del stacked
-        subtracted = [self._science(exposure, prepared, references, mask) for exposure in science]
-        del prepared
+        return None if self.parameters.klip.skip else self._prepare(stacked, science[0], self.mask)
+
+    def _combine(self, science, subtracted) -> None:
+        """Put all science exposures together, once for each truncation."""
         if not self.parameters.resample.skip:
             for truncate in subtracted[0]:
                 self._resample(science, [stacks[truncate] for stacks in subtracted], truncate)
-        self.record.to_host()
-        return self.result
 
     def _provenance_of(self, truncate: int) -> Provenance:
         return replace(self.provenance,
