@@ -49,7 +49,9 @@ def output_error(path: Path, problem: OSError) -> OutputError:
 
 def partial_path(path: Path) -> Path:
     """Return the name that a file has until it is complete: hidden, not ending in .fits."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{next(_SERIAL)}.part")
+    # two nodes that share the folder may have the same process number
+    own = f"{os.getpid()}-{next(_SERIAL)}-{os.urandom(4).hex()}"
+    return path.with_name(f".{path.name}.{own}.part")
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
