@@ -2,14 +2,26 @@
 
 __all__ = [
     "GpucoronError", "UsageError", "ParameterError", "InputError", "AssociationError",
-    "ExposureError", "MaskError", "DeviceError", "DeviceMemoryError", "OutputError",
+    "ExposureError", "MaskError", "DeviceError", "DeviceMemoryError", "ClusterError", "OutputError",
 ]
+
+_LONGEST = 1500
 
 
 class GpucoronError(Exception):
-    """Root of every error that gpucoron raises on purpose; its text is one line for the user."""
+    """Root of every error that gpucoron raises on purpose; its text is one line for the user.
+
+    What cannot be printed (a name can hold anything) is shown as escapes, and a line of more than
+    some thousand characters loses its middle.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if not text.isprintable():
+            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST - 400]} ... {text[-400:]}"
 
 
 class UsageError(GpucoronError):
@@ -48,6 +60,10 @@ class DeviceError(GpucoronError, RuntimeError):
 
 class DeviceMemoryError(DeviceError, MemoryError):
     """The memory of the GPU did not suffice; smaller batches may."""
+
+
+class ClusterError(DeviceError):
+    """The scheduler is not there, or the cluster lost what it was to do."""
 
 
 class OutputError(GpucoronError, OSError):

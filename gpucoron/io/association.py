@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucoron.errors import AssociationError, ExposureError
+from gpucoron.io.files import read_input
 from gpucoron.io.names import (
     check_names,
     exposure_root,
@@ -32,6 +34,9 @@ __all__ = [
 log = logging.getLogger("gpucoron")
 
 USED_TYPES = ("science", "psf")
+LARGEST = 64 << 20  # bytes; real ones have some thousand
+_LONGEST = {"expname": 4000, "exptype": 40}
+_LONGEST_NAME = 200  # bytes; file systems allow 255, suffix and name while being written included
 DEFAULT_ASN_ID = "a3001"  # what jwst gives an association made by hand
 
 
@@ -99,8 +104,9 @@ def read_association(path: str | Path) -> Association:
     path = Path(path)
     table = _load(path)
     products = tuple(_product(path, i, entry) for i, entry in enumerate(_entries(path, table)))
+    asn_id = _asn_id(path, table)
     _check_files(path, products)
-    _check_unique(path, products)
+    _check_unique(path, products, asn_id)
     for product in products:
         if product.ignored:
             names = ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored)
@@ -110,7 +116,7 @@ def read_association(path: str | Path) -> Association:
     if kind is not None and kind != "coron3":
         log.warning("%s: asn_type is %r, expected 'coron3'; going on", path.name, kind)
     return Association(
-        path=path, asn_id=_asn_id(path, table), asn_pool=_pool(table.get("asn_pool")),
+        path=path, asn_id=asn_id, asn_pool=_pool(table.get("asn_pool")),
         table_name=path.name, program=program_id(table.get("program")),
         target=text_or_none(table.get("target")), products=products)
 
@@ -157,19 +163,10 @@ def _differences(first, other):
 
 def _load(path: Path) -> dict[str, Any]:
     """Parse the file as a JSON object."""
-    if path.is_dir():
-        raise AssociationError(f"{path}: is a folder, expected a level-3 association file (JSON)")
-    try:
-        with open(path, "rb") as file:
-            head = file.read(9)
-            if head == b"SIMPLE  =":
-                raise AssociationError(
-                    f"{path}: is a FITS file, expected a level-3 association file (JSON)")
-            content = head + file.read()
-    except FileNotFoundError:
-        raise AssociationError(f"{path}: no such file, expected a level-3 association") from None
-    except OSError as error:
-        raise AssociationError(f"{path}: cannot be read: {error.strerror or error}") from error
+    expected = "a level-3 association file (JSON)"
+    content = read_input(path, AssociationError, expected, LARGEST)
+    if content.startswith(b"SIMPLE  ="):
+        raise AssociationError(f"{path}: is a FITS file, expected {expected}")
     if not content.strip():
         raise AssociationError(f"{path}: is empty, expected a level-3 association file (JSON)")
     table = _parse(path, content)
@@ -181,12 +178,13 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _parse(path: Path, content: bytes) -> Any:
     def no_duplicates(pairs):
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise AssociationError(
-                    f"{path}: key {key!r} appears twice in one JSON object, expected once")
-        return dict(pairs)
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise AssociationError(
+                f"{path}: key {twice!r} appears twice in one JSON object, expected once")
+        return table
 
     try:
         return json.loads(content, object_pairs_hook=no_duplicates)
@@ -224,6 +222,10 @@ def _entries(path: Path, table: dict[str, Any]) -> list[dict[str, Any]]:
                 if not isinstance(value, str) or not value.strip():
                     raise AssociationError(f"{path}: product {number}, member {position} has no "
                                            f"{key!r}, expected a text")
+                if not value.strip().isprintable() or len(value) > _LONGEST[key]:
+                    raise AssociationError(
+                        f"{path}: product {number}, member {position} has the {key} "
+                        f"{value[:60]!r}, expected at most {_LONGEST[key]} printable characters")
     return entries
 
 
@@ -267,6 +269,9 @@ def _file_name_part(path: Path, what: str, text: str) -> str:
     if not text.isprintable() or re.search(r"[/\\]", text) or text.startswith("."):
         raise AssociationError(f"{path}: {what} is {text!r}, expected a text that can be part of "
                                "a file name (no folders)")
+    if len(text.encode()) > _LONGEST_NAME:
+        raise AssociationError(f"{path}: {what} has {len(text.encode())} bytes, expected at most "
+                               f"{_LONGEST_NAME}")
     return text
 
 
@@ -284,8 +289,11 @@ def _check_files(path: Path, products: Sequence[Product]) -> None:
             raise AssociationError(f"{path}: member {name} is {what}, expected a FITS file")
 
 
-def _check_unique(path: Path, products: Sequence[Product]) -> None:
-    """Raise where an exposure is listed twice or two outputs would have one file name."""
+def _check_unique(path: Path, products: Sequence[Product], asn_id: str) -> None:
+    """Raise where an exposure is listed twice or two outputs would have one file name.
+
+    Names that differ only by case are the same: some file systems see no difference.
+    """
     check_names(path, [p.name for p in products])
     by_root: dict[str, tuple[Path, str]] = {}
     science_in: dict[Path, str] = {}
@@ -299,8 +307,8 @@ def _check_unique(path: Path, products: Sequence[Product]) -> None:
                     f"{path}: {label} lists {member.expname} twice (as {exptype_of[file]} and as "
                     f"{member.exptype}), expected each exposure once")
             exptype_of[file] = member.exptype
-            known, expname = by_root.setdefault(
-                exposure_root(member.expname), (file, member.expname))
+            root = _root(path, member, asn_id)
+            known, expname = by_root.setdefault(root.casefold(), (file, member.expname))
             if known != file:
                 raise AssociationError(
                     f"{path}: members {expname} and {member.expname} differ, but their products "
@@ -311,6 +319,17 @@ def _check_unique(path: Path, products: Sequence[Product]) -> None:
                 raise AssociationError(
                     f"{path}: {member.expname} is science in {other} and in {label}, whose psfsub "
                     "would have the same name; expected it in one product")
+
+
+def _root(path: Path, member: Member, asn_id: str) -> str:
+    """Return what the products of a member are named after."""
+    root = exposure_root(member.expname)
+    length = len(f"{root}_{asn_id}".encode())
+    if not root or length > _LONGEST_NAME:
+        found = f"{length} bytes with the asn_id" if root else "nothing before its suffix"
+        raise AssociationError(f"{path}: the file name of member {member.expname} has {found}, "
+                               f"expected 1 to {_LONGEST_NAME} to name products after")
+    return root
 
 
 def _label(name: str | None, index: int | None = None) -> str:

@@ -142,7 +142,8 @@ def test_byte_order_mark_is_accepted(asn_path):
 
 
 def test_no_file_and_a_folder(tmp_path):
-    assert error_of(tmp_path / "none.json") == "no such file, expected a level-3 association"
+    assert error_of(tmp_path / "none.json") == (
+        "no such file, expected a level-3 association file (JSON)")
     assert error_of(tmp_path).startswith("is a folder, expected a level-3 association")
 
 
@@ -172,11 +173,25 @@ def test_all_missing_members_are_listed(asn_path):
                     f"{SCI2}, {PSF2}")
 
 
-@pytest.mark.parametrize("name", ["x" * 300 + ".fits", "a\0b.fits"])
-def test_member_names_that_no_file_can_have(asn_path, name):
+@pytest.mark.parametrize("name, expected", [
+    ("x" * 300 + ".fits", "1 of 2 members missing"),
+    ("a\0b.fits", r"product 1, member 2 has the expname 'a\x00b.fits', expected at most 4000 "
+                  "printable characters"),
+])
+def test_member_names_that_no_file_can_have(asn_path, name, expected):
     make_asn(asn_path, [(SCI, "science"), (name, "psf")], touch=False)
     (asn_path.parent / SCI).touch()
-    assert error_of(asn_path).startswith("1 of 2 members missing")
+    assert error_of(asn_path).startswith(expected)
+
+
+def test_a_member_name_too_long_for_its_products(asn_path):
+    make_asn(asn_path, [(SCI, "science"), ("x" * 240 + ".fits", "psf")])
+    assert "has 246 bytes with the asn_id, expected 1 to 200 to name products" in error_of(asn_path)
+
+
+def test_member_names_that_differ_only_by_case(asn_path):
+    make_asn(asn_path, [*GOOD, (SCI.replace("jw", "JW"), "psf")])
+    assert "their products would have the same names" in error_of(asn_path)
 
 
 def test_member_that_is_a_folder(asn_path):

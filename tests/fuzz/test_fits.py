@@ -1,0 +1,84 @@
+"""Exposures and masks whose headers lie: refused in one line, or read, and then written whole."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from gpucoron.io.asdf_tree import asdf_blob
+from gpucoron.io.blend import blend, count_pointings, header_table, product_times
+from gpucoron.io.exposures import read_exposure, read_meta
+from gpucoron.io.product_headers import input_headers
+from gpucoron.io.products import Provenance, write_crfints, write_psfstack
+from gpucoron.io.psfmask import read_psfmask
+from gpucoron.io.wcs import output_wcs, read_wcs
+from tests.fuzz.bounds import fuzz, refused_or
+from tests.fuzz.hostile_fits import files, originals
+from tests.tiny_sets import SHAPE, complete
+
+PROVENANCE = Provenance("0", parameters={"klip.truncate": 3}, inputs=["a.fits"])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.fixture(scope="module")
+def good(place):
+    (place / "good_calints.fits").write_bytes(originals()[0])
+    return read_exposure(place / "good_calints.fits", "science")
+
+
+@given(content=files())
+@fuzz(100)
+def test_an_exposure(content, place, good):
+    path = place / "x_calints.fits"
+    path.write_bytes(content)
+    refused_or(read_meta, path)
+    found = refused_or(read_exposure, path, "science", pixels=False)
+    if found is None:
+        assert refused_or(read_exposure, path, "science") is None
+        return
+    stack = refused_or(found.load)
+    refused_or(_lay_out, good, found)
+    refused_or(_combine_headers, good, found)
+    if stack is not None:
+        assert stack.data.shape == stack.err.shape == stack.dq.shape == found.shape
+        refused_or(_write, place, found, stack)
+
+
+def _lay_out(good, found):
+    wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in (found, good)]
+    layout = output_wcs(wcss, [found.meta, good.meta], [found.shape, good.shape])
+    assert np.prod(layout.shape, dtype=float) < 1e8
+
+
+def _combine_headers(*exposures):
+    for order in (exposures, exposures[::-1]):
+        headers = [input_headers(e) for e in order]
+        blend(headers)
+        product_times(headers, 5)
+        count_pointings(headers)
+        header_table(headers)
+
+
+def _write(place, exposure, stack):
+    out = place / "out.fits"
+    write_crfints(out, exposure, stack, PROVENANCE)
+    complete(out)
+    write_psfstack(out, [exposure], stack, PROVENANCE)
+    complete(out)
+
+
+@given(content=files(2))
+@fuzz(60)
+def test_a_psfmask(content, place, good):
+    path = place / "mask.fits"
+    path.write_bytes(content)
+    mask = refused_or(read_psfmask, path, SHAPE, good.meta)
+    if mask is not None:
+        assert mask.shape == SHAPE and np.isfinite(mask).all() and mask.min() >= 0
+
+
+def test_asdf_is_kept(good):
+    assert b"gwcs" in asdf_blob(good.asdf_bytes, [], {})
