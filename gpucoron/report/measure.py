@@ -15,7 +15,7 @@ from gpucoron.report.record import ExposureRecord, Record
 __all__ = ["Seen", "Shifts", "Sky", "profile", "reference_shifts", "search", "sky_of",
            "star_in_exposure"]
 
-APART = 4.0  # two SNRs that differ by more (and by a factor of 2) are not of the same source
+APART = 2.8  # standard deviations; fluxes that differ by more, and by a factor of 2, are not one's
 LOBE = 3.0  # FWHM; so near a brighter source its own rings stand out
 
 
@@ -155,10 +155,10 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Se
 
     Notes
     -----
-    A source on the sky is in every exposure: one whose SNR in some exposure is less than half of
-    that in another, and by more than 4, is doubted. So is one that a single exposure of several
-    has in its field, one with more light in a pixel than the PSF allows, and one within three FWHM
-    of a brighter one.
+    A source on the sky is in every exposure: one whose flux in some exposure is less than half of
+    that in another, and by more than 2.8 standard deviations, is doubted. So is one that exposures
+    by themselves hardly show, one that a single exposure of several has in its field, one with more
+    light in a pixel than the PSF allows, and one within three FWHM of a brighter one.
     """
     image = record.images[truncate]
     snr = snr_map(image, sky.star, sky.fwhm_px)
@@ -191,20 +191,25 @@ def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
 
 
 def _doubt(entry: Seen, before: list[Seen], sky: Sky, views: list) -> str:
-    c = entry.candidate
-    for exposure, image, star, fwhm_px in views:
+    c, fluxes = entry.candidate, []
+    for exposure, image, (x, y, scale), fwhm_px in views:
         at = tuple(float(v) for v in exposure.wcs.sky_to_pixel(entry.ra, entry.dec))
-        entry.by_exposure[exposure.root] = (
-            aperture_snr(image, at, star[:2], fwhm_px=fwhm_px)[1]
-            if all(map(math.isfinite, at)) else math.nan)
-    known = [v for v in entry.by_exposure.values() if math.isfinite(v)]
-    present = sum(v > max(known) - APART or v >= max(known) / 2 for v in known)
-    if present < len(known):
-        return f"in {present} of {len(known)} exposures only"
-    if views and not known:
+        flux, snr = (aperture_snr(image, at, (x, y), fwhm_px=fwhm_px)[:2]
+                     if all(map(math.isfinite, at)) else (math.nan, math.nan))
+        entry.by_exposure[exposure.root] = snr
+        if math.isfinite(snr) and snr:
+            fluxes.append((flux * scale**2, abs(flux / snr) * scale**2))
+    if views and not fluxes:
         return "at the edge of every exposure"
-    if len(known) == 1 < len(views):
+    if len(fluxes) == 1 < len(views):
         return "in the field of one exposure only"
+    if fluxes:
+        most, noise = max(fluxes)
+        present = sum(f >= most / 2 or most - f <= APART * math.hypot(noise, n) for f, n in fluxes)
+        if present < len(fluxes):
+            return f"in {present} of {len(fluxes)} exposures only"
+        if math.hypot(*(max(f / n, 0) for f, n in fluxes)) < c.snr / 2:
+            return "hardly in any exposure by itself"
     if c.narrow:
         return "narrower than the PSF"
     brighter = [k for k, s in enumerate(before) if s.candidate.flux > c.flux and math.dist(

@@ -394,3 +394,31 @@ def test_plot(tiny):
         figure = run(tiny, **keywords).plot()
         figure.canvas.draw()
         assert len(figure.axes) >= 4
+
+
+def test_what_one_exposure_alone_shows_is_doubted(planets):
+    import copy
+
+    made, result = planets
+    result = copy.deepcopy(result)
+    record = result.product.record
+    first, second = (e for e in record.exposures.values() if e.exptype == "science")
+    yy, xx = np.indices(first.before.shape)
+    blob = 6 * np.exp(-4 * math.log(2) * ((xx - 120)**2 + (yy - 95)**2) / 2.5**2)
+    ra, dec = first.wcs.pixel_to_sky(120.0, 95.0)
+    x, y = record.wcs.sky_to_pixel(ra, dec)
+    yy, xx = np.indices(record.images[6].shape)
+    seen = 6 * np.exp(-4 * math.log(2) * ((xx - x)**2 + (yy - y)**2) / 2.5**2)
+    record.images[6] = record.images[6] + seen.astype("f4") / 2
+    first.after[6] = first.after[6] + blob.astype("f4")
+
+    def doubt():
+        found = result.candidates(star=made.star)
+        return min(found, key=lambda s: math.hypot(s.candidate.x - x, s.candidate.y - y)).doubt
+
+    assert doubt() == "in 1 of 2 exposures only"
+    x2, y2 = second.wcs.sky_to_pixel(ra, dec)
+    yy, xx = np.indices(second.before.shape)
+    second.after[6] = second.after[6] + (6 * np.exp(
+        -4 * math.log(2) * ((xx - x2)**2 + (yy - y2)**2) / 2.5**2)).astype("f4")
+    assert doubt() == ""
