@@ -41,7 +41,7 @@ def run(
     parameters: Parameters | Mapping[str, Any] | None = None,
     save: Collection[str] | None = None, keep: Collection[str] | None = None,
     overwrite: bool = True, progress: Progress | None = None, threads: int | None = None,
-    memory: int | str | None = None, **keywords: Any,
+    memory: int | str | None = None, client: Any = None, **keywords: Any,
 ) -> Result:
     """Run the whole pipeline on an association.
 
@@ -75,6 +75,9 @@ def run(
         Of every thread pool. Default: the processors that this process may use.
     memory : int or str, optional
         What the run may use, bytes or ``"4GiB"``. Default: half of what is free.
+    client : distributed.Client, optional
+        Run on the workers of this Dask cluster; needs an `output_dir` that all of them see, and
+        keeps only fits in memory. `device`, `threads` and `memory` are then those of a worker.
     **keywords
         More step parameters: ``klip_truncate=10``, ``klip={"truncate": 10}``.
 
@@ -87,7 +90,7 @@ def run(
     GpucoronError
         One of its kinds, with one line that says what was found and what was expected.
     """
-    chosen = choose_device(device)
+    chosen = choose_device(device) if client is None else None
     if not isinstance(parameters, Parameters):
         parameters = Parameters.from_sources(
             preset=preset, keywords={**(parameters or {}), "align": align, **keywords})
@@ -98,10 +101,16 @@ def run(
     if parameters.stack_refs.skip:
         raise ParameterError("stack_refs.skip is true, but klip needs the stacked references")
     save = _selection("save", save, set(PRODUCTS) - {"median"})
+    if client is not None:
+        from gpucoron.cluster import run_on
+
+        return run_on(client, asn, output_dir, parameters, device=device, save=save, keep=keep,
+                      psfmask=psfmask, overwrite=overwrite, progress=progress, threads=threads,
+                      memory=memory)
     if output_dir is None:
         save = frozenset()
     keep = _selection("keep", keep, set(PRODUCTS) - ({"psfalign"} if output_dir else set()))
-    with _collected_warnings() as warnings, limited_to(threads) as n:
+    with collected_warnings() as warnings, limited_to(threads) as n:
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
                   None if output_dir is None else Path(output_dir), progress or _no_progress, n,
                   memory)
@@ -155,7 +164,7 @@ def _no_progress(step: str, done: int, total: int, text: str = "") -> None:
 
 
 @contextmanager
-def _collected_warnings() -> Iterator[list[str]]:
+def collected_warnings() -> Iterator[list[str]]:
     """Collect what is logged as a warning, each text once."""
     texts: list[str] = []
 
@@ -244,10 +253,13 @@ class Job:
     def _preflight(self, association: Association, names: tuple[str, ...]) -> None:
         from gpucoron.io.products import preflight
 
-        planned = [path.name for product, own in zip(association.products, names, strict=True)
-                   for name, suffix in self._planned(product, own)
-                   for path in self.paths(name, suffix, association.asn_id)]
-        preflight(self.output_dir, planned, self.overwrite)
+        preflight(self.output_dir, self.planned(association, names), self.overwrite)
+
+    def planned(self, association: Association, names: tuple[str, ...]) -> list[str]:
+        """Return the names of all files that an association's products will be written to."""
+        return [path.name for product, own in zip(association.products, names, strict=True)
+                for name, suffix in self._planned(product, own)
+                for path in self.paths(name, suffix, association.asn_id)]
 
     def _planned(self, product: Product, name: str) -> Iterator[tuple[str, str]]:
         """Yield (root or product name, suffix) of every file that a product will write."""

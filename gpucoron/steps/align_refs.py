@@ -68,6 +68,8 @@ class Alignment:
     science : (nsci, ny, nx)
         The science integrations, filled: what KLIP must subtract from. An integration without any
         usable pixel is NaN.
+    only : slice
+        Which integrations to fit with ``align="each"``; all unless it is set.
 
     Raises
     ------
@@ -90,6 +92,7 @@ class Alignment:
                 mask=mask)
         filling = references.filling
         self.align, self._like_jwst, self._references = align, filling.like_jwst, references
+        self.only = slice(None)
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
         self._xp = cuda.namespace(self.science, references.images)
@@ -109,7 +112,7 @@ class Alignment:
     def integrations(self) -> list[int]:
         """The science integrations (from 0) that are fitted: all, or the first usable one."""
         if self.align == "each":
-            return list(range(len(self.science)))
+            return list(range(len(self.science)))[self.only]
         return [int(np.argmax(self._usable))]
 
     def has_pixels(self, integration: int) -> bool:

@@ -1,0 +1,395 @@
+"""Associations on the workers of a Dask distributed cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucoron.cluster_work import Done, Order, Piece, do_end, do_part, do_whole, forget
+from gpucoron.device import Device, cpu_device
+from gpucoron.errors import ClusterError, GpucoronError, OutputError, UsageError
+from gpucoron.parameters import Parameters
+from gpucoron.pipeline import Job
+from gpucoron.result import Result
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from distributed import Client, Future
+
+__all__ = ["Outcome", "check_names", "connect", "run_many", "run_on"]
+
+log = logging.getLogger("gpucoron")
+
+PATIENCE = 10.0  # seconds until an address counts as wrong, or a connection as lost
+_POLL = 0.5
+
+
+@dataclass
+class Outcome:
+    """What became of an association: `done`, or `error`."""
+
+    asn: str
+    done: Done | None = None
+    error: Exception | None = None
+
+
+@dataclass
+class _Work:
+    """An association on the cluster."""
+
+    number: int
+    order: Order
+    names: list[str]
+    futures: list[Future] = field(default_factory=list)
+
+    @property
+    def end(self) -> Future:
+        """Return the task that comes last."""
+        return self.futures[-1]
+
+
+@contextmanager
+def connect(address: str, timeout: float = PATIENCE) -> Iterator[Client]:
+    """Connect to a scheduler, and leave it as it was.
+
+    Parameters
+    ----------
+    address : str
+        As ``tcp://host:8786``.
+    timeout : float, s
+        How long to try.
+
+    Yields
+    ------
+    distributed.Client
+
+    Raises
+    ------
+    UsageError
+        The package distributed is not installed.
+    ClusterError
+        No scheduler answers there.
+    """
+    try:
+        from distributed import Client
+    except ImportError as problem:
+        raise UsageError("--scheduler needs the package distributed "
+                         "(pip install 'gpucoron[dask]')") from problem
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it has long words for one line
+    try:
+        client = Client(address, timeout=timeout, set_as_default=False)
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as problem:
+        text = (str(problem).splitlines() or [type(problem).__name__])[0].rstrip(".")
+        raise ClusterError(f"no Dask scheduler answers at {address} ({text}); expected the address "
+                           "that dask scheduler shows, as tcp://host:8786") from None
+    try:
+        yield client
+    finally:
+        with suppress(Exception):  # the scheduler may be gone
+            client.close(timeout=2)
+
+
+def run_on(
+    client: Client, asn: str | PathLike, output_dir: str | PathLike | None,
+    parameters: Parameters, *, device: str | int | Device = "auto", save: Collection[str] = (),
+    keep: Collection[str] | None = None, overwrite: bool = True,
+    progress: Callable[..., None] | None = None, **settings: Any,
+) -> Result:
+    """Run one association; see `gpucoron.run`, which calls this.
+
+    Raises
+    ------
+    UsageError
+        No `output_dir`, or `keep`.
+    GpucoronError
+        As `gpucoron.run`; ClusterError where the cluster fails.
+    """
+    if output_dir is None or keep:
+        raise UsageError("with client= products are files: expected an output_dir, and no keep")
+    order = make_order(asn, output_dir, parameters, device=device, save=save, **settings)
+    outcome, = run_many(client, [order], overwrite=overwrite, progress=progress)
+    if outcome.error is not None:
+        raise outcome.error
+    done = outcome.done
+    return Result(tuple(done.products), tuple(map(Path, done.files)), done.timings,
+                  tuple(done.warnings), parameters, done.device, tuple(done.spans))
+
+
+def make_order(
+    asn: str | PathLike, output_dir: str | PathLike, parameters: Parameters, *,
+    device: str | int | Device = "auto", psfmask: str | PathLike | None = None, **settings: Any,
+) -> Order:
+    """Make an order that means the same in any folder of any node.
+
+    Parameters
+    ----------
+    asn, output_dir, parameters, device, psfmask, **settings
+        As `gpucoron.run` and `Order`.
+
+    Returns
+    -------
+    Order
+    """
+    resample = parameters.resample
+    if resample.output_wcs:
+        full = os.path.abspath(resample.output_wcs)
+        parameters = replace(parameters, resample=replace(resample, output_wcs=full))
+    mask = None if psfmask is None else (str(psfmask), os.path.abspath(psfmask))
+    settings["save"] = frozenset(settings.get("save", ()))
+    return Order(os.path.abspath(asn), os.path.abspath(output_dir), parameters, str(device),
+                 psfmask=mask, **settings)
+
+
+def run_many(
+    client: Client, orders: Sequence[Order], *, overwrite: bool = True,
+    progress: Callable[..., None] | None = None,
+) -> list[Outcome]:
+    """Run associations; one that fails leaves the others alone.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    orders : sequence of Order
+        From `make_order`.
+    overwrite : bool
+        Whether files that exist may be replaced.
+    progress : callable, optional
+        As `gpucoron.run`.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of `orders`.
+
+    Raises
+    ------
+    ClusterError
+        The scheduler is lost.
+    UsageError
+        Two associations would write the same file.
+    """
+    outcomes = [Outcome(order.asn) for order in orders]
+    runs, works = _readable(orders, outcomes, overwrite)
+    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    log.info("%d association%s on %d worker%s at %s%s", len(works), "s"[: len(works) != 1], workers,
+             "s"[: workers != 1], client.scheduler.address,
+             "" if workers else "; waiting for workers")
+    everything = list(works)
+    try:
+        for work, products in zip(everything, runs, strict=True):
+            _submit(client, work, products, workers, len(works))
+        _collect(client, everything, outcomes, progress or _no_progress)
+    finally:
+        _clear_up(client, everything)
+    return outcomes
+
+
+def check_names(orders: Sequence[Order], names: Sequence[Collection[str]]) -> None:
+    """Raise UsageError where two associations would write the same file.
+
+    Parameters
+    ----------
+    orders : sequence of Order
+    names : sequence of collections of str
+        The files of each.
+    """
+    owner: dict[str, str] = {}
+    for order, own in zip(orders, names, strict=True):
+        for name in own:
+            other = owner.setdefault(os.path.join(order.output_dir, name), order.asn)
+            if other != order.asn:
+                raise UsageError(f"{other} and {order.asn} would both write {name}; run them into "
+                                 "different folders")
+
+
+# ---- what is cut into which tasks
+
+
+def cut(
+    integrations: Sequence[Sequence[int]], workers: int, associations: int, may_slice: bool
+) -> list[tuple[int, list[Piece]]]:
+    """Cut an association into tasks.
+
+    Parameters
+    ----------
+    integrations : sequence of sequences of int
+        Of each science exposure of each product.
+    workers : int
+        That are there now.
+    associations : int
+        That are to be done.
+    may_slice : bool
+        Whether the integrations of one exposure may go to several workers.
+
+    Returns
+    -------
+    list of (int, list of Piece)
+        Product and pieces of each task; empty where one task does it all.
+
+    Notes
+    -----
+    References are prepared once in each worker that has a task of the association. So an
+    association is one task where there are many; a task is one exposure where there are few, and
+    some of its integrations where there are fewer exposures than workers.
+    """
+    exposures = sum(map(len, integrations))
+    if workers and associations >= 2 * workers:
+        return []
+    share = -(-workers // (exposures * associations)) if may_slice else 1
+    tasks = []
+    for product, counts in enumerate(integrations):
+        for exposure, n in enumerate(counts):
+            parts = min(share, n)
+            if parts < 2:
+                tasks.append((product, [Piece(exposure)]))
+                continue
+            edges = [n * k // parts for k in range(parts + 1)]
+            tasks += [(product, [Piece(exposure, a, b)])
+                      for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return tasks if len(tasks) > 1 else []
+
+
+def _readable(orders, outcomes, overwrite):
+    """Read all associations; note those that cannot be, and check what the others would write."""
+    works, integrations = [], []
+    for number, order in enumerate(orders):
+        try:
+            job = Job(order.parameters, cpu_device(), order.save, frozenset(), overwrite, None,
+                      Path(order.output_dir), _no_progress)
+            association, names = job._read(Path(order.asn))
+            if order.save:
+                job._preflight(association, names)
+            works.append(_Work(number, order, job.planned(association, names)))
+            integrations.append([_integrations(p) for p in association.products])
+        except GpucoronError as problem:
+            outcomes[number].error = problem
+    check_names([work.order for work in works], [work.names for work in works])
+    return integrations, works
+
+
+def _integrations(product) -> list[int]:
+    from gpucoron.io.exposures import read_exposure
+
+    return [read_exposure(m.path, m.exptype, pixels=False).shape[0] for m in product.science]
+
+
+def _submit(client: Client, work: _Work, integrations, workers: int, associations: int) -> None:
+    parameters, token = work.order.parameters, secrets.token_hex(4)
+    stem = Path(work.order.asn).stem
+    may_slice = (parameters.align_refs.align == "each" and not parameters.klip.skip
+                 and ("psfalign" not in work.order.save or parameters.align_refs.skip))
+    tasks = cut(integrations, workers, associations, may_slice)
+    common = {"pure": False, "priority": -work.number}
+    if not tasks:
+        work.futures = [client.submit(do_whole, work.order, key=f"{stem}-{token}", **common)]
+        return
+    scratch = Path(work.order.output_dir, f".{stem}.{token}.part")
+    try:
+        scratch.mkdir()
+    except OSError as problem:
+        raise OutputError(f"cannot make folder {scratch}: {problem.strerror}") from problem
+    work.order = replace(work.order, scratch=str(scratch))
+    begun: set[int] = set()
+    for number, (product, pieces) in enumerate(tasks):
+        work.futures.append(client.submit(
+            do_part, work.order, product, pieces, product not in begun,
+            key=f"{stem}-{token}-{number}", **common))
+        begun.add(product)
+    work.futures.append(client.submit(
+        do_end, work.order, list(work.futures), key=f"{stem}-{token}-end", **common))
+
+
+# ---- waiting
+
+
+def _collect(client: Client, works, outcomes, progress) -> None:
+    """Wait for all tasks, and note what became of the associations."""
+    ended: queue.SimpleQueue = queue.SimpleQueue()
+    waiting = {}
+    for work in works:
+        for future in work.futures:
+            waiting[future.key] = work
+            future.add_done_callback(ended.put)
+    total, silent = len(waiting), None
+    while waiting:
+        try:
+            future = ended.get(timeout=_POLL)
+        except queue.Empty:
+            if client.status == "running":
+                silent = None
+                continue
+            silent = silent or time.monotonic()
+            if time.monotonic() - silent > PATIENCE or client.status == "closed":
+                raise _lost(client) from None
+            continue
+        work = waiting.pop(future.key, None)
+        if work is None:
+            continue
+        _look(client, work, future, outcomes[work.number])
+        progress("cluster", total - len(waiting), total, Path(work.order.asn).stem)
+
+
+def _look(client: Client, work: _Work, future: Future, outcome: Outcome) -> None:
+    """Note how a task ended."""
+    if future.status == "finished":
+        if future is not work.end:
+            return
+        done = outcome.done = future.result(timeout=60)
+        for level, text in done.lines:
+            log.log(level, "%s", text)
+        log.info("%s: %d files", Path(work.order.asn).name, len(done.files))
+    elif future.status == "error":
+        if outcome.error is None:
+            outcome.error = _told(future.exception(timeout=60), work)
+            client.cancel([f for f in work.futures if not f.done()])
+    elif outcome.error is None:
+        if client.status != "running":
+            raise _lost(client)
+        outcome.error = ClusterError(f"{work.order.asn}: the scheduler has dropped it (was it "
+                                     "restarted, or the work cancelled?)")
+
+
+def _told(problem: BaseException, work: _Work) -> Exception:
+    """Return an error of one line."""
+    from distributed.scheduler import KilledWorker
+
+    name = Path(work.order.asn).name
+    if isinstance(problem, GpucoronError):
+        return problem
+    if isinstance(problem, KilledWorker):
+        return ClusterError(f"{name}: the workers that took it died, one after another (out of "
+                            "memory? their logs tell)")
+    text = (str(problem).splitlines() or [""])[0]
+    return ClusterError(f"{name}: internal error on a worker: {type(problem).__name__}: {text}")
+
+
+def _lost(client: Client) -> ClusterError:
+    return ClusterError("the connection to the Dask scheduler is lost; what is complete stays, "
+                        "the rest has to be run again")
+
+
+def _clear_up(client: Client, works) -> None:
+    """Stop what still waits, and free what workers keep."""
+    with suppress(Exception):  # the scheduler may be gone
+        unfinished = [f for work in works for f in work.futures if not f.done()]
+        if unfinished:
+            client.cancel(unfinished)
+        if client.status == "running":
+            client.run(forget, on_error="ignore")
+    for work in works:
+        if work.order.scratch:
+            shutil.rmtree(work.order.scratch, ignore_errors=True)
+
+
+def _no_progress(*unused) -> None:
+    """Take no notice."""

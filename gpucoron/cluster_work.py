@@ -1,0 +1,358 @@
+"""What a worker of a cluster does: an association, or some of its science exposures and the end.
+
+A worker is told paths and parameters, reads and writes the files itself, and gives back names,
+numbers and small tables.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gpucoron import __version__
+from gpucoron.device import Device, choose_device
+from gpucoron.errors import GpucoronError, InputError, UsageError
+from gpucoron.overlap import Background
+from gpucoron.parameters import Parameters
+from gpucoron.pipeline import Job, collected_warnings
+from gpucoron.planning import SHARE
+from gpucoron.result import ProductResult, Result
+from gpucoron.threads import limited_to
+
+__all__ = ["Done", "Order", "Piece", "do_end", "do_part", "do_whole", "forget"]
+
+log = logging.getLogger("gpucoron")
+
+MOST_LINES = 200  # of a task's log that travel
+_ONE_AT_A_TIME = threading.Lock()  # the sizes of thread pools are the process's
+_kept: dict[tuple, Any] = {}  # the references that were prepared last
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told of a run.
+
+    Attributes
+    ----------
+    asn, output_dir, scratch : str
+        Full paths, the same for all workers. `scratch` is for what passes between tasks.
+    parameters : Parameters
+    device : str
+        As ``--device``; chosen on the worker.
+    save : frozenset of str
+    psfmask : (str, str) or None
+        As the user gave it, and its full path.
+    threads, memory
+        As `gpucoron.run`.
+    report : str or None
+        Where the report goes.
+    star : (float, float) or None
+        For the report.
+    version : str
+        Of the gpucoron that gives the order.
+    """
+
+    asn: str
+    output_dir: str
+    parameters: Parameters
+    device: str = "auto"
+    save: frozenset[str] = frozenset()
+    psfmask: tuple[str, str] | None = None
+    threads: int | None = None
+    memory: int | str | None = None
+    report: str | None = None
+    star: tuple[float, float] | None = None
+    scratch: str = ""
+    version: str = __version__
+
+
+class Piece(NamedTuple):
+    """A science exposure of a product, or some of its integrations."""
+
+    exposure: int
+    first: int = 0
+    stop: int | None = None  # None: all of it
+
+
+@dataclass
+class Done:
+    """What a task gives back.
+
+    Attributes
+    ----------
+    files : list of str
+    timings, spans
+        As in `Result`, spans on the clock of `time.time`.
+    warnings : list of str
+    lines : list of (int, str)
+        Level and text of what was logged.
+    device : Device
+    workers : list of str
+    products : list of ProductResult
+        With nothing but names, fits and psfmask.
+    notes : dict
+        For the task that ends the association.
+    """
+
+    files: list[str]
+    timings: dict[str, float]
+    spans: list[tuple[str, float, float]]
+    warnings: list[str]
+    lines: list[tuple[int, str]]
+    device: Device
+    workers: list[str]
+    products: list[ProductResult] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def follow(self, other: Done) -> None:
+        """Put what another task did before this."""
+        self.files = [*other.files, *self.files]
+        for step, seconds in other.timings.items():
+            self.timings[step] = self.timings.get(step, 0.0) + seconds
+        self.spans = [*other.spans, *self.spans]
+        self.warnings = list(dict.fromkeys([*other.warnings, *self.warnings]))
+        self.lines = list(dict.fromkeys([*other.lines, *self.lines]))
+        self.workers = list(dict.fromkeys([*other.workers, *self.workers]))
+
+
+# ---- tasks
+
+
+def do_whole(order: Order) -> Done:
+    """Process an association from beginning to end.
+
+    Parameters
+    ----------
+    order : Order
+
+    Returns
+    -------
+    Done
+
+    Raises
+    ------
+    GpucoronError
+        As `gpucoron.run`.
+    """
+    from gpucoron.cluster_runs import WholeRun
+
+    with _working(order) as work:
+        products = [WholeRun(work.job, *which, order).run() for which in work.products()]
+        done = work.done()
+        _close(order, done, products)
+    return done
+
+
+def do_part(order: Order, product: int, pieces: Sequence[Piece], first: bool) -> Done:
+    """Subtract the PSF from some science exposures of a product.
+
+    Parameters
+    ----------
+    order : Order
+    product : int
+        Its number in the association, from 0.
+    pieces : sequence of Piece
+    first : bool
+        Whether this task writes the products of the references.
+
+    Returns
+    -------
+    Done
+
+    Raises
+    ------
+    GpucoronError
+        As `gpucoron.run`.
+
+    Notes
+    -----
+    References stay prepared in the worker until it is given others, or `forget` is called.
+    """
+    with _working(order) as work:
+        run = _prepared(work, order, product, first)
+        run.subtract(pieces)
+        done = work.done()
+        done.notes = {"product": product, **run.notes(first)}
+    return done
+
+
+def do_end(order: Order, parts: Sequence[Done]) -> Done:
+    """Combine what the other tasks of an association have subtracted.
+
+    Parameters
+    ----------
+    order : Order
+    parts : sequence of Done
+        What those tasks gave back.
+
+    Returns
+    -------
+    Done
+        With what they did before it.
+
+    Raises
+    ------
+    GpucoronError
+        As `gpucoron.run`.
+    """
+    from gpucoron.cluster_runs import EndRun
+
+    with _working(order) as work:
+        products = [
+            EndRun(work.job, *which, order).end(
+                [part.notes for part in parts if part.notes["product"] == number])
+            for number, which in enumerate(work.products())]
+        done = work.done()
+        for part in reversed(parts):
+            done.follow(part)
+        _close(order, done, products)
+    return done
+
+
+def forget() -> None:
+    """Drop the prepared references that this worker keeps."""
+    _kept.clear()
+
+
+def _prepared(work: _Work, order: Order, product: int, first: bool):
+    """Return a run whose references are prepared: the one that is kept, or a new one."""
+    from gpucoron.cluster_runs import PartRun
+
+    which = work.products()[product]
+    key = _key(order, which[1], product)
+    if key in _kept and not first:  # the first task has the references' products to write
+        run = _kept[key]
+        run.take(work.job, order)
+        log.info("%s: references are still prepared", run.result.name)
+        return run
+    _kept.clear()  # before others are made: they may be large
+    run = PartRun(work.job, *which, order)
+    run.prepare(first)
+    _kept[key] = run
+    return run
+
+
+def _key(order: Order, product, number: int) -> tuple:
+    """Return what prepared references depend on."""
+    files = [member.path for member in (*product.science, *product.psf)]
+    if order.psfmask:
+        files.append(Path(order.psfmask[1]))
+    stats = [(str(path), os.stat(path)) for path in files]
+    return (order.asn, number, repr(order.parameters), order.device, order.psfmask,
+            "psfalign" in order.save, tuple((p, s.st_mtime_ns, s.st_size) for p, s in stats))
+
+
+def _close(order: Order, done: Done, products: list[ProductResult]) -> None:
+    """Write the report if one is wanted, and leave out what shall not travel."""
+    if order.report:
+        result = Result(
+            tuple(products), tuple(map(Path, done.files)), done.timings, tuple(done.warnings),
+            order.parameters, done.device, tuple(done.spans))
+        try:
+            done.files.append(str(result.report(order.report, order.star)))
+        except GpucoronError:
+            raise
+        except Exception as problem:  # the products are whole all the same
+            done.warnings.append(f"no report: {type(problem).__name__}: {problem}")
+    done.products = [ProductResult(p.name, fits=p.fits, psfmask=p.psfmask) for p in products]
+
+
+# ---- what all tasks share
+
+
+class _WorkerJob(Job):
+    """A job that minds the memory limit of its worker, too."""
+
+    def budget(self) -> int:
+        limit = _worker_limit()
+        if self.memory is not None or limit is None:
+            return super().budget()
+        return min(super().budget(), int(SHARE * limit))
+
+
+def _worker_limit() -> int | None:
+    """Return the bytes beyond which a Dask nanny ends this worker, if there is one."""
+    try:
+        from distributed import get_worker
+
+        return get_worker().memory_manager.memory_limit or None
+    except (ImportError, ValueError, AttributeError):
+        return None
+
+
+class _Work(NamedTuple):
+    """One task under way."""
+
+    job: Job
+    warnings: list[str]
+    lines: list[tuple[int, str]]
+    path: Path
+    host: str
+
+    def products(self) -> list[tuple]:
+        """Read the association: (association, product, name) of each product."""
+        association, names = self.job._read(self.path)
+        return [(association, product, name)
+                for product, name in zip(association.products, names, strict=True)]
+
+    def done(self) -> Done:
+        """Wait until everything is written, and tell what was done."""
+        self.job.background.wait()
+        epoch = time.time() - time.perf_counter()
+        spans = [(step, epoch + begin, epoch + end) for step, begin, end in self.job.spans]
+        return Done([str(p) for p in self.job.files], dict(self.job.timings), spans,
+                    list(self.warnings), list(self.lines), self.job.device, [self.host])
+
+
+@contextmanager
+def _working(order: Order) -> Iterator[_Work]:
+    """Set up a job, one at a time in a process."""
+    host = f"{socket.gethostname()}, process {os.getpid()}"
+    if order.version != __version__:
+        raise UsageError(f"the worker on {host} has gpucoron {__version__}, expected "
+                         f"{order.version} as where the run was started")
+    for path in (order.asn, order.output_dir):
+        if not os.path.exists(path):
+            raise InputError(f"{path}: the worker on {host} does not see it; expected a file "
+                             "system that all workers share")
+    with _ONE_AT_A_TIME, collected_warnings() as warnings, _collected_lines() as lines, \
+            limited_to(order.threads) as n:
+        job = _WorkerJob(
+            order.parameters, choose_device(order.device), order.save, frozenset(), True,
+            order.psfmask and order.psfmask[1], Path(order.output_dir), _no_progress, n,
+            order.memory)
+        with Background(n > 1) as job.background:
+            yield _Work(job, warnings, lines, Path(order.asn), host)
+
+
+def _no_progress(*unused) -> None:
+    """Take no notice."""
+
+
+@contextmanager
+def _collected_lines() -> Iterator[list[tuple[int, str]]]:
+    """Collect what is logged for people to read."""
+    lines: list[tuple[int, str]] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            if len(lines) < MOST_LINES:
+                lines.append((record.levelno, record.getMessage()))
+
+    handler, before = Collector(logging.INFO), log.level
+    log.addHandler(handler)
+    if not log.isEnabledFor(logging.INFO):
+        log.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
