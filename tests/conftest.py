@@ -44,11 +44,14 @@ def pytest_report_header(config):
     return f"no GPU, tests on one are left out: {missing}" if missing else "tests run on a GPU, too"
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config, items):
-    """Leave out what needs a GPU where there is none."""
+    """Mark what runs on a GPU, and leave it out where there is none."""
     from tests import device_fixture
 
-    wanting = [item for item in items if item.get_closest_marker("gpu") or _on_cuda(item)]
+    for item in filter(_on_cuda, items):
+        item.add_marker(pytest.mark.gpu)
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
     if wanting and device_fixture.why_no_gpu():
         config.hook.pytest_deselected(items=wanting)
         items[:] = [item for item in items if item not in wanting]
