@@ -128,6 +128,8 @@ class Seen:
         SNR in the image of each truncation.
     by_exposure : dict of str to float
         SNR in each exposure; NaN where it is out of the field.
+    fluxes : list of (float, float)
+        Flux and its noise in each exposure that has it in its field, MJy/sr arcsec2.
     doubt : str
         Why it may be no point source on the sky; empty if nothing speaks against it.
     """
@@ -140,6 +142,7 @@ class Seen:
     flux_ujy: float
     by_truncation: dict[int, float] = field(default_factory=dict)
     by_exposure: dict[str, float] = field(default_factory=dict)
+    fluxes: list[tuple[float, float]] = field(default_factory=list)
     doubt: str = ""
 
 
@@ -164,11 +167,12 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Se
     snr = snr_map(image, sky.star, sky.fwhm_px)
     found = find_candidates(image, sky.star, sky.fwhm_px, snr=snr)
     places = [(c.x, c.y) for c in found]
-    in_exposures = [_exposure_view(e, sky, truncate) for e in _science(record)]
+    in_exposures = [v for e in _science(record) if (v := _exposure_view(e, sky, truncate))]
     area = record.wcs.pixel_area_sr
+    skies = [tuple(map(float, record.wcs.pixel_to_sky(*p))) for p in places]
     seen = []
     for k, c in enumerate(found):
-        ra, dec = (float(v) for v in record.wcs.pixel_to_sky(c.x, c.y))
+        ra, dec = skies[k]
         xi, eta = (float(v) for v in tangent_plane(ra, dec, *sky.radec))
         entry = Seen(c, 3600 * math.hypot(xi, eta), math.degrees(math.atan2(xi, eta)) % 360, ra,
                      dec, c.flux * area * 1e12)
@@ -176,7 +180,8 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Se
         for other, picture in record.images.items():
             entry.by_truncation[other] = aperture_snr(
                 picture, (c.x, c.y), sky.star, fwhm_px=sky.fwhm_px, others=others)[1]
-        entry.doubt = _doubt(entry, seen, sky, [v for v in in_exposures if v is not None])
+        _measure_exposures(entry, in_exposures, [s for s in skies if s is not skies[k]])
+        entry.doubt = _doubt(entry, seen, sky)
         seen.append(entry)
     return significance(*snr), sorted(seen, key=lambda s: bool(s.doubt))
 
@@ -190,25 +195,31 @@ def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
     return exposure, image, place, sky.fwhm_px * sky.arcsec_per_px / place[2]
 
 
-def _doubt(entry: Seen, before: list[Seen], sky: Sky, views: list) -> str:
-    c, fluxes = entry.candidate, []
+def _measure_exposures(entry: Seen, views: list, others: list) -> None:
+    """Measure a candidate in every exposure, the other candidates kept out of the noise."""
     for exposure, image, (x, y, scale), fwhm_px in views:
-        at = tuple(float(v) for v in exposure.wcs.sky_to_pixel(entry.ra, entry.dec))
-        flux, snr = (aperture_snr(image, at, (x, y), fwhm_px=fwhm_px)[:2]
+        at, *rest = (tuple(float(v) for v in exposure.wcs.sky_to_pixel(*sky))
+                     for sky in ((entry.ra, entry.dec), *others))
+        flux, snr = (aperture_snr(image, at, (x, y), fwhm_px=fwhm_px, others=rest)[:2]
                      if all(map(math.isfinite, at)) else (math.nan, math.nan))
         entry.by_exposure[exposure.root] = snr
         if math.isfinite(snr) and snr:
-            fluxes.append((flux * scale**2, abs(flux / snr) * scale**2))
-    if views and not fluxes:
+            entry.fluxes.append((flux * scale**2, abs(flux / snr) * scale**2))
+
+
+def _doubt(entry: Seen, before: list[Seen], sky: Sky) -> str:
+    c, fluxes, fields = entry.candidate, entry.fluxes, len(entry.by_exposure)
+    if fields and not fluxes:
         return "at the edge of every exposure"
-    if len(fluxes) == 1 < len(views):
+    if len(fluxes) == 1 < fields:
         return "in the field of one exposure only"
     if fluxes:
         most, noise = max(fluxes)
         present = sum(f >= most / 2 or most - f <= APART * math.hypot(noise, n) for f, n in fluxes)
         if present < len(fluxes):
             return f"in {present} of {len(fluxes)} exposures only"
-        if math.hypot(*(max(f / n, 0) for f, n in fluxes)) < c.snr / 2:
+        alone = [max(f / n, 0) for f, n in fluxes]
+        if max(alone) < 3 and math.hypot(*alone) < c.snr / 2:
             return "hardly in any exposure by itself"
     if c.narrow:
         return "narrower than the PSF"
