@@ -35,7 +35,7 @@ exit codes:
   1  internal error (a defect in gpucoron)
   2  usage: an option, parameter or value that does not exist
   3  bad input: association, exposure, psfmask or parameter file
-  4  device: not there, or failed
+  4  device or cluster: not there, or failed
   5  I/O: a product or log cannot be written
   130, 143  interrupted (Ctrl-C), terminated; 141  the reader of the output went away
 """
@@ -46,13 +46,19 @@ examples:
   gpucoron asn.json --psfmask jwst_nircam_psfmask_0019.fits --set klip.truncate=10
   gpucoron asn.json --align first --no-save psfalign,crfints -q
   gpucoron asn.json --preset jwst              (the jwst package's results, oddities included)
+  gpucoron *_asn.json --scheduler tcp://node1:8786      (on a Dask cluster)
   gpucoron asn.json --params pars-coron3pipeline.asdf --save-params used.toml
   gpucoron demo                                (no data at hand? makes some, and runs)
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises UsageError, naming the nearest option."""
+    """Argument parser that raises UsageError, naming the nearest option.
+
+    Words that are no options and too many go to the list that `more` names.
+    """
+
+    more: str | None = None
 
     def __init__(self, **kwargs):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -65,6 +71,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         """Parse, naming what was not understood and the option that may have been meant."""
         parsed, extra = self.parse_known_args(args, namespace)
+        if self.more and not any(e.startswith("-") for e in extra):
+            setattr(parsed, self.more, extra)
+            return parsed
         if not extra:
             return parsed
         word = next((e for e in extra if e.startswith("-")), extra[0]).partition("=")[0]
@@ -94,22 +103,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except GpucoronError as error:
-        return _fail(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except SystemExit as done:  # --help, --version
         return done.code or 0
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return fail("interrupted", 130)
     except _Terminated:
-        return _fail("terminated", 143)
+        return fail("terminated", 143)
     except BrokenPipeError:
         # Nobody reads any more: keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", OutputError.exit_code)
+        return fail(f"{where}{error.strerror or error}", OutputError.exit_code)
     except Exception as error:  # a defect: one line, and the traceback for those who ask
-        return _fail(_defect(error, argv), GpucoronError.exit_code)
+        return fail(_defect(error, argv), GpucoronError.exit_code)
     finally:
         _on_sigterm(before)
 
@@ -120,7 +129,10 @@ def _dispatch(argv: list[str]) -> int:
     parser = run_parser()
     if not argv:
         raise UsageError("no association given (see gpucoron --help)")
-    return _run(parser.parse_args(argv))
+    parser.more = "associations"
+    options = parser.parse_args(argv)
+    options.associations.insert(0, options.asn)
+    return _run(options)
 
 
 # ---- gpucoron ASN
@@ -131,13 +143,14 @@ def run_parser() -> Parser:
     commands = "\n".join(f"  gpucoron {name:<9s} {text}" for name, text in COMMANDS.items())
     parser = Parser(
         prog="gpucoron",
-        usage="gpucoron ASN [options]\n       gpucoron {simulate,demo,info,verify} ...",
+        usage="gpucoron ASN [ASN ...] [options]\n       gpucoron {simulate,demo,info,verify} ...",
         description="Subtract the star from JWST coronagraphic images: reads a level-3 "
                     "association,\nwrites its products. A file that is named like a command is "
                     f"reached as ./info.\n\ncommands (each has --help):\n{commands}",
         epilog="\n".join([EXAMPLES, EXIT_CODES, _parameter_list()]))
     parser.add_argument(
-        "asn", metavar="ASN", help="association (JSON) with science and psf members")
+        "asn", metavar="ASN",
+        help="association (JSON) with science and psf members; or several, done in turn")
     add_run_options(parser)
     return parser
 
@@ -164,6 +177,8 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
                       help="memory to use, as 4GiB (default: half of what is free)")
     files = parser.add_argument_group("files")
     if output_dir:
+        work.add_argument("--scheduler", metavar="ADDRESS",
+                          help="work on the Dask cluster there, as tcp://host:8786")
         work.add_argument("--dry-run", action="store_true",
                           help="tell what the work would take, and leave")
         files.add_argument("--output-dir", default=".", metavar="DIR",
@@ -205,13 +220,18 @@ def _run(options: argparse.Namespace) -> int:
     _guess_command(options.asn)
     with run_console(options) as console:
         if options.dry_run:
-            _tell_plan(options)
+            for asn in options.associations:
+                _tell_plan(asn, options)
+        elif options.scheduler or len(options.associations) > 1:
+            from gpucoron import cli_many
+
+            return cli_many.run(options, console)
         else:
             run_association(options, console)
     return 0
 
 
-def _tell_plan(options: argparse.Namespace) -> None:
+def _tell_plan(asn: str, options: argparse.Namespace) -> None:
     """Print what the run would take."""
     from gpucoron import pipeline
     from gpucoron.parameters import Parameters
@@ -219,7 +239,7 @@ def _tell_plan(options: argparse.Namespace) -> None:
     parameters = Parameters.from_sources(
         options.params, options.set, options.preset, {"align": options.align})
     for plan in pipeline.plan(
-            options.asn, parameters=parameters, save=_chosen(options, parameters),
+            asn, parameters=parameters, save=chosen_products(options, parameters),
             threads=options.threads, memory=options.memory):
         sys.stdout.write("\n".join(plan.lines()) + "\n")
     if options.device not in ("auto", "cpu"):
@@ -231,13 +251,9 @@ def _tell_plan(options: argparse.Namespace) -> None:
 def run_association(options: argparse.Namespace, console):
     """Run the pipeline as the options of `add_run_options` say; return its result."""
     from gpucoron.device import choose_device
-    from gpucoron.parameters import Parameters
 
     start = time.perf_counter()
-    parameters = Parameters.from_sources(
-        options.params, options.set, options.preset, {"align": options.align})
-    if options.save_params:
-        _write_text(options.save_params, parameters.to_toml())
+    parameters = read_parameters(options)
     device = choose_device(options.device)
     log.info("device %s: %s (%s)", device.label, device.description, device.reason)
     from gpucoron import pipeline
@@ -245,7 +261,7 @@ def run_association(options: argparse.Namespace, console):
     result = pipeline.run(
         options.asn, device=device, output_dir=options.output_dir,
         align=parameters.align_refs.align, psfmask=options.psfmask, preset=parameters.preset,
-        parameters=parameters, save=_chosen(options, parameters), keep=(),
+        parameters=parameters, save=chosen_products(options, parameters), keep=(),
         overwrite=options.overwrite, progress=console.progress, threads=options.threads,
         memory=options.memory)
     written = [*result.files, *_report(options, console, result)]
@@ -254,6 +270,17 @@ def run_association(options: argparse.Namespace, console):
         for path in written:
             sys.stdout.write(f"{path}\n")
     return result
+
+
+def read_parameters(options: argparse.Namespace):
+    """Return the parameters of a run, written down where that is asked for."""
+    from gpucoron.parameters import Parameters
+
+    parameters = Parameters.from_sources(
+        options.params, options.set, options.preset, {"align": options.align})
+    if options.save_params:
+        _write_text(options.save_params, parameters.to_toml())
+    return parameters
 
 
 def _report(options: argparse.Namespace, console, result) -> list[Path]:
@@ -272,7 +299,7 @@ def _report(options: argparse.Namespace, console, result) -> list[Path]:
         return []
 
 
-def _chosen(options: argparse.Namespace, parameters) -> frozenset[str]:
+def chosen_products(options: argparse.Namespace, parameters) -> frozenset[str]:
     """Return the products to write."""
     chosen = options.save
     if chosen is None:
@@ -405,7 +432,8 @@ def _defect(error: Exception, argv: list[str]) -> str:
     return text
 
 
-def _fail(message: str, code: int) -> int:
+def fail(message: str, code: int) -> int:
+    """Say in one line what went wrong; return the exit code."""
     text = " ".join(message.split("\n"))
     try:
         sys.stderr.write(f"gpucoron: error: {text}\n")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from distributed import Client, Future
 
-__all__ = ["Outcome", "check_names", "connect", "run_many", "run_on"]
+__all__ = ["Outcome", "connect", "cut", "look_ahead", "make_order", "run_many", "run_on", "tell"]
 
 log = logging.getLogger("gpucoron")
 
@@ -49,7 +49,6 @@ class _Work:
 
     number: int
     order: Order
-    names: list[str]
     futures: list[Future] = field(default_factory=list)
 
     @property
@@ -179,37 +178,24 @@ def run_many(
         Two associations would write the same file.
     """
     outcomes = [Outcome(order.asn) for order in orders]
-    runs, works = _readable(orders, outcomes, overwrite)
+    works, exposures = [], []
+    for number, ahead in enumerate(look_ahead(orders, overwrite)):
+        if isinstance(ahead, GpucoronError):
+            outcomes[number].error = ahead
+        else:
+            works.append(_Work(number, orders[number]))
+            exposures.append(ahead)
     workers = len(client.scheduler_info(n_workers=-1)["workers"])
     log.info("%d association%s on %d worker%s at %s%s", len(works), "s"[: len(works) != 1], workers,
              "s"[: workers != 1], client.scheduler.address,
              "" if workers else "; waiting for workers")
-    everything = list(works)
     try:
-        for work, products in zip(everything, runs, strict=True):
-            _submit(client, work, products, workers, len(works))
-        _collect(client, everything, outcomes, progress or _no_progress)
+        for work, own in zip(works, exposures, strict=True):
+            _submit(client, work, own, workers, len(works))
+        _collect(client, works, outcomes, progress or _no_progress)
     finally:
-        _clear_up(client, everything)
+        _clear_up(client, works)
     return outcomes
-
-
-def check_names(orders: Sequence[Order], names: Sequence[Collection[str]]) -> None:
-    """Raise UsageError where two associations would write the same file.
-
-    Parameters
-    ----------
-    orders : sequence of Order
-    names : sequence of collections of str
-        The files of each.
-    """
-    owner: dict[str, str] = {}
-    for order, own in zip(orders, names, strict=True):
-        for name in own:
-            other = owner.setdefault(os.path.join(order.output_dir, name), order.asn)
-            if other != order.asn:
-                raise UsageError(f"{other} and {order.asn} would both write {name}; run them into "
-                                 "different folders")
 
 
 # ---- what is cut into which tasks
@@ -259,22 +245,48 @@ def cut(
     return tasks if len(tasks) > 1 else []
 
 
-def _readable(orders, outcomes, overwrite):
-    """Read all associations; note those that cannot be, and check what the others would write."""
-    works, integrations = [], []
+def look_ahead(
+    orders: Sequence[Order], overwrite: bool
+) -> list[list[list[int]] | GpucoronError]:
+    """Read all associations, and make sure before any work that products can be written.
+
+    Parameters
+    ----------
+    orders : sequence of Order
+    overwrite : bool
+        Whether files that exist may be replaced.
+
+    Returns
+    -------
+    list
+        For each the numbers of integrations of the science exposures of its products, or the
+        error that stands against running it.
+
+    Raises
+    ------
+    UsageError
+        Two associations would write the same file.
+    """
+    from gpucoron.io.products import preflight
+
+    found, owner = [], {}
     for number, order in enumerate(orders):
         try:
             job = Job(order.parameters, cpu_device(), order.save, frozenset(), overwrite, None,
                       Path(order.output_dir), _no_progress)
             association, names = job._read(Path(order.asn))
-            if order.save:
-                job._preflight(association, names)
-            works.append(_Work(number, order, job.planned(association, names)))
-            integrations.append([_integrations(p) for p in association.products])
+            files = job.planned(association, names)
+            preflight(order.output_dir, files, overwrite)
+            found.append([_integrations(product) for product in association.products])
         except GpucoronError as problem:
-            outcomes[number].error = problem
-    check_names([work.order for work in works], [work.names for work in works])
-    return integrations, works
+            found.append(problem)
+            continue
+        for path in (os.path.join(order.output_dir, name) for name in files):
+            other = owner.setdefault(path, number)
+            if other != number:
+                raise UsageError(f"{orders[other].asn} and {order.asn} would both write {path}; "
+                                 "run them into different folders")
+    return found
 
 
 def _integrations(product) -> list[int]:
@@ -284,6 +296,7 @@ def _integrations(product) -> list[int]:
 
 
 def _submit(client: Client, work: _Work, integrations, workers: int, associations: int) -> None:
+    """Give an association to the cluster."""
     parameters, token = work.order.parameters, secrets.token_hex(4)
     stem = Path(work.order.asn).stem
     may_slice = (parameters.align_refs.align == "each" and not parameters.klip.skip
@@ -344,10 +357,8 @@ def _look(client: Client, work: _Work, future: Future, outcome: Outcome) -> None
     if future.status == "finished":
         if future is not work.end:
             return
-        done = outcome.done = future.result(timeout=60)
-        for level, text in done.lines:
-            log.log(level, "%s", text)
-        log.info("%s: %d files", Path(work.order.asn).name, len(done.files))
+        outcome.done = future.result(timeout=60)
+        tell(outcome)
     elif future.status == "error":
         if outcome.error is None:
             outcome.error = _told(future.exception(timeout=60), work)
@@ -357,6 +368,14 @@ def _look(client: Client, work: _Work, future: Future, outcome: Outcome) -> None
             raise _lost(client)
         outcome.error = ClusterError(f"{work.order.asn}: the scheduler has dropped it (was it "
                                      "restarted, or the work cancelled?)")
+
+
+def tell(outcome: Outcome) -> None:
+    """Log what was logged where an association was processed."""
+    if outcome.done is not None:
+        for level, text in outcome.done.lines:
+            log.log(level, "%s", text)
+        log.info("%s: %d files", Path(outcome.asn).name, len(outcome.done.files))
 
 
 def _told(problem: BaseException, work: _Work) -> Exception:

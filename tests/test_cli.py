@@ -121,7 +121,7 @@ def test_which_products_are_written(pipeline, options, save):
     (["asn.json", "--outputdir=x"], "unknown option --outputdir; did you mean --output-dir?"),
     (["asn.json", "--no-overwrit"], "unknown option --no-overwrit; did you mean --no-overwrite?"),
     (["asn.json", "--frobnicate"], "unknown option --frobnicate; see gpucoron --help"),
-    (["asn.json", "b.json"], "one argument too many: b.json; see gpucoron --help"),
+    (["info", "asn.json", "b.json"], "one argument too many: b.json; see gpucoron info --help"),
     (["asn.json", "--device"], "--device: expected one argument (see gpucoron --help)"),
     (["asn.json", "--align", "all"], "--align: invalid choice: 'all'"),
     (["asn.json", "--save", "psfaling"], "no product 'psfaling'; did you mean psfalign?"),
