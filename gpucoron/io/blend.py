@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 from gpucoron.io.keywords import keywords
 
 __all__ = ["blend", "count_pointings", "header_table", "product_times"]
+
+log = logging.getLogger("gpucoron")
 
 Headers = Mapping[str, Mapping[str, Any]]  # EXTNAME ("" for PRIMARY) -> keyword -> value
 
@@ -38,8 +42,10 @@ _RULES = {
 
 
 def _value(headers: Headers, hdu: str, keyword: str):
-    """Return a keyword's value, None where it is missing or undefined."""
+    """Return a keyword's value, None where it is missing, undefined or infinite."""
     value = headers.get(hdu, {}).get(keyword)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if isinstance(value, str | bool | int | float) else None
 
 
@@ -63,8 +69,20 @@ def blend(headers: Sequence[Headers]) -> dict[str, dict[str, Any]]:
             continue
         values = [v for h in headers if (v := _value(h, row.hdu, row.keyword)) is not None]
         if values:
-            out.setdefault(row.hdu, {})[row.keyword] = _RULES[row.rule](values)
+            out.setdefault(row.hdu, {})[row.keyword] = _combined(row, values)
     return out
+
+
+def _combined(row, values):
+    try:
+        value = _RULES[row.rule](values)
+    except TypeError:  # texts and numbers
+        value = math.nan
+    if isinstance(value, float) and not math.isfinite(value):
+        log.warning("%s of the exposures cannot be combined; products have the first one's, %r",
+                    row.keyword, values[0])
+        return values[0]
+    return value
 
 
 def product_times(headers: Sequence[Headers], n_integrations: int) -> dict[str, dict[str, Any]]:

@@ -101,7 +101,7 @@ def _long_parts(text):
 
 
 def card_value(text: str) -> Any:
-    """Return the value of a card, None where it is undefined."""
+    """Return the value of a card, None where it is undefined; of huge integers a float."""
     if len(text) > 80:
         parts = _long_parts(text)
         if parts is not None:
@@ -114,11 +114,18 @@ def card_value(text: str) -> Any:
             return flag == "T"
         if number is None:
             return None
-        return float(number) if "." in number or "E" in number else int(number)
+        return float(number) if "." in number or "E" in number else _integer(int(number))
     from astropy.io import fits
 
     value = fits.Card.fromstring(text).value
+    if isinstance(value, int):
+        return _integer(value)
     return None if isinstance(value, fits.card.Undefined) else value
+
+
+def _integer(value: int) -> int | float:
+    """Return an integer, or a float where it is beyond 64 bits, which NumPy cannot take."""
+    return value if abs(value) < 2**63 else float(value)
 
 
 def card_comment(text: str) -> str:

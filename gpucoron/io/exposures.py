@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -338,7 +339,7 @@ def _card(file: FitsFile, header: Any, keyword: str, kind: str) -> Any:
         return None
     if kind == "str":
         return str(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ExposureError(f"{file.path}: keyword {keyword} is {value!r}, expected a number")
     if kind == "int" and value != int(value):
         raise ExposureError(f"{file.path}: keyword {keyword} is {value!r}, expected an integer")

@@ -3,15 +3,18 @@
 The walk from header to header is done here, each claim compared with the file's size before
 anything is made of it: astropy's own walk takes a header at its word (NAXIS = 99999999999999 keeps
 it busy until memory runs out), and it reads unsigned integers through double precision. Header
-objects are astropy's, made only for those who ask; pixels come by memory map and one copy.
+objects are astropy's, made only for those who ask; pixels are read piece by piece, for a memory map
+of a file that someone cuts short meanwhile would kill the process.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +23,7 @@ import numpy as np
 
 from gpucoron.errors import InputError
 from gpucoron.io.card import RawHeader
+from gpucoron.io.files import open_input
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -40,6 +44,9 @@ _PLAIN_CARD = re.compile(
 _BLOCK = 2880
 _CARD = 80
 _MAX_HEADER = 8192 * _BLOCK  # 300 000 cards; what has no END by then is not a header
+_MAX_HDUS = 1000
+_MAX_BAD_CARDS = 50  # beyond these a header is damaged rather than sloppy
+_PIECE = 1 << 18  # values read and converted at a time: stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -103,15 +110,19 @@ class FitsFile:
 
         Values beyond the range of `dtype` become infinite.
         """
-        raw = self._raw(hdu)
         scale, zero, blank = self._scaling(hdu)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if (scale, zero) == (1, 0) and blank is None:
-                return raw.astype(dtype, order="C", subok=False)
-            values = raw.astype(np.float64, subok=False) * scale + zero
+        plain = (scale, zero) == (1, 0) and blank is None
+
+        def convert(raw):
+            if plain:
+                return raw
+            values = raw.astype(np.float64) * scale + zero
             if blank is not None and raw.dtype.kind != "f":
                 values[raw == blank] = np.nan
-            return values.astype(dtype, order="C", copy=False)
+            return values
+
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._converted(hdu, dtype, convert)
 
     def bits(self, hdu: Hdu) -> np.ndarray:
         """Read an image of data quality bits as native uint32.
@@ -121,18 +132,24 @@ class FitsFile:
         Unsigned integers are stored as signed ones with BZERO = 2**31. Exchanging the sign bit
         gives the same numbers as adding BZERO, without the way through double precision.
         """
-        raw = self._raw(hdu)
         scale, zero, _ = self._scaling(hdu)
-        if raw.dtype == ">i4" and scale == 1 and zero in (0, 2**31):
-            values = raw.view(">u4").astype(np.uint32, order="C", subok=False)
-            if zero:
-                values ^= np.uint32(2**31)
-            return values
-        wide = raw.astype(np.float64, subok=False) * scale + zero  # exact for 32 bits
-        if not (np.all((wide >= 0) & (wide < 2**32)) and np.all(wide == np.floor(wide))):
-            raise self.error(f"{self.path}: {hdu.name} holds values that are not unsigned 32-bit "
-                             "integers, expected data quality bits")
-        return np.ascontiguousarray(wide, dtype=np.uint32)
+        unsigned = hdu.bitpix == 32 and scale == 1 and zero in (0, 2**31)
+
+        def convert(raw):
+            if unsigned:
+                return raw.view(">u4")
+            with np.errstate(over="ignore", invalid="ignore"):
+                wide = raw.astype(np.float64) * scale + zero  # exact for 32 bits
+                whole = (wide >= 0) & (wide < 2**32) & (wide == np.floor(wide))
+            if not np.all(whole):
+                raise self.error(f"{self.path}: {hdu.name} holds values that are not unsigned "
+                                 "32-bit integers, expected data quality bits")
+            return wide
+
+        values = self._converted(hdu, "uint32", convert)
+        if unsigned and zero:
+            values ^= np.uint32(2**31)
+        return values
 
     def table(self, hdu: Hdu) -> np.ndarray | None:
         """Read a binary table as a native structured array.
@@ -147,20 +164,51 @@ class FitsFile:
         except ValueError as problem:
             log.warning("%s: leaving out %s: %s", self.path.name, hdu.name, problem)
             return None
-        rows = np.memmap(self.path, dtype=dtype, mode="r", offset=hdu.offset, shape=hdu.shape[:1])
-        return rows.astype(dtype.newbyteorder("="), subok=False)
+        length = math.prod(hdu.shape)  # what a heap behind the rows holds is not read
+        rows = np.frombuffer(self.raw_bytes(hdu)[:length], dtype=dtype)
+        return rows.astype(dtype.newbyteorder("="))
 
     def raw_bytes(self, hdu: Hdu) -> bytes:
         """Return the data as stored, without the padding of the last block."""
-        with open(self.path, "rb") as file:
-            file.seek(hdu.offset)
-            return file.read(hdu.nbytes)
+        return b"".join(self.pieces(hdu.offset, hdu.nbytes))
 
-    def _raw(self, hdu: Hdu) -> np.ndarray:
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes of the file from `offset` on, in pieces.
+
+        Raises
+        ------
+        InputError
+            (as the file's `error`) The file is gone, or shorter than it was.
+        """
+        with open_input(self.path, self.error, "the file that was opened before") as file:
+            try:
+                file.seek(offset)
+                while length:
+                    piece = file.read(min(length, 8 * _PIECE))
+                    if not piece:
+                        raise self.error(f"{self.path}: was cut short while it was read")
+                    length -= len(piece)
+                    yield piece
+            except OSError as problem:
+                reason = problem.strerror or problem
+                raise self.error(f"{self.path}: cannot be read: {reason}") from problem
+
+    def _converted(self, hdu: Hdu, dtype: str, convert: Callable) -> np.ndarray:
+        """Return an image as a native array, each piece of it having passed through `convert`."""
         if not hdu.is_image:
             raise self.error(f"{self.path}: {hdu.name} is a table, expected an image")
-        return np.memmap(self.path, dtype=_RAW_DTYPES[hdu.bitpix], mode="r", offset=hdu.offset,
-                         shape=hdu.shape)
+        stored = np.dtype(_RAW_DTYPES[hdu.bitpix])
+        try:
+            values = np.empty(math.prod(hdu.shape), dtype)
+        except (MemoryError, ValueError):
+            raise self.error(f"{self.path}: {hdu.name} of shape {hdu.shape} does not fit into "
+                             "memory") from None
+        done = 0
+        for piece in self.pieces(hdu.offset, values.size * stored.itemsize):
+            raw = np.frombuffer(piece, stored)
+            values[done:done + raw.size] = convert(raw)
+            done += raw.size
+        return values.reshape(hdu.shape)
 
     def _scaling(self, hdu: Hdu):
         values = {k: hdu.cards.get(k, d)
@@ -192,13 +240,9 @@ def open_fits(path: str | Path, error: type[InputError]) -> FitsFile:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise error(f"{path}: is a folder, expected a FITS file")
-        with open(path, "rb") as file:
+        with open_input(path, error, "a FITS file") as file:
             _check_start(path, file.read(9), error)
             hdus = tuple(_walk(path, file, os.fstat(file.fileno()).st_size, error))
-    except FileNotFoundError:
-        raise error(f"{path}: no such file, expected a FITS file") from None
     except InputError:
         raise
     except (OSError, ValueError) as problem:
@@ -217,8 +261,11 @@ def _check_start(path: Path, head: bytes, error: type[InputError]) -> None:
 
 def _walk(path: Path, file, size: int, error: type[InputError]):
     """Yield the HDUs, each after its end has been compared with the size of the file."""
-    position, last = 0, None
+    position, last, count = 0, None, 0
     while position < size:
+        count += 1
+        if count > _MAX_HDUS:
+            raise error(f"{path}: has more than {_MAX_HDUS} extensions, expected an exposure's")
         file.seek(position)
         if position and file.read(8) != b"XTENSION":
             file.seek(position)
@@ -279,10 +326,11 @@ def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
     if bitpix not in _RAW_DTYPES:
         raise error(f"{path}: BITPIX of {name} is {bitpix}, expected 8, 16, 32, 64, -32 or -64")
     shape = tuple(integer(f"NAXIS{i}", 0) for i in range(integer("NAXIS", 0, 999), 0, -1))
-    count = 1 if shape else 0
-    for length in shape:
-        count *= length
-    groups = integer("GCOUNT", 0, default=1)
+    count = math.prod(shape) if shape else 0
+    if count > 10**18:
+        raise error(f"{path}: {name} has {len(shape)} axes of {shape[:4]} ... values by its "
+                    "header, more than any file holds")
+    groups = integer("GCOUNT", 1, default=1)
     nbytes = abs(bitpix) // 8 * groups * (integer("PCOUNT", 0, default=0) + count)
     return Hdu(name, header, kind[0].decode("latin1").strip() if kind else "", bitpix, shape,
                offset, nbytes)
@@ -299,7 +347,7 @@ def _header(path: Path, raw: bytes, primary: bool, error: type[InputError]):
     plain = all(map(_PLAIN_CARD.match, cards))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # astropy's remarks on harmless breaches of the standard
-        good = _readable_cards(path, cards)
+        good = _readable_cards(path, cards, error)
         header = RawHeader(b"".join(good).decode("ascii"))
         if not plain and not all(map(_parses, header.astropy.cards)):
             raise error(f"{path}: a header has a text that goes on over several cards and "
@@ -310,9 +358,10 @@ def _header(path: Path, raw: bytes, primary: bool, error: type[InputError]):
     return header, name.strip().upper()
 
 
-def _readable_cards(path: Path, cards: list[bytes]) -> list[bytes]:
+def _readable_cards(path: Path, cards: list[bytes], error) -> list[bytes]:
     """Leave out, with a warning, the cards of which astropy can make nothing."""
     good: list[bytes] = []
+    bad = 0
     for card in cards:
         if card.startswith(b"CONTINUE"):
             keep = _PLAIN_CARD.match(card) and good and good[-1][10:].lstrip().startswith(b"'")
@@ -322,9 +371,17 @@ def _readable_cards(path: Path, cards: list[bytes]) -> list[bytes]:
         if keep:
             good.append(card)
         else:
+            bad += 1
+            if bad > _MAX_BAD_CARDS:
+                raise error(f"{path}: has a header with more than {_MAX_BAD_CARDS} cards that are "
+                            f"not FITS, expected an undamaged one (the last: {_shown(card)})")
             log.warning("%s: ignoring a header card that is not FITS: %s", path.name,
-                        ascii(card.decode("latin1").rstrip())[1:-1])
+                        _shown(card))
     return good
+
+
+def _shown(card: bytes) -> str:
+    return ascii(card.decode("latin1").rstrip())[1:-1]
 
 
 def _parses(card) -> bool:
@@ -350,10 +407,12 @@ def _table_dtype(hdu: Hdu) -> np.dtype:
     if not isinstance(count, int) or not 0 < count < 1000:
         raise ValueError(f"TFIELDS is {count!r}, expected 1 to 999")
     for i in range(1, count + 1):
-        form = re.fullmatch(r"(\d*)([LBIJKEDA])", str(header.get(f"TFORM{i}", "")).strip())
+        form = re.fullmatch(r"(\d{0,18})([LBIJKEDA])", str(header.get(f"TFORM{i}", "")).strip())
         if not form or f"TSCAL{i}" in header or f"TZERO{i}" in header:
             raise ValueError(f"column {i} is {header.get(f'TFORM{i}')!r}, expected plain numbers")
         repeat = int(form[1] or 1)
+        if repeat > hdu.shape[1]:
+            raise ValueError(f"column {i} is {form[0]!r}, but a row has {hdu.shape[1]} bytes")
         shape = () if repeat == 1 or form[2] == "A" else (repeat,)
         code = f"S{repeat}" if form[2] == "A" else _TABLE_DTYPES[form[2]]
         fields.append((str(header.get(f"TTYPE{i}", f"col{i}")), code, shape))

@@ -43,14 +43,17 @@ class Cards:
         text = getattr(header, "text", None)
         if text is None:
             text = header.tostring(sep="", endcard=False, padding=False)
+        kept = False
         for start in range(0, len(text), 80):
             image = text[start:start + 80]
             keyword = image[:8].rstrip()
-            if keyword == "CONTINUE" and self._texts:
+            if keyword != "CONTINUE":
+                kept = not _STRUCTURE.fullmatch(keyword)
+                if kept:
+                    self._texts.append((keyword, image))
+            elif kept:  # what goes on from a card that is left out goes, too
                 previous, so_far = self._texts[-1]
                 self._texts[-1] = (previous, so_far + image)
-            elif not _STRUCTURE.fullmatch(keyword):
-                self._texts.append((keyword, image))
         for keyword, card in self._texts:
             if keyword not in _COMMENTARY and keyword not in self.values:
                 self.values[keyword] = card_value(card)

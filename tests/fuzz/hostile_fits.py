@@ -1,7 +1,6 @@
 """Tiny exposures, damaged on purpose: strategies that change headers, data and the bytes."""
 
 import functools
-import re
 
 from hypothesis import strategies as st
 
@@ -137,6 +136,18 @@ def change(draw, hdus):
     return [*hdus[:i], [cards, data], *hdus[i + 1:]]
 
 
+class Content(bytes):
+    """Bytes of a file, shown by what is not in the original."""
+
+    def __repr__(self):
+        known = {c for o in originals() for c in _cards(o)}
+        return f"{len(self)} bytes with {[c for c in _cards(self) if c not in known][:20]}"
+
+
+def _cards(content):
+    return [content[i:i + CARD] for i in range(0, len(content), CARD)]
+
+
 @st.composite
 def files(draw, which=0):
     """Draw the bytes of a damaged file."""
@@ -150,9 +161,4 @@ def files(draw, which=0):
         content = draw(st.sampled_from([
             content[:at], content[:at] + draw(st.binary(max_size=8)) + content[at:],
             content[:at] + draw(st.binary(max_size=8)) + content[at + 8:], content + b"\0" * 100]))
-    return content
-
-
-def ascii_cards(content):
-    """Show the cards of a file, for looking at an example."""
-    return [c.decode("latin1") for c in re.findall(rb"[ -~]{80}", content)]
+    return Content(content)
