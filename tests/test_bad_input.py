@@ -339,7 +339,8 @@ _wrong("kernel_not_there", ["--set", "resample.kernel=lanczos4"], 2,
 _wrong("no_stack", ["--set", "stack_refs.skip=true"], 2, "stack_refs.skip is true, but klip needs")
 _wrong("no_device", ["--device", "7"], 4, "device 7 cannot be used: ")
 _wrong("no_such_kind_of_device", ["--device", "tpu"], 2, "device is 'tpu'; expected auto, cpu, or")
-_wrong("no_parameter_file", ["--params", "INPUT/no.toml"], 3, "no.toml: cannot read the parameter")
+_wrong("no_parameter_file", ["--params", "INPUT/no.toml"], 3,
+       "no.toml: no such file, expected a parameter file")
 _wrong("log_that_cannot_be_written", ["--log-file", "INPUT/no/run.log"], 5,
        "no/run.log: cannot write the log file: No such file")
 _wrong("params_that_cannot_be_written", ["--save-params", "INPUT/no/p.toml"], 5,

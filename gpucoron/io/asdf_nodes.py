@@ -7,20 +7,23 @@ an alias is one more reference to the same node.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["MAX_DEPTH", "Node", "TooDeep", "Unusual", "array", "blocks", "check_depth", "number",
-           "read_nodes"]
+__all__ = ["HEAD", "MAGIC", "MAX_DEPTH", "STREAMED", "Node", "TooDeep", "Unusual", "array",
+           "blocks", "check_yaml", "number", "read_nodes"]
 
 MAX_DEPTH = 200  # libyaml's own composer overflows the C stack at some ten thousand
+_MAX_NODES = 1_000_000  # with every alias written out
+_OWN_SOURCE = re.compile(r"-?\d{1,9}|fits:[\w, -]*")
 _MAX_INLINE = 10_000  # numbers in the text; aliases can make many of few
-_BLOCK_MAGIC = b"\xd3BLK"
-_HEAD = struct.Struct(">I4sQQQ16s")  # flags, compression, allocated, used, data size, checksum
-_STREAMED = 1
+MAGIC = b"\xd3BLK"
+HEAD = struct.Struct(">I4sQQQ16s")  # flags, compression, allocated, used, data size, checksum
+STREAMED = 1
 _DTYPES = {"float64": "f8", "float32": "f4", "int64": "i8", "int32": "i4", "int16": "i2",
            "int8": "i1", "uint64": "u8", "uint32": "u4", "uint16": "u2", "uint8": "u1"}
 
@@ -71,18 +74,65 @@ def _events(text: str | bytes) -> Iterator:
         yield event
 
 
-def check_depth(text: str | bytes) -> None:
-    """Raise TooDeep where a YAML text must not be given to a parser that recurses.
+def check_yaml(text: str | bytes) -> None:
+    """Raise where a YAML text must not be given to a parser that recurses and follows references.
 
     A text that is no YAML passes: whoever parses it will say so.
+
+    Raises
+    ------
+    TooDeep
+        Nested too deeply, too large with all its aliases written out, or holding itself.
+    Unusual
+        References to other files.
     """
     from yaml import YAMLError
 
     try:
-        for _ in _events(text):
-            pass
+        _measure(_events(text))
     except YAMLError:
         pass
+
+
+def _measure(stream) -> None:
+    """Count the nodes with every alias written out, and look at what arrays refer to."""
+    from yaml import events
+
+    sizes: dict[str, int] = {}  # of what has an anchor and is complete
+    stack: list[list] = [[None, "", 0, ""]]  # anchor, tag, size, scalar seen last
+    for event in stream:
+        if isinstance(event, events.CollectionStartEvent):
+            sizes.pop(event.anchor, None)
+            stack.append([event.anchor, event.tag or "", 1, ""])
+            continue
+        if isinstance(event, events.CollectionEndEvent):
+            anchor, _, size, _ = stack.pop()
+        elif isinstance(event, events.ScalarEvent):
+            anchor, size = event.anchor, 1
+            _check_scalar(event, stack[-1])
+            stack[-1][3] = event.value
+        elif isinstance(event, events.AliasEvent):
+            anchor, size = None, sizes.get(event.anchor, 0)
+            if not size:
+                raise TooDeep("an alias of what is not complete")
+            if stack[-1][3] == "source":
+                raise Unusual("an alias for a source")
+        else:
+            continue
+        if anchor:
+            sizes[anchor] = size
+        stack[-1][2] += size
+        if stack[-1][2] > _MAX_NODES:
+            raise TooDeep(f"more than {_MAX_NODES} entries")
+
+
+def _check_scalar(event, inside) -> None:
+    """Raise Unusual where a scalar makes asdf open another file, or would slip past this check."""
+    _, tag, _, before = inside
+    if event.value in ("$ref", "<<"):
+        raise Unusual(f"the key {event.value}")
+    if "core/ndarray-" in tag and before == "source" and not _OWN_SOURCE.fullmatch(event.value):
+        raise Unusual(f"an array in another file ({event.value[:60]})")
 
 
 def read_nodes(text: str | bytes) -> Node:
@@ -166,14 +216,14 @@ def blocks(data: bytes) -> list[memoryview]:
         A block that is compressed, streamed or cut short.
     """
     found = []
-    place = data.find(_BLOCK_MAGIC)
-    while place >= 0 and data[place:place + 4] == _BLOCK_MAGIC:
-        if len(data) < place + 6 + _HEAD.size:
+    place = data.find(MAGIC)
+    while place >= 0 and data[place:place + 4] == MAGIC:
+        if len(data) < place + 6 + HEAD.size:
             raise Unusual("a block is cut short")
         (size,) = struct.unpack_from(">H", data, place + 4)
-        flags, compression, allocated, used, length, _ = _HEAD.unpack_from(data, place + 6)
+        flags, compression, allocated, used, length, _ = HEAD.unpack_from(data, place + 6)
         start = place + 6 + size
-        if size < _HEAD.size or flags & _STREAMED or compression.strip(b"\0") or used != length:
+        if size < HEAD.size or flags & STREAMED or compression.strip(b"\0") or used != length:
             raise Unusual("a block is compressed or streamed")
         if used > allocated or start + allocated > len(data):
             raise Unusual("a block is cut short")

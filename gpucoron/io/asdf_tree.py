@@ -9,6 +9,7 @@ readers take keywords from the FITS headers.
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import struct
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from gpucoron.io.asdf_nodes import check_depth
+from gpucoron.io.asdf_guard import opened
+from gpucoron.io.asdf_nodes import check_yaml
 from gpucoron.io.keywords import keywords
 
 __all__ = ["ArrayLink", "asdf_blob", "meta_from_headers", "wcs_blob"]
@@ -100,11 +102,8 @@ def wcs_blob(wcs: Any) -> bytes:
 
 def _rewritten(blob: bytes) -> bytes:
     """Return a blob of the same GWCS in the layout that asdf writes today; b"" for no GWCS."""
-    import asdf
-
-    check_depth(blob[:blob.find(b"\n...") + 5])
-    with asdf.open(io.BytesIO(blob), memmap=False) as tree:
-        wcs = tree.tree.get("meta", {}).get("wcs")
+    with opened(blob, lazy=True) as tree:
+        wcs = tree.get("meta", {}).get("wcs")
         return wcs_blob(wcs) if wcs is not None else b""
 
 
@@ -131,11 +130,16 @@ def _link(tag: str, link: ArrayLink) -> str:
     if dtype.names is None:
         kind = dtype.name
     else:
-        columns = (f"  - {{byteorder: big, datatype: {_column(dtype[n])}, name: {n}}}\n"
+        columns = (f"  - {{byteorder: big, datatype: {_column(dtype[n])}, name: {_quoted(n)}}}\n"
                    for n in dtype.names)
         kind = "\n" + "".join(columns).rstrip("\n")
     return (f"{attribute}: !core/ndarray-{tag}\n  source: fits:{name},1\n  datatype: {kind}\n"
             f"  byteorder: big\n  shape: [{', '.join(map(str, shape))}]\n").replace(": \n", ":\n")
+
+
+def _quoted(name: str) -> str:
+    """Return a column's name in YAML, in quotes unless it is a plain word."""
+    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else json.dumps(name)
 
 
 def _column(dtype):
@@ -178,7 +182,7 @@ def _composed(rest: str):
     if not rest.strip():
         return None
     text = f"%TAG ! {_TAG}\n---\n{rest}"
-    check_depth(text)  # which the next line would not survive
+    check_yaml(text)  # which the next line would not survive
     try:
         node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as problem:

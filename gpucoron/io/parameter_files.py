@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from gpucoron.errors import InputError
+from gpucoron.io.asdf_guard import opened
+from gpucoron.io.files import read_input
 
 __all__ = ["read_parameters"]
 
 log = logging.getLogger("gpucoron")
 
+_LARGEST = 16 << 20  # bytes
 _STEP_OF_CLASS = {
     "OutlierDetectionStep": "outlier_detection", "StackRefsStep": "stack_refs",
     "AlignRefsStep": "align_refs", "KlipStep": "klip", "ResampleStep": "resample",
@@ -63,19 +66,16 @@ def read_parameters(path) -> list[tuple[str, Any]]:
         The file cannot be read, or is neither of the two.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as problem:
-        raise InputError(f"{path}: cannot read the parameter file: {problem.strerror}") from None
+    content = read_input(path, InputError, "a parameter file (TOML, or ASDF pars-*)", _LARGEST)
     if content.startswith(b"#ASDF"):
-        return list(_from_asdf(path))
+        return list(_from_asdf(path, content))
     return _from_toml(path, content)
 
 
 def _from_toml(path: Path, content: bytes) -> list[tuple[str, Any]]:
     try:
         tree = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:  # ValueError: not UTF-8, not TOML, long numbers
         raise InputError(
             f"{path}: not a parameter file (TOML, or ASDF pars-*): {problem}") from None
     pairs = []
@@ -87,12 +87,15 @@ def _from_toml(path: Path, content: bytes) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _from_asdf(path: Path) -> Iterator[tuple[str, Any]]:
-    tree = _asdf_tree(path)
+def _from_asdf(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
+    tree = _asdf_tree(path, content)
     kind = str(tree.get("class", "")).rpartition(".")[2]
     if kind == _PIPELINE:
         yield from _select(path, "pipeline", tree.get("parameters"))
-        for entry in tree.get("steps") or []:
+        steps = tree.get("steps") or []
+        if not isinstance(steps, list) or not all(isinstance(e, dict) for e in steps):
+            raise InputError(f"{path}: steps are no list of mappings")
+        for entry in steps:
             step = _STEP_OF_CLASS.get(str(entry.get("class", "")).rpartition(".")[2])
             yield from _select(path, step or str(entry.get("name")), entry.get("parameters"))
     elif kind in _STEP_OF_CLASS:
@@ -103,16 +106,17 @@ def _from_asdf(path: Path) -> Iterator[tuple[str, Any]]:
             + ", ".join(_STEP_OF_CLASS))
 
 
-def _asdf_tree(path: Path) -> dict:
-    import asdf
-
+def _asdf_tree(path: Path, content: bytes) -> dict:
     try:
-        with asdf.open(path, memmap=False, lazy_load=False) as file:
-            tree = dict(file.tree)
+        with opened(content) as tree:
+            return tree
     except Exception as problem:  # asdf and yaml raise many kinds; all mean the same here
         text = str(problem).splitlines() or [type(problem).__name__]
         raise InputError(f"{path}: not a readable ASDF parameter file: {text[0]}") from None
-    return tree
+
+
+def _same(value, other) -> bool:
+    return type(value) in (type(other), int, float) and bool(value == other)
 
 
 def _select(path: Path, step: str, parameters) -> Iterator[tuple[str, Any]]:
@@ -123,7 +127,7 @@ def _select(path: Path, step: str, parameters) -> Iterator[tuple[str, Any]]:
         raise InputError(f"{path}: parameters of {step} are no mapping of names to values")
     for name, value in (parameters or {}).items():
         if name in unsupported:
-            if value not in unsupported[name]:
+            if not any(_same(value, harmless) for harmless in unsupported[name]):
                 hint = "; use --psfmask" if name == "override_psfmask" else ""
                 log.warning("%s: %s.%s = %r is not supported here and changes nothing%s",
                             path, step, name, value, hint)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import io
 import logging
 import re
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucoron.errors import ExposureError
-from gpucoron.io.asdf_nodes import Unusual, check_depth
+from gpucoron.io.asdf_guard import opened
+from gpucoron.io.asdf_nodes import Unusual
 from gpucoron.io.imaging_wcs import ImagingWcs, read_imaging_wcs
 from gpucoron.io.tan import OutputWcs
 from gpucoron.io.transforms import NoInverse
@@ -65,6 +65,18 @@ class InputWcs:
         """The same as a GWCS, made on first use; importing what that takes costs two seconds."""
         return _parse(self.document)
 
+    @contextmanager
+    def _evaluating(self):
+        """Say in one line what astropy.modeling and gwcs make of odd transforms."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                yield
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            raise ExposureError(f"{self.where}: the WCS cannot be evaluated: "
+                                f"{type(error).__name__}: {reason}") from error
+
     @property
     def _imaging(self):
         return _evaluator(self.document)
@@ -73,7 +85,8 @@ class InputWcs:
         """RA and Dec in degrees; NaN outside the bounding box unless `everywhere`."""
         if self._imaging is not None:
             return self._imaging.pixel_to_sky(x, y, everywhere)
-        ra, dec = self.gwcs(x, y, with_bounding_box=not everywhere)
+        with self._evaluating():
+            ra, dec = self.gwcs(x, y, with_bounding_box=not everywhere)
         return ra, dec
 
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
@@ -81,8 +94,7 @@ class InputWcs:
         if self._imaging is not None:
             with suppress(NoInverse):
                 return self._imaging.sky_to_pixel(ra, dec)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
+        with self._evaluating():
             x, y = self.gwcs.invert(ra, dec, with_bounding_box=False)
         return x, y
 
@@ -162,8 +174,6 @@ def _evaluator(document: bytes) -> ImagingWcs | None:
         return read_imaging_wcs(document)
     except Unusual as problem:
         log.debug("a WCS that needs asdf and gwcs: %s", " ".join(str(problem).split()))
-    end = document.find(b"\n...")
-    check_depth(document[:end + 5] if end > 0 else document)
     return None
 
 
@@ -187,12 +197,8 @@ def _wcs_document(blob):
 
 @functools.lru_cache(maxsize=CACHED)
 def _parse(document):
-    import asdf
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with asdf.open(io.BytesIO(document), memmap=False, lazy_load=False) as file:
-            return file.tree.get("meta", {}).get("wcs")
+    with opened(document) as tree:
+        return tree.get("meta", {}).get("wcs")
 
 
 def output_wcs(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from gpucoron.errors import ExposureError, ParameterError
+from gpucoron.errors import ExposureError, GpucoronError, InputError, ParameterError
+from gpucoron.io.asdf_guard import opened
+from gpucoron.io.files import read_input
 from gpucoron.io.sregion import combine_regions, parse_region
 from gpucoron.io.tan import ARCSEC2_PER_SR, OutputWcs, tangent_plane
 
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 BOUNDARY_STEP_PX = 15
 PLANE_PX = 1e-6
 FAR_ARCMIN = 5.0
+MAX_SIDE_PX = 50_000
+_LARGEST_FILE = 256 << 20
 
 
 class Request(NamedTuple):
@@ -109,10 +112,10 @@ def _place(regions, scale, ratio, pc, crval, crpix, shape):
             (max(0, int(a + 0.5)) - 0.5, min(int(b + 0.5), n) - 0.5)
             for a, b, n in zip(low, high, shape[::-1], strict=True)
         )
-    if min(shape) < 2:
+    if min(shape) < 2 or max(shape) > MAX_SIDE_PX:
         raise ParameterError(
-            f"the output image would have shape {shape} (ny, nx), expected at least 2 pixels a "
-            f"side; see crpix, crval and pixel_scale"
+            f"the output image would have shape {shape} (ny, nx), expected 2 to {MAX_SIDE_PX} "
+            f"pixels a side; see crpix, crval and pixel_scale"
         )
     return OutputWcs(
         shape, (float(crpix[0]), float(crpix[1])), crval, (scale, scale), pc, scale * 3600.0,
@@ -140,6 +143,11 @@ def _regions(wcss, metas, shapes):
 def _check_near(wcss, regions):
     """Raise where an exposure points elsewhere: an image that holds all would fill the memory."""
     middles = [_middle(np.vstack(own)) for own in regions]
+    for wcs, own, middle in zip(wcss, regions, middles, strict=True):
+        reach = 60.0 * float(np.max(_separation(*middle, *np.vstack(own).T)))
+        if not reach <= 2 * FAR_ARCMIN:
+            raise ExposureError(f"{wcs.where}: its outline (S_REGION) reaches {reach:.0f} arcmin "
+                                f"from its middle, expected at most {2 * FAR_ARCMIN:g}")
     for wcs, middle in zip(wcss[1:], middles[1:], strict=True):
         apart = float(_separation(*middles[0], *middle)) * 60.0
         if apart > FAR_ARCMIN:
@@ -247,7 +255,21 @@ def mean_pixel_area(wcs, shape: tuple[int, int]) -> float:
 
 def from_file(path, shape, wcs, meta, input_shape) -> OutputWcs:
     """Take the output WCS from an ASDF file."""
-    tree = _read_tree(path)
+    try:
+        tree = _read_tree(path)
+    except InputError as error:
+        raise ParameterError(f"output_wcs {error}") from error
+    try:
+        return _from_tree(path, tree, shape, wcs, meta, input_shape)
+    except GpucoronError:
+        raise
+    except Exception as error:  # whatever gwcs and astropy make of transforms of all kinds
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ParameterError(f"output_wcs {path}: cannot be used: {type(error).__name__}: "
+                             f"{reason}") from error
+
+
+def _from_tree(path, tree, shape, wcs, meta, input_shape) -> OutputWcs:
     custom = tree["wcs"]
     plane = _as_plane(custom, path)
     shape = shape or _shape_of(custom, tree, path)
@@ -269,21 +291,17 @@ def from_file(path, shape, wcs, meta, input_shape) -> OutputWcs:
 
 
 def _read_tree(path):
-    import asdf
-
+    content = read_input(path, InputError, "an ASDF file with the output WCS", _LARGEST_FILE)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with asdf.open(path, memmap=False, lazy_load=False) as file:
-                tree = dict(file.tree)
+        with opened(content) as tree:
+            if hasattr(tree.get("wcs"), "forward_transform"):
+                return tree
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise ParameterError(
             f"output_wcs {path}: cannot be read as ASDF: {type(error).__name__}: {reason}"
         ) from error
-    if not hasattr(tree.get("wcs"), "forward_transform"):
-        raise ParameterError(f"output_wcs {path}: no GWCS under 'wcs'")
-    return tree
+    raise ParameterError(f"output_wcs {path}: no GWCS under 'wcs'")
 
 
 def _shape_of(custom, tree, path):
@@ -298,7 +316,11 @@ def _shape_of(custom, tree, path):
         raise ParameterError(
             f"output_wcs {path}: no array_shape, pixel_shape or bounding_box; give output_shape"
         )
-    return int(shape[0]), int(shape[1])
+    shape = (int(shape[0]), int(shape[1]))
+    if not 2 <= min(shape) <= max(shape) <= MAX_SIDE_PX:
+        raise ParameterError(f"output_wcs {path}: its image has shape {shape} (ny, nx), expected "
+                             f"2 to {MAX_SIDE_PX} pixels a side")
+    return shape
 
 
 def _as_plane(custom, path):

@@ -30,7 +30,7 @@ def test_what_is_neither_toml_nor_asdf(tmp_path, content):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"no\.toml: cannot read the parameter file: No such"):
+    with pytest.raises(InputError, match=r"no\.toml: no such file, expected a parameter file"):
         Parameters.from_sources([tmp_path / "no.toml"])
 
 

@@ -229,7 +229,7 @@ def test_missing_keywords_come_from_the_gwcs(pair, caplog):
     ({"output_shape": (10, 1)}, "expected two integers .nx, ny. of at least 2"),
     ({"output_shape": (10.5, 20)}, "expected two integers .nx, ny. of at least 2"),
     ({"pixel_scale": 3600.0}, "the output image would have shape"),
-    ({"output_wcs_file": "/nowhere.asdf"}, "output_wcs /nowhere.asdf: cannot be read as ASDF"),
+    ({"output_wcs_file": "/nowhere.asdf"}, "/nowhere.asdf: no such file, expected an ASDF file"),
 ])
 def test_parameter_errors(pair, keywords, message):
     with pytest.raises(ParameterError, match=message) as caught:
