@@ -55,8 +55,15 @@ class Host:
         """Bring arrays here, or a dataclass of them."""
         return value
 
-    def later(self, value: Any) -> Later:
-        """Return what brings `value` to the host when it is called, in whatever thread."""
+    def later(self, value: Any, brief: bool = False) -> Later:
+        """Return what brings `value` to the host when it is called, in whatever thread.
+
+        Parameters
+        ----------
+        value : array, or dataclass or tuple of them
+        brief : bool
+            It is not kept: memory that a device copies to faster, but that others lack, will do.
+        """
         return Later(lambda: value)
 
     def finish(self) -> None:
@@ -83,13 +90,17 @@ class Gpu(Host):
     Notes
     -----
     The stream that is current here when the place is made computes. Files are uploaded by the
-    thread that reads them, on a second stream, and results come down on a third one.
+    thread that reads them, on a second stream, and results come down on a third one; both through
+    pinned memory, which CuPy's pool keeps for the next, unless a result is to stay.
     """
 
     is_gpu = True
 
     def __init__(self, index: int):
         self.index, self._cp = index, cuda.cupy()
+        from cupyx import empty_pinned
+
+        self._pinned = empty_pinned
         with self.here():
             self._computing = self._cp.cuda.get_current_stream()
             self._up, self._down = (self._cp.cuda.Stream(non_blocking=True) for _ in range(2))
@@ -108,24 +119,32 @@ class Gpu(Host):
                 return array
             out = self._cp.empty(array.shape, array.dtype)
             self._up.wait_event(self._computing.record())  # it may still be read there
-            out.set(array, stream=self._up)
+            staged.append(self._pinned(array.shape, array.dtype))
+            staged[-1][...] = array
+            out.set(staged[-1], stream=self._up)
             return out
 
+        staged: list = []  # until the copies are done
         with self.errors("upload"), self.here(), self._computing:
             copied = _each(value, copy)
             self._up.synchronize()
         return copied
 
-    def later(self, value: Any) -> Later:
+    def later(self, value: Any, brief: bool = False) -> Later:
         """Return what copies `value` to the host, as the computing stream has left it by now."""
+        def copy(array):
+            if not lives_on_gpu(array):
+                return array
+            out = self._pinned(array.shape, array.dtype) if brief else None
+            return array.get(stream=self._down, out=out)
+
         with self.here():
             computed = self._computing.record()
 
         def download():
             with self.errors("download"), self.here():
                 self._down.wait_event(computed)
-                return _each(value, lambda array: array.get(stream=self._down)
-                             if lives_on_gpu(array) else array)
+                return _each(value, copy)
 
         return Later(download)
 

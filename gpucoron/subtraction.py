@@ -175,7 +175,8 @@ class Subtraction:
             for part in parts:
                 with self.job.timed("align_refs"):
                     planes = place.later((images[part].astype(np.float32),
-                                          alignment.shift_err(own, part).astype(np.float32)))
+                                          alignment.shift_err(own, part).astype(np.float32)),
+                                         brief=True)
                 with self.job.timed("write"):
                     self.job.background.submit(
                         self._put, self._writer, i if self.each else 0, planes, part.start)

@@ -46,8 +46,9 @@ def test_a_stack_goes_up_and_comes_back(device):
 @EMULATED
 def test_tuples_and_what_is_no_array_pass(device):
     gpu = Gpu(0)
-    array, number, nothing = gpu.later((gpu.upload(np.arange(3)), 5, None))()
-    assert (array.tolist(), number, nothing) == ([0, 1, 2], 5, None)
+    for brief in (False, True):
+        array, number, nothing = gpu.later((gpu.upload(np.arange(3)), 5, None), brief)()
+        assert (array.tolist(), number, nothing) == ([0, 1, 2], 5, None)
 
 
 @EMULATED

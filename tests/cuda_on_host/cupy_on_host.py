@@ -95,6 +95,7 @@ class Emulation:
         self.reset()
         real = importlib.import_module("cupy")
         self.cupy = cp = Namespace("cupy", real, np)
+        cp.__version__ = real.__version__
         cp.fft = Namespace("cupy.fft", real.fft, np.fft)
         cp.linalg = Namespace("cupy.linalg", real.linalg, np.linalg)
         cp.ndarray = DeviceArray
