@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("numpy", "scipy", "numba", "astropy", "jwst", "drizzle")
 
 
@@ -31,8 +32,37 @@ def limit_threads(n):
         os.environ[name] = str(n)
 
 
+def gpu():
+    """Name, driver and versions of the GPU that would be used; None without one."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    from gpucoron.device import find_gpus
+
+    found, _ = find_gpus()
+    if not found:
+        return None
+    import cupy
+
+    facts = {"name": found[0].name, "description": found[0].description, "count": len(found),
+             "cupy": getattr(cupy, "__version__", None)}
+    for name in ("driver", "runtime"):  # 13000 is CUDA 13.0; of the driver: what it supports
+        version = getattr(cupy.cuda.runtime, f"{name}GetVersion", None)
+        facts[f"cuda_{name}"] = version() if version else None
+    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,clocks.max.memory,power.limit",
+             "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+        facts["driver, clocks, power"] = answer.splitlines()[found[0].index].strip()
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        facts["driver, clocks, power"] = None
+    return facts
+
+
 def where():
-    """The machine, the commit and the versions."""
+    """The machine, the commit and the versions.
+
+    Without git's folder the commit is what GPUCORON_COMMIT says.
+    """
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -40,14 +70,15 @@ def where():
                  if line.startswith("model name")]
         model = names[0] if names else model
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                            text=True, check=False, cwd=Path(__file__).parent).stdout.strip()
+                            text=True, check=False, cwd=ROOT).stdout.strip()
+    commit = commit or os.environ.get("GPUCORON_COMMIT", "")
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    return {"commit": commit, "device": f"{model}, {os.cpu_count()} cores", "gpu": None,
+    return {"commit": commit, "device": f"{model}, {os.cpu_count()} cores", "gpu": gpu(),
             "python": platform.python_version(), "load_before": os.getloadavg()[0], **versions}
 
 

@@ -110,8 +110,8 @@ def sanitize_one(tool, which, file, timeout_s):
     """Run one tool over the cases of one file; what is found in libraries' kernels is not ours."""
     from gpucoron import cuda
 
-    options = {"racecheck": ["--racecheck-report", "all"], "memcheck": ["--report-api-errors", "no"]}
-    command = [tool, "--tool", which, "--print-limit", "20", *options.get(which, []),
+    more = {"racecheck": ["--racecheck-report", "all"], "memcheck": ["--report-api-errors", "no"]}
+    command = [tool, "--tool", which, "--print-limit", "20", *more.get(which, []),
                sys.executable, str(Path(__file__).resolve()), file]
     start = time.perf_counter()
     code, text = call(command, timeout_s)

@@ -1,0 +1,151 @@
+"""One part of what on_gpu.sh does on a machine with a GPU; its results join the others in a file.
+
+    python bench/bench_gpu.py PART [--out FILE] [--work DIR] [--limit SECONDS]
+
+Parts, in the order in which the script calls them: compile, tests, sanitize, compare, rates,
+kernels, canonical, large; and simulate (both sets, on the CPU), name (of the file that --out
+should be, in a folder), table (what the file holds, in short).
+"""
+
+import argparse
+import datetime
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
+
+import gpu_table  # noqa: E402
+from common import where  # noqa: E402
+
+PARTS = ("compile", "tests", "sanitize", "compare", "rates", "kernels", "canonical", "large")
+TINY_SET = ["--shape", "36x40", "--integrations", "3", "--references", "2",
+            "--reference-integrations", "2"]
+TINY_TESTS = ["tests/test_stack.py"]
+
+
+def run(part, options):
+    """Do one part; its results. What takes long is kept while it goes on."""
+    if part in ("compile", "tests", "sanitize"):
+        import gpu_checks
+
+        if part == "compile":
+            return gpu_checks.compiled(1 if options.tiny else options.workers)
+        if part == "tests":
+            return gpu_checks.tests(options.limit, options.workers,
+                                    TINY_TESTS if options.tiny else ())
+        return gpu_checks.sanitize(options.limit, options.workers,
+                                   ["drizzle_weights"] if options.tiny else None)
+    if part == "compare":
+        import gpu_compare
+        from gpu_runs import found
+
+        return gpu_compare.compare(*found(options.work, "canonical"))
+    if part == "rates":
+        from gpu_rates import rates
+
+        return rates(options.tiny)
+    if part == "kernels":
+        import gpu_cases
+        from gpu_kernels import kernels
+
+        shapes = gpu_cases.TINY if options.tiny else gpu_cases.REAL
+        done = []
+
+        def found(row):
+            done.append(row)
+            say(gpu_table.kernel_line(row))
+            join(part, {"rows": done, "unfinished": True}, options.out)
+
+        rows = kernels(read(options.out).get("rates", {}), shapes, found)
+        wrong = [row["case"] for row in rows if "error" in row or row.get("difference", 0) > 1e-6]
+        return {"rows": rows, "wrong": wrong, "ok": not wrong}
+    import gpu_runs
+
+    jwst = gpu_runs.jwst(ROOT / "bench" / "results")
+    results = gpu_runs.runs(
+        options.work, part, lambda so_far: join(part, {**so_far, "jwst": jwst}, options.out))
+    return {**results, "jwst": jwst}
+
+
+def join(part, results, out):
+    """Put a part's results into the file, at once and whole."""
+    stored = read(out)
+    stored.setdefault("where", where())
+    stored[part] = results
+    beside = out.with_name(out.name + ".part")
+    beside.write_text(json.dumps(stored, indent=1, default=float) + "\n")
+    beside.replace(out)
+
+
+def read(out):
+    return json.loads(out.read_text()) if out and out.is_file() else {}
+
+
+def say(text):
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def file_name():
+    """Name of the result: date and device."""
+    from gpucoron.device import find_gpus
+
+    device = re.sub(r"[^a-z0-9]+", "-", find_gpus()[0][0].name.lower()).strip("-")
+    return f"{datetime.date.today()}-gpu-{device}.json"
+
+
+def main(arguments=None):
+    """Do one part; the exit code is 1 where something is wrong, 3 without a GPU."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=(*PARTS, "simulate", "name", "table"))
+    parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"))
+    parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
+    parser.add_argument("--limit", type=float, default=120.0)
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try this program",
+                        default=bool(os.environ.get("GPUCORON_BENCH_TINY")))
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.part == "simulate":
+        import gpu_runs
+
+        for name in gpu_runs.SETS:
+            seconds = gpu_runs.simulate(options.work, name, TINY_SET if options.tiny else None)
+            say(f"simulate {name}: {seconds or 0:.0f} s")
+        return 0
+    if options.part == "table":
+        say(gpu_table.table(read(options.out)))
+        return 0
+    from gpucoron.device import find_gpus
+
+    gpus, problem = find_gpus()
+    if not gpus:
+        sys.stderr.write(f"no GPU: {problem}\n")
+        return 3
+    if options.part == "name":
+        say(file_name())
+        return 0
+    start = time.perf_counter()
+    try:
+        results = run(options.part, options)
+    except Exception as problem:  # is a result, too; the next part goes on
+        import traceback
+
+        results = {"error": f"{type(problem).__name__}: {problem}"[:1000], "ok": False,
+                   "traceback": traceback.format_exc()[-3000:]}
+        say(results["traceback"])
+    results["part_s"] = time.perf_counter() - start
+    join(options.part, results, options.out)
+    say(f"== {options.part}: {results['part_s']:.0f} s, "
+        f"{'ok' if results.get('ok', True) else 'NOT OK'}")
+    return 0 if results.get("ok", True) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

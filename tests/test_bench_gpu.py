@@ -1,0 +1,222 @@
+"""bench/on_gpu.sh and its parts, at tiny sizes on the emulated device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import device_fixture
+from tests.tiny_sets import TinySet
+
+BENCH = Path(__file__).resolve().parents[1] / "bench"
+EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+
+if sys.platform != "linux":
+    pytest.skip("for Linux", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def bench(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Call bench_gpu.py: its exit code, and what the part left in the file."""
+    import bench_gpu
+    import gpu_runs
+
+    out = tmp_path / "out.json"
+    monkeypatch.setattr(gpu_runs, "process", lambda *args, **kwargs: {"median_s": 1.0})
+
+    def call(part, *options):
+        code = bench_gpu.main([part, "--out", str(out), "--work", str(tmp_path / "work"), "--tiny",
+                               *options])
+        return code, json.loads(out.read_text()).get(part) if out.is_file() else None
+
+    call.out, call.work = out, tmp_path / "work"
+    return call
+
+
+def script(*arguments, **environment):
+    return subprocess.run(
+        [str(BENCH / "on_gpu.sh"), *map(str, arguments)], capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable, **environment})
+
+
+@pytest.mark.skipif(not device_fixture.why_no_gpu(), reason="there is a GPU")
+def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path):
+    done = script(tmp_path / "out")
+    assert done.returncode == 3 and not done.stdout
+    assert done.stderr.startswith("on_gpu.sh: no GPU: CuPy ") and done.stderr.count("\n") == 1
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_scripts_are_bash():
+    for path in BENCH.glob("*.sh"):
+        subprocess.run(["bash", "-n", str(path)], check=True)
+        assert os.access(path, os.X_OK)
+
+
+@EMULATED
+def test_kernels_are_timed_beside_the_copy_of_this_device(device, program, monkeypatch, capsys):
+    import gpu_kernels
+    import gpu_rates
+    import gpu_timing
+
+    for module in (gpu_timing, gpu_rates):
+        monkeypatch.setattr(module, "elapsed", lambda start, stop: 0.5)
+    code, rates = program("rates")
+    assert code == 0 and rates["copy_GB_s"] == pytest.approx(2 * 2**20 / 0.5e6)
+    code, found = program("kernels")
+    assert code == 0 and not found["wrong"]
+    rows = {row["case"]: row for row in found["rows"]}
+    median = rows["median float32 n=4"]
+    assert median["bytes"] == 12 * 14 * (4 * 5 + 4) and median["sets"] >= 2
+    assert median["GB_s"] == pytest.approx(median["bytes"] / 0.5e6)
+    assert median["of_copy"] == pytest.approx(median["GB_s"] / rates["copy_GB_s"])
+    assert sum(row["difference"] < 1e-6 for row in found["rows"] if "difference" in row) >= 5
+    used = {label for row in found["rows"] for label in row["kernels"]}
+    files = {"median", "outliers", "bad_pixels", "fourier_shift", "registration", "klip", "eigen",
+             "drizzle", "drizzle_weights"}
+    assert {label.partition(".")[0] for label in used} == files
+    assert capsys.readouterr().out.count("\n") > len(rows)
+    assert gpu_kernels.share(1.0, 0.0) is None
+
+
+@EMULATED
+def test_a_case_that_fails_leaves_the_others(device, monkeypatch):
+    import gpu_cases
+    import gpu_kernels
+
+    def cases(shapes):
+        def bad():
+            yield gpu_cases.Case("first", lambda: 1 / 0, [()])
+            yield gpu_cases.Case("second", lambda: None, [()])
+            raise MemoryError("no room")
+
+        def good():
+            yield gpu_cases.Case("third", lambda: None, [()])
+        return [bad, good]
+
+    monkeypatch.setattr(gpu_kernels, "all_cases", cases)
+    rows = gpu_kernels.kernels({})
+    assert [(r["case"], r.get("error")) for r in rows] == [
+        ("first", "ZeroDivisionError: division by zero"), ("second", None),
+        ("what follows second", "MemoryError: no room"), ("third", None)]
+
+
+@EMULATED
+def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path, capsys):
+    TinySet(tmp_path).folder.rename(program.work.mkdir() or program.work / "canonical")
+    code, found = program("compare")
+    assert code == 0 and found["ok"]
+    arrays = {(row["product"], row["array"]) for row in found["rows"]}
+    assert {("crfints", "dq"), ("psfalign, float64", "data"), ("fits", "x"), ("i2d", "con"),
+            ("klip, float64", "scatter"), ("psfsub", "data")} <= arrays
+    code, found = program("canonical")
+    assert code == 0, found
+    for name in ("gpu", "cpu"):
+        assert {"wall_s", "steps_s", "compute_s", "waiting_for_files_s"} <= set(found[name])
+        assert found[name]["busy_s"]["read"] > 0 and found[name]["busy_s"]["write"] > 0
+        assert (found[name]["bytes"]["upload"] > 0) == (name == "gpu")
+        assert (found[name]["busy_s"]["download"] > 0) == (name == "gpu")
+    from gpu_runs import GOAL
+
+    assert set(GOAL) <= set(found["device"]["parts"]) and found["device"]["goal_ms"] == 0
+    assert any("contract" in label for label in found["device"]["kernels"])
+    assert found["jwst"]["median_s"] > 10 and found["jwst"]["machine"]
+    capsys.readouterr()
+    assert program("table")[0] == 0
+    text = capsys.readouterr().out
+    assert "compare: all within limits" in text and "registration + shift + klip" in text
+    assert "tests: not done" in text and text.startswith("Emulated, ")
+
+
+@EMULATED
+def test_a_part_that_fails_is_told_and_stored(device, program, capsys):
+    import gpu_runs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_runs.found, "__defaults__", (0.1,))
+        code, found = program("compare")
+    assert code == 1 and "there is no set in" in found["error"]
+    assert program("table")[0] == 0
+    assert "compare: FAILED, FileNotFoundError" in capsys.readouterr().out
+
+
+def test_limits_and_the_band_of_flags():
+    from gpu_compare import Table
+
+    table, right = Table(), np.array([1.0, 2.0, np.nan])
+    table.add("a", "close", right * (1 + 1e-9), right)
+    table.add("a", "far", right * (1 + 1e-7), right)
+    table.add("a", "single", (right * (1 + 1e-7)).astype("f4"), right.astype("f4"))
+    table.add("a", "other NaN", np.array([1.0, np.nan, 2.0]), right)
+    near = np.array([True, False])
+    table.flags("a", "near", [1, 0], [0, 0], near)
+    table.flags("a", "not near", [1, 1], [0, 0], near)
+    ok = {row["array"]: row["ok"] for row in table.listed()}
+    assert ok == {"close": True, "far": False, "single": False, "other NaN": False, "near": True,
+                  "not near": False}
+
+
+@EMULATED
+def test_what_is_compiled_and_the_tests_are_counted(device, program, monkeypatch):
+    import gpu_checks
+
+    code, found = program("compile")
+    assert code == 0 and len(found["kernels"]) > 80 and not found["with_local_memory"]
+    for text, ok in (("FAILED tests/x.py\n1 failed, 7 passed, 2 skipped in 3s\n", False),
+                     ("7 passed in 3s\n", True), ("no tests ran in 3s\n", False)):
+        monkeypatch.setattr(gpu_checks, "call", lambda *_, text=text: ("failed" in text, text))
+        code, found = program("tests")
+        assert code == (0 if ok else 1) and found.get("passed", 0) == 7 * ("passed" in text)
+
+
+@EMULATED
+def test_sanitizers(device, program, monkeypatch, tmp_path, capsys):
+    import gpu_checks
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gpu_checks, "sanitizer", lambda: None)
+        assert program("sanitize") == (0, {"skipped": "compute-sanitizer is not installed",
+                                           "ok": True, "part_s": pytest.approx(0, abs=5)})
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text("#!/bin/bash\n"
+                    'if [ "$2" = memcheck ]; then\n'
+                    "echo '========= Invalid __global__ write of size 4 bytes'\n"
+                    "echo '=========     at void weigh_pixels(const float *)+0x30'\n"
+                    "echo '========= ERROR SUMMARY: 1 error'; exit 0; fi\n"
+                    "echo '========= ERROR SUMMARY: 0 errors'\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(gpu_checks, "sanitizer", lambda: str(tool))
+    code, found = program("sanitize")
+    assert code == 1 and len(found["rows"]) == 4
+    assert [(r["errors"], r["ours"]) for r in found["rows"]] == [(1, ["weigh_pixels"])] + 3 * [
+        (0, [])]
+    gpu_checks.run_cases("drizzle_weights", device)
+    assert "drizzle_weights: drizzle_weights " in capsys.readouterr().out
+
+
+def test_what_takes_too_long_is_stopped():
+    import gpu_checks
+
+    code, text = gpu_checks.call(["bash", "-c", "echo begun; sleep 60"], 0.5)
+    assert code is None and text == "begun\n\nstopped after 0 s"
+
+
+@EMULATED
+def test_the_gpu_is_named(device, program, monkeypatch, capsys):
+    from common import where
+
+    assert where()["gpu"]["name"] == "Emulated"
+    assert program("name")[0] == 0
+    assert capsys.readouterr().out.endswith("-gpu-emulated.json\n")
+    monkeypatch.setenv("GPUCORON_COMMIT", "abc1234")
+    monkeypatch.setattr("common.ROOT", Path("/"))
+    assert where()["commit"] == "abc1234"
