@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,9 @@ from typing import Any, NamedTuple
 from gpucoron.device import lives_on_gpu, on_gpu
 from gpucoron.errors import DeviceError, DeviceMemoryError, InputError
 
-__all__ = ["as_arrays", "cupy", "errors", "kernel", "kernel_files", "namespace", "read_kernels"]
+__all__ = [
+    "as_arrays", "cupy", "cupyx", "errors", "kernel", "kernel_files", "namespace", "read_kernels",
+]
 
 OPTIONS = ("-std=c++17",)
 
@@ -39,6 +42,18 @@ def cupy() -> Any:
         raise DeviceError(
             f"CuPy {what}; pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'") from problem
     return cupy
+
+
+def cupyx(name: str = "cupyx") -> Any:
+    """Return CuPy's other package, or a module of it: ``cupyx("cupyx.scipy.fft")``.
+
+    Raises
+    ------
+    DeviceError
+        As `cupy`.
+    """
+    cupy()
+    return importlib.import_module(name)
 
 
 def namespace(*arrays) -> Any:

@@ -97,17 +97,16 @@ class Gpu(Host):
     is_gpu = True
 
     def __init__(self, index: int):
-        self.index, self._cp = index, cuda.cupy()
-        from cupyx import empty_pinned
-
-        self._pinned = empty_pinned
-        with self.here():
+        self.index, self._cp, self._pinned = index, cuda.cupy(), cuda.cupyx().empty_pinned
+        with self._cp.cuda.Device(index):
             self._computing = self._cp.cuda.get_current_stream()
             self._up, self._down = (self._cp.cuda.Stream(non_blocking=True) for _ in range(2))
 
-    def here(self) -> AbstractContextManager:
-        """Make this the current device."""
-        return self._cp.cuda.Device(self.index)
+    @contextmanager
+    def here(self):
+        """Make this the current device, and its computing stream the current one."""
+        with self._cp.cuda.Device(self.index), self._computing:
+            yield
 
     def upload(self, value: Any) -> Any:
         """Copy to the device; complete on return.
@@ -125,7 +124,7 @@ class Gpu(Host):
             return out
 
         staged: list = []  # until the copies are done
-        with self.errors("upload"), self.here(), self._computing:
+        with self.errors("upload"), self.here():
             copied = _each(value, copy)
             self._up.synchronize()
         return copied

@@ -14,12 +14,6 @@ from tests.kernel_cases import CASES
 FILES = [path.stem for path in cuda.kernel_files()]
 MISSING = device_fixture.why_no_emulation()
 
-#: Barriers whose absence changes no result on one thread, each with what it is there for.
-UNNOTICED = {
-    "registration_fit.cuh:139": "lanes have read before the sums' shuffles, which CUDA does not "
-                                "call a barrier for memory",
-}
-
 pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING),
               pytest.mark.parametrize("file", FILES)]
 

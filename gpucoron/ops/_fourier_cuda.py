@@ -24,9 +24,8 @@ def spectra(images):
 
 def shift_spectra(half_spectra, shifts_yx, shape, out=None):
     """See `gpucoron.ops.fourier_shift.shift_spectra`."""
-    from cupyx.scipy.fft import irfft2  # cupy.fft's copies the spectra first
-
     cp = cuda.cupy()
+    irfft2 = cuda.cupyx("cupyx.scipy.fft").irfft2  # cupy.fft's copies the spectra first
     shifts_yx = cp.asarray(shifts_yx, dtype=np.float64)
     n = len(half_spectra)
     if out is None and 0 < n <= PLANES:

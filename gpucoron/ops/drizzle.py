@@ -253,9 +253,8 @@ class Drizzle:
         Notes
         -----
         Sums are double precision and in the order of the input, whatever the number of threads.
-        On a GPU planes are added before input pixels, and the products of weights and shares are
-        not rounded to single precision first: results differ from the CPU's by 1e-7 at most of the
-        sum of absolute terms. Nothing waits for the device.
+        On a GPU planes are added before input pixels, so that results differ from the CPU's by
+        rounding. Nothing waits for the device.
 
         The drizzle library keeps a running mean in single precision; it differs by its rounding,
         about 1e-7 of the value per thousand overlaps.
