@@ -10,6 +10,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from unittest import mock
@@ -68,6 +69,7 @@ class Watch:
     def __init__(self):
         self.seconds = dict.fromkeys(("read", "upload", "download", "write"), 0.0)
         self.bytes = dict.fromkeys(("upload", "download"), 0)
+        self._own = threading.local()
 
     def __enter__(self):
         from gpucoron.io.exposures import Exposure
@@ -79,10 +81,11 @@ class Watch:
 
         def watched_submit(background, work, *args, **kwargs):
             def watched_work(*own, **named):
-                before = self.seconds["download"]
-                value = self._add("write", work, *own, **named)
-                self.seconds["write"] -= self.seconds["download"] - before
-                return value
+                self._own.download = 0.0
+                try:
+                    return self._add("write", work, *own, **named)
+                finally:
+                    self.seconds["write"] -= self._own.download
             return submit(background, watched_work, *args, **kwargs)
 
         def watched_later(*args, **kwargs):
@@ -111,7 +114,10 @@ class Watch:
         try:
             return function(*args, **kwargs)
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            seconds = time.perf_counter() - start
+            self.seconds[name] += seconds
+            if name == "download":
+                self._own.download = getattr(self._own, "download", 0.0) + seconds
 
     def _count(self, name, value):
         fields = getattr(value, "__dict__", {}).values()

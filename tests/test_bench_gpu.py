@@ -110,6 +110,7 @@ def test_a_case_that_fails_leaves_the_others(device, monkeypatch):
         ("what follows second", "MemoryError: no room"), ("third", None)]
 
 
+@pytest.mark.slow
 @EMULATED
 def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path, capsys):
     TinySet(tmp_path).folder.rename(program.work.mkdir() or program.work / "canonical")
