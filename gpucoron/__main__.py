@@ -1,8 +1,6 @@
 """``python -m gpucoron``: the command line."""
 
-import sys
-
-from gpucoron.cli import main
+from gpucoron.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

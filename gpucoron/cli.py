@@ -6,7 +6,6 @@ import argparse
 import difflib
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from gpucoron import __version__
 from gpucoron.errors import GpucoronError, OutputError, UsageError
+from gpucoron.signals import STOPPED, Terminated, prompt_end
 
 __all__ = ["PRODUCTS", "main"]
 
@@ -97,30 +97,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; ``gpucoron --help`` lists them.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    before = _on_sigterm(_terminate)
     try:
-        code = _dispatch(argv)
-        sys.stdout.flush()
-        return code
+        with prompt_end():
+            code = _dispatch(argv)
+            sys.stdout.flush()
+            return code
     except GpucoronError as error:
-        return fail(str(error), error.exit_code)
+        return fail(_noted(str(error), error), error.exit_code)
     except SystemExit as done:  # --help, --version
         return done.code or 0
-    except KeyboardInterrupt:
-        return fail("interrupted", 130)
-    except _Terminated:
-        return fail("terminated", 143)
+    except KeyboardInterrupt as stop:
+        return fail(_noted("interrupted", stop), 130)
+    except Terminated as stop:
+        return fail(_noted("terminated", stop), 143)
     except BrokenPipeError:
         # Nobody reads any more: keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return fail(f"{where}{error.strerror or error}", OutputError.exit_code)
+        return fail(_noted(f"{where}{error.strerror or error}", error), OutputError.exit_code)
     except Exception as error:  # a defect: one line, and the traceback for those who ask
-        return fail(_defect(error, argv), GpucoronError.exit_code)
-    finally:
-        _on_sigterm(before)
+        return fail(_noted(_defect(error, argv), error), GpucoronError.exit_code)
+
+
+def script() -> None:
+    """Be the command: run `main`, and leave as one does who was told to stop."""
+    code = main()
+    if code in STOPPED:  # threads that still read a file are not waited for
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -190,6 +197,8 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
                        help="do not write these")
     files.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=True,
                        help="replace products that exist (default), or stop")
+    files.add_argument("--resume", action="store_true",
+                       help="go on from what an earlier run has completed there")
     files.add_argument("--report", metavar="PATH",
                        help="write the report there: a folder, or a name in .html (default: beside "
                             "the products, where people are watching on a terminal)")
@@ -222,6 +231,10 @@ def _run(options: argparse.Namespace) -> int:
         if options.dry_run:
             for asn in options.associations:
                 _tell_plan(asn, options)
+        elif options.resume and (options.scheduler or (
+                len(options.associations) > 1 and "," in options.device)):
+            raise UsageError("--resume goes neither with --scheduler nor with several associations "
+                             "on several devices; run those that failed one by one")
         elif options.scheduler or len(options.associations) > 1:
             from gpucoron import cli_many
 
@@ -263,7 +276,7 @@ def run_association(options: argparse.Namespace, console):
         align=parameters.align_refs.align, psfmask=options.psfmask, preset=parameters.preset,
         parameters=parameters, save=chosen_products(options, parameters), keep=(),
         overwrite=options.overwrite, progress=console.progress, threads=options.threads,
-        memory=options.memory)
+        memory=options.memory, resume=options.resume)
     written = [*result.files, *_report(options, console, result)]
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
@@ -405,20 +418,9 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
 # ---- ways to end
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _terminate(*unused):
-    raise _Terminated
-
-
-def _on_sigterm(handler):
-    """Install a handler and return the one before; only the main thread may."""
-    try:
-        return signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
-    except ValueError:
-        return None
+def _noted(text: str, error: BaseException) -> str:
+    """Add what a run has noted on its way out."""
+    return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
 def _defect(error: Exception, argv: list[str]) -> str:

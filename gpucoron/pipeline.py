@@ -19,6 +19,7 @@ from gpucoron.parameters import Parameters
 from gpucoron.place import Later
 from gpucoron.planning import SHARE, Plan, parse_size
 from gpucoron.result import ProductResult, Result
+from gpucoron.run_record import RunRecord
 from gpucoron.threads import default_threads, limited_to
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run(
     parameters: Parameters | Mapping[str, Any] | None = None,
     save: Collection[str] | None = None, keep: Collection[str] | None = None,
     overwrite: bool = True, progress: Progress | None = None, threads: int | None = None,
-    memory: int | str | None = None, client: Any = None, **keywords: Any,
+    memory: int | str | None = None, client: Any = None, resume: bool = False, **keywords: Any,
 ) -> Result:
     """Run the whole pipeline on an association.
 
@@ -78,6 +79,9 @@ def run(
     client : distributed.Client, optional
         Run on the workers of this Dask cluster; needs an `output_dir` that all of them see, and
         keeps only fits in memory. `device`, `threads` and `memory` are then those of a worker.
+    resume : bool
+        Go on from what an earlier run with the same inputs and parameters has completed in
+        `output_dir`, by its ``*_run.json``; from the beginning where there is none.
     **keywords
         More step parameters: ``klip_truncate=10``, ``klip={"truncate": 10}``.
 
@@ -101,6 +105,10 @@ def run(
     if parameters.stack_refs.skip:
         raise ParameterError("stack_refs.skip is true, but klip needs the stacked references")
     save = _selection("save", save, set(PRODUCTS) - {"median"})
+    if resume and (output_dir is None or not overwrite or client is not None):
+        what = ("an output folder" if output_dir is None else
+                "overwriting" if not overwrite else "a run without a cluster")
+        raise UsageError(f"resume needs {what}")
     if client is not None:
         from gpucoron.cluster import run_on
 
@@ -114,7 +122,8 @@ def run(
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
                   None if output_dir is None else Path(output_dir), progress or _no_progress, n,
                   memory)
-        with Background(n > 1) as job.background:
+        job.record = RunRecord(parameters, chosen, resume, job.timings, warnings, n)
+        with job.record, Background(n > 1) as job.background:
             products = job.association(Path(asn))
     return Result(products, tuple(job.files), job.timings, tuple(warnings), parameters, chosen,
                   tuple(job.spans))
@@ -198,6 +207,7 @@ class Job:
     background: Background = field(default_factory=lambda: Background(False))
     files: list[Path] = field(default_factory=list)
     begun: set[Path] = field(default_factory=set)
+    record: RunRecord = field(default_factory=RunRecord)
     timings: dict[str, float] = field(default_factory=dict)
     spans: list[tuple[str, float, float]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -222,12 +232,21 @@ class Job:
             association, names = self._read(path)
         if self.save:
             self._preflight(association, names)
+            planned = [self.output_dir / name for name in self.planned(association, names)]
+            if planned:
+                self.record.begin(names, planned, self._inputs(association))
         results = []
         for product, name in zip(association.products, names, strict=True):
             log.info("product %s: %d science and %d reference exposures", name,
                      len(product.science), len(product.psf))
             results.append(ProductRun(self, association, product, name).run())
         return tuple(results)
+
+    def _inputs(self, association: Association) -> list[Path]:
+        """Return every file that will be read, but a psfmask that CRDS finds."""
+        members = [m.path for p in association.products for m in (*p.psf, *p.science)]
+        others = [Path(p) for p in (self.psfmask, self.parameters.resample.output_wcs) if p]
+        return list(dict.fromkeys([association.path, *others, *members]))
 
     def _read(self, path: Path) -> tuple[Association, tuple[str, ...]]:
         from gpucoron.io.association import product_names, read_association
@@ -303,15 +322,19 @@ class Job:
         return product_path(self.output_dir, name, asn_id, suffix)
 
     def write(self, path: Path, writer: Callable[..., None], *args) -> None:
-        """Write one product in the background; one that this run wrote before is the same."""
+        """Write one product in the background; one that is complete already is the same."""
         if path in self.begun:
             return
         self.begun.add(path)
+        if self.record.has(path):
+            self.files.append(path)
+            return
 
         def work():
             values = [a() if isinstance(a, Later) else a for a in args]
             writer(path, *values, overwrite=self.overwrite)
             log.debug("wrote %s", path)
+            self.record.wrote(path)
             self.files.append(path)
 
         with self.timed("write"):

@@ -15,6 +15,7 @@ from gpucoron.place import Host, places
 from gpucoron.planning import MIB, Plan, make_plan
 from gpucoron.report.record import Record
 from gpucoron.result import ProductResult
+from gpucoron.resume import can_read_back, read_back
 
 if TYPE_CHECKING:
     from gpucoron.io.association import Association, Product
@@ -71,7 +72,9 @@ class ProductRun:
     def _prepared(self, science, references) -> list | None:
         """Stack the references and prepare them for every device."""
         stacked = self._references(references)
-        return None if self.parameters.klip.skip else self._prepare(stacked, science[0], self.mask)
+        if self.parameters.klip.skip or all(can_read_back(self, e) for e in science):
+            return None
+        return self._prepare(stacked, science[0], self.mask)
 
     def _combine(self, science, subtracted) -> None:
         """Put all science exposures together, once for each truncation."""
@@ -161,6 +164,7 @@ class ProductRun:
         with self.job.timed("read"):
             mask, name, how = find_psfmask(self.job.psfmask, exposure)
         self.result.psfmask, self.record.mask = how, mask
+        self.job.record.check_psfmask(self.result.name, name, mask)
         self.provenance = replace(self.provenance, psfmask=name)
         return mask
 
@@ -184,7 +188,7 @@ class ProductRun:
         self.record.note_outliers(exposure.root, out)
         for name, array, writer in (("crfints", out.stack, write_crfints),
                                     ("median", out.median, write_median)):
-            host = self.places[0].later(array)
+            host = self.places[0].later(array, brief=name not in job.keep)
             if name in job.keep:
                 getattr(self.result, name)[exposure.root] = host()
             if name in job.save:
@@ -205,7 +209,7 @@ class ProductRun:
             stacked = stack_refs(stacks, keep_unusable=self.parameters.like_jwst)
         self._compare_truncation(len(stacked))
         self.record.sources = stacked.sources
-        host = self.places[0].later(stacked)
+        host = self.places[0].later(stacked, brief="psfstack" not in job.keep)
         if "psfstack" in job.keep:
             self.result.psfstack = host()
         if "psfstack" in job.save:
@@ -254,12 +258,15 @@ class ProductRun:
             log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
             self.record.note_subtracted(exposure.root, flagged, {})
             return {parameters.klip.truncations[0]: flagged}
-        shares = self._shares(exposure, flagged, references, mask)
-        with self._psfalign(exposure, reference_exposures, shares[0].alignment) as writer:
-            subtracted = self._subtract(exposure, shares, writer)
+        if can_read_back(self, exposure):
+            subtracted = read_back(self, exposure, flagged)
+        else:
+            shares = self._shares(exposure, flagged, references, mask)
+            with self._psfalign(exposure, reference_exposures, shares[0].alignment) as writer:
+                subtracted = self._subtract(exposure, shares, writer)
         self.record.note_subtracted(exposure.root, flagged, subtracted)
         for truncate, stack in subtracted.items():
-            host = self.places[0].later(stack)
+            host = self.places[0].later(stack, brief="psfsub" not in job.keep)
             if "psfsub" in job.keep:
                 self.result.psfsub[exposure.root + job.tag(truncate)] = host()
             if "psfsub" in job.save:
@@ -296,10 +303,13 @@ class ProductRun:
 
         if "psfalign" not in self.job.save or self.parameters.align_refs.skip:
             return nullcontext()
+        path = self.job.path(exposure.root, "psfalign", self.association.asn_id)
+        if self.job.record.has(path):
+            self.job.files.append(path)
+            return nullcontext()
         shape = alignment.shape
         if alignment.align == "each":
             shape = (len(alignment.science), *shape)
-        path = self.job.path(exposure.root, "psfalign", self.association.asn_id)
         return PsfalignWriter(path, reference_exposures, shape, self.provenance,
                               overwrite=self.job.overwrite)
 
@@ -323,6 +333,7 @@ class ProductRun:
             with job.timed("write"):
                 job.background.wait()
                 writer.close(work.table)
+            job.record.wrote(writer.path)
             job.files.append(writer.path)
         return subtracted
 
@@ -359,7 +370,7 @@ class ProductRun:
                 err_from="var" if self.parameters.like_jwst else "auto")
         self.record.note_combined(truncate, image, output)
         job.progress("resample", 1, 1, self.result.name)
-        host = self.places[0].later(image)
+        host = self.places[0].later(image, brief="i2d" not in job.keep)
         if "i2d" in job.keep:
             self.result.i2ds[truncate] = host()
             self.result.i2d, self.result.wcs = next(iter(self.result.i2ds.values())), output

@@ -429,7 +429,8 @@ def test_disk_that_fills_up(after, suffix, tiny, capsys, monkeypatch):
     monkeypatch.setattr(fits_writer, "_write_image", fail)
     assert tiny.command(*OPTIONS, "--save", "crfints,psfsub,i2d") == 5
     line = only_error(capsys.readouterr().err)
-    assert re.search(rf"cannot write \S+_{suffix}\.fits: No space left on device$", line)
+    assert re.search(rf"cannot write \S+_{suffix}\.fits: No space left on device(; \d+ of 8 "
+                     r"products are complete in \S+, --resume continues)?$", line)
     left = tiny.files()
     assert os.path.basename(re.search(r"write (\S+):", line)[1]) not in left
     for name in left:
@@ -439,7 +440,11 @@ def test_disk_that_fills_up(after, suffix, tiny, capsys, monkeypatch):
 
 @pytest.mark.parametrize("fail", ["pwrite", "replace"])
 def test_psfalign_on_a_disk_that_fails(fail, tiny, capsys, monkeypatch):
+    real = getattr(os, fail)
+
     def no(*args):
+        if str(args[-1]).endswith("_run.json"):
+            return real(*args)
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(f"gpucoron.io.psfalign.os.{fail}", no)

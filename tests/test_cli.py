@@ -62,7 +62,7 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
     assert call == {
         "asn": "asn.json", "output_dir": ".", "align": "each", "psfmask": None, "preset": None,
         "parameters": Parameters(), "overwrite": True, "keep": (),
-        "threads": None, "memory": None,
+        "threads": None, "memory": None, "resume": False,
         "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}}
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a_i2d.fits\n"

@@ -1,13 +1,18 @@
 """A run that is killed on the spot: what has a product's name is a whole product."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
+from gpucoron.io.checksums import is_whole
 from gpucoron.simulate import simulate
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
@@ -24,7 +29,7 @@ calls = 0
 def dying(real, half):
     def wrapper(*args):
         global calls
-        calls += 1
+        calls += not str(args[-1]).endswith("_run.json")
         if calls < number:
             return real(*args)
         half(*args)
@@ -50,13 +55,25 @@ sys.exit(main(sys.argv[3:]))
 WORDS = ("--device", "cpu", "-q", "--set", "klip.truncate=3")
 
 
-def look(folder):
-    """Assert that everything is whole or has a temporary name; return the names of both kinds."""
-    names = sorted(p.name for p in folder.iterdir())
+def look(folder, unchanged=None):
+    """Assert that everything is whole or has a temporary name; return the names of both kinds.
+
+    The record, whole at any time, may know less than all that is complete, never more. Files that
+    are as `unchanged` has them were looked at before.
+    """
+    unchanged = {} if unchanged is None else unchanged
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     whole = [n for n in names if n.endswith(".fits")]
     for name in whole:
-        complete(folder / name)
-    rest = [n for n in names if not n.endswith(".fits")]
+        status = os.stat(folder / name)
+        if unchanged.get(name) != (status.st_ino, status.st_mtime_ns):
+            complete(folder / name)
+            unchanged[name] = status.st_ino, status.st_mtime_ns
+    for record in folder.glob("*_run.json"):
+        entries = json.loads(record.read_text())["files"]
+        claimed = {e["name"]: e["checksums"] for e in entries if e["state"] == "complete"}
+        assert all(is_whole(folder / name, sums) for name, sums in claimed.items())
+    rest = [n for n in names if not n.endswith((".fits", "_run.json", ".lock"))]
     assert all(n.startswith(".") and n.endswith(".part") for n in rest), rest
     return whole, rest
 
@@ -74,9 +91,9 @@ def test_killed_while_writing(function, number, whole, rest, tmp_path):
     complete_names, left = look(tiny.out)
     assert len(complete_names) == whole
     assert len(left) == (rest is not None) and all(f"_{rest}.fits." in name for name in left)
-    # what is left is in nobody's way
+    # what is left is in nobody's way, and goes with the next run
     assert tiny.command(*WORDS) == 0
-    assert len(look(tiny.out)[0]) == 11 and look(tiny.out)[1] == left
+    assert len(look(tiny.out)[0]) == len(tiny.files()) == 11
 
 
 def test_killed_from_outside_while_references_are_written(tmp_path):
@@ -97,3 +114,75 @@ def test_killed_from_outside_while_references_are_written(tmp_path):
     whole, left = look(out)
     if process.returncode == -signal.SIGKILL and not any("psfalign" in name for name in whole):
         assert len(left) == 1 and not any("psfsub" in name for name in whole)
+
+
+# ---- killed at random moments, again and again, and continued until done
+
+KILLS = 100
+# DATE says when a file was written, and so do the metadata in ASDF; checksums depend on both
+VARYING = {"DATE", "CHECKSUM", "DATASUM"}
+
+
+def in_a_process_of_its_own(tiny, *words):
+    """Start a run in a fork of this process, which has everything imported and compiled."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = tiny.command(*WORDS, "--threads", "2", "--resume", *words)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def killed(pid, seconds):
+    """Kill a process after some time; return its exit code, None if it was killed."""
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def contents(folder):
+    """Return everything in the products that must not depend on how often a run was killed."""
+    found = {}
+    for path in sorted(folder.glob("*.fits")):
+        with fits.open(path) as hdus:
+            found[path.name] = [
+                ([(c.keyword, c.value) for c in hdu.header.cards if c.keyword not in VARYING],
+                 b"" if hdu.data is None or hdu.name == "ASDF" else hdu.data.tobytes())
+                for hdu in hdus]
+            blob = bytes(np.asarray(hdus["ASDF"].data[0][0]))
+            dates = [line for line in blob.splitlines() if line.strip().startswith(b"date: ")]
+            assert len(dates) == 1
+            found[path.name].append(blob.replace(dates[0], b""))
+    return found
+
+
+def test_a_hundred_kills(tmp_path):
+    tiny = TinySet(tmp_path)
+    tiny.command(*WORDS, "--threads", "2")  # compiles
+    tiny.out = tmp_path / "uninterrupted"
+    start = time.monotonic()
+    pid = in_a_process_of_its_own(tiny)
+    assert os.waitpid(pid, 0)[1] == 0
+    wall = time.monotonic() - start
+    right = contents(tiny.out)
+    moments = random.Random(1)
+    kills = chains = 0
+    states = set()
+    while kills < KILLS:
+        tiny.out = tmp_path / f"chain{chains}"
+        code, chains, seen = None, chains + 1, {}
+        while code is None and kills < KILLS:
+            code = killed(in_a_process_of_its_own(tiny), moments.uniform(0, wall))
+            kills += code is None
+            states.add(len(look(tiny.out, seen)[0]))
+        if code is None:
+            assert os.waitpid(in_a_process_of_its_own(tiny), 0)[1] == 0
+        else:
+            assert code == 0
+        assert contents(tiny.out) == right
+        assert len(tiny.files()) == len(right) == 11  # and nothing half-written
+    assert chains > 5 and states >= {0, 11} and len(states) > 5

@@ -184,8 +184,8 @@ def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_pa
     found = re.fullmatch(
         rf"gpucoron: error: {name}: needs about (\d+) MiB, and 9 MiB are allowed; "
         r"give --memory (\d+MiB) or more\n", line)
-    assert found and not list(tmp_path.iterdir())
-    assert command(found[2]) == 0 and len(list(tmp_path.iterdir())) == 11
+    assert found and not list(tmp_path.glob("*.fits"))
+    assert command(found[2]) == 0 and len(list(tmp_path.glob("*.fits"))) == 11
 
 
 def test_little_free_memory_is_a_warning(tiny, monkeypatch):

@@ -85,8 +85,8 @@ class TinySet:
                          *map(str, options)])
 
     def files(self):
-        """Return the names of all files in the output folder, hidden ones included."""
-        return sorted(p.name for p in self.out.rglob("*")) if self.out.is_dir() else []
+        """Return the names of all files in the output folder, hidden too, but the run's record."""
+        return sorted(p.name for p in self.out.rglob("*") if not p.name.endswith("_run.json"))
 
 
 def _change(hdus, name, change):

@@ -1,0 +1,112 @@
+"""Ctrl-C and SIGTERM: a clean end, and a prompt one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+__all__ = ["GRACE_S", "NAMES", "STOPPED", "Terminated", "at_abrupt_end", "prompt_end"]
+
+#: What a clean end may take before the process is ended from beside, s.
+GRACE_S = 1.4
+
+_LAST_S = 0.4
+NAMES = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
+STOPPED = frozenset(code for _, code in NAMES.values())
+_last_acts: list[Callable[[str], str]] = []
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+@contextmanager
+def at_abrupt_end(act: Callable[[str], str]) -> Iterator[None]:
+    """Have `act` called if the process must be ended while the block runs.
+
+    Parameters
+    ----------
+    act : callable
+        Gets "interrupted" or "terminated"; what it returns is told the user.
+    """
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
+
+
+@contextmanager
+def prompt_end(grace: float = GRACE_S) -> Iterator[None]:
+    """Turn the first SIGTERM or Ctrl-C into an exception, and see that it ends the process.
+
+    Parameters
+    ----------
+    grace : float
+        Seconds that the block has to come to its end.
+
+    Raises
+    ------
+    KeyboardInterrupt, Terminated
+        In the block, as soon as Python code runs there; further signals are ignored.
+
+    Notes
+    -----
+    Compiled code does not see signals. A thread does, and where the block has not ended in time,
+    calls what `at_abrupt_end` was given, tells it in one line, and ends the process. Only the
+    main thread can receive signals; in others this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    over = threading.Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    came: list[int] = []
+
+    def handler(number, frame):
+        if not came:
+            came.append(number)
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    threading.Thread(target=_watch, args=(reading, over, grace), name="gpucoron-signals",
+                     daemon=True).start()
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    # what ignores Ctrl-C, as the background jobs of a shell do, goes on doing so
+    before = {number: signal.signal(number, handler) for number in NAMES
+              if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(wakeup)
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)
+        os.close(writing)
+
+
+def _watch(reading: int, over: threading.Event, grace: float) -> None:
+    """Wait for a signal, and for the end that it should bring."""
+    with os.fdopen(reading, "rb", buffering=0) as pipe:
+        while number := pipe.read(1):
+            if number[0] in NAMES and not over.wait(grace):
+                _end(*NAMES[number[0]])
+
+
+def _end(what: str, code: int) -> None:
+    told = [what]
+
+    def act():
+        for last in tuple(_last_acts):
+            with suppress(Exception):
+                told.append(last(what))
+
+    acting = threading.Thread(target=act, daemon=True)
+    acting.start()
+    acting.join(_LAST_S)  # a file system that hangs holds nobody here
+    with suppress(OSError):
+        os.write(2, f"gpucoron: error: {'; '.join(filter(None, told))}\n".encode())
+    os._exit(code)
