@@ -34,6 +34,8 @@ def run(options: argparse.Namespace, console) -> int:
     start = time.perf_counter()
     if options.report and options.report.lower().endswith((".html", ".htm")):
         raise UsageError("--report names one file for several associations; expected a folder")
+    if options.scheduler and getattr(options, "resume", False):
+        raise UsageError("--resume does not work with --scheduler")
     parameters = read_parameters(options)
     orders = [_order(options, console, parameters, asn) for asn in options.associations]
     if options.scheduler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import queue
@@ -30,7 +31,8 @@ __all__ = ["Outcome", "connect", "cut", "look_ahead", "make_order", "run_many", 
 
 log = logging.getLogger("gpucoron")
 
-PATIENCE = 10.0  # seconds until an address counts as wrong, or a connection as lost
+TIMEOUT = 5.0  # seconds until an address counts as wrong
+PATIENCE = 10.0  # seconds until a connection that broke counts as lost
 _POLL = 0.5
 
 
@@ -58,7 +60,7 @@ class _Work:
 
 
 @contextmanager
-def connect(address: str, timeout: float = PATIENCE) -> Iterator[Client]:
+def connect(address: str, timeout: float | None = None) -> Iterator[Client]:
     """Connect to a scheduler, and leave it as it was.
 
     Parameters
@@ -66,7 +68,7 @@ def connect(address: str, timeout: float = PATIENCE) -> Iterator[Client]:
     address : str
         As ``tcp://host:8786``.
     timeout : float, s
-        How long to try.
+        How long to try; `TIMEOUT` by default.
 
     Yields
     ------
@@ -84,11 +86,14 @@ def connect(address: str, timeout: float = PATIENCE) -> Iterator[Client]:
     except ImportError as problem:
         raise UsageError("--scheduler needs the package distributed "
                          "(pip install 'gpucoron[dask]')") from problem
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it has long words for one line
+    timeout = TIMEOUT if timeout is None else timeout
+    for name in ("distributed", "distributed.client"):  # they have long words for one line
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        asyncio.run(_ask(address, timeout))  # a Client that fails takes long to go
         client = Client(address, timeout=timeout, set_as_default=False)
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as problem:
-        text = (str(problem).splitlines() or [type(problem).__name__])[0].rstrip(".")
+    except Exception as problem:  # whatever answers there may say anything
+        text = (str(problem).splitlines() or [""])[0].rstrip(".") or type(problem).__name__
         raise ClusterError(f"no Dask scheduler answers at {address} ({text}); expected the address "
                            "that dask scheduler shows, as tcp://host:8786") from None
     try:
@@ -96,6 +101,22 @@ def connect(address: str, timeout: float = PATIENCE) -> Iterator[Client]:
     finally:
         with suppress(Exception):  # the scheduler may be gone
             client.close(timeout=2)
+
+
+async def _ask(address: str, timeout: float) -> None:
+    """Raise unless a scheduler answers."""
+    from distributed.comm import connect as reach
+    from distributed.core import send_recv
+    from distributed.security import Security
+
+    async with asyncio.timeout(timeout + 1):
+        comm = await reach(address, timeout=timeout, **Security().get_connection_args("client"))
+        try:
+            answer = await send_recv(comm, op="identity", reply=True)
+        finally:
+            comm.abort()
+    if answer.get("type") != "Scheduler":
+        raise ClusterError(f"a {answer.get('type')} is there")
 
 
 def run_on(
@@ -373,9 +394,10 @@ def _look(client: Client, work: _Work, future: Future, outcome: Outcome) -> None
 def tell(outcome: Outcome) -> None:
     """Log what was logged where an association was processed."""
     if outcome.done is not None:
+        name = Path(outcome.asn).stem
         for level, text in outcome.done.lines:
-            log.log(level, "%s", text)
-        log.info("%s: %d files", Path(outcome.asn).name, len(outcome.done.files))
+            log.log(level, "%s: %s", name, text)
+        log.info("%s: %d files", name, len(outcome.done.files))
 
 
 def _told(problem: BaseException, work: _Work) -> Exception:
