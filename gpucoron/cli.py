@@ -199,6 +199,11 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
                        help="replace products that exist (default), or stop")
     files.add_argument("--resume", action="store_true",
                        help="go on from what an earlier run has completed there")
+    files.add_argument("--skip-bad", action="store_true",
+                       help="leave out members that cannot be used or do not go with the others, "
+                            "and tell which")
+    files.add_argument("--no-checksums", dest="checksums", action="store_false",
+                       help="do not compare inputs with the checksums in their headers")
     files.add_argument("--report", metavar="PATH",
                        help="write the report there: a folder, or a name in .html (default: beside "
                             "the products, where people are watching on a terminal)")
@@ -275,7 +280,8 @@ def run_association(options: argparse.Namespace, console):
         options.asn, device=device, output_dir=options.output_dir,
         align=parameters.align_refs.align, psfmask=options.psfmask, preset=parameters.preset,
         parameters=parameters, save=chosen_products(options, parameters), keep=(),
-        overwrite=options.overwrite, progress=console.progress, threads=options.threads,
+        overwrite=options.overwrite, skip_bad=options.skip_bad, checksums=options.checksums,
+        progress=console.progress, threads=options.threads,
         memory=options.memory, resume=options.resume)
     written = [*result.files, *_report(options, console, result)]
     console.summary(result, time.perf_counter() - start)

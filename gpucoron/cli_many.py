@@ -60,6 +60,7 @@ def _order(options, console, parameters, asn: str) -> Order:
         report = options.output_dir
     return make_order(
         asn, options.output_dir, parameters, device=options.device, psfmask=options.psfmask,
+        skip_bad=options.skip_bad, checksums=options.checksums,
         save=chosen_products(options, parameters), threads=options.threads,
         memory=options.memory, report=str(Path(report).absolute()) if report else None)
 

@@ -294,7 +294,8 @@ def look_ahead(
     for number, order in enumerate(orders):
         try:
             job = Job(order.parameters, cpu_device(), order.save, frozenset(), overwrite, None,
-                      Path(order.output_dir), _no_progress)
+                      Path(order.output_dir), _no_progress, skip_bad=order.skip_bad,
+                      checksums=order.checksums)
             association, names = job._read(Path(order.asn))
             files = job.planned(association, names)
             preflight(order.output_dir, files, overwrite)

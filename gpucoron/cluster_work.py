@@ -52,6 +52,8 @@ class Order:
         As the user gave it, and its full path.
     threads, memory
         As `gpucoron.run`.
+    skip_bad, checksums
+        As `gpucoron.run`.
     report : str or None
         Where the report goes.
     star : (float, float) or None
@@ -68,6 +70,8 @@ class Order:
     psfmask: tuple[str, str] | None = None
     threads: int | None = None
     memory: int | str | None = None
+    skip_bad: bool = False
+    checksums: bool = True
     report: str | None = None
     star: tuple[float, float] | None = None
     scratch: str = ""
@@ -262,7 +266,8 @@ def _close(order: Order, done: Done, products: list[ProductResult]) -> None:
             raise
         except Exception as problem:  # the products are whole all the same
             done.warnings.append(f"no report: {type(problem).__name__}: {problem}")
-    done.products = [ProductResult(p.name, fits=p.fits, psfmask=p.psfmask) for p in products]
+    done.products = [ProductResult(p.name, fits=p.fits, psfmask=p.psfmask, left_out=p.left_out)
+                     for p in products]
 
 
 # ---- what all tasks share
@@ -328,7 +333,7 @@ def _working(order: Order) -> Iterator[_Work]:
         job = _WorkerJob(
             order.parameters, choose_device(order.device), order.save, frozenset(), True,
             order.psfmask and order.psfmask[1], Path(order.output_dir), _no_progress, n,
-            order.memory)
+            order.memory, order.skip_bad, order.checksums)
         with Background(n > 1) as job.background:
             yield _Work(job, warnings, lines, Path(order.asn), host)
 

@@ -24,6 +24,7 @@ from gpucoron.threads import default_threads, limited_to
 
 if TYPE_CHECKING:
     from gpucoron.io.association import Association, Product
+    from gpucoron.io.inspection import Exposures
 
 __all__ = ["PRODUCTS", "plan", "run"]
 
@@ -41,7 +42,8 @@ def run(
     psfmask: str | PathLike | None = None, preset: str | None = None,
     parameters: Parameters | Mapping[str, Any] | None = None,
     save: Collection[str] | None = None, keep: Collection[str] | None = None,
-    overwrite: bool = True, progress: Progress | None = None, threads: int | None = None,
+    overwrite: bool = True, skip_bad: bool = False, checksums: bool = True,
+    progress: Progress | None = None, threads: int | None = None,
     memory: int | str | None = None, client: Any = None, resume: bool = False, **keywords: Any,
 ) -> Result:
     """Run the whole pipeline on an association.
@@ -70,6 +72,11 @@ def run(
         "psfalign", which can be larger than memory.
     overwrite : bool
         Replace files that exist.
+    skip_bad : bool
+        Leave out members that cannot be used or do not go with the others, each with a warning
+        and in `ProductResult.left_out`, instead of stopping.
+    checksums : bool
+        Compare inputs with the checksums in their headers, where there are any.
     progress : callable, optional
         Called as ``progress(step, done, total, text)``.
     threads : int, optional
@@ -114,14 +121,14 @@ def run(
 
         return run_on(client, asn, output_dir, parameters, device=device, save=save, keep=keep,
                       psfmask=psfmask, overwrite=overwrite, progress=progress, threads=threads,
-                      memory=memory)
+                      memory=memory, skip_bad=skip_bad, checksums=checksums)
     if output_dir is None:
         save = frozenset()
     keep = _selection("keep", keep, set(PRODUCTS) - ({"psfalign"} if output_dir else set()))
     with collected_warnings() as warnings, limited_to(threads) as n:
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
                   None if output_dir is None else Path(output_dir), progress or _no_progress, n,
-                  memory)
+                  memory, skip_bad, checksums)
         job.record = RunRecord(parameters, chosen, resume, job.timings, warnings, n)
         with job.record, Background(n > 1) as job.background:
             products = job.association(Path(asn))
@@ -204,6 +211,9 @@ class Job:
     progress: Progress
     threads: int = 1
     memory: int | str | None = None
+    skip_bad: bool = False
+    checksums: bool = True
+    exposures: Exposures = field(default_factory=dict)
     background: Background = field(default_factory=lambda: Background(False))
     files: list[Path] = field(default_factory=list)
     begun: set[Path] = field(default_factory=set)
@@ -248,19 +258,23 @@ class Job:
         others = [Path(p) for p in (self.psfmask, self.parameters.resample.output_wcs) if p]
         return list(dict.fromkeys([association.path, *others, *members]))
 
-    def _read(self, path: Path) -> tuple[Association, tuple[str, ...]]:
+    def _read(self, path: Path, pixels: bool = True) -> tuple[Association, tuple[str, ...]]:
         from gpucoron.io.association import product_names, read_association
-        from gpucoron.io.exposures import read_meta
+        from gpucoron.io.inspection import Needs, inspect_members
 
-        association = read_association(path)
-        metas = [read_meta(p.science[0].path) for p in association.products]
+        association, self.exposures = inspect_members(
+            read_association(path, check_files=not self.skip_bad),
+            Needs.of(self.parameters, self.checksums, pixels), skip_bad=self.skip_bad,
+            progress=lambda *state: self.progress("read", *state))
+        metas = [self.exposures[p.science[0].path, "science"].meta for p in association.products]
         return association, product_names(association, metas)
 
     def plans(self, path: Path) -> tuple[Plan, ...]:
         """Predict what each product takes."""
         from gpucoron.product_run import ProductRun
 
-        association, names = self._read(path)
+        self.checksums = False  # headers alone
+        association, names = self._read(path, pixels=False)
         runs = [ProductRun(self, association, product, name)
                 for product, name in zip(association.products, names, strict=True)]
         return tuple(run.plan(*run.read()) for run in runs)
@@ -272,7 +286,8 @@ class Job:
     def _preflight(self, association: Association, names: tuple[str, ...]) -> None:
         from gpucoron.io.products import preflight
 
-        preflight(self.output_dir, self.planned(association, names), self.overwrite)
+        members = [m.path for p in association.products for m in (*p.science, *p.psf)]
+        preflight(self.output_dir, self.planned(association, names), self.overwrite, members)
 
     def planned(self, association: Association, names: tuple[str, ...]) -> list[str]:
         """Return the names of all files that an association's products will be written to."""

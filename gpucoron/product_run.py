@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucoron.errors import ExposureError, InputError, UsageError
+from gpucoron.errors import InputError, UsageError
 from gpucoron.overlap import read_ahead
 from gpucoron.place import Host, places
 from gpucoron.planning import MIB, Plan, make_plan
@@ -37,7 +37,7 @@ class ProductRun:
         self.job, self.association, self.product = job, association, product
         self.parameters = job.parameters
         self.record = Record.of(association, product)
-        self.result = ProductResult(name, record=self.record)
+        self.result = ProductResult(name, record=self.record, left_out=product.left_out)
 
     def run(self) -> ProductResult:
         """Do the five steps."""
@@ -117,35 +117,10 @@ class ProductRun:
         return plan.batch
 
     def read(self) -> tuple[list[Exposure], list[Exposure]]:
-        """Read all exposures but their pixels, and check that they go together."""
-        from gpucoron.io.association import check_members
-        from gpucoron.io.exposures import read_exposure
-
-        job = self.job
-        members = (*self.product.science, *self.product.psf)
-        exposures = []
-        for done, member in enumerate(members, start=1):
-            with job.timed("read"):
-                exposures.append(read_exposure(member.path, member.exptype, pixels=False))
-            job.progress("read", done, len(members), member.path.name)
-        check_members(exposures)
-        self._check_science([e for e in exposures if e.exptype == "science"])
-        return ([e for e in exposures if e.exptype == "science"],
-                [e for e in exposures if e.exptype == "psf"])
-
-    def _check_science(self, science: list[Exposure]) -> None:
-        """Find what resample would miss, before any work is done."""
-        from gpucoron.io.wcs import read_wcs
-
-        if self.parameters.resample.skip:
-            return
-        for exposure in science:
-            read_wcs(exposure.asdf_bytes, exposure.path.name)
-            by_time = self.parameters.resample.weight_type == "exptime"
-            if by_time and _exposure_time(exposure) is None:
-                raise ExposureError(
-                    f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
-                    "weight by (resample.weight_type=exptime)")
+        """Return all exposures, found good before any work was done; their pixels not yet read."""
+        science, references = ([self.job.exposures[m.path, m.exptype] for m in members]
+                               for members in (self.product.science, self.product.psf))
+        return science, references
 
     def _provenance(self, science, references) -> Provenance:
         from gpucoron import __version__
@@ -162,7 +137,7 @@ class ProductRun:
         from gpucoron.io.psfmask import find_psfmask
 
         with self.job.timed("read"):
-            mask, name, how = find_psfmask(self.job.psfmask, exposure)
+            mask, name, how = find_psfmask(self.job.psfmask, exposure, self.job.checksums)
         self.result.psfmask, self.record.mask = how, mask
         self.job.record.check_psfmask(self.result.name, name, mask)
         self.provenance = replace(self.provenance, psfmask=name)

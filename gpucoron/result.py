@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gpucoron.device import Device
+    from gpucoron.io.association import LeftOut
     from gpucoron.io.wcs import OutputWcs
     from gpucoron.parameters import Parameters
     from gpucoron.report.measure import Seen
@@ -54,6 +55,8 @@ class ProductResult:
         Where the psfmask came from.
     record : Record
         What the report shows: small arrays and tables, kept whatever `run` was asked to keep.
+    left_out : tuple of (expname, exptype, reason)
+        Members that were not used, with ``skip_bad=True``.
     """
 
     name: str
@@ -68,6 +71,7 @@ class ProductResult:
     wcs: OutputWcs | None = None
     psfmask: str = ""
     record: Record | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass

@@ -61,7 +61,8 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
     assert callable(call.pop("progress"))
     assert call == {
         "asn": "asn.json", "output_dir": ".", "align": "each", "psfmask": None, "preset": None,
-        "parameters": Parameters(), "overwrite": True, "keep": (),
+        "parameters": Parameters(), "overwrite": True, "keep": (), "skip_bad": False,
+        "checksums": True,
         "threads": None, "memory": None, "resume": False,
         "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}}
     out, err = capsys.readouterr()
@@ -169,7 +170,7 @@ def test_a_defect_shows_its_traceback_on_request(pipeline, capsys):
 
 def test_files_that_cannot_be_read_or_written(pipeline, capsys):
     assert cli.main(["asn.json", "--params", "none.toml"]) == 3
-    assert "none.toml: cannot read the parameter file" in capsys.readouterr().err
+    assert "none.toml: no such file, expected a parameter file" in capsys.readouterr().err
     assert cli.main(["asn.json", "--save-params", "no/p.toml"]) == 5
     assert "no/p.toml: cannot write: No such file" in capsys.readouterr().err
     assert cli.main(["asn.json", "--log-file", "no/run.log"]) == 5

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpucoron.errors import AssociationError, ExposureError
 from gpucoron.io.files import read_input
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
 
 __all__ = [
-    "Association", "Member", "Product", "check_members", "exposure_root", "product_names",
-    "read_association", "standard_product_name",
+    "Association", "LeftOut", "Member", "Product", "check_members", "exposure_root",
+    "product_names", "read_association", "standard_product_name",
 ]
 
 log = logging.getLogger("gpucoron")
@@ -49,11 +49,20 @@ class Member:
     expname: str  # as the association spells it
 
 
+class LeftOut(NamedTuple):
+    """A member that is not used, as the association spells it, and why."""
+
+    expname: str
+    exptype: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class Product:
     """One product and its members, each tuple in the order of the association.
 
     `members` holds all of them; `science`, `psf` and `ignored` (any other exptype) share them out.
+    `left_out` are those that could not be used: see `gpucoron.io.inspection`.
     """
 
     name: str | None
@@ -61,6 +70,7 @@ class Product:
     science: tuple[Member, ...]
     psf: tuple[Member, ...]
     ignored: tuple[Member, ...]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,13 +86,15 @@ class Association:
     products: tuple[Product, ...]
 
 
-def read_association(path: str | Path) -> Association:
+def read_association(path: str | Path, *, check_files: bool = True) -> Association:
     """Read a level-3 association and find its members.
 
     Parameters
     ----------
     path : path
         The JSON file. Members are found relative to its folder.
+    check_files : bool
+        False does not look whether members are there.
 
     Returns
     -------
@@ -105,7 +117,8 @@ def read_association(path: str | Path) -> Association:
     table = _load(path)
     products = tuple(_product(path, i, entry) for i, entry in enumerate(_entries(path, table)))
     asn_id = _asn_id(path, table)
-    _check_files(path, products)
+    if check_files:
+        _check_files(path, products)
     _check_unique(path, products, asn_id)
     for product in products:
         if product.ignored:

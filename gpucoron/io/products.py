@@ -84,7 +84,10 @@ def product_path(output_dir: str | os.PathLike, name: str, asn_id: str | None, s
     return Path(output_dir) / f"{name}{middle}_{suffix}.fits"
 
 
-def preflight(output_dir: str | os.PathLike, names: Iterable[str], overwrite: bool = True) -> Path:
+def preflight(
+    output_dir: str | os.PathLike, names: Iterable[str], overwrite: bool = True,
+    inputs: Iterable[Path] = (),
+) -> Path:
     """Make sure, before any work, that products can be written.
 
     Parameters
@@ -95,6 +98,8 @@ def preflight(output_dir: str | os.PathLike, names: Iterable[str], overwrite: bo
         File names that the run is going to write.
     overwrite : bool
         Whether they may replace files that exist.
+    inputs : iterable of Path
+        Files that must not be replaced.
 
     Returns
     -------
@@ -104,9 +109,11 @@ def preflight(output_dir: str | os.PathLike, names: Iterable[str], overwrite: bo
     Raises
     ------
     OutputError
-        The folder cannot be made or written, or a file exists and `overwrite` is False.
+        The folder cannot be made or written, a file exists and `overwrite` is False, or a product
+        would replace an input.
     """
     folder = Path(output_dir)
+    read = {path.resolve() for path in inputs}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -122,6 +129,9 @@ def preflight(output_dir: str | os.PathLike, names: Iterable[str], overwrite: bo
         with suppress(OSError):
             probe.unlink(missing_ok=True)
     for name in names:
+        if read and (folder / name).resolve() in read:
+            raise OutputError(f"{folder / name} would replace an input of that name; choose "
+                              "another output folder")
         refuse_existing(folder / name, overwrite)
     return folder
 

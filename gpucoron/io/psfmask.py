@@ -15,6 +15,7 @@ import numpy as np
 
 from gpucoron.errors import MaskError
 from gpucoron.io.fitsread import open_fits
+from gpucoron.io.inspection import check_sums
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure, ExposureMeta
@@ -27,7 +28,8 @@ FITTED = 4  # a shift along either axis, a brightness, a constant
 
 
 def read_psfmask(
-    path: str | Path, shape: tuple[int, int], meta: ExposureMeta | None = None
+    path: str | Path, shape: tuple[int, int], meta: ExposureMeta | None = None,
+    checksums: bool = True,
 ) -> np.ndarray:
     """Read a psfmask reference file.
 
@@ -39,6 +41,8 @@ def read_psfmask(
         Shape of the exposures' images.
     meta : ExposureMeta or None
         Of an exposure; a mask made for another instrument or coronagraph gives a warning.
+    checksums : bool
+        Compare it with the checksums in its headers, where there are any.
 
     Returns
     -------
@@ -48,9 +52,11 @@ def read_psfmask(
     Raises
     ------
     MaskError
-        Unreadable, no image, another shape, NaN, infinite or negative values, or all zero.
+        Unreadable, damaged, no image, another shape, NaN, infinite or negative values, all zero.
     """
     file = open_fits(path, MaskError)
+    if checksums:
+        check_sums(file)
     hdu = file.find("SCI") or file.hdus[0]
     if not hdu.is_image:
         raise MaskError(f"{path}: {hdu.name} is a table, expected an image of shape {shape}")
@@ -68,7 +74,7 @@ def read_psfmask(
 
 
 def find_psfmask(
-    option_path: str | Path | None, exposure: Exposure
+    option_path: str | Path | None, exposure: Exposure, checksums: bool = True
 ) -> tuple[np.ndarray, str, str]:
     """Return the psfmask that an exposure should use.
 
@@ -78,6 +84,8 @@ def find_psfmask(
         What the user asked for.
     exposure : Exposure
         A science exposure; gives the shape, and the keywords by which CRDS chooses.
+    checksums : bool
+        As for `read_psfmask`.
 
     Returns
     -------
@@ -100,13 +108,14 @@ def find_psfmask(
     """
     shape = exposure.shape[1:]
     if option_path is not None:
-        mask = read_psfmask(option_path, shape, exposure.meta)
+        mask = read_psfmask(option_path, shape, exposure.meta, checksums)
         return mask, str(option_path), f"given: {option_path}"
     found, reason = _ask_crds(exposure)
     if found is not None:
         name = f"crds://{found.name}"
         log.info("psfmask: %s, chosen by CRDS", found.name)
-        return read_psfmask(found, shape, exposure.meta), name, f"chosen by CRDS: {found.name}"
+        mask = read_psfmask(found, shape, exposure.meta, checksums)
+        return mask, name, f"chosen by CRDS: {found.name}"
     log.info("psfmask: none given and %s; built in: all ones, every pixel counts", reason)
     return np.ones(shape), "N/A", f"built in: all ones ({reason})"
 

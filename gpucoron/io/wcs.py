@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
     from gpucoron.io.exposures import ExposureMeta
 
-__all__ = ["InputWcs", "OutputWcs", "output_wcs", "pixel_map", "pixel_maps", "read_wcs"]
+__all__ = [
+    "InputWcs", "OutputWcs", "check_outlines", "output_wcs", "pixel_map", "pixel_maps", "read_wcs",
+]
 
 log = logging.getLogger(__name__)
 
@@ -269,6 +271,15 @@ def output_wcs(
     return dataclasses.replace(
         layout, s_region=wcs_layout.combined_region(layout, wcss, metas, shapes)
     )
+
+
+def check_outlines(
+    wcss: Sequence[InputWcs], metas: Sequence[ExposureMeta], shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Raise ExposureError where exposures are too far apart for one image; as `output_wcs`."""
+    from gpucoron.io import wcs_layout
+
+    wcs_layout.check_outlines(wcss, metas, [tuple(shape[-2:]) for shape in shapes])
 
 
 def pixel_map(

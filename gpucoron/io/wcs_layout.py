@@ -14,7 +14,7 @@ from gpucoron.io.files import read_input
 from gpucoron.io.sregion import combine_regions, parse_region
 from gpucoron.io.tan import ARCSEC2_PER_SR, OutputWcs, tangent_plane
 
-__all__ = ["check_request", "combined_region", "from_file", "from_inputs"]
+__all__ = ["check_outlines", "check_request", "combined_region", "from_file", "from_inputs"]
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,11 @@ def _place(regions, scale, ratio, pc, crval, crpix, shape):
         shape, (float(crpix[0]), float(crpix[1])), crval, (scale, scale), pc, scale * 3600.0,
         ratio, box,
     )
+
+
+def check_outlines(wcss, metas, shapes) -> None:
+    """Raise where an exposure's outline is no telescope's, or far from the first one's."""
+    _check_near(wcss, _regions(wcss, metas, shapes))
 
 
 def _regions(wcss, metas, shapes):

@@ -1,0 +1,330 @@
+"""Looking at all members before any work: those that cannot be used, and those that do not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucoron.errors import ExposureError, InputError
+from gpucoron.io.association import Association, LeftOut, Member, Product, check_members
+from gpucoron.io.exposures import Exposure, read_exposure
+from gpucoron.io.fits_writer import datasum, fold
+from gpucoron.io.fitsread import FitsFile, Hdu, open_fits
+from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
+
+__all__ = ["Exposures", "Needs", "check_sums", "inspect_members"]
+
+log = logging.getLogger("gpucoron")
+
+_GRID = ("pixel_scale", "pixel_scale_ratio", "rotation", "crpix", "crval", "output_shape")
+_BLOCK = 2880
+_MINUS_ZERO = 0xFFFFFFFF
+_DO_NOT_USE = np.uint32(1)
+_right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
+
+Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run needs of its members.
+
+    Parameters
+    ----------
+    grid : mapping or None
+        Keywords of `output_wcs`; None where science exposures are not combined.
+    times : bool
+        Science exposures are weighted by their exposure times.
+    pixels : bool
+        There must be usable ones: finite, and not DO_NOT_USE.
+    checksums : bool
+        DATASUM and CHECKSUM, where the headers have them, must be right.
+    """
+
+    grid: Mapping[str, Any] | None = field(default_factory=dict)
+    times: bool = False
+    pixels: bool = True
+    checksums: bool = True
+
+    @classmethod
+    def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Needs:
+        """Return what the steps need with these `gpucoron.Parameters`."""
+        resample = parameters.resample
+        grid = {name: getattr(resample, name) for name in _GRID}
+        grid["output_wcs_file"] = resample.output_wcs
+        return cls(None if resample.skip else grid, resample.weight_type == "exptime",
+                   pixels and not parameters.klip.skip, checksums)
+
+
+def inspect_members(
+    association: Association, needs: Needs, *, skip_bad: bool = False,
+    progress: Callable[[int, int, str], None] = lambda done, total, name: None,
+) -> tuple[Association, Exposures]:
+    """Read all that is needed of all members but their pixels, and see whether they can be used.
+
+    Parameters
+    ----------
+    association : Association
+    needs : Needs
+    skip_bad : bool
+        Leave out what cannot be used or does not go with most others, with a warning.
+    progress : callable
+        Called as ``progress(done, total, name)``.
+
+    Returns
+    -------
+    association : Association
+        Without what is left out: see `Product.left_out`.
+    exposures : dict
+        By path and exptype.
+
+    Raises
+    ------
+    ExposureError
+        A member cannot be used, or does not go with the others; with `skip_bad`, no science or no
+        psf member is left.
+    ParameterError
+        The output grid that was asked for cannot be.
+
+    Notes
+    -----
+    Where the headers have checksums every byte is read, at some GB/s; otherwise headers, and
+    images up to the first usable pixel.
+    """
+    members = {(m.path, m.exptype): m for p in association.products for m in (*p.science, *p.psf)}
+    exposures: Exposures = {}
+    reasons: dict[tuple[Path, str], str] = {}
+    for done, (key, member) in enumerate(members.items(), start=1):
+        try:
+            exposures[key] = _look_at(member, needs, strict=skip_bad)
+        except InputError as problem:
+            if not skip_bad:
+                raise
+            reasons[key] = _reason(problem, member)
+        progress(done, len(members), member.path.name)
+    products = tuple(_inspected(association, product, exposures, reasons, needs, skip_bad)
+                     for product in association.products)
+    return replace(association, products=products), exposures
+
+
+# ---- one by one
+
+
+def _look_at(member: Member, needs: Needs, strict: bool) -> Exposure:
+    """Read a member; raise InputError where it cannot be used."""
+    exposure = read_exposure(member.path, member.exptype, pixels=False)
+    science = member.exptype == "science"
+    if needs.checksums:
+        _check_sums_once(member.path)
+    if science and needs.grid is not None:
+        read_wcs(exposure.asdf_bytes, exposure.path.name)
+        if needs.times and exposure.meta.measurement_time is None is exposure.meta.exposure_time:
+            raise ExposureError(
+                f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
+                "weight by (resample.weight_type=exptime)")
+    if needs.pixels and (science or strict) and not _has_usable_pixel(exposure):
+        raise ExposureError(f"{exposure.path}: no integration has a usable pixel (finite and not "
+                            "flagged DO_NOT_USE)")
+    return exposure
+
+
+def _check_sums_once(path: Path) -> None:
+    """Check a file's sums unless this process has found them right before."""
+    state = path.stat()
+    key = (path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    if key not in _right:
+        check_sums(open_fits(path, ExposureError))
+        _right.add(key)
+
+
+def _has_usable_pixel(exposure: Exposure) -> bool:
+    file = open_fits(exposure.path, ExposureError)
+    sci, dq = file.find("SCI"), file.find("DQ")
+    for i in range(exposure.shape[0]):
+        good = np.isfinite(file.floats(_plane(sci, exposure.shape, i)))
+        if dq is not None and not dq.empty:
+            good &= (file.bits(_plane(dq, exposure.shape, i)) & _DO_NOT_USE) == 0
+        if good.any():
+            return True
+    return False
+
+
+def _plane(hdu: Hdu, shape, i: int) -> Hdu:
+    """Return one image of a cube as if it were an HDU."""
+    length = abs(hdu.bitpix) // 8 * shape[1] * shape[2]
+    return dataclasses.replace(hdu, shape=shape[1:], offset=hdu.offset + i * length, nbytes=length)
+
+
+def check_sums(file: FitsFile) -> None:
+    """Compare the checksums in a file's headers, where there are any, with its bytes.
+
+    Raises
+    ------
+    InputError
+        (as the file's `error`) Some data are not those for which DATASUM was made.
+
+    Notes
+    -----
+    CHECKSUM covers the header, too: where it alone is wrong, someone has edited a keyword, which
+    gives a warning.
+
+    References
+    ----------
+    FITS standard 4.0, section 4.4.2.7 and appendix J.
+    """
+    start = 0
+    for hdu in file.hdus:
+        given = [hdu.cards.get(keyword) for keyword in ("DATASUM", "CHECKSUM")]
+        given = [v.strip() if isinstance(v, str) else None for v in given]
+        end = hdu.offset + -(-hdu.nbytes // _BLOCK) * _BLOCK
+        if any(given):
+            end = min(end, file.path.stat().st_size)  # the padding may be missing
+            _check_sum(file, hdu, start, end, *given)
+        start = end
+
+
+def _check_sum(file: FitsFile, hdu: Hdu, start: int, end: int, data_sum, checksum) -> None:
+    found = _sum(file, hdu.offset, end - hdu.offset)
+    if data_sum and (not data_sum.isdecimal() or int(data_sum[:20]) != found):
+        raise file.error(
+            f"{file.path}: the data of {hdu.name} do not go with the checksum in its header "
+            f"(DATASUM is {data_sum[:20]}, found {found}): damaged, or changed since "
+            "(--no-checksums does not look)")
+    if checksum and fold(_sum(file, start, hdu.offset - start) + found) != _MINUS_ZERO:
+        if not data_sum:
+            raise file.error(
+                f"{file.path}: {hdu.name} does not go with its CHECKSUM: damaged, or changed since "
+                "(--no-checksums does not look)")
+        log.warning("%s: the header of %s was changed after its CHECKSUM was made", file.path.name,
+                    hdu.name)
+
+
+def _sum(file: FitsFile, start: int, length: int) -> int:
+    total, rest = 0, b""
+    for piece in file.pieces(start, length):
+        piece = rest + piece if rest else piece
+        whole = len(piece) // 4 * 4
+        rest = piece[whole:]
+        total += datasum(memoryview(piece)[:whole])
+    return fold(total + datasum(rest))
+
+
+# ---- together
+
+
+def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:
+    """Return a product without the members that are left out."""
+    own = [m for m in (*product.science, *product.psf) if (m.path, m.exptype) in exposures]
+    bad = {m: reasons[m.path, m.exptype] for m in (*product.science, *product.psf)
+           if (m.path, m.exptype) in reasons}
+
+    def exposure(member):
+        return exposures[member.path, member.exptype]
+
+    def may_combine(group):
+        check_members([exposure(m) for m in group])
+
+    def may_lie_together(group):
+        found = [exposure(m) for m in group]
+        with _quiet():
+            wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in found]
+            metas, shapes = [e.meta for e in found], [e.shape for e in found]
+            if len(group) == 1 or not skip_bad:
+                output_wcs(wcss, metas, shapes, **needs.grid)
+            elif needs.grid.get("output_shape") is None and not needs.grid.get("output_wcs_file"):
+                check_outlines(wcss, metas, shapes)
+
+    if not skip_bad:
+        may_combine(own)
+        if needs.grid is not None:
+            may_lie_together([m for m in own if m.exptype == "science"])
+        if needs.pixels:
+            _check_references(association, product, exposure)
+        return product
+    bad |= _outvoted(own, may_combine)
+    if needs.grid is not None:
+        science = [m for m in own if m.exptype == "science" and m not in bad]
+        bad |= _unfit(science, may_lie_together)
+        bad |= _outvoted([m for m in science if m not in bad], may_lie_together)
+    return _without(association, product, bad)
+
+
+def _check_references(association, product, exposure) -> None:
+    if not any(_has_usable_pixel(exposure(m)) for m in product.psf):
+        raise ExposureError(f"{association.path}: no reference integration has a usable pixel "
+                            "(finite and not flagged DO_NOT_USE)")
+
+
+def _unfit(members: Sequence[Member], check) -> dict[Member, str]:
+    """Return the members that fail a check by themselves, with the reason."""
+    found = {}
+    for member in members:
+        try:
+            check([member])
+        except ExposureError as problem:
+            found[member] = _reason(problem, member)
+    return found
+
+
+def _outvoted(members: Sequence[Member], check) -> dict[Member, str]:
+    """Return the members that do not go with the one that goes with most, and the reasons."""
+    against = []
+    for one in members:
+        found = {}
+        for other in members:
+            try:
+                if other is not one:
+                    check([one, other])
+            except ExposureError as problem:
+                found[other] = _reason(problem, other)
+        if not found:
+            return found
+        against.append(found)
+    return min(against, key=len, default={})
+
+
+def _without(association: Association, product: Product, bad: Mapping[Member, str]) -> Product:
+    """Leave members out, each with a warning; raise where too few are left."""
+    for member, reason in bad.items():
+        log.warning("%s (%s) is left out: %s", member.expname, member.exptype, reason)
+    product = replace(
+        product, members=tuple(m for m in product.members if m not in bad),
+        science=tuple(m for m in product.science if m not in bad),
+        psf=tuple(m for m in product.psf if m not in bad),
+        left_out=tuple(LeftOut(m.expname, m.exptype, reason) for m, reason in bad.items()))
+    for exptype in ("science", "psf"):
+        if not getattr(product, exptype):
+            texts = "; ".join(f"{m.expname}: {reason}" for m, reason in bad.items()
+                              if m.exptype == exptype)
+            raise ExposureError(f"{association.path}: no {exptype} member can be used, expected at "
+                                f"least one ({texts})")
+    return product
+
+
+def _reason(problem: Exception, member: Member) -> str:
+    """Return what is wrong, without the name of the file."""
+    text = str(problem)
+    for start in (f"{member.path}: ", f"{member.path.name}: "):
+        text = text.removeprefix(start)
+    return text
+
+
+@contextmanager
+def _quiet():
+    """Keep what is said again when the work is done from being said twice."""
+    def drop(record):
+        return False
+
+    logger = logging.getLogger("gpucoron.io.wcs_layout")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
