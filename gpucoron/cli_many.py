@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpucoron.cli import chosen_products, fail, read_parameters, run_association
-from gpucoron.cluster import Outcome, connect, look_ahead, make_order, run_many, tell
+from gpucoron.cluster import connect, run_many
+from gpucoron.cluster_plan import Outcome, held, look_ahead, make_order, tell
 from gpucoron.cluster_work import Order, do_whole
 from gpucoron.device import choose_device
 from gpucoron.errors import DeviceError, GpucoronError, UsageError
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace, console) -> int:
     start = time.perf_counter()
     if options.report and options.report.lower().endswith((".html", ".htm")):
         raise UsageError("--report names one file for several associations; expected a folder")
-    if options.scheduler and getattr(options, "resume", False):
+    if options.scheduler and options.resume:
         raise UsageError("--resume does not work with --scheduler")
     parameters = read_parameters(options)
     orders = [_order(options, console, parameters, asn) for asn in options.associations]
@@ -44,12 +45,16 @@ def run(options: argparse.Namespace, console) -> int:
                                 progress=console.progress)
     else:
         device = choose_device(options.device)
-        ahead = look_ahead(orders, options.overwrite)
-        outcomes = [Outcome(asn, error=found if isinstance(found, GpucoronError) else None)
-                    for asn, found in zip(options.associations, ahead, strict=True)]
+        aheads = look_ahead(orders, options.overwrite)
+        outcomes = [Outcome(asn) for asn in options.associations]
         if 1 < len(device.indices) < len(orders):
-            _on_devices(orders, outcomes, [str(i) for i in device.indices], console)
+            if options.resume:
+                raise UsageError("--resume of more associations than devices needs one device")
+            with held(orders, aheads, outcomes):
+                _on_devices(orders, outcomes, [str(i) for i in device.indices], console)
         else:
+            for outcome, ahead in zip(outcomes, aheads, strict=True):
+                outcome.error = ahead if isinstance(ahead, GpucoronError) else None
             _in_turn(options, outcomes, console)
     return _summary(options, outcomes, time.perf_counter() - start)
 

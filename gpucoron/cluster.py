@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
 import secrets
 import shutil
@@ -15,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucoron.cluster_work import Done, Order, Piece, do_end, do_part, do_whole, forget
-from gpucoron.device import Device, cpu_device
+from gpucoron.cluster_plan import Outcome, cut, held, look_ahead, make_order, tell
+from gpucoron.cluster_work import Order, do_end, do_part, do_whole, forget
+from gpucoron.device import Device
 from gpucoron.errors import ClusterError, GpucoronError, OutputError, UsageError
 from gpucoron.parameters import Parameters
-from gpucoron.pipeline import Job
 from gpucoron.result import Result
 
 if TYPE_CHECKING:
@@ -27,22 +26,13 @@ if TYPE_CHECKING:
 
     from distributed import Client, Future
 
-__all__ = ["Outcome", "connect", "cut", "look_ahead", "make_order", "run_many", "run_on", "tell"]
+__all__ = ["connect", "run_many", "run_on"]
 
 log = logging.getLogger("gpucoron")
 
 TIMEOUT = 5.0  # seconds until an address counts as wrong
 PATIENCE = 10.0  # seconds until a connection that broke counts as lost
 _POLL = 0.5
-
-
-@dataclass
-class Outcome:
-    """What became of an association: `done`, or `error`."""
-
-    asn: str
-    done: Done | None = None
-    error: Exception | None = None
 
 
 @dataclass
@@ -145,31 +135,6 @@ def run_on(
                   tuple(done.warnings), parameters, done.device, tuple(done.spans))
 
 
-def make_order(
-    asn: str | PathLike, output_dir: str | PathLike, parameters: Parameters, *,
-    device: str | int | Device = "auto", psfmask: str | PathLike | None = None, **settings: Any,
-) -> Order:
-    """Make an order that means the same in any folder of any node.
-
-    Parameters
-    ----------
-    asn, output_dir, parameters, device, psfmask, **settings
-        As `gpucoron.run` and `Order`.
-
-    Returns
-    -------
-    Order
-    """
-    resample = parameters.resample
-    if resample.output_wcs:
-        full = os.path.abspath(resample.output_wcs)
-        parameters = replace(parameters, resample=replace(resample, output_wcs=full))
-    mask = None if psfmask is None else (str(psfmask), os.path.abspath(psfmask))
-    settings["save"] = frozenset(settings.get("save", ()))
-    return Order(os.path.abspath(asn), os.path.abspath(output_dir), parameters, str(device),
-                 psfmask=mask, **settings)
-
-
 def run_many(
     client: Client, orders: Sequence[Order], *, overwrite: bool = True,
     progress: Callable[..., None] | None = None,
@@ -199,122 +164,23 @@ def run_many(
         Two associations would write the same file.
     """
     outcomes = [Outcome(order.asn) for order in orders]
-    works, exposures = [], []
-    for number, ahead in enumerate(look_ahead(orders, overwrite)):
-        if isinstance(ahead, GpucoronError):
-            outcomes[number].error = ahead
-        else:
-            works.append(_Work(number, orders[number]))
-            exposures.append(ahead)
-    workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    log.info("%d association%s on %d worker%s at %s%s", len(works), "s"[: len(works) != 1], workers,
-             "s"[: workers != 1], client.scheduler.address,
-             "" if workers else "; waiting for workers")
-    try:
-        for work, own in zip(works, exposures, strict=True):
-            _submit(client, work, own, workers, len(works))
-        _collect(client, works, outcomes, progress or _no_progress)
-    finally:
-        _clear_up(client, works)
+    aheads = look_ahead(orders, overwrite)
+    with held(orders, aheads, outcomes) as ready:
+        works = [_Work(number, orders[number]) for number in ready]
+        workers = len(client.nthreads())
+        log.info("%d association%s on %d worker%s at %s%s", len(works), "s"[: len(works) != 1],
+                 workers, "s"[: workers != 1], client.scheduler.address,
+                 "" if workers else "; waiting for workers")
+        try:
+            for work in works:
+                _submit(client, work, aheads[work.number].integrations, workers, len(works))
+            _collect(client, works, outcomes, progress or _no_progress)
+        finally:
+            _clear_up(client, works)
     return outcomes
 
 
 # ---- what is cut into which tasks
-
-
-def cut(
-    integrations: Sequence[Sequence[int]], workers: int, associations: int, may_slice: bool
-) -> list[tuple[int, list[Piece]]]:
-    """Cut an association into tasks.
-
-    Parameters
-    ----------
-    integrations : sequence of sequences of int
-        Of each science exposure of each product.
-    workers : int
-        That are there now.
-    associations : int
-        That are to be done.
-    may_slice : bool
-        Whether the integrations of one exposure may go to several workers.
-
-    Returns
-    -------
-    list of (int, list of Piece)
-        Product and pieces of each task; empty where one task does it all.
-
-    Notes
-    -----
-    References are prepared once in each worker that has a task of the association. So an
-    association is one task where there are many; a task is one exposure where there are few, and
-    some of its integrations where there are fewer exposures than workers.
-    """
-    exposures = sum(map(len, integrations))
-    if workers and associations >= 2 * workers:
-        return []
-    share = -(-workers // (exposures * associations)) if may_slice else 1
-    tasks = []
-    for product, counts in enumerate(integrations):
-        for exposure, n in enumerate(counts):
-            parts = min(share, n)
-            if parts < 2:
-                tasks.append((product, [Piece(exposure)]))
-                continue
-            edges = [n * k // parts for k in range(parts + 1)]
-            tasks += [(product, [Piece(exposure, a, b)])
-                      for a, b in zip(edges[:-1], edges[1:], strict=True)]
-    return tasks if len(tasks) > 1 else []
-
-
-def look_ahead(
-    orders: Sequence[Order], overwrite: bool
-) -> list[list[list[int]] | GpucoronError]:
-    """Read all associations, and make sure before any work that products can be written.
-
-    Parameters
-    ----------
-    orders : sequence of Order
-    overwrite : bool
-        Whether files that exist may be replaced.
-
-    Returns
-    -------
-    list
-        For each the numbers of integrations of the science exposures of its products, or the
-        error that stands against running it.
-
-    Raises
-    ------
-    UsageError
-        Two associations would write the same file.
-    """
-    from gpucoron.io.products import preflight
-
-    found, owner = [], {}
-    for number, order in enumerate(orders):
-        try:
-            job = Job(order.parameters, cpu_device(), order.save, frozenset(), overwrite, None,
-                      Path(order.output_dir), _no_progress, skip_bad=order.skip_bad,
-                      checksums=order.checksums)
-            association, names = job._read(Path(order.asn))
-            files = job.planned(association, names)
-            preflight(order.output_dir, files, overwrite)
-            found.append([_integrations(product) for product in association.products])
-        except GpucoronError as problem:
-            found.append(problem)
-            continue
-        for path in (os.path.join(order.output_dir, name) for name in files):
-            other = owner.setdefault(path, number)
-            if other != number:
-                raise UsageError(f"{orders[other].asn} and {order.asn} would both write {path}; "
-                                 "run them into different folders")
-    return found
-
-
-def _integrations(product) -> list[int]:
-    from gpucoron.io.exposures import read_exposure
-
-    return [read_exposure(m.path, m.exptype, pixels=False).shape[0] for m in product.science]
 
 
 def _submit(client: Client, work: _Work, integrations, workers: int, associations: int) -> None:
@@ -390,15 +256,6 @@ def _look(client: Client, work: _Work, future: Future, outcome: Outcome) -> None
             raise _lost(client)
         outcome.error = ClusterError(f"{work.order.asn}: the scheduler has dropped it (was it "
                                      "restarted, or the work cancelled?)")
-
-
-def tell(outcome: Outcome) -> None:
-    """Log what was logged where an association was processed."""
-    if outcome.done is not None:
-        name = Path(outcome.asn).stem
-        for level, text in outcome.done.lines:
-            log.log(level, "%s: %s", name, text)
-        log.info("%s: %d files", name, len(outcome.done.files))
 
 
 def _told(problem: BaseException, work: _Work) -> Exception:

@@ -25,6 +25,7 @@ from gpucoron.parameters import Parameters
 from gpucoron.pipeline import Job, collected_warnings
 from gpucoron.planning import SHARE
 from gpucoron.result import ProductResult, Result
+from gpucoron.run_record import RunRecord
 from gpucoron.threads import limited_to
 
 __all__ = ["Done", "Order", "Piece", "do_end", "do_part", "do_whole", "forget"]
@@ -148,9 +149,10 @@ def do_whole(order: Order) -> Done:
     """
     from gpucoron.cluster_runs import WholeRun
 
-    with _working(order) as work:
+    with _working(order) as work, work.recorded() as record:
         products = [WholeRun(work.job, *which, order).run() for which in work.products()]
         done = work.done()
+        record.timings, record.warnings = done.timings, done.warnings
         _close(order, done, products)
     return done
 
@@ -209,7 +211,7 @@ def do_end(order: Order, parts: Sequence[Done]) -> Done:
     """
     from gpucoron.cluster_runs import EndRun
 
-    with _working(order) as work:
+    with _working(order) as work, work.recorded() as record:
         products = [
             EndRun(work.job, *which, order).end(
                 [part.notes for part in parts if part.notes["product"] == number])
@@ -217,6 +219,10 @@ def do_end(order: Order, parts: Sequence[Done]) -> Done:
         done = work.done()
         for part in reversed(parts):
             done.follow(part)
+        for file in done.files:
+            if not record.has(Path(file)):
+                record.wrote(Path(file))
+        record.timings, record.warnings = done.timings, done.warnings
         _close(order, done, products)
     return done
 
@@ -283,6 +289,18 @@ class _WorkerJob(Job):
         return min(super().budget(), int(SHARE * limit))
 
 
+class _LateRecord(RunRecord):
+    """A record begun in a task; whoever gave the order holds the lock, and cleans up."""
+
+    def begin(self, names, planned, inputs) -> None:
+        folder = planned[0].parent
+        self.path = folder / f"{names[0]}_run.json"
+        self._files = {path.name: {"name": path.name, "state": "pending"} for path in planned}
+        self._content = self._facts(inputs)
+        self._summing = threading.Thread(target=self._sum_inputs, name="gpucoron-sums")
+        self._summing.start()
+
+
 def _worker_limit() -> int | None:
     """Return the bytes beyond which a Dask nanny ends this worker, if there is one."""
     try:
@@ -307,6 +325,18 @@ class _Work(NamedTuple):
         association, names = self.job._read(self.path)
         return [(association, product, name)
                 for product, name in zip(association.products, names, strict=True)]
+
+    def recorded(self) -> RunRecord:
+        """Begin the record of the run, in a task that sees its end."""
+        job = self.job
+        record = job.record = _LateRecord(
+            job.parameters, job.device, timings=job.timings, warnings=self.warnings,
+            threads=job.threads)
+        association, names = job._read(self.path)
+        files = [job.output_dir / name for name in job.planned(association, names)]
+        if files:
+            record.begin(names, files, job._inputs(association))
+        return record
 
     def done(self) -> Done:
         """Wait until everything is written, and tell what was done."""

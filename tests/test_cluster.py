@@ -16,9 +16,10 @@ from astropy.io import fits
 
 import gpucoron
 from gpucoron import cli_many, cluster
-from gpucoron.cluster import Outcome, cut, make_order
+from gpucoron.cluster_plan import Outcome, cut, make_order
 from gpucoron.cluster_work import Order, Piece, do_whole
-from gpucoron.errors import DeviceError, InputError, MaskError, UsageError
+from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, UsageError
+from gpucoron.folder_lock import FolderLock
 from gpucoron.parameters import Parameters
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
@@ -94,6 +95,31 @@ def test_some_integrations_a_task(tiny, client):
     assert len(names) == 12
     root = next(iter(here.product.fits))
     assert here.product.fits[root].tobytes() == there.product.fits[root].tobytes()
+
+
+@pytest.mark.parametrize("save", [["psfsub", "i2d"], None])
+def test_a_record_that_a_run_here_goes_on_from(tiny, client, save, capsys):
+    gpucoron.run(tiny.asn, "cpu", tiny.out, psfmask=tiny.mask, client=client, save=save)
+    path, = tiny.out.glob("*_run.json")
+    record = json.loads(path.read_text())
+    assert record["status"] == "complete" and record["device"]["label"] == "cpu"
+    assert {e["state"] for e in record["files"]} == {"complete"}
+    assert all(e["crc32"] for e in record["inputs"])
+    words = ["--psfmask", tiny.mask, "--resume", *(["--save", ",".join(save)] if save else [])]
+    assert tiny.command(*words) == 0
+    n = len(record["files"])
+    assert f"--resume: {n} of {n} products are complete already" in capsys.readouterr().err
+
+
+def test_one_run_at_a_time_in_a_folder(tiny, client):
+    tiny.out.mkdir()
+    name = json.loads(tiny.asn.read_text())["products"][0]["name"]
+    lock = FolderLock(tiny.out, name)
+    try:
+        with pytest.raises(OutputError, match="another run .* writes"):
+            gpucoron.run(tiny.asn, "cpu", tiny.out, client=client)
+    finally:
+        lock.release()
 
 
 @pytest.mark.parametrize("counts, workers, associations, may_slice, tasks", [
