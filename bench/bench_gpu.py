@@ -75,8 +75,9 @@ def run(part, options):
 def join(part, results, out):
     """Put a part's results into the file, at once and whole."""
     stored = read(out)
-    stored.setdefault("where", where())
-    stored[part] = results
+    here = where()
+    stored.setdefault("where", here)
+    stored[part] = {**results, "commit": here["commit"]}
     beside = out.with_name(out.name + ".part")
     beside.write_text(json.dumps(stored, indent=1, default=float) + "\n")
     beside.replace(out)

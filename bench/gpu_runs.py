@@ -24,6 +24,7 @@ SETS = {
     "canonical": [],
     "large": ["--integrations", "60", "--reference-integrations", "20", "--optical-states", "4"],
 }
+FAILED = "simulate-failed"
 SAVE = ("crfints", "psfstack", "psfsub", "i2d")
 GOAL = ("registration: preparing", "registration: uncertainties", "registration: fits", "shift",
         "klip")
@@ -39,8 +40,11 @@ def simulate(work, name, options=None):
     shutil.rmtree(part, ignore_errors=True)
     start = time.perf_counter()
     options = SETS[name] if options is None else options
-    subprocess.run([sys.executable, "-m", "gpucoron", "simulate", str(part), "-q", *options],
-                   check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "gpucoron", "simulate", str(part), "-q", *options])
+    if done.returncode:
+        (work / FAILED).touch()
+        raise SystemExit(f"simulate {name} failed")
     part.rename(folder)
     return time.perf_counter() - start
 
@@ -49,7 +53,7 @@ def found(work, name, wait_s=120.0):
     """Association and psfmask of a set, which may be in the making."""
     until = time.monotonic() + wait_s
     while not (asn := sorted((work / name).glob("*_asn.json"))):
-        if time.monotonic() > until:
+        if time.monotonic() > until or (work / FAILED).exists():
             raise FileNotFoundError(f"there is no set in {work / name}; simulate it first")
         time.sleep(0.2)
     return asn[0], work / name / "psfmask.fits"

@@ -32,7 +32,8 @@ out=$(cd "$out" && pwd)
 cd "$root"
 
 own=$(mktemp -d)
-trap 'jobs -p | xargs -r kill 2>/dev/null; rm -rf "$own"' EXIT
+sets=
+trap '[ -z "$sets" ] || kill -- "-$sets" 2>/dev/null; rm -rf "$own"' EXIT
 work=${WORK:-$own/work}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
@@ -56,7 +57,6 @@ if ! "$python" -c "$modules" 2>"$own/problem"; then
   "$python" -c "$modules" || exit 1
 fi
 
-sets() { "$python" bench/bench_gpu.py simulate --work "$work"; }
 failed=0
 part() {  # NAME SECONDS [OPTION...]: the limit is for what hangs
   local name=$1 limit=$2 left=$((${LIMIT:-470} - SECONDS))
@@ -75,7 +75,10 @@ part() {  # NAME SECONDS [OPTION...]: the limit is for what hangs
 
 parts=("$@")
 [ ${#parts[@]} = 0 ] && parts=(compile tests sanitize compare rates kernels canonical large)
-case " ${parts[*]} " in *" compare "* | *" canonical "* | *" large "*) sets & ;; esac
+case " ${parts[*]} " in *" compare "* | *" canonical "* | *" large "*)
+  setsid "$python" bench/bench_gpu.py simulate --work "$work" &
+  sets=$! ;;
+esac
 for name in "${parts[@]}"; do
   case $name in
     compile) part compile 60 --workers 12 ;;
