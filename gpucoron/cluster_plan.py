@@ -101,19 +101,22 @@ def look_ahead(orders: Sequence[Order], overwrite: bool) -> list[Ahead | Gpucoro
     ------
     UsageError
         Two associations would write the same file.
-    """
-    from gpucoron.io.products import preflight
 
+    Notes
+    -----
+    Checksums are compared where the work is done, unless what is bad is to be left out: then all
+    must agree on what that is.
+    """
     found, owner = [], {}
     for number, order in enumerate(orders):
         try:
             job = Job(order.parameters, cpu_device(), order.save, frozenset(), overwrite, None,
                       Path(order.output_dir), _no_progress, skip_bad=order.skip_bad,
-                      checksums=order.checksums)
+                      checksums=order.checksums and order.skip_bad)
             association, names = job._read(Path(order.asn))
             files = job.planned(association, names)
-            preflight(order.output_dir, files, overwrite)
-            found.append(Ahead([_integrations(p) for p in association.products], names))
+            job._preflight(association, names)
+            found.append(Ahead(_integrations(job, association), names))
         except GpucoronError as problem:
             found.append(problem)
             continue
@@ -164,10 +167,9 @@ def _allow_files(n: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
-def _integrations(product) -> list[int]:
-    from gpucoron.io.exposures import read_exposure
-
-    return [read_exposure(m.path, m.exptype, pixels=False).shape[0] for m in product.science]
+def _integrations(job: Job, association) -> list[list[int]]:
+    return [[job.exposures[m.path, m.exptype].shape[0] for m in product.science]
+            for product in association.products]
 
 
 def cut(

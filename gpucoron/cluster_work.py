@@ -6,6 +6,7 @@ numbers and small tables.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import socket
@@ -311,7 +312,8 @@ def _worker_limit() -> int | None:
         return None
 
 
-class _Work(NamedTuple):
+@dataclass
+class _Work:
     """One task under way."""
 
     job: Job
@@ -320,9 +322,14 @@ class _Work(NamedTuple):
     path: Path
     host: str
 
+    @functools.cached_property
+    def association(self) -> tuple:
+        """The association and the names of its products, its members looked at."""
+        return self.job._read(self.path)
+
     def products(self) -> list[tuple]:
-        """Read the association: (association, product, name) of each product."""
-        association, names = self.job._read(self.path)
+        """Return (association, product, name) of each product."""
+        association, names = self.association
         return [(association, product, name)
                 for product, name in zip(association.products, names, strict=True)]
 
@@ -332,7 +339,7 @@ class _Work(NamedTuple):
         record = job.record = _LateRecord(
             job.parameters, job.device, timings=job.timings, warnings=self.warnings,
             threads=job.threads)
-        association, names = job._read(self.path)
+        association, names = self.association
         files = [job.output_dir / name for name in job.planned(association, names)]
         if files:
             record.begin(names, files, job._inputs(association))
