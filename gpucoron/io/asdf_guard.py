@@ -22,7 +22,7 @@ from gpucoron.io.asdf_nodes import HEAD, MAGIC, STREAMED, TooDeep, Unusual, chec
 __all__ = ["checked", "opened"]
 
 _END = re.compile(rb"\r?\n\.\.\.(?:\r?\n|$)")
-_LARGEST = 256 << 20  # bytes of all blocks, uncompressed
+_LARGEST = 64 << 20  # bytes of all blocks, uncompressed; a WCS has some thousand
 _PACKED = {b"zlib": zlib.decompressobj, b"bzp2": bz2.BZ2Decompressor}
 
 
