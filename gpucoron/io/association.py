@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpucoron.errors import AssociationError, ExposureError
 from gpucoron.io.files import read_input
 from gpucoron.io.names import (
+    LONGEST,
     check_names,
     exposure_root,
     product_names,
@@ -36,7 +38,6 @@ log = logging.getLogger("gpucoron")
 USED_TYPES = ("science", "psf")
 LARGEST = 64 << 20  # bytes; real ones have some thousand
 _LONGEST = {"expname": 4000, "exptype": 40}
-_LONGEST_NAME = 200  # bytes; file systems allow 255, suffix and name while being written included
 DEFAULT_ASN_ID = "a3001"  # what jwst gives an association made by hand
 
 
@@ -122,12 +123,13 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     _check_unique(path, products, asn_id)
     for product in products:
         if product.ignored:
-            names = ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored)
+            names = shorten(", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored), 1000,
+                            placeholder=" ...")
             log.warning("%s: %s: ignoring %s: neither science nor psf",
                         path.name, _label(product.name), names)
     kind = table.get("asn_type")
     if kind is not None and kind != "coron3":
-        log.warning("%s: asn_type is %r, expected 'coron3'; going on", path.name, kind)
+        log.warning("%s: asn_type is %s, expected 'coron3'; going on", path.name, repr(kind)[:100])
     return Association(
         path=path, asn_id=asn_id, asn_pool=_pool(table.get("asn_pool")),
         table_name=path.name, program=program_id(table.get("program")),
@@ -282,9 +284,9 @@ def _file_name_part(path: Path, what: str, text: str) -> str:
     if not text.isprintable() or re.search(r"[/\\]", text) or text.startswith("."):
         raise AssociationError(f"{path}: {what} is {text!r}, expected a text that can be part of "
                                "a file name (no folders)")
-    if len(text.encode()) > _LONGEST_NAME:
+    if len(text.encode()) > LONGEST:
         raise AssociationError(f"{path}: {what} has {len(text.encode())} bytes, expected at most "
-                               f"{_LONGEST_NAME}")
+                               f"{LONGEST}")
     return text
 
 
@@ -338,10 +340,10 @@ def _root(path: Path, member: Member, asn_id: str) -> str:
     """Return what the products of a member are named after."""
     root = exposure_root(member.expname)
     length = len(f"{root}_{asn_id}".encode())
-    if not root or length > _LONGEST_NAME:
+    if not root or length > LONGEST:
         found = f"{length} bytes with the asn_id" if root else "nothing before its suffix"
         raise AssociationError(f"{path}: the file name of member {member.expname} has {found}, "
-                               f"expected 1 to {_LONGEST_NAME} to name products after")
+                               f"expected 1 to {LONGEST} to name products after")
     return root
 
 

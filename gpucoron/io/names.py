@@ -21,6 +21,7 @@ __all__ = [
 
 log = logging.getLogger("gpucoron")
 
+LONGEST = 200  # bytes; file systems allow 255, suffix and name while being written included
 _NOTHING = {"", "none", "null", "n/a", "noprogram", "full"}
 
 
@@ -78,13 +79,17 @@ def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tu
     Raises
     ------
     AssociationError
-        Two products have the same name.
+        Two products have the same name, or one is too long.
     """
     names = []
     for number, (product, meta) in enumerate(zip(association.products, metas, strict=True), 1):
         name = product.name
         if name is None:
             name = standard_product_name(association, meta)
+            if len(name) > LONGEST:
+                raise AssociationError(f"{association.path}: product {number} has no name, and the "
+                                       f"standard one has {len(name)} characters; expected a name "
+                                       f"of at most {LONGEST}")
             log.warning("%s: product %d has no name; using the standard one, %s",
                         association.path.name, number, name)
         names.append(name)
