@@ -328,8 +328,8 @@ def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
     shape = tuple(integer(f"NAXIS{i}", 0) for i in range(integer("NAXIS", 0, 999), 0, -1))
     count = math.prod(shape) if shape else 0
     if count > 10**18:
-        raise error(f"{path}: {name} has {len(shape)} axes of {shape[:4]} ... values by its "
-                    "header, more than any file holds")
+        raise error(f"{path}: {name} has {len(shape)} axes of {shape[:3]} (and so on) values by "
+                    "its header, more than any file holds")
     groups = integer("GCOUNT", 1, default=1)
     nbytes = abs(bitpix) // 8 * groups * (integer("PCOUNT", 0, default=0) + count)
     return Hdu(name, header, kind[0].decode("latin1").strip() if kind else "", bitpix, shape,
