@@ -77,7 +77,7 @@ LIARS = {
     "tile compression": (lambda: changed(XTENSION="'BINTABLE'", BITPIX=8, NAXIS=2, NAXIS1=8,
                                          NAXIS2=36, ZIMAGE="T", ZCMPTYPE="'RICE_1'"),
                          "SCI is a table"),
-    "a table for SCI": (lambda: changed(XTENSION="'TABLE   '"), "SCI is a table, expected an image"),
+    "a table for SCI": (lambda: changed(XTENSION="'TABLE   '"), "SCI is a table, expected an im"),
 }
 
 
