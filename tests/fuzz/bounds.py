@@ -3,11 +3,14 @@
 import os
 import resource
 import signal
+import warnings
 from contextlib import contextmanager
 
+from astropy.io import fits
 from hypothesis import HealthCheck, settings
 
 from gpucoron.errors import GpucoronError
+from gpucoron.io.exposures import read_exposure
 
 EXAMPLES = int(os.environ.get("GPUCORON_FUZZ_EXAMPLES", "0"))
 SECONDS, EXTRA_BYTES = 10, 1 << 30
@@ -62,3 +65,15 @@ def one_line(text):
     """Assert that a message is one line that can be shown."""
     assert text.strip() and len(text) < MAX_LINE, f"{len(text)} characters"
     assert text.isprintable(), repr(text)
+
+
+def whole(path):
+    """Assert that a product can be read, whatever odd cards it has inherited."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with fits.open(path) as hdus:
+            for hdu in hdus:
+                hdu.header.items()
+                assert hdu.verify_checksum() == hdu.verify_datasum() == 1, hdu.name
+                hdu.data
+    read_exposure(path, "science")

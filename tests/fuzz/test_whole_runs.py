@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucoron import cli
-from tests.fuzz.bounds import EXAMPLES, bounded, fuzz, one_line
+from tests.fuzz.bounds import EXAMPLES, bounded, fuzz, one_line, whole
 from tests.fuzz.hostile_fits import files
-from tests.tiny_sets import complete, one_thread, simulated  # noqa: F401
+from tests.tiny_sets import one_thread, simulated  # noqa: F401
 
 OPTIONS = ["--device", "cpu", "-q", "--set", "klip.truncate=2"]
 
@@ -44,5 +44,5 @@ def test_a_run(data, tmp_path_factory, capsys):
     if code == 0:
         assert sum(bool(re.search(r"_i2d\.fits$", n)) for n in names) == 1
         for path in (folder / "out").glob("*i2d.fits"):
-            complete(path)
+            whole(path)
     shutil.rmtree(folder)
