@@ -236,10 +236,6 @@ def _run(options: argparse.Namespace) -> int:
         if options.dry_run:
             for asn in options.associations:
                 _tell_plan(asn, options)
-        elif options.resume and (options.scheduler or (
-                len(options.associations) > 1 and "," in options.device)):
-            raise UsageError("--resume goes neither with --scheduler nor with several associations "
-                             "on several devices; run those that failed one by one")
         elif options.scheduler or len(options.associations) > 1:
             from gpucoron import cli_many
 

@@ -79,7 +79,7 @@ class RunRecord:
         self._content: dict[str, Any] = {}
         self._files: dict[str, dict[str, Any]] = {}
         self._earlier_warnings: list[str] = []
-        self._warned = False
+        self._beginning = self._warned = False
 
     def begin(self, names: Iterable[str], planned: Iterable[Path], inputs: Iterable[Path]) -> None:
         """Lock the products' names, look for what an earlier run left, and write the record.
@@ -103,6 +103,7 @@ class RunRecord:
         for name in dict.fromkeys(names):
             self._stack.callback(FolderLock(folder, name).release)
         self._stack.enter_context(at_abrupt_end(self._abandon))
+        self._beginning = True
         self.path = folder / f"{names[0]}_run.json"
         self._files = {path.name: {"name": path.name, "state": "pending"} for path in planned}
         self._content = self._facts(inputs)
@@ -114,6 +115,7 @@ class RunRecord:
             self._summing = threading.Thread(target=self._sum_inputs, name="gpucoron-sums")
             self._summing.start()
         self._save(first=True)
+        self._beginning = False
 
     def _facts(self, inputs) -> dict[str, Any]:
         device, loaded = self.device, sys.modules
@@ -246,12 +248,12 @@ class RunRecord:
 
     def __exit__(self, kind, error, traceback) -> None:
         with self._stack:
-            if self.path is None:
-                return
             if error is not None:
                 self._stop.set()
             if self._summing is not None:
                 self._summing.join()
+            if self.path is None or self._beginning:  # an earlier record is not replaced yet
+                return
             if error is None:
                 self._finish("complete", 0, None)
                 return
@@ -272,9 +274,10 @@ class RunRecord:
         if not self._lock.acquire(timeout=0.2):
             return ""
         self._remove_partials_of_mine()
-        self._finish(what, _CODES[what], None)
+        if not self._beginning:
+            self._finish(what, _CODES[what], None)
         self._stack.close()
-        return self.kept()
+        return "" if self._beginning else self.kept()
 
     def _remove_partials_of_mine(self) -> None:
         for path in self.path.parent.glob(f".*.{os.getpid()}-*.part"):
