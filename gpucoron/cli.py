@@ -221,13 +221,17 @@ def add_talk_options(parser: Parser) -> None:
     talk.add_argument("-v", "--verbose", action="count", default=0, help="tell everything")
     talk.add_argument("-q", "--quiet", action="store_true", help="tell warnings and errors only")
     talk.add_argument("--log-file", metavar="FILE", help="write a full log")
+    talk.add_argument("--log-json", metavar="FILE",
+                      help="write a log for machines, one JSON object a line; - is standard error, "
+                           "which then shows nothing else")
 
 
 def run_console(options: argparse.Namespace):
     """Make the Console that the options of `add_talk_options` ask for."""
     from gpucoron.console import Console
 
-    return Console(-1 if options.quiet else options.verbose, options.log_file)
+    return Console(-1 if options.quiet else options.verbose, options.log_file,
+                   log_json=options.log_json)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from gpucoron.errors import GpucoronError, OutputError
+from gpucoron.json_log import JsonLog
 
 __all__ = ["Console", "format_table"]
 
@@ -54,14 +55,17 @@ class Console:
         Takes every log record, whatever `verbosity`.
     stream : text stream, optional
         Where people read; standard error by default. Progress bars appear if it is a terminal.
+    log_json : path, optional
+        Takes everything as JSON lines; ``"-"`` is standard error, which then shows nothing else.
 
     Raises
     ------
     OutputError
-        `log_file` cannot be written.
+        `log_file` or `log_json` cannot be written.
     """
 
-    def __init__(self, verbosity: int = 0, log_file=None, stream: TextIO | None = None):
+    def __init__(self, verbosity: int = 0, log_file=None, stream: TextIO | None = None,
+                 log_json: str | None = None):
         self.quiet = verbosity < 0
         self.level = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[
             max(-1, min(1, verbosity))]
@@ -71,6 +75,11 @@ class Console:
         self._handlers[0].setFormatter(_ConsoleFormatter())
         if log_file is not None:
             self._handlers.append(_open_log(log_file))
+        self.json = None if log_json is None else JsonLog(log_json)
+        if self.json is not None:
+            self._handlers.append(self.json)
+            if self.json.is_stderr:
+                self.quiet, self.level = True, logging.CRITICAL + 1
         self.terminal = not self.quiet and getattr(self.stream, "isatty", lambda: False)()
         self._reporter = _Bars(self.stream) if self.terminal else _Lines(self.quiet)
 
@@ -89,6 +98,8 @@ class Console:
     def __exit__(self, kind, error, traceback) -> None:
         self._reporter.close()
         self._log_end(error)
+        if self.json is not None:
+            self.json.end(error)
         for handler in self._handlers:
             log.removeHandler(handler)
             logging.getLogger("py.warnings").removeHandler(handler)
@@ -108,7 +119,8 @@ class Console:
             (f"{type(error).__name__}: {error}",),
             None if expected else (type(error), error, error.__traceback__))
         for handler in self._handlers[1:]:
-            handler.handle(record)
+            if handler is not self.json:
+                handler.handle(record)
 
     def write(self, text: str) -> None:
         """Write one line for people to read."""
@@ -119,6 +131,8 @@ class Console:
 
     def progress(self, step: str, done: int, total: int, text: str = "") -> None:
         """Take a progress event: `done` of `total` parts of a step are finished."""
+        if self.json is not None:
+            self.json.write("progress", text, step, done=done, total=total)
         self._reporter.progress(step, done, total, text)
 
     def summary(self, result: Any, wall: float | None = None) -> None:
@@ -132,6 +146,9 @@ class Console:
             Wall time of the whole run, seconds; the sum of the steps by default.
         """
         self._reporter.close()
+        if self.json is not None:
+            for step, seconds in result.timings.items():
+                self.json.write("step", "", step, seconds=round(seconds, 4))
         for line in _timing_lines(result.timings, wall):
             log.info("%s", line)
         warned = list(dict.fromkeys([*result.warnings, *self.seen_warnings]))

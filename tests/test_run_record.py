@@ -166,3 +166,38 @@ def test_the_command_is_in_the_record(tiny, monkeypatch):
     assert tiny.command("-q") == 0
     assert record(tiny)["command"] == ["gpucoron", "asn.json", "-q"]
     assert re.fullmatch(r"3\.\d+\.\d+.*", record(tiny)["versions"]["python"])
+
+
+# ---- a log for machines
+
+
+@pytest.mark.parametrize("where", ["run.jsonl", "-"])
+def test_log_json(where, tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.edit(tiny.science[0], VAR_RNOISE=None)
+    assert tiny.command("--log-json", where) == 0
+    err = capsys.readouterr().err
+    lines = err if where == "-" else (tmp_path / where).read_text()
+    found = [json.loads(line) for line in lines.splitlines()]
+    for line in found:
+        assert list(line) == ["time", "level", "event", "step", "text", "numbers"]
+        assert datetime.fromisoformat(line["time"]).tzinfo is not None
+    assert {line["event"] for line in found} == {"log", "progress", "step", "end"}
+    assert found[-1]["event"] == "end" and found[-1]["numbers"] == {"exit_status": 0}
+    progress = [line for line in found if line["event"] == "progress"]
+    assert {line["step"] for line in progress} > {"read", "outlier_detection", "resample"}
+    assert all(0 < line["numbers"]["done"] <= line["numbers"]["total"] for line in progress)
+    steps = {line["step"]: line["numbers"] for line in found if line["event"] == "step"}
+    assert all(numbers["seconds"] >= 0 for numbers in steps.values())
+    assert steps.keys() == record(tiny)["timings"].keys()
+    assert any(line["level"] == "warning" for line in found)
+
+
+def test_log_json_tells_how_a_run_failed(tiny, tmp_path, capsys):
+    tiny.edit(tiny.psf[1], FILTER="F335M")
+    assert tiny.command("--log-json", tmp_path / "log") == 3
+    last = json.loads((tmp_path / "log").read_text().splitlines()[-1])
+    assert last["event"] == "end" and last["level"] == "error"
+    assert last["numbers"] == {"exit_status": 3} and "FILTER is F335M" in last["text"]
+    assert tiny.command("--log-json", "/none/where") == 5
+    assert "/none/where: cannot write the log: No such file" in capsys.readouterr().err
