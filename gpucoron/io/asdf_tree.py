@@ -155,6 +155,8 @@ def _merge(node, values, prefix, known):
 
     kept = {}
     for key, value in node.value if node is not None else []:
+        if not isinstance(key, ScalarNode):  # YAML allows lists for keys
+            continue
         path = prefix + key.value
         if path not in known:
             kept[key.value] = value
