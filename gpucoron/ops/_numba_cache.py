@@ -23,10 +23,10 @@ def ensure_cache() -> None:
     (XDG_CACHE_HOME, or .cache in the home); with none of them it refuses to import our loops.
     Compiled code is loaded from there: a folder that is not this user's alone is not used.
     """
-    if os.environ.get("NUMBA_CACHE_DIR") or _writable(Path(__file__).parent / "__pycache__"):
-        return
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    if _writable(Path(cache)):
+    home = os.path.join(os.path.expanduser("~"), ".cache")
+    places = (os.environ.get("NUMBA_CACHE_DIR"), Path(__file__).parent / "__pycache__",
+              os.environ.get("XDG_CACHE_HOME") or home)
+    if any(_writable(Path(place)) for place in places if place):
         return
     folder = _own_folder()
     log.info("compiled loops are kept in %s; set NUMBA_CACHE_DIR to choose another place", folder)
