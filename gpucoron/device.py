@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gpucoron.caches import cupy_cache
 from gpucoron.errors import DeviceError, UsageError
 
 __all__ = [
@@ -147,6 +148,7 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
     except ImportError as problem:
         missing = problem.name == "cupy"
         return (), "CuPy is not installed" if missing else f"CuPy fails ({_first_line(problem)})"
+    cupy_cache()
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as problem:  # CuPy's own classes cannot be named without CuPy

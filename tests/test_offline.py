@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucoron.ops import _numba_cache
+from gpucoron import caches
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,15 +93,27 @@ def test_package_and_home_are_read_only(tmp_path):
 
 def test_the_folder_in_the_temporary_one_is_this_users_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    first = Path(_numba_cache._own_folder())
+    first = Path(caches._own_folder())
     assert stat.S_IMODE(first.stat().st_mode) == 0o700 and first.parent == tmp_path
-    assert _numba_cache._own_folder() == str(first)
+    assert caches._own_folder() == str(first)
     first.chmod(0o777)  # compiled code from here might be anybody's
-    second = Path(_numba_cache._own_folder())
+    second = Path(caches._own_folder())
     assert second != first and stat.S_IMODE(second.stat().st_mode) == 0o700
     first.rmdir()
     first.symlink_to(second)
-    assert _numba_cache._own_folder() not in (str(first), str(second))
+    assert caches._own_folder() not in (str(first), str(second))
+
+
+@pytest.mark.parametrize("place, kept", [("writable", None), ("", "gpucoron-"), ("/dev/null/x",
+                                                                         "gpucoron-")])
+def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    before = str(tmp_path / place) if place == "writable" else place
+    monkeypatch.setenv("CUPY_CACHE_DIR", before)
+    caches.cupy_cache()
+    now = os.environ["CUPY_CACHE_DIR"]
+    assert now == before if kept is None else now.startswith(str(tmp_path / kept))
 
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])

@@ -1,5 +1,5 @@
 """Arrays in, arrays out; nothing here knows files, stacks or parameters."""
 
-from gpucoron.ops._numba_cache import ensure_cache
+from gpucoron.caches import numba_cache
 
-ensure_cache()
+numba_cache()

@@ -1,4 +1,4 @@
-"""Where numba keeps compiled loops, on machines that offer no place by themselves."""
+"""Where compiled code is kept, on machines that offer no place by themselves."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["ensure_cache"]
+__all__ = ["cupy_cache", "numba_cache"]
 
 log = logging.getLogger("gpucoron")
 
 
-def ensure_cache() -> None:
+def numba_cache() -> None:
     """Give numba a folder in the temporary one where it could keep compiled loops nowhere.
 
     numba's own places are NUMBA_CACHE_DIR, the folder of the source and the user's cache
@@ -24,7 +24,8 @@ def ensure_cache() -> None:
     Compiled code is loaded from there: a folder that is not this user's alone is not used.
     """
     home = os.path.join(os.path.expanduser("~"), ".cache")
-    places = (os.environ.get("NUMBA_CACHE_DIR"), Path(__file__).parent / "__pycache__",
+    places = (os.environ.get("NUMBA_CACHE_DIR"),
+              Path(__file__).parent / "ops" / "__pycache__",
               os.environ.get("XDG_CACHE_HOME") or home)
     if any(_writable(Path(place)) for place in places if place):
         return
@@ -33,6 +34,15 @@ def ensure_cache() -> None:
     os.environ["NUMBA_CACHE_DIR"] = folder
     if "numba" in sys.modules:
         sys.modules["numba"].config.CACHE_DIR = folder
+
+
+def cupy_cache() -> None:
+    """The same for CuPy: its own places are CUPY_CACHE_DIR and .cupy in the home."""
+    place = os.environ.get("CUPY_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cupy")
+    if _writable(Path(place)):
+        return
+    os.environ["CUPY_CACHE_DIR"] = folder = os.path.join(_own_folder(), "cupy")
+    log.info("compiled kernels are kept in %s; set CUPY_CACHE_DIR to choose another place", folder)
 
 
 def _writable(folder: Path) -> bool:
