@@ -166,7 +166,8 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
     """Add the options that say how a run works; `output_dir` tells whether that is one of them."""
     work = parser.add_argument_group("the work")
     work.add_argument("--device", default="auto", metavar="auto|cpu|N",
-                      help="where to compute: the CPU, or a CUDA device by number (default: auto)")
+                      help="where to compute: the CPU, or CUDA devices by number: 0, or 0,1 "
+                           "(default: auto)")
     work.add_argument("--psfmask", metavar="FILE",
                       help="psfmask reference file (default: found through crds, else all ones)")
     work.add_argument("--align", choices=("each", "first"),

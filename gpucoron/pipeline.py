@@ -53,7 +53,7 @@ def run(
     asn : path
         A level-3 association (JSON) of ``_calints`` exposures.
     device : str, int or Device
-        "auto", "cpu", or the number of a CUDA device.
+        "auto", "cpu", or the number of a CUDA device; "0,1" shares the work between two.
     output_dir : path, optional
         Where products are written; nothing is written without it.
     align : {"each", "first"}, optional
