@@ -232,7 +232,7 @@ def run_console(options: argparse.Namespace):
     from gpucoron.console import Console
 
     return Console(-1 if options.quiet else options.verbose, options.log_file,
-                   log_json=options.log_json)
+                   log_json=getattr(options, "log_json", None))
 
 
 def _run(options: argparse.Namespace) -> int:
