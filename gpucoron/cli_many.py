@@ -13,8 +13,9 @@ from pathlib import Path
 
 from gpucoron.cli import chosen_products, fail, read_parameters, run_association
 from gpucoron.cluster import connect, run_many
+from gpucoron.cluster_messages import Order
 from gpucoron.cluster_plan import Outcome, held, look_ahead, make_order, tell
-from gpucoron.cluster_work import Order, do_whole
+from gpucoron.cluster_work import do_whole
 from gpucoron.device import choose_device
 from gpucoron.errors import DeviceError, GpucoronError, UsageError
 

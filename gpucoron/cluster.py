@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpucoron.cluster_messages import Order
 from gpucoron.cluster_plan import Outcome, cut, held, look_ahead, make_order, tell
-from gpucoron.cluster_work import Order, do_end, do_part, do_whole, forget
+from gpucoron.cluster_work import do_end, do_part, do_whole, forget
 from gpucoron.device import Device
 from gpucoron.errors import ClusterError, GpucoronError, OutputError, UsageError
 from gpucoron.parameters import Parameters

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gpucoron.cluster_work import Done, Order, Piece
+from gpucoron.cluster_messages import Done, Order, Piece
 from gpucoron.device import Device, cpu_device
 from gpucoron.errors import GpucoronError, UsageError
 from gpucoron.folder_lock import FolderLock

@@ -19,7 +19,7 @@ from gpucoron.product_run import ProductRun
 from gpucoron.result import ProductResult
 
 if TYPE_CHECKING:
-    from gpucoron.cluster_work import Order, Piece
+    from gpucoron.cluster_messages import Order, Piece
     from gpucoron.pipeline import Job
 
 __all__ = ["EndRun", "PartRun", "WholeRun"]

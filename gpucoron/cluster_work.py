@@ -15,22 +15,22 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpucoron import __version__
-from gpucoron.device import Device, choose_device
+from gpucoron.cluster_messages import Done, Order, Piece
+from gpucoron.device import choose_device
 from gpucoron.errors import GpucoronError, InputError, UsageError
 from gpucoron.overlap import Background
-from gpucoron.parameters import Parameters
 from gpucoron.pipeline import Job, collected_warnings
 from gpucoron.planning import SHARE
 from gpucoron.result import ProductResult, Result
 from gpucoron.run_record import RunRecord
 from gpucoron.threads import limited_to
 
-__all__ = ["Done", "Order", "Piece", "do_end", "do_part", "do_whole", "forget"]
+__all__ = ["do_end", "do_part", "do_whole", "forget"]
 
 log = logging.getLogger("gpucoron")
 
@@ -38,97 +38,6 @@ MOST_LINES = 200  # of a task's log that travel
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _ONE_AT_A_TIME = threading.Lock()  # the sizes of thread pools are the process's
 _kept: dict[tuple, Any] = {}  # the references that were prepared last
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a worker is told of a run.
-
-    Attributes
-    ----------
-    asn, output_dir, scratch : str
-        Full paths, the same for all workers. `scratch` is for what passes between tasks.
-    parameters : Parameters
-    device : str
-        As ``--device``; chosen on the worker.
-    save : frozenset of str
-    psfmask : (str, str) or None
-        As the user gave it, and its full path.
-    threads, memory
-        As `gpucoron.run`.
-    skip_bad, checksums
-        As `gpucoron.run`.
-    report : str or None
-        Where the report goes.
-    star : (float, float) or None
-        For the report.
-    version : str
-        Of the gpucoron that gives the order.
-    """
-
-    asn: str
-    output_dir: str
-    parameters: Parameters
-    device: str = "auto"
-    save: frozenset[str] = frozenset()
-    psfmask: tuple[str, str] | None = None
-    threads: int | None = None
-    memory: int | str | None = None
-    skip_bad: bool = False
-    checksums: bool = True
-    report: str | None = None
-    star: tuple[float, float] | None = None
-    scratch: str = ""
-    version: str = __version__
-
-
-class Piece(NamedTuple):
-    """A science exposure of a product, or some of its integrations."""
-
-    exposure: int
-    first: int = 0
-    stop: int | None = None  # None: all of it
-
-
-@dataclass
-class Done:
-    """What a task gives back.
-
-    Attributes
-    ----------
-    files : list of str
-    timings, spans
-        As in `Result`, spans on the clock of `time.time`.
-    warnings : list of str
-    lines : list of (int, str)
-        Level and text of what was logged.
-    device : Device
-    workers : list of str
-    products : list of ProductResult
-        With nothing but names, fits and psfmask.
-    notes : dict
-        For the task that ends the association.
-    """
-
-    files: list[str]
-    timings: dict[str, float]
-    spans: list[tuple[str, float, float]]
-    warnings: list[str]
-    lines: list[tuple[int, str]]
-    device: Device
-    workers: list[str]
-    products: list[ProductResult] = field(default_factory=list)
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def follow(self, other: Done) -> None:
-        """Put what another task did before this."""
-        self.files = [*other.files, *self.files]
-        for step, seconds in other.timings.items():
-            self.timings[step] = self.timings.get(step, 0.0) + seconds
-        self.spans = [*other.spans, *self.spans]
-        self.warnings = list(dict.fromkeys([*other.warnings, *self.warnings]))
-        self.lines = list(dict.fromkeys([*other.lines, *self.lines]))
-        self.workers = list(dict.fromkeys([*other.workers, *self.workers]))
 
 
 # ---- tasks

@@ -16,8 +16,9 @@ from astropy.io import fits
 
 import gpucoron
 from gpucoron import cli_many, cluster
+from gpucoron.cluster_messages import Order, Piece
 from gpucoron.cluster_plan import Outcome, cut, make_order
-from gpucoron.cluster_work import Order, Piece, do_whole
+from gpucoron.cluster_work import do_whole
 from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, UsageError
 from gpucoron.folder_lock import FolderLock
 from gpucoron.parameters import Parameters
