@@ -1,17 +1,23 @@
-"""One number for all thread pools: numba's, the BLAS's and the FFT's."""
+"""One number for all thread pools: that of the compiled loops, the BLAS's and the FFT's.
+
+numba's own pool is never started: a process forked from one that has loaded numba, and killed
+while it starts that pool, leaves a lock that all its relatives then wait for.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpucoron.device import cpu_threads
 from gpucoron.errors import UsageError
 
-__all__ = ["default_threads", "limited_to"]
+__all__ = ["default_threads", "limited_to", "set_threads", "threads_here"]
 
 _VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+_here = threading.local()
 
 
 def default_threads() -> int:
@@ -25,6 +31,22 @@ def default_threads() -> int:
     """
     limits = [os.environ.get(name, "") for name in _VARIABLES]
     return min([cpu_threads(), *(int(text) for text in limits if text.isdecimal() and int(text))])
+
+
+def threads_here() -> int:
+    """Return how many threads the loops of ops use when they are called in this thread."""
+    return getattr(_here, "threads", None) or default_threads()
+
+
+def set_threads(threads: int | None) -> None:
+    """Say how many threads the loops of ops use when they are called in this thread.
+
+    Parameters
+    ----------
+    threads : int or None
+        None: `default_threads`.
+    """
+    _here.threads = threads
 
 
 @contextmanager
@@ -44,23 +66,24 @@ def limited_to(threads: int | None = None) -> Iterator[int]:
     Raises
     ------
     UsageError
-        Fewer than one, or more than numba was started with.
+        Fewer than one, or more than the processors that this process may use.
 
     Notes
     -----
     The pools never run at the same time, so each may have all the threads.
     """
-    import numba
     import scipy.fft
     from threadpoolctl import threadpool_limits
 
-    n = default_threads() if threads is None else threads
-    if not 1 <= n <= numba.config.NUMBA_NUM_THREADS:
-        raise UsageError(f"threads is {n}, expected 1 to {numba.config.NUMBA_NUM_THREADS}")
-    before = numba.get_num_threads()
+    n, most = threads, cpu_threads()
+    if n is None:
+        n = default_threads()
+    if not 1 <= n <= most:
+        raise UsageError(f"threads is {n}, expected 1 to {most}")
+    before = getattr(_here, "threads", None)
     try:
-        numba.set_num_threads(n)
+        set_threads(n)
         with threadpool_limits(n), scipy.fft.set_workers(n):
             yield n
     finally:
-        numba.set_num_threads(before)
+        set_threads(before)

@@ -118,12 +118,12 @@ def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_processors_as_the_environment_says(variable, tmp_path):
-    code = ("import gpucoron, json, sys, numba; from gpucoron import pipeline, threads\n"
+    code = ("import gpucoron, json, sys; from gpucoron import pipeline, threads\n"
             "real = pipeline.Job.__init__\n"
             "found = []\n"
             "real = pipeline.Job.association\n"
             "pipeline.Job.association = lambda job, path: found.append("
-            "(job.threads, numba.get_num_threads())) or real(job, path)\n"
+            "(job.threads, threads.threads_here())) or real(job, path)\n"
             "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
             "print(json.dumps(found))")
     tiny = TinySet(tmp_path)

@@ -5,7 +5,6 @@ import math
 import re
 import warnings
 
-import numba
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -14,6 +13,7 @@ from astropy.wcs import WCS
 import gpucoron
 from gpucoron import pipeline
 from gpucoron.detection import detect, psf_fwhm
+from gpucoron.device import cpu_threads
 from gpucoron.errors import OutputError, ParameterError, UsageError
 from gpucoron.io import read_exposure, read_psfmask
 from gpucoron.parameters import Klip, Parameters
@@ -372,7 +372,7 @@ def test_progress_goes_forward(tiny):
 
 def test_two_runs_give_the_same(shared, tmp_path):
     """The same arrays with any number of threads; the same files but for their date."""
-    threads = min(2, numba.config.NUMBA_NUM_THREADS)
+    threads = min(2, cpu_threads())
     result = run(shared, output_dir=tmp_path, save=PRODUCTS, keep=PRODUCTS, threads=threads)
     for (name, first), (other, second) in zip(arrays(shared.result), arrays(result), strict=True):
         assert name == other

@@ -4,12 +4,12 @@ import re
 import subprocess
 import sys
 
-import numba
 import numpy as np
 import pytest
 
 import gpucoron
 from gpucoron import cli, device
+from gpucoron.device import cpu_threads
 from gpucoron.errors import UsageError
 from gpucoron.parameters import Parameters
 from gpucoron.pipeline import PRODUCTS
@@ -228,7 +228,7 @@ def same(first, second):
 @pytest.mark.parametrize("align", ["each", "first"])
 def test_threads_change_no_bit(align, medium):
     """On images large enough for several blocks of pixels."""
-    several = min(3, numba.config.NUMBA_NUM_THREADS)
+    several = min(3, cpu_threads())
     one, other = (gpucoron.run(medium.asn, "cpu", psfmask=medium.psfmask, align=align,
                                klip_truncate=7, threads=n, keep=["psfsub", "i2d"])
                   .product for n in (1, several))

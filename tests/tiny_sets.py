@@ -9,12 +9,12 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import numba
 import pytest
 from astropy.io import fits
 
 from gpucoron import cli
 from gpucoron.simulate import simulate
+from gpucoron.threads import set_threads
 
 SHAPE = (36, 40)
 N_SCIENCE = (3, 2)  # integrations of the science exposures
@@ -108,11 +108,10 @@ def _change(hdus, name, change):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Keep numba's threads from waiting for each other on a machine that is busy otherwise."""
-    before = numba.get_num_threads()
-    numba.set_num_threads(1)
+    """Keep threads from waiting for each other on a machine that is busy otherwise."""
+    set_threads(1)
     yield
-    numba.set_num_threads(before)
+    set_threads(None)
 
 
 def complete(path):

@@ -1,6 +1,7 @@
 """Running compiled loops and matrix products in several threads.
 
-numba's own way, ``parallel=True``, does the same but takes a second more to compile for each loop.
+numba's own way, ``parallel=True``, does the same but takes a second more to compile for each loop,
+and has a lock (see `gpucoron.threads`).
 A BLAS's own threads wait by spinning: on a machine with anything else to do a product of 36 images
 took fifty times longer with two of them than with one. And what they compute depends on their
 number.
@@ -12,13 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from gpucoron.threads import set_threads, threads_here
+
 __all__ = ["over_blocks", "over_items", "over_rows"]
 
 BLOCK = 8192  # pixels of a stack multiplied at a time
 
 
 def over_blocks(work, n_pixels):
-    """Call ``work(slice)`` for all blocks of pixels, in the threads that numba may use.
+    """Call ``work(slice)`` for all blocks of pixels, in the threads of `limited_to`.
 
     Parameters
     ----------
@@ -32,10 +35,8 @@ def over_blocks(work, n_pixels):
     list
         What `work` returned, in the order of the blocks.
     """
-    import numba
-
     blocks = [slice(k, min(k + BLOCK, n_pixels)) for k in range(0, n_pixels, BLOCK)]
-    n_threads = min(numba.get_num_threads(), len(blocks))
+    n_threads = min(threads_here(), len(blocks))
     with _pools().limit(limits=1, user_api="blas"):
         if n_threads < 2:
             return [work(block) for block in blocks]
@@ -45,9 +46,7 @@ def over_blocks(work, n_pixels):
 @functools.lru_cache(2)
 def _pool(n_threads, pid):
     """Threads that loops inside of them may not multiply; not those of a process forked from."""
-    import numba
-
-    return ThreadPoolExecutor(n_threads, "gpucoron", numba.set_num_threads, (1,))
+    return ThreadPoolExecutor(n_threads, "gpucoron", set_threads, (1,))
 
 
 @functools.cache
@@ -58,7 +57,7 @@ def _pools():
 
 
 def over_items(work, items):
-    """Call ``work(item)`` for all items, in the threads that numba may use; loops inside get one.
+    """Call ``work(item)`` for all items, in the threads of `limited_to`; loops inside get one.
 
     Parameters
     ----------
@@ -71,19 +70,15 @@ def over_items(work, items):
     list
         What `work` returned, in the order of the items.
     """
-    import numba
-
-    n_threads = min(numba.get_num_threads(), len(items))
+    n_threads = min(threads_here(), len(items))
     if n_threads < 2:
         return [work(item) for item in items]
     return list(_pool(n_threads, os.getpid()).map(work, items))
 
 
 def over_rows(work, n_rows, *arguments):
-    """Run compiled ``work(first, stop, ...)`` over all rows, in the threads that numba may use."""
-    import numba
-
-    n_threads = min(numba.get_num_threads(), n_rows)
+    """Run compiled ``work(first, stop, ...)`` over all rows, in the threads of `limited_to`."""
+    n_threads = min(threads_here(), n_rows)
     if n_threads < 2:
         work(0, n_rows, *arguments)
         return

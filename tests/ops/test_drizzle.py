@@ -4,12 +4,13 @@ import subprocess
 import sys
 import warnings
 
-import numba
 import numpy as np
 import pytest
 
+from gpucoron.device import cpu_threads
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import KERNELS, Drizzle, fill_value, overlaps
+from gpucoron.threads import set_threads
 from tests.ops import drizzle_oracle
 from tests.tolerances import DRIZZLE_CANCELLING_VARIANCE, DRIZZLE_SUM_ABS, DRIZZLE_SUM_REL
 
@@ -329,11 +330,11 @@ def test_streamed_equals_whole_for_any_number_of_threads(kernel):
     images, weights = scene(21)
     variances = variances_of(images)
     pixel_map = distorted_map(SHAPE, OUTPUT, angle=12.0)
-    threads = numba.get_num_threads()
+    threads = cpu_threads()
     outcomes = []
     try:
         for n_threads, cuts in ((1, [0, 21]), (threads, [0, 1, 9, 21]), (threads, [0, 21])):
-            numba.set_num_threads(n_threads)
+            set_threads(n_threads)
             d = Drizzle(OUTPUT, kernel=kernel, n_inputs=1)
             geometry = d.overlaps(pixel_map)
             for a, b in zip(cuts[:-1], cuts[1:], strict=True):
@@ -342,7 +343,7 @@ def test_streamed_equals_whole_for_any_number_of_threads(kernel):
                 d.result()
             outcomes.append(d.result())
     finally:
-        numba.set_num_threads(threads)
+        set_threads(None)
     for other in outcomes[1:]:
         for name in ("data", "weight", "context"):
             np.testing.assert_array_equal(getattr(other, name), getattr(outcomes[0], name))
