@@ -6,7 +6,6 @@ numbers and small tables.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import logging
 import os
@@ -14,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from gpucoron.cluster_messages import Done, Order, Piece
 from gpucoron.device import choose_device
 from gpucoron.errors import GpucoronError, InputError, UsageError
 from gpucoron.overlap import Background
+from gpucoron.own_process import keep_memory
 from gpucoron.pipeline import Job, collected_warnings
 from gpucoron.planning import SHARE
 from gpucoron.result import ProductResult, Result
@@ -35,7 +35,6 @@ __all__ = ["do_end", "do_part", "do_whole", "forget"]
 log = logging.getLogger("gpucoron")
 
 MOST_LINES = 200  # of a task's log that travel
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _ONE_AT_A_TIME = threading.Lock()  # the sizes of thread pools are the process's
 _kept: dict[tuple, Any] = {}  # the references that were prepared last
 
@@ -213,19 +212,6 @@ class _LateRecord(RunRecord):
         self._summing.start()
 
 
-@functools.cache
-def _keep_memory() -> None:
-    """Have malloc keep what is freed, as it does outside Dask.
-
-    A nanny sets MALLOC_TRIM_THRESHOLD_ to 64 KiB, and glibc then maps every image anew: runs took
-    twice the processor time.
-    """
-    with suppress(OSError, AttributeError):  # another libc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
-
-
 def _worker_limit() -> int | None:
     """Return the bytes beyond which a Dask nanny ends this worker, if there is one."""
     try:
@@ -289,7 +275,7 @@ def _working(order: Order) -> Iterator[_Work]:
         if not os.path.exists(path):
             raise InputError(f"{path}: the worker on {host} does not see it; expected a file "
                              "system that all workers share")
-    _keep_memory()
+    keep_memory()
     with _ONE_AT_A_TIME, collected_warnings() as warnings, _collected_lines() as lines, \
             limited_to(order.threads) as n:
         job = _WorkerJob(
