@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucoron import __version__, resume
+from gpucoron import __version__, cuda, resume
 from gpucoron.errors import GpucoronError, OutputError
 from gpucoron.folder_lock import FolderLock
 from gpucoron.signals import NAMES, Terminated, at_abrupt_end
@@ -34,7 +35,7 @@ __all__ = ["FORMAT", "RunRecord"]
 log = logging.getLogger("gpucoron")
 
 FORMAT = 1
-_LIBRARIES = ("numpy", "scipy", "numba", "cupy")
+_LIBRARIES = ("numpy", "scipy", "numba")
 _ENDS = {KeyboardInterrupt: "interrupted", Terminated: "terminated"}
 _CODES = dict(NAMES.values())
 
@@ -118,13 +119,12 @@ class RunRecord:
         self._beginning = False
 
     def _facts(self, inputs) -> dict[str, Any]:
-        device, loaded = self.device, sys.modules
+        device = self.device
         return {
             "format": FORMAT, "gpucoron": __version__, "status": "running", "exit_status": None,
             "error": None, "start": self._start, "end": None, "command": sys.argv,
             "working_folder": os.getcwd(), "host": socket.gethostname(), "process": os.getpid(),
-            "versions": {"python": platform.python_version(),
-                         **{n: loaded[n].__version__ for n in _LIBRARIES if n in loaded}},
+            "versions": _versions(device),
             "platform": platform.platform(),
             "device": {"label": device.label, "name": device.name,
                        "description": device.description, "reason": device.reason},
@@ -287,6 +287,15 @@ class RunRecord:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _versions(device: Device) -> dict[str, str]:
+    """Return the versions of what computes."""
+    found = {"python": platform.python_version(),
+             **{name: importlib.metadata.version(name) for name in _LIBRARIES}}
+    if device.kind != "cpu":
+        found["cupy"] = cuda.cupy().__version__
+    return found
 
 
 def _input(path: Path) -> dict[str, Any]:

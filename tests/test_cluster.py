@@ -107,7 +107,6 @@ def test_a_record_that_a_run_here_goes_on_from(tiny, client, save):
     assert {e["state"] for e in record["files"]} == {"complete"}
     assert all(e["crc32"] for e in record["inputs"])
     words = ["--psfmask", tiny.mask, "--resume", *(["--save", ",".join(save)] if save else [])]
-    # in a process of its own: libraries that other tests have loaded here would count as others
     ran = subprocess.run(
         [sys.executable, "-m", "gpucoron", tiny.asn, "--device", "cpu", "--output-dir", tiny.out,
          *words], capture_output=True, text=True, check=False)
