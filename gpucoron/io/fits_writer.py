@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Iterator
@@ -16,13 +17,14 @@ from gpucoron.io.headers import Cards, card_text, image_cards, table_cards
 
 __all__ = [
     "Hdu", "add_checksums", "datasum", "encode_checksum", "header_block", "output_error",
-    "output_file", "partial_path", "stored", "write_hdu",
+    "output_file", "partial_path", "stored", "to_disk", "write_hdu",
 ]
 
 BLOCK = 2880
 _CHUNK = 1 << 18  # elements swapped and summed at a time: stays in the processor's cache
 _SERIAL = itertools.count()
 _ZERO_SUM = 16 * "0"
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that cannot
 _PUNCTUATION = frozenset(b":;<=>?@[\\]^_`")
 
 
@@ -87,6 +89,7 @@ def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Bin
     try:
         with open(partial, "xb") as file:
             yield file
+            to_disk(file)
         refuse_existing(path, overwrite)
         os.replace(partial, path)
     except BaseException as problem:
@@ -95,6 +98,16 @@ def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Bin
         if isinstance(problem, OSError) and not isinstance(problem, OutputError):
             raise output_error(path, problem) from problem
         raise
+
+
+def to_disk(file: BinaryIO) -> None:
+    """Wait until a file is on the disk: if the machine fails later, it is there and whole."""
+    file.flush()
+    try:
+        os.fdatasync(file.fileno())
+    except OSError as problem:
+        if problem.errno not in _NO_SYNC:
+            raise
 
 
 # ---- checksums (FITS standard 4.0, section 4.4.2.7 and appendix J)

@@ -22,6 +22,7 @@ from gpucoron.io.fits_writer import (
     partial_path,
     refuse_existing,
     stored,
+    to_disk,
     write_hdu,
 )
 from gpucoron.io.headers import Cards, image_cards
@@ -200,6 +201,8 @@ class PsfalignWriter:
             else self._put(places["ERR"], err),
             "DQ": self._fill(places["DQ"], n * plane, _ZERO_DQ),
         }
+        for place in places.values():  # begin with the disk's work: little is left to `close`
+            os.posix_fadvise(self._file.fileno(), place, n * plane, os.POSIX_FADV_DONTNEED)
         with self._lock:
             for name, total in sums.items():
                 self._sums[name] += total
@@ -281,6 +284,7 @@ class PsfalignWriter:
         links = [(attribute, name, np.dtype(kind), self.shape)
                  for name, (attribute, kind) in kinds.items()]
         write_hdu(self._file, asdf_hdu(self._exposures[0].asdf_bytes, self._hdus, links=links))
+        to_disk(self._file)
         self._over = True
         self._file.close()
 

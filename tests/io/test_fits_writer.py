@@ -1,5 +1,7 @@
+import errno
 import io
 import os
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -104,6 +106,31 @@ def test_hidden_until_complete(tmp_path):
         (name,) = [p.name for p in tmp_path.iterdir()]
         assert name.startswith(".") and not name.endswith(".fits")
     assert [p.name for p in tmp_path.iterdir()] == ["x.fits"]
+
+
+def test_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    sync, rename = os.fdatasync, os.replace
+    monkeypatch.setattr(os, "fdatasync", lambda fd: calls.append(os.fstat(fd)) or sync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: calls.append(os.stat(a)) or rename(a, b))
+    with output_file(tmp_path / "a.fits") as file:
+        file.write(b"x" * 5000)
+    synced, renamed = calls
+    assert (synced.st_ino, synced.st_size) == (renamed.st_ino, renamed.st_size)
+    assert renamed.st_size == 5000
+
+
+@pytest.mark.parametrize("number, fails", [
+    (errno.EIO, True), (errno.EDQUOT, True), (errno.EINVAL, False), (errno.ENOTSUP, False)])
+def test_a_disk_that_fails_at_last(tmp_path, monkeypatch, number, fails):
+    def fdatasync(fd):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    expected = pytest.raises(OutputError, match=os.strerror(number)) if fails else nullcontext()
+    with expected, output_file(tmp_path / "a.fits") as file:
+        file.write(b"x")
+    assert [p.name for p in tmp_path.iterdir()] == ([] if fails else ["a.fits"])
 
 
 @pytest.mark.parametrize("value", [

@@ -84,6 +84,19 @@ def test_psfalign_refuses_what_does_not_fit(small, tmp_path, planes):
         PsfalignWriter(tmp_path / "x.fits", small.psf, (4, 4), small.provenance)
 
 
+def test_psfalign_on_the_disk_before_it_has_its_name(small, tmp_path, planes, monkeypatch):
+    path, calls = tmp_path / "a_psfalign.fits", []
+    sync = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: calls.append(
+        (os.fstat(fd).st_ino, os.fstat(fd).st_size, path.exists())) or sync(fd))
+    data, err = planes
+    with PsfalignWriter(path, small.psf, SHAPE, small.provenance) as writer:
+        for sci in range(3):
+            writer.write(sci, data[sci], err[sci])
+        writer.close()
+    assert calls == [(path.stat().st_ino, path.stat().st_size, False)]
+
+
 def test_psfalign_disk_full(small, tmp_path, planes, monkeypatch):
     data, err = planes
     big = (10**6, 10**3, 1000, 1000)
