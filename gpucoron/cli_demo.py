@@ -9,13 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpucoron.cli import (
-    EXIT_CODES,
-    Parser,
-    add_run_options,
-    run_association,
-    run_console,
-)
+from gpucoron.cli import run_association, run_console
+from gpucoron.cli_options import EXIT_CODES, Parser, add_run_options
 from gpucoron.console import format_table
 from gpucoron.errors import OutputError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from platform import machine, python_version, system
 
-from gpucoron.cli import COMMANDS, Parser
+from gpucoron.cli_options import COMMANDS, Parser
 from gpucoron.console import Console, format_table
 
 __all__ = ["association_lines", "main", "system_lines"]

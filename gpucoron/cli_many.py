@@ -42,11 +42,10 @@ def run(options: argparse.Namespace, console) -> int:
     orders = [_order(options, console, parameters, asn) for asn in options.associations]
     if options.scheduler:
         with connect(options.scheduler) as client:
-            outcomes = run_many(client, orders, overwrite=options.overwrite,
-                                progress=console.progress)
+            outcomes = run_many(client, orders, progress=console.progress)
     else:
         device = choose_device(options.device)
-        aheads = look_ahead(orders, options.overwrite)
+        aheads = look_ahead(orders)
         outcomes = [Outcome(asn) for asn in options.associations]
         if 1 < len(device.indices) < len(orders):
             if options.resume:
@@ -68,7 +67,8 @@ def _order(options, console, parameters, asn: str) -> Order:
         asn, options.output_dir, parameters, device=options.device, psfmask=options.psfmask,
         skip_bad=options.skip_bad, checksums=options.checksums,
         save=chosen_products(options, parameters), threads=options.threads,
-        memory=options.memory, report=str(Path(report).absolute()) if report else None)
+        memory=options.memory, overwrite=options.overwrite,
+        report=str(Path(report).absolute()) if report else None)
 
 
 def _summary(options, outcomes: list[Outcome], seconds: float) -> int:

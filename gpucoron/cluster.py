@@ -127,8 +127,9 @@ def run_on(
     """
     if output_dir is None or keep:
         raise UsageError("with client= products are files: expected an output_dir, and no keep")
-    order = make_order(asn, output_dir, parameters, device=device, save=save, **settings)
-    outcome, = run_many(client, [order], overwrite=overwrite, progress=progress)
+    order = make_order(asn, output_dir, parameters, device=device, save=save, overwrite=overwrite,
+                       **settings)
+    outcome, = run_many(client, [order], progress=progress)
     if outcome.error is not None:
         raise outcome.error
     done = outcome.done
@@ -137,8 +138,7 @@ def run_on(
 
 
 def run_many(
-    client: Client, orders: Sequence[Order], *, overwrite: bool = True,
-    progress: Callable[..., None] | None = None,
+    client: Client, orders: Sequence[Order], *, progress: Callable[..., None] | None = None
 ) -> list[Outcome]:
     """Run associations; one that fails leaves the others alone.
 
@@ -147,8 +147,6 @@ def run_many(
     client : distributed.Client
     orders : sequence of Order
         From `make_order`.
-    overwrite : bool
-        Whether files that exist may be replaced.
     progress : callable, optional
         As `gpucoron.run`.
 
@@ -165,7 +163,7 @@ def run_many(
         Two associations would write the same file.
     """
     outcomes = [Outcome(order.asn) for order in orders]
-    aheads = look_ahead(orders, overwrite)
+    aheads = look_ahead(orders)
     with held(orders, aheads, outcomes) as ready:
         works = [_Work(number, orders[number]) for number in ready]
         workers = len(client.nthreads())

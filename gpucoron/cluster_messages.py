@@ -31,6 +31,8 @@ class Order:
         As `gpucoron.run`.
     skip_bad, checksums
         As `gpucoron.run`.
+    overwrite : bool
+        Whether files that exist may be replaced.
     report : str or None
         Where the report goes.
     star : (float, float) or None
@@ -49,6 +51,7 @@ class Order:
     memory: int | str | None = None
     skip_bad: bool = False
     checksums: bool = True
+    overwrite: bool = True
     report: str | None = None
     star: tuple[float, float] | None = None
     scratch: str = ""

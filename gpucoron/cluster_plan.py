@@ -83,14 +83,12 @@ class Ahead(NamedTuple):
     names: tuple[str, ...]
 
 
-def look_ahead(orders: Sequence[Order], overwrite: bool) -> list[Ahead | GpucoronError]:
+def look_ahead(orders: Sequence[Order]) -> list[Ahead | GpucoronError]:
     """Read all associations, and make sure before any work that products can be written.
 
     Parameters
     ----------
     orders : sequence of Order
-    overwrite : bool
-        Whether files that exist may be replaced.
 
     Returns
     -------
@@ -110,8 +108,8 @@ def look_ahead(orders: Sequence[Order], overwrite: bool) -> list[Ahead | Gpucoro
     found, owner = [], {}
     for number, order in enumerate(orders):
         try:
-            job = Job(order.parameters, cpu_device(), order.save, frozenset(), overwrite, None,
-                      Path(order.output_dir), _no_progress, skip_bad=order.skip_bad,
+            job = Job(order.parameters, cpu_device(), order.save, frozenset(), order.overwrite,
+                      None, Path(order.output_dir), _no_progress, skip_bad=order.skip_bad,
                       checksums=order.checksums and order.skip_bad)
             association, names = job._read(Path(order.asn))
             files = job.planned(association, names)

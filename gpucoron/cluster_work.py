@@ -178,7 +178,7 @@ def _close(order: Order, done: Done, products: list[ProductResult]) -> None:
             tuple(products), tuple(map(Path, done.files)), done.timings, tuple(done.warnings),
             order.parameters, done.device, tuple(done.spans))
         try:
-            done.files.append(str(result.report(order.report, order.star)))
+            done.files.append(str(result.report(order.report, order.star, order.overwrite)))
         except GpucoronError:
             raise
         except Exception as problem:  # the products are whole all the same

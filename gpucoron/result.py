@@ -109,7 +109,10 @@ class Result:
         """The only product, or the first of several."""
         return self.products[0]
 
-    def report(self, path: str | PathLike = ".", star: tuple[float, float] | None = None) -> Path:
+    def report(
+        self, path: str | PathLike = ".", star: tuple[float, float] | None = None,
+        overwrite: bool = True,
+    ) -> Path:
         """Write what happened as one HTML file.
 
         Parameters
@@ -118,6 +121,8 @@ class Result:
             The file (.html), or the folder in which ``<product>_report.html`` is made.
         star : (ra, dec), degrees, optional
             Where the star is. Default: the reference point of the exposures, RA_REF and DEC_REF.
+        overwrite : bool
+            Whether a report that is there may be replaced.
 
         Returns
         -------
@@ -127,11 +132,11 @@ class Result:
         Raises
         ------
         OutputError
-            It cannot be written.
+            It cannot be written, or exists and must not be replaced.
         """
         from gpucoron.report.page import write_report
 
-        return write_report(self, path, star)
+        return write_report(self, path, star, overwrite)
 
     def plot(self, star: tuple[float, float] | None = None) -> Figure:
         """Draw the first product: combined image, residuals, shifts, eigenvalues.

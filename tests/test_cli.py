@@ -17,6 +17,7 @@ import pytest
 
 import gpucoron
 from gpucoron import cli, cli_info
+from gpucoron.cli_options import COMMANDS, PRODUCTS
 from gpucoron.console import Console, format_table
 from gpucoron.errors import AssociationError, DeviceError, OutputError
 from gpucoron.parameters import Parameters
@@ -105,9 +106,9 @@ def test_align(pipeline, options, align):
 
 
 @pytest.mark.parametrize("options, save", [
-    (["--save", "all"], set(cli.PRODUCTS)),
+    (["--save", "all"], set(PRODUCTS)),
     (["--no-save", "psfalign,crfints"], {"psfstack", "psfsub", "i2d"}),
-    (["--set", "outlier_detection.save_intermediate_results=yes"], set(cli.PRODUCTS)),
+    (["--set", "outlier_detection.save_intermediate_results=yes"], set(PRODUCTS)),
     (["--save", ""], set()),
 ])
 def test_which_products_are_written(pipeline, options, save):
@@ -198,7 +199,7 @@ def test_the_logger_is_left_as_it_was(pipeline, capsys):
 def test_help_names_everything(capsys):
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for word in (*cli.COMMANDS, "--device", "--set", "klip.truncate = 50", "exit codes:", "130"):
+    for word in (*COMMANDS, "--device", "--set", "klip.truncate = 50", "exit codes:", "130"):
         assert word in text
     assert max(map(len, text.splitlines())) <= 100
 

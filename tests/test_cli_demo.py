@@ -10,6 +10,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from gpucoron import cli, cli_demo
+from gpucoron.cli_options import PRODUCTS
 from gpucoron.detection import psf_fwhm
 
 STAR = (150.2, -30.4)
@@ -78,4 +79,4 @@ def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
 def test_products_are_the_pipelines():
     from gpucoron import pipeline
 
-    assert set(cli.PRODUCTS) == set(pipeline.PRODUCTS)
+    assert set(PRODUCTS) == set(pipeline.PRODUCTS)

@@ -17,6 +17,7 @@ from gpucoron.errors import OutputError, UsageError
 from gpucoron.folder_lock import FolderLock
 from gpucoron.io.checksums import is_whole, product_sums
 from gpucoron.subtraction import Subtraction
+from tests.cuda_on_host import cupy_on_host
 from tests.test_kill import contents, look
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
@@ -102,6 +103,36 @@ def test_on_a_gpu(device, tiny, subtracted):
     run(tiny, **options, resume=True)
     assert contents(tiny.out) == right and len(subtracted) == 1
     assert len(record(tiny)[1]["device_memory_bytes"]) == 1  # none is left in use
+
+
+@pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+def test_a_gpu_that_is_lost(device, tiny, monkeypatch, capsys, tmp_path):
+    """After each tenth of the kernels: one line, nothing half-written, and the run is continued."""
+    launches, left, launch = [], [10**9], cupy_on_host._RawKernel.__call__
+
+    def call(kernel, *arguments, **keywords):
+        launches.append(kernel)
+        left[0] -= 1
+        if left[0] < 0:
+            raise cupy_on_host.CUDARuntimeError("cudaErrorDeviceUnavailable: device is lost")
+        return launch(kernel, *arguments, **keywords)
+
+    monkeypatch.setattr(cupy_on_host._RawKernel, "__call__", call)
+    words = ("--device", "0", "-q", "--set", "klip.truncate=3")
+    assert tiny.command(*words) == 0
+    right, n, seen = contents(tiny.out), len(launches), set()
+    for tenth in range(10):
+        tiny.out = tmp_path / f"out{tenth}"
+        left[0] = n * tenth // 10
+        assert tiny.command(*words) == 4
+        assert "cudaErrorDeviceUnavailable: device is lost" in only_line(capsys.readouterr().err)
+        whole, rest = look(tiny.out)
+        assert rest == []
+        seen.add(len(whole))
+        left[0] = 10**9
+        assert tiny.command(*words, "--resume") == 0
+        assert contents(tiny.out) == right
+    assert len(seen) > 2
 
 
 def test_a_report_of_a_continued_run(tiny):

@@ -1,11 +1,14 @@
 """What array functions that serve both devices need beside `gpucoron.cuda.namespace`."""
 
+import gc
+
 import numpy as np
 
 from gpucoron import cuda
 from gpucoron.device import lives_on_gpu, on_gpu
+from gpucoron.errors import DeviceMemoryError
 
-__all__ = ["fourier", "to_host"]
+__all__ = ["fourier", "in_batches", "to_host"]
 
 
 def fourier(*arrays):
@@ -26,3 +29,25 @@ def fourier(*arrays):
 def to_host(array) -> np.ndarray:
     """Return a NumPy array; what lives on a GPU is waited for and copied."""
     return cuda.cupy().asnumpy(array) if lives_on_gpu(array) else np.asarray(array)
+
+
+def in_batches(work, n: int, size: int, where: str) -> None:
+    """Call ``work(slice)`` for `n` items, `size` at a time; fewer where a GPU's memory is full.
+
+    Raises
+    ------
+    DeviceError
+        From the GPU; DeviceMemoryError where one item is too much. `where` begins the line.
+    """
+    start = 0
+    while start < n:
+        try:
+            with cuda.errors(where):
+                work(slice(start, min(start + size, n)))
+            start += size
+            continue
+        except DeviceMemoryError:
+            if size == 1:
+                raise
+        size = (size + 1) // 2
+        gc.collect()  # what failed still holds its arrays

@@ -16,7 +16,7 @@ import numpy as np
 from gpucoron import cuda
 from gpucoron.device import on_gpu
 from gpucoron.errors import InputError
-from gpucoron.ops._device_arrays import fourier, to_host
+from gpucoron.ops._device_arrays import fourier, in_batches, to_host
 from gpucoron.ops._registration_norm import Frames, Norm
 from gpucoron.ops._threads import over_items
 from gpucoron.ops.fourier_shift import multiply_phases
@@ -314,9 +314,11 @@ class Registration:
             raise TypeError("frames and references must be on the same device")
         fits = np.tile(left_out(len(self.usable)), (len(frames), 1))
         step = max(1, min(self._at_once, self._ops.PAIRS // max(1, len(self.usable))))
-        for k in range(0, len(frames), step):
-            part = slice(k, k + step)
+
+        def fit(part):
             self._fit_batch(frames[part].astype(np.float64, copy=False), fits[part])
+
+        in_batches(fit, len(frames), step, "align_refs")
         if self._errors is not None:
             known = np.isfinite(self._errors[:, 0]) & (fits["status"] != LEFT_OUT)
             for i, name in enumerate(("y_err", "x_err", "beta_err")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from html import escape
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucoron import __version__
-from gpucoron.errors import OutputError
 from gpucoron.report import diagnostics, measure, sections
 from gpucoron.report.html import facts, items, missing, section, table
 from gpucoron.report.record import Record
@@ -71,7 +69,8 @@ def report_path(result: Result, where: str | os.PathLike) -> Path:
 
 
 def write_report(
-    result: Result, path: str | os.PathLike, star: tuple[float, float] | None = None
+    result: Result, path: str | os.PathLike, star: tuple[float, float] | None = None,
+    overwrite: bool = True,
 ) -> Path:
     """Write the report of a run; the file has its name only once it is whole.
 
@@ -81,6 +80,8 @@ def write_report(
         As `make_report`.
     path : path
         A file that ends in .html, or a folder.
+    overwrite : bool
+        Whether a report that is there may be replaced.
 
     Returns
     -------
@@ -90,19 +91,18 @@ def write_report(
     Raises
     ------
     OutputError
-        It cannot be written.
+        It cannot be written, or exists and must not be replaced.
     """
+    from gpucoron.io.fits_writer import output_error, output_file
+
     path = report_path(result, path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     page = make_report(result, star).encode("utf-8", "replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(page)
-        os.replace(part, path)
     except OSError as problem:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise OutputError(f"{path}: cannot write the report: {problem.strerror}") from None
+        raise output_error(path, problem) from problem
+    with output_file(path, overwrite) as file:
+        file.write(page)
     return path
 
 

@@ -43,7 +43,7 @@ exit codes:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``gpucoron verify``."""
-    from gpucoron.cli import add_talk_options
+    from gpucoron.cli_options import add_talk_options
 
     parser.description, parser.epilog = _ABOUT, _EXIT_CODES
     parser.add_argument("asn", metavar="ASN", help="association (JSON)")

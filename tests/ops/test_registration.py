@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gpucoron.errors import InputError
+from gpucoron.errors import DeviceMemoryError, InputError
 from gpucoron.ops import _registration_cpu, _registration_cuda
 from gpucoron.ops.chebyshev import PhaseSeries
 from gpucoron.ops.fourier_shift import phases
@@ -197,6 +197,35 @@ def test_batches_change_nothing(device):
         fits.append(plan.fit_many(device.array(frames)))
     assert_same(fits[0], fits[1], device)
     assert_same(fits[0], fits[2], device)
+
+
+@pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
+def test_full_memory_halves_the_frames_of_a_fit(device):
+    frame, references, mask = case((24, 27))
+    frames = device.array(np.stack([np.roll(frame, k, 0) for k in range(-4, 4)]))
+    plan, pool = Registration(device.array(references), mask), device.cupy.get_default_memory_pool()
+    whole, sizes, batch = plan.fit_many(frames), [], plan._fit_batch
+
+    def counted(part, fits):
+        sizes.append(len(part))
+        batch(part, fits)
+
+    plan._fit_batch = counted
+    plan.fit_many(frames)
+    assert sizes == [8]
+    try:
+        for allowed in (2.0 ** np.arange(24, 10, -0.5)).astype(int):
+            sizes.clear()
+            pool.free_all_blocks()
+            pool.set_limit(size=pool.used_bytes() + int(allowed))
+            assert_same(plan.fit_many(frames), whole, device)
+            if sizes[-1] == 1:
+                break
+    except DeviceMemoryError as problem:
+        assert sizes[-1] == 1 and str(problem).startswith("align_refs: the GPU's memory is full")
+    finally:
+        pool.set_limit(size=0)
+    assert sizes[0] == 8 and sizes[-1] == 1
 
 
 def test_uncertainties_match_the_scatter_of_many_fits():

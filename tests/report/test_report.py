@@ -341,8 +341,10 @@ def test_reports_are_written_whole_or_not_at_all(tiny, tmp_path, monkeypatch):
     assert path == tmp_path / "new" / "r.html" and path.stat().st_size > 10_000
     assert result.report(tmp_path) == tmp_path / f"{result.product.name}_report.html"
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write the report"):
+    with pytest.raises(OutputError, match="cannot write .*r.html: "):
         result.report(tmp_path / "file" / "r.html")
+    with pytest.raises(OutputError, match="r.html exists"):
+        result.report(path, overwrite=False)
     monkeypatch.setattr("os.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space")))
     with pytest.raises(OutputError):
         result.report(tmp_path / "full" / "r.html")
@@ -359,6 +361,11 @@ def test_command_line(tiny, tmp_path, capsys):
     assert str(found) in capsys.readouterr().out
     assert "_i2d.fits" in found.read_text()
     assert cli.main([*base, "--report", str(tmp_path), "--no-report"]) == 0
+    for product in tmp_path.glob("*_i2d.fits"):
+        product.unlink()
+    before = found.read_bytes()
+    assert cli.main([*base, "--report", str(tmp_path), "--no-overwrite"]) == 5
+    assert "_report.html exists" in capsys.readouterr().err and found.read_bytes() == before
 
 
 def test_a_terminal_gets_a_report(tiny, tmp_path, monkeypatch):
