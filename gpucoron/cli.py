@@ -176,6 +176,7 @@ def _report(options: argparse.Namespace, console, result) -> list[Path]:
         where = options.output_dir
     if not where:
         return []
+    start = time.perf_counter()
     try:
         return [result.report(where, getattr(options, "star", None), options.overwrite)]
     except GpucoronError:
@@ -183,6 +184,8 @@ def _report(options: argparse.Namespace, console, result) -> list[Path]:
     except Exception as problem:  # the products are whole all the same
         log.warning("no report: %s: %s", type(problem).__name__, problem)
         return []
+    finally:
+        result.timings["report"] = time.perf_counter() - start
 
 
 def chosen_products(options: argparse.Namespace, parameters) -> frozenset[str]:
