@@ -16,14 +16,15 @@ from gpucoron.errors import OutputError
 from gpucoron.io.headers import Cards, card_text, image_cards, table_cards
 
 __all__ = [
-    "Hdu", "add_checksums", "datasum", "encode_checksum", "header_block", "output_error",
-    "output_file", "partial_path", "stored", "to_disk", "write_hdu",
+    "Hdu", "add_checksums", "begin_to_disk", "datasum", "encode_checksum", "header_block",
+    "output_error", "output_file", "partial_path", "stored", "to_disk", "write_hdu",
 ]
 
 BLOCK = 2880
 _CHUNK = 1 << 18  # elements swapped and summed at a time: stays in the processor's cache
 _SERIAL = itertools.count()
 _ZERO_SUM = 16 * "0"
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that cannot
 _PUNCTUATION = frozenset(b":;<=>?@[\\]^_`")
 
@@ -100,11 +101,18 @@ def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Bin
         raise
 
 
+def begin_to_disk(file: BinaryIO, offset: int, size: int) -> None:
+    """Have the disk begin with a part of a file, so that little is left to `to_disk`."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # a hint, no more
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
+
+
 def to_disk(file: BinaryIO) -> None:
     """Wait until a file is on the disk: if the machine fails later, it is there and whole."""
     file.flush()
     try:
-        os.fdatasync(file.fileno())
+        _sync(file.fileno())
     except OSError as problem:
         if problem.errno not in _NO_SYNC:
             raise

@@ -17,6 +17,7 @@ from gpucoron.io.fits_writer import (
     BLOCK,
     Hdu,
     add_checksums,
+    begin_to_disk,
     fold,
     output_error,
     partial_path,
@@ -201,8 +202,8 @@ class PsfalignWriter:
             else self._put(places["ERR"], err),
             "DQ": self._fill(places["DQ"], n * plane, _ZERO_DQ),
         }
-        for place in places.values():  # begin with the disk's work: little is left to `close`
-            os.posix_fadvise(self._file.fileno(), place, n * plane, os.POSIX_FADV_DONTNEED)
+        for place in places.values():
+            begin_to_disk(self._file, place, n * plane)
         with self._lock:
             for name, total in sums.items():
                 self._sums[name] += total

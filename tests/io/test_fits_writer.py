@@ -8,6 +8,7 @@ import pytest
 from astropy.io import fits
 
 from gpucoron.errors import OutputError
+from gpucoron.io import fits_writer
 from gpucoron.io.fits_writer import Hdu, datasum, encode_checksum, output_file, write_hdu
 from gpucoron.io.headers import Cards, card_text, card_value
 
@@ -110,8 +111,8 @@ def test_hidden_until_complete(tmp_path):
 
 def test_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     calls = []
-    sync, rename = os.fdatasync, os.replace
-    monkeypatch.setattr(os, "fdatasync", lambda fd: calls.append(os.fstat(fd)) or sync(fd))
+    sync, rename = fits_writer._sync, os.replace
+    monkeypatch.setattr(fits_writer, "_sync", lambda fd: calls.append(os.fstat(fd)) or sync(fd))
     monkeypatch.setattr(os, "replace", lambda a, b: calls.append(os.stat(a)) or rename(a, b))
     with output_file(tmp_path / "a.fits") as file:
         file.write(b"x" * 5000)
@@ -123,10 +124,10 @@ def test_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number, fails", [
     (errno.EIO, True), (errno.EDQUOT, True), (errno.EINVAL, False), (errno.ENOTSUP, False)])
 def test_a_disk_that_fails_at_last(tmp_path, monkeypatch, number, fails):
-    def fdatasync(fd):
+    def sync(fd):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    monkeypatch.setattr(fits_writer, "_sync", sync)
     expected = pytest.raises(OutputError, match=os.strerror(number)) if fails else nullcontext()
     with expected, output_file(tmp_path / "a.fits") as file:
         file.write(b"x")
