@@ -171,11 +171,13 @@ class RunRecord:
 
     def _remove_partials(self, process) -> None:
         """Remove what earlier runs, which had our lock and are no more, left half-written."""
+        report = self.path.name.replace("_run.json", "_report.html")
         with suppress(OSError):
             for entry in os.scandir(self.path.parent):
                 found = re.fullmatch(r"\.(.+)\.(\d+)-[^.]*\.part", entry.name)
                 if found and (found[1] in ("probe", self.path.name) or (
-                        found[1] in self._files and int(found[2]) == process != os.getpid())):
+                        found[1] in (report, *self._files)
+                        and int(found[2]) == process != os.getpid())):
                     os.unlink(entry.path)
 
     # ---- while it runs

@@ -264,6 +264,19 @@ def test_records_with_odd_contents(change, tiny):
     assert contents(tiny.out) == right
 
 
+def test_what_a_killed_run_left_is_removed_and_nothing_else(tiny):
+    result = run(tiny)
+    path, content = record(tiny)
+    path.write_text(json.dumps({**content, "process": 99}))
+    name = result.product.name
+    left = {f".{name}_{kind}.99-7-0a1b.part" for kind in ("report.html", "i2d.fits", "run.json")}
+    others = {f".{name}_i2d.fits.98-7-0a1b.part", ".mine_i2d.fits.99-7-0a1b.part", ".part"}
+    for each in left | others:
+        (tiny.out / each).write_text("")
+    run(tiny)
+    assert {p.name for p in tiny.out.glob(".*part")} == others
+
+
 def test_nothing_to_continue_from(tiny, caplog):
     with caplog.at_level(logging.INFO):
         run(tiny, resume=True)
