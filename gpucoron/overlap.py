@@ -28,6 +28,10 @@ class Background:
 
     def __init__(self, beside: bool = True):
         self._pool = ThreadPoolExecutor(1, "gpucoron-write") if beside else None
+        if self._pool is not None:
+            # start the thread now: if a signal came while it starts, the pool would not know it,
+            # and nobody would wait for what it writes
+            self._pool.submit(int).result()
         self._pending: Future | None = None
         self._lock = threading.Lock()
 

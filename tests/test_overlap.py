@@ -48,6 +48,18 @@ def test_one_thing_is_done_at_a_time_and_all_before_the_block_ends():
     assert done == list(range(20))
 
 
+def test_its_thread_is_there_before_there_is_work(monkeypatch):
+    """A signal while a thread starts leaves one that writes on and that nobody waits for."""
+    def start(thread):
+        raise KeyboardInterrupt
+
+    done = []
+    with Background() as background:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        background.submit(done.append, 1)
+    assert done == [1]
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_what_fails_beside_is_raised_by_the_block(beside):
     with pytest.raises(ZeroDivisionError), Background(beside) as background:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
@@ -75,8 +76,10 @@ def test_stopped_at_random_moments(tmp_path):
             assert rest == []
             if code > 0 and "--resume" in err.read_text():
                 assert record(tiny)["status"] == CODES[number][1]
-                assert f"{CODES[number][1]}; {len(whole)} of 11 products are complete in " \
-                       f"{tiny.out}, --resume continues\n" in err.read_text()
+                told = re.search(rf"{CODES[number][1]}; (\d+) of 11 products are complete in "
+                                 rf"{tiny.out}, --resume continues\n", err.read_text())
+                # the last may have its name and not yet its entry in the record (seen once)
+                assert len(whole) - int(told[1]) in (0, 1)
                 assert not list(tiny.out.glob(".*"))
         if code == 0:
             assert contents(tiny.out) == right
