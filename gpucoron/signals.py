@@ -107,6 +107,7 @@ def _end(what: str, code: int) -> None:
     acting = threading.Thread(target=act, daemon=True)
     acting.start()
     acting.join(_LAST_S)  # a file system that hangs holds nobody here
+    cursor = "\x1b[?25h\r" if os.isatty(2) else ""  # progress bars have hidden it
     with suppress(OSError):
-        os.write(2, f"gpucoron: error: {'; '.join(filter(None, told))}\n".encode())
+        os.write(2, f"{cursor}gpucoron: error: {'; '.join(filter(None, told))}\n".encode())
     os._exit(code)
