@@ -89,6 +89,7 @@ def test_package_and_home_are_read_only(tmp_path):
     kept = next(cache.glob("gpucoron-*"))
     assert list(kept.rglob("*.nbi"))
     assert f"compiled loops are kept in {kept}; set NUMBA_CACHE_DIR" in told
+    assert told.count("compiling loops; they are kept on disk") == 1
 
 
 def test_the_folder_in_the_temporary_one_is_this_users_alone(tmp_path, monkeypatch):
