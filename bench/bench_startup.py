@@ -53,6 +53,8 @@ class Listener(event.Listener):
 listener = Listener()
 event.register("numba:compile", listener)
 from gpucoron.cli import main
+from gpucoron.compiling import share_compiling
+share_compiling()  # as the command does; what the other process compiles is not counted
 code = main(sys.argv[2:])
 totals = {}
 for seconds, name in listener.found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
 import os
 import shutil
@@ -12,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["cupy_cache", "numba_cache", "tell_of_compiling"]
+__all__ = ["cupy_cache", "numba_cache"]
 
 log = logging.getLogger("gpucoron")
 
@@ -44,26 +43,6 @@ def cupy_cache() -> None:
         return
     os.environ["CUPY_CACHE_DIR"] = folder = os.path.join(_own_folder(), "cupy")
     log.info("compiled kernels are kept in %s; set CUPY_CACHE_DIR to choose another place", folder)
-
-
-@functools.cache
-def tell_of_compiling() -> None:
-    """Have the log say so, once in a process, when numba compiles instead of loading."""
-    from numba.core import event
-
-    class Listener(event.Listener):
-        told = False
-
-        def on_start(self, unused):
-            if not self.told:
-                log.info("compiling loops; they are kept on disk (the first run after installation "
-                         "takes some 10 s longer)")
-            self.told = True
-
-        def on_end(self, unused):
-            """Nothing."""
-
-    event.register("numba:compile", Listener())
 
 
 def _writable(folder: Path) -> bool:

@@ -67,10 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def script() -> None:
     """Be the command: run `main`, and leave as one does who was told to stop."""
+    from gpucoron.compiling import share_compiling
     from gpucoron.own_process import collect_rarely, keep_memory
 
     collect_rarely()
     keep_memory()
+    share_compiling()
     code = main()
     if code in STOPPED:  # threads that still read a file are not waited for
         sys.stderr.flush()

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucoron.caches import tell_of_compiling
+from gpucoron.compiling import watch_compiling
 from gpucoron.device import Device, choose_device, memory
 from gpucoron.errors import ParameterError, UsageError
 from gpucoron.overlap import Background
@@ -126,9 +126,9 @@ def run(
     if output_dir is None:
         save = frozenset()
     keep = _selection("keep", keep, set(PRODUCTS) - ({"psfalign"} if output_dir else set()))
-    if chosen.kind == "cpu":
-        tell_of_compiling()
     with collected_warnings() as warnings, limited_to(threads) as n:
+        if chosen.kind == "cpu":
+            watch_compiling(n)
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
                   None if output_dir is None else Path(output_dir), progress or _no_progress, n,
                   memory, skip_bad, checksums)
