@@ -64,9 +64,9 @@ def _listener():
 def _start_other() -> None:
     """Compile beside; whatever becomes of it, a run compiles what it does not find."""
     nowhere = subprocess.DEVNULL
+    command = [sys.executable, "-P", "-c", _OTHER]  # -P: nothing is imported from the data's folder
     with suppress(OSError):
-        subprocess.Popen([sys.executable, "-c", _OTHER], stdin=nowhere, stdout=nowhere,
-                         stderr=nowhere)
+        subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
 
 
 def compile_late() -> None:

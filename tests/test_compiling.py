@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -78,3 +79,16 @@ def test_the_command_shares_and_the_library_does_not():
             "except SystemExit: pass\n"
             "assert compiling._own")
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_nothing_is_imported_from_the_folder_it_works_in(tmp_path, monkeypatch):
+    for name in ("numba", "gpucoron", "logging"):
+        (tmp_path / f"{name}.py").write_text("open('canary', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compiling, "_OTHER", "import numba, gpucoron, logging; open('done', 'w')")
+    compiling._start_other()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "done").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not (tmp_path / "canary").exists()

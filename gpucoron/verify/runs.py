@@ -67,7 +67,7 @@ def run_module(module: str, job: Mapping[str, Any], folder: Path) -> dict[str, A
     paths["job.json"].write_text(json.dumps(dict(job), indent=1))
     start = time.perf_counter()
     with open(paths["log"], "w", encoding="utf-8") as output:
-        command = [sys.executable, "-m", f"gpucoron.verify.{module}", str(paths["job.json"]),
+        command = [sys.executable, "-P", "-m", f"gpucoron.verify.{module}", str(paths["job.json"]),
                    str(paths["record.json"])]
         code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False,
                               stdin=subprocess.DEVNULL).returncode
