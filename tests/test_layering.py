@@ -38,6 +38,7 @@ FORBIDDEN = {
     "io/": ("gpucoron.steps", "gpucoron.ops", "gpucoron.pipeline", "gpucoron.cli"),
     "stack.py": ("gpucoron.ops", "gpucoron.steps", "gpucoron.io", "gpucoron.pipeline"),
     "product_run.py": ("gpucoron.cli",),
+    "report/": ("gpucoron.pipeline", "gpucoron.product_run", "gpucoron.cli", "cupy"),
     "simulate/": ("gpucoron.steps", "gpucoron.pipeline", "gpucoron.cli"),
 }
 
