@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucoron.errors import InputError
-from gpucoron.io.card import RawHeader
 from gpucoron.io.files import open_input
+from gpucoron.io.header_blocks import CARD, read_header
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
+
+    from gpucoron.io.card import RawHeader
 
 __all__ = ["FitsFile", "Hdu", "open_fits"]
 
@@ -34,18 +35,9 @@ log = logging.getLogger("gpucoron")
 
 _RAW_DTYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
 _TABLE_DTYPES = {"L": "S1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
-# a card by the standard; parsing those that are not costs more than reading the pixels
-_PLAIN_CARD = re.compile(
-    rb"""(?: [A-Z0-9_-]+\ *=\ \ *
-             (?: '(?:[\x20-&(-~]|'')*' | [TF] | [+-]?\d+\.?\d*(?:[ED][+-]?\d+)? )?
-             \ *(?:/[\x20-~]*)?
-       | CONTINUE\ \ '(?:[\x20-&(-~]|'')*'\ *(?:/[\x20-~]*)?
-       | (?: COMMENT | HISTORY | END\ {5} | \ {8} )[\x20-~]* )\Z""", re.VERBOSE)
 _BLOCK = 2880
-_CARD = 80
 _MAX_HEADER = 8192 * _BLOCK  # 300 000 cards; what has no END by then is not a header
 _MAX_HDUS = 1000
-_MAX_BAD_CARDS = 50  # beyond these a header is damaged rather than sloppy
 _PIECE = 1 << 18  # values read and converted at a time: stays in the processor's cache
 
 
@@ -299,17 +291,17 @@ def _header_bytes(file, position: int) -> bytes | None:
         if len(block) < _BLOCK:
             return None
         blocks.append(block)
-        if any(block[i:i + 8] == b"END     " for i in range(0, _BLOCK, _CARD)):
+        if any(block[i:i + 8] == b"END     " for i in range(0, _BLOCK, CARD)):
             return b"".join(blocks)
     return None
 
 
 def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
     """Make an `Hdu` of the blocks of a header."""
-    cards = {raw[i:i + 8].rstrip(): raw[i + 10:i + _CARD]
-             for i in range(len(raw) - _CARD, -1, -_CARD) if raw[i + 8:i + 10] == b"= "}
+    cards = {raw[i:i + 8].rstrip(): raw[i + 10:i + CARD]
+             for i in range(len(raw) - CARD, -1, -CARD) if raw[i + 8:i + 10] == b"= "}
     kind = cards.get(b"XTENSION", b"'IMAGE'").split(b"'")[1:2]
-    header, name = _header(path, raw, b"XTENSION" not in cards, error)
+    header, name = read_header(path, raw, b"XTENSION" not in cards, error)
 
     def integer(keyword: str, low: int, high: int = 10**17, default: int | None = None) -> int:
         text = cards.get(keyword.encode())
@@ -334,67 +326,6 @@ def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
     nbytes = abs(bitpix) // 8 * groups * (integer("PCOUNT", 0, default=0) + count)
     return Hdu(name, header, kind[0].decode("latin1").strip() if kind else "", bitpix, shape,
                offset, nbytes)
-
-
-def _header(path: Path, raw: bytes, primary: bool, error: type[InputError]):
-    """Return the header without the cards that cannot be read, and the name of the HDU.
-
-    A card against the standard would raise wherever it is used next, so that it goes here.
-    """
-    cards = [raw[i:i + _CARD] for i in range(0, len(raw), _CARD)]
-    end = next(i for i, card in enumerate(cards) if card.startswith(b"END     "))
-    del cards[end:]
-    plain = all(map(_PLAIN_CARD.match, cards))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # astropy's remarks on harmless breaches of the standard
-        good = _readable_cards(path, cards, error)
-        header = RawHeader(b"".join(good).decode("ascii"))
-        if not plain and not all(map(_parses, header.astropy.cards)):
-            raise error(f"{path}: a header has a text that goes on over several cards and "
-                        "cannot be read, expected CONTINUE cards by the FITS standard")
-        name = header.get("EXTNAME")
-    if not isinstance(name, str) or not name.strip():
-        name = "PRIMARY" if primary else "(no name)"
-    return header, name.strip().upper()
-
-
-def _readable_cards(path: Path, cards: list[bytes], error) -> list[bytes]:
-    """Leave out, with a warning, the cards of which astropy can make nothing."""
-    good: list[bytes] = []
-    bad = 0
-    for card in cards:
-        if card.startswith(b"CONTINUE"):
-            keep = _PLAIN_CARD.match(card) and good and good[-1][10:].lstrip().startswith(b"'")
-        else:
-            keep = _PLAIN_CARD.match(card) or (
-                card.isascii() and b"\0" not in card and _parses(card))
-        if keep:
-            good.append(card)
-        else:
-            bad += 1
-            if bad > _MAX_BAD_CARDS:
-                raise error(f"{path}: has a header with more than {_MAX_BAD_CARDS} cards that are "
-                            f"not FITS, expected an undamaged one (the last: {_shown(card)})")
-            log.warning("%s: ignoring a header card that is not FITS: %s", path.name,
-                        _shown(card))
-    return good
-
-
-def _shown(card: bytes) -> str:
-    return ascii(card.decode("latin1").rstrip())[1:-1]
-
-
-def _parses(card) -> bool:
-    from astropy.io import fits
-    from astropy.io.fits.verify import VerifyError
-
-    if isinstance(card, bytes):
-        card = fits.Card.fromstring(card)
-    try:
-        parts = (card.keyword, card.value, card.comment)  # each is parsed on first use
-    except (VerifyError, ValueError):
-        return False
-    return len(parts) == 3
 
 
 def _table_dtype(hdu: Hdu) -> np.dtype:
