@@ -1,18 +1,21 @@
-"""Telling whether a file is what it was: products by their FITS checksums, others by a CRC."""
+"""Telling whether a file is what it was: by its FITS checksums, or a CRC of all its bytes."""
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from gpucoron.errors import InputError
 from gpucoron.io.fits_writer import BLOCK, datasum, fold
-from gpucoron.io.fitsread import FitsFile, open_fits
+from gpucoron.io.fitsread import FitsFile, Hdu, open_fits
 
-__all__ = ["crc32", "is_whole", "product_sums"]
+__all__ = ["check_sums", "crc32", "is_whole", "product_sums"]
 
+log = logging.getLogger("gpucoron")
+
+_MINUS_ZERO = 0xFFFFFFFF  # as a ones'-complement sum
 _CHUNK = 1 << 23  # bytes
 
 
@@ -71,7 +74,7 @@ def is_whole(path: str | os.PathLike, sums: Mapping[str, str]) -> bool:
         ends = [h.offset + -(-h.nbytes // BLOCK) * BLOCK for h in file.hdus]
         if os.path.getsize(path) != ends[-1]:
             return False
-        return all(_is_minus_zero(Path(path), start, end)
+        return all(_byte_sum(file, start, end - start) == _MINUS_ZERO
                    for start, end in zip([0, *ends], ends, strict=False))
     except (InputError, OSError):
         return False
@@ -84,14 +87,55 @@ def _sums(file: FitsFile) -> dict[str, str]:
     return sums
 
 
-def _is_minus_zero(path, start, end):
-    total = 0
-    with open(path, "rb", buffering=0) as file:
-        file.seek(start)
-        while start < end:
-            chunk = file.read(min(_CHUNK, end - start))
-            if not chunk or len(chunk) % 4:
-                return False
-            total += datasum(chunk)
-            start += len(chunk)
-    return fold(total) == 0xFFFFFFFF
+def check_sums(file: FitsFile) -> None:
+    """Compare the checksums in a file's headers, where there are any, with its bytes.
+
+    Raises
+    ------
+    InputError
+        (as the file's `error`) Some data are not those for which DATASUM was made.
+
+    Notes
+    -----
+    CHECKSUM covers the header, too: where it alone is wrong, someone has edited a keyword, which
+    gives a warning.
+
+    References
+    ----------
+    FITS standard 4.0, section 4.4.2.7 and appendix J.
+    """
+    start = 0
+    for hdu in file.hdus:
+        given = [hdu.cards.get(keyword) for keyword in ("DATASUM", "CHECKSUM")]
+        given = [v.strip() if isinstance(v, str) else None for v in given]
+        end = hdu.offset + -(-hdu.nbytes // BLOCK) * BLOCK
+        if any(given):
+            end = min(end, file.path.stat().st_size)  # the padding may be missing
+            _check_sum(file, hdu, start, end, *given)
+        start = end
+
+
+def _check_sum(file: FitsFile, hdu: Hdu, start: int, end: int, data_sum, checksum) -> None:
+    found = _byte_sum(file, hdu.offset, end - hdu.offset)
+    if data_sum and (not data_sum.isdecimal() or int(data_sum[:20]) != found):
+        raise file.error(
+            f"{file.path}: the data of {hdu.name} do not go with the checksum in its header "
+            f"(DATASUM is {data_sum[:20]}, found {found}): damaged, or changed since "
+            "(--no-checksums does not look)")
+    if checksum and fold(_byte_sum(file, start, hdu.offset - start) + found) != _MINUS_ZERO:
+        if not data_sum:
+            raise file.error(
+                f"{file.path}: {hdu.name} does not go with its CHECKSUM: damaged, or changed since "
+                "(--no-checksums does not look)")
+        log.warning("%s: the header of %s was changed after its CHECKSUM was made", file.path.name,
+                    hdu.name)
+
+
+def _byte_sum(file: FitsFile, start: int, length: int) -> int:
+    total, rest = 0, b""
+    for piece in file.pieces(start, length):
+        piece = rest + piece if rest else piece
+        whole = len(piece) // 4 * 4
+        rest = piece[whole:]
+        total += datasum(memoryview(piece)[:whole])
+    return fold(total + datasum(rest))

@@ -14,18 +14,16 @@ import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.association import Association, LeftOut, Member, Product, check_members
+from gpucoron.io.checksums import check_sums
 from gpucoron.io.exposures import Exposure, read_exposure
-from gpucoron.io.fits_writer import datasum, fold
-from gpucoron.io.fitsread import FitsFile, Hdu, open_fits
+from gpucoron.io.fitsread import Hdu, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 
-__all__ = ["Exposures", "Needs", "check_sums", "inspect_members"]
+__all__ = ["Exposures", "Needs", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
 _GRID = ("pixel_scale", "pixel_scale_ratio", "rotation", "crpix", "crval", "output_shape")
-_BLOCK = 2880
-_MINUS_ZERO = 0xFFFFFFFF
 _DO_NOT_USE = np.uint32(1)
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
@@ -160,60 +158,6 @@ def _plane(hdu: Hdu, shape, i: int) -> Hdu:
     """Return one image of a cube as if it were an HDU."""
     length = abs(hdu.bitpix) // 8 * shape[1] * shape[2]
     return dataclasses.replace(hdu, shape=shape[1:], offset=hdu.offset + i * length, nbytes=length)
-
-
-def check_sums(file: FitsFile) -> None:
-    """Compare the checksums in a file's headers, where there are any, with its bytes.
-
-    Raises
-    ------
-    InputError
-        (as the file's `error`) Some data are not those for which DATASUM was made.
-
-    Notes
-    -----
-    CHECKSUM covers the header, too: where it alone is wrong, someone has edited a keyword, which
-    gives a warning.
-
-    References
-    ----------
-    FITS standard 4.0, section 4.4.2.7 and appendix J.
-    """
-    start = 0
-    for hdu in file.hdus:
-        given = [hdu.cards.get(keyword) for keyword in ("DATASUM", "CHECKSUM")]
-        given = [v.strip() if isinstance(v, str) else None for v in given]
-        end = hdu.offset + -(-hdu.nbytes // _BLOCK) * _BLOCK
-        if any(given):
-            end = min(end, file.path.stat().st_size)  # the padding may be missing
-            _check_sum(file, hdu, start, end, *given)
-        start = end
-
-
-def _check_sum(file: FitsFile, hdu: Hdu, start: int, end: int, data_sum, checksum) -> None:
-    found = _sum(file, hdu.offset, end - hdu.offset)
-    if data_sum and (not data_sum.isdecimal() or int(data_sum[:20]) != found):
-        raise file.error(
-            f"{file.path}: the data of {hdu.name} do not go with the checksum in its header "
-            f"(DATASUM is {data_sum[:20]}, found {found}): damaged, or changed since "
-            "(--no-checksums does not look)")
-    if checksum and fold(_sum(file, start, hdu.offset - start) + found) != _MINUS_ZERO:
-        if not data_sum:
-            raise file.error(
-                f"{file.path}: {hdu.name} does not go with its CHECKSUM: damaged, or changed since "
-                "(--no-checksums does not look)")
-        log.warning("%s: the header of %s was changed after its CHECKSUM was made", file.path.name,
-                    hdu.name)
-
-
-def _sum(file: FitsFile, start: int, length: int) -> int:
-    total, rest = 0, b""
-    for piece in file.pieces(start, length):
-        piece = rest + piece if rest else piece
-        whole = len(piece) // 4 * 4
-        rest = piece[whole:]
-        total += datasum(memoryview(piece)[:whole])
-    return fold(total + datasum(rest))
 
 
 # ---- together

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucoron.errors import MaskError
+from gpucoron.io.checksums import check_sums
 from gpucoron.io.fitsread import open_fits
-from gpucoron.io.inspection import check_sums
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure, ExposureMeta
