@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from gpucoron.io.asdf_nodes import HEAD, MAGIC, STREAMED, TooDeep, Unusual, check_yaml
+from gpucoron.io.asdf_nodes import HEAD, MAGIC, TooDeep, Unusual, block_headers, check_yaml
 
 __all__ = ["checked", "opened"]
 
@@ -69,25 +69,17 @@ def checked(content: bytes) -> bytes:
 
 def _plain_blocks(content: bytes, place: int):
     """Yield the blocks with what is in them, decompressed."""
-    place = content.find(MAGIC, place)
     total = 0
-    while place >= 0 and content[place:place + 4] == MAGIC:
-        if len(content) < place + 6 + HEAD.size:
+    for block in block_headers(content, place):
+        end = block.start + block.used
+        if block.used > block.allocated or end > len(content):
             raise Unusual("a block is cut short")
-        (size,) = struct.unpack_from(">H", content, place + 4)
-        flags, kind, allocated, used, length, _ = HEAD.unpack_from(content, place + 6)
-        start = place + 6 + size
-        if flags & STREAMED:
-            allocated = used = length = max(len(content) - start, 0)
-        if size < HEAD.size or used > allocated or start + used > len(content):
-            raise Unusual("a block is cut short")
-        data = _unpacked(kind.strip(b"\0"), content[start:start + used], length)
+        data = _unpacked(block.compression, content[block.start:end], block.length)
         total += len(data)
         if total > _LARGEST:
             raise TooDeep(f"blocks of more than {_LARGEST >> 20} MiB")
         yield MAGIC + struct.pack(">H", HEAD.size) + HEAD.pack(
             0, bytes(4), len(data), len(data), len(data), bytes(16)) + data
-        place = start + allocated
 
 
 def _unpacked(kind: bytes, data: bytes, length: int) -> bytes:

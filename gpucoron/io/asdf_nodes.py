@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["HEAD", "MAGIC", "MAX_DEPTH", "STREAMED", "Node", "TooDeep", "Unusual", "array",
-           "blocks", "check_yaml", "number", "read_nodes"]
+__all__ = ["HEAD", "MAGIC", "MAX_DEPTH", "Block", "Node", "TooDeep", "Unusual", "array",
+           "block_headers", "blocks", "check_yaml", "number", "read_nodes"]
 
 MAX_DEPTH = 200  # libyaml's own composer overflows the C stack at some ten thousand
 _MAX_NODES = 1_000_000  # with every alias written out
@@ -23,7 +23,7 @@ _OWN_SOURCE = re.compile(r"-?\d{1,9}|fits:[\w, -]*")
 _MAX_INLINE = 10_000  # numbers in the text; aliases can make many of few
 MAGIC = b"\xd3BLK"
 HEAD = struct.Struct(">I4sQQQ16s")  # flags, compression, allocated, used, data size, checksum
-STREAMED = 1
+_STREAMED = 1
 _DTYPES = {"float64": "f8", "float32": "f4", "int64": "i8", "int32": "i4", "int16": "i2",
            "int8": "i1", "uint64": "u8", "uint32": "u4", "uint16": "u2", "uint8": "u1"}
 
@@ -207,6 +207,40 @@ def number(node: Node | None) -> float:
     return value
 
 
+class Block(NamedTuple):
+    """What the header of a binary block says, and where its contents begin."""
+
+    flags: int
+    compression: bytes  # empty for none
+    allocated: int
+    used: int
+    length: int
+    start: int
+
+
+def block_headers(data: bytes, place: int = 0) -> Iterator[Block]:
+    """Yield the blocks that follow each other from the first one after `place`.
+
+    Raises
+    ------
+    Unusual
+        A header that is cut short.
+    """
+    place = data.find(MAGIC, place)
+    while place >= 0 and data[place:place + 4] == MAGIC:
+        if len(data) < place + 6 + HEAD.size:
+            raise Unusual("a block is cut short")
+        (size,) = struct.unpack_from(">H", data, place + 4)
+        if size < HEAD.size:
+            raise Unusual("a block is cut short")
+        flags, kind, allocated, used, length, _ = HEAD.unpack_from(data, place + 6)
+        start = place + 6 + size
+        if flags & _STREAMED:  # to the end of the file
+            allocated = used = length = max(len(data) - start, 0)
+        yield Block(flags, kind.strip(b"\0"), allocated, used, length, start)
+        place = start + allocated
+
+
 def blocks(data: bytes) -> list[memoryview]:
     """Return the contents of the binary blocks at the start of `data` (after the tree).
 
@@ -216,19 +250,12 @@ def blocks(data: bytes) -> list[memoryview]:
         A block that is compressed, streamed or cut short.
     """
     found = []
-    place = data.find(MAGIC)
-    while place >= 0 and data[place:place + 4] == MAGIC:
-        if len(data) < place + 6 + HEAD.size:
-            raise Unusual("a block is cut short")
-        (size,) = struct.unpack_from(">H", data, place + 4)
-        flags, compression, allocated, used, length, _ = HEAD.unpack_from(data, place + 6)
-        start = place + 6 + size
-        if size < HEAD.size or flags & STREAMED or compression.strip(b"\0") or used != length:
+    for block in block_headers(data):
+        if block.flags & _STREAMED or block.compression or block.used != block.length:
             raise Unusual("a block is compressed or streamed")
-        if used > allocated or start + allocated > len(data):
+        if block.used > block.allocated or block.start + block.allocated > len(data):
             raise Unusual("a block is cut short")
-        found.append(memoryview(data)[start:start + used])
-        place = start + allocated
+        found.append(memoryview(data)[block.start:block.start + block.used])
     return found
 
 
