@@ -20,6 +20,7 @@ from gpucoron.cluster_work import do_end, do_part, do_whole, forget
 from gpucoron.device import Device
 from gpucoron.errors import ClusterError, GpucoronError, OutputError, UsageError
 from gpucoron.parameters import Parameters
+from gpucoron.pipeline import no_progress
 from gpucoron.result import Result
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def run_many(
         try:
             for work in works:
                 _submit(client, work, aheads[work.number].integrations, workers, len(works))
-            _collect(client, works, outcomes, progress or _no_progress)
+            _collect(client, works, outcomes, progress or no_progress)
         finally:
             _clear_up(client, works)
     return outcomes
@@ -287,7 +288,3 @@ def _clear_up(client: Client, works) -> None:
     for work in works:
         if work.order.scratch:
             shutil.rmtree(work.order.scratch, ignore_errors=True)
-
-
-def _no_progress(*unused) -> None:
-    """Take no notice."""

@@ -15,7 +15,7 @@ from gpucoron.device import Device, cpu_device
 from gpucoron.errors import GpucoronError, UsageError
 from gpucoron.folder_lock import FolderLock
 from gpucoron.parameters import Parameters
-from gpucoron.pipeline import Job
+from gpucoron.pipeline import Job, no_progress
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -109,7 +109,7 @@ def look_ahead(orders: Sequence[Order]) -> list[Ahead | GpucoronError]:
     for number, order in enumerate(orders):
         try:
             job = Job(order.parameters, cpu_device(), order.save, frozenset(), order.overwrite,
-                      None, Path(order.output_dir), _no_progress, skip_bad=order.skip_bad,
+                      None, Path(order.output_dir), no_progress, skip_bad=order.skip_bad,
                       checksums=order.checksums and order.skip_bad)
             association, names = job._read(Path(order.asn))
             files = job.planned(association, names)
@@ -212,7 +212,3 @@ def cut(
             tasks += [(product, [Piece(exposure, a, b)])
                       for a, b in zip(edges[:-1], edges[1:], strict=True)]
     return tasks if len(tasks) > 1 else []
-
-
-def _no_progress(*unused) -> None:
-    """Take no notice."""

@@ -24,7 +24,7 @@ from gpucoron.device import choose_device
 from gpucoron.errors import GpucoronError, InputError, UsageError
 from gpucoron.overlap import Background
 from gpucoron.own_process import keep_memory
-from gpucoron.pipeline import Job, collected_warnings
+from gpucoron.pipeline import Job, collected_warnings, no_progress
 from gpucoron.planning import SHARE
 from gpucoron.result import ProductResult, Result
 from gpucoron.run_record import RunRecord
@@ -280,14 +280,10 @@ def _working(order: Order) -> Iterator[_Work]:
             limited_to(order.threads) as n:
         job = _WorkerJob(
             order.parameters, choose_device(order.device), order.save, frozenset(), True,
-            order.psfmask and order.psfmask[1], Path(order.output_dir), _no_progress, n,
+            order.psfmask and order.psfmask[1], Path(order.output_dir), no_progress, n,
             order.memory, order.skip_bad, order.checksums)
         with Background(n > 1) as job.background:
             yield _Work(job, warnings, lines, Path(order.asn), host)
-
-
-def _no_progress(*unused) -> None:
-    """Take no notice."""
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def run(
         if chosen.kind == "cpu":
             watch_compiling(n)
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
-                  None if output_dir is None else Path(output_dir), progress or _no_progress, n,
+                  None if output_dir is None else Path(output_dir), progress or no_progress, n,
                   memory, skip_bad, checksums)
         job.record = RunRecord(parameters, chosen, resume, job.timings, warnings, n)
         with job.record, Background(n > 1) as job.background:
@@ -164,7 +164,7 @@ def plan(
         parameters = Parameters.from_sources(
             preset=preset, keywords={**(parameters or {}), "align": align, **keywords})
     save = _selection("save", save, set(PRODUCTS) - {"median"})
-    job = Job(parameters, choose_device("cpu"), save, frozenset(), True, None, None, _no_progress,
+    job = Job(parameters, choose_device("cpu"), save, frozenset(), True, None, None, no_progress,
               threads or default_threads(), memory)
     return job.plans(Path(asn))
 
@@ -178,7 +178,7 @@ def _selection(name, given, default) -> frozenset[str]:
     return frozenset(given)
 
 
-def _no_progress(step: str, done: int, total: int, text: str = "") -> None:
+def no_progress(step: str, done: int, total: int, text: str = "") -> None:
     """Take no notice."""
 
 

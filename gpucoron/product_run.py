@@ -210,7 +210,7 @@ class ProductRun:
         filling = Filling(
             parameters.median_box_length, parameters.bad_bits,
             (exposure.meta.instrument or "").upper() == "MIRI", self.parameters.preset)
-        with_err = not parameters.skip and bool({"psfalign"} & (self.job.save | self.job.keep))
+        with_err = not parameters.skip and "psfalign" in self.job.save | self.job.keep
         for place in self.places:
             with self._step("align_refs", place):
                 own = self._on(place, stacked)
