@@ -1,6 +1,5 @@
 """The command line, with a stand-in for the pipeline; processes only where one is the point."""
 
-import io
 import json
 import logging
 import os
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import time
 import types
-import warnings
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,6 @@ import pytest
 import gpucoron
 from gpucoron import cli, cli_info
 from gpucoron.cli_options import COMMANDS, PRODUCTS
-from gpucoron.console import Console, format_table
 from gpucoron.errors import AssociationError, DeviceError, OutputError
 from gpucoron.parameters import Parameters
 
@@ -258,98 +255,6 @@ def test_info_shows_what_is_ignored(shared_data, tmp_path, capsys):
     (tmp_path / "asn.json").write_text(json.dumps(table))
     lines = list(cli_info.association_lines(tmp_path / "asn.json"))
     assert any(re.search(r"target_acq +ignored, missing .*t\.fits", line) for line in lines)
-
-
-# ---- console
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_progress_without_a_terminal_is_at_most_a_line_per_tenth(monkeypatch):
-    clock = iter(range(0, 10**6, 3))
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    stream = io.StringIO()
-    with Console(stream=stream) as console:
-        for done in range(1001):
-            console.progress("align_refs", done, 1000)
-        console.progress("klip", 1, 2, "exposure b")
-        console.progress("klip", 2, 2, "exposure b")
-        console.progress("empty", 0, 0)
-    lines = stream.getvalue().splitlines()
-    assert 5 <= sum("align_refs: " in line for line in lines) <= 10
-    assert lines[-1].endswith("  klip: 2 of 2, exposure b")
-
-
-def test_short_steps_speak_once():
-    stream = io.StringIO()
-    with Console(stream=stream) as console:
-        for _ in range(2):  # two products
-            for done in range(101):
-                console.progress("klip", done, 100)
-            console.progress("resample", 1, 1)
-    assert [line[10:] for line in stream.getvalue().splitlines()] == 2 * [
-        "klip: 100 of 100", "resample: 1 of 1"]
-
-
-def test_progress_on_a_terminal_draws_bars_and_lines():
-    stream = Terminal()
-    with Console(stream=stream) as console:
-        log.info("before [not markup]")
-        for done in range(11):
-            console.progress("align_refs", done, 10, "exposure [a]")
-            log.info("line %d", done)
-        console.progress("klip", 1, 2)
-        console.summary(types.SimpleNamespace(timings={"klip": 1.0}, warnings=[]))
-        log.info("after")
-    text = stream.getvalue()
-    assert "before [not markup]" in text and "line 7" in text and "after" in text
-    assert "align_refs" in text and "exposure [a]" in text
-
-
-def test_levels():
-    for verbosity, shown in ((-1, "w"), (0, "iw"), (1, "diw"), (2, "diw")):
-        stream = io.StringIO()
-        with Console(verbosity, stream=stream) as console:
-            log.debug("d")
-            log.info("i")
-            log.warning("w")
-            console.progress("klip", 1, 1)
-        lines = [line[10:] for line in stream.getvalue().splitlines()]
-        assert [line for line in lines if "klip" not in line] == [
-            "warning: w" if c == "w" else c for c in shown]
-        assert ("klip: 1 of 1" in lines) == (verbosity >= 0)
-
-
-def test_summary_collects_warnings_once():
-    stream = io.StringIO()
-    with Console(stream=stream) as console:
-        log.warning("reference %d left out", 3)
-        console.summary(types.SimpleNamespace(
-            timings={"klip": 1.0, "resample": 3.0},
-            warnings=["reference 3 left out", "another"]), 5.0)
-    lines = [line[10:] for line in stream.getvalue().splitlines()]
-    assert lines == [
-        "warning: reference 3 left out",
-        "step             seconds",
-        "klip                1.00  20 %", "resample            3.00  60 %",
-        "everything else     1.00  20 %", "total               5.00",
-        "2 warnings:", "  - reference 3 left out", "  - another"]
-
-
-def test_warnings_of_other_packages_go_to_the_log_file_only(tmp_path, capsys):
-    with Console(1, tmp_path / "run.log"), warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.warn("somebody's", UserWarning, stacklevel=1)
-    assert "somebody's" not in capsys.readouterr().err
-    assert "somebody's" in (tmp_path / "run.log").read_text()
-
-
-def test_format_table():
-    assert format_table([("a", 1), ("bcd", 22)], ("x", "n"), right=(1,)) == [
-        "x     n", "a     1", "bcd  22"]
 
 
 # ---- ends of a process
