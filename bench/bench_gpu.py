@@ -2,13 +2,14 @@
 
     python bench/bench_gpu.py PART [--out FILE] [--work DIR] [--limit SECONDS]
 
-Parts, in the order in which the script calls them: compile, tests, sanitize, compare, rates,
-kernels, canonical, large; and simulate (both sets, on the CPU), name (of the file that --out
-should be, in a folder), table (what the file holds, in short).
+on_gpu.sh says what the parts are; besides them: simulate (the sets, on the CPU), name (of the file
+that --out should be, in a folder), table (what the file holds, in short).
 """
 
 import argparse
 import datetime
+import fcntl
+import functools
 import json
 import os
 import re
@@ -22,29 +23,26 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 import gpu_table  # noqa: E402
 from common import where  # noqa: E402
 
-PARTS = ("compile", "tests", "sanitize", "compare", "rates", "kernels", "canonical", "large")
-TINY_SET = ["--shape", "36x40", "--integrations", "3", "--references", "2",
-            "--reference-integrations", "2"]
+PARTS = ("libraries", "compile", "cases", "tiny", "rates", "kernels", "compare", "large",
+         "canonical", "tests", "memcheck", "sanitize")
+LIBRARIES = ("cupy", "numpy", "scipy", "numba", "llvmlite", "astropy", "asdf", "gwcs",
+             "stdatamodels", "rich", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis",
+             "torch")
+MEMCHECK = ("median", "klip", "registration", "drizzle")  # files of kernels, for a first look
 TINY_TESTS = ["tests/test_stack.py"]
 
 
 def run(part, options):
     """Do one part; its results. What takes long is kept while it goes on."""
-    if part in ("compile", "tests", "sanitize"):
-        import gpu_checks
-
-        if part == "compile":
-            return gpu_checks.compiled(1 if options.tiny else options.workers)
-        if part == "tests":
-            return gpu_checks.tests(options.limit, options.workers,
-                                    TINY_TESTS if options.tiny else ())
-        return gpu_checks.sanitize(options.limit, options.workers,
-                                   ["drizzle_weights"] if options.tiny else None)
-    if part == "compare":
+    if part == "libraries":
+        return libraries()
+    if part in ("compile", "cases", "tests", "memcheck", "sanitize"):
+        return checks(part, options)
+    if part in ("tiny", "compare"):
         import gpu_compare
         from gpu_runs import found
 
-        return gpu_compare.compare(*found(options.work, "canonical"))
+        return gpu_compare.compare(*found(options.work, "tiny" if part == "tiny" else "canonical"))
     if part == "rates":
         from gpu_rates import rates
 
@@ -72,15 +70,64 @@ def run(part, options):
     return {**results, "jwst": jwst}
 
 
+def checks(part, options):
+    """What gpu_checks.py does."""
+    import gpu_checks
+
+    files = ["drizzle_weights"] if options.tiny else None
+    if part == "compile":
+        return gpu_checks.compiled(1 if options.tiny else options.workers)
+    if part == "cases":
+        return gpu_checks.cases(options.expected, options.work / "cases", options.limit,
+                                options.workers, files)
+    if part == "tests":
+        return gpu_checks.tests(options.limit, options.workers,
+                                TINY_TESTS if options.tiny else gpu_checks.TEST_FILES,
+                                options.out.with_name(f"{options.out.stem}-tests.log"))
+    if part == "memcheck":
+        return gpu_checks.sanitize(options.limit, options.workers, files or MEMCHECK,
+                                   ("memcheck",))
+    return gpu_checks.sanitize(options.limit, options.workers, files)
+
+
+def libraries():
+    """Versions of what is used, and what cannot be imported; numba compiles a loop."""
+    import importlib.metadata
+
+    versions, problems = {}, {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(
+                next((d for d in importlib.metadata.packages_distributions().get(name, ())), name))
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    try:
+        import numba
+
+        if numba.njit(lambda a: a + 1)(1) != 2:
+            problems["numba"] = "compiles wrongly"
+    except Exception as problem:  # parts that need no numba go on
+        problems["numba"] = f"{type(problem).__name__}: {problem}"[:500]
+    return {"versions": versions, "problems": problems, "ok": not problems}
+
+
 def join(part, results, out):
-    """Put a part's results into the file, at once and whole."""
-    stored = read(out)
-    here = where()
-    stored.setdefault("where", here)
-    stored[part] = {**results, "commit": here["commit"]}
-    beside = out.with_name(out.name + ".part")
-    beside.write_text(json.dumps(stored, indent=1, default=float) + "\n")
-    beside.replace(out)
+    """Put a part's results into the file, at once and whole; another process may do the same."""
+    here, beside = _where(), out.with_name(f".{out.name}.part")
+    with open(beside, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        stored = read(out)
+        stored.setdefault("where", here)
+        stored[part] = {**results, "commit": here["commit"]}
+        own = out.with_name(f".{out.name}.{os.getpid()}")
+        own.write_text(json.dumps(stored, indent=1, default=float) + "\n")
+        own.replace(out)
+
+
+@functools.cache
+def _where():
+    """Asked once: it starts nvidia-smi and git."""
+    return where()
 
 
 def read(out):
@@ -109,6 +156,9 @@ def main(arguments=None):
     parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
     parser.add_argument("--limit", type=float, default=120.0)
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--expected", type=Path, default=ROOT / ".expected",
+                        help="what the emulated device gave, for cases")
+    parser.add_argument("--sets", nargs="+", default=["canonical", "large"], help="to simulate")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try this program",
                         default=bool(os.environ.get("GPUCORON_BENCH_TINY")))
     options = parser.parse_args(arguments)
@@ -116,8 +166,9 @@ def main(arguments=None):
     if options.part == "simulate":
         import gpu_runs
 
-        for name in gpu_runs.SETS:
-            seconds = gpu_runs.simulate(options.work, name, TINY_SET if options.tiny else None)
+        for name in options.sets:
+            seconds = gpu_runs.simulate(
+                options.work, name, gpu_runs.SETS["tiny"] if options.tiny else None)
             say(f"simulate {name}: {seconds or 0:.0f} s")
         return 0
     if options.part == "table":

@@ -21,6 +21,8 @@ from gpu_timing import record, synchronize, totals, traced
 import gpucoron
 
 SETS = {
+    "tiny": ["--shape", "36x40", "--integrations", "3", "--references", "2",
+             "--reference-integrations", "2"],
     "canonical": [],
     "large": ["--integrations", "60", "--reference-integrations", "20", "--optical-states", "4"],
 }

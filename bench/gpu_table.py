@@ -7,11 +7,13 @@ CORE = ("median", "outliers", "phases", "shift", "drizzle")
 def table(stored):
     """All parts that the file holds, in about a hundred lines."""
     lines = [header(stored.get("where", {}))]
-    for part, show in (("compile", compiled), ("tests", tests), ("sanitize", sanitized),
-                       ("compare", compared), ("rates", rates), ("kernels", kernels),
-                       ("canonical", whole), ("large", whole)):
+    for part, show in (("libraries", libraries), ("compile", compiled), ("cases", cases),
+                       ("tiny", compared), ("rates", rates), ("kernels", kernels),
+                       ("compare", compared), ("canonical", whole), ("large", whole),
+                       ("tests", tests), ("memcheck", sanitized), ("sanitize", sanitized)):
         if part not in stored:
-            lines.append(f"{part}: not done")
+            if part not in ("cases", "tiny", "memcheck"):  # the first look's
+                lines.append(f"{part}: not done")
         elif "error" in stored[part] and "traceback" in stored[part]:
             lines.append(f"{part}: FAILED, {stored[part]['error']}")
         else:
@@ -26,18 +28,38 @@ def header(where):
             f"{where.get('device')}, commit {where.get('commit')}")
 
 
+def libraries(part):
+    problems = "; ".join(f"{name}: {text}" for name, text in part["problems"].items())
+    return ["libraries: " + ", ".join(f"{k} {v}" for k, v in part["versions"].items()),
+            *([f"  {problems}"] if problems else [])]
+
+
 def compiled(part):
     spilling = part["with_local_memory"]
-    return [f"compile: {len(part['kernels'])} kernels, {part['in_turn_s']:.0f} s in turn, "
-            f"{part['seconds']:.0f} s here; local memory: {', '.join(spilling) or 'none'}"]
+    failed = [f"  {row['kernel']}: {row['error'].partition(chr(10))[0]}"
+              for row in part["kernels"] if "error" in row]
+    return [f"compile: {len(part['kernels'])} kernels, {len(failed)} failed, "
+            f"{part['in_turn_s']:.0f} s in turn, {part['seconds']:.0f} s here; local memory: "
+            f"{', '.join(spilling) or 'none'}", *failed[:10]]
+
+
+def cases(part):
+    lines = [f"cases: {'all as on the emulated device' if part['ok'] else 'NOT ALL WELL'}"]
+    for row in part["rows"]:
+        worst = ", ".join(f"{k} {v:.1e}" for k, v in row.get("worst", {}).items())
+        lines.append(f"  {row['file']}: exit {row['exit']}, {row.get('compared', 0)} compared, "
+                     f"worst {worst or 'not known'}{'' if row['ok'] else '  <-- NOT OK'}")
+        lines += [f"    {text}" for text in row.get("wrong", ())[:6]]
+        lines += [f"    {text}" for text in row.get("end", "").strip().splitlines()[-3:]]
+    return lines
 
 
 def tests(part):
-    counts = ", ".join(f"{part[k]} {k}" for k in ("passed", "failed", "error", "errors", "skipped")
+    counts = ", ".join(f"{part[k]} {k}" for k in ("passed", "failed", "error", "skipped")
                        if k in part)
     failed = [line for line in part["end"].splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return [f"tests: {counts or 'no summary'}, exit {part['exit']}, {part['seconds']:.0f} s",
-            *failed[:15]]
+    return [f"tests: {counts or 'none'}, exit {part['exit']}, {part['seconds']:.0f} s",
+            *(failed or part["names"])[:25]]
 
 
 def sanitized(part):
@@ -54,7 +76,7 @@ def sanitized(part):
 
 
 def compared(part):
-    lines = [f"compare: {'all within limits' if part['ok'] else 'NOT WITHIN LIMITS'}"]
+    lines = [f"products, GPU and CPU: {'all within limits' if part['ok'] else 'NOT WITHIN LIMITS'}"]
     for row in part["rows"]:
         name = f"  {row['product']:<18}{row['array']:<12}"
         if "differ" in row:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpucoron.device import lives_on_gpu, on_gpu
+from gpucoron.device import import_cupy, lives_on_gpu, on_gpu
 from gpucoron.errors import DeviceError, DeviceMemoryError, InputError
 
 __all__ = [
@@ -35,13 +35,12 @@ def cupy() -> Any:
         CuPy is not installed, or does not load.
     """
     try:
-        import cupy
+        return import_cupy()
     except ImportError as problem:
         missing = problem.name == "cupy"
         what = "is not installed" if missing else f"does not load ({_one_line(problem)})"
         raise DeviceError(
             f"CuPy {what}; pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'") from problem
-    return cupy
 
 
 def cupyx(name: str = "cupyx") -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +146,7 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
         What was missing; empty where nothing was.
     """
     try:
-        import cupy
+        cupy = import_cupy()
     except ImportError as problem:
         missing = problem.name == "cupy"
         return (), "CuPy is not installed" if missing else f"CuPy fails ({_first_line(problem)})"
@@ -159,6 +161,23 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
         return tuple(_describe_gpu(cupy, index) for index in range(count)), ""
     except Exception as problem:  # anything from a missing NVRTC to a driver that is too old
         return (), f"CUDA does not work here ({_first_line(problem)})"
+
+
+def import_cupy() -> Any:
+    """Import CuPy; the first time, unless the caller has it already, set it up for short starts.
+
+    Raises
+    ------
+    ImportError
+        It is not installed, or does not load.
+    """
+    ours = "cupy" not in sys.modules
+    import cupy
+
+    if ours:  # CUB's kernels for sums and the like take 3 s each to compile at their first use
+        with suppress(AttributeError):  # not part of CuPy's documented interface
+            cupy._core.set_reduction_accelerators([])
+    return cupy
 
 
 def _describe_gpu(cupy, index: int) -> Device:

@@ -59,3 +59,13 @@ def pytest_collection_modifyitems(config, items):
 
 def _on_cuda(item):
     return hasattr(item, "callspec") and item.callspec.params.get("device") == "cuda"
+
+
+@pytest.hookimpl(trylast=True)  # after the report has gone to who collects them
+def pytest_runtest_logreport(report):
+    """Leave a process whose CUDA context a failed test has ruined: all after it would fail, too."""
+    if report.failed and "gpu" in report.keywords and "PYTEST_XDIST_WORKER" in os.environ:
+        from tests import device_fixture
+
+        if device_fixture.gpu_is_lost():
+            os._exit(70)  # xdist starts another one

@@ -81,6 +81,17 @@ def why_no_gpu():
     return "" if gpus else problem or "no GPU"
 
 
+def gpu_is_lost():
+    """Tell whether the device no longer answers, as after an access out of bounds."""
+    import cupy
+
+    try:
+        cupy.cuda.runtime.deviceSynchronize()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def emulated(order="forward", **settings):
     """Put the emulation where CuPy would be imported from."""

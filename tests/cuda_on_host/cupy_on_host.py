@@ -310,7 +310,8 @@ def fake_cuda(emulation):
     return types.SimpleNamespace(
         Device=device_class(emulation), Stream=Stream, Event=Event,
         get_current_stream=lambda: Stream(),
-        alloc_pinned_memory=bytearray, get_elapsed_time=lambda start, stop: 0.0,
+        alloc_pinned_memory=bytearray, set_allocator=lambda allocator: None,
+        get_elapsed_time=lambda start, stop: 0.0,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError, getDevice=lambda: emulation.device,
