@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 import gpu_table  # noqa: E402
 from common import where  # noqa: E402
 
-PARTS = ("libraries", "compile", "cases", "tiny", "rates", "kernels", "compare", "large",
+PARTS = ("libraries", "compile", "cases", "tiny", "start", "rates", "kernels", "compare", "large",
          "canonical", "tests", "memcheck", "sanitize")
 LIBRARIES = ("cupy", "numpy", "scipy", "numba", "llvmlite", "astropy", "asdf", "gwcs",
              "stdatamodels", "rich", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis",
@@ -43,6 +43,10 @@ def run(part, options):
         from gpu_runs import found
 
         return gpu_compare.compare(*found(options.work, "tiny" if part == "tiny" else "canonical"))
+    if part == "start":
+        import gpu_start
+
+        return gpu_start.in_processes()
     if part == "rates":
         from gpu_rates import rates
 

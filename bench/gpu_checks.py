@@ -34,7 +34,7 @@ TEST_FILES = (
     *(f"tests/steps/test_{name}.py" for name in (
         "align_refs", "filling", "klip", "outlier_detection", "resample_cuda")),
 )
-_RESULT = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b.*?(tests/\S+(?: \S+\])?)")
+_RESULT = re.compile(r"\[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S.*)")
 
 
 def tests(timeout_s=200, workers=8, extra=TEST_FILES, log=None):
@@ -52,8 +52,8 @@ def tests(timeout_s=200, workers=8, extra=TEST_FILES, log=None):
         log.write_text(text)
     results = {}
     for line in text.splitlines():
-        if found := _RESULT.search(line):
-            results.setdefault(found[2], found[1])
+        if found := _RESULT.search(line):  # with xdist: [gw1] [ 98%] PASSED tests/x.py::name
+            results[found[2].strip()] = found[1]
     words = list(results.values())
     counts = {word.lower(): words.count(word) for word in dict.fromkeys(words)}
     failed = sorted(name for name, word in results.items() if word in ("FAILED", "ERROR"))

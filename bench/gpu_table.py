@@ -8,9 +8,10 @@ def table(stored):
     """All parts that the file holds, in about a hundred lines."""
     lines = [header(stored.get("where", {}))]
     for part, show in (("libraries", libraries), ("compile", compiled), ("cases", cases),
-                       ("tiny", compared), ("rates", rates), ("kernels", kernels),
-                       ("compare", compared), ("canonical", whole), ("large", whole),
-                       ("tests", tests), ("memcheck", sanitized), ("sanitize", sanitized)):
+                       ("tiny", compared), ("start", started), ("rates", rates),
+                       ("kernels", kernels), ("compare", compared), ("canonical", whole),
+                       ("large", whole), ("tests", tests), ("memcheck", sanitized),
+                       ("sanitize", sanitized)):
         if part not in stored:
             if part not in ("cases", "tiny", "memcheck"):  # the first look's
                 lines.append(f"{part}: not done")
@@ -41,6 +42,11 @@ def compiled(part):
     return [f"compile: {len(part['kernels'])} kernels, {len(failed)} failed, "
             f"{part['in_turn_s']:.0f} s in turn, {part['seconds']:.0f} s here; local memory: "
             f"{', '.join(spilling) or 'none'}", *failed[:10]]
+
+
+def started(part):
+    return [f"start, {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in part[name].items())
+            for name in ("warm", "cold")]
 
 
 def cases(part):

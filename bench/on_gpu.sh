@@ -7,6 +7,7 @@
 # soon as they are known. Parts, in this order, or those that are named:
 #   libraries  versions, and what cannot be imported
 #   compile    all kernels, in several processes: seconds, registers, local memory
+#   start      seconds that a process waits for CuPy and CUDA, with kept kernels and without
 #   rates      what the device gives: copying, float64 products, transfers
 #   kernels    every kernel at real shapes: time, bytes, share of the copy's rate
 #   compare    all products of the canonical set, GPU against CPU: the proof
@@ -95,7 +96,7 @@ part() {  # NAME SECONDS [OPTION...]: the limit is for what hangs
 
 parts=("$@")
 [ ${#parts[@]} = 0 ] &&
-  parts=(libraries compile rates kernels compare large canonical tests sanitize)
+  parts=(libraries compile start rates kernels compare large canonical tests sanitize)
 needed=()
 for name in "${parts[@]}"; do
   case ${name%&} in
@@ -115,6 +116,7 @@ do_part() {
     tiny) part tiny 120 ;;
     tests) part tests 150 --workers 12 ;;
     memcheck) part memcheck 60 --workers 4 ;;
+    start) part start 60 ;;
     rates) part rates 30 ;;
     kernels) part kernels 120 ;;
     compare) part compare 90 ;;

@@ -52,7 +52,8 @@ def script(*arguments, **environment):
 def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path):
     done = script(tmp_path / "out")
     assert done.returncode == 3 and not done.stdout
-    assert done.stderr.startswith("on_gpu.sh: no GPU: there is no ") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("on_gpu.sh: no GPU: there is no ")
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -134,7 +135,8 @@ def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path,
     capsys.readouterr()
     assert program("table")[0] == 0
     text = capsys.readouterr().out
-    assert "compare: all within limits" in text and "registration + shift + klip" in text
+    assert "products, GPU and CPU: all within limits" in text
+    assert "registration + shift + klip" in text
     assert "tests: not done" in text and text.startswith("Emulated, ")
 
 
@@ -172,11 +174,17 @@ def test_what_is_compiled_and_the_tests_are_counted(device, program, monkeypatch
 
     code, found = program("compile")
     assert code == 0 and len(found["kernels"]) > 80 and not found["with_local_memory"]
-    for text, ok in (("FAILED tests/x.py\n1 failed, 7 passed, 2 skipped in 3s\n", False),
-                     ("7 passed in 3s\n", True), ("no tests ran in 3s\n", False)):
-        monkeypatch.setattr(gpu_checks, "call", lambda *_, text=text: ("failed" in text, text))
+    good, bad = (f"[gw1] [ {k}%] {word} tests/x.py::t[a-{k} b] \n"
+                 for k, word in enumerate(("PASSED", "FAILED")))
+    for text, code_of_pytest, passed, names in (
+            (good + bad, 1, 1, ["tests/x.py::t[a-1 b]"]), (good, 0, 1, []),
+            ("no tests ran in 3s\n", 5, 0, []),
+            (good + bad + "stopped after 3 s", None, 1, ["tests/x.py::t[a-1 b]"])):
+        monkeypatch.setattr(
+            gpu_checks, "call", lambda *_, text=text, code=code_of_pytest: (code, text))
         code, found = program("tests")
-        assert code == (0 if ok else 1) and found.get("passed", 0) == 7 * ("passed" in text)
+        assert code == (0 if code_of_pytest == 0 else 1)
+        assert found.get("passed", 0) == passed and found["names"] == names
 
 
 @EMULATED
