@@ -1,6 +1,6 @@
 // KLIP on batches: every frame f has its own references R (n, pixels), float64; all sums in it too.
 //
-// Formula    m_j = mean of R_j; C = (R - m)(R - m)^T = E^T L E (eigen.cu; E has a vector in a row);
+// Formula    m_j = mean of R_j; C = (R - m)(R - m)^T = E^T L E (cuSOLVER; E has a vector in a row);
 //            residual   t - sum_j factor_j (R_j - m_j), factor = E_k^T L_k^-1 E_k (R - m) t;
 //            scatter    sqrt(P / n - (S / n)^2) with modes M = E (R - m), and P the sum of M_i^2, S
 //            that of M_i (sum_j E_ij), over the discarded vectors i >= k; or, where fewer are kept,

@@ -90,21 +90,6 @@ def bad_pixels(device):
     return results
 
 
-@case("eigen")
-def decompositions(device):
-    from gpucoron.ops._eigen_cuda import decompose
-
-    results = []
-    for n in (1, 2, 5, 34):
-        random = np.random.default_rng(n).normal(size=(2, n, n))
-        batch = random @ random.transpose(0, 2, 1)
-        if n == 5:
-            batch[1, 3, 3] = np.nan
-            batch[0, :, 2] = batch[0, 2] = 0
-        results += decompose(device.array(batch))
-    return results
-
-
 @case("klip")
 def klips(device):
     from gpucoron.ops.eigen import KLBasis, klip_many
