@@ -9,26 +9,26 @@ from gpucoron.ops._device_arrays import fourier
 from gpucoron.ops.fourier_shift import derivatives
 
 
-def normal_equations(reference, frame, weight, fit, reference_variance, frame_variance,
+def normal_equations(references, frame, weight, fits, reference_variances, frame_variance,
                      background):
-    """Hessian of R at a minimum, and how the noise scatters R's gradient there.
+    """Hessian of R at the minima of several fits, and how the noise scatters R's gradient there.
 
     Parameters
     ----------
-    reference, frame : (ny, nx) float64
-        p and f, without bad pixels.
-    weight : (ny, nx) float64
-        m^2.
-    fit : (float, float, float)
-        y, x (px) and beta at the minimum.
-    reference_variance, frame_variance : (ny, nx) float64
-        Of p and f, units of these squared.
+    references : (n, ny, nx) float64
+        p of each fit, without bad pixels.
+    frame, weight : (ny, nx) float64
+        f, without bad pixels, and m^2.
+    fits : (n, 3) float64
+        y, x (px) and beta at the minima; where the arrays are.
+    reference_variances, frame_variance : (n, ny, nx), (ny, nx) float64
+        Of each p, and of f, units of these squared.
     background : bool
         Whether a constant was fitted, too.
 
     Returns
     -------
-    (2, 3, 3) float64
+    (n, 2, 3, 3) float64
         H, and the covariance of the gradient, by (y, x, beta); where the arrays are.
 
     Notes
@@ -43,33 +43,37 @@ def normal_equations(reference, frame, weight, fit, reference_variance, frame_va
     What the residual has beyond noise, speckles that do not move with the star, is not
     random and does not count.
     """
-    xp, fft, shape = cuda.namespace(reference), fourier(reference), reference.shape
-    y, x, beta = fit
+    xp, fft, shape = cuda.namespace(references), fourier(references), frame.shape
+    y, x, beta = fits.T[:, :, None, None]
     ky, kx = (-xp.asarray(factors) for factors in derivatives(shape))
-    ky = ky[:, None]
-    phase = xp.exp(ky * y + kx * x)
+    k = [ky[:, None], kx[None, :]]
+    phase = xp.exp(k[0] * y) * xp.exp(k[1] * x)  # (n, ny, nx // 2 + 1)
     shifted = beta * fft.rfft2(frame) * phase
-    m, my, mx = fft.irfft2(xp.stack([shifted, shifted * ky, shifted * kx]), s=shape)
+    m, my, mx = fft.irfft2(xp.stack([shifted, shifted * k[0], shifted * k[1]]), s=shape)
     total = weight.sum()
 
-    def centred(image):
-        return image - xp.sum(weight * image) / total if background else image
+    def centred(images):
+        if not background:
+            return images
+        return images - _sums(weight * images)[:, None, None] / total
 
-    slopes = xp.stack([centred(my), centred(mx), centred(m) / beta])
-    left = weight * centred(reference - m)
-    spectrum = fft.rfft2(left)
-    product = _counts(shape, xp) * (spectrum.conj() * shifted).real
-    yy, xy, xx = (xp.sum(product * (a * b).real) / weight.size  # of left with second derivatives
-                  for a, b in ((ky, ky), (ky, kx), (kx, kx)))
-    y_, x_ = xp.sum(left * my), xp.sum(left * mx)
-    second = xp.stack([yy, xy, y_ / beta, xy, xx, x_ / beta, y_ / beta, x_ / beta, 0.0 * yy])
-    hessian = _products(weight * slopes, slopes) - second.reshape(3, 3)
-    by_frame = fft.irfft2(
-        xp.stack([(beta * fft.rfft2(weight * s) + k * spectrum) * phase.conj()
-                  for s, k in zip(slopes, (beta * ky, beta * kx, -1.0), strict=True)]), s=shape)
-    spread = (_products(weight**2 * slopes * reference_variance, slopes)
+    slopes = xp.stack([centred(my), centred(mx), centred(m) / beta], axis=1)
+    left = weight * centred(references - m)
+    spectra = fft.rfft2(left)
+    product = _counts(shape, xp) * (spectra.conj() * shifted).real
+    yy, xy, xx = (_sums(product * (a * b).real) / weight.size  # of left with second derivatives
+                  for a, b in ((k[0], k[0]), (k[0], k[1]), (k[1], k[1])))
+    y_, x_ = (_sums(left * slope) / beta[:, 0, 0] for slope in (my, mx))
+    second = xp.stack([yy, xy, y_, xy, xx, x_, y_, x_, 0.0 * yy], axis=1).reshape(-1, 3, 3)
+    hessian = _products(weight * slopes, slopes) - second
+    weighted = fft.rfft2(weight * slopes)
+    by_frame = xp.stack([(beta * weighted[:, 0] + beta * k[0] * spectra) * phase.conj(),
+                         (beta * weighted[:, 1] + beta * k[1] * spectra) * phase.conj(),
+                         (beta * weighted[:, 2] - spectra) * phase.conj()], axis=1)
+    by_frame = fft.irfft2(by_frame, s=shape)
+    spread = (_products(weight**2 * slopes * reference_variances[:, None], slopes)
               + _products(by_frame * frame_variance, by_frame))
-    return xp.stack([hessian, spread])
+    return xp.stack([hessian, spread], axis=1)
 
 
 def _counts(shape, xp):
@@ -81,10 +85,15 @@ def _counts(shape, xp):
     return xp.asarray(counts)
 
 
+def _sums(images):
+    """Sums over the pixels of each image."""
+    return cuda.namespace(images).sum(images, axis=(-2, -1))
+
+
 def _products(a, b):
-    """Sums over the pixels of all products of two lists of images."""
+    """Sums over the pixels of all products of two lists of images, (n, 3, ny, nx) each."""
     xp = cuda.namespace(a)
-    return xp.stack([xp.sum(u * v) for u in a for v in b]).reshape(len(a), len(b))
+    return xp.stack([_sums(a * b[:, k : k + 1]) for k in range(b.shape[1])], axis=2)
 
 
 def standard_deviations(hessian, spread):

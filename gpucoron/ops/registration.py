@@ -207,22 +207,22 @@ class Registration:
         variance = xp.asarray(frame_error, dtype=np.float64) ** 2
         converged = fits["status"] == CONVERGED
         members = [np.flatnonzero((groups == group) & converged) for group in np.unique(groups)]
-        members = [m for m in members if m.size]
-
-        def equations(own):
-            fit = fits[own[0]]
-            return normal_equations(
-                xp.asarray(references[own[0]], dtype=np.float64), frame, self._weight,
-                (float(fit["y"]), float(fit["x"]), float(fit["beta"])),
-                xp.asarray(errors[groups[own[0]]], dtype=np.float64) ** 2, variance,
-                self._background)
-
+        firsts = np.array([m[0] for m in members if m.size], dtype=np.int64)
         self._errors = np.full((len(fits), 3), np.nan)
-        if not members:
-            return
-        both = map(equations, members) if self._on_gpu else over_items(equations, members)
-        for own, pair in zip(members, to_host(xp.stack(list(both))), strict=True):
-            self._errors[groups == groups[own[0]]] = standard_deviations(*pair)
+
+        def equations(some):
+            own, at = firsts[some], np.stack([fits[firsts[some]][k] for k in ("y", "x", "beta")], 1)
+            errors_of = xp.asarray(errors[xp.asarray(groups[own])], dtype=np.float64)
+            both = to_host(normal_equations(
+                xp.asarray(references[xp.asarray(own)], dtype=np.float64), frame, self._weight,
+                xp.asarray(at), errors_of**2, variance, self._background))
+            for k, pair in zip(own, both, strict=True):
+                self._errors[groups == groups[k]] = standard_deviations(*pair)
+
+        if self._on_gpu:
+            in_batches(equations, len(firsts), self._at_once, "align_refs")
+        else:
+            over_items(lambda k: equations(slice(k, k + 1)), range(len(firsts)))
 
     def _move(self, r, offsets):
         """Put the boxes of references at the lattice points nearest to offsets (y, x)."""
