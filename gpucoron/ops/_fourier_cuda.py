@@ -1,12 +1,14 @@
 """Fourier shifts on a GPU: CuPy's transforms round one kernel."""
 
 import math
+import threading
 
 import numpy as np
 
 from gpucoron import cuda
 
 ROWS = 16  # of a spectrum, for one block; fourier_shift.cu knows
+_CUFFT_INVERSE = 1  # cuFFT's number
 PLANES = 256  # transformed at a time, so that the memory for temporary arrays has a limit
 
 
@@ -25,17 +27,42 @@ def spectra(images):
 def shift_spectra(half_spectra, shifts_yx, shape, out=None):
     """See `gpucoron.ops.fourier_shift.shift_spectra`."""
     cp = cuda.cupy()
-    irfft2 = cuda.cupyx("cupyx.scipy.fft").irfft2  # cupy.fft's copies the spectra first
     shifts_yx = cp.asarray(shifts_yx, dtype=np.float64)
-    n = len(half_spectra)
-    if out is None and 0 < n <= PLANES:
-        shifted = multiply_phases(half_spectra, shifts_yx, shape, 1.0 / math.prod(shape))
-        return irfft2(shifted, s=shape, norm="forward", overwrite_x=True)  # scaled already
+    n, scale = len(half_spectra), 1.0 / math.prod(shape)
     out = cp.empty((n, *shape)) if out is None else out
+    if not (out.flags.c_contiguous and out.dtype.char == "d"):  # cuFFT writes to no other
+        out[...] = shift_spectra(half_spectra, shifts_yx, shape)
+        return out
     for k in range(0, n, PLANES):
         part = slice(k, k + PLANES)
-        out[part] = shift_spectra(half_spectra[part], shifts_yx[part], shape)
+        _inverse(multiply_phases(half_spectra[part], shifts_yx[part], shape, scale), out[part])
     return out
+
+
+class _Plans(threading.local):
+    """cuFFT's plans of this thread, each with the memory that it works in."""
+
+    most = 8
+
+    def __init__(self):
+        self.kept = {}
+
+
+_PLANS = _Plans()
+
+
+def _inverse(half_spectra, out):
+    """Transform back straight into `out`, unscaled; the spectra are spoilt.
+
+    CuPy's irfft2 takes no `out`: what it gives would have to be copied.
+    """
+    key = (cuda.cupy().cuda.runtime.getDevice(), *out.shape)
+    if key not in _PLANS.kept:
+        if len(_PLANS.kept) == _PLANS.most:
+            _PLANS.kept.clear()
+        _PLANS.kept[key] = cuda.cupyx("cupyx.scipy.fft").get_fft_plan(
+            half_spectra, out.shape[1:], axes=(1, 2), value_type="C2R")
+    _PLANS.kept[key].fft(half_spectra, out, _CUFFT_INVERSE)
 
 
 def multiply_phases(half_spectra, shifts_yx, shape, scale=1.0):

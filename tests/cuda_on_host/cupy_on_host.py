@@ -116,8 +116,9 @@ class Emulation:
             empty_pinned=np.empty, zeros_pinned=np.zeros, empty_like_pinned=np.empty_like,
             zeros_like_pinned=np.zeros_like)
         transforms = importlib.import_module("cupyx.scipy.fft")
-        self.modules = {"cupy": cp, "cupyx": cupyx,
-                        "cupyx.scipy.fft": Namespace("cupyx.scipy.fft", transforms, scipy.fft)}
+        on_host = Namespace("cupyx.scipy.fft", transforms, scipy.fft)
+        on_host.get_fft_plan = Plan
+        self.modules = {"cupy": cp, "cupyx": cupyx, "cupyx.scipy.fft": on_host}
 
     @property
     def device(self):
@@ -171,6 +172,24 @@ class Emulation:
         if not isinstance(value, DeviceArray):
             return np.asarray(value, order=order)
         return value.get(out=out, order=order)
+
+
+class Plan:
+    """cuFFT's plan of a transform of half spectra to real images, all that is used of them."""
+
+    def __init__(self, a, shape, axes, value_type):
+        if value_type != "C2R" or axes != (1, 2) or a.shape[1:] != (shape[0], shape[1] // 2 + 1):
+            raise ValueError("only inverse transforms of half spectra are emulated")
+        self._in, self._out = a.shape, (len(a), *shape)
+
+    def fft(self, a, out, direction):
+        """Transform, unscaled; the input is spoilt."""
+        if (a.shape, out.shape, direction) != (self._in, self._out, 1):
+            raise ValueError("the plan is for other shapes or another direction")
+        if not unwrap(out).flags.c_contiguous or not unwrap(a).flags.c_contiguous:
+            raise ValueError("cuFFT takes no strides here")
+        unwrap(out)[...] = scipy.fft.irfft2(unwrap(a), s=out.shape[1:], norm="forward")
+        unwrap(a)[...] = np.nan
 
 
 def _view(interface):

@@ -112,3 +112,16 @@ def test_errors_on_a_device(device):
     image = np.zeros((2, 8, 8))
     with pytest.raises(InputError, match="image or shift 1 is not finite"):
         fourier_shift(device.array(image), device.array(np.array([[0, 0], [np.inf, 0]])))
+
+
+def test_any_array_takes_the_result(device):
+    rng = np.random.default_rng(3)
+    images, shifts = rng.normal(size=(3, 9, 12)), rng.uniform(-2, 2, (3, 2))
+    expected = fourier_shift(images, shifts)
+    of = spectra(device.array(images))
+    for make in (np.empty((3, 9, 12)), np.empty((6, 9, 12))[::2], np.empty((3, 9, 12), np.float32)):
+        out = device.array(make)
+        out = out if make.flags.c_contiguous else device.array(np.empty((6, 9, 12)))[::2]
+        assert shift_spectra(of, shifts, (9, 12), out) is out
+        tolerance = 1e-12 if make.dtype == np.float64 else 1e-6
+        np.testing.assert_allclose(device.get(out), expected, atol=tolerance)
