@@ -5,7 +5,8 @@ import functools
 import numpy as np
 
 from gpucoron import cuda
-from gpucoron.ops.kriging import FAR, NEAR, _finest
+from gpucoron.ops import kriging_tables
+from gpucoron.ops.kriging_tables import FAR, NEAR
 
 __all__ = ["finest_correlation", "interpolate"]
 
@@ -40,6 +41,6 @@ def finest_correlation():
 
 @functools.cache
 def _table(cp, device):
-    table = cp.asarray(_finest())
+    table = cp.asarray(kriging_tables.finest_correlation())
     cp.cuda.get_current_stream().synchronize()  # other streams will use it, too
     return table

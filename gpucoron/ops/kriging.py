@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import scipy.fft
-from scipy.special import j0
 
 from gpucoron import cuda
 from gpucoron.device import on_gpu
 from gpucoron.errors import InputError
 from gpucoron.ops._device_arrays import to_host
+from gpucoron.ops.kriging_tables import (
+    FAR,
+    NEAR,
+    finest_correlation,
+    hankel_kernel,
+    neighbours,
+)
 
 __all__ = ["FAR", "NEAR", "correlation_of", "joint_spread", "krige"]
 
-NEAR, FAR = 4, 6  # px; how far away neighbours may be
-LARGEST = 4 * FAR**2  # squared distance of two neighbours, px^2
-CUTOFF = 0.5  # cycles per pixel; no image has finer structure
 CORNER = 0.55  # cycles per pixel; what an image has beyond is noise
 COARSE = 1 / (4 * FAR)  # cycles per pixel; what is coarser is in the neighbours' mean
 NOISE_FLOOR = 1e-4  # least noise variance, as a share of the signal's: keeps the systems well posed
@@ -70,8 +71,8 @@ def krige(image, usable, err, y, x, correlation=None, reach=NEAR):
 
     noise = np.where(usable & np.isfinite(err), err, 0.0).astype(np.float64) ** 2
     values = np.where(usable, image, 0.0).astype(np.float64)
-    offsets, squares = _neighbours(reach)
-    table = _finest() if correlation is None else correlation
+    offsets, squares = neighbours(reach)
+    table = finest_correlation() if correlation is None else correlation
     to_centre = table[np.sum(offsets**2, axis=1)]
     return interpolate(values, noise, usable, y, x, offsets, table[squares], to_centre,
                        NOISE_FLOOR, FEWEST)
@@ -121,10 +122,10 @@ def correlation_of(image):
     rings = np.rint(k * size).astype(np.int64).ravel()
     count = np.bincount(rings)
     profile = np.bincount(rings, power.ravel())[count > 0] / count[count > 0]
-    fine, waves = _waves()
+    fine, waves = hankel_kernel()
     profile = np.interp(np.maximum(fine, COARSE), np.flatnonzero(count) / size, profile)
     table = waves @ (profile * fine)
-    return table / table[0] if table[0] > 0 else _finest()
+    return table / table[0] if table[0] > 0 else finest_correlation()
 
 
 def joint_spread(spread, correlation):
@@ -149,7 +150,7 @@ def joint_spread(spread, correlation):
     ``s(i) sum_j K(i, j) s(j)``.
     """
     xp = cuda.namespace(spread, correlation)
-    offsets, _ = _neighbours(NEAR)
+    offsets, _ = neighbours(NEAR)
     spread = xp.nan_to_num(spread)
     padded = xp.pad(spread, NEAR)
     y, x = xp.nonzero(spread)
@@ -159,28 +160,3 @@ def joint_spread(spread, correlation):
     out = xp.zeros_like(spread)
     out[y, x] = xp.sqrt(spread[y, x] * total)
     return out
-
-
-@functools.cache
-def _waves():
-    """Frequencies, cycles per pixel, and the kernel of the Hankel transform to all distances."""
-    k = np.linspace(0.0, np.sqrt(0.5), 2001)
-    return k, j0(2 * np.pi * np.sqrt(np.arange(LARGEST + 1))[:, None] * k)
-
-
-@functools.cache
-def _finest():
-    """Correlation whose spectrum is the squared transfer function of a circular pupil."""
-    k, waves = _waves()
-    u = np.minimum(k / CUTOFF, 1.0)
-    mtf = 2 / np.pi * (np.arccos(u) - u * np.sqrt(1 - u * u))
-    table = waves @ (mtf**2 * k)
-    return table / table[0]
-
-
-@functools.cache
-def _neighbours(reach):
-    """Offsets (y, x) of the neighbours, and their squared distances from each other."""
-    span = range(-reach, reach + 1)
-    offsets = np.array([(y, x) for y in span for x in span if 0 < y * y + x * x <= reach * reach])
-    return offsets, np.sum((offsets[:, None] - offsets[None]) ** 2, axis=-1)

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import InputError
-from gpucoron.ops.kriging import FAR, NEAR, _finest, correlation_of, joint_spread, krige
+from gpucoron.ops.kriging import FAR, NEAR, correlation_of, joint_spread, krige
+from gpucoron.ops.kriging_tables import finest_correlation
 from tests import oracles, tolerances
 from tests.ops.test_bad_pixels import diffraction_limited
 from tests.scenes import read_only
@@ -96,7 +97,7 @@ def with_gaps(seed=0, shape=(17, 23), noise=1.0):
 
 
 def check(device, arrays, correlation=None, reach=NEAR):
-    table = _finest() if correlation is None else correlation
+    table = finest_correlation() if correlation is None else correlation
     expected = oracles.krige(*arrays, table, reach)
     found = krige(*map(device.array, arrays), device.array(correlation), reach)
     for got, want in zip(map(device.get, found), expected, strict=True):
@@ -141,7 +142,7 @@ def test_float32_images_and_nothing_to_do(device):
 
 def test_joint_spread_is_the_sum_over_neighbours(device):
     spread = np.where(np.random.default_rng(4).random((9, 11)) < 0.3, 2.0, 0.0)
-    spread[2, 3], table = np.nan, _finest()
+    spread[2, 3], table = np.nan, finest_correlation()
     found = device.get(joint_spread(device.array(read_only(spread)), device.array(table)))
     known = np.nan_to_num(spread)
     y, x = np.nonzero(known)
