@@ -29,8 +29,11 @@
 
 #include "common.cuh"
 
-constexpr int TILE = 64, DEPTH = 16, STRIDE = TILE + 2;  // even: pairs are aligned
-constexpr int SEGMENT = 4096;                            // pixels summed in one go
+constexpr int TILE = 64, DEPTH = 16;    // a block's product: 64 x 64, summed 16 at a time
+constexpr int THREADS = 128;            // of a block: a warp to a quarter of the product
+constexpr int ROW = DEPTH / 2;          // pairs in a row of a panel
+constexpr int LINE = TILE / 2 + 1;      // pairs in a line of pixels, odd: see pixels_of
+constexpr int SEGMENT = 4096;           // pixels summed in one go
 
 // Means of the references, NaN where one is not finite, and their products with TARGETS targets at
 // a time. references: (frames, n, pixels); targets: (frames, n_targets, pixels), without mean, NaN
@@ -71,91 +74,212 @@ reference_sums(const double *references, const double *targets, int n, int n_tar
       products[(frame * n_targets + group + k) * n + blockIdx.x] = usable ? sums[k] : 0.0;
 }
 
-// sum[i][j] += sum_k left[k][row_i] right[k][column_j] for the rows and columns of this thread.
-__device__ __forceinline__ int tile_row(int i) { return 4 * threadIdx.y + i; }
-__device__ __forceinline__ int tile_column(int j) {
-  return 32 * (j >> 1) + 2 * threadIdx.x + (j & 1);
+// ---------------------------------------------------------------- products by a warp
+// sum += a b, 16 x 8 with 8 between them, by all 32 lanes. With g = lane / 4 and t = lane % 4 a
+// lane holds a[0] and a[2] of row g, a[1] and a[3] of row g + 8, of columns t and t + 4; b[0] and
+// b[1] of rows t and t + 4 and column g; sum[0], sum[1] of row g and sum[2], sum[3] of row g + 8,
+// of columns 2 t and 2 t + 1. (PTX ISA, mma.m16n8k8 and, a quarter at a time, mma.m8n8k4 of .f64.)
+// Which of the 8 stands where is of no account, as long as it is the same for a and b.
+__device__ __forceinline__ void mma(double (&sum)[4], const double (&a)[4], const double (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+d"(sum[0]), "+d"(sum[1]), "+d"(sum[2]), "+d"(sum[3])
+      : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+#else
+#pragma unroll
+  for (int v = 0; v < 2; ++v)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      double &x = sum[2 * half], &y = sum[2 * half + 1];
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+      asm volatile(
+          "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+          : "+d"(x), "+d"(y) : "d"(a[2 * v + half]), "d"(b[v]));
+#else  // no such instruction: the lanes fetch what they need of each other
+      const int lane = thread_rank() & 31, g = lane >> 2, t = lane & 3;
+#pragma unroll 1
+      for (int k = 0; k < 4; ++k) {
+        const double mine = __shfl_sync(0xffffffffu, a[2 * v + half], 4 * g + k);
+        x += mine * __shfl_sync(0xffffffffu, b[v], 4 * (2 * t) + k);
+        y += mine * __shfl_sync(0xffffffffu, b[v], 4 * (2 * t + 1) + k);
+      }
+#endif
+    }
+#endif
 }
 
-__device__ __forceinline__ void multiply(const double2 *left, const double2 *right,
-                                         double (&sum)[4][4]) {
-  left += 2 * threadIdx.y, right += threadIdx.x;
-#pragma unroll 4  // more needs more registers than there are
-  for (int k = 0; k < DEPTH; ++k) {
-    const double2 a0 = left[0], a1 = left[1], b0 = right[0], b1 = right[16];
-    const double a[4] = {a0.x, a0.y, a1.x, a1.y}, b[4] = {b0.x, b0.y, b1.x, b1.y};
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sum[i][j] += a[i] * b[j];
-    left += STRIDE / 2, right += STRIDE / 2;
+// A warp's quarter of the product and this lane's places in it: sum[i][j] is the mma of rows
+// row + 16 i and columns column + 8 j.
+struct Quarter {
+  int row, column, g, t;
+
+  // `turn` differs between blocks, so that idle quarters do not always fall to the same scheduler.
+  __device__ __forceinline__ explicit Quarter(int turn) {
+    const int lane = thread_rank() & 31, warp = ((thread_rank() >> 5) + turn) & 3;
+    row = 32 * (warp >> 1), column = 32 * (warp & 1), g = lane >> 2, t = lane & 3;
   }
-}
-
-// Four of a panel's 64 rows that one thread loads: row = rank / 16 + 16 i, element = rank % 16.
-struct Panel {
-  const double *start;  // of row 0
-  double means[4];
-  unsigned present;
-
-  __device__ __forceinline__ Panel(const double *references, const double *row_means, int first,
-                                   int n, int pixels) {
-    const int row = first + (thread_rank() >> 4);
-    start = references + static_cast<long long>(row) * pixels + (thread_rank() & 15);
-    present = 0;
+  // Two of the 16 elements of row `place` of a panel, which is g modulo 8: of step 0 or 1, the ones
+  // at 8 step + 2 t and + 1. See store_panel.
+  __device__ __forceinline__ double2 row_of(const double2 *panel, int place, int step) const {
+    return panel[place * ROW + t + 4 * (step ^ (g & 1))];
+  }
+  // The left panel's rows row + 16 i + g and + 8, as mma wants them.
+  __device__ __forceinline__ void left_of(const double2 *panel, int step,
+                                          double (&a)[2][4]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      means[i] = row + 16 * i < n ? row_means[row + 16 * i] : nan_of<double>();
-      if (isfinite(means[i])) present |= 1u << i;
+    for (int i = 0; i < 2; ++i) {
+      const double2 low = row_of(panel, row + 16 * i + g, step);
+      const double2 high = row_of(panel, row + 16 * i + g + 8, step);
+      a[i][0] = low.x, a[i][1] = high.x, a[i][2] = low.y, a[i][3] = high.y;
     }
   }
-  __device__ __forceinline__ void load(int pixel, int stop, int pixels, double (&value)[4]) const {
-    const bool inside = pixel + (thread_rank() & 15) < stop;
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      value[i] = inside && (present >> i & 1)
-                     ? start[static_cast<long long>(16 * i) * pixels + pixel] - means[i] : 0.0;
-  }
-  static __device__ __forceinline__ void store(double2 *tile, const double (&value)[4]) {
-    double *place = reinterpret_cast<double *>(tile) + (thread_rank() & 15) * STRIDE;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) place[(thread_rank() >> 4) + 16 * i] = value[i];
+  // The same 2 of 16 lines of pixels: of the pixels column + 16 j + 2 g and the next one. An odd
+  // LINE puts the pairs that 8 lanes read at a time into banks of their own.
+  __device__ __forceinline__ void pixels_of(const double2 *lines, int step, int j,
+                                            double (&even)[2], double (&odd)[2]) const {
+    lines += (8 * step + 2 * t) * LINE + column / 2 + 8 * j + g;
+    const double2 a = lines[0], b = lines[LINE];
+    even[0] = a.x, even[1] = b.x, odd[0] = a.y, odd[1] = b.y;
   }
 };
 
+// Two neighbours, of which `count` exist; the others keep their values. In PAIRS all is even, and
+// aligned.
+template <bool PAIRS>
+__device__ __forceinline__ void read_pair(const double *place, int count, double2 &pair) {
+  if (PAIRS) {
+    if (count > 0) pair = *reinterpret_cast<const double2 *>(place);
+  } else {
+    if (count > 0) pair.x = place[0];
+    if (count > 1) pair.y = place[1];
+  }
+}
+__device__ __forceinline__ bool in_pairs(const double *array, int row) {
+  return row % 2 == 0 && reinterpret_cast<unsigned long long>(array) % 16 == 0;
+}
+
+// What one thread loads of a panel of 64 rows, 16 deep: a pair of each row rank / 8 + 16 i. The
+// 8 pairs of an odd row stand 4 places on, so that 8 lanes that read 4 pairs of two rows, or write
+// all of one, find them in banks of their own.
+template <class Pairs> __device__ __forceinline__ void store_panel(double2 *panel, Pairs pair) {
+  const int row = thread_rank() >> 3, place = (thread_rank() & 7) ^ (row & 1) << 2;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) panel[(row + 16 * i) * ROW + place] = pair(i);
+}
+
+// ---------------------------------------------------------------- inner products of references
+// A panel of references, less their means; 0 where there is none, or none that is usable.
+struct Panel {
+  const double *start;
+  double *means;  // of the 64 rows, in shared memory
+  unsigned present;
+
+  __device__ __forceinline__ Panel(const double *references, const double *row_means, int first,
+                                   int n, int pixels, double *means_)
+      : means(means_ + (thread_rank() >> 3)), present(0) {
+    const int row = first + (thread_rank() >> 3);
+    start = references + static_cast<long long>(row) * pixels + 2 * (thread_rank() & 7);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const double mean = row + 16 * i < n ? row_means[row + 16 * i] : nan_of<double>();
+      if (isfinite(mean)) present |= 1u << i;
+      if ((thread_rank() & 7) == 0) means[16 * i] = isfinite(mean) ? mean : 0.0;
+    }
+  }
+  // Not less the means yet: that would wait for the values.
+  template <bool PAIRS>
+  __device__ __forceinline__ void load(int pixel, int stop, int pixels, double2 (&value)[4]) const {
+    const int count = stop - pixel - 2 * (thread_rank() & 7);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (present >> i & 1) read_pair<PAIRS>(start + 16 * i * pixels + pixel, count, value[i]);
+  }
+  __device__ __forceinline__ void store(double2 *panel, int pixel, int stop,
+                                        const double2 (&value)[4]) const {
+    const int count = stop - pixel - 2 * (thread_rank() & 7);
+    store_panel(panel, [&](int i) {
+      const double mean = means[16 * i];
+      const bool any = present >> i & 1;
+      return make_double2(any && count > 0 ? value[i].x - mean : 0.0,
+                          any && count > 1 ? value[i].y - mean : 0.0);
+    });
+  }
+};
+
+template <bool PAIRS>
+__device__ __forceinline__ void multiply_panels(const Panel &rows, const Panel &columns, bool same,
+                                                bool needed, const Quarter &quarter, int begin,
+                                                int stop, int pixels, double2 *buffers,
+                                                double (&sum)[2][4][4]) {
+  double2 next_row[4] = {}, next_column[4] = {};
+  rows.load<PAIRS>(begin, stop, pixels, next_row);
+  if (!same) columns.load<PAIRS>(begin, stop, pixels, next_column);
+  for (int pixel = begin; pixel < stop; pixel += DEPTH) {
+    // Two buffers by turns: who is here has seen all of the block leave the one before the last.
+    double2 *left = buffers + ((pixel - begin) & DEPTH) * (2 * TILE * ROW / DEPTH);
+    double2 *right = same ? left : left + TILE * ROW;
+    rows.store(left, pixel, stop, next_row);
+    if (!same) columns.store(right, pixel, stop, next_column);
+    __syncthreads();
+    rows.load<PAIRS>(pixel + DEPTH, stop, pixels, next_row);
+    if (!same) columns.load<PAIRS>(pixel + DEPTH, stop, pixels, next_column);
+    if (!needed) continue;
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      double a[2][4];
+      quarter.left_of(left, step, a);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const double2 pair = quarter.row_of(right, quarter.column + 8 * j + quarter.g, step);
+        const double b[2] = {pair.x, pair.y};
+        mma(sum[0][j], a[0], b);
+        mma(sum[1][j], a[1], b);
+      }
+    }
+  }
+}
+
 // Products of one tile of references with another over SEGMENT pixels. parts: (frames, segments,
-// tiles, 64, 64), tiles of the lower triangle row by row. Grid: (tiles, segments, frames), block
-// (16, 16).
-__global__ void __launch_bounds__(256, 2)
+// tiles, 64, 64), tiles of the lower triangle row by row; what lies above the diagonal in quarters
+// of their own, or beyond n, is not written. Grid: (tiles, segments, frames), block (128,).
+__global__ void __launch_bounds__(THREADS, 2)
 covariance_parts(const double *references, const double *means, int n, int pixels, double *parts) {
-  __shared__ double2 left[DEPTH * STRIDE / 2], right[DEPTH * STRIDE / 2];
+  __shared__ double2 buffers[2 * 2 * TILE * ROW];
+  __shared__ double panel_means[2][TILE];
   const int tile = blockIdx.x, tiles = gridDim.x;
   int across = 0;  // of the tile
   while ((across + 1) * (across + 2) / 2 <= tile) ++across;
   const int down = tile - across * (across + 1) / 2;
   const long long frame = blockIdx.z;
   const int begin = blockIdx.y * SEGMENT, stop = min(begin + SEGMENT, pixels);
+  const bool pairs = in_pairs(references, pixels), same = across == down;
   references += frame * n * pixels, means += frame * n;
-  const Panel rows(references, means, across * TILE, n, pixels);
-  const Panel columns(references, means, down * TILE, n, pixels);
-  const bool needed = across * TILE + 8 * (thread_rank() >> 5) < n;  // the same in a warp
-  double sum[4][4] = {}, next_row[4], next_column[4] = {};
-  rows.load(begin, stop, pixels, next_row);
-  if (across != down) columns.load(begin, stop, pixels, next_column);
-  for (int pixel = begin; pixel < stop; pixel += DEPTH) {
-    Panel::store(left, next_row);
-    if (across != down) Panel::store(right, next_column);
-    __syncthreads();
-    rows.load(pixel + DEPTH, stop, pixels, next_row);
-    if (across != down) columns.load(pixel + DEPTH, stop, pixels, next_column);
-    if (needed) multiply(left, across != down ? right : left, sum);
-    __syncthreads();
-  }
+  const Panel rows(references, means, across * TILE, n, pixels, panel_means[0]);
+  const Panel columns(references, means, down * TILE, n, pixels, panel_means[1]);
+  __syncthreads();
+  const Quarter quarter(blockIdx.x + blockIdx.y);
+  const bool needed = across * TILE + quarter.row < n  // the same in a warp
+                      && (!same || quarter.column <= quarter.row);
+  double sum[2][4][4] = {};
+  if (pairs)
+    multiply_panels<true>(rows, columns, same, needed, quarter, begin, stop, pixels, buffers, sum);
+  else
+    multiply_panels<false>(rows, columns, same, needed, quarter, begin, stop, pixels, buffers, sum);
+  if (!needed) return;
   parts += ((frame * gridDim.y + blockIdx.y) * tiles + tile) * TILE * TILE;
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < 2; ++i)
 #pragma unroll
-    for (int j = 0; j < 4; ++j) parts[tile_row(i) * TILE + tile_column(j)] = sum[i][j];
+    for (int j = 0; j < 4; ++j) {
+      const double(&c)[4] = sum[i][j];
+      const int row = quarter.row + 16 * i + quarter.g;
+      double2 *place = reinterpret_cast<double2 *>(parts) + row * (TILE / 2)
+                       + quarter.column / 2 + 4 * j + quarter.t;
+      place[0] = make_double2(c[0], c[1]);
+      place[8 * (TILE / 2)] = make_double2(c[2], c[3]);
+    }
 }
 
 // Add the parts, in order; fill both triangles. One thread to an element of the lower one. Grid:
@@ -208,34 +332,45 @@ struct Spread {
       for (; last >= t.few && t.kept[last] == t.rank - (done - t.low); --last)
         out[last * plane] = deviation(power, mean, count);
   }
+  // How many modes there are in all when the next truncation is reached, after `done` of them.
+  __device__ __forceinline__ int until(const Truncations &t, int done) const {
+    if (done < t.low) return next < t.few ? t.kept[next] : t.low;
+    return last >= t.few ? t.low + t.rank - t.kept[last] : t.modes();
+  }
   static __device__ __forceinline__ double deviation(double power, double sum, double count) {
     const double mean = sum / count;  // its square rounded: one reference has no scatter at all
     return sqrt(fmax(power / count - __dmul_rn(mean, mean), 0.0));
   }
 };
 
-// Four of 16 references that one thread loads for its pixel: rank / 64 + 4 i.
-struct Column {
+// What one thread loads of 16 references for 64 pixels: a pair of each of rank / 32 + 4 i.
+struct Lines {
   const double *image, *means;
-  int n, pixels;
-  bool inside;
+  int n, pixels, count;  // how many pixels there are of the pair
 
-  __device__ __forceinline__ void load(int k, double (&value)[4]) const {
+  template <bool PAIRS>
+  __device__ __forceinline__ void load(int k, double2 (&value)[4], double (&mean)[4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int j = k + thread_rank() / TILE + 4 * i;
-      const double mean = inside && j < n ? means[j] : nan_of<double>();
-      value[i] = isfinite(mean) ? image[static_cast<long long>(j) * pixels] - mean : 0.0;
+      const int j = k + (thread_rank() >> 5) + 4 * i;
+      mean[i] = nan_of<double>(), value[i] = make_double2(0.0, 0.0);
+      if (j >= n) continue;
+      mean[i] = means[j];
+      read_pair<PAIRS>(image + static_cast<long long>(j) * pixels, count, value[i]);
     }
   }
-  static __device__ __forceinline__ void store(double2 *tile, const double (&value)[4]) {
-    double *place = reinterpret_cast<double *>(tile) + thread_rank() % TILE;
+  static __device__ __forceinline__ void store(double2 *lines, double2 (&value)[4],
+                                               const double (&mean)[4]) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) place[(thread_rank() / TILE + 4 * i) * STRIDE] = value[i];
+    for (int i = 0; i < 4; ++i) {
+      value[i].x = isfinite(mean[i]) ? value[i].x - mean[i] : 0.0;
+      value[i].y = isfinite(mean[i]) ? value[i].y - mean[i] : 0.0;
+      lines[((thread_rank() >> 5) + 4 * i) * LINE + (thread_rank() & 31)] = value[i];
+    }
   }
 };
 
-// Rows of factors, then of vectors as the truncations need them; four for a thread, as in a Panel.
+// A panel of factors, then of vectors as the truncations need them.
 struct Rows {
   const double *start;
   int offset[4], n;  // -1: no row
@@ -244,35 +379,65 @@ struct Rows {
                                   const Truncations &truncations, int n_) : start(rows), n(n_) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int q = first + (thread_rank() >> 4) + 16 * i, mode = truncations.mode(q - models);
+      const int q = first + (thread_rank() >> 3) + 16 * i, mode = truncations.mode(q - models);
       offset[i] = q < models ? q * n
                   : q - models < truncations.modes() ? (models + mode) * n : -1;
     }
   }
-  __device__ __forceinline__ void load(int k, double (&value)[4]) const {
-    const int j = k + (thread_rank() & 15);
+  template <bool PAIRS> __device__ __forceinline__ void load(int k, double2 (&value)[4]) const {
+    const int j = k + 2 * (thread_rank() & 7);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) value[i] = offset[i] >= 0 && j < n ? start[offset[i] + j] : 0.0;
+    for (int i = 0; i < 4; ++i) {
+      value[i] = make_double2(0.0, 0.0);
+      if (offset[i] >= 0) read_pair<PAIRS>(start + offset[i] + j, n - j, value[i]);
+    }
   }
 };
 
-// One tile of rows times 64 pixels of all references. all: a pixel's sums of squares and of values.
-__device__ __forceinline__ void multiply_all(const Rows &rows, const Column &column, bool needed,
-                                             double2 *left, double2 *right, double (&sum)[4][4],
-                                             double (&all)[2]) {
-  double next_row[4], next_value[4];
-  rows.load(0, next_row);
-  column.load(0, next_value);
-  for (int k = 0; k < column.n; k += DEPTH) {
-    Panel::store(left, next_row);
-    Column::store(right, next_value);
+// A pixel's sums over all references, of the squares and of the values, for the pair of a thread.
+struct Totals {
+  double2 power, mean;
+};
+
+// One tile of rows times 64 pixels of all references.
+template <bool ROW_PAIRS, bool PIXEL_PAIRS>
+__device__ __forceinline__ void multiply_all(const Rows &rows, const Lines &lines, bool needed,
+                                             const Quarter &quarter, double2 *buffers,
+                                             double (&sum)[2][4][4], Totals &all) {
+  double2 next_row[4], next_line[4];
+  double next_mean[4];
+  rows.load<ROW_PAIRS>(0, next_row);
+  lines.load<PIXEL_PAIRS>(0, next_line, next_mean);
+  for (int k = 0; k < lines.n; k += DEPTH) {
+    double2 *left = buffers + (k & DEPTH) * ((TILE * ROW + DEPTH * LINE) / DEPTH);  // by turns
+    double2 *right = left + TILE * ROW;
+    store_panel(left, [&](int i) { return next_row[i]; });
+    Lines::store(right, next_line, next_mean);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) all[0] += next_value[i] * next_value[i], all[1] += next_value[i];
+    for (int i = 0; i < 4; ++i) {
+      const double2 value = next_line[i];
+      all.power.x += value.x * value.x, all.mean.x += value.x;
+      all.power.y += value.y * value.y, all.mean.y += value.y;
+    }
     __syncthreads();
-    rows.load(k + DEPTH, next_row);
-    column.load(k + DEPTH, next_value);
-    if (needed) multiply(left, right, sum);
-    __syncthreads();
+    rows.load<ROW_PAIRS>(k + DEPTH, next_row);
+    lines.load<PIXEL_PAIRS>(k + DEPTH, next_line, next_mean);
+    if (!needed) continue;
+#pragma unroll
+    for (int step = 0; step < 2; ++step) {
+      double a[2][4];
+      quarter.left_of(left, step, a);
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        double even[2], odd[2];
+        quarter.pixels_of(right, step, j, even, odd);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          mma(sum[i][2 * j], a[i], even);
+          mma(sum[i][2 * j + 1], a[i], odd);
+        }
+      }
+    }
   }
 }
 
@@ -282,55 +447,83 @@ __device__ __forceinline__ void multiply_all(const Rows &rows, const Column &col
 // (frames, n_targets, pixels), without mean; counts: (frames, 2 + n_kept): usable references,
 // rank, and the n_kept truncations for scatter, ascending. residuals: (truncations, frames,
 // n_targets, pixels); scatter: (n_kept, frames, pixels). Grid: (blocks of 64 pixels, frames),
-// block (16, 16).
-__global__ void __launch_bounds__(256, 2)
+// block (128,).
+__global__ void __launch_bounds__(THREADS, 2)
 residuals_and_scatter(const double *references, const double *means, const double *rows,
                       const double *weights, const double *targets, const int *counts, int n,
                       int pixels, int n_targets, int models, int n_kept, double *residuals,
                       double *scatter) {
-  __shared__ double2 shared[TILE * TILE / 2];  // both factors of a product, then the product
-  __shared__ double totals[2][4][TILE];
+  __shared__ double2 shared[TILE * LINE];  // both factors of a product, twice; then the product
+  __shared__ double2 powers[4][TILE / 2], sums[4][TILE / 2];
+  __shared__ double row_weights[TILE];
   __shared__ Spread spreads[TILE];
-  double *product = reinterpret_cast<double *>(shared);
-  const int x = thread_rank() % TILE, y = thread_rank() / TILE;
+  static_assert(2 * (TILE * ROW + DEPTH * LINE) <= TILE * LINE, "");
+  const double *product = reinterpret_cast<const double *>(shared);
+  const int x = thread_rank() % TILE, y = thread_rank() / TILE, lane = thread_rank() & 31;
   const int pixel = blockIdx.x * TILE + x;
   const bool inside = pixel < pixels;
   const long long frame = blockIdx.y, frames = gridDim.y, plane = frames * pixels;
-  counts += frame * (2 + n_kept);
-  const Column column{references + frame * n * pixels + pixel, means + frame * n, n, pixels,
-                      inside};
-  const Truncations truncations(counts + 2, n_kept, counts[1]);
+  const bool row_pairs = in_pairs(rows, n), pixel_pairs = in_pairs(references, pixels);
+  const int first_pixel = blockIdx.x * TILE + 2 * lane;
+  const Lines lines{references + frame * n * pixels + first_pixel, means + frame * n, n, pixels,
+                    pixels - first_pixel};
+  const Truncations truncations(counts + frame * (2 + n_kept) + 2, n_kept,
+                                counts[frame * (2 + n_kept) + 1]);
+  const double count = counts[frame * (2 + n_kept)];
   const int n_rows = models + truncations.modes();
+  const Quarter quarter(blockIdx.x);
   for (int first = 0; first == 0 || first < n_rows; first += TILE) {
-    double sum[4][4] = {}, all[2] = {};
-    const Rows factors(rows + frame * (models + n) * n, first, models, truncations, n);
-    const bool needed = first + 8 * (thread_rank() >> 5) < n_rows;  // the same in a warp
-    multiply_all(factors, column, needed, shared, shared + DEPTH * STRIDE / 2, sum, all);
+    double sum[2][4][4] = {};
+    Totals all = {};
+    const Rows panel(rows + frame * (models + n) * n, first, models, truncations, n);
+    const bool needed = first + quarter.row < n_rows;  // the same in a warp
+    if (row_pairs && pixel_pairs)
+      multiply_all<true, true>(panel, lines, needed, quarter, shared, sum, all);
+    else if (pixel_pairs)
+      multiply_all<false, true>(panel, lines, needed, quarter, shared, sum, all);
+    else
+      multiply_all<false, false>(panel, lines, needed, quarter, shared, sum, all);
+    __syncthreads();  // the product takes the place of its factors
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < 2; ++i)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) product[tile_row(i) * TILE + tile_column(j)] = sum[i][j];
-    totals[0][y][x] = all[0], totals[1][y][x] = all[1];
+      for (int j = 0; j < 2; ++j)
+#pragma unroll
+        for (int half = 0; half < 4; half += 2) {  // four pixels in a row: even, odd, even, odd
+          const double(&even)[4] = sum[i][2 * j], (&odd)[4] = sum[i][2 * j + 1];
+          double2 *place = shared + (quarter.row + 16 * i + 4 * half + quarter.g) * LINE
+                           + quarter.column / 2 + 8 * j + 2 * quarter.t;
+          place[0] = make_double2(even[half], odd[half]);
+          place[1] = make_double2(even[half + 1], odd[half + 1]);
+        }
+    powers[thread_rank() >> 5][lane] = all.power, sums[thread_rank() >> 5][lane] = all.mean;
+    if (y == 0 && first + x >= models && first + x < n_rows)
+      row_weights[x] = weights[frame * n + truncations.mode(first + x - models)];
     __syncthreads();
-    for (int q = first + y; inside && q < min(first + TILE, models); q += 4) {
+    for (int q = first + y; inside && q < min(first + TILE, models); q += THREADS / TILE) {
       const long long at = (frame * n_targets + q % n_targets) * pixels + pixel;
-      const double model = product[(q - first) * TILE + x];
+      const double model = product[(q - first) * (2 * LINE) + x];
       residuals[q / n_targets * n_targets * plane + at] = targets[at] - model;
     }
     if (y == 0 && inside && n_kept > 0) {
       Spread spread = spreads[x];
       double *out = scatter + frame * pixels + pixel;
       if (first == 0) {
-        const double(&p)[4][TILE] = totals[0], (&m)[4][TILE] = totals[1];
-        spread = Spread{p[0][x] + p[1][x] + p[2][x] + p[3][x],
-                        m[0][x] + m[1][x] + m[2][x] + m[3][x], 0.0, 0.0, 0, n_kept - 1};
-        spread.reach(truncations, 0, counts[0], out, plane);
+        const double *p = reinterpret_cast<const double *>(powers) + x;
+        const double *m = reinterpret_cast<const double *>(sums) + x;
+        spread = Spread{p[0] + p[TILE] + p[2 * TILE] + p[3 * TILE],
+                        m[0] + m[TILE] + m[2 * TILE] + m[3 * TILE], 0.0, 0.0, 0, n_kept - 1};
+        spread.reach(truncations, 0, count, out, plane);
       }
-      for (int q = max(first, models); q < min(first + TILE, n_rows); ++q) {
-        const double value = product[(q - first) * TILE + x];
-        spread.power += value * value;
-        spread.mean += value * weights[frame * n + truncations.mode(q - models)];
-        spread.reach(truncations, q - models + 1, counts[0], out, plane);
+      for (int q = max(first, models), end = min(first + TILE, n_rows); q < end;) {
+        const int stop = min(end, models + spread.until(truncations, q - models));
+#pragma unroll 4
+        for (; q < stop; ++q) {
+          const double value = product[(q - first) * (2 * LINE) + x];
+          spread.power += value * value;
+          spread.mean += value * row_weights[q - first];
+        }
+        spread.reach(truncations, q - models, count, out, plane);
       }
       spreads[x] = spread;
     }

@@ -7,7 +7,7 @@ import numpy as np
 from gpucoron.cuda import cupy, kernel
 from gpucoron.errors import DeviceError
 
-TILE, SEGMENT = 64, 4096  # as in klip.cu
+TILE, SEGMENT, THREADS = 64, 4096, 128  # as in klip.cu
 
 # One block of ours takes a matrix, cuSOLVER's syevd the whole GPU. Estimates, not measured: ours
 # 0.14 us n^2 for up to 132 matrices, syevd a few milliseconds for each and 40 ms for n = 1024.
@@ -150,7 +150,7 @@ class Bases:
         scatters = cp.empty((len(order), frames, pixels))
         sizes = map(np.int32, (n, pixels, n_targets, models, len(order)))
         kernel("klip", "residuals_and_scatter")(
-            (-(-pixels // TILE), frames), (16, 16),
+            (-(-pixels // TILE), frames), (THREADS,),
             (self._references, self.means, rows, self.vectors.sum(axis=2), targets,
              cp.asarray(counts.astype(np.int32, order="C")), *sizes, residuals, scatters))
         return list(residuals), [scatters[k] for k in np.argsort(order).tolist()]
@@ -185,7 +185,7 @@ def covariance(references, means):
     panels, segments = -(-n // TILE), -(-pixels // SEGMENT)
     parts = cp.empty((frames, segments, panels * (panels + 1) // 2, TILE, TILE))
     kernel("klip", "covariance_parts")(
-        (parts.shape[2], segments, frames), (16, 16),
+        (parts.shape[2], segments, frames), (THREADS,),
         (references, means, np.int32(n), np.int32(pixels), parts))
     products = cp.empty((frames, n, n))
     kernel("klip", "sum_parts")(
