@@ -29,11 +29,12 @@
 
 #include "common.cuh"
 
-constexpr int TILE = 64, DEPTH = 16;    // a block's product: 64 x 64, summed 16 at a time
-constexpr int THREADS = 128;            // of a block: a warp to a quarter of the product
-constexpr int ROW = DEPTH / 2;          // pairs in a row of a panel
-constexpr int LINE = TILE / 2 + 1;      // pairs in a line of pixels, odd: see pixels_of
-constexpr int SEGMENT = 4096;           // pixels summed in one go
+constexpr int TILE = 64, DEPTH = 16;  // a block's product: 64 x 64, summed 16 at a time
+constexpr int THREADS = 128;          // of a block: a warp to a quarter of the product
+constexpr int SEGMENT = 4096;         // pixels summed in one go
+// Elements from row to row in shared memory. The 16 lanes that read at a time, 4 rows by 4 columns
+// of ROW and LINE, and the 8 that write pairs of MODEL, 2 rows by 4, find banks of their own.
+constexpr int ROW = DEPTH + 4, LINE = TILE + 4, MODEL = TILE + 8;
 
 // Means of the references, NaN where one is not finite, and their products with TARGETS targets at
 // a time. references: (frames, n, pixels); targets: (frames, n_targets, pixels), without mean, NaN
@@ -120,28 +121,42 @@ struct Quarter {
     const int lane = thread_rank() & 31, warp = ((thread_rank() >> 5) + turn) & 3;
     row = 32 * (warp >> 1), column = 32 * (warp & 1), g = lane >> 2, t = lane & 3;
   }
-  // Two of the 16 elements of row `place` of a panel, which is g modulo 8: of step 0 or 1, the ones
-  // at 8 step + 2 t and + 1. See store_panel.
-  __device__ __forceinline__ double2 row_of(const double2 *panel, int place, int step) const {
-    return panel[place * ROW + t + 4 * (step ^ (g & 1))];
-  }
-  // The left panel's rows row + 16 i + g and + 8, as mma wants them.
-  __device__ __forceinline__ void left_of(const double2 *panel, int step,
-                                          double (&a)[2][4]) const {
+  // sum += left right^T, of 16 columns of two panels; or left right, right being 16 lines of pixels.
+  template <bool LINES>
+  __device__ __forceinline__ void multiply(const double *left, const double *right,
+                                           double (&sum)[2][4][4]) const {
+    constexpr int ACROSS = LINES ? 8 : 8 * ROW, DEEPER = LINES ? 4 * LINE : 4;
+    left += (row + g) * ROW + t;
+    right += LINES ? t * LINE + column + g : (column + g) * ROW + t;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const double2 low = row_of(panel, row + 16 * i + g, step);
-      const double2 high = row_of(panel, row + 16 * i + g + 8, step);
-      a[i][0] = low.x, a[i][1] = high.x, a[i][2] = low.y, a[i][3] = high.y;
+    for (int k = 0; k < DEPTH / 4; k += 2) {
+      double a[2][4], b[4][2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int v = 0; v < 4; ++v) a[i][v] = left[(16 * i + 8 * (v & 1)) * ROW + 4 * (k + v / 2)];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int v = 0; v < 2; ++v) b[j][v] = right[j * ACROSS + (k + v) * DEEPER];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) mma(sum[i][j], a[i], b[j]);
     }
   }
-  // The same 2 of 16 lines of pixels: of the pixels column + 16 j + 2 g and the next one. An odd
-  // LINE puts the pairs that 8 lanes read at a time into banks of their own.
-  __device__ __forceinline__ void pixels_of(const double2 *lines, int step, int j,
-                                            double (&even)[2], double (&odd)[2]) const {
-    lines += (8 * step + 2 * t) * LINE + column / 2 + 8 * j + g;
-    const double2 a = lines[0], b = lines[LINE];
-    even[0] = a.x, even[1] = b.x, odd[0] = a.y, odd[1] = b.y;
+  // Write the quarter into rows of `pitch` elements.
+  __device__ __forceinline__ void store(const double (&sum)[2][4][4], double *product,
+                                        int pitch) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const double(&c)[4] = sum[i][j];
+        double *place = product + (row + 16 * i + g) * pitch + column + 8 * j + 2 * t;
+        *reinterpret_cast<double2 *>(place) = make_double2(c[0], c[1]);
+        *reinterpret_cast<double2 *>(place + 8 * pitch) = make_double2(c[2], c[3]);
+      }
   }
 };
 
@@ -160,84 +175,74 @@ __device__ __forceinline__ bool in_pairs(const double *array, int row) {
   return row % 2 == 0 && reinterpret_cast<unsigned long long>(array) % 16 == 0;
 }
 
-// What one thread loads of a panel of 64 rows, 16 deep: a pair of each row rank / 8 + 16 i. The
-// 8 pairs of an odd row stand 4 places on, so that 8 lanes that read 4 pairs of two rows, or write
-// all of one, find them in banks of their own.
-template <class Pairs> __device__ __forceinline__ void store_panel(double2 *panel, Pairs pair) {
-  const int row = thread_rank() >> 3, place = (thread_rank() & 7) ^ (row & 1) << 2;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) panel[(row + 16 * i) * ROW + place] = pair(i);
+// What one thread loads of a panel of 64 rows, 16 deep: a pair of each row rank / 8 + 16 i.
+__device__ __forceinline__ void store_pair(double *panel, int i, double x, double y) {
+  double *place = panel + ((thread_rank() >> 3) + 16 * i) * ROW + 2 * (thread_rank() & 7);
+  *reinterpret_cast<double2 *>(place) = make_double2(x, y);
 }
 
 // ---------------------------------------------------------------- inner products of references
 // A panel of references, less their means; 0 where there is none, or none that is usable.
 struct Panel {
   const double *start;
-  double *means;  // of the 64 rows, in shared memory
+  double means[4];
   unsigned present;
 
   __device__ __forceinline__ Panel(const double *references, const double *row_means, int first,
-                                   int n, int pixels, double *means_)
-      : means(means_ + (thread_rank() >> 3)), present(0) {
+                                   int n, int pixels) : present(0) {
     const int row = first + (thread_rank() >> 3);
     start = references + static_cast<long long>(row) * pixels + 2 * (thread_rank() & 7);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const double mean = row + 16 * i < n ? row_means[row + 16 * i] : nan_of<double>();
+      means[i] = isfinite(mean) ? mean : 0.0;
       if (isfinite(mean)) present |= 1u << i;
-      if ((thread_rank() & 7) == 0) means[16 * i] = isfinite(mean) ? mean : 0.0;
     }
   }
-  // Not less the means yet: that would wait for the values.
+  // Not less the means yet: that would wait for the values. Those of absent rows stay 0.
   template <bool PAIRS>
   __device__ __forceinline__ void load(int pixel, int stop, int pixels, double2 (&value)[4]) const {
-    const int count = stop - pixel - 2 * (thread_rank() & 7);
+    const double *place = start + pixel;
+    if (pixel + DEPTH <= stop) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (present >> i & 1)
+          read_pair<PAIRS>(place + static_cast<long long>(16 * i) * pixels, 2, value[i]);
+    } else {
+      const int count = stop - pixel - 2 * (thread_rank() & 7);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        value[i] = make_double2(means[i], means[i]);
+        if (present >> i & 1)
+          read_pair<PAIRS>(place + static_cast<long long>(16 * i) * pixels, count, value[i]);
+      }
+    }
+  }
+  __device__ __forceinline__ void store(double *panel, const double2 (&value)[4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      if (present >> i & 1) read_pair<PAIRS>(start + 16 * i * pixels + pixel, count, value[i]);
-  }
-  __device__ __forceinline__ void store(double2 *panel, int pixel, int stop,
-                                        const double2 (&value)[4]) const {
-    const int count = stop - pixel - 2 * (thread_rank() & 7);
-    store_panel(panel, [&](int i) {
-      const double mean = means[16 * i];
-      const bool any = present >> i & 1;
-      return make_double2(any && count > 0 ? value[i].x - mean : 0.0,
-                          any && count > 1 ? value[i].y - mean : 0.0);
-    });
+      store_pair(panel, i, value[i].x - means[i], value[i].y - means[i]);
   }
 };
 
 template <bool PAIRS>
 __device__ __forceinline__ void multiply_panels(const Panel &rows, const Panel &columns, bool same,
                                                 bool needed, const Quarter &quarter, int begin,
-                                                int stop, int pixels, double2 *buffers,
+                                                int stop, int pixels, double *buffers,
                                                 double (&sum)[2][4][4]) {
   double2 next_row[4] = {}, next_column[4] = {};
   rows.load<PAIRS>(begin, stop, pixels, next_row);
   if (!same) columns.load<PAIRS>(begin, stop, pixels, next_column);
   for (int pixel = begin; pixel < stop; pixel += DEPTH) {
     // Two buffers by turns: who is here has seen all of the block leave the one before the last.
-    double2 *left = buffers + ((pixel - begin) & DEPTH) * (2 * TILE * ROW / DEPTH);
-    double2 *right = same ? left : left + TILE * ROW;
-    rows.store(left, pixel, stop, next_row);
-    if (!same) columns.store(right, pixel, stop, next_column);
+    double *left = buffers + ((pixel - begin) & DEPTH) / DEPTH * (2 * TILE * ROW);
+    double *right = same ? left : left + TILE * ROW;
+    rows.store(left, next_row);
+    if (!same) columns.store(right, next_column);
     __syncthreads();
     rows.load<PAIRS>(pixel + DEPTH, stop, pixels, next_row);
     if (!same) columns.load<PAIRS>(pixel + DEPTH, stop, pixels, next_column);
-    if (!needed) continue;
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-      double a[2][4];
-      quarter.left_of(left, step, a);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const double2 pair = quarter.row_of(right, quarter.column + 8 * j + quarter.g, step);
-        const double b[2] = {pair.x, pair.y};
-        mma(sum[0][j], a[0], b);
-        mma(sum[1][j], a[1], b);
-      }
-    }
+    if (needed) quarter.multiply<false>(left, right, sum);
   }
 }
 
@@ -246,8 +251,8 @@ __device__ __forceinline__ void multiply_panels(const Panel &rows, const Panel &
 // of their own, or beyond n, is not written. Grid: (tiles, segments, frames), block (128,).
 __global__ void __launch_bounds__(THREADS, 2)
 covariance_parts(const double *references, const double *means, int n, int pixels, double *parts) {
-  __shared__ double2 buffers[2 * 2 * TILE * ROW];
-  __shared__ double panel_means[2][TILE];
+  __shared__ double2 aligned[2 * TILE * ROW];  // two panels, twice
+  double *buffers = reinterpret_cast<double *>(aligned);
   const int tile = blockIdx.x, tiles = gridDim.x;
   int across = 0;  // of the tile
   while ((across + 1) * (across + 2) / 2 <= tile) ++across;
@@ -256,9 +261,8 @@ covariance_parts(const double *references, const double *means, int n, int pixel
   const int begin = blockIdx.y * SEGMENT, stop = min(begin + SEGMENT, pixels);
   const bool pairs = in_pairs(references, pixels), same = across == down;
   references += frame * n * pixels, means += frame * n;
-  const Panel rows(references, means, across * TILE, n, pixels, panel_means[0]);
-  const Panel columns(references, means, down * TILE, n, pixels, panel_means[1]);
-  __syncthreads();
+  const Panel rows(references, means, across * TILE, n, pixels);
+  const Panel columns(references, means, down * TILE, n, pixels);
   const Quarter quarter(blockIdx.x + blockIdx.y);
   const bool needed = across * TILE + quarter.row < n  // the same in a warp
                       && (!same || quarter.column <= quarter.row);
@@ -267,19 +271,8 @@ covariance_parts(const double *references, const double *means, int n, int pixel
     multiply_panels<true>(rows, columns, same, needed, quarter, begin, stop, pixels, buffers, sum);
   else
     multiply_panels<false>(rows, columns, same, needed, quarter, begin, stop, pixels, buffers, sum);
-  if (!needed) return;
   parts += ((frame * gridDim.y + blockIdx.y) * tiles + tile) * TILE * TILE;
-#pragma unroll
-  for (int i = 0; i < 2; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const double(&c)[4] = sum[i][j];
-      const int row = quarter.row + 16 * i + quarter.g;
-      double2 *place = reinterpret_cast<double2 *>(parts) + row * (TILE / 2)
-                       + quarter.column / 2 + 4 * j + quarter.t;
-      place[0] = make_double2(c[0], c[1]);
-      place[8 * (TILE / 2)] = make_double2(c[2], c[3]);
-    }
+  if (needed) quarter.store(sum, parts, TILE);
 }
 
 // Add the parts, in order; fill both triangles. One thread to an element of the lower one. Grid:
@@ -359,13 +352,14 @@ struct Lines {
       read_pair<PAIRS>(image + static_cast<long long>(j) * pixels, count, value[i]);
     }
   }
-  static __device__ __forceinline__ void store(double2 *lines, double2 (&value)[4],
+  static __device__ __forceinline__ void store(double *lines, double2 (&value)[4],
                                                const double (&mean)[4]) {
+    lines += (thread_rank() >> 5) * LINE + 2 * (thread_rank() & 31);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       value[i].x = isfinite(mean[i]) ? value[i].x - mean[i] : 0.0;
       value[i].y = isfinite(mean[i]) ? value[i].y - mean[i] : 0.0;
-      lines[((thread_rank() >> 5) + 4 * i) * LINE + (thread_rank() & 31)] = value[i];
+      *reinterpret_cast<double2 *>(lines + 4 * i * LINE) = value[i];
     }
   }
 };
@@ -402,16 +396,17 @@ struct Totals {
 // One tile of rows times 64 pixels of all references.
 template <bool ROW_PAIRS, bool PIXEL_PAIRS>
 __device__ __forceinline__ void multiply_all(const Rows &rows, const Lines &lines, bool needed,
-                                             const Quarter &quarter, double2 *buffers,
+                                             const Quarter &quarter, double *buffers,
                                              double (&sum)[2][4][4], Totals &all) {
   double2 next_row[4], next_line[4];
   double next_mean[4];
   rows.load<ROW_PAIRS>(0, next_row);
   lines.load<PIXEL_PAIRS>(0, next_line, next_mean);
   for (int k = 0; k < lines.n; k += DEPTH) {
-    double2 *left = buffers + (k & DEPTH) * ((TILE * ROW + DEPTH * LINE) / DEPTH);  // by turns
-    double2 *right = left + TILE * ROW;
-    store_panel(left, [&](int i) { return next_row[i]; });
+    double *left = buffers + (k & DEPTH) / DEPTH * (TILE * ROW + DEPTH * LINE);  // by turns
+    double *right = left + TILE * ROW;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) store_pair(left, i, next_row[i].x, next_row[i].y);
     Lines::store(right, next_line, next_mean);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -422,22 +417,7 @@ __device__ __forceinline__ void multiply_all(const Rows &rows, const Lines &line
     __syncthreads();
     rows.load<ROW_PAIRS>(k + DEPTH, next_row);
     lines.load<PIXEL_PAIRS>(k + DEPTH, next_line, next_mean);
-    if (!needed) continue;
-#pragma unroll
-    for (int step = 0; step < 2; ++step) {
-      double a[2][4];
-      quarter.left_of(left, step, a);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        double even[2], odd[2];
-        quarter.pixels_of(right, step, j, even, odd);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          mma(sum[i][2 * j], a[i], even);
-          mma(sum[i][2 * j + 1], a[i], odd);
-        }
-      }
-    }
+    if (needed) quarter.multiply<true>(left, right, sum);
   }
 }
 
@@ -453,12 +433,12 @@ residuals_and_scatter(const double *references, const double *means, const doubl
                       const double *weights, const double *targets, const int *counts, int n,
                       int pixels, int n_targets, int models, int n_kept, double *residuals,
                       double *scatter) {
-  __shared__ double2 shared[TILE * LINE];  // both factors of a product, twice; then the product
+  __shared__ double2 aligned[TILE * ROW + DEPTH * LINE];  // two factors, twice; their product
   __shared__ double2 powers[4][TILE / 2], sums[4][TILE / 2];
   __shared__ double row_weights[TILE];
   __shared__ Spread spreads[TILE];
-  static_assert(2 * (TILE * ROW + DEPTH * LINE) <= TILE * LINE, "");
-  const double *product = reinterpret_cast<const double *>(shared);
+  static_assert(sizeof aligned >= TILE * MODEL * sizeof(double), "the product takes their place");
+  double *shared = reinterpret_cast<double *>(aligned);
   const int x = thread_rank() % TILE, y = thread_rank() / TILE, lane = thread_rank() & 31;
   const int pixel = blockIdx.x * TILE + x;
   const bool inside = pixel < pixels;
@@ -483,26 +463,15 @@ residuals_and_scatter(const double *references, const double *means, const doubl
       multiply_all<false, true>(panel, lines, needed, quarter, shared, sum, all);
     else
       multiply_all<false, false>(panel, lines, needed, quarter, shared, sum, all);
-    __syncthreads();  // the product takes the place of its factors
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-#pragma unroll
-      for (int j = 0; j < 2; ++j)
-#pragma unroll
-        for (int half = 0; half < 4; half += 2) {  // four pixels in a row: even, odd, even, odd
-          const double(&even)[4] = sum[i][2 * j], (&odd)[4] = sum[i][2 * j + 1];
-          double2 *place = shared + (quarter.row + 16 * i + 4 * half + quarter.g) * LINE
-                           + quarter.column / 2 + 8 * j + 2 * quarter.t;
-          place[0] = make_double2(even[half], odd[half]);
-          place[1] = make_double2(even[half + 1], odd[half + 1]);
-        }
+    __syncthreads();
+    quarter.store(sum, shared, MODEL);
     powers[thread_rank() >> 5][lane] = all.power, sums[thread_rank() >> 5][lane] = all.mean;
     if (y == 0 && first + x >= models && first + x < n_rows)
       row_weights[x] = weights[frame * n + truncations.mode(first + x - models)];
     __syncthreads();
     for (int q = first + y; inside && q < min(first + TILE, models); q += THREADS / TILE) {
       const long long at = (frame * n_targets + q % n_targets) * pixels + pixel;
-      const double model = product[(q - first) * (2 * LINE) + x];
+      const double model = shared[(q - first) * MODEL + x];
       residuals[q / n_targets * n_targets * plane + at] = targets[at] - model;
     }
     if (y == 0 && inside && n_kept > 0) {
@@ -519,7 +488,7 @@ residuals_and_scatter(const double *references, const double *means, const doubl
         const int stop = min(end, models + spread.until(truncations, q - models));
 #pragma unroll 4
         for (; q < stop; ++q) {
-          const double value = product[(q - first) * (2 * LINE) + x];
+          const double value = shared[(q - first) * MODEL + x];
           spread.power += value * value;
           spread.mean += value * row_weights[q - first];
         }
