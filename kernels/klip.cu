@@ -9,23 +9,31 @@
 // Passes     over the references, 8 bytes a pixel each: means with <R, t> of each frame's target;
 //            C; and one for residuals and scatters of all truncations. Nothing of their size is
 //            written: means are subtracted on loading, modes live in registers and shared memory.
-// Threads    means: a block to an image. C and the last pass: 256 threads multiply 64 x 64 tiles,
-//            4 x 4 to a thread, 16 deep, the next 16 on their way in registers. C: a block to a
-//            tile of the lower triangle and 4096 pixels, partial sums added in order afterwards.
+// Threads    means: a block to an image. C and the last pass: 4 warps multiply 64 x 64 tiles, 32 by
+//            32 to a warp, by the float64 tensor cores (sm_80 and later; elsewhere the lanes of a
+//            warp exchange the same fragments), 16 deep, the next 16 on their way in registers, two
+//            buffers of shared memory and one barrier for each 16. C: a block to a tile of the
+//            lower triangle and 4096 pixels, partial sums added in order afterwards; quarters of a
+//            tile that lie above the diagonal or beyond n are left out.
 //            Last: a block to 64 pixels; a row of a tile is a factor or a mode; 64 threads then
 //            add the modes' squares in order of the modes, and write at every truncation.
-// Work       n = 180, 320 x 320 pixels, 50 kept, one frame: 147 MB a pass. C 5.0 GFLOP (6 tiles of
-//            the 9), last pass 2.2 GFLOP. For 120 frames 870 GFLOP: 40 ms at two thirds of an
-//            H100's 34 TFLOP/s of float64, above the 18 ms of three passes. Estimates: not yet
-//            timed on a device.
+// Work       n = 180, 320 x 320 pixels, 50 kept, one frame: 147 MB a pass. C 4.4 GFLOP (21 quarters
+//            of the 36), last pass 2.5 GFLOP. The tiles of C ask for each reference 3 times and the
+//            last pass for 73 kB of rows a block: 440 MB and 265 MB through L2.
+//            By ptxas for sm_90: 186 and 214 registers, 40 and 44 KiB, 2 blocks on an SM.
+// Measured   NVIDIA H200, 2026-11-27, 120 frames of these: means 4 ms, C 48.4 ms, last pass 32 ms,
+//            all with FMA, 256 threads of 4 x 4. What stands here, with tensor cores, has not been
+//            timed yet. For scale: cuBLAS multiplied float64 there at 56.7 TFLOP/s, and a copy ran
+//            at 4.25 TB/s: 4.2 ms for a pass.
 // Variants   on paper only. C by cuBLAS: a batched product through cupy.matmul copies transposed
 //            operands (twice the memory), one frame's product alone is small (180 x 180), both
 //            halves of the triangle are computed, and the references must be centred in memory
 //            first, two passes more: R R^T - pixels m m^T loses digits where the background is
-//            bright (a mean of 90 standard deviations: residuals off by 7e-8). It has tensor cores
-//            (twice the rate) on A100 and H100 only.
+//            bright (a mean of 90 standard deviations: residuals off by 7e-8).
 //            Scatter by a product and a reduction: as many operations, and the modes (41 MB a
 //            frame) written and read.
+//            Fragments by 16-byte loads: half the loads, but mma wants two rows beside each other,
+//            and the moves cost more (some 150 in 435 instructions for each 16, by the SASS).
 
 #include "common.cuh"
 
@@ -76,11 +84,12 @@ reference_sums(const double *references, const double *targets, int n, int n_tar
 }
 
 // ---------------------------------------------------------------- products by a warp
-// sum += a b, 16 x 8 with 8 between them, by all 32 lanes. With g = lane / 4 and t = lane % 4 a
-// lane holds a[0] and a[2] of row g, a[1] and a[3] of row g + 8, of columns t and t + 4; b[0] and
-// b[1] of rows t and t + 4 and column g; sum[0], sum[1] of row g and sum[2], sum[3] of row g + 8,
-// of columns 2 t and 2 t + 1. (PTX ISA, mma.m16n8k8 and, a quarter at a time, mma.m8n8k4 of .f64.)
-// Which of the 8 stands where is of no account, as long as it is the same for a and b.
+// sum += a b, 16 x 8 with 8 between them, by all 32 lanes of a warp. With g = lane / 4 and
+// t = lane % 4 a lane holds a[0] and a[1] of rows g and g + 8 and column t, a[2] and a[3] of the
+// same and column t + 4; b[0] and b[1] of rows t and t + 4 and column g; sum[0] and sum[1] of row g
+// and columns 2 t and 2 t + 1, sum[2] and sum[3] of row g + 8. (PTX ISA, mma.m16n8k8 and, a quarter
+// at a time, mma.m8n8k4 of .f64.) Which of the 8 stands where is of no account, as long as it is
+// the same for a and b.
 __device__ __forceinline__ void mma(double (&sum)[4], const double (&a)[4], const double (&b)[2]) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile(
@@ -121,7 +130,7 @@ struct Quarter {
     const int lane = thread_rank() & 31, warp = ((thread_rank() >> 5) + turn) & 3;
     row = 32 * (warp >> 1), column = 32 * (warp & 1), g = lane >> 2, t = lane & 3;
   }
-  // sum += left right^T, of 16 columns of two panels; or left right, right being 16 lines of pixels.
+  // sum += left right^T, of two panels; or left right, right being 16 lines of pixels.
   template <bool LINES>
   __device__ __forceinline__ void multiply(const double *left, const double *right,
                                            double (&sum)[2][4][4]) const {
@@ -160,8 +169,8 @@ struct Quarter {
   }
 };
 
-// Two neighbours, of which `count` exist; the others keep their values. In PAIRS all is even, and
-// aligned.
+// Two neighbours, of which `count` exist; the others keep their values. PAIRS: both do or neither,
+// and they are aligned.
 template <bool PAIRS>
 __device__ __forceinline__ void read_pair(const double *place, int count, double2 &pair) {
   if (PAIRS) {
