@@ -9,28 +9,40 @@
 // Passes     over the references, 8 bytes a pixel each: means with <R, t> of each frame's target;
 //            C; and one for residuals and scatters of all truncations. Nothing of their size is
 //            written: means are subtracted on loading, modes live in registers and shared memory.
-// Threads    means: a block to an image. C and the last pass: 256 threads multiply 64 x 64 tiles,
-//            4 x 4 to a thread, 16 deep, the next 16 on their way in registers. C: a block to a
-//            tile of the lower triangle and 4096 pixels, partial sums added in order afterwards.
+// Threads    means: a block to an image. C and the last pass: 4 warps multiply 64 x 64 tiles, 32 by
+//            32 to a warp, by the float64 tensor cores (sm_80 and later; elsewhere the lanes of a
+//            warp exchange the same fragments), 16 deep, the next 16 on their way in registers, two
+//            buffers of shared memory and one barrier for each 16. C: a block to a tile of the
+//            lower triangle and 4096 pixels, partial sums added in order afterwards; quarters of a
+//            tile that lie above the diagonal or beyond n are left out.
 //            Last: a block to 64 pixels; a row of a tile is a factor or a mode; 64 threads then
 //            add the modes' squares in order of the modes, and write at every truncation.
-// Work       n = 180, 320 x 320 pixels, 50 kept, one frame: 147 MB a pass. C 5.0 GFLOP (6 tiles of
-//            the 9), last pass 2.2 GFLOP. For 120 frames 870 GFLOP: 40 ms at two thirds of an
-//            H100's 34 TFLOP/s of float64, above the 18 ms of three passes. Estimates: not yet
-//            timed on a device.
+// Work       n = 180, 320 x 320 pixels, 50 kept, one frame: 147 MB a pass. C 4.4 GFLOP (21 quarters
+//            of the 36), last pass 2.5 GFLOP. The tiles of C ask for each reference 3 times and the
+//            last pass for 73 kB of rows a block: 440 MB and 265 MB through L2.
+//            By ptxas for sm_90: 186 and 214 registers, 40 and 44 KiB, 2 blocks on an SM.
+// Measured   NVIDIA H200, 2026-11-27, 120 frames of these: means 4 ms, C 48.4 ms, last pass 32 ms,
+//            all with FMA, 256 threads of 4 x 4. What stands here, with tensor cores, has not been
+//            timed yet. For scale: cuBLAS multiplied float64 there at 56.7 TFLOP/s, and a copy ran
+//            at 4.25 TB/s: 4.2 ms for a pass.
 // Variants   on paper only. C by cuBLAS: a batched product through cupy.matmul copies transposed
 //            operands (twice the memory), one frame's product alone is small (180 x 180), both
 //            halves of the triangle are computed, and the references must be centred in memory
 //            first, two passes more: R R^T - pixels m m^T loses digits where the background is
-//            bright (a mean of 90 standard deviations: residuals off by 7e-8). It has tensor cores
-//            (twice the rate) on A100 and H100 only.
+//            bright (a mean of 90 standard deviations: residuals off by 7e-8).
 //            Scatter by a product and a reduction: as many operations, and the modes (41 MB a
 //            frame) written and read.
+//            Fragments by 16-byte loads: half the loads, but mma wants two rows beside each other,
+//            and the moves cost more (some 150 in 435 instructions for each 16, by the SASS).
 
 #include "common.cuh"
 
-constexpr int TILE = 64, DEPTH = 16, STRIDE = TILE + 2;  // even: pairs are aligned
-constexpr int SEGMENT = 4096;                            // pixels summed in one go
+constexpr int TILE = 64, DEPTH = 16;  // a block's product: 64 x 64, summed 16 at a time
+constexpr int THREADS = 128;          // of a block: a warp to a quarter of the product
+constexpr int SEGMENT = 4096;         // pixels summed in one go
+// Elements from row to row in shared memory. The 16 lanes that read at a time, 4 rows by 4 columns
+// of ROW and LINE, and the 8 that write pairs of MODEL, 2 rows by 4, find banks of their own.
+constexpr int ROW = DEPTH + 4, LINE = TILE + 4, MODEL = TILE + 8;
 
 // Means of the references, NaN where one is not finite, and their products with TARGETS targets at
 // a time. references: (frames, n, pixels); targets: (frames, n_targets, pixels), without mean, NaN
@@ -71,91 +83,205 @@ reference_sums(const double *references, const double *targets, int n, int n_tar
       products[(frame * n_targets + group + k) * n + blockIdx.x] = usable ? sums[k] : 0.0;
 }
 
-// sum[i][j] += sum_k left[k][row_i] right[k][column_j] for the rows and columns of this thread.
-__device__ __forceinline__ int tile_row(int i) { return 4 * threadIdx.y + i; }
-__device__ __forceinline__ int tile_column(int j) {
-  return 32 * (j >> 1) + 2 * threadIdx.x + (j & 1);
+// ---------------------------------------------------------------- products by a warp
+// sum += a b, 16 x 8 with 8 between them, by all 32 lanes of a warp. With g = lane / 4 and
+// t = lane % 4 a lane holds a[0] and a[1] of rows g and g + 8 and column t, a[2] and a[3] of the
+// same and column t + 4; b[0] and b[1] of rows t and t + 4 and column g; sum[0] and sum[1] of row g
+// and columns 2 t and 2 t + 1, sum[2] and sum[3] of row g + 8. (PTX ISA, mma.m16n8k8 and, a quarter
+// at a time, mma.m8n8k4 of .f64.) Which of the 8 stands where is of no account, as long as it is
+// the same for a and b.
+__device__ __forceinline__ void mma(double (&sum)[4], const double (&a)[4], const double (&b)[2]) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+d"(sum[0]), "+d"(sum[1]), "+d"(sum[2]), "+d"(sum[3])
+      : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+#else
+#pragma unroll
+  for (int v = 0; v < 2; ++v)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      double &x = sum[2 * half], &y = sum[2 * half + 1];
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+      asm volatile(
+          "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+          : "+d"(x), "+d"(y) : "d"(a[2 * v + half]), "d"(b[v]));
+#else  // no such instruction: the lanes fetch what they need of each other
+      const int lane = thread_rank() & 31, g = lane >> 2, t = lane & 3;
+#pragma unroll 1
+      for (int k = 0; k < 4; ++k) {
+        const double mine = __shfl_sync(0xffffffffu, a[2 * v + half], 4 * g + k);
+        x += mine * __shfl_sync(0xffffffffu, b[v], 4 * (2 * t) + k);
+        y += mine * __shfl_sync(0xffffffffu, b[v], 4 * (2 * t + 1) + k);
+      }
+#endif
+    }
+#endif
 }
 
-__device__ __forceinline__ void multiply(const double2 *left, const double2 *right,
-                                         double (&sum)[4][4]) {
-  left += 2 * threadIdx.y, right += threadIdx.x;
-#pragma unroll 4  // more needs more registers than there are
-  for (int k = 0; k < DEPTH; ++k) {
-    const double2 a0 = left[0], a1 = left[1], b0 = right[0], b1 = right[16];
-    const double a[4] = {a0.x, a0.y, a1.x, a1.y}, b[4] = {b0.x, b0.y, b1.x, b1.y};
+// A warp's quarter of the product and this lane's places in it: sum[i][j] is the mma of rows
+// row + 16 i and columns column + 8 j.
+struct Quarter {
+  int row, column, g, t;
+
+  // `turn` differs between blocks, so that idle quarters do not always fall to the same scheduler.
+  __device__ __forceinline__ explicit Quarter(int turn) {
+    const int lane = thread_rank() & 31, warp = ((thread_rank() >> 5) + turn) & 3;
+    row = 32 * (warp >> 1), column = 32 * (warp & 1), g = lane >> 2, t = lane & 3;
+  }
+  // sum += left right^T, of two panels; or left right, right being 16 lines of pixels.
+  template <bool LINES>
+  __device__ __forceinline__ void multiply(const double *left, const double *right,
+                                           double (&sum)[2][4][4]) const {
+    constexpr int ACROSS = LINES ? 8 : 8 * ROW, DEEPER = LINES ? 4 * LINE : 4;
+    left += (row + g) * ROW + t;
+    right += LINES ? t * LINE + column + g : (column + g) * ROW + t;
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < DEPTH / 4; k += 2) {
+      double a[2][4], b[4][2];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sum[i][j] += a[i] * b[j];
-    left += STRIDE / 2, right += STRIDE / 2;
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int v = 0; v < 4; ++v) a[i][v] = left[(16 * i + 8 * (v & 1)) * ROW + 4 * (k + v / 2)];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int v = 0; v < 2; ++v) b[j][v] = right[j * ACROSS + (k + v) * DEEPER];
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) mma(sum[i][j], a[i], b[j]);
+    }
+  }
+  // Write the quarter into rows of `pitch` elements.
+  __device__ __forceinline__ void store(const double (&sum)[2][4][4], double *product,
+                                        int pitch) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        const double(&c)[4] = sum[i][j];
+        double *place = product + (row + 16 * i + g) * pitch + column + 8 * j + 2 * t;
+        *reinterpret_cast<double2 *>(place) = make_double2(c[0], c[1]);
+        *reinterpret_cast<double2 *>(place + 8 * pitch) = make_double2(c[2], c[3]);
+      }
+  }
+};
+
+// Two neighbours, of which `count` exist; the others keep their values. PAIRS: both do or neither,
+// and they are aligned.
+template <bool PAIRS>
+__device__ __forceinline__ void read_pair(const double *place, int count, double2 &pair) {
+  if (PAIRS) {
+    if (count > 0) pair = *reinterpret_cast<const double2 *>(place);
+  } else {
+    if (count > 0) pair.x = place[0];
+    if (count > 1) pair.y = place[1];
   }
 }
+__device__ __forceinline__ bool in_pairs(const double *array, int row) {
+  return row % 2 == 0 && reinterpret_cast<unsigned long long>(array) % 16 == 0;
+}
 
-// Four of a panel's 64 rows that one thread loads: row = rank / 16 + 16 i, element = rank % 16.
+// What one thread loads of a panel of 64 rows, 16 deep: a pair of each row rank / 8 + 16 i.
+__device__ __forceinline__ void store_pair(double *panel, int i, double x, double y) {
+  double *place = panel + ((thread_rank() >> 3) + 16 * i) * ROW + 2 * (thread_rank() & 7);
+  *reinterpret_cast<double2 *>(place) = make_double2(x, y);
+}
+
+// ---------------------------------------------------------------- inner products of references
+// A panel of references, less their means; 0 where there is none, or none that is usable.
 struct Panel {
-  const double *start;  // of row 0
+  const double *start;
   double means[4];
   unsigned present;
 
   __device__ __forceinline__ Panel(const double *references, const double *row_means, int first,
-                                   int n, int pixels) {
-    const int row = first + (thread_rank() >> 4);
-    start = references + static_cast<long long>(row) * pixels + (thread_rank() & 15);
-    present = 0;
+                                   int n, int pixels) : present(0) {
+    const int row = first + (thread_rank() >> 3);
+    start = references + static_cast<long long>(row) * pixels + 2 * (thread_rank() & 7);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      means[i] = row + 16 * i < n ? row_means[row + 16 * i] : nan_of<double>();
-      if (isfinite(means[i])) present |= 1u << i;
+      const double mean = row + 16 * i < n ? row_means[row + 16 * i] : nan_of<double>();
+      means[i] = isfinite(mean) ? mean : 0.0;
+      if (isfinite(mean)) present |= 1u << i;
     }
   }
-  __device__ __forceinline__ void load(int pixel, int stop, int pixels, double (&value)[4]) const {
-    const bool inside = pixel + (thread_rank() & 15) < stop;
+  // Not less the means yet: that would wait for the values. Those of absent rows stay 0.
+  template <bool PAIRS>
+  __device__ __forceinline__ void load(int pixel, int stop, int pixels, double2 (&value)[4]) const {
+    const double *place = start + pixel;
+    if (pixel + DEPTH <= stop) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (present >> i & 1)
+          read_pair<PAIRS>(place + static_cast<long long>(16 * i) * pixels, 2, value[i]);
+    } else {
+      const int count = stop - pixel - 2 * (thread_rank() & 7);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        value[i] = make_double2(means[i], means[i]);
+        if (present >> i & 1)
+          read_pair<PAIRS>(place + static_cast<long long>(16 * i) * pixels, count, value[i]);
+      }
+    }
+  }
+  __device__ __forceinline__ void store(double *panel, const double2 (&value)[4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      value[i] = inside && (present >> i & 1)
-                     ? start[static_cast<long long>(16 * i) * pixels + pixel] - means[i] : 0.0;
-  }
-  static __device__ __forceinline__ void store(double2 *tile, const double (&value)[4]) {
-    double *place = reinterpret_cast<double *>(tile) + (thread_rank() & 15) * STRIDE;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) place[(thread_rank() >> 4) + 16 * i] = value[i];
+      store_pair(panel, i, value[i].x - means[i], value[i].y - means[i]);
   }
 };
 
+template <bool PAIRS>
+__device__ __forceinline__ void multiply_panels(const Panel &rows, const Panel &columns, bool same,
+                                                bool needed, const Quarter &quarter, int begin,
+                                                int stop, int pixels, double *buffers,
+                                                double (&sum)[2][4][4]) {
+  double2 next_row[4] = {}, next_column[4] = {};
+  rows.load<PAIRS>(begin, stop, pixels, next_row);
+  if (!same) columns.load<PAIRS>(begin, stop, pixels, next_column);
+  for (int pixel = begin; pixel < stop; pixel += DEPTH) {
+    // Two buffers by turns: who is here has seen all of the block leave the one before the last.
+    double *left = buffers + ((pixel - begin) & DEPTH) / DEPTH * (2 * TILE * ROW);
+    double *right = same ? left : left + TILE * ROW;
+    rows.store(left, next_row);
+    if (!same) columns.store(right, next_column);
+    __syncthreads();
+    rows.load<PAIRS>(pixel + DEPTH, stop, pixels, next_row);
+    if (!same) columns.load<PAIRS>(pixel + DEPTH, stop, pixels, next_column);
+    if (needed) quarter.multiply<false>(left, right, sum);
+  }
+}
+
 // Products of one tile of references with another over SEGMENT pixels. parts: (frames, segments,
-// tiles, 64, 64), tiles of the lower triangle row by row. Grid: (tiles, segments, frames), block
-// (16, 16).
-__global__ void __launch_bounds__(256, 2)
+// tiles, 64, 64), tiles of the lower triangle row by row; what lies above the diagonal in quarters
+// of their own, or beyond n, is not written. Grid: (tiles, segments, frames), block (128,).
+__global__ void __launch_bounds__(THREADS, 2)
 covariance_parts(const double *references, const double *means, int n, int pixels, double *parts) {
-  __shared__ double2 left[DEPTH * STRIDE / 2], right[DEPTH * STRIDE / 2];
+  __shared__ double2 aligned[2 * TILE * ROW];  // two panels, twice
+  double *buffers = reinterpret_cast<double *>(aligned);
   const int tile = blockIdx.x, tiles = gridDim.x;
   int across = 0;  // of the tile
   while ((across + 1) * (across + 2) / 2 <= tile) ++across;
   const int down = tile - across * (across + 1) / 2;
   const long long frame = blockIdx.z;
   const int begin = blockIdx.y * SEGMENT, stop = min(begin + SEGMENT, pixels);
+  const bool pairs = in_pairs(references, pixels), same = across == down;
   references += frame * n * pixels, means += frame * n;
   const Panel rows(references, means, across * TILE, n, pixels);
   const Panel columns(references, means, down * TILE, n, pixels);
-  const bool needed = across * TILE + 8 * (thread_rank() >> 5) < n;  // the same in a warp
-  double sum[4][4] = {}, next_row[4], next_column[4] = {};
-  rows.load(begin, stop, pixels, next_row);
-  if (across != down) columns.load(begin, stop, pixels, next_column);
-  for (int pixel = begin; pixel < stop; pixel += DEPTH) {
-    Panel::store(left, next_row);
-    if (across != down) Panel::store(right, next_column);
-    __syncthreads();
-    rows.load(pixel + DEPTH, stop, pixels, next_row);
-    if (across != down) columns.load(pixel + DEPTH, stop, pixels, next_column);
-    if (needed) multiply(left, across != down ? right : left, sum);
-    __syncthreads();
-  }
+  const Quarter quarter(blockIdx.x + blockIdx.y);
+  const bool needed = across * TILE + quarter.row < n  // the same in a warp
+                      && (!same || quarter.column <= quarter.row);
+  double sum[2][4][4] = {};
+  if (pairs)
+    multiply_panels<true>(rows, columns, same, needed, quarter, begin, stop, pixels, buffers, sum);
+  else
+    multiply_panels<false>(rows, columns, same, needed, quarter, begin, stop, pixels, buffers, sum);
   parts += ((frame * gridDim.y + blockIdx.y) * tiles + tile) * TILE * TILE;
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) parts[tile_row(i) * TILE + tile_column(j)] = sum[i][j];
+  if (needed) quarter.store(sum, parts, TILE);
 }
 
 // Add the parts, in order; fill both triangles. One thread to an element of the lower one. Grid:
@@ -208,34 +334,46 @@ struct Spread {
       for (; last >= t.few && t.kept[last] == t.rank - (done - t.low); --last)
         out[last * plane] = deviation(power, mean, count);
   }
+  // How many modes there are in all when the next truncation is reached, after `done` of them.
+  __device__ __forceinline__ int until(const Truncations &t, int done) const {
+    if (done < t.low) return next < t.few ? t.kept[next] : t.low;
+    return last >= t.few ? t.low + t.rank - t.kept[last] : t.modes();
+  }
   static __device__ __forceinline__ double deviation(double power, double sum, double count) {
     const double mean = sum / count;  // its square rounded: one reference has no scatter at all
     return sqrt(fmax(power / count - __dmul_rn(mean, mean), 0.0));
   }
 };
 
-// Four of 16 references that one thread loads for its pixel: rank / 64 + 4 i.
-struct Column {
+// What one thread loads of 16 references for 64 pixels: a pair of each of rank / 32 + 4 i.
+struct Lines {
   const double *image, *means;
-  int n, pixels;
-  bool inside;
+  int n, pixels, count;  // how many pixels there are of the pair
 
-  __device__ __forceinline__ void load(int k, double (&value)[4]) const {
+  template <bool PAIRS>
+  __device__ __forceinline__ void load(int k, double2 (&value)[4], double (&mean)[4]) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int j = k + thread_rank() / TILE + 4 * i;
-      const double mean = inside && j < n ? means[j] : nan_of<double>();
-      value[i] = isfinite(mean) ? image[static_cast<long long>(j) * pixels] - mean : 0.0;
+      const int j = k + (thread_rank() >> 5) + 4 * i;
+      mean[i] = nan_of<double>(), value[i] = make_double2(0.0, 0.0);
+      if (j >= n) continue;
+      mean[i] = means[j];
+      read_pair<PAIRS>(image + static_cast<long long>(j) * pixels, count, value[i]);
     }
   }
-  static __device__ __forceinline__ void store(double2 *tile, const double (&value)[4]) {
-    double *place = reinterpret_cast<double *>(tile) + thread_rank() % TILE;
+  static __device__ __forceinline__ void store(double *lines, double2 (&value)[4],
+                                               const double (&mean)[4]) {
+    lines += (thread_rank() >> 5) * LINE + 2 * (thread_rank() & 31);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) place[(thread_rank() / TILE + 4 * i) * STRIDE] = value[i];
+    for (int i = 0; i < 4; ++i) {
+      value[i].x = isfinite(mean[i]) ? value[i].x - mean[i] : 0.0;
+      value[i].y = isfinite(mean[i]) ? value[i].y - mean[i] : 0.0;
+      *reinterpret_cast<double2 *>(lines + 4 * i * LINE) = value[i];
+    }
   }
 };
 
-// Rows of factors, then of vectors as the truncations need them; four for a thread, as in a Panel.
+// A panel of factors, then of vectors as the truncations need them.
 struct Rows {
   const double *start;
   int offset[4], n;  // -1: no row
@@ -244,35 +382,51 @@ struct Rows {
                                   const Truncations &truncations, int n_) : start(rows), n(n_) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int q = first + (thread_rank() >> 4) + 16 * i, mode = truncations.mode(q - models);
+      const int q = first + (thread_rank() >> 3) + 16 * i, mode = truncations.mode(q - models);
       offset[i] = q < models ? q * n
                   : q - models < truncations.modes() ? (models + mode) * n : -1;
     }
   }
-  __device__ __forceinline__ void load(int k, double (&value)[4]) const {
-    const int j = k + (thread_rank() & 15);
+  template <bool PAIRS> __device__ __forceinline__ void load(int k, double2 (&value)[4]) const {
+    const int j = k + 2 * (thread_rank() & 7);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) value[i] = offset[i] >= 0 && j < n ? start[offset[i] + j] : 0.0;
+    for (int i = 0; i < 4; ++i) {
+      value[i] = make_double2(0.0, 0.0);
+      if (offset[i] >= 0) read_pair<PAIRS>(start + offset[i] + j, n - j, value[i]);
+    }
   }
 };
 
-// One tile of rows times 64 pixels of all references. all: a pixel's sums of squares and of values.
-__device__ __forceinline__ void multiply_all(const Rows &rows, const Column &column, bool needed,
-                                             double2 *left, double2 *right, double (&sum)[4][4],
-                                             double (&all)[2]) {
-  double next_row[4], next_value[4];
-  rows.load(0, next_row);
-  column.load(0, next_value);
-  for (int k = 0; k < column.n; k += DEPTH) {
-    Panel::store(left, next_row);
-    Column::store(right, next_value);
+// A pixel's sums over all references, of the squares and of the values, for the pair of a thread.
+struct Totals {
+  double2 power, mean;
+};
+
+// One tile of rows times 64 pixels of all references.
+template <bool ROW_PAIRS, bool PIXEL_PAIRS>
+__device__ __forceinline__ void multiply_all(const Rows &rows, const Lines &lines, bool needed,
+                                             const Quarter &quarter, double *buffers,
+                                             double (&sum)[2][4][4], Totals &all) {
+  double2 next_row[4], next_line[4];
+  double next_mean[4];
+  rows.load<ROW_PAIRS>(0, next_row);
+  lines.load<PIXEL_PAIRS>(0, next_line, next_mean);
+  for (int k = 0; k < lines.n; k += DEPTH) {
+    double *left = buffers + (k & DEPTH) / DEPTH * (TILE * ROW + DEPTH * LINE);  // by turns
+    double *right = left + TILE * ROW;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) all[0] += next_value[i] * next_value[i], all[1] += next_value[i];
+    for (int i = 0; i < 4; ++i) store_pair(left, i, next_row[i].x, next_row[i].y);
+    Lines::store(right, next_line, next_mean);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const double2 value = next_line[i];
+      all.power.x += value.x * value.x, all.mean.x += value.x;
+      all.power.y += value.y * value.y, all.mean.y += value.y;
+    }
     __syncthreads();
-    rows.load(k + DEPTH, next_row);
-    column.load(k + DEPTH, next_value);
-    if (needed) multiply(left, right, sum);
-    __syncthreads();
+    rows.load<ROW_PAIRS>(k + DEPTH, next_row);
+    lines.load<PIXEL_PAIRS>(k + DEPTH, next_line, next_mean);
+    if (needed) quarter.multiply<true>(left, right, sum);
   }
 }
 
@@ -282,55 +436,72 @@ __device__ __forceinline__ void multiply_all(const Rows &rows, const Column &col
 // (frames, n_targets, pixels), without mean; counts: (frames, 2 + n_kept): usable references,
 // rank, and the n_kept truncations for scatter, ascending. residuals: (truncations, frames,
 // n_targets, pixels); scatter: (n_kept, frames, pixels). Grid: (blocks of 64 pixels, frames),
-// block (16, 16).
-__global__ void __launch_bounds__(256, 2)
+// block (128,).
+__global__ void __launch_bounds__(THREADS, 2)
 residuals_and_scatter(const double *references, const double *means, const double *rows,
                       const double *weights, const double *targets, const int *counts, int n,
                       int pixels, int n_targets, int models, int n_kept, double *residuals,
                       double *scatter) {
-  __shared__ double2 shared[TILE * TILE / 2];  // both factors of a product, then the product
-  __shared__ double totals[2][4][TILE];
+  __shared__ double2 aligned[TILE * ROW + DEPTH * LINE];  // two factors, twice; their product
+  __shared__ double2 powers[4][TILE / 2], sums[4][TILE / 2];
+  __shared__ double row_weights[TILE];
   __shared__ Spread spreads[TILE];
-  double *product = reinterpret_cast<double *>(shared);
-  const int x = thread_rank() % TILE, y = thread_rank() / TILE;
+  static_assert(sizeof aligned >= TILE * MODEL * sizeof(double), "the product takes their place");
+  double *shared = reinterpret_cast<double *>(aligned);
+  const int x = thread_rank() % TILE, y = thread_rank() / TILE, lane = thread_rank() & 31;
   const int pixel = blockIdx.x * TILE + x;
   const bool inside = pixel < pixels;
   const long long frame = blockIdx.y, frames = gridDim.y, plane = frames * pixels;
-  counts += frame * (2 + n_kept);
-  const Column column{references + frame * n * pixels + pixel, means + frame * n, n, pixels,
-                      inside};
-  const Truncations truncations(counts + 2, n_kept, counts[1]);
+  const bool row_pairs = in_pairs(rows, n), pixel_pairs = in_pairs(references, pixels);
+  const int first_pixel = blockIdx.x * TILE + 2 * lane;
+  const Lines lines{references + frame * n * pixels + first_pixel, means + frame * n, n, pixels,
+                    pixels - first_pixel};
+  const Truncations truncations(counts + frame * (2 + n_kept) + 2, n_kept,
+                                counts[frame * (2 + n_kept) + 1]);
+  const double count = counts[frame * (2 + n_kept)];
   const int n_rows = models + truncations.modes();
+  const Quarter quarter(blockIdx.x);
   for (int first = 0; first == 0 || first < n_rows; first += TILE) {
-    double sum[4][4] = {}, all[2] = {};
-    const Rows factors(rows + frame * (models + n) * n, first, models, truncations, n);
-    const bool needed = first + 8 * (thread_rank() >> 5) < n_rows;  // the same in a warp
-    multiply_all(factors, column, needed, shared, shared + DEPTH * STRIDE / 2, sum, all);
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int j = 0; j < 4; ++j) product[tile_row(i) * TILE + tile_column(j)] = sum[i][j];
-    totals[0][y][x] = all[0], totals[1][y][x] = all[1];
+    double sum[2][4][4] = {};
+    Totals all = {};
+    const Rows panel(rows + frame * (models + n) * n, first, models, truncations, n);
+    const bool needed = first + quarter.row < n_rows;  // the same in a warp
+    if (row_pairs && pixel_pairs)
+      multiply_all<true, true>(panel, lines, needed, quarter, shared, sum, all);
+    else if (pixel_pairs)
+      multiply_all<false, true>(panel, lines, needed, quarter, shared, sum, all);
+    else
+      multiply_all<false, false>(panel, lines, needed, quarter, shared, sum, all);
     __syncthreads();
-    for (int q = first + y; inside && q < min(first + TILE, models); q += 4) {
+    quarter.store(sum, shared, MODEL);
+    powers[thread_rank() >> 5][lane] = all.power, sums[thread_rank() >> 5][lane] = all.mean;
+    if (y == 0 && first + x >= models && first + x < n_rows)
+      row_weights[x] = weights[frame * n + truncations.mode(first + x - models)];
+    __syncthreads();
+    for (int q = first + y; inside && q < min(first + TILE, models); q += THREADS / TILE) {
       const long long at = (frame * n_targets + q % n_targets) * pixels + pixel;
-      const double model = product[(q - first) * TILE + x];
+      const double model = shared[(q - first) * MODEL + x];
       residuals[q / n_targets * n_targets * plane + at] = targets[at] - model;
     }
     if (y == 0 && inside && n_kept > 0) {
       Spread spread = spreads[x];
       double *out = scatter + frame * pixels + pixel;
       if (first == 0) {
-        const double(&p)[4][TILE] = totals[0], (&m)[4][TILE] = totals[1];
-        spread = Spread{p[0][x] + p[1][x] + p[2][x] + p[3][x],
-                        m[0][x] + m[1][x] + m[2][x] + m[3][x], 0.0, 0.0, 0, n_kept - 1};
-        spread.reach(truncations, 0, counts[0], out, plane);
+        const double *p = reinterpret_cast<const double *>(powers) + x;
+        const double *m = reinterpret_cast<const double *>(sums) + x;
+        spread = Spread{p[0] + p[TILE] + p[2 * TILE] + p[3 * TILE],
+                        m[0] + m[TILE] + m[2 * TILE] + m[3 * TILE], 0.0, 0.0, 0, n_kept - 1};
+        spread.reach(truncations, 0, count, out, plane);
       }
-      for (int q = max(first, models); q < min(first + TILE, n_rows); ++q) {
-        const double value = product[(q - first) * TILE + x];
-        spread.power += value * value;
-        spread.mean += value * weights[frame * n + truncations.mode(q - models)];
-        spread.reach(truncations, q - models + 1, counts[0], out, plane);
+      for (int q = max(first, models), end = min(first + TILE, n_rows); q < end;) {
+        const int stop = min(end, models + spread.until(truncations, q - models));
+#pragma unroll 4
+        for (; q < stop; ++q) {
+          const double value = shared[(q - first) * MODEL + x];
+          spread.power += value * value;
+          spread.mean += value * row_weights[q - first];
+        }
+        spread.reach(truncations, q - models, count, out, plane);
       }
       spreads[x] = spread;
     }

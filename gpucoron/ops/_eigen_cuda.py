@@ -8,7 +8,7 @@ from gpucoron.cuda import cupy, kernel
 from gpucoron.errors import DeviceError
 from gpucoron.ops._cusolver import eigh_batch
 
-TILE, SEGMENT = 64, 4096  # as in klip.cu
+TILE, SEGMENT, THREADS = 64, 4096, 128  # as in klip.cu
 
 BOUND = 8 * np.finfo(np.float64).eps  # on residuals and on vectors' products, times n
 
@@ -137,7 +137,7 @@ class Bases:
         scatters = cp.empty((len(order), frames, pixels))
         sizes = map(np.int32, (n, pixels, n_targets, models, len(order)))
         kernel("klip", "residuals_and_scatter")(
-            (-(-pixels // TILE), frames), (16, 16),
+            (-(-pixels // TILE), frames), (THREADS,),
             (self._references, self.means, rows, self.vectors.sum(axis=2), targets,
              cp.asarray(counts.astype(np.int32, order="C")), *sizes, residuals, scatters))
         return list(residuals), [scatters[k] for k in np.argsort(order).tolist()]
@@ -172,7 +172,7 @@ def covariance(references, means):
     panels, segments = -(-n // TILE), -(-pixels // SEGMENT)
     parts = cp.empty((frames, segments, panels * (panels + 1) // 2, TILE, TILE))
     kernel("klip", "covariance_parts")(
-        (parts.shape[2], segments, frames), (16, 16),
+        (parts.shape[2], segments, frames), (THREADS,),
         (references, means, np.int32(n), np.int32(pixels), parts))
     products = cp.empty((frames, n, n))
     kernel("klip", "sum_parts")(

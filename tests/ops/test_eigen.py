@@ -287,3 +287,47 @@ def test_errors_of_matrices(device):
         symmetric_eigen(device.array(np.zeros((2, 3, 4))))
     with pytest.raises(InputError, match="dtype float32"):
         symmetric_eigen(device.array(np.zeros((2, 3, 3), np.float32)))
+
+
+def tiles(n, pixels, shift=0):
+    """References and targets with bad pixels; `shift` puts them beside a multiple of 16 bytes."""
+    rng = np.random.default_rng(1000 * n + pixels)
+    room = np.empty(2 * n * pixels + shift)
+    refs = room[shift:].reshape(2, n, pixels)
+    refs[:] = rng.normal(50, 3, refs.shape)
+    if n > 2:
+        refs[0, n // 2, pixels // 3] = np.nan
+    targets = rng.normal(30, 3, (2, 2, pixels))
+    if pixels > 1:
+        targets[:, 0, pixels // 2] = np.nan
+    return room, refs, targets
+
+
+# sides of a tile, of a quarter and of a step; a segment; odd and even, in and out of alignment
+@on_gpus
+@pytest.mark.parametrize("n, pixels, shift", [
+    (1, 1, 0), (2, 16, 0), (2, 18, 1), (5, 4110, 0), (4, 4097, 0), (33, 31, 0), (64, 48, 0),
+    (66, 80, 0), (66, 130, 1), (67, 130, 0), (130, 66, 0)])
+def test_products_of_tiles(device, n, pixels, shift):
+    room, refs, targets = tiles(n, pixels, shift)
+    there = device.array(room)[shift:].reshape(refs.shape)
+    bases = _eigen_cuda.Bases(there, 1e-13, device.array(targets))
+    usable = np.isfinite(refs).all(axis=2, keepdims=True)
+    centred = np.where(usable, refs - refs.mean(axis=2, keepdims=True), 0.0)
+    expected = centred @ centred.transpose(0, 2, 1)
+    got = device.get(_eigen_cuda.covariance(there, bases.means))
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13 * abs(expected).max())
+    wanted = np.unique([0, 1, n // 2, n - 1, n])[::-1].copy()
+    left, err = bases.both(wanted)
+    vectors, values = device.get(bases.vectors), device.get(bases.sums)
+    modes = vectors @ centred
+    targets = targets - np.nanmean(targets, axis=2, keepdims=True)
+    filled = np.nan_to_num(targets)
+    for k, many in enumerate(wanted):
+        for f, rank in enumerate(bases.ranks):
+            kept = slice(0, min(many, rank))
+            model = filled[f] @ modes[f, kept].T / values[f, kept] @ modes[f, kept]
+            np.testing.assert_allclose(device.get(left[k])[f], targets[f] - model, atol=1e-9)
+            rest = vectors[f, kept.stop:rank].T @ modes[f, kept.stop:rank]
+            rest = rest[usable[f, :, 0]]
+            np.testing.assert_allclose(device.get(err[k])[f], rest.std(axis=0), atol=2e-7)
