@@ -104,6 +104,14 @@ def test_several_gpus_share_the_integrations(device, tmp_path):
     assert np.array_equal(both.products[0].i2d.data, one.products[0].i2d.data, equal_nan=True)
 
 
+@pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+def test_a_run_where_each_thread_has_a_default_stream(device, tmp_path):
+    device.emulation.streams.per_thread = True
+    tiny = TinySet(tmp_path)
+    ours = run(tiny, 0, klip_truncate=3, output_dir=tiny.out, keep=PRODUCTS)
+    compare(ours, run(tiny, "cpu", klip_truncate=3, keep=PRODUCTS))
+
+
 @GPUS
 def test_full_memory_halves_the_batch_and_the_run_goes_on(device, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(Gpu, "free_memory", lambda self: 2**40)  # so that the plan is too bold

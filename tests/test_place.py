@@ -1,5 +1,7 @@
 """Bringing stacks to a device and back."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,35 @@ def test_full_memory_is_one_line(device):
             gpu.upload(value)
     finally:
         pool.set_limit(size=0)
+
+
+@EMULATED
+def test_what_was_copied_before_memory_ran_out_is_waited_for(device):
+    gpu, pool = Gpu(0), device.cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    pool.set_limit(size=pool.used_bytes() + 5000)
+    try:
+        with pytest.raises(DeviceMemoryError):
+            gpu.upload((np.zeros(100), np.zeros(10000)))
+        with gpu.here():  # the memory of the first
+            assert device.get(device.cupy.full(100, 2.0)).tolist() == [2.0] * 100
+    finally:
+        pool.set_limit(size=0)
+
+
+@EMULATED
+def test_all_threads_compute_on_one_stream(device):
+    """Where each has a default stream of its own, too."""
+    if device.emulation:
+        device.emulation.streams.per_thread = True
+    gpu = Gpu(0)
+
+    def double(array):
+        with gpu.here():
+            return array * 2
+
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(gpu.upload, np.arange(3)).result()
+        for _ in range(3):
+            there = pool.submit(double, double(there)).result()
+        assert pool.submit(gpu.later(there)).result().tolist() == [0, 64, 128]
