@@ -144,7 +144,7 @@ class DeviceArray(NDArrayOperatorsMixin):
                 found = self._host.copy(order=order)
             else:
                 found, out.view(np.ndarray)[...] = out, self._host
-            if blocking or not pinned:  # CUDA returns from a copy to ordinary memory when it is done
+            if blocking or not pinned:  # to ordinary memory CUDA copies before it returns
                 stream.synchronize()
         return found
 
@@ -278,7 +278,7 @@ def operate(name, function, args, options, out=(), own=None):
     found = wrap(result, out, made)
     writes = made + [o._block for o in out if o is not None]
     if result is None:
-        writes += read[:1]
+        writes, read = writes + read[:1], read[1:]
     if writes:
         DeviceArray.home.work(name, read, writes)
         if name.rpartition(".")[2] in _WAITING:

@@ -9,7 +9,6 @@ import importlib
 import re
 import threading
 import types
-from collections import defaultdict
 
 import numpy as np
 import scipy.fft
@@ -26,6 +25,7 @@ _DECLARED = re.compile(r"^\s*//\s*instantiate:\s*(.+?)\s*$", re.M)
 _FROM_HOST = ("array", "asarray", "ascontiguousarray")
 _EMPTY = ("empty", "empty_like")
 MEMORY = 80 * 2**30
+MOST_DEVICES = 8
 
 
 class CUDARuntimeError(RuntimeError):
@@ -88,7 +88,7 @@ class Emulation:
         All of them.
     memory : Memory
         The allocation of each array.
-    pools : dict of int to Pool
+    pools : list of Pool
         Each device's memory.
     """
 
@@ -174,7 +174,8 @@ class Emulation:
             flags = build.contracting() if order == "shuffled" else build.PLAIN
         self.order, self.seed, self.flags, self.without = order, seed, flags, ("", 0)
         self.launches, self.uploads, self.downloads, self.left_out = [], 0, 0, 0
-        self.count, self.pools, self._held = devices, defaultdict(lambda: Pool(MEMORY)), []
+        self.count, self._held = devices, []
+        self.pools = [Pool(MEMORY) for _ in range(MOST_DEVICES)]
         self.checker.begin_anew()
         self.streams.begin_anew()
         self.streams.per_thread = per_thread

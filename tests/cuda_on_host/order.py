@@ -6,9 +6,9 @@ the stream, after what the stream was made to wait for, and after what the host 
 it put the work there. An access to memory that does not come after the last write to it, or a write
 that does not come after the reads, is a `Race`.
 
-The threads of the host share one clock: once one of them has waited for a stream, that stream's work
-*is* done, and whatever any thread starts later comes after it. So a program that is right is never
-blamed, and of one that is wrong that order of threads is judged which came about.
+The threads of the host share one clock: once one of them has waited for a stream, that work *is*
+done, and whatever any thread starts later comes after it. So a program that is right is never
+blamed, and one that is wrong is judged by the order in which its threads happened to run.
 """
 
 import threading

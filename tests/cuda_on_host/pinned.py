@@ -42,9 +42,7 @@ class PinnedArray(np.ndarray):
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         if out is not None:
             options["out"] = tuple(plain(o, write=True) for o in out)
-        inputs = [plain(value) for value in inputs]
-        if method == "at":
-            inputs[0] = plain(inputs[0], write=True)
+        inputs = [plain(value, write=method == "at" and k == 0) for k, value in enumerate(inputs)]
         result = getattr(ufunc, method)(*inputs, **options)
         return result if out is None else out[0] if len(out) == 1 else out
 
@@ -56,9 +54,10 @@ class PinnedArray(np.ndarray):
 
     def __getitem__(self, index):
         found = super().__getitem__(index)
-        if not isinstance(found, PinnedArray) or found.record is None:
-            self._touched("an index")
-        return found
+        if isinstance(found, PinnedArray) and _owner(found) is _owner(self):
+            return found
+        self._touched("an index")
+        return np.asarray(found)[()]
 
     def __setitem__(self, index, value):
         self._touched("an assignment", write=True)
@@ -67,6 +66,12 @@ class PinnedArray(np.ndarray):
     def _touched(self, what, write=False):
         if self.record is not None:
             self.home.checker.touch(self.record, f"the host, {what},", write)
+
+
+def _owner(array):
+    while array.base is not None:
+        array = array.base
+    return array
 
 
 def _checked(name):

@@ -53,13 +53,13 @@ class Streams:
 
     def default(self, handle):
         """Return the queue of the null stream, or of the thread's own, of the current device."""
-        found = self._default.get((self.device(), self.key(handle)))
-        if found is None:
-            name = ("the null stream" if handle == NULL else
-                    f"the own stream of thread {threading.current_thread().name}")
-            found = self._make(self.device(), name, handle != NULL, handle == NULL)
-            self._default[self.device(), self.key(handle)] = found
-        return found
+        place = self.device(), self.key(handle)
+        with self._lock:
+            if place not in self._default:
+                name = ("the null stream" if handle == NULL else
+                        f"the own stream of thread {threading.current_thread().name}")
+                self._default[place] = self._make(place[0], name, handle != NULL, handle == NULL)
+            return self._default[place]
 
     def finish_device(self):
         """Let the host wait for all that is in the streams of the current device."""
@@ -102,8 +102,8 @@ class Streams:
     def _device_of(self, stream):
         current = self.device()
         if stream.device_id not in (-1, current):
-            raise RuntimeError(f"The device that the stream is created on ({stream.device_id}) does "
-                               f"not match with the current device ({current})")
+            raise RuntimeError(f"The device that the stream is created on ({stream.device_id}) "
+                               f"does not match with the current device ({current})")
         return current
 
 
