@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -89,9 +90,10 @@ class Gpu(Host):
 
     Notes
     -----
-    The stream that is current here when the place is made computes. Files are uploaded by the
-    thread that reads them, on a second stream, and results come down on a third one; both through
-    pinned memory, which CuPy's pool keeps for the next, unless a result is to stay.
+    The stream that is current here when the place is made computes; where each thread has a default
+    stream of its own, one that all of them share does. Files are uploaded by the thread that reads
+    them, on a second stream, and results come down on a third one; both through pinned memory,
+    which CuPy's pool keeps for the next, unless a result is to stay.
     """
 
     is_gpu = True
@@ -100,6 +102,8 @@ class Gpu(Host):
         self.index, self._cp, self._pinned = index, cuda.cupy(), cuda.cupyx().empty_pinned
         with self._cp.cuda.Device(index):
             self._computing = self._cp.cuda.get_current_stream()
+            if self._computing == self._cp.cuda.Stream.ptds:  # another one in every thread
+                self._computing = _shared_stream(self._cp, index)
             self._up, self._down = (self._cp.cuda.Stream(non_blocking=True) for _ in range(2))
 
     @contextmanager
@@ -125,9 +129,10 @@ class Gpu(Host):
 
         staged: list = []  # until the copies are done
         with self.errors("upload"), self.here():
-            copied = _each(value, copy)
-            self._up.synchronize()
-        return copied
+            try:
+                return _each(value, copy)
+            finally:  # where memory ran out, too, the copies before go on
+                self._up.synchronize()
 
     def later(self, value: Any, brief: bool = False) -> Later:
         """Return what copies `value` to the host, as the computing stream has left it by now."""
@@ -149,7 +154,8 @@ class Gpu(Host):
 
     def finish(self) -> None:
         """Wait until everything is computed."""
-        self._computing.synchronize()
+        with self.here():  # the null stream is that of the current device
+            self._computing.synchronize()
 
     def free_memory(self) -> int:
         """Return what CUDA has free and what CuPy's pool keeps for further use, in bytes."""
@@ -169,6 +175,12 @@ class Gpu(Host):
         except DeviceMemoryError:
             self._cp.get_default_memory_pool().free_all_blocks()
             raise
+
+
+@functools.cache
+def _shared_stream(cp, index):
+    """Return one stream of a device for the whole process: CuPy's pool keeps memory by streams."""
+    return cp.cuda.Stream()
 
 
 def _each(value, change):

@@ -38,6 +38,23 @@ class Gpu:
     def __init__(self, name, cupy, emulation=None):
         self.name, self.cupy, self.emulation = name, cupy, emulation
 
+    def have(self, count):
+        """Let there be so many devices; skip the test where a real machine has fewer."""
+        if self.emulation:
+            self.emulation.count = count
+        elif self.cupy.cuda.runtime.getDeviceCount() < count:
+            pytest.skip(f"this machine has fewer than {count} GPUs")
+
+    @contextlib.contextmanager
+    def race(self, match):
+        """Expect the emulation to find a race."""
+        from tests.cuda_on_host.order import Race
+
+        with pytest.raises(Race, match=match):
+            yield
+            self.emulation.checker.raise_left()  # of a finalizer, or lost on the way
+        self.emulation.checker.races.clear()
+
     def array(self, values):
         """Copy to the device; None stays None."""
         return None if values is None else self.cupy.asarray(np.asarray(values))
@@ -94,7 +111,10 @@ def gpu_is_lost():
 
 @contextlib.contextmanager
 def emulated(order="forward", **settings):
-    """Put the emulation where CuPy would be imported from."""
+    """Put the emulation where CuPy would be imported from; `settings` are of `Emulation.reset`.
+
+    At the end a race is raised that the program did not stop at.
+    """
     from gpucoron.device import find_gpus
 
     made = emulation()
@@ -104,6 +124,7 @@ def emulated(order="forward", **settings):
     sys.modules.update(made.modules)  # what else is imported meanwhile stays imported
     try:
         yield Gpu(f"host-{order}", made.cupy, made)
+        made.checker.raise_left()
     finally:
         for name, module in before.items():
             if module is None:

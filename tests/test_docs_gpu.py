@@ -1,5 +1,6 @@
 """What docs/gpu.md and docs/kernels.md show works, and prints what they say."""
 
+import contextlib
 import re
 import sys
 import types
@@ -39,6 +40,8 @@ def torch_of(cupy):
 
 @DEVICES
 def test_every_block_prints_what_the_page_says(device, tmp_path, monkeypatch, capsys):
+    if device.emulation:
+        device.have(2)
     tiny = TinySet(tmp_path)
     tiny.asn.rename(tiny.folder / "asn.json")
     tiny.mask.rename(tiny.folder / "psfmask.fits")
@@ -53,6 +56,22 @@ def test_every_block_prints_what_the_page_says(device, tmp_path, monkeypatch, ca
         assert capsys.readouterr().out == printed
     assert isinstance(names["image"].data, device.cupy.ndarray)
     assert np.isfinite(device.get(names["noise"])).all()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+def test_the_example_with_a_stream_waits_for_its_input(device, waits):
+    from gpucoron.ops.median import median
+
+    code = next(code for code, _ in BLOCK.findall(TEXT) if "non_blocking=True" in code)
+    if not waits:
+        code = "\n".join(line for line in code.splitlines() if "wait_event" not in line)
+    fresh = device.array(np.ones((5, 8, 9), "f4")) * 2
+    names = {"cp": device.cupy, "median": median, "data": fresh}
+    with contextlib.nullcontext() if waits else device.race("nothing orders it after multiply"):
+        exec(compile(code, "docs/gpu.md", "exec"), names)
+    if waits:  # and another stream may go on at once
+        names["later"].get(stream=device.cupy.cuda.Stream(non_blocking=True))
 
 
 def test_the_page_counts_the_kernels_that_there_are():

@@ -93,15 +93,23 @@ def test_files_written_from_the_gpu_hold_what_the_result_holds(device, tmp_path)
     assert not list(tiny.out.glob(".*"))
 
 
-@pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+@GPUS
 def test_several_gpus_share_the_integrations(device, tmp_path):
+    device.have(2)
     tiny = TinySet(tmp_path)
-    device.emulation.count = 2
     one = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)
     both = run(tiny, "0,1", klip_truncate=3, keep=PRODUCTS)
     assert str(both.device) == "0,1"
     compare(both, one)
     assert np.array_equal(both.products[0].i2d.data, one.products[0].i2d.data, equal_nan=True)
+
+
+@pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+def test_a_run_where_each_thread_has_a_default_stream(device, tmp_path):
+    device.emulation.streams.per_thread = True
+    tiny = TinySet(tmp_path)
+    ours = run(tiny, 0, klip_truncate=3, output_dir=tiny.out, keep=PRODUCTS)
+    compare(ours, run(tiny, "cpu", klip_truncate=3, keep=PRODUCTS))
 
 
 @GPUS
@@ -114,6 +122,7 @@ def test_full_memory_halves_the_batch_and_the_run_goes_on(device, tmp_path, capl
 
     def with_little_memory(self, writer):
         self.shares[0].alignment.fit(0)  # which takes more than the rest of so small a set
+        pool.free_all_blocks()  # what the pool keeps would be used in spite of the limit
         pool.set_limit(size=pool.used_bytes() + allowed)
         try:
             return whole_run(self, writer)

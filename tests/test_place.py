@@ -1,5 +1,7 @@
 """Bringing stacks to a device and back."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -19,11 +21,19 @@ def stack():
         var_rnoise=np.ones(shape, "f4"), sources=tuple(PlaneSource("a", k) for k in (1, 2, 3)))
 
 
-def test_a_run_has_a_place_for_each_device(device):
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_has_a_place_for_each_device(device, count):
     assert [type(p) for p in places(Device("cpu", None, "", ""))] == [Host]
-    if device.is_gpu:
-        both = places(Device("gpu", 0, "", "", others=(1,)))
-        assert [p.index for p in both] == [0, 1] and all(p.is_gpu for p in both)
+    if not device.is_gpu:
+        return
+    device.have(count)
+    found = places(Device("gpu", 0, "", "", others=tuple(range(1, count))))
+    assert [p.index for p in found] == list(range(count)) and all(p.is_gpu for p in found)
+    there = [p.upload(np.arange(3)) for p in found]
+    assert [array.device.id for array in there] == list(range(count))
+    beyond = device.cupy.cuda.runtime.getDeviceCount()
+    with pytest.raises(Exception, match="cudaErrorInvalidDevice"):
+        Gpu(beyond)
 
 
 def test_what_is_on_the_host_stays_what_it_is():
@@ -53,11 +63,45 @@ def test_tuples_and_what_is_no_array_pass(device):
 
 @EMULATED
 def test_full_memory_is_one_line(device):
-    gpu = Gpu(0)
-    device.cupy.get_default_memory_pool().set_limit(size=1000)
+    gpu, pool, value = Gpu(0), device.cupy.get_default_memory_pool(), np.zeros(10000)
+    gpu.upload(value)  # memory for it is kept: a limit alone would refuse nothing
+    pool.free_all_blocks()
+    pool.set_limit(size=pool.used_bytes() + 1000)
     try:
         assert gpu.free_memory() <= 1000
         with pytest.raises(DeviceMemoryError, match=r"^device 0, upload: the GPU's memory is full"):
-            gpu.upload(np.zeros(10000))
+            gpu.upload(value)
     finally:
-        device.cupy.get_default_memory_pool().set_limit(size=0)
+        pool.set_limit(size=0)
+
+
+@EMULATED
+def test_what_was_copied_before_memory_ran_out_is_waited_for(device):
+    gpu, pool = Gpu(0), device.cupy.get_default_memory_pool()
+    pool.free_all_blocks()
+    pool.set_limit(size=pool.used_bytes() + 5000)
+    try:
+        with pytest.raises(DeviceMemoryError):
+            gpu.upload((np.zeros(100), np.zeros(10000)))
+        with gpu.here():  # the memory of the first
+            assert device.get(device.cupy.full(100, 2.0)).tolist() == [2.0] * 100
+    finally:
+        pool.set_limit(size=0)
+
+
+@EMULATED
+def test_all_threads_compute_on_one_stream(device):
+    """Where each has a default stream of its own, too."""
+    if device.emulation:
+        device.emulation.streams.per_thread = True
+    gpu = Gpu(0)
+
+    def double(array):
+        with gpu.here():
+            return array * 2
+
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(gpu.upload, np.arange(3)).result()
+        for _ in range(3):
+            there = pool.submit(double, double(there)).result()
+        assert pool.submit(gpu.later(there)).result().tolist() == [0, 64, 128]

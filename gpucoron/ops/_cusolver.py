@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 
 import numpy as np
 
@@ -15,6 +16,7 @@ __all__ = ["eigh_batch"]
 _NAMES = ("libcusolver.so.12", "libcusolver.so.11", "cusolver64_12.dll", "cusolver64_11.dll")
 _VECTORS, _LOWER, _DOUBLE = ctypes.c_int(1), ctypes.c_int(0), ctypes.c_int(1)  # CUDA's constants
 _MOST = 2**31 - 1  # elements of all matrices together
+_KEPT = threading.local()  # the last call's memory on the host, which may still be in use
 
 
 def eigh_batch(matrices):
@@ -60,11 +62,9 @@ def eigh_batch(matrices):
         there, here = ctypes.c_size_t(), ctypes.c_size_t()
         call("XsyevBatched_bufferSize", *problem, ctypes.byref(there), ctypes.byref(here), count)
         on_device = cp.empty(max(1, there.value), np.uint8)
-        on_host = np.empty(max(1, here.value), np.uint8)
+        on_host = _KEPT.workspace = np.empty(max(1, here.value), np.uint8)
         call("XsyevBatched", *problem, _pointer(on_device), there,
              ctypes.c_void_p(on_host.ctypes.data), here, _pointer(info), count)
-        if here.value:  # may be read until the call is through
-            cp.cuda.get_current_stream().synchronize()
     finally:
         library.cusolverDnDestroyParams(params)
     return values, matrices

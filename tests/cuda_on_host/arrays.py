@@ -13,27 +13,80 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from tests.cuda_on_host.order import Record
+from tests.cuda_on_host.pinned import PinnedArray
+
 _UFUNC_OPTIONS = {"out", "dtype", "casting"}  # all that CuPy's ufuncs know
+_WAITING = {  # for the size of what they return
+    "argwhere", "bincount", "compress", "extract", "flatnonzero", "nonzero", "unique"}
 _PARAMETER = re.compile(r"(?:\w+ )?(\*?\w+)(?:=.*)?")
 
 
+class Block(Record):
+    """One allocation of device memory, until its array dies."""
+
+    __slots__ = ("device", "pool", "chunk")
+    kind = "a device array"
+
+    def __init__(self, host, home):
+        self.device, self.pool = home.device, home.pool
+        self.chunk = self.pool.take(host.nbytes, home.streams.current().key)
+        earlier = {}
+        for _, past in self.chunk.past:
+            for number, access in past.items():
+                if number not in earlier or earlier[number].tick < access.tick:
+                    earlier[number] = access
+        super().__init__(host, earlier)
+
+
+class _Owner(weakref.ref):
+    __slots__ = ("key", "block")
+
+
 class Memory:
-    """Counts the bytes of the device arrays that are alive, and refuses more than a limit."""
+    """Knows the allocation behind every array: the first array of one owns it.
 
-    def __init__(self, error):
-        self.used = self.peak = self.limit = 0
-        self._error = error
+    Parameters
+    ----------
+    home : Emulation
+    """
 
-    def take(self, array):
-        """Count a fresh array until it dies."""
-        if self.limit and self.used + array.nbytes > self.limit:
-            raise self._error(array.nbytes, self.used, self.limit)
-        self.used += array.nbytes
-        self.peak = max(self.peak, self.used)
-        weakref.finalize(array, self._give_back, array.nbytes)
+    def __init__(self, home):
+        self._home, self._owners = home, {}
 
-    def _give_back(self, size):
-        self.used -= size
+    def block(self, host, made=None):
+        """Return the block that an array lies in; None for nothing and for what is not ours.
+
+        A new one, for an array that NumPy has just made, is appended to `made`.
+        """
+        owner = host
+        while getattr(owner, "base", None) is not None:  # through what as_strided puts between
+            owner = owner.base
+        if not isinstance(owner, np.ndarray):
+            return self._at(host.ctypes.data)
+        known = self._owners.get(id(owner))
+        if known is not None:
+            return known.block
+        if owner.nbytes == 0:
+            return None
+        entry = _Owner(owner, self._gone)
+        entry.key = id(owner)
+        entry.block = Block(owner, self._home)
+        self._owners[entry.key] = entry
+        if made is not None:
+            made.append(entry.block)
+        return entry.block
+
+    def _at(self, address):
+        for entry in list(self._owners.values()):
+            owner = entry()
+            if owner is not None and 0 <= address - owner.ctypes.data < owner.nbytes:
+                return entry.block
+        return None
+
+    def _gone(self, entry):
+        del self._owners[entry.key]
+        entry.block.pool.give_back(entry.block.chunk, entry.block.accesses())
 
 
 class DeviceArray(NDArrayOperatorsMixin):
@@ -45,13 +98,14 @@ class DeviceArray(NDArrayOperatorsMixin):
         Its values; not copied.
     """
 
-    __slots__ = ("_host", "_device", "__weakref__")
+    __slots__ = ("_host", "_device", "_block", "__weakref__")
     __hash__ = None
     home = None  # the Emulation
     pattern = None  # cupy.ndarray: only what it has may be used
 
-    def __init__(self, host):
-        self._host, self._device = host, self.home.device
+    def __init__(self, host, made=None):
+        self._host, self._block = host, self.home.memory.block(host, made)
+        self._device = self._block.device if self._block else self.home.device
 
     # ------------------------------------------------------------ what others see of it
     @property
@@ -78,31 +132,42 @@ class DeviceArray(NDArrayOperatorsMixin):
         return SimpleNamespace(ptr=self._host.ctypes.data)
 
     def get(self, stream=None, order="C", out=None, blocking=True):
-        """Copy to the host."""
-        self.home.downloads += self.nbytes
-        if out is None:
-            return self._host.copy(order=order)
-        if out.shape != self.shape or out.dtype != self.dtype:
+        """Copy to the host, which waits for the stream unless told not to."""
+        if out is not None and (out.shape != self.shape or out.dtype != self.dtype):
             raise ValueError("out has another shape or dtype")
-        out[...] = self._host
-        return out
+        with self.device:
+            stream = self.home.streams.current() if stream is None else stream
+            pinned = [out.record] if isinstance(out, PinnedArray) and out.record else []
+            self.home.work("a copy to the host", [self._block], pinned, stream)
+            self.home.downloads += self.nbytes
+            if out is None:
+                found = self._host.copy(order=order)
+            else:
+                found, out.view(np.ndarray)[...] = out, self._host
+            if blocking or not pinned:  # to ordinary memory CUDA copies before it returns
+                stream.synchronize()
+        return found
 
     def set(self, arr, stream=None):
-        """Copy from the host."""
+        """Copy from the host, which goes on at once; only pinned memory is read later."""
         if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
             raise TypeError("set takes a NumPy array of the same shape and dtype")
+        if not (self._host.flags.c_contiguous or self._host.flags.f_contiguous):
+            raise RuntimeError("Cannot set to non-contiguous array")
+        with self.device:
+            self.home.work("a copy from the host", staged(arr), [self._block], stream)
         self.home.uploads += arr.nbytes
-        self._host[...] = arr
+        self._host[...] = arr.view(np.ndarray)
 
     # ------------------------------------------------------------ NumPy's protocols
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         unknown = set(options) - _UFUNC_OPTIONS
         if unknown or method not in ("__call__", "reduce", "accumulate", "at", "outer"):
             raise TypeError(f"CuPy's {ufunc.__name__} has no {method} with {sorted(unknown)}")
-        out = options.pop("out", None)
-        if out is not None:
-            options["out"] = tuple(None if o is None else unwrap(o) for o in out)
-        return wrap(getattr(ufunc, method)(*map(unwrap, inputs), **options), out or ())
+        out = options.get("out") or ()
+        if out:
+            options["out"] = unwrap(out)
+        return operate(ufunc.__name__, getattr(ufunc, method), inputs, options, out)
 
     def __array_function__(self, function, types, args, kwargs):
         module = [part for part in function.__module__.split(".")[1:] if not part.startswith("_")]
@@ -111,10 +176,23 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     # ------------------------------------------------------------ indexing and scalars
     def __getitem__(self, index):
-        return wrap(self._host[_index(index)])
+        read, made = [self._block], []
+        parts = _index(index, read)
+        host = self._host[parts]
+        if isinstance(host, np.generic):  # CuPy's element is a view
+            host = self._host[(*parts, ...) if isinstance(parts, tuple) else (parts, ...)]
+        found = DeviceArray(host, made)
+        if made:
+            self.home.work("an index", read, made)
+            if any(isinstance(part, np.ndarray) and part.dtype == bool for part in
+                   (parts if isinstance(parts, tuple) else (parts,))):
+                self.home.streams.current().synchronize()  # to know how many
+        return found
 
     def __setitem__(self, index, value):
-        self._host[_index(index)] = unwrap(value)
+        read = []
+        self._host[_index(index, read)] = unwrap(value, read)
+        self.home.work("an assignment", read, [self._block])
 
     def __iter__(self):
         return (self[k] for k in range(len(self)))
@@ -123,16 +201,22 @@ class DeviceArray(NDArrayOperatorsMixin):
         return len(self._host)
 
     def __bool__(self):
-        return bool(self._host)
+        return bool(self._seen())
 
     def __int__(self):
-        return int(self._host)
+        return int(self._seen())
 
     def __float__(self):
-        return float(self._host)
+        return float(self._seen())
 
     def __complex__(self):
-        return complex(self._host)
+        return complex(self._seen())
+
+    def _seen(self):
+        """Return the values, after a wait as of every value that the host looks at."""
+        self.home.work("a look at a value", [self._block])
+        self.home.streams.current().synchronize()
+        return self._host
 
     def __repr__(self):
         return f"DeviceArray({self._host!r})"
@@ -144,21 +228,68 @@ class DeviceArray(NDArrayOperatorsMixin):
         value = getattr(self._host, name)
         if not callable(value):
             return wrap(value)
-        return on_device(f"cupy.ndarray.{name}", value, getattr(self.pattern, name))
+        if name in ("item", "tolist", "tobytes"):
+            self._seen()
+        return on_device(f"cupy.ndarray.{name}", value, getattr(self.pattern, name), self)
 
 
-def on_device(name, host, real):
-    """Return a function of NumPy as one of device arrays, with the keywords of CuPy's."""
+def on_device(name, host, real, own=None):
+    """Return a function of NumPy as one of device arrays, with the keywords of CuPy's.
+
+    `own` is the array whose method it is.
+    """
     known = parameters(real)
 
     def call(*args, **kwargs):
         if known and not known.issuperset(kwargs):
             raise TypeError(f"{name} takes {sorted(known)}, not {sorted(kwargs)}")
         out = kwargs.get("out")
-        result = host(*map(unwrap, args), **{k: unwrap(v) for k, v in kwargs.items()})
-        return wrap(result, (out,))
+        if out is not None:
+            kwargs["out"] = unwrap(out)
+        return operate(name, host, args, kwargs, out if isinstance(out, tuple) else (out,), own)
 
     return call
+
+
+def operate(name, function, args, options, out=(), own=None):
+    """Call a function of NumPy on what lies behind device arrays: work for the current stream.
+
+    Parameters
+    ----------
+    name : str
+        For people.
+    function : callable
+    args, options : sequence, dict
+        With device arrays, but for ``options["out"]``.
+    out : tuple of DeviceArray or None
+        Arrays that it writes.
+    own : DeviceArray or None
+        The array whose method it is.
+
+    Notes
+    -----
+    What makes no array, writes none and returns something has only looked at shapes, or made a
+    view: that is no work. What returns nothing has changed its first array.
+    """
+    read, made = [] if own is None else [own._block], []
+    args = [unwrap(value, read) for value in args]
+    result = function(*args, **{
+        key: value if key == "out" else unwrap(value, read) for key, value in options.items()})
+    found = wrap(result, out, made)
+    writes = made + [o._block for o in out if o is not None]
+    if result is None:
+        writes, read = writes + read[:1], read[1:]
+    if writes:
+        DeviceArray.home.work(name, read, writes)
+        if name.rpartition(".")[2] in _WAITING:
+            DeviceArray.home.streams.current().synchronize()
+    return found
+
+
+def staged(array):
+    """Return the records of an array that CUDA reads later, when it is copied from."""
+    pinned = isinstance(array, PinnedArray) and array.record and array.flags.c_contiguous
+    return [array.record] if pinned else []
 
 
 @functools.cache
@@ -174,35 +305,41 @@ def parameters(function):
         return {match[1] for match in found if match}
 
 
-def unwrap(value):
-    """Return the NumPy array behind an array of the current device; refuse any other array."""
+def unwrap(value, blocks=None):
+    """Return the NumPy array behind an array of the current device; refuse any other array.
+
+    The block that it lies in is appended to `blocks`.
+    """
     if isinstance(value, DeviceArray):
         if value._device != value.home.device:
             raise TypeError(f"an array of device {value._device} on device {value.home.device}")
+        if blocks is not None:
+            blocks.append(value._block)
         return value._host
     if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>: a host array")
     if isinstance(value, (list, tuple)):
-        return type(value)(unwrap(v) for v in value)
+        return type(value)(unwrap(v, blocks) for v in value)
     return value
 
 
-def _index(index):
+def _index(index, blocks):
     parts = index if isinstance(index, tuple) else (index,)
-    parts = tuple(unwrap(part) for part in parts)
+    parts = tuple(unwrap(part, blocks) for part in parts)
     return parts if isinstance(index, tuple) else parts[0]
 
 
-def wrap(value, out=()):
-    """Return device arrays for NumPy arrays and scalars; an `out` comes back as itself."""
+def wrap(value, out=(), made=None):
+    """Return device arrays for NumPy arrays and scalars; an `out` comes back as itself.
+
+    The blocks of arrays that are new are appended to `made`.
+    """
     if isinstance(value, (np.ndarray, np.generic)):
         for given in out:
             if given is not None and given._host is value:
                 return given
-        host = np.asarray(value)
-        if host.base is None:
-            DeviceArray.home.memory.take(host)
-        return DeviceArray(host)
+        return DeviceArray(np.asarray(value), made)
     if isinstance(value, (list, tuple)) and any(isinstance(v, np.ndarray) for v in value):
-        return tuple(map(wrap, value)) if isinstance(value, tuple) else list(map(wrap, value))
+        parts = [wrap(v, out, made) for v in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
     return value

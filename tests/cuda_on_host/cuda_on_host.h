@@ -213,7 +213,7 @@ inline int __float2int_ru(float x) { return __double2int_ru(static_cast<double>(
 namespace cuda_on_host {
 template <class T> constexpr char letter() {  // as numpy's dtype.kind and size: see launcher.py
   using U = std::remove_cv_t<T>;
-  if constexpr (std::is_pointer_v<U>) return 'P';
+  if constexpr (std::is_pointer_v<U>) return std::is_const_v<std::remove_pointer_t<U>> ? 'p' : 'P';
   else if constexpr (std::is_same_v<U, float>) return 'f';
   else if constexpr (std::is_same_v<U, double>) return 'd';
   else if constexpr (std::is_same_v<U, bool>) return '?';

@@ -4,7 +4,6 @@ A name or a keyword that the real CuPy does not have is an error here, too; so t
 installed, though it needs no GPU for that.
 """
 
-import contextlib
 import functools
 import importlib
 import re
@@ -15,22 +14,18 @@ import numpy as np
 import scipy.fft
 
 from tests.cuda_on_host import build
-from tests.cuda_on_host.arrays import DeviceArray, Memory, on_device, unwrap, wrap
+from tests.cuda_on_host.arrays import DeviceArray, Memory, on_device, operate, staged, unwrap, wrap
 from tests.cuda_on_host.launcher import MOST_SHARED, PLAIN_SHARED, HostModule, LaunchError
+from tests.cuda_on_host.order import Checker
+from tests.cuda_on_host.pinned import PinnedArray, pinned
+from tests.cuda_on_host.pool import MemoryPool, OutOfMemoryError, Pool
+from tests.cuda_on_host.streams import Streams
 
 _DECLARED = re.compile(r"^\s*//\s*instantiate:\s*(.+?)\s*$", re.M)
 _FROM_HOST = ("array", "asarray", "ascontiguousarray")
 _EMPTY = ("empty", "empty_like")
 MEMORY = 80 * 2**30
-DEVICES = 2
-
-
-class OutOfMemoryError(MemoryError):
-    """As CuPy's."""
-
-    def __init__(self, size, total, limit=0):
-        super().__init__(f"Out of memory allocating {size} bytes (allocated so far: {total} bytes, "
-                         f"limit set to: {limit} bytes).")
+MOST_DEVICES = 8
 
 
 class CUDARuntimeError(RuntimeError):
@@ -85,13 +80,24 @@ class Emulation:
         (file, name, grid, block) of every launch so far.
     uploads, downloads : int, bytes
         Copied from and to the host so far.
+    count : int
+        How many devices there are.
+    checker : Checker
+        Judges whether accesses to memory are in order; `checker.races` has what was wrong.
+    streams : Streams
+        All of them.
     memory : Memory
-        What device arrays take.
+        The allocation of each array.
+    pools : list of Pool
+        Each device's memory.
     """
 
     def __init__(self):
         self._thread = threading.local()
         self.libraries = {}  # source -> flags -> HostModule
+        self.checker = Checker()
+        self.streams = Streams(self.checker, lambda: self.device, CUDARuntimeError)
+        self.memory = Memory(self)
         self.reset()
         real = importlib.import_module("cupy")
         self.cupy = cp = Namespace("cupy", real, np)
@@ -99,7 +105,7 @@ class Emulation:
         cp.fft = Namespace("cupy.fft", real.fft, np.fft)
         cp.linalg = Namespace("cupy.linalg", real.linalg, np.linalg)
         cp.ndarray = DeviceArray
-        DeviceArray.pattern, DeviceArray.home = real.ndarray, self
+        DeviceArray.pattern, DeviceArray.home, PinnedArray.home = real.ndarray, self, self
         for name in _FROM_HOST:
             setattr(cp, name, functools.partial(self._from_host, getattr(np, name)))
         for name in _EMPTY:
@@ -109,12 +115,12 @@ class Emulation:
         cp.RawModule = functools.partial(_RawModule, self)
         cp.RawKernel = self._raw_kernel
         cp.cuda = fake_cuda(self)
-        cp.get_default_memory_pool = lambda: Pool(self.memory)
+        cp.get_default_memory_pool = lambda: MemoryPool(self)
         cp.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(
             free_all_blocks=lambda: None)
-        cupyx = types.SimpleNamespace(
-            empty_pinned=np.empty, zeros_pinned=np.zeros, empty_like_pinned=np.empty_like,
-            zeros_like_pinned=np.zeros_like)
+        cupyx = types.SimpleNamespace(**{
+            f"{name}_pinned": functools.partial(self._pinned, getattr(np, name))
+            for name in ("empty", "zeros", "empty_like", "zeros_like")})
         transforms = importlib.import_module("cupyx.scipy.fft")
         on_host = Namespace("cupyx.scipy.fft", transforms, scipy.fft)
         on_host.get_fft_plan = Plan
@@ -127,37 +133,77 @@ class Emulation:
 
     def set_device(self, index):
         """Make a device current in this thread."""
-        if not 0 <= index < DEVICES:
-            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+        self.check_device(index)
         self._thread.device = index
+
+    def check_device(self, index):
+        """Refuse a device that is not there."""
+        if not 0 <= index < self.count:
+            raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
+
+    @property
+    def pool(self):
+        """The memory of the current device."""
+        return self.pools[self.device]
 
     def free_memory(self):
         """Return what `cudaMemGetInfo` would: free bytes, and all."""
-        return MEMORY - self.memory.used, MEMORY
+        return MEMORY - self.pool.total, MEMORY
 
-    def reset(self, order="forward", seed=0, flags=None):
-        """Begin anew: nothing counted, no limit of memory.
+    def work(self, what, reads=(), writes=(), stream=None):
+        """Do something on a stream, or the current one, with blocks that it reads and writes."""
+        queue = (self.streams.current() if stream is None else stream).queue
+        return self.checker.work(queue, what, [block for block in reads if block is not None],
+                                 [block for block in writes if block is not None])
+
+    def reset(self, order="forward", seed=0, flags=None, devices=1, per_thread=False):
+        """Begin anew: nothing counted, no limit of memory, nothing under way.
 
         Shuffled threads come with multiplications and additions contracted into one rounding
         (nvcc does that), so that a result which depends on it is seen.
+
+        Parameters
+        ----------
+        order, seed, flags : str, int, tuple
+            As the attributes.
+        devices : int
+            How many there are.
+        per_thread : bool
+            Whether every thread has a default stream of its own.
         """
         if flags is None:
             flags = build.contracting() if order == "shuffled" else build.PLAIN
         self.order, self.seed, self.flags, self.without = order, seed, flags, ("", 0)
         self.launches, self.uploads, self.downloads, self.left_out = [], 0, 0, 0
-        self.memory = Memory(OutOfMemoryError)
+        self.count, self._held = devices, []
+        self.pools = [Pool(MEMORY) for _ in range(MOST_DEVICES)]
+        self.checker.begin_anew()
+        self.streams.begin_anew()
+        self.streams.per_thread = per_thread
         self.set_device(0)
 
     def _from_host(self, function, value, *args, **kwargs):
-        kwargs.pop("blocking", None)
+        blocking = kwargs.pop("blocking", False)
         if isinstance(value, DeviceArray):
-            return wrap(function(value._host, *args, **kwargs))
+            return operate(function.__name__, function, (value, *args), kwargs)
         if hasattr(value, "__cuda_array_interface__"):
             return DeviceArray(_view(value.__cuda_array_interface__))
         kwargs.pop("copy", None)
-        host = np.array(value if isinstance(value, np.ndarray) else unwrap(value), *args, **kwargs)
+        source = value if isinstance(value, np.ndarray) else unwrap(value)
+        host, made = np.array(source, *args, **kwargs).view(np.ndarray), []
         self.uploads += host.nbytes
-        return wrap(host)
+        found = wrap(host, (), made)
+        reads = staged(source) if isinstance(source, PinnedArray) and host.ndim else []
+        access = self.work("a copy from the host", reads, made)
+        if reads:  # which CuPy holds until it is copied
+            self._held.append((access, source))
+        if blocking:
+            self.streams.current().synchronize()
+        return found
+
+    def _pinned(self, function, *args, **kwargs):
+        self._held = [(a, array) for a, array in self._held if not self.checker.is_finished(a)]
+        return pinned(function(*args, **kwargs).view(np.ndarray))
 
     def _empty(self, function, *args, **kwargs):
         host = function(*map(unwrap, args), **kwargs)
@@ -171,7 +217,7 @@ class Emulation:
     def _as_numpy(self, value, stream=None, order="C", out=None, *, blocking=True):
         if not isinstance(value, DeviceArray):
             return np.asarray(value, order=order)
-        return value.get(out=out, order=order)
+        return value.get(stream, order, out, blocking)
 
 
 class Plan:
@@ -186,10 +232,13 @@ class Plan:
         """Transform, unscaled; the input is spoilt."""
         if (a.shape, out.shape, direction) != (self._in, self._out, 1):
             raise ValueError("the plan is for other shapes or another direction")
-        if not unwrap(out).flags.c_contiguous or not unwrap(a).flags.c_contiguous:
+        blocks = []
+        spectra, images = unwrap(a, blocks), unwrap(out, blocks)
+        if not images.flags.c_contiguous or not spectra.flags.c_contiguous:
             raise ValueError("cuFFT takes no strides here")
-        unwrap(out)[...] = scipy.fft.irfft2(unwrap(a), s=out.shape[1:], norm="forward")
-        unwrap(a)[...] = np.nan
+        DeviceArray.home.work("an inverse transform", blocks, blocks)
+        images[...] = scipy.fft.irfft2(spectra, s=out.shape[1:], norm="forward")
+        spectra[...] = np.nan
 
 
 def _view(interface):
@@ -226,65 +275,15 @@ class _RawKernel:
             raise LaunchError("CUDA_ERROR_INVALID_VALUE: more shared memory than was asked for")
         e = self._emulation
         e.launches.append((self._module.file, self._name, grid, block))
-        host = [unwrap(value) for value in args]
         kernel = self._module.compiled(self._name, e.flags)
+        host, read, written = [], [], []
+        for k, value in enumerate(args):
+            host.append(unwrap(value, read))
+            if kernel.parameters[k : k + 1] == "P" and isinstance(value, DeviceArray):
+                written.append(read[-1])
+        e.work(f"kernel {self._name}", read, written)
         seed = e.seed + len(e.launches)
         e.left_out += kernel(grid, block, host, shared_mem, e.order, seed, e.without)
-
-
-class Pool:
-    def __init__(self, memory):
-        self._memory = memory
-
-    def set_limit(self, size=None, fraction=None):
-        self._memory.limit = int(fraction * MEMORY) if fraction is not None else size or 0
-
-    def get_limit(self):
-        return self._memory.limit
-
-    def used_bytes(self):
-        return self._memory.used
-
-    total_bytes = used_bytes
-
-    def free_bytes(self):
-        return 0
-
-    def free_all_blocks(self, stream=None):
-        return None
-
-
-class Stream(contextlib.AbstractContextManager):
-    ptr = 1
-
-    def __init__(self, null=False, non_blocking=False, ptds=False, priority=0):
-        pass
-
-    def __exit__(self, *problem):
-        return None
-
-    def synchronize(self):
-        pass
-
-    def wait_event(self, event):
-        pass
-
-    def record(self, event=None):
-        return event or Event()
-
-    def use(self):
-        return self
-
-
-class Event:
-    def __init__(self, block=False, disable_timing=False, interprocess=False):
-        self.done = True
-
-    def record(self, stream=None):
-        pass
-
-    def synchronize(self):
-        pass
 
 
 def device_class(emulation):
@@ -317,7 +316,8 @@ def device_class(emulation):
             return self
 
         def synchronize(self):
-            pass
+            with self:
+                emulation.streams.finish_device()
 
     return Device
 
@@ -326,15 +326,21 @@ def fake_cuda(emulation):
     """Return what stands for `cupy.cuda`."""
     facts = {"name": b"Emulated", "major": 9, "minor": 0, "totalGlobalMem": MEMORY,
              "multiProcessorCount": 2, "sharedMemPerBlockOptin": MOST_SHARED}
+
+    def properties(index):
+        emulation.check_device(index)
+        return facts
+
+    streams = emulation.streams
     return types.SimpleNamespace(
-        Device=device_class(emulation), Stream=Stream, Event=Event,
-        get_current_stream=lambda: Stream(),
+        Device=device_class(emulation), Stream=streams.Stream, Event=streams.Event,
+        get_current_stream=streams.current,
         alloc_pinned_memory=bytearray, set_allocator=lambda allocator: None,
         get_elapsed_time=lambda start, stop: 0.0,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError, getDevice=lambda: emulation.device,
-            setDevice=emulation.set_device, getDeviceCount=lambda: DEVICES,
-            getDeviceProperties=lambda index: facts, deviceSynchronize=lambda: None,
+            setDevice=emulation.set_device, getDeviceCount=lambda: emulation.count,
+            getDeviceProperties=properties, deviceSynchronize=streams.finish_device,
             memGetInfo=emulation.free_memory),
     )

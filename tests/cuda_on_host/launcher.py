@@ -47,7 +47,13 @@ class HostModule:
 
 
 class HostKernel:
-    """A kernel with RawKernel's call, but stricter about its arguments."""
+    """A kernel with RawKernel's call, but stricter about its arguments.
+
+    Attributes
+    ----------
+    parameters : str
+        A letter for each: ``P`` for a pointer, ``p`` for one to what is constant, else NumPy's.
+    """
 
     def __init__(self, name, description, launch, left_out):
         self.name, self._description, self._launch = name, description, launch
@@ -79,7 +85,7 @@ class HostKernel:
     def _buffer(self, number, value):
         kind, element = self.parameters[number], self.elements[number]
         where = f"{self.name}: argument {number}"
-        if kind == "P":
+        if kind in "Pp":
             if not isinstance(value, np.ndarray):
                 raise TypeError(f"{where} must be an array, not {type(value).__name__}")
             if value.dtype != _DTYPES.get(element, value.dtype):
