@@ -13,17 +13,14 @@ from typing import Any
 
 from gpucoron.caches import cupy_cache
 from gpucoron.errors import DeviceError, UsageError
+from gpucoron.proof import proof
 
 __all__ = [
     "Device", "choose_device", "cpu_device", "cpu_threads", "describe_devices",
     "find_gpus", "lives_on_gpu", "memory", "on_gpu",
 ]
 
-#: Whether the CUDA code of this version has been run, and compared with the CPU's, on a real GPU.
-#: Until then ``auto`` takes the CPU.
-PROVEN_ON_A_GPU = False
-
-_UNPROVEN = ("the GPU code of this version was tested on an emulated device only; "
+_UNPROVEN = ("the GPU code of this version is not proven on a GPU; "
              "--device 0 uses it all the same")
 _INSTALL = "pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged of dlpack.h
@@ -78,8 +75,8 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
     ----------
     spec : str, int or Device
         ``"cpu"``; the number of a CUDA device, or several with commas between, which share the
-        work; or ``"auto"``, a GPU where one is usable (once `PROVEN_ON_A_GPU`), else the CPU. A
-        Device is returned as it is.
+        work; or ``"auto"``, a GPU where one is usable (once there is a
+        `gpucoron.proof`), else the CPU. A Device is returned as it is.
 
     Raises
     ------
@@ -109,7 +106,7 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
 
 
 def _automatic() -> Device:
-    if not PROVEN_ON_A_GPU:
+    if proof() is None:
         return replace(cpu_device(), reason=_UNPROVEN)
     gpus, problem = find_gpus()
     if not gpus:

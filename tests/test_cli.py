@@ -65,7 +65,7 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
         "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}}
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a_i2d.fits\n"
-    assert re.search(r"^\d\d:\d\d:\d\d  device cpu: .*tested on an emulated device only", err, re.M)
+    assert re.search(r"^\d\d:\d\d:\d\d  device cpu: .*is not proven on a GPU", err, re.M)
     assert re.search(r"  outlier_detection +0\.25 ", err)
     assert re.search(r"  total +1\.75", err)
     assert "1 warning:" in err and "  - one thing" in err

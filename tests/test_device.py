@@ -10,6 +10,9 @@ import pytest
 from gpucoron import device
 from gpucoron.device import Device, choose_device, cpu_device, describe_devices, find_gpus
 from gpucoron.errors import DeviceError, UsageError
+from gpucoron.proof import Proof
+
+PROOF = Proof("NVIDIA Model", "9.0", "2026-01-01")
 
 
 class Broken(Exception):
@@ -47,7 +50,7 @@ def fake_cupy(count=1, answer=42, count_error=None, kernel_error=None):
 def cupy(monkeypatch):
     def install(module, proven=True):
         monkeypatch.setitem(sys.modules, "cupy", module)
-        monkeypatch.setattr(device, "PROVEN_ON_A_GPU", proven)
+        monkeypatch.setattr(device, "proof", lambda: PROOF if proven else None)
         find_gpus.cache_clear()
     yield install
     find_gpus.cache_clear()
@@ -65,12 +68,12 @@ def test_cpu_is_described():
 def test_auto_takes_the_cpu_until_the_gpu_code_is_proven(cupy):
     cupy(fake_cupy(), proven=False)
     chosen = choose_device("auto")
-    assert chosen.kind == "cpu" and "tested on an emulated device only" in chosen.reason
+    assert chosen.kind == "cpu" and "not proven on a GPU" in chosen.reason
     assert choose_device(0).kind == "gpu"
 
 
 def test_nothing_looks_for_gpus_that_would_not_be_used(monkeypatch):
-    monkeypatch.setattr(device, "PROVEN_ON_A_GPU", False)
+    monkeypatch.setattr(device, "proof", lambda: None)
     monkeypatch.setattr(device, "find_gpus", lambda: pytest.fail("looked for GPUs"))
     assert choose_device().kind == choose_device("cpu").kind == "cpu"
 
