@@ -137,12 +137,14 @@ def _tell_plan(asn: str, options: argparse.Namespace) -> None:
 
 def run_association(options: argparse.Namespace, console):
     """Run the pipeline as the options of `add_run_options` say; return its result."""
-    from gpucoron.device import choose_device
+    from gpucoron.device import choose_device, is_open
 
     start = time.perf_counter()
     parameters = read_parameters(options)
-    device = choose_device(options.device)
-    log.info("device %s: %s (%s)", device.label, device.description, device.reason)
+    device = options.device
+    if not is_open(device):  # else the pipeline tells when it knows
+        device = choose_device(device)
+        log.info("device %s: %s (%s)", device.label, device.description, device.reason)
     from gpucoron import pipeline
 
     result = pipeline.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +27,7 @@ _UNPROVEN = ("the GPU code of this version is not proven on a GPU; "
 _DEV, _NODES = Path("/dev"), ("nvidia[0-9]*", "dxg", "nvhost-gpu")  # of a PC, WSL, Jetson
 _NO_NODE = "there is no NVIDIA GPU here (no /dev/nvidia0)"
 _INSTALL = "pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
+_NUMBERS = re.compile(r" *[0-9]+ *(, *[0-9]+ *)*")
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged of dlpack.h
 _PROBE = 'extern "C" __global__ void gpucoron_probe(int *x) { *x = 40 + 2; }'
 
@@ -108,7 +110,7 @@ def choose_device(
     if text == "auto":
         return _automatic(predict)
     numbers = text.replace(" ", "").split(",")
-    if isinstance(spec, bool) or not all(number.isdecimal() for number in numbers):
+    if isinstance(spec, bool) or not _NUMBERS.fullmatch(text):
         raise UsageError(f"device is {spec!r}; expected auto, cpu, or the number of a CUDA device "
                          "(0, 1, ...; 0,1 for both)")
     if len(set(map(int, numbers))) < len(numbers):
@@ -121,8 +123,18 @@ def choose_device(
 
 
 def is_open(spec: str | int | Device) -> bool:
-    """Tell whether `choose_device` needs to know the run: ``"auto"``, and a GPU may be taken."""
-    return str(spec).strip().lower() == "auto" and proof() is not None and _may_have_gpu()
+    """Tell whether it takes CuPy, or the run, to know which device that will be.
+
+    Parameters
+    ----------
+    spec : str, int or Device
+        As for `choose_device`, which says in no time what it will be, or what is wrong, where this
+        is False.
+    """
+    text = str(spec).strip().lower()
+    if isinstance(spec, (Device, bool)) or not _may_have_gpu():
+        return False
+    return proof() is not None if text == "auto" else bool(_NUMBERS.fullmatch(text))
 
 
 def _automatic(predict) -> Device:

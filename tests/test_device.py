@@ -210,7 +210,8 @@ def test_without_a_gpu_cupy_is_not_imported(without_cupy, monkeypatch):
 def test_what_shows_that_there_may_be_a_gpu(without_cupy, node):
     folder, asked = without_cupy
     (folder / node).touch()
-    assert is_open(" Auto") and not is_open("0") and not is_open("cpu")
+    assert is_open(" Auto") and is_open("0, 1") and is_open(0)
+    assert not any(map(is_open, ("cpu", "0,,1", "", "1.0", True, None, cpu_device())))
     assert not asked
     assert choose_device(0).kind == "gpu" and asked
 
