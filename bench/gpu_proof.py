@@ -3,9 +3,9 @@
 The checksum is over all that decides what a run computes on a device. Of the kernels: the PTX that
 NVRTC makes of them; where that is another NVRTC, or none, their tokens. Of the Python: the syntax
 trees of every definition that the modules in ENTRIES reach through their imports, but for modules
-that import numba, whose loops run on the CPU. Comments, docstrings, formatting, names of files and
-modules, the order of definitions, and which of them share a file do not count. It is the same with
-every version of Python.
+that import numba, whose loops run on the CPU, and those in BESIDE. Comments, docstrings,
+formatting, names of files and modules, the order of definitions, and which of them share a file do
+not count. It is the same with every version of Python.
 """
 
 import ast
@@ -20,6 +20,8 @@ ARCH = 90  # a virtual architecture: PTX depends on it
 
 #: Modules that work on a device, or packages of them.
 ENTRIES = ("gpucoron.steps", "gpucoron.subtraction", "gpucoron.place")
+#: Modules that tell or note something, and compute nothing.
+BESIDE = ("gpucoron.kernel_cache",)
 #: Parts of a result that a proof needs; others must be well if they were done.
 NEEDED, WELCOME = ("compare", "kernels", "tests"), ("cases", "tiny", "memcheck", "sanitize")
 
@@ -117,7 +119,7 @@ def definitions(root=ROOT, entries=ENTRIES):
             for where, what in named:
                 everything = modules[where].defined if what is None else (what,)
                 fresh = {(where, own) for own in everything} - seen
-                if not modules[where].for_cpu:
+                if not modules[where].for_cpu and where not in BESIDE:
                     seen |= fresh
                     waiting += sorted(fresh)
         yield "\n".join(texts)

@@ -238,6 +238,12 @@ def _demo(argv: list[str]) -> int:
     return cli_demo.main(argv)
 
 
+def _compile(argv: list[str]) -> int:
+    from gpucoron import cli_compile
+
+    return cli_compile.main(argv)
+
+
 def _info(argv: list[str]) -> int:
     from gpucoron import cli_info
 
@@ -253,7 +259,7 @@ def _verify(argv: list[str]) -> int:
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "simulate": _simulate, "demo": _demo, "info": _info, "verify": _verify,
+    "simulate": _simulate, "demo": _demo, "compile": _compile, "info": _info, "verify": _verify,
 }
 
 
