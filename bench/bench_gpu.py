@@ -3,7 +3,9 @@
     python bench/bench_gpu.py PART [--out FILE] [--work DIR] [--limit SECONDS]
 
 on_gpu.sh says what the parts are; besides them: simulate (the sets, on the CPU), name (of the file
-that --out should be, in a folder), table (what the file holds, in short).
+that --out should be, in a folder), table (what the file holds, in short), prove (from a file
+whose parts are all well write gpucoron/gpu_proof.json, with which --device auto takes a GPU),
+withdraw (remove that).
 """
 
 import argparse
@@ -20,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench")]
 
+import gpu_proof  # noqa: E402
 import gpu_table  # noqa: E402
 from common import where  # noqa: E402
 
@@ -122,7 +125,8 @@ def join(part, results, out):
         fcntl.flock(file, fcntl.LOCK_EX)
         stored = read(out)
         stored.setdefault("where", here)
-        stored[part] = {**results, "commit": here["commit"]}
+        stored[part] = {**results, "commit": here["commit"], "code": _code(),
+                        "date": str(datetime.date.today())}
         own = out.with_name(f".{out.name}.{os.getpid()}")
         own.write_text(json.dumps(stored, indent=1, default=float) + "\n")
         own.replace(out)
@@ -132,6 +136,12 @@ def join(part, results, out):
 def _where():
     """Asked once: it starts nvidia-smi and git."""
     return where()
+
+
+@functools.cache
+def _code():
+    """Of which code the results are."""
+    return gpu_proof.checksum()
 
 
 def read(out):
@@ -155,7 +165,8 @@ def main(arguments=None):
     """Do one part; the exit code is 1 where something is wrong, 3 without a GPU."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=(*PARTS, "simulate", "name", "table"))
+    parser.add_argument("part", choices=(*PARTS, "simulate", "name", "table", "prove",
+                                             "withdraw"))
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
     parser.add_argument("--limit", type=float, default=120.0)
@@ -166,6 +177,13 @@ def main(arguments=None):
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try this program",
                         default=bool(os.environ.get("GPUCORON_BENCH_TINY")))
     options = parser.parse_args(arguments)
+    if options.part == "withdraw":
+        gpu_proof.PROOF.unlink(missing_ok=True)
+        return 0
+    if options.part == "prove":
+        problem = gpu_proof.prove(options.out)
+        say(f"no proof: {problem}" if problem else f"{gpu_proof.PROOF} is written")
+        return 1 if problem else 0
     options.work.mkdir(parents=True, exist_ok=True)
     if options.part == "simulate":
         import gpu_runs
@@ -197,6 +215,8 @@ def main(arguments=None):
                    "traceback": traceback.format_exc()[-3000:]}
         say(results["traceback"])
     results["part_s"] = time.perf_counter() - start
+    if options.tiny:
+        results["tiny"] = True
     join(options.part, results, options.out)
     say(f"== {options.part}: {results['part_s']:.0f} s, "
         f"{'ok' if results.get('ok', True) else 'NOT OK'}")

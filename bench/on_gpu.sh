@@ -22,6 +22,9 @@
 # "PART&" goes on beside those after it. A part that fails or takes too long does not stop the next ones. Exit: 0 all is well, 1 something
 # is wrong, 3 no GPU here. After LIMIT seconds nothing more is begun.
 #
+# In the end gpucoron/gpu_proof.json is written, with which --device auto takes a GPU, if all is well
+# (bench_gpu.py prove writes it from a result that comes from another machine).
+#
 # Needs Python 3.11+ with CuPy, numpy, scipy, numba, pytest (PYTHON=... names it). What else is
 # missing is taken from the folder .wheels (WHEELS=...), which is filled where there is a network
 # with bench/gpu_wheels.sh. The emulated device's results are in .expected (EXPECTED=...), made with
@@ -141,5 +144,6 @@ tar -czf "$own/cache.tar.gz" -C "$CUPY_CACHE_DIR" . 2>/dev/null &&
   mv "$own/cache.tar.gz" "$out/cupy-cache.tar.gz"
 rm -f "$out/.$file.part"
 "$python" bench/bench_gpu.py table --out "$out/$file"
+[ "$me" != on_gpu.sh ] || "$python" bench/bench_gpu.py prove --out "$out/$file"
 echo "== done after $SECONDS s"
 exit $failed

@@ -137,12 +137,14 @@ def _tell_plan(asn: str, options: argparse.Namespace) -> None:
 
 def run_association(options: argparse.Namespace, console):
     """Run the pipeline as the options of `add_run_options` say; return its result."""
-    from gpucoron.device import choose_device
+    from gpucoron.device import choose_device, is_open
 
     start = time.perf_counter()
     parameters = read_parameters(options)
-    device = choose_device(options.device)
-    log.info("device %s: %s (%s)", device.label, device.description, device.reason)
+    device = options.device
+    if not is_open(device):  # else the pipeline tells when it knows
+        device = choose_device(device)
+        log.info("device %s: %s (%s)", device.label, device.description, device.reason)
     from gpucoron import pipeline
 
     result = pipeline.run(
@@ -236,6 +238,12 @@ def _demo(argv: list[str]) -> int:
     return cli_demo.main(argv)
 
 
+def _compile(argv: list[str]) -> int:
+    from gpucoron import cli_compile
+
+    return cli_compile.main(argv)
+
+
 def _info(argv: list[str]) -> int:
     from gpucoron import cli_info
 
@@ -251,7 +259,7 @@ def _verify(argv: list[str]) -> int:
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "simulate": _simulate, "demo": _demo, "info": _info, "verify": _verify,
+    "simulate": _simulate, "demo": _demo, "compile": _compile, "info": _info, "verify": _verify,
 }
 
 

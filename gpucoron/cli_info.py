@@ -49,8 +49,26 @@ def system_lines() -> Iterator[str]:
         [(f"--device {device.label}", device.description) for device in describe_devices()])
     if problem := find_gpus()[1]:
         yield f"no GPU: {problem}"
+    yield from _kernel_lines(find_gpus()[0])
     automatic = choose_device("auto")
-    yield f"--device auto takes {automatic.label}: {automatic.reason}"
+    suited = ", for runs that are expected to be faster there" * (automatic.kind == "gpu")
+    yield f"--device auto takes {automatic.label}: {automatic.reason}{suited}"
+
+
+def _kernel_lines(gpus) -> Iterator[str]:
+    """Tell which kernels are compiled already."""
+    if not gpus:
+        return
+    from gpucoron import cuda, kernel_cache
+
+    every = cuda.all_kernels()
+    sources = [(cuda.read_kernels(file).source, name) for file, name in every]
+    for gpu in gpus:
+        known = kernel_cache.count(cuda.cupy(), sources, cuda.OPTIONS, gpu.index)
+        yield (f"device {gpu.label}: {known} of {len(every)} kernels are compiled for compute "
+               f"capability {gpu.capability}, kept in {kernel_cache.folder()}"
+               + (f" (gpucoron compile --device {gpu.label} compiles all)" if known < len(every)
+                  else ""))
 
 
 _ABSENT = "not installed"

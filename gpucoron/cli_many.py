@@ -44,7 +44,8 @@ def run(options: argparse.Namespace, console) -> int:
         with connect(options.scheduler) as client:
             outcomes = run_many(client, orders, progress=console.progress)
     else:
-        device = choose_device(options.device)
+        automatic = options.device.strip().lower() == "auto"  # is decided for each association
+        device = choose_device("cpu" if automatic else options.device)
         aheads = look_ahead(orders)
         outcomes = [Outcome(asn) for asn in options.associations]
         if 1 < len(device.indices) < len(orders):

@@ -20,6 +20,7 @@ PRODUCTS = ("crfints", "psfstack", "psfalign", "psfsub", "i2d", "median")
 COMMANDS = {
     "simulate": "make a realistic association to try things on",
     "demo": "simulate, run, and compare what was found with the truth",
+    "compile": "compile kernels and loops ahead of the first run",
     "info": "versions and devices; what an association holds",
     "verify": "run the installed jwst package beside gpucoron and compare",
 }
@@ -83,7 +84,8 @@ def run_parser() -> Parser:
     commands = "\n".join(f"  gpucoron {name:<9s} {text}" for name, text in COMMANDS.items())
     parser = Parser(
         prog="gpucoron",
-        usage="gpucoron ASN [ASN ...] [options]\n       gpucoron {simulate,demo,info,verify} ...",
+        usage="gpucoron ASN [ASN ...] [options]\n"
+              f"       gpucoron {{{','.join(COMMANDS)}}} ...",
         description="Subtract the star from JWST coronagraphic images: reads a level-3 "
                     "association,\nwrites its products. A file that is named like a command is "
                     f"reached as ./info.\n\ncommands (each has --help):\n{commands}",

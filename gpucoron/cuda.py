@@ -9,11 +9,13 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpucoron import kernel_cache
 from gpucoron.device import import_cupy, lives_on_gpu, on_gpu
 from gpucoron.errors import DeviceError, DeviceMemoryError, InputError
 
 __all__ = [
-    "as_arrays", "cupy", "cupyx", "errors", "kernel", "kernel_files", "namespace", "read_kernels",
+    "as_arrays", "all_kernels", "cupy", "cupyx", "errors", "kernel", "kernel_files", "namespace",
+    "read_kernels",
 ]
 
 OPTIONS = ("-std=c++17",)
@@ -153,6 +155,11 @@ def kernel_files() -> list[Path]:
     return sorted(_folder().glob("*.cu"))
 
 
+def all_kernels() -> list[tuple[str, str]]:
+    """Return (file, name) of every kernel, as `kernel` takes them."""
+    return [(path.stem, name) for path in kernel_files() for name in read_kernels(path.stem).names]
+
+
 @functools.cache
 def _folder() -> Path:
     installed = Path(__file__).parent / "_kernels"
@@ -249,7 +256,7 @@ class Kernel:
     """
 
     def __init__(self, cp, label: str, source: str, name: str):
-        self._cp, self._label, self._name = cp, label, name
+        self._cp, self._label, self._source, self._name = cp, label, source, name
         self._module = cp.RawModule(code=source, options=OPTIONS, name_expressions=(name,))
         self._functions = {}
 
@@ -271,11 +278,32 @@ class Kernel:
             The kernel does not compile, or cannot be launched.
         """
         with errors(self._label):
-            device = self._cp.cuda.runtime.getDevice()
-            function = self._functions.get(device)
-            if function is None:  # a CuPy function belongs to the device it was looked up on
-                function = self._module.get_function(self._name)
-                self._functions[device] = function
+            function = self._function()
             if shared_mem > _PLAIN_SHARED and shared_mem > function.max_dynamic_shared_size_bytes:
                 function.max_dynamic_shared_size_bytes = shared_mem
             function(grid, block, args, shared_mem=shared_mem)
+
+    def compile(self) -> None:
+        """Compile for the current device, or load what CuPy has kept.
+
+        Raises
+        ------
+        DeviceError
+            The kernel does not compile.
+        """
+        with errors(self._label):
+            self._function()
+
+    def _function(self):
+        device = self._cp.cuda.runtime.getDevice()
+        function = self._functions.get(device)
+        if function is None:  # a CuPy function belongs to the device it was looked up on
+            mine = self._cp, self._source, OPTIONS, self._name, device
+            kept = kernel_cache.is_kept(*mine)
+            if not kept:
+                kernel_cache.tell(self._cp, device)
+            function = self._module.get_function(self._name)
+            if not kept:
+                kernel_cache.note(*mine)
+            self._functions[device] = function
+        return function

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,19 +15,19 @@ from typing import Any
 
 from gpucoron.caches import cupy_cache
 from gpucoron.errors import DeviceError, UsageError
+from gpucoron.proof import proof
 
 __all__ = [
     "Device", "choose_device", "cpu_device", "cpu_threads", "describe_devices",
-    "find_gpus", "lives_on_gpu", "memory", "on_gpu",
+    "find_gpus", "is_open", "lives_on_gpu", "memory", "on_gpu",
 ]
 
-#: Whether the CUDA code of this version has been run, and compared with the CPU's, on a real GPU.
-#: Until then ``auto`` takes the CPU.
-PROVEN_ON_A_GPU = False
-
-_UNPROVEN = ("the GPU code of this version was tested on an emulated device only; "
+_UNPROVEN = ("the GPU code of this version is not proven on a GPU; "
              "--device 0 uses it all the same")
+_DEV, _NODES = Path("/dev"), ("nvidia[0-9]*", "dxg", "nvhost-gpu")  # of a PC, WSL, Jetson
+_NO_NODE = "there is no NVIDIA GPU here (no /dev/nvidia0)"
 _INSTALL = "pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
+_NUMBERS = re.compile(r" *[0-9]+ *(, *[0-9]+ *)*")
 _DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged of dlpack.h
 _PROBE = 'extern "C" __global__ void gpucoron_probe(int *x) { *x = 40 + 2; }'
 
@@ -48,6 +50,8 @@ class Device:
         Why it was chosen; empty where nothing was chosen.
     others : tuple of int
         GPUs that share the work with this one.
+    capability : str
+        Compute capability, as ``"9.0"``; empty for the CPU.
     """
 
     kind: str
@@ -56,6 +60,7 @@ class Device:
     description: str
     reason: str = ""
     others: tuple[int, ...] = ()
+    capability: str = ""
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -71,15 +76,19 @@ class Device:
         return self.label
 
 
-def choose_device(spec: str | int | Device = "auto") -> Device:
+def choose_device(
+    spec: str | int | Device = "auto", predict: Callable[[], tuple[float, float]] | None = None,
+) -> Device:
     """Return the device that a run was asked to use.
 
     Parameters
     ----------
     spec : str, int or Device
         ``"cpu"``; the number of a CUDA device, or several with commas between, which share the
-        work; or ``"auto"``, a GPU where one is usable (once `PROVEN_ON_A_GPU`), else the CPU. A
-        Device is returned as it is.
+        work; or ``"auto"``. A Device is returned as it is.
+    predict : callable, optional
+        For ``"auto"``: returns the seconds that the run is expected to take on a GPU and on the
+        CPU.
 
     Raises
     ------
@@ -87,6 +96,11 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
         `spec` is none of these.
     DeviceError
         The GPU asked for is not there, or cannot be used. Nothing falls back to the CPU.
+
+    Notes
+    -----
+    ``"auto"`` takes the first GPU where the GPU code is proven (`gpucoron.proof`) on its compute
+    capability, it is usable, and expected to be faster; else the CPU.
     """
     if isinstance(spec, Device):
         return spec
@@ -94,9 +108,9 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
     if text == "cpu":
         return replace(cpu_device(), reason="asked for")
     if text == "auto":
-        return _automatic()
+        return _automatic(predict)
     numbers = text.replace(" ", "").split(",")
-    if isinstance(spec, bool) or not all(number.isdecimal() for number in numbers):
+    if isinstance(spec, bool) or not _NUMBERS.fullmatch(text):
         raise UsageError(f"device is {spec!r}; expected auto, cpu, or the number of a CUDA device "
                          "(0, 1, ...; 0,1 for both)")
     if len(set(map(int, numbers))) < len(numbers):
@@ -108,25 +122,55 @@ def choose_device(spec: str | int | Device = "auto") -> Device:
     return replace(first, description=together, others=tuple(d.index for d in others))
 
 
-def _automatic() -> Device:
-    if not PROVEN_ON_A_GPU:
-        return replace(cpu_device(), reason=_UNPROVEN)
-    gpus, problem = find_gpus()
+def is_open(spec: str | int | Device) -> bool:
+    """Tell whether it takes CuPy, or the run, to know which device that will be.
+
+    Parameters
+    ----------
+    spec : str, int or Device
+        As for `choose_device`, which says in no time what it will be, or what is wrong, where this
+        is False.
+    """
+    text = str(spec).strip().lower()
+    if isinstance(spec, (Device, bool)) or not _may_have_gpu():
+        return False
+    return proof() is not None if text == "auto" else bool(_NUMBERS.fullmatch(text))
+
+
+def _automatic(predict) -> Device:
+    cpu, proven = cpu_device(), proof()
+    if proven is None:
+        return replace(cpu, reason=_UNPROVEN)
+    times = ""
+    if predict is not None and _may_have_gpu():  # CuPy is not imported for a run that is too short
+        on_gpu_s, on_cpu_s = predict()
+        if on_cpu_s <= on_gpu_s:
+            return replace(cpu, reason=f"auto: predicted {on_cpu_s:.1f} s against {on_gpu_s:.1f} s "
+                                       "on a GPU")
+        times = f": predicted {on_gpu_s:.1f} s against {on_cpu_s:.1f} s on the CPU"
+    gpus, problem = find_gpus(0)
     if not gpus:
-        return replace(cpu_device(), reason=problem)
-    return replace(gpus[0], reason="the first usable GPU")
+        return replace(cpu, reason=problem)
+    if gpus[0].capability != proven.capability:
+        return replace(cpu, reason=(
+            f"the GPU code is proven on compute capability {proven.capability}, and device 0 has "
+            f"{gpus[0].capability}; --device 0 uses it all the same"))
+    return replace(gpus[0], reason=f"auto{times}" if times else "the first usable GPU")
 
 
 def _asked_for(index: int) -> Device:
-    gpus, problem = find_gpus()
-    found = next((gpu for gpu in gpus if gpu.index == index), None)
-    if found:
-        return replace(found, reason="asked for")
+    gpus, problem = find_gpus(index)
     if gpus:
-        problem = "there are only " + ", ".join(gpu.label for gpu in gpus)
-    elif "not installed" in problem:
+        return replace(gpus[0], reason="asked for")
+    if "not installed" in problem:
         problem = f"{problem} ({_INSTALL})"
     raise DeviceError(f"device {index} cannot be used: {problem}; use --device cpu or auto")
+
+
+def _may_have_gpu() -> bool:
+    """Tell whether it is worth asking CUDA for a GPU, which takes half a second."""
+    return sys.platform != "linux" or "cupy" in sys.modules or any(
+        next(_DEV.glob(node), None) for node in _NODES)
 
 
 def describe_devices() -> list[Device]:
@@ -135,8 +179,13 @@ def describe_devices() -> list[Device]:
 
 
 @functools.cache
-def find_gpus() -> tuple[tuple[Device, ...], str]:
+def find_gpus(index: int | None = None) -> tuple[tuple[Device, ...], str]:
     """Look for usable GPUs: CuPy imports, sees devices, and a small kernel compiles and runs.
+
+    Parameters
+    ----------
+    index : int, optional
+        Look at this one only: on the others no context is made.
 
     Returns
     -------
@@ -145,6 +194,8 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
     problem : str
         What was missing; empty where nothing was.
     """
+    if not _may_have_gpu():
+        return (), _NO_NODE
     try:
         cupy = import_cupy()
     except ImportError as problem:
@@ -157,8 +208,11 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
         return (), f"CuPy finds no CUDA device ({_first_line(problem)})"
     if count == 0:
         return (), "CuPy finds no CUDA device"
+    if index is not None and index >= count:
+        return (), "there are only " + ", ".join(map(str, range(count)))
     try:
-        return tuple(_describe_gpu(cupy, index) for index in range(count)), ""
+        wanted = range(count) if index is None else (index,)
+        return tuple(_describe_gpu(cupy, index) for index in wanted), ""
     except Exception as problem:  # anything from a missing NVRTC to a driver that is too old
         return (), f"CUDA does not work here ({_first_line(problem)})"
 
@@ -188,9 +242,10 @@ def _describe_gpu(cupy, index: int) -> Device:
             raise DeviceError(f"a trial kernel gives a wrong result on device {index}")
     facts = cupy.cuda.runtime.getDeviceProperties(index)
     name = facts["name"].decode() if isinstance(facts["name"], bytes) else str(facts["name"])
-    capability = f"compute capability {facts['major']}.{facts['minor']}"
+    capability = f"{facts['major']}.{facts['minor']}"
     size = f"{facts['totalGlobalMem'] / 2**30:.0f} GiB"
-    return Device("gpu", index, name, f"{name}, {size}, {capability}")
+    return Device("gpu", index, name, f"{name}, {size}, compute capability {capability}",
+                  capability=capability)
 
 
 def _first_line(problem: Exception) -> str:

@@ -6,19 +6,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucoron.compiling import watch_compiling
-from gpucoron.device import Device, choose_device, memory
+from gpucoron.device import Device, choose_device, is_open, memory
 from gpucoron.errors import ParameterError, UsageError
+from gpucoron.opening import Opening
 from gpucoron.overlap import Background
 from gpucoron.parameters import Parameters
 from gpucoron.place import Later
-from gpucoron.planning import SHARE, Plan, parse_size
+from gpucoron.planning import SHARE, Plan, parse_size, predict
 from gpucoron.result import ProductResult, Result
 from gpucoron.run_record import RunRecord
 from gpucoron.threads import default_threads, limited_to
@@ -54,7 +55,8 @@ def run(
     asn : path
         A level-3 association (JSON) of ``_calints`` exposures.
     device : str, int or Device
-        "auto", "cpu", or the number of a CUDA device; "0,1" shares the work between two.
+        "auto", "cpu", or the number of a CUDA device; "0,1" shares the work between two. "auto"
+        is decided when the association is known.
     output_dir : path, optional
         Where products are written; nothing is written without it.
     align : {"each", "first"}, optional
@@ -102,7 +104,7 @@ def run(
     GpucoronError
         One of its kinds, with one line that says what was found and what was expected.
     """
-    chosen = choose_device(device) if client is None else None
+    chosen = None if client is not None or is_open(device) else choose_device(device)
     if not isinstance(parameters, Parameters):
         parameters = Parameters.from_sources(
             preset=preset, keywords={**(parameters or {}), "align": align, **keywords})
@@ -126,16 +128,15 @@ def run(
     if output_dir is None:
         save = frozenset()
     keep = _selection("keep", keep, set(PRODUCTS) - ({"psfalign"} if output_dir else set()))
-    with collected_warnings() as warnings, limited_to(threads) as n:
-        if chosen.kind == "cpu":
-            watch_compiling(n)
+    with collected_warnings() as warnings, limited_to(threads) as n, ExitStack() as stack:
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
                   None if output_dir is None else Path(output_dir), progress or no_progress, n,
-                  memory, skip_bad, checksums)
+                  memory, skip_bad, checksums, stack=stack)
+        job.look_for(device)
         job.record = RunRecord(parameters, chosen, resume, job.timings, warnings, n)
         with job.record, Background(n > 1) as job.background:
             products = job.association(Path(asn))
-    return Result(products, tuple(job.files), job.timings, tuple(warnings), parameters, chosen,
+    return Result(products, tuple(job.files), job.timings, tuple(warnings), parameters, job.device,
                   tuple(job.spans))
 
 
@@ -205,7 +206,7 @@ class Job:
     """One call of `run`: its settings, and what it has done so far."""
 
     parameters: Parameters
-    device: Device
+    device: Device | None  # until it is settled
     save: frozenset[str]
     keep: frozenset[str]
     overwrite: bool
@@ -224,6 +225,8 @@ class Job:
     timings: dict[str, float] = field(default_factory=dict)
     spans: list[tuple[str, float, float]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    opening: Opening | None = None
+    stack: ExitStack = field(default_factory=ExitStack)
 
     @contextmanager
     def timed(self, step: str):
@@ -243,6 +246,7 @@ class Job:
 
         with self.timed("read"):
             association, names = self._read(path)
+        self._settle(association, names)
         if self.save:
             self._preflight(association, names)
             planned = [self.output_dir / name for name in self.planned(association, names)]
@@ -254,6 +258,34 @@ class Job:
                      len(product.science), len(product.psf))
             results.append(ProductRun(self, association, product, name).run())
         return tuple(results)
+
+    def look_for(self, spec: str | int | Device) -> None:
+        """Begin with a GPU that was asked for; "auto" is settled later."""
+        if self.device is None and str(spec).strip().lower() != "auto":
+            self.opening = self.stack.enter_context(Opening(spec))
+        elif self.device is not None and self.device.kind == "cpu":
+            watch_compiling(self.threads)
+
+    def _settle(self, association: Association, names: tuple[str, ...]) -> None:
+        """Know the device, now that the association is known."""
+        if self.device is not None:
+            return
+        if self.opening is not None:
+            self.device = self.opening.device()
+        else:
+            self.device = choose_device("auto", lambda: predict(self._plans(association, names)))
+            if self.device.kind == "gpu":
+                self.opening = self.stack.enter_context(Opening(self.device))
+            else:
+                watch_compiling(self.threads)
+        self.record.device = self.device
+        log.info("device %s: %s (%s)", self.device.label, self.device.description,
+                 self.device.reason)
+
+    def started(self) -> None:
+        """Wait until the device's libraries are ready."""
+        if self.opening is not None:
+            self.opening.wait()
 
     def _inputs(self, association: Association) -> list[Path]:
         """Return every file that will be read, but a psfmask that CRDS finds."""
@@ -274,10 +306,12 @@ class Job:
 
     def plans(self, path: Path) -> tuple[Plan, ...]:
         """Predict what each product takes."""
+        self.checksums = False  # headers alone
+        return self._plans(*self._read(path, pixels=False))
+
+    def _plans(self, association: Association, names: tuple[str, ...]) -> tuple[Plan, ...]:
         from gpucoron.product_run import ProductRun
 
-        self.checksums = False  # headers alone
-        association, names = self._read(path, pixels=False)
         runs = [ProductRun(self, association, product, name)
                 for product, name in zip(association.products, names, strict=True)]
         return tuple(run.plan(*run.read()) for run in runs)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gpucoron.errors import UsageError
 from gpucoron.parameters import Parameters
 
-__all__ = ["Plan", "make_plan", "parse_size"]
+__all__ = ["Plan", "make_plan", "parse_size", "predict"]
 
 MIB = 2**20
 #: Memory of the interpreter with its libraries and compiled code.
@@ -30,6 +30,13 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
 # multiply-add there; flagging, filling and transforming an image
 _FIT, _SHIFT, _PASS, _MULTIPLY, _PREPARE = 4.0e-9, 1.2e-8, 2.5e-9, 6.0e-11, 2.0e-7
 _PROBE = 7.2e-4  # seconds that the trial transform takes where these were measured
+# what more threads than the two of those measurements are worth less for each: the memory is shared
+# (2 threads of bench/README.md, 16 of bench/results/2026-11-27-gpu-nvidia-h200-first.json)
+_CROWD = 0.16
+# Whole processes, files and all, s. On the CPU beside what Plan.seconds says: the canonical set of
+# bench/README.md. On a GPU, and more for each pair and pixel: "process" of both sets in that file,
+# 2.97 s with 720 pairs of 320 x 320 and 4.40 s with 21,600.
+_CPU_START, _GPU_START, _GPU_PAIR = 1.3, 2.92, 6.7e-10
 
 
 def parse_size(text: str | int | float) -> int:
@@ -202,7 +209,29 @@ def _seconds(npix, nref, nsci, aligned, parameters, save, threads):
     products = bases * nref * (nref / 2 + min(vectors, nref - vectors))
     work = (pairs * _FIT + shifts * _SHIFT + bases * nref * _PASS + products * _MULTIPLY
             + (nref + nsci) * _PREPARE)
-    return npix * work / max(1, threads) * _speed() + 0.5
+    return npix * work / _worth(threads) * _speed() + 0.5
+
+
+def _worth(threads: int) -> float:
+    """How much faster than one thread some are."""
+    return max(1, threads) / (1 + _CROWD * max(0, threads - 2))
+
+
+def predict(plans: Sequence[Plan]) -> tuple[float, float]:
+    """Predict the seconds that a run takes on a GPU, and on the CPU.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        Of its products.
+
+    Returns
+    -------
+    on_gpu, on_cpu : float
+        Of whole processes, with compiled code kept from before.
+    """
+    pixels = sum(plan.pairs * plan.shape[0] * plan.shape[1] for plan in plans)
+    return _GPU_START + _GPU_PAIR * pixels, _CPU_START + sum(plan.seconds for plan in plans)
 
 
 def _speed() -> float:

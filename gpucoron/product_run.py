@@ -206,6 +206,7 @@ class ProductRun:
         """Fill and transform the references on every device, once for all science exposures."""
         from gpucoron.steps.filling import Filling, PreparedReferences
 
+        self.job.started()
         parameters, prepared = self.parameters.align_refs, []
         filling = Filling(
             parameters.median_box_length, parameters.bad_bits,

@@ -1,5 +1,6 @@
 """NVRTC through ctypes: the compiler that CuPy uses, without CuPy and without a driver."""
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -85,11 +86,23 @@ def compile_kernels(source, arch, names=(), options=("-std=c++17",)) -> dict:
     What compiled once is remembered by the hash of all that matters, in ``build/nvrtc``.
     """
     options = [*options, *CUPY_OPTIONS, f"-arch=sm_{arch}", "--ptxas-options=-v"]
-    key = "\0".join([_version(), Path(__file__).read_text(), *options, *names, source])
+    return _kept(_compile, source, names, options)
+
+
+def ptx(source, arch, names=(), options=("-std=c++17",)) -> str:
+    """Compile as CuPy would, for a virtual architecture; return the PTX of all kernels named.
+
+    It is remembered as `compile_kernels` does.
+    """
+    return _kept(_ptx, source, names, [*options, *CUPY_OPTIONS, f"-arch=compute_{arch}"])
+
+
+def _kept(make, source, names, options):
+    key = "\0".join([version(), Path(__file__).read_text(), *options, *names, source])
     kept = _CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    result = _compile(source, names, options)
+    result = make(source, names, options)
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(result))
@@ -98,13 +111,28 @@ def compile_kernels(source, arch, names=(), options=("-std=c++17",)) -> dict:
 
 
 @functools.cache
-def _version():
+def version() -> str:
+    """Return NVRTC's, as "13.0"."""
     major, minor = ctypes.c_int(), ctypes.c_int()
     _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
     return f"{major.value}.{minor.value}"
 
 
 def _compile(source, names, options):
+    with _program(source, names, options) as (program, log):
+        used = _resources(log, _text(program, "PTX").decode())
+        said = [line for line in log.splitlines() if not line.startswith(("ptxas info", "    "))]
+        return {"log": "\n".join(said),
+                "kernels": {name: used[_lowered(program, name)] for name in names}}
+
+
+def _ptx(source, names, options):
+    with _program(source, names, options) as (program, _):
+        return _text(program, "PTX").rstrip(b"\0").decode()
+
+
+@contextlib.contextmanager
+def _program(source, names, options):
     library, program = _library(), ctypes.c_void_p()
     _check(library.nvrtcCreateProgram(
         ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None))
@@ -115,10 +143,7 @@ def _compile(source, names, options):
         status = library.nvrtcCompileProgram(program, len(options), array)
         log = _text(program, "ProgramLog").rstrip(b"\0").decode()
         _check(status, log)
-        used = _resources(log, _text(program, "PTX").decode())
-        said = [line for line in log.splitlines() if not line.startswith(("ptxas info", "    "))]
-        return {"log": "\n".join(said),
-                "kernels": {name: used[_lowered(program, name)] for name in names}}
+        yield program, log
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
 

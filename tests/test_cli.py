@@ -65,7 +65,7 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
         "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}}
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a_i2d.fits\n"
-    assert re.search(r"^\d\d:\d\d:\d\d  device cpu: .*tested on an emulated device only", err, re.M)
+    assert re.search(r"^\d\d:\d\d:\d\d  device cpu: .*is not proven on a GPU", err, re.M)
     assert re.search(r"  outlier_detection +0\.25 ", err)
     assert re.search(r"  total +1\.75", err)
     assert "1 warning:" in err and "  - one thing" in err
@@ -166,7 +166,8 @@ def test_a_defect_shows_its_traceback_on_request(pipeline, capsys):
                                                "ZeroDivisionError: a\n")
 
 
-def test_files_that_cannot_be_read_or_written(pipeline, capsys):
+def test_files_that_cannot_be_read_or_written(pipeline, capsys, monkeypatch):
+    monkeypatch.setattr("gpucoron.device._may_have_gpu", lambda: False)
     assert cli.main(["asn.json", "--params", "none.toml"]) == 3
     assert "none.toml: no such file, expected a parameter file" in capsys.readouterr().err
     assert cli.main(["asn.json", "--save-params", "no/p.toml"]) == 5
@@ -174,7 +175,7 @@ def test_files_that_cannot_be_read_or_written(pipeline, capsys):
     assert cli.main(["asn.json", "--log-file", "no/run.log"]) == 5
     assert "no/run.log: cannot write the log file: No such" in capsys.readouterr().err
     assert cli.main(["asn.json", "--device", "0"]) == 4
-    assert "device 0 cannot be used: " in capsys.readouterr().err
+    assert "device 0 cannot be used: there is no NVIDIA GPU here" in capsys.readouterr().err
     assert not pipeline.calls
 
 

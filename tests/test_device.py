@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from gpucoron import device
-from gpucoron.device import Device, choose_device, cpu_device, describe_devices, find_gpus
+from gpucoron.device import (
+    Device,
+    choose_device,
+    cpu_device,
+    describe_devices,
+    find_gpus,
+    is_open,
+)
 from gpucoron.errors import DeviceError, UsageError
+from gpucoron.proof import Proof
+
+PROOF = Proof("NVIDIA Model", "9.0", "2026-01-01")
 
 
 class Broken(Exception):
@@ -36,8 +46,13 @@ def fake_cupy(count=1, answer=42, count_error=None, kernel_error=None):
     facts = {"name": b"NVIDIA Model", "major": 9, "minor": 0, "totalGlobalMem": 80 * 2**30}
     runtime = types.SimpleNamespace(
         getDeviceCount=get_device_count, getDeviceProperties=lambda index: facts)
-    cupy.cuda = types.SimpleNamespace(
-        runtime=runtime, Device=lambda index: contextlib.nullcontext())
+    cupy.used = []
+
+    def use(index):
+        cupy.used.append(index)
+        return contextlib.nullcontext()
+
+    cupy.cuda = types.SimpleNamespace(runtime=runtime, Device=use)
     cupy.zeros = np.zeros
     cupy.RawKernel = RawKernel
     return cupy
@@ -47,7 +62,7 @@ def fake_cupy(count=1, answer=42, count_error=None, kernel_error=None):
 def cupy(monkeypatch):
     def install(module, proven=True):
         monkeypatch.setitem(sys.modules, "cupy", module)
-        monkeypatch.setattr(device, "PROVEN_ON_A_GPU", proven)
+        monkeypatch.setattr(device, "proof", lambda: PROOF if proven else None)
         find_gpus.cache_clear()
     yield install
     find_gpus.cache_clear()
@@ -65,12 +80,12 @@ def test_cpu_is_described():
 def test_auto_takes_the_cpu_until_the_gpu_code_is_proven(cupy):
     cupy(fake_cupy(), proven=False)
     chosen = choose_device("auto")
-    assert chosen.kind == "cpu" and "tested on an emulated device only" in chosen.reason
+    assert chosen.kind == "cpu" and "not proven on a GPU" in chosen.reason
     assert choose_device(0).kind == "gpu"
 
 
 def test_nothing_looks_for_gpus_that_would_not_be_used(monkeypatch):
-    monkeypatch.setattr(device, "PROVEN_ON_A_GPU", False)
+    monkeypatch.setattr(device, "proof", lambda: None)
     monkeypatch.setattr(device, "find_gpus", lambda: pytest.fail("looked for GPUs"))
     assert choose_device().kind == choose_device("cpu").kind == "cpu"
 
@@ -79,6 +94,7 @@ def test_a_usable_gpu(cupy):
     cupy(fake_cupy(count=2))
     assert choose_device("auto").label == "0"
     assert choose_device("auto").reason == "the first usable GPU"
+    assert choose_device("auto").capability == "9.0" and cpu_device().capability == ""
     chosen = choose_device("1")
     assert chosen == choose_device(1)
     assert chosen.description == "NVIDIA Model, 80 GiB, compute capability 9.0"
@@ -142,3 +158,81 @@ def test_on_gpu():
 @pytest.mark.parametrize("kind, answer", [(1, False), (2, True), (3, False), (13, True)])
 def test_dlpack_tells_where_an_array_lives(kind, answer):
     assert device.on_gpu(types.SimpleNamespace(__dlpack_device__=lambda: (kind, 0))) is answer
+
+
+# ---------------------------------------------------------------- looking as little as possible
+@pytest.mark.parametrize("asked, used", [
+    ("1", [1]), (0, [0]), ("2,0", [2, 0]), ("auto", [0]), ("cpu", [])])
+def test_only_the_devices_asked_for_are_touched(cupy, asked, used):
+    module = fake_cupy(count=3)
+    cupy(module)
+    for _ in range(2):
+        choose_device(asked)
+    assert module.used == used
+    describe_devices()
+    assert module.used == [*used, 0, 1, 2]
+
+
+@pytest.fixture
+def without_cupy(monkeypatch, tmp_path):
+    """A machine where nobody has imported CuPy yet; its /dev, and whether CuPy is asked for."""
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(device, "_DEV", tmp_path)
+    monkeypatch.setattr(device, "proof", lambda: PROOF)
+    asked = []
+
+    def import_cupy():
+        asked.append(1)
+        return fake_cupy()
+
+    monkeypatch.setattr(device, "import_cupy", import_cupy)
+    find_gpus.cache_clear()
+    yield tmp_path, asked
+    find_gpus.cache_clear()
+
+
+def test_without_a_gpu_cupy_is_not_imported(without_cupy, monkeypatch):
+    folder, asked = without_cupy
+    (folder / "nvidiactl").touch()
+    assert not is_open("auto") and choose_device("auto").kind == "cpu"
+    assert choose_device("auto").reason == "there is no NVIDIA GPU here (no /dev/nvidia0)"
+    assert choose_device("auto", lambda: pytest.fail("predicted")).kind == "cpu"
+    with pytest.raises(DeviceError, match=r"^device 0 cannot be used: there is no NVIDIA GPU here "
+                                          r"\(no /dev/nvidia0\); use --device cpu or auto$"):
+        choose_device(0)
+    assert not asked
+    find_gpus.cache_clear()
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert is_open("auto") and choose_device(0).kind == "gpu" and asked
+
+
+@pytest.mark.parametrize("node", ["nvidia0", "nvidia11", "dxg"])
+def test_what_shows_that_there_may_be_a_gpu(without_cupy, node):
+    folder, asked = without_cupy
+    (folder / node).touch()
+    assert is_open(" Auto") and is_open("0, 1") and is_open(0)
+    assert not any(map(is_open, ("cpu", "0,,1", "", "1.0", True, None, cpu_device())))
+    assert not asked
+    assert choose_device(0).kind == "gpu" and asked
+
+
+# ---------------------------------------------------------------- auto, once it is proven
+def test_auto_takes_what_is_predicted_to_be_faster(without_cupy):
+    folder, asked = without_cupy
+    (folder / "nvidia0").touch()
+    chosen = choose_device("auto", lambda: (3.04, 3.0))
+    assert chosen.kind == "cpu" and not asked
+    assert chosen.reason == "auto: predicted 3.0 s against 3.0 s on a GPU"
+    chosen = choose_device("auto", lambda: (4.4, 27.36))
+    assert chosen.label == "0"
+    assert chosen.reason == "auto: predicted 4.4 s against 27.4 s on the CPU"
+
+
+def test_auto_wants_the_proof_of_such_a_gpu(cupy, monkeypatch):
+    cupy(fake_cupy())
+    monkeypatch.setattr(device, "proof", lambda: PROOF._replace(capability="8.0"))
+    chosen = choose_device("auto", lambda: (1, 2))
+    assert chosen.kind == "cpu" and chosen.reason == (
+        "the GPU code is proven on compute capability 8.0, and device 0 has 9.0; --device 0 uses "
+        "it all the same")
+    assert choose_device("0").kind == "gpu"

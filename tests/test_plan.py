@@ -13,7 +13,7 @@ from gpucoron.device import cpu_threads
 from gpucoron.errors import UsageError
 from gpucoron.parameters import Parameters
 from gpucoron.pipeline import PRODUCTS
-from gpucoron.planning import BASE, LARGEST_BATCH, MIB, make_plan, parse_size
+from gpucoron.planning import BASE, LARGEST_BATCH, MIB, make_plan, parse_size, predict
 from gpucoron.simulate import simulate
 from tests.tiny_sets import N_REFERENCES, N_SCIENCE, SHAPE, TinySet, one_thread  # noqa: F401
 
@@ -76,6 +76,29 @@ def test_more_work_takes_longer():
                        Parameters.from_sources(keywords={"align": align}), {"i2d"}).seconds
              for align in ("each", "first")]
     assert large[0] > 3 * large[1]
+
+
+def test_threads_beyond_two_are_worth_less(monkeypatch):
+    monkeypatch.setattr("gpucoron.planning._speed", lambda: 1.0)
+    one, two, many = (make_plan("a", [(60, 320, 320)], [(20, 320, 320)] * 9, Parameters(), {"i2d"},
+                                threads=n).seconds - 0.5 for n in (1, 2, 16))
+    assert one == pytest.approx(2 * two)
+    assert two / 3 < many < two / 2
+
+
+def test_what_was_measured_is_predicted(monkeypatch):
+    """Seconds of whole processes: bench/README.md, and the first results on a GPU there."""
+    saved = {"crfints", "psfstack", "psfsub", "i2d"}
+
+    def times(integrations, references, speed, threads):
+        monkeypatch.setattr("gpucoron.planning._speed", lambda: speed)
+        return predict([make_plan("a", [(integrations, 320, 320)] * 2, [(references, 320, 320)] * 9,
+                                  Parameters(), saved, threads=threads)])
+    assert times(10, 4, 1.0, 2) == pytest.approx((2.97, 3.1), rel=0.05)
+    assert times(60, 20, 1.0, 2) == pytest.approx((4.40, 37), rel=0.1)
+    assert times(60, 20, 1.9, 16) == pytest.approx((4.40, 27.4), rel=0.1)  # slower processors
+    on_gpu, on_cpu = times(1, 1, 1.0, 2)
+    assert on_cpu < on_gpu
 
 
 def test_memory_grows_with_what_is_written_and_kept():

@@ -3,6 +3,7 @@
 import numpy as np
 
 from gpucoron import cuda
+from gpucoron.ops._device_arrays import listed_size
 from gpucoron.ops._median_cuda import c_type, column_median
 
 _WARPS = 4  # a block, one pixel each
@@ -85,6 +86,7 @@ class Group:
 
     def _by_listed(self, todo, kernel, args, out):
         """Launch with a warp for each pixel to be filled; how many these are nobody asks."""
+        listed_size(self.images.shape)  # the numbers are those of the whole exposure
         cp = cuda.cupy()
         pixels = cp.empty(self.size * int(self.n_pixels), np.uint32)
         count = cp.zeros(1, np.uint32)

@@ -1,14 +1,15 @@
 """What array functions that serve both devices need beside `gpucoron.cuda.namespace`."""
 
 import gc
+import math
 
 import numpy as np
 
 from gpucoron import cuda
 from gpucoron.device import lives_on_gpu, on_gpu
-from gpucoron.errors import DeviceMemoryError
+from gpucoron.errors import DeviceMemoryError, InputError
 
-__all__ = ["fourier", "in_batches", "to_host"]
+__all__ = ["fourier", "in_batches", "listed_size", "to_host"]
 
 
 def fourier(*arrays):
@@ -29,6 +30,21 @@ def fourier(*arrays):
 def to_host(array) -> np.ndarray:
     """Return a NumPy array; what lives on a GPU is waited for and copied."""
     return cuda.cupy().asnumpy(array) if lives_on_gpu(array) else np.asarray(array)
+
+
+def listed_size(shape) -> int:
+    """Return how many pixels an exposure has, which a kernel is to list by numbers of 32 bits.
+
+    Raises
+    ------
+    InputError
+        There are too many.
+    """
+    size = math.prod(shape)
+    if size >= 2**32:
+        raise InputError(f"an exposure of {' x '.join(map(str, shape))} has {size} pixels, "
+                         f"expected fewer than {2**32} on a GPU")
+    return size
 
 
 def in_batches(work, n: int, size: int, where: str) -> None:

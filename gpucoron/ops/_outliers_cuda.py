@@ -1,10 +1,9 @@
 """Launches of kernels/outliers.cu."""
 
-import math
-
 import numpy as np
 
 from gpucoron import cuda
+from gpucoron.ops._device_arrays import listed_size
 from gpucoron.ops._kriging_cuda import finest_correlation
 from gpucoron.ops._median_cuda import c_type, geometry
 
@@ -16,8 +15,8 @@ class _Suspects:
     """Candidates on the device: their list, and which pixels may speak for others."""
 
     def __init__(self, shape):
+        size = listed_size(shape)
         cp = cuda.cupy()
-        size = math.prod(shape)
         self.shape, self.size = shape, size
         self.witness = cp.empty(size, np.uint8)
         self.list = cp.empty(size, np.uint32)  # room for all: nobody waits to hear how many

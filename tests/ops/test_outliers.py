@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 
@@ -176,3 +178,25 @@ def test_a_gpu_takes_one_dtype(device):
             flag_outliers(data, err.astype(np.float64), dq, snr=5.0)
     else:
         assert flag_outliers(data, err.astype(np.float64), dq, snr=5.0).err.dtype == np.float64
+
+
+@pytest.mark.parametrize("shape, fits", [
+    ((1024, 2048, 2047), True), ((1, 2**16, 2**16), False), ((1025, 2048, 2048), False)])
+def test_what_32_bits_cannot_number_is_refused_on_a_gpu(shape, fits, monkeypatch):
+    from gpucoron.ops import _bad_pixels_cuda, _outliers_cuda
+
+    class Allocates(Exception):
+        pass
+
+    def allocate():
+        raise Allocates
+
+    monkeypatch.setattr("gpucoron.cuda.cupy", allocate)
+    images = np.broadcast_to(np.float32(0), shape)
+    group = types.SimpleNamespace(images=images, size=1, n_pixels=1)
+    text = f"an exposure of {' x '.join(map(str, shape))} has .* expected fewer than 4294967296"
+    error = Allocates if fits else InputError
+    with pytest.raises(error, match=None if fits else text):
+        _outliers_cuda._Suspects(shape)
+    with pytest.raises(error, match=None if fits else text):
+        _bad_pixels_cuda.Group._by_listed(group, None, "", (), None)

@@ -1,0 +1,68 @@
+"""Which kernels CuPy has compiled for which GPU, noted beside where it keeps them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+__all__ = ["count", "folder", "is_kept", "note", "tell"]
+
+log = logging.getLogger("gpucoron")
+
+_told: list[bool] = []
+
+
+def folder() -> Path:
+    """Return where CuPy keeps compiled kernels."""
+    return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
+
+
+def is_kept(cp: Any, source: str, options: tuple[str, ...], name: str, device: int) -> bool:
+    """Tell whether a kernel was compiled for a device before, by this compiler and CuPy."""
+    mark = _mark(cp, source, options, name, device)
+    return mark is not None and mark.exists()
+
+
+def note(cp: Any, source: str, options: tuple[str, ...], name: str, device: int) -> None:
+    """Note that a kernel is compiled; where that cannot be written, nobody will know."""
+    mark = _mark(cp, source, options, name, device)
+    if mark is not None:
+        with suppress(OSError):
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+
+
+def tell(cp: Any, device: int) -> None:
+    """Say, once a process, that kernels are compiled."""
+    if _compiler(cp, device) is not None and not _told:
+        _told.append(True)
+        log.info("compiling CUDA kernels (once; kept in %s)", folder())
+
+
+def count(cp: Any, kernels: list[tuple[str, str]], options: tuple[str, ...], device: int) -> int:
+    """Count which of some (source, name) are compiled for a device."""
+    return sum(is_kept(cp, source, options, name, device) for source, name in kernels)
+
+
+def _mark(cp, source, options, name, device) -> Path | None:
+    compiler = _compiler(cp, device)
+    if compiler is None:
+        return None
+    words = "\0".join([*compiler, *options, name, source])
+    return folder() / "gpucoron" / hashlib.sha256(words.encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _compiler(cp, device) -> tuple[str, ...] | None:
+    """What decides about compiled code besides the source; None where that is not known."""
+    try:
+        major, minor = cp.cuda.nvrtc.getVersion()
+        facts = cp.cuda.runtime.getDeviceProperties(device)
+        return (str(cp.__version__), f"NVRTC {major}.{minor}", f"{facts['major']}.{facts['minor']}")
+    except Exception:  # no NVRTC, or no such device: whoever launches says so
+        return None

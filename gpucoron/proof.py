@@ -1,0 +1,48 @@
+"""Whether the CUDA code of this version has been compared with the CPU's on a real GPU."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from gpucoron import __version__
+
+__all__ = ["Proof", "proof"]
+
+#: Written by ``bench/bench_gpu.py prove``; tests/test_proof.py sees that it fits the code.
+FILE = Path(__file__).with_name("gpu_proof.json")
+
+
+class Proof(NamedTuple):
+    """A passed comparison of all products, and of every kernel.
+
+    Attributes
+    ----------
+    card : str
+        On which GPU.
+    capability : str
+        Its compute capability, as ``"9.0"``.
+    date : str
+        When, ISO 8601.
+    """
+
+    card: str
+    capability: str
+    date: str
+
+
+@functools.cache
+def proof() -> Proof | None:
+    """Return the proof for this version; None where there is none.
+
+    Until there is one, ``--device auto`` takes the CPU.
+    """
+    try:
+        found = json.loads(FILE.read_text(encoding="utf-8"))
+        if found["version"] != __version__:
+            return None
+        return Proof(*(str(found[name]) for name in Proof._fields))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

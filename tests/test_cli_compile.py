@@ -1,0 +1,165 @@
+"""Compiling ahead, what is known to be compiled, and saying so: on the emulated device."""
+
+import re
+import types
+
+import pytest
+
+from gpucoron import cli, cli_compile, cuda, kernel_cache
+from gpucoron.errors import DeviceError
+
+EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+
+
+@pytest.fixture
+def kept(device, monkeypatch, tmp_path):
+    """An emulated device with a compiler, and nothing compiled yet; the folder."""
+    if device.is_gpu:
+        device.emulation.nvrtc = (13, 0)
+        monkeypatch.setattr(device.cupy.cuda, "nvrtc", types.SimpleNamespace(
+            getVersion=lambda: device.emulation.nvrtc), raising=False)
+        monkeypatch.setattr(device.cupy, "__version__", "14.2.0", raising=False)
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cache"))
+    forget()
+    yield tmp_path / "cache"
+    forget()
+
+
+def counted(device):
+    sources = [(cuda.read_kernels(file).source, name) for file, name in cuda.all_kernels()]
+    return kernel_cache.count(device.cupy, sources, cuda.OPTIONS, 0)
+
+
+@EMULATED
+def test_the_first_launch_says_once_that_it_compiles(device, kept, caplog):
+    caplog.set_level("INFO", "gpucoron")
+    assert counted(device) == 0
+    for name in ("column_median<float, 4>", "column_median<float, 8>"):
+        cuda.kernel("median", name).compile()
+    assert counted(device) == 2
+    assert [r.getMessage() for r in caplog.records] == [
+        f"compiling CUDA kernels (once; kept in {kept})"]
+    assert len(list((kept / "gpucoron").iterdir())) == 2
+    caplog.clear()
+    forget()
+    cuda.kernel("median", "column_median<float, 4>").compile()
+    assert not caplog.records
+
+
+def forget():
+    """As in another process."""
+    cuda._kernel.cache_clear()
+    kernel_cache._told.clear()
+    kernel_cache._compiler.cache_clear()
+
+
+@EMULATED
+def test_another_compiler_source_or_gpu_is_another_kernel(device, kept, monkeypatch):
+    mine = [device.cupy, "source", ("-std=c++17",), "name", 0]
+    kernel_cache.note(*mine)
+    assert kernel_cache.is_kept(*mine)
+    for place, other in ((1, "other"), (2, ("-std=c++20",)), (3, "other")):
+        assert not kernel_cache.is_kept(*[*mine[:place], other, *mine[place + 1:]])
+    device.emulation.nvrtc = (13, 1)
+    forget()
+    assert not kernel_cache.is_kept(*mine)
+    device.emulation.nvrtc = (13, 0)
+    facts = device.cupy.cuda.runtime.getDeviceProperties(0)
+    monkeypatch.setattr(device.cupy.cuda.runtime, "getDeviceProperties",
+                        lambda index: {**facts, "minor": 1})
+    forget()
+    assert not kernel_cache.is_kept(*mine)
+
+
+@EMULATED
+def test_a_folder_that_cannot_be_written_does_no_harm(device, kept):
+    kept.write_text("a file")
+    cuda.kernel("median", "column_median<float, 4>").compile()
+    assert counted(device) == 0
+
+
+@EMULATED
+def test_a_kernel_that_does_not_compile_is_not_noted(device, kept, monkeypatch):
+    launch = cuda.kernel("median", "column_median<float, 4>")
+    monkeypatch.setattr(launch, "_module", types.SimpleNamespace(get_function=_fail))
+    with pytest.raises(DeviceError, match=r"^median.cu, column_median<float, 4>: CuPy failed"):
+        launch.compile()
+    assert counted(device) == 0
+
+
+def _fail(name):
+    raise RuntimeError("CuPy failed to load NVRTC")
+
+
+@EMULATED
+def test_compile_compiles_everything(device, kept, capsys, monkeypatch):
+    runs = []
+    monkeypatch.setattr(cli_compile, "tiny_runs", lambda device, progress: runs.append(device))
+    cuda.kernel("median", "column_median<float, 4>").compile()
+    asked = []
+    whole = cli_compile._compile_one
+    monkeypatch.setattr(cli_compile, "_compile_one",
+                        lambda *args: (asked.append(args), whole(*args)))
+    assert cli.main(["compile", "--device", "0", "--processes", "1"]) == 0
+    every = cuda.all_kernels()
+    assert len(asked) == len(every) - 1 and counted(device) == len(every) == 92
+    assert [d.label for d in runs] == ["0"]
+    err = capsys.readouterr().err
+    assert f"91 of 92 kernels to compile for device 0; they are kept in {kept}\n" in err
+    assert "kernels: 91 of 91" in err and re.search(r"all is compiled, \d+\.\d s", err)
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    assert (f"device 0: 92 of 92 kernels are compiled for compute capability 9.0, kept in {kept}\n"
+            in out)
+
+
+@EMULATED
+def test_info_tells_what_is_missing(device, kept, capsys):
+    assert cli.main(["info"]) == 0
+    assert (f"device 0: 0 of 92 kernels are compiled for compute capability 9.0, kept in {kept} "
+            "(gpucoron compile --device 0 compiles all)\n") in capsys.readouterr().out
+
+
+@EMULATED
+def test_several_processes_share_the_kernels(device, kept, monkeypatch):
+    """With threads in their place: the emulated device is in this process only."""
+    import concurrent.futures
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor",
+                        lambda n, context: concurrent.futures.ThreadPoolExecutor(n))
+    monkeypatch.setattr(cuda, "all_kernels", lambda: [
+        ("median", f"column_median<float, {n}>") for n in (4, 8, 16)])
+    told = []
+    assert cli_compile.compile_kernels(0, 2, lambda *state: told.append(state)) == 3
+    assert [state[:3] for state in told] == [("kernels", k, 3) for k in (1, 2, 3)]
+    assert cli_compile.compile_kernels(0, 2, lambda *state: told.append(state)) == 0
+    monkeypatch.setattr(cuda, "all_kernels", lambda: [("median", "no_such"), ("median", "nor")])
+    with pytest.raises(ValueError, match="does not declare 'no"):
+        cli_compile.compile_kernels(0, 2, lambda *state: None)
+
+
+@pytest.mark.parametrize("device", ["cpu", "host-forward"], indirect=True)
+def test_tiny_runs_leave_nothing_behind(device, kept, capsys, monkeypatch, tmp_path):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("gpucoron.compiling.compile_late", lambda: None)
+    words = ["--device", "0"] if device.is_gpu else ["--device", "cpu"]
+    monkeypatch.setattr(cli_compile, "compile_kernels", lambda *unused: 0)
+    before = set(tmp_path.iterdir())
+    assert cli.main(["compile", *words]) == 0
+    err = capsys.readouterr().err
+    assert "tiny runs: 2 of 2, --align first" in err and "warning" not in err
+    assert err.count("  device ") == 1 and "outlier_detection" not in err
+    assert set(tmp_path.iterdir()) - before <= {kept}
+    if device.is_gpu:
+        assert 15 < counted(device) < 92
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--processes", "0"], "--processes is 0, expected 1 or more"),
+    (["--device", "many"], "device is 'many'; expected auto, cpu"),
+])
+def test_what_is_wrong(words, said, capsys):
+    assert cli.main(["compile", *words]) == 2
+    assert said in capsys.readouterr().err
