@@ -45,7 +45,7 @@ def tests(timeout_s=200, workers=8, extra=TEST_FILES, log=None):
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider",
                "--color=no", "-n", str(workers), "--durations=8", "--tb=short", *extra]
     if importlib.util.find_spec("pytest_timeout"):
-        command += ["--timeout", "60"]
+        command += ["--timeout", "120"]
     start = time.perf_counter()
     code, text = call(command, timeout_s)
     if log is not None:
@@ -173,7 +173,7 @@ def sanitizer():
         [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
 
 
-def sanitize(timeout_s=90, workers=10, files=None, tools=TOOLS):
+def sanitize(timeout_s=90, workers=12, files=None, tools=TOOLS):
     """Run every tool over the cases of every file, several at a time.
 
     A run that does not end within the limit is not well: it shows nothing.

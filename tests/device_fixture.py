@@ -71,6 +71,23 @@ class Gpu:
         return values.get()
 
 
+    def leave_memory(self, size):
+        """Let the pool take no more than `size` bytes from now on.
+
+        What is free of pieces that are in use is not refused by any limit: it is taken here, and
+        returned, to be held as long as the limit is to be felt.
+        """
+        pool, taken = self.cupy.get_default_memory_pool(), []
+        pool.free_all_blocks()
+        pool.set_limit(size=max(1, pool.total_bytes()))
+        for piece in 2 ** np.arange(28, 8, -1):
+            with contextlib.suppress(self.cupy.cuda.memory.OutOfMemoryError):
+                while True:
+                    taken.append(self.cupy.empty(int(piece), np.uint8))
+        pool.set_limit(size=pool.total_bytes() + int(size))
+        return taken
+
+
 @functools.cache
 def emulation():
     """One for the whole process, so that every kernel is loaded once."""

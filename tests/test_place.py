@@ -63,12 +63,12 @@ def test_tuples_and_what_is_no_array_pass(device):
 
 @EMULATED
 def test_full_memory_is_one_line(device):
-    gpu, pool, value = Gpu(0), device.cupy.get_default_memory_pool(), np.zeros(10000)
+    gpu, pool = Gpu(0), device.cupy.get_default_memory_pool()
+    value = np.zeros(10000)
     gpu.upload(value)  # memory for it is kept: a limit alone would refuse nothing
-    pool.free_all_blocks()
-    pool.set_limit(size=pool.used_bytes() + 1000)
+    taken = device.leave_memory(1000)
     try:
-        assert gpu.free_memory() <= 1000
+        assert gpu.free_memory() <= 1000 and taken is not None
         with pytest.raises(DeviceMemoryError, match=r"^device 0, upload: the GPU's memory is full"):
             gpu.upload(value)
     finally:
@@ -78,9 +78,9 @@ def test_full_memory_is_one_line(device):
 @EMULATED
 def test_what_was_copied_before_memory_ran_out_is_waited_for(device):
     gpu, pool = Gpu(0), device.cupy.get_default_memory_pool()
-    pool.free_all_blocks()
-    pool.set_limit(size=pool.used_bytes() + 5000)
+    taken = device.leave_memory(5000)
     try:
+        assert taken is not None
         with pytest.raises(DeviceMemoryError):
             gpu.upload((np.zeros(100), np.zeros(10000)))
         with gpu.here():  # the memory of the first

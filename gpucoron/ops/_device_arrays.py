@@ -55,7 +55,7 @@ def in_batches(work, n: int, size: int, where: str) -> None:
     DeviceError
         From the GPU; DeviceMemoryError where one item is too much. `where` begins the line.
     """
-    start = 0
+    start, size = 0, min(size, max(1, n))
     while start < n:
         try:
             with cuda.errors(where):
