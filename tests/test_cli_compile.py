@@ -104,22 +104,23 @@ def test_compile_compiles_everything(device, kept, capsys, monkeypatch):
     every = cuda.all_kernels()
     assert len(asked) == len(every) - 1 and counted(device) == len(every)
     assert [d.label for d in runs] == ["0"]
-    err, n = capsys.readouterr().err, len(every)
+    err = capsys.readouterr().err
+    n = len(every)
     assert f"{n - 1} of {n} kernels to compile for device 0; they are kept in {kept}\n" in err
     assert f"kernels: {n - 1} of {n - 1}" in err
     assert re.search(r"all is compiled, \d+\.\d s", err)
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
-    assert (f"device 0: {n} of {n} kernels are compiled for compute capability 9.0, kept in {kept}"
-            "\n" in out)
+    told = f"device 0: {n} of {n} kernels are compiled for compute capability 9.0, kept in {kept}"
+    assert f"{told}\n" in out
 
 
 @EMULATED
 def test_info_tells_what_is_missing(device, kept, capsys):
     assert cli.main(["info"]) == 0
-    assert (f"device 0: 0 of {len(cuda.all_kernels())} kernels are compiled for compute capability "
-            f"9.0, kept in {kept} (gpucoron compile --device 0 compiles all)\n"
-            ) in capsys.readouterr().out
+    told = (f"device 0: 0 of {len(cuda.all_kernels())} kernels are compiled for compute capability "
+            f"9.0, kept in {kept} (gpucoron compile --device 0 compiles all)\n")
+    assert told in capsys.readouterr().out
 
 
 @EMULATED

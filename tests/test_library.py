@@ -114,7 +114,8 @@ def test_errors_have_kinds_and_codes(kind, parents, code):
     assert type(again) is kind and str(again) == str(error)
 
 
-def test_errors_can_be_caught(tmp_path):
+def test_errors_can_be_caught(tmp_path, monkeypatch):
+    monkeypatch.setattr("gpucoron.device._may_have_gpu", lambda: False)
     with pytest.raises(gpucoron.AssociationError, match="no such file, expected a level-3"):
         gpucoron.run(tmp_path / "asn.json", device="cpu")
     with pytest.raises(ValueError, match="did you mean 'klip.truncate'"):
