@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +82,7 @@ def checks(part, options):
     """What gpu_checks.py does."""
     import gpu_checks
 
-    files = ["drizzle_weights"] if options.tiny else None
+    files = ["drizzle_weights"] if options.tiny else options.files
     if part == "compile":
         return gpu_checks.compiled(1 if options.tiny else options.workers)
     if part == "cases":
@@ -173,6 +174,8 @@ def main(arguments=None):
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--expected", type=Path, default=ROOT / ".expected",
                         help="what the emulated device gave, for cases")
+    parser.add_argument("--files", nargs="+", metavar="FILE", help="of kernels, for cases, "
+                        "memcheck and sanitize; default: all, for memcheck some")
     parser.add_argument("--sets", nargs="+", default=["canonical", "large"], help="to simulate")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try this program",
                         default=bool(os.environ.get("GPUCORON_BENCH_TINY")))
@@ -188,10 +191,13 @@ def main(arguments=None):
     if options.part == "simulate":
         import gpu_runs
 
-        for name in options.sets:
+        def simulate(name):
             seconds = gpu_runs.simulate(
                 options.work, name, gpu_runs.SETS["tiny"] if options.tiny else None)
             say(f"simulate {name}: {seconds or 0:.0f} s")
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(simulate, options.sets))
         return 0
     if options.part == "table":
         say(gpu_table.table(read(options.out)))

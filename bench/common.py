@@ -61,7 +61,7 @@ def gpu():
 def where():
     """The machine, the commit and the versions.
 
-    Without git's folder the commit is what GPUCORON_COMMIT says.
+    The commit is what GPUCORON_COMMIT says, if it does, where git does not know it.
     """
     model = platform.processor()
     info = Path("/proc/cpuinfo")
@@ -71,7 +71,7 @@ def where():
         model = names[0] if names else model
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
                             text=True, check=False, cwd=ROOT).stdout.strip()
-    commit = commit or os.environ.get("GPUCORON_COMMIT", "")
+    commit = os.environ.get("GPUCORON_COMMIT") or commit
     versions = {}
     for package in PACKAGES:
         try:

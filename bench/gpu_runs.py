@@ -221,7 +221,7 @@ def runs(work, name, keep=lambda results: None):
 
     for what, work_of in (("gpu", lambda: both(asn, mask, work / "out", "0")),
                           ("device", lambda: device_times(call)),
-                          ("cpu", lambda: both(asn, mask, work / "out", "cpu")),
+                          ("cpu", lambda: both(asn, mask, work / "out", "cpu", name != "large")),
                           ("profiled", lambda: busy(call))):
         results[what] = guarded(work_of)
         keep(results)
@@ -237,13 +237,16 @@ def guarded(work):
         return {"error": f"{type(problem).__name__}: {problem}"[:500]}
 
 
-def both(asn, mask, out, device):
-    """The whole process, and the second of two runs inside this one, watched."""
+def both(asn, mask, out, device, inside=True):
+    """The whole process, and the second of two runs inside this one, watched, if these are wanted.
+    """
     command = [sys.executable, "-m", "gpucoron", str(asn), "--device", device, "--psfmask",
                str(mask), "--output-dir", str(out), "-q", "--no-save", "psfalign", "--no-report"]
     options = {"device": device, "psfmask": mask, "output_dir": out, "save": SAVE, "keep": ()}
-    results = {"process": process(command, 1 if device == "cpu" else 3, output=out),
-               "first": once(asn, out, options)}
+    results = {"process": process(command, 1 if device == "cpu" else 3, output=out)}
+    if not inside:
+        return results
+    results["first"] = once(asn, out, options)
     with Watch() as watch:
         watched = guarded(lambda: once(asn, out, options))  # its patches may no longer fit
     return {**results, **watched, "busy_s": watch.seconds, "bytes": watch.bytes}

@@ -50,7 +50,7 @@ def stages():
     yield "a kernel of ours", lap()
 
 
-def in_processes(repeats=2):
+def in_processes(repeats=1):
     """Seconds of each stage, with compiled kernels kept from before and with none."""
     out = {}
     for name in ("warm", "cold"):

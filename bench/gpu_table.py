@@ -150,6 +150,8 @@ def runs_on(name, run):
     """One device's runs."""
     if "process" not in run:
         return [f"  {name}: {run['error']}"]
+    if "first" not in run:
+        return [f"  {name}: {run['process']['median_s']:.2f}"]
     busy = ", ".join(f"{k} {v:.2f}" for k, v in run["busy_s"].items())
     steps = run.get("steps_s", run["first"]["steps_s"])
     lines = [f"  {name}: {run['process']['median_s']:.2f}; {run.get('wall_s', 0):.2f} (first "

@@ -19,8 +19,9 @@
 #   cases      small calls of all kernels against what the emulated device gave
 #   tiny       all products of a tiny set, GPU against CPU
 #   memcheck   compute-sanitizer's memcheck alone, on four files of kernels
-# "PART&" goes on beside those after it. A part that fails or takes too long does not stop the next ones. Exit: 0 all is well, 1 something
-# is wrong, 3 no GPU here. After LIMIT seconds nothing more is begun.
+# "PART&" goes on beside those after it. A part that fails or takes too long does not stop the next
+# ones. Exit: 0 all is well, 1 something is wrong, 3 no GPU here. After LIMIT seconds nothing more is
+# begun. FILES="klip ..." names the files of kernels that sanitize looks at.
 #
 # In the end gpucoron/gpu_proof.json is written, with which --device auto takes a GPU, if all is well
 # (bench_gpu.py prove writes it from a result that comes from another machine).
@@ -31,7 +32,7 @@
 #   python bench/gpu_checks.py --emulated --keep .expected
 # Compiled kernels come back as OUT/cupy-cache.tar.gz; put into .caches (CACHES=...) they save the
 # next call their compilation. The sets are simulated in WORK (default: a folder that is removed in
-# the end). Where git's folder is not copied along, GPUCORON_COMMIT tells the commit.
+# the end). Where git does not know the commit, GPUCORON_COMMIT tells it.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 me=${GPUCORON_SCRIPT:-on_gpu.sh}
@@ -125,7 +126,7 @@ do_part() {
     compare) part compare 90 ;;
     large) part large 150 ;;
     canonical) part canonical 60 ;;
-    sanitize) part sanitize 95 --workers 12 ;;
+    sanitize) part sanitize 95 --workers 12 ${FILES:+--files $FILES} ;;
     *) echo "$me: there is no part $1" >&2; failed=1 ;;
   esac
 }
