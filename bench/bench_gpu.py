@@ -197,7 +197,7 @@ def main(arguments=None):
             say(f"simulate {name}: {seconds or 0:.0f} s")
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(simulate, options.sets))
+            list(pool.map(simulate, dict.fromkeys(options.sets)))
         return 0
     if options.part == "table":
         say(gpu_table.table(read(options.out)))
