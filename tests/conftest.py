@@ -22,6 +22,15 @@ def shared_data():
     return SHARED
 
 
+@pytest.fixture(autouse=True)
+def no_proof(monkeypatch):
+    """Leave out the package's proof on a GPU: `--device auto` does the same with one and without.
+
+    tests/test_proof.py looks at the file itself.
+    """
+    monkeypatch.setattr("gpucoron.device.proof", lambda: None)
+
+
 @pytest.fixture(params=["cpu", "host-forward", "host-backward", "host-shuffled",
                         pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
