@@ -173,7 +173,8 @@ class Gpu(Host):
             with cuda.errors(f"device {self.index}, {where}"):
                 yield
         except DeviceMemoryError:
-            self._cp.get_default_memory_pool().free_all_blocks()
+            with self.here():  # CuPy frees what it keeps on the current device
+                self._cp.get_default_memory_pool().free_all_blocks()
             raise
 
 

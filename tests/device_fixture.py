@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import sys
 
 import numpy as np
@@ -139,10 +140,12 @@ def emulated(order="forward", **settings):
     find_gpus.cache_clear()
     before = {name: sys.modules.get(name) for name in made.modules}
     sys.modules.update(made.modules)  # what else is imported meanwhile stays imported
+    gc.freeze()  # each time that memory is full all is looked through for cycles: only what is new
     try:
         yield Gpu(f"host-{order}", made.cupy, made)
         made.checker.raise_left()
     finally:
+        gc.unfreeze()
         for name, module in before.items():
             if module is None:
                 del sys.modules[name]

@@ -76,6 +76,19 @@ def test_full_memory_is_one_line(device):
 
 
 @EMULATED
+def test_full_memory_frees_what_that_device_keeps(device):
+    device.have(2)
+    gpu, cp = Gpu(1), device.cupy
+    gpu.upload(np.zeros(10000))
+    with cp.cuda.Device(1):
+        assert cp.get_default_memory_pool().free_bytes() > 0
+    with pytest.raises(DeviceMemoryError), gpu.errors("a step"):
+        raise cp.cuda.memory.OutOfMemoryError(8, 16, 24)
+    with cp.cuda.Device(1):
+        assert cp.get_default_memory_pool().free_bytes() == 0
+
+
+@EMULATED
 def test_what_was_copied_before_memory_ran_out_is_waited_for(device):
     gpu, pool = Gpu(0), device.cupy.get_default_memory_pool()
     taken = device.leave_memory(5000)

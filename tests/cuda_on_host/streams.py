@@ -48,8 +48,12 @@ class Streams:
         return next(self._handles)
 
     def key(self, handle):
-        """Return what names a stream to the pool: its handle, or one of the thread."""
-        return (handle, threading.get_ident()) if handle == PER_THREAD else handle
+        """Return what names a stream to the pool: its handle, or the thread for a thread's own."""
+        if handle != PER_THREAD:
+            return handle
+        if not hasattr(self._local, "thread"):
+            self._local.thread = object()  # CPython uses the numbers of threads again
+        return self._local.thread
 
     def default(self, handle):
         """Return the queue of the null stream, or of the thread's own, of the current device."""
