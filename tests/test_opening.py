@@ -101,9 +101,13 @@ def _with(fail):
 @EMULATED
 def test_libraries_are_used_on_the_device(device, monkeypatch):
     device.emulation.count = 2
-    seen = []
-    monkeypatch.setattr(device.cupy.linalg, "eigh",
-                        lambda a: seen.append(device.cupy.cuda.runtime.getDevice()))
+    seen, eigh = [], device.cupy.linalg.eigh
+
+    def seeing(a):
+        seen.append(device.cupy.cuda.runtime.getDevice())
+        return eigh(a)
+
+    monkeypatch.setattr(device.cupy.linalg, "eigh", seeing)
     opening.start_libraries(1)
     assert seen == [1]
 
