@@ -28,7 +28,7 @@ import gpu_table  # noqa: E402
 from common import where  # noqa: E402
 
 PARTS = ("libraries", "compile", "cases", "tiny", "start", "rates", "kernels", "compare", "large",
-         "canonical", "tests", "memcheck", "sanitize")
+         "canonical", "tests", "cold", "memcheck", "sanitize")
 LIBRARIES = ("cupy", "numpy", "scipy", "numba", "llvmlite", "astropy", "asdf", "gwcs",
              "stdatamodels", "rich", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis",
              "torch")
@@ -47,10 +47,12 @@ def run(part, options):
         from gpu_runs import found
 
         return gpu_compare.compare(*found(options.work, "tiny" if part == "tiny" else "canonical"))
-    if part == "start":
+    if part in ("start", "cold"):
         import gpu_start
+        from gpu_runs import found
 
-        return gpu_start.in_processes()
+        return (gpu_start.in_processes() if part == "start" else
+                gpu_start.first_run(*found(options.work, "canonical"), options.work))
     if part == "rates":
         from gpu_rates import rates
 

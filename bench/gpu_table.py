@@ -10,7 +10,7 @@ def table(stored):
     for part, show in (("libraries", libraries), ("compile", compiled), ("cases", cases),
                        ("tiny", compared), ("start", started), ("rates", rates),
                        ("kernels", kernels), ("compare", compared), ("canonical", whole),
-                       ("large", whole), ("tests", tests), ("memcheck", sanitized),
+                       ("large", whole), ("tests", tests), ("cold", cold), ("memcheck", sanitized),
                        ("sanitize", sanitized)):
         if part not in stored:
             if part not in ("cases", "tiny", "memcheck"):  # the first look's
@@ -47,6 +47,11 @@ def compiled(part):
 def started(part):
     return [f"start, {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in part[name].items())
             for name in ("warm", "cold")]
+
+
+def cold(part):
+    return ["cold: " + ", ".join(f"{k} {part[k]:.1f}" for k in ("run_s", "compile_s") if k in part)
+            + (f"; {part['error']}" if "error" in part else "")]
 
 
 def cases(part):
