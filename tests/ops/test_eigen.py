@@ -261,8 +261,10 @@ def test_what_fails_its_check_is_done_again(device, monkeypatch, fault):
 @on_gpus
 def test_what_fails_twice_is_an_error(device):
     bad = np.array([np.eye(3), np.full((3, 3), np.nan)])
-    with pytest.raises((DeviceError, np.linalg.LinAlgError), match="matrix 2 fails|converge"):
+    with pytest.raises((DeviceError, np.linalg.LinAlgError)) as caught:
         symmetric_eigen(device.array(bad))
+    if caught.type is DeviceError:  # and not what the library of last resort says
+        assert "matrix 2 fails" in str(caught.value)
 
 
 @on_gpus
