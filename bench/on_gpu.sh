@@ -45,7 +45,7 @@ if [ -z "$file" ]; then
 fi
 
 wheels=${WHEELS:-$root/.wheels}
-modules='import numpy, scipy, numba, astropy, asdf, asdf_astropy, gwcs, stdatamodels, rich, threadpoolctl'
+modules='import numpy, scipy, numba, astropy, asdf, asdf_astropy, yaml, gwcs, stdatamodels, rich, threadpoolctl'
 if ! "$python" -c "$modules" 2>"$own/problem"; then
   if ! compgen -G "$wheels/*.whl" >/dev/null; then
     echo "on_gpu.sh: $(tail -n 1 "$own/problem"); fill a folder with bench/gpu_wheels.sh" >&2
