@@ -23,7 +23,7 @@ test-newest: .venv-newest/bin/python
 	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e '.[$(EXTRAS)]'
 	.venv-newest/bin/python $(PYTEST)
 
-# The lowest that it states, without jwst, which needs newer ones.
+# The lowest that it states, for Python 3.11, without jwst, which needs newer ones.
 test-lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python $(PYTEST)
 
