@@ -1,37 +1,71 @@
-# `make demo` and `make test` need Python 3.11+, pip and make; each sets up .venv by itself.
+# `make demo` and `make test` need Python 3.11+, pip and make; each sets up .venv by itself, from the
+# tested versions in requirements.lock.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOCK := requirements.lock
+PIP := -m pip install --quiet --disable-pip-version-check
+# jwst holds some packages back, so that the newest of all are without it: EXTRAS=test,jwst
+EXTRAS ?= test
+PYTEST := -m pytest -n auto --dist loadgroup
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-newest test-lowest lint lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gpucoron demo demo
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python $(PYTEST)
+
+# The newest versions that pyproject.toml allows, as they are today.
+test-newest: .venv-newest/bin/python
+	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e '.[$(EXTRAS)]'
+	.venv-newest/bin/python $(PYTEST)
+
+# The lowest that it states, for Python 3.11, without jwst, which needs newer ones.
+test-lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python $(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 
-$(VENV)/bin/python:
+# Brings pyproject.toml's changes into the lock; `make lock UPGRADE=1` takes the newest of everything.
+lock: $(VENV)/bin/python
+	$(BIN)/python $(PIP) uv
+	echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest \
+	  --python-version 3.11 --no-annotate --custom-compile-command 'make lock' \
+	  $(if $(UPGRADE),--upgrade) --extra test --extra jwst -o $(LOCK) pyproject.toml -
+
+.PRECIOUS: %/bin/python
+%/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$(PYTHON) is missing, or older than Python 3.11; say which to use: make PYTHON=python3.12 ..." >&2; \
 	  exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-	  echo "cannot make $(VENV) with $(PYTHON); on Debian and Ubuntu: apt install python3-venv" >&2; \
+	@$(PYTHON) -m venv $* || { rm -rf $*; \
+	  echo "cannot make $* with $(PYTHON); on Debian and Ubuntu: apt install python3-venv" >&2; \
 	  exit 1; }
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+# Built with the lock's setuptools, too, and not with the newest.
+$(VENV)/.installed: pyproject.toml $(LOCK) | $(VENV)/bin/python
 	@echo "installing gpucoron and what it needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@$(BIN)/python $(PIP) -c $(LOCK) setuptools
+	@$(BIN)/python $(PIP) -c $(LOCK) --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-test: pyproject.toml $(LOCK) | $(VENV)/bin/python
 	@echo "installing gpucoron, jwst and the test tools into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@$(BIN)/python $(PIP) -c $(LOCK) setuptools
+	@$(BIN)/python $(PIP) -c $(LOCK) --no-build-isolation -e '.[test,jwst]'
 	@touch $@ $(VENV)/.installed
 
+.venv-lowest/.installed: pyproject.toml
+	@rm -rf .venv-lowest
+	@$(MAKE) --no-print-directory .venv-lowest/bin/python
+	@.venv-lowest/bin/python $(PIP) uv
+	@.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python \
+	  --resolution lowest-direct -e '.[test]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) .venv-newest .venv-lowest demo build dist

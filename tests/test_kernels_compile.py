@@ -60,14 +60,14 @@ def test_the_exceptions_are_of_kernels_that_exist():
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("body, problem", [
-    ("x[0] = y;", 'identifier "y" is undefined'),
-    ("x[0] = INFINITY;", 'identifier "INFINITY" is undefined'),
-    ("#include <cmath>\n", "could not open source file"),
+@pytest.mark.parametrize("body, culprit", [
+    ("x[0] = undeclared;", "undeclared"),
+    ("x[0] = INFINITY;", "INFINITY"),
+    ("#include <cmath>\n", "cmath"),
 ])
-def test_what_cannot_run_is_refused(body, problem):
+def test_what_cannot_run_is_refused(body, culprit):
     source = f"template <class T> __global__ void k(T *x) {{\n{body} }}"
-    with pytest.raises(nvrtc.NvrtcError, match=problem):
+    with pytest.raises(nvrtc.NvrtcError, match=culprit):
         nvrtc.compile_kernels(source, 90, ["k<float>"])
 
 

@@ -64,14 +64,31 @@ def _events(text: str | bytes) -> Iterator:
 
     depth = 0
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    for event in yaml.parse(text, Loader=loader):
-        if isinstance(event, yaml.events.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise TooDeep(f"more than {MAX_DEPTH} levels of nesting")
-        elif isinstance(event, yaml.events.CollectionEndEvent):
-            depth -= 1
-        yield event
+    too_deep = TooDeep(f"more than {MAX_DEPTH} levels of nesting")
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            if isinstance(event, yaml.events.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise too_deep
+            elif isinstance(event, yaml.events.CollectionEndEvent):
+                depth -= 1
+            yield event
+    except yaml.YAMLError as problem:
+        # The parser reads ahead, and may meet a limit of its own before it tells of any level.
+        if _open_brackets(text) > MAX_DEPTH:
+            raise too_deep from problem
+        raise
+
+
+def _open_brackets(text: str | bytes) -> int:
+    """Return how many brackets and braces are open at most, those in quotes counted, too."""
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    data = np.frombuffer(data, np.uint8)
+    opening = (data == ord("[")) | (data == ord("{"))
+    closing = (data == ord("]")) | (data == ord("}"))
+    depths = np.cumsum(opening.astype(np.int8) - closing, dtype=np.int32)
+    return int(depths.max(initial=0))
 
 
 def check_yaml(text: str | bytes) -> None:

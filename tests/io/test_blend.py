@@ -1,7 +1,9 @@
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from gpucoron.io.blend import blend, count_pointings, header_table, product_times
 from gpucoron.io.keywords import keyword_order, keywords
@@ -10,6 +12,8 @@ from tests.io import keyword_facts
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.skipif(Version(version("stdatamodels")) < Version("6.0"),
+                    reason="the table is that of stdatamodels 6.0; an older one is installed")
 def test_table_agrees_with_installed_stdatamodels():
     stored = keyword_facts.TARGET
     assert stored == ROOT / "gpucoron" / "io" / "keywords.json"

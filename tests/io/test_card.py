@@ -23,7 +23,7 @@ COMMENTS = st.text("abc xyz-[]", max_size=150).map(lambda t: " ".join(t.split())
 
 @settings(max_examples=500, deadline=None)
 @given(WORDS | st.text("ab '&/", max_size=150) | PRINTABLE)
-@pytest.mark.filterwarnings("ignore:Card is too long")
+@pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
 def test_texts_come_back(value):
     text = card_text("KEYWORD", value)
     assert len(text) % 80 == 0
@@ -32,7 +32,7 @@ def test_texts_come_back(value):
 
 @settings(max_examples=300, deadline=None)
 @given(WORDS.filter(lambda t: not t.endswith(" ")), COMMENTS)
-@pytest.mark.filterwarnings("ignore:Card is too long")
+@pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
 def test_texts_are_written_as_astropy_writes_them(value, comment):
     text = card_text("KEYWORD", value, comment)
     if len(value) > 8:
@@ -54,7 +54,7 @@ def test_numbers(value):
     "KEYWORD =                      / nothing", "KEYWORD =", "KEYWORD = 'abc     '", "KEYWORD = ''",
     "KEYWORD =                    T / yes", "KEYWORD =1.5D3", "KEYWORD = 1.E5", "KEYWORD =  007",
     "KEYWORD = 1E3/c", "KEYWORD = (1.0, 2.0)", "KEYWORD = 'it''s' / it's", "KEYWORD = - 5"])
-@pytest.mark.filterwarnings("ignore:The following header keyword is invalid")
+@pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyUserWarning")
 def test_odd_cards_are_read_as_astropy_reads_them(card):
     theirs = fits.Card.fromstring(card.ljust(80))
     value = None if isinstance(theirs.value, fits.card.Undefined) else theirs.value
@@ -64,7 +64,7 @@ def test_odd_cards_are_read_as_astropy_reads_them(card):
 
 
 def test_nan_is_refused_as_by_astropy():
-    with pytest.raises(ValueError, match="not allowed"):
+    with pytest.raises(ValueError):
         card_text("KEYWORD", np.nan)
 
 

@@ -10,6 +10,7 @@ import asdf
 import gwcs
 import numpy as np
 import pytest
+import yaml
 from astropy import coordinates
 from astropy import units as u
 from astropy.modeling import bind_bounding_box, models
@@ -17,7 +18,7 @@ from gwcs import coordinate_frames as cf
 from gwcs.geometry import CartesianToSpherical, SphericalToCartesian
 
 from gpucoron.errors import ExposureError
-from gpucoron.io.asdf_nodes import TooDeep, Unusual, array, blocks, read_nodes
+from gpucoron.io.asdf_nodes import TooDeep, Unusual, array, blocks, check_yaml, read_nodes
 from gpucoron.io.asdf_tree import wcs_blob
 from gpucoron.io.exposures import read_exposure
 from gpucoron.io.imaging_wcs import read_imaging_wcs
@@ -203,6 +204,21 @@ def test_deep_nesting_is_refused():
         for opening in ("[", "{a: "):
             with pytest.raises(ExposureError, match="levels of nesting"):
                 read_wcs(document(opening * depth), "x.fits")
+
+
+def test_deep_nesting_has_our_words_whatever_the_parser_says(monkeypatch):
+    def parse(*_, **__):
+        raise yaml.YAMLError("any words")
+
+    monkeypatch.setattr(yaml, "parse", parse)
+    for text in ("[" * 300, "{a: " * 300, b"[" * 300):
+        with pytest.raises(TooDeep, match="levels of nesting"):
+            read_nodes(text)
+        with pytest.raises(TooDeep, match="levels of nesting"):
+            check_yaml(text)
+    for text in ("[1, 2", "[]" * 300, "", b""):
+        with pytest.raises(Unusual):
+            read_nodes(text)
 
 
 def test_aliases_that_multiply_are_refused():

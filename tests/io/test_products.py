@@ -221,7 +221,7 @@ def test_i2d_tells_kernel_in_asdf(written):
         assert model.meta.resample.kernel == "square" and model.meta.resample.fillval == "NAN"
 
 
-@pytest.mark.filterwarnings("ignore:.*RADECSYS|.*datfix|.*obsfix")
+@pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
 @pytest.mark.parametrize("suffix", MODELS)
 def test_header_wcs_agrees_with_gwcs(written, suffix):
     from stdatamodels.jwst import datamodels

@@ -23,14 +23,17 @@ def test_flags_are_those_of_the_data_models():
 
 @pytest.mark.parametrize("flags", TEXTS, ids=repr)
 def test_masks_and_good_pixels_equal_astropy(flags):
-    assert interpret(flags) == bitmask.interpret_bit_flags(flags, flag_name_map=pixel)
+    ours = flags
+    if isinstance(flags, str) and flags.strip():  # astropy 6 does not take spaces beside names
+        flags = flags.replace(" ", "")
+    assert interpret(ours) == bitmask.interpret_bit_flags(flags, flag_name_map=pixel)
     if isinstance(flags, list):
         return
     dq = np.array([[0, 1, 2, 3, 4], [5, 16, 513, 2**31, 2**32 - 1]], np.uint32)
     dq.flags.writeable = False
     expected = bitmask.bitfield_to_boolean_mask(
         dq, flags, good_mask_value=1, flag_name_map=pixel)
-    found = good_pixels(dq, flags)
+    found = good_pixels(dq, ours)
     assert found.dtype == bool
     np.testing.assert_array_equal(found, expected)
 

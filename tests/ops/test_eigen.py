@@ -268,8 +268,10 @@ def test_the_library_decomposes_all_at_once_and_well(device, monkeypatch):
 @on_gpus
 def test_what_fails_twice_is_an_error(device):
     bad = np.array([np.eye(3), np.full((3, 3), np.nan)])
-    with pytest.raises((DeviceError, np.linalg.LinAlgError), match="matrix 2 fails|converge"):
+    with pytest.raises((DeviceError, np.linalg.LinAlgError)) as caught:
         symmetric_eigen(device.array(bad))
+    if caught.type is DeviceError:  # and not what the library of last resort says
+        assert "matrix 2 fails" in str(caught.value)
 
 
 @on_gpus

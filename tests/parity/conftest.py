@@ -101,7 +101,7 @@ def _wanted(session):
 def comparison(request, tmp_path_factory):
     """A `Comparison`, one set after the other."""
     if find_spec("jwst") is None:
-        pytest.skip("the jwst package is not installed (it is part of the test extras)")
+        pytest.skip("the jwst package is not installed (extra jwst)")
     if not request.param.startswith("simulated-"):
         request.getfixturevalue("shared_data")
     root = tmp_path_factory.getbasetemp()

@@ -1,0 +1,73 @@
+"""What is imported is declared, what is declared is used, and the lock has a version of it all."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+#: What a package's module is called, where that is not the package's name.
+MODULES = {"pyyaml": "yaml", "asdf-astropy": "asdf_astropy",
+           "cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy"}
+#: Declared although nothing imports them: asdf finds them by their entry points.
+PLUGINS = {"asdf_astropy", "stdatamodels"}
+MACHINES = [{"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0",
+             "sys_platform": platform, "platform_machine": machine}
+            for minor in (11, 12, 13)
+            for platform, machine in (("linux", "x86_64"), ("linux", "aarch64"),
+                                      ("darwin", "arm64"))]
+
+
+def requirements(machine, *extras):
+    """Return the requirements on a machine without extras, or those of extras."""
+    found = [] if extras else PROJECT["dependencies"]
+    found = map(Requirement, found + [text for extra in extras for text in EXTRAS[extra]])
+    for requirement in found:
+        if requirement.marker is None or requirement.marker.evaluate(machine):
+            own = requirement.name == PROJECT["name"]
+            yield from requirements(machine, *requirement.extras) if own else [requirement]
+
+
+def imported():
+    """Return the top-level names of all modules that the package imports."""
+    for path in (ROOT / "gpucoron").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                yield node.module.partition(".")[0]
+
+
+def test_imports_are_declared_and_what_is_declared_is_used():
+    used = set(imported()) - set(sys.stdlib_module_names) - {PROJECT["name"]}
+    needed, optional = ({MODULES.get(r.name, r.name) for r in requirements(MACHINES[0], *extras)}
+                        for extras in ((), EXTRAS.keys() - {"test"}))
+    assert used - needed - optional == set()
+    assert needed - used == PLUGINS and optional - used == set()
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda m: "-".join(list(m.values())[1:]))
+def test_the_lock_has_a_version_of_all_that_is_asked_for(machine):
+    locked = {}
+    for requirement in (Requirement(line) for line in LOCK if not line.startswith("#")):
+        if requirement.marker is None or requirement.marker.evaluate(machine):
+            (exact,) = requirement.specifier
+            assert exact.operator == "==" and requirement.name not in locked
+            locked[requirement.name] = exact.version
+    assert "setuptools" in locked
+    for requirement in [*requirements(machine), *requirements(machine, "test", "jwst")]:
+        name = canonicalize_name(requirement.name)
+        assert locked[name] in requirement.specifier, f"{name}: run make lock"
+
+
+def test_the_lock_names_versions_only():
+    for line in LOCK:
+        assert line.startswith("#") or re.fullmatch(r"[\w-]+==[\w.]+( ; [\w.<>=' ]+)?", line), line
