@@ -27,7 +27,8 @@ _SAID = re.compile(r"^=========\s+(Invalid|Uninit|Barrier|Error|Warning|Potentia
 #: The files that hold tests on a GPU; tests/test_bench_gpu.py sees that none is missing.
 TEST_FILES = (
     "tests/test_pipeline_gpu.py", "tests/test_place.py", "tests/test_cuda.py",
-    "tests/test_docs_gpu.py", "tests/test_resume.py", "tests/test_stack.py",
+    "tests/test_docs_gpu.py", "tests/test_emulated_pool.py", "tests/test_resume.py",
+    "tests/test_stack.py",
     *(f"tests/ops/test_{name}.py" for name in (
         "bad_pixels", "drizzle_cuda", "eigen", "fourier_shift", "kriging", "median", "outliers",
         "registration")),

@@ -42,9 +42,9 @@ def program(tmp_path, monkeypatch):
     return call
 
 
-def script(*arguments, **environment):
+def script(*arguments, script_name="on_gpu.sh", **environment):
     return subprocess.run(
-        [str(BENCH / "on_gpu.sh"), *map(str, arguments)], capture_output=True, text=True,
+        [str(BENCH / script_name), *map(str, arguments)], capture_output=True, text=True,
         env={**os.environ, "PYTHON": sys.executable, **environment})
 
 
@@ -55,6 +55,43 @@ def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path):
     assert done.stderr.startswith("on_gpu.sh: no GPU: there is no ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+SMOKE = {"libraries", "compile", "tiny", "cases", "memcheck", "tests"}
+FULL = {"libraries", "compile", "start", "rates", "kernels", "compare", "large", "canonical",
+        "tests", "cold", "sanitize"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(device_fixture.why_no_emulation()),
+                    reason=device_fixture.why_no_emulation())
+@pytest.mark.parametrize("name, parts, named, devices", [
+    ("smoke_on_gpu.sh", SMOKE, (), 1),
+    ("smoke_on_gpu.sh", {"compile", "tiny"}, ("compile", "tiny"), 2),
+    ("on_gpu.sh", FULL, (), 2), ("on_gpu.sh", {"rates", "compare"}, ("rates", "compare"), 1)])
+def test_the_scripts_from_end_to_end(tmp_path, name, parts, named, devices):
+    """With tiny sets, no wheels and no kernels compiled before; GPUCORON_PYTHON is another Python.
+
+    It needs the packages of the test extra, as the one that runs the tests has them.
+    """
+    done = script(
+        tmp_path, *named, script_name=name, GPUCORON_EMULATED=str(devices), GPUCORON_BENCH_TINY="1",
+        PYTHONPATH=str(BENCH.parent / "tests" / "cuda_on_host" / "site"), LIMIT="600",
+        CACHES=str(tmp_path), EXPECTED=str(tmp_path), GPUCORON_COMMIT="abc1234",
+        PYTHON=os.environ.get("GPUCORON_PYTHON", sys.executable))
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (result,) = tmp_path.glob("*-gpu-emulated.json")
+    stored = json.loads(result.read_text())
+    assert parts | {"where"} == set(stored)
+    for part in parts:
+        assert stored[part].get("ok", True), (part, stored[part])
+        assert stored[part]["commit"] == "abc1234"
+    assert stored["where"]["gpu"]["count"] == devices
+    left = {path.name for path in tmp_path.iterdir()} - {f"{result.stem}-tests.log"}
+    assert left == {result.name, "cupy-cache.tar.gz"}
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2**20
+    if name == "on_gpu.sh":
+        assert "no proof: it does not come from a real GPU" in done.stdout
 
 
 def test_the_scripts_are_bash():
@@ -185,6 +222,120 @@ def test_what_is_compiled_and_the_tests_are_counted(device, program, monkeypatch
         code, found = program("tests")
         assert code == (0 if code_of_pytest == 0 else 1)
         assert found.get("passed", 0) == passed and found["names"] == names
+
+
+@EMULATED
+def test_a_kernel_that_does_not_compile_leaves_the_others(device, program, monkeypatch):
+    from gpucoron import cuda
+
+    kernel = cuda.kernel
+
+    def spoilt(file, name):
+        if name == "median_of_nothing":
+            raise RuntimeError("nvrtc: error: no such kernel")
+        return kernel(file, name)
+
+    names = [("median", "column_median<float, 4>"), ("median", "median_of_nothing")]
+    monkeypatch.setattr(cuda, "kernel", spoilt)
+    monkeypatch.setattr(cuda, "kernel_files", lambda: [Path("median.cu")])
+    monkeypatch.setattr(cuda, "read_kernels",
+                        lambda file: cuda.Kernels("", tuple(name for _, name in names)))
+    code, found = program("compile")
+    assert code == 1 and len(found["kernels"]) == 2
+    assert ["error" in row for row in found["kernels"]] == [False, True]
+    program("table")
+
+
+@EMULATED
+def test_what_is_found_without_numba_is_told(device, program, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    code, found = program("libraries")
+    assert code == 1 and set(found["problems"]) == {"numba"} and found["versions"]["numpy"]
+    assert program("rates")[0] == 0  # which needs none
+
+
+@EMULATED
+def test_git_and_the_driver_are_asked_once(device, program, monkeypatch):
+    import bench_gpu
+
+    asked, where = [], bench_gpu.where
+    bench_gpu._where.cache_clear()
+    monkeypatch.setattr(bench_gpu, "where", lambda: asked.append(1) or where())
+    for _ in range(3):
+        bench_gpu.join("rates", {}, program.out)
+    assert asked == [1] and json.loads(program.out.read_text())["rates"]["commit"]
+
+
+@EMULATED
+def test_small_calls_are_compared_with_what_was_kept(device, program, monkeypatch, tmp_path):
+    import gpu_checks
+
+    gpu_checks.run_cases("drizzle_weights", device, tmp_path / "expected")
+
+    def call(command, timeout_s, **environment):
+        assert environment == {"CUDA_LAUNCH_BLOCKING": "1"} and timeout_s > 0
+        gpu_checks.run_cases(command[-1], device, Path(command[-2]))
+        return 0, ""
+
+    monkeypatch.setattr(gpu_checks, "call", call)
+    code, found = program("cases", "--expected", str(tmp_path / "expected"))
+    assert code == 0 and found["rows"][0]["compared"] == 4
+    path = tmp_path / "expected" / "drizzle_weights.npz"
+    with np.load(path) as kept:
+        arrays = {name: kept[name] * (1 + 1e-4 * (k == 1)) for k, name in enumerate(kept.files)}
+    np.savez(path, **{name: a.astype("f4") for name, a in arrays.items()})
+    code, found = program("cases", "--expected", str(tmp_path / "expected"))
+    assert code == 1 and len(found["rows"][0]["wrong"]) == 1
+    monkeypatch.setattr(gpu_checks, "call", lambda *_, **__: (139, "an illegal address"))
+    code, found = program("cases", "--expected", str(tmp_path / "expected"))
+    assert code == 1 and found["rows"][0]["end"] == "an illegal address"
+
+
+def test_a_sanitizer_that_does_not_end_is_not_well(monkeypatch):
+    import gpu_checks
+
+    monkeypatch.setattr(gpu_checks, "sanitizer", lambda: "sanitizer")
+    row = {"tool": "memcheck", "file": "x", "errors": 0, "ours": []}
+    for code, ok in ((0, True), (None, False), (1, False)):
+        monkeypatch.setattr(gpu_checks, "sanitize_one",
+                            lambda *_, code=code: {**row, "exit": code})
+        found = gpu_checks.sanitize(20, 1, ["x"], ("memcheck",))
+        assert found["ok"] == ok and found["unfinished"] == (code is None)
+
+
+@pytest.mark.parametrize("failed, lost, worker, left", [
+    (True, True, "gw1", [70]), (True, False, "gw1", []), (False, True, "gw1", []),
+    (True, True, None, [])])
+def test_a_process_whose_gpu_is_lost_is_left(monkeypatch, failed, lost, worker, left):
+    from types import SimpleNamespace
+
+    from tests import conftest
+
+    codes = []
+    monkeypatch.setattr(device_fixture, "gpu_is_lost", lambda: lost)
+    monkeypatch.setattr(conftest.os, "_exit", codes.append)
+    if worker:
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+    else:
+        monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    conftest.pytest_runtest_logreport(SimpleNamespace(failed=failed, keywords={"gpu": 1}))
+    conftest.pytest_runtest_logreport(SimpleNamespace(failed=True, keywords={}))
+    assert codes == left
+
+
+def test_the_files_with_gpu_tests_are_those_that_are_run(tmp_path):
+    """Collected as where there is a GPU."""
+    import gpu_checks
+
+    (tmp_path / "with_a_gpu.py").write_text(
+        "from tests import device_fixture\ndevice_fixture.why_no_gpu = lambda: ''\n")
+    root = BENCH.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "with_a_gpu", "-m", "gpu", "--collect-only", "-q",
+         "-p", "no:cacheprovider", "-n0"], cwd=root, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tmp_path)])})
+    files = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    assert files == set(gpu_checks.TEST_FILES), done.stdout[-500:]
 
 
 @EMULATED
