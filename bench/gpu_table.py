@@ -68,7 +68,8 @@ def cases(part):
 def tests(part):
     counts = ", ".join(f"{part[k]} {k}" for k in ("passed", "failed", "error", "skipped")
                        if k in part)
-    failed = [line for line in part["end"].splitlines() if line.startswith(("FAILED", "ERROR"))]
+    failed = [line for line in part.get("end", "").splitlines()
+              if line.startswith(("FAILED", "ERROR"))]
     return [f"tests: {counts or 'none'}, exit {part['exit']}, {part['seconds']:.0f} s",
             *(failed or part["names"])[:25]]
 

@@ -102,8 +102,8 @@ def association_lines(path) -> Iterator[str]:
 
 
 def _product_lines(association, product) -> Iterator[str]:
-    from gpucoron.io.association import standard_product_name
     from gpucoron.io.exposures import read_meta
+    from gpucoron.io.product_naming import standard_product_name
 
     first = read_meta(product.science[0].path)
     name = product.name or f"{standard_product_name(association, first)} (the standard name)"

@@ -294,8 +294,9 @@ class Job:
         return list(dict.fromkeys([association.path, *others, *members]))
 
     def _read(self, path: Path, pixels: bool = True) -> tuple[Association, tuple[str, ...]]:
-        from gpucoron.io.association import product_names, read_association
+        from gpucoron.io.association import read_association
         from gpucoron.io.inspection import Needs, inspect_members
+        from gpucoron.io.product_naming import product_names
 
         association, self.exposures = inspect_members(
             read_association(path, check_files=not self.skip_bad),
@@ -334,7 +335,7 @@ class Job:
 
     def _planned(self, product: Product, name: str) -> Iterator[tuple[str, str]]:
         """Yield (root or product name, suffix) of every file that a product will write."""
-        from gpucoron.io.association import exposure_root
+        from gpucoron.io.names import exposure_root
 
         skip = {step: getattr(self.parameters, step).skip
                 for step in ("outlier_detection", "align_refs", "klip", "resample")}

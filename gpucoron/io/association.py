@@ -11,27 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from gpucoron.errors import AssociationError, ExposureError
+from gpucoron.errors import AssociationError
 from gpucoron.io.files import read_input
-from gpucoron.io.names import (
-    LONGEST,
-    check_names,
-    exposure_root,
-    product_names,
-    program_id,
-    standard_product_name,
-    text_or_none,
-)
+from gpucoron.io.names import LONGEST, check_names, exposure_root, program_id, text_or_none
 
-if TYPE_CHECKING:
-    from gpucoron.io.exposures import Exposure
-
-__all__ = [
-    "Association", "LeftOut", "Member", "Product", "check_members", "exposure_root",
-    "product_names", "read_association", "standard_product_name",
-]
+__all__ = ["Association", "LeftOut", "Member", "Product", "read_association"]
 
 log = logging.getLogger("gpucoron")
 
@@ -101,7 +87,7 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     -------
     Association
         Products in the order of the file, each with at least one science and one psf member.
-        A product without a name has ``name=None``: see `product_names`.
+        A product without a name has ``name=None``: see `gpucoron.io.product_naming`.
 
     Raises
     ------
@@ -134,46 +120,6 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
         path=path, asn_id=asn_id, asn_pool=_pool(table.get("asn_pool")),
         table_name=path.name, program=program_id(table.get("program")),
         target=text_or_none(table.get("target")), products=products)
-
-
-def check_members(exposures: Sequence[Exposure]) -> None:
-    """Make sure that the exposures of one product can be combined.
-
-    Parameters
-    ----------
-    exposures : sequence of Exposure
-        Each is compared with the first. A keyword that either lacks is passed over.
-
-    Raises
-    ------
-    ExposureError
-        Instrument, detector, channel, filter, pupil, coronagraph mask, subarray, units, image
-        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ; names both files
-        and both values.
-    """
-    for other in exposures[1:]:
-        for what, ours, theirs in _differences(exposures[0], other):
-            raise ExposureError(
-                f"{other.path.name}: {what} is {theirs}, but {exposures[0].path.name} has {ours}; "
-                "members of one product must agree")
-
-
-def _differences(first, other):
-    """Yield (what, value in `first`, value in `other`) for all that should agree and does not."""
-    keywords = {
-        "instrument": "INSTRUME", "detector": "DETECTOR", "channel": "CHANNEL", "filter": "FILTER",
-        "pupil": "PUPIL", "coronmsk": "CORONMSK", "subarray": "SUBARRAY", "bunit": "BUNIT",
-    }
-    for field, keyword in keywords.items():
-        ours, theirs = getattr(first.meta, field), getattr(other.meta, field)
-        if None not in (ours, theirs) and ours.lower() != theirs.lower():
-            yield keyword, ours, theirs
-    ours, theirs = first.shape[1:], other.shape[1:]
-    if ours != theirs:
-        yield "the image shape (ny, nx)", ours, theirs
-    ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2
-    if None not in (ours, theirs) and abs(ours - theirs) > 1e-3 * abs(ours):
-        yield "PIXAR_A2 (arcsec2)", f"{ours:.6g}", f"{theirs:.6g}"
 
 
 def _load(path: Path) -> dict[str, Any]:

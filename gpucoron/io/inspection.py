@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
-from gpucoron.io.association import Association, LeftOut, Member, Product, check_members
+from gpucoron.io.association import Association, LeftOut, Member, Product
 from gpucoron.io.checksums import check_sums
 from gpucoron.io.exposures import Exposure, read_exposure
 from gpucoron.io.fitsread import Hdu, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 
-__all__ = ["Exposures", "Needs", "inspect_members"]
+__all__ = ["Exposures", "Needs", "check_members", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
@@ -272,3 +272,43 @@ def _quiet():
         yield
     finally:
         logger.removeFilter(drop)
+
+
+def check_members(exposures: Sequence[Exposure]) -> None:
+    """Make sure that the exposures of one product can be combined.
+
+    Parameters
+    ----------
+    exposures : sequence of Exposure
+        Each is compared with the first. A keyword that either lacks is passed over.
+
+    Raises
+    ------
+    ExposureError
+        Instrument, detector, channel, filter, pupil, coronagraph mask, subarray, units, image
+        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ; names both files
+        and both values.
+    """
+    for other in exposures[1:]:
+        for what, ours, theirs in _differences(exposures[0], other):
+            raise ExposureError(
+                f"{other.path.name}: {what} is {theirs}, but {exposures[0].path.name} has {ours}; "
+                "members of one product must agree")
+
+
+def _differences(first, other):
+    """Yield (what, value in `first`, value in `other`) for all that should agree and does not."""
+    keywords = {
+        "instrument": "INSTRUME", "detector": "DETECTOR", "channel": "CHANNEL", "filter": "FILTER",
+        "pupil": "PUPIL", "coronmsk": "CORONMSK", "subarray": "SUBARRAY", "bunit": "BUNIT",
+    }
+    for name, keyword in keywords.items():
+        ours, theirs = getattr(first.meta, name), getattr(other.meta, name)
+        if None not in (ours, theirs) and ours.lower() != theirs.lower():
+            yield keyword, ours, theirs
+    ours, theirs = first.shape[1:], other.shape[1:]
+    if ours != theirs:
+        yield "the image shape (ny, nx)", ours, theirs
+    ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2
+    if None not in (ours, theirs) and abs(ours - theirs) > 1e-3 * abs(ours):
+        yield "PIXAR_A2 (arcsec2)", f"{ours:.6g}", f"{theirs:.6g}"

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpucoron.verify.compare import HduDifference, ShiftDifference, TableDifference
-
-if TYPE_CHECKING:
-    from gpucoron.verify.report import Report
 
 __all__ = ["LANCZOS_LIMITS", "LIMITS", "SHIFT_PX", "problems"]
 
@@ -43,7 +39,7 @@ LIMITS: dict[tuple[str, str], tuple[str, float]] = {
 LANCZOS_LIMITS = LIMITS | {("i2d", "WHT"): ("relative_rms", RELATIVE_RMS)}
 
 
-def problems(report: Report) -> list[str]:
+def problems(report) -> list[str]:
     """Return a line for everything in a report that is not as promised."""
     lines = list(report.missing)
     kernel = str(report.parameters.get("resample.kernel", ""))

@@ -61,8 +61,10 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
     rounding noise, which nobody can reproduce. Such integrations are left out of a copy of
     their exposure, and exposures with nothing else are left out of the association.
     """
-    from gpucoron.io.association import exposure_root, product_names, read_association
+    from gpucoron.io.association import read_association
     from gpucoron.io.exposures import read_exposure, read_meta
+    from gpucoron.io.names import exposure_root
+    from gpucoron.io.product_naming import product_names
 
     association = read_association(asn)
     metas = [read_meta(p.science[0].path) for p in association.products]

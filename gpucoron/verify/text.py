@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from gpucoron.console import format_table
-
-if TYPE_CHECKING:
-    from gpucoron.verify.report import Report
 
 __all__ = ["alignment_line", "report_lines"]
 
 
-def report_lines(report: Report) -> Iterator[str]:
+def report_lines(report) -> Iterator[str]:
     """Yield the report, a line at a time."""
     for section in (_runs, _notes, _images, _tables, _shifts, _keywords):
         lines = list(section(report))

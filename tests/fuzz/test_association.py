@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucoron.errors import AssociationError
-from gpucoron.io.association import exposure_root, product_names, read_association
+from gpucoron.io.association import read_association
 from gpucoron.io.exposures import ExposureMeta
+from gpucoron.io.names import exposure_root
+from gpucoron.io.product_naming import product_names
 from gpucoron.io.products import product_path
 from tests.fuzz.bounds import bounded, fuzz, one_line, refused_or
 

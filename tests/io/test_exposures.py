@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from gpucoron import io
 from gpucoron.errors import ExposureError
-from gpucoron.io.association import check_members
+from gpucoron.io.inspection import check_members
 from tests.io.makers import ASDF, PRIMARY, SCI, arrays, edit_card, make_calints
 
 NAMES = {"data": "SCI", "err": "ERR", "dq": "DQ", "var_poisson": "VAR_POISSON",
