@@ -27,8 +27,13 @@
 // and what the good neighbours have beyond that, kriged. A warp a bad pixel.
 //
 // Considered: the change at every pixel as an array of its own (8 bytes written and read again,
-// twice); threads instead of warps for the boxes (their sizes differ a thousandfold). Not yet timed
-// on a device.
+// twice); threads instead of warps for the boxes (their sizes differ a thousandfold).
+//
+// Measured on an NVIDIA H200, one exposure of 60 integrations of 320 x 320 with 1 bad pixel in 100,
+// ms: fill_pixels 0.40, krige_pixels<FAR> 0.24, krige_pixels<NEAR> 0.14, list_pixels 0.09,
+// change_sums 0.08, box_medians 0.07, solve_changes 0.05, member_noise 0.04, hold_still 0.03,
+// fill_from_median 0.02. The whole call takes 11 ms: the rest are CuPy's small kernels, and the host
+// that launches them all.
 #include "kriging.cuh"
 #include "selection.cuh"
 

