@@ -35,8 +35,8 @@
 // brackets the share of a copy's rate: square 0.048 (22 %) for 10 planes, 0.205 (17 %) for 60;
 // point 0.032 (30 %), 0.135 (25 %); turbo 0.045 (23 %), 0.186 (19 %); gaussian 0.086 (15 %), 0.351
 // (10 %); lanczos2 0.101 (14 %), 0.414 (9 %); lanczos3 0.201 (10 %), 0.953 (5 %). With K = 0 square
-// takes 0.014 (32 %) and 0.044 (32 %). The share falls as drops get wider and variances are added:
-// the time goes into gathering, not into memory. The lists, made once for a map: square 0.132, point
+// takes 0.014 (32 %) and 0.044 (32 %). The share falls as drops get wider and variances are added.
+// The lists, made once for a map: square 0.132, point
 // 0.078, turbo 0.096, gaussian 0.149, lanczos2 0.169, lanczos3 0.350.
 //
 // The design was chosen by counting instructions of a warp (sm_90, K = 3) for its 32 pixels of one
