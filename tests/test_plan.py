@@ -232,7 +232,8 @@ def test_batches_change_no_bit(align, tiny, caplog):
     caplog.set_level("DEBUG", "gpucoron")
     least = tiny_plan((), PRODUCTS, align=align, klip_truncate=3).least_memory
     results = [gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, align=align, klip_truncate=3,
-                            threads=1, memory=least + more).product for more in (0, 32 * NPIX, 2**30)]
+                            threads=1, memory=least + more).product
+               for more in (0, 32 * NPIX, 2**30)]
     assert re.findall(r"(\d) references at a time", caplog.text) == ["1", "2", "5"]
     for other in results[1:]:
         same(results[0].i2d.data, other.i2d.data)
