@@ -65,7 +65,7 @@ def on_workers(n, orders, sets, repeats, check):
     """Time runs on a cluster of `n` workers; `sets` are many associations and a small one."""
     from distributed import Client, LocalCluster
 
-    from gpucoron.cluster import run_many
+    from gpucoron.cluster.client import run_many
 
     many, small = sets
     with (LocalCluster(n_workers=n, threads_per_worker=1, processes=True,
@@ -93,9 +93,9 @@ def main():
     options = parser.parse_args()
     limit_threads(1)
     import gpucoron
-    from gpucoron.cluster_plan import make_order
-    from gpucoron.cluster_work import do_whole
-    from gpucoron.parameters import Parameters
+    from gpucoron.cluster.planning import make_order
+    from gpucoron.cluster.tasks import do_whole
+    from gpucoron.core.parameters import Parameters
     from gpucoron.simulate import simulate
 
     results = {"associations": options.associations}

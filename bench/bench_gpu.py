@@ -158,7 +158,7 @@ def say(text):
 
 def file_name():
     """Name of the result: date and device."""
-    from gpucoron.device import find_gpus
+    from gpucoron.backend.device import find_gpus
 
     device = re.sub(r"[^a-z0-9]+", "-", find_gpus()[0][0].name.lower()).strip("-")
     return f"{datetime.date.today()}-gpu-{device}.json"
@@ -204,7 +204,7 @@ def main(arguments=None):
     if options.part == "table":
         say(gpu_table.table(read(options.out)))
         return 0
-    from gpucoron.device import find_gpus
+    from gpucoron.backend.device import find_gpus
 
     gpus, problem = find_gpus()
     if not gpus:

@@ -20,9 +20,9 @@ def main():
     limit_threads(options.threads)
     import numpy as np
 
-    from gpucoron.stack import IntegrationStack
+    from gpucoron.backend.threads import limited_to
+    from gpucoron.core.stack import IntegrationStack
     from gpucoron.steps import klip
-    from gpucoron.threads import limited_to
 
     rng = np.random.default_rng(0)
     n, nref, shape = options.integrations, options.references, (options.size, options.size)

@@ -52,8 +52,8 @@ def main():
     limit_threads(options.threads)
     import numpy as np
 
+    from gpucoron.backend.threads import limited_to
     from gpucoron.ops.registration import Registration
-    from gpucoron.threads import limited_to
 
     rng = np.random.default_rng(1)
     size, nref = options.size, options.references

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = """
 import sys
-from gpucoron.cli import main
+from gpucoron.cli.main import main
 code = main(sys.argv[2:])
 open(sys.argv[1], "w").write("\\n".join(sys.modules))
 sys.exit(code)
@@ -52,8 +52,8 @@ class Listener(event.Listener):
         self.found.append((total - inner, f"{function.__module__}.{function.__qualname__}"))
 listener = Listener()
 event.register("numba:compile", listener)
-from gpucoron.cli import main
-from gpucoron.compiling import share_compiling
+from gpucoron.cli.main import main
+from gpucoron.backend.compiling import share_compiling
 share_compiling()  # as the command does; what the other process compiles is not counted
 code = main(sys.argv[2:])
 totals = {}
@@ -130,7 +130,8 @@ def main():
     parser.add_argument("--first", action="store_true")
     parser.add_argument("--out")
     options = parser.parse_args()
-    program = [sys.executable, "-c", "import sys; from gpucoron.cli import main; sys.exit(main())"]
+    program = [sys.executable, "-c",
+               "import sys; from gpucoron.cli.main import main; sys.exit(main())"]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         environment = fixed_environment(options.threads, work / "cache")

@@ -36,7 +36,7 @@ def gpu():
     """Name, driver and versions of the GPU that would be used; None without one."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
-    from gpucoron.device import find_gpus
+    from gpucoron.backend.device import find_gpus
 
     found, _ = find_gpus()
     if not found:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
 
 MB = 2**20
 L2_FOUR_TIMES = 240 * MB  # what several sets of inputs hold together
@@ -191,8 +191,8 @@ def registration(shapes):
 
 def fourier_fits(shapes):
     """The contraction of that batch by itself."""
-    from gpucoron.ops import _registration_cuda as ops
     from gpucoron.ops.chebyshev import PhaseSeries
+    from gpucoron.ops.cuda import registration as ops
 
     cp, (ny, nx), numbers = cuda.cupy(), shapes.image, Numbers(6)
     y, x = (PhaseSeries.of_axis(k, 2.3, half_spectrum=half) for k, half in ((ny, 0), (nx, 1)))
@@ -301,7 +301,7 @@ def drizzle(shapes):
 
 def drizzle_weights(shapes):
     """Weights of the input pixels."""
-    from gpucoron.ops._drizzle_weights_cuda import pixel_weights
+    from gpucoron.ops.cuda.drizzle_weights import pixel_weights
 
     numbers, n = Numbers(10), shapes.planes[-1]
     pixels = n * int(np.prod(shapes.image))

@@ -78,7 +78,7 @@ def call(command, timeout_s, **environment):
 # ---------------------------------------------------------------- compiled kernels
 def compile_one(file, name):
     """Compile one instantiation for the device here: seconds, and what it takes."""
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     start, label = time.perf_counter(), f"{file}.cu, {name}"
     try:
@@ -94,7 +94,7 @@ def compile_one(file, name):
 
 def compiled(workers=12):
     """Compile everything in several processes, which fills CuPy's cache for all that follows."""
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     every = [(path.stem, name) for path in cuda.kernel_files()
              for name in cuda.read_kernels(path.stem).names]
@@ -118,7 +118,7 @@ def cases(expected, work, timeout_s=60, workers=9, files=None):
     Launches are waited for one by one, so that an error names its kernel. Where `expected` has no
     results of the emulated device, calls are made all the same.
     """
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     files = files or [path.stem for path in cuda.kernel_files()]
     start = time.perf_counter()
@@ -179,7 +179,7 @@ def sanitize(timeout_s=90, workers=12, files=None, tools=TOOLS):
 
     A run that does not end within the limit is not well: it shows nothing.
     """
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     tool = sanitizer()
     if tool is None:
@@ -202,7 +202,7 @@ def sanitize(timeout_s=90, workers=12, files=None, tools=TOOLS):
 
 def sanitize_one(tool, which, file, timeout_s):
     """Run one tool over the cases of one file; what is found in libraries' kernels is not ours."""
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     more = {"racecheck": ["--racecheck-report", "all"], "memcheck": ["--report-api-errors", "no"]}
     command = [tool, "--tool", which, "--print-limit", "20", *more.get(which, []),
@@ -250,7 +250,7 @@ def flat(values):
 def main(arguments=None):
     """Call the cases of the files named, or of all."""
     sys.path.insert(0, str(ROOT))
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
     from tests import device_fixture
 
     parser = argparse.ArgumentParser(description=__doc__,

@@ -66,7 +66,7 @@ def largest(got, right):
 
 def compare(asn, mask, device=0):
     """Run the set on both; rows of the table, and whether all is well."""
-    from gpucoron.pipeline import PRODUCTS
+    from gpucoron.api import PRODUCTS
 
     runs = [gpucoron.run(asn, device=d, psfmask=mask, keep=PRODUCTS) for d in (device, "cpu")]
     table = Table()
@@ -117,7 +117,7 @@ def near(asn, root, product, run):
 
 def klip64(table, references, targets):
     """klip in float64 on the same input: what is written of it is float32."""
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
     from gpucoron.ops.eigen import klip_many
 
     if references.ndim == 3:

@@ -5,7 +5,7 @@ from gpu_cases import REAL, all_cases
 from gpu_rates import per
 from gpu_timing import measure, synchronize
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
 
 
 def kernels(rates, shapes=REAL, say=None):

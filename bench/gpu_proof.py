@@ -3,9 +3,9 @@
 The checksum is over all that decides what a run computes on a device. Of the kernels: the PTX that
 NVRTC makes of them; where that is another NVRTC, or none, their tokens. Of the Python: the syntax
 trees of every definition that the modules in ENTRIES reach through their imports, but for modules
-that import numba, whose loops run on the CPU, and those in BESIDE. Comments, docstrings,
-formatting, names of files and modules, the order of definitions, and which of them share a file do
-not count. It is the same with every version of Python.
+that import numba, whose loops run on the CPU, and what BESIDE and FINDING name. Comments,
+docstrings, formatting, names of files and modules, the order of definitions, and which of them
+share a file do not count. It is the same with every version of Python.
 """
 
 import ast
@@ -15,13 +15,15 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PROOF = ROOT / "gpucoron" / "gpu_proof.json"
+PROOF = ROOT / "gpucoron" / "backend" / "gpu_proof.json"
 ARCH = 90  # a virtual architecture: PTX depends on it
 
 #: Modules that work on a device, or packages of them.
-ENTRIES = ("gpucoron.steps", "gpucoron.subtraction", "gpucoron.place")
+ENTRIES = ("gpucoron.steps", "gpucoron.pipeline.subtraction", "gpucoron.backend.transfer")
+#: Definitions that find files, whose contents are looked at by themselves.
+FINDING = ("_folder",)
 #: Modules that tell or note something, and compute nothing.
-BESIDE = ("gpucoron.kernel_cache",)
+BESIDE = ("gpucoron.backend.kernel_cache",)
 #: Parts of a result that a proof needs; others must be well if they were done.
 NEEDED, WELCOME = ("compare", "kernels", "tests"), ("cases", "tiny", "memcheck", "sanitize")
 
@@ -34,7 +36,7 @@ def digest(texts):
 
 def checksum(root=ROOT, kernels=None):
     """Of the code in a checkout, and of its kernels or those given (source, names)."""
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     if kernels is None:
         kernels = [cuda.read_kernels(path.stem) for path in cuda.kernel_files()]
@@ -43,7 +45,7 @@ def checksum(root=ROOT, kernels=None):
 
 def with_ptx(code, kernels=None):
     """The same with the checksum of the PTX, where NVRTC is at hand."""
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
     from tests import nvrtc
 
     if not nvrtc.find():
@@ -108,6 +110,8 @@ def definitions(root=ROOT, entries=ENTRIES):
     seen = set(waiting)
     while waiting:
         name, own = waiting.pop()
+        if own in FINDING:
+            continue
         module, texts = modules[name], []
         for statement in module.defined[own]:
             named = {found[:2] for node in _nodes(statement)

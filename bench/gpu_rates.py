@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 from gpu_timing import elapsed, measure, record, synchronize
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
 
 MB = 2**20
 

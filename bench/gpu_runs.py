@@ -80,9 +80,9 @@ class Watch:
         self._own = threading.local()
 
     def __enter__(self):
+        from gpucoron.backend.prefetch import Background
+        from gpucoron.backend.transfer import Gpu
         from gpucoron.io.exposures import Exposure
-        from gpucoron.overlap import Background
-        from gpucoron.place import Gpu
 
         self._patches = contextlib.ExitStack()
         load, upload, later, submit = Exposure.load, Gpu.upload, Gpu.later, Background.submit

@@ -24,8 +24,8 @@ def stages():
         seconds, start = now - start, now
         return seconds
 
-    from gpucoron import cuda
-    from gpucoron.device import find_gpus
+    from gpucoron.backend import cuda
+    from gpucoron.backend.device import find_gpus
 
     yield "gpucoron", lap()
     cp = cuda.cupy()

@@ -5,7 +5,7 @@ import statistics
 import time
 from unittest import mock
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
 
 _IDLE = """
 extern "C" __global__ void idle(long long clocks) {

@@ -1,6 +1,6 @@
 """``python -m gpucoron``: the command line."""
 
-from gpucoron.cli import script
+from gpucoron.cli.main import script
 
 if __name__ == "__main__":
     script()

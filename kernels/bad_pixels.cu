@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(128, 4) krige_pixels(
     int n, const long long *__restrict__ y, const long long *__restrict__ x,
     double *__restrict__ values, double *__restrict__ variances) {
   static_assert(sizeof(KrigingScratch<NEAR>) == 10952 && sizeof(KrigingScratch<FAR>) == 54216,
-                "gpucoron/ops/_kriging_cuda.py asks for so much");
+                "gpucoron/ops/cuda/kriging.py asks for so much");
   DYN_SHARED(KrigingScratch<REACH>, scratch);
   const int warps = blockDim.x / 32, i = blockIdx.x * warps + threadIdx.x / 32;
   if (i >= n) return;

@@ -1,5 +1,5 @@
 // Which output pixels the drop of one input pixel reaches, and the share of its weight that each
-// receives. The arithmetic is that of gpucoron/ops/_drizzle_cpu.py and _drizzle_separable_cpu.py,
+// receives. The arithmetic is that of gpucoron/ops/cpu/drizzle.py and drizzle_separable.py,
 // operation by operation: whether a sliver of an overlap is 0 or 1e-17 decides a bit of the
 // context, so no product here may be fused with a sum.
 #pragma once
@@ -131,7 +131,7 @@ __device__ __forceinline__ double overlap(int x, int y, const Quad &quad) {
 }
 
 // ------------------------------------------------------- profiles in x times the same in y
-// As in gpucoron/ops/_drizzle_profiles.py, whose Profile this is.
+// As in gpucoron/ops/drizzle_profiles.py, whose Profile this is.
 struct Profile {
   double radius, norm, factor;
   const double *table;

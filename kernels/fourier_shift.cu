@@ -22,7 +22,7 @@
 // instead of half).
 #include "common.cuh"
 
-constexpr int ROWS = 16;  // of a block; _fourier_cuda.py knows
+constexpr int ROWS = 16;  // of a block; ops/cuda/fourier_shift.py knows
 
 __device__ __forceinline__ double2 times(double2 a, double2 b) {
   return make_double2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x);

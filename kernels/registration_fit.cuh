@@ -2,7 +2,7 @@
 //
 // The best point of a coarse grid (whose values the host has made by matrix products), then
 // Newton's method with exact derivatives, a step up the gradient where the function is not concave,
-// steps halved until the function does not fall. The same steps and limits as _registration_cpu.py.
+// steps halved until the function does not fall. The same steps and limits as ops/cpu/registration.py.
 //
 // Mapping: one warp a pair, several warps a block, no barriers but a warp's own. Lane m has the
 // columns m and m + 32 of a series, sums them over the rows with T_j, T'_j, T''_j, and six warp
@@ -18,7 +18,7 @@ namespace newton {
 constexpr double STEP_TOLERANCE = 1e-8;  // pixels
 constexpr int MAX_ITERATIONS = 40;
 constexpr double LONGEST_STEP = 0.2;  // in units of the box
-constexpr int WARPS = 4;              // of a block; _registration_cuda.py knows
+constexpr int WARPS = 4;              // of a block; ops/cuda/registration.py knows
 
 struct Jet {  // value, gradient and Hessian in units of the box
   double v, y, x, yy, xy, xx;

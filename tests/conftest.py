@@ -28,7 +28,7 @@ def no_proof(monkeypatch):
 
     tests/test_proof.py looks at the file itself.
     """
-    monkeypatch.setattr("gpucoron.device.proof", lambda: None)
+    monkeypatch.setattr("gpucoron.backend.device.proof", lambda: None)
 
 
 @pytest.fixture(params=["cpu", "host-forward", "host-backward", "host-shuffled",

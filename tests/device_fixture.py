@@ -110,7 +110,7 @@ def why_no_emulation():
 
 @functools.cache
 def why_no_gpu():
-    from gpucoron.device import find_gpus
+    from gpucoron.backend.device import find_gpus
 
     gpus, problem = find_gpus()
     return "" if gpus else problem or "no GPU"
@@ -133,7 +133,7 @@ def emulated(order="forward", **settings):
 
     At the end a race is raised that the program did not stop at.
     """
-    from gpucoron.device import find_gpus
+    from gpucoron.backend.device import find_gpus
 
     made = emulation()
     made.reset(order, **settings)

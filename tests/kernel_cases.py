@@ -134,8 +134,8 @@ def registrations(device):
 @case("registration")
 def wide_contractions(device):
     """More columns than threads in a block, more rows than the table holds."""
-    from gpucoron.ops import _registration_cuda as ops
     from gpucoron.ops.chebyshev import PhaseSeries
+    from gpucoron.ops.cuda import registration as ops
 
     rng = np.random.default_rng(1)
     spectra = device.array(np.fft.rfft2(rng.normal(size=(2, 36, 410))))
@@ -173,7 +173,7 @@ def drizzles(device):
 
 @case("drizzle_weights")
 def drizzle_weights(device):
-    from gpucoron.ops._drizzle_weights_cuda import pixel_weights
+    from gpucoron.ops.cuda.drizzle_weights import pixel_weights
 
     images = [device.array(cube(3, bad=bad)[0]) for bad in (0.1, 0.1, 0, 0.1, 0)]
     dq = device.array((cube(4)[0] > 110).astype(np.uint32))

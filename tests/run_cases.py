@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
 from tests import device_fixture
 from tests.cuda_on_host import build
 from tests.kernel_cases import CASES

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.io import read_exposure, read_psfmask
 from gpucoron.simulate import simulate
-from gpucoron.stack import IntegrationStack
 from gpucoron.steps import Alignment, outlier_detection, stack_refs
 
 pytestmark = pytest.mark.slow

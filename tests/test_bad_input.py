@@ -463,7 +463,7 @@ def test_psfalign_larger_than_the_disk(tiny, capsys, monkeypatch):
     assert tiny.files() == []
 
 
-COMMAND = "import sys; from gpucoron.cli import main; sys.exit(main(sys.argv[1:]))"
+COMMAND = "import sys; from gpucoron.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 def test_file_size_limit_of_the_system(tiny):

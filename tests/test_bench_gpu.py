@@ -226,7 +226,7 @@ def test_what_is_compiled_and_the_tests_are_counted(device, program, monkeypatch
 
 @EMULATED
 def test_a_kernel_that_does_not_compile_leaves_the_others(device, program, monkeypatch):
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     kernel = cuda.kernel
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 import gpucoron
-from gpucoron import cli, cli_info
-from gpucoron.cli_options import COMMANDS, PRODUCTS
+from gpucoron.cli import info as cli_info
+from gpucoron.cli import main as cli
+from gpucoron.cli.options import COMMANDS, PRODUCTS
+from gpucoron.core.parameters import Parameters
 from gpucoron.errors import AssociationError, DeviceError, OutputError
-from gpucoron.parameters import Parameters
 
 log = logging.getLogger("gpucoron")
 
@@ -25,7 +26,7 @@ log = logging.getLogger("gpucoron")
 @pytest.fixture
 def pipeline(monkeypatch, tmp_path):
     """Put a stand-in where the pipeline is; `calls` holds what it was called with."""
-    module = types.ModuleType("gpucoron.pipeline")
+    module = types.ModuleType("gpucoron.api")
     module.calls = []
     module.action = lambda **kwargs: None
 
@@ -39,8 +40,8 @@ def pipeline(monkeypatch, tmp_path):
             timings={"outlier_detection": 0.25, "align_refs": 1.5}, warnings=["one thing"])
 
     module.run = run
-    monkeypatch.setitem(sys.modules, "gpucoron.pipeline", module)
-    monkeypatch.setattr(gpucoron, "pipeline", module, raising=False)
+    monkeypatch.setitem(sys.modules, "gpucoron.api", module)
+    monkeypatch.setattr(gpucoron, "api", module, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "asn.json").write_text("{}")
     return module
@@ -167,7 +168,7 @@ def test_a_defect_shows_its_traceback_on_request(pipeline, capsys):
 
 
 def test_files_that_cannot_be_read_or_written(pipeline, capsys, monkeypatch):
-    monkeypatch.setattr("gpucoron.device._may_have_gpu", lambda: False)
+    monkeypatch.setattr("gpucoron.backend.device._may_have_gpu", lambda: False)
     assert cli.main(["asn.json", "--params", "none.toml"]) == 3
     assert "none.toml: no such file, expected a parameter file" in capsys.readouterr().err
     assert cli.main(["asn.json", "--save-params", "no/p.toml"]) == 5
@@ -209,7 +210,7 @@ def test_help_of_the_commands(capsys, command):
 
 
 def test_help_imports_nothing_heavy():
-    code = ("import sys; from gpucoron.cli import main; main(['--help']); "
+    code = ("import sys; from gpucoron.cli.main import main; main(['--help']); "
             "print([m for m in ('numpy', 'scipy', 'astropy', 'asdf', 'gwcs', 'numba', 'rich', "
             "'cupy', 'stdatamodels', 'jwst') if m in sys.modules], file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -265,7 +266,7 @@ PROCESS = """
 import sys, time, types
 from pathlib import Path
 import gpucoron
-module = types.ModuleType("gpucoron.pipeline")
+module = types.ModuleType("gpucoron.api")
 def run(asn, **kwargs):
     try:
         Path("started").touch()
@@ -273,8 +274,8 @@ def run(asn, **kwargs):
     finally:
         Path("cleaned").touch()
 module.run = run
-sys.modules["gpucoron.pipeline"] = gpucoron.pipeline = module
-from gpucoron.cli import main
+sys.modules["gpucoron.api"] = gpucoron.api = module
+from gpucoron.cli.main import main
 sys.exit(main(["asn.json"]))
 """
 
@@ -298,7 +299,7 @@ def test_signals_end_a_run_cleanly(tmp_path, number, code, message):
 
 
 def test_a_closed_pipe_is_quiet():
-    code = ("import sys\nfrom gpucoron import cli, cli_info\n"
+    code = ("import sys\nfrom gpucoron.cli import info as cli_info, main as cli\n"
             "cli_info.system_lines = lambda: ('x' * 100 for _ in range(100000))\n"
             "sys.exit(cli.main(['info']))")
     script = f"{sys.executable} -c \"$CODE\" | head -1; echo ${{PIPESTATUS[0]}}"

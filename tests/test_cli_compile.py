@@ -5,7 +5,9 @@ import types
 
 import pytest
 
-from gpucoron import cli, cli_compile, cuda, kernel_cache
+from gpucoron.backend import cuda, kernel_cache
+from gpucoron.cli import compile as cli_compile
+from gpucoron.cli import main as cli
 from gpucoron.errors import DeviceError
 
 EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
@@ -146,7 +148,7 @@ def test_tiny_runs_leave_nothing_behind(device, kept, capsys, monkeypatch, tmp_p
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("gpucoron.compiling.compile_late", lambda: None)
+    monkeypatch.setattr("gpucoron.backend.compiling.compile_late", lambda: None)
     words = ["--device", "0"] if device.is_gpu else ["--device", "cpu"]
     monkeypatch.setattr(cli_compile, "compile_kernels", lambda *unused: 0)
     before = set(tmp_path.iterdir())

@@ -9,9 +9,10 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from gpucoron import cli, cli_demo
-from gpucoron.cli_options import PRODUCTS
-from gpucoron.detection import psf_fwhm
+from gpucoron.analysis.detection import psf_fwhm
+from gpucoron.cli import demo as cli_demo
+from gpucoron.cli import main as cli
+from gpucoron.cli.options import PRODUCTS
 
 STAR = (150.2, -30.4)
 SCALE = 0.0625  # arcsec
@@ -77,6 +78,6 @@ def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
 
 
 def test_products_are_the_pipelines():
-    from gpucoron import pipeline
+    from gpucoron import api as pipeline
 
     assert set(PRODUCTS) == set(pipeline.PRODUCTS)

@@ -15,13 +15,14 @@ import pytest
 from astropy.io import fits
 
 import gpucoron
-from gpucoron import cli_many, cluster
-from gpucoron.cluster_messages import Order, Piece
-from gpucoron.cluster_plan import Outcome, cut, make_order
-from gpucoron.cluster_work import do_whole
+from gpucoron.cli import many as cli_many
+from gpucoron.cluster import client as cluster
+from gpucoron.cluster.messages import Order, Piece
+from gpucoron.cluster.planning import Outcome, cut, make_order
+from gpucoron.cluster.tasks import do_whole
+from gpucoron.core.parameters import Parameters
 from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, UsageError
-from gpucoron.folder_lock import FolderLock
-from gpucoron.parameters import Parameters
+from gpucoron.pipeline.output_lock import FolderLock
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -75,7 +76,7 @@ def both(tiny, client, **options):
 
 
 @pytest.mark.parametrize("options, files", [
-    ({"save": gpucoron.pipeline.PRODUCTS}, 19), ({"align": "first"}, 14), ({"preset": "jwst"}, 14),
+    ({"save": gpucoron.api.PRODUCTS}, 19), ({"align": "first"}, 14), ({"preset": "jwst"}, 14),
     ({"klip_skip": True}, 7), ({"resample_skip": True, "save": ["psfsub"]}, 4),
 ])
 def test_an_exposure_a_task(tiny, client, options, files):
@@ -145,7 +146,7 @@ def test_how_an_association_is_cut(counts, workers, associations, may_slice, tas
 
 def stuck(folder):
     """Have the first worker that has subtracted an exposure stay there, and say who it is."""
-    from gpucoron import cluster_runs
+    from gpucoron.cluster import parts as cluster_runs
 
     real = cluster_runs._put
 

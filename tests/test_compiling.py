@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gpucoron import compiling
+from gpucoron.backend import compiling
 from tests.tiny_sets import TinySet
 
 WATCHED = """
@@ -23,11 +23,11 @@ class Listener(event.Listener):
     def on_end(self, e):
         pass
 event.register("numba:compile", Listener())
-from gpucoron import compiling
+from gpucoron.backend import compiling
 {then}
 print(json.dumps(Listener.names))
 """
-RUN = "from gpucoron.cli import main; assert main([*sys.argv[1:], '-q']) == 0"
+RUN = "from gpucoron.cli.main import main; assert main([*sys.argv[1:], '-q']) == 0"
 
 
 def compiled(cache, then, *words):
@@ -73,7 +73,8 @@ def test_a_process_that_cannot_be_started_is_done_without(monkeypatch):
 
 
 def test_the_command_shares_and_the_library_does_not():
-    code = ("import sys; from gpucoron import cli, compiling; cli.main = lambda: 0\n"
+    code = ("import sys; from gpucoron.backend import compiling\n"
+            "from gpucoron.cli import main as cli; cli.main = lambda: 0\n"
             "assert not compiling._own\n"
             "try: cli.script()\n"
             "except SystemExit: pass\n"

@@ -6,7 +6,7 @@ import time
 import types
 import warnings
 
-from gpucoron.console import Console, format_table
+from gpucoron.cli.console import Console, format_table
 
 log = logging.getLogger("gpucoron")
 

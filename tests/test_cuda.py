@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
 from gpucoron.errors import DeviceError, DeviceMemoryError, InputError
 from tests import device_fixture, nvrtc
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpucoron.detection import aperture_snr, aperture_sums, detect, locate
+from gpucoron.analysis.detection import aperture_snr, aperture_sums, detect, locate
 from gpucoron.errors import InputError
 
 FWHM = 2.3

@@ -7,8 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from gpucoron import device
-from gpucoron.device import (
+from gpucoron.backend import device
+from gpucoron.backend.device import (
     Device,
     choose_device,
     cpu_device,
@@ -16,8 +16,8 @@ from gpucoron.device import (
     find_gpus,
     is_open,
 )
+from gpucoron.backend.proof import Proof
 from gpucoron.errors import DeviceError, UsageError
-from gpucoron.proof import Proof
 
 PROOF = Proof("NVIDIA Model", "9.0", "2026-01-01")
 

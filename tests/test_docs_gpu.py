@@ -75,7 +75,7 @@ def test_the_example_with_a_stream_waits_for_its_input(device, waits):
 
 
 def test_the_page_counts_the_kernels_that_there_are():
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     count = sum(len(cuda.read_kernels(path.stem).names) for path in cuda.kernel_files())
     assert set(re.findall(r"(\d+) kernels|of the (\d+):", TEXT)) == {(str(count), ""),
@@ -102,8 +102,8 @@ def test_messages_that_the_page_explains_are_those_that_are_given():
 
 @DEVICES
 def test_the_kernel_that_the_page_adds_works(device, tmp_path, monkeypatch):
-    from gpucoron import cuda
-    from gpucoron.device import on_gpu
+    from gpucoron.backend import cuda
+    from gpucoron.backend.device import on_gpu
 
     text = (Path(__file__).parents[1] / "docs" / "kernels.md").read_text()
     (source,), blocks = re.findall(r"```cpp\n(.*?)```", text, re.S), BLOCK.findall(text)
@@ -126,7 +126,7 @@ def test_the_kernel_that_the_page_adds_works(device, tmp_path, monkeypatch):
 
 
 def test_the_page_lists_every_kernel():
-    from gpucoron import cuda
+    from gpucoron.backend import cuda
 
     text = (Path(__file__).parents[1] / "docs" / "kernels.md").read_text()
     table = text.partition("## The kernels")[2]

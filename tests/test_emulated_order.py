@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from gpucoron import cuda
-from gpucoron.place import Gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.transfer import Gpu
 from tests import device_fixture
 from tests.cuda_on_host.order import Race
 

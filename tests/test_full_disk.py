@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucoron import run_record
+from gpucoron.pipeline import run_record
 from tests.test_kill import contents, look
 from tests.test_resume import only_line, run, times
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
 from tests import nvrtc
 
 ARCHITECTURES = (75, 80, 90, 120)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpucoron.cuda import paste_includes
+from gpucoron.backend.cuda import paste_includes
 from tests import nvrtc
 from tests.cuda_on_host import build, planted, sanitized
 from tests.cuda_on_host.launcher import HostModule, LaunchError

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
 from tests import device_fixture, nvrtc, run_cases
 from tests.cuda_on_host import build, sanitized
 from tests.kernel_cases import CASES

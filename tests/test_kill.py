@@ -40,7 +40,7 @@ def half_an_image(file, array, dtype):
     file.write(array.tobytes()[:array.nbytes // 2])
     file.flush()
 
-from gpucoron.cli import main
+from gpucoron.cli.main import main
 from gpucoron.io import fits_writer, psfalign
 if function == "pwrite":
     real = os.pwrite
@@ -102,7 +102,7 @@ def test_killed_from_outside_while_references_are_written(tmp_path):
                     n_optical_states=1)
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from gpucoron.cli import main; main(sys.argv[1:])",
+        [sys.executable, "-c", "import sys; from gpucoron.cli.main import main; main(sys.argv[1:])",
          str(made.asn), "--output-dir", str(out), *WORDS], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(out.glob(".*_psfalign.fits.*.part")) and process.poll() is None:

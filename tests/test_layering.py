@@ -32,14 +32,14 @@ def modules():
 
 
 FORBIDDEN = {
-    "ops/": ("gpucoron.steps", "gpucoron.io", "gpucoron.pipeline", "gpucoron.cli",
-             "gpucoron.stack", "gpucoron.parameters"),
-    "steps/": ("gpucoron.io", "gpucoron.pipeline", "gpucoron.cli", "gpucoron.parameters"),
-    "io/": ("gpucoron.steps", "gpucoron.ops", "gpucoron.pipeline", "gpucoron.cli"),
-    "stack.py": ("gpucoron.ops", "gpucoron.steps", "gpucoron.io", "gpucoron.pipeline"),
-    "product_run.py": ("gpucoron.cli",),
-    "report/": ("gpucoron.pipeline", "gpucoron.product_run", "gpucoron.cli", "cupy"),
-    "simulate/": ("gpucoron.steps", "gpucoron.pipeline", "gpucoron.cli"),
+    "ops/": ("gpucoron.steps", "gpucoron.io", "gpucoron.api", "gpucoron.cli.main",
+             "gpucoron.core.stack", "gpucoron.core.parameters"),
+    "steps/": ("gpucoron.io", "gpucoron.api", "gpucoron.cli.main", "gpucoron.core.parameters"),
+    "io/": ("gpucoron.steps", "gpucoron.ops", "gpucoron.api", "gpucoron.cli.main"),
+    "stack.py": ("gpucoron.ops", "gpucoron.steps", "gpucoron.io", "gpucoron.api"),
+    "product_run.py": ("gpucoron.cli.main",),
+    "report/": ("gpucoron.api", "gpucoron.pipeline.product", "gpucoron.cli.main", "cupy"),
+    "simulate/": ("gpucoron.steps", "gpucoron.api", "gpucoron.cli.main"),
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import gpucoron
 from gpucoron import errors
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import (
     AssociationError,
     DeviceError,
@@ -26,10 +27,9 @@ from gpucoron.errors import (
     ParameterError,
     UsageError,
 )
-from gpucoron.stack import IntegrationStack
 
 HEAVY = ("numpy", "scipy", "numba", "astropy", "asdf", "gwcs", "stdatamodels", "rich", "cupy",
-         "crds", "jwst", "matplotlib", "pandas", "gpucoron.pipeline", "gpucoron.steps")
+         "crds", "jwst", "matplotlib", "pandas", "gpucoron.api", "gpucoron.steps")
 
 
 def modules_after(code):
@@ -45,7 +45,8 @@ def modules_after(code):
 
 def test_importing_the_package_loads_nothing_heavy():
     assert modules_after("import gpucoron; gpucoron.__version__; dir(gpucoron); "
-                         "gpucoron.ExposureError; gpucoron.IntegrationStack; import gpucoron.cli; "
+                         "gpucoron.ExposureError; gpucoron.IntegrationStack; "
+                         "import gpucoron.cli.main; "
                          "gpucoron.simulate; import gpucoron.io") == []
 
 
@@ -62,7 +63,7 @@ def test_public_names_are_there():
     for name in gpucoron.__all__:
         assert getattr(gpucoron, name) is not None
     assert set(gpucoron.__all__) <= set(dir(gpucoron))
-    with pytest.raises(AttributeError, match="module 'gpucoron' has no attribute 'rnu'"):
+    with pytest.raises(AttributeError, match="gpucoron.*rnu"):
         gpucoron.rnu
     assert isinstance(gpucoron.__version__, str)
 
@@ -73,7 +74,7 @@ def test_no_module_hides_a_public_name():
         importlib.import_module(module.name)
     assert inspect.isfunction(gpucoron.run) and inspect.isfunction(gpucoron.plan)
     assert not {m.name for m in pkgutil.iter_modules(gpucoron.__path__)} & set(
-        gpucoron.__all__) - set(gpucoron._PACKAGES)
+        gpucoron.__all__) - {"io", "ops", "simulate", "steps"}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_errors_have_kinds_and_codes(kind, parents, code):
 
 
 def test_errors_can_be_caught(tmp_path, monkeypatch):
-    monkeypatch.setattr("gpucoron.device._may_have_gpu", lambda: False)
+    monkeypatch.setattr("gpucoron.backend.device._may_have_gpu", lambda: False)
     with pytest.raises(gpucoron.AssociationError, match="no such file, expected a level-3"):
         gpucoron.run(tmp_path / "asn.json", device="cpu")
     with pytest.raises(ValueError, match="did you mean 'klip.truncate'"):

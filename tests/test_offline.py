@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucoron import caches
+from gpucoron.backend import caches
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +21,7 @@ def refuse(*unused, **ignored):
     raise SystemExit("a socket was opened")
 
 socket.socket = socket.create_connection = socket.getaddrinfo = refuse
-from gpucoron.cli import main
+from gpucoron.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -119,7 +119,8 @@ def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_processors_as_the_environment_says(variable, tmp_path):
-    code = ("import gpucoron, json, sys; from gpucoron import pipeline, threads\n"
+    code = ("import gpucoron, json, sys; from gpucoron import api as pipeline\n"
+            "from gpucoron.backend import threads\n"
             "real = pipeline.Job.__init__\n"
             "found = []\n"
             "real = pipeline.Job.association\n"

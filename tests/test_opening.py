@@ -8,10 +8,11 @@ import threading
 import pytest
 
 import gpucoron
-from gpucoron import cli, device, opening
+from gpucoron.backend import device, opening
+from gpucoron.backend.opening import Opening
+from gpucoron.backend.proof import Proof
+from gpucoron.cli import main as cli
 from gpucoron.errors import AssociationError, DeviceError
-from gpucoron.opening import Opening
-from gpucoron.proof import Proof
 from tests.tiny_sets import TinySet
 
 EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
@@ -57,7 +58,7 @@ def test_every_device_asked_for_is_started(device, tiny, started):
 
 
 def test_a_run_on_the_cpu_starts_nothing(tiny, monkeypatch):
-    monkeypatch.setattr("gpucoron.pipeline.Opening", lambda spec: pytest.fail("a GPU is started"))
+    monkeypatch.setattr("gpucoron.api.Opening", lambda spec: pytest.fail("a GPU is started"))
     monkeypatch.setattr(device, "import_cupy", lambda: pytest.fail("CuPy is imported"))
     monkeypatch.setattr(device, "_NODES", ())
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
@@ -91,7 +92,7 @@ def test_a_library_that_does_not_start_ends_the_run_in_one_line(device, tiny, mo
 
 def _with(fail):
     def start_libraries(index):
-        from gpucoron import cuda
+        from gpucoron.backend import cuda
 
         with cuda.errors(f"device {index}, start"):
             fail()
@@ -148,13 +149,14 @@ def test_an_error_waits_for_it(monkeypatch):
 @pytest.mark.parametrize("on_gpu, on_cpu, label", [(1.0, 2.0, "0"), (2.0, 1.0, "cpu")])
 def test_auto_is_settled_when_the_association_is_known(device, tiny, started, monkeypatch, capsys,
                                                        on_gpu, on_cpu, label):
-    monkeypatch.setattr("gpucoron.device.proof", lambda: Proof("Emulated", "9.0", "2026-01-01"))
+    monkeypatch.setattr("gpucoron.backend.device.proof",
+                        lambda: Proof("Emulated", "9.0", "2026-01-01"))
     plans = []
 
     def predict(given):
         plans.extend(given)
         return on_gpu, on_cpu
-    monkeypatch.setattr("gpucoron.pipeline.predict", predict)
+    monkeypatch.setattr("gpucoron.api.predict", predict)
     assert cli.main([str(tiny.asn), "--psfmask", str(tiny.mask), "--output-dir", str(tiny.out),
                      "--set", "klip.truncate=3", "--no-report"]) == 0
     assert [plan.pairs for plan in plans] == [25]

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from gpucoron.overlap import Background, read_ahead
+from gpucoron.backend.prefetch import Background, read_ahead
 
 
 @pytest.mark.parametrize("beside", [True, False])

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucoron.errors import ParameterError
-from gpucoron.parameters import (
+from gpucoron.core.parameters import (
     STEPS,
     AlignRefs,
     Klip,
@@ -15,6 +14,7 @@ from gpucoron.parameters import (
     Resample,
     describe_parameters,
 )
+from gpucoron.errors import ParameterError
 
 
 def error_of(function, *args, **kwargs):

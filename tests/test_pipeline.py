@@ -8,11 +8,11 @@ import pytest
 from astropy.io import fits
 
 import gpucoron
-from gpucoron import pipeline
-from gpucoron.device import cpu_threads
+from gpucoron import api as pipeline
+from gpucoron.backend.device import cpu_threads
+from gpucoron.core.parameters import Klip, Parameters
 from gpucoron.errors import OutputError, ParameterError, UsageError
 from gpucoron.io import read_exposure, read_psfmask
-from gpucoron.parameters import Klip, Parameters
 from gpucoron.steps import Alignment, align_refs, klip, outlier_detection, stack_refs
 from tests.tiny_sets import (
     N_REFERENCES,

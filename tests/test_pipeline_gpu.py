@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import gpucoron
+from gpucoron.api import PRODUCTS
+from gpucoron.backend.transfer import Gpu
 from gpucoron.errors import DeviceMemoryError
-from gpucoron.pipeline import PRODUCTS
-from gpucoron.place import Gpu
-from gpucoron.subtraction import Subtraction
+from gpucoron.pipeline.subtraction import Subtraction
 from tests.tiny_sets import TinySet
 
 GPUS = pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)

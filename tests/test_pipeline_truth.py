@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 import gpucoron
-from gpucoron.detection import detect, psf_fwhm
+from gpucoron.analysis.detection import detect, psf_fwhm
 from gpucoron.simulate import simulate
 from tests.tiny_sets import one_thread  # noqa: F401
 

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from gpucoron.device import Device, on_gpu
+from gpucoron.backend.device import Device, on_gpu
+from gpucoron.backend.transfer import Gpu, Host, places
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import DeviceMemoryError
-from gpucoron.place import Gpu, Host, places
-from gpucoron.stack import IntegrationStack, PlaneSource
 
 EMULATED = pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
 

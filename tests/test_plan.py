@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import gpucoron
-from gpucoron import cli, device
-from gpucoron.device import cpu_threads
+from gpucoron.api import PRODUCTS
+from gpucoron.backend import device
+from gpucoron.backend.device import cpu_threads
+from gpucoron.cli import main as cli
+from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
-from gpucoron.parameters import Parameters
-from gpucoron.pipeline import PRODUCTS
-from gpucoron.planning import BASE, LARGEST_BATCH, MIB, make_plan, parse_size, predict
+from gpucoron.pipeline.planning import BASE, LARGEST_BATCH, MIB, make_plan, parse_size, predict
 from gpucoron.simulate import simulate
 from tests.tiny_sets import N_REFERENCES, N_SCIENCE, SHAPE, TinySet, one_thread  # noqa: F401
 
@@ -79,7 +80,7 @@ def test_more_work_takes_longer():
 
 
 def test_threads_beyond_two_are_worth_less(monkeypatch):
-    monkeypatch.setattr("gpucoron.planning._speed", lambda: 1.0)
+    monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: 1.0)
     one, two, many = (make_plan("a", [(60, 320, 320)], [(20, 320, 320)] * 9, Parameters(), {"i2d"},
                                 threads=n).seconds - 0.5 for n in (1, 2, 16))
     assert one == pytest.approx(2 * two)
@@ -91,7 +92,7 @@ def test_what_was_measured_is_predicted(monkeypatch):
     saved = {"crfints", "psfstack", "psfsub", "i2d"}
 
     def times(integrations, references, speed, threads):
-        monkeypatch.setattr("gpucoron.planning._speed", lambda: speed)
+        monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: speed)
         return predict([make_plan("a", [(integrations, 320, 320)] * 2, [(references, 320, 320)] * 9,
                                   Parameters(), saved, threads=threads)])
     assert times(10, 4, 1.0, 2) == pytest.approx((2.97, 3.1), rel=0.05)
@@ -212,7 +213,7 @@ def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_pa
 
 
 def test_little_free_memory_is_a_warning(tiny, monkeypatch):
-    monkeypatch.setattr("gpucoron.pipeline.memory", lambda: (2**34, 2**20))
+    monkeypatch.setattr("gpucoron.api.memory", lambda: (2**34, 2**20))
     result = gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, klip_truncate=3)
     (text,) = result.warnings
     assert re.search(r"needs about \d+ MiB, and 0 MiB are allowed by default \(half of what is "
@@ -269,7 +270,7 @@ def test_threads_change_no_bit(align, medium):
 MEASURE = """
 import re, sys
 from pathlib import Path
-from gpucoron.cli import main
+from gpucoron.cli.main import main
 code = main(sys.argv[1:])
 print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 sys.exit(code)

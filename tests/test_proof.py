@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gpucoron import __version__, cuda, proof
+from gpucoron import __version__
+from gpucoron.backend import cuda, proof
 from tests import nvrtc
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +48,8 @@ def package(tmp_path):
     """A package in small: files by name; gives the checksum of what they hold."""
     def python(**files):
         shutil.rmtree(tmp_path / "gpucoron", ignore_errors=True)
-        for name, text in {"__init__": "", "ops__init": "", "steps__init": "", **files}.items():
+        for name, text in {"__init__": "", "backend__init": "", "ops__init": "",
+                           "steps__init": "", **files}.items():
             path = tmp_path / "gpucoron" / (name.replace("__", "/").replace("/init", "/__init__")
                                             + ".py")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,7 @@ def step(image):
 '''
 BLUR = '''
 import numpy as np
-from gpucoron import cuda
+from gpucoron.backend import cuda
 WIDTH = 3
 OTHER = 5
 
@@ -84,7 +86,7 @@ CUDA = "def kernel(file, name):\n    return file, name\n"
 CPU = "import numba\nfrom gpucoron.ops.loop import loop\ndef on_cpu(image):\n    return loop(image)"
 LOOP = "def loop(image):\n    return image + 1"
 FILES = {"steps__one": STEP, "ops__blur": BLUR, "ops___blur_cpu": CPU, "ops__loop": LOOP,
-         "cuda": CUDA}
+         "backend__cuda": CUDA}
 
 
 def replaced(name, old, new):
@@ -129,11 +131,11 @@ def test_what_may_change_a_result_expires_it(package):
         replaced("ops__blur", "blur<float>", "blur<double>"),
         replaced("ops__blur", "(32,)", "(64,)"),
         replaced("ops__blur", "import numpy", "import cupy"),
-        replaced("cuda", "file, name\n", "name, file\n"),
+        replaced("backend__cuda", "file, name\n", "name, file\n"),
         replaced("steps__one", "if image.ndim", "if not image.ndim"),
         replaced("steps__one", "blur.blurred", "blur.unused"),
         {**FILES, "steps__two": "def other():\n    pass"},
-        {**FILES, "place": "def upload():\n    pass"})]
+        {**FILES, "backend__transfer": "def upload():\n    pass"})]
     assert len(set(codes)) == len(codes)
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import gpucoron
 from gpucoron.errors import OutputError, UsageError
-from gpucoron.folder_lock import FolderLock
 from gpucoron.io.checksums import is_whole, product_sums
-from gpucoron.subtraction import Subtraction
+from gpucoron.pipeline.output_lock import FolderLock
+from gpucoron.pipeline.subtraction import Subtraction
 from tests.cuda_on_host import cupy_on_host
 from tests.test_kill import contents, look
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401

@@ -10,8 +10,8 @@ import pytest
 from astropy.io import fits
 
 import gpucoron
+from gpucoron.api import Job
 from gpucoron.errors import ExposureError
-from gpucoron.pipeline import Job
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
 NAME = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
@@ -100,7 +100,7 @@ def test_a_defect_is_recorded_and_notes_what_is_complete(tiny, monkeypatch):
     def broken(*args, **kwargs):
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr("gpucoron.product_run.ProductRun._resample", broken)
+    monkeypatch.setattr("gpucoron.pipeline.product.ProductRun._resample", broken)
     with pytest.raises(ZeroDivisionError) as caught:
         run(tiny)
     assert caught.value.__notes__ == [

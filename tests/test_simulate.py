@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from gpucoron.cli.simulate import add_arguments, from_arguments
 from gpucoron.errors import OutputError, ParameterError
-from gpucoron.simulate import DEMO, LARGE, Options, add_arguments, from_arguments, simulate
+from gpucoron.simulate import DEMO, LARGE, Options, simulate
 
 SMALL = {"shape": (72, 80), "n_science": 2, "n_integrations": 2, "n_references": 2,
          "n_reference_integrations": 1}
@@ -196,8 +197,8 @@ def test_wcs_agree_with_each_other_and_the_pointing(nircam):
 
 
 def test_gwcs_equals_plain_geometry_over_all_apertures():
+    from gpucoron.optics.instruments import INSTRUMENTS, load_aperture
     from gpucoron.simulate.geometry import Window, aim
-    from gpucoron.simulate.instruments import INSTRUMENTS, load_aperture
     from gpucoron.simulate.wcs import build_gwcs
 
     for instrument in INSTRUMENTS.values():
@@ -212,8 +213,8 @@ def test_gwcs_equals_plain_geometry_over_all_apertures():
 
 
 def test_siaf_numbers(shared_data):
+    from gpucoron.optics.instruments import load_aperture
     from gpucoron.simulate.geometry import Window, _to_v2v3
-    from gpucoron.simulate.instruments import load_aperture
 
     known = json.loads((shared_data / "siaf_apertures.json").read_text())["nircam"]
     window = Window.centred(load_aperture(known["aperture"]), None)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
-from gpucoron.stack import IntegrationStack, PlaneSource
 
 
 def stack(n=3, put=lambda array: array):

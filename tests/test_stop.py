@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gpucoron import signals
+from gpucoron.backend import signals
 from tests.test_kill import contents, look
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
@@ -97,7 +97,7 @@ def test_compiled_code_that_goes_on_is_left_behind(number, tmp_path):
     def hold():
         from hashlib import pbkdf2_hmac
 
-        from gpucoron import subtraction
+        from gpucoron.pipeline import subtraction
 
         def klip(*args, **kwargs):
             (tmp_path / "deep").touch()

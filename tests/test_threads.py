@@ -4,9 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from gpucoron.device import cpu_threads
+from gpucoron.backend.device import cpu_threads
+from gpucoron.backend.threads import default_threads, limited_to, threads_here
 from gpucoron.errors import UsageError
-from gpucoron.threads import default_threads, limited_to, threads_here
 from tests.tiny_sets import TinySet
 
 
@@ -37,7 +37,7 @@ def test_impossible_numbers_are_refused(n):
 
 def test_a_run_does_not_start_numbas_own_pool(tmp_path):
     """A fork that is killed while it does so locks out its relatives."""
-    code = ("import sys; from gpucoron.cli import main\n"
+    code = ("import sys; from gpucoron.cli.main import main\n"
             "assert main(sys.argv[1:]) == 0\n"
             "from numba.np.ufunc import parallel\n"
             "sys.exit(parallel._is_initialized)")

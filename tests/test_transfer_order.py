@@ -109,9 +109,10 @@ def share_a_table_of_all_streams(kriging, cp):
 
 
 EXERCISES = {
-    "place.py": [upload_into_memory_that_is_still_read, use_what_was_uploaded_by_a_thread,
-                 bring_down_what_is_being_computed, read_elsewhere_what_is_finished],
-    "ops/_kriging_cuda.py": [share_a_table_of_all_streams],
+    "backend/transfer.py": [
+        upload_into_memory_that_is_still_read, use_what_was_uploaded_by_a_thread,
+        bring_down_what_is_being_computed, read_elsewhere_what_is_finished],
+    "ops/cuda/kriging.py": [share_a_table_of_all_streams],
 }
 CALLS = [(str(path.relative_to(PACKAGE)), call)
          for path in sorted(PACKAGE.rglob("*.py")) for call in waits_of(path)]

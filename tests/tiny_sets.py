@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 
-from gpucoron import cli
+from gpucoron.backend.threads import set_threads
+from gpucoron.cli import main as cli
 from gpucoron.simulate import simulate
-from gpucoron.threads import set_threads
 
 SHAPE = (36, 40)
 N_SCIENCE = (3, 2)  # integrations of the science exposures

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpucoron.core.stack import VARIANCES, IntegrationStack, PlaneSource
 from gpucoron.errors import ExposureError
 from gpucoron.io.card import RawHeader
 from gpucoron.io.fitsread import FitsFile, Hdu, open_fits
 from gpucoron.io.names import exposure_root
-from gpucoron.stack import VARIANCES, IntegrationStack, PlaneSource
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header

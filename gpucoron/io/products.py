@@ -37,9 +37,9 @@ from gpucoron.io.psfalign import PsfalignWriter
 from gpucoron.io.tan_asdf import tan_blob
 
 if TYPE_CHECKING:
+    from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import OutputWcs
-    from gpucoron.stack import IntegrationStack
 
 __all__ = [
     "Provenance", "PsfalignWriter", "preflight", "product_path", "write_crfints", "write_i2d",

@@ -1,5 +1,5 @@
 """Arrays in, arrays out; nothing here knows files, stacks or parameters."""
 
-from gpucoron.caches import numba_cache
+from gpucoron.backend.caches import numba_cache
 
 numba_cache()

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucoron import cuda
-from gpucoron.device import on_gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
+from gpucoron.backend.device import on_gpu
+from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError, ParameterError
-from gpucoron.ops._device_arrays import to_host
-from gpucoron.ops._threads import over_items
 from gpucoron.ops.fourier_shift import gradient
 from gpucoron.ops.kriging import FAR, correlation_of, krige
 from gpucoron.ops.median import median
@@ -182,7 +182,7 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
     if err is not None and exposures is None:
         exposures = exposure_images(images, bad, numbers, err, zero=zero, box=box)
     if on_gpu(images):
-        from gpucoron.ops import _bad_pixels_cuda
+        from gpucoron.ops.cuda import bad_pixels as _bad_pixels_cuda
 
         if err is None:
             _bad_pixels_cuda.fill_by_medians(out, images, usable, todo, members_of, int(box) // 2)
@@ -233,7 +233,7 @@ def _combine(images, usable, members, err):
 
 
 def _combine_on_gpu(images, usable, members, err):
-    from gpucoron.ops import _bad_pixels_cuda
+    from gpucoron.ops.cuda import bad_pixels as _bad_pixels_cuda
 
     group = _bad_pixels_cuda.Group(images, usable, members)
     middle, noise = group.median(), group.noise(err)
@@ -295,10 +295,10 @@ def _fill_holes(image, noise, outside, correlation, half):
 def _boxes(image, usable, y, x, half):
     """Medians of the usable pixels in boxes round some pixels of an image."""
     if on_gpu(image):
-        from gpucoron.ops import _bad_pixels_cuda
+        from gpucoron.ops.cuda import bad_pixels as _bad_pixels_cuda
 
         return _bad_pixels_cuda.boxes(image, usable, y, x, half)
-    from gpucoron.ops._bad_pixels_cpu import box_medians
+    from gpucoron.ops.cpu.bad_pixels import box_medians
 
     return box_medians(image, usable, y, x, half)
 
@@ -373,7 +373,7 @@ def fill_bad_pixels_raster(images, bad, flagged, box=3, zero=None):
         there = (None if a is None else to_host(a) for a in (images, bad, flagged, zero))
         images, bad, flagged, zero = there
         return cuda.cupy().asarray(fill_bad_pixels_raster(images, bad, flagged, box, zero))
-    from gpucoron.ops._bad_pixels_cpu import raster_fill
+    from gpucoron.ops.cpu.bad_pixels import raster_fill
 
     out = np.array(images, copy=True)
     if zero is not None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
+from gpucoron.backend.parallel import over_rows
 from gpucoron.errors import InputError
-from gpucoron.ops._drizzle_options import KERNELS, check_kernel, check_shape, fill_value
-from gpucoron.ops._drizzle_profiles import SEPARABLE, profile
-from gpucoron.ops._drizzle_scan import scan_limits
-from gpucoron.ops._threads import over_rows
+from gpucoron.ops.cpu.drizzle_scan import scan_limits
+from gpucoron.ops.drizzle_options import KERNELS, check_kernel, check_shape, fill_value
+from gpucoron.ops.drizzle_profiles import SEPARABLE, profile
 
 __all__ = ["KERNELS", "Drizzle", "DrizzledImage", "Overlaps", "fill_value", "overlaps"]
 
@@ -30,7 +30,7 @@ class Overlaps:
     Rows of a sparse matrix in compressed form: output pixel k receives from input pixels
     ``sources[pointers[k]:pointers[k + 1]]`` the shares `shares` of their weight, in raster order.
     `pixel_scale_ratio` is what was asked for; None also for kernels that do not need it. On a GPU
-    rows lie otherwise, with `counts` and `needed` beside them: `TileShares` in _drizzle_cuda.py.
+    rows lie otherwise, with `counts` and `needed` beside them: `TileShares` in ops/cuda/drizzle.py.
     """
 
     input_shape: tuple[int, int]
@@ -106,7 +106,7 @@ def overlaps(
     Areas are those of the quadrilateral clipped by the output pixel, divided by the quadrilateral's
     own, so an input pixel's weight is handed out completely as long as it lies inside the output.
     ``point`` and ``turbo`` do that too. The shares of ``gaussian`` and ``lanczos`` do not add up to
-    1, so they conserve flux only nearly; formulas in ``gpucoron/ops/_drizzle_profiles.py``. Input
+    1, so they conserve flux only nearly; formulas in ``gpucoron/ops/drizzle_profiles.py``. Input
     pixels of which more than about half lies beyond the output's edge are left out, as the drizzle
     library does. Costs about one drizzle of one image, and 12 bytes an overlap; at equal pixel
     scales 1 a pixel with ``point``, 4 with ``turbo``, 5 with ``square``, 12, 16 and 36 with the
@@ -135,15 +135,15 @@ def overlaps(
     if kernel in SEPARABLE:
         drop = profile(kernel, pixfrac, ratio or _scale_ratio(on_host))
     if xp is not np:
-        from gpucoron.ops._drizzle_cuda import tile_shares
+        from gpucoron.ops.cuda.drizzle import tile_shares
 
         shares = tile_shares(pixel_map, limits, output_shape, kernel, pixfrac, drop)
     elif drop:
-        from gpucoron.ops._drizzle_separable_cpu import separable_shares
+        from gpucoron.ops.cpu.drizzle_separable import separable_shares
 
         shares = separable_shares(pixel_map, limits, output_shape, drop)
     else:
-        from gpucoron.ops._drizzle_cpu import area_shares
+        from gpucoron.ops.cpu.drizzle import area_shares
 
         shares = area_shares(pixel_map, limits, output_shape, kernel, pixfrac)
     return Overlaps(pixel_map.shape[:2], output_shape, kernel, pixfrac, ratio, *shares)
@@ -283,7 +283,7 @@ class Drizzle:
         self._have |= have
 
     def _add_cpu(self, images, geometry, weights, variances, index, per_plane, scale, sums):
-        from gpucoron.ops import _drizzle_cpu as cpu
+        from gpucoron.ops.cpu import drizzle as cpu
 
         have = np.array([v is not None for v in variances])
         rows = (geometry.pointers, geometry.sources, geometry.shares)
@@ -297,7 +297,7 @@ class Drizzle:
                       per_plane[part], scale, self.n_added + start, *sums)
 
     def _add_cuda(self, images, geometry, weights, variances, index, per_plane, scale, sums):
-        from gpucoron.ops._drizzle_cuda import add_planes
+        from gpucoron.ops.cuda.drizzle import add_planes
 
         add_planes(
             geometry, images, weights, variances, index, per_plane, scale, self.n_added, sums)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucoron import cuda
-from gpucoron.device import on_gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError, ParameterError
 
 __all__ = ["KLBasis", "klip_many", "symmetric_eigen"]
@@ -62,9 +62,9 @@ class KLBasis:
         self.shape = references.shape[1:]
         self._on_gpu = on_gpu(references)
         if self._on_gpu:
-            from gpucoron.ops._eigen_cuda import Basis
+            from gpucoron.ops.cuda.eigen import Basis
         else:
-            from gpucoron.ops._eigen_cpu import Basis
+            from gpucoron.ops.cpu.eigen import Basis
 
         basis = Basis(references.reshape(len(references), -1), RANK_TOLERANCE, overwrite)
         if basis.bad is not None:
@@ -199,7 +199,7 @@ def _klip_many_cpu(references, targets, wanted, overwrite, spectra):
 
 
 def _klip_many_cuda(references, targets, wanted, overwrite, spectra):
-    from gpucoron.ops._eigen_cuda import Bases
+    from gpucoron.ops.cuda.eigen import Bases
 
     cp, (n, nref), shape = cuda.cupy(), references.shape[:2], targets.shape
     flat = cp.ascontiguousarray(references, dtype=np.float64).reshape(n, nref, -1)
@@ -247,10 +247,10 @@ def symmetric_eigen(matrices):
     if matrices.dtype.char != "d":
         raise InputError(f"matrices have dtype {matrices.dtype}, expected float64")
     if on_gpu(matrices):
-        from gpucoron.ops import _eigen_cuda
+        from gpucoron.ops.cuda import eigen as _eigen_cuda
 
         return _eigen_cuda.symmetric_eigen(cuda.cupy().ascontiguousarray(matrices))
-    from gpucoron.ops import _eigen_cpu
+    from gpucoron.ops.cpu import eigen as _eigen_cpu
 
     return _eigen_cpu.symmetric_eigen(matrices)
 

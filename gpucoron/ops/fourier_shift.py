@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucoron import cuda
-from gpucoron.device import on_gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import fourier, to_host
+from gpucoron.backend.device import on_gpu
+from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
-from gpucoron.ops._device_arrays import fourier, to_host
-from gpucoron.ops._threads import over_items
 
 __all__ = ["fourier_shift", "gradient", "multiply_phases", "shift_spectra", "spectra"]
 
@@ -75,7 +75,7 @@ def spectra(images):
         The half spectra of `scipy.fft.rfft2`.
     """
     if on_gpu(images):
-        from gpucoron.ops._fourier_cuda import spectra as on_device
+        from gpucoron.ops.cuda.fourier_shift import spectra as on_device
 
         return on_device(images)
     n, ny, nx = images.shape
@@ -109,10 +109,10 @@ def shift_spectra(half_spectra, shifts_yx, shape, out=None):
         The shifted images.
     """
     if on_gpu(half_spectra):
-        from gpucoron.ops._fourier_cuda import shift_spectra as on_device
+        from gpucoron.ops.cuda.fourier_shift import shift_spectra as on_device
 
         return on_device(half_spectra, shifts_yx, shape, out)
-    from gpucoron.ops._fourier_cpu import apply_phases
+    from gpucoron.ops.cpu.fourier_shift import apply_phases
 
     row, column, corner = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
@@ -145,10 +145,10 @@ def multiply_phases(half_spectra, shifts_yx, shape):
         The half spectra of the shifted images.
     """
     if on_gpu(half_spectra):
-        from gpucoron.ops._fourier_cuda import multiply_phases as on_device
+        from gpucoron.ops.cuda.fourier_shift import multiply_phases as on_device
 
         return on_device(half_spectra, shifts_yx, shape)
-    from gpucoron.ops._fourier_cpu import apply_phases
+    from gpucoron.ops.cpu.fourier_shift import apply_phases
 
     factors = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 
-from gpucoron import cuda
-from gpucoron.device import on_gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
+from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError
-from gpucoron.ops._device_arrays import to_host
 from gpucoron.ops.kriging_tables import (
     FAR,
     NEAR,
@@ -64,10 +64,10 @@ def krige(image, usable, err, y, x, correlation=None, reach=NEAR):
     """
     image, usable, err, y, x = cuda.as_arrays(image, usable, err, y, x)
     if on_gpu(image, usable, err, y, x):
-        from gpucoron.ops import _kriging_cuda
+        from gpucoron.ops.cuda import kriging as _kriging_cuda
 
         return _kriging_cuda.interpolate(image, usable, err, y, x, correlation, reach)
-    from gpucoron.ops._kriging_cpu import interpolate
+    from gpucoron.ops.cpu.kriging import interpolate
 
     noise = np.where(usable & np.isfinite(err), err, 0.0).astype(np.float64) ** 2
     values = np.where(usable, image, 0.0).astype(np.float64)

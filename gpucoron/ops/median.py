@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucoron import cuda
-from gpucoron.device import on_gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError
 
 __all__ = ["median"]
@@ -52,10 +52,10 @@ def median(images, good=None):
     if good is not None and good.shape != images.shape:
         raise InputError(f"good has shape {good.shape}, but images have {images.shape}")
     if on_gpu(images, good):
-        from gpucoron.ops._median_cuda import column_median
+        from gpucoron.ops.cuda.median import column_median
 
         return column_median(images, good)
-    from gpucoron.ops._median_cpu import column_median
+    from gpucoron.ops.cpu.median import column_median
 
     if good is None:
         good = np.ones((1, 1, 1), dtype=np.bool_)

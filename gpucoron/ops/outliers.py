@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucoron import cuda
-from gpucoron.device import on_gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.device import on_gpu
+from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 from gpucoron.ops import dq as dq_bits
-from gpucoron.ops._threads import over_items
 from gpucoron.ops.kriging import krige
 from gpucoron.ops.median import median
 
@@ -84,7 +84,7 @@ def flag_outliers(
     data, err, dq, *variances = cuda.as_arrays(data, err, dq, *variances)
     _check_exposure(data, err, dq, variances)
     if on_gpu(data, err, dq, *variances):
-        from gpucoron.ops import _outliers_cuda
+        from gpucoron.ops.cuda import outliers as _outliers_cuda
 
         dtypes = {str(a.dtype) for a in (data, err, *variances)}
         if len(dtypes) > 1:
@@ -179,7 +179,7 @@ def sharp_outliers(difference, err, candidates, usable, snr):
         raise InputError(f"difference has shape {difference.shape}, err {err.shape}, candidates "
                          f"{candidates.shape}, usable {usable.shape}; expected the same of all")
     if on_gpu(difference, err, candidates, usable):
-        from gpucoron.ops import _outliers_cuda
+        from gpucoron.ops.cuda import outliers as _outliers_cuda
 
         return _outliers_cuda.sharp_outliers(
             difference, err.astype(difference.dtype, copy=False), candidates, usable, snr,

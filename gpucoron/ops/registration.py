@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucoron import cuda
-from gpucoron.device import on_gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import fourier, in_batches, to_host
+from gpucoron.backend.device import on_gpu
+from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
-from gpucoron.ops._device_arrays import fourier, in_batches, to_host
-from gpucoron.ops._registration_norm import Frames, Norm
-from gpucoron.ops._threads import over_items
 from gpucoron.ops.fourier_shift import multiply_phases
+from gpucoron.ops.registration_norm import Frames, Norm
 
 __all__ = ["CONVERGED", "FIT_DTYPE", "LEFT_OUT", "NOT_CONVERGED", "Registration", "left_out"]
 
@@ -121,9 +121,9 @@ class Registration:
         if not np.isfinite(mask).all() or np.count_nonzero(mask) <= 3:
             raise InputError("the mask is not finite, or leaves no more than three pixels")
         if self._on_gpu:
-            from gpucoron.ops import _registration_cuda as ops
+            from gpucoron.ops.cuda import registration as ops
         else:
-            from gpucoron.ops import _registration_cpu as ops
+            from gpucoron.ops.cpu import registration as ops
         xp, self._ops, self._at_once = self._xp, ops, ops.at_once(mask.size)
         self.search, self._background = float(search), bool(background)
         weight = mask * mask
@@ -197,7 +197,7 @@ class Registration:
         frame, frame_error : (ny, nx) floating
             A frame, and the standard deviations of its pixels; finite.
         """
-        from gpucoron.ops._registration_noise import normal_equations, standard_deviations
+        from gpucoron.ops.registration_noise import normal_equations, standard_deviations
 
         references, errors, frame, frame_error = cuda.as_arrays(
             references, errors, frame, frame_error)

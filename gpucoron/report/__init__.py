@@ -3,15 +3,6 @@
 Names are looked up on first use, so that importing this package costs nothing.
 """
 
-from gpucoron._lazy import attach
+import lazy_loader
 
-_MODULE_OF = {
-    "Record": "record",
-    "ExposureRecord": "record",
-    "make_report": "page",
-    "write_report": "page",
-}
-
-__all__ = sorted(_MODULE_OF)
-
-__getattr__, __dir__ = attach(globals(), _MODULE_OF)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

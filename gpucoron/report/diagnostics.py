@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 
-from gpucoron.report import measure
+from gpucoron.analysis import measure
+from gpucoron.analysis.measure import Sky
+from gpucoron.core.diagnostics import Record
 from gpucoron.report.charts import Chart, legend
 from gpucoron.report.html import figure, items, missing, section, table
-from gpucoron.report.measure import Sky
-from gpucoron.report.record import Record
 
 __all__ = ["curves", "eigenvalues", "flags", "labels", "residuals", "shifts", "timeline"]
 

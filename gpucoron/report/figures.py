@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpucoron.analysis import measure
+from gpucoron.core.diagnostics import Record
 from gpucoron.errors import UsageError
-from gpucoron.report import measure
 from gpucoron.report.diagnostics import curves, labels
 from gpucoron.report.pictures import robust_stretch, round_values
-from gpucoron.report.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from gpucoron.result import ProductResult
 
 __all__ = ["plot"]
 
 
-def plot(product: ProductResult, star: tuple[float, float] | None = None) -> Figure:
+def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
     """Draw the combined image, residuals, shifts and eigenvalues of a product.
 
     Parameters
     ----------
-    product : ProductResult
+    product : gpucoron.ProductResult
     star : (ra, dec), degrees, optional
-        See `gpucoron.report.measure.sky_of`.
+        See `gpucoron.analysis.measure.sky_of`.
 
     Returns
     -------

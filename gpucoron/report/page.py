@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from gpucoron import __version__
-from gpucoron.report import diagnostics, measure, sections
+from gpucoron.analysis import measure
+from gpucoron.core.diagnostics import Record
+from gpucoron.report import diagnostics, sections
 from gpucoron.report.html import facts, items, missing, section, table
-from gpucoron.report.record import Record
-
-if TYPE_CHECKING:
-    from gpucoron.result import ProductResult, Result
 
 __all__ = ["make_report", "report_path", "write_report"]
 
@@ -23,15 +21,15 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MANY = 24  # truncations that can be chosen from
 
 
-def make_report(result: Result, star: tuple[float, float] | None = None) -> str:
+def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
     """Make the report of a run.
 
     Parameters
     ----------
-    result : Result
+    result : gpucoron.Result
         What `gpucoron.run` gave back.
     star : (ra, dec), degrees, optional
-        Where the star is; see `gpucoron.report.measure.sky_of`.
+        Where the star is; see `gpucoron.analysis.measure.sky_of`.
 
     Returns
     -------
@@ -58,7 +56,7 @@ def make_report(result: Result, star: tuple[float, float] | None = None) -> str:
     return page
 
 
-def report_path(result: Result, where: str | os.PathLike) -> Path:
+def report_path(result: Any, where: str | os.PathLike) -> Path:
     """Name the report: `where` itself if it ends in .html, else a file in that folder."""
     where = Path(where)
     if where.suffix.lower() in (".html", ".htm") and not where.is_dir():
@@ -69,7 +67,7 @@ def report_path(result: Result, where: str | os.PathLike) -> Path:
 
 
 def write_report(
-    result: Result, path: str | os.PathLike, star: tuple[float, float] | None = None,
+    result: Any, path: str | os.PathLike, star: tuple[float, float] | None = None,
     overwrite: bool = True,
 ) -> Path:
     """Write the report of a run; the file has its name only once it is whole.
@@ -112,7 +110,7 @@ def _style() -> str:
     return f"{sheet}.choice>.of{{display:none}}{chosen}{{display:block}}"
 
 
-def _head(result: Result, names: list[str]) -> str:
+def _head(result: Any, names: list[str]) -> str:
     prefix = "" if len(names) == 1 else "p1-"
     parts = [("image", "Image"), ("snr", "SNR"), ("candidates", "Candidates"),
              ("exposures", "Exposures"), ("rms", "Residuals"), ("shifts", "Shifts"),
@@ -124,7 +122,7 @@ def _head(result: Result, names: list[str]) -> str:
             f"<nav>{links}</nav></header>")
 
 
-def _facts(result: Result) -> str:
+def _facts(result: Any) -> str:
     first = result.product
     record = first.record or Record()
     science = [e for e in record.exposures.values() if e.exptype == "science"]
@@ -153,14 +151,14 @@ def _count(exposures) -> str:
     return f"{n} integration{'s'[: n != 1]} in {k} exposure{'s'[: k != 1]}"
 
 
-def _warnings(result: Result) -> str:
+def _warnings(result: Any) -> str:
     if not result.warnings:
         return '<p class="soft">No warnings.</p>'
     return (f'<div class="warnings" role="note"><strong>{len(result.warnings)} '
             f"warning{'s'[: len(result.warnings) != 1]}</strong>{items(result.warnings)}</div>")
 
 
-def _product(result: Result, product: ProductResult, prefix: str, star) -> list[str]:
+def _product(result: Any, product: Any, prefix: str, star) -> list[str]:
     record = product.record
     if record is None:
         return [missing("Nothing was noted of this product.")]
@@ -185,7 +183,7 @@ def _product(result: Result, product: ProductResult, prefix: str, star) -> list[
         _members(product, record, prefix)]
 
 
-def _members(product: ProductResult, record: Record, prefix: str) -> str:
+def _members(product: Any, record: Record, prefix: str) -> str:
     names = diagnostics.labels(record)
     rows = [[names[e.root], e.file, e.exptype, e.shape[0], e.meta.target or "",
              e.meta.date_obs or "", _seconds(e.meta.exposure_time), _degrees(e.meta.roll_ref)]
@@ -208,8 +206,8 @@ def _degrees(value) -> str:
     return "" if value is None else f"{value:.2f}°"
 
 
-def _parameters(result: Result) -> str:
-    from gpucoron.parameters import Parameters, describe_parameters
+def _parameters(result: Any) -> str:
+    from gpucoron.core.parameters import Parameters, describe_parameters
 
     default, used = Parameters().flat(), result.parameters.flat()
     texts = {name: text for name, _, text in describe_parameters()}
@@ -224,7 +222,7 @@ def _parameters(result: Result) -> str:
                    table(["name", "value", ""], rows, (), classes))
 
 
-def _files(result: Result) -> str:
+def _files(result: Any) -> str:
     if not result.files:
         return section("files", "Files", missing("Nothing was written."))
     return section("files", "Files", items(p.name for p in result.files))

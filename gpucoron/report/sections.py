@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from gpucoron.report import measure, overlays
+from gpucoron.analysis import measure
+from gpucoron.analysis.measure import Seen, Sky
+from gpucoron.core.diagnostics import Record
+from gpucoron.report import overlays
 from gpucoron.report.html import figure, missing, number, section, table
-from gpucoron.report.measure import Seen, Sky
 from gpucoron.report.pictures import Stretch, colour_bar, picture, robust_stretch
-from gpucoron.report.record import Record
 
 __all__ = ["before_after", "candidates", "combined", "snr"]
 

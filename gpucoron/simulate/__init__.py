@@ -15,12 +15,9 @@ from gpucoron.simulate.options import (
     Planet,
     PlanetTruth,
     Simulation,
-    add_arguments,
-    from_arguments,
 )
 
-__all__ = ["DEMO", "LARGE", "Options", "Planet", "PlanetTruth", "Simulation", "add_arguments",
-           "from_arguments", "simulate"]
+__all__ = ["DEMO", "LARGE", "Options", "Planet", "PlanetTruth", "Simulation", "simulate"]
 
 
 def simulate(output_dir: str | PathLike, instrument: str = "nircam", seed: int = 0,

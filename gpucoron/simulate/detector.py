@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucoron.optics.instruments import Filter, Instrument
 from gpucoron.simulate.geometry import Window
-from gpucoron.simulate.instruments import Filter, Instrument
 
 __all__ = ["Detector", "Frames"]
 

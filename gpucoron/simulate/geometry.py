@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpucoron.simulate.instruments import Aperture
+from gpucoron.optics.instruments import Aperture
 
 __all__ = ["Pointing", "Window", "aim", "pixel_area", "polynomial_grid"]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from gpucoron.errors import OutputError, ParameterError
+from gpucoron.optics.instruments import Filter, Instrument, instrument_named, load_aperture
 from gpucoron.simulate import files
 from gpucoron.simulate.detector import Detector
 from gpucoron.simulate.geometry import Pointing, Window, aim
-from gpucoron.simulate.instruments import Filter, Instrument, instrument_named, load_aperture
 from gpucoron.simulate.options import Options, Planet, PlanetTruth, Simulation
 from gpucoron.simulate.scene import Scene, offset_sky
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft
 
+from gpucoron.optics.instruments import Filter, Instrument
+from gpucoron.optics.telescope import Coronagraph, make_pupil
+from gpucoron.optics.wavefront import Wavefront
 from gpucoron.simulate.geometry import Pointing, Window
-from gpucoron.simulate.instruments import Filter, Instrument
-from gpucoron.simulate.optics import Coronagraph, make_pupil
-from gpucoron.simulate.wavefront import Wavefront
 
 __all__ = ["Scene", "offset_sky"]
 

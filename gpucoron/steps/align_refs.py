@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpucoron import cuda
-from gpucoron.device import on_gpu
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
+from gpucoron.backend.device import on_gpu
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
-from gpucoron.ops._device_arrays import to_host
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
-from gpucoron.stack import IntegrationStack
 from gpucoron.steps.filling import Filling, PreparedReferences
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucoron import cuda
-from gpucoron.ops._device_arrays import fourier, to_host
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import fourier, to_host
 from gpucoron.ops.bad_pixels import Exposures, refill
 from gpucoron.ops.fourier_shift import multiply_phases, shift_spectra, spectra
 from gpucoron.ops.registration import Registration

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.ops import dq as dq_bits
-from gpucoron.ops._device_arrays import to_host
 from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels, fill_bad_pixels_raster
 from gpucoron.ops.fourier_shift import spectra
 from gpucoron.ops.kriging import joint_spread
-from gpucoron.stack import IntegrationStack
 from gpucoron.steps.common_psf import share_holes
 
 __all__ = ["Filling", "PreparedReferences"]

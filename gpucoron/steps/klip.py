@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.eigen import KLBasis, klip_many
-from gpucoron.stack import IntegrationStack
 
 __all__ = ["basis", "klip"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.ops.outliers import flag_outliers
-from gpucoron.stack import VARIANCES, IntegrationStack
 
 __all__ = ["OutlierResult", "outlier_detection"]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
+from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Drizzle, DrizzledImage
-from gpucoron.stack import VARIANCES, IntegrationStack
 
 __all__ = ["ResampledImage", "resample"]
 
@@ -159,7 +159,7 @@ def _weights(stack, variances, time):
     """Weight of every pixel, 0 for those that may not take part."""
     by_noise = time is None and stack.var_rnoise is not None
     if cuda.namespace(stack.data) is not np:
-        from gpucoron.ops._drizzle_weights_cuda import pixel_weights
+        from gpucoron.ops.cuda.drizzle_weights import pixel_weights
 
         return pixel_weights(
             stack.data, stack.err, stack.dq, variances, BAD, READ_NOISE if by_noise else None,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpucoron import cuda
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
-from gpucoron.ops._device_arrays import to_host
-from gpucoron.stack import IntegrationStack
 
 __all__ = ["stack_refs"]
 

@@ -1,11 +1,9 @@
-"""``gpucoron verify``: run jwst and gpucoron on one association, and compare."""
+"""Run jwst and gpucoron on one association, and compare their products."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,77 +13,11 @@ from gpucoron.errors import OutputError
 from gpucoron.verify.report import Report, compare_products
 from gpucoron.verify.runs import require_jwst, run_module
 
-__all__ = ["add_arguments", "run_from_arguments", "verify"]
+__all__ = ["verify"]
 
 log = logging.getLogger("gpucoron")
 
 _MARK = "gpucoron-verify.txt"  # is in every folder that may be emptied
-
-_ABOUT = """\
-Runs the association through the installed jwst package and through gpucoron with its preset
-"jwst", each in a process of its own and offline, and tells how much every product differs, the
-fitted shifts, and wall time and peak memory of both. The products, the logs and the report
-(report.txt, report.json) go to the output folder.
-
-With NumPy 2, jwst's alignment works in single precision and does not align; it is run here with
-its Fourier transforms in double precision unless --single-fft is given."""
-
-_EXIT_CODES = """\
-exit codes:
-  0  done; with --expect: everything agrees as promised
-  1  --expect: something differs by more than promised
-  2  usage
-  3  bad input: association, exposure or psfmask
-  5  I/O: the output folder cannot be written
-  6  the jwst package is not installed, or failed
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``gpucoron verify``."""
-    from gpucoron.cli_options import add_talk_options
-
-    parser.description, parser.epilog = _ABOUT, _EXIT_CODES
-    parser.add_argument("asn", metavar="ASN", help="association (JSON)")
-    parser.add_argument("--psfmask", metavar="FILE",
-                        help="psfmask reference file, for both (default: found through crds, else "
-                             "all ones)")
-    parser.add_argument("--set", action="append", default=[], metavar="STEP.PARAMETER=VALUE",
-                        help="set one parameter of a step, for both; may be repeated")
-    parser.add_argument("--align", choices=("each", "first"),
-                        help="gpucoron's alignment (default: first, as jwst has it)")
-    parser.add_argument("--device", default="cpu", metavar="auto|cpu|N",
-                        help="where gpucoron computes (default: cpu)")
-    parser.add_argument("--output-dir", default="gpucoron-verify", metavar="DIR",
-                        help="where everything goes: a new folder, or that of an earlier "
-                             "comparison (default: gpucoron-verify)")
-    parser.add_argument("--expect", action="store_true",
-                        help="fail (exit code 1) where something differs by more than promised")
-    parser.add_argument("--single-fft", action="store_true",
-                        help="run jwst's alignment as it is, even where NumPy makes it work in "
-                             "single precision")
-    add_talk_options(parser)
-
-
-def run_from_arguments(options: argparse.Namespace) -> int:
-    """Do what the arguments of `add_arguments` ask for; return the exit status."""
-    from gpucoron.cli import run_console
-
-    with run_console(options):
-        report = verify(
-            options.asn, options.output_dir, psfmask=options.psfmask, sets=options.set,
-            align=options.align, device=options.device, double_fft=not options.single_fft)
-    if not options.quiet:
-        sys.stdout.writelines(line + "\n" for line in report.lines())
-    problems = report.problems()
-    if not options.expect:
-        return 0
-    for line in problems:
-        sys.stdout.write(f"not as promised: {line}\n")
-    if not problems:
-        sys.stdout.write("everything agrees as promised\n")
-    return 1 if problems else 0
-
 
 def verify(
     asn: str | PathLike, output_dir: str | PathLike, *, psfmask: str | PathLike | None = None,
@@ -153,7 +85,7 @@ def verify(
 
 def _changed_parameters(sets: Sequence[str], align: str | None) -> dict[str, Any]:
     """Return the parameters that are not the preset's defaults, by full name."""
-    from gpucoron.parameters import Parameters
+    from gpucoron.core.parameters import Parameters
 
     chosen = Parameters.from_sources(sets=sets, preset="jwst", keywords={"align": align}).flat()
     usual = Parameters.from_sources(preset="jwst").flat()

@@ -16,9 +16,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run the pipeline as jwst would; return version, wall time and time by step."""
     import numpy as np
 
-    from gpucoron import __version__, pipeline
+    from gpucoron import __version__
+    from gpucoron import api as pipeline
+    from gpucoron.core.parameters import Parameters
     from gpucoron.io import association, exposures, products, wcs  # noqa: F401  before the clock
-    from gpucoron.parameters import Parameters
     from gpucoron.steps import align_refs, klip, resample  # noqa: F401
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

@@ -15,8 +15,8 @@ import numpy as np
 from gpucoron.errors import InputError
 
 if TYPE_CHECKING:
+    from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.association import Member
-    from gpucoron.stack import IntegrationStack
 
 __all__ = ["Staged", "stage"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from gpucoron.console import format_table
+from gpucoron.core.text import format_table
 
 __all__ = ["alignment_line", "report_lines"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gpucoron.cuda import paste_includes
+from gpucoron.backend.cuda import paste_includes
 from tests.cuda_on_host import build
 from tests.cuda_on_host.launcher import HostModule
 

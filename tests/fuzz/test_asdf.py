@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpucoron.core.parameters import Parameters
 from gpucoron.errors import ExposureError, GpucoronError, InputError
 from gpucoron.io.asdf_guard import checked, opened
 from gpucoron.io.asdf_nodes import TooDeep, Unusual
@@ -17,7 +18,6 @@ from gpucoron.io.asdf_tree import asdf_blob, wcs_blob
 from gpucoron.io.exposures import ExposureMeta, read_exposure
 from gpucoron.io.tan import OutputWcs
 from gpucoron.io.wcs import output_wcs, read_wcs
-from gpucoron.parameters import Parameters
 from tests.fuzz.bounds import bounded, fuzz, one_line, refused_or
 from tests.tiny_sets import SHAPE, simulated
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucoron import cli
+from gpucoron.cli import main as cli
 from tests.fuzz.bounds import EXAMPLES, bounded, fuzz, one_line, whole
 from tests.fuzz.hostile_fits import files
 from tests.tiny_sets import one_thread, simulated  # noqa: F401

@@ -61,8 +61,8 @@ def test_every_exposure_of_the_shared_sets(shared_data, name):
 
 
 def test_simulated_apertures():
+    from gpucoron.optics.instruments import INSTRUMENTS, load_aperture
     from gpucoron.simulate.geometry import Window, aim
-    from gpucoron.simulate.instruments import INSTRUMENTS, load_aperture
     from gpucoron.simulate.wcs import build_gwcs
 
     for instrument in INSTRUMENTS.values():

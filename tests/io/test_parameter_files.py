@@ -5,9 +5,9 @@ import logging
 import asdf
 import pytest
 
+from gpucoron.core.parameters import Klip, Parameters
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.io.parameter_files import read_parameters
-from gpucoron.parameters import Klip, Parameters
 
 
 def asdf_file(path, **tree):

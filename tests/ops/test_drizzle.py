@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 import pytest
 
-from gpucoron.device import cpu_threads
+from gpucoron.backend.device import cpu_threads
+from gpucoron.backend.threads import set_threads
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import KERNELS, Drizzle, fill_value, overlaps
-from gpucoron.threads import set_threads
 from tests.ops import drizzle_oracle
 from tests.tolerances import DRIZZLE_CANCELLING_VARIANCE, DRIZZLE_SUM_ABS, DRIZZLE_SUM_REL
 
@@ -305,7 +305,7 @@ def test_square_does_not_wait_for_other_kernels_to_be_compiled():
         import numpy as np
         from gpucoron.ops.drizzle import overlaps
         overlaps(np.stack(np.indices((5, 5)), axis=-1) + 0.1, (5, 5))
-        sys.exit("gpucoron.ops._drizzle_separable_cpu" in sys.modules)"""
+        sys.exit("gpucoron.ops.cpu.drizzle_separable" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import InputError
-from gpucoron.ops import _drizzle_cuda
+from gpucoron.ops.cuda import drizzle as _drizzle_cuda
 from gpucoron.ops.drizzle import KERNELS, Drizzle, overlaps
 from tests import device_fixture
 from tests.cuda_on_host import build

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import DeviceError, InputError, ParameterError
-from gpucoron.ops import _cusolver, _eigen_cuda
+from gpucoron.ops.cuda import cusolver as _cusolver
+from gpucoron.ops.cuda import eigen as _eigen_cuda
 from gpucoron.ops.eigen import KLBasis, klip_many, symmetric_eigen
 from tests import oracles, tolerances
 from tests.scenes import read_only, speckles

@@ -92,7 +92,7 @@ def test_gradient_is_a_small_shift(shape, device):
 
 
 def test_large_stacks_go_in_parts(device, monkeypatch):
-    monkeypatch.setattr("gpucoron.ops._fourier_cuda.PLANES", 2)
+    monkeypatch.setattr("gpucoron.ops.cuda.fourier_shift.PLANES", 2)
     rng = np.random.default_rng(4)
     images, shifts = rng.normal(size=(5, 6, 7)), rng.uniform(-2, 2, (5, 2))
     expected = [oracles.fourier_shift(i, s) for i, s in zip(images, shifts, strict=True)]

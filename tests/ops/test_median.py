@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import InputError
-from gpucoron.ops import _median_cuda
+from gpucoron.ops.cuda import median as _median_cuda
 from gpucoron.ops.median import median
 from tests import oracles
 from tests.scenes import read_only
@@ -91,7 +91,7 @@ def test_errors_say_what_was_found(images, good, text):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n", [1, 4, 5, 33, 64, 65, 128, 129, 2048])
 def test_the_chosen_instantiation_holds_them_all(n, dtype):
-    from gpucoron.cuda import read_kernels
+    from gpucoron.backend.cuda import read_kernels
 
     dtype = np.dtype(dtype)
     kind, template, _, block = _median_cuda.geometry(n, 1000, dtype)

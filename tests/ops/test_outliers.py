@@ -183,7 +183,8 @@ def test_a_gpu_takes_one_dtype(device):
 @pytest.mark.parametrize("shape, fits", [
     ((1024, 2048, 2047), True), ((1, 2**16, 2**16), False), ((1025, 2048, 2048), False)])
 def test_what_32_bits_cannot_number_is_refused_on_a_gpu(shape, fits, monkeypatch):
-    from gpucoron.ops import _bad_pixels_cuda, _outliers_cuda
+    from gpucoron.ops.cuda import bad_pixels as _bad_pixels_cuda
+    from gpucoron.ops.cuda import outliers as _outliers_cuda
 
     class Allocates(Exception):
         pass
@@ -191,7 +192,7 @@ def test_what_32_bits_cannot_number_is_refused_on_a_gpu(shape, fits, monkeypatch
     def allocate():
         raise Allocates
 
-    monkeypatch.setattr("gpucoron.cuda.cupy", allocate)
+    monkeypatch.setattr("gpucoron.backend.cuda.cupy", allocate)
     images = np.broadcast_to(np.float32(0), shape)
     group = types.SimpleNamespace(images=images, size=1, n_pixels=1)
     text = f"an exposure of {' x '.join(map(str, shape))} has .* expected fewer than 4294967296"

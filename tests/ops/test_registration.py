@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from gpucoron.errors import DeviceMemoryError, InputError
-from gpucoron.ops import _registration_cpu, _registration_cuda
 from gpucoron.ops.chebyshev import PhaseSeries
+from gpucoron.ops.cpu import registration as _registration_cpu
+from gpucoron.ops.cuda import registration as _registration_cuda
 from gpucoron.ops.fourier_shift import phases
 from gpucoron.ops.registration import (
     CONVERGED,

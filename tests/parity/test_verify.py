@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from gpucoron import cli
+from gpucoron.cli import main as cli
 from gpucoron.errors import InputError, OutputError, ParameterError
 from gpucoron.verify import PeerError, Report, command, compare_products, runs, verify
 from gpucoron.verify.run_jwst import step_parameters
@@ -186,6 +186,8 @@ def test_parameters_are_checked_before_any_work(tmp_path, monkeypatch):
     (False, ["a: jwst did not write it"], 0), (True, ["a: jwst did not write it"], 1),
     (True, [], 0)])
 def test_exit_code_of_expect(monkeypatch, capsys, expect, missing, code):
+    from gpucoron.cli import verify as command
+
     monkeypatch.setattr(command, "verify", lambda *a, **k: Report(missing=missing))
     options = Namespace(asn="asn.json", output_dir="out", psfmask=None, set=[], align=None,
                         device="cpu", single_fft=False, expect=expect, quiet=True, verbose=0,

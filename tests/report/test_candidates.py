@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gpucoron.detection import aperture_snr, significance
+from gpucoron.analysis.candidates import find_candidates, snr_map
+from gpucoron.analysis.detection import aperture_snr, significance
 from gpucoron.errors import InputError
-from gpucoron.report.candidates import find_candidates, snr_map
 
 FWHM = 2.6
 STAR = (58.3, 61.8)

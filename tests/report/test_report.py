@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import gpucoron
-from gpucoron import cli
+from gpucoron.cli import main as cli
 from gpucoron.errors import OutputError
 from gpucoron.report import make_report
 from gpucoron.simulate import simulate
@@ -277,7 +277,7 @@ def test_text_from_files_stays_text(tmp_path):
 
 
 def test_references_that_stand_out_are_named():
-    from gpucoron.report.measure import reference_shifts
+    from gpucoron.analysis.measure import reference_shifts
     from gpucoron.steps.align_refs import FITS_DTYPE
 
     rng = np.random.default_rng(1)

@@ -3,9 +3,9 @@ import copy
 import numpy as np
 import pytest
 
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import fourier_shift
-from gpucoron.stack import IntegrationStack, PlaneSource
 from gpucoron.steps import Alignment, align_refs
 from gpucoron.steps.align_refs import FITS_DTYPE
 from gpucoron.steps.filling import Filling, PreparedReferences

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gpucoron.stack import IntegrationStack, PlaneSource
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.steps import Filling, PreparedReferences
 from tests import tolerances
 from tests.scenes import read_only, speckles

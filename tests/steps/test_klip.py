@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
-from gpucoron.stack import IntegrationStack
 from gpucoron.steps import klip
 from tests import oracles
 from tests.scenes import read_only, speckles

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gpucoron.stack import IntegrationStack
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.steps import OutlierResult, outlier_detection
 from tests.scenes import read_only, speckles
 

@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 import pytest
 
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import Drizzle
-from gpucoron.stack import IntegrationStack
 from gpucoron.steps.resample import resample
 from tests.tolerances import LANCZOS_REL
 

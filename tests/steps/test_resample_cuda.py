@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from gpucoron.stack import IntegrationStack
+from gpucoron.core.stack import IntegrationStack
 from gpucoron.steps.resample import resample
 from tests.steps.test_resample import OUTPUT, SHAPE, changed, pixel_map, stack
 from tests.tolerances import DRIZZLE_ROUNDED

@@ -3,8 +3,8 @@ import logging
 import numpy as np
 import pytest
 
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
-from gpucoron.stack import IntegrationStack, PlaneSource
 from gpucoron.steps import stack_refs
 
 

@@ -1,0 +1,1 @@
+"""What is measured on a result: point sources, their positions and significance."""

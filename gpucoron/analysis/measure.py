@@ -1,0 +1,342 @@
+"""From what a run noted to what the report shows: places on the sky, candidates, curves, shifts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gpucoron.analysis.candidates import Candidate, find_candidates, snr_map
+from gpucoron.analysis.detection import aperture_snr, psf_fwhm, significance
+from gpucoron.core.diagnostics import ExposureRecord, Record
+from gpucoron.io.tan import tangent_plane
+
+__all__ = ["Seen", "Shifts", "Sky", "profile", "reference_shifts", "search", "sky_of",
+           "star_in_exposure"]
+
+APART = 2.8  # standard deviations; fluxes that differ by more, and by a factor of 2, are not one's
+LOBE = 3.0  # FWHM; so near a brighter source its own rings stand out
+
+
+@dataclass(frozen=True)
+class Sky:
+    """The star and the axes of the sky in a combined image.
+
+    `star` is x, y in pixels from 0, `radec` the same in degrees; `north` and `east` are unit
+    vectors in pixels (x, y); `spread_px` is how far the exposures' reference points lie apart.
+    """
+
+    star: tuple[float, float]
+    radec: tuple[float, float]
+    north: tuple[float, float]
+    east: tuple[float, float]
+    arcsec_per_px: float
+    fwhm_px: float
+    spread_px: float
+    given: bool
+
+
+def sky_of(record: Record, star: tuple[float, float] | None = None) -> Sky | None:
+    """Find the star in the combined image; None without an image or without its position.
+
+    Parameters
+    ----------
+    record : Record
+    star : (ra, dec), degrees, optional
+        Default: the mean of the exposures' own, see `star_in_exposure`.
+    """
+    wcs, science = record.wcs, _science(record)
+    if wcs is None or not science:
+        return None
+    if star is not None:
+        places = np.array([wcs.sky_to_pixel(*star)], float)
+    else:
+        own = [(e, star_in_exposure(e)) for e in science]
+        places = np.array([wcs.sky_to_pixel(*e.wcs.pixel_to_sky(*p[:2], everywhere=True))
+                           for e, p in own if p is not None], float)
+    if not places.size:
+        return None
+    x, y = places.mean(axis=0)
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return None
+    ra, dec = (float(v) for v in wcs.pixel_to_sky(x, y))
+    small = 1 / 3600
+    north, east = (
+        _unit(np.array(wcs.sky_to_pixel(*sky), float) - (x, y)) for sky in (
+            (ra, dec + small), (ra + small / max(math.cos(math.radians(dec)), 1e-6), dec)))
+    spread = float(np.hypot(*(places - (x, y)).T).max())
+    fwhm = psf_fwhm(science[0].meta.filter or "") / wcs.pixel_scale
+    return Sky((float(x), float(y)), (ra, dec), north, east, wcs.pixel_scale, fwhm, spread,
+               star is not None)
+
+
+def _science(record: Record) -> list[ExposureRecord]:
+    return [e for e in record.exposures.values() if e.exptype == "science"]
+
+
+def _unit(vector):
+    length = math.hypot(*vector)
+    return float(vector[0] / length), float(vector[1] / length)
+
+
+def star_in_exposure(
+    exposure: ExposureRecord, sky: tuple[float, float] | None = None
+) -> tuple[float, float, float] | None:
+    """Return the star's x, y in an exposure and its arcsec per pixel; None where not known.
+
+    Parameters
+    ----------
+    exposure : ExposureRecord
+    sky : (ra, dec), degrees, optional
+        Where the star is. Default: the reference pixel (CRPIX, or RA_REF and DEC_REF), for there
+        target acquisition puts a star behind a coronagraph, to some hundredths of an arcsec. By
+        coordinates the target is found less well: guide stars have errors, and targets move.
+    """
+    if exposure.wcs is None:
+        return None
+    reference = exposure.meta.ra_ref, exposure.meta.dec_ref
+    if sky is None and exposure.reference_px is not None:
+        x, y = exposure.reference_px
+    elif sky is None and None in reference:
+        return None
+    else:
+        x, y = (float(v) for v in exposure.wcs.sky_to_pixel(*(sky or reference)))
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return None
+    ra, dec = exposure.wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]),
+                                        everywhere=True)
+    a, b = (np.subtract(v, v[0]) * 3600 for v in tangent_plane(ra, dec, ra[0], dec[0]))
+    scale = math.sqrt(abs(a[1] * b[2] - a[2] * b[1]))
+    return (x, y, scale) if math.isfinite(scale) and scale > 0 else None
+
+
+@dataclass
+class Seen:
+    """A candidate on the sky.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    separation : float, arcsec
+    angle : float, degrees
+        Position angle, from north through east.
+    ra, dec : float, degrees
+    flux_ujy : float
+        In the aperture; no correction for what lies outside it or is lost.
+    by_truncation : dict of int to float
+        SNR in the image of each truncation.
+    by_exposure : dict of str to float
+        SNR in each exposure; NaN where it is out of the field.
+    fluxes : list of (float, float)
+        Flux and its noise in each exposure that has it in its field, MJy/sr arcsec2.
+    doubt : str
+        Why it may be no point source on the sky; empty if nothing speaks against it.
+    """
+
+    candidate: Candidate
+    separation: float
+    angle: float
+    ra: float
+    dec: float
+    flux_ujy: float
+    by_truncation: dict[int, float] = field(default_factory=dict)
+    by_exposure: dict[str, float] = field(default_factory=dict)
+    fluxes: list[tuple[float, float]] = field(default_factory=list)
+    doubt: str = ""
+
+
+def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Seen]]:
+    """Look for point sources in the combined image of one truncation.
+
+    Returns
+    -------
+    map : (ny, nx) array
+        Significance in Gaussian sigmas.
+    seen : list of Seen
+        Those without doubt first, by significance.
+
+    Notes
+    -----
+    A source on the sky is in every exposure: one whose flux in some exposure is less than half of
+    that in another, and by more than 2.8 standard deviations, is doubted. So is one that exposures
+    by themselves hardly show, one that a single exposure of several has in its field, one with more
+    light in a pixel than the PSF allows, and one within three FWHM of a brighter one.
+    """
+    image = record.images[truncate]
+    snr = snr_map(image, sky.star, sky.fwhm_px)
+    found = find_candidates(image, sky.star, sky.fwhm_px, snr=snr)
+    places = [(c.x, c.y) for c in found]
+    in_exposures = [v for e in _science(record) if (v := _exposure_view(e, sky, truncate))]
+    area = record.wcs.pixel_area_sr
+    skies = [tuple(map(float, record.wcs.pixel_to_sky(*p))) for p in places]
+    seen = []
+    for k, c in enumerate(found):
+        ra, dec = skies[k]
+        xi, eta = (float(v) for v in tangent_plane(ra, dec, *sky.radec))
+        entry = Seen(c, 3600 * math.hypot(xi, eta), math.degrees(math.atan2(xi, eta)) % 360, ra,
+                     dec, c.flux * area * 1e12)
+        others = [p for p in places if p is not places[k]]
+        for other, picture in record.images.items():
+            entry.by_truncation[other] = aperture_snr(
+                picture, (c.x, c.y), sky.star, fwhm_px=sky.fwhm_px, others=others)[1]
+        _measure_exposures(entry, in_exposures, [s for s in skies if s is not skies[k]])
+        entry.doubt = _doubt(entry, seen, sky)
+        seen.append(entry)
+    return significance(*snr), sorted(seen, key=lambda s: bool(s.doubt))
+
+
+def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
+    """What is needed to measure in one exposure; None where there is no WCS or image."""
+    place = star_in_exposure(exposure, sky.radec if sky.given else None)
+    image = exposure.after.get(truncate)
+    if place is None or image is None:
+        return None
+    return exposure, image, place, sky.fwhm_px * sky.arcsec_per_px / place[2]
+
+
+def _measure_exposures(entry: Seen, views: list, others: list) -> None:
+    """Measure a candidate in every exposure, the other candidates kept out of the noise."""
+    for exposure, image, (x, y, scale), fwhm_px in views:
+        at, *rest = (tuple(float(v) for v in exposure.wcs.sky_to_pixel(*sky))
+                     for sky in ((entry.ra, entry.dec), *others))
+        flux, snr = (aperture_snr(image, at, (x, y), fwhm_px=fwhm_px, others=rest)[:2]
+                     if all(map(math.isfinite, at)) else (math.nan, math.nan))
+        entry.by_exposure[exposure.root] = snr
+        if math.isfinite(snr) and snr:
+            entry.fluxes.append((flux * scale**2, abs(flux / snr) * scale**2))
+
+
+def _doubt(entry: Seen, before: list[Seen], sky: Sky) -> str:
+    c, fluxes, fields = entry.candidate, entry.fluxes, len(entry.by_exposure)
+    if fields and not fluxes:
+        return "at the edge of every exposure"
+    if len(fluxes) == 1 < fields:
+        return "in the field of one exposure only"
+    if fluxes:
+        most, noise = max(fluxes)
+        present = sum(f >= most / 2 or most - f <= APART * math.hypot(noise, n) for f, n in fluxes)
+        if present < len(fluxes):
+            return f"in {present} of {len(fluxes)} exposures only"
+        alone = [max(f / n, 0) for f, n in fluxes]
+        if max(alone) < 3 and math.hypot(*alone) < c.snr / 2:
+            return "hardly in any exposure by itself"
+    if c.narrow:
+        return "narrower than the PSF"
+    brighter = [k for k, s in enumerate(before) if s.candidate.flux > c.flux and math.dist(
+        (s.candidate.x, s.candidate.y), (c.x, c.y)) < LOBE * sky.fwhm_px]
+    return "beside a brighter source, perhaps its PSF" if brighter else ""
+
+
+def profile(
+    image: np.ndarray, star: tuple[float, float], width_px: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation of the pixels in rings round the star.
+
+    Returns
+    -------
+    separation : (n,) array, pixels
+        Middle of each ring.
+    rms : (n,) array
+        NaN where a ring has fewer than ten pixels.
+    """
+    yy, xx = np.indices(image.shape)
+    ring = (np.hypot(xx - star[0], yy - star[1]) / width_px).astype(int).ravel()
+    values = np.asarray(image, dtype=np.float64).ravel()
+    good = np.isfinite(values)
+    ring, values = ring[good], values[good]
+    if not ring.size:
+        return np.empty(0), np.empty(0)
+    count = np.bincount(ring)
+    mean = np.bincount(ring, values) / np.maximum(count, 1)
+    square = np.bincount(ring, (values - mean[ring]) ** 2)
+    rms = np.where(count >= 10, np.sqrt(square / np.maximum(count - 1, 1)), np.nan)
+    return (np.arange(count.size) + 0.5) * width_px, rms
+
+
+@dataclass
+class Shifts:
+    """How each reference image was moved onto one science exposure.
+
+    One entry a reference image: medians over the science integrations of shift and stated error in
+    pixels, how far it is from its own exposure's median, how many fits failed; `outliers` has
+    (index, why) of those that stand out.
+    """
+
+    names: list[str]
+    x: np.ndarray
+    y: np.ndarray
+    x_err: np.ndarray
+    y_err: np.ndarray
+    dx: np.ndarray
+    dy: np.ndarray
+    failed: np.ndarray
+    group: np.ndarray
+    every: np.ndarray
+    outliers: list[tuple[int, str]]
+
+
+def reference_shifts(fits: np.ndarray, sources) -> Shifts:
+    """Sum up a table of fits, reference by reference.
+
+    Parameters
+    ----------
+    fits : structured array
+        `gpucoron.steps.align_refs.FITS_DTYPE`.
+    sources : sequence of PlaneSource
+        Exposure and integration of each reference image; may be empty.
+
+    Notes
+    -----
+    A reference stands out where a fit of it did not converge; where it is more than half a pixel
+    and six robust standard deviations farther from the middle of all references than they usually
+    are; or where it is more than five robust standard deviations from its own exposure's median
+    along x or y.
+    """
+    planes = np.unique(fits["ref_plane"])
+    if len(sources) < (planes.max() if planes.size else 0):
+        sources = [(f"reference {k}", 1) for k in range(1, int(planes.max()) + 1)]
+    roots = [sources[p - 1][0] for p in planes]
+    numbers = [sources[p - 1][1] for p in planes]
+    good = fits["status"] == 0
+    columns, failed = {}, np.zeros(len(planes), int)
+    for name in ("x", "y", "x_err", "y_err"):
+        columns[name] = np.array([_median(fits[name][good & (fits["ref_plane"] == p)])
+                                  for p in planes])
+    for k, p in enumerate(planes):
+        failed[k] = np.sum((fits["status"] != 0) & (fits["ref_plane"] == p))
+    order = list(dict.fromkeys(roots))
+    group = np.array([order.index(r) for r in roots], dtype=int)
+    dx, dy = (columns[n] - np.array([_median(columns[n][group == g]) for g in group])
+              for n in ("x", "y"))
+    names = [f"{r} integration {n}" for r, n in zip(roots, numbers, strict=True)]
+    out = Shifts(names, columns["x"], columns["y"], columns["x_err"], columns["y_err"], dx, dy,
+                 failed, group, fits[good], [])
+    out.outliers = _outliers(out)
+    return out
+
+
+def _outliers(s: Shifts) -> list[tuple[int, str]]:
+    why: dict[int, str] = {}
+    for k in np.flatnonzero(s.failed):
+        n = int(s.failed[k])
+        why[int(k)] = f"{n} fit{'s'[: n != 1]} without result"
+    away = np.hypot(s.x - _median(s.x), s.y - _median(s.y))
+    limit = _median(away) + max(0.5, 6 * 1.4826 * _median(np.abs(away - _median(away))))
+    for k in np.flatnonzero(away > limit):
+        why.setdefault(int(k), f"{away[k]:.2f} px from the middle of all")
+    several = np.bincount(s.group, minlength=1)[s.group] >= 3 if s.group.size else np.array([])
+    apart = np.r_[s.dx[several], s.dy[several]] if s.group.size else np.empty(0)
+    if apart.size:
+        stated = np.r_[s.x_err, s.y_err]
+        sigma = max(1.4826 * _median(np.abs(apart)), _median(stated[np.isfinite(stated)]) or 0)
+        worst = np.maximum(np.abs(s.dx), np.abs(s.dy))
+        for k in np.flatnonzero(several & (worst > 5 * sigma)):
+            why.setdefault(int(k), f"{worst[k]:.3f} px from its own exposure's median")
+    return sorted(why.items())
+
+
+def _median(values) -> float:
+    values = np.asarray(values, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else math.nan

@@ -1,0 +1,1 @@
+"""Devices, CUDA, transfers, threads, signals and caches."""

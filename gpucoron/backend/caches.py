@@ -1,0 +1,68 @@
+"""Where compiled code is kept, on machines that offer no place by themselves."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+__all__ = ["cupy_cache", "numba_cache"]
+
+log = logging.getLogger("gpucoron")
+
+
+def numba_cache() -> None:
+    """Give numba a folder in the temporary one where it could keep compiled loops nowhere.
+
+    numba's own places are NUMBA_CACHE_DIR, the folder of the source and the user's cache
+    (XDG_CACHE_HOME, or .cache in the home); with none of them it refuses to import our loops.
+    Compiled code is loaded from there: a folder that is not this user's alone is not used.
+    """
+    home = os.path.join(os.path.expanduser("~"), ".cache")
+    places = (os.environ.get("NUMBA_CACHE_DIR"),
+              Path(__file__).parents[1] / "ops" / "cpu" / "__pycache__",
+              os.environ.get("XDG_CACHE_HOME") or home)
+    if any(_writable(Path(place)) for place in places if place):
+        return
+    folder = _own_folder()
+    log.info("compiled loops are kept in %s; set NUMBA_CACHE_DIR to choose another place", folder)
+    os.environ["NUMBA_CACHE_DIR"] = folder
+    if "numba" in sys.modules:
+        sys.modules["numba"].config.CACHE_DIR = folder
+
+
+def cupy_cache() -> None:
+    """The same for CuPy: its own places are CUPY_CACHE_DIR and .cupy in the home."""
+    place = os.environ.get("CUPY_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cupy")
+    if _writable(Path(place)):
+        return
+    os.environ["CUPY_CACHE_DIR"] = folder = os.path.join(_own_folder(), "cupy")
+    log.info("compiled kernels are kept in %s; set CUPY_CACHE_DIR to choose another place", folder)
+
+
+def _writable(folder: Path) -> bool:
+    """Tell whether files can be made in a folder, which may have to be made itself."""
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _own_folder() -> str:
+    """Return a folder of this user, the same for the next run if that is safe."""
+    user = getattr(os, "getuid", lambda: 0)()
+    folder = os.path.join(tempfile.gettempdir(), f"gpucoron-{user}")
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        found = os.lstat(folder)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o077:
+            return folder
+    except OSError:
+        pass
+    folder = tempfile.mkdtemp(prefix="gpucoron-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

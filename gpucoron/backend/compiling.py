@@ -1,0 +1,83 @@
+"""Compiling loops, once after installation: saying so, and sharing it with a second process."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import subprocess
+import sys
+from contextlib import suppress
+
+__all__ = ["compile_late", "share_compiling", "watch_compiling"]
+
+log = logging.getLogger("gpucoron")
+
+_OTHER = "from gpucoron.backend.compiling import compile_late; compile_late()"
+_own: list[bool] = []  # whether this process may start another one
+
+
+def share_compiling() -> None:
+    """Let a second process compile what a run needs late: for a process that is gpucoron's own."""
+    _own.append(True)
+
+
+def watch_compiling(threads: int) -> None:
+    """Be told when numba compiles instead of loading; say so once, and share the work.
+
+    Parameters
+    ----------
+    threads : int
+        Of the run; with one, all is compiled here.
+
+    Notes
+    -----
+    numba compiles one function at a time in a process. Both put what they compile into the cache
+    on disk, and look there before they compile.
+    """
+    _listener().threads = threads
+
+
+@functools.cache
+def _listener():
+    from numba.core import event
+
+    class Listener(event.Listener):
+        threads, told = 1, False
+
+        def on_start(self, unused):
+            if self.told:
+                return
+            self.told = True
+            log.info("compiling loops; they are kept on disk (the first run after installation "
+                     "takes some seconds longer)")
+            if _own and self.threads > 1:
+                _start_other()
+
+        def on_end(self, unused):
+            """Nothing."""
+
+    listener = Listener()
+    event.register("numba:compile", listener)
+    return listener
+
+
+def _start_other() -> None:
+    """Compile beside; whatever becomes of it, a run compiles what it does not find."""
+    nowhere = subprocess.DEVNULL
+    command = [sys.executable, "-P", "-c", _OTHER]  # -P: nothing is imported from the data's folder
+    with suppress(OSError):
+        subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
+
+
+def compile_late() -> None:
+    """Compile what a run needs last: the fits, and drizzle."""
+    from numba import types
+
+    from gpucoron.ops.cpu import registration as _registration_cpu
+
+    one, two, three = (types.Array(types.float64, n, "C") for n in (1, 2, 3))
+    which = types.Array(types.int64, 1, "C")
+    _registration_cpu._fit_pairs.compile((
+        types.int64, types.int64, three, three, which, one, types.float64, types.float64, one, two,
+        types.float64, two))
+    import gpucoron.ops.cpu.drizzle  # noqa: F401  (its signatures stand there)

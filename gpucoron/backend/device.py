@@ -1,0 +1,328 @@
+"""Where arrays live, and which device a run uses."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpucoron.backend.caches import cupy_cache
+from gpucoron.backend.proof import proof
+from gpucoron.errors import DeviceError, UsageError
+
+__all__ = [
+    "Device", "choose_device", "cpu_device", "cpu_threads", "describe_devices",
+    "find_gpus", "is_open", "lives_on_gpu", "memory", "on_gpu",
+]
+
+_UNPROVEN = ("the GPU code of this version is not proven on a GPU; "
+             "--device 0 uses it all the same")
+_DEV, _NODES = Path("/dev"), ("nvidia[0-9]*", "dxg", "nvhost-gpu")  # of a PC, WSL, Jetson
+_NO_NODE = "there is no NVIDIA GPU here (no /dev/nvidia0)"
+_INSTALL = "pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
+_NUMBERS = re.compile(r" *[0-9]+ *(, *[0-9]+ *)*")
+_DLPACK_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged of dlpack.h
+_PROBE = 'extern "C" __global__ void gpucoron_probe(int *x) { *x = 40 + 2; }'
+
+
+@dataclass(frozen=True)
+class Device:
+    """One place to compute.
+
+    Parameters
+    ----------
+    kind : str
+        ``"cpu"`` or ``"gpu"``.
+    index : int or None
+        CUDA's number of the GPU; None for the CPU.
+    name : str
+        Model, as the system names it.
+    description : str
+        One line for people: model, memory, threads or compute capability.
+    reason : str
+        Why it was chosen; empty where nothing was chosen.
+    others : tuple of int
+        GPUs that share the work with this one.
+    capability : str
+        Compute capability, as ``"9.0"``; empty for the CPU.
+    """
+
+    kind: str
+    index: int | None
+    name: str
+    description: str
+    reason: str = ""
+    others: tuple[int, ...] = ()
+    capability: str = ""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """CUDA's numbers of all GPUs that work; empty for the CPU."""
+        return () if self.index is None else (self.index, *self.others)
+
+    @property
+    def label(self) -> str:
+        """What ``--device`` calls it: ``"cpu"``, ``"0"``, ``"0,1"``."""
+        return "cpu" if self.index is None else ",".join(map(str, self.indices))
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def choose_device(
+    spec: str | int | Device = "auto", predict: Callable[[], tuple[float, float]] | None = None,
+) -> Device:
+    """Return the device that a run was asked to use.
+
+    Parameters
+    ----------
+    spec : str, int or Device
+        ``"cpu"``; the number of a CUDA device, or several with commas between, which share the
+        work; or ``"auto"``. A Device is returned as it is.
+    predict : callable, optional
+        For ``"auto"``: returns the seconds that the run is expected to take on a GPU and on the
+        CPU.
+
+    Raises
+    ------
+    UsageError
+        `spec` is none of these.
+    DeviceError
+        The GPU asked for is not there, or cannot be used. Nothing falls back to the CPU.
+
+    Notes
+    -----
+    ``"auto"`` takes the first GPU where the GPU code is proven (`gpucoron.backend.proof`) on its
+    compute capability, it is usable, and expected to be faster; else the CPU.
+    """
+    if isinstance(spec, Device):
+        return spec
+    text = str(spec).strip().lower()
+    if text == "cpu":
+        return replace(cpu_device(), reason="asked for")
+    if text == "auto":
+        return _automatic(predict)
+    numbers = text.replace(" ", "").split(",")
+    if isinstance(spec, bool) or not _NUMBERS.fullmatch(text):
+        raise UsageError(f"device is {spec!r}; expected auto, cpu, or the number of a CUDA device "
+                         "(0, 1, ...; 0,1 for both)")
+    if len(set(map(int, numbers))) < len(numbers):
+        raise UsageError(f"device is {spec!r}, which names a device twice")
+    first, *others = (_asked_for(int(number)) for number in numbers)
+    if not others:
+        return first
+    together = f"{first.description}, with device {', '.join(d.label for d in others)}"
+    return replace(first, description=together, others=tuple(d.index for d in others))
+
+
+def is_open(spec: str | int | Device) -> bool:
+    """Tell whether it takes CuPy, or the run, to know which device that will be.
+
+    Parameters
+    ----------
+    spec : str, int or Device
+        As for `choose_device`, which says in no time what it will be, or what is wrong, where this
+        is False.
+    """
+    text = str(spec).strip().lower()
+    if isinstance(spec, (Device, bool)) or not _may_have_gpu():
+        return False
+    return proof() is not None if text == "auto" else bool(_NUMBERS.fullmatch(text))
+
+
+def _automatic(predict) -> Device:
+    cpu, proven = cpu_device(), proof()
+    if proven is None:
+        return replace(cpu, reason=_UNPROVEN)
+    times = ""
+    if predict is not None and _may_have_gpu():  # CuPy is not imported for a run that is too short
+        on_gpu_s, on_cpu_s = predict()
+        if on_cpu_s <= on_gpu_s:
+            return replace(cpu, reason=f"auto: predicted {on_cpu_s:.1f} s against {on_gpu_s:.1f} s "
+                                       "on a GPU")
+        times = f": predicted {on_gpu_s:.1f} s against {on_cpu_s:.1f} s on the CPU"
+    gpus, problem = find_gpus(0)
+    if not gpus:
+        return replace(cpu, reason=problem)
+    if gpus[0].capability != proven.capability:
+        return replace(cpu, reason=(
+            f"the GPU code is proven on compute capability {proven.capability}, and device 0 has "
+            f"{gpus[0].capability}; --device 0 uses it all the same"))
+    return replace(gpus[0], reason=f"auto{times}" if times else "the first usable GPU")
+
+
+def _asked_for(index: int) -> Device:
+    gpus, problem = find_gpus(index)
+    if gpus:
+        return replace(gpus[0], reason="asked for")
+    if "not installed" in problem:
+        problem = f"{problem} ({_INSTALL})"
+    raise DeviceError(f"device {index} cannot be used: {problem}; use --device cpu or auto")
+
+
+def _may_have_gpu() -> bool:
+    """Tell whether it is worth asking CUDA for a GPU, which takes half a second."""
+    return sys.platform != "linux" or "cupy" in sys.modules or any(
+        next(_DEV.glob(node), None) for node in _NODES)
+
+
+def describe_devices() -> list[Device]:
+    """Return the CPU and every usable GPU; `find_gpus` tells why there are none."""
+    return [cpu_device(), *find_gpus()[0]]
+
+
+@functools.cache
+def find_gpus(index: int | None = None) -> tuple[tuple[Device, ...], str]:
+    """Look for usable GPUs: CuPy imports, sees devices, and a small kernel compiles and runs.
+
+    Parameters
+    ----------
+    index : int, optional
+        Look at this one only: on the others no context is made.
+
+    Returns
+    -------
+    gpus : tuple of Device
+        Empty where there are none.
+    problem : str
+        What was missing; empty where nothing was.
+    """
+    if not _may_have_gpu():
+        return (), _NO_NODE
+    try:
+        cupy = import_cupy()
+    except ImportError as problem:
+        missing = problem.name == "cupy"
+        return (), "CuPy is not installed" if missing else f"CuPy fails ({_first_line(problem)})"
+    cupy_cache()
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as problem:  # CuPy's own classes cannot be named without CuPy
+        return (), f"CuPy finds no CUDA device ({_first_line(problem)})"
+    if count == 0:
+        return (), "CuPy finds no CUDA device"
+    if index is not None and index >= count:
+        return (), "there are only " + ", ".join(map(str, range(count)))
+    try:
+        wanted = range(count) if index is None else (index,)
+        return tuple(_describe_gpu(cupy, index) for index in wanted), ""
+    except Exception as problem:  # anything from a missing NVRTC to a driver that is too old
+        return (), f"CUDA does not work here ({_first_line(problem)})"
+
+
+def import_cupy() -> Any:
+    """Import CuPy; the first time, unless the caller has it already, set it up for short starts.
+
+    Raises
+    ------
+    ImportError
+        It is not installed, or does not load.
+    """
+    ours = "cupy" not in sys.modules
+    import cupy
+
+    if ours:  # CUB's kernels for sums and the like take 3 s each to compile at their first use
+        with suppress(AttributeError):  # not part of CuPy's documented interface
+            cupy._core.set_reduction_accelerators([])
+    return cupy
+
+
+def _describe_gpu(cupy, index: int) -> Device:
+    with cupy.cuda.Device(index):
+        answer = cupy.zeros(1, dtype="int32")
+        cupy.RawKernel(_PROBE, "gpucoron_probe")((1,), (1,), (answer,))
+        if int(answer[0]) != 42:
+            raise DeviceError(f"a trial kernel gives a wrong result on device {index}")
+    facts = cupy.cuda.runtime.getDeviceProperties(index)
+    name = facts["name"].decode() if isinstance(facts["name"], bytes) else str(facts["name"])
+    capability = f"{facts['major']}.{facts['minor']}"
+    size = f"{facts['totalGlobalMem'] / 2**30:.0f} GiB"
+    return Device("gpu", index, name, f"{name}, {size}, compute capability {capability}",
+                  capability=capability)
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [""])[0] or type(problem).__name__
+
+
+@functools.cache
+def cpu_device() -> Device:
+    """Describe the CPU."""
+    name = platform.processor() or platform.machine()
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    threads = cpu_threads()
+    return Device("cpu", None, name,
+                  f"{name}, {threads} thread{'s'[:threads != 1]}, {memory()[0] / 2**30:.1f} GiB")
+
+
+def cpu_threads() -> int:
+    """Return how many threads this process may run at once."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory() -> tuple[int, int]:
+    """Return the memory that this process may use and what of it is free, in bytes.
+
+    The limit of a container (cgroup) counts where it is below the machine's memory.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free = total
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limit, used = (_read(f"/sys/fs/cgroup/memory.{k}").strip() for k in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal() and int(limit) < total:
+        total = int(limit)
+        free = min(free, max(total - int(used), 0))
+    return total, free
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def on_gpu(*arrays) -> bool:
+    """Tell whether the arrays live on a GPU.
+
+    Parameters
+    ----------
+    *arrays : array or None
+        ``None`` is passed over.
+
+    Returns
+    -------
+    bool
+        True where all live on a GPU, as `lives_on_gpu` tells.
+
+    Raises
+    ------
+    TypeError
+        Host and device arrays are mixed.
+    """
+    where = {lives_on_gpu(a) for a in arrays if a is not None}
+    if len(where) > 1:
+        raise TypeError("arrays on the host and on a GPU are mixed; move them to one device first")
+    return where == {True}
+
+
+def lives_on_gpu(array: Any) -> bool:
+    """Tell whether an object has ``__cuda_array_interface__`` or a DLPack on a CUDA device."""
+    if hasattr(array, "__cuda_array_interface__"):
+        return True
+    where = getattr(array, "__dlpack_device__", None)
+    return where is not None and where()[0] in _DLPACK_CUDA

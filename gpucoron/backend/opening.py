@@ -1,0 +1,94 @@
+"""Starting a GPU beside the reading of files: importing CuPy, the context, CUDA's libraries."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+
+from gpucoron.backend.device import Device, choose_device
+
+__all__ = ["Opening"]
+
+
+class Opening:
+    """A thread that chooses a device, and then makes its libraries ready.
+
+    Parameters
+    ----------
+    spec : str, int or Device
+        As for `gpucoron.backend.device.choose_device`.
+
+    Notes
+    -----
+    A context manager. Leaving the block waits for the thread, so that no process ends while CUDA
+    starts in it, unless a signal ends the block: then nothing is waited for.
+    """
+
+    def __init__(self, spec: str | int | Device):
+        self._device: Future[Device] = Future()
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._open, args=(spec,), name="gpucoron-open", daemon=True)
+        self._thread.start()
+
+    def device(self) -> Device:
+        """Wait until it is known, and return it.
+
+        Raises
+        ------
+        DeviceError
+            It is not there, or cannot be used.
+        """
+        return self._device.result()
+
+    def wait(self) -> None:
+        """Wait until all is ready.
+
+        Raises
+        ------
+        DeviceError
+            One of CUDA's libraries does not start.
+        """
+        self._ready.result()
+
+    def _open(self, spec):
+        try:
+            self._device.set_result(choose_device(spec))
+        except BaseException as problem:
+            self._device.set_exception(problem)
+            self._ready.set_exception(problem)
+            return
+        try:
+            for index in self._device.result().indices:
+                start_libraries(index)
+            self._ready.set_result(None)
+        except BaseException as problem:
+            self._ready.set_exception(problem)
+
+    def __enter__(self) -> Opening:
+        return self
+
+    def __exit__(self, kind, *unused) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self._thread.join()
+        if kind is None:
+            self.wait()
+
+
+def start_libraries(index: int) -> None:
+    """Use cuFFT, cuBLAS and cuSOLVER on a device: each takes its time when it is first used.
+
+    Raises
+    ------
+    DeviceError
+        One of them fails.
+    """
+    from gpucoron.backend import cuda
+
+    with cuda.errors(f"device {index}, start"):
+        cp = cuda.cupy()
+        with cp.cuda.Device(index):
+            image = cp.ones((16, 16), "f8")
+            cuda.cupyx("cupyx.scipy.fft").irfft2(cp.fft.rfft2(image), s=image.shape)
+            cp.matmul(image, image)
+            cp.linalg.eigh(image)[0].get()

@@ -1,0 +1,87 @@
+"""Running compiled loops and matrix products in several threads.
+
+numba's own way, ``parallel=True``, does the same but takes a second more to compile for each loop,
+and has a lock (see `gpucoron.backend.threads`).
+A BLAS's own threads wait by spinning: on a machine with anything else to do a product of 36 images
+took fifty times longer with two of them than with one. And what they compute depends on their
+number.
+"""
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from gpucoron.backend.threads import set_threads, threads_here
+
+__all__ = ["over_blocks", "over_items", "over_rows"]
+
+BLOCK = 8192  # pixels of a stack multiplied at a time
+
+
+def over_blocks(work, n_pixels):
+    """Call ``work(slice)`` for all blocks of pixels, in the threads of `limited_to`.
+
+    Parameters
+    ----------
+    work : callable
+        Multiplies matrices; the BLAS does so in one thread meanwhile.
+    n_pixels : int
+        Cut into blocks of a fixed size: what is computed does not depend on the threads.
+
+    Returns
+    -------
+    list
+        What `work` returned, in the order of the blocks.
+    """
+    blocks = [slice(k, min(k + BLOCK, n_pixels)) for k in range(0, n_pixels, BLOCK)]
+    n_threads = min(threads_here(), len(blocks))
+    with _pools().limit(limits=1, user_api="blas"):
+        if n_threads < 2:
+            return [work(block) for block in blocks]
+        return list(_pool(n_threads, os.getpid()).map(work, blocks))
+
+
+@functools.lru_cache(2)
+def _pool(n_threads, pid):
+    """Threads that loops inside of them may not multiply; not those of a process forked from."""
+    return ThreadPoolExecutor(n_threads, "gpucoron", set_threads, (1,))
+
+
+@functools.cache
+def _pools():
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def over_items(work, items):
+    """Call ``work(item)`` for all items, in the threads of `limited_to`; loops inside get one.
+
+    Parameters
+    ----------
+    work : callable
+        Must not depend on the order of the calls.
+    items : sequence
+
+    Returns
+    -------
+    list
+        What `work` returned, in the order of the items.
+    """
+    n_threads = min(threads_here(), len(items))
+    if n_threads < 2:
+        return [work(item) for item in items]
+    return list(_pool(n_threads, os.getpid()).map(work, items))
+
+
+def over_rows(work, n_rows, *arguments):
+    """Run compiled ``work(first, stop, ...)`` over all rows, in the threads of `limited_to`."""
+    n_threads = min(threads_here(), n_rows)
+    if n_threads < 2:
+        work(0, n_rows, *arguments)
+        return
+    pieces = np.linspace(0, n_rows, 4 * n_threads + 1).astype(int)
+    pool = _pool(n_threads, os.getpid())
+    list(pool.map(lambda a, b: work(a, b, *arguments), pieces[:-1], pieces[1:]))

@@ -1,0 +1,89 @@
+"""One number for all thread pools: that of the compiled loops, the BLAS's and the FFT's.
+
+numba's own pool is never started: a process forked from one that has loaded numba, and killed
+while it starts that pool, leaves a lock that all its relatives then wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gpucoron.backend.device import cpu_threads
+from gpucoron.errors import UsageError
+
+__all__ = ["default_threads", "limited_to", "set_threads", "threads_here"]
+
+_VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+_here = threading.local()
+
+
+def default_threads() -> int:
+    """Return how many threads a run uses unless told.
+
+    Returns
+    -------
+    int
+        The processors that this process may use, or fewer where NUMBA_NUM_THREADS or
+        OMP_NUM_THREADS say so.
+    """
+    limits = [os.environ.get(name, "") for name in _VARIABLES]
+    return min([cpu_threads(), *(int(text) for text in limits if text.isdecimal() and int(text))])
+
+
+def threads_here() -> int:
+    """Return how many threads the loops of ops use when they are called in this thread."""
+    return getattr(_here, "threads", None) or default_threads()
+
+
+def set_threads(threads: int | None) -> None:
+    """Say how many threads the loops of ops use when they are called in this thread.
+
+    Parameters
+    ----------
+    threads : int or None
+        None: `default_threads`.
+    """
+    _here.threads = threads
+
+
+@contextmanager
+def limited_to(threads: int | None = None) -> Iterator[int]:
+    """Give all thread pools the same size while a block runs, and their old sizes back after it.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Default: `default_threads`.
+
+    Yields
+    ------
+    int
+        The number of threads.
+
+    Raises
+    ------
+    UsageError
+        Fewer than one, or more than the processors that this process may use.
+
+    Notes
+    -----
+    The pools never run at the same time, so each may have all the threads.
+    """
+    import scipy.fft
+    from threadpoolctl import threadpool_limits
+
+    n, most = threads, cpu_threads()
+    if n is None:
+        n = default_threads()
+    if not 1 <= n <= most:
+        raise UsageError(f"threads is {n}, expected 1 to {most}")
+    before = getattr(_here, "threads", None)
+    try:
+        set_threads(n)
+        with threadpool_limits(n), scipy.fft.set_workers(n):
+            yield n
+    finally:
+        set_threads(before)

@@ -1,0 +1,195 @@
+"""Where a run computes: what is brought there, and what is brought back while it goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from gpucoron.backend import cuda
+from gpucoron.backend.device import Device, lives_on_gpu
+from gpucoron.errors import DeviceMemoryError
+
+__all__ = ["Gpu", "Host", "Later", "places"]
+
+
+def places(device: Device) -> list[Host | Gpu]:
+    """Return the places that share the work of a run: the CPU, or one for each GPU."""
+    return [Gpu(index) for index in device.indices] or [Host()]
+
+
+class Later:
+    """A value on its way to the host: fetched by the first call, kept for the next.
+
+    Parameters
+    ----------
+    fetch : callable
+        Gets it.
+    """
+
+    def __init__(self, fetch: Callable[[], Any]):
+        self._fetch: Callable[[], Any] | None = fetch
+        self._value: Any = None
+        self._lock = threading.Lock()
+
+    def __call__(self) -> Any:
+        """Return the value."""
+        with self._lock:
+            if self._fetch is not None:
+                self._value, self._fetch = self._fetch(), None
+            return self._value
+
+
+class Host:
+    """The CPU: everything is there already."""
+
+    is_gpu = False
+
+    def here(self) -> AbstractContextManager:
+        """Work here."""
+        return nullcontext()
+
+    def upload(self, value: Any) -> Any:
+        """Bring arrays here, or a dataclass of them."""
+        return value
+
+    def later(self, value: Any, brief: bool = False) -> Later:
+        """Return what brings `value` to the host when it is called, in whatever thread.
+
+        Parameters
+        ----------
+        value : array, or dataclass or tuple of them
+        brief : bool
+            It is not kept: memory that a device copies to faster, but that others lack, will do.
+        """
+        return Later(lambda: value)
+
+    def finish(self) -> None:
+        """Wait until everything is computed."""
+
+    def free_memory(self) -> int | None:
+        """Return the bytes that are free; None where that is not what bounds a batch."""
+        return None
+
+    @contextmanager
+    def errors(self, where: str):
+        """Turn this place's errors into ours."""
+        yield
+
+
+class Gpu(Host):
+    """A CUDA device.
+
+    Parameters
+    ----------
+    index : int
+        CUDA's number.
+
+    Notes
+    -----
+    The stream that is current here when the place is made computes; where each thread has a default
+    stream of its own, one that all of them share does. Files are uploaded by the thread that reads
+    them, on a second stream, and results come down on a third one; both through pinned memory,
+    which CuPy's pool keeps for the next, unless a result is to stay.
+    """
+
+    is_gpu = True
+
+    def __init__(self, index: int):
+        self.index, self._cp, self._pinned = index, cuda.cupy(), cuda.cupyx().empty_pinned
+        with self._cp.cuda.Device(index):
+            self._computing = self._cp.cuda.get_current_stream()
+            if self._computing == self._cp.cuda.Stream.ptds:  # another one in every thread
+                self._computing = _shared_stream(self._cp, index)
+            self._up, self._down = (self._cp.cuda.Stream(non_blocking=True) for _ in range(2))
+
+    @contextmanager
+    def here(self):
+        """Make this the current device, and its computing stream the current one."""
+        with self._cp.cuda.Device(self.index), self._computing:
+            yield
+
+    def upload(self, value: Any) -> Any:
+        """Copy to the device; complete on return.
+
+        The memory is taken from, and goes back to, what the computing stream has used before.
+        """
+        def copy(array):
+            if lives_on_gpu(array):
+                return array
+            out = self._cp.empty(array.shape, array.dtype)
+            self._up.wait_event(self._computing.record())  # it may still be read there
+            staged.append(self._pinned(array.shape, array.dtype))
+            staged[-1][...] = array
+            out.set(staged[-1], stream=self._up)
+            return out
+
+        staged: list = []  # until the copies are done
+        with self.errors("upload"), self.here():
+            try:
+                return _each(value, copy)
+            finally:  # where memory ran out, too, the copies before go on
+                self._up.synchronize()
+
+    def later(self, value: Any, brief: bool = False) -> Later:
+        """Return what copies `value` to the host, as the computing stream has left it by now."""
+        def copy(array):
+            if not lives_on_gpu(array):
+                return array
+            out = self._pinned(array.shape, array.dtype) if brief else None
+            return array.get(stream=self._down, out=out)
+
+        with self.here():
+            computed = self._computing.record()
+
+        def download():
+            with self.errors("download"), self.here():
+                self._down.wait_event(computed)
+                return _each(value, copy)
+
+        return Later(download)
+
+    def finish(self) -> None:
+        """Wait until everything is computed."""
+        with self.here():  # the null stream is that of the current device
+            self._computing.synchronize()
+
+    def free_memory(self) -> int:
+        """Return what CUDA has free and what CuPy's pool keeps for further use, in bytes."""
+        cp = self._cp
+        with self.here():
+            pool = cp.get_default_memory_pool()
+            free = cp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()
+            limit = pool.get_limit()
+            return min(free, limit - pool.used_bytes()) if limit else free
+
+    @contextmanager
+    def errors(self, where: str):
+        """Turn CUDA's errors into one line that names the device."""
+        try:
+            with cuda.errors(f"device {self.index}, {where}"):
+                yield
+        except DeviceMemoryError:
+            with self.here():  # CuPy frees what it keeps on the current device
+                self._cp.get_default_memory_pool().free_all_blocks()
+            raise
+
+
+@functools.cache
+def _shared_stream(cp, index):
+    """Return one stream of a device for the whole process: CuPy's pool keeps memory by streams."""
+    return cp.cuda.Stream()
+
+
+def _each(value, change):
+    """Apply `change` to an array, to those of a tuple, or to those of a dataclass."""
+    if dataclasses.is_dataclass(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return dataclasses.replace(value, **{
+            name: change(array) for name, array in fields.items() if hasattr(array, "dtype")})
+    if isinstance(value, tuple):
+        return tuple(_each(item, change) for item in value)
+    return change(value) if hasattr(value, "dtype") else value

@@ -1,0 +1,252 @@
+"""What a run shows: log lines, progress, the table of steps, warnings, files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from gpucoron.cli.json_log import JsonLog
+from gpucoron.core.text import format_table
+from gpucoron.errors import GpucoronError, OutputError
+
+__all__ = ["Console", "format_table"]
+
+log = logging.getLogger("gpucoron")
+
+_SHORT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+_LONG = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+
+class _ConsoleFormatter(logging.Formatter):
+    """``HH:MM:SS  message``, with the level where it is a warning or worse."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = _SHORT.format(record)
+        if record.levelno < logging.WARNING:
+            return text
+        clock, _, message = text.partition("  ")
+        return f"{clock}  {record.levelname.lower()}: {message}"
+
+
+class _StreamHandler(logging.Handler):
+    """Writes below a progress bar where there is one, and collects the warnings."""
+
+    def __init__(self, owner: Console):
+        super().__init__()
+        self.owner = owner
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.owner.seen_warnings.append(record.getMessage())
+        if record.levelno >= self.owner.level:
+            self.owner.write(self.format(record))
+
+
+class Console:
+    """Receives log records and progress events while used as a context.
+
+    Parameters
+    ----------
+    verbosity : int
+        Below 0: warnings and errors only; 0: one line per event; above: everything.
+    log_file : path, optional
+        Takes every log record, whatever `verbosity`.
+    stream : text stream, optional
+        Where people read; standard error by default. Progress bars appear if it is a terminal.
+    log_json : path, optional
+        Takes everything as JSON lines; ``"-"`` is standard error, which then shows nothing else.
+
+    Raises
+    ------
+    OutputError
+        `log_file` or `log_json` cannot be written.
+    """
+
+    def __init__(self, verbosity: int = 0, log_file=None, stream: TextIO | None = None,
+                 log_json: str | None = None):
+        self.quiet = verbosity < 0
+        self.level = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[
+            max(-1, min(1, verbosity))]
+        self.stream = sys.stderr if stream is None else stream
+        self.seen_warnings: list[str] = []
+        self._handlers: list[logging.Handler] = [_StreamHandler(self)]
+        self._handlers[0].setFormatter(_ConsoleFormatter())
+        if log_file is not None:
+            self._handlers.append(_open_log(log_file))
+        self.json = None if log_json is None else JsonLog(log_json)
+        if self.json is not None:
+            self._handlers.append(self.json)
+            if self.json.is_stderr:
+                self.quiet, self.level = True, logging.CRITICAL + 1
+        self.terminal = not self.quiet and getattr(self.stream, "isatty", lambda: False)()
+        self._reporter = _Bars(self.stream) if self.terminal else _Lines(self.quiet)
+
+    def __enter__(self) -> Console:
+        self._before = (log.level, log.propagate)
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+        logging.captureWarnings(True)
+        for handler in self._handlers:
+            log.addHandler(handler)
+        for handler in self._handlers[1:]:  # warnings of other packages go to the file only
+            logging.getLogger("py.warnings").addHandler(handler)
+        logging.getLogger("py.warnings").addHandler(_NOWHERE)
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self._reporter.close()
+        self._log_end(error)
+        if self.json is not None:
+            self.json.end(error)
+        for handler in self._handlers:
+            log.removeHandler(handler)
+            logging.getLogger("py.warnings").removeHandler(handler)
+            handler.close()
+        logging.getLogger("py.warnings").removeHandler(_NOWHERE)
+        logging.captureWarnings(False)
+        log.setLevel(self._before[0])
+        log.propagate = self._before[1]
+
+    def _log_end(self, error: BaseException | None) -> None:
+        """Tell the log file, and only it, what ended the run; with the traceback of a defect."""
+        if error is None:
+            return
+        expected = isinstance(error, GpucoronError) or not isinstance(error, Exception)
+        record = log.makeRecord(
+            log.name, logging.ERROR, __file__, 0, "%s",
+            (f"{type(error).__name__}: {error}",),
+            None if expected else (type(error), error, error.__traceback__))
+        for handler in self._handlers[1:]:
+            if handler is not self.json:
+                handler.handle(record)
+
+    def write(self, text: str) -> None:
+        """Write one line for people to read."""
+        if isinstance(self._reporter, _Bars):
+            self._reporter.write(text)
+        else:
+            _write_line(self.stream, text)
+
+    def progress(self, step: str, done: int, total: int, text: str = "") -> None:
+        """Take a progress event: `done` of `total` parts of a step are finished."""
+        if self.json is not None:
+            self.json.write("progress", text, step, done=done, total=total)
+        self._reporter.progress(step, done, total, text)
+
+    def summary(self, result: Any, wall: float | None = None) -> None:
+        """Log wall time per step, then the warnings of the run.
+
+        Parameters
+        ----------
+        result : object
+            Has ``timings`` (dict of step to seconds) and ``warnings`` (list of str).
+        wall : float, optional
+            Wall time of the whole run, seconds; the sum of the steps by default.
+        """
+        self._reporter.close()
+        if self.json is not None:
+            for step, seconds in result.timings.items():
+                self.json.write("step", "", step, seconds=round(seconds, 4))
+        for line in _timing_lines(result.timings, wall):
+            log.info("%s", line)
+        warned = list(dict.fromkeys([*result.warnings, *self.seen_warnings]))
+        if warned and not self.quiet:
+            log.info("%d warning%s:", len(warned), "s"[: len(warned) != 1])
+            for text in warned:
+                log.info("  - %s", text)
+
+
+class _Lines:
+    """Progress as log lines: a step's start and end, and at most one per 10 % between."""
+
+    def __init__(self, quiet: bool):
+        self.quiet = quiet
+        self.shown: dict[str, tuple[int, float]] = {}
+
+    def progress(self, step: str, done: int, total: int, text: str = "") -> None:
+        if self.quiet or total <= 0:
+            return
+        tenth = 10 * done // total
+        before, since = self.shown.get(step, (-1, time.monotonic()))
+        if tenth > before:
+            # Short steps speak once, at their end; long ones whenever a tenth is done.
+            if tenth == 10 or (before >= 0 and time.monotonic() - since > 2):
+                log.info("%s: %d of %d%s", step, done, total, f", {text}" if text else "")
+            self.shown[step] = (tenth, since)
+        if tenth == 10:
+            del self.shown[step]  # it may run again, on another exposure
+
+    def close(self) -> None:
+        self.shown.clear()
+
+
+class _Bars:
+    """Progress as bars of rich, one for each step, gone when the run is over."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self.bars: Any = None
+        self.tasks: dict[str, Any] = {}
+
+    def write(self, text: str) -> None:
+        if self.bars is None:
+            _write_line(self.stream, text)
+        else:
+            self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def progress(self, step: str, done: int, total: int, text: str = "") -> None:
+        if self.bars is None:
+            self.bars = self._start()
+        if step not in self.tasks:
+            self.tasks[step] = self.bars.add_task(step, total=total, text=text)
+        self.bars.update(self.tasks[step], completed=done, total=total, text=text)
+        if done >= total:
+            self.bars.remove_task(self.tasks.pop(step))
+
+    def _start(self):
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(),
+                   MofNCompleteColumn(), Remaining(compact=True),
+                   TextColumn("{task.fields[text]}", markup=False))
+        bars = Progress(*columns, console=Terminal(file=self.stream), transient=True,
+                        redirect_stdout=False, redirect_stderr=False)
+        bars.start()
+        return bars
+
+    def close(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+        self.bars = None
+        self.tasks.clear()
+
+
+def _timing_lines(timings: dict[str, float], wall: float | None) -> list[str]:
+    steps = sum(timings.values())
+    total = max(steps, wall or 0.0)
+    rows = [*timings.items(), ("everything else", total - steps)] if wall else [*timings.items()]
+    share = 100 / total if total else 0
+    cells = [(step, f"{seconds:.2f}", f"{seconds * share:.0f} %") for step, seconds in rows]
+    return format_table([*cells, ("total", f"{total:.2f}", "")], ("step", "seconds", ""), (1, 2))
+
+
+def _write_line(stream: TextIO, text: str) -> None:
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _open_log(path) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(Path(path), mode="w", encoding="utf-8")
+    except OSError as problem:
+        raise OutputError(f"{path}: cannot write the log file: {problem.strerror}") from None
+    handler.setFormatter(_LONG)
+    return handler
+
+
+_NOWHERE = logging.NullHandler()

@@ -1,0 +1,144 @@
+"""``gpucoron info``: versions and devices; what an association holds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from platform import machine, python_version, system
+
+from gpucoron.cli.console import Console
+from gpucoron.cli.options import COMMANDS, Parser
+from gpucoron.core.text import format_table
+
+__all__ = ["association_lines", "main", "system_lines"]
+
+_PACKAGES = ("numpy", "scipy", "numba", "astropy", "asdf", "asdf-astropy", "gwcs", "stdatamodels",
+             "rich", "jwst", "crds")
+_CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
+
+
+def main(argv: list[str]) -> int:
+    """Run ``gpucoron info``."""
+    parser = Parser(prog="gpucoron info", description=COMMANDS["info"])
+    parser.add_argument("asn", metavar="ASN", nargs="?",
+                        help="association to look into (default: tell versions and devices)")
+    parser.add_argument("-v", "--verbose", action="store_true",
+                        help="show the traceback of an internal error")
+    options = parser.parse_args(argv)
+    with Console():  # shows what the readers warn about
+        for line in association_lines(options.asn) if options.asn else system_lines():
+            sys.stdout.write(line + "\n")
+    return 0
+
+
+def system_lines() -> Iterator[str]:
+    """Describe the software and the machine."""
+    from gpucoron.backend.device import (
+        choose_device,
+        cpu_threads,
+        describe_devices,
+        find_gpus,
+        memory,
+    )
+
+    rows = [("gpucoron", _version("gpucoron")), ("python", f"{python_version()} ({system()} "
+                                                           f"{machine()})")]
+    rows += [(name, _version(name)) for name in _PACKAGES]
+    cupy = [f"{_version(name)} ({name})" for name in _CUPY if _version(name) != _ABSENT]
+    rows.append(("cupy", ", ".join(cupy) or _ABSENT))
+    total, free = memory()
+    rows.append(("threads", str(cpu_threads())))
+    rows.append(("memory", f"{total / 2**30:.1f} GiB, {free / 2**30:.1f} GiB free"))
+    yield from format_table(rows)
+    yield ""
+    yield from format_table(
+        [(f"--device {device.label}", device.description) for device in describe_devices()])
+    if problem := find_gpus()[1]:
+        yield f"no GPU: {problem}"
+    yield from _kernel_lines(find_gpus()[0])
+    automatic = choose_device("auto")
+    suited = ", for runs that are expected to be faster there" * (automatic.kind == "gpu")
+    yield f"--device auto takes {automatic.label}: {automatic.reason}{suited}"
+
+
+def _kernel_lines(gpus) -> Iterator[str]:
+    """Tell which kernels are compiled already."""
+    if not gpus:
+        return
+    from gpucoron.backend import cuda, kernel_cache
+
+    every = cuda.all_kernels()
+    sources = [(cuda.read_kernels(file).source, name) for file, name in every]
+    for gpu in gpus:
+        known = kernel_cache.count(cuda.cupy(), sources, cuda.OPTIONS, gpu.index)
+        yield (f"device {gpu.label}: {known} of {len(every)} kernels are compiled for compute "
+               f"capability {gpu.capability}, kept in {kernel_cache.folder()}"
+               + (f" (gpucoron compile --device {gpu.label} compiles all)" if known < len(every)
+                  else ""))
+
+
+_ABSENT = "not installed"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return _ABSENT
+
+
+def association_lines(path) -> Iterator[str]:
+    """Describe an association from its JSON and the headers of its members.
+
+    Raises
+    ------
+    AssociationError, ExposureError
+        As the readers of both.
+    """
+    from gpucoron.io.association import read_association
+
+    association = read_association(path)
+    count = len(association.products)
+    yield (f"{association.table_name}: program {association.program or '?'}, target "
+           f"{association.target or '?'}, id {association.asn_id}, pool "
+           f"{association.asn_pool or '?'}, {count} product{'s'[: count != 1]}")
+    for product in association.products:
+        yield ""
+        yield from _product_lines(association, product)
+
+
+def _product_lines(association, product) -> Iterator[str]:
+    from gpucoron.io.exposures import read_meta
+    from gpucoron.io.product_naming import standard_product_name
+
+    first = read_meta(product.science[0].path)
+    name = product.name or f"{standard_product_name(association, first)} (the standard name)"
+    yield f"product {name}"
+    header = ("exptype", "shape", "instrument", "filter", "pupil", "mask", "subarray", "file")
+    rows, integrations = [], {"science": 0, "psf": 0}
+    for member in (*product.science, *product.psf):
+        shape, meta = _shape_and_meta(member.path)
+        integrations[member.exptype] += shape[0]
+        optics = (meta.instrument, meta.filter, meta.pupil, meta.coronmsk, meta.subarray)
+        rows.append((member.exptype, " x ".join(map(str, shape)),
+                     *(value or "?" for value in optics), member.expname))
+    for member in product.ignored:
+        there = "ignored" if member.path.exists() else "ignored, missing"
+        rows.append((member.exptype, there, *5 * ("",), member.expname))
+    yield from (f"  {line}" for line in format_table(rows, header))
+    science, references = integrations["science"], integrations["psf"]
+    exposures = len(product.science)
+    yield (f"  {science} science and {references} reference integrations: "
+           f"{science * references} pairs with --align each, {exposures * references} with "
+           "--align first")
+
+
+def _shape_and_meta(path):
+    from gpucoron.errors import ExposureError
+    from gpucoron.io.exposures import read_meta
+    from gpucoron.io.fitsread import open_fits
+
+    meta = read_meta(path)
+    shape = open_fits(path, ExposureError).find("SCI").shape
+    return ((1, *shape) if len(shape) == 2 else shape), meta

@@ -1,0 +1,187 @@
+"""The command line: ``gpucoron ASN`` and its companions. Imports nothing heavy by itself."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gpucoron.backend.signals import STOPPED, Terminated, prompt_end
+from gpucoron.cli.options import (
+    COMMANDS,
+    run_parser,
+)
+from gpucoron.cli.run import chosen_products, fail, run_association, run_console
+from gpucoron.errors import GpucoronError, OutputError, UsageError
+
+__all__ = ["main"]
+
+log = logging.getLogger("gpucoron")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The words after ``gpucoron``; those of this process by default.
+
+    Returns
+    -------
+    int
+        The exit code; ``gpucoron --help`` lists them.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with prompt_end():
+            code = _dispatch(argv)
+            sys.stdout.flush()
+            return code
+    except GpucoronError as error:
+        return fail(_noted(str(error), error), error.exit_code)
+    except SystemExit as done:  # --help, --version
+        return done.code or 0
+    except KeyboardInterrupt as stop:
+        return fail(_noted("interrupted", stop), 130)
+    except Terminated as stop:
+        return fail(_noted("terminated", stop), 143)
+    except BrokenPipeError:
+        # Nobody reads any more: keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return fail(_noted(f"{where}{error.strerror or error}", error), OutputError.exit_code)
+    except Exception as error:  # a defect: one line, and the traceback for those who ask
+        return fail(_noted(_defect(error, argv), error), GpucoronError.exit_code)
+
+
+def script() -> None:
+    """Be the command: run `main`, and leave as one does who was told to stop."""
+    from gpucoron.backend.compiling import share_compiling
+    from gpucoron.backend.process import collect_rarely, keep_memory
+
+    collect_rarely()
+    keep_memory()
+    share_compiling()
+    code = main()
+    if code in STOPPED:  # threads that still read a file are not waited for
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if argv and argv[0] in COMMANDS:
+        return _COMMANDS[argv[0]](argv[1:])
+    parser = run_parser()
+    if not argv:
+        raise UsageError("no association given (see gpucoron --help)")
+    parser.more = "associations"
+    options = parser.parse_args(argv)
+    options.associations.insert(0, options.asn)
+    return _run(options)
+
+
+# ---- gpucoron ASN
+
+
+def _run(options: argparse.Namespace) -> int:
+    _guess_command(options.asn)
+    with run_console(options) as console:
+        if options.dry_run:
+            for asn in options.associations:
+                _tell_plan(asn, options)
+        elif options.scheduler or len(options.associations) > 1:
+            from gpucoron.cli import many as cli_many
+
+            return cli_many.run(options, console)
+        else:
+            run_association(options, console)
+    return 0
+
+
+def _tell_plan(asn: str, options: argparse.Namespace) -> None:
+    """Print what the run would take."""
+    from gpucoron import api as pipeline
+    from gpucoron.core.parameters import Parameters
+
+    parameters = Parameters.from_sources(
+        options.params, options.set, options.preset, {"align": options.align})
+    for plan in pipeline.plan(
+            asn, parameters=parameters, save=chosen_products(options, parameters),
+            threads=options.threads, memory=options.memory):
+        sys.stdout.write("\n".join(plan.lines()) + "\n")
+    if options.device not in ("auto", "cpu"):
+        sys.stdout.write("batches, memory and time are those of a run on the CPU; a GPU takes as "
+                         "many integrations\nat a time as its free memory holds, less with "
+                         "--memory\n")
+
+
+def _guess_command(asn: str) -> None:
+    """Raise where the association is rather a misspelt command."""
+    close = difflib.get_close_matches(asn.lower(), COMMANDS, n=1, cutoff=0.7)
+    if close and not Path(asn).exists():
+        raise UsageError(f"there is no file {asn}; did you mean the command {close[0]!r}?")
+
+
+# ---- the other commands, each imported when it is called for
+
+
+def _simulate(argv: list[str]) -> int:
+    from gpucoron.cli import simulate as cli_simulate
+
+    return cli_simulate.main(argv)
+
+
+def _demo(argv: list[str]) -> int:
+    from gpucoron.cli import demo as cli_demo
+
+    return cli_demo.main(argv)
+
+
+def _compile(argv: list[str]) -> int:
+    from gpucoron.cli import compile as cli_compile
+
+    return cli_compile.main(argv)
+
+
+def _info(argv: list[str]) -> int:
+    from gpucoron.cli import info as cli_info
+
+    return cli_info.main(argv)
+
+
+def _verify(argv: list[str]) -> int:
+    from gpucoron.cli import verify as cli_verify
+
+    return cli_verify.main(argv)
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "simulate": _simulate, "demo": _demo, "compile": _compile, "info": _info, "verify": _verify,
+}
+
+
+# ---- ways to end
+
+
+def _noted(text: str, error: BaseException) -> str:
+    """Add what a run has noted on its way out."""
+    return "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+def _defect(error: Exception, argv: list[str]) -> str:
+    """Describe an error that should not be; show the traceback if all is to be told."""
+    import traceback
+
+    text = f"internal error: {type(error).__name__}: {error}"
+    if not any(word in ("-v", "-vv", "--verbose") for word in argv):
+        return f"{text} (run with -v for the traceback)"
+    traceback.print_exception(error)
+    return text

@@ -1,0 +1,1 @@
+"""Many associations on a Dask cluster."""

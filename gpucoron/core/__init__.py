@@ -1,0 +1,1 @@
+"""Parameters, validators and the arrays that all of the packages share."""

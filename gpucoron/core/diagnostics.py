@@ -1,0 +1,164 @@
+"""What a run notes for its report while it goes on: small things, whatever is kept or written."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
+from gpucoron.errors import GpucoronError
+from gpucoron.ops.dq import DO_NOT_USE
+
+if TYPE_CHECKING:
+    from gpucoron.core.stack import IntegrationStack, PlaneSource
+    from gpucoron.io.association import Association, Product
+    from gpucoron.io.exposures import Exposure, ExposureMeta
+    from gpucoron.io.wcs import InputWcs, OutputWcs
+    from gpucoron.steps.outlier_detection import OutlierResult
+    from gpucoron.steps.resample import ResampledImage
+
+__all__ = ["ExposureRecord", "Record"]
+
+
+@dataclass
+class ExposureRecord:
+    """What is noted of one exposure; None or empty where a step was skipped.
+
+    Attributes
+    ----------
+    root, file, exptype : str
+    shape : (int, int, int)
+        (n, ny, nx).
+    meta : ExposureMeta
+    wcs : InputWcs
+        Of a science exposure.
+    reference_px : (float, float)
+        Its reference pixel x, y (CRPIX), from 0.
+    outliers : (n,) int
+        Pixels that outlier_detection flagged in each integration.
+    unusable : (n,) int
+        Pixels of each integration with DO_NOT_USE, outliers included.
+    before : (ny, nx) float32, MJy/sr
+        Mean of the integrations of a science exposure, flagged pixels left out.
+    after : dict of int to (ny, nx) float32, MJy/sr
+        The same with the PSF subtracted, for each truncation.
+    eigenvalues : list of (rank,) float64
+        Of each KL basis, descending.
+    """
+
+    root: str
+    file: str
+    exptype: str
+    shape: tuple[int, int, int]
+    meta: ExposureMeta
+    wcs: InputWcs | None = None
+    reference_px: tuple[float, float] | None = None
+    outliers: Any = None
+    unusable: Any = None
+    before: Any = None
+    after: dict[int, Any] = field(default_factory=dict)
+    eigenvalues: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Record:
+    """What is noted of one product.
+
+    Attributes
+    ----------
+    asn, asn_id, program, target : str
+        File name of the association, and what it says.
+    ignored : list of (str, str)
+        Members that are neither science nor psf: name and exptype.
+    exposures : dict of str to ExposureRecord
+        By root name, science first.
+    sources : tuple of PlaneSource
+        Exposure and integration of each reference image.
+    mask : (ny, nx) array
+        The psfmask, 1 where pixels count.
+    images : dict of int to (ny, nx) float32, MJy/sr
+        The combined image of each truncation.
+    wcs : OutputWcs
+        Of the images.
+    """
+
+    asn: str = ""
+    asn_id: str = ""
+    program: str | None = None
+    target: str | None = None
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    exposures: dict[str, ExposureRecord] = field(default_factory=dict)
+    sources: tuple[PlaneSource, ...] = ()
+    mask: Any = None
+    images: dict[int, Any] = field(default_factory=dict)
+    wcs: OutputWcs | None = None
+
+    @classmethod
+    def of(cls, association: Association, product: Product) -> Record:
+        """Begin with what the association says."""
+        return cls(association.table_name, association.asn_id, association.program,
+                   association.target, [(m.expname, m.exptype) for m in product.ignored] + [
+                       (m.expname, f"{m.exptype}, left out: {m.reason}") for m in product.left_out])
+
+    def note_exposures(self, *exposures: Exposure) -> None:
+        """Note the exposures, their pixels not yet read."""
+        from gpucoron.io.wcs import read_wcs
+
+        for e in exposures:
+            entry = ExposureRecord(e.root, e.path.name, e.exptype, e.shape, e.meta)
+            if e.exptype == "science":
+                with suppress(GpucoronError):  # resample, which needs it, has its own complaint
+                    entry.wcs = read_wcs(e.asdf_bytes, e.path.name)
+                entry.reference_px = _reference_pixel(e)
+            self.exposures[e.root] = entry
+
+    def note_outliers(self, root: str, found: OutlierResult) -> None:
+        """Note how many pixels of each integration were flagged."""
+        entry = self.exposures[root]
+        entry.outliers = found.flagged
+        entry.unusable = ((found.stack.dq & np.uint32(DO_NOT_USE)) != 0).sum(axis=(1, 2))
+
+    def note_subtracted(
+        self, root: str, before: IntegrationStack, after: dict[int, IntegrationStack]
+    ) -> None:
+        """Note mean images before and after subtraction."""
+        entry = self.exposures[root]
+        entry.before = _mean(before.data)
+        entry.after = {k: _mean(stack.data) for k, stack in after.items()}
+
+    def note_combined(self, truncate: int, image: ResampledImage, wcs: OutputWcs) -> None:
+        """Note a combined image."""
+        self.images[truncate], self.wcs = image.data, wcs
+
+    def to_host(self) -> None:
+        """Bring what lives on a GPU to the host; until then nothing here waits for it."""
+        for e in self.exposures.values():
+            for name in ("outliers", "unusable", "before"):
+                if getattr(e, name) is not None:
+                    setattr(e, name, to_host(getattr(e, name)))
+            e.after = {k: to_host(image) for k, image in e.after.items()}
+            e.eigenvalues = [to_host(values) for values in e.eigenvalues]
+        self.mask = None if self.mask is None else to_host(self.mask)
+        self.images = {k: to_host(image) for k, image in self.images.items()}
+
+
+def _reference_pixel(exposure: Exposure) -> tuple[float, float] | None:
+    header = exposure.cards("SCI")
+    values = [header.get(name) for name in ("CRPIX1", "CRPIX2")] if header else [None]
+    if not all(isinstance(v, (int, float)) and np.isfinite(v) for v in values):
+        return None
+    return float(values[0]) - 1, float(values[1]) - 1
+
+
+def _mean(images):
+    """Mean of the finite values along the first axis, NaN where there are none."""
+    xp = cuda.namespace(images)
+    good = xp.isfinite(images)
+    count = good.sum(axis=0)
+    total = xp.where(good, images, 0).sum(axis=0, dtype=np.float64)
+    mean = total / xp.maximum(count, 1)
+    return xp.where(count > 0, mean, np.nan).astype(np.float32)

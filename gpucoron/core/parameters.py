@@ -1,0 +1,362 @@
+"""Parameters of the steps: the jwst package's names and defaults, checked when they are set."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpucoron.core.validators import (
+    bit_flags,
+    boolean,
+    choice,
+    file_name,
+    fill_value,
+    integer,
+    integers,
+    number,
+    optional,
+    pair,
+    thresholds,
+)
+from gpucoron.errors import ParameterError
+
+__all__ = [
+    "AlignRefs", "Klip", "OutlierDetection", "Parameters", "Resample", "StackRefs",
+    "PRESETS", "STEPS", "describe_parameters",
+]
+
+#: What a preset changes before anything the user sets.
+PRESETS: dict[str, dict[str, Any]] = {"jwst": {"align_refs.align": "first"}}
+
+
+def _parameter(default, check: Callable, text: str):
+    return field(default=default, metadata={"check": check, "text": text})
+
+
+# ---- the parameters of each step
+
+
+class _Step:
+    """Checks every field as it is set, so that no step sees a value it cannot take."""
+
+    step = ""
+
+    def __post_init__(self):
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            try:
+                checked = item.metadata["check"](value)
+            except ValueError as problem:
+                name = f"{self.step}.{item.name}"
+                raise ParameterError(f"{name} is {value!r}; {problem}") from None
+            object.__setattr__(self, item.name, checked)
+
+
+@dataclass(frozen=True)
+class OutlierDetection(_Step):
+    """Parameters of outlier_detection."""
+
+    step = "outlier_detection"
+
+    skip: bool = _parameter(False, boolean, "leave the step out")
+    snr: str = _parameter(
+        "5.0 4.0", thresholds, "threshold in units of ERR; only the first number counts")
+    maskpt: float = _parameter(
+        0.7, number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "weight (mean = 1) below which a pixel is left out")
+    good_bits: str = _parameter(
+        "~DO_NOT_USE", bit_flags, "DQ flags that a good pixel may carry")
+    save_intermediate_results: bool = _parameter(
+        False, boolean, "write the median image of each exposure")
+
+    @property
+    def threshold(self) -> float:
+        """The first number of `snr`, the one that counts."""
+        return float(self.snr.split()[0])
+
+
+@dataclass(frozen=True)
+class StackRefs(_Step):
+    """Parameters of stack_refs."""
+
+    step = "stack_refs"
+
+    skip: bool = _parameter(False, boolean, "leave the step out")
+
+
+@dataclass(frozen=True)
+class AlignRefs(_Step):
+    """Parameters of align_refs."""
+
+    step = "align_refs"
+
+    skip: bool = _parameter(False, boolean, "leave the step out")
+    align: str = _parameter(
+        "each", choice("each", "first"),
+        "fit each science integration, or an exposure's first")
+    median_box_length: int = _parameter(
+        3, integer(0), "side (px) of the box whose median replaces a bad pixel")
+    bad_bits: str = _parameter("DO_NOT_USE", bit_flags, "DQ flags that make a pixel bad")
+
+
+@dataclass(frozen=True)
+class Klip(_Step):
+    """Parameters of klip."""
+
+    step = "klip"
+
+    skip: bool = _parameter(False, boolean, "leave the step out")
+    truncate: int | tuple[int, ...] = _parameter(
+        50, integers(0), "KL vectors kept; several give a psfsub and an i2d each")
+
+    @property
+    def truncations(self) -> tuple[int, ...]:
+        """`truncate` as a tuple, also where it is one number."""
+        return self.truncate if isinstance(self.truncate, tuple) else (self.truncate,)
+
+
+@dataclass(frozen=True)
+class Resample(_Step):
+    """Parameters of resample."""
+
+    step = "resample"
+
+    skip: bool = _parameter(False, boolean, "leave the step out")
+    pixfrac: float = _parameter(
+        1.0, number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "side of the drop, in input pixels; lanczos ignores it")
+    kernel: str = _parameter(
+        "square",
+        choice("square", "point", "turbo", "gaussian", "lanczos2", "lanczos3"),
+        "square, point, turbo, gaussian, lanczos2 or lanczos3")
+    fillval: str = _parameter(
+        "NAN", fill_value, "value of output pixels that nothing falls on")
+    weight_type: str = _parameter(
+        "ivm", choice("ivm", "exptime"), "weights: ivm (1 / read-noise variance) or exptime")
+    output_shape: tuple[int, int] | None = _parameter(
+        None, optional(pair(integer(1), "two integers, nx and ny")),
+        "size of the output, nx and ny")
+    crpix: tuple[float, float] | None = _parameter(
+        None, optional(pair(number(), "two numbers, x and y")),
+        "reference pixel of the output, x and y from 0")
+    crval: tuple[float, float] | None = _parameter(
+        None, optional(pair(number(), "two numbers in degrees, RA and Dec")),
+        "its sky position, RA and Dec in degrees")
+    rotation: float | None = _parameter(
+        None, optional(number()), "position angle of the y axis, degrees east of north")
+    pixel_scale_ratio: float = _parameter(
+        1.0, number("a number above 0", lambda x: x > 0), "output pixel scale / input pixel scale")
+    pixel_scale: float | None = _parameter(
+        None, optional(number("a number of arcsec above 0", lambda x: x > 0)),
+        "output pixel scale, arcsec; overrides pixel_scale_ratio")
+    output_wcs: str = _parameter(
+        "", file_name, "ASDF file with the output WCS; overrides the other six")
+
+
+STEPS: dict[str, type[_Step]] = {
+    c.step: c for c in (OutlierDetection, StackRefs, AlignRefs, Klip, Resample)
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of all steps, and the preset that the steps consult.
+
+    `from_sources` applies a preset's own defaults (``jwst`` aligns to the first integration);
+    constructing the class with ``preset="jwst"`` sets the name only.
+    """
+
+    outlier_detection: OutlierDetection = field(default_factory=OutlierDetection)
+    stack_refs: StackRefs = field(default_factory=StackRefs)
+    align_refs: AlignRefs = field(default_factory=AlignRefs)
+    klip: Klip = field(default_factory=Klip)
+    resample: Resample = field(default_factory=Resample)
+    preset: str | None = None
+
+    def __post_init__(self):
+        for name, kind in STEPS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise ParameterError(f"{name} is {value!r}; expected {kind.__name__}(...)")
+        object.__setattr__(self, "preset", _check_preset(self.preset))
+
+    @classmethod
+    def from_sources(
+        cls,
+        files: Iterable = (),
+        sets: Iterable[str] = (),
+        preset: str | None = None,
+        keywords: Mapping[str, Any] | None = None,
+    ) -> Parameters:
+        """Put parameters together; what comes later in the argument list wins.
+
+        Parameters
+        ----------
+        files : iterable of path
+            Parameter files, TOML or the jwst package's ASDF ``pars-*``; later ones win.
+        sets : iterable of str
+            ``"klip.truncate=10"``, as ``--set`` takes them.
+        preset : str, optional
+            ``"jwst"``, or None for the preset that a file names. Its defaults lie beneath
+            everything that files, `sets` and `keywords` say.
+        keywords : mapping, optional
+            ``klip_truncate=10``, ``klip={"truncate": 10}``, ``{"klip.truncate": 10}``,
+            ``klip=Klip(truncate=10)``, or ``align="first"``, in any mixture. None as the value of
+            ``align`` or ``preset`` says nothing.
+
+        Raises
+        ------
+        ParameterError
+            A step, parameter or value that does not exist; the text names where it was set.
+        """
+        given: list[tuple[str, Any, str]] = []
+        for path in files:
+            from gpucoron.io.parameter_files import read_parameters
+
+            given += [(key, value, str(path)) for key, value in read_parameters(path)]
+        for text in sets:
+            given.append((*_split_assignment(text), f"--set {text}"))
+        for key, value in _flatten(keywords or {}):
+            if value is not None or key not in ("align", "preset"):
+                given.append((key, value, ""))
+        named = [(value, where) for key, value, where in given if key == "preset"]
+        if preset is None and named:
+            preset = _located(named[-1][1], _check_preset, named[-1][0])
+        result = cls(preset=preset)
+        for key, value in PRESETS.get(result.preset, {}).items():
+            result = result._with(key, value)
+        for key, value, where in given:
+            if key != "preset":
+                result = _located(where, result._with, key, value)
+        return result
+
+    def with_set(self, text: str) -> Parameters:
+        """Return the parameters with one set from text such as ``"klip.truncate=10"``."""
+        return _located(f"--set {text}", self._with, *_split_assignment(text))
+
+    def _with(self, key: str, value) -> Parameters:
+        step, name = _resolve(key)
+        changed = dataclasses.replace(getattr(self, step), **{name: value})
+        return dataclasses.replace(self, **{step: changed})
+
+    @property
+    def like_jwst(self) -> bool:
+        """True where the steps should keep the jwst package's oddities."""
+        return self.preset == "jwst"
+
+    def flat(self) -> dict[str, Any]:
+        """Return every parameter under its full name, ``{"klip.truncate": 50, ...}``."""
+        values = {} if self.preset is None else {"preset": self.preset}
+        for step in STEPS:
+            for item in dataclasses.fields(getattr(self, step)):
+                values[f"{step}.{item.name}"] = getattr(getattr(self, step), item.name)
+        return values
+
+    def to_toml(self) -> str:
+        """Return a parameter file that gives these parameters again."""
+        lines = ["# Parameters of gpucoron; read with --params"]
+        if self.preset is not None:
+            lines.append(f"preset = {_toml(self.preset)}")
+        for step in STEPS:
+            lines += ["", f"[{step}]"]
+            for item in dataclasses.fields(getattr(self, step)):
+                value = getattr(getattr(self, step), item.name)
+                unset = value is None
+                entry = f"# {item.name} is not set" if unset else f"{item.name} = {_toml(value)}"
+                lines.append(f"{entry:<40s} # {item.metadata['text']}")
+        return "\n".join(lines) + "\n"
+
+
+def describe_parameters() -> list[tuple[str, Any, str]]:
+    """Return (full name, default, what it does) of every parameter, in the order of the steps."""
+    return [
+        (f"{name}.{item.name}", item.default, item.metadata["text"])
+        for name, kind in STEPS.items() for item in dataclasses.fields(kind)
+    ]
+
+
+def _check_preset(value):
+    name = str(value).strip().lower()
+    if value is None or name in PRESETS:
+        return None if value is None else name
+    raise ParameterError(f"preset is {value!r}; expected {' or '.join(map(repr, PRESETS))}")
+
+
+def _located(where: str, function: Callable, *args):
+    """Call, putting where the value came from in front of a ParameterError's text."""
+    try:
+        return function(*args)
+    except ParameterError as problem:
+        if not where:
+            raise
+        raise ParameterError(f"{where}: {problem}") from None
+
+
+def _split_assignment(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ParameterError(f"--set {text}: expected STEP.PARAMETER=VALUE, as klip.truncate=10")
+    return key.strip(), value.strip()
+
+
+def _flatten(keywords: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    pairs = []
+    for key, value in keywords.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = dataclasses.asdict(value)
+        if isinstance(value, Mapping):
+            pairs += [(f"{key}.{name}", inner) for name, inner in value.items()]
+        else:
+            pairs.append((key, value))
+    return pairs
+
+
+def _resolve(key: str) -> tuple[str, str]:
+    """Split ``klip.truncate`` or ``klip_truncate`` into step and parameter, both known."""
+    if key == "align":
+        return "align_refs", "align"
+    if key == "preset":
+        raise ParameterError("preset is not a step's parameter; use --preset or preset=...")
+    step, dot, name = key.partition(".")
+    if not dot:
+        step = next((s for s in STEPS if key.startswith(s + "_")), "")
+        name = key[len(step) + 1:] if step else key
+    if step not in STEPS:
+        what = f"step {step!r}" if dot else f"parameter {key!r}"
+        raise ParameterError(f"there is no {what}; {_nearest(key, step, name)}")
+    if name not in _names(step):
+        raise ParameterError(f"{step} has no parameter {name!r}; {_nearest(key, step, name)}")
+    return step, name
+
+
+def _names(step: str) -> list[str]:
+    return [item.name for item in dataclasses.fields(STEPS[step])]
+
+
+def _nearest(key: str, step: str, name: str) -> str:
+    """Say which parameter may have been meant, or which there are."""
+    full = [f"{s}.{n}" for s in STEPS for n in _names(s)]
+    own = [f"{step}.{n}" for n in _names(step)] if step in STEPS else []
+    homes = [f for f in full if f.endswith(f".{name}") and not f.endswith(".skip")]
+    close = (
+        [f"{step}.{n}" for n in difflib.get_close_matches(name, _names(step))] if own
+        else difflib.get_close_matches(key, full, n=1, cutoff=0.7)
+    ) or homes
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "expected one of " + ", ".join(_names(step) if own else STEPS)
+
+
+def _toml(value) -> str:
+    import json
+
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)

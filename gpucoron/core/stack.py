@@ -1,0 +1,107 @@
+"""`IntegrationStack`: the one object that the steps exchange."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from gpucoron.backend.cuda import as_arrays
+from gpucoron.backend.device import on_gpu
+from gpucoron.errors import InputError
+
+__all__ = ["IntegrationStack", "PlaneSource"]
+
+VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+
+
+class PlaneSource(NamedTuple):
+    """Where one plane of a stack came from."""
+
+    exposure: str
+    integration: int  # counted from 1, as INT_TIMES counts
+
+
+@dataclass(frozen=True)
+class IntegrationStack:
+    """Integrations of one exposure, or of several laid end to end.
+
+    Parameters
+    ----------
+    data : (n, ny, nx) floating array, MJy/sr
+        The images. NumPy or CuPy; every array of one stack lives on the same device. Anything else
+        on a GPU (``__cuda_array_interface__`` or DLPack) is held as a CuPy array of that memory.
+    err : (n, ny, nx) floating array, MJy/sr
+        Standard deviation of `data`.
+    dq : (n, ny, nx) uint32 array
+        JWST data quality bits (DO_NOT_USE 1, SATURATED 2, JUMP_DET 4, OUTLIER 16, NON_SCIENCE 512).
+    var_poisson, var_rnoise, var_flat : (n, ny, nx) floating array, (MJy/sr)^2, or None
+        Variance components, where the exposure has them.
+    sources : tuple of PlaneSource
+        Exposure and integration of each plane; empty where unknown.
+
+    Raises
+    ------
+    InputError
+        Shapes that differ, an array that is not 3-D, a `dq` that is not uint32, or arrays on
+        another GPU than the current one.
+    TypeError
+        Some arrays on the host and some on a GPU.
+    """
+
+    data: Any
+    err: Any
+    dq: Any
+    var_poisson: Any = None
+    var_rnoise: Any = None
+    var_flat: Any = None
+    sources: tuple[PlaneSource, ...] = ()
+
+    def __post_init__(self):
+        names = ("data", "err", "dq", *VARIANCES)
+        arrays = as_arrays(*(getattr(self, name) for name in names))
+        on_gpu(*arrays)
+        for name, array in zip(names, arrays, strict=True):
+            object.__setattr__(self, name, array)
+        shape = self.data.shape
+        if len(shape) != 3:
+            raise InputError(f"data has shape {shape}, expected (n, ny, nx)")
+        for name in ("err", "dq", *VARIANCES):
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise InputError(f"{name} has shape {array.shape}, but data has {shape}")
+        if str(self.dq.dtype) != "uint32":
+            raise InputError(f"dq has dtype {self.dq.dtype}, expected uint32")
+        if self.sources and len(self.sources) != shape[0]:
+            raise InputError(f"{len(self.sources)} sources given for {shape[0]} integrations")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, ny, nx)."""
+        return self.data.shape
+
+    def __len__(self) -> int:
+        return self.data.shape[0]
+
+    def replace(self, **changes) -> IntegrationStack:
+        """Return a stack with some arrays exchanged."""
+        return dataclasses.replace(self, **changes)
+
+    def planes(self, index) -> IntegrationStack:
+        """Return the stack of the planes that `index` (a slice, mask or list) selects."""
+        arrays = {
+            f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
+            for f in dataclasses.fields(self) if f.name != "sources"
+        }
+        sources = self.sources
+        if sources:
+            keep = range(len(sources))[index] if isinstance(index, slice) else _positions(index)
+            sources = tuple(sources[i] for i in keep)
+        return IntegrationStack(**arrays, sources=sources)
+
+
+def _positions(index):
+    values = [v.item() if hasattr(v, "item") else v for v in index]
+    if values and isinstance(values[0], bool):
+        return [i for i, v in enumerate(values) if v]
+    return values

@@ -1,0 +1,1 @@
+"""The array functions on the CPU, by numba and SciPy."""

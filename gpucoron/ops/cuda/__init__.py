@@ -1,0 +1,1 @@
+"""The array functions on a GPU: launches of the kernels."""

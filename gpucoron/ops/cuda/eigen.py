@@ -1,0 +1,203 @@
+"""Karhunen-Loeve bases on a GPU: launches of kernels/klip.cu, and cuSOLVER's eigenvectors."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucoron.backend.cuda import cupy, kernel
+from gpucoron.errors import DeviceError
+from gpucoron.ops.cuda.cusolver import eigh_batch
+
+TILE, SEGMENT, THREADS = 64, 4096, 128  # as in klip.cu
+
+BOUND = 8 * np.finfo(np.float64).eps  # on residuals and on vectors' products, times n
+
+
+def symmetric_eigen(matrices):
+    """Decompose (batch, n, n) symmetric matrices; values descending, a vector in a row.
+
+    Raises
+    ------
+    DeviceError
+        A decomposition that fails its check: residual or orthogonality.
+    """
+    values, vectors, good = decompose(matrices)
+    repair(matrices, values, vectors, good.get())
+    return values, vectors
+
+
+def decompose(matrices):
+    """Decompose without waiting: values, vectors, and which of them pass the check."""
+    cp = cupy()
+    finite = cp.isfinite(matrices).all(axis=(1, 2))
+    found = eigh_batch(cp.where(finite[:, None, None], matrices, 0.0))
+    values, vectors = (cp.ascontiguousarray(ascending[:, ::-1]) for ascending in found)
+    return values, vectors, finite & passes(matrices, values, vectors)
+
+
+def passes(matrices, values, vectors):
+    """Tell which matrices satisfy ``E A = L E`` and ``E E^T = 1``, to rounding."""
+    cp, n = cupy(), matrices.shape[-1]
+    size = abs(values).max(axis=1)
+    residual = abs(cp.matmul(vectors, matrices) - values[:, :, None] * vectors).max(axis=(1, 2))
+    product = cp.matmul(vectors, vectors.transpose(0, 2, 1)) - cp.eye(n)
+    return (residual <= BOUND * n * size) & (abs(product).max(axis=(1, 2)) <= BOUND * n)
+
+
+def repair(matrices, values, vectors, good):
+    """Decompose those anew that failed, one by one by syevd; True where there were any."""
+    for k in np.flatnonzero(~good):
+        values[k], vectors[k] = _syevd(matrices[k])
+        one = slice(k, k + 1)
+        if not bool(passes(matrices[one], values[one], vectors[one])[0]):
+            raise DeviceError(f"KLIP: the eigen-decomposition of matrix {k + 1} fails its check")
+    return not good.all()
+
+
+def _syevd(matrix):
+    values, columns = cupy().linalg.eigh(matrix)
+    return values[::-1], columns.T[::-1]
+
+
+class Bases:
+    """All eigenvectors of several sets of references.
+
+    Parameters
+    ----------
+    references : (frames, n, pixels) float64, C-contiguous
+        They are read again whenever something is subtracted, not copied.
+    tolerance : float
+        Of the rank, as on the CPU.
+    targets : (frames, n_targets, pixels) floating, optional
+        What will be subtracted from; their products then come from the first pass.
+
+    Attributes
+    ----------
+    used, ranks, seen : (frames,) int, on the host
+        References that are finite throughout, vectors above rounding level, finite target pixels.
+    means : (frames, n)
+        NaN for a reference that is left out.
+    sums, vectors : (frames, n), (frames, n, n)
+        Eigenvalues of the inner products, descending, and a vector in each row.
+    """
+
+    def __init__(self, references, tolerance, targets=None):
+        self._references, self._tolerance = references, tolerance
+        self._targets = None if targets is None else without_means(targets)
+        self.means, self._inner = reference_sums(references, self._targets)
+        products = covariance(references, self.means)
+        self.sums, self.vectors, good = decompose(products)
+        self.used, self.ranks, self.seen, good = self._state(good)
+        if repair(products, self.sums, self.vectors, good.astype(bool)):
+            self.ranks = self._state(cupy().asarray(good))[1]
+
+    def _state(self, good):
+        """Bring over what the host must know; the one time that it waits, but for repairs."""
+        cp = cupy()
+        used = cp.isfinite(self.means).sum(axis=1)
+        least = self._tolerance * used * cp.maximum(self.sums[:, 0], 0.0)
+        ranks = (self.sums > least[:, None]).sum(axis=1)
+        targets = self.means if self._targets is None else self._targets
+        seen = cp.isfinite(targets).reshape(len(used), -1).sum(axis=1)
+        return cp.stack([used, ranks, seen, good.astype(used.dtype)]).get()
+
+    def both(self, wanted):
+        """Return residuals of the targets given first, and scatters: one array a truncation."""
+        kept = np.minimum(wanted, self.ranks[:, None])
+        return self._pass(self._targets, self._factors(self._inner, kept), kept)
+
+    def subtract(self, targets, wanted):
+        """Return residuals (frames, n_targets, pixels) of other targets, one array a truncation."""
+        targets, kept = without_means(targets), np.minimum(wanted, self.ranks[:, None])
+        _, inner = reference_sums(self._references, targets)
+        return self._pass(targets, self._factors(inner, kept), kept[:, :0])[0]
+
+    def scatter(self, wanted):
+        """Return scatters (frames, pixels), one array a truncation."""
+        kept = np.minimum(wanted, self.ranks[:, None])
+        return self._pass(self._references[:, :0], self.vectors[:, :0], kept)[1]
+
+    def _factors(self, inner, kept):
+        """Return the weights of the references in the models: (frames, models, n)."""
+        cp, (frames, n) = cupy(), self.means.shape
+        amplitudes = cp.matmul(inner, self.vectors.transpose(0, 2, 1))
+        counts = cp.asarray(kept)[:, :, None, None] > cp.arange(n)
+        sums = cp.where(self.sums > 0, self.sums, 1.0)[:, None, None, :]
+        scaled = cp.where(counts, amplitudes[:, None] / sums, 0.0)
+        return cp.matmul(scaled.reshape(frames, -1, n), self.vectors)
+
+    def _pass(self, targets, factors, kept):
+        """Return residuals for all factors and scatters for the vectors `kept`, in one pass."""
+        cp, (frames, n, pixels) = cupy(), self._references.shape
+        n_targets, models = targets.shape[1], factors.shape[1]
+        rows = cp.concatenate([factors, self.vectors], axis=1) if models else self.vectors
+        order = np.argsort(kept[np.argmax(self.ranks)], kind="stable")
+        counts = np.column_stack([self.used, self.ranks, kept[:, order]])
+        residuals = cp.empty((models // max(1, n_targets), frames, n_targets, pixels))
+        scatters = cp.empty((len(order), frames, pixels))
+        sizes = map(np.int32, (n, pixels, n_targets, models, len(order)))
+        kernel("klip", "residuals_and_scatter")(
+            (-(-pixels // TILE), frames), (THREADS,),
+            (self._references, self.means, rows, self.vectors.sum(axis=2), targets,
+             cp.asarray(counts.astype(np.int32, order="C")), *sizes, residuals, scatters))
+        return list(residuals), [scatters[k] for k in np.argsort(order).tolist()]
+
+
+def without_means(targets):
+    """Return float64 targets without their means; pixels that are not finite are NaN."""
+    cp = cupy()
+    targets = targets.astype(np.float64)
+    finite = cp.isfinite(targets)
+    total = cp.where(finite, targets, 0.0).sum(axis=-1, keepdims=True)
+    count = cp.maximum(finite.sum(axis=-1, keepdims=True), 1)
+    return cp.where(finite, targets - total / count, np.nan)
+
+
+def reference_sums(references, targets=None):
+    """Return means (frames, n), NaN where not finite, and products (frames, n_targets, n)."""
+    cp, (frames, n, pixels) = cupy(), references.shape
+    n_targets = 0 if targets is None else targets.shape[1]
+    at_a_time = min(n_targets, 1) if n_targets < 2 else 4
+    means, products = cp.empty((frames, n)), cp.empty((frames, n_targets, n))
+    kernel("klip", f"reference_sums<{at_a_time}>")(
+        (n, max(1, -(-n_targets // max(1, at_a_time))), frames), (256,),
+        (references, references if targets is None else targets, np.int32(n), np.int32(n_targets),
+         np.int32(pixels), means, products))
+    return means, products
+
+
+def covariance(references, means):
+    """Return the inner products (frames, n, n) of the references without their means."""
+    cp, (frames, n, pixels) = cupy(), references.shape
+    panels, segments = -(-n // TILE), -(-pixels // SEGMENT)
+    parts = cp.empty((frames, segments, panels * (panels + 1) // 2, TILE, TILE))
+    kernel("klip", "covariance_parts")(
+        (parts.shape[2], segments, frames), (THREADS,),
+        (references, means, np.int32(n), np.int32(pixels), parts))
+    products = cp.empty((frames, n, n))
+    kernel("klip", "sum_parts")(
+        (-(-n * n // 256), frames), (256,), (parts, np.int32(n), np.int32(segments), products))
+    return products
+
+
+class Basis:
+    """One set of references; arguments, attributes and methods as on the CPU.
+
+    References of float64 are neither changed nor copied, whatever `overwrite` says.
+    """
+
+    def __init__(self, references, tolerance, overwrite):
+        flat = cupy().ascontiguousarray(references, dtype=np.float64)
+        self._bases = Bases(flat[None], tolerance)
+        self.sums, self.vectors = self._bases.sums[0], self._bases.vectors[0]
+        self.rank, self.bad = int(self._bases.ranks[0]), None
+        if self._bases.used[0] < len(flat):
+            self.bad = int(np.flatnonzero(np.isnan(self._bases.means[0].get()))[0])
+
+    def subtract(self, targets, kept):
+        """Return what each number of vectors leaves of the targets, as (n, pixels) arrays."""
+        return [left[0] for left in self._bases.subtract(targets[None], kept)]
+
+    def scatter(self, kept):
+        """Return the scatter that each number of vectors leaves, as (pixels,) arrays."""
+        return [plane[0] for plane in self._bases.scatter(kept)]

@@ -1,0 +1,1 @@
+"""Telescope, masks, stops and filters of the coronagraphs."""

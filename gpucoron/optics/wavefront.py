@@ -1,0 +1,121 @@
+"""Wavefront errors: what the mirror's figure adds once, and what drifts slowly in time."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import fft
+
+from gpucoron.optics.telescope import WIDTH_M, Pupil
+
+__all__ = ["Wavefront"]
+
+N_SCREENS = 8
+HOURS = 1 / 24
+
+
+def _zernikes(pupil):
+    """Low orders, defocus to secondary astigmatism, unit rms over the aperture."""
+    x = pupil.axis / (WIDTH_M / 2)
+    r2 = x**2 + x[:, None] ** 2
+    xx, yy = np.broadcast_to(x, r2.shape), np.broadcast_to(x[:, None], r2.shape)
+    return [2 * r2 - 1, xx**2 - yy**2, 2 * xx * yy, (3 * r2 - 2) * xx, (3 * r2 - 2) * yy,
+            xx**3 - 3 * xx * yy**2, 3 * xx**2 * yy - yy**3, 6 * r2**2 - 6 * r2 + 1,
+            (4 * r2 - 3) * (xx**2 - yy**2), (4 * r2 - 3) * 2 * xx * yy]
+
+
+def _segment_modes(pupil):
+    modes = []
+    for k, (cx, cy) in enumerate(pupil.centres):
+        here = pupil.segment == k
+        modes += [here * 1.0, here * (pupil.axis - cx), here * (pupil.axis - cy)[:, None]]
+    return modes
+
+
+def _screens(pupil, rng, count):
+    """Random figure with power falling as frequency^-3.2 between 3 and 40 cycles per aperture."""
+    n = pupil.axis.size
+    cycles = np.hypot(fft.fftfreq(n, 1 / n), fft.fftfreq(n, 1 / n)[:, None])
+    amplitude = np.where((cycles >= 3) & (cycles <= 40), np.maximum(cycles, 1) ** -1.6, 0.0)
+    noise = rng.standard_normal((count, n, n))
+    return list(fft.ifft2(fft.fft2(noise) * amplitude).real)
+
+
+class Wavefront:
+    """The optical path difference over the pupil at any time.
+
+    A fixed figure (all modes at their given rms) plus a drift: every mode follows its own
+    Ornstein-Uhlenbeck process, so that integrations close in time share nearly the same speckles
+    and those hours apart do not. Piston and tilt over the Lyot stop are taken out of every mode:
+    where the star is belongs to the pointing.
+
+    Parameters
+    ----------
+    pupil : Pupil
+    static_nm, drift_nm : float
+        Root mean square of figure and drift over the aperture.
+    times_days : (nt,) float64
+        When the states are wanted, ascending.
+    rng : numpy.random.Generator
+    correlation_hours : float
+        Time in which the drift forgets itself.
+    """
+
+    def __init__(self, pupil: Pupil, static_nm: float, drift_nm: float, times_days: np.ndarray,
+                 rng: np.random.Generator, correlation_hours: float = 3.0):
+        groups = [_zernikes(pupil), _segment_modes(pupil), _screens(pupil, rng, 2 * N_SCREENS)]
+        weights = np.concatenate(
+            [np.full(len(g), np.sqrt(share / len(g)))
+             for g, share in zip(groups, (0.45, 0.2, 0.35), strict=True)])
+        modes = np.array([m for g in groups for m in g])
+        self._modes = _level(modes, pupil) * weights[:, None, None].astype(np.float32)
+        n = len(modes)
+        figure = rng.standard_normal(n)
+        self._figure = static_nm * figure / np.sqrt(np.sum((figure * weights) ** 2))
+        self._drift = drift_nm * _ou_process(
+            rng, n, np.asarray(times_days), correlation_hours * HOURS)
+
+    def opd(self, state: int) -> np.ndarray:
+        """Optical path difference of one state.
+
+        Parameters
+        ----------
+        state : int
+            Index into the times given.
+
+        Returns
+        -------
+        (n, n) float32, m
+        """
+        coefficients = (self._figure + self._drift[state]).astype(np.float32) * np.float32(1e-9)
+        return np.tensordot(coefficients, self._modes, axes=1)
+
+
+def _level(modes, pupil):
+    """Take piston and tilt over the stop out of each mode, and make its rms one.
+
+    Tilt is that of the plane fitted by least squares, which decides where the core of an image is;
+    the mean slope would decide where its centroid is, far wings included.
+    """
+    aperture = pupil.aperture > 0.5
+    inside = (pupil.stop > 0.5) & aperture
+    y, x = np.meshgrid(pupil.axis, pupil.axis, indexing="ij")
+    plane = np.stack([np.ones(inside.sum()), x[inside], y[inside]], axis=1)
+    solve = np.linalg.pinv(plane)
+    for mode in modes:
+        piston, slope_x, slope_y = solve @ mode[inside]
+        mode -= piston + slope_x * x + slope_y * y
+        mode /= np.sqrt(np.mean(mode[aperture] ** 2))
+    return modes.astype(np.float32)
+
+
+def _ou_process(rng, n, times, correlation):
+    values = np.empty((len(times), n))
+    previous = None
+    for i, draw in enumerate(rng.standard_normal((len(times), n))):
+        if previous is None:
+            values[i] = draw
+        else:
+            memory = np.exp(-(times[i] - times[previous]) / correlation)
+            values[i] = memory * values[previous] + np.sqrt(1 - memory**2) * draw
+        previous = i
+    return values

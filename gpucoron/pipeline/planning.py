@@ -1,0 +1,249 @@
+"""What a run will take: pairs, batches, memory, disk, time."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from gpucoron.core.parameters import Parameters
+from gpucoron.errors import UsageError
+
+__all__ = ["Plan", "make_plan", "parse_size", "predict"]
+
+MIB = 2**20
+#: Memory of the interpreter with its libraries and compiled code.
+BASE = 185 * MIB
+#: Share of the free memory that a run may use unless told.
+SHARE = 0.5
+# Larger ones are no faster, and once their arrays are too large for malloc to keep, much slower.
+LARGEST_BATCH = 8
+# bytes per pixel of one image, 4 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT; while
+# outliers are flagged; bytes per pixel of all that resampling makes
+_PLAIN, _FULL, _FLAGGING, _RESAMPLING = 12, 24, 58, 250
+# output pixels that a pixel's drop reaches at equal pixel scales, 12 bytes each
+_REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16, "lanczos3": 36}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+# seconds per pixel: fit of a pair; shift of an image; of a reference in a decomposition, and a
+# multiply-add there; flagging, filling and transforming an image
+_FIT, _SHIFT, _PASS, _MULTIPLY, _PREPARE = 4.0e-9, 1.2e-8, 2.5e-9, 6.0e-11, 2.0e-7
+_PROBE = 7.2e-4  # seconds that the trial transform takes where these were measured
+# what more threads than the two of those measurements are worth less for each: the memory is shared
+# (2 threads of bench/README.md, 16 of bench/results/2026-11-27-gpu-nvidia-h200-first.json)
+_CROWD = 0.16
+# Whole processes, files and all, s. On the CPU beside what Plan.seconds says: the canonical set of
+# bench/README.md. On a GPU, and more for each pair and pixel: "process" of both sets in that file,
+# 2.97 s with 720 pairs of 320 x 320 and 4.40 s with 21,600.
+_CPU_START, _GPU_START, _GPU_PAIR = 1.3, 2.92, 6.7e-10
+
+
+def parse_size(text: str | int | float) -> int:
+    """Turn "4GiB", "500 MB" or a number of bytes into bytes.
+
+    Raises
+    ------
+    UsageError
+        It is none of these, or not above 0.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE)
+    try:
+        size = int(float(found[1]) * _UNITS[found[2].lower()])
+    except (TypeError, ValueError, KeyError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"memory is {text!r}, expected a size such as 4GiB or 500MB")
+    return size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one product of an association will take.
+
+    Attributes
+    ----------
+    name : str
+        The product.
+    pairs : int
+        Fits of a reference to a science integration.
+    references : int
+        Reference images.
+    integrations : tuple of int
+        Of each science exposure.
+    shape : (int, int)
+        Of an image, (ny, nx).
+    batch : int
+        References shifted at a time.
+    memory : int
+        Peak, bytes, with what Python and its libraries take.
+    least_memory : int
+        The same with batches of one.
+    disk : int
+        Bytes to be written.
+    seconds : float
+        Expected wall time, without reading and writing.
+    """
+
+    name: str
+    pairs: int
+    references: int
+    integrations: tuple[int, ...]
+    shape: tuple[int, int]
+    batch: int
+    memory: int
+    least_memory: int
+    disk: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """Tell it to people."""
+        exposures = " + ".join(str(n) for n in self.integrations)
+        return [
+            f"product {self.name}",
+            f"  science integrations  {exposures}",
+            f"  reference images      {self.references}, {self.shape[0]} x {self.shape[1]} pixels",
+            f"  pairs to fit          {self.pairs}",
+            f"  batches               {self.batch} references at a time",
+            f"  peak memory           {self.memory / MIB:.0f} MiB",
+            f"  disk to be written    {self.disk / MIB:.0f} MiB",
+            f"  expected time         {self.seconds:.1f} s, without reading and writing",
+        ]
+
+
+def make_plan(
+    name: str, science: Sequence[tuple[int, int, int]], references: Sequence[tuple[int, int, int]],
+    parameters: Parameters, save: Collection[str], keep: Collection[str] = (), *,
+    budget: int | None = None, threads: int = 1,
+) -> Plan:
+    """Predict what a product takes.
+
+    Parameters
+    ----------
+    name : str
+        The product.
+    science, references : sequence of (n, ny, nx)
+        Shapes of the exposures.
+    parameters : Parameters
+        Of the run.
+    save, keep : collection of str
+        What is written, and what is held in memory.
+    budget : int, optional
+        Bytes that the run may use; decides the batch. Default: as much as it likes.
+    threads : int
+        That it uses.
+
+    Returns
+    -------
+    Plan
+    """
+    ny, nx = science[0][1:]
+    npix, nref = ny * nx, sum(s[0] for s in references)
+    counts = tuple(s[0] for s in science)
+    each = parameters.align_refs.align == "each" and not parameters.align_refs.skip
+    aligned = 0 if parameters.klip.skip else sum(counts) if each else len(counts)
+    fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, each)
+    if threads > 1:  # one exposure is read ahead while another is written
+        fixed += 2 * _FULL * npix * max(s[0] for s in (*science, *references))
+    by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
+    batch = min(nref, LARGEST_BATCH)
+    if budget is not None:
+        batch = max(1, min(batch, (budget - fixed) // by_one))
+    return Plan(
+        name, aligned * nref, nref, counts, (ny, nx), int(batch), fixed + batch * by_one,
+        fixed + by_one, _disk(npix, nref, counts, parameters, save, aligned),
+        _seconds(npix, nref, sum(counts), aligned, parameters, save, threads))
+
+
+def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
+    """Peak without what a batch takes: the largest of what the phases hold."""
+    truncations, n_exposures = parameters.klip.truncations, len(counts) + len(references)
+    kept = _PLAIN * nref * ("psfstack" in keep) + 4 * n_exposures  # and their AREA
+    if "crfints" in keep:
+        kept += _FULL * (nref + sum(counts))
+    if "psfalign" in keep:
+        kept += 16 * nref * (sum(counts) if each else len(counts))
+    peaks = [2 * _PLAIN * nref + _FLAGGING * max(s[0] for s in references)]
+    if parameters.klip.skip:
+        peaks.append(_FULL * sum(counts[:-1]) + _FLAGGING * counts[-1])
+        return BASE + npix * (kept + max(peaks))
+    with_err = bool({"psfalign"} & {*save, *keep}) and not parameters.align_refs.skip
+    prepared = (4 + 8 + 8 * with_err) * nref  # images, spectra
+    peaks.append(prepared + (_PLAIN + 3 + 4 * with_err) * nref)
+    vectors = max(min(k, max(nref - k, 0)) for k in truncations)
+    aligning = prepared + (8 + 8 + 1) * nref + 8 * vectors  # m^2 p, aligned, which are finite
+    own = _FULL + 4 + 8 * len(truncations)
+    if not each:
+        own += 9 + 16 * len(truncations)  # all integrations subtracted at once
+    done = _FULL - 4 + 4 * len(truncations) * (1 + ("psfsub" in keep))
+    for k, n in enumerate(counts):
+        before = done * sum(counts[:k])
+        peaks += [before + prepared + _FLAGGING * n, before + aligning + own * n]
+    peaks.append(done * sum(counts) + _RESAMPLING + _wide_drops(parameters.resample))
+    return BASE + npix * (kept + max(peaks))
+
+
+def _wide_drops(resample):
+    """Bytes per pixel of overlaps beyond those of square drops at equal pixel scales."""
+    finer = min(1.0, resample.pixel_scale_ratio) ** 2
+    return int(12 * max(0.0, _REACHED[resample.kernel] / finer - _REACHED["square"]))
+
+
+def _disk(npix, nref, counts, parameters, save, aligned):
+    sizes = {
+        "crfints": _FULL * (nref + sum(counts)) * (not parameters.outlier_detection.skip),
+        "psfstack": _PLAIN * nref,
+        "psfalign": _PLAIN * nref * aligned * (not parameters.align_refs.skip),
+        "psfsub": _FULL * sum(counts) * len(parameters.klip.truncations) * (
+            not parameters.klip.skip),
+        "i2d": 40 * len(parameters.klip.truncations) * (not parameters.resample.skip),
+    }
+    return npix * sum(size for name, size in sizes.items() if name in save)
+
+
+def _seconds(npix, nref, nsci, aligned, parameters, save, threads):
+    pairs = aligned * nref
+    shifts = pairs * (2 if "psfalign" in save else 1)
+    bases = aligned if parameters.align_refs.align == "each" else min(aligned, 2)
+    vectors = min(max(parameters.klip.truncations), nref)
+    products = bases * nref * (nref / 2 + min(vectors, nref - vectors))
+    work = (pairs * _FIT + shifts * _SHIFT + bases * nref * _PASS + products * _MULTIPLY
+            + (nref + nsci) * _PREPARE)
+    return npix * work / _worth(threads) * _speed() + 0.5
+
+
+def _worth(threads: int) -> float:
+    """How much faster than one thread some are."""
+    return max(1, threads) / (1 + _CROWD * max(0, threads - 2))
+
+
+def predict(plans: Sequence[Plan]) -> tuple[float, float]:
+    """Predict the seconds that a run takes on a GPU, and on the CPU.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        Of its products.
+
+    Returns
+    -------
+    on_gpu, on_cpu : float
+        Of whole processes, with compiled code kept from before.
+    """
+    pixels = sum(plan.pairs * plan.shape[0] * plan.shape[1] for plan in plans)
+    return _GPU_START + _GPU_PAIR * pixels, _CPU_START + sum(plan.seconds for plan in plans)
+
+
+def _speed() -> float:
+    """How much slower this machine is, just now, than the one the constants come from."""
+    import numpy as np
+    import scipy.fft
+
+    image = np.ones((320, 320))
+    scipy.fft.rfft2(image)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        scipy.fft.irfft2(scipy.fft.rfft2(image), s=image.shape)
+        times.append(time.perf_counter() - start)
+    return min(times) / _PROBE

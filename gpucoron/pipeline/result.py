@@ -1,0 +1,181 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from gpucoron.analysis.measure import Seen
+    from gpucoron.backend.device import Device
+    from gpucoron.core.diagnostics import Record
+    from gpucoron.core.parameters import Parameters
+    from gpucoron.core.stack import IntegrationStack
+    from gpucoron.io.association import LeftOut
+    from gpucoron.io.wcs import OutputWcs
+    from gpucoron.steps.align_refs import AlignedReferences
+    from gpucoron.steps.resample import ResampledImage
+
+__all__ = ["ProductResult", "Result"]
+
+
+@dataclass
+class ProductResult:
+    """The products of one entry of the association; None or empty where a step was skipped.
+
+    Attributes
+    ----------
+    name : str
+        The product's name; its files begin with it.
+    crfints : dict of str to IntegrationStack
+        Flagged exposures, science and references, by root name.
+    median : dict of str to (ny, nx) array
+        Median image of each exposure's integrations.
+    psfstack : IntegrationStack
+        All reference integrations; `sources` tells where each plane came from.
+    psfalign : dict of str to AlignedReferences
+        Aligned references by science exposure. Only what `run` was asked to keep.
+    fits : dict of str to structured array
+        The alignment's fits by science exposure (`gpucoron.steps.align_refs.FITS_DTYPE`).
+    psfsub : dict of str to IntegrationStack
+        PSF-subtracted science exposures by root name; where several truncations were asked for,
+        ``_kl010`` and so on is added to it.
+    i2d : ResampledImage
+        The combined image, of the first truncation where there are several.
+    i2ds : dict of int to ResampledImage
+        The combined image of each truncation.
+    wcs : OutputWcs
+        Of `i2d`.
+    psfmask : str
+        Where the psfmask came from.
+    record : Record
+        What the report shows: small arrays and tables, kept whatever `run` was asked to keep.
+    left_out : tuple of (expname, exptype, reason)
+        Members that were not used, with ``skip_bad=True``.
+    """
+
+    name: str
+    crfints: dict[str, IntegrationStack] = field(default_factory=dict)
+    median: dict[str, np.ndarray] = field(default_factory=dict)
+    psfstack: IntegrationStack | None = None
+    psfalign: dict[str, AlignedReferences] = field(default_factory=dict)
+    fits: dict[str, np.ndarray] = field(default_factory=dict)
+    psfsub: dict[str, IntegrationStack] = field(default_factory=dict)
+    i2d: ResampledImage | None = None
+    i2ds: dict[int, ResampledImage] = field(default_factory=dict)
+    wcs: OutputWcs | None = None
+    psfmask: str = ""
+    record: Record | None = None
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass
+class Result:
+    """The outcome of `gpucoron.run`.
+
+    Attributes
+    ----------
+    products : tuple of ProductResult
+        One for each entry of the association that was processed.
+    files : tuple of Path
+        What was written, in order.
+    timings : dict of str to float
+        Wall seconds by step, and for reading and writing.
+    warnings : tuple of str
+        Every warning of the run.
+    parameters : Parameters
+        All parameters as used.
+    device : Device
+        Where it ran.
+    spans : tuple of (str, float, float)
+        Step, start and end of each piece of work, s on the clock of `time.perf_counter`.
+    """
+
+    products: tuple[ProductResult, ...]
+    files: tuple[Path, ...]
+    timings: dict[str, float]
+    warnings: tuple[str, ...]
+    parameters: Parameters
+    device: Device
+    spans: tuple[tuple[str, float, float], ...] = ()
+
+    @property
+    def product(self) -> ProductResult:
+        """The only product, or the first of several."""
+        return self.products[0]
+
+    def report(
+        self, path: str | PathLike = ".", star: tuple[float, float] | None = None,
+        overwrite: bool = True,
+    ) -> Path:
+        """Write what happened as one HTML file.
+
+        Parameters
+        ----------
+        path : path
+            The file (.html), or the folder in which ``<product>_report.html`` is made.
+        star : (ra, dec), degrees, optional
+            Where the star is. Default: the reference point of the exposures, RA_REF and DEC_REF.
+        overwrite : bool
+            Whether a report that is there may be replaced.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written, or exists and must not be replaced.
+        """
+        from gpucoron.report.page import write_report
+
+        return write_report(self, path, star, overwrite)
+
+    def plot(self, star: tuple[float, float] | None = None) -> Figure:
+        """Draw the first product: combined image, residuals, shifts, eigenvalues.
+
+        Parameters
+        ----------
+        star : (ra, dec), degrees, optional
+            As for `report`.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            ``figure.savefig("run.png")``, or the last line of a notebook's cell.
+
+        Raises
+        ------
+        UsageError
+            matplotlib is not installed.
+        """
+        from gpucoron.report.figures import plot
+
+        return plot(self.product, star)
+
+    def candidates(self, star: tuple[float, float] | None = None) -> list[Seen]:
+        """Look for point sources in the first product's combined image, as the report does.
+
+        Parameters
+        ----------
+        star : (ra, dec), degrees, optional
+            As for `report`.
+
+        Returns
+        -------
+        list of Seen
+            ``separation`` and ``angle`` on the sky, ``candidate.significance``, and ``doubt`` where
+            something speaks against it; empty without a combined image.
+        """
+        from gpucoron.analysis import measure
+
+        record = self.product.record
+        sky = measure.sky_of(record, star) if record is not None and record.images else None
+        return measure.search(record, sky, max(record.images))[1] if sky else []

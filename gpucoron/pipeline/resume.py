@@ -1,0 +1,171 @@
+"""Continuing a run: what of an earlier one counts, and reading it back."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucoron.errors import InputError
+
+if TYPE_CHECKING:
+    from gpucoron.core.stack import IntegrationStack
+    from gpucoron.io.exposures import Exposure
+    from gpucoron.pipeline.product import ProductRun
+
+__all__ = ["can_read_back", "difference", "read", "read_back", "verified"]
+
+log = logging.getLogger("gpucoron")
+
+_KEYS = {"format": int, "gpucoron": str, "start": str, "status": str, "versions": dict,
+         "device": dict, "parameters": dict, "psfmasks": dict, "inputs": list, "files": list,
+         "warnings": list}
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the record of an earlier run; None where there is none that can be used."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not all(
+            isinstance(content.get(key), kind) for key, kind in _KEYS.items()):
+        log.warning("%s: not the record of a run, passed over", path.name)
+        return None
+    return content
+
+
+def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say what makes an earlier run another one than this; nothing does if it is empty.
+
+    Parameters
+    ----------
+    earlier, now : mapping
+        Records, as they are read and written.
+
+    Notes
+    -----
+    What decides about bits: format and version, libraries, device, parameters, input files (by
+    name, size and CRC). Threads, memory, folders, host and the products to write do not.
+    """
+    for key in ("format", "gpucoron"):
+        if earlier[key] != now[key]:
+            return f"{key} was {earlier[key]} and is {now[key]}"
+    devices = [{"device": d.get("label"), "its name": d.get("name")}
+               for d in (earlier["device"], now["device"])]
+    inputs = [{Path(str(e["path"])).name: (e["size"], e["crc32"]) for e in r["inputs"]}
+              for r in (earlier, now)] if _plain(earlier["inputs"]) else [{"inputs": None}, {}]
+    for before, after in ((earlier["versions"], now["versions"]), devices,
+                          (earlier["parameters"], now["parameters"])):
+        for key in dict.fromkeys([*before, *after]):
+            if before.get(key) != after.get(key):
+                return f"{key} was {before.get(key)} and is {after.get(key)}"
+    before, after = inputs
+    for name in dict.fromkeys([*before, *after]):
+        if name not in before or name not in after:
+            return f"{name} is {'no longer' if name in before else 'now'} an input"
+        if None in before[name] or before[name] != after[name]:
+            return f"{name} is not as it was"
+    return ""
+
+
+def _plain(entries) -> bool:
+    return all(isinstance(e, dict) and {"path", "size", "crc32"} <= set(e) for e in entries)
+
+
+def verified(folder: Path, entries: Iterable[Mapping[str, Any]], wanted: Iterable[str],
+             threads: int) -> dict[str, dict[str, Any]]:
+    """Return, by name, the entries of files that are wanted, complete, and as they were written.
+
+    Parameters
+    ----------
+    folder : Path
+    entries : iterable of mapping
+        Of an earlier record.
+    wanted : iterable of str
+    threads : int
+        That read files at a time.
+    """
+    from gpucoron.io.checksums import is_whole
+
+    wanted = set(wanted)
+    claimed = [dict(e) for e in entries if isinstance(e, dict) and e.get("name") in wanted
+               and e.get("state") == "complete" and isinstance(e.get("checksums"), dict)]
+    with ThreadPoolExecutor(max(1, threads), "gpucoron-verify") as pool:
+        whole = list(pool.map(lambda e: is_whole(folder / e["name"], e["checksums"]), claimed))
+    for entry, good in zip(claimed, whole, strict=True):
+        if not good:
+            log.warning("--resume: %s is gone or not as it was written; it is made anew",
+                        entry["name"])
+    return {e["name"]: e for e, good in zip(claimed, whole, strict=True) if good}
+
+
+# ---- reading back what a science exposure came to
+
+
+def can_read_back(run: ProductRun, exposure: Exposure) -> bool:
+    """Tell whether a science exposure's alignment and subtraction can be left out.
+
+    Its psfsub of every truncation must be complete, so must its psfalign if it is to be written,
+    and aligned references must not be wanted in memory (files have them in single precision).
+    """
+    job = run.job
+    aligned = not job.parameters.align_refs.skip
+    if "psfsub" not in job.save or (aligned and "psfalign" in job.keep):
+        return False
+    return all(map(job.record.has, _paths(run, exposure, aligned and "psfalign" in job.save)))
+
+
+def _paths(run, exposure, with_psfalign) -> list[Path]:
+    kinds = ("psfsub", "psfalign")[: 1 + with_psfalign]
+    return [path for kind in kinds
+            for path in run.job.paths(exposure.root, kind, run.association.asn_id)]
+
+
+def read_back(
+    run: ProductRun, exposure: Exposure, flagged: IntegrationStack
+) -> dict[int, IntegrationStack]:
+    """Return a science exposure's subtracted images for each truncation, from its products.
+
+    Parameters
+    ----------
+    run : ProductRun
+        Its `result` gets the fits, where psfalign has them.
+    exposure : Exposure
+    flagged : IntegrationStack
+        With its outliers flagged; SCI and ERR are replaced, DQ and variances klip leaves alone.
+
+    Raises
+    ------
+    InputError
+        A product is not what it was a moment ago.
+    """
+    from gpucoron.io.exposures import read_exposure
+
+    job, stacks = run.job, {}
+    with job.timed("read"):
+        paths = job.paths(exposure.root, "psfsub", run.association.asn_id)
+        for truncate, path in zip(job.parameters.klip.truncations, paths, strict=True):
+            found = read_exposure(path, "science").stack
+            stacks[truncate] = run.places[0].upload(found)
+        _read_fits(run, exposure)
+    log.info("%s: read back, complete already", exposure.root)
+    return {k: flagged.replace(data=s.data, err=s.err) for k, s in stacks.items()}
+
+
+def _read_fits(run, exposure) -> None:
+    from gpucoron.io.fitsread import open_fits
+
+    if "psfalign" not in run.job.save or run.job.parameters.align_refs.skip:
+        return
+    path = run.job.path(exposure.root, "psfalign", run.association.asn_id)
+    run.job.files.append(path)
+    file = open_fits(path, InputError)
+    table = file.find("ALIGN")
+    if table is not None:
+        run.result.fits[exposure.root] = file.table(table)

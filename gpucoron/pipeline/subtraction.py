@@ -1,0 +1,192 @@
+"""One science exposure's alignment and subtraction: in batches, on one device or on several."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gpucoron.backend import cuda
+from gpucoron.errors import DeviceMemoryError
+from gpucoron.steps.klip import klip
+
+if TYPE_CHECKING:
+    from gpucoron.api import Job
+    from gpucoron.backend.transfer import Host
+    from gpucoron.core.stack import IntegrationStack
+    from gpucoron.io.products import PsfalignWriter
+    from gpucoron.steps.align_refs import Alignment
+
+__all__ = ["Share", "Subtraction"]
+
+log = logging.getLogger("gpucoron")
+
+LARGEST_GROUP = 32  # integrations that a GPU takes at once; more are no faster
+_SPARE = 0.85  # share of a device's free memory that is planned for
+
+
+class Share(NamedTuple):
+    """What one device needs for its part of the integrations."""
+
+    place: Host
+    stack: IntegrationStack  # the science exposure, there
+    alignment: Alignment
+
+
+class Subtraction:
+    """Align the references to a science exposure, model it by them, and subtract.
+
+    Parameters
+    ----------
+    job : Job
+        The run: settings, progress, timings.
+    root : str
+        Of the exposure.
+    shares : list of Share
+        One for each device; the result is put together on the first.
+    keep : bool
+        Whether aligned references are wanted in the end.
+
+    Attributes
+    ----------
+    table : (npairs,) structured array of `gpucoron.steps.align_refs.FITS_DTYPE`
+        After `run`.
+    kept : list of (images, errors)
+        Aligned references of each fitted integration, on the host, if wanted.
+    spectra : list of (rank,) arrays
+        Eigenvalues of each KL basis, where it was made.
+    """
+
+    def __init__(self, job: Job, root: str, shares: list[Share], keep: bool):
+        self.job, self.root, self.shares, self._keep = job, root, shares, keep
+        self.each = shares[0].alignment.align == "each"
+        self.table: np.ndarray | None = None
+        self.kept: list = []
+        self.spectra: list = []
+        self._lock = threading.Lock()
+        self._done = 0
+        self._tables: dict[int, np.ndarray] = {}
+        self._aligned: dict[int, tuple] = {}
+
+    def run(self, writer: PsfalignWriter | None) -> dict[int, IntegrationStack]:
+        """Do it; gives a stack for each truncation.
+
+        Parameters
+        ----------
+        writer : PsfalignWriter or None
+            Takes the aligned references as they come about.
+        """
+        stack, integrations = self.shares[0].stack, self.shares[0].alignment.integrations
+        xp = cuda.namespace(stack.data)
+        self._out = {k: [xp.full(stack.shape, np.nan, dtype=np.float32) for _ in range(2)]
+                     for k in self.job.parameters.klip.truncations}
+        self._writer, self._total = writer, len(integrations)
+        parts = [part.tolist() for part in np.array_split(integrations, len(self.shares))]
+        if len(self.shares) == 1:
+            self._share(self.shares[0], parts[0])
+        else:
+            with ThreadPoolExecutor(len(parts), "gpucoron-device") as pool:
+                list(pool.map(self._share, self.shares, parts))
+        self.table = np.concatenate([self._tables[i] for i in integrations])
+        self.kept = [self._aligned[i] for i in integrations if self._keep]
+        return {k: stack.replace(data=data, err=err) for k, (data, err) in self._out.items()}
+
+    def _share(self, share, integrations):
+        """Do one device's integrations, fewer at a time where its memory does not suffice."""
+        size, start, buffer = self._group_size(share), 0, None
+        with share.place.here():
+            while start < len(integrations):
+                group = integrations[start : start + size]
+                try:
+                    with share.place.errors("align_refs, klip"):
+                        if buffer is None:
+                            xp = cuda.namespace(share.stack.data)
+                            buffer = xp.empty((len(group), *share.alignment.shape))
+                        self._group(share, group, buffer[: len(group)])
+                    start += len(group)
+                except DeviceMemoryError as problem:
+                    if len(group) == 1:
+                        raise
+                    size, buffer = (len(group) + 1) // 2, None
+                    log.info("%s; going on with %d integration%s at a time", str(problem), size,
+                             "s"[: size != 1])
+                if buffer is None:
+                    gc.collect()  # what failed still holds its arrays
+
+    def _group_size(self, share):
+        """Return how many integrations to take at once."""
+        free = share.place.free_memory()
+        if free is None or not self.each:
+            return 1
+        if self.job.memory is not None:
+            free = min(free, self.job.budget())
+        aligned = 8 * int(np.prod(share.alignment.shape, dtype=np.int64))
+        # beside the aligned images: spectra on the way, the transform's and the products' memory
+        return int(min(LARGEST_GROUP, max(1, (_SPARE * free - 4 * aligned) // (1.1 * aligned))))
+
+    def _group(self, share, group, aligned):
+        """Align the references to some integrations and subtract."""
+        place, _, alignment = share
+        with self._timed(place, "align_refs"):
+            skip = self.job.parameters.align_refs.skip
+            fits = [alignment.unshifted(i) if skip else alignment.fit(i) for i in group]
+            for images, own in zip(aligned, fits, strict=True):
+                alignment.shift(own, images)
+            if self._keep:
+                kept = [place.later((images.copy(), alignment.shift_err(own)))()
+                        for images, own in zip(aligned, fits, strict=True)]
+                self._aligned.update(zip(group, kept, strict=True))
+        if not place.is_gpu:  # where klip changes the aligned images
+            self._write(share, group, aligned, fits)
+        with self._timed(place, "klip"):
+            self._klip(share, group, aligned)
+        if place.is_gpu:
+            self._write(share, group, aligned, fits)
+        with self._lock:
+            self._tables.update(zip(group, fits, strict=True))
+            self._done += len(group)
+            self.job.progress("align_refs, klip", self._done, self._total, self.root)
+
+    def _klip(self, share, group, aligned):
+        planes = slice(group[0], group[-1] + 1) if self.each else slice(None)
+        filled = share.stack.replace(data=share.alignment.science).planes(planes)
+        parts = klip(filled, aligned if self.each else aligned[0], list(self._out),
+                     overwrite_references=True, spectra=self.spectra)
+        first = self.shares[0].place
+        for (data, err), part in zip(self._out.values(), parts, strict=True):
+            found = part.data, part.err
+            if share.place is not first:
+                found = first.upload(share.place.later(found)())
+            with first.here():
+                data[planes], err[planes] = found
+
+    def _write(self, share, group, aligned, fits):
+        """Have aligned references written, the CPU's a batch at a time."""
+        if self._writer is None:
+            return
+        place, _, alignment = share
+        parts = [slice(0, alignment.shape[0])] if place.is_gpu else alignment.batches()
+        for i, images, own in zip(group, aligned, fits, strict=True):
+            for part in parts:
+                with self.job.timed("align_refs"):
+                    planes = place.later((images[part].astype(np.float32),
+                                          alignment.shift_err(own, part).astype(np.float32)),
+                                         brief=True)
+                with self.job.timed("write"):
+                    self.job.background.submit(
+                        self._put, self._writer, i if self.each else 0, planes, part.start)
+
+    @staticmethod
+    def _put(writer, row, planes, start):
+        writer.write(row, *planes(), start)
+
+    @contextmanager
+    def _timed(self, place, step):
+        with self.job.timed(step):
+            yield
+            place.finish()

@@ -1,0 +1,2 @@
+from .page import make_report as make_report
+from .page import write_report as write_report
