@@ -58,7 +58,9 @@ def test_every_device_asked_for_is_started(device, tiny, started):
 
 
 def test_a_run_on_the_cpu_starts_nothing(tiny, monkeypatch):
-    monkeypatch.setattr("gpucoron.api.Opening", lambda spec: pytest.fail("a GPU is started"))
+    for module in ("job", "association"):
+        monkeypatch.setattr(f"gpucoron.pipeline.{module}.Opening",
+                            lambda spec: pytest.fail("a GPU is started"))
     monkeypatch.setattr(device, "import_cupy", lambda: pytest.fail("CuPy is imported"))
     monkeypatch.setattr(device, "_NODES", ())
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
@@ -156,7 +158,7 @@ def test_auto_is_settled_when_the_association_is_known(device, tiny, started, mo
     def predict(given):
         plans.extend(given)
         return on_gpu, on_cpu
-    monkeypatch.setattr("gpucoron.api.predict", predict)
+    monkeypatch.setattr("gpucoron.pipeline.association.predict", predict)
     assert cli.main([str(tiny.asn), "--psfmask", str(tiny.mask), "--output-dir", str(tiny.out),
                      "--set", "klip.truncate=3", "--no-report"]) == 0
     assert [plan.pairs for plan in plans] == [25]

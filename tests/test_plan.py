@@ -213,7 +213,7 @@ def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_pa
 
 
 def test_little_free_memory_is_a_warning(tiny, monkeypatch):
-    monkeypatch.setattr("gpucoron.api.memory", lambda: (2**34, 2**20))
+    monkeypatch.setattr("gpucoron.pipeline.job.memory", lambda: (2**34, 2**20))
     result = gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, klip_truncate=3)
     (text,) = result.warnings
     assert re.search(r"needs about \d+ MiB, and 0 MiB are allowed by default \(half of what is "

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucoron.api import no_progress
 from gpucoron.backend.device import Device
+from gpucoron.backend.logs import no_progress
 from gpucoron.cluster.messages import Order
 from gpucoron.cluster.planning import Outcome, cut, held, look_ahead, make_order, tell
 from gpucoron.cluster.tasks import do_end, do_part, do_whole, forget

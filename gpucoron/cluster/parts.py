@@ -19,8 +19,8 @@ from gpucoron.pipeline.product import ProductRun
 from gpucoron.pipeline.result import ProductResult
 
 if TYPE_CHECKING:
-    from gpucoron.api import Job
     from gpucoron.cluster.messages import Order, Piece
+    from gpucoron.pipeline.job import Job
 
 __all__ = ["EndRun", "PartRun", "WholeRun"]
 

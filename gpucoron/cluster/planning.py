@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gpucoron.api import Job, no_progress
 from gpucoron.backend.device import Device, cpu_device
+from gpucoron.backend.logs import no_progress
 from gpucoron.cluster.messages import Done, Order, Piece
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import GpucoronError, UsageError
+from gpucoron.pipeline.job import Job
 from gpucoron.pipeline.output_lock import FolderLock
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def look_ahead(orders: Sequence[Order]) -> list[Ahead | GpucoronError]:
             job = Job(order.parameters, cpu_device(), order.save, frozenset(), order.overwrite,
                       None, Path(order.output_dir), no_progress, skip_bad=order.skip_bad,
                       checksums=order.checksums and order.skip_bad)
-            association, names = job._read(Path(order.asn))
+            association, names = job.read(Path(order.asn))
             files = job.planned(association, names)
             job._preflight(association, names)
             found.append(Ahead(_integrations(job, association), names))

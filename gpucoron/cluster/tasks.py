@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from gpucoron import __version__
-from gpucoron.api import Job, collected_warnings, no_progress
 from gpucoron.backend.device import choose_device
+from gpucoron.backend.logs import collected_warnings, no_progress
 from gpucoron.backend.prefetch import Background
 from gpucoron.backend.process import keep_memory
 from gpucoron.backend.threads import limited_to
 from gpucoron.cluster.messages import Done, Order, Piece
 from gpucoron.errors import GpucoronError, InputError, UsageError
+from gpucoron.pipeline.job import Job
 from gpucoron.pipeline.planning import SHARE
 from gpucoron.pipeline.result import ProductResult, Result
 from gpucoron.pipeline.run_record import RunRecord
@@ -235,7 +236,7 @@ class _Work:
     @functools.cached_property
     def association(self) -> tuple:
         """The association and the names of its products, its members looked at."""
-        return self.job._read(self.path)
+        return self.job.read(self.path)
 
     def products(self) -> list[tuple]:
         """Return (association, product, name) of each product."""

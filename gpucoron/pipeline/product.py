@@ -18,11 +18,11 @@ from gpucoron.pipeline.result import ProductResult
 from gpucoron.pipeline.resume import can_read_back, read_back
 
 if TYPE_CHECKING:
-    from gpucoron.api import Job
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.products import Provenance
+    from gpucoron.pipeline.job import Job
     from gpucoron.pipeline.subtraction import Share
 
 __all__ = ["ProductRun"]

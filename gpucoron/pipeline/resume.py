@@ -14,7 +14,6 @@ from gpucoron.errors import InputError
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
-    from gpucoron.pipeline.product import ProductRun
 
 __all__ = ["can_read_back", "difference", "read", "read_back", "verified"]
 
@@ -108,7 +107,7 @@ def verified(folder: Path, entries: Iterable[Mapping[str, Any]], wanted: Iterabl
 # ---- reading back what a science exposure came to
 
 
-def can_read_back(run: ProductRun, exposure: Exposure) -> bool:
+def can_read_back(run, exposure: Exposure) -> bool:
     """Tell whether a science exposure's alignment and subtraction can be left out.
 
     Its psfsub of every truncation must be complete, so must its psfalign if it is to be written,
@@ -128,13 +127,13 @@ def _paths(run, exposure, with_psfalign) -> list[Path]:
 
 
 def read_back(
-    run: ProductRun, exposure: Exposure, flagged: IntegrationStack
+    run, exposure: Exposure, flagged: IntegrationStack
 ) -> dict[int, IntegrationStack]:
     """Return a science exposure's subtracted images for each truncation, from its products.
 
     Parameters
     ----------
-    run : ProductRun
+    run : gpucoron.pipeline.product.ProductRun
         Its `result` gets the fits, where psfalign has them.
     exposure : Exposure
     flagged : IntegrationStack

@@ -16,10 +16,10 @@ from gpucoron.errors import DeviceMemoryError
 from gpucoron.steps.klip import klip
 
 if TYPE_CHECKING:
-    from gpucoron.api import Job
     from gpucoron.backend.transfer import Host
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.products import PsfalignWriter
+    from gpucoron.pipeline.job import Job
     from gpucoron.steps.align_refs import Alignment
 
 __all__ = ["Share", "Subtraction"]

@@ -1,0 +1,35 @@
+"""Progress and warnings of a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["Progress", "collected_warnings", "no_progress"]
+
+log = logging.getLogger("gpucoron")
+
+Progress = Callable[..., None]
+
+
+def no_progress(step: str, done: int, total: int, text: str = "") -> None:
+    """Ignore progress events."""
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect what is logged as a warning, each text once."""
+    texts: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            if record.getMessage() not in texts:
+                texts.append(record.getMessage())
+
+    handler = Collector(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield texts
+    finally:
+        log.removeHandler(handler)
