@@ -16,6 +16,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/python $(PYTEST)
 
 # The newest versions that pyproject.toml allows, as they are today.
@@ -29,6 +30,7 @@ test-lowest: .venv-lowest/.installed
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 # Brings pyproject.toml's changes into the lock; `make lock UPGRADE=1` takes the newest of everything.
 lock: $(VENV)/bin/python

@@ -64,7 +64,7 @@ for archive in "${CACHES:-$root/.caches}"/*.tar.gz; do
 done
 
 wheels=${WHEELS:-$root/.wheels}
-modules='import numpy, scipy, astropy, asdf, asdf_astropy, yaml, gwcs, stdatamodels, rich'
+modules='import numpy, scipy, astropy, asdf, asdf_astropy, yaml, gwcs, lazy_loader, stdatamodels, rich'
 if ! "$python" -c "$modules" 2>"$own/problem"; then
   if ! compgen -G "$wheels/*.whl" >/dev/null; then
     echo "$me: $(tail -n 1 "$own/problem"); fill a folder with bench/gpu_wheels.sh" >&2

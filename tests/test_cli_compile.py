@@ -148,7 +148,7 @@ def test_tiny_runs_leave_nothing_behind(device, kept, capsys, monkeypatch, tmp_p
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("gpucoron.backend.compiling.compile_late", lambda: None)
+    monkeypatch.setattr("gpucoron.ops.cpu.compile_late.compile_late", lambda: None)
     words = ["--device", "0"] if device.is_gpu else ["--device", "cpu"]
     monkeypatch.setattr(cli_compile, "compile_kernels", lambda *unused: 0)
     before = set(tmp_path.iterdir())

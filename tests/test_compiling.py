@@ -41,7 +41,8 @@ def compiled(cache, then, *words):
 @pytest.mark.slow
 def test_what_is_compiled_beside_is_what_a_run_needs(tmp_path):
     tiny, cache = TinySet(tmp_path), tmp_path / "cache"
-    beside = compiled(cache, "compiling.compile_late()")
+    beside = compiled(
+        cache, "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()")
     assert {"_fit_pairs", "_maximise", "overlap_rows", "accumulate"} < beside
     here = compiled(cache, RUN, tiny.asn, "--device", "cpu", "--output-dir", tiny.out)
     assert "_contract_blocks" in here

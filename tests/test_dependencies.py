@@ -15,7 +15,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
 #: What a package's module is called, where that is not the package's name.
-MODULES = {"pyyaml": "yaml", "asdf-astropy": "asdf_astropy",
+MODULES = {"pyyaml": "yaml", "asdf-astropy": "asdf_astropy", "lazy-loader": "lazy_loader",
            "cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy"}
 #: Declared although nothing imports them: asdf finds them by their entry points.
 PLUGINS = {"asdf_astropy", "stdatamodels"}

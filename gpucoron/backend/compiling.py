@@ -8,11 +8,11 @@ import subprocess
 import sys
 from contextlib import suppress
 
-__all__ = ["compile_late", "share_compiling", "watch_compiling"]
+__all__ = ["share_compiling", "watch_compiling"]
 
 log = logging.getLogger("gpucoron")
 
-_OTHER = "from gpucoron.backend.compiling import compile_late; compile_late()"
+_OTHER = "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()"
 _own: list[bool] = []  # whether this process may start another one
 
 
@@ -67,17 +67,3 @@ def _start_other() -> None:
     command = [sys.executable, "-P", "-c", _OTHER]  # -P: nothing is imported from the data's folder
     with suppress(OSError):
         subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
-
-
-def compile_late() -> None:
-    """Compile what a run needs last: the fits, and drizzle."""
-    from numba import types
-
-    from gpucoron.ops.cpu import registration as _registration_cpu
-
-    one, two, three = (types.Array(types.float64, n, "C") for n in (1, 2, 3))
-    which = types.Array(types.int64, 1, "C")
-    _registration_cpu._fit_pairs.compile((
-        types.int64, types.int64, three, three, which, one, types.float64, types.float64, one, two,
-        types.float64, two))
-    import gpucoron.ops.cpu.drizzle  # noqa: F401  (its signatures stand there)

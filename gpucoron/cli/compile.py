@@ -127,7 +127,7 @@ def tiny_runs(device, progress) -> None:
                              klip_truncate=2, keep=())
             progress("tiny runs", done, 2, f"--align {align}")
     if device.kind == "cpu":
-        from gpucoron.backend.compiling import compile_late
+        from gpucoron.ops.cpu.compile_late import compile_late
 
         compile_late()
 

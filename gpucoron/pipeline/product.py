@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpucoron.analysis.record import Record
 from gpucoron.backend.prefetch import read_ahead
 from gpucoron.backend.transfer import Host, places
-from gpucoron.core.diagnostics import Record
 from gpucoron.errors import InputError, UsageError
 from gpucoron.pipeline.planning import MIB, Plan, make_plan
 from gpucoron.pipeline.result import ProductResult

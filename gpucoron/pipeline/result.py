@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from gpucoron.analysis.measure import Seen
+    from gpucoron.analysis.record import Record
     from gpucoron.backend.device import Device
-    from gpucoron.core.diagnostics import Record
     from gpucoron.core.parameters import Parameters
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.association import LeftOut

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucoron.analysis import measure
 from gpucoron.analysis.measure import Sky
-from gpucoron.core.diagnostics import Record
+from gpucoron.analysis.record import Record
 from gpucoron.report.charts import Chart, legend
 from gpucoron.report.html import figure, items, missing, section, table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.analysis import measure
-from gpucoron.core.diagnostics import Record
+from gpucoron.analysis.record import Record
 from gpucoron.errors import UsageError
 from gpucoron.report.diagnostics import curves, labels
 from gpucoron.report.pictures import robust_stretch, round_values

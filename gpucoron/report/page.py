@@ -11,7 +11,7 @@ import numpy as np
 
 from gpucoron import __version__
 from gpucoron.analysis import measure
-from gpucoron.core.diagnostics import Record
+from gpucoron.analysis.record import Record
 from gpucoron.report import diagnostics, sections
 from gpucoron.report.html import facts, items, missing, section, table
 

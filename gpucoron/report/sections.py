@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucoron.analysis import measure
 from gpucoron.analysis.measure import Seen, Sky
-from gpucoron.core.diagnostics import Record
+from gpucoron.analysis.record import Record
 from gpucoron.report import overlays
 from gpucoron.report.html import figure, missing, number, section, table
 from gpucoron.report.pictures import Stretch, colour_bar, picture, robust_stretch
