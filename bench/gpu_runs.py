@@ -144,7 +144,7 @@ def spans():
     out = []
     outliers, resample, subtraction = (  # steps of the same names hide two of the modules
         importlib.import_module(f"gpucoron.{name}")
-        for name in ("steps.outlier_detection", "steps.resample", "subtraction"))
+        for name in ("steps.outlier_detection", "steps.resample", "pipeline.subtraction"))
 
     def watched(name, plain):
         def call(*args, **kwargs):

@@ -21,6 +21,7 @@ from gpucoron.cluster.messages import Order, Piece
 from gpucoron.cluster.planning import Outcome, cut, make_order
 from gpucoron.cluster.tasks import do_whole
 from gpucoron.core.parameters import Parameters
+from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, UsageError
 from gpucoron.pipeline.output_lock import FolderLock
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
@@ -76,7 +77,7 @@ def both(tiny, client, **options):
 
 
 @pytest.mark.parametrize("options, files", [
-    ({"save": gpucoron.api.PRODUCTS}, 19), ({"align": "first"}, 14), ({"preset": "jwst"}, 14),
+    ({"save": PRODUCTS}, 19), ({"align": "first"}, 14), ({"preset": "jwst"}, 14),
     ({"klip_skip": True}, 7), ({"resample_skip": True, "save": ["psfsub"]}, 4),
 ])
 def test_an_exposure_a_task(tiny, client, options, files):

@@ -121,10 +121,9 @@ def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
 def test_processors_as_the_environment_says(variable, tmp_path):
     code = ("import gpucoron, json, sys; from gpucoron import api as pipeline\n"
             "from gpucoron.backend import threads\n"
-            "real = pipeline.Job.__init__\n"
             "found = []\n"
-            "real = pipeline.Job.association\n"
-            "pipeline.Job.association = lambda job, path: found.append("
+            "real = pipeline.run_association\n"
+            "pipeline.run_association = lambda job, path: found.append("
             "(job.threads, threads.threads_here())) or real(job, path)\n"
             "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
             "print(json.dumps(found))")

@@ -155,3 +155,21 @@ def test_ignored_ctrl_c_stays_ignored():
             time.sleep(0.01)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("stop, code, text", [
+    (KeyboardInterrupt, 130, "interrupted"), (signals.Terminated, 143, "terminated"),
+    (ValueError, 1, "internal error: RuntimeError: cannot release un-acquired lock")])
+def test_a_signal_while_something_is_imported(monkeypatch, capsys, stop, code, text):
+    """What importlib raises in place of the signal's exception does not hide that."""
+    from gpucoron.cli import main as cli
+
+    def interrupted(argv):
+        try:
+            raise stop
+        finally:
+            raise RuntimeError("cannot release un-acquired lock")
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    assert cli.main(["asn.json"]) == code
+    assert capsys.readouterr().err.startswith(f"gpucoron: error: {text}")

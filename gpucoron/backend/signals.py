@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ["GRACE_S", "NAMES", "STOPPED", "Terminated", "at_abrupt_end", "prompt_end"]
+__all__ = [
+    "GRACE_S", "NAMES", "STOPPED", "Terminated", "at_abrupt_end", "prompt_end", "stopped_by"]
 
 #: What a clean end may take before the process is ended from beside, s.
 GRACE_S = 1.4
@@ -21,6 +22,17 @@ _last_acts: list[Callable[[str], str]] = []
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
+
+
+def stopped_by(error: BaseException | None) -> BaseException | None:
+    """Return the KeyboardInterrupt or Terminated that an error is, or came in the place of.
+
+    Where a signal arrives while Python takes the lock of an import, importlib raises a RuntimeError
+    ("cannot release un-acquired lock") in place of the signal's exception.
+    """
+    while error is not None and not isinstance(error, (KeyboardInterrupt, Terminated)):
+        error = error.__context__ if isinstance(error, RuntimeError) else None
+    return error
 
 
 @contextmanager

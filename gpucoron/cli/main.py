@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gpucoron.backend.signals import STOPPED, Terminated, prompt_end
+from gpucoron.backend.signals import STOPPED, Terminated, prompt_end, stopped_by
 from gpucoron.cli.options import (
     COMMANDS,
     run_parser,
@@ -21,6 +21,8 @@ from gpucoron.errors import GpucoronError, OutputError, UsageError
 __all__ = ["main"]
 
 log = logging.getLogger("gpucoron")
+
+_STOPS = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("terminated", 143)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,12 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except GpucoronError as error:
         return fail(_noted(str(error), error), error.exit_code)
+    except RuntimeError as error:
+        stop = stopped_by(error)
+        if stop is None:
+            return fail(_noted(_defect(error, argv), error), GpucoronError.exit_code)
+        text, code = _STOPS[type(stop)]
+        return fail(_noted(text, error), code)
     except SystemExit as done:  # --help, --version
         return done.code or 0
-    except KeyboardInterrupt as stop:
-        return fail(_noted("interrupted", stop), 130)
-    except Terminated as stop:
-        return fail(_noted("terminated", stop), 143)
+    except (KeyboardInterrupt, Terminated) as stop:
+        text, code = _STOPS[type(stop)]
+        return fail(_noted(text, stop), code)
     except BrokenPipeError:
         # Nobody reads any more: keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -114,7 +114,7 @@ def look_ahead(orders: Sequence[Order]) -> list[Ahead | GpucoronError]:
                       checksums=order.checksums and order.skip_bad)
             association, names = job.read(Path(order.asn))
             files = job.planned(association, names)
-            job._preflight(association, names)
+            job.preflight(association, names)
             found.append(Ahead(_integrations(job, association), names))
         except GpucoronError as problem:
             found.append(problem)

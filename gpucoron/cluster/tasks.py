@@ -253,7 +253,7 @@ class _Work:
         association, names = self.association
         files = [job.output_dir / name for name in job.planned(association, names)]
         if files:
-            record.begin(names, files, job._inputs(association))
+            record.begin(names, files, job.inputs(association))
         return record
 
     def done(self) -> Done:

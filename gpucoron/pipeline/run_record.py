@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucoron import __version__
 from gpucoron.backend import cuda
-from gpucoron.backend.signals import NAMES, Terminated, at_abrupt_end
+from gpucoron.backend.signals import NAMES, Terminated, at_abrupt_end, stopped_by
 from gpucoron.errors import GpucoronError, OutputError
 from gpucoron.pipeline import resume
 from gpucoron.pipeline.output_lock import FolderLock
@@ -261,7 +261,7 @@ class RunRecord:
             if error is None:
                 self._finish("complete", 0, None)
                 return
-            status = next((s for k, s in _ENDS.items() if isinstance(error, k)), "failed")
+            status = _ENDS.get(type(stopped_by(error)), "failed")
             code = _CODES.get(status, getattr(error, "exit_code", GpucoronError.exit_code))
             own = isinstance(error, GpucoronError)
             self._finish(status, code, str(error) if own else f"{kind.__name__}: {error}")
