@@ -17,7 +17,7 @@ from gpucoron.backend.threads import default_threads, limited_to
 from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import ParameterError, UsageError
-from gpucoron.pipeline.association import plan_association, run_association
+from gpucoron.pipeline.association import open_device, plan_association, run_association
 from gpucoron.pipeline.job import Job
 from gpucoron.pipeline.planning import Plan
 from gpucoron.pipeline.result import Result
@@ -122,7 +122,7 @@ def run(
         job = Job(parameters, chosen, save, keep, overwrite, psfmask,
                   None if output_dir is None else Path(output_dir), progress or no_progress, n,
                   memory, skip_bad, checksums, stack=stack)
-        job.look_for(device)
+        open_device(job, device)
         job.record = RunRecord(parameters, chosen, resume, job.timings, warnings, n)
         with job.record, Background(n > 1) as job.background:
             products = run_association(job, Path(asn))

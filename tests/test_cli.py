@@ -16,8 +16,9 @@ import pytest
 import gpucoron
 from gpucoron.cli import info as cli_info
 from gpucoron.cli import main as cli
-from gpucoron.cli.options import COMMANDS, PRODUCTS
+from gpucoron.cli.options import COMMANDS
 from gpucoron.core.parameters import Parameters
+from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import AssociationError, DeviceError, OutputError
 
 log = logging.getLogger("gpucoron")

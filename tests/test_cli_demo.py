@@ -12,7 +12,6 @@ from astropy.wcs import WCS
 from gpucoron.analysis.detection import psf_fwhm
 from gpucoron.cli import demo as cli_demo
 from gpucoron.cli import main as cli
-from gpucoron.cli.options import PRODUCTS
 
 STAR = (150.2, -30.4)
 SCALE = 0.0625  # arcsec
@@ -75,9 +74,3 @@ def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
     assert len(files) == 5 + 1 + 2 + 1 and files[-1].endswith("_i2d.fits")
     assert "injected planets in" in out and out.count("sigma\n") == 3
     assert re.search(r"  total +\d+\.\d\d", err)
-
-
-def test_products_are_the_pipelines():
-    from gpucoron import api as pipeline
-
-    assert set(PRODUCTS) == set(pipeline.PRODUCTS)

@@ -58,9 +58,8 @@ def test_every_device_asked_for_is_started(device, tiny, started):
 
 
 def test_a_run_on_the_cpu_starts_nothing(tiny, monkeypatch):
-    for module in ("job", "association"):
-        monkeypatch.setattr(f"gpucoron.pipeline.{module}.Opening",
-                            lambda spec: pytest.fail("a GPU is started"))
+    monkeypatch.setattr("gpucoron.pipeline.association.Opening",
+                        lambda spec: pytest.fail("a GPU is started"))
     monkeypatch.setattr(device, "import_cupy", lambda: pytest.fail("CuPy is imported"))
     monkeypatch.setattr(device, "_NODES", ())
     monkeypatch.delitem(sys.modules, "cupy", raising=False)

@@ -46,7 +46,7 @@ def cupy_cache() -> None:
 
 
 def _writable(folder: Path) -> bool:
-    """Tell whether files can be made in a folder, which may have to be made itself."""
+    """Return whether a folder is writable, or can be made."""
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

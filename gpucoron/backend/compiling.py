@@ -17,12 +17,12 @@ _own: list[bool] = []  # whether this process may start another one
 
 
 def share_compiling() -> None:
-    """Let a second process compile what a run needs late: for a process that is gpucoron's own."""
+    """Allow a second process to compile loops beside this one (the command, not the library)."""
     _own.append(True)
 
 
 def watch_compiling(threads: int) -> None:
-    """Be told when numba compiles instead of loading; say so once, and share the work.
+    """Log once that numba compiles, and start a second process that compiles what is needed last.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Where arrays live, and which device a run uses."""
+"""Choose and describe the CPU or GPU of a run; find out on which of them an array is."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def choose_device(
 
 
 def is_open(spec: str | int | Device) -> bool:
-    """Tell whether it takes CuPy, or the run, to know which device that will be.
+    """Return whether the device can be chosen only later, by CuPy or when the sizes are known.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a clean end, and a prompt one."""
+"""Handle Ctrl-C and SIGTERM: clean up, and exit within two seconds."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 __all__ = [
-    "GRACE_S", "NAMES", "STOPPED", "Terminated", "at_abrupt_end", "prompt_end", "stopped_by"]
+    "ENDS", "GRACE_S", "NAMES", "STOPPED", "Terminated", "at_abrupt_end", "prompt_end",
+    "stopped_by",
+]
 
 #: What a clean end may take before the process is ended from beside, s.
 GRACE_S = 1.4
 
 _LAST_S = 0.4
-NAMES = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
-STOPPED = frozenset(code for _, code in NAMES.values())
 _last_acts: list[Callable[[str], str]] = []
 
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
+
+
+#: How a run ends that was stopped, and the exit code: by the exception, and by the signal.
+ENDS = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("terminated", 143)}
+NAMES = {signal.SIGINT: ENDS[KeyboardInterrupt], signal.SIGTERM: ENDS[Terminated]}
+STOPPED = frozenset(code for _, code in ENDS.values())
 
 
 def stopped_by(error: BaseException | None) -> BaseException | None:

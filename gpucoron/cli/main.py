@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gpucoron.backend.signals import STOPPED, Terminated, prompt_end, stopped_by
+from gpucoron.backend.signals import ENDS, STOPPED, Terminated, prompt_end, stopped_by
 from gpucoron.cli.options import (
     COMMANDS,
     run_parser,
@@ -21,8 +21,6 @@ from gpucoron.errors import GpucoronError, OutputError, UsageError
 __all__ = ["main"]
 
 log = logging.getLogger("gpucoron")
-
-_STOPS = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("terminated", 143)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,17 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except GpucoronError as error:
         return fail(_noted(str(error), error), error.exit_code)
-    except RuntimeError as error:
-        stop = stopped_by(error)
-        if stop is None:
-            return fail(_noted(_defect(error, argv), error), GpucoronError.exit_code)
-        text, code = _STOPS[type(stop)]
-        return fail(_noted(text, error), code)
     except SystemExit as done:  # --help, --version
         return done.code or 0
-    except (KeyboardInterrupt, Terminated) as stop:
-        text, code = _STOPS[type(stop)]
-        return fail(_noted(text, stop), code)
     except BrokenPipeError:
         # Nobody reads any more: keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return fail(_noted(f"{where}{error.strerror or error}", error), OutputError.exit_code)
-    except Exception as error:  # a defect: one line, and the traceback for those who ask
-        return fail(_noted(_defect(error, argv), error), GpucoronError.exit_code)
+    except (KeyboardInterrupt, Terminated, Exception) as error:
+        # stopped, or a defect: one line, and the traceback for those who ask
+        text, code = ENDS.get(type(stopped_by(error))) or (
+            _defect(error, argv), GpucoronError.exit_code)
+        return fail(_noted(text, error), code)
 
 
 def script() -> None:

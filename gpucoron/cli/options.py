@@ -7,16 +7,15 @@ import difflib
 import sys
 
 from gpucoron import __version__
+from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import UsageError
 
 __all__ = [
-    "COMMANDS", "EXIT_CODES", "PRODUCTS", "Parser", "add_run_options", "add_talk_options",
+    "COMMANDS", "EXIT_CODES", "Parser", "add_run_options", "add_talk_options",
     "run_parser",
 ]
 
 #: What ``--save`` and ``--no-save`` choose from; all but the median are written by default.
-PRODUCTS = ("crfints", "psfstack", "psfalign", "psfsub", "i2d", "median")
-
 COMMANDS = {
     "simulate": "make a realistic association to try things on",
     "demo": "simulate, run, and compare what was found with the truth",

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from gpucoron.cli.options import PRODUCTS
+from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import GpucoronError, OutputError
 
 __all__ = ["chosen_products", "fail", "read_parameters", "run_association", "run_console"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucoron.backend.compiling import watch_compiling
-from gpucoron.backend.device import choose_device
+from gpucoron.backend.device import Device, choose_device
 from gpucoron.backend.opening import Opening
 from gpucoron.pipeline.job import Job
 from gpucoron.pipeline.planning import Plan, predict
@@ -16,7 +16,7 @@ from gpucoron.pipeline.result import ProductResult
 if TYPE_CHECKING:
     from gpucoron.io.association import Association
 
-__all__ = ["plan_association", "run_association"]
+__all__ = ["open_device", "plan_association", "run_association"]
 
 log = logging.getLogger("gpucoron")
 
@@ -53,6 +53,14 @@ def _plans(job: Job, association: Association, names: tuple[str, ...]) -> tuple[
     runs = [ProductRun(job, association, product, name)
             for product, name in zip(association.products, names, strict=True)]
     return tuple(run.plan(*run.read()) for run in runs)
+
+
+def open_device(job: Job, spec: str | int | Device) -> None:
+    """Start a GPU that was asked for beside the reading; "auto" is chosen later."""
+    if job.device is None and str(spec).strip().lower() != "auto":
+        job.opening = job.stack.enter_context(Opening(spec))
+    elif job.device is not None and job.device.kind == "cpu":
+        watch_compiling(job.threads)
 
 
 def _settle_device(job: Job, association: Association, names: tuple[str, ...]) -> None:

@@ -12,7 +12,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpucoron.backend.compiling import watch_compiling
 from gpucoron.backend.device import Device, memory
 from gpucoron.backend.logs import Progress
 from gpucoron.backend.opening import Opening
@@ -69,13 +68,6 @@ class Job:
             with self.lock:
                 self.timings[step] = self.timings.get(step, 0.0) + end - start
             self.spans.append((step, start, end))
-
-    def look_for(self, spec: str | int | Device) -> None:
-        """Begin with a GPU that was asked for; "auto" is settled later."""
-        if self.device is None and str(spec).strip().lower() != "auto":
-            self.opening = self.stack.enter_context(Opening(spec))
-        elif self.device is not None and self.device.kind == "cpu":
-            watch_compiling(self.threads)
 
     def started(self) -> None:
         """Wait until the device's libraries are ready."""

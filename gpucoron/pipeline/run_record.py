@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucoron import __version__
 from gpucoron.backend import cuda
-from gpucoron.backend.signals import NAMES, Terminated, at_abrupt_end, stopped_by
+from gpucoron.backend.signals import ENDS, at_abrupt_end, stopped_by
 from gpucoron.errors import GpucoronError, OutputError
 from gpucoron.pipeline import resume
 from gpucoron.pipeline.output_lock import FolderLock
@@ -38,8 +38,7 @@ log = logging.getLogger("gpucoron")
 
 FORMAT = 1
 _LIBRARIES = ("numpy", "scipy", "numba")
-_ENDS = {KeyboardInterrupt: "interrupted", Terminated: "terminated"}
-_CODES = dict(NAMES.values())
+_CODES = dict(ENDS.values())
 
 
 @dataclass
@@ -261,8 +260,8 @@ class RunRecord:
             if error is None:
                 self._finish("complete", 0, None)
                 return
-            status = _ENDS.get(type(stopped_by(error)), "failed")
-            code = _CODES.get(status, getattr(error, "exit_code", GpucoronError.exit_code))
+            status, code = ENDS.get(type(stopped_by(error)), (
+                "failed", getattr(error, "exit_code", GpucoronError.exit_code)))
             own = isinstance(error, GpucoronError)
             self._finish(status, code, str(error) if own else f"{kind.__name__}: {error}")
             if status != "failed" or any(map(self.has, map(Path, self._files))):
