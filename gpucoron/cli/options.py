@@ -16,6 +16,8 @@ __all__ = [
 ]
 
 #: What ``--save`` and ``--no-save`` choose from; all but the median are written by default.
+_LISTED = sorted(PRODUCTS, key="median".__eq__)  # which is not written by default comes last
+
 COMMANDS = {
     "simulate": "make a realistic association to try things on",
     "demo": "simulate, run, and compare what was found with the truth",
@@ -126,7 +128,7 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
         files.add_argument("--output-dir", default=".", metavar="DIR",
                            help="where products go (default: the current folder)")
     files.add_argument("--save", type=_products, metavar="PRODUCT,...",
-                       help=f"write only these, of {', '.join(PRODUCTS)}, or all "
+                       help=f"write only these, of {', '.join(_LISTED)}, or all "
                             "(default: all but median)")
     files.add_argument("--no-save", type=_products, metavar="PRODUCT,...", default=frozenset(),
                        help="do not write these")
@@ -166,7 +168,7 @@ def _products(text: str) -> frozenset[str]:
     for name in names:
         if name not in (*PRODUCTS, "all"):
             close = difflib.get_close_matches(name, PRODUCTS, n=1)
-            hint = f"did you mean {close[0]}?" if close else "expected " + ", ".join(PRODUCTS)
+            hint = f"did you mean {close[0]}?" if close else "expected " + ", ".join(_LISTED)
             raise argparse.ArgumentTypeError(f"there is no product {name!r}; {hint}")
     return frozenset(PRODUCTS if "all" in names else names)
 

@@ -2,5 +2,5 @@
 
 __all__ = ["PRODUCTS"]
 
-#: Everything that can be written or kept; "median" is written only if asked for.
-PRODUCTS = ("crfints", "psfstack", "psfalign", "psfsub", "i2d", "median")
+#: Everything that can be written or kept, in the order in which it comes about.
+PRODUCTS = ("crfints", "median", "psfstack", "psfalign", "psfsub", "i2d")
