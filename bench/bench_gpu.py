@@ -5,7 +5,8 @@
 on_gpu.sh says what the parts are; besides them: simulate (the sets, on the CPU), name (of the file
 that --out should be, in a folder), table (what the file holds, in short), prove (from a file
 whose parts are all well write gpucoron/gpu_proof.json, with which --device auto takes a GPU),
-withdraw (remove that).
+renew (where kernels
+were written otherwise and their PTX is the proven one), withdraw (remove that).
 """
 
 import argparse
@@ -168,7 +169,7 @@ def main(arguments=None):
     """Do one part; the exit code is 1 where something is wrong, 3 without a GPU."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=(*PARTS, "simulate", "name", "table", "prove",
+    parser.add_argument("part", choices=(*PARTS, "simulate", "name", "table", "prove", "renew",
                                              "withdraw"))
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
@@ -185,8 +186,8 @@ def main(arguments=None):
     if options.part == "withdraw":
         gpu_proof.PROOF.unlink(missing_ok=True)
         return 0
-    if options.part == "prove":
-        problem = gpu_proof.prove(options.out)
+    if options.part in ("prove", "renew"):
+        problem = gpu_proof.renew() if options.part == "renew" else gpu_proof.prove(options.out)
         say(f"no proof: {problem}" if problem else f"{gpu_proof.PROOF} is written")
         return 1 if problem else 0
     options.work.mkdir(parents=True, exist_ok=True)

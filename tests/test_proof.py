@@ -338,3 +338,16 @@ def test_an_expired_proof_says_what_to_do(result, monkeypatch):
     text = expired(result.file)
     assert "NVIDIA X, 2026-01-02, result.json" in text
     assert "bench/on_gpu.sh" in text and "bench_gpu.py withdraw" in text
+
+
+@pytest.mark.skipif(not nvrtc.find(), reason="no NVRTC; pip install nvidia-cuda-nvrtc==13.0.*")
+def test_a_proof_is_renewed_for_the_same_ptx_only(tmp_path):
+    code = gpu_proof.with_ptx(gpu_proof.checksum())
+    file = tmp_path / "proof.json"
+    file.write_text(json.dumps({"card": "a", "code": {**code, "tokens": "others"}}))
+    assert gpu_proof.renew(file) == ""
+    assert json.loads(file.read_text()) == {"card": "a", "code": code}
+    for part in ("ptx", "python"):
+        wrong = json.dumps({"code": {**code, part: "others"}})
+        file.write_text(wrong)
+        assert "not the one of the proof" in gpu_proof.renew(file) and file.read_text() == wrong
