@@ -82,7 +82,7 @@ def compile_one(file, name):
 
     start, label = time.perf_counter(), f"{file}.cu, {name}"
     try:
-        function = cuda.kernel(file, name)._module.get_function(name)
+        function = cuda.kernel(file, name)._function()
         facts = getattr(function, "attributes", {})
     except Exception as problem:  # the others may compile
         return {"kernel": label, "seconds": time.perf_counter() - start, "local_bytes": None,
@@ -96,8 +96,7 @@ def compiled(workers=12):
     """Compile everything in several processes, which fills CuPy's cache for all that follows."""
     from gpucoron.backend import cuda
 
-    every = [(path.stem, name) for path in cuda.kernel_files()
-             for name in cuda.read_kernels(path.stem).names]
+    every = cuda.all_kernels()
     start = time.perf_counter()
     if workers > 1:
         with concurrent.futures.ProcessPoolExecutor(
@@ -211,8 +210,7 @@ def sanitize_one(tool, which, file, timeout_s):
     code, text = call(command, timeout_s)
     summary = _ERRORS.findall(text)
     said = "\n".join([line for line in text.splitlines() if _SAID.match(line)][:40])
-    names = {name.partition("<")[0] for path in cuda.kernel_files()
-             for name in cuda.read_kernels(path.stem).names}
+    names = {name.partition("<")[0] for _, name in cuda.all_kernels()}
     return {"tool": which, "file": file, "exit": code,
             "errors": int(summary[-1]) if summary else None,
             "ours": sorted(name for name in names if name in said),
