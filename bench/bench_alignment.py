@@ -13,10 +13,20 @@ from pathlib import Path
 
 from common import arguments, finish, limit_threads
 
-SIZES = {"shape": (200, 200), "n_science": 2, "n_integrations": 4, "n_references": 5,
-         "n_reference_integrations": 3}
-CANONICAL = {"shape": (320, 320), "n_science": 2, "n_integrations": 10, "n_references": 9,
-             "n_reference_integrations": 4}
+SIZES = {
+    "shape": (200, 200),
+    "n_science": 2,
+    "n_integrations": 4,
+    "n_references": 5,
+    "n_reference_integrations": 3,
+}
+CANONICAL = {
+    "shape": (320, 320),
+    "n_science": 2,
+    "n_integrations": 10,
+    "n_references": 9,
+    "n_reference_integrations": 4,
+}
 SINGLE = {**SIZES, "n_integrations": 1, "n_reference_integrations": 1}
 
 
@@ -28,8 +38,12 @@ def load(simulation):
 
     groups = []
     for paths, role in ((simulation.science, "science"), (simulation.psf, "psf")):
-        groups.append([(read_exposure(p, role),
-                        np.load(str(p).replace("_calints.fits", "_clean.npy"))) for p in paths])
+        groups.append(
+            [
+                (read_exposure(p, role), np.load(str(p).replace("_calints.fits", "_clean.npy")))
+                for p in paths
+            ]
+        )
     return *groups, read_psfmask(simulation.psfmask, groups[0][0][0].shape[1:])
 
 
@@ -38,9 +52,13 @@ def clean(stack, scene):
     import numpy as np
 
     return stack.replace(
-        data=scene.astype(np.float32), err=np.ones(scene.shape, np.float32),
+        data=scene.astype(np.float32),
+        err=np.ones(scene.shape, np.float32),
         dq=np.where(stack.dq & 512, stack.dq, 0).astype(np.uint32),
-        var_poisson=None, var_rnoise=None, var_flat=None)
+        var_poisson=None,
+        var_rnoise=None,
+        var_flat=None,
+    )
 
 
 def with_noise(stack, scene, rng):
@@ -59,8 +77,10 @@ def patched(stack, image):
     lost = np.zeros(image.shape, dtype=bool)
     lost[y - 1 : y + 2, x - 1 : x + 2] = True
     return stack.replace(
-        data=np.where(lost, np.nan, stack.data), err=np.where(lost, np.nan, stack.err),
-        dq=stack.dq | np.where(lost, 1, 0).astype(np.uint32))
+        data=np.where(lost, np.nan, stack.data),
+        err=np.where(lost, np.nan, stack.err),
+        dq=stack.dq | np.where(lost, 1, 0).astype(np.uint32),
+    )
 
 
 def fits(science, references, mask, preset, zero):
@@ -92,14 +112,15 @@ def measure(instrument, seed, folder, sizes):
     from gpucoron.simulate import simulate
     from gpucoron.steps import outlier_detection, stack_refs
 
-    simulation = simulate(folder / instrument, instrument, seed=seed, truth_scenes=True,
-                          **sizes)
+    simulation = simulate(folder / instrument, instrument, seed=seed, truth_scenes=True, **sizes)
     science, references, mask = load(simulation)
     zero = instrument.startswith("miri")
     rng = np.random.default_rng(seed)
     scene = np.concatenate([c for _, c in references])
-    stacked = {preset: stack_refs([outlier_detection(e.stack, preset=preset).stack
-                                   for e, _ in references]) for preset in (None, "jwst")}
+    stacked = {
+        preset: stack_refs([outlier_detection(e.stack, preset=preset).stack for e, _ in references])
+        for preset in (None, "jwst")
+    }
     results = {}
     for exposure, own in science:
         plain = clean(exposure.stack, own), clean(stacked[None], scene)
@@ -131,10 +152,14 @@ def main():
             finish({"seed": options.seed, **CANONICAL, "errors_px": results}, options.out)
             return
         results = {name: measure(name, options.seed, Path(folder), SIZES) for name in instruments}
-        single = {name: measure(name, options.seed, Path(folder) / "single", SINGLE)
-                  for name in instruments}
-    finish({"seed": options.seed, **SIZES, "errors_px": results,
-            "errors_px_single": single}, options.out)
+        single = {
+            name: measure(name, options.seed, Path(folder) / "single", SINGLE)
+            for name in instruments
+        }
+    finish(
+        {"seed": options.seed, **SIZES, "errors_px": results, "errors_px_single": single},
+        options.out,
+    )
 
 
 if __name__ == "__main__":

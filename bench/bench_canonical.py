@@ -16,18 +16,42 @@ from common import arguments, finish, limit_threads, process
 
 def gpucoron(asn, mask, output, *options):
     """The command line of one run."""
-    return [sys.executable, "-m", "gpucoron", str(asn), "--device", "cpu", "--psfmask",
-            str(mask), "--output-dir", str(output), "-q", *options]
+    return [
+        sys.executable,
+        "-m",
+        "gpucoron",
+        str(asn),
+        "--device",
+        "cpu",
+        "--psfmask",
+        str(mask),
+        "--output-dir",
+        str(output),
+        "-q",
+        *options,
+    ]
 
 
 def jwst(asn, mask, output, science):
     """The command line of jwst on the same association, its FFTs in double precision."""
     output.mkdir(exist_ok=True)
-    job = {"asn": str(asn), "psfmask": str(mask), "output_dir": str(output),
-           "crds_dir": str(output / "crds"), "steps": {}, "science": science, "double_fft": True}
+    job = {
+        "asn": str(asn),
+        "psfmask": str(mask),
+        "output_dir": str(output),
+        "crds_dir": str(output / "crds"),
+        "steps": {},
+        "science": science,
+        "double_fft": True,
+    }
     (output / "job.json").write_text(json.dumps(job))
-    return [sys.executable, "-m", "gpucoron.verify.run_jwst", str(output / "job.json"),
-            str(output / "record.json")]
+    return [
+        sys.executable,
+        "-m",
+        "gpucoron.verify.run_jwst",
+        str(output / "job.json"),
+        str(output / "record.json"),
+    ]
 
 
 def main():
@@ -44,14 +68,19 @@ def main():
         found = sorted((work / "set").glob("*_asn.json"))
         if not found:
             # in a process of its own: a child's peak memory is never below its parent's
-            large = ["--integrations", "60", "--reference-integrations", "20",
-                     "--optical-states", "4"] if options.large else []
+            large = (
+                ["--integrations", "60", "--reference-integrations", "20", "--optical-states", "4"]
+                if options.large
+                else []
+            )
             process([sys.executable, "-m", "gpucoron", "simulate", str(work / "set"), "-q", *large])
             found = sorted((work / "set").glob("*_asn.json"))
         asn, mask, out = found[0], work / "set" / "psfmask.fits", work / "out"
-        science = [m["expname"].replace("_calints.fits", "")
-                   for m in json.loads(asn.read_text())["products"][0]["members"]
-                   if m["exptype"] == "science"]
+        science = [
+            m["expname"].replace("_calints.fits", "")
+            for m in json.loads(asn.read_text())["products"][0]["members"]
+            if m["exptype"] == "science"
+        ]
         ways = {
             "help": [sys.executable, "-m", "gpucoron", "--help"],
             "first": gpucoron(asn, mask, out, "--align", "first"),
@@ -61,13 +90,15 @@ def main():
         if options.large:
             ways = {name: words for name, words in ways.items() if name.startswith("each")}
         process(gpucoron(asn, mask, out, "--align", "first"))  # compile, fill caches
-        results = {"threads": options.threads,
-                   **{name: process(c, options.repeats, output=out)
-                      for name, c in ways.items()}}
+        results = {
+            "threads": options.threads,
+            **{name: process(c, options.repeats, output=out) for name, c in ways.items()},
+        }
         if options.jwst:
             results["jwst, first"] = process(jwst(asn, mask, work / "jwst", science))
-            results["ratio, first"] = (results["jwst, first"]["median_s"]
-                                       / results["first"]["median_s"])
+            results["ratio, first"] = (
+                results["jwst, first"]["median_s"] / results["first"]["median_s"]
+            )
         finish(results, options.out)
 
 

@@ -17,8 +17,16 @@ from pathlib import Path
 from common import arguments, finish, limit_threads
 
 SAVE = ("crfints", "psfstack", "psfsub", "i2d")
-SMALL = {"shape": (36, 40), "n_science": 2, "n_integrations": 2, "n_references": 3,
-         "n_reference_integrations": 1, "planets": (), "disk": False, "n_optical_states": 1}
+SMALL = {
+    "shape": (36, 40),
+    "n_science": 2,
+    "n_integrations": 2,
+    "n_references": 3,
+    "n_reference_integrations": 1,
+    "planets": (),
+    "disk": False,
+    "n_optical_states": 1,
+}
 
 
 def copies(asn, n):
@@ -34,9 +42,11 @@ def copies(asn, n):
 
 def seconds(work, repeats, client=None):
     """Wall seconds, and processor seconds of this process or of all workers, of the median run."""
+
     def used():
-        return time.process_time() if client is None else sum(
-            client.run(time.process_time).values())
+        return (
+            time.process_time() if client is None else sum(client.run(time.process_time).values())
+        )
 
     times = []
     for _ in range(repeats):
@@ -44,8 +54,11 @@ def seconds(work, repeats, client=None):
         work()
         times.append((time.perf_counter() - start, used() - before))
     wall, cpu = zip(*times, strict=True)
-    return {"median_s": statistics.median(wall), "min_s": min(wall),
-            "cpu_s": statistics.median(cpu)}
+    return {
+        "median_s": statistics.median(wall),
+        "min_s": min(wall),
+        "cpu_s": statistics.median(cpu),
+    }
 
 
 def same(folder, other):
@@ -56,8 +69,10 @@ def same(folder, other):
     if not names:
         raise SystemExit("no psfsub to compare")
     for name in names:
-        if fits.getdata(folder / name, "SCI").tobytes() != fits.getdata(
-                other / name, "SCI").tobytes():
+        if (
+            fits.getdata(folder / name, "SCI").tobytes()
+            != fits.getdata(other / name, "SCI").tobytes()
+        ):
             raise SystemExit(f"{name} differs")
 
 
@@ -68,21 +83,25 @@ def on_workers(n, orders, sets, repeats, check):
     from gpucoron.cluster.client import run_many
 
     many, small = sets
-    with (LocalCluster(n_workers=n, threads_per_worker=1, processes=True,
-                       dashboard_address=None) as cluster, Client(cluster) as client):
+    with (
+        LocalCluster(
+            n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        Client(cluster) as client,
+    ):
 
         def run(paths):
             run_many(client, orders(paths, "there"))
 
         run(many)
         check()
-        found = {"one association": seconds(lambda: run(many[:1]), repeats, client),
-                 "all associations": seconds(lambda: run(many), repeats, client)}
+        found = {
+            "one association": seconds(lambda: run(many[:1]), repeats, client),
+            "all associations": seconds(lambda: run(many), repeats, client),
+        }
         if n == 1:
-            found["a small association, two exposures"] = seconds(
-                lambda: run([small]), 10, client)
-            found["an empty task"] = seconds(
-                lambda: client.submit(int, pure=False).result(), 200)
+            found["a small association, two exposures"] = seconds(lambda: run([small]), 10, client)
+            found["an empty task"] = seconds(lambda: client.submit(int, pure=False).result(), 200)
     return found
 
 
@@ -102,14 +121,16 @@ def main():
     parameters = Parameters.from_sources(sets=["klip.truncate=10"])
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        asn = simulate(work / "set", n_science=2, n_integrations=10, n_references=9,
-                       n_reference_integrations=4).asn
+        asn = simulate(
+            work / "set", n_science=2, n_integrations=10, n_references=9, n_reference_integrations=4
+        ).asn
         small = simulate(work / "small", **SMALL).asn
         many = copies(asn, options.associations)
 
         def orders(paths, folder):
-            return [make_order(p, work / folder, parameters, device="cpu", save=SAVE)
-                    for p in paths]
+            return [
+                make_order(p, work / folder, parameters, device="cpu", save=SAVE) for p in paths
+            ]
 
         def here(paths):
             for path in paths:
@@ -119,15 +140,20 @@ def main():
         results["no cluster"] = {
             "one association": seconds(lambda: here(many[:1]), options.repeats),
             "all associations": seconds(lambda: here(many), options.repeats),
-            "a small association, two exposures": seconds(lambda: here([small]), 10)}
-        order, = orders([asn], "message")
+            "a small association, two exposures": seconds(lambda: here([small]), 10),
+        }
+        (order,) = orders([asn], "message")
         (work / "message").mkdir()
         results["message to a worker, bytes"] = len(pickle.dumps(order))
         results["message from a worker, bytes"] = len(pickle.dumps(do_whole(order)))
         for n in map(int, options.workers.split(",")):
             results[f"{n} worker{'s'[: n != 1]}"] = on_workers(
-                n, orders, (many, small), options.repeats,
-                lambda: same(work / "here", work / "there"))
+                n,
+                orders,
+                (many, small),
+                options.repeats,
+                lambda: same(work / "here", work / "there"),
+            )
     finish(results, options.out)
 
 

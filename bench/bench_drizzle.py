@@ -23,14 +23,24 @@ def main():
     options = parser.parse_args()
     limit_threads(options.threads)
     output = int(options.size * 1.16)
-    inputs = (*scene(options.integrations, options.size), pixel_map(options.size, output, 10.0),
-              output)
+    inputs = (
+        *scene(options.integrations, options.size),
+        pixel_map(options.size, output, 10.0),
+        output,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = {kernel: measure(inputs, kernel, options.repeats) for kernel in options.kernels}
-    finish({"shape": [options.integrations, options.size, options.size],
-            "output": [output, output], "threads": options.threads,
-            "arrays": ["SCI", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"], **results}, options.out)
+    finish(
+        {
+            "shape": [options.integrations, options.size, options.size],
+            "output": [output, output],
+            "threads": options.threads,
+            "arrays": ["SCI", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"],
+            **results,
+        },
+        options.out,
+    )
 
 
 def pixel_map(size, output, angle):
@@ -90,11 +100,17 @@ def measure(inputs, kernel, repeats):
     mapped, output = inputs[-2:]
     ours = timed(lambda: run_ours(*inputs, kernel), repeats)
     geometry = timed(
-        lambda: overlaps(mapped, (output, output), kernel=kernel, pixel_scale_ratio=1.0), repeats)
+        lambda: overlaps(mapped, (output, output), kernel=kernel, pixel_scale_ratio=1.0), repeats
+    )
     package = timed(lambda: run_package(*inputs, kernel), min(repeats, 3))
-    return {"gpucoron": ours, "of that geometry": geometry, "drizzle": package,
-            "ratio": package["median_s"] / ours["median_s"],
-            "ratio_cpu": package["cpu_s"] / ours["cpu_s"], **difference}
+    return {
+        "gpucoron": ours,
+        "of that geometry": geometry,
+        "drizzle": package,
+        "ratio": package["median_s"] / ours["median_s"],
+        "ratio_cpu": package["cpu_s"] / ours["cpu_s"],
+        **difference,
+    }
 
 
 def verify(ours, package):

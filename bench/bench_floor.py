@@ -37,10 +37,13 @@ def rates(folder, threads):
     products = timed(lambda: a @ a.T, 3)["min_s"]
     planes = np.ones((32, 320, 320))
     transform = timed(lambda: scipy.fft.rfft2(planes, workers=threads), 5)["min_s"]
-    return {"copy_MB_s": 2 * block.nbytes / copy / MB, "write_MB_s": block.nbytes / written / MB,
-            "read_MB_s": block.nbytes / read / MB,
-            "product_Gflop_s": 300 * 300 * 102400 / products / 1e9,
-            "transform_ms_per_plane": 1e3 * transform / 32}
+    return {
+        "copy_MB_s": 2 * block.nbytes / copy / MB,
+        "write_MB_s": block.nbytes / written / MB,
+        "read_MB_s": block.nbytes / read / MB,
+        "product_Gflop_s": 300 * 300 * 102400 / products / 1e9,
+        "transform_ms_per_plane": 1e3 * transform / 32,
+    }
 
 
 def floors(rate, sizes, files):
@@ -54,10 +57,14 @@ def floors(rate, sizes, files):
     return {
         "read": files["read"] / (rate["read_MB_s"] * MB),
         "outlier_detection": images * npix * 2 * 24 / copy,
-        "align_refs": (pairs * npix * 16 / copy  # two half spectra of a pair
-                       + (pairs + 2 * nref + 6 * fitted) * plane),
-        "klip": (fitted * nref * nref * npix / (rate["product_Gflop_s"] * 1e9)
-                 + fitted * nref * npix * 8 * 3 / copy),
+        "align_refs": (
+            pairs * npix * 16 / copy  # two half spectra of a pair
+            + (pairs + 2 * nref + 6 * fitted) * plane
+        ),
+        "klip": (
+            fitted * nref * nref * npix / (rate["product_Gflop_s"] * 1e9)
+            + fitted * nref * npix * 8 * 3 / copy
+        ),
         "resample": nsci * npix * 24 / copy,
         "write": files["written"] / (rate["write_MB_s"] * MB),
     }
@@ -78,9 +85,15 @@ def main():
         if not found:
             gpucoron.simulate.simulate(work / "set", "nircam", seed=0)
             found = sorted((work / "set").glob("*_asn.json"))
-        call = {"device": "cpu", "psfmask": work / "set" / "psfmask.fits", "keep": (),
-                "output_dir": work / "out", "align": options.align, "threads": options.threads,
-                "save": ("crfints", "psfstack", "psfsub", "i2d")}
+        call = {
+            "device": "cpu",
+            "psfmask": work / "set" / "psfmask.fits",
+            "keep": (),
+            "output_dir": work / "out",
+            "align": options.align,
+            "threads": options.threads,
+            "save": ("crfints", "psfstack", "psfsub", "i2d"),
+        }
         gpucoron.run(found[0], **call)
         runs = []
         for _ in range(options.repeats):
@@ -89,17 +102,39 @@ def main():
             runs.append((time.perf_counter() - start, result))
         wall, result = sorted(runs, key=lambda r: r[0])[len(runs) // 2]
         plan = gpucoron.plan(found[0], align=options.align)[0]
-        files = {"read": sum(p.stat().st_size for p in (work / "set").glob("*_calints.fits")),
-                 "written": sum(p.stat().st_size for p in result.files)}
+        files = {
+            "read": sum(p.stat().st_size for p in (work / "set").glob("*_calints.fits")),
+            "written": sum(p.stat().st_size for p in result.files),
+        }
         rate = rates(work, options.threads)
-    sizes = {"npix": plan.shape[0] * plan.shape[1], "references": plan.references,
-             "integrations": sum(plan.integrations), "exposures": len(plan.integrations),
-             "align": options.align}
+    sizes = {
+        "npix": plan.shape[0] * plan.shape[1],
+        "references": plan.references,
+        "integrations": sum(plan.integrations),
+        "exposures": len(plan.integrations),
+        "align": options.align,
+    }
     least = floors(rate, sizes, files)
-    table = {step: {"seconds": result.timings.get(step, 0.0), "floor": least[step],
-                    "ratio": result.timings.get(step, 0.0) / least[step]} for step in least}
-    finish({"threads": options.threads, **sizes, "bytes": files, "rates": rate, "steps": table,
-            "wall_s": wall, "other_s": wall - sum(result.timings.values())}, options.out)
+    table = {
+        step: {
+            "seconds": result.timings.get(step, 0.0),
+            "floor": least[step],
+            "ratio": result.timings.get(step, 0.0) / least[step],
+        }
+        for step in least
+    }
+    finish(
+        {
+            "threads": options.threads,
+            **sizes,
+            "bytes": files,
+            "rates": rate,
+            "steps": table,
+            "wall_s": wall,
+            "other_s": wall - sum(result.timings.values()),
+        },
+        options.out,
+    )
 
 
 if __name__ == "__main__":

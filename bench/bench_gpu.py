@@ -28,11 +28,39 @@ import gpu_proof  # noqa: E402
 import gpu_table  # noqa: E402
 from common import where  # noqa: E402
 
-PARTS = ("libraries", "compile", "cases", "tiny", "start", "rates", "kernels", "compare", "large",
-         "canonical", "tests", "cold", "memcheck", "sanitize")
-LIBRARIES = ("cupy", "numpy", "scipy", "numba", "llvmlite", "astropy", "asdf", "gwcs",
-             "stdatamodels", "rich", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis",
-             "torch")
+PARTS = (
+    "libraries",
+    "compile",
+    "cases",
+    "tiny",
+    "start",
+    "rates",
+    "kernels",
+    "compare",
+    "large",
+    "canonical",
+    "tests",
+    "cold",
+    "memcheck",
+    "sanitize",
+)
+LIBRARIES = (
+    "cupy",
+    "numpy",
+    "scipy",
+    "numba",
+    "llvmlite",
+    "astropy",
+    "asdf",
+    "gwcs",
+    "stdatamodels",
+    "rich",
+    "pytest",
+    "pytest-xdist",
+    "pytest-timeout",
+    "hypothesis",
+    "torch",
+)
 MEMCHECK = ("median", "klip", "registration", "drizzle")  # files of kernels, for a first look
 TINY_TESTS = ["tests/test_stack.py"]
 
@@ -52,8 +80,11 @@ def run(part, options):
         import gpu_start
         from gpu_runs import found
 
-        return (gpu_start.in_processes() if part == "start" else
-                gpu_start.first_run(*found(options.work, "canonical"), options.work))
+        return (
+            gpu_start.in_processes()
+            if part == "start"
+            else gpu_start.first_run(*found(options.work, "canonical"), options.work)
+        )
     if part == "rates":
         from gpu_rates import rates
 
@@ -77,7 +108,8 @@ def run(part, options):
 
     jwst = gpu_runs.jwst(ROOT / "bench" / "results")
     results = gpu_runs.runs(
-        options.work, part, lambda so_far: join(part, {**so_far, "jwst": jwst}, options.out))
+        options.work, part, lambda so_far: join(part, {**so_far, "jwst": jwst}, options.out)
+    )
     return {**results, "jwst": jwst}
 
 
@@ -89,15 +121,18 @@ def checks(part, options):
     if part == "compile":
         return gpu_checks.compiled(1 if options.tiny else options.workers)
     if part == "cases":
-        return gpu_checks.cases(options.expected, options.work / "cases", options.limit,
-                                options.workers, files)
+        return gpu_checks.cases(
+            options.expected, options.work / "cases", options.limit, options.workers, files
+        )
     if part == "tests":
-        return gpu_checks.tests(options.limit, options.workers,
-                                TINY_TESTS if options.tiny else gpu_checks.TEST_FILES,
-                                options.out.with_name(f"{options.out.stem}-tests.log"))
+        return gpu_checks.tests(
+            options.limit,
+            options.workers,
+            TINY_TESTS if options.tiny else gpu_checks.TEST_FILES,
+            options.out.with_name(f"{options.out.stem}-tests.log"),
+        )
     if part == "memcheck":
-        return gpu_checks.sanitize(options.limit, options.workers, files or MEMCHECK,
-                                   ("memcheck",))
+        return gpu_checks.sanitize(options.limit, options.workers, files or MEMCHECK, ("memcheck",))
     return gpu_checks.sanitize(options.limit, options.workers, files)
 
 
@@ -109,7 +144,8 @@ def libraries():
     for name in LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(
-                next((d for d in importlib.metadata.packages_distributions().get(name, ())), name))
+                next((d for d in importlib.metadata.packages_distributions().get(name, ())), name)
+            )
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     try:
@@ -129,8 +165,12 @@ def join(part, results, out):
         fcntl.flock(file, fcntl.LOCK_EX)
         stored = read(out)
         stored.setdefault("where", here)
-        stored[part] = {**results, "commit": here["commit"], "code": _code(),
-                        "date": str(datetime.date.today())}
+        stored[part] = {
+            **results,
+            "commit": here["commit"],
+            "code": _code(),
+            "date": str(datetime.date.today()),
+        }
         own = out.with_name(f".{out.name}.{os.getpid()}")
         own.write_text(json.dumps(stored, indent=1, default=float) + "\n")
         own.replace(out)
@@ -167,21 +207,35 @@ def file_name():
 
 def main(arguments=None):
     """Do one part; the exit code is 1 where something is wrong, 3 without a GPU."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=(*PARTS, "simulate", "name", "table", "prove", "renew",
-                                             "withdraw"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "part", choices=(*PARTS, "simulate", "name", "table", "prove", "renew", "withdraw")
+    )
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
     parser.add_argument("--limit", type=float, default=120.0)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--expected", type=Path, default=ROOT / ".expected",
-                        help="what the emulated device gave, for cases")
-    parser.add_argument("--files", nargs="+", metavar="FILE", help="of kernels, for cases, "
-                        "memcheck and sanitize; default: all, for memcheck some")
+    parser.add_argument(
+        "--expected",
+        type=Path,
+        default=ROOT / ".expected",
+        help="what the emulated device gave, for cases",
+    )
+    parser.add_argument(
+        "--files",
+        nargs="+",
+        metavar="FILE",
+        help="of kernels, for cases, memcheck and sanitize; default: all, for memcheck some",
+    )
     parser.add_argument("--sets", nargs="+", default=["canonical", "large"], help="to simulate")
-    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try this program",
-                        default=bool(os.environ.get("GPUCORON_BENCH_TINY")))
+    parser.add_argument(
+        "--tiny",
+        action="store_true",
+        help="tiny sizes, to try this program",
+        default=bool(os.environ.get("GPUCORON_BENCH_TINY")),
+    )
     options = parser.parse_args(arguments)
     if options.part == "withdraw":
         gpu_proof.PROOF.unlink(missing_ok=True)
@@ -196,7 +250,8 @@ def main(arguments=None):
 
         def simulate(name):
             seconds = gpu_runs.simulate(
-                options.work, name, gpu_runs.SETS["tiny"] if options.tiny else None)
+                options.work, name, gpu_runs.SETS["tiny"] if options.tiny else None
+            )
             say(f"simulate {name}: {seconds or 0:.0f} s")
 
         with ThreadPoolExecutor() as pool:
@@ -220,15 +275,20 @@ def main(arguments=None):
     except Exception as problem:  # is a result, too; the next part goes on
         import traceback
 
-        results = {"error": f"{type(problem).__name__}: {problem}"[:1000], "ok": False,
-                   "traceback": traceback.format_exc()[-3000:]}
+        results = {
+            "error": f"{type(problem).__name__}: {problem}"[:1000],
+            "ok": False,
+            "traceback": traceback.format_exc()[-3000:],
+        }
         say(results["traceback"])
     results["part_s"] = time.perf_counter() - start
     if options.tiny:
         results["tiny"] = True
     join(options.part, results, options.out)
-    say(f"== {options.part}: {results['part_s']:.0f} s, "
-        f"{'ok' if results.get('ok', True) else 'NOT OK'}")
+    say(
+        f"== {options.part}: {results['part_s']:.0f} s, "
+        f"{'ok' if results.get('ok', True) else 'NOT OK'}"
+    )
     return 0 if results.get("ok", True) else 1
 
 

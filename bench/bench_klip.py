@@ -34,8 +34,14 @@ def main():
     with limited_to(options.threads):
         found = klip(stack, references, options.truncate)
         ours = timed(lambda: klip(stack, references, options.truncate), options.repeats)
-    results = {"size": options.size, "references": nref, "integrations": n,
-               "truncate": options.truncate, "threads": options.threads, "gpucoron": ours}
+    results = {
+        "size": options.size,
+        "references": nref,
+        "integrations": n,
+        "truncate": options.truncate,
+        "threads": options.threads,
+        "gpucoron": ours,
+    }
     if not options.no_jwst:
         results.update(_peer(science, references, found, options))
         results["ratio"] = results["jwst"]["median_s"] / ours["median_s"]
@@ -52,8 +58,10 @@ def _peer(science, references, found, options):
     out = []
     one = timed(lambda: out.append(jwst_klip(*models, options.truncate, return_psf=False)), 1)
     difference = found.data[0] - out[0].data[0]
-    return {"jwst": {k: v * options.integrations for k, v in one.items()},
-            "rms_difference_over_rms": float(np.std(difference) / np.std(found.data[0]))}
+    return {
+        "jwst": {k: v * options.integrations for k, v in one.items()},
+        "rms_difference_over_rms": float(np.std(difference) / np.std(found.data[0])),
+    }
 
 
 if __name__ == "__main__":

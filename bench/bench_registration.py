@@ -36,11 +36,17 @@ def growth(plan, frames, counts, nref):
     seconds = []
     for n in counts:
         rounds = max(1, n // nref)
-        seconds.append(timed(lambda rounds=rounds: [plan.fit(frames[k % len(frames)])
-                                      for k in range(rounds)], 1)["median_s"])
+        seconds.append(
+            timed(
+                lambda rounds=rounds: [plan.fit(frames[k % len(frames)]) for k in range(rounds)], 1
+            )["median_s"]
+        )
     pairs = [max(1, n // nref) * nref for n in counts]
-    return {"pairs": pairs, "seconds": seconds,
-            "exponent": float(np.polyfit(np.log(pairs), np.log(seconds), 1)[0])}
+    return {
+        "pairs": pairs,
+        "seconds": seconds,
+        "exponent": float(np.polyfit(np.log(pairs), np.log(seconds), 1)[0]),
+    }
 
 
 def main():
@@ -66,18 +72,25 @@ def main():
         plan.fit(frames[0])
         ours = timed(lambda: plan.fit(frames[1]), 3 * options.repeats)
         prepare = timed(
-            lambda: Registration(references, mask, guide=frames[0], background=False), 3)
+            lambda: Registration(references, mask, guide=frames[0], background=False), 3
+        )
         fits = plan.fit(frames[1])
         peer, differences = [], []
         for k in range(3):
             found = []
-            peer.append(timed(
-                lambda k=k, found=found: found.append(jwst_fit(frames[1], references[k], mask)),
-                1))
-            differences.append(max(abs(found[0][0] - fits["x"][k]),
-                                   abs(found[0][1] - fits["y"][k])))
+            peer.append(
+                timed(
+                    lambda k=k, found=found: found.append(jwst_fit(frames[1], references[k], mask)),
+                    1,
+                )
+            )
+            differences.append(
+                max(abs(found[0][0] - fits["x"][k]), abs(found[0][1] - fits["y"][k]))
+            )
         results = {
-            "size": size, "references": nref, "threads": options.threads,
+            "size": size,
+            "references": nref,
+            "threads": options.threads,
             "ms_per_pair": {k: 1e3 * v / nref for k, v in ours.items()},
             "preparation_ms_per_reference": 1e3 * prepare["median_s"] / nref,
             "jwst_ms_per_pair": 1e3 * sorted(p["median_s"] for p in peer)[1],

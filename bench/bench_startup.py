@@ -68,8 +68,9 @@ sys.exit(code)
 def measure(command, environment):
     """CPU and wall seconds of a child process."""
     start = time.perf_counter()
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     message = child.stderr.read()
     _, status, used = os.wait4(child.pid, 0)
     wall = time.perf_counter() - start
@@ -81,18 +82,22 @@ def measure(command, environment):
 
 def fixed_environment(threads, cache):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    kept = {k: v for k, v in os.environ.items()
-            if k != "PYTHONDONTWRITEBYTECODE"}  # bytecode is cached, as usual
+    kept = {
+        k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"
+    }  # bytecode is cached, as usual
     return {**kept, **{name: str(threads) for name in names}, "NUMBA_CACHE_DIR": str(cache)}
 
 
 def simulated(folder, environment):
     """Two science exposures of 3 integrations, three references of 2, 128 x 128."""
-    code = ("import sys; from gpucoron.simulate import simulate;"
-            "print(simulate(sys.argv[1], shape=(128, 128), n_science=2, n_integrations=3,"
-            "n_references=3, n_reference_integrations=2).asn)")
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, text=True,
-                          capture_output=True)
+    code = (
+        "import sys; from gpucoron.simulate import simulate;"
+        "print(simulate(sys.argv[1], shape=(128, 128), n_science=2, n_integrations=3,"
+        "n_references=3, n_reference_integrations=2).asn)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], env=environment, text=True, capture_output=True
+    )
     if done.returncode:
         sys.exit(f"simulating failed: {done.stderr[-500:]}")
     return done.stdout.strip().split("\n")[-1]
@@ -100,25 +105,33 @@ def simulated(folder, environment):
 
 def summary(times):
     cpu, wall = zip(*times, strict=True)
-    return {"cpu_s": {"median": statistics.median(cpu), "min": min(cpu)},
-            "wall_s": {"median": statistics.median(wall), "min": min(wall)}}
+    return {
+        "cpu_s": {"median": statistics.median(cpu), "min": min(cpu)},
+        "wall_s": {"median": statistics.median(wall), "min": min(wall)},
+    }
 
 
 def first_run(run, work, environment, warm):
     """A run with an empty numba cache, beside `warm` ones, and what was compiled."""
     environment = {**environment, "NUMBA_CACHE_DIR": str(work / "empty")}
-    cpu, wall = measure([sys.executable, "-c", COMPILE, str(work / "compiled.json"), *run],
-                        environment)
+    cpu, wall = measure(
+        [sys.executable, "-c", COMPILE, str(work / "compiled.json"), *run], environment
+    )
     compiled = json.loads((work / "compiled.json").read_text())
-    functions = sorted(((seconds, name, count) for name, (count, seconds) in compiled.items()),
-                       reverse=True)
+    functions = sorted(
+        ((seconds, name, count) for name, (count, seconds) in compiled.items()), reverse=True
+    )
     return {
-        "cpu_s": cpu, "wall_s": wall,
+        "cpu_s": cpu,
+        "wall_s": wall,
         "longer_cpu_s": cpu - warm["cpu_s"]["median"],
         "longer_wall_s": wall - warm["wall_s"]["median"],
         "compiling_cpu_s": sum(seconds for seconds, _, _ in functions),
-        "functions": [{"function": name, "versions": count, "cpu_s": round(seconds, 3)}
-                      for seconds, name, count in functions if name.startswith("gpucoron.")],
+        "functions": [
+            {"function": name, "versions": count, "cpu_s": round(seconds, 3)}
+            for seconds, name, count in functions
+            if name.startswith("gpucoron.")
+        ],
     }
 
 
@@ -130,8 +143,11 @@ def main():
     parser.add_argument("--first", action="store_true")
     parser.add_argument("--out")
     options = parser.parse_args()
-    program = [sys.executable, "-c",
-               "import sys; from gpucoron.cli.main import main; sys.exit(main())"]
+    program = [
+        sys.executable,
+        "-c",
+        "import sys; from gpucoron.cli.main import main; sys.exit(main())",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         environment = fixed_environment(options.threads, work / "cache")
@@ -155,15 +171,24 @@ def main():
         if options.first:
             results["first run"] = first_run(run, work, environment, results["small run"])
     report = {
-        "what": "fixed cost of a run", "threads": options.threads, "repeat": options.repeat,
+        "what": "fixed cost of a run",
+        "threads": options.threads,
+        "repeat": options.repeat,
         "asn": Path(asn).name if options.asn else "simulated, 128 x 128, 2 x 3 and 3 x 2",
-        "date": time.strftime("%Y-%m-%d"), "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True,
-            text=True).stdout.strip(),
-        "machine": {"cpus": os.cpu_count(), "processor": platform.processor(),
-                    "system": platform.platform(), "load": os.getloadavg()},
-        "versions": {name: importlib.metadata.version(name)
-                     for name in ("numpy", "scipy", "numba", "astropy")},
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip(),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "processor": platform.processor(),
+            "system": platform.platform(),
+            "load": os.getloadavg(),
+        },
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("numpy", "scipy", "numba", "astropy")
+        },
         "results": results,
     }
     text = json.dumps(report, indent=2)

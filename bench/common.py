@@ -18,8 +18,9 @@ PACKAGES = ("numpy", "scipy", "numba", "astropy", "jwst", "drizzle")
 
 def arguments(description):
     """The options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=description,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, help="write the JSON here, too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
@@ -43,13 +44,20 @@ def gpu():
         return None
     import cupy
 
-    facts = {"name": found[0].name, "description": found[0].description, "count": len(found),
-             "cupy": getattr(cupy, "__version__", None)}
+    facts = {
+        "name": found[0].name,
+        "description": found[0].description,
+        "count": len(found),
+        "cupy": getattr(cupy, "__version__", None),
+    }
     for name in ("driver", "runtime"):  # 13000 is CUDA 13.0; of the driver: what it supports
         version = getattr(cupy.cuda.runtime, f"{name}GetVersion", None)
         facts[f"cuda_{name}"] = version() if version else None
-    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,clocks.max.memory,power.limit",
-             "--format=csv,noheader"]
+    query = [
+        "nvidia-smi",
+        "--query-gpu=driver_version,clocks.max.sm,clocks.max.memory,power.limit",
+        "--format=csv,noheader",
+    ]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
         facts["driver, clocks, power"] = answer.splitlines()[found[0].index].strip()
@@ -66,11 +74,19 @@ def where():
     model = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines()
-                 if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         model = names[0] if names else model
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                            text=True, check=False, cwd=ROOT).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    ).stdout.strip()
     commit = os.environ.get("GPUCORON_COMMIT") or commit
     versions = {}
     for package in PACKAGES:
@@ -78,8 +94,14 @@ def where():
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = None
-    return {"commit": commit, "device": f"{model}, {os.cpu_count()} cores", "gpu": gpu(),
-            "python": platform.python_version(), "load_before": os.getloadavg()[0], **versions}
+    return {
+        "commit": commit,
+        "device": f"{model}, {os.cpu_count()} cores",
+        "gpu": gpu(),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+        **versions,
+    }
 
 
 def timed(function, repeats):
@@ -90,8 +112,11 @@ def timed(function, repeats):
         function()
         runs.append((time.perf_counter() - wall, time.process_time() - cpu))
     runs.sort()
-    return {"median_s": statistics.median(r[0] for r in runs), "min_s": runs[0][0],
-            "cpu_s": runs[len(runs) // 2][1]}
+    return {
+        "median_s": statistics.median(r[0] for r in runs),
+        "min_s": runs[0][0],
+        "cpu_s": runs[len(runs) // 2][1],
+    }
 
 
 def process(command, repeats=1, env=None, output=None):
@@ -104,8 +129,12 @@ def process(command, repeats=1, env=None, output=None):
         if output is not None:
             shutil.rmtree(output, ignore_errors=True)
         start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                                 env={**os.environ, **(env or {})})
+        child = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+        )
         error = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - start
@@ -113,8 +142,12 @@ def process(command, repeats=1, env=None, output=None):
             raise SystemExit(f"{' '.join(map(str, command))} failed:\n{error.decode()[-2000:]}")
         runs.append((wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024))
     runs.sort()
-    return {"median_s": statistics.median(r[0] for r in runs), "min_s": runs[0][0],
-            "cpu_s": runs[len(runs) // 2][1], "peak_mib": max(r[2] for r in runs)}
+    return {
+        "median_s": statistics.median(r[0] for r in runs),
+        "min_s": runs[0][0],
+        "cpu_s": runs[len(runs) // 2][1],
+        "peak_mib": max(r[2] for r in runs),
+    }
 
 
 def finish(results, out):

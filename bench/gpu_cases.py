@@ -45,9 +45,21 @@ TINY = Shapes((12, 14), (4,), (70,), 3, 2, ((2, 5), (1, 7)), ((2, 5),), (2,), 20
 
 def all_cases(shapes=REAL):
     """Yield functions that each yield cases; what one leaves on the device can be freed."""
-    yield from (lambda make=make: make(shapes) for make in (
-        medians, outliers, filling, transforms, registration, fourier_fits, klip, eigen, drizzle,
-        drizzle_weights))
+    yield from (
+        lambda make=make: make(shapes)
+        for make in (
+            medians,
+            outliers,
+            filling,
+            transforms,
+            registration,
+            fourier_fits,
+            klip,
+            eigen,
+            drizzle,
+            drizzle_weights,
+        )
+    )
 
 
 # ---------------------------------------------------------------- inputs
@@ -83,8 +95,10 @@ def speckles(shape, shifts_yx, seed=0):
     for k, (dy, dx) in enumerate(shifts_yx):
         out[k] = 3000 * np.exp(-((y - dy) ** 2 + (x - dx) ** 2) / 2 / 9.0**2)
         for cy, cx, peak in places:  # separable: two vectors
-            gy, gx = (np.exp(-((axis - c) ** 2) / 2 / 1.8**2)
-                      for axis, c in ((y[:, 0], cy + dy), (x[0], cx + dx)))
+            gy, gx = (
+                np.exp(-((axis - c) ** 2) / 2 / 1.8**2)
+                for axis, c in ((y[:, 0], cy + dy), (x[0], cx + dx))
+            )
             out[k] += 20 * peak * np.outer(gy, gx)
     return out + Numbers(seed)(out.shape, sigma=5)
 
@@ -104,8 +118,14 @@ def medians(shapes):
                 images = numbers((n, *shapes.image), 100, 30, dtype)
                 return images, numbers(images.shape) > -1.28
 
-            yield Case(f"median {np.dtype(dtype).name} n={n}", median,
-                       on_device(make, nbytes, shapes.least), "median", nbytes, check=n <= 300)
+            yield Case(
+                f"median {np.dtype(dtype).name} n={n}",
+                median,
+                on_device(make, nbytes, shapes.least),
+                "median",
+                nbytes,
+                check=n <= 300,
+            )
 
 
 def exposure(numbers, shape):
@@ -113,8 +133,12 @@ def exposure(numbers, shape):
     data = numbers(shape, 200, 10)
     data[numbers(shape) > 3.1] += 500
     dq = np.where(numbers(shape) > 2.4, 1, 0).astype(np.uint32)
-    return (data, np.full(shape, 10, np.float32), dq,
-            *(np.full(shape, v, np.float32) for v in (60, 30, 10)))
+    return (
+        data,
+        np.full(shape, 10, np.float32),
+        dq,
+        *(np.full(shape, v, np.float32) for v in (60, 30, 10)),
+    )
 
 
 def outliers(shapes):
@@ -128,10 +152,14 @@ def outliers(shapes):
         def call(data, err, dq, *variances):
             return flag_outliers(data, err, dq, variances, snr=5.0)
 
-        yield Case(f"outliers, 3 variances n={n}", call,
-                   on_device(lambda n=n: exposure(numbers, (n, *shapes.image)), nbytes,
-                             shapes.least),
-                   "outliers.cu, detect", nbytes, check=n <= 10)
+        yield Case(
+            f"outliers, 3 variances n={n}",
+            call,
+            on_device(lambda n=n: exposure(numbers, (n, *shapes.image)), nbytes, shapes.least),
+            "outliers.cu, detect",
+            nbytes,
+            check=n <= 10,
+        )
 
 
 def filling(shapes):
@@ -167,11 +195,19 @@ def transforms(shapes):
     half = [(fourier_shift.spectra(a),) for (a,) in sets]
     shifts, cp = numbers((n, 2), 0, 0.5, np.float64), cuda.cupy()
     on_gpu, out = cp.asarray(shifts), cp.empty((n, ny, nx))
-    yield Case(f"phases of {n}", lambda s: fourier_shift.multiply_phases(s, on_gpu, (ny, nx)),
-               half, "fourier_shift", 32 * n * ny * (nx // 2 + 1))
-    yield Case(f"shift of {n} from spectra, copied to where klip wants them",
-               lambda s: fourier_shift.shift_spectra(s, on_gpu, (ny, nx), out), half,
-               nbytes=16 * n * ny * (nx // 2 + 1) + 8 * images)
+    yield Case(
+        f"phases of {n}",
+        lambda s: fourier_shift.multiply_phases(s, on_gpu, (ny, nx)),
+        half,
+        "fourier_shift",
+        32 * n * ny * (nx // 2 + 1),
+    )
+    yield Case(
+        f"shift of {n} from spectra, copied to where klip wants them",
+        lambda s: fourier_shift.shift_spectra(s, on_gpu, (ny, nx), out),
+        half,
+        nbytes=16 * n * ny * (nx // 2 + 1) + 8 * images,
+    )
 
 
 def registration(shapes):
@@ -183,8 +219,11 @@ def registration(shapes):
     frames = speckles(shapes.image, rng.normal(0, 0.01, (2 * shapes.frames, 2)), 2)
     sets = [(cp.asarray(half),) for half in np.split(frames, 2)]
     guide, groups = sets[0][0][0], np.arange(n) // 20
-    yield Case(f"registration: preparing {n} references",
-               lambda: Registration(references, guide=guide, groups=groups), [()])
+    yield Case(
+        f"registration: preparing {n} references",
+        lambda: Registration(references, guide=guide, groups=groups),
+        [()],
+    )
     plan = Registration(references, guide=guide, groups=groups)
     yield Case(f"registration: {shapes.frames} frames x {n} references", plan.fit_many, sets)
 
@@ -197,8 +236,10 @@ def fourier_fits(shapes):
     cp, (ny, nx), numbers = cuda.cupy(), shapes.image, Numbers(6)
     y, x = (PhaseSeries.of_axis(k, 2.3, half_spectrum=half) for k, half in ((ny, 0), (nx, 1)))
     tables, frames = ops.tables(y, x), shapes.frames
-    references, own = (cp.fft.rfft2(cp.asarray(numbers((n, ny, nx), 0, 1, np.float64)))
-                       for n in (shapes.references, frames))
+    references, own = (
+        cp.fft.rfft2(cp.asarray(numbers((n, ny, nx), 0, 1, np.float64)))
+        for n in (shapes.references, frames)
+    )
     which = np.repeat(np.arange(shapes.references), frames).astype(np.int32)
     of_frame = np.tile(np.arange(frames), shapes.references).astype(np.int32)
     half = tables[0].shape[1] // 2
@@ -207,9 +248,12 @@ def fourier_fits(shapes):
     which, of_frame = cp.asarray(which), cp.asarray(of_frame)
     yield Case(
         f"contract {pairs} pairs (bytes: from L2)",
-        lambda: ops.contract(references, which, own, of_frame, tables, 1.0, 1), [()],
-        "registration.cu, contract", pairs * (2 * spectra + 8 * (2 * half) ** 2),
-        flop=4.0e6 * pairs * (ny * nx / 320**2))
+        lambda: ops.contract(references, which, own, of_frame, tables, 1.0, 1),
+        [()],
+        "registration.cu, contract",
+        pairs * (2 * spectra + 8 * (2 * half) ** 2),
+        flop=4.0e6 * pairs * (ny * nx / 320**2),
+    )
 
 
 # ---------------------------------------------------------------- float64 linear algebra
@@ -235,11 +279,15 @@ def klip(shapes):
         targets = cp.asarray(numbers((frames, *shapes.image), 20, 5, np.float64))
         panels, kept = -(-n // 64), min(50, n - 1)
         rows = 64 * -(-(1 + min(kept, n - kept)) // 64)
-        yield Case(f"klip, {frames} x {n} references, {kept} kept",
-                   lambda r, t, kept=kept: klip_many(r, t, [kept]), [(references, targets)],
-                   "klip.cu", 3 * 8.0 * frames * n * pixels,
-                   flop=frames * pixels * (4096.0 * panels * (panels + 1) + 2 * rows * n),
-                   check=frames * n < 1000)
+        yield Case(
+            f"klip, {frames} x {n} references, {kept} kept",
+            lambda r, t, kept=kept: klip_many(r, t, [kept]),
+            [(references, targets)],
+            "klip.cu",
+            3 * 8.0 * frames * n * pixels,
+            flop=frames * pixels * (4096.0 * panels * (panels + 1) + 2 * rows * n),
+            check=frames * n < 1000,
+        )
         del references, targets
 
 
@@ -274,6 +322,7 @@ def drizzle(shapes):
     mapped = cp.asarray(pixel_map(shapes.image, output))
     pixels, out_pixels = int(np.prod(shapes.image)), int(np.prod(output))
     for n in shapes.planes:
+
         def make(n=n):
             shape = (n, *shapes.image)
             weights = 1 / (1 + abs(numbers(shape)))
@@ -284,19 +333,28 @@ def drizzle(shapes):
         for kernel in KERNELS:
             plan = Drizzle(output, kernel=kernel, n_inputs=n)
             if n == shapes.planes[0]:
-                yield Case(f"drizzle {kernel}: geometry", lambda plan=plan: plan.overlaps(mapped),
-                           [()], "drizzle.cu")
+                yield Case(
+                    f"drizzle {kernel}: geometry",
+                    lambda plan=plan: plan.overlaps(mapped),
+                    [()],
+                    "drizzle.cu",
+                )
             geometry = plan.overlaps(mapped)
             shares = int(geometry.counts.sum())
             for k in (0, 3) if kernel == "square" else (3,):
+
                 def call(images, weights, *variances, kernel=kernel, geometry=geometry, k=k, n=n):
                     d = Drizzle(output, kernel=kernel, n_inputs=n)
                     d.add(images, geometry, weights, variances=variances[:k])
                     return d
 
-                yield Case(f"drizzle {kernel}, {n} planes, {k} variances", call, sets,
-                           "drizzle.cu, add_planes", 4.0 * (2 + k) * n * pixels + 12 * shares
-                           + (16 * (2 + 2 * k) + 8) * out_pixels)
+                yield Case(
+                    f"drizzle {kernel}, {n} planes, {k} variances",
+                    call,
+                    sets,
+                    "drizzle.cu, add_planes",
+                    4.0 * (2 + k) * n * pixels + 12 * shares + (16 * (2 + 2 * k) + 8) * out_pixels,
+                )
 
 
 def drizzle_weights(shapes):
@@ -309,6 +367,10 @@ def drizzle_weights(shapes):
     def call(data, err, dq, *variances):
         return pixel_weights(data, err, dq, list(variances), np.uint32(1), 1, 1.0)
 
-    yield Case(f"drizzle weights, {n} planes, 3 variances", call,
-               on_device(lambda: exposure(numbers, (n, *shapes.image)), 28 * pixels, shapes.least),
-               "drizzle_weights", 28 * pixels)
+    yield Case(
+        f"drizzle weights, {n} planes, 3 variances",
+        call,
+        on_device(lambda: exposure(numbers, (n, *shapes.image)), 28 * pixels, shapes.least),
+        "drizzle_weights",
+        28 * pixels,
+    )

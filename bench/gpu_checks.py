@@ -26,14 +26,30 @@ _SAID = re.compile(r"^=========\s+(Invalid|Uninit|Barrier|Error|Warning|Potentia
 # ---------------------------------------------------------------- pytest
 #: The files that hold tests on a GPU; tests/test_bench_gpu.py sees that none is missing.
 TEST_FILES = (
-    "tests/test_pipeline_gpu.py", "tests/test_place.py", "tests/test_cuda.py",
-    "tests/test_docs_gpu.py", "tests/test_emulated_pool.py", "tests/test_resume.py",
+    "tests/test_pipeline_gpu.py",
+    "tests/test_place.py",
+    "tests/test_cuda.py",
+    "tests/test_docs_gpu.py",
+    "tests/test_emulated_pool.py",
+    "tests/test_resume.py",
     "tests/test_stack.py",
-    *(f"tests/ops/test_{name}.py" for name in (
-        "bad_pixels", "drizzle_cuda", "eigen", "fourier_shift", "kriging", "median", "outliers",
-        "registration")),
-    *(f"tests/steps/test_{name}.py" for name in (
-        "align_refs", "filling", "klip", "outlier_detection", "resample_cuda")),
+    *(
+        f"tests/ops/test_{name}.py"
+        for name in (
+            "bad_pixels",
+            "drizzle_cuda",
+            "eigen",
+            "fourier_shift",
+            "kriging",
+            "median",
+            "outliers",
+            "registration",
+        )
+    ),
+    *(
+        f"tests/steps/test_{name}.py"
+        for name in ("align_refs", "filling", "klip", "outlier_detection", "resample_cuda")
+    ),
 )
 _RESULT = re.compile(r"\[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S.*)")
 
@@ -43,8 +59,22 @@ def tests(timeout_s=200, workers=8, extra=TEST_FILES, log=None):
 
     A run that is stopped at its limit still names what had failed until then.
     """
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-p", "no:cacheprovider",
-               "--color=no", "-n", str(workers), "--durations=8", "--tb=short", *extra]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "gpu",
+        "-v",
+        "-p",
+        "no:cacheprovider",
+        "--color=no",
+        "-n",
+        str(workers),
+        "--durations=8",
+        "--tb=short",
+        *extra,
+    ]
     if importlib.util.find_spec("pytest_timeout"):
         command += ["--timeout", "120"]
     start = time.perf_counter()
@@ -58,15 +88,28 @@ def tests(timeout_s=200, workers=8, extra=TEST_FILES, log=None):
     words = list(results.values())
     counts = {word.lower(): words.count(word) for word in dict.fromkeys(words)}
     failed = sorted(name for name, word in results.items() if word in ("FAILED", "ERROR"))
-    return {"exit": code, "seconds": time.perf_counter() - start, **counts, "names": failed,
-            "end": text[-8000:], "ok": code == 0 and counts.get("passed", 0) > 0}
+    return {
+        "exit": code,
+        "seconds": time.perf_counter() - start,
+        **counts,
+        "names": failed,
+        "end": text[-8000:],
+        "ok": code == 0 and counts.get("passed", 0) > 0,
+    }
 
 
 def call(command, timeout_s, **environment):
     """Exit code (None: it took too long) and output of a process; all it started ends with it."""
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                             text=True, errors="replace", start_new_session=True,
-                             env={**os.environ, **environment})
+    child = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env={**os.environ, **environment},
+    )
     try:
         text, _ = child.communicate(timeout=timeout_s)
         return child.returncode, text
@@ -85,11 +128,19 @@ def compile_one(file, name):
         function = cuda.kernel(file, name)._function()
         facts = getattr(function, "attributes", {})
     except Exception as problem:  # the others may compile
-        return {"kernel": label, "seconds": time.perf_counter() - start, "local_bytes": None,
-                "error": f"{type(problem).__name__}: {problem}"[:3000]}
-    return {"kernel": label, "seconds": time.perf_counter() - start,
-            "registers": facts.get("num_regs"), "local_bytes": facts.get("local_size_bytes"),
-            "shared_bytes": facts.get("shared_size_bytes")}
+        return {
+            "kernel": label,
+            "seconds": time.perf_counter() - start,
+            "local_bytes": None,
+            "error": f"{type(problem).__name__}: {problem}"[:3000],
+        }
+    return {
+        "kernel": label,
+        "seconds": time.perf_counter() - start,
+        "registers": facts.get("num_regs"),
+        "local_bytes": facts.get("local_size_bytes"),
+        "shared_bytes": facts.get("shared_size_bytes"),
+    }
 
 
 def compiled(workers=12):
@@ -100,14 +151,19 @@ def compiled(workers=12):
     start = time.perf_counter()
     if workers > 1:
         with concurrent.futures.ProcessPoolExecutor(
-                workers, multiprocessing.get_context("spawn")) as pool:
+            workers, multiprocessing.get_context("spawn")
+        ) as pool:
             rows = list(pool.map(compile_one, *zip(*every, strict=True)))
     else:
         rows = [compile_one(*one) for one in every]
     spilling = [row["kernel"] for row in rows if row["local_bytes"]]
-    return {"kernels": rows, "seconds": time.perf_counter() - start,
-            "in_turn_s": sum(row["seconds"] for row in rows), "with_local_memory": spilling,
-            "ok": not any("error" in row for row in rows)}
+    return {
+        "kernels": rows,
+        "seconds": time.perf_counter() - start,
+        "in_turn_s": sum(row["seconds"] for row in rows),
+        "with_local_memory": spilling,
+        "ok": not any("error" in row for row in rows),
+    }
 
 
 # ---------------------------------------------------------------- small calls
@@ -136,8 +192,11 @@ def cases(expected, work, timeout_s=60, workers=9, files=None):
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         rows = list(pool.map(work_on, files))
-    return {"rows": rows, "seconds": time.perf_counter() - start,
-            "ok": all(row["ok"] for row in rows)}
+    return {
+        "rows": rows,
+        "seconds": time.perf_counter() - start,
+        "ok": all(row["ok"] for row in rows),
+    }
 
 
 KEPT_LIMITS = {8: 1e-9, 4: 1e-6}  # rms of a difference over the rms, by bytes of an element
@@ -169,8 +228,10 @@ def compare_kept(got, right):
 # ---------------------------------------------------------------- compute-sanitizer
 def sanitizer():
     """Path of compute-sanitizer; None where it is not installed."""
-    return shutil.which("compute-sanitizer", path=os.pathsep.join(
-        [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]))
+    return shutil.which(
+        "compute-sanitizer",
+        path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/cuda/bin"]),
+    )
 
 
 def sanitize(timeout_s=90, workers=12, files=None, tools=TOOLS):
@@ -189,14 +250,20 @@ def sanitize(timeout_s=90, workers=12, files=None, tools=TOOLS):
 
     def work(job):
         left = timeout_s - (time.perf_counter() - start)
-        return sanitize_one(tool, *job, left) if left > 5 else {
-            "tool": job[0], "file": job[1], "exit": None, "errors": None, "ours": []}
+        return (
+            sanitize_one(tool, *job, left)
+            if left > 5
+            else {"tool": job[0], "file": job[1], "exit": None, "errors": None, "ours": []}
+        )
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         rows = list(pool.map(work, jobs))
-    return {"rows": rows, "seconds": time.perf_counter() - start,
-            "unfinished": sum(row["exit"] is None for row in rows),
-            "ok": all(row["exit"] == 0 and not row["ours"] for row in rows)}
+    return {
+        "rows": rows,
+        "seconds": time.perf_counter() - start,
+        "unfinished": sum(row["exit"] is None for row in rows),
+        "ok": all(row["exit"] == 0 and not row["ours"] for row in rows),
+    }
 
 
 def sanitize_one(tool, which, file, timeout_s):
@@ -204,18 +271,32 @@ def sanitize_one(tool, which, file, timeout_s):
     from gpucoron.backend import cuda
 
     more = {"racecheck": ["--racecheck-report", "all"], "memcheck": ["--report-api-errors", "no"]}
-    command = [tool, "--tool", which, "--print-limit", "20", *more.get(which, []),
-               sys.executable, str(Path(__file__).resolve()), file]
+    command = [
+        tool,
+        "--tool",
+        which,
+        "--print-limit",
+        "20",
+        *more.get(which, []),
+        sys.executable,
+        str(Path(__file__).resolve()),
+        file,
+    ]
     start = time.perf_counter()
     code, text = call(command, timeout_s)
     summary = _ERRORS.findall(text)
     said = "\n".join([line for line in text.splitlines() if _SAID.match(line)][:40])
     names = {name.partition("<")[0] for _, name in cuda.all_kernels()}
-    return {"tool": which, "file": file, "exit": code,
-            "errors": int(summary[-1]) if summary else None,
-            "ours": sorted(name for name in names if name in said),
-            "seconds": time.perf_counter() - start, "said": said,
-            **({} if code == 0 else {"end": text[-1500:]})}
+    return {
+        "tool": which,
+        "file": file,
+        "exit": code,
+        "errors": int(summary[-1]) if summary else None,
+        "ours": sorted(name for name in names if name in said),
+        "seconds": time.perf_counter() - start,
+        "said": said,
+        **({} if code == 0 else {"end": text[-1500:]}),
+    }
 
 
 def run_cases(file, device, keep=None):
@@ -251,8 +332,9 @@ def main(arguments=None):
     from gpucoron.backend import cuda
     from tests import device_fixture
 
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="*", metavar="FILE")
     parser.add_argument("--emulated", action="store_true", help="on the emulated device")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for FILE.npz")

@@ -49,8 +49,9 @@ class Table:
         row["ok"] = row["outside"] == 0
 
     def _worse(self, product, name, rms, worst, limit, counts):
-        row = self.rows.setdefault((product, name), {"rms": 0.0, "worst": 0.0, "limit": limit,
-                                                     "ok": True})
+        row = self.rows.setdefault(
+            (product, name), {"rms": 0.0, "worst": 0.0, "limit": limit, "ok": True}
+        )
         row["rms"], row["worst"] = max(row["rms"], rms), max(row["worst"], worst)
         row["ok"] = row["ok"] and bool(counts <= limit)
 
@@ -78,8 +79,9 @@ def compare(asn, mask, device=0):
     stacks(table, "psfstack", ours.psfstack, cpu.psfstack, None)
     for root, right in cpu.psfalign.items():
         for name in ("data", "err"):
-            table.add("psfalign, float64", name, getattr(ours.psfalign[root], name),
-                      getattr(right, name))
+            table.add(
+                "psfalign, float64", name, getattr(ours.psfalign[root], name), getattr(right, name)
+            )
         table.shifts("fits", ours.fits[root], cpu.fits[root])
         klip64(table, right.data, cpu.crfints[root].data)
     for root, right in cpu.psfsub.items():
@@ -88,8 +90,12 @@ def compare(asn, mask, device=0):
         table.add("i2d", name, getattr(ours.i2d, name, None), getattr(cpu.i2d, name, None))
     table.flags("i2d", "con", ours.i2d.con, cpu.i2d.con)
     rows = table.listed()
-    return {"rows": rows, "ok": all(row["ok"] for row in rows), "band": BAND,
-            "seconds": {str(run.device): run.timings for run in runs}}
+    return {
+        "rows": rows,
+        "ok": all(row["ok"] for row in rows),
+        "band": BAND,
+        "seconds": {str(run.device): run.timings for run in runs},
+    }
 
 
 def stacks(table, product, got, right, band):

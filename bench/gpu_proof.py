@@ -30,8 +30,9 @@ NEEDED, WELCOME = ("compare", "kernels", "tests"), ("cases", "tiny", "memcheck",
 
 def digest(texts):
     """One checksum of several texts, whatever their order."""
-    return hashlib.sha256("\n".join(
-        sorted(hashlib.sha256(text.encode()).hexdigest() for text in texts)).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(sorted(hashlib.sha256(text.encode()).hexdigest() for text in texts)).encode()
+    ).hexdigest()
 
 
 def checksum(root=ROOT, kernels=None):
@@ -66,11 +67,14 @@ def same(one, other):
 
 
 # ---------------------------------------------------------------- kernels
-_TOKEN = re.compile(r"""
+_TOKEN = re.compile(
+    r"""
     //[^\n]* | /\*.*?\*/                                    # comments, left out
     | (?P<token> "(?:\\.|[^"\\\n])*" | \.?\d(?:[eEpP][+-]|[\w.]|'(?=\w))* | '(?:\\.|[^'\\\n])*'
     | \w+ | ->\*? | <<=? | >>=? | [<>=!]= | && | \|\| | \+\+ | -- | [-+*/%&|^]= | :: | \#\# | \S)
-    """, re.VERBOSE | re.DOTALL)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
 
 
 def tokens(kernels):
@@ -94,7 +98,7 @@ def bare(ptx):
     out = []  # of an unnamed namespace: a length, and that many characters
     while found := re.search(r"(\d+)_(INTERNAL|GLOBAL__N)_", ptx):
         out += [ptx[: found.start()], "_unnamed"]
-        ptx = ptx[found.end(1) + int(found[1]):]
+        ptx = ptx[found.end(1) + int(found[1]) :]
     ptx = "".join([*out, ptx])
     return "\n".join(line.strip() for line in ptx.splitlines() if line.strip())
 
@@ -103,8 +107,13 @@ def bare(ptx):
 def definitions(root=ROOT, entries=ENTRIES):
     """Yield the text of every definition that `entries` reach, with the constants that it names."""
     modules = _Modules(root)
-    waiting = [(name, own) for name in modules.paths for own in (
-        modules[name].defined if any(f"{name}.".startswith(f"{e}.") for e in entries) else ())]
+    waiting = [
+        (name, own)
+        for name in modules.paths
+        for own in (
+            modules[name].defined if any(f"{name}.".startswith(f"{e}.") for e in entries) else ()
+        )
+    ]
     if not waiting:
         raise ValueError(f"none of {', '.join(entries)} is in {root}")
     seen = set(waiting)
@@ -114,12 +123,15 @@ def definitions(root=ROOT, entries=ENTRIES):
             continue
         module, texts = modules[name], []
         for statement in module.defined[own]:
-            named = {found[:2] for node in _nodes(statement)
-                     for found in module.targets(node, modules)}
+            named = {
+                found[:2] for node in _nodes(statement) for found in module.targets(node, modules)
+            }
             constants = {target for target in named if modules[target[0]].is_constant(target[1])}
             texts += [_text(statement, module, modules)] + sorted(
-                _text(s, modules[where], modules) for where, what in constants
-                for s in modules[where].defined[what])
+                _text(s, modules[where], modules)
+                for where, what in constants
+                for s in modules[where].defined[what]
+            )
             for where, what in named:
                 everything = modules[where].defined if what is None else (what,)
                 fresh = {(where, own) for own in everything} - seen
@@ -170,7 +182,8 @@ class _Module:
 
     def is_constant(self, name):
         return name is not None and all(
-            isinstance(s, (ast.Assign, ast.AnnAssign)) for s in self.defined[name])
+            isinstance(s, (ast.Assign, ast.AnnAssign)) for s in self.defined[name]
+        )
 
     def targets(self, node, modules):
         """The definitions of ours that a name or chain of attributes begins with.
@@ -208,8 +221,13 @@ def _bound(statement):
         return [statement.name]
     if _is_typing(statement):
         return []
-    return sorted({node.id for node in ast.walk(statement)
-                   if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)})
+    return sorted(
+        {
+            node.id
+            for node in ast.walk(statement)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+    )
 
 
 def _is_typing(node):
@@ -239,16 +257,21 @@ _LEFT_OUT = {"ctx", "type_comment", "kind", "type_ignores"}
 
 def _text(node, module, modules):
     """A syntax tree as text: no positions, docstrings, imports, or names of modules of ours."""
+
     def show(value):
         if isinstance(value, list):
-            kept = [show(v) for v in value
-                    if not isinstance(v, (ast.Import, ast.ImportFrom)) and not _is_typing(v)]
+            kept = [
+                show(v)
+                for v in value
+                if not isinstance(v, (ast.Import, ast.ImportFrom)) and not _is_typing(v)
+            ]
             return f"[{','.join(kept)}]"
         if not isinstance(value, ast.AST):
             return repr(value)
         if isinstance(value, (ast.Name, ast.Attribute)):
-            found = {(what or "a module", *rest)
-                     for _, what, rest in module.targets(value, modules)}
+            found = {
+                (what or "a module", *rest) for _, what, rest in module.targets(value, modules)
+            }
             if found:
                 return repr(sorted(found))
             if isinstance(value, ast.Name) and value.id in module.imported:
@@ -261,16 +284,27 @@ def _text(node, module, modules):
             fields["values"] = _merged(value.values)
         if isinstance(value, ast.Call) and _parts(value.func)[-1:] == ("kernel",):
             fields["args"] = value.args[1:]  # the first one names a file
-        return type(value).__name__ + "(" + ",".join(
-            f"{name}={show(v)}" for name, v in fields.items()
-            if name not in _LEFT_OUT and v is not None and v != []) + ")"
+        return (
+            type(value).__name__
+            + "("
+            + ",".join(
+                f"{name}={show(v)}"
+                for name, v in fields.items()
+                if name not in _LEFT_OUT and v is not None and v != []
+            )
+            + ")"
+        )
 
     return show(node)
 
 
 def _says(body):
-    return bool(body) and isinstance(body[0], ast.Expr) and isinstance(
-        body[0].value, ast.Constant) and isinstance(body[0].value.value, str)
+    return (
+        bool(body)
+        and isinstance(body[0], ast.Expr)
+        and isinstance(body[0].value, ast.Constant)
+        and isinstance(body[0].value.value, str)
+    )
 
 
 def _merged(values):
@@ -318,9 +352,14 @@ def prove(out, to=PROOF):
 
     gpu, compared = stored["where"]["gpu"], stored["compare"]
     proof = {
-        "version": __version__, "date": compared["date"], "card": gpu["name"],
-        "capability": gpu["description"].rpartition(" ")[2], "cupy": gpu["cupy"],
-        "cuda": gpu["cuda_runtime"], "commit": compared["commit"], "result": out.name,
+        "version": __version__,
+        "date": compared["date"],
+        "card": gpu["name"],
+        "capability": gpu["description"].rpartition(" ")[2],
+        "cupy": gpu["cupy"],
+        "cuda": gpu["cuda_runtime"],
+        "commit": compared["commit"],
+        "result": out.name,
         "code": with_ptx(checksum()),
     }
     to.write_text(json.dumps(proof, indent=1) + "\n")

@@ -17,9 +17,13 @@ def rates(tiny=False):
     copy = copying(size)
     matrix = cp.asarray(np.random.default_rng(0).normal(size=(n, n)))
     product = measure(lambda: cp.matmul(matrix, matrix), [()])
-    out = {"copy_GB_s": per(2 * size, copy["ms"]), "copy": copy,
-           "float64_product_TFLOP_s": per(2 * n**3, product["ms"]) / 1e3, "product": product,
-           "empty_events_us": 1e3 * gap()}
+    out = {
+        "copy_GB_s": per(2 * size, copy["ms"]),
+        "copy": copy,
+        "float64_product_TFLOP_s": per(2 * n**3, product["ms"]) / 1e3,
+        "product": product,
+        "empty_events_us": 1e3 * gap(),
+    }
     values, pinned = np.ones(host // 8), pinned_ones(host // 8)
     for name, array in (("pageable", values), ("pinned", pinned)):
         there = cp.empty(host // 8)

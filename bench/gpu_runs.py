@@ -22,16 +22,29 @@ from gpu_timing import record, synchronize, totals, traced
 import gpucoron
 
 SETS = {
-    "tiny": ["--shape", "36x40", "--integrations", "3", "--references", "2",
-             "--reference-integrations", "2"],
+    "tiny": [
+        "--shape",
+        "36x40",
+        "--integrations",
+        "3",
+        "--references",
+        "2",
+        "--reference-integrations",
+        "2",
+    ],
     "canonical": [],
     "large": ["--integrations", "60", "--reference-integrations", "20", "--optical-states", "4"],
 }
 FAILED = "simulate-failed"
 TINY = bool(os.environ.get("GPUCORON_BENCH_TINY"))
 SAVE = ("crfints", "psfstack", "psfsub", "i2d")
-GOAL = ("registration: preparing", "registration: uncertainties", "registration: fits", "shift",
-        "klip")
+GOAL = (
+    "registration: preparing",
+    "registration: uncertainties",
+    "registration: fits",
+    "shift",
+    "klip",
+)
 
 
 # ---------------------------------------------------------------- sets
@@ -44,8 +57,7 @@ def simulate(work, name, options=None):
     shutil.rmtree(part, ignore_errors=True)
     start = time.perf_counter()
     options = SETS[name] if options is None else options
-    done = subprocess.run(
-        [sys.executable, "-m", "gpucoron", "simulate", str(part), "-q", *options])
+    done = subprocess.run([sys.executable, "-m", "gpucoron", "simulate", str(part), "-q", *options])
     if done.returncode:
         (work / FAILED).touch()
         raise SystemExit(f"simulate {name} failed")
@@ -94,6 +106,7 @@ class Watch:
                     return self._add("write", work, *own, **named)
                 finally:
                     self.seconds["write"] -= self._own.download
+
             return submit(background, watched_work, *args, **kwargs)
 
         def watched_later(*args, **kwargs):
@@ -109,8 +122,11 @@ class Watch:
             return self._add("read", load, *args, **kwargs)
 
         for owner, name, function in (
-                (Exposure, "load", watched_load), (Background, "submit", watched_submit),
-                (Gpu, "upload", watched_upload), (Gpu, "later", watched_later)):
+            (Exposure, "load", watched_load),
+            (Background, "submit", watched_submit),
+            (Gpu, "upload", watched_upload),
+            (Gpu, "later", watched_later),
+        ):
             self._patches.enter_context(mock.patch.object(owner, name, function))
         return self
 
@@ -144,7 +160,8 @@ def spans():
     out = []
     outliers, resample, subtraction = (  # steps of the same names hide two of the modules
         importlib.import_module(f"gpucoron.{name}")
-        for name in ("steps.outlier_detection", "steps.resample", "pipeline.subtraction"))
+        for name in ("steps.outlier_detection", "steps.resample", "pipeline.subtraction")
+    )
 
     def watched(name, plain):
         def call(*args, **kwargs):
@@ -152,20 +169,24 @@ def spans():
             value = plain(*args, **kwargs)
             out.append((name, start, record()))
             return value
+
         return call
 
     with contextlib.ExitStack() as patches:
         for owner, name, label in (
-                (outliers, "outlier_detection", "outlier_detection"),
-                (PreparedReferences, "__init__", "filling: references"),
-                (PreparedReferences, "fill_science", "filling: science"),
-                (Registration, "__init__", "registration: preparing"),
-                (Registration, "propagate", "registration: uncertainties"),
-                (Alignment, "fit", "registration: fits"),
-                (Alignment, "shift", "shift"), (subtraction, "klip", "klip"),
-                (resample, "resample", "resample")):
+            (outliers, "outlier_detection", "outlier_detection"),
+            (PreparedReferences, "__init__", "filling: references"),
+            (PreparedReferences, "fill_science", "filling: science"),
+            (Registration, "__init__", "registration: preparing"),
+            (Registration, "propagate", "registration: uncertainties"),
+            (Alignment, "fit", "registration: fits"),
+            (Alignment, "shift", "shift"),
+            (subtraction, "klip", "klip"),
+            (resample, "resample", "resample"),
+        ):
             patches.enter_context(
-                mock.patch.object(owner, name, watched(label, getattr(owner, name))))
+                mock.patch.object(owner, name, watched(label, getattr(owner, name)))
+            )
         yield out
 
 
@@ -178,8 +199,11 @@ def device_times(call):
         call()
     synchronize()
     parts = totals(parts)
-    return {"parts": parts, "kernels": totals(launches),
-            "goal_ms": sum(parts[name]["ms"] for name in GOAL if name in parts)}
+    return {
+        "parts": parts,
+        "kernels": totals(launches),
+        "goal_ms": sum(parts[name]["ms"] for name in GOAL if name in parts),
+    }
 
 
 def busy(call):
@@ -188,6 +212,7 @@ def busy(call):
         import torch
         from torch.autograd import DeviceType
         from torch.profiler import ProfilerActivity, profile
+
         if not torch.cuda.is_available():
             return {"skipped": "PyTorch sees no GPU"}
     except ImportError:
@@ -221,10 +246,12 @@ def runs(work, name, keep=lambda results: None):
     def call():
         return gpucoron.run(asn, device="0", psfmask=mask, keep=("i2d",))
 
-    for what, work_of in (("gpu", lambda: both(asn, mask, work / "out", "0")),
-                          ("device", lambda: device_times(call)),
-                          ("cpu", lambda: both(asn, mask, work / "out", "cpu", name != "large")),
-                          ("profiled", lambda: busy(call))):
+    for what, work_of in (
+        ("gpu", lambda: both(asn, mask, work / "out", "0")),
+        ("device", lambda: device_times(call)),
+        ("cpu", lambda: both(asn, mask, work / "out", "cpu", name != "large")),
+        ("profiled", lambda: busy(call)),
+    ):
         results[what] = guarded(work_of)
         keep(results)
     shutil.rmtree(work / "out", ignore_errors=True)
@@ -240,10 +267,23 @@ def guarded(work):
 
 
 def both(asn, mask, out, device, inside=True):
-    """The whole process, and the second of two runs inside this one, watched, if these are wanted.
-    """
-    command = [sys.executable, "-m", "gpucoron", str(asn), "--device", device, "--psfmask",
-               str(mask), "--output-dir", str(out), "-q", "--no-save", "psfalign", "--no-report"]
+    """The whole process, and the second of two runs inside this one, watched, if wanted."""
+    command = [
+        sys.executable,
+        "-m",
+        "gpucoron",
+        str(asn),
+        "--device",
+        device,
+        "--psfmask",
+        str(mask),
+        "--output-dir",
+        str(out),
+        "-q",
+        "--no-save",
+        "psfalign",
+        "--no-report",
+    ]
     options = {"device": device, "psfmask": mask, "output_dir": out, "save": SAVE, "keep": ()}
     results = {"process": process(command, 1 if device == "cpu" or TINY else 3, output=out)}
     if not inside:
@@ -261,8 +301,13 @@ def once(asn, out, options):
     result = gpucoron.run(asn, **options)
     wall, steps = time.perf_counter() - start, dict(result.timings)
     files = steps.get("read", 0.0) + steps.get("write", 0.0)
-    return {"wall_s": wall, "steps_s": steps, "waiting_for_files_s": files,
-            "compute_s": sum(steps.values()) - files, "MB_written": megabytes(result.files)}
+    return {
+        "wall_s": wall,
+        "steps_s": steps,
+        "waiting_for_files_s": files,
+        "compute_s": sum(steps.values()) - files,
+        "MB_written": megabytes(result.files),
+    }
 
 
 def megabytes(paths):
@@ -274,7 +319,10 @@ def jwst(folder):
     for path in sorted(folder.glob("*-canonical-*.json"), reverse=True):
         stored = json.loads(path.read_text())
         if "jwst, first" in stored:
-            return {"median_s": stored["jwst, first"]["median_s"], "from": path.name,
-                    "machine": stored["where"]["device"],
-                    "what": "whole process, --align first, FFTs in double precision"}
+            return {
+                "median_s": stored["jwst, first"]["median_s"],
+                "from": path.name,
+                "machine": stored["where"]["device"],
+                "what": "whole process, --align first, FFTs in double precision",
+            }
     return None

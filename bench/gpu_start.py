@@ -57,15 +57,23 @@ def in_processes(repeats=1):
         runs = []
         for _ in range(repeats):
             with tempfile.TemporaryDirectory() as empty:
-                environment = dict(os.environ, PYTHONPATH=os.pathsep.join(
-                    [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+                environment = dict(
+                    os.environ,
+                    PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+                )
                 if name == "cold":
                     environment["CUPY_CACHE_DIR"] = empty
                 begun = time.perf_counter()
-                said = subprocess.run([sys.executable, __file__], env=environment, check=True,
-                                      capture_output=True, text=True).stdout
-                runs.append({**json.loads(said.splitlines()[-1]),
-                             "process": time.perf_counter() - begun})
+                said = subprocess.run(
+                    [sys.executable, __file__],
+                    env=environment,
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+                runs.append(
+                    {**json.loads(said.splitlines()[-1]), "process": time.perf_counter() - begun}
+                )
         out[name] = min(runs, key=lambda run: run["process"])
     return out
 
@@ -73,13 +81,28 @@ def in_processes(repeats=1):
 def first_run(asn, mask, work):
     """Seconds of a whole process that has to compile every kernel, and of compiling all of them."""
     command, out = [sys.executable, "-m", "gpucoron"], {}
-    run = [str(asn), "--device", "0", "--psfmask", str(mask), "--output-dir", str(work / "out"),
-           "-q", "--no-save", "psfalign", "--no-report"]
+    run = [
+        str(asn),
+        "--device",
+        "0",
+        "--psfmask",
+        str(mask),
+        "--output-dir",
+        str(work / "out"),
+        "-q",
+        "--no-save",
+        "psfalign",
+        "--no-report",
+    ]
     for name, arguments in (("run", run), ("compile", ["compile", "--device", "0"])):
         with tempfile.TemporaryDirectory() as empty:
             begun = time.perf_counter()
-            done = subprocess.run([*command, *arguments], capture_output=True, text=True,
-                                  env={**os.environ, "CUPY_CACHE_DIR": empty})
+            done = subprocess.run(
+                [*command, *arguments],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "CUPY_CACHE_DIR": empty},
+            )
             out[f"{name}_s"] = time.perf_counter() - begun
             if done.returncode:
                 out["error"] = f"{name}: {done.stderr[-500:]}"

@@ -96,8 +96,19 @@ def measure(call, sets, budget_s=0.4, most=50):
     synchronize()
     whole = sorted(elapsed(start, stop) for start, stop, _ in runs)
     each = [totals(launches) for *_, launches in runs]
-    kernels = {label: {"launches": row["launches"],
-                       "ms": statistics.median(e[label]["ms"] for e in each if label in e)}
-               for label, row in each[0].items()}
-    return {"ms": statistics.median(whole), "min_ms": whole[0], "max_ms": whole[-1],
-            "host_ms": 1e3 * host, "repeats": repeats, "sets": len(sets), "kernels": kernels}
+    kernels = {
+        label: {
+            "launches": row["launches"],
+            "ms": statistics.median(e[label]["ms"] for e in each if label in e),
+        }
+        for label, row in each[0].items()
+    }
+    return {
+        "ms": statistics.median(whole),
+        "min_ms": whole[0],
+        "max_ms": whole[-1],
+        "host_ms": 1e3 * host,
+        "repeats": repeats,
+        "sets": len(sets),
+        "kernels": kernels,
+    }

@@ -63,16 +63,26 @@ def compass(ax, wcs, at, length_px):
     for name, sky in (("N", (ra, dec + small)), ("E", (ra + small / np.cos(np.radians(dec)), dec))):
         step = np.array(wcs.all_world2pix(*sky, 0)) - at
         step *= length_px / np.hypot(*step)
-        ax.annotate("", xy=at + step, xytext=at,
-                    arrowprops={"arrowstyle": "-|>", "color": "white", "linewidth": 1.2})
+        ax.annotate(
+            "",
+            xy=at + step,
+            xytext=at,
+            arrowprops={"arrowstyle": "-|>", "color": "white", "linewidth": 1.2},
+        )
         ax.text(*(at + 1.25 * step), name, color="white", fontsize=8, ha="center", va="center")
 
 
 def scale_bar(ax, start, length_px, label):
     """Draw a bar and what it is."""
     ax.plot([start[0], start[0] + length_px], [start[1]] * 2, color="white", linewidth=2)
-    ax.text(start[0] + length_px / 2, start[1] + 0.25 * length_px, label, color="white",
-            fontsize=8, ha="center")
+    ax.text(
+        start[0] + length_px / 2,
+        start[1] + 0.25 * length_px,
+        label,
+        color="white",
+        fontsize=8,
+        ha="center",
+    )
 
 
 def annotate(ax, wcs, star, half_px, scale):
@@ -98,13 +108,19 @@ def aumic(data: Path) -> Path:
     from gpucoron.io.wcs import read_wcs
 
     folder = data / "aumic_f444w"
-    result = gpucoron.run(next(folder.glob("*_asn.json")), device="cpu", keep=("psfsub", "i2d"),
-                          psfmask=data / "psfmask" / "jwst_nircam_psfmask_0019.fits").product
+    result = gpucoron.run(
+        next(folder.glob("*_asn.json")),
+        device="cpu",
+        keep=("psfsub", "i2d"),
+        psfmask=data / "psfmask" / "jwst_nircam_psfmask_0019.fits",
+    ).product
     roots = list(result.psfsub)
     exposures = [read_exposure(folder / f"{root}_calints.fits", "science") for root in roots]
     seen = [read_wcs(e.asdf_bytes, e.root).pixel_to_sky(*STAR) for e in exposures]
-    star = tuple(float(np.mean(v)) for v in zip(
-        *(result.wcs.sky_to_pixel(*sky) for sky in seen), strict=True))
+    star = tuple(
+        float(np.mean(v))
+        for v in zip(*(result.wcs.sky_to_pixel(*sky) for sky in seen), strict=True)
+    )
     scale = result.wcs.pixel_scale
     half = FIELD_ARCSEC / scale
     figure, axes = plt.subplots(1, 4, figsize=(12.4, 3.75), layout="constrained")

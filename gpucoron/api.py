@@ -29,14 +29,25 @@ log = logging.getLogger("gpucoron")
 
 
 def run(
-    asn: str | PathLike, device: str | int | Device = "auto",
-    output_dir: str | PathLike | None = None, align: str | None = None, *,
-    psfmask: str | PathLike | None = None, preset: str | None = None,
+    asn: str | PathLike,
+    device: str | int | Device = "auto",
+    output_dir: str | PathLike | None = None,
+    align: str | None = None,
+    *,
+    psfmask: str | PathLike | None = None,
+    preset: str | None = None,
     parameters: Parameters | Mapping[str, Any] | None = None,
-    save: Collection[str] | None = None, keep: Collection[str] | None = None,
-    overwrite: bool = True, skip_bad: bool = False, checksums: bool = True,
-    progress: Progress | None = None, threads: int | None = None,
-    memory: int | str | None = None, client: Any = None, resume: bool = False, **keywords: Any,
+    save: Collection[str] | None = None,
+    keep: Collection[str] | None = None,
+    overwrite: bool = True,
+    skip_bad: bool = False,
+    checksums: bool = True,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    memory: int | str | None = None,
+    client: Any = None,
+    resume: bool = False,
+    **keywords: Any,
 ) -> Result:
     """Run the whole pipeline on an association.
 
@@ -97,7 +108,8 @@ def run(
     chosen = None if client is not None or is_open(device) else choose_device(device)
     if not isinstance(parameters, Parameters):
         parameters = Parameters.from_sources(
-            preset=preset, keywords={**(parameters or {}), "align": align, **keywords})
+            preset=preset, keywords={**(parameters or {}), "align": align, **keywords}
+        )
     elif keywords or preset not in (None, parameters.preset):
         raise UsageError("give either a Parameters object or single parameters, not both")
     elif align is not None:
@@ -106,34 +118,77 @@ def run(
         raise ParameterError("stack_refs.skip is true, but klip needs the stacked references")
     save = _selection("save", save, set(PRODUCTS) - {"median"})
     if resume and (output_dir is None or not overwrite or client is not None):
-        what = ("an output folder" if output_dir is None else
-                "overwriting" if not overwrite else "a run without a cluster")
+        what = (
+            "an output folder"
+            if output_dir is None
+            else "overwriting"
+            if not overwrite
+            else "a run without a cluster"
+        )
         raise UsageError(f"resume needs {what}")
     if client is not None:
         from gpucoron.cluster.client import run_on
 
-        return run_on(client, asn, output_dir, parameters, device=device, save=save, keep=keep,
-                      psfmask=psfmask, overwrite=overwrite, progress=progress, threads=threads,
-                      memory=memory, skip_bad=skip_bad, checksums=checksums)
+        return run_on(
+            client,
+            asn,
+            output_dir,
+            parameters,
+            device=device,
+            save=save,
+            keep=keep,
+            psfmask=psfmask,
+            overwrite=overwrite,
+            progress=progress,
+            threads=threads,
+            memory=memory,
+            skip_bad=skip_bad,
+            checksums=checksums,
+        )
     if output_dir is None:
         save = frozenset()
     keep = _selection("keep", keep, set(PRODUCTS) - ({"psfalign"} if output_dir else set()))
     with collected_warnings() as warnings, limited_to(threads) as n, ExitStack() as stack:
-        job = Job(parameters, chosen, save, keep, overwrite, psfmask,
-                  None if output_dir is None else Path(output_dir), progress or no_progress, n,
-                  memory, skip_bad, checksums, stack=stack)
+        job = Job(
+            parameters,
+            chosen,
+            save,
+            keep,
+            overwrite,
+            psfmask,
+            None if output_dir is None else Path(output_dir),
+            progress or no_progress,
+            n,
+            memory,
+            skip_bad,
+            checksums,
+            stack=stack,
+        )
         open_device(job, device)
         job.record = RunRecord(parameters, chosen, resume, job.timings, warnings, n)
         with job.record, Background(n > 1) as job.background:
             products = run_association(job, Path(asn))
-    return Result(products, tuple(job.files), job.timings, tuple(warnings), parameters, job.device,
-                  tuple(job.spans))
+    return Result(
+        products,
+        tuple(job.files),
+        job.timings,
+        tuple(warnings),
+        parameters,
+        job.device,
+        tuple(job.spans),
+    )
 
 
 def plan(
-    asn: str | PathLike, align: str | None = None, *, preset: str | None = None,
-    parameters: Parameters | Mapping[str, Any] | None = None, save: Collection[str] | None = None,
-    threads: int | None = None, memory: int | str | None = None, **keywords: Any,
+    asn: str | PathLike,
+    align: str | None = None,
+    *,
+    preset: str | None = None,
+    parameters: Parameters | Mapping[str, Any] | None = None,
+    save: Collection[str] | None = None,
+    threads: int | None = None,
+    memory: int | str | None = None,
+    **keywords: Any,
 ) -> tuple[Plan, ...]:
     """Predict what `run` would take, product by product, from the headers alone.
 
@@ -153,10 +208,21 @@ def plan(
     """
     if not isinstance(parameters, Parameters):
         parameters = Parameters.from_sources(
-            preset=preset, keywords={**(parameters or {}), "align": align, **keywords})
+            preset=preset, keywords={**(parameters or {}), "align": align, **keywords}
+        )
     save = _selection("save", save, set(PRODUCTS) - {"median"})
-    job = Job(parameters, choose_device("cpu"), save, frozenset(), True, None, None, no_progress,
-              threads or default_threads(), memory)
+    job = Job(
+        parameters,
+        choose_device("cpu"),
+        save,
+        frozenset(),
+        True,
+        None,
+        None,
+        no_progress,
+        threads or default_threads(),
+        memory,
+    )
     return plan_association(job, Path(asn))
 
 

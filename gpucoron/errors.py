@@ -1,8 +1,17 @@
 """The exceptions that users can catch, each with the exit status that the command line gives it."""
 
 __all__ = [
-    "GpucoronError", "UsageError", "ParameterError", "InputError", "AssociationError",
-    "ExposureError", "MaskError", "DeviceError", "DeviceMemoryError", "ClusterError", "OutputError",
+    "GpucoronError",
+    "UsageError",
+    "ParameterError",
+    "InputError",
+    "AssociationError",
+    "ExposureError",
+    "MaskError",
+    "DeviceError",
+    "DeviceMemoryError",
+    "ClusterError",
+    "OutputError",
 ]
 
 _LONGEST = 1500
@@ -21,7 +30,7 @@ class GpucoronError(Exception):
         text = super().__str__()
         if not text.isprintable():
             text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-        return text if len(text) <= _LONGEST else f"{text[:_LONGEST - 400]} ... {text[-400:]}"
+        return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 400]} ... {text[-400:]}"
 
 
 class UsageError(GpucoronError):

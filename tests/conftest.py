@@ -31,8 +31,15 @@ def no_proof(monkeypatch):
     monkeypatch.setattr("gpucoron.backend.device.proof", lambda: None)
 
 
-@pytest.fixture(params=["cpu", "host-forward", "host-backward", "host-shuffled",
-                        pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(
+    params=[
+        "cpu",
+        "host-forward",
+        "host-backward",
+        "host-shuffled",
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ]
+)
 def device(request):
     """Where a test computes: `device.array(values)` puts them there, `device.get(result)` back.
 

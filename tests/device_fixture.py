@@ -71,7 +71,6 @@ class Gpu:
         assert isinstance(values, self.cupy.ndarray), f"{type(values)} is no device array"
         return values.get()
 
-
     def leave_memory(self, size):
         """Let the pool take no more than `size` bytes from now on.
 

@@ -14,9 +14,11 @@ CASES = collections.defaultdict(list)
 
 def case(file):
     """Register a function of a device for the kernels of ``kernels/<file>.cu``."""
+
     def register(function):
         CASES[file].append(function)
         return function
+
     return register
 
 
@@ -85,8 +87,11 @@ def bad_pixels(device):
         images, err, bad = map(device.array, (images, np.ones_like(images), bad))
         groups = [0, 0, 0, 1, 1, 2]
         exposures = exposure_images(images, bad, groups, err)
-        results += [*exposures[:4], fill_bad_pixels(images, bad, 3, groups),
-                    fill_bad_pixels(images, bad, 3, groups, err=err, exposures=exposures)]
+        results += [
+            *exposures[:4],
+            fill_bad_pixels(images, bad, 3, groups),
+            fill_bad_pixels(images, bad, 3, groups, err=err, exposures=exposures),
+        ]
     return results
 
 
@@ -113,8 +118,10 @@ def fourier_shifts(device):
     from gpucoron.ops.fourier_shift import fourier_shift
 
     rng = np.random.default_rng(0)
-    return [fourier_shift(device.array(rng.normal(size=(2, *shape))), rng.uniform(-3, 3, (2, 2)))
-            for shape in ((2, 2), (5, 8), (17, 6), (18, 67))]
+    return [
+        fourier_shift(device.array(rng.normal(size=(2, *shape))), rng.uniform(-3, 3, (2, 2)))
+        for shape in ((2, 2), (5, 8), (17, 6), (18, 67))
+    ]
 
 
 @case("registration")
@@ -126,8 +133,10 @@ def registrations(device):
     for shape in ((12, 14), (9, 13)):
         images = np.stack([speckles(shape, s) for s in ((0, 0), (0.4, -0.3), (2.4, 2.6))])
         plan = Registration(device.array(images), guide=device.array(images[0]), search=3)
-        results += [device.array(plan.fit_many(device.array(images[:2]))[name])
-                    for name in ("x", "y", "beta", "residual")]
+        results += [
+            device.array(plan.fit_many(device.array(images[:2]))[name])
+            for name in ("x", "y", "beta", "residual")
+        ]
     return results
 
 
@@ -142,8 +151,11 @@ def wide_contractions(device):
     results = []
     for half_width in (2.3, 4.6):
         y, x = (PhaseSeries.of_axis(n, half_width, half_spectrum=n > 36) for n in (36, 410))
-        results.append(ops.contract(spectra, np.array([0, 1, 1]), spectra, np.array([1, 0, 1]),
-                                    ops.tables(y, x), 1.0, 1))
+        results.append(
+            ops.contract(
+                spectra, np.array([0, 1, 1]), spectra, np.array([1, 0, 1]), ops.tables(y, x), 1.0, 1
+            )
+        )
     return results
 
 
@@ -177,6 +189,15 @@ def drizzle_weights(device):
 
     images = [device.array(cube(3, bad=bad)[0]) for bad in (0.1, 0.1, 0, 0.1, 0)]
     dq = device.array((cube(4)[0] > 110).astype(np.uint32))
-    return [pixel_weights(images[0], images[1], dq, [images[k] if k in known else None
-                                                     for k in (2, 3, 4)], np.uint32(1), by, 2.0)
-            for known, by in (((), None), ((3,), 1), ((2, 3, 4), 1), ((2, 4), None))]
+    return [
+        pixel_weights(
+            images[0],
+            images[1],
+            dq,
+            [images[k] if k in known else None for k in (2, 3, 4)],
+            np.uint32(1),
+            by,
+            2.0,
+        )
+        for known, by in (((), None), ((3,), 1), ((2, 3, 4), 1), ((2, 4), None))
+    ]

@@ -18,7 +18,9 @@ _PLACES = ("nvidia/cu13/lib/libnvrtc.so.13", "nvidia/cuda_nvrtc/lib/libnvrtc.so.
 _REPORT = re.compile(
     r"Compiling entry function '(\w+)' for '\w+'.*?"
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
-    r"Used (\d+) registers([^\n]*)", re.S)
+    r"Used (\d+) registers([^\n]*)",
+    re.S,
+)
 _SHARED = re.compile(r"(\d+) bytes smem")
 _ENTRY = re.compile(r"\.entry (\w+)\(.*?\)\s*((?:\.\w+ [\d, ]+\s*)*)\{", re.S)
 _MOST_THREADS = re.compile(r"\.maxntid ([\d, ]+)")
@@ -122,8 +124,10 @@ def _compile(source, names, options):
     with _program(source, names, options) as (program, log):
         used = _resources(log, _text(program, "PTX").decode())
         said = [line for line in log.splitlines() if not line.startswith(("ptxas info", "    "))]
-        return {"log": "\n".join(said),
-                "kernels": {name: used[_lowered(program, name)] for name in names}}
+        return {
+            "log": "\n".join(said),
+            "kernels": {name: used[_lowered(program, name)] for name in names},
+        }
 
 
 def _ptx(source, names, options):
@@ -134,8 +138,11 @@ def _ptx(source, names, options):
 @contextlib.contextmanager
 def _program(source, names, options):
     library, program = _library(), ctypes.c_void_p()
-    _check(library.nvrtcCreateProgram(
-        ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None))
+    _check(
+        library.nvrtcCreateProgram(
+            ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None
+        )
+    )
     try:
         for name in names:
             _check(library.nvrtcAddNameExpression(program, name.encode()))
@@ -160,7 +167,9 @@ def _resources(log, ptx):
     for name, stack, stores, loads, registers, rest in _REPORT.findall(log):
         shared, bound = _SHARED.search(rest), bounds[name]
         found[name] = {
-            "registers": int(registers), "stack": int(stack), "spills": int(stores) + int(loads),
+            "registers": int(registers),
+            "stack": int(stack),
+            "spills": int(stores) + int(loads),
             "shared": int(shared[1]) if shared else 0,
             "threads": math.prod(map(int, bound[1].split(","))) if bound else 1024,
         }

@@ -20,16 +20,22 @@ def fits(science, references, mask, preset=None, zero=False):
 
 def clean(stack, scene):
     return stack.replace(
-        data=scene.astype(np.float32), err=np.ones(scene.shape, np.float32),
+        data=scene.astype(np.float32),
+        err=np.ones(scene.shape, np.float32),
         dq=np.where(stack.dq & 512, stack.dq, 0).astype(np.uint32),
-        var_poisson=None, var_rnoise=None, var_flat=None)
+        var_poisson=None,
+        var_rnoise=None,
+        var_flat=None,
+    )
 
 
 def without(stack: IntegrationStack, lost) -> IntegrationStack:
     """The stack with more pixels bad."""
     return stack.replace(
-        data=np.where(lost, np.nan, stack.data), err=np.where(lost, np.nan, stack.err),
-        dq=stack.dq | np.where(lost, 1, 0).astype(np.uint32))
+        data=np.where(lost, np.nan, stack.data),
+        err=np.where(lost, np.nan, stack.err),
+        dq=stack.dq | np.where(lost, 1, 0).astype(np.uint32),
+    )
 
 
 def steepest(image, size=3):
@@ -52,11 +58,21 @@ class Scene:
 
     def __init__(self, folder, instrument, seed, integrations=3, references=3):
         made = simulate(
-            folder, instrument, seed=seed, shape=(128, 128), n_science=1, n_references=references,
-            n_integrations=integrations, n_reference_integrations=integrations, truth_scenes=True)
+            folder,
+            instrument,
+            seed=seed,
+            shape=(128, 128),
+            n_science=1,
+            n_references=references,
+            n_integrations=integrations,
+            n_reference_integrations=integrations,
+            truth_scenes=True,
+        )
         (self.own, own), *others = [
             (read_exposure(p, role).stack, np.load(str(p).replace("_calints.fits", "_clean.npy")))
-            for paths, role in ((made.science, "science"), (made.psf, "psf")) for p in paths]
+            for paths, role in ((made.science, "science"), (made.psf, "psf"))
+            for p in paths
+        ]
         self.others = [stack for stack, _ in others]
         self.scene = np.concatenate([c for _, c in others])
         self.mask, self.zero = read_psfmask(made.psfmask, (128, 128)), instrument != "nircam"
@@ -66,7 +82,8 @@ class Scene:
         truth = fits(*self.plain, self.mask, preset, self.zero)
         own = without(outlier_detection(self.own, preset=preset).stack, lost)
         stacked = without(
-            stack_refs([outlier_detection(e, preset=preset).stack for e in self.others]), lost)
+            stack_refs([outlier_detection(e, preset=preset).stack for e in self.others]), lost
+        )
         found = fits(own, stacked, self.mask, preset, self.zero)
         assert (found["status"] == 0).all()
         return errors(found, truth)
@@ -85,9 +102,15 @@ def test_defects_hardly_move_a_fit(tmp_path, instrument, bound):
     assert 0.4 < pull < 2.0
 
 
-@pytest.mark.parametrize("instrument, seed, integrations, bound", [
-    ("nircam", 2, 3, 0.009), ("miri-4qpm", 1, 3, 0.004), ("nircam", 2, 1, 0.009),
-    ("miri-4qpm", 1, 1, 0.004)])
+@pytest.mark.parametrize(
+    "instrument, seed, integrations, bound",
+    [
+        ("nircam", 2, 3, 0.009),
+        ("miri-4qpm", 1, 3, 0.004),
+        ("nircam", 2, 1, 0.009),
+        ("miri-4qpm", 1, 1, 0.004),
+    ],
+)
 def test_a_patch_that_is_bad_in_everything(tmp_path, instrument, seed, integrations, bound):
     """3x3 pixels on the steepest slope of all, rms px: 0.0061, 0.0022, 0.0040, 0.0018. With the
     correlation of the finest possible structure 0.018, 0.050, 0.016, 0.061, and pulls of 9 to 100.
@@ -114,12 +137,21 @@ def test_bad_pixels_planted_in_real_exposures(shared_data, lost, bound):
     """
     folder = shared_data / "aumic_f444w"
     members = json.loads(next(folder.glob("*asn.json")).read_text())["products"][0]["members"]
-    science, *_ = [read_exposure(folder / m["expname"], "science").stack
-                   for m in members if m["exptype"] == "science"]
-    references = stack_refs([read_exposure(folder / m["expname"], "psf").stack
-                             for m in members if m["exptype"] == "psf"])
+    science, *_ = [
+        read_exposure(folder / m["expname"], "science").stack
+        for m in members
+        if m["exptype"] == "science"
+    ]
+    references = stack_refs(
+        [
+            read_exposure(folder / m["expname"], "psf").stack
+            for m in members
+            if m["exptype"] == "psf"
+        ]
+    )
     mask = read_psfmask(
-        shared_data / "psfmask" / "jwst_nircam_psfmask_0019.fits", science.shape[1:])
+        shared_data / "psfmask" / "jwst_nircam_psfmask_0019.fits", science.shape[1:]
+    )
     rng = np.random.default_rng(0)
     if lost.startswith("2%"):
         holes = [rng.random(stack.shape) < 0.02 for stack in (science, references)]
@@ -127,6 +159,7 @@ def test_bad_pixels_planted_in_real_exposures(shared_data, lost, bound):
         holes = [steepest(np.nan_to_num(science.data[0]) * mask)] * 2
     whole = fits(science, references, mask)
     error, pull = errors(
-        fits(without(science, holes[0]), without(references, holes[1]), mask), whole)
+        fits(without(science, holes[0]), without(references, holes[1]), mask), whole
+    )
     assert error < bound
     assert pull < 2.0

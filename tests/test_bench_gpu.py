@@ -34,8 +34,9 @@ def program(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_runs, "process", lambda *args, **kwargs: {"median_s": 1.0})
 
     def call(part, *options):
-        code = bench_gpu.main([part, "--out", str(out), "--work", str(tmp_path / "work"), "--tiny",
-                               *options])
+        code = bench_gpu.main(
+            [part, "--out", str(out), "--work", str(tmp_path / "work"), "--tiny", *options]
+        )
         return code, json.loads(out.read_text()).get(part) if out.is_file() else None
 
     call.out, call.work = out, tmp_path / "work"
@@ -44,8 +45,11 @@ def program(tmp_path, monkeypatch):
 
 def script(*arguments, script_name="on_gpu.sh", **environment):
     return subprocess.run(
-        [str(BENCH / script_name), *map(str, arguments)], capture_output=True, text=True,
-        env={**os.environ, "PYTHON": sys.executable, **environment})
+        [str(BENCH / script_name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHON": sys.executable, **environment},
+    )
 
 
 @pytest.mark.skipif(not device_fixture.why_no_gpu(), reason="there is a GPU")
@@ -58,27 +62,52 @@ def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path):
 
 
 SMOKE = {"libraries", "compile", "tiny", "cases", "memcheck", "tests"}
-FULL = {"libraries", "compile", "start", "rates", "kernels", "compare", "large", "canonical",
-        "tests", "cold", "sanitize"}
+FULL = {
+    "libraries",
+    "compile",
+    "start",
+    "rates",
+    "kernels",
+    "compare",
+    "large",
+    "canonical",
+    "tests",
+    "cold",
+    "sanitize",
+}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(device_fixture.why_no_emulation()),
-                    reason=device_fixture.why_no_emulation())
-@pytest.mark.parametrize("name, parts, named, devices", [
-    ("smoke_on_gpu.sh", SMOKE, (), 1),
-    ("smoke_on_gpu.sh", {"compile", "tiny"}, ("compile", "tiny"), 2),
-    ("on_gpu.sh", FULL, (), 2), ("on_gpu.sh", {"rates", "compare"}, ("rates", "compare"), 1)])
+@pytest.mark.skipif(
+    bool(device_fixture.why_no_emulation()), reason=device_fixture.why_no_emulation()
+)
+@pytest.mark.parametrize(
+    "name, parts, named, devices",
+    [
+        ("smoke_on_gpu.sh", SMOKE, (), 1),
+        ("smoke_on_gpu.sh", {"compile", "tiny"}, ("compile", "tiny"), 2),
+        ("on_gpu.sh", FULL, (), 2),
+        ("on_gpu.sh", {"rates", "compare"}, ("rates", "compare"), 1),
+    ],
+)
 def test_the_scripts_from_end_to_end(tmp_path, name, parts, named, devices):
     """With tiny sets, no wheels and no kernels compiled before; GPUCORON_PYTHON is another Python.
 
     It needs the packages of the test extra, as the one that runs the tests has them.
     """
     done = script(
-        tmp_path, *named, script_name=name, GPUCORON_EMULATED=str(devices), GPUCORON_BENCH_TINY="1",
-        PYTHONPATH=str(BENCH.parent / "tests" / "cuda_on_host" / "site"), LIMIT="600",
-        CACHES=str(tmp_path), EXPECTED=str(tmp_path), GPUCORON_COMMIT="abc1234",
-        PYTHON=os.environ.get("GPUCORON_PYTHON", sys.executable))
+        tmp_path,
+        *named,
+        script_name=name,
+        GPUCORON_EMULATED=str(devices),
+        GPUCORON_BENCH_TINY="1",
+        PYTHONPATH=str(BENCH.parent / "tests" / "cuda_on_host" / "site"),
+        LIMIT="600",
+        CACHES=str(tmp_path),
+        EXPECTED=str(tmp_path),
+        GPUCORON_COMMIT="abc1234",
+        PYTHON=os.environ.get("GPUCORON_PYTHON", sys.executable),
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (result,) = tmp_path.glob("*-gpu-emulated.json")
     stored = json.loads(result.read_text())
@@ -119,8 +148,16 @@ def test_kernels_are_timed_beside_the_copy_of_this_device(device, program, monke
     assert median["of_copy"] == pytest.approx(median["GB_s"] / rates["copy_GB_s"])
     assert sum(row["difference"] < 1e-6 for row in found["rows"] if "difference" in row) >= 5
     used = {label for row in found["rows"] for label in row["kernels"]}
-    files = {"median", "outliers", "bad_pixels", "fourier_shift", "registration", "klip",
-             "drizzle", "drizzle_weights"}
+    files = {
+        "median",
+        "outliers",
+        "bad_pixels",
+        "fourier_shift",
+        "registration",
+        "klip",
+        "drizzle",
+        "drizzle_weights",
+    }
     assert {label.partition(".")[0] for label in used} == files
     assert capsys.readouterr().out.count("\n") > len(rows)
     assert gpu_kernels.share(1.0, 0.0) is None
@@ -139,13 +176,17 @@ def test_a_case_that_fails_leaves_the_others(device, monkeypatch):
 
         def good():
             yield gpu_cases.Case("third", lambda: None, [()])
+
         return [bad, good]
 
     monkeypatch.setattr(gpu_kernels, "all_cases", cases)
     rows = gpu_kernels.kernels({})
     assert [(r["case"], r.get("error")) for r in rows] == [
-        ("first", "ZeroDivisionError: division by zero"), ("second", None),
-        ("what follows second", "MemoryError: no room"), ("third", None)]
+        ("first", "ZeroDivisionError: division by zero"),
+        ("second", None),
+        ("what follows second", "MemoryError: no room"),
+        ("third", None),
+    ]
 
 
 @pytest.mark.slow
@@ -155,8 +196,14 @@ def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path,
     code, found = program("compare")
     assert code == 0 and found["ok"]
     arrays = {(row["product"], row["array"]) for row in found["rows"]}
-    assert {("crfints", "dq"), ("psfalign, float64", "data"), ("fits", "x"), ("i2d", "con"),
-            ("klip, float64", "scatter"), ("psfsub", "data")} <= arrays
+    assert {
+        ("crfints", "dq"),
+        ("psfalign, float64", "data"),
+        ("fits", "x"),
+        ("i2d", "con"),
+        ("klip, float64", "scatter"),
+        ("psfsub", "data"),
+    } <= arrays
     code, found = program("canonical")
     assert code == 0, found
     for name in ("gpu", "cpu"):
@@ -201,8 +248,14 @@ def test_limits_and_the_band_of_flags():
     table.flags("a", "near", [1, 0], [0, 0], near)
     table.flags("a", "not near", [1, 1], [0, 0], near)
     ok = {row["array"]: row["ok"] for row in table.listed()}
-    assert ok == {"close": True, "far": False, "single": False, "other NaN": False, "near": True,
-                  "not near": False}
+    assert ok == {
+        "close": True,
+        "far": False,
+        "single": False,
+        "other NaN": False,
+        "near": True,
+        "not near": False,
+    }
 
 
 @EMULATED
@@ -211,14 +264,19 @@ def test_what_is_compiled_and_the_tests_are_counted(device, program, monkeypatch
 
     code, found = program("compile")
     assert code == 0 and len(found["kernels"]) > 80 and not found["with_local_memory"]
-    good, bad = (f"[gw1] [ {k}%] {word} tests/x.py::t[a-{k} b] \n"
-                 for k, word in enumerate(("PASSED", "FAILED")))
+    good, bad = (
+        f"[gw1] [ {k}%] {word} tests/x.py::t[a-{k} b] \n"
+        for k, word in enumerate(("PASSED", "FAILED"))
+    )
     for text, code_of_pytest, passed, names in (
-            (good + bad, 1, 1, ["tests/x.py::t[a-1 b]"]), (good, 0, 1, []),
-            ("no tests ran in 3s\n", 5, 0, []),
-            (good + bad + "stopped after 3 s", None, 1, ["tests/x.py::t[a-1 b]"])):
+        (good + bad, 1, 1, ["tests/x.py::t[a-1 b]"]),
+        (good, 0, 1, []),
+        ("no tests ran in 3s\n", 5, 0, []),
+        (good + bad + "stopped after 3 s", None, 1, ["tests/x.py::t[a-1 b]"]),
+    ):
         monkeypatch.setattr(
-            gpu_checks, "call", lambda *_, text=text, code=code_of_pytest: (code, text))
+            gpu_checks, "call", lambda *_, text=text, code=code_of_pytest: (code, text)
+        )
         code, found = program("tests")
         assert code == (0 if code_of_pytest == 0 else 1)
         assert found.get("passed", 0) == passed and found["names"] == names
@@ -238,8 +296,9 @@ def test_a_kernel_that_does_not_compile_leaves_the_others(device, program, monke
     names = [("median", "column_median<float, 4>"), ("median", "median_of_nothing")]
     monkeypatch.setattr(cuda, "kernel", spoilt)
     monkeypatch.setattr(cuda, "kernel_files", lambda: [Path("median.cu")])
-    monkeypatch.setattr(cuda, "read_kernels",
-                        lambda file: cuda.Kernels("", tuple(name for _, name in names)))
+    monkeypatch.setattr(
+        cuda, "read_kernels", lambda file: cuda.Kernels("", tuple(name for _, name in names))
+    )
     code, found = program("compile")
     assert code == 1 and len(found["kernels"]) == 2
     assert ["error" in row for row in found["kernels"]] == [False, True]
@@ -297,15 +356,20 @@ def test_a_sanitizer_that_does_not_end_is_not_well(monkeypatch):
     monkeypatch.setattr(gpu_checks, "sanitizer", lambda: "sanitizer")
     row = {"tool": "memcheck", "file": "x", "errors": 0, "ours": []}
     for code, ok in ((0, True), (None, False), (1, False)):
-        monkeypatch.setattr(gpu_checks, "sanitize_one",
-                            lambda *_, code=code: {**row, "exit": code})
+        monkeypatch.setattr(gpu_checks, "sanitize_one", lambda *_, code=code: {**row, "exit": code})
         found = gpu_checks.sanitize(20, 1, ["x"], ("memcheck",))
         assert found["ok"] == ok and found["unfinished"] == (code is None)
 
 
-@pytest.mark.parametrize("failed, lost, worker, left", [
-    (True, True, "gw1", [70]), (True, False, "gw1", []), (False, True, "gw1", []),
-    (True, True, None, [])])
+@pytest.mark.parametrize(
+    "failed, lost, worker, left",
+    [
+        (True, True, "gw1", [70]),
+        (True, False, "gw1", []),
+        (False, True, "gw1", []),
+        (True, True, None, []),
+    ],
+)
 def test_a_process_whose_gpu_is_lost_is_left(monkeypatch, failed, lost, worker, left):
     from types import SimpleNamespace
 
@@ -328,12 +392,29 @@ def test_the_files_with_gpu_tests_are_those_that_are_run(tmp_path):
     import gpu_checks
 
     (tmp_path / "with_a_gpu.py").write_text(
-        "from tests import device_fixture\ndevice_fixture.why_no_gpu = lambda: ''\n")
+        "from tests import device_fixture\ndevice_fixture.why_no_gpu = lambda: ''\n"
+    )
     root = BENCH.parent
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "with_a_gpu", "-m", "gpu", "--collect-only", "-q",
-         "-p", "no:cacheprovider", "-n0"], cwd=root, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tmp_path)])})
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "with_a_gpu",
+            "-m",
+            "gpu",
+            "--collect-only",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-n0",
+        ],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tmp_path)])},
+    )
     files = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
     assert files == set(gpu_checks.TEST_FILES), done.stdout[-500:]
 
@@ -347,18 +428,21 @@ def test_sanitizers(device, program, monkeypatch, tmp_path, capsys):
         code, found = program("sanitize")
         assert code == 0 and found["skipped"] == "compute-sanitizer is not installed"
     tool = tmp_path / "compute-sanitizer"
-    tool.write_text("#!/bin/bash\n"
-                    'if [ "$2" = memcheck ]; then\n'
-                    "echo '========= Invalid __global__ write of size 4 bytes'\n"
-                    "echo '=========     at void weigh_pixels(const float *)+0x30'\n"
-                    "echo '========= ERROR SUMMARY: 1 error'; exit 0; fi\n"
-                    "echo '========= ERROR SUMMARY: 0 errors'\n")
+    tool.write_text(
+        "#!/bin/bash\n"
+        'if [ "$2" = memcheck ]; then\n'
+        "echo '========= Invalid __global__ write of size 4 bytes'\n"
+        "echo '=========     at void weigh_pixels(const float *)+0x30'\n"
+        "echo '========= ERROR SUMMARY: 1 error'; exit 0; fi\n"
+        "echo '========= ERROR SUMMARY: 0 errors'\n"
+    )
     tool.chmod(0o755)
     monkeypatch.setattr(gpu_checks, "sanitizer", lambda: str(tool))
     code, found = program("sanitize")
     assert code == 1 and len(found["rows"]) == 4
     assert [(r["errors"], r["ours"]) for r in found["rows"]] == [(1, ["weigh_pixels"])] + 3 * [
-        (0, [])]
+        (0, [])
+    ]
     gpu_checks.run_cases("drizzle_weights", device)
     assert "drizzle_weights: drizzle_weights " in capsys.readouterr().out
 

@@ -37,8 +37,12 @@ def pipeline(monkeypatch, tmp_path):
         for done in range(1, 41):
             kwargs["progress"]("align_refs", done, 40, "exposure 1")
         return types.SimpleNamespace(
-            products=(), files=[tmp_path / "a_i2d.fits"], device=kwargs["device"],
-            timings={"outlier_detection": 0.25, "align_refs": 1.5}, warnings=["one thing"])
+            products=(),
+            files=[tmp_path / "a_i2d.fits"],
+            device=kwargs["device"],
+            timings={"outlier_detection": 0.25, "align_refs": 1.5},
+            warnings=["one thing"],
+        )
 
     module.run = run
     monkeypatch.setitem(sys.modules, "gpucoron.api", module)
@@ -51,6 +55,7 @@ def pipeline(monkeypatch, tmp_path):
 def failing(error):
     def action(**kwargs):
         raise error
+
     return action
 
 
@@ -60,11 +65,21 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
     assert call.pop("device").kind == "cpu"
     assert callable(call.pop("progress"))
     assert call == {
-        "asn": "asn.json", "output_dir": ".", "align": "each", "psfmask": None, "preset": None,
-        "parameters": Parameters(), "overwrite": True, "keep": (), "skip_bad": False,
+        "asn": "asn.json",
+        "output_dir": ".",
+        "align": "each",
+        "psfmask": None,
+        "preset": None,
+        "parameters": Parameters(),
+        "overwrite": True,
+        "keep": (),
+        "skip_bad": False,
         "checksums": True,
-        "threads": None, "memory": None, "resume": False,
-        "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}}
+        "threads": None,
+        "memory": None,
+        "resume": False,
+        "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"},
+    }
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a_i2d.fits\n"
     assert re.search(r"^\d\d:\d\d:\d\d  device cpu: .*is not proven on a GPU", err, re.M)
@@ -75,12 +90,42 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
 
 def test_every_option_arrives(pipeline, capsys):
     Path("p.toml").write_text('[klip]\ntruncate = 3\n[outlier_detection]\nsnr = "7"\n')
-    assert cli.main([
-        "asn.json", "--device", "cpu", "--output-dir", "out", "--psfmask", "m.fits", "--preset",
-        "jwst", "--set", "klip.truncate=9", "--set", "resample.pixfrac=0.5", "--params", "p.toml",
-        "--save-params", "used.toml", "--save", "i2d,psfsub,median", "--no-save", "psfsub",
-        "--no-overwrite", "--log-file", "run.log", "--threads", "2", "--memory", "3GiB",
-        "-q"]) == 0
+    assert (
+        cli.main(
+            [
+                "asn.json",
+                "--device",
+                "cpu",
+                "--output-dir",
+                "out",
+                "--psfmask",
+                "m.fits",
+                "--preset",
+                "jwst",
+                "--set",
+                "klip.truncate=9",
+                "--set",
+                "resample.pixfrac=0.5",
+                "--params",
+                "p.toml",
+                "--save-params",
+                "used.toml",
+                "--save",
+                "i2d,psfsub,median",
+                "--no-save",
+                "psfsub",
+                "--no-overwrite",
+                "--log-file",
+                "run.log",
+                "--threads",
+                "2",
+                "--memory",
+                "3GiB",
+                "-q",
+            ]
+        )
+        == 0
+    )
     call = pipeline.calls[0]
     assert (call["threads"], call["memory"]) == (2, "3GiB")
     assert (call["output_dir"], call["psfmask"], call["overwrite"]) == ("out", "m.fits", False)
@@ -95,43 +140,56 @@ def test_every_option_arrives(pipeline, capsys):
     assert "device cpu" in text and "align_refs" in text
 
 
-@pytest.mark.parametrize("options, align", [
-    (["--align", "first"], "first"), (["--preset", "jwst", "--align", "each"], "each"),
-    (["--set", "align_refs.align=first"], "first"),
-])
+@pytest.mark.parametrize(
+    "options, align",
+    [
+        (["--align", "first"], "first"),
+        (["--preset", "jwst", "--align", "each"], "each"),
+        (["--set", "align_refs.align=first"], "first"),
+    ],
+)
 def test_align(pipeline, options, align):
     assert cli.main(["asn.json", *options]) == 0
     assert pipeline.calls[0]["align"] == pipeline.calls[0]["parameters"].align_refs.align == align
 
 
-@pytest.mark.parametrize("options, save", [
-    (["--save", "all"], set(PRODUCTS)),
-    (["--no-save", "psfalign,crfints"], {"psfstack", "psfsub", "i2d"}),
-    (["--set", "outlier_detection.save_intermediate_results=yes"], set(PRODUCTS)),
-    (["--save", ""], set()),
-])
+@pytest.mark.parametrize(
+    "options, save",
+    [
+        (["--save", "all"], set(PRODUCTS)),
+        (["--no-save", "psfalign,crfints"], {"psfstack", "psfsub", "i2d"}),
+        (["--set", "outlier_detection.save_intermediate_results=yes"], set(PRODUCTS)),
+        (["--save", ""], set()),
+    ],
+)
 def test_which_products_are_written(pipeline, options, save):
     assert cli.main(["asn.json", *options]) == 0
     assert pipeline.calls[0]["save"] == save
 
 
-@pytest.mark.parametrize("argv, message", [
-    ([], "no association given (see gpucoron --help)"),
-    (["--device", "cpu"], "ASN (see gpucoron --help)"),
-    (["asn.json", "--devce", "cpu"], "unknown option --devce; did you mean --device?"),
-    (["asn.json", "--outputdir=x"], "unknown option --outputdir; did you mean --output-dir?"),
-    (["asn.json", "--no-overwrit"], "unknown option --no-overwrit; did you mean --no-overwrite?"),
-    (["asn.json", "--frobnicate"], "unknown option --frobnicate; see gpucoron --help"),
-    (["info", "asn.json", "b.json"], "one argument too many: b.json; see gpucoron info --help"),
-    (["asn.json", "--device"], "--device: "),
-    (["asn.json", "--align", "all"], "--align: "),
-    (["asn.json", "--save", "psfaling"], "no product 'psfaling'; did you mean psfalign?"),
-    (["asn.json", "--save", "xyz"], "no product 'xyz'; expected crfints, psfstack,"),
-    (["asn.json", "--device", "gpu"], "device is 'gpu'; expected auto, cpu, or the number of"),
-    (["asn.json", "--set", "klip.truncat=1"], "did you mean 'klip.truncate'?"),
-    (["inof"], "there is no file inof; did you mean the command 'info'?"),
-    (["info", "--frob"], "unknown option --frob; see gpucoron info --help"),
-])
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "no association given (see gpucoron --help)"),
+        (["--device", "cpu"], "ASN (see gpucoron --help)"),
+        (["asn.json", "--devce", "cpu"], "unknown option --devce; did you mean --device?"),
+        (["asn.json", "--outputdir=x"], "unknown option --outputdir; did you mean --output-dir?"),
+        (
+            ["asn.json", "--no-overwrit"],
+            "unknown option --no-overwrit; did you mean --no-overwrite?",
+        ),
+        (["asn.json", "--frobnicate"], "unknown option --frobnicate; see gpucoron --help"),
+        (["info", "asn.json", "b.json"], "one argument too many: b.json; see gpucoron info --help"),
+        (["asn.json", "--device"], "--device: "),
+        (["asn.json", "--align", "all"], "--align: "),
+        (["asn.json", "--save", "psfaling"], "no product 'psfaling'; did you mean psfalign?"),
+        (["asn.json", "--save", "xyz"], "no product 'xyz'; expected crfints, psfstack,"),
+        (["asn.json", "--device", "gpu"], "device is 'gpu'; expected auto, cpu, or the number of"),
+        (["asn.json", "--set", "klip.truncat=1"], "did you mean 'klip.truncate'?"),
+        (["inof"], "there is no file inof; did you mean the command 'info'?"),
+        (["info", "--frob"], "unknown option --frob; see gpucoron info --help"),
+    ],
+)
 def test_usage_errors_are_one_line(pipeline, capsys, argv, message):
     assert cli.main(argv) == 2
     out, err = capsys.readouterr()
@@ -140,32 +198,40 @@ def test_usage_errors_are_one_line(pipeline, capsys, argv, message):
     assert out == "" and "Traceback" not in err and not pipeline.calls
 
 
-@pytest.mark.parametrize("error, code, message", [
-    (AssociationError("asn.json: no psf members"), 3, "asn.json: no psf members"),
-    (DeviceError("device lost"), 4, "device lost"),
-    (OutputError("out: read-only"), 5, "out: read-only"),
-    (PermissionError(13, "Permission denied", "x.fits"), 5, "x.fits: Permission denied"),
-    (OSError(28, "No space left on device"), 5, "No space left on device"),
-    (KeyboardInterrupt(), 130, "interrupted"),
-    (ZeroDivisionError("a\nb"), 1,
-     "internal error: ZeroDivisionError: a b (run with -v for the traceback)"),
-])
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (AssociationError("asn.json: no psf members"), 3, "asn.json: no psf members"),
+        (DeviceError("device lost"), 4, "device lost"),
+        (OutputError("out: read-only"), 5, "out: read-only"),
+        (PermissionError(13, "Permission denied", "x.fits"), 5, "x.fits: Permission denied"),
+        (OSError(28, "No space left on device"), 5, "No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            ZeroDivisionError("a\nb"),
+            1,
+            "internal error: ZeroDivisionError: a b (run with -v for the traceback)",
+        ),
+    ],
+)
 def test_errors_are_one_line_with_an_exit_code(pipeline, capsys, error, code, message):
     pipeline.action = failing(error)
     assert cli.main(["asn.json", "-q", "--log-file", "run.log"]) == code
     assert capsys.readouterr().err == f"gpucoron: error: {message}\n"
     text = Path("run.log").read_text()
     assert type(error).__name__ in text
-    assert ("Traceback" in text) == (code in (1,) or isinstance(error, OSError) and
-                                     not isinstance(error, OutputError))
+    assert ("Traceback" in text) == (
+        code in (1,) or isinstance(error, OSError) and not isinstance(error, OutputError)
+    )
 
 
 def test_a_defect_shows_its_traceback_on_request(pipeline, capsys):
     pipeline.action = failing(ZeroDivisionError("a"))
     assert cli.main(["asn.json", "-v"]) == 1
     err = capsys.readouterr().err
-    assert "Traceback" in err and err.endswith("gpucoron: error: internal error: "
-                                               "ZeroDivisionError: a\n")
+    assert "Traceback" in err and err.endswith(
+        "gpucoron: error: internal error: ZeroDivisionError: a\n"
+    )
 
 
 def test_files_that_cannot_be_read_or_written(pipeline, capsys, monkeypatch):
@@ -211,9 +277,11 @@ def test_help_of_the_commands(capsys, command):
 
 
 def test_help_imports_nothing_heavy():
-    code = ("import sys; from gpucoron.cli.main import main; main(['--help']); "
-            "print([m for m in ('numpy', 'scipy', 'astropy', 'asdf', 'gwcs', 'numba', 'rich', "
-            "'cupy', 'stdatamodels', 'jwst') if m in sys.modules], file=sys.stderr)")
+    code = (
+        "import sys; from gpucoron.cli.main import main; main(['--help']); "
+        "print([m for m in ('numpy', 'scipy', 'astropy', 'asdf', 'gwcs', 'numba', 'rich', "
+        "'cupy', 'stdatamodels', 'jwst') if m in sys.modules], file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr == "[]\n" and "exit codes:" in done.stdout
 
@@ -281,13 +349,19 @@ sys.exit(main(["asn.json"]))
 """
 
 
-@pytest.mark.parametrize("number, code, message", [
-    (signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")])
+@pytest.mark.parametrize(
+    "number, code, message",
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
 def test_signals_end_a_run_cleanly(tmp_path, number, code, message):
     # a shell's background jobs ignore SIGINT, and children inherit that
-    process = subprocess.Popen([sys.executable, "-c", PROCESS], cwd=tmp_path,
-                               stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     for _ in range(600):
         if (tmp_path / "started").exists():
             break
@@ -300,16 +374,24 @@ def test_signals_end_a_run_cleanly(tmp_path, number, code, message):
 
 
 def test_a_closed_pipe_is_quiet():
-    code = ("import sys\nfrom gpucoron.cli import info as cli_info, main as cli\n"
-            "cli_info.system_lines = lambda: ('x' * 100 for _ in range(100000))\n"
-            "sys.exit(cli.main(['info']))")
-    script = f"{sys.executable} -c \"$CODE\" | head -1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], env={**os.environ, "CODE": code},
-                          capture_output=True, text=True, timeout=60)
+    code = (
+        "import sys\nfrom gpucoron.cli import info as cli_info, main as cli\n"
+        "cli_info.system_lines = lambda: ('x' * 100 for _ in range(100000))\n"
+        "sys.exit(cli.main(['info']))"
+    )
+    script = f'{sys.executable} -c "$CODE" | head -1; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "CODE": code},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.stderr == "" and done.stdout.splitlines()[-1] == "141"
 
 
 def test_python_m_gpucoron_is_the_command_line():
-    done = subprocess.run([sys.executable, "-m", "gpucoron", "--version"], capture_output=True,
-                          text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "gpucoron", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == f"gpucoron {gpucoron.__version__}"

@@ -18,8 +18,12 @@ def kept(device, monkeypatch, tmp_path):
     """An emulated device with a compiler, and nothing compiled yet; the folder."""
     if device.is_gpu:
         device.emulation.nvrtc = (13, 0)
-        monkeypatch.setattr(device.cupy.cuda, "nvrtc", types.SimpleNamespace(
-            getVersion=lambda: device.emulation.nvrtc), raising=False)
+        monkeypatch.setattr(
+            device.cupy.cuda,
+            "nvrtc",
+            types.SimpleNamespace(getVersion=lambda: device.emulation.nvrtc),
+            raising=False,
+        )
         monkeypatch.setattr(device.cupy, "__version__", "14.2.0", raising=False)
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cache"))
     forget()
@@ -40,7 +44,8 @@ def test_the_first_launch_says_once_that_it_compiles(device, kept, caplog):
         cuda.kernel("median", name).compile()
     assert counted(device) == 2
     assert [r.getMessage() for r in caplog.records] == [
-        f"compiling CUDA kernels (once; kept in {kept})"]
+        f"compiling CUDA kernels (once; kept in {kept})"
+    ]
     assert len(list((kept / "gpucoron").iterdir())) == 2
     caplog.clear()
     forget()
@@ -61,14 +66,15 @@ def test_another_compiler_source_or_gpu_is_another_kernel(device, kept, monkeypa
     kernel_cache.note(*mine)
     assert kernel_cache.is_kept(*mine)
     for place, other in ((1, "other"), (2, ("-std=c++20",)), (3, "other")):
-        assert not kernel_cache.is_kept(*[*mine[:place], other, *mine[place + 1:]])
+        assert not kernel_cache.is_kept(*[*mine[:place], other, *mine[place + 1 :]])
     device.emulation.nvrtc = (13, 1)
     forget()
     assert not kernel_cache.is_kept(*mine)
     device.emulation.nvrtc = (13, 0)
     facts = device.cupy.cuda.runtime.getDeviceProperties(0)
-    monkeypatch.setattr(device.cupy.cuda.runtime, "getDeviceProperties",
-                        lambda index: {**facts, "minor": 1})
+    monkeypatch.setattr(
+        device.cupy.cuda.runtime, "getDeviceProperties", lambda index: {**facts, "minor": 1}
+    )
     forget()
     assert not kernel_cache.is_kept(*mine)
 
@@ -100,8 +106,9 @@ def test_compile_compiles_everything(device, kept, capsys, monkeypatch):
     cuda.kernel("median", "column_median<float, 4>").compile()
     asked = []
     whole = cli_compile._compile_one
-    monkeypatch.setattr(cli_compile, "_compile_one",
-                        lambda *args: (asked.append(args), whole(*args)))
+    monkeypatch.setattr(
+        cli_compile, "_compile_one", lambda *args: (asked.append(args), whole(*args))
+    )
     assert cli.main(["compile", "--device", "0", "--processes", "1"]) == 0
     every = cuda.all_kernels()
     assert len(asked) == len(every) - 1 and counted(device) == len(every)
@@ -120,8 +127,10 @@ def test_compile_compiles_everything(device, kept, capsys, monkeypatch):
 @EMULATED
 def test_info_tells_what_is_missing(device, kept, capsys):
     assert cli.main(["info"]) == 0
-    told = (f"device 0: 0 of {len(cuda.all_kernels())} kernels are compiled for compute capability "
-            f"9.0, kept in {kept} (gpucoron compile --device 0 compiles all)\n")
+    told = (
+        f"device 0: 0 of {len(cuda.all_kernels())} kernels are compiled for compute capability "
+        f"9.0, kept in {kept} (gpucoron compile --device 0 compiles all)\n"
+    )
     assert told in capsys.readouterr().out
 
 
@@ -130,10 +139,14 @@ def test_several_processes_share_the_kernels(device, kept, monkeypatch):
     """With threads in their place: the emulated device is in this process only."""
     import concurrent.futures
 
-    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor",
-                        lambda n, context: concurrent.futures.ThreadPoolExecutor(n))
-    monkeypatch.setattr(cuda, "all_kernels", lambda: [
-        ("median", f"column_median<float, {n}>") for n in (4, 8, 16)])
+    monkeypatch.setattr(
+        concurrent.futures,
+        "ProcessPoolExecutor",
+        lambda n, context: concurrent.futures.ThreadPoolExecutor(n),
+    )
+    monkeypatch.setattr(
+        cuda, "all_kernels", lambda: [("median", f"column_median<float, {n}>") for n in (4, 8, 16)]
+    )
     told = []
     assert cli_compile.compile_kernels(0, 2, lambda *state: told.append(state)) == 3
     assert [state[:3] for state in told] == [("kernels", k, 3) for k in (1, 2, 3)]
@@ -161,10 +174,13 @@ def test_tiny_runs_leave_nothing_behind(device, kept, capsys, monkeypatch, tmp_p
         assert 15 < counted(device) < len(cuda.all_kernels())
 
 
-@pytest.mark.parametrize("words, said", [
-    (["--processes", "0"], "--processes is 0, expected 1 or more"),
-    (["--device", "many"], "device is 'many'; expected auto, cpu"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--processes", "0"], "--processes is 0, expected 1 or more"),
+        (["--device", "many"], "device is 'many'; expected auto, cpu"),
+    ],
+)
 def test_what_is_wrong(words, said, capsys):
     assert cli.main(["compile", *words]) == 2
     assert said in capsys.readouterr().err

@@ -33,9 +33,10 @@ def i2d(tmp_path):
         dx, dy = (separation * f(math.radians(angle)) / 3600 for f in (math.sin, math.cos))
         ra, dec = STAR[0] + dx / math.cos(math.radians(STAR[1])), STAR[1] + dy
         x, y = wcs.all_world2pix(ra, dec, 0)
-        image += peak * np.exp(-((xx - x)**2 + (yy - y)**2) / (2 * sigma**2))
-        planets.append(types.SimpleNamespace(
-            separation=separation, angle=angle, contrast=1e-5, ra=ra, dec=dec))
+        image += peak * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))
+        planets.append(
+            types.SimpleNamespace(separation=separation, angle=angle, contrast=1e-5, ra=ra, dec=dec)
+        )
     path = tmp_path / "a_i2d.fits"
     sci = fits.ImageHDU(image.astype(np.float32), wcs.to_header(), name="SCI")
     fits.HDUList([fits.PrimaryHDU(header=fits.Header({"FILTER": "F444W"})), sci]).writeto(path)
@@ -65,8 +66,13 @@ def test_width_of_the_psf():
 
 def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
     pytest.importorskip("gpucoron.steps.resample")
-    small = {"shape": (96, 96), "n_science": 2, "n_integrations": 2, "n_references": 3,
-             "n_reference_integrations": 1}
+    small = {
+        "shape": (96, 96),
+        "n_science": 2,
+        "n_integrations": 2,
+        "n_references": 3,
+        "n_reference_integrations": 1,
+    }
     monkeypatch.setattr("gpucoron.simulate.DEMO", small)
     assert cli.main(["demo", str(tmp_path / "d"), "--no-save", "psfalign"]) == 0
     out, err = capsys.readouterr()

@@ -33,9 +33,16 @@ OPTIONS = {"device": "cpu", "klip_truncate": "2,3"}
 @pytest.fixture(scope="module")
 def client():
     distributed = pytest.importorskip("distributed")
-    with (distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True,
-                                   dashboard_address=None, silence_logs="CRITICAL") as workers,
-          distributed.Client(workers) as connected):
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            silence_logs="CRITICAL",
+        ) as workers,
+        distributed.Client(workers) as connected,
+    ):
         yield connected
 
 
@@ -49,8 +56,11 @@ def comparable(path):
     content = []
     with fits.open(path, memmap=False) as hdus:
         for hdu in hdus:
-            header = [str(card) for card in hdu.header.cards
-                      if card.keyword not in ("DATE", "CHECKSUM", "DATASUM")]
+            header = [
+                str(card)
+                for card in hdu.header.cards
+                if card.keyword not in ("DATE", "CHECKSUM", "DATASUM")
+            ]
             data = b"" if hdu.data is None else hdu.data.tobytes()
             if hdu.name == "ASDF":
                 data = re.sub(rb"\bdate: '[^']*'", b"", data)
@@ -76,10 +86,16 @@ def both(tiny, client, **options):
     return here, there, same(tiny.folder.parent / "here", tiny.out)
 
 
-@pytest.mark.parametrize("options, files", [
-    ({"save": PRODUCTS}, 19), ({"align": "first"}, 14), ({"preset": "jwst"}, 14),
-    ({"klip_skip": True}, 7), ({"resample_skip": True, "save": ["psfsub"]}, 4),
-])
+@pytest.mark.parametrize(
+    "options, files",
+    [
+        ({"save": PRODUCTS}, 19),
+        ({"align": "first"}, 14),
+        ({"preset": "jwst"}, 14),
+        ({"klip_skip": True}, 7),
+        ({"resample_skip": True, "save": ["psfsub"]}, 4),
+    ],
+)
 def test_an_exposure_a_task(tiny, client, options, files):
     here, there, names = both(tiny, client, **options)
     assert len(names) == len(there.files) == files
@@ -103,15 +119,28 @@ def test_some_integrations_a_task(tiny, client):
 @pytest.mark.parametrize("save", [["psfsub", "i2d"], None])
 def test_a_record_that_a_run_here_goes_on_from(tiny, client, save):
     gpucoron.run(tiny.asn, "cpu", tiny.out, psfmask=tiny.mask, client=client, save=save)
-    path, = tiny.out.glob("*_run.json")
+    (path,) = tiny.out.glob("*_run.json")
     record = json.loads(path.read_text())
     assert record["status"] == "complete" and record["device"]["label"] == "cpu"
     assert {e["state"] for e in record["files"]} == {"complete"}
     assert all(e["crc32"] for e in record["inputs"])
     words = ["--psfmask", tiny.mask, "--resume", *(["--save", ",".join(save)] if save else [])]
     ran = subprocess.run(
-        [sys.executable, "-m", "gpucoron", tiny.asn, "--device", "cpu", "--output-dir", tiny.out,
-         *words], capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            "-m",
+            "gpucoron",
+            tiny.asn,
+            "--device",
+            "cpu",
+            "--output-dir",
+            tiny.out,
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     n = len(record["files"])
     assert ran.returncode == 0, ran.stderr
     assert f"--resume: {n} of {n} products are complete already" in ran.stderr
@@ -128,16 +157,24 @@ def test_one_run_at_a_time_in_a_folder(tiny, client):
         lock.release()
 
 
-@pytest.mark.parametrize("counts, workers, associations, may_slice, tasks", [
-    ([[3, 2]], 2, 1, False, [(0, [Piece(0)]), (0, [Piece(1)])]),
-    ([[3, 2]], 2, 4, True, []),  # many associations: each is one task
-    ([[3, 2]], 0, 9, True, [(0, [Piece(0)]), (0, [Piece(1)])]),
-    ([[5]], 2, 1, False, []),
-    ([[5]], 2, 1, True, [(0, [Piece(0, 0, 2)]), (0, [Piece(0, 2, 5)])]),
-    ([[1, 4]], 6, 1, True, [(0, [Piece(0)]), (0, [Piece(1, 0, 1)]), (0, [Piece(1, 1, 2)]),
-                            (0, [Piece(1, 2, 4)])]),
-    ([[9], [9]], 4, 2, True, [(0, [Piece(0)]), (1, [Piece(0)])]),
-])
+@pytest.mark.parametrize(
+    "counts, workers, associations, may_slice, tasks",
+    [
+        ([[3, 2]], 2, 1, False, [(0, [Piece(0)]), (0, [Piece(1)])]),
+        ([[3, 2]], 2, 4, True, []),  # many associations: each is one task
+        ([[3, 2]], 0, 9, True, [(0, [Piece(0)]), (0, [Piece(1)])]),
+        ([[5]], 2, 1, False, []),
+        ([[5]], 2, 1, True, [(0, [Piece(0, 0, 2)]), (0, [Piece(0, 2, 5)])]),
+        (
+            [[1, 4]],
+            6,
+            1,
+            True,
+            [(0, [Piece(0)]), (0, [Piece(1, 0, 1)]), (0, [Piece(1, 1, 2)]), (0, [Piece(1, 2, 4)])],
+        ),
+        ([[9], [9]], 4, 2, True, [(0, [Piece(0)]), (1, [Piece(0)])]),
+    ],
+)
 def test_how_an_association_is_cut(counts, workers, associations, may_slice, tasks):
     assert cut(counts, workers, associations, may_slice) == tasks
 
@@ -224,15 +261,36 @@ def test_no_scheduler(tiny, capfd, monkeypatch):
 
 def test_the_scheduler_is_lost(tiny, tmp_path):
     scheduler = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard",
-         "--scheduler-file", tmp_path / "scheduler.json"], stderr=subprocess.DEVNULL)
+        [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_scheduler",
+            "--port",
+            "0",
+            "--no-dashboard",
+            "--scheduler-file",
+            tmp_path / "scheduler.json",
+        ],
+        stderr=subprocess.DEVNULL,
+    )
     try:
         while not (tmp_path / "scheduler.json").exists():
             time.sleep(0.05)
         address = json.loads((tmp_path / "scheduler.json").read_text())["address"]
         run = subprocess.Popen(
-            [sys.executable, "-m", "gpucoron", tiny.asn, "--output-dir", tiny.out, "--scheduler",
-             address], stderr=subprocess.PIPE, text=True)
+            [
+                sys.executable,
+                "-m",
+                "gpucoron",
+                tiny.asn,
+                "--output-dir",
+                tiny.out,
+                "--scheduler",
+                address,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         told = run.stderr.readline()
         assert "1 association on 0 workers" in told and "waiting for workers" in told
         time.sleep(0.5)
@@ -279,7 +337,8 @@ def test_one_that_fails_leaves_the_others_alone(where, tmp_path, capfd, request)
     assert "none.json: no such file, expected" in told.err.strip().split("\n")[-1]
     assert told.err.count("gpucoron: error:") == 1
     assert sorted(told.out.split()) == sorted(
-        str(p) for p in one.out.iterdir() if p.suffix in (".fits", ".html"))
+        str(p) for p in one.out.iterdir() if p.suffix in (".fits", ".html")
+    )
     assert len(told.out.split()) == 2 * 12
     assert sum(name.endswith("_report.html") for name in one.files()) == 2
 

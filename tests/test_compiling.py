@@ -32,8 +32,13 @@ RUN = "from gpucoron.cli.main import main; assert main([*sys.argv[1:], '-q']) ==
 
 def compiled(cache, then, *words):
     code = WATCHED.format(then=then)
-    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], text=True, timeout=300,
-                          capture_output=True, env={**os.environ, "NUMBA_CACHE_DIR": str(cache)})
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        text=True,
+        timeout=300,
+        capture_output=True,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
+    )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -42,7 +47,8 @@ def compiled(cache, then, *words):
 def test_what_is_compiled_beside_is_what_a_run_needs(tmp_path):
     tiny, cache = TinySet(tmp_path), tmp_path / "cache"
     beside = compiled(
-        cache, "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()")
+        cache, "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()"
+    )
     assert {"_fit_pairs", "_maximise", "overlap_rows", "accumulate"} < beside
     here = compiled(cache, RUN, tiny.asn, "--device", "cpu", "--output-dir", tiny.out)
     assert "_contract_blocks" in here
@@ -51,8 +57,7 @@ def test_what_is_compiled_beside_is_what_a_run_needs(tmp_path):
     assert compiled(cache, RUN, *words) == set()
 
 
-@pytest.mark.parametrize("own, threads, started", [
-    (False, 2, 0), (True, 1, 0), (True, 2, 1)])
+@pytest.mark.parametrize("own, threads, started", [(False, 2, 0), (True, 1, 0), (True, 2, 1)])
 def test_when_a_process_is_started(own, threads, started, monkeypatch, caplog):
     made = []
     monkeypatch.setattr(compiling, "_own", [True] if own else [])
@@ -74,12 +79,14 @@ def test_a_process_that_cannot_be_started_is_done_without(monkeypatch):
 
 
 def test_the_command_shares_and_the_library_does_not():
-    code = ("import sys; from gpucoron.backend import compiling\n"
-            "from gpucoron.cli import main as cli; cli.main = lambda: 0\n"
-            "assert not compiling._own\n"
-            "try: cli.script()\n"
-            "except SystemExit: pass\n"
-            "assert compiling._own")
+    code = (
+        "import sys; from gpucoron.backend import compiling\n"
+        "from gpucoron.cli import main as cli; cli.main = lambda: 0\n"
+        "assert not compiling._own\n"
+        "try: cli.script()\n"
+        "except SystemExit: pass\n"
+        "assert compiling._own"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

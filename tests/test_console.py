@@ -39,7 +39,9 @@ def test_short_steps_speak_once():
                 console.progress("klip", done, 100)
             console.progress("resample", 1, 1)
     assert [line[10:] for line in stream.getvalue().splitlines()] == 2 * [
-        "klip: 100 of 100", "resample: 1 of 1"]
+        "klip: 100 of 100",
+        "resample: 1 of 1",
+    ]
 
 
 def test_progress_on_a_terminal_draws_bars_and_lines():
@@ -67,7 +69,8 @@ def test_levels():
             console.progress("klip", 1, 1)
         lines = [line[10:] for line in stream.getvalue().splitlines()]
         assert [line for line in lines if "klip" not in line] == [
-            "warning: w" if c == "w" else c for c in shown]
+            "warning: w" if c == "w" else c for c in shown
+        ]
         assert ("klip: 1 of 1" in lines) == (verbosity >= 0)
 
 
@@ -75,16 +78,24 @@ def test_summary_collects_warnings_once():
     stream = io.StringIO()
     with Console(stream=stream) as console:
         log.warning("reference %d left out", 3)
-        console.summary(types.SimpleNamespace(
-            timings={"klip": 1.0, "resample": 3.0},
-            warnings=["reference 3 left out", "another"]), 5.0)
+        console.summary(
+            types.SimpleNamespace(
+                timings={"klip": 1.0, "resample": 3.0}, warnings=["reference 3 left out", "another"]
+            ),
+            5.0,
+        )
     lines = [line[10:] for line in stream.getvalue().splitlines()]
     assert lines == [
         "warning: reference 3 left out",
         "step             seconds",
-        "klip                1.00  20 %", "resample            3.00  60 %",
-        "everything else     1.00  20 %", "total               5.00",
-        "2 warnings:", "  - reference 3 left out", "  - another"]
+        "klip                1.00  20 %",
+        "resample            3.00  60 %",
+        "everything else     1.00  20 %",
+        "total               5.00",
+        "2 warnings:",
+        "  - reference 3 left out",
+        "  - another",
+    ]
 
 
 def test_warnings_of_other_packages_go_to_the_log_file_only(tmp_path, capsys):
@@ -97,4 +108,7 @@ def test_warnings_of_other_packages_go_to_the_log_file_only(tmp_path, capsys):
 
 def test_format_table():
     assert format_table([("a", 1), ("bcd", 22)], ("x", "n"), right=(1,)) == [
-        "x     n", "a     1", "bcd  22"]
+        "x     n",
+        "a     1",
+        "bcd  22",
+    ]

@@ -24,14 +24,26 @@ def test_files_are_pasted_once_each_and_lines_keep_their_numbers(tmp_path):
     (tmp_path / "high.cuh").write_text('#pragma once\n#include "low.cuh"\nhigh\n')
     (tmp_path / "a.cu").write_text('#include "high.cuh"\n  # include "low.cuh"\n#include <x>\na\n')
     assert cuda.paste_includes(tmp_path / "a.cu").splitlines() == [
-        '#line 1 "a.cu"', '#line 1 "high.cuh"', "", '#line 1 "low.cuh"', "", "low",
-        '#line 3 "high.cuh"', "high", '#line 2 "a.cu"', '#line 3 "a.cu"', "#include <x>", "a"]
+        '#line 1 "a.cu"',
+        '#line 1 "high.cuh"',
+        "",
+        '#line 1 "low.cuh"',
+        "",
+        "low",
+        '#line 3 "high.cuh"',
+        "high",
+        '#line 2 "a.cu"',
+        '#line 3 "a.cu"',
+        "#include <x>",
+        "a",
+    ]
 
 
 @pytest.fixture
 def kernels(tmp_path, monkeypatch):
     """A folder with one file in place of kernels/."""
-    (tmp_path / "twice.cu").write_text("""
+    (tmp_path / "twice.cu").write_text(
+        """
         // instantiate: twice<float>
         template <class T> __global__ void twice(T *x, int n) {
           const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -43,7 +55,8 @@ def kernels(tmp_path, monkeypatch):
         }
         //instantiate:  twice< double >
         // instantiate: plain
-        """.replace("extern __shared__ int y[];", ""))
+        """.replace("extern __shared__ int y[];", "")
+    )
     monkeypatch.setattr(cuda, "_folder", lambda: tmp_path)
     for cached in (cuda.read_kernels, cuda._kernel):
         cached.cache_clear()
@@ -75,8 +88,11 @@ def test_a_kernel_is_launched_by_the_name_that_its_file_declares(kernels, device
 
 def test_one_module_imports_cupy():
     package = Path(cuda.__file__).parent
-    importing = {path.name for path in package.rglob("*.py")
-                 if re.search(r"^\s*(import|from) cupyx?\b", path.read_text(), re.M)}
+    importing = {
+        path.name
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(import|from) cupyx?\b", path.read_text(), re.M)
+    }
     assert importing == {"device.py"}
 
 
@@ -132,8 +148,10 @@ def test_an_array_on_another_device_is_refused(device):
         return
     device.have(2)
     mine = device.array(np.zeros(3))
-    with device.cupy.cuda.Device(1), pytest.raises(
-            InputError, match=r"device 0, but the current device is 1; .*Device\(0\)"):
+    with (
+        device.cupy.cuda.Device(1),
+        pytest.raises(InputError, match=r"device 0, but the current device is 1; .*Device\(0\)"),
+    ):
         cuda.as_arrays(mine)
 
 
@@ -142,22 +160,54 @@ def fail_with(text, module, name="Failure", base=Exception):
     raise type(name, (base,), {"__module__": module})(text)
 
 
-@pytest.mark.parametrize("module, name, text, kind, line", [
-    ("cupy_backends.cuda.api.runtime", "CUDARuntimeError", "cudaErrorIllegalAddress: an illegal",
-     DeviceError, "klip: cudaErrorIllegalAddress: an illegal"),
-    ("cupy_backends.cuda.api.runtime", "CUDARuntimeError", "cudaErrorMemoryAllocation: out",
-     DeviceMemoryError, "klip: the GPU's memory is full (cudaErrorMemoryAllocation: out)"),
-    ("cupy.cuda.memory", "OutOfMemoryError", "Out of memory allocating 8 bytes",
-     DeviceMemoryError, "klip: the GPU's memory is full (Out of memory allocating 8 bytes)"),
-    ("cupy_backends.cuda.libs.cusolver", "CUSOLVERError", "CUSOLVER_STATUS_ALLOC_FAILED",
-     DeviceMemoryError, "klip: the GPU's memory is full (CUSOLVER_STATUS_ALLOC_FAILED)"),
-    ("cupy.cuda.compiler", "CompileException",
-     'a.cu(1): warning: x\na.cu(3): error: identifier "y" is undefined\n  x = y;\n1 error',
-     DeviceError, 'klip: a.cu(3): error: identifier "y" is undefined'),
-    ("builtins", "RuntimeError", "CuPy failed to load libcuda.so.1: OSError: libcuda.so.1",
-     DeviceError, "klip: CuPy failed to load libcuda.so.1: OSError: libcuda.so.1"),
-    ("cupy.x", "Odd", "", DeviceError, "klip: Odd"),
-])
+@pytest.mark.parametrize(
+    "module, name, text, kind, line",
+    [
+        (
+            "cupy_backends.cuda.api.runtime",
+            "CUDARuntimeError",
+            "cudaErrorIllegalAddress: an illegal",
+            DeviceError,
+            "klip: cudaErrorIllegalAddress: an illegal",
+        ),
+        (
+            "cupy_backends.cuda.api.runtime",
+            "CUDARuntimeError",
+            "cudaErrorMemoryAllocation: out",
+            DeviceMemoryError,
+            "klip: the GPU's memory is full (cudaErrorMemoryAllocation: out)",
+        ),
+        (
+            "cupy.cuda.memory",
+            "OutOfMemoryError",
+            "Out of memory allocating 8 bytes",
+            DeviceMemoryError,
+            "klip: the GPU's memory is full (Out of memory allocating 8 bytes)",
+        ),
+        (
+            "cupy_backends.cuda.libs.cusolver",
+            "CUSOLVERError",
+            "CUSOLVER_STATUS_ALLOC_FAILED",
+            DeviceMemoryError,
+            "klip: the GPU's memory is full (CUSOLVER_STATUS_ALLOC_FAILED)",
+        ),
+        (
+            "cupy.cuda.compiler",
+            "CompileException",
+            'a.cu(1): warning: x\na.cu(3): error: identifier "y" is undefined\n  x = y;\n1 error',
+            DeviceError,
+            'klip: a.cu(3): error: identifier "y" is undefined',
+        ),
+        (
+            "builtins",
+            "RuntimeError",
+            "CuPy failed to load libcuda.so.1: OSError: libcuda.so.1",
+            DeviceError,
+            "klip: CuPy failed to load libcuda.so.1: OSError: libcuda.so.1",
+        ),
+        ("cupy.x", "Odd", "", DeviceError, "klip: Odd"),
+    ],
+)
 def test_errors_of_cuda_become_one_line(module, name, text, kind, line):
     with pytest.raises(DeviceError) as caught, cuda.errors("klip"):
         fail_with(text, module, name)
@@ -166,10 +216,16 @@ def test_errors_of_cuda_become_one_line(module, name, text, kind, line):
 
 
 def test_a_missing_library_of_cuda_says_what_to_install():
-    with pytest.raises(DeviceError, match=r"libcusolver.*pip install 'gpucoron\[cuda13-ctk\]'"), \
-            cuda.errors("klip"):
-        fail_with('Failure finding "libcusolver.so.12": No such file\n  listdir("x")', "builtins",
-                  "DynamicLibNotFoundError", ImportError)
+    with (
+        pytest.raises(DeviceError, match=r"libcusolver.*pip install 'gpucoron\[cuda13-ctk\]'"),
+        cuda.errors("klip"),
+    ):
+        fail_with(
+            'Failure finding "libcusolver.so.12": No such file\n  listdir("x")',
+            "builtins",
+            "DynamicLibNotFoundError",
+            ImportError,
+        )
 
 
 def test_other_errors_pass():
@@ -181,10 +237,13 @@ def test_other_errors_pass():
         import no_such_module  # noqa: F401
 
 
-@pytest.mark.parametrize("problem, text", [
-    (ModuleNotFoundError("No module", name="cupy"), "CuPy is not installed; pip install"),
-    (ImportError("libX is missing\nmore", name="cupy._core"), r"load \(libX is missing\); pip"),
-])
+@pytest.mark.parametrize(
+    "problem, text",
+    [
+        (ModuleNotFoundError("No module", name="cupy"), "CuPy is not installed; pip install"),
+        (ImportError("libX is missing\nmore", name="cupy._core"), r"load \(libX is missing\); pip"),
+    ],
+)
 def test_cupy_that_is_missing_or_broken(monkeypatch, problem, text):
     class Broken:
         def find_spec(self, name, *rest):
@@ -201,8 +260,14 @@ def test_the_real_cupy_has_what_is_called_here():
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     module = cupy.RawModule(code="", options=cuda.OPTIONS, name_expressions=("a<int>",))
     assert hasattr(module, "get_function")
-    for name in ("cuda.runtime.getDevice", "cuda.Device", "from_dlpack", "asarray",
-                 "RawKernel.max_dynamic_shared_size_bytes", "ndarray.device"):
+    for name in (
+        "cuda.runtime.getDevice",
+        "cuda.Device",
+        "from_dlpack",
+        "asarray",
+        "RawKernel.max_dynamic_shared_size_bytes",
+        "ndarray.device",
+    ):
         found = cupy
         for part in name.split("."):
             found = getattr(found, part)

@@ -15,15 +15,25 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
 #: What a package's module is called, where that is not the package's name.
-MODULES = {"pyyaml": "yaml", "asdf-astropy": "asdf_astropy", "lazy-loader": "lazy_loader",
-           "cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy"}
+MODULES = {
+    "pyyaml": "yaml",
+    "asdf-astropy": "asdf_astropy",
+    "lazy-loader": "lazy_loader",
+    "cupy-cuda12x": "cupy",
+    "cupy-cuda13x": "cupy",
+}
 #: Declared although nothing imports them: asdf finds them by their entry points.
 PLUGINS = {"asdf_astropy", "stdatamodels"}
-MACHINES = [{"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0",
-             "sys_platform": platform, "platform_machine": machine}
-            for minor in (11, 12, 13)
-            for platform, machine in (("linux", "x86_64"), ("linux", "aarch64"),
-                                      ("darwin", "arm64"))]
+MACHINES = [
+    {
+        "python_version": f"3.{minor}",
+        "python_full_version": f"3.{minor}.0",
+        "sys_platform": platform,
+        "platform_machine": machine,
+    }
+    for minor in (11, 12, 13)
+    for platform, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+]
 
 
 def requirements(machine, *extras):
@@ -48,8 +58,10 @@ def imported():
 
 def test_imports_are_declared_and_what_is_declared_is_used():
     used = set(imported()) - set(sys.stdlib_module_names) - {PROJECT["name"]}
-    needed, optional = ({MODULES.get(r.name, r.name) for r in requirements(MACHINES[0], *extras)}
-                        for extras in ((), EXTRAS.keys() - {"test"}))
+    needed, optional = (
+        {MODULES.get(r.name, r.name) for r in requirements(MACHINES[0], *extras)}
+        for extras in ((), EXTRAS.keys() - {"test"})
+    )
     assert used - needed - optional == set()
     assert needed - used == PLUGINS and optional - used == set()
 

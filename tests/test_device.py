@@ -45,7 +45,8 @@ def fake_cupy(count=1, answer=42, count_error=None, kernel_error=None):
 
     facts = {"name": b"NVIDIA Model", "major": 9, "minor": 0, "totalGlobalMem": 80 * 2**30}
     runtime = types.SimpleNamespace(
-        getDeviceCount=get_device_count, getDeviceProperties=lambda index: facts)
+        getDeviceCount=get_device_count, getDeviceProperties=lambda index: facts
+    )
     cupy.used = []
 
     def use(index):
@@ -64,6 +65,7 @@ def cupy(monkeypatch):
         monkeypatch.setitem(sys.modules, "cupy", module)
         monkeypatch.setattr(device, "proof", lambda: PROOF if proven else None)
         find_gpus.cache_clear()
+
     yield install
     find_gpus.cache_clear()
 
@@ -110,14 +112,17 @@ def test_a_usable_gpu(cupy):
         choose_device(2)
 
 
-@pytest.mark.parametrize("module, problem", [
-    (None, "CuPy is not installed"),
-    (fake_cupy(count=0), "CuPy finds no CUDA device"),
-    (fake_cupy(count_error="driver\ntoo old"), "CuPy finds no CUDA device (driver)"),
-    (fake_cupy(kernel_error="no nvrtc"), "CUDA does not work here (no nvrtc)"),
-    (fake_cupy(kernel_error=" "), "CUDA does not work here ( )"),
-    (fake_cupy(answer=0), "a trial kernel gives a wrong result on device 0"),
-])
+@pytest.mark.parametrize(
+    "module, problem",
+    [
+        (None, "CuPy is not installed"),
+        (fake_cupy(count=0), "CuPy finds no CUDA device"),
+        (fake_cupy(count_error="driver\ntoo old"), "CuPy finds no CUDA device (driver)"),
+        (fake_cupy(kernel_error="no nvrtc"), "CUDA does not work here (no nvrtc)"),
+        (fake_cupy(kernel_error=" "), "CUDA does not work here ( )"),
+        (fake_cupy(answer=0), "a trial kernel gives a wrong result on device 0"),
+    ],
+)
 def test_why_there_is_no_gpu(cupy, module, problem):
     cupy(module)
     gpus, why = find_gpus()
@@ -161,8 +166,9 @@ def test_dlpack_tells_where_an_array_lives(kind, answer):
 
 
 # ---------------------------------------------------------------- looking as little as possible
-@pytest.mark.parametrize("asked, used", [
-    ("1", [1]), (0, [0]), ("2,0", [2, 0]), ("auto", [0]), ("cpu", [])])
+@pytest.mark.parametrize(
+    "asked, used", [("1", [1]), (0, [0]), ("2,0", [2, 0]), ("auto", [0]), ("cpu", [])]
+)
 def test_only_the_devices_asked_for_are_touched(cupy, asked, used):
     module = fake_cupy(count=3)
     cupy(module)
@@ -197,8 +203,11 @@ def test_without_a_gpu_cupy_is_not_imported(without_cupy, monkeypatch):
     assert not is_open("auto") and choose_device("auto").kind == "cpu"
     assert choose_device("auto").reason == "there is no NVIDIA GPU here (no /dev/nvidia0)"
     assert choose_device("auto", lambda: pytest.fail("predicted")).kind == "cpu"
-    with pytest.raises(DeviceError, match=r"^device 0 cannot be used: there is no NVIDIA GPU here "
-                                          r"\(no /dev/nvidia0\); use --device cpu or auto$"):
+    with pytest.raises(
+        DeviceError,
+        match=r"^device 0 cannot be used: there is no NVIDIA GPU here "
+        r"\(no /dev/nvidia0\); use --device cpu or auto$",
+    ):
         choose_device(0)
     assert not asked
     find_gpus.cache_clear()
@@ -234,5 +243,6 @@ def test_auto_wants_the_proof_of_such_a_gpu(cupy, monkeypatch):
     chosen = choose_device("auto", lambda: (1, 2))
     assert chosen.kind == "cpu" and chosen.reason == (
         "the GPU code is proven on compute capability 8.0, and device 0 has 9.0; --device 0 uses "
-        "it all the same")
+        "it all the same"
+    )
     assert choose_device("0").kind == "gpu"

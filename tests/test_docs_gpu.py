@@ -78,8 +78,10 @@ def test_the_page_counts_the_kernels_that_there_are():
     from gpucoron.backend import cuda
 
     count = sum(len(cuda.read_kernels(path.stem).names) for path in cuda.kernel_files())
-    assert set(re.findall(r"(\d+) kernels|of the (\d+):", TEXT)) == {(str(count), ""),
-                                                                     ("", str(count))}
+    assert set(re.findall(r"(\d+) kernels|of the (\d+):", TEXT)) == {
+        (str(count), ""),
+        ("", str(count)),
+    }
 
 
 def test_messages_that_the_page_explains_are_those_that_are_given():
@@ -120,8 +122,9 @@ def test_the_kernel_that_the_page_adds_works(device, tmp_path, monkeypatch):
         found = device.get(names["peaks"](device.array(images)))
         assert np.array_equal(found, names["peaks"](images)) and found.dtype == dtype
     if nvrtc.find():
-        used = nvrtc.compile_kernels(*cuda.read_kernels("peak")[:1], 90,
-                                     cuda.read_kernels("peak").names)["kernels"]
+        used = nvrtc.compile_kernels(
+            *cuda.read_kernels("peak")[:1], 90, cuda.read_kernels("peak").names
+        )["kernels"]
         assert all(kernel["spills"] == 0 for kernel in used.values())
 
 

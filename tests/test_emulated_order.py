@@ -28,8 +28,13 @@ def filled(device, stream, value=1.0, n=1000):
 def test_a_read_after_a_write(device):
     a, b = streams(device)
     x = filled(device, a)
-    with device.race(r"multiply on stream 0x\w+ of device 0 reads a device array of float64 "
-                     r"\(1000,\), but nothing orders it after cupy.full on stream 0x\w+ of"), b:
+    with (
+        device.race(
+            r"multiply on stream 0x\w+ of device 0 reads a device array of float64 "
+            r"\(1000,\), but nothing orders it after cupy.full on stream 0x\w+ of"
+        ),
+        b,
+    ):
         x * 2
 
 
@@ -59,11 +64,20 @@ def test_two_reads_are_no_race(device):
             x.sum()
 
 
-@pytest.mark.parametrize("change", [
-    lambda cp, x: x.sort(), lambda cp, x: cp.copyto(x, 2.0), lambda cp, x: cp.add(x, 1, out=x),
-    lambda cp, x: x.__iadd__(1), lambda cp, x: cp.add.at(x, cp.arange(3), 1.0),
-    lambda cp, x: x.set(np.zeros(1000)), lambda cp, x: cp.cumsum(cp.ones(1000), out=x),
-    lambda cp, x: x[:5].fill(0), lambda cp, x: x.reshape(10, 100).T.__setitem__(0, 1.0)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cp, x: x.sort(),
+        lambda cp, x: cp.copyto(x, 2.0),
+        lambda cp, x: cp.add(x, 1, out=x),
+        lambda cp, x: x.__iadd__(1),
+        lambda cp, x: cp.add.at(x, cp.arange(3), 1.0),
+        lambda cp, x: x.set(np.zeros(1000)),
+        lambda cp, x: cp.cumsum(cp.ones(1000), out=x),
+        lambda cp, x: x[:5].fill(0),
+        lambda cp, x: x.reshape(10, 100).T.__setitem__(0, 1.0),
+    ],
+)
 def test_all_that_writes_is_a_write(device, change):
     a, b = streams(device)
     x = filled(device, a)
@@ -79,8 +93,12 @@ def test_views_and_shapes_are_no_access(device):
     x = filled(device, a)
     with b:
         y = x.reshape(10, 100)[2:, 3].T
-        assert (y.shape, x[5].ndim, cp.broadcast_to(x, (2, 1000)).size, len(x)) == ((8,), 0, 2000,
-                                                                                   1000)
+        assert (y.shape, x[5].ndim, cp.broadcast_to(x, (2, 1000)).size, len(x)) == (
+            (8,),
+            0,
+            2000,
+            1000,
+        )
         assert cp.asarray(x).data.ptr == x.ravel().data.ptr == x.data.ptr
     with device.race(UNORDERED), b:
         y.sum()
@@ -149,11 +167,18 @@ def by_others(cp, a, b):
     b.wait_event(middle.record())
 
 
-WAYS = [by_event, by_event_given, by_event_on_the_current_stream, by_others,
-        lambda cp, a, b: a.synchronize(), lambda cp, a, b: cp.cuda.Device().synchronize(),
-        lambda cp, a, b: cp.cuda.runtime.deviceSynchronize(), lambda cp, a, b: a.done,
-        lambda cp, a, b: cp.asnumpy(cp.empty(1), stream=a),
-        lambda cp, a, b: a.record().done]
+WAYS = [
+    by_event,
+    by_event_given,
+    by_event_on_the_current_stream,
+    by_others,
+    lambda cp, a, b: a.synchronize(),
+    lambda cp, a, b: cp.cuda.Device().synchronize(),
+    lambda cp, a, b: cp.cuda.runtime.deviceSynchronize(),
+    lambda cp, a, b: a.done,
+    lambda cp, a, b: cp.asnumpy(cp.empty(1), stream=a),
+    lambda cp, a, b: a.record().done,
+]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -167,11 +192,17 @@ def test_what_orders_two_streams(device, way):
         assert float(x[0]) == 2
 
 
-@pytest.mark.parametrize("way", [
-    lambda cp, a, b: b.synchronize(), lambda cp, a, b: a.wait_event(b.record()),
-    lambda cp, a, b: b.wait_event(cp.cuda.Event()), lambda cp, a, b: a.record(),
-    lambda cp, a, b: cp.cuda.Stream.null.synchronize(),
-    lambda cp, a, b: b.wait_event(cp.cuda.Stream.null.record())])
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda cp, a, b: b.synchronize(),
+        lambda cp, a, b: a.wait_event(b.record()),
+        lambda cp, a, b: b.wait_event(cp.cuda.Event()),
+        lambda cp, a, b: a.record(),
+        lambda cp, a, b: cp.cuda.Stream.null.synchronize(),
+        lambda cp, a, b: b.wait_event(cp.cuda.Stream.null.record()),
+    ],
+)
 def test_what_orders_nothing(device, way):
     a, b = streams(device)
     x = filled(device, a)
@@ -193,14 +224,28 @@ def test_an_event_stands_for_what_was_there_when_it_was_recorded(device):
         y.sum()
 
 
-@pytest.mark.parametrize("first, second, ordered", [
-    ("null", "blocking", True), ("blocking", "null", True), ("null", "other", False),
-    ("other", "null", False), ("blocking", "blocking", False), ("blocking", "other", False),
-    ("null", "own", True), ("own", "null", True), ("own", "other", False)])
+@pytest.mark.parametrize(
+    "first, second, ordered",
+    [
+        ("null", "blocking", True),
+        ("blocking", "null", True),
+        ("null", "other", False),
+        ("other", "null", False),
+        ("blocking", "blocking", False),
+        ("blocking", "other", False),
+        ("null", "own", True),
+        ("own", "null", True),
+        ("own", "other", False),
+    ],
+)
 def test_the_null_stream_and_blocking_ones_wait_for_each_other(device, first, second, ordered):
     cuda = device.cupy.cuda
-    make = {"null": lambda: cuda.Stream.null, "blocking": cuda.Stream, "own": lambda:
-            cuda.Stream.ptds, "other": lambda: cuda.Stream(non_blocking=True)}
+    make = {
+        "null": lambda: cuda.Stream.null,
+        "blocking": cuda.Stream,
+        "own": lambda: cuda.Stream.ptds,
+        "other": lambda: cuda.Stream(non_blocking=True),
+    }
     a, b = make[first](), make[second]()
     x = filled(device, a)
     if ordered:
@@ -225,8 +270,15 @@ def test_a_wait_for_the_null_stream_is_for_blocking_ones_too(device):
 
 def test_a_value_that_the_host_looks_at_was_waited_for(device):
     a, b = streams(device)
-    for look in (lambda x: float(x[0]), lambda x: bool(x[0]), lambda x: x.item(), device.get,
-                 lambda x: x.tolist(), device.cupy.nonzero, lambda x: x[x > 0]):
+    for look in (
+        lambda x: float(x[0]),
+        lambda x: bool(x[0]),
+        lambda x: x.item(),
+        device.get,
+        lambda x: x.tolist(),
+        device.cupy.nonzero,
+        lambda x: x[x > 0],
+    ):
         x = filled(device, a, n=1)
         with a:
             look(x)
@@ -411,8 +463,12 @@ def test_there_are_as_many_devices_as_were_asked_for(device):
         assert cp.cuda.runtime.getDeviceCount() == count
         with cp.cuda.Device(count - 1):
             assert cp.ones(3).device.id == count - 1
-        for refused in (lambda n: cp.cuda.Device(n).use(), cp.cuda.runtime.setDevice,
-                        cp.cuda.runtime.getDeviceProperties, Gpu):
+        for refused in (
+            lambda n: cp.cuda.Device(n).use(),
+            cp.cuda.runtime.setDevice,
+            cp.cuda.runtime.getDeviceProperties,
+            Gpu,
+        ):
             with pytest.raises(Exception, match="cudaErrorInvalidDevice"):
                 refused(count)
     with device_fixture.emulated(devices=2) as two:

@@ -19,13 +19,30 @@ def pinned(device):
     return array
 
 
-WRITES = [lambda p: p.__setitem__(3, 0), lambda p: p[2:].__setitem__(..., 0), lambda p: p.fill(0),
-          lambda p: np.copyto(p, 0), lambda p: np.add(p, 1, out=p), lambda p: p.__iadd__(1),
-          lambda p: p.sort(), lambda p: np.cumsum(np.ones(1000), out=p),
-          lambda p: np.add.at(p, 3, 1)]
-READS = [lambda p: p[3], lambda p: p.sum(), lambda p: p + 1, lambda p: np.mean(p), lambda p:
-         p.tolist(), lambda p: p[5:].copy(), lambda p: p.astype("f4"), lambda p: p.tobytes(),
-         lambda p: np.stack([p, p]), lambda p: p[p > 0], lambda p: np.array_equal(p, p)]
+WRITES = [
+    lambda p: p.__setitem__(3, 0),
+    lambda p: p[2:].__setitem__(..., 0),
+    lambda p: p.fill(0),
+    lambda p: np.copyto(p, 0),
+    lambda p: np.add(p, 1, out=p),
+    lambda p: p.__iadd__(1),
+    lambda p: p.sort(),
+    lambda p: np.cumsum(np.ones(1000), out=p),
+    lambda p: np.add.at(p, 3, 1),
+]
+READS = [
+    lambda p: p[3],
+    lambda p: p.sum(),
+    lambda p: p + 1,
+    lambda p: np.mean(p),
+    lambda p: p.tolist(),
+    lambda p: p[5:].copy(),
+    lambda p: p.astype("f4"),
+    lambda p: p.tobytes(),
+    lambda p: np.stack([p, p]),
+    lambda p: p[p > 0],
+    lambda p: np.array_equal(p, p),
+]
 
 
 def test_pinned_memory_that_is_copied_from_may_be_read_and_not_written(device, pinned):

@@ -117,7 +117,9 @@ def test_the_past_stays_with_its_bytes(pool):
     pool.give_back(parts[0], {"whole": 1})
     first, second = take(pool, 3), take(pool, 5)
     assert [part.past for part in (first, second)] == [
-        [(3 * UNIT, {"whole": 1})], [(5 * UNIT, {"whole": 1})]]
+        [(3 * UNIT, {"whole": 1})],
+        [(5 * UNIT, {"whole": 1})],
+    ]
     pool.give_back(first, {"first": 1})
     pool.give_back(second, {"second": 1})
     first, second = take(pool, 4), take(pool, 4, stream=0)

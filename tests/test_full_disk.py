@@ -23,8 +23,11 @@ def tiny(tmp_path):
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str):
     folder.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)],
-                          capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)],
+        capture_output=True,
+        text=True,
+    )
     if made.returncode:
         pytest.skip(f"cannot mount a small file system: {made.stderr.strip()}")
     try:
@@ -78,7 +81,8 @@ def test_a_record_that_no_longer_fits_costs_a_warning(tiny, caplog, monkeypatch)
         if not first:
             calls.append(self.path)
             monkeypatch.setattr(
-                "gpucoron.io.fits_writer.partial_path", lambda path: tiny.out / "no" / "where")
+                "gpucoron.io.fits_writer.partial_path", lambda path: tiny.out / "no" / "where"
+            )
         try:
             real(self, first)
         finally:
@@ -89,4 +93,5 @@ def test_a_record_that_no_longer_fits_costs_a_warning(tiny, caplog, monkeypatch)
     result = run(tiny, threads=1)
     assert len(calls) == 12 and len(result.files) == 11
     assert [w for w in result.warnings if "_run.json" in w] == [
-        f"cannot write {calls[0]}: No such file or directory"]
+        f"cannot write {calls[0]}: No such file or directory"
+    ]

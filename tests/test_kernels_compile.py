@@ -26,7 +26,8 @@ ALLOWED = {
 }
 
 needs_nvrtc = pytest.mark.skipif(
-    not nvrtc.find(), reason="no NVRTC; pip install nvidia-cuda-nvrtc==13.0.*")
+    not nvrtc.find(), reason="no NVRTC; pip install nvidia-cuda-nvrtc==13.0.*"
+)
 
 
 def test_every_file_declares_what_it_instantiates():
@@ -60,11 +61,14 @@ def test_the_exceptions_are_of_kernels_that_exist():
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("body, culprit", [
-    ("x[0] = undeclared;", "undeclared"),
-    ("x[0] = INFINITY;", "INFINITY"),
-    ("#include <cmath>\n", "cmath"),
-])
+@pytest.mark.parametrize(
+    "body, culprit",
+    [
+        ("x[0] = undeclared;", "undeclared"),
+        ("x[0] = INFINITY;", "INFINITY"),
+        ("#include <cmath>\n", "cmath"),
+    ],
+)
 def test_what_cannot_run_is_refused(body, culprit):
     source = f"template <class T> __global__ void k(T *x) {{\n{body} }}"
     with pytest.raises(nvrtc.NvrtcError, match=culprit):
@@ -94,7 +98,18 @@ def test_nvcc_has_no_warning(file, tmp_path):
     uses = ", ".join(f"reinterpret_cast<const void *>(&{name})" for name in names)
     path = tmp_path / f"{file}.cu"
     path.write_text(f"namespace gpucoron {{\n{source}\nextern const void *used[] = {{{uses}}};\n}}")
-    command = [NVCC, "-ptx", "-Xcicc", "-O0", "-arch=sm_90", "-std=c++17", "-Werror=all-warnings",
-               "--expt-relaxed-constexpr", "-o", tmp_path / "out.ptx", path]
+    command = [
+        NVCC,
+        "-ptx",
+        "-Xcicc",
+        "-O0",
+        "-arch=sm_90",
+        "-std=c++17",
+        "-Werror=all-warnings",
+        "--expt-relaxed-constexpr",
+        "-o",
+        tmp_path / "out.ptx",
+        path,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -14,8 +14,10 @@ from tests.kernel_cases import CASES
 FILES = [path.stem for path in cuda.kernel_files()]
 MISSING = device_fixture.why_no_emulation()
 
-pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING),
-              pytest.mark.parametrize("file", FILES)]
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=MISSING),
+    pytest.mark.parametrize("file", FILES),
+]
 
 
 def test_the_cases_launch_every_instantiation_in_blocks_it_allows(file):
@@ -42,7 +44,11 @@ def test_float_kernels_compute_in_float(file):
 
 
 def test_every_barrier_is_missed_when_it_is_not_there(file):
-    done = subprocess.run([sys.executable, "-m", "tests.run_cases", file], cwd=sanitized.ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.run_cases", file],
+        cwd=sanitized.ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stdout, f"nobody misses these barriers: {done.stdout}"

@@ -78,15 +78,26 @@ def look(folder, unchanged=None):
     return whole, rest
 
 
-@pytest.mark.parametrize("function, number, whole, rest", [
-    ("write", 1, 0, "crfints"), ("write", 23, 3, "psfstack"), ("pwrite", 25, 5, "psfalign"),
-    ("pwrite", 60, 8, "psfalign"), ("replace", 6, 5, "psfalign"), ("replaced", 6, 6, None),
-])
+@pytest.mark.parametrize(
+    "function, number, whole, rest",
+    [
+        ("write", 1, 0, "crfints"),
+        ("write", 23, 3, "psfstack"),
+        ("pwrite", 25, 5, "psfalign"),
+        ("pwrite", 60, 8, "psfalign"),
+        ("replace", 6, 5, "psfalign"),
+        ("replaced", 6, 6, None),
+    ],
+)
 def test_killed_while_writing(function, number, whole, rest, tmp_path):
     tiny = TinySet(tmp_path)
     words = [str(tiny.asn), "--output-dir", str(tiny.out), *WORDS]
-    done = subprocess.run([sys.executable, "-c", DIE, function, str(number), *words],
-                          capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", DIE, function, str(number), *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     complete_names, left = look(tiny.out)
     assert len(complete_names) == whole
@@ -97,13 +108,32 @@ def test_killed_while_writing(function, number, whole, rest, tmp_path):
 
 
 def test_killed_from_outside_while_references_are_written(tmp_path):
-    made = simulate(tmp_path / "in", "nircam", 3, shape=(160, 160), n_science=1, n_integrations=9,
-                    n_references=2, n_reference_integrations=10, planets=(), disk=False,
-                    n_optical_states=1)
+    made = simulate(
+        tmp_path / "in",
+        "nircam",
+        3,
+        shape=(160, 160),
+        n_science=1,
+        n_integrations=9,
+        n_references=2,
+        n_reference_integrations=10,
+        planets=(),
+        disk=False,
+        n_optical_states=1,
+    )
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from gpucoron.cli.main import main; main(sys.argv[1:])",
-         str(made.asn), "--output-dir", str(out), *WORDS], stderr=subprocess.DEVNULL)
+        [
+            sys.executable,
+            "-c",
+            "import sys; from gpucoron.cli.main import main; main(sys.argv[1:])",
+            str(made.asn),
+            "--output-dir",
+            str(out),
+            *WORDS,
+        ],
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 120
     while not list(out.glob(".*_psfalign.fits.*.part")) and process.poll() is None:
         assert time.monotonic() < deadline
@@ -146,8 +176,10 @@ def killed(pid, seconds):
 
 def contents(folder):
     """Return everything in the products that must not depend on how often a run was killed."""
-    return {path.name: hashlib.sha256(VARYING.sub(b"", path.read_bytes())).digest()
-            for path in folder.glob("*.fits")}
+    return {
+        path.name: hashlib.sha256(VARYING.sub(b"", path.read_bytes())).digest()
+        for path in folder.glob("*.fits")
+    }
 
 
 @pytest.mark.slow

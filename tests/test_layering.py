@@ -27,8 +27,9 @@ def imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("package", sorted({p.relative_to(ROOT).parts[0]
-                                            for p in ROOT.rglob("*.py")}))
+@pytest.mark.parametrize(
+    "package", sorted({p.relative_to(ROOT).parts[0] for p in ROOT.rglob("*.py")})
+)
 def test_only_io_reads_files(package):
     for path in sorted(ROOT.rglob("*.py")):
         module = path.relative_to(ROOT).as_posix()

@@ -28,8 +28,23 @@ from gpucoron.errors import (
     UsageError,
 )
 
-HEAVY = ("numpy", "scipy", "numba", "astropy", "asdf", "gwcs", "stdatamodels", "rich", "cupy",
-         "crds", "jwst", "matplotlib", "pandas", "gpucoron.api", "gpucoron.steps")
+HEAVY = (
+    "numpy",
+    "scipy",
+    "numba",
+    "astropy",
+    "asdf",
+    "gwcs",
+    "stdatamodels",
+    "rich",
+    "cupy",
+    "crds",
+    "jwst",
+    "matplotlib",
+    "pandas",
+    "gpucoron.api",
+    "gpucoron.steps",
+)
 
 
 def modules_after(code):
@@ -44,10 +59,15 @@ def modules_after(code):
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    assert modules_after("import gpucoron; gpucoron.__version__; dir(gpucoron); "
-                         "gpucoron.ExposureError; gpucoron.IntegrationStack; "
-                         "import gpucoron.cli.main; "
-                         "gpucoron.simulate; import gpucoron.io") == []
+    assert (
+        modules_after(
+            "import gpucoron; gpucoron.__version__; dir(gpucoron); "
+            "gpucoron.ExposureError; gpucoron.IntegrationStack; "
+            "import gpucoron.cli.main; "
+            "gpucoron.simulate; import gpucoron.io"
+        )
+        == []
+    )
 
 
 def test_parameters_need_no_science_package():
@@ -73,12 +93,17 @@ def test_no_module_hides_a_public_name():
     for module in pkgutil.iter_modules(gpucoron.__path__, "gpucoron."):
         importlib.import_module(module.name)
     assert inspect.isfunction(gpucoron.run) and inspect.isfunction(gpucoron.plan)
-    assert not {m.name for m in pkgutil.iter_modules(gpucoron.__path__)} & set(
-        gpucoron.__all__) - {"io", "ops", "simulate", "steps"}
+    assert not {m.name for m in pkgutil.iter_modules(gpucoron.__path__)} & set(gpucoron.__all__) - {
+        "io",
+        "ops",
+        "simulate",
+        "steps",
+    }
 
 
 @pytest.mark.parametrize(
-    "name", ["outlier_detection", "stack_refs", "align_refs", "klip", "resample"])
+    "name", ["outlier_detection", "stack_refs", "align_refs", "klip", "resample"]
+)
 def test_steps_are_functions_of_the_package(name):
     assert inspect.isfunction(getattr(gpucoron.steps, name)), name
 
@@ -91,20 +116,35 @@ def test_signature_of_run():
     assert list(signature.parameters)[:4] == ["asn", "device", "output_dir", "align"]
     defaults = {n: p.default for n, p in signature.parameters.items()}
     assert (defaults["device"], defaults["output_dir"]) == ("auto", None)
-    assert {"psfmask", "preset", "save", "keep", "overwrite", "progress", "threads",
-            "memory"} < set(defaults)
+    assert {
+        "psfmask",
+        "preset",
+        "save",
+        "keep",
+        "overwrite",
+        "progress",
+        "threads",
+        "memory",
+    } < set(defaults)
     assert any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
 
 # ---- errors
 
 
-@pytest.mark.parametrize("kind, parents, code", [
-    (UsageError, (), 2), (ParameterError, (UsageError, ValueError), 2),
-    (InputError, (ValueError,), 3), (AssociationError, (InputError,), 3),
-    (ExposureError, (InputError,), 3), (MaskError, (InputError,), 3),
-    (DeviceError, (RuntimeError,), 4), (OutputError, (OSError,), 5),
-])
+@pytest.mark.parametrize(
+    "kind, parents, code",
+    [
+        (UsageError, (), 2),
+        (ParameterError, (UsageError, ValueError), 2),
+        (InputError, (ValueError,), 3),
+        (AssociationError, (InputError,), 3),
+        (ExposureError, (InputError,), 3),
+        (MaskError, (InputError,), 3),
+        (DeviceError, (RuntimeError,), 4),
+        (OutputError, (OSError,), 5),
+    ],
+)
 def test_errors_have_kinds_and_codes(kind, parents, code):
     assert issubclass(kind, GpucoronError) and kind.exit_code == code
     assert all(issubclass(kind, parent) for parent in parents)
@@ -133,20 +173,26 @@ def test_errors_can_be_caught(tmp_path, monkeypatch):
 def make_stack(n, seed, shape=(24, 28), source=None):
     """Return read-only integrations of a star that wanders a little, with noise and bad pixels."""
     rng = np.random.default_rng(seed)
-    yy, xx = np.mgrid[:shape[0], :shape[1]]
+    yy, xx = np.mgrid[: shape[0], : shape[1]]
     data = np.empty((n, *shape), np.float32)
     for i in range(n):
         x, y = (13.3, 11.3) + rng.normal(0, 0.02, 2)
         r = np.hypot(xx - x, yy - y)
-        data[i] = 100 * np.exp(-(r / 4)**2) * (1 + 0.3 * np.cos(r)) + rng.normal(0, 0.1, shape)
+        data[i] = 100 * np.exp(-((r / 4) ** 2)) * (1 + 0.3 * np.cos(r)) + rng.normal(0, 0.1, shape)
     if source is not None:
-        data += 20 * np.exp(-((xx - source[0])**2 + (yy - source[1])**2) / 3).astype(np.float32)
+        data += 20 * np.exp(-((xx - source[0]) ** 2 + (yy - source[1]) ** 2) / 3).astype(np.float32)
     dq = np.zeros(data.shape, np.uint32)
     dq[:, 3, 4] = 1
     data[:, 3, 4] = np.nan
     variance = np.full_like(data, 0.01)
-    arrays = {"data": data, "err": np.sqrt(variance), "dq": dq, "var_poisson": variance,
-              "var_rnoise": variance, "var_flat": variance}
+    arrays = {
+        "data": data,
+        "err": np.sqrt(variance),
+        "dq": dq,
+        "var_poisson": variance,
+        "var_rnoise": variance,
+        "var_flat": variance,
+    }
     for array in arrays.values():
         array.flags.writeable = False
     return IntegrationStack(**arrays)
@@ -157,7 +203,8 @@ def test_a_batch_job_without_files():
     steps = gpucoron.steps
     science = steps.outlier_detection(make_stack(3, 1, source=(20, 7))).stack
     stack = steps.stack_refs(
-        [steps.outlier_detection(make_stack(2, seed), snr=8.0).stack for seed in (2, 3, 4)])
+        [steps.outlier_detection(make_stack(2, seed), snr=8.0).stack for seed in (2, 3, 4)]
+    )
     aligned = steps.align_refs(science, stack)
     assert aligned.data.shape == (3, 6, 24, 28) and (aligned.fits["status"] == 0).all()
     filled = science.replace(data=steps.Alignment(science, stack, np.ones((24, 28))).science)
@@ -181,20 +228,28 @@ def test_one_batch_at_a_time_is_the_whole():
     for i, data, err, fits in gpucoron.steps.Alignment(science, references, mask):
         np.testing.assert_array_equal(data, whole.data[i])
         np.testing.assert_array_equal(err, whole.err[i])
-        np.testing.assert_array_equal(fits, whole.fits[4 * i:4 * i + 4])
+        np.testing.assert_array_equal(fits, whole.fits[4 * i : 4 * i + 4])
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda s: s.klip(make_stack(2, 1), np.ones((3, 24, 27))), r"expected \(nref, 24, 28\)"),
-    (lambda s: s.klip(make_stack(2, 1), np.ones((3, 2, 24, 28))), "references for 3 integrations"),
-    (lambda s: s.align_refs(make_stack(2, 1), make_stack(2, 1, (20, 28))),
-     r"science images are \(24, 28\), references are \(20, 28\)"),
-    (lambda s: s.stack_refs([]), "no reference exposures given"),
-    (lambda s: s.stack_refs([make_stack(2, 1), make_stack(2, 1, (20, 28))]), "differ in shape"),
-    (lambda s: make_stack(2, 1).replace(dq=np.zeros((2, 24, 28))), "expected uint32"),
-    (lambda s: make_stack(2, 1).replace(err=np.ones((2, 3, 3))), "err has shape"),
-    (lambda s: make_stack(2, 1).replace(data=np.ones((3, 3))), r"expected \(n, ny, nx\)"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda s: s.klip(make_stack(2, 1), np.ones((3, 24, 27))), r"expected \(nref, 24, 28\)"),
+        (
+            lambda s: s.klip(make_stack(2, 1), np.ones((3, 2, 24, 28))),
+            "references for 3 integrations",
+        ),
+        (
+            lambda s: s.align_refs(make_stack(2, 1), make_stack(2, 1, (20, 28))),
+            r"science images are \(24, 28\), references are \(20, 28\)",
+        ),
+        (lambda s: s.stack_refs([]), "no reference exposures given"),
+        (lambda s: s.stack_refs([make_stack(2, 1), make_stack(2, 1, (20, 28))]), "differ in shape"),
+        (lambda s: make_stack(2, 1).replace(dq=np.zeros((2, 24, 28))), "expected uint32"),
+        (lambda s: make_stack(2, 1).replace(err=np.ones((2, 3, 3))), "err has shape"),
+        (lambda s: make_stack(2, 1).replace(data=np.ones((3, 3))), r"expected \(n, ny, nx\)"),
+    ],
+)
 def test_steps_say_what_they_expected(call, message):
     with pytest.raises(gpucoron.InputError, match=message):
         call(gpucoron.steps)
@@ -243,7 +298,8 @@ def test_public_things_are_documented(thing):
                 # of an overriding method the parent's words do
                 assert inspect.getdoc(method) or any(
                     inspect.getdoc(getattr(base, method.__name__, None))
-                    for base in thing.__mro__[1:]), f"{thing.__name__}.{method.__name__}"
+                    for base in thing.__mro__[1:]
+                ), f"{thing.__name__}.{method.__name__}"
 
 
 def test_every_module_begins_with_what_it_is_for():
@@ -261,8 +317,13 @@ def untyped(function):
     """
     signature = inspect.signature(function)
     arrays = ("images", "data", "err", "mask", "references", "x", "y", "ra", "dec", "frame")
-    names = [p.name for p in signature.parameters.values() if p.annotation is p.empty
-             and p.name not in ("self", "cls", *arrays) and p.kind is not p.VAR_KEYWORD]
+    names = [
+        p.name
+        for p in signature.parameters.values()
+        if p.annotation is p.empty
+        and p.name not in ("self", "cls", *arrays)
+        and p.kind is not p.VAR_KEYWORD
+    ]
     return names + ["return"] * (signature.return_annotation is signature.empty)
 
 
@@ -276,12 +337,18 @@ def functions(package):
 
 
 def test_what_users_call_first_is_typed():
-    for function in (gpucoron.run, gpucoron.simulate.simulate, gpucoron.Parameters.from_sources,
-                     gpucoron.Parameters.to_toml, *functions(gpucoron.io)):
+    for function in (
+        gpucoron.run,
+        gpucoron.simulate.simulate,
+        gpucoron.Parameters.from_sources,
+        gpucoron.Parameters.to_toml,
+        *functions(gpucoron.io),
+    ):
         assert untyped(function) == [], function.__qualname__
 
 
 @pytest.mark.parametrize(
-    "name", ["outlier_detection", "stack_refs", "align_refs", "klip", "resample"])
+    "name", ["outlier_detection", "stack_refs", "align_refs", "klip", "resample"]
+)
 def test_steps_are_typed(name):
     assert untyped(getattr(gpucoron.steps, name)) == []

@@ -34,10 +34,25 @@ def environment(**changes):
 
 def run(tiny, *command, **changes):
     """Run a command on the tiny set and return its standard error; 11 products come of it."""
-    words = [str(tiny.asn), "--device", "cpu", "--output-dir", str(tiny.out), "--set",
-             "klip.truncate=2", "--report", str(tiny.out)]
-    done = subprocess.run([*command, *words], env=environment(**changes), text=True,
-                          capture_output=True, timeout=300, cwd=tiny.folder)
+    words = [
+        str(tiny.asn),
+        "--device",
+        "cpu",
+        "--output-dir",
+        str(tiny.out),
+        "--set",
+        "klip.truncate=2",
+        "--report",
+        str(tiny.out),
+    ]
+    done = subprocess.run(
+        [*command, *words],
+        env=environment(**changes),
+        text=True,
+        capture_output=True,
+        timeout=300,
+        cwd=tiny.folder,
+    )
     assert done.returncode == 0, done.stderr
     assert len([n for n in tiny.files() if n.endswith(".fits")]) == 11
     return done.stderr
@@ -74,18 +89,33 @@ exec "$@"
 """
 
 
-@pytest.mark.skipif(not can("unshare", "-rm", "mount", "--bind", "/tmp", "/mnt"),
-                    reason="unshare -m is not allowed here")
+@pytest.mark.skipif(
+    not can("unshare", "-rm", "mount", "--bind", "/tmp", "/mnt"),
+    reason="unshare -m is not allowed here",
+)
 def test_package_and_home_are_read_only(tmp_path):
     tiny, cache = TinySet(tmp_path), tmp_path / "cache"
     cache.mkdir()
     mounted = {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()}
-    frozen = " ".join(sorted(
-        {str(ROOT)} | {m for m in mounted if str(ROOT).startswith(m) and m != "/"}))
+    frozen = " ".join(
+        sorted({str(ROOT)} | {m for m in mounted if str(ROOT).startswith(m) and m != "/"})
+    )
     script = READ_ONLY.format(work=tmp_path, frozen=frozen, root=ROOT)
-    told = run(tiny, "unshare", "-rm", "sh", "-c", script, "sh", *RUN, HOME="/dev/null/home",
-               XDG_CACHE_HOME=None, PYTHONDONTWRITEBYTECODE="1", NUMBA_CACHE_DIR=None,
-               TMPDIR=str(cache))
+    told = run(
+        tiny,
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        *RUN,
+        HOME="/dev/null/home",
+        XDG_CACHE_HOME=None,
+        PYTHONDONTWRITEBYTECODE="1",
+        NUMBA_CACHE_DIR=None,
+        TMPDIR=str(cache),
+    )
     kept = next(cache.glob("gpucoron-*"))
     assert list(kept.rglob("*.nbi"))
     assert f"compiled loops are kept in {kept}; set NUMBA_CACHE_DIR" in told
@@ -105,8 +135,9 @@ def test_the_folder_in_the_temporary_one_is_this_users_alone(tmp_path, monkeypat
     assert caches._own_folder() not in (str(first), str(second))
 
 
-@pytest.mark.parametrize("place, kept", [("writable", None), ("", "gpucoron-"), ("/dev/null/x",
-                                                                         "gpucoron-")])
+@pytest.mark.parametrize(
+    "place, kept", [("writable", None), ("", "gpucoron-"), ("/dev/null/x", "gpucoron-")]
+)
 def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("HOME", "/dev/null/home")
@@ -119,17 +150,24 @@ def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_processors_as_the_environment_says(variable, tmp_path):
-    code = ("import gpucoron, json, sys; from gpucoron import api as pipeline\n"
-            "from gpucoron.backend import threads\n"
-            "found = []\n"
-            "real = pipeline.run_association\n"
-            "pipeline.run_association = lambda job, path: found.append("
-            "(job.threads, threads.threads_here())) or real(job, path)\n"
-            "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
-            "print(json.dumps(found))")
+    code = (
+        "import gpucoron, json, sys; from gpucoron import api as pipeline\n"
+        "from gpucoron.backend import threads\n"
+        "found = []\n"
+        "real = pipeline.run_association\n"
+        "pipeline.run_association = lambda job, path: found.append("
+        "(job.threads, threads.threads_here())) or real(job, path)\n"
+        "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
+        "print(json.dumps(found))"
+    )
     tiny = TinySet(tmp_path)
-    done = subprocess.run([sys.executable, "-c", code, tiny.asn], text=True, capture_output=True,
-                          env=environment(**{variable: "1"}), timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tiny.asn],
+        text=True,
+        capture_output=True,
+        env=environment(**{variable: "1"}),
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[1, 1]]
 

@@ -31,6 +31,7 @@ def started(monkeypatch):
     def start_libraries(index):
         calls.append((threading.current_thread().name, index))
         whole(index)
+
     monkeypatch.setattr(opening, "start_libraries", start_libraries)
     return calls
 
@@ -58,8 +59,9 @@ def test_every_device_asked_for_is_started(device, tiny, started):
 
 
 def test_a_run_on_the_cpu_starts_nothing(tiny, monkeypatch):
-    monkeypatch.setattr("gpucoron.pipeline.association.Opening",
-                        lambda spec: pytest.fail("a GPU is started"))
+    monkeypatch.setattr(
+        "gpucoron.pipeline.association.Opening", lambda spec: pytest.fail("a GPU is started")
+    )
     monkeypatch.setattr(device, "import_cupy", lambda: pytest.fail("CuPy is imported"))
     monkeypatch.setattr(device, "_NODES", ())
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
@@ -75,7 +77,8 @@ def test_a_device_that_is_not_there_is_one_line_and_nothing_is_written(device, t
     there = ", ".join(map(str, range(count)))
     assert capsys.readouterr().err == (
         f"gpucoron: error: device 7 cannot be used: there are only {there}; use --device cpu or "
-        "auto\n")
+        "auto\n"
+    )
     assert not tiny.out.exists() or not list(tiny.out.iterdir())
 
 
@@ -83,11 +86,13 @@ def test_a_device_that_is_not_there_is_one_line_and_nothing_is_written(device, t
 def test_a_library_that_does_not_start_ends_the_run_in_one_line(device, tiny, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("CuPy failed to load libcufft.so.12: no such file\nand more")
+
     monkeypatch.setattr(opening, "start_libraries", _with(fail))
     with pytest.raises(DeviceError) as caught:
         run(tiny, 0, output_dir=tiny.out)
     assert str(caught.value) == (
-        "device 0, start: CuPy failed to load libcufft.so.12: no such file")
+        "device 0, start: CuPy failed to load libcufft.so.12: no such file"
+    )
     assert not list(tiny.out.glob("*_i2d.fits")) and not list(tiny.out.glob(".*.part"))
 
 
@@ -97,6 +102,7 @@ def _with(fail):
 
         with cuda.errors(f"device {index}, start"):
             fail()
+
     return start_libraries
 
 
@@ -136,6 +142,7 @@ def test_an_error_waits_for_it(monkeypatch):
         hold.wait(30)
         ended.append(spec)
         raise DeviceError("gone")
+
     monkeypatch.setattr(opening, "choose_device", choose)
     with pytest.raises(ZeroDivisionError), Opening(0):
         threading.Timer(0.2, hold.set).start()
@@ -148,23 +155,42 @@ def test_an_error_waits_for_it(monkeypatch):
 # ---------------------------------------------------------------- auto
 @EMULATED
 @pytest.mark.parametrize("on_gpu, on_cpu, label", [(1.0, 2.0, "0"), (2.0, 1.0, "cpu")])
-def test_auto_is_settled_when_the_association_is_known(device, tiny, started, monkeypatch, capsys,
-                                                       on_gpu, on_cpu, label):
-    monkeypatch.setattr("gpucoron.backend.device.proof",
-                        lambda: Proof("Emulated", "9.0", "2026-01-01"))
+def test_auto_is_settled_when_the_association_is_known(
+    device, tiny, started, monkeypatch, capsys, on_gpu, on_cpu, label
+):
+    monkeypatch.setattr(
+        "gpucoron.backend.device.proof", lambda: Proof("Emulated", "9.0", "2026-01-01")
+    )
     plans = []
 
     def predict(given):
         plans.extend(given)
         return on_gpu, on_cpu
+
     monkeypatch.setattr("gpucoron.pipeline.association.predict", predict)
-    assert cli.main([str(tiny.asn), "--psfmask", str(tiny.mask), "--output-dir", str(tiny.out),
-                     "--set", "klip.truncate=3", "--no-report"]) == 0
+    assert (
+        cli.main(
+            [
+                str(tiny.asn),
+                "--psfmask",
+                str(tiny.mask),
+                "--output-dir",
+                str(tiny.out),
+                "--set",
+                "klip.truncate=3",
+                "--no-report",
+            ]
+        )
+        == 0
+    )
     assert [plan.pairs for plan in plans] == [25]
     (line,) = re.findall(r"  device .*", capsys.readouterr().err)
     assert line.startswith(f"  device {label}: ")
-    assert line.endswith("(auto: predicted 1.0 s against 2.0 s on the CPU)" if label == "0" else
-                         "(auto: predicted 1.0 s against 2.0 s on a GPU)")
+    assert line.endswith(
+        "(auto: predicted 1.0 s against 2.0 s on the CPU)"
+        if label == "0"
+        else "(auto: predicted 1.0 s against 2.0 s on a GPU)"
+    )
     assert started == ([("gpucoron-open", 0)] if label == "0" else [])
     (record,) = tiny.out.glob("*_run.json")
     assert json.loads(record.read_text())["device"]["label"] == label

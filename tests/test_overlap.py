@@ -50,6 +50,7 @@ def test_one_thing_is_done_at_a_time_and_all_before_the_block_ends():
 
 def test_its_thread_is_there_before_there_is_work(monkeypatch):
     """A signal while a thread starts leaves one that writes on and that nobody waits for."""
+
     def start(thread):
         raise KeyboardInterrupt
 

@@ -31,8 +31,13 @@ def test_defaults_are_those_of_jwst():
     from jwst.outlier_detection import OutlierDetectionStep
     from jwst.resample import ResampleStep
 
-    theirs = {"outlier_detection": OutlierDetectionStep(), "stack_refs": StackRefsStep(),
-              "align_refs": AlignRefsStep(), "klip": KlipStep(), "resample": ResampleStep()}
+    theirs = {
+        "outlier_detection": OutlierDetectionStep(),
+        "stack_refs": StackRefsStep(),
+        "align_refs": AlignRefsStep(),
+        "klip": KlipStep(),
+        "resample": ResampleStep(),
+    }
     ours = Parameters().flat()
     assert ours.pop("align_refs.align") == "each"
     for name, value in ours.items():
@@ -52,26 +57,34 @@ def test_parameters_are_frozen():
         Klip().truncate = 3
 
 
-@pytest.mark.parametrize("text, step, name, value", [
-    ("klip.truncate=10", "klip", "truncate", 10),
-    ("klip.truncate = 1e1", "klip", "truncate", 10),
-    ("klip.truncate=5,10, 20", "klip", "truncate", (5, 10, 20)),
-    ("klip.skip=true", "klip", "skip", True),
-    ("klip.skip=No", "klip", "skip", False),
-    ("align=first", "align_refs", "align", "first"),
-    ("align_refs.bad_bits=DO_NOT_USE,SATURATED", "align_refs", "bad_bits", "DO_NOT_USE,SATURATED"),
-    ("outlier_detection.snr=7", "outlier_detection", "snr", "7"),
-    ("outlier_detection.snr=6.0, 4", "outlier_detection", "snr", "6.0 4"),
-    ("resample.output_shape=10,20", "resample", "output_shape", (10, 20)),
-    ("resample.output_shape=[10 20]", "resample", "output_shape", (10, 20)),
-    ("resample.crpix=none", "resample", "crpix", None),
-    ("resample.crval=83.1,-66.5", "resample", "crval", (83.1, -66.5)),
-    ("resample.rotation=-30", "resample", "rotation", -30.0),
-    ("resample.kernel=POINT", "resample", "kernel", "point"),
-    ("resample.fillval=nan", "resample", "fillval", "NAN"),
-    ("resample.fillval=0", "resample", "fillval", "0"),
-    ("resample.output_wcs=a b.asdf", "resample", "output_wcs", "a b.asdf"),
-])
+@pytest.mark.parametrize(
+    "text, step, name, value",
+    [
+        ("klip.truncate=10", "klip", "truncate", 10),
+        ("klip.truncate = 1e1", "klip", "truncate", 10),
+        ("klip.truncate=5,10, 20", "klip", "truncate", (5, 10, 20)),
+        ("klip.skip=true", "klip", "skip", True),
+        ("klip.skip=No", "klip", "skip", False),
+        ("align=first", "align_refs", "align", "first"),
+        (
+            "align_refs.bad_bits=DO_NOT_USE,SATURATED",
+            "align_refs",
+            "bad_bits",
+            "DO_NOT_USE,SATURATED",
+        ),
+        ("outlier_detection.snr=7", "outlier_detection", "snr", "7"),
+        ("outlier_detection.snr=6.0, 4", "outlier_detection", "snr", "6.0 4"),
+        ("resample.output_shape=10,20", "resample", "output_shape", (10, 20)),
+        ("resample.output_shape=[10 20]", "resample", "output_shape", (10, 20)),
+        ("resample.crpix=none", "resample", "crpix", None),
+        ("resample.crval=83.1,-66.5", "resample", "crval", (83.1, -66.5)),
+        ("resample.rotation=-30", "resample", "rotation", -30.0),
+        ("resample.kernel=POINT", "resample", "kernel", "point"),
+        ("resample.fillval=nan", "resample", "fillval", "NAN"),
+        ("resample.fillval=0", "resample", "fillval", "0"),
+        ("resample.output_wcs=a b.asdf", "resample", "output_wcs", "a b.asdf"),
+    ],
+)
 def test_with_set_turns_text_into_values(text, step, name, value):
     changed = Parameters().with_set(text)
     found = getattr(getattr(changed, step), name)
@@ -80,32 +93,38 @@ def test_with_set_turns_text_into_values(text, step, name, value):
     assert untouched.items() <= changed.flat().items()
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("klip.truncate=ten", "klip.truncate is 'ten'; expected an integer of 0 or more"),
-    ("klip.truncate=2.5", "klip.truncate is '2.5'; expected an integer of 0 or more"),
-    ("klip.truncate=-1", "klip.truncate is '-1'; expected an integer of 0 or more"),
-    ("klip.truncate=inf", "klip.truncate is 'inf'; expected an integer of 0 or more"),
-    ("klip.skip=maybe", "klip.skip is 'maybe'; expected true or false"),
-    ("outlier_detection.snr=-5", "expected one or two positive numbers, such as '5.0 4.0'"),
-    ("outlier_detection.snr=5 4 3", "expected one or two positive numbers, such as '5.0 4.0'"),
-    ("outlier_detection.maskpt=1.5", "expected a number from 0 to 1"),
-    ("outlier_detection.good_bits=~DO_NOT_US", "did you mean DO_NOT_USE?"),
-    ("align_refs.align=all", "align_refs.align is 'all'; expected 'each' or 'first'"),
-    ("resample.kernel=round", "expected 'square' or 'point' or 'turbo' or 'gaussian'"),
-    ("resample.output_shape=10", "expected two integers, nx and ny"),
-    ("resample.output_shape=10,0", "expected two integers, nx and ny"),
-    ("resample.pixel_scale=0", "expected a number of arcsec above 0"),
-    ("resample.fillval=red", "expected NAN, INDEF or a number"),
-    ("klip.truncat=3", "klip has no parameter 'truncat'; did you mean 'klip.truncate'?"),
-    ("klip.foo=3", "klip has no parameter 'foo'; expected one of skip, truncate"),
-    ("klp.truncate=3", "there is no step 'klp'; did you mean 'klip.truncate'?"),
-    ("foo.bar=3", "there is no step 'foo'; expected one of outlier_detection, stack_refs, "),
-    ("truncate=3", "there is no parameter 'truncate'; did you mean 'klip.truncate'?"),
-    ("resample.truncate=3", "resample has no parameter 'truncate'; did you mean 'klip.truncate'?"),
-    ("preset=jwst", "preset is not a step's parameter; use --preset"),
-    ("klip.truncate", "expected STEP.PARAMETER=VALUE, as klip.truncate=10"),
-    ("=3", "expected STEP.PARAMETER=VALUE, as klip.truncate=10"),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("klip.truncate=ten", "klip.truncate is 'ten'; expected an integer of 0 or more"),
+        ("klip.truncate=2.5", "klip.truncate is '2.5'; expected an integer of 0 or more"),
+        ("klip.truncate=-1", "klip.truncate is '-1'; expected an integer of 0 or more"),
+        ("klip.truncate=inf", "klip.truncate is 'inf'; expected an integer of 0 or more"),
+        ("klip.skip=maybe", "klip.skip is 'maybe'; expected true or false"),
+        ("outlier_detection.snr=-5", "expected one or two positive numbers, such as '5.0 4.0'"),
+        ("outlier_detection.snr=5 4 3", "expected one or two positive numbers, such as '5.0 4.0'"),
+        ("outlier_detection.maskpt=1.5", "expected a number from 0 to 1"),
+        ("outlier_detection.good_bits=~DO_NOT_US", "did you mean DO_NOT_USE?"),
+        ("align_refs.align=all", "align_refs.align is 'all'; expected 'each' or 'first'"),
+        ("resample.kernel=round", "expected 'square' or 'point' or 'turbo' or 'gaussian'"),
+        ("resample.output_shape=10", "expected two integers, nx and ny"),
+        ("resample.output_shape=10,0", "expected two integers, nx and ny"),
+        ("resample.pixel_scale=0", "expected a number of arcsec above 0"),
+        ("resample.fillval=red", "expected NAN, INDEF or a number"),
+        ("klip.truncat=3", "klip has no parameter 'truncat'; did you mean 'klip.truncate'?"),
+        ("klip.foo=3", "klip has no parameter 'foo'; expected one of skip, truncate"),
+        ("klp.truncate=3", "there is no step 'klp'; did you mean 'klip.truncate'?"),
+        ("foo.bar=3", "there is no step 'foo'; expected one of outlier_detection, stack_refs, "),
+        ("truncate=3", "there is no parameter 'truncate'; did you mean 'klip.truncate'?"),
+        (
+            "resample.truncate=3",
+            "resample has no parameter 'truncate'; did you mean 'klip.truncate'?",
+        ),
+        ("preset=jwst", "preset is not a step's parameter; use --preset"),
+        ("klip.truncate", "expected STEP.PARAMETER=VALUE, as klip.truncate=10"),
+        ("=3", "expected STEP.PARAMETER=VALUE, as klip.truncate=10"),
+    ],
+)
 def test_errors_say_what_was_found_and_expected(text, expected):
     message = error_of(Parameters().with_set, text)
     assert message.startswith(f"--set {text}: ") and expected in message
@@ -127,19 +146,26 @@ def test_only_the_first_number_of_snr_counts():
     assert OutlierDetection(snr=7).threshold == 7.0
 
 
-@pytest.mark.parametrize("keywords", [
-    {"klip_truncate": 10}, {"klip": {"truncate": 10}}, {"klip.truncate": 10},
-    {"klip": Klip(truncate=10)},
-])
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"klip_truncate": 10},
+        {"klip": {"truncate": 10}},
+        {"klip.truncate": 10},
+        {"klip": Klip(truncate=10)},
+    ],
+)
 def test_keyword_forms(keywords):
     assert Parameters.from_sources(keywords=keywords) == Parameters(klip=Klip(truncate=10))
 
 
 def test_keyword_errors_name_the_parameter():
     assert error_of(Parameters.from_sources, keywords={"klip_truncat": 1}) == (
-        "klip has no parameter 'truncat'; did you mean 'klip.truncate'?")
+        "klip has no parameter 'truncat'; did you mean 'klip.truncate'?"
+    )
     assert error_of(Parameters.from_sources, keywords={"trunkate": 1}).startswith(
-        "there is no parameter 'trunkate'")
+        "there is no parameter 'trunkate'"
+    )
 
 
 def test_the_preset_lies_beneath_what_is_set():
@@ -169,8 +195,14 @@ def test_later_sources_win(tmp_path):
 def test_toml_round_trip(tmp_path):
     parameters = Parameters.from_sources(
         preset="jwst",
-        sets=["klip.truncate=3", "resample.crval=83.1,-66.5", "resample.output_shape=7,8",
-              'resample.output_wcs=a "b"\\c\x7f\u00e9.asdf', "klip.skip=true"])
+        sets=[
+            "klip.truncate=3",
+            "resample.crval=83.1,-66.5",
+            "resample.output_shape=7,8",
+            'resample.output_wcs=a "b"\\c\x7f\u00e9.asdf',
+            "klip.skip=true",
+        ],
+    )
     path = tmp_path / "p.toml"
     path.write_text(parameters.to_toml(), encoding="utf-8")
     assert Parameters.from_sources([path]) == parameters

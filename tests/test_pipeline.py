@@ -26,8 +26,16 @@ from tests.tiny_sets import (
 N_REF = sum(N_REFERENCES)
 USUAL = {"device": "cpu", "klip_truncate": 3}
 PRODUCTS = {"crfints": 5, "median": 5, "psfstack": 1, "psfalign": 2, "psfsub": 2, "i2d": 1}
-HDU_OF = {"data": "SCI", "err": "ERR", "dq": "DQ", "wht": "WHT", "con": "CON",
-          "var_poisson": "VAR_POISSON", "var_rnoise": "VAR_RNOISE", "var_flat": "VAR_FLAT"}
+HDU_OF = {
+    "data": "SCI",
+    "err": "ERR",
+    "dq": "DQ",
+    "wht": "WHT",
+    "con": "CON",
+    "var_poisson": "VAR_POISSON",
+    "var_rnoise": "VAR_RNOISE",
+    "var_flat": "VAR_FLAT",
+}
 
 
 @pytest.fixture
@@ -60,9 +68,13 @@ def same(ours, theirs):
 def arrays(result):
     """Yield (name, array) of everything in a result."""
     for product in result.products:
-        groups = {"crfints": product.crfints, "psfsub": product.psfsub,
-                  "psfstack": {"": product.psfstack}, "i2d": {"": product.i2d},
-                  "psfalign": product.psfalign}
+        groups = {
+            "crfints": product.crfints,
+            "psfsub": product.psfsub,
+            "psfstack": {"": product.psfstack},
+            "i2d": {"": product.i2d},
+            "psfalign": product.psfalign,
+        }
         for kind, group in groups.items():
             for root, stack in group.items():
                 for name in HDU_OF:
@@ -105,8 +117,13 @@ def test_inputs_stay_as_they_were(shared, tmp_path):
 
 def test_files_hold_what_the_result_holds(shared):
     product = shared.result.product
-    groups = {"crfints": product.crfints, "psfsub": product.psfsub, "psfalign": product.psfalign,
-              "psfstack": {product.name: product.psfstack}, "i2d": {product.name: product.i2d}}
+    groups = {
+        "crfints": product.crfints,
+        "psfsub": product.psfsub,
+        "psfalign": product.psfalign,
+        "psfstack": {product.name: product.psfstack},
+        "i2d": {product.name: product.i2d},
+    }
     for kind, group in groups.items():
         for root, stack in group.items():
             (path,) = shared.out.glob(f"{root}*_{kind}.fits")
@@ -132,8 +149,11 @@ def test_the_table_of_fits(shared):
 
 
 def test_sources_name_exposure_and_integration(shared):
-    expected = [(p.name.replace("_calints.fits", ""), i + 1)
-                for p, n in zip(shared.psf, N_REFERENCES, strict=True) for i in range(n)]
+    expected = [
+        (p.name.replace("_calints.fits", ""), i + 1)
+        for p, n in zip(shared.psf, N_REFERENCES, strict=True)
+        for i in range(n)
+    ]
     assert list(shared.result.product.psfstack.sources) == expected
 
 
@@ -190,6 +210,7 @@ def test_miri_non_science_pixels_are_zero_before_the_fit(tmp_path):
         dq = dq.copy()
         dq[..., :3] |= np.uint32(512 | 1)
         return dq
+
     tiny.edit(DQ=border)
     product = run(tiny).product
     for root, flagged, aligned, subtracted in chain(tiny, zero_non_science=True):
@@ -227,16 +248,18 @@ def test_each_step_can_be_skipped(shared):
         run(shared, stack_refs_skip=True)
 
 
-@pytest.mark.parametrize("skip, written", [
-    ("outlier_detection", {"psfstack": 1, "psfalign": 2, "psfsub": 2, "i2d": 1}),
-    ("align_refs", {"crfints": 5, "psfstack": 1, "psfsub": 2, "i2d": 1}),
-    ("klip", {"crfints": 5, "psfstack": 1, "i2d": 1}),
-    ("resample", {"crfints": 5, "psfstack": 1, "psfalign": 2, "psfsub": 2}),
-])
+@pytest.mark.parametrize(
+    "skip, written",
+    [
+        ("outlier_detection", {"psfstack": 1, "psfalign": 2, "psfsub": 2, "i2d": 1}),
+        ("align_refs", {"crfints": 5, "psfstack": 1, "psfsub": 2, "i2d": 1}),
+        ("klip", {"crfints": 5, "psfstack": 1, "i2d": 1}),
+        ("resample", {"crfints": 5, "psfstack": 1, "psfalign": 2, "psfsub": 2}),
+    ],
+)
 def test_a_skipped_step_writes_nothing_and_says_so(skip, written, tiny):
     result = run(tiny, output_dir=tiny.out, **{f"{skip}_skip": True})
-    assert suffixes(result) == written and len(tiny.files()) == sum(
-        written.values())
+    assert suffixes(result) == written and len(tiny.files()) == sum(written.values())
     keyword = {"outlier_detection": "S_OUTLIR", "klip": "S_KLIP"}.get(skip)
     last = "i2d" if skip != "resample" else "psfsub"
     header = fits.getheader(next(tiny.out.glob(f"*_{last}.fits")))
@@ -246,25 +269,37 @@ def test_a_skipped_step_writes_nothing_and_says_so(skip, written, tiny):
 
 
 def test_parameters_arrive_by_any_way(shared):
-    ways = [{"klip_truncate": 2}, {"klip": {"truncate": 2}}, {"klip": Klip(truncate=2)},
-            {"parameters": {"klip.truncate": 2}}, {"parameters": Parameters(klip=Klip(truncate=2))}]
-    results = [gpucoron.run(shared.asn, device="cpu", psfmask=shared.mask, keep=["psfsub"], **way)
-               for way in ways]
+    ways = [
+        {"klip_truncate": 2},
+        {"klip": {"truncate": 2}},
+        {"klip": Klip(truncate=2)},
+        {"parameters": {"klip.truncate": 2}},
+        {"parameters": Parameters(klip=Klip(truncate=2))},
+    ]
+    results = [
+        gpucoron.run(shared.asn, device="cpu", psfmask=shared.mask, keep=["psfsub"], **way)
+        for way in ways
+    ]
     assert {r.parameters.klip.truncate for r in results} == {2}
     first = next(iter(results[0].product.psfsub.values()))
     for result in results[1:]:
         same(next(iter(result.product.psfsub.values())).data, first.data)
-    assert not np.array_equal(
-        first.data, next(iter(shared.result.product.psfsub.values())).data)
+    assert not np.array_equal(first.data, next(iter(shared.result.product.psfsub.values())).data)
 
 
 def test_several_truncations_are_as_many_runs(shared, tmp_path):
     events = []
-    several = run(shared, klip_truncate=(4, 3), output_dir=tmp_path, save=["psfsub", "i2d"],
-                  progress=lambda step, *numbers, text="": events.append(step))
+    several = run(
+        shared,
+        klip_truncate=(4, 3),
+        output_dir=tmp_path,
+        save=["psfsub", "i2d"],
+        progress=lambda step, *numbers, text="": events.append(step),
+    )
     names = sorted(f.name for f in several.files)
     assert [re.search(r"_kl\d+_\w+", n)[0] for n in names] == [
-        f"_kl00{k}_{kind}" for kind in ("i2d", "psfsub", "psfsub") for k in (3, 4)]
+        f"_kl00{k}_{kind}" for kind in ("i2d", "psfsub", "psfsub") for k in (3, 4)
+    ]
     product, full = several.product, shared.result.product
     single = {3: full, 4: run(shared, klip_truncate=4).product}
     assert list(product.i2ds) == [4, 3] and product.i2d is product.i2ds[4]
@@ -282,16 +317,19 @@ def test_several_truncations_are_as_many_runs(shared, tmp_path):
     assert sum("klip.truncate" in w for w in run(shared, klip_truncate="3,9").warnings) == 1
 
 
-@pytest.mark.parametrize("keywords, error, message", [
-    ({"klip_truncate": "3,x"}, ParameterError, "klip.truncate"),
-    ({"klip_truncate": ()}, ParameterError, "klip.truncate"),
-    ({"klip_trunctae": 2}, ParameterError, "did you mean"),
-    ({"save": ["psfsubs"]}, UsageError, "save holds 'psfsubs'; expected some of crfints"),
-    ({"keep": ["all"]}, UsageError, "keep holds 'all'"),
-    ({"parameters": Parameters(), "klip_truncate": 2}, UsageError, "not both"),
-    ({"preset": "webbpsf"}, ParameterError, "preset is 'webbpsf'; expected 'jwst'"),
-    ({"device": "gpu"}, UsageError, "device is 'gpu'"),
-])
+@pytest.mark.parametrize(
+    "keywords, error, message",
+    [
+        ({"klip_truncate": "3,x"}, ParameterError, "klip.truncate"),
+        ({"klip_truncate": ()}, ParameterError, "klip.truncate"),
+        ({"klip_trunctae": 2}, ParameterError, "did you mean"),
+        ({"save": ["psfsubs"]}, UsageError, "save holds 'psfsubs'; expected some of crfints"),
+        ({"keep": ["all"]}, UsageError, "keep holds 'all'"),
+        ({"parameters": Parameters(), "klip_truncate": 2}, UsageError, "not both"),
+        ({"preset": "webbpsf"}, ParameterError, "preset is 'webbpsf'; expected 'jwst'"),
+        ({"device": "gpu"}, UsageError, "device is 'gpu'"),
+    ],
+)
 def test_calls_that_ask_for_what_is_not_there(keywords, error, message, shared):
     with pytest.raises(error, match=re.escape(message)):
         gpucoron.run(shared.asn, **{"device": "cpu"} | keywords)
@@ -318,9 +356,10 @@ def test_selections(tiny):
 def test_several_products_and_one_without_a_name(tiny):
     def change(content):
         first = content["products"][0]
-        names = [[p.name for p in tiny.science[k:k + 1] + tiny.psf] for k in (0, 1)]
+        names = [[p.name for p in tiny.science[k : k + 1] + tiny.psf] for k in (0, 1)]
         members = [[m for m in first["members"] if m["expname"] in chosen] for chosen in names]
         content["products"] = [{"name": "mine", "members": members[0]}, {"members": members[1]}]
+
     tiny.edit_asn(change)
     result = run(tiny, output_dir=tiny.out)
     standard = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
@@ -328,9 +367,14 @@ def test_several_products_and_one_without_a_name(tiny):
     assert result.product is result.products[0]
     assert [len(next(iter(p.psfsub.values()))) for p in result.products] == list(N_SCIENCE)
     assert result.warnings == (
-        f"{tiny.asn.name}: product 2 has no name; using the standard one, {standard}",)
-    assert {"mine_i2d.fits", "mine_psfstack.fits", f"{standard}_i2d.fits",
-            f"{standard}_psfstack.fits"} < set(tiny.files())
+        f"{tiny.asn.name}: product 2 has no name; using the standard one, {standard}",
+    )
+    assert {
+        "mine_i2d.fits",
+        "mine_psfstack.fits",
+        f"{standard}_i2d.fits",
+        f"{standard}_psfstack.fits",
+    } < set(tiny.files())
     # references shared by both are written for each, under one name, the same but for its date
     assert suffixes(result)["i2d"] == 2 and len(tiny.files()) == len(set(result.files))
 
@@ -338,6 +382,7 @@ def test_several_products_and_one_without_a_name(tiny):
 def test_warnings_are_collected_once(tiny):
     def change(content):
         content["products"][0]["members"].append({"expname": "b.fits", "exptype": "background"})
+
     tiny.edit_asn(change)
     for name in ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"):
         tiny.edit(**{name: None})
@@ -411,8 +456,13 @@ def test_preset_jwst_in_headers(tiny):
     pixar = fits.getval(tiny.science[0], "PIXAR_SR", "SCI")
     found = {}
     for preset in (None, "jwst"):
-        result = run(tiny, output_dir=tiny.out, preset=preset, save=["i2d", "psfstack"],
-                     resample_pixel_scale_ratio=2.0)
+        result = run(
+            tiny,
+            output_dir=tiny.out,
+            preset=preset,
+            save=["i2d", "psfstack"],
+            resample_pixel_scale_ratio=2.0,
+        )
         stack, i2d = sorted(result.files, key=lambda f: "i2d" in f.name)
         found[preset] = fits.getval(i2d, "PIXAR_SR", "SCI"), fits.getval(stack, "NINTS")
     assert found["jwst"] == (pixar, N_REFERENCES[0])

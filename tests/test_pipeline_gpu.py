@@ -118,7 +118,8 @@ def test_a_run_where_each_thread_has_a_default_stream(device, tmp_path):
 @GPUS
 @pytest.mark.parametrize("allowed", [1000, 150_000])
 def test_full_memory_halves_the_batch_and_the_run_goes_on(
-        device, allowed, tmp_path, caplog, monkeypatch):
+    device, allowed, tmp_path, caplog, monkeypatch
+):
     monkeypatch.setattr(Gpu, "free_memory", lambda self: 2**40)  # so that the plan is too bold
     tiny, whole_group = TinySet(tmp_path), Subtraction._group
     pool = device.cupy.get_default_memory_pool()

@@ -25,11 +25,26 @@ def system(request, tmp_path_factory):
     """A star with bright planets, seen in two rolls."""
     folder = tmp_path_factory.mktemp(request.param)
     made = simulate(
-        folder / "input", request.param, 6, shape=(96, 96), n_science=2, n_integrations=3,
-        n_references=5, n_reference_integrations=1, n_optical_states=1, disk=False,
-        planets=PLANETS[request.param])
-    result = gpucoron.run(made.asn, device="cpu", psfmask=made.psfmask, output_dir=folder / "out",
-                          klip_truncate=3, save=["psfsub", "i2d"])
+        folder / "input",
+        request.param,
+        6,
+        shape=(96, 96),
+        n_science=2,
+        n_integrations=3,
+        n_references=5,
+        n_reference_integrations=1,
+        n_optical_states=1,
+        disk=False,
+        planets=PLANETS[request.param],
+    )
+    result = gpucoron.run(
+        made.asn,
+        device="cpu",
+        psfmask=made.psfmask,
+        output_dir=folder / "out",
+        klip_truncate=3,
+        save=["psfsub", "i2d"],
+    )
     return made, result
 
 
@@ -37,8 +52,13 @@ def offsets(image, to_pixel, made, filter_name, scale):
     """Measure every planet; return how far it is from its truth (px), and its SNR."""
     star, *places = (to_pixel(*sky) for sky in (made.star, *((p.ra, p.dec) for p in made.planets)))
     for place in places:
-        seen = detect(image, place, star, fwhm_px=psf_fwhm(filter_name) / scale,
-                      others=[p for p in places if p != place])
+        seen = detect(
+            image,
+            place,
+            star,
+            fwhm_px=psf_fwhm(filter_name) / scale,
+            others=[p for p in places if p != place],
+        )
         assert seen.converged
         yield seen.x - place[0], seen.y - place[1], seen.snr
 
@@ -49,13 +69,21 @@ def test_planets_are_where_they_are_in_the_combination(system):
         header = hdus["SCI"].header
         wcs = WCS(header).celestial
         scale = 3600 * math.sqrt(wcs.proj_plane_pixel_area().value)
-        found = list(offsets(hdus["SCI"].data, lambda *sky: tuple(
-            float(v) for v in wcs.all_world2pix(*sky, 0)), made, hdus[0].header["FILTER"], scale))
+        found = list(
+            offsets(
+                hdus["SCI"].data,
+                lambda *sky: tuple(float(v) for v in wcs.all_world2pix(*sky, 0)),
+                made,
+                hdus[0].header["FILTER"],
+                scale,
+            )
+        )
     for dx, dy, snr in found:
         assert math.hypot(dx, dy) < 0.1 and snr > 10
     # the WCS of the result is that of the file
-    np.testing.assert_allclose(result.product.wcs.sky_to_pixel(*made.star),
-                               wcs.all_world2pix(*made.star, 0), atol=1e-6)
+    np.testing.assert_allclose(
+        result.product.wcs.sky_to_pixel(*made.star), wcs.all_world2pix(*made.star, 0), atol=1e-6
+    )
 
 
 def test_planets_are_where_they_are_in_each_roll(system):
@@ -77,5 +105,6 @@ def test_planets_are_where_they_are_in_each_roll(system):
                 root = path.name.partition("_c10")[0]
                 for planet, (dx, dy, snr) in zip(made.planets, found, strict=True):
                     assert to_pixel(planet.ra, planet.dec) == pytest.approx(
-                        planet.pixels[root], abs=1e-3)
+                        planet.pixels[root], abs=1e-3
+                    )
                     assert math.hypot(dx, dy) < 0.1 and snr > 10

@@ -17,8 +17,12 @@ def stack():
     rng = np.random.default_rng(1)
     shape = (3, 4, 5)
     return IntegrationStack(
-        rng.normal(size=shape).astype("f4"), np.ones(shape, "f4"), np.zeros(shape, "u4"),
-        var_rnoise=np.ones(shape, "f4"), sources=tuple(PlaneSource("a", k) for k in (1, 2, 3)))
+        rng.normal(size=shape).astype("f4"),
+        np.ones(shape, "f4"),
+        np.zeros(shape, "u4"),
+        var_rnoise=np.ones(shape, "f4"),
+        sources=tuple(PlaneSource("a", k) for k in (1, 2, 3)),
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2])

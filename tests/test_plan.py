@@ -31,27 +31,54 @@ def tiny(tmp_path_factory):
 @pytest.fixture(scope="module")
 def medium(tmp_path_factory):
     return simulate(
-        tmp_path_factory.mktemp("medium"), "nircam", 5, shape=(200, 200), n_science=2,
-        n_integrations=6, n_references=6, n_reference_integrations=4, planets=(), disk=False,
-        n_optical_states=1)
+        tmp_path_factory.mktemp("medium"),
+        "nircam",
+        5,
+        shape=(200, 200),
+        n_science=2,
+        n_integrations=6,
+        n_references=6,
+        n_reference_integrations=4,
+        planets=(),
+        disk=False,
+        n_optical_states=1,
+    )
 
 
 def tiny_plan(save=DEFAULT, keep=(), budget=None, threads=1, **keywords):
-    return make_plan("a", [(n, *SHAPE) for n in N_SCIENCE], [(n, *SHAPE) for n in N_REFERENCES],
-                     Parameters.from_sources(keywords=keywords), save, keep, budget=budget,
-                     threads=threads)
+    return make_plan(
+        "a",
+        [(n, *SHAPE) for n in N_SCIENCE],
+        [(n, *SHAPE) for n in N_REFERENCES],
+        Parameters.from_sources(keywords=keywords),
+        save,
+        keep,
+        budget=budget,
+        threads=threads,
+    )
 
 
-@pytest.mark.parametrize("text, size", [
-    (12345, 12345), ("12345", 12345), ("4GiB", 4 * 2**30), ("500 MB", 500_000_000),
-    ("1.5g", 1_500_000_000), ("2TiB", 2 * 2**40), ("64ki", 65536), ("1e3 kB", 1_000_000),
-    (" 3 mib ", 3 * MIB)])
+@pytest.mark.parametrize(
+    "text, size",
+    [
+        (12345, 12345),
+        ("12345", 12345),
+        ("4GiB", 4 * 2**30),
+        ("500 MB", 500_000_000),
+        ("1.5g", 1_500_000_000),
+        ("2TiB", 2 * 2**40),
+        ("64ki", 65536),
+        ("1e3 kB", 1_000_000),
+        (" 3 mib ", 3 * MIB),
+    ],
+)
 def test_sizes(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "much", "-1GiB", "0", 0, -5, "4GiBs", "4 giga", "1.2.3M",
-                                  "nan", None])
+@pytest.mark.parametrize(
+    "text", ["", "much", "-1GiB", "0", 0, -5, "4GiBs", "4 giga", "1.2.3M", "nan", None]
+)
 def test_what_is_no_size(text):
     with pytest.raises(UsageError, match="memory is .*, expected a size such as 4GiB or 500MB"):
         parse_size(text)
@@ -60,9 +87,15 @@ def test_what_is_no_size(text):
 # ---- numbers
 
 
-@pytest.mark.parametrize("keywords, pairs", [
-    ({}, N_SCI * N_REF), ({"align": "first"}, len(N_SCIENCE) * N_REF),
-    ({"align_refs_skip": True}, len(N_SCIENCE) * N_REF), ({"klip_skip": True}, 0)])
+@pytest.mark.parametrize(
+    "keywords, pairs",
+    [
+        ({}, N_SCI * N_REF),
+        ({"align": "first"}, len(N_SCIENCE) * N_REF),
+        ({"align_refs_skip": True}, len(N_SCIENCE) * N_REF),
+        ({"klip_skip": True}, 0),
+    ],
+)
 def test_pairs(keywords, pairs):
     plan = tiny_plan(**keywords)
     assert plan.pairs == pairs and plan.references == N_REF
@@ -73,16 +106,28 @@ def test_pairs(keywords, pairs):
 def test_more_work_takes_longer():
     many, once = tiny_plan(), tiny_plan(align="first")
     assert many.disk > once.disk
-    large = [make_plan("a", [(60, 320, 320)] * 2, [(20, 320, 320)] * 9,
-                       Parameters.from_sources(keywords={"align": align}), {"i2d"}).seconds
-             for align in ("each", "first")]
+    large = [
+        make_plan(
+            "a",
+            [(60, 320, 320)] * 2,
+            [(20, 320, 320)] * 9,
+            Parameters.from_sources(keywords={"align": align}),
+            {"i2d"},
+        ).seconds
+        for align in ("each", "first")
+    ]
     assert large[0] > 3 * large[1]
 
 
 def test_threads_beyond_two_are_worth_less(monkeypatch):
     monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: 1.0)
-    one, two, many = (make_plan("a", [(60, 320, 320)], [(20, 320, 320)] * 9, Parameters(), {"i2d"},
-                                threads=n).seconds - 0.5 for n in (1, 2, 16))
+    one, two, many = (
+        make_plan(
+            "a", [(60, 320, 320)], [(20, 320, 320)] * 9, Parameters(), {"i2d"}, threads=n
+        ).seconds
+        - 0.5
+        for n in (1, 2, 16)
+    )
     assert one == pytest.approx(2 * two)
     assert two / 3 < many < two / 2
 
@@ -93,8 +138,19 @@ def test_what_was_measured_is_predicted(monkeypatch):
 
     def times(integrations, references, speed, threads):
         monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: speed)
-        return predict([make_plan("a", [(integrations, 320, 320)] * 2, [(references, 320, 320)] * 9,
-                                  Parameters(), saved, threads=threads)])
+        return predict(
+            [
+                make_plan(
+                    "a",
+                    [(integrations, 320, 320)] * 2,
+                    [(references, 320, 320)] * 9,
+                    Parameters(),
+                    saved,
+                    threads=threads,
+                )
+            ]
+        )
+
     assert times(10, 4, 1.0, 2) == pytest.approx((2.97, 3.1), rel=0.05)
     assert times(60, 20, 1.0, 2) == pytest.approx((4.40, 37), rel=0.1)
     assert times(60, 20, 1.9, 16) == pytest.approx((4.40, 27.4), rel=0.1)  # slower processors
@@ -104,8 +160,15 @@ def test_what_was_measured_is_predicted(monkeypatch):
 
 def test_memory_grows_with_what_is_written_and_kept():
     def peak(save, keep=(), **keywords):
-        return make_plan("a", [(2, 50, 60)] * 2, [(4, 50, 60)] * 9,
-                         Parameters.from_sources(keywords=keywords), save, keep).memory
+        return make_plan(
+            "a",
+            [(2, 50, 60)] * 2,
+            [(4, 50, 60)] * 9,
+            Parameters.from_sources(keywords=keywords),
+            save,
+            keep,
+        ).memory
+
     plain = peak({"psfsub"})
     assert BASE < plain < peak({"psfsub", "psfalign"})
     assert peak({"psfsub"}, {"psfalign"}) >= plain + 16 * 50 * 60 * 36 * 4
@@ -128,13 +191,23 @@ def test_batches_do_not_grow_for_ever():
     assert plan.batch == LARGEST_BATCH
 
 
-@pytest.mark.parametrize("keywords", [
-    {}, {"align": "first"}, {"klip_truncate": (1, 2)}, {"resample_skip": True},
-    {"outlier_detection_skip": True}, {"align_refs_skip": True}, {"klip_skip": True}])
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"align": "first"},
+        {"klip_truncate": (1, 2)},
+        {"resample_skip": True},
+        {"outlier_detection_skip": True},
+        {"align_refs_skip": True},
+        {"klip_skip": True},
+    ],
+)
 def test_what_is_written_is_as_large_as_was_said(keywords, tiny, tmp_path):
     (plan,) = gpucoron.plan(tiny.asn, **{"klip_truncate": 3} | keywords)
-    result = gpucoron.run(tiny.asn, "cpu", tmp_path, psfmask=tiny.mask,
-                          **{"klip_truncate": 3} | keywords)
+    result = gpucoron.run(
+        tiny.asn, "cpu", tmp_path, psfmask=tiny.mask, **{"klip_truncate": 3} | keywords
+    )
     # headers, tables and WCS come on top, some dozen kB a file
     extra = sum(f.stat().st_size for f in result.files) - plan.disk
     assert 0 < extra < 150_000 * len(result.files)
@@ -151,11 +224,12 @@ def test_a_plan_for_each_product(tmp_path):
         first = content["products"][0]
         content["products"] = [
             {"name": name, "members": [m for m in first["members"] if m["expname"] != left.name]}
-            for name, left in (("a", tiny.science[1]), ("b", tiny.science[0]))]
+            for name, left in (("a", tiny.science[1]), ("b", tiny.science[0]))
+        ]
+
     tiny.edit_asn(change)
     plans = gpucoron.plan(tiny.asn)
-    assert [(p.name, p.integrations) for p in plans] == [
-        ("a", N_SCIENCE[:1]), ("b", N_SCIENCE[1:])]
+    assert [(p.name, p.integrations) for p in plans] == [("a", N_SCIENCE[:1]), ("b", N_SCIENCE[1:])]
 
 
 # ---- --dry-run and --memory
@@ -200,14 +274,29 @@ def test_dry_run_finds_what_is_wrong(tmp_path, capsys):
 
 def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_path):
     def command(size):
-        return cli.main([str(tiny.asn), "-q", "--memory", size, "--device", "cpu",
-                         "--set", "klip.truncate=3", "--output-dir", str(tmp_path)])
+        return cli.main(
+            [
+                str(tiny.asn),
+                "-q",
+                "--memory",
+                size,
+                "--device",
+                "cpu",
+                "--set",
+                "klip.truncate=3",
+                "--output-dir",
+                str(tmp_path),
+            ]
+        )
+
     assert command("10MB") == 2
     line = capsys.readouterr().err
     name = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
     found = re.fullmatch(
         rf"gpucoron: error: {name}: needs about (\d+) MiB, and 9 MiB are allowed; "
-        r"give --memory (\d+MiB) or more\n", line)
+        r"give --memory (\d+MiB) or more\n",
+        line,
+    )
     assert found and not list(tmp_path.glob("*.fits"))
     assert command(found[2]) == 0 and len(list(tmp_path.glob("*.fits"))) == 11
 
@@ -216,8 +305,11 @@ def test_little_free_memory_is_a_warning(tiny, monkeypatch):
     monkeypatch.setattr("gpucoron.pipeline.job.memory", lambda: (2**34, 2**20))
     result = gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, klip_truncate=3)
     (text,) = result.warnings
-    assert re.search(r"needs about \d+ MiB, and 0 MiB are allowed by default \(half of what is "
-                     r"free\); going on$", text)
+    assert re.search(
+        r"needs about \d+ MiB, and 0 MiB are allowed by default \(half of what is "
+        r"free\); going on$",
+        text,
+    )
 
 
 def test_free_memory_is_known():
@@ -232,9 +324,18 @@ def test_free_memory_is_known():
 def test_batches_change_no_bit(align, tiny, caplog):
     caplog.set_level("DEBUG", "gpucoron")
     least = tiny_plan((), PRODUCTS, align=align, klip_truncate=3).least_memory
-    results = [gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, align=align, klip_truncate=3,
-                            threads=1, memory=least + more).product
-               for more in (0, 32 * NPIX, 2**30)]
+    results = [
+        gpucoron.run(
+            tiny.asn,
+            "cpu",
+            psfmask=tiny.mask,
+            align=align,
+            klip_truncate=3,
+            threads=1,
+            memory=least + more,
+        ).product
+        for more in (0, 32 * NPIX, 2**30)
+    ]
     assert re.findall(r"(\d) references at a time", caplog.text) == ["1", "2", "5"]
     for other in results[1:]:
         same(results[0].i2d.data, other.i2d.data)
@@ -254,9 +355,18 @@ def same(first, second):
 def test_threads_change_no_bit(align, medium):
     """On images large enough for several blocks of pixels."""
     several = min(3, cpu_threads())
-    one, other = (gpucoron.run(medium.asn, "cpu", psfmask=medium.psfmask, align=align,
-                               klip_truncate=7, threads=n, keep=["psfsub", "i2d"])
-                  .product for n in (1, several))
+    one, other = (
+        gpucoron.run(
+            medium.asn,
+            "cpu",
+            psfmask=medium.psfmask,
+            align=align,
+            klip_truncate=7,
+            threads=n,
+            keep=["psfsub", "i2d"],
+        ).product
+        for n in (1, several)
+    )
     same(one.i2d.data, other.i2d.data)
     same(one.i2d.err, other.i2d.err)
     for root, stack in one.psfsub.items():
@@ -278,14 +388,32 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("options", [
-    (), ("--no-save", "psfalign", "--set", "klip.truncate=3,6,9,12"), ("--align", "first"),
-    ("--set", "resample.kernel=lanczos3", "--set", "resample.pixel_scale_ratio=0.4")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--no-save", "psfalign", "--set", "klip.truncate=3,6,9,12"),
+        ("--align", "first"),
+        ("--set", "resample.kernel=lanczos3", "--set", "resample.pixel_scale_ratio=0.4"),
+    ],
+)
 def test_peak_memory_is_as_predicted(options, medium, tmp_path, capsys):
-    words = [str(medium.asn), "--psfmask", str(medium.psfmask), "--device", "cpu", "-q",
-             "--output-dir", str(tmp_path), "--set", "klip.truncate=20", *options]
-    done = subprocess.run([sys.executable, "-c", MEASURE, *words], capture_output=True, text=True,
-                          timeout=300)
+    words = [
+        str(medium.asn),
+        "--psfmask",
+        str(medium.psfmask),
+        "--device",
+        "cpu",
+        "-q",
+        "--output-dir",
+        str(tmp_path),
+        "--set",
+        "klip.truncate=20",
+        *options,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *words], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     measured = int(done.stdout.split()[-1]) / 1024
     assert cli.main([*words, "--dry-run"]) == 0

@@ -46,15 +46,25 @@ def test_the_proof_is_of_this_code():
 @pytest.fixture
 def package(tmp_path):
     """A package in small: files by name; gives the checksum of what they hold."""
+
     def python(**files):
         shutil.rmtree(tmp_path / "gpucoron", ignore_errors=True)
-        for name, text in {"__init__": "", "backend__init": "", "ops__init": "",
-                           "steps__init": "", **files}.items():
-            path = tmp_path / "gpucoron" / (name.replace("__", "/").replace("/init", "/__init__")
-                                            + ".py")
+        for name, text in {
+            "__init__": "",
+            "backend__init": "",
+            "ops__init": "",
+            "steps__init": "",
+            **files,
+        }.items():
+            path = (
+                tmp_path
+                / "gpucoron"
+                / (name.replace("__", "/").replace("/init", "/__init__") + ".py")
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         return gpu_proof.digest(gpu_proof.definitions(tmp_path))
+
     return python
 
 
@@ -68,7 +78,7 @@ def step(image):
     # on the device
     return blur.blurred(image) if image.ndim else on_cpu(image)
 '''
-BLUR = '''
+BLUR = """
 import numpy as np
 from gpucoron.backend import cuda
 WIDTH = 3
@@ -81,12 +91,17 @@ def blurred(image):
 
 def unused():
     return OTHER
-'''
+"""
 CUDA = "def kernel(file, name):\n    return file, name\n"
 CPU = "import numba\nfrom gpucoron.ops.loop import loop\ndef on_cpu(image):\n    return loop(image)"
 LOOP = "def loop(image):\n    return image + 1"
-FILES = {"steps__one": STEP, "ops__blur": BLUR, "ops___blur_cpu": CPU, "ops__loop": LOOP,
-         "backend__cuda": CUDA}
+FILES = {
+    "steps__one": STEP,
+    "ops__blur": BLUR,
+    "ops___blur_cpu": CPU,
+    "ops__loop": LOOP,
+    "backend__cuda": CUDA,
+}
 
 
 def replaced(name, old, new):
@@ -96,46 +111,68 @@ def replaced(name, old, new):
 
 def test_what_changes_nothing_does_not_expire_it(package):
     code = package(**FILES)
-    moved = {**FILES, "ops__haze": BLUR, "steps__one": STEP.replace("import blur", "import haze")
-             .replace("blur.", "haze.")}
+    moved = {
+        **FILES,
+        "ops__haze": BLUR,
+        "steps__one": STEP.replace("import blur", "import haze").replace("blur.", "haze."),
+    }
     del moved["ops__blur"]
-    direct = {**FILES, "steps__one": STEP.replace("ops import blur", "ops.blur import blurred")
-              .replace("blur.blurred", "blurred")}
-    renamed = {**FILES, "steps__one": STEP.replace("import blur", "import blur as b")
-               .replace("blur.blurred", "b.blurred")}
-    split = {**FILES, "ops__blur": BLUR.replace("WIDTH = 3", "from gpucoron.ops.wide import WIDTH"),
-             "ops__wide": "WIDTH = 3"}
+    direct = {
+        **FILES,
+        "steps__one": STEP.replace("ops import blur", "ops.blur import blurred").replace(
+            "blur.blurred", "blurred"
+        ),
+    }
+    renamed = {
+        **FILES,
+        "steps__one": STEP.replace("import blur", "import blur as b").replace(
+            "blur.blurred", "b.blurred"
+        ),
+    }
+    split = {
+        **FILES,
+        "ops__blur": BLUR.replace("WIDTH = 3", "from gpucoron.ops.wide import WIDTH"),
+        "ops__wide": "WIDTH = 3",
+    }
     for files in (
-            replaced("steps__one", "# on the device", "# elsewhere"),
-            replaced("steps__one", '"""Do it."""', '"""Do it all,\n\n    and well."""'),
-            replaced("steps__one", '"""A step."""', ""),
-            replaced("ops__blur", "np.zeros(WIDTH)", "np.zeros(\n        WIDTH,\n    )"),
-            replaced("ops__blur", '" all"', "' all'"),
-            replaced("ops__blur", 'of" " all"', 'of all"'),
-            replaced("ops__blur", 'kernel("blur"', 'kernel("haze"'),  # the file of the kernel
-            replaced("ops__blur", "import numpy as np", "import sys, numpy as np"),
-            replaced("ops__blur", "OTHER = 5", "OTHER = 6"),  # nothing on the device reads it
-            replaced("ops__blur", "return OTHER", "return -OTHER"),
-            replaced("ops__loop", "image + 1", "image + 2"),  # for the CPU alone
-            replaced("ops___blur_cpu", "loop(image)", "loop(2 * image)"),
-            moved, direct, renamed, split):
+        replaced("steps__one", "# on the device", "# elsewhere"),
+        replaced("steps__one", '"""Do it."""', '"""Do it all,\n\n    and well."""'),
+        replaced("steps__one", '"""A step."""', ""),
+        replaced("ops__blur", "np.zeros(WIDTH)", "np.zeros(\n        WIDTH,\n    )"),
+        replaced("ops__blur", '" all"', "' all'"),
+        replaced("ops__blur", 'of" " all"', 'of all"'),
+        replaced("ops__blur", 'kernel("blur"', 'kernel("haze"'),  # the file of the kernel
+        replaced("ops__blur", "import numpy as np", "import sys, numpy as np"),
+        replaced("ops__blur", "OTHER = 5", "OTHER = 6"),  # nothing on the device reads it
+        replaced("ops__blur", "return OTHER", "return -OTHER"),
+        replaced("ops__loop", "image + 1", "image + 2"),  # for the CPU alone
+        replaced("ops___blur_cpu", "loop(image)", "loop(2 * image)"),
+        moved,
+        direct,
+        renamed,
+        split,
+    ):
         assert package(**files) == code, files
 
 
 def test_what_may_change_a_result_expires_it(package):
-    codes = [package(**files) for files in (
-        FILES,
-        replaced("ops__blur", "total", "totals"),
-        replaced("ops__blur", "WIDTH = 3", "WIDTH = 4"),
-        replaced("ops__blur", "np.zeros(WIDTH)", "np.zeros(OTHER)"),
-        replaced("ops__blur", "blur<float>", "blur<double>"),
-        replaced("ops__blur", "(32,)", "(64,)"),
-        replaced("ops__blur", "import numpy", "import cupy"),
-        replaced("backend__cuda", "file, name\n", "name, file\n"),
-        replaced("steps__one", "if image.ndim", "if not image.ndim"),
-        replaced("steps__one", "blur.blurred", "blur.unused"),
-        {**FILES, "steps__two": "def other():\n    pass"},
-        {**FILES, "backend__transfer": "def upload():\n    pass"})]
+    codes = [
+        package(**files)
+        for files in (
+            FILES,
+            replaced("ops__blur", "total", "totals"),
+            replaced("ops__blur", "WIDTH = 3", "WIDTH = 4"),
+            replaced("ops__blur", "np.zeros(WIDTH)", "np.zeros(OTHER)"),
+            replaced("ops__blur", "blur<float>", "blur<double>"),
+            replaced("ops__blur", "(32,)", "(64,)"),
+            replaced("ops__blur", "import numpy", "import cupy"),
+            replaced("backend__cuda", "file, name\n", "name, file\n"),
+            replaced("steps__one", "if image.ndim", "if not image.ndim"),
+            replaced("steps__one", "blur.blurred", "blur.unused"),
+            {**FILES, "steps__two": "def other():\n    pass"},
+            {**FILES, "backend__transfer": "def upload():\n    pass"},
+        )
+    ]
     assert len(set(codes)) == len(codes)
 
 
@@ -165,8 +202,10 @@ def both(ops, image):
 def test_attributes_of_definitions_count(package):
     step = "from gpucoron import cuda\ndef step():\n    return cuda.Kernel.{}(cuda.kernel.{})"
     files = {**FILES, "cuda": f"{CUDA}class Kernel:\n    def of(self):\n        return 1\n"}
-    codes = {package(**{**files, "steps__one": step.format(*words)})
-             for words in (("of", "a"), ("by", "a"), ("of", "b"))}
+    codes = {
+        package(**{**files, "steps__one": step.format(*words)})
+        for words in (("of", "a"), ("by", "a"), ("of", "b"))
+    }
     changed = {**files, "cuda": files["cuda"].replace("return 1", "return 2")}
     codes.add(package(**{**changed, "steps__one": step.format("of", "a")}))
     assert len(codes) == 4
@@ -181,13 +220,24 @@ def test_names_that_lead_nowhere_are_an_error(package):
 
 def test_what_runs_on_the_device_is_reached():
     code = "\n".join(gpu_proof.definitions())
-    for name in ("upload", "Kernel", "klip_many", "RawModule", "set_reduction_accelerators",
-                 "multiply_phases", "tile_shares", "_write"):
+    for name in (
+        "upload",
+        "Kernel",
+        "klip_many",
+        "RawModule",
+        "set_reduction_accelerators",
+        "multiply_phases",
+        "tile_shares",
+        "_write",
+    ):
         assert name in code
     assert "choose_device" not in code and "numba" not in code
     texts = " ".join(re.findall(r"value='([^']*)'", code))
-    kernels = {name.partition("<")[0] for path in cuda.kernel_files()
-               for name in cuda.read_kernels(path.stem).names}
+    kernels = {
+        name.partition("<")[0]
+        for path in cuda.kernel_files()
+        for name in cuda.read_kernels(path.stem).names
+    }
     put_together = {"column_median", "tile_median"}
     assert {name for name in kernels if name not in texts} == put_together and "_median<" in texts
 
@@ -212,15 +262,23 @@ def kernel_codes(source, names=NAMES):
     return tokens, gpu_proof.with_ptx(tokens, kernels)
 
 
-@pytest.mark.parametrize("old, new, by_tokens, by_ptx", [
-    ("1.5e-3", "1.6e-3", False, False), ("WIDTH 4", "WIDTH 5", False, False),
-    ("i < n", "i <= n", False, False), ("k < 3", "k < 4", False, False),
-    ("inside", "within", False, False),
-    ("int i =", "int index =", False, True),
-    ("// mine", "// not yours", True, True), ("/* a kernel */", "", True, True),
-    ("a.cu", "b.cu", True, True), ("line 1 ", "line 7 ", True, True),
-    ("if (i < n)", "if(\n i<n )", True, True), ("WIDTH 4  //", "WIDTH \\\n 4 //", True, True),
-])
+@pytest.mark.parametrize(
+    "old, new, by_tokens, by_ptx",
+    [
+        ("1.5e-3", "1.6e-3", False, False),
+        ("WIDTH 4", "WIDTH 5", False, False),
+        ("i < n", "i <= n", False, False),
+        ("k < 3", "k < 4", False, False),
+        ("inside", "within", False, False),
+        ("int i =", "int index =", False, True),
+        ("// mine", "// not yours", True, True),
+        ("/* a kernel */", "", True, True),
+        ("a.cu", "b.cu", True, True),
+        ("line 1 ", "line 7 ", True, True),
+        ("if (i < n)", "if(\n i<n )", True, True),
+        ("WIDTH 4  //", "WIDTH \\\n 4 //", True, True),
+    ],
+)
 def test_kernels(old, new, by_tokens, by_ptx):
     changed = KERNELS.replace(old, new)
     if old == "int i =":
@@ -236,8 +294,10 @@ def test_kernels(old, new, by_tokens, by_ptx):
 
 
 def test_other_instantiations_are_other_kernels():
-    (one, with_ptx), (other, other_ptx) = kernel_codes(KERNELS), kernel_codes(
-        KERNELS, ("blur<double>", "plain"))
+    (one, with_ptx), (other, other_ptx) = (
+        kernel_codes(KERNELS),
+        kernel_codes(KERNELS, ("blur<double>", "plain")),
+    )
     assert not gpu_proof.same(one, other) and not gpu_proof.same(with_ptx, other_ptx)
     assert gpu_proof.same(one, kernel_codes(KERNELS, ("plain", "blur< float >"))[0])
 
@@ -247,11 +307,14 @@ def test_ptx_is_the_same_in_another_process():
     """Names of what is in an unnamed namespace hold the process's number."""
     text = nvrtc.ptx(KERNELS, 90, NAMES)
     assert "_GLOBAL__N__" in text or "_INTERNAL_" in text
-    beside = ("from tests import nvrtc, test_proof as t; import sys; "
-              "sys.stdout.write(nvrtc._ptx(t.KERNELS, t.NAMES, [*nvrtc.CUPY_OPTIONS, "
-              "'-std=c++17', '-arch=compute_90']))")
-    other = subprocess.run([sys.executable, "-c", beside], cwd=ROOT, capture_output=True,
-                           text=True, check=True).stdout
+    beside = (
+        "from tests import nvrtc, test_proof as t; import sys; "
+        "sys.stdout.write(nvrtc._ptx(t.KERNELS, t.NAMES, [*nvrtc.CUPY_OPTIONS, "
+        "'-std=c++17', '-arch=compute_90']))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", beside], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert gpu_proof.bare(text) == gpu_proof.bare(other)
     name = "_ZN{}_INTERNAL_00000000_10_kernels_cu_{}6newton5WARPSE"
     one, two = (name.format(len(k) + 33, k) for k in ("e7713579_1783", "82a80b39_17836"))
@@ -267,9 +330,17 @@ def result(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_proof, "with_ptx", lambda code: {**code, "ptx": "x", "nvrtc": "13.0"})
     part = {"ok": True, "code": gpu_proof.checksum(), "commit": "abc1234", "date": "2026-01-02"}
     stored = {
-        "where": {"gpu": {"name": "NVIDIA X", "description": "NVIDIA X, 8 GiB, compute capability "
-                          "9.0", "cupy": "14.2.0", "cuda_driver": 13000, "cuda_runtime": 13020}},
-        **{name: dict(part) for name in ("compare", "kernels", "tests", "cases", "start")}}
+        "where": {
+            "gpu": {
+                "name": "NVIDIA X",
+                "description": "NVIDIA X, 8 GiB, compute capability 9.0",
+                "cupy": "14.2.0",
+                "cuda_driver": 13000,
+                "cuda_runtime": 13020,
+            }
+        },
+        **{name: dict(part) for name in ("compare", "kernels", "tests", "cases", "start")},
+    }
 
     def prove(change=lambda stored: None):
         changed = json.loads(json.dumps(stored))
@@ -277,6 +348,7 @@ def result(tmp_path, monkeypatch):
         out = tmp_path / "result.json"
         out.write_text(json.dumps(changed))
         return bench_gpu.main(["prove", "--out", str(out)])
+
     prove.file = tmp_path / "gpu_proof.json"
     return prove
 
@@ -285,9 +357,16 @@ def test_a_result_that_is_well_is_a_proof(result, monkeypatch, capsys):
     assert result() == 0
     stored = json.loads(result.file.read_text())
     assert stored == {
-        "version": __version__, "date": "2026-01-02", "card": "NVIDIA X", "capability": "9.0",
-        "cupy": "14.2.0", "cuda": 13020, "commit": "abc1234", "result": "result.json",
-        "code": {**gpu_proof.checksum(), "ptx": "x", "nvrtc": "13.0"}}
+        "version": __version__,
+        "date": "2026-01-02",
+        "card": "NVIDIA X",
+        "capability": "9.0",
+        "cupy": "14.2.0",
+        "cuda": 13020,
+        "commit": "abc1234",
+        "result": "result.json",
+        "code": {**gpu_proof.checksum(), "ptx": "x", "nvrtc": "13.0"},
+    }
     monkeypatch.setattr(proof, "FILE", result.file)
     read = proof.proof.__wrapped__
     assert read() == proof.Proof("NVIDIA X", "9.0", "2026-01-02")
@@ -300,24 +379,28 @@ def test_a_result_that_is_well_is_a_proof(result, monkeypatch, capsys):
     assert not result.file.exists() and read() is None
 
 
-@pytest.mark.parametrize("part, key, value, said", [
-    ("compare", "ok", False, "compare: not ok"),
-    ("kernels", "wrong", ["median n=4"], None),
-    ("kernels", "unfinished", True, "kernels: not ok"),
-    ("cases", "ok", False, "cases: not ok"),
-    ("tests", "code", None, "tests: the result does not say of which code it is"),
-    ("tests", "code", {"python": "1", "tokens": "2"}, "tests: the code has changed since"),
-    ("compare", "tiny", True, "compare: done at tiny sizes"),
-    ("compare", None, None, "compare: not done"),
-    ("start", None, None, None),
-    ("where", "gpu", None, "it does not come from a real GPU"),
-])
+@pytest.mark.parametrize(
+    "part, key, value, said",
+    [
+        ("compare", "ok", False, "compare: not ok"),
+        ("kernels", "wrong", ["median n=4"], None),
+        ("kernels", "unfinished", True, "kernels: not ok"),
+        ("cases", "ok", False, "cases: not ok"),
+        ("tests", "code", None, "tests: the result does not say of which code it is"),
+        ("tests", "code", {"python": "1", "tokens": "2"}, "tests: the code has changed since"),
+        ("compare", "tiny", True, "compare: done at tiny sizes"),
+        ("compare", None, None, "compare: not done"),
+        ("start", None, None, None),
+        ("where", "gpu", None, "it does not come from a real GPU"),
+    ],
+)
 def test_what_is_no_proof(result, capsys, part, key, value, said):
     def change(stored):
         if key is None:
             del stored[part]
         else:
             stored[part][key] = value
+
     assert result(change) == (1 if said else 0)
     assert capsys.readouterr().out.startswith(f"no proof: {said}" if said else str(result.file))
     assert result.file.exists() == (said is None)

@@ -21,16 +21,38 @@ def test_the_slurm_script_with_one_worker_here(tmp_path):
     commands = tmp_path / "bin"
     commands.mkdir()
     here = f"exec {sys.executable} -m"
-    for name, text in {"srun": 'exec "$@"', "python3": f'exec {sys.executable} "$@"',
-                       "dask": f'{here} dask "$@"', "gpucoron": f'{here} gpucoron "$@"'}.items():
+    for name, text in {
+        "srun": 'exec "$@"',
+        "python3": f'exec {sys.executable} "$@"',
+        "dask": f'{here} dask "$@"',
+        "gpucoron": f'{here} gpucoron "$@"',
+    }.items():
         (commands / name).write_text(f"#!/bin/sh\n{text}\n")
         (commands / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "SLURM_JOB_ID": "7",
-                   "SLURM_NTASKS": "1", "SLURM_CPUS_PER_TASK": "1", "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "1",
+        "SLURM_CPUS_PER_TASK": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run(
-        ["bash", ROOT / "docs" / "slurm" / "gpucoron.sbatch", tiny.out, tiny.asn, "--set",
-         "klip.truncate=2", "--device", "cpu"],
-        env=environment, capture_output=True, text=True, timeout=120)
+        [
+            "bash",
+            ROOT / "docs" / "slurm" / "gpucoron.sbatch",
+            tiny.out,
+            tiny.asn,
+            "--set",
+            "klip.truncate=2",
+            "--device",
+            "cpu",
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert "1 association on 1 worker at" in done.stderr
     assert "1 association: 1 done, 0 failed" in done.stderr
@@ -41,13 +63,25 @@ def test_the_slurm_script_with_one_worker_here(tmp_path):
 def test_container_recipes_copy_what_the_package_is_made_of():
     docker = (CONTAINER / "Dockerfile").read_text()
     lines = [line for line in docker.splitlines() if line and not line.startswith("#")]
-    assert {line.split()[0] for line in lines} == {"FROM", "ARG", "COPY", "RUN", "ENV",
-                                                   "ENTRYPOINT"}
+    assert {line.split()[0] for line in lines} == {
+        "FROM",
+        "ARG",
+        "COPY",
+        "RUN",
+        "ENV",
+        "ENTRYPOINT",
+    }
     apptainer = (CONTAINER / "gpucoron.def").read_text()
-    assert re.findall(r"^%(\w+)$", apptainer, re.M) == ["files", "post", "environment",
-                                                       "runscript", "test"]
+    assert re.findall(r"^%(\w+)$", apptainer, re.M) == [
+        "files",
+        "post",
+        "environment",
+        "runscript",
+        "test",
+    ]
     copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
     assert copied == {line.split()[0] for line in apptainer.splitlines() if " /src/" in line}
     assert all((ROOT / name).exists() for name in copied)
-    assert re.search(r"^FROM (\S+)", docker, re.M)[1] == re.search(
-        r"^From: (\S+)", apptainer, re.M)[1]
+    assert (
+        re.search(r"^FROM (\S+)", docker, re.M)[1] == re.search(r"^From: (\S+)", apptainer, re.M)[1]
+    )

@@ -56,11 +56,19 @@ def times(tiny):
     return {path.name: path.stat().st_mtime_ns for path in tiny.out.glob("*.fits")}
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"klip_truncate": (1, 3)}, {"align": "first"}, {"preset": "jwst"},
-    {"align_refs": {"skip": True}}, {"outlier_detection": {"skip": True}},
-    {"save": ("psfsub", "i2d", "median")}, {"threads": 1},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"klip_truncate": (1, 3)},
+        {"align": "first"},
+        {"preset": "jwst"},
+        {"align_refs": {"skip": True}},
+        {"outlier_detection": {"skip": True}},
+        {"save": ("psfsub", "i2d", "median")},
+        {"threads": 1},
+    ],
+)
 def test_what_is_missing_is_made_anew(options, tiny, subtracted):
     first = run(tiny, **options)
     right, n_science = contents(tiny.out), len(subtracted)
@@ -90,7 +98,8 @@ def test_results_in_memory_are_those_of_the_whole_run(tiny):
         assert again.fits[root].dtype == first.fits[root].dtype
         assert again.fits[root].tobytes() == first.fits[root].tobytes()
         assert again.record.exposures[root].after[3].tobytes() == (
-            first.record.exposures[root].after[3].tobytes())
+            first.record.exposures[root].after[3].tobytes()
+        )
 
 
 @pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
@@ -142,10 +151,13 @@ def test_a_report_of_a_continued_run(tiny):
     assert "<html" in run(tiny, resume=True, keep=()).report(tiny.out).read_text()
 
 
-@pytest.mark.parametrize("options, redone", [
-    ({"keep": ("psfalign",)}, 2), ({"save": ("psfalign", "i2d")}, 2), ({"keep": ()}, 0)])
+@pytest.mark.parametrize(
+    "options, redone",
+    [({"keep": ("psfalign",)}, 2), ({"save": ("psfalign", "i2d")}, 2), ({"keep": ()}, 0)],
+)
 def test_subtraction_is_repeated_where_its_outcome_is_not_on_file(
-        options, redone, tiny, subtracted):
+    options, redone, tiny, subtracted
+):
     run(tiny, **options)
     subtracted.clear()
     result = run(tiny, **options, resume=True)
@@ -159,12 +171,18 @@ def flip(path, where):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [
-    lambda p: flip(p, p.stat().st_size // 2), lambda p: flip(p, 3000), lambda p: flip(p, -5000),
-    lambda p: os.truncate(p, p.stat().st_size - 2880), lambda p: p.write_bytes(b""),
-    lambda p: p.write_bytes(p.read_bytes() + bytes(2880)),
-    lambda p: p.write_bytes(next(p.parent.glob("*_psfstack.fits")).read_bytes()),
-])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda p: flip(p, p.stat().st_size // 2),
+        lambda p: flip(p, 3000),
+        lambda p: flip(p, -5000),
+        lambda p: os.truncate(p, p.stat().st_size - 2880),
+        lambda p: p.write_bytes(b""),
+        lambda p: p.write_bytes(p.read_bytes() + bytes(2880)),
+        lambda p: p.write_bytes(next(p.parent.glob("*_psfstack.fits")).read_bytes()),
+    ],
+)
 def test_what_was_damaged_is_made_anew(harm, tiny, caplog):
     run(tiny)
     right = contents(tiny.out)
@@ -197,20 +215,36 @@ def edit_record(tiny, change):
     path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("change, options, reason", [
-    (None, {"klip_truncate": 4}, "klip.truncate was 3 and is 4"),
-    (None, {"preset": "jwst"}, "align_refs.align was each and is first"),
-    (lambda t: t.edit(t.psf[1], SCI=lambda a: a * 1.01), {}, "{psf} is not as it was"),
-    (lambda t: t.members(lambda name: name != t.psf[1].name), {}, "{asn} is not as it was"),
-    (None, {"psfmask": "{mask}"}, "{mask} is now an input"),
-    (lambda t: edit_record(t, lambda c: c.update(gpucoron="0.0.1")), {}, "gpucoron was 0.0.1 and"),
-    (lambda t: edit_record(t, lambda c: c["versions"].update(numpy="1.0")), {},
-     "numpy was 1.0 and is"),
-    (lambda t: edit_record(t, lambda c: c["device"].update(name="6502")), {},
-     "its name was 6502 and is"),
-    (lambda t: edit_record(t, lambda c: c["inputs"][2].update(crc32=None)), {},
-     "{psf} is not as it was"),
-])
+@pytest.mark.parametrize(
+    "change, options, reason",
+    [
+        (None, {"klip_truncate": 4}, "klip.truncate was 3 and is 4"),
+        (None, {"preset": "jwst"}, "align_refs.align was each and is first"),
+        (lambda t: t.edit(t.psf[1], SCI=lambda a: a * 1.01), {}, "{psf} is not as it was"),
+        (lambda t: t.members(lambda name: name != t.psf[1].name), {}, "{asn} is not as it was"),
+        (None, {"psfmask": "{mask}"}, "{mask} is now an input"),
+        (
+            lambda t: edit_record(t, lambda c: c.update(gpucoron="0.0.1")),
+            {},
+            "gpucoron was 0.0.1 and",
+        ),
+        (
+            lambda t: edit_record(t, lambda c: c["versions"].update(numpy="1.0")),
+            {},
+            "numpy was 1.0 and is",
+        ),
+        (
+            lambda t: edit_record(t, lambda c: c["device"].update(name="6502")),
+            {},
+            "its name was 6502 and is",
+        ),
+        (
+            lambda t: edit_record(t, lambda c: c["inputs"][2].update(crc32=None)),
+            {},
+            "{psf} is not as it was",
+        ),
+    ],
+)
 def test_another_run_starts_over_and_says_why(change, options, reason, tiny, caplog, subtracted):
     run(tiny, keep=())
     if change:
@@ -253,10 +287,19 @@ def test_a_record_that_is_none_is_passed_over(text, tiny, caplog):
     assert record(tiny)[1]["status"] == "complete"
 
 
-@pytest.mark.parametrize("change", [
-    {"inputs": [1, {}]}, {"files": [1, {"name": "x"}, {"state": "complete"}]}, {"psfmasks": {}},
-    {"device": {}}, {"versions": {}}, {"warnings": [1, None]}, {"process": "x"}, {"process": None},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": [1, {}]},
+        {"files": [1, {"name": "x"}, {"state": "complete"}]},
+        {"psfmasks": {}},
+        {"device": {}},
+        {"versions": {}},
+        {"warnings": [1, None]},
+        {"process": "x"},
+        {"process": None},
+    ],
+)
 def test_records_with_odd_contents(change, tiny):
     run(tiny)
     right = contents(tiny.out)
@@ -287,8 +330,10 @@ def test_nothing_to_continue_from(tiny, caplog):
 def test_calls_that_contradict_themselves(tiny, capsys):
     with pytest.raises(UsageError, match="resume needs an output folder"):
         gpucoron.run(tiny.asn, resume=True)
-    for options, needed in (({"overwrite": False}, "overwriting"),
-                            ({"client": object()}, "a run without a cluster")):
+    for options, needed in (
+        ({"overwrite": False}, "overwriting"),
+        ({"client": object()}, "a run without a cluster"),
+    ):
         with pytest.raises(UsageError, match=f"resume needs {needed}"):
             run(tiny, resume=True, **options)
     assert tiny.command("--resume", "--no-overwrite") == 2
@@ -300,8 +345,11 @@ def test_calls_that_contradict_themselves(tiny, capsys):
 
 def test_a_lock_ends_with_its_holder(tmp_path):
     lock = FolderLock(tmp_path, "a")
-    with pytest.raises(OutputError, match=rf"another run \(process {os.getpid()} on \S+\) writes a "
-                                          rf"into {tmp_path}; wait for its end or choose another"):
+    with pytest.raises(
+        OutputError,
+        match=rf"another run \(process {os.getpid()} on \S+\) writes a "
+        rf"into {tmp_path}; wait for its end or choose another",
+    ):
         FolderLock(tmp_path, "a")
     FolderLock(tmp_path, "b").release()
     lock.release()

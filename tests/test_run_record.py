@@ -50,7 +50,8 @@ def test_a_complete_run(tiny):
     given = [tiny.asn, tiny.mask, *tiny.psf, *tiny.science]
     assert found["inputs"] == [
         {"path": str(p), "size": p.stat().st_size, "crc32": f"{zlib.crc32(p.read_bytes()):08x}"}
-        for p in given]
+        for p in given
+    ]
     (mask,) = found["psfmasks"].values()
     assert mask["name"] == str(tiny.mask)
 
@@ -104,7 +105,8 @@ def test_a_defect_is_recorded_and_notes_what_is_complete(tiny, monkeypatch):
     with pytest.raises(ZeroDivisionError) as caught:
         run(tiny)
     assert caught.value.__notes__ == [
-        f"10 of 11 products are complete in {tiny.out}, --resume continues"]
+        f"10 of 11 products are complete in {tiny.out}, --resume continues"
+    ]
     found = record(tiny)
     assert (found["status"], found["exit_status"]) == ("failed", 1)
     assert found["error"] == "ZeroDivisionError: no"
@@ -112,7 +114,10 @@ def test_a_defect_is_recorded_and_notes_what_is_complete(tiny, monkeypatch):
     monkeypatch.undo()
     run(tiny, resume=True)
     assert record(tiny)["resumed"] == {
-        "start": found["start"], "status": "failed", "taken_over": 10}
+        "start": found["start"],
+        "status": "failed",
+        "taken_over": 10,
+    }
 
 
 def test_warnings_of_the_run_that_is_continued_are_kept(tiny):
@@ -131,10 +136,12 @@ def record_warnings(tiny):
 def test_several_products_have_one_record_and_all_their_names_are_held(tiny, monkeypatch):
     def change(content):
         first = content["products"][0]
-        chosen = [[p.name for p in tiny.science[k:k + 1] + tiny.psf] for k in (0, 1)]
+        chosen = [[p.name for p in tiny.science[k : k + 1] + tiny.psf] for k in (0, 1)]
         content["products"] = [
             {"name": name, "members": [m for m in first["members"] if m["expname"] in names]}
-            for name, names in zip(("one", "two"), chosen, strict=True)]
+            for name, names in zip(("one", "two"), chosen, strict=True)
+        ]
+
     tiny.edit_asn(change)
     locks, real = [], Job.write
 

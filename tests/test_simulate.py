@@ -13,10 +13,25 @@ from gpucoron.cli.simulate import add_arguments, from_arguments
 from gpucoron.errors import OutputError, ParameterError
 from gpucoron.simulate import DEMO, LARGE, Options, simulate
 
-SMALL = {"shape": (72, 80), "n_science": 2, "n_integrations": 2, "n_references": 2,
-         "n_reference_integrations": 1}
-NIRCAM_HDUS = ["PRIMARY", "SCI", "ERR", "DQ", "AREA", "INT_TIMES", "VAR_POISSON", "VAR_RNOISE",
-               "VAR_FLAT", "ASDF"]
+SMALL = {
+    "shape": (72, 80),
+    "n_science": 2,
+    "n_integrations": 2,
+    "n_references": 2,
+    "n_reference_integrations": 1,
+}
+NIRCAM_HDUS = [
+    "PRIMARY",
+    "SCI",
+    "ERR",
+    "DQ",
+    "AREA",
+    "INT_TIMES",
+    "VAR_POISSON",
+    "VAR_RNOISE",
+    "VAR_FLAT",
+    "ASDF",
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +41,16 @@ def nircam(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["miri-4qpm", "miri-lyot"])
 def miri(request, tmp_path_factory):
-    return simulate(tmp_path_factory.mktemp("miri"), instrument=request.param, seed=4,
-                    n_science=1, n_integrations=2, n_references=1, n_reference_integrations=1,
-                    truth_scenes=True)
+    return simulate(
+        tmp_path_factory.mktemp("miri"),
+        instrument=request.param,
+        seed=4,
+        n_science=1,
+        n_integrations=2,
+        n_references=1,
+        n_reference_integrations=1,
+        truth_scenes=True,
+    )
 
 
 def clean_of(path):
@@ -45,8 +67,12 @@ def gwcs_of(path):
 def test_same_seed_same_bytes_other_seed_others(nircam, tmp_path):
     again = simulate(tmp_path / "a", **SMALL, seed=3)
     other = simulate(tmp_path / "b", **SMALL, seed=5)
-    for first, second, third in zip(nircam.science + nircam.psf, again.science + again.psf,
-                                    other.science + other.psf, strict=True):
+    for first, second, third in zip(
+        nircam.science + nircam.psf,
+        again.science + again.psf,
+        other.science + other.psf,
+        strict=True,
+    ):
         assert first.read_bytes() == second.read_bytes()
         assert not np.array_equal(fits.getdata(first, "SCI"), fits.getdata(third, "SCI"))
     assert json.loads(nircam.asn.read_text()) == json.loads(again.asn.read_text())
@@ -74,12 +100,14 @@ def test_strict_datamodels_take_every_file(instrument, tmp_path):
         assert mask.data.shape == SMALL["shape"]
 
 
-@pytest.mark.parametrize(("instrument", "folder"), [("nircam", "nircam_small"),
-                                                    ("miri-4qpm", "miri_4qpm")])
+@pytest.mark.parametrize(
+    ("instrument", "folder"), [("nircam", "nircam_small"), ("miri-4qpm", "miri_4qpm")]
+)
 def test_keywords_are_those_of_genuine_files(instrument, folder, shared_data, tmp_path):
     made = simulate(tmp_path, instrument=instrument, **SMALL)
-    genuine = sorted((shared_data / folder).glob("*_calints.fits"),
-                     key=lambda p: fits.getval(p, "IS_PSF"))
+    genuine = sorted(
+        (shared_data / folder).glob("*_calints.fits"), key=lambda p: fits.getval(p, "IS_PSF")
+    )
     for ours, theirs in ((made.science[0], genuine[0]), (made.psf[0], genuine[-1])):
         _same_keywords(ours, theirs)
 
@@ -101,7 +129,9 @@ def test_asn_lists_the_files(nircam):
     assert product["name"] == "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
     assert [m["exptype"] for m in product["members"]] == ["science"] * 2 + ["psf"] * 2
     assert [nircam.directory / m["expname"] for m in product["members"]] == [
-        *nircam.science, *nircam.psf]
+        *nircam.science,
+        *nircam.psf,
+    ]
 
 
 def pulls(path, truth):
@@ -142,8 +172,15 @@ def test_defects_are_there_and_can_be_left_out(nircam, tmp_path):
     assert np.all(np.isnan(data[dq & 1 != 0]))
     assert np.isnan(data[:, -1]).all() and (dq[0, -1] & 1 == 0).any()  # an edge without a flag
     assert np.any(dq & 4)
-    bare = simulate(tmp_path, **SMALL, seed=3, noise=False, cosmic_rays=False, bad_pixels=False,
-                    truth_scenes=True)
+    bare = simulate(
+        tmp_path,
+        **SMALL,
+        seed=3,
+        noise=False,
+        cosmic_rays=False,
+        bad_pixels=False,
+        truth_scenes=True,
+    )
     for path in bare.science:
         with fits.open(path) as hdus:
             np.testing.assert_array_equal(hdus["SCI"].data, clean_of(path))
@@ -152,9 +189,20 @@ def test_defects_are_there_and_can_be_left_out(nircam, tmp_path):
 
 
 def test_gwcs_puts_planets_where_their_light_is(tmp_path):
-    options = {"shape": (160, 160), "n_science": 2, "n_integrations": 1, "n_references": 0,
-               "disk": False, "noise": False, "bad_pixels": False, "cosmic_rays": False,
-               "jitter_px": 0.0, "wavefront_nm": 0.0, "drift_nm": 0.0, "truth_scenes": True}
+    options = {
+        "shape": (160, 160),
+        "n_science": 2,
+        "n_integrations": 1,
+        "n_references": 0,
+        "disk": False,
+        "noise": False,
+        "bad_pixels": False,
+        "cosmic_rays": False,
+        "jitter_px": 0.0,
+        "wavefront_nm": 0.0,
+        "drift_nm": 0.0,
+        "truth_scenes": True,
+    }
     planet = (3.0, 40.0, 1e-2)
     having = simulate(tmp_path / "with", planets=[planet], **options)
     lacking = simulate(tmp_path / "without", planets=[], **options)
@@ -162,10 +210,11 @@ def test_gwcs_puts_planets_where_their_light_is(tmp_path):
         light = clean_of(a).astype(float)[0] - clean_of(b)[0]
         x, y = gwcs_of(a).invert(having.planets[0].ra, having.planets[0].dec)
         assert having.planets[0].pixels[a.name.replace("_calints.fits", "")] == pytest.approx(
-            (x, y), abs=1e-6)
+            (x, y), abs=1e-6
+        )
         box = 12
         ix, iy = round(float(x)), round(float(y))
-        cut = light[iy - box:iy + box + 1, ix - box:ix + box + 1]
+        cut = light[iy - box : iy + box + 1, ix - box : ix + box + 1]
         row, column = np.indices(cut.shape) - box
         offsets = np.hypot(column - (x - ix), row - (y - iy))
         weight = cut * np.exp(-0.5 * (offsets / 2.5) ** 2)
@@ -224,11 +273,19 @@ def test_siaf_numbers(shared_data):
     np.testing.assert_allclose(found, (v2, v3), atol=1e-6)
 
 
-@pytest.mark.parametrize(("instrument", "shape"), [
-    ("nircam", (32, 32)), ("nircam", (101, 87)), ("miri-4qpm", (45, 130))])
+@pytest.mark.parametrize(
+    ("instrument", "shape"), [("nircam", (32, 32)), ("nircam", (101, 87)), ("miri-4qpm", (45, 130))]
+)
 def test_odd_shapes_and_uneven_exposures(instrument, shape, tmp_path):
-    made = simulate(tmp_path, instrument=instrument, shape=shape, n_science=2,
-                    n_integrations=(3, 1), n_references=1, n_reference_integrations=2)
+    made = simulate(
+        tmp_path,
+        instrument=instrument,
+        shape=shape,
+        n_science=2,
+        n_integrations=(3, 1),
+        n_references=1,
+        n_reference_integrations=2,
+    )
     assert [fits.getdata(p, "SCI").shape for p in made.science] == [(3, *shape), (1, *shape)]
     mask = fits.getdata(made.psfmask)
     assert mask.shape == shape and mask.min() == 0 and mask.max() == 1
@@ -244,8 +301,17 @@ def test_references_are_brighter_and_dithered(nircam):
 
 
 def test_drift_is_slow_and_optical_states_repeat(tmp_path):
-    made = simulate(tmp_path, shape=(64, 64), n_science=1, n_integrations=6, n_references=1,
-                    n_reference_integrations=2, n_optical_states=2, truth_scenes=True, disk=False)
+    made = simulate(
+        tmp_path,
+        shape=(64, 64),
+        n_science=1,
+        n_integrations=6,
+        n_references=1,
+        n_reference_integrations=2,
+        n_optical_states=2,
+        truth_scenes=True,
+        disk=False,
+    )
     scene = clean_of(made.science[0])
     np.testing.assert_array_equal(scene[0], scene[4])
     assert np.any(scene[0] != scene[1])
@@ -256,9 +322,20 @@ def test_drift_is_slow_and_optical_states_repeat(tmp_path):
 
 def test_klip_matters(tmp_path):
     """References take most of the starlight away, and aligned ones more than unaligned ones."""
-    made = simulate(tmp_path, shape=(112, 112), n_science=1, n_integrations=2, n_references=9,
-                    n_reference_integrations=1, noise=False, cosmic_rays=False, bad_pixels=False,
-                    planets=[], disk=False, truth_scenes=True)
+    made = simulate(
+        tmp_path,
+        shape=(112, 112),
+        n_science=1,
+        n_integrations=2,
+        n_references=9,
+        n_reference_integrations=1,
+        noise=False,
+        cosmic_rays=False,
+        bad_pixels=False,
+        planets=[],
+        disk=False,
+        truth_scenes=True,
+    )
     truth = np.load(made.truth)
     star = truth[f"star_{made.science[0].name.replace('_calints.fits', '')}"][0]
     references, aligned = [], []
@@ -271,8 +348,10 @@ def test_klip_matters(tmp_path):
     radius = np.hypot(column - star[0], row - star[1])
     ring = (radius > 12) & (radius < 40)
     target = clean_of(made.science[0])[0].astype(float)[ring]
-    left = {n: _klip(target, np.array([r[ring] for r in stack])).std()
-            for n, stack in (("aligned", aligned), ("as they are", references))}
+    left = {
+        n: _klip(target, np.array([r[ring] for r in stack])).std()
+        for n, stack in (("aligned", aligned), ("as they are", references))
+    }
     assert target.std() > 5 * left["aligned"]
     assert left["as they are"] > 1.3 * left["aligned"]
 
@@ -288,22 +367,28 @@ def _klip(target, references):
     return target - (target @ basis[:8].T) @ basis[:8]
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({"instrument": "wfc3"}, "instrument is 'wfc3', expected one of nircam"),
-    ({"filter": "F115W"}, "filter is 'F115W', expected one of F410M, F444W"),
-    ({"shape": (16, 64)}, "shape is 16, expected a whole number of 32 or more"),
-    ({"shape": 64}, "shape is 64, expected two whole numbers"),
-    ({"shape": (400, 64)}, "expected at most (320, 320)"),
-    ({"seed": -1}, "seed is -1"),
-    ({"n_science": 0}, "n_science is 0"),
-    ({"n_integrations": (1, 2, 3)}, "n_integrations is (1, 2, 3), expected a whole number or 2"),
-    ({"n_reference_integrations": 0}, "n_reference_integrations is 0"),
-    ({"planets": [(1.0, 2.0)]}, "planet is (1.0, 2.0)"),
-    ({"planets": [(1.0, 2.0, float("nan"))]}, "planet contrast is nan"),
-    ({"drift_nm": -1}, "drift_nm is -1"),
-    ({"n_optical_states": 0}, "n_optical_states is 0"),
-    ({"n_refernces": 3}, "no option 'n_refernces'; did you mean 'n_references'?"),
-])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"instrument": "wfc3"}, "instrument is 'wfc3', expected one of nircam"),
+        ({"filter": "F115W"}, "filter is 'F115W', expected one of F410M, F444W"),
+        ({"shape": (16, 64)}, "shape is 16, expected a whole number of 32 or more"),
+        ({"shape": 64}, "shape is 64, expected two whole numbers"),
+        ({"shape": (400, 64)}, "expected at most (320, 320)"),
+        ({"seed": -1}, "seed is -1"),
+        ({"n_science": 0}, "n_science is 0"),
+        (
+            {"n_integrations": (1, 2, 3)},
+            "n_integrations is (1, 2, 3), expected a whole number or 2",
+        ),
+        ({"n_reference_integrations": 0}, "n_reference_integrations is 0"),
+        ({"planets": [(1.0, 2.0)]}, "planet is (1.0, 2.0)"),
+        ({"planets": [(1.0, 2.0, float("nan"))]}, "planet contrast is nan"),
+        ({"drift_nm": -1}, "drift_nm is -1"),
+        ({"n_optical_states": 0}, "n_optical_states is 0"),
+        ({"n_refernces": 3}, "no option 'n_refernces'; did you mean 'n_references'?"),
+    ],
+)
 def test_impossible_options_say_so(options, says, tmp_path):
     with pytest.raises(ParameterError) as caught:
         simulate(tmp_path, **options)
@@ -323,10 +408,32 @@ def test_folder_errors(nircam, tmp_path):
 def test_command_line(tmp_path):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    made = from_arguments(parser.parse_args([
-        str(tmp_path), "--instrument", "nircam", "--filter", "F410M", "--shape", "40x48",
-        "--science", "1", "--integrations", "2", "--references", "1", "--reference-integrations",
-        "1", "--planet", "0.9,30,1e-3", "--no-disk", "--seed", "7"]))
+    made = from_arguments(
+        parser.parse_args(
+            [
+                str(tmp_path),
+                "--instrument",
+                "nircam",
+                "--filter",
+                "F410M",
+                "--shape",
+                "40x48",
+                "--science",
+                "1",
+                "--integrations",
+                "2",
+                "--references",
+                "1",
+                "--reference-integrations",
+                "1",
+                "--planet",
+                "0.9,30,1e-3",
+                "--no-disk",
+                "--seed",
+                "7",
+            ]
+        )
+    )
     assert len(made.planets) == 1 and made.planets[0].angle == 30
     assert fits.getheader(made.science[0])["FILTER"] == "F410M"
     assert fits.getdata(made.science[0]).shape == (2, 40, 48)
@@ -344,6 +451,8 @@ def test_presets_are_valid():
 
 
 def test_import_is_cheap():
-    code = ("import sys, gpucoron.simulate; "
-            "sys.exit(any(m in sys.modules for m in ('numpy', 'astropy', 'asdf', 'gwcs')))")
+    code = (
+        "import sys, gpucoron.simulate; "
+        "sys.exit(any(m in sys.modules for m in ('numpy', 'astropy', 'asdf', 'gwcs')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -59,24 +59,45 @@ BAD = {
     "no ERR": (lambda tiny, p: tiny.edit(p, ERR=None), "has no ERR data"),
     "DQ of another shape": (lambda tiny, p: tiny.edit(p, DQ=lambda a: a[..., 1:]), "DQ has shape"),
     "another filter": (lambda tiny, p: tiny.edit(p, FILTER="F335M"), "FILTER is F335M, but"),
-    "another shape": (lambda tiny, p: tiny.edit(p, **{
-        n: lambda a: a[..., 1:] for n in ("SCI", "ERR", "DQ", "AREA", "VAR_POISSON", "VAR_RNOISE",
-                                          "VAR_FLAT")}), "the image shape"),
+    "another shape": (
+        lambda tiny, p: tiny.edit(
+            p,
+            **{
+                n: lambda a: a[..., 1:]
+                for n in ("SCI", "ERR", "DQ", "AREA", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
+            },
+        ),
+        "the image shape",
+    ),
     "all NaN": (lambda tiny, p: tiny.edit(p, SCI=lambda a: a * np.nan), "no integration has a us"),
     "all flagged": (lambda tiny, p: tiny.edit(p, DQ=lambda a: a | 1), "no integration has a us"),
     "damaged": (sealed_and_flipped, "the data of SCI do not go with the checksum in its header"),
 }
 BAD_SCIENCE = {
     "no WCS": (lambda tiny, p: tiny.edit(p, ASDF=None), "no ASDF extension"),
-    "points elsewhere": (lambda tiny, p: tiny.edit(
-        p, S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.01 10.01 9.01 10.01 9.0"), "arcmin away from"),
-    "an endless outline": (lambda tiny, p: tiny.edit(
-        p, S_REGION="POLYGON ICRS  10.0 9.0 10.0 19.0 20.0 19.0 20.0 9.0"), "its outline"),
+    "points elsewhere": (
+        lambda tiny, p: tiny.edit(
+            p, S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.01 10.01 9.01 10.01 9.0"
+        ),
+        "arcmin away from",
+    ),
+    "an endless outline": (
+        lambda tiny, p: tiny.edit(
+            p, S_REGION="POLYGON ICRS  10.0 9.0 10.0 19.0 20.0 19.0 20.0 9.0"
+        ),
+        "its outline",
+    ),
 }
-CASES = [("science", name, 1) for name in BAD | BAD_SCIENCE] + [
-    ("psf", name, 1) for name in BAD] + [
-    # the first one is not what all others must agree with
-    ("science", "another filter", 0), ("science", "another shape", 0), ("science", "missing", 0)]
+CASES = (
+    [("science", name, 1) for name in BAD | BAD_SCIENCE]
+    + [("psf", name, 1) for name in BAD]
+    + [
+        # the first one is not what all others must agree with
+        ("science", "another filter", 0),
+        ("science", "another shape", 0),
+        ("science", "missing", 0),
+    ]
+)
 
 
 @pytest.mark.parametrize("kind, name, number", CASES)
@@ -93,7 +114,7 @@ def test_a_bad_member_is_left_out(kind, name, number, tiny, capsys):
     names = tiny.files()
     assert not [n for n in names if path.name.removesuffix("_calints.fits") in n]
     assert len([n for n in names if "crfints" in n]) == 4
-    i2d, = (tiny.out / n for n in names if n.endswith("i2d.fits"))
+    (i2d,) = (tiny.out / n for n in names if n.endswith("i2d.fits"))
     assert path.name not in str(fits.getheader(i2d)["HISTORY"])
 
 
@@ -110,10 +131,14 @@ def test_the_result_names_what_was_left_out(tiny):
     tiny.edit(tiny.science[0], FILTER="F335M")
     product = run(tiny, skip_bad=True, keep=["i2d"]).product
     assert [(m.expname, m.exptype) for m in product.left_out] == [
-        (tiny.psf[2].name, "psf"), (tiny.science[0].name, "science")]
+        (tiny.psf[2].name, "psf"),
+        (tiny.science[0].name, "science"),
+    ]
     assert product.left_out[0].reason.startswith("is cut short")
-    assert (tiny.psf[2].name, f"psf, left out: {product.left_out[0].reason}") in \
-        product.record.ignored
+    assert (
+        tiny.psf[2].name,
+        f"psf, left out: {product.left_out[0].reason}",
+    ) in product.record.ignored
 
 
 def test_the_same_as_without_the_bad_member(tiny):
@@ -129,8 +154,11 @@ def test_the_same_as_without_the_bad_member(tiny):
 def test_too_few_left(kind, tiny):
     for path in getattr(tiny, kind):
         shorten(path)
-    with pytest.raises(InputError, match=f"no {kind} member can be used, expected at least one "
-                                         r"\(.*is cut short.*; .*is cut short"):
+    with pytest.raises(
+        InputError,
+        match=f"no {kind} member can be used, expected at least one "
+        r"\(.*is cut short.*; .*is cut short",
+    ):
         run(tiny, skip_bad=True, output_dir=tiny.out)
     assert tiny.files() == []
 
@@ -165,9 +193,10 @@ def test_an_edited_header_is_a_warning(tiny):
     sealed(tiny.psf[0])
     content = tiny.psf[0].read_bytes()
     place = content.index(b"EXTNAME = 'SCI") + 60
-    tiny.psf[0].write_bytes(content[:place] + b"x" + content[place + 1:])
+    tiny.psf[0].write_bytes(content[:place] + b"x" + content[place + 1 :])
     assert run(tiny, keep=["i2d"]).warnings == (
-        f"{tiny.psf[0].name}: the header of SCI was changed after its CHECKSUM was made",)
+        f"{tiny.psf[0].name}: the header of SCI was changed after its CHECKSUM was made",
+    )
 
 
 def test_damage_in_any_extension(tiny):
@@ -176,7 +205,7 @@ def test_damage_in_any_extension(tiny):
         places = {h.name: h.fileinfo()["datLoc"] + 40 for h in hdus if h.data is not None}
     good = tiny.science[1].read_bytes()
     for name, place in places.items():
-        tiny.science[1].write_bytes(good[:place] + bytes([good[place] ^ 16]) + good[place + 1:])
+        tiny.science[1].write_bytes(good[:place] + bytes([good[place] ^ 16]) + good[place + 1 :])
         with pytest.raises(ExposureError, match=f"the data of {name} do not go with"):
             gpucoron.run(tiny.asn, **OPTIONS)
 
@@ -193,6 +222,7 @@ def test_a_product_never_replaces_an_input(tiny):
         for member in content["products"][0]["members"]:
             if member["expname"] == tiny.psf[0].name:
                 member["expname"] = name
+
     tiny.edit_asn(change)
     before = tiny.sums()
     with pytest.raises(OutputError, match="abc_i2d.fits would replace an input of that name"):

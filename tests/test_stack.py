@@ -7,8 +7,12 @@ from gpucoron.errors import InputError
 
 def stack(n=3, put=lambda array: array):
     data = put(np.arange(n * 6, dtype=np.float32).reshape(n, 2, 3))
-    return IntegrationStack(data, data, put(np.zeros(data.shape, np.uint32)),
-                            sources=tuple(PlaneSource("e", i + 1) for i in range(n)))
+    return IntegrationStack(
+        data,
+        data,
+        put(np.zeros(data.shape, np.uint32)),
+        sources=tuple(PlaneSource("e", i + 1) for i in range(n)),
+    )
 
 
 def test_planes_selects_arrays_and_sources(device):

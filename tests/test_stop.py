@@ -76,8 +76,11 @@ def test_stopped_at_random_moments(tmp_path):
             assert rest == []
             if code > 0 and "--resume" in err.read_text():
                 assert record(tiny)["status"] == CODES[number][1]
-                told = re.search(rf"{CODES[number][1]}; (\d+) of 11 products are complete in "
-                                 rf"{tiny.out}, --resume continues\n", err.read_text())
+                told = re.search(
+                    rf"{CODES[number][1]}; (\d+) of 11 products are complete in "
+                    rf"{tiny.out}, --resume continues\n",
+                    err.read_text(),
+                )
                 # the last may have its name and not yet its entry in the record (seen once)
                 assert len(whole) - int(told[1]) in (0, 1)
                 assert not list(tiny.out.glob(".*"))
@@ -116,7 +119,8 @@ def test_compiled_code_that_goes_on_is_left_behind(number, tmp_path):
     assert rest == [] and len(whole) == 5 and not list(tiny.out.glob(".*"))
     assert err.read_text() == (
         f"gpucoron: error: {CODES[number][1]}; 5 of 11 products are complete in {tiny.out}, "
-        "--resume continues\n")
+        "--resume continues\n"
+    )
     assert record(tiny)["status"] == CODES[number][1]
     assert tiny.command(*WORDS, "--resume") == 0
     assert record(tiny)["resumed"]["taken_over"] == 5
@@ -157,9 +161,14 @@ def test_ignored_ctrl_c_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("stop, code, text", [
-    (KeyboardInterrupt, 130, "interrupted"), (signals.Terminated, 143, "terminated"),
-    (ValueError, 1, "internal error: RuntimeError: cannot release un-acquired lock")])
+@pytest.mark.parametrize(
+    "stop, code, text",
+    [
+        (KeyboardInterrupt, 130, "interrupted"),
+        (signals.Terminated, 143, "terminated"),
+        (ValueError, 1, "internal error: RuntimeError: cannot release un-acquired lock"),
+    ],
+)
 def test_a_signal_while_something_is_imported(monkeypatch, capsys, stop, code, text):
     """What importlib raises in place of the signal's exception does not hide that."""
     from gpucoron.cli import main as cli

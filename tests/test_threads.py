@@ -37,11 +37,25 @@ def test_impossible_numbers_are_refused(n):
 
 def test_a_run_does_not_start_numbas_own_pool(tmp_path):
     """A fork that is killed while it does so locks out its relatives."""
-    code = ("import sys; from gpucoron.cli.main import main\n"
-            "assert main(sys.argv[1:]) == 0\n"
-            "from numba.np.ufunc import parallel\n"
-            "sys.exit(parallel._is_initialized)")
+    code = (
+        "import sys; from gpucoron.cli.main import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "from numba.np.ufunc import parallel\n"
+        "sys.exit(parallel._is_initialized)"
+    )
     tiny = TinySet(tmp_path)
-    done = subprocess.run([sys.executable, "-c", code, tiny.asn, "-q", "--output-dir", tmp_path,
-                           "--threads", str(cpu_threads())], timeout=300)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            tiny.asn,
+            "-q",
+            "--output-dir",
+            tmp_path,
+            "--threads",
+            str(cpu_threads()),
+        ],
+        timeout=300,
+    )
     assert done.returncode == 0

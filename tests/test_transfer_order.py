@@ -16,8 +16,13 @@ import gpucoron
 
 PACKAGE = Path(gpucoron.__file__).parent
 WAITS = {
-    "wait_event", "synchronize", "deviceSynchronize", "streamSynchronize", "eventSynchronize",
-    "streamWaitEvent"}
+    "wait_event",
+    "synchronize",
+    "deviceSynchronize",
+    "streamSynchronize",
+    "eventSynchronize",
+    "streamWaitEvent",
+}
 RECORDS = {"record", "eventRecord"}
 EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
 
@@ -26,12 +31,17 @@ def waits_of(path):
     """List the calls of a source that order work, as (line, column, name)."""
     return sorted(
         (node.lineno, node.col_offset, node.func.attr)
-        for node in ast.walk(ast.parse(path.read_text())) if _orders(node))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if _orders(node)
+    )
 
 
 def _orders(node):
-    return (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-            and node.func.attr in WAITS | RECORDS)
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in WAITS | RECORDS
+    )
 
 
 class Without(ast.NodeTransformer):
@@ -110,12 +120,18 @@ def share_a_table_of_all_streams(kriging, cp):
 
 EXERCISES = {
     "backend/transfer.py": [
-        upload_into_memory_that_is_still_read, use_what_was_uploaded_by_a_thread,
-        bring_down_what_is_being_computed, read_elsewhere_what_is_finished],
+        upload_into_memory_that_is_still_read,
+        use_what_was_uploaded_by_a_thread,
+        bring_down_what_is_being_computed,
+        read_elsewhere_what_is_finished,
+    ],
     "ops/cuda/kriging.py": [share_a_table_of_all_streams],
 }
-CALLS = [(str(path.relative_to(PACKAGE)), call)
-         for path in sorted(PACKAGE.rglob("*.py")) for call in waits_of(path)]
+CALLS = [
+    (str(path.relative_to(PACKAGE)), call)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    for call in waits_of(path)
+]
 
 
 def does(exercise, module, device):
@@ -136,7 +152,10 @@ def does(exercise, module, device):
 def test_there_is_an_exercise_for_each_module_that_waits():
     assert {file for file, _ in CALLS} == set(EXERCISES)
     assert len(CALLS) >= 7 and {name for _, (*_, name) in CALLS} == {
-        "wait_event", "synchronize", "record"}
+        "wait_event",
+        "synchronize",
+        "record",
+    }
 
 
 @EMULATED
@@ -147,8 +166,11 @@ def test_with_all_waits_there_is_no_race(device, file):
 
 
 @EMULATED
-@pytest.mark.parametrize("file, call", CALLS, ids=lambda value: "-".join(map(str, value))
-                         if isinstance(value, tuple) else value)
+@pytest.mark.parametrize(
+    "file, call",
+    CALLS,
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else value,
+)
 def test_without_a_wait_there_is_a_race(device, file, call):
     module = loaded(PACKAGE / file, call)
     assert any(does(exercise, module, device) for exercise in EXERCISES[file])

@@ -27,8 +27,16 @@ def simulated(instrument="nircam", seed=11):
     """Simulate two science and three reference exposures, once a process."""
     folder = tempfile.TemporaryDirectory(prefix="gpucoron-tests-")
     made = simulate(
-        folder.name, instrument, seed, shape=SHAPE, n_science=2, n_integrations=N_SCIENCE,
-        n_references=3, n_reference_integrations=N_REFERENCES, **NOTHING_ELSE)
+        folder.name,
+        instrument,
+        seed,
+        shape=SHAPE,
+        n_science=2,
+        n_integrations=N_SCIENCE,
+        n_references=3,
+        n_reference_integrations=N_REFERENCES,
+        **NOTHING_ELSE,
+    )
     return _Kept(made, folder)
 
 
@@ -70,9 +78,11 @@ class TinySet:
 
     def members(self, keep):
         """Keep the members of which `keep` (of file name) is true."""
+
         def change(content):
             product = content["products"][0]
             product["members"] = [m for m in product["members"] if keep(m["expname"])]
+
         self.edit_asn(change)
 
     def sums(self):
@@ -81,8 +91,9 @@ class TinySet:
 
     def command(self, *options):
         """Run ``gpucoron ASN --output-dir OUT`` with more options; return the exit code."""
-        return cli.main([str(self.asn), "--device", "cpu", "--output-dir", str(self.out),
-                         *map(str, options)])
+        return cli.main(
+            [str(self.asn), "--device", "cpu", "--output-dir", str(self.out), *map(str, options)]
+        )
 
     def files(self):
         """Return the names of all files in the output folder, hidden too, but the run's record."""

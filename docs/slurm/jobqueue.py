@@ -23,5 +23,8 @@ if __name__ == "__main__":
         # queue="...", account="...", job_extra_directives=["--gpus=1"],
     ) as cluster:
         cluster.adapt(minimum=1, maximum=50)
-        sys.exit(subprocess.run(
-            ["gpucoron", *sys.argv[1:], "--scheduler", cluster.scheduler_address]).returncode)
+        sys.exit(
+            subprocess.run(
+                ["gpucoron", *sys.argv[1:], "--scheduler", cluster.scheduler_address]
+            ).returncode
+        )

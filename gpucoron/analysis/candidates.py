@@ -53,7 +53,10 @@ class Candidate:
 
 
 def snr_map(
-    image: np.ndarray, star: tuple[float, float], fwhm_px: float, *,
+    image: np.ndarray,
+    star: tuple[float, float],
+    fwhm_px: float,
+    *,
     where: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compare every point with the apertures at the same separation from the star.
@@ -95,8 +98,10 @@ def snr_map(
     """
     image = np.asarray(image)
     if image.ndim != 2 or not fwhm_px > 0:
-        raise InputError(f"image has shape {image.shape}, fwhm_px is {fwhm_px}; expected (ny, nx) "
-                         "and a number of pixels above 0")
+        raise InputError(
+            f"image has shape {image.shape}, fwhm_px is {fwhm_px}; expected (ny, nx) "
+            "and a number of pixels above 0"
+        )
     finer = _disc_sums(image, fwhm_px / 2)
     sums = finer[::2, ::2]
     ny, nx = image.shape
@@ -126,15 +131,15 @@ def snr_map(
 def _ring(finer, star, r, n):
     """Mean, noise and number of the apertures compared with, at PHASES * n places on a circle."""
     turn = 2 * np.pi * np.arange(PHASES * n) / (PHASES * n)
-    values = _interpolate(
-        finer, 2 * (star[0] + r * np.cos(turn)), 2 * (star[1] + r * np.sin(turn)))
+    values = _interpolate(finer, 2 * (star[0] + r * np.cos(turn)), 2 * (star[1] + r * np.sin(turn)))
     values = values.reshape(n, PHASES)  # a column: apertures one FWHM apart
     good = np.isfinite(values)
     level = values[good].mean() if good.any() else 0.0  # keeps the squares from cancelling
     x = np.where(good, values - level, 0.0)
     left, total, squares = (
         a.sum(axis=0) - a - np.roll(a, 1, axis=0) - np.roll(a, -1, axis=0)
-        for a in (good.astype(np.float64), x, x * x))
+        for a in (good.astype(np.float64), x, x * x)
+    )
     enough = np.where(left >= 2, left, np.nan)
     mean = total / enough
     s = np.sqrt(np.maximum(squares - left * mean**2, 0) / (enough - 1))
@@ -148,8 +153,12 @@ def _interpolate(image, x, y):
     inside = (i >= 0) & (j >= 0) & (i < nx - 1) & (j < ny - 1)
     i, j = np.clip(i, 0, nx - 2), np.clip(j, 0, ny - 2)
     u, v = x - i, y - j
-    value = (image[j, i] * (1 - u) * (1 - v) + image[j, i + 1] * u * (1 - v)
-             + image[j + 1, i] * (1 - u) * v + image[j + 1, i + 1] * u * v)
+    value = (
+        image[j, i] * (1 - u) * (1 - v)
+        + image[j, i + 1] * u * (1 - v)
+        + image[j + 1, i] * (1 - u) * v
+        + image[j + 1, i + 1] * u * v
+    )
     return np.where(inside, value, np.nan)
 
 
@@ -166,19 +175,26 @@ def _disc_sums(image, radius_px):
     sums = np.empty((2 * image.shape[0], 2 * image.shape[1]))
     for v in (0, 1):
         for u in (0, 1):
-            places = [(2 * reach - dx + u / 2, 2 * reach - dy + v / 2)
-                      for dy in offsets for dx in offsets]
+            places = [
+                (2 * reach - dx + u / 2, 2 * reach - dy + v / 2) for dy in offsets for dx in offsets
+            ]
             disc = aperture_sums(point, places, radius_px).reshape(2 * reach + 1, -1)
-            total, cover = (correlate(a, disc, mode="constant")
-                            for a in (filled, good.astype(np.float64)))
+            total, cover = (
+                correlate(a, disc, mode="constant") for a in (filled, good.astype(np.float64))
+            )
             sums[v::2, u::2] = np.where(
-                cover >= 0.9 * area, total * area / np.maximum(cover, 1e-9), np.nan)
+                cover >= 0.9 * area, total * area / np.maximum(cover, 1e-9), np.nan
+            )
     return sums
 
 
 def find_candidates(
-    image: np.ndarray, star: tuple[float, float], fwhm_px: float, *,
-    threshold: float = THRESHOLD, at_most: int = 20,
+    image: np.ndarray,
+    star: tuple[float, float],
+    fwhm_px: float,
+    *,
+    threshold: float = THRESHOLD,
+    at_most: int = 20,
     snr: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Candidate]:
     """List the most significant point sources.
@@ -210,8 +226,10 @@ def find_candidates(
     snr, n = snr_map(rest, star, fwhm_px) if snr is None else map(np.array, snr)
     places: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
-        new = [_centre(image, p, fwhm_px) for p in _peaks(
-            significance(snr, n), reach, threshold, at_most - len(places))]
+        new = [
+            _centre(image, p, fwhm_px)
+            for p in _peaks(significance(snr, n), reach, threshold, at_most - len(places))
+        ]
         new = [p for k, p in enumerate(new) if _clear(p, [*places, *new[:k]], reach)]
         if not new:
             break
@@ -238,7 +256,7 @@ def _rings(shape, star, places, reach):
 def _measure(image, place, star, fwhm_px, others):
     flux, snr, sigmas, n = aperture_snr(image, place, star, fwhm_px=fwhm_px, others=others)
     i, j = (round(v) for v in place)
-    around = image[max(j - 1, 0): j + 2, max(i - 1, 0): i + 2]
+    around = image[max(j - 1, 0) : j + 2, max(i - 1, 0) : i + 2]
     level = (aperture_sums(image, [place], fwhm_px / 2)[0] - flux) / (math.pi * fwhm_px**2 / 4)
     share = (np.max(around, where=np.isfinite(around), initial=-np.inf) - level) / flux
     # of a Gaussian PSF centred in a pixel; half its light is in the aperture

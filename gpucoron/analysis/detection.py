@@ -11,8 +11,15 @@ import numpy as np
 
 from gpucoron.errors import InputError
 
-__all__ = ["Detection", "aperture_snr", "aperture_sums", "detect", "locate", "psf_fwhm",
-           "significance"]
+__all__ = [
+    "Detection",
+    "aperture_snr",
+    "aperture_sums",
+    "detect",
+    "locate",
+    "psf_fwhm",
+    "significance",
+]
 
 _FINE = 10  # points across a pixel in aperture sums
 _SIGMA_OF_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
@@ -165,7 +172,8 @@ def aperture_snr(
     radius = math.hypot(at[0] - star[0], at[1] - star[1])
     count = int(2 * math.pi * radius / fwhm_px)
     angles = math.atan2(at[1] - star[1], at[0] - star[0]) + 2 * np.pi * np.arange(count) / max(
-        count, 1)
+        count, 1
+    )
     ring = np.stack([star[0] + radius * np.cos(angles), star[1] + radius * np.sin(angles)], -1)
     for source in (at, *others):
         ring = ring[np.hypot(*(ring - source).T) >= 1.5 * fwhm_px]
@@ -224,8 +232,10 @@ def aperture_sums(image: np.ndarray, centres, radius_px: float) -> np.ndarray:
     centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
     side = 2 * math.ceil(radius_px + 1) + 1
     at_once = max(1, 2_000_000 // (_FINE * side**2))
-    parts = [_some_sums(image, centres[k: k + at_once], radius_px, side)
-             for k in range(0, len(centres), at_once)]
+    parts = [
+        _some_sums(image, centres[k : k + at_once], radius_px, side)
+        for k in range(0, len(centres), at_once)
+    ]
     return np.concatenate(parts) if parts else np.empty(0)
 
 
@@ -315,12 +325,17 @@ def _fit_gaussian(image, peak, fwhm_px: float) -> tuple[float, float, bool]:
     sigma = fwhm_px * _SIGMA_OF_FWHM
 
     def residual(p):
-        return p[2] * np.exp(-((x - p[0])**2 + (y - p[1])**2) / (2 * p[3]**2)) + p[4] - values
+        return p[2] * np.exp(-((x - p[0]) ** 2 + (y - p[1]) ** 2) / (2 * p[3] ** 2)) + p[4] - values
 
     fit = least_squares(
-        residual, (*peak, 1.0, sigma, 0.0), x_scale=(1, 1, 1, sigma, 1),
-        bounds=((peak[0] - reach, peak[1] - reach, 0, sigma / 2, -10),
-                (peak[0] + reach, peak[1] + reach, 10, 2 * sigma, 10)))
+        residual,
+        (*peak, 1.0, sigma, 0.0),
+        x_scale=(1, 1, 1, sigma, 1),
+        bounds=(
+            (peak[0] - reach, peak[1] - reach, 0, sigma / 2, -10),
+            (peak[0] + reach, peak[1] + reach, 10, 2 * sigma, 10),
+        ),
+    )
     near = math.hypot(fit.x[0] - peak[0], fit.x[1] - peak[1]) < 0.9 * reach
     if not (fit.success and near):
         return float(peak[0]), float(peak[1]), False

@@ -12,8 +12,16 @@ from gpucoron.analysis.detection import aperture_snr, psf_fwhm, significance
 from gpucoron.analysis.record import ExposureRecord, Record
 from gpucoron.io.tan import tangent_plane
 
-__all__ = ["Seen", "Shifts", "Sky", "profile", "reference_shifts", "search", "sky_of",
-           "star_in_exposure"]
+__all__ = [
+    "Seen",
+    "Shifts",
+    "Sky",
+    "profile",
+    "reference_shifts",
+    "search",
+    "sky_of",
+    "star_in_exposure",
+]
 
 APART = 2.8  # standard deviations; fluxes that differ by more, and by a factor of 2, are not one's
 LOBE = 3.0  # FWHM; so near a brighter source its own rings stand out
@@ -53,8 +61,14 @@ def sky_of(record: Record, star: tuple[float, float] | None = None) -> Sky | Non
         places = np.array([wcs.sky_to_pixel(*star)], float)
     else:
         own = [(e, star_in_exposure(e)) for e in science]
-        places = np.array([wcs.sky_to_pixel(*e.wcs.pixel_to_sky(*p[:2], everywhere=True))
-                           for e, p in own if p is not None], float)
+        places = np.array(
+            [
+                wcs.sky_to_pixel(*e.wcs.pixel_to_sky(*p[:2], everywhere=True))
+                for e, p in own
+                if p is not None
+            ],
+            float,
+        )
     if not places.size:
         return None
     x, y = places.mean(axis=0)
@@ -63,12 +77,21 @@ def sky_of(record: Record, star: tuple[float, float] | None = None) -> Sky | Non
     ra, dec = (float(v) for v in wcs.pixel_to_sky(x, y))
     small = 1 / 3600
     north, east = (
-        _unit(np.array(wcs.sky_to_pixel(*sky), float) - (x, y)) for sky in (
-            (ra, dec + small), (ra + small / max(math.cos(math.radians(dec)), 1e-6), dec)))
+        _unit(np.array(wcs.sky_to_pixel(*sky), float) - (x, y))
+        for sky in ((ra, dec + small), (ra + small / max(math.cos(math.radians(dec)), 1e-6), dec))
+    )
     spread = float(np.hypot(*(places - (x, y)).T).max())
     fwhm = psf_fwhm(science[0].meta.filter or "") / wcs.pixel_scale
-    return Sky((float(x), float(y)), (ra, dec), north, east, wcs.pixel_scale, fwhm, spread,
-               star is not None)
+    return Sky(
+        (float(x), float(y)),
+        (ra, dec),
+        north,
+        east,
+        wcs.pixel_scale,
+        fwhm,
+        spread,
+        star is not None,
+    )
 
 
 def _science(record: Record) -> list[ExposureRecord]:
@@ -104,8 +127,9 @@ def star_in_exposure(
         x, y = (float(v) for v in exposure.wcs.sky_to_pixel(*(sky or reference)))
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
-    ra, dec = exposure.wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]),
-                                        everywhere=True)
+    ra, dec = exposure.wcs.pixel_to_sky(
+        np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True
+    )
     a, b = (np.subtract(v, v[0]) * 3600 for v in tangent_plane(ra, dec, ra[0], dec[0]))
     scale = math.sqrt(abs(a[1] * b[2] - a[2] * b[1]))
     return (x, y, scale) if math.isfinite(scale) and scale > 0 else None
@@ -174,12 +198,19 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Se
     for k, c in enumerate(found):
         ra, dec = skies[k]
         xi, eta = (float(v) for v in tangent_plane(ra, dec, *sky.radec))
-        entry = Seen(c, 3600 * math.hypot(xi, eta), math.degrees(math.atan2(xi, eta)) % 360, ra,
-                     dec, c.flux * area * 1e12)
+        entry = Seen(
+            c,
+            3600 * math.hypot(xi, eta),
+            math.degrees(math.atan2(xi, eta)) % 360,
+            ra,
+            dec,
+            c.flux * area * 1e12,
+        )
         others = [p for p in places if p is not places[k]]
         for other, picture in record.images.items():
             entry.by_truncation[other] = aperture_snr(
-                picture, (c.x, c.y), sky.star, fwhm_px=sky.fwhm_px, others=others)[1]
+                picture, (c.x, c.y), sky.star, fwhm_px=sky.fwhm_px, others=others
+            )[1]
         _measure_exposures(entry, in_exposures, [s for s in skies if s is not skies[k]])
         entry.doubt = _doubt(entry, seen, sky)
         seen.append(entry)
@@ -198,10 +229,15 @@ def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
 def _measure_exposures(entry: Seen, views: list, others: list) -> None:
     """Measure a candidate in every exposure, the other candidates kept out of the noise."""
     for exposure, image, (x, y, scale), fwhm_px in views:
-        at, *rest = (tuple(float(v) for v in exposure.wcs.sky_to_pixel(*sky))
-                     for sky in ((entry.ra, entry.dec), *others))
-        flux, snr = (aperture_snr(image, at, (x, y), fwhm_px=fwhm_px, others=rest)[:2]
-                     if all(map(math.isfinite, at)) else (math.nan, math.nan))
+        at, *rest = (
+            tuple(float(v) for v in exposure.wcs.sky_to_pixel(*sky))
+            for sky in ((entry.ra, entry.dec), *others)
+        )
+        flux, snr = (
+            aperture_snr(image, at, (x, y), fwhm_px=fwhm_px, others=rest)[:2]
+            if all(map(math.isfinite, at))
+            else (math.nan, math.nan)
+        )
         entry.by_exposure[exposure.root] = snr
         if math.isfinite(snr) and snr:
             entry.fluxes.append((flux * scale**2, abs(flux / snr) * scale**2))
@@ -223,8 +259,12 @@ def _doubt(entry: Seen, before: list[Seen], sky: Sky) -> str:
             return "hardly in any exposure by itself"
     if c.narrow:
         return "narrower than the PSF"
-    brighter = [k for k, s in enumerate(before) if s.candidate.flux > c.flux and math.dist(
-        (s.candidate.x, s.candidate.y), (c.x, c.y)) < LOBE * sky.fwhm_px]
+    brighter = [
+        k
+        for k, s in enumerate(before)
+        if s.candidate.flux > c.flux
+        and math.dist((s.candidate.x, s.candidate.y), (c.x, c.y)) < LOBE * sky.fwhm_px
+    ]
     return "beside a brighter source, perhaps its PSF" if brighter else ""
 
 
@@ -301,17 +341,30 @@ def reference_shifts(fits: np.ndarray, sources) -> Shifts:
     good = fits["status"] == 0
     columns, failed = {}, np.zeros(len(planes), int)
     for name in ("x", "y", "x_err", "y_err"):
-        columns[name] = np.array([_median(fits[name][good & (fits["ref_plane"] == p)])
-                                  for p in planes])
+        columns[name] = np.array(
+            [_median(fits[name][good & (fits["ref_plane"] == p)]) for p in planes]
+        )
     for k, p in enumerate(planes):
         failed[k] = np.sum((fits["status"] != 0) & (fits["ref_plane"] == p))
     order = list(dict.fromkeys(roots))
     group = np.array([order.index(r) for r in roots], dtype=int)
-    dx, dy = (columns[n] - np.array([_median(columns[n][group == g]) for g in group])
-              for n in ("x", "y"))
+    dx, dy = (
+        columns[n] - np.array([_median(columns[n][group == g]) for g in group]) for n in ("x", "y")
+    )
     names = [f"{r} integration {n}" for r, n in zip(roots, numbers, strict=True)]
-    out = Shifts(names, columns["x"], columns["y"], columns["x_err"], columns["y_err"], dx, dy,
-                 failed, group, fits[good], [])
+    out = Shifts(
+        names,
+        columns["x"],
+        columns["y"],
+        columns["x_err"],
+        columns["y_err"],
+        dx,
+        dy,
+        failed,
+        group,
+        fits[good],
+        [],
+    )
     out.outliers = _outliers(out)
     return out
 

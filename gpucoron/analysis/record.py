@@ -100,9 +100,14 @@ class Record:
     @classmethod
     def of(cls, association: Association, product: Product) -> Record:
         """Begin with what the association says."""
-        return cls(association.table_name, association.asn_id, association.program,
-                   association.target, [(m.expname, m.exptype) for m in product.ignored] + [
-                       (m.expname, f"{m.exptype}, left out: {m.reason}") for m in product.left_out])
+        return cls(
+            association.table_name,
+            association.asn_id,
+            association.program,
+            association.target,
+            [(m.expname, m.exptype) for m in product.ignored]
+            + [(m.expname, f"{m.exptype}, left out: {m.reason}") for m in product.left_out],
+        )
 
     def note_exposures(self, *exposures: Exposure) -> None:
         """Note the exposures, their pixels not yet read."""

@@ -42,8 +42,10 @@ def listed_size(shape) -> int:
     """
     size = math.prod(shape)
     if size >= 2**32:
-        raise InputError(f"an exposure of {' x '.join(map(str, shape))} has {size} pixels, "
-                         f"expected fewer than {2**32} on a GPU")
+        raise InputError(
+            f"an exposure of {' x '.join(map(str, shape))} has {size} pixels, "
+            f"expected fewer than {2**32} on a GPU"
+        )
     return size
 
 

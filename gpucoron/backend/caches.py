@@ -24,9 +24,11 @@ def numba_cache() -> None:
     Compiled code is loaded from there: a folder that is not this user's alone is not used.
     """
     home = os.path.join(os.path.expanduser("~"), ".cache")
-    places = (os.environ.get("NUMBA_CACHE_DIR"),
-              Path(__file__).parents[1] / "ops" / "cpu" / "__pycache__",
-              os.environ.get("XDG_CACHE_HOME") or home)
+    places = (
+        os.environ.get("NUMBA_CACHE_DIR"),
+        Path(__file__).parents[1] / "ops" / "cpu" / "__pycache__",
+        os.environ.get("XDG_CACHE_HOME") or home,
+    )
     if any(_writable(Path(place)) for place in places if place):
         return
     folder = _own_folder()

@@ -48,8 +48,10 @@ def _listener():
             if self.told:
                 return
             self.told = True
-            log.info("compiling loops; they are kept on disk (the first run after installation "
-                     "takes some seconds longer)")
+            log.info(
+                "compiling loops; they are kept on disk (the first run after installation "
+                "takes some seconds longer)"
+            )
             if _own and self.threads > 1:
                 _start_other()
 

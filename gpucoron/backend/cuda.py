@@ -14,7 +14,14 @@ from gpucoron.backend.device import import_cupy, lives_on_gpu, on_gpu
 from gpucoron.errors import DeviceError, DeviceMemoryError, InputError
 
 __all__ = [
-    "as_arrays", "all_kernels", "cupy", "cupyx", "errors", "kernel", "kernel_files", "namespace",
+    "as_arrays",
+    "all_kernels",
+    "cupy",
+    "cupyx",
+    "errors",
+    "kernel",
+    "kernel_files",
+    "namespace",
     "read_kernels",
 ]
 
@@ -42,7 +49,8 @@ def cupy() -> Any:
         missing = problem.name == "cupy"
         what = "is not installed" if missing else f"does not load ({_one_line(problem)})"
         raise DeviceError(
-            f"CuPy {what}; pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'") from problem
+            f"CuPy {what}; pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
+        ) from problem
 
 
 def cupyx(name: str = "cupyx") -> Any:
@@ -102,7 +110,8 @@ def _as_cupy(array):
     if array.device.id != current:
         raise InputError(
             f"an array lies on device {array.device.id}, but the current device is {current}; "
-            f"work inside `with cupy.cuda.Device({array.device.id})`")
+            f"work inside `with cupy.cuda.Device({array.device.id})`"
+        )
     return array
 
 
@@ -127,8 +136,9 @@ def errors(where: str):
     except Exception as problem:  # CuPy's classes cannot be named without importing it
         text = _one_line(problem)
         if isinstance(problem, ImportError) and _LIBRARY.search(text):  # loaded when first needed
-            raise DeviceError(f"{where}: {text}; pip install 'gpucoron[cuda13-ctk]' brings CUDA's "
-                              "libraries") from problem
+            raise DeviceError(
+                f"{where}: {text}; pip install 'gpucoron[cuda13-ctk]' brings CUDA's libraries"
+            ) from problem
         theirs = type(problem).__module__.partition(".")[0] in _CUPY
         if not theirs and not text.startswith("CuPy failed to load"):
             raise

@@ -18,12 +18,19 @@ from gpucoron.backend.proof import proof
 from gpucoron.errors import DeviceError, UsageError
 
 __all__ = [
-    "Device", "choose_device", "cpu_device", "cpu_threads", "describe_devices",
-    "find_gpus", "is_open", "lives_on_gpu", "memory", "on_gpu",
+    "Device",
+    "choose_device",
+    "cpu_device",
+    "cpu_threads",
+    "describe_devices",
+    "find_gpus",
+    "is_open",
+    "lives_on_gpu",
+    "memory",
+    "on_gpu",
 ]
 
-_UNPROVEN = ("the GPU code of this version is not proven on a GPU; "
-             "--device 0 uses it all the same")
+_UNPROVEN = "the GPU code of this version is not proven on a GPU; --device 0 uses it all the same"
 _DEV, _NODES = Path("/dev"), ("nvidia[0-9]*", "dxg", "nvhost-gpu")  # of a PC, WSL, Jetson
 _NO_NODE = "there is no NVIDIA GPU here (no /dev/nvidia0)"
 _INSTALL = "pip install 'gpucoron[cuda13]' or 'gpucoron[cuda12]'"
@@ -77,7 +84,8 @@ class Device:
 
 
 def choose_device(
-    spec: str | int | Device = "auto", predict: Callable[[], tuple[float, float]] | None = None,
+    spec: str | int | Device = "auto",
+    predict: Callable[[], tuple[float, float]] | None = None,
 ) -> Device:
     """Return the device that a run was asked to use.
 
@@ -111,8 +119,10 @@ def choose_device(
         return _automatic(predict)
     numbers = text.replace(" ", "").split(",")
     if isinstance(spec, bool) or not _NUMBERS.fullmatch(text):
-        raise UsageError(f"device is {spec!r}; expected auto, cpu, or the number of a CUDA device "
-                         "(0, 1, ...; 0,1 for both)")
+        raise UsageError(
+            f"device is {spec!r}; expected auto, cpu, or the number of a CUDA device "
+            "(0, 1, ...; 0,1 for both)"
+        )
     if len(set(map(int, numbers))) < len(numbers):
         raise UsageError(f"device is {spec!r}, which names a device twice")
     first, *others = (_asked_for(int(number)) for number in numbers)
@@ -145,16 +155,19 @@ def _automatic(predict) -> Device:
     if predict is not None and _may_have_gpu():  # CuPy is not imported for a run that is too short
         on_gpu_s, on_cpu_s = predict()
         if on_cpu_s <= on_gpu_s:
-            return replace(cpu, reason=f"auto: predicted {on_cpu_s:.1f} s against {on_gpu_s:.1f} s "
-                                       "on a GPU")
+            return replace(
+                cpu, reason=f"auto: predicted {on_cpu_s:.1f} s against {on_gpu_s:.1f} s on a GPU"
+            )
         times = f": predicted {on_gpu_s:.1f} s against {on_cpu_s:.1f} s on the CPU"
     gpus, problem = find_gpus(0)
     if not gpus:
         return replace(cpu, reason=problem)
     if gpus[0].capability != proven.capability:
-        return replace(cpu, reason=(
+        reason = (
             f"the GPU code is proven on compute capability {proven.capability}, and device 0 has "
-            f"{gpus[0].capability}; --device 0 uses it all the same"))
+            f"{gpus[0].capability}; --device 0 uses it all the same"
+        )
+        return replace(cpu, reason=reason)
     return replace(gpus[0], reason=f"auto{times}" if times else "the first usable GPU")
 
 
@@ -169,8 +182,11 @@ def _asked_for(index: int) -> Device:
 
 def _may_have_gpu() -> bool:
     """Tell whether it is worth asking CUDA for a GPU, which takes half a second."""
-    return sys.platform != "linux" or "cupy" in sys.modules or any(
-        next(_DEV.glob(node), None) for node in _NODES)
+    return (
+        sys.platform != "linux"
+        or "cupy" in sys.modules
+        or any(next(_DEV.glob(node), None) for node in _NODES)
+    )
 
 
 def describe_devices() -> list[Device]:
@@ -244,8 +260,13 @@ def _describe_gpu(cupy, index: int) -> Device:
     name = facts["name"].decode() if isinstance(facts["name"], bytes) else str(facts["name"])
     capability = f"{facts['major']}.{facts['minor']}"
     size = f"{facts['totalGlobalMem'] / 2**30:.0f} GiB"
-    return Device("gpu", index, name, f"{name}, {size}, compute capability {capability}",
-                  capability=capability)
+    return Device(
+        "gpu",
+        index,
+        name,
+        f"{name}, {size}, compute capability {capability}",
+        capability=capability,
+    )
 
 
 def _first_line(problem: Exception) -> str:
@@ -261,8 +282,12 @@ def cpu_device() -> Device:
             name = line.partition(":")[2].strip()
             break
     threads = cpu_threads()
-    return Device("cpu", None, name,
-                  f"{name}, {threads} thread{'s'[:threads != 1]}, {memory()[0] / 2**30:.1f} GiB")
+    return Device(
+        "cpu",
+        None,
+        name,
+        f"{name}, {threads} thread{'s'[: threads != 1]}, {memory()[0] / 2**30:.1f} GiB",
+    )
 
 
 def cpu_threads() -> int:

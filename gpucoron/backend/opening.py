@@ -28,7 +28,8 @@ class Opening:
         self._device: Future[Device] = Future()
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(
-            target=self._open, args=(spec,), name="gpucoron-open", daemon=True)
+            target=self._open, args=(spec,), name="gpucoron-open", daemon=True
+        )
         self._thread.start()
 
     def device(self) -> Device:

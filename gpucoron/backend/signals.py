@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 __all__ = [
-    "ENDS", "GRACE_S", "NAMES", "STOPPED", "Terminated", "at_abrupt_end", "prompt_end",
+    "ENDS",
+    "GRACE_S",
+    "NAMES",
+    "STOPPED",
+    "Terminated",
+    "at_abrupt_end",
+    "prompt_end",
     "stopped_by",
 ]
 
@@ -90,12 +96,16 @@ def prompt_end(grace: float = GRACE_S) -> Iterator[None]:
             came.append(number)
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    threading.Thread(target=_watch, args=(reading, over, grace), name="gpucoron-signals",
-                     daemon=True).start()
+    threading.Thread(
+        target=_watch, args=(reading, over, grace), name="gpucoron-signals", daemon=True
+    ).start()
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     # what ignores Ctrl-C, as the background jobs of a shell do, goes on doing so
-    before = {number: signal.signal(number, handler) for number in NAMES
-              if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN}
+    before = {
+        number: signal.signal(number, handler)
+        for number in NAMES
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:

@@ -117,6 +117,7 @@ class Gpu(Host):
 
         The memory is taken from, and goes back to, what the computing stream has used before.
         """
+
         def copy(array):
             if lives_on_gpu(array):
                 return array
@@ -136,6 +137,7 @@ class Gpu(Host):
 
     def later(self, value: Any, brief: bool = False) -> Later:
         """Return what copies `value` to the host, as the computing stream has left it by now."""
+
         def copy(array):
             if not lives_on_gpu(array):
                 return array
@@ -188,8 +190,10 @@ def _each(value, change):
     """Apply `change` to an array, to those of a tuple, or to those of a dataclass."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        return dataclasses.replace(value, **{
-            name: change(array) for name, array in fields.items() if hasattr(array, "dtype")})
+        return dataclasses.replace(
+            value,
+            **{name: change(array) for name, array in fields.items() if hasattr(array, "dtype")},
+        )
     if isinstance(value, tuple):
         return tuple(_each(item, change) for item in value)
     return change(value) if hasattr(value, "dtype") else value

@@ -30,11 +30,19 @@ compiles in a tiny run; on the CPU the loops of such a run."""
 def main(argv: list[str]) -> int:
     """Run ``gpucoron compile``."""
     parser = Parser(prog="gpucoron compile", description=_DESCRIPTION, epilog=EXIT_CODES)
-    parser.add_argument("--device", default="auto", metavar="auto|cpu|N",
-                        help="for which: as in a run (default: auto)")
-    parser.add_argument("--processes", type=int, metavar="N",
-                        help="that compile kernels at a time (default: the processors allowed, "
-                             f"{_MOST_PROCESSES} at most)")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|N",
+        help="for which: as in a run (default: auto)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="that compile kernels at a time (default: the processors allowed, "
+        f"{_MOST_PROCESSES} at most)",
+    )
     add_talk_options(parser)
     options = parser.parse_args(argv)
     processes = options.processes
@@ -73,10 +81,18 @@ def compile_kernels(index: int, processes: int, progress) -> int:
     from gpucoron.backend import cuda, kernel_cache
 
     cp = cuda.cupy()
-    missing = [(file, name) for file, name in cuda.all_kernels() if not kernel_cache.is_kept(
-        cp, cuda.read_kernels(file).source, cuda.OPTIONS, name, index)]
-    log.info("%d of %d kernels to compile for device %d; they are kept in %s", len(missing),
-             len(cuda.all_kernels()), index, kernel_cache.folder())
+    missing = [
+        (file, name)
+        for file, name in cuda.all_kernels()
+        if not kernel_cache.is_kept(cp, cuda.read_kernels(file).source, cuda.OPTIONS, name, index)
+    ]
+    log.info(
+        "%d of %d kernels to compile for device %d; they are kept in %s",
+        len(missing),
+        len(cuda.all_kernels()),
+        index,
+        kernel_cache.folder(),
+    )
     if processes == 1 or len(missing) < 2:
         for done, (file, name) in enumerate(missing, 1):
             _compile_one(index, file, name)
@@ -84,8 +100,10 @@ def compile_kernels(index: int, processes: int, progress) -> int:
         return len(missing)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(min(processes, len(missing)), context) as pool:
-        futures = {pool.submit(_compile_one, index, file, name): f"{file}.cu, {name}"
-                   for file, name in missing}
+        futures = {
+            pool.submit(_compile_one, index, file, name): f"{file}.cu, {name}"
+            for file, name in missing
+        }
         try:
             for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
                 future.result()
@@ -118,13 +136,29 @@ def tiny_runs(device, progress) -> None:
     with tempfile.TemporaryDirectory(prefix="gpucoron-") as folder:
         with _without_words():
             made = simulate(
-                Path(folder) / "input", "nircam", 1, shape=(36, 40), n_science=2, n_integrations=3,
-                n_references=2, n_reference_integrations=2, planets=(), disk=False,
-                n_optical_states=1)
+                Path(folder) / "input",
+                "nircam",
+                1,
+                shape=(36, 40),
+                n_science=2,
+                n_integrations=3,
+                n_references=2,
+                n_reference_integrations=2,
+                planets=(),
+                disk=False,
+                n_optical_states=1,
+            )
         for done, align in enumerate(("each", "first"), 1):
             with _without_words():
-                pipeline.run(made.asn, device, Path(folder) / align, align, psfmask=made.psfmask,
-                             klip_truncate=2, keep=())
+                pipeline.run(
+                    made.asn,
+                    device,
+                    Path(folder) / align,
+                    align,
+                    psfmask=made.psfmask,
+                    klip_truncate=2,
+                    keep=(),
+                )
             progress("tiny runs", done, 2, f"--align {align}")
     if device.kind == "cpu":
         from gpucoron.ops.cpu.compile_late import compile_late

@@ -65,11 +65,17 @@ class Console:
         `log_file` or `log_json` cannot be written.
     """
 
-    def __init__(self, verbosity: int = 0, log_file=None, stream: TextIO | None = None,
-                 log_json: str | None = None):
+    def __init__(
+        self,
+        verbosity: int = 0,
+        log_file=None,
+        stream: TextIO | None = None,
+        log_json: str | None = None,
+    ):
         self.quiet = verbosity < 0
         self.level = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[
-            max(-1, min(1, verbosity))]
+            max(-1, min(1, verbosity))
+        ]
         self.stream = sys.stderr if stream is None else stream
         self.seen_warnings: list[str] = []
         self._handlers: list[logging.Handler] = [_StreamHandler(self)]
@@ -116,9 +122,14 @@ class Console:
             return
         expected = isinstance(error, GpucoronError) or not isinstance(error, Exception)
         record = log.makeRecord(
-            log.name, logging.ERROR, __file__, 0, "%s",
+            log.name,
+            logging.ERROR,
+            __file__,
+            0,
+            "%s",
             (f"{type(error).__name__}: {error}",),
-            None if expected else (type(error), error, error.__traceback__))
+            None if expected else (type(error), error, error.__traceback__),
+        )
         for handler in self._handlers[1:]:
             if handler is not self.json:
                 handler.handle(record)
@@ -211,11 +222,20 @@ class _Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(),
-                   MofNCompleteColumn(), Remaining(compact=True),
-                   TextColumn("{task.fields[text]}", markup=False))
-        bars = Progress(*columns, console=Terminal(file=self.stream), transient=True,
-                        redirect_stdout=False, redirect_stderr=False)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Remaining(compact=True),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
+        bars = Progress(
+            *columns,
+            console=Terminal(file=self.stream),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         bars.start()
         return bars
 

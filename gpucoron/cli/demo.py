@@ -39,8 +39,13 @@ def main(argv: list[str]) -> int:
         options.star = simulation.star
         # fewer KL vectors than there are references, so that ERR says something
         options.set = [f"klip.truncate={_TRUNCATE}", *options.set]
-        log.info("running gpucoron %s --psfmask %s --output-dir %s %s", options.asn,
-                 options.psfmask, options.output_dir, " ".join(f"--set {s}" for s in options.set))
+        log.info(
+            "running gpucoron %s --psfmask %s --output-dir %s %s",
+            options.asn,
+            options.psfmask,
+            options.output_dir,
+            " ".join(f"--set {s}" for s in options.set),
+        )
         result = run_association(options, console)
         images = [Path(file) for file in result.files if str(file).endswith("_i2d.fits")]
         if images and not options.quiet:
@@ -52,12 +57,20 @@ def main(argv: list[str]) -> int:
 def _parser() -> Parser:
     from gpucoron.simulate.options import INSTRUMENT_NAMES
 
-    parser = Parser(
-        prog="gpucoron demo", epilog=EXIT_CODES, description=_DESCRIPTION)
-    parser.add_argument("directory", metavar="DIR", nargs="?", default="gpucoron-demo",
-                        help="where to work (default: gpucoron-demo)")
-    parser.add_argument("--instrument", choices=INSTRUMENT_NAMES, default="nircam",
-                        help="coronagraph to simulate (default: nircam)")
+    parser = Parser(prog="gpucoron demo", epilog=EXIT_CODES, description=_DESCRIPTION)
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        default="gpucoron-demo",
+        help="where to work (default: gpucoron-demo)",
+    )
+    parser.add_argument(
+        "--instrument",
+        choices=INSTRUMENT_NAMES,
+        default="nircam",
+        help="coronagraph to simulate (default: nircam)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another number, other noise")
     add_run_options(parser, output_dir=False)
     return parser
@@ -74,8 +87,9 @@ def _simulate(options: argparse.Namespace, directory: Path):
     wanted = dict(DEMO)
     if options.instrument == "miri-lyot":
         del wanted["shape"]  # its mask is as large as the cut-out
-    return simulate(directory, options.instrument, options.seed, overwrite=options.overwrite,
-                    **wanted)
+    return simulate(
+        directory, options.instrument, options.seed, overwrite=options.overwrite, **wanted
+    )
 
 
 def find_planets(path, planets, star):
@@ -108,11 +122,21 @@ def find_planets(path, planets, star):
     image, wcs = file.floats(sci), WCS(sci.header).celestial
     scale = float(proj_plane_pixel_scales(wcs).mean()) * 3600
     fwhm_px = psf_fwhm(str(file.hdus[0].header["FILTER"])) / scale
-    places = [tuple(float(v) for v in wcs.all_world2pix(*sky, 0))
-              for sky in (star, *((p.ra, p.dec) for p in planets))]
+    places = [
+        tuple(float(v) for v in wcs.all_world2pix(*sky, 0))
+        for sky in (star, *((p.ra, p.dec) for p in planets))
+    ]
     found = [
-        (place, detect(image, place, places[0], fwhm_px=fwhm_px,
-                       others=[p for p in places[1:] if p != place]))
+        (
+            place,
+            detect(
+                image,
+                place,
+                places[0],
+                fwhm_px=fwhm_px,
+                others=[p for p in places[1:] if p != place],
+            ),
+        )
         for place in places[1:]
     ]
     return found, scale
@@ -123,17 +147,39 @@ def planet_lines(path, simulation) -> Iterator[str]:
     found, scale = find_planets(path, simulation.planets, simulation.star)
     yield ""
     yield f"injected planets in {path}:"
-    header = ("planet", "separation", "PA", "contrast", "true x", "y", "found x", "y", "offset",
-              "", "SNR", "significance")
+    header = (
+        "planet",
+        "separation",
+        "PA",
+        "contrast",
+        "true x",
+        "y",
+        "found x",
+        "y",
+        "offset",
+        "",
+        "SNR",
+        "significance",
+    )
     rows = []
-    for number, (truth, (place, seen)) in enumerate(
-            zip(simulation.planets, found, strict=True), 1):
+    for number, (truth, (place, seen)) in enumerate(zip(simulation.planets, found, strict=True), 1):
         offset = math.hypot(seen.x - place[0], seen.y - place[1])
-        rows.append((
-            str(number), f'{truth.separation:.2f}"', f"{truth.angle:.0f} deg",
-            f"{truth.contrast:.1e}", f"{place[0]:.2f}", f"{place[1]:.2f}", f"{seen.x:.2f}",
-            f"{seen.y:.2f}", f"{offset:.2f} px", f"{1000 * offset * scale:.0f} mas",
-            f"{seen.snr:.1f}", f"{seen.significance:.1f} sigma"))
+        rows.append(
+            (
+                str(number),
+                f'{truth.separation:.2f}"',
+                f"{truth.angle:.0f} deg",
+                f"{truth.contrast:.1e}",
+                f"{place[0]:.2f}",
+                f"{place[1]:.2f}",
+                f"{seen.x:.2f}",
+                f"{seen.y:.2f}",
+                f"{offset:.2f} px",
+                f"{1000 * offset * scale:.0f} mas",
+                f"{seen.snr:.1f}",
+                f"{seen.significance:.1f} sigma",
+            )
+        )
     yield from (f"  {line}" for line in format_table(rows, header, right=tuple(range(1, 12))))
     yield "x, y: pixels of the i2d counted from 0, the truth put through its WCS. SNR: aperture"
     yield "photometry against the noise at the same separation; significance allows for how few"

@@ -13,18 +13,34 @@ from gpucoron.core.text import format_table
 
 __all__ = ["association_lines", "main", "system_lines"]
 
-_PACKAGES = ("numpy", "scipy", "numba", "astropy", "asdf", "asdf-astropy", "gwcs", "stdatamodels",
-             "rich", "jwst", "crds")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "numba",
+    "astropy",
+    "asdf",
+    "asdf-astropy",
+    "gwcs",
+    "stdatamodels",
+    "rich",
+    "jwst",
+    "crds",
+)
 _CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def main(argv: list[str]) -> int:
     """Run ``gpucoron info``."""
     parser = Parser(prog="gpucoron info", description=COMMANDS["info"])
-    parser.add_argument("asn", metavar="ASN", nargs="?",
-                        help="association to look into (default: tell versions and devices)")
-    parser.add_argument("-v", "--verbose", action="store_true",
-                        help="show the traceback of an internal error")
+    parser.add_argument(
+        "asn",
+        metavar="ASN",
+        nargs="?",
+        help="association to look into (default: tell versions and devices)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show the traceback of an internal error"
+    )
     options = parser.parse_args(argv)
     with Console():  # shows what the readers warn about
         for line in association_lines(options.asn) if options.asn else system_lines():
@@ -42,8 +58,10 @@ def system_lines() -> Iterator[str]:
         memory,
     )
 
-    rows = [("gpucoron", _version("gpucoron")), ("python", f"{python_version()} ({system()} "
-                                                           f"{machine()})")]
+    rows = [
+        ("gpucoron", _version("gpucoron")),
+        ("python", f"{python_version()} ({system()} {machine()})"),
+    ]
     rows += [(name, _version(name)) for name in _PACKAGES]
     cupy = [f"{_version(name)} ({name})" for name in _CUPY if _version(name) != _ABSENT]
     rows.append(("cupy", ", ".join(cupy) or _ABSENT))
@@ -53,7 +71,8 @@ def system_lines() -> Iterator[str]:
     yield from format_table(rows)
     yield ""
     yield from format_table(
-        [(f"--device {device.label}", device.description) for device in describe_devices()])
+        [(f"--device {device.label}", device.description) for device in describe_devices()]
+    )
     if problem := find_gpus()[1]:
         yield f"no GPU: {problem}"
     yield from _kernel_lines(find_gpus()[0])
@@ -72,10 +91,15 @@ def _kernel_lines(gpus) -> Iterator[str]:
     sources = [(cuda.read_kernels(file).source, name) for file, name in every]
     for gpu in gpus:
         known = kernel_cache.count(cuda.cupy(), sources, cuda.OPTIONS, gpu.index)
-        yield (f"device {gpu.label}: {known} of {len(every)} kernels are compiled for compute "
-               f"capability {gpu.capability}, kept in {kernel_cache.folder()}"
-               + (f" (gpucoron compile --device {gpu.label} compiles all)" if known < len(every)
-                  else ""))
+        yield (
+            f"device {gpu.label}: {known} of {len(every)} kernels are compiled for compute "
+            f"capability {gpu.capability}, kept in {kernel_cache.folder()}"
+            + (
+                f" (gpucoron compile --device {gpu.label} compiles all)"
+                if known < len(every)
+                else ""
+            )
+        )
 
 
 _ABSENT = "not installed"
@@ -100,9 +124,11 @@ def association_lines(path) -> Iterator[str]:
 
     association = read_association(path)
     count = len(association.products)
-    yield (f"{association.table_name}: program {association.program or '?'}, target "
-           f"{association.target or '?'}, id {association.asn_id}, pool "
-           f"{association.asn_pool or '?'}, {count} product{'s'[: count != 1]}")
+    yield (
+        f"{association.table_name}: program {association.program or '?'}, target "
+        f"{association.target or '?'}, id {association.asn_id}, pool "
+        f"{association.asn_pool or '?'}, {count} product{'s'[: count != 1]}"
+    )
     for product in association.products:
         yield ""
         yield from _product_lines(association, product)
@@ -121,17 +147,25 @@ def _product_lines(association, product) -> Iterator[str]:
         shape, meta = _shape_and_meta(member.path)
         integrations[member.exptype] += shape[0]
         optics = (meta.instrument, meta.filter, meta.pupil, meta.coronmsk, meta.subarray)
-        rows.append((member.exptype, " x ".join(map(str, shape)),
-                     *(value or "?" for value in optics), member.expname))
+        rows.append(
+            (
+                member.exptype,
+                " x ".join(map(str, shape)),
+                *(value or "?" for value in optics),
+                member.expname,
+            )
+        )
     for member in product.ignored:
         there = "ignored" if member.path.exists() else "ignored, missing"
         rows.append((member.exptype, there, *5 * ("",), member.expname))
     yield from (f"  {line}" for line in format_table(rows, header))
     science, references = integrations["science"], integrations["psf"]
     exposures = len(product.science)
-    yield (f"  {science} science and {references} reference integrations: "
-           f"{science * references} pairs with --align each, {exposures * references} with "
-           "--align first")
+    yield (
+        f"  {science} science and {references} reference integrations: "
+        f"{science * references} pairs with --align each, {exposures * references} with "
+        "--align first"
+    )
 
 
 def _shape_and_meta(path):

@@ -50,12 +50,25 @@ class JsonLog(logging.Handler):
         except Exception:  # as logging's own handlers do
             self.handleError(record)
 
-    def write(self, event: str, text: str = "", step: str | None = None, level: str = "INFO",
-              at: float | None = None, **numbers: Any) -> None:
+    def write(
+        self,
+        event: str,
+        text: str = "",
+        step: str | None = None,
+        level: str = "INFO",
+        at: float | None = None,
+        **numbers: Any,
+    ) -> None:
         """Write one line; `at` is seconds since 1970, now by default."""
         when = datetime.now(UTC) if at is None else datetime.fromtimestamp(at, UTC)
-        line = {"time": when.isoformat(timespec="milliseconds"), "level": level.lower(),
-                "event": event, "step": step, "text": text, "numbers": numbers}
+        line = {
+            "time": when.isoformat(timespec="milliseconds"),
+            "level": level.lower(),
+            "event": event,
+            "step": step,
+            "text": text,
+            "numbers": numbers,
+        }
         with self.lock:
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
@@ -66,7 +79,8 @@ class JsonLog(logging.Handler):
             self.write("end", "complete", exit_status=0)
             return
         code = {"KeyboardInterrupt": 130, "Terminated": 143}.get(
-            type(error).__name__, getattr(error, "exit_code", 1))
+            type(error).__name__, getattr(error, "exit_code", 1)
+        )
         text = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
         self.write("end", text, level="ERROR", exit_status=code)
 

@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, Terminated, Exception) as error:
         # stopped, or a defect: one line, and the traceback for those who ask
         text, code = ENDS.get(type(stopped_by(error))) or (
-            _defect(error, argv), GpucoronError.exit_code)
+            _defect(error, argv),
+            GpucoronError.exit_code,
+        )
         return fail(_noted(text, error), code)
 
 
@@ -111,15 +113,22 @@ def _tell_plan(asn: str, options: argparse.Namespace) -> None:
     from gpucoron.core.parameters import Parameters
 
     parameters = Parameters.from_sources(
-        options.params, options.set, options.preset, {"align": options.align})
+        options.params, options.set, options.preset, {"align": options.align}
+    )
     for plan in pipeline.plan(
-            asn, parameters=parameters, save=chosen_products(options, parameters),
-            threads=options.threads, memory=options.memory):
+        asn,
+        parameters=parameters,
+        save=chosen_products(options, parameters),
+        threads=options.threads,
+        memory=options.memory,
+    ):
         sys.stdout.write("\n".join(plan.lines()) + "\n")
     if options.device not in ("auto", "cpu"):
-        sys.stdout.write("batches, memory and time are those of a run on the CPU; a GPU takes as "
-                         "many integrations\nat a time as its free memory holds, less with "
-                         "--memory\n")
+        sys.stdout.write(
+            "batches, memory and time are those of a run on the CPU; a GPU takes as "
+            "many integrations\nat a time as its free memory holds, less with "
+            "--memory\n"
+        )
 
 
 def _guess_command(asn: str) -> None:
@@ -163,7 +172,11 @@ def _verify(argv: list[str]) -> int:
 
 
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "simulate": _simulate, "demo": _demo, "compile": _compile, "info": _info, "verify": _verify,
+    "simulate": _simulate,
+    "demo": _demo,
+    "compile": _compile,
+    "info": _info,
+    "verify": _verify,
 }
 
 

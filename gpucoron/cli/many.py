@@ -65,11 +65,19 @@ def _order(options, console, parameters, asn: str) -> Order:
     if report is None and console.terminal:
         report = options.output_dir
     return make_order(
-        asn, options.output_dir, parameters, device=options.device, psfmask=options.psfmask,
-        skip_bad=options.skip_bad, checksums=options.checksums,
-        save=chosen_products(options, parameters), threads=options.threads,
-        memory=options.memory, overwrite=options.overwrite,
-        report=str(Path(report).absolute()) if report else None)
+        asn,
+        options.output_dir,
+        parameters,
+        device=options.device,
+        psfmask=options.psfmask,
+        skip_bad=options.skip_bad,
+        checksums=options.checksums,
+        save=chosen_products(options, parameters),
+        threads=options.threads,
+        memory=options.memory,
+        overwrite=options.overwrite,
+        report=str(Path(report).absolute()) if report else None,
+    )
 
 
 def _summary(options, outcomes: list[Outcome], seconds: float) -> int:
@@ -78,8 +86,14 @@ def _summary(options, outcomes: list[Outcome], seconds: float) -> int:
     if not options.quiet:
         sys.stdout.writelines(f"{file}\n" for file in files)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
-    log.info("%d association%s: %d done, %d failed, %.1f s", len(outcomes),
-             "s"[: len(outcomes) != 1], len(outcomes) - len(failed), len(failed), seconds)
+    log.info(
+        "%d association%s: %d done, %d failed, %.1f s",
+        len(outcomes),
+        "s"[: len(outcomes) != 1],
+        len(outcomes) - len(failed),
+        len(failed),
+        seconds,
+    )
     codes = [fail(_named(o), getattr(o.error, "exit_code", 1)) for o in failed]
     return codes[0] if codes else 0
 
@@ -158,8 +172,10 @@ class _Child:
             return self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            return None, DeviceError(f"device {self.device}: the process that worked there ended "
-                                     f"with {self.process.exitcode}")
+            return None, DeviceError(
+                f"device {self.device}: the process that worked there ended "
+                f"with {self.process.exitcode}"
+            )
 
 
 def _serve(pipe) -> None:

@@ -11,7 +11,11 @@ from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import UsageError
 
 __all__ = [
-    "COMMANDS", "EXIT_CODES", "Parser", "add_run_options", "add_talk_options",
+    "COMMANDS",
+    "EXIT_CODES",
+    "Parser",
+    "add_run_options",
+    "add_talk_options",
     "run_parser",
 ]
 
@@ -85,15 +89,17 @@ def run_parser() -> Parser:
     commands = "\n".join(f"  gpucoron {name:<9s} {text}" for name, text in COMMANDS.items())
     parser = Parser(
         prog="gpucoron",
-        usage="gpucoron ASN [ASN ...] [options]\n"
-              f"       gpucoron {{{','.join(COMMANDS)}}} ...",
+        usage=f"gpucoron ASN [ASN ...] [options]\n       gpucoron {{{','.join(COMMANDS)}}} ...",
         description="Subtract the star from JWST coronagraphic images: reads a level-3 "
-                    "association,\nwrites its products. A file that is named like a command is "
-                    f"reached as ./info.\n\ncommands (each has --help):\n{commands}",
-        epilog="\n".join([EXAMPLES, EXIT_CODES, _parameter_list()]))
+        "association,\nwrites its products. A file that is named like a command is "
+        f"reached as ./info.\n\ncommands (each has --help):\n{commands}",
+        epilog="\n".join([EXAMPLES, EXIT_CODES, _parameter_list()]),
+    )
     parser.add_argument(
-        "asn", metavar="ASN",
-        help="association (JSON) with science and psf members; or several, done in turn")
+        "asn",
+        metavar="ASN",
+        help="association (JSON) with science and psf members; or several, done in turn",
+    )
     add_run_options(parser)
     return parser
 
@@ -101,53 +107,107 @@ def run_parser() -> Parser:
 def add_run_options(parser: Parser, output_dir: bool = True) -> None:
     """Add the options that say how a run works; `output_dir` tells whether that is one of them."""
     work = parser.add_argument_group("the work")
-    work.add_argument("--device", default="auto", metavar="auto|cpu|N",
-                      help="where to compute: the CPU, or CUDA devices by number: 0, or 0,1 "
-                           "(default: auto)")
-    work.add_argument("--psfmask", metavar="FILE",
-                      help="psfmask reference file (default: found through crds, else all ones)")
-    work.add_argument("--align", choices=("each", "first"),
-                      help="align the references to each science integration, or to the first one "
-                           "of an exposure only (default: each)")
-    work.add_argument("--preset", choices=("jwst",),
-                      help="give the jwst package's results, oddities included")
-    work.add_argument("--set", action="append", default=[], metavar="STEP.PARAMETER=VALUE",
-                      help="set one parameter of a step; may be repeated, wins over --params")
-    work.add_argument("--params", action="append", default=[], metavar="FILE",
-                      help="parameter file: TOML, or ASDF as jwst writes it; may be repeated")
-    work.add_argument("--threads", type=int, metavar="N",
-                      help="threads to use (default: the processors allowed)")
-    work.add_argument("--memory", metavar="SIZE",
-                      help="memory to use, as 4GiB (default: half of what is free)")
+    work.add_argument(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|N",
+        help="where to compute: the CPU, or CUDA devices by number: 0, or 0,1 (default: auto)",
+    )
+    work.add_argument(
+        "--psfmask",
+        metavar="FILE",
+        help="psfmask reference file (default: found through crds, else all ones)",
+    )
+    work.add_argument(
+        "--align",
+        choices=("each", "first"),
+        help="align the references to each science integration, or to the first one "
+        "of an exposure only (default: each)",
+    )
+    work.add_argument(
+        "--preset", choices=("jwst",), help="give the jwst package's results, oddities included"
+    )
+    work.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STEP.PARAMETER=VALUE",
+        help="set one parameter of a step; may be repeated, wins over --params",
+    )
+    work.add_argument(
+        "--params",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="parameter file: TOML, or ASDF as jwst writes it; may be repeated",
+    )
+    work.add_argument(
+        "--threads", type=int, metavar="N", help="threads to use (default: the processors allowed)"
+    )
+    work.add_argument(
+        "--memory", metavar="SIZE", help="memory to use, as 4GiB (default: half of what is free)"
+    )
     files = parser.add_argument_group("files")
     if output_dir:
-        work.add_argument("--scheduler", metavar="ADDRESS",
-                          help="work on the Dask cluster there, as tcp://host:8786")
-        work.add_argument("--dry-run", action="store_true",
-                          help="tell what the work would take, and leave")
-        files.add_argument("--output-dir", default=".", metavar="DIR",
-                           help="where products go (default: the current folder)")
-    files.add_argument("--save", type=_products, metavar="PRODUCT,...",
-                       help=f"write only these, of {', '.join(_LISTED)}, or all "
-                            "(default: all but median)")
-    files.add_argument("--no-save", type=_products, metavar="PRODUCT,...", default=frozenset(),
-                       help="do not write these")
-    files.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=True,
-                       help="replace products that exist (default), or stop")
-    files.add_argument("--resume", action="store_true",
-                       help="go on from what an earlier run has completed there")
-    files.add_argument("--skip-bad", action="store_true",
-                       help="leave out members that cannot be used or do not go with the others, "
-                            "and tell which")
-    files.add_argument("--no-checksums", dest="checksums", action="store_false",
-                       help="do not compare inputs with the checksums in their headers")
-    files.add_argument("--report", metavar="PATH",
-                       help="write the report there: a folder, or a name in .html (default: beside "
-                            "the products, where people are watching on a terminal)")
-    files.add_argument("--no-report", dest="report", action="store_const", const="",
-                       help="write no report")
-    files.add_argument("--save-params", metavar="FILE",
-                       help="write the parameters of this run as TOML")
+        work.add_argument(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="work on the Dask cluster there, as tcp://host:8786",
+        )
+        work.add_argument(
+            "--dry-run", action="store_true", help="tell what the work would take, and leave"
+        )
+        files.add_argument(
+            "--output-dir",
+            default=".",
+            metavar="DIR",
+            help="where products go (default: the current folder)",
+        )
+    files.add_argument(
+        "--save",
+        type=_products,
+        metavar="PRODUCT,...",
+        help=f"write only these, of {', '.join(_LISTED)}, or all (default: all but median)",
+    )
+    files.add_argument(
+        "--no-save",
+        type=_products,
+        metavar="PRODUCT,...",
+        default=frozenset(),
+        help="do not write these",
+    )
+    files.add_argument(
+        "--overwrite",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="replace products that exist (default), or stop",
+    )
+    files.add_argument(
+        "--resume", action="store_true", help="go on from what an earlier run has completed there"
+    )
+    files.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out members that cannot be used or do not go with the others, and tell which",
+    )
+    files.add_argument(
+        "--no-checksums",
+        dest="checksums",
+        action="store_false",
+        help="do not compare inputs with the checksums in their headers",
+    )
+    files.add_argument(
+        "--report",
+        metavar="PATH",
+        help="write the report there: a folder, or a name in .html (default: beside "
+        "the products, where people are watching on a terminal)",
+    )
+    files.add_argument(
+        "--no-report", dest="report", action="store_const", const="", help="write no report"
+    )
+    files.add_argument(
+        "--save-params", metavar="FILE", help="write the parameters of this run as TOML"
+    )
     add_talk_options(parser)
     parser.add_argument("--version", action=_Version, help="show the version and leave")
 
@@ -158,9 +218,12 @@ def add_talk_options(parser: Parser) -> None:
     talk.add_argument("-v", "--verbose", action="count", default=0, help="tell everything")
     talk.add_argument("-q", "--quiet", action="store_true", help="tell warnings and errors only")
     talk.add_argument("--log-file", metavar="FILE", help="write a full log")
-    talk.add_argument("--log-json", metavar="FILE",
-                      help="write a log for machines, one JSON object a line; - is standard error, "
-                           "which then shows nothing else")
+    talk.add_argument(
+        "--log-json",
+        metavar="FILE",
+        help="write a log for machines, one JSON object a line; - is standard error, "
+        "which then shows nothing else",
+    )
 
 
 def _products(text: str) -> frozenset[str]:
@@ -176,8 +239,10 @@ def _products(text: str) -> frozenset[str]:
 def _parameter_list() -> str:
     from gpucoron.core.parameters import describe_parameters
 
-    lines = ["step parameters (--set) and their defaults:",
-             f"  {'STEP.skip = false':<40s} leave a step out"]
+    lines = [
+        "step parameters (--set) and their defaults:",
+        f"  {'STEP.skip = false':<40s} leave a step out",
+    ]
     for name, default, text in describe_parameters():
         if not name.endswith(".skip"):
             shown = "not set" if default in (None, "") else default

@@ -20,8 +20,11 @@ def run_console(options: argparse.Namespace):
     """Make the Console that the options of `add_talk_options` ask for."""
     from gpucoron.cli.console import Console
 
-    return Console(-1 if options.quiet else options.verbose, options.log_file,
-                   log_json=getattr(options, "log_json", None))
+    return Console(
+        -1 if options.quiet else options.verbose,
+        options.log_file,
+        log_json=getattr(options, "log_json", None),
+    )
 
 
 def run_association(options: argparse.Namespace, console):
@@ -37,12 +40,23 @@ def run_association(options: argparse.Namespace, console):
     from gpucoron import api as pipeline
 
     result = pipeline.run(
-        options.asn, device=device, output_dir=options.output_dir,
-        align=parameters.align_refs.align, psfmask=options.psfmask, preset=parameters.preset,
-        parameters=parameters, save=chosen_products(options, parameters), keep=(),
-        overwrite=options.overwrite, skip_bad=options.skip_bad, checksums=options.checksums,
-        progress=console.progress, threads=options.threads,
-        memory=options.memory, resume=options.resume)
+        options.asn,
+        device=device,
+        output_dir=options.output_dir,
+        align=parameters.align_refs.align,
+        psfmask=options.psfmask,
+        preset=parameters.preset,
+        parameters=parameters,
+        save=chosen_products(options, parameters),
+        keep=(),
+        overwrite=options.overwrite,
+        skip_bad=options.skip_bad,
+        checksums=options.checksums,
+        progress=console.progress,
+        threads=options.threads,
+        memory=options.memory,
+        resume=options.resume,
+    )
     written = [*result.files, *_report(options, console, result)]
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
@@ -56,7 +70,8 @@ def read_parameters(options: argparse.Namespace):
     from gpucoron.core.parameters import Parameters
 
     parameters = Parameters.from_sources(
-        options.params, options.set, options.preset, {"align": options.align})
+        options.params, options.set, options.preset, {"align": options.align}
+    )
     if options.save_params:
         _write_text(options.save_params, parameters.to_toml())
     return parameters

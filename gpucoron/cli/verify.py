@@ -35,23 +35,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``gpucoron verify``."""
     parser.description, parser.epilog = _ABOUT, _EXIT_CODES
     parser.add_argument("asn", metavar="ASN", help="association (JSON)")
-    parser.add_argument("--psfmask", metavar="FILE",
-                        help="psfmask reference file, for both (default: found through crds, else "
-                             "all ones)")
-    parser.add_argument("--set", action="append", default=[], metavar="STEP.PARAMETER=VALUE",
-                        help="set one parameter of a step, for both; may be repeated")
-    parser.add_argument("--align", choices=("each", "first"),
-                        help="gpucoron's alignment (default: first, as jwst has it)")
-    parser.add_argument("--device", default="cpu", metavar="auto|cpu|N",
-                        help="where gpucoron computes (default: cpu)")
-    parser.add_argument("--output-dir", default="gpucoron-verify", metavar="DIR",
-                        help="where everything goes: a new folder, or that of an earlier "
-                             "comparison (default: gpucoron-verify)")
-    parser.add_argument("--expect", action="store_true",
-                        help="fail (exit code 1) where something differs by more than promised")
-    parser.add_argument("--single-fft", action="store_true",
-                        help="run jwst's alignment as it is, even where NumPy makes it work in "
-                             "single precision")
+    parser.add_argument(
+        "--psfmask",
+        metavar="FILE",
+        help="psfmask reference file, for both (default: found through crds, else all ones)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="STEP.PARAMETER=VALUE",
+        help="set one parameter of a step, for both; may be repeated",
+    )
+    parser.add_argument(
+        "--align",
+        choices=("each", "first"),
+        help="gpucoron's alignment (default: first, as jwst has it)",
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="auto|cpu|N",
+        help="where gpucoron computes (default: cpu)",
+    )
+    parser.add_argument(
+        "--output-dir",
+        default="gpucoron-verify",
+        metavar="DIR",
+        help="where everything goes: a new folder, or that of an earlier "
+        "comparison (default: gpucoron-verify)",
+    )
+    parser.add_argument(
+        "--expect",
+        action="store_true",
+        help="fail (exit code 1) where something differs by more than promised",
+    )
+    parser.add_argument(
+        "--single-fft",
+        action="store_true",
+        help="run jwst's alignment as it is, even where NumPy makes it work in single precision",
+    )
     add_talk_options(parser)
 
 
@@ -59,8 +82,14 @@ def run_from_arguments(options: argparse.Namespace) -> int:
     """Do what the arguments of `add_arguments` ask for; return the exit status."""
     with run_console(options):
         report = verify(
-            options.asn, options.output_dir, psfmask=options.psfmask, sets=options.set,
-            align=options.align, device=options.device, double_fft=not options.single_fft)
+            options.asn,
+            options.output_dir,
+            psfmask=options.psfmask,
+            sets=options.set,
+            align=options.align,
+            device=options.device,
+            double_fft=not options.single_fft,
+        )
     if not options.quiet:
         sys.stdout.writelines(line + "\n" for line in report.lines())
     problems = report.problems()

@@ -76,8 +76,9 @@ def connect(address: str, timeout: float | None = None) -> Iterator[Client]:
     try:
         from distributed import Client
     except ImportError as problem:
-        raise UsageError("--scheduler needs the package distributed "
-                         "(pip install 'gpucoron[dask]')") from problem
+        raise UsageError(
+            "--scheduler needs the package distributed (pip install 'gpucoron[dask]')"
+        ) from problem
     timeout = TIMEOUT if timeout is None else timeout
     for name in ("distributed", "distributed.client"):  # they have long words for one line
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -86,8 +87,10 @@ def connect(address: str, timeout: float | None = None) -> Iterator[Client]:
         client = Client(address, timeout=timeout, set_as_default=False)
     except Exception as problem:  # whatever answers there may say anything
         text = (str(problem).splitlines() or [""])[0].rstrip(".") or type(problem).__name__
-        raise ClusterError(f"no Dask scheduler answers at {address} ({text}); expected the address "
-                           "that dask scheduler shows, as tcp://host:8786") from None
+        raise ClusterError(
+            f"no Dask scheduler answers at {address} ({text}); expected the address "
+            "that dask scheduler shows, as tcp://host:8786"
+        ) from None
     try:
         yield client
     finally:
@@ -112,10 +115,17 @@ async def _ask(address: str, timeout: float) -> None:
 
 
 def run_on(
-    client: Client, asn: str | PathLike, output_dir: str | PathLike | None,
-    parameters: Parameters, *, device: str | int | Device = "auto", save: Collection[str] = (),
-    keep: Collection[str] | None = None, overwrite: bool = True,
-    progress: Callable[..., None] | None = None, **settings: Any,
+    client: Client,
+    asn: str | PathLike,
+    output_dir: str | PathLike | None,
+    parameters: Parameters,
+    *,
+    device: str | int | Device = "auto",
+    save: Collection[str] = (),
+    keep: Collection[str] | None = None,
+    overwrite: bool = True,
+    progress: Callable[..., None] | None = None,
+    **settings: Any,
 ) -> Result:
     """Run one association; see `gpucoron.run`, which calls this.
 
@@ -128,14 +138,22 @@ def run_on(
     """
     if output_dir is None or keep:
         raise UsageError("with client= products are files: expected an output_dir, and no keep")
-    order = make_order(asn, output_dir, parameters, device=device, save=save, overwrite=overwrite,
-                       **settings)
-    outcome, = run_many(client, [order], progress=progress)
+    order = make_order(
+        asn, output_dir, parameters, device=device, save=save, overwrite=overwrite, **settings
+    )
+    (outcome,) = run_many(client, [order], progress=progress)
     if outcome.error is not None:
         raise outcome.error
     done = outcome.done
-    return Result(tuple(done.products), tuple(map(Path, done.files)), done.timings,
-                  tuple(done.warnings), parameters, done.device, tuple(done.spans))
+    return Result(
+        tuple(done.products),
+        tuple(map(Path, done.files)),
+        done.timings,
+        tuple(done.warnings),
+        parameters,
+        done.device,
+        tuple(done.spans),
+    )
 
 
 def run_many(
@@ -168,9 +186,15 @@ def run_many(
     with held(orders, aheads, outcomes) as ready:
         works = [_Work(number, orders[number]) for number in ready]
         workers = len(client.nthreads())
-        log.info("%d association%s on %d worker%s at %s%s", len(works), "s"[: len(works) != 1],
-                 workers, "s"[: workers != 1], client.scheduler.address,
-                 "" if workers else "; waiting for workers")
+        log.info(
+            "%d association%s on %d worker%s at %s%s",
+            len(works),
+            "s"[: len(works) != 1],
+            workers,
+            "s"[: workers != 1],
+            client.scheduler.address,
+            "" if workers else "; waiting for workers",
+        )
         try:
             for work in works:
                 _submit(client, work, aheads[work.number].integrations, workers, len(works))
@@ -187,8 +211,11 @@ def _submit(client: Client, work: _Work, integrations, workers: int, association
     """Give an association to the cluster."""
     parameters, token = work.order.parameters, secrets.token_hex(4)
     stem = Path(work.order.asn).stem
-    may_slice = (parameters.align_refs.align == "each" and not parameters.klip.skip
-                 and ("psfalign" not in work.order.save or parameters.align_refs.skip))
+    may_slice = (
+        parameters.align_refs.align == "each"
+        and not parameters.klip.skip
+        and ("psfalign" not in work.order.save or parameters.align_refs.skip)
+    )
     tasks = cut(integrations, workers, associations, may_slice)
     common = {"pure": False, "priority": -work.number}
     if not tasks:
@@ -202,12 +229,21 @@ def _submit(client: Client, work: _Work, integrations, workers: int, association
     work.order = replace(work.order, scratch=str(scratch))
     begun: set[int] = set()
     for number, (product, pieces) in enumerate(tasks):
-        work.futures.append(client.submit(
-            do_part, work.order, product, pieces, product not in begun,
-            key=f"{stem}-{token}-{number}", **common))
+        work.futures.append(
+            client.submit(
+                do_part,
+                work.order,
+                product,
+                pieces,
+                product not in begun,
+                key=f"{stem}-{token}-{number}",
+                **common,
+            )
+        )
         begun.add(product)
-    work.futures.append(client.submit(
-        do_end, work.order, list(work.futures), key=f"{stem}-{token}-end", **common))
+    work.futures.append(
+        client.submit(do_end, work.order, list(work.futures), key=f"{stem}-{token}-end", **common)
+    )
 
 
 # ---- waiting
@@ -254,8 +290,10 @@ def _look(client: Client, work: _Work, future: Future, outcome: Outcome) -> None
     elif outcome.error is None:
         if client.status != "running":
             raise _lost(client)
-        outcome.error = ClusterError(f"{work.order.asn}: the scheduler has dropped it (was it "
-                                     "restarted, or the work cancelled?)")
+        outcome.error = ClusterError(
+            f"{work.order.asn}: the scheduler has dropped it (was it "
+            "restarted, or the work cancelled?)"
+        )
 
 
 def _told(problem: BaseException, work: _Work) -> Exception:
@@ -266,15 +304,19 @@ def _told(problem: BaseException, work: _Work) -> Exception:
     if isinstance(problem, GpucoronError):
         return problem
     if isinstance(problem, KilledWorker):
-        return ClusterError(f"{name}: the workers that took it died, one after another (out of "
-                            "memory? their logs tell)")
+        return ClusterError(
+            f"{name}: the workers that took it died, one after another (out of "
+            "memory? their logs tell)"
+        )
     text = (str(problem).splitlines() or [""])[0]
     return ClusterError(f"{name}: internal error on a worker: {type(problem).__name__}: {text}")
 
 
 def _lost(client: Client) -> ClusterError:
-    return ClusterError("the connection to the Dask scheduler is lost; what is complete stays, "
-                        "the rest has to be run again")
+    return ClusterError(
+        "the connection to the Dask scheduler is lost; what is complete stays, "
+        "the rest has to be run again"
+    )
 
 
 def _clear_up(client: Client, works) -> None:

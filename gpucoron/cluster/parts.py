@@ -42,8 +42,11 @@ class WholeRun(ProductRun):
 
     def _leave(self, exposures, *suffixes: str) -> None:
         """Take products of exposures as written: another task does that."""
-        self.job.begun.update(self.job.path(e.root, suffix, self.association.asn_id)
-                              for e in exposures for suffix in suffixes)
+        self.job.begun.update(
+            self.job.path(e.root, suffix, self.association.asn_id)
+            for e in exposures
+            for suffix in suffixes
+        )
 
     def _scratch(self, exposure: int, truncate: int, first: int) -> Path:
         """Return where subtracted images are between two tasks."""
@@ -77,8 +80,7 @@ class PartRun(WholeRun):
     def _only_part(self, writes: bool) -> None:
         if not writes:
             self._leave(self.references, "crfints", "median")
-            self.job.begun.add(
-                self.job.path(self.result.name, "psfstack", self.association.asn_id))
+            self.job.begun.add(self.job.path(self.result.name, "psfstack", self.association.asn_id))
 
     def subtract(self, pieces: Sequence[Piece]) -> None:
         """Do the exposures, and leave what comes of them where the last task finds it."""
@@ -117,11 +119,14 @@ class PartRun(WholeRun):
     def notes(self, writes: bool) -> dict[str, Any]:
         """Return what the last task needs to know, and cannot read from files."""
         record = self.record.exposures
-        notes = {"fits": self.result.fits, "eigenvalues": {
-            root: record[root].eigenvalues for root in self.result.fits}}
+        notes = {
+            "fits": self.result.fits,
+            "eigenvalues": {root: record[root].eigenvalues for root in self.result.fits},
+        }
         if writes:
-            notes["flagged"] = {e.root: (record[e.root].outliers, record[e.root].unusable)
-                                for e in self.references}
+            notes["flagged"] = {
+                e.root: (record[e.root].outliers, record[e.root].unusable) for e in self.references
+            }
             notes["sources"] = self.record.sources
         return notes
 
@@ -152,8 +157,9 @@ class EndRun(WholeRun):
         for own in notes:
             for root, table in own["fits"].items():
                 before = self.result.fits.get(root)
-                self.result.fits[root] = table if before is None else np.concatenate(
-                    [before, table])
+                self.result.fits[root] = (
+                    table if before is None else np.concatenate([before, table])
+                )
                 self.record.exposures[root].eigenvalues += own["eigenvalues"][root]
             for root, (outliers, unusable) in own.get("flagged", {}).items():
                 entry = self.record.exposures[root]
@@ -177,8 +183,13 @@ class EndRun(WholeRun):
             stacks[truncate] = flagged.replace(data=data, err=err)
             path = job.path(exposure.root, "psfsub", self.association.asn_id)
             if "psfsub" in job.save and len(parts) > 1:
-                job.write(job.tagged(path, "psfsub", truncate), write_psfsub, exposure,
-                          self.places[0].later(stacks[truncate]), self._provenance_of(truncate))
+                job.write(
+                    job.tagged(path, "psfsub", truncate),
+                    write_psfsub,
+                    exposure,
+                    self.places[0].later(stacks[truncate]),
+                    self._provenance_of(truncate),
+                )
         self.record.note_subtracted(exposure.root, flagged, stacks)
         return {k: stack.replace(err=flagged.err) for k, stack in stacks.items()}
 

@@ -45,8 +45,13 @@ def tell(outcome: Outcome) -> None:
 
 
 def make_order(
-    asn: str | PathLike, output_dir: str | PathLike, parameters: Parameters, *,
-    device: str | int | Device = "auto", psfmask: str | PathLike | None = None, **settings: Any,
+    asn: str | PathLike,
+    output_dir: str | PathLike,
+    parameters: Parameters,
+    *,
+    device: str | int | Device = "auto",
+    psfmask: str | PathLike | None = None,
+    **settings: Any,
 ) -> Order:
     """Make an order that means the same in any folder of any node.
 
@@ -65,8 +70,14 @@ def make_order(
         parameters = replace(parameters, resample=replace(resample, output_wcs=full))
     mask = None if psfmask is None else (str(psfmask), os.path.abspath(psfmask))
     settings["save"] = frozenset(settings.get("save", ()))
-    return Order(os.path.abspath(asn), os.path.abspath(output_dir), parameters, str(device),
-                 psfmask=mask, **settings)
+    return Order(
+        os.path.abspath(asn),
+        os.path.abspath(output_dir),
+        parameters,
+        str(device),
+        psfmask=mask,
+        **settings,
+    )
 
 
 class Ahead(NamedTuple):
@@ -109,9 +120,18 @@ def look_ahead(orders: Sequence[Order]) -> list[Ahead | GpucoronError]:
     found, owner = [], {}
     for number, order in enumerate(orders):
         try:
-            job = Job(order.parameters, cpu_device(), order.save, frozenset(), order.overwrite,
-                      None, Path(order.output_dir), no_progress, skip_bad=order.skip_bad,
-                      checksums=order.checksums and order.skip_bad)
+            job = Job(
+                order.parameters,
+                cpu_device(),
+                order.save,
+                frozenset(),
+                order.overwrite,
+                None,
+                Path(order.output_dir),
+                no_progress,
+                skip_bad=order.skip_bad,
+                checksums=order.checksums and order.skip_bad,
+            )
             association, names = job.read(Path(order.asn))
             files = job.planned(association, names)
             job.preflight(association, names)
@@ -122,8 +142,10 @@ def look_ahead(orders: Sequence[Order]) -> list[Ahead | GpucoronError]:
         for path in (os.path.join(order.output_dir, name) for name in files):
             other = owner.setdefault(path, number)
             if other != number:
-                raise UsageError(f"{orders[other].asn} and {order.asn} would both write {path}; "
-                                 "run them into different folders")
+                raise UsageError(
+                    f"{orders[other].asn} and {order.asn} would both write {path}; "
+                    "run them into different folders"
+                )
     return found
 
 
@@ -167,8 +189,10 @@ def _allow_files(n: int) -> None:
 
 
 def _integrations(job: Job, association) -> list[list[int]]:
-    return [[job.exposures[m.path, m.exptype].shape[0] for m in product.science]
-            for product in association.products]
+    return [
+        [job.exposures[m.path, m.exptype].shape[0] for m in product.science]
+        for product in association.products
+    ]
 
 
 def cut(
@@ -210,6 +234,8 @@ def cut(
                 tasks.append((product, [Piece(exposure)]))
                 continue
             edges = [n * k // parts for k in range(parts + 1)]
-            tasks += [(product, [Piece(exposure, a, b)])
-                      for a, b in zip(edges[:-1], edges[1:], strict=True)]
+            tasks += [
+                (product, [Piece(exposure, a, b)])
+                for a, b in zip(edges[:-1], edges[1:], strict=True)
+            ]
     return tasks if len(tasks) > 1 else []

@@ -126,8 +126,10 @@ def do_end(order: Order, parts: Sequence[Done]) -> Done:
     with _working(order) as work, work.recorded() as record:
         products = [
             EndRun(work.job, *which, order).end(
-                [part.notes for part in parts if part.notes["product"] == number])
-            for number, which in enumerate(work.products())]
+                [part.notes for part in parts if part.notes["product"] == number]
+            )
+            for number, which in enumerate(work.products())
+        ]
         done = work.done()
         for part in reversed(parts):
             done.follow(part)
@@ -168,24 +170,38 @@ def _key(order: Order, product, number: int) -> tuple:
     if order.psfmask:
         files.append(Path(order.psfmask[1]))
     stats = [(str(path), os.stat(path)) for path in files]
-    return (order.asn, number, repr(order.parameters), order.device, order.psfmask,
-            "psfalign" in order.save, tuple((p, s.st_mtime_ns, s.st_size) for p, s in stats))
+    return (
+        order.asn,
+        number,
+        repr(order.parameters),
+        order.device,
+        order.psfmask,
+        "psfalign" in order.save,
+        tuple((p, s.st_mtime_ns, s.st_size) for p, s in stats),
+    )
 
 
 def _close(order: Order, done: Done, products: list[ProductResult]) -> None:
     """Write the report if one is wanted, and leave out what shall not travel."""
     if order.report:
         result = Result(
-            tuple(products), tuple(map(Path, done.files)), done.timings, tuple(done.warnings),
-            order.parameters, done.device, tuple(done.spans))
+            tuple(products),
+            tuple(map(Path, done.files)),
+            done.timings,
+            tuple(done.warnings),
+            order.parameters,
+            done.device,
+            tuple(done.spans),
+        )
         try:
             done.files.append(str(result.report(order.report, order.star, order.overwrite)))
         except GpucoronError:
             raise
         except Exception as problem:  # the products are whole all the same
             done.warnings.append(f"no report: {type(problem).__name__}: {problem}")
-    done.products = [ProductResult(p.name, fits=p.fits, psfmask=p.psfmask, left_out=p.left_out)
-                     for p in products]
+    done.products = [
+        ProductResult(p.name, fits=p.fits, psfmask=p.psfmask, left_out=p.left_out) for p in products
+    ]
 
 
 # ---- what all tasks share
@@ -241,15 +257,21 @@ class _Work:
     def products(self) -> list[tuple]:
         """Return (association, product, name) of each product."""
         association, names = self.association
-        return [(association, product, name)
-                for product, name in zip(association.products, names, strict=True)]
+        return [
+            (association, product, name)
+            for product, name in zip(association.products, names, strict=True)
+        ]
 
     def recorded(self) -> RunRecord:
         """Begin the record of the run, in a task that sees its end."""
         job = self.job
         record = job.record = _LateRecord(
-            job.parameters, job.device, timings=job.timings, warnings=self.warnings,
-            threads=job.threads)
+            job.parameters,
+            job.device,
+            timings=job.timings,
+            warnings=self.warnings,
+            threads=job.threads,
+        )
         association, names = self.association
         files = [job.output_dir / name for name in job.planned(association, names)]
         if files:
@@ -261,8 +283,15 @@ class _Work:
         self.job.background.wait()
         epoch = time.time() - time.perf_counter()
         spans = [(step, epoch + begin, epoch + end) for step, begin, end in self.job.spans]
-        return Done([str(p) for p in self.job.files], dict(self.job.timings), spans,
-                    list(self.warnings), list(self.lines), self.job.device, [self.host])
+        return Done(
+            [str(p) for p in self.job.files],
+            dict(self.job.timings),
+            spans,
+            list(self.warnings),
+            list(self.lines),
+            self.job.device,
+            [self.host],
+        )
 
 
 @contextmanager
@@ -270,19 +299,37 @@ def _working(order: Order) -> Iterator[_Work]:
     """Set up a job, one at a time in a process."""
     host = f"{socket.gethostname()}, process {os.getpid()}"
     if order.version != __version__:
-        raise UsageError(f"the worker on {host} has gpucoron {__version__}, expected "
-                         f"{order.version} as where the run was started")
+        raise UsageError(
+            f"the worker on {host} has gpucoron {__version__}, expected "
+            f"{order.version} as where the run was started"
+        )
     for path in (order.asn, order.output_dir):
         if not os.path.exists(path):
-            raise InputError(f"{path}: the worker on {host} does not see it; expected a file "
-                             "system that all workers share")
+            raise InputError(
+                f"{path}: the worker on {host} does not see it; expected a file "
+                "system that all workers share"
+            )
     keep_memory()
-    with _ONE_AT_A_TIME, collected_warnings() as warnings, _collected_lines() as lines, \
-            limited_to(order.threads) as n:
+    with (
+        _ONE_AT_A_TIME,
+        collected_warnings() as warnings,
+        _collected_lines() as lines,
+        limited_to(order.threads) as n,
+    ):
         job = _WorkerJob(
-            order.parameters, choose_device(order.device), order.save, frozenset(), True,
-            order.psfmask and order.psfmask[1], Path(order.output_dir), no_progress, n,
-            order.memory, order.skip_bad, order.checksums)
+            order.parameters,
+            choose_device(order.device),
+            order.save,
+            frozenset(),
+            True,
+            order.psfmask and order.psfmask[1],
+            Path(order.output_dir),
+            no_progress,
+            n,
+            order.memory,
+            order.skip_bad,
+            order.checksums,
+        )
         with Background(n > 1) as job.background:
             yield _Work(job, warnings, lines, Path(order.asn), host)
 

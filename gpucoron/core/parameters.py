@@ -24,8 +24,15 @@ from gpucoron.core.validators import (
 from gpucoron.errors import ParameterError
 
 __all__ = [
-    "AlignRefs", "Klip", "OutlierDetection", "Parameters", "Resample", "StackRefs",
-    "PRESETS", "STEPS", "describe_parameters",
+    "AlignRefs",
+    "Klip",
+    "OutlierDetection",
+    "Parameters",
+    "Resample",
+    "StackRefs",
+    "PRESETS",
+    "STEPS",
+    "describe_parameters",
 ]
 
 #: What a preset changes before anything the user sets.
@@ -63,14 +70,17 @@ class OutlierDetection(_Step):
 
     skip: bool = _parameter(False, boolean, "leave the step out")
     snr: str = _parameter(
-        "5.0 4.0", thresholds, "threshold in units of ERR; only the first number counts")
+        "5.0 4.0", thresholds, "threshold in units of ERR; only the first number counts"
+    )
     maskpt: float = _parameter(
-        0.7, number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-        "weight (mean = 1) below which a pixel is left out")
-    good_bits: str = _parameter(
-        "~DO_NOT_USE", bit_flags, "DQ flags that a good pixel may carry")
+        0.7,
+        number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "weight (mean = 1) below which a pixel is left out",
+    )
+    good_bits: str = _parameter("~DO_NOT_USE", bit_flags, "DQ flags that a good pixel may carry")
     save_intermediate_results: bool = _parameter(
-        False, boolean, "write the median image of each exposure")
+        False, boolean, "write the median image of each exposure"
+    )
 
     @property
     def threshold(self) -> float:
@@ -95,10 +105,11 @@ class AlignRefs(_Step):
 
     skip: bool = _parameter(False, boolean, "leave the step out")
     align: str = _parameter(
-        "each", choice("each", "first"),
-        "fit each science integration, or an exposure's first")
+        "each", choice("each", "first"), "fit each science integration, or an exposure's first"
+    )
     median_box_length: int = _parameter(
-        3, integer(0), "side (px) of the box whose median replaces a bad pixel")
+        3, integer(0), "side (px) of the box whose median replaces a bad pixel"
+    )
     bad_bits: str = _parameter("DO_NOT_USE", bit_flags, "DQ flags that make a pixel bad")
 
 
@@ -110,7 +121,8 @@ class Klip(_Step):
 
     skip: bool = _parameter(False, boolean, "leave the step out")
     truncate: int | tuple[int, ...] = _parameter(
-        50, integers(0), "KL vectors kept; several give a psfsub and an i2d each")
+        50, integers(0), "KL vectors kept; several give a psfsub and an i2d each"
+    )
 
     @property
     def truncations(self) -> tuple[int, ...]:
@@ -126,34 +138,46 @@ class Resample(_Step):
 
     skip: bool = _parameter(False, boolean, "leave the step out")
     pixfrac: float = _parameter(
-        1.0, number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-        "side of the drop, in input pixels; lanczos ignores it")
+        1.0,
+        number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+        "side of the drop, in input pixels; lanczos ignores it",
+    )
     kernel: str = _parameter(
         "square",
         choice("square", "point", "turbo", "gaussian", "lanczos2", "lanczos3"),
-        "square, point, turbo, gaussian, lanczos2 or lanczos3")
-    fillval: str = _parameter(
-        "NAN", fill_value, "value of output pixels that nothing falls on")
+        "square, point, turbo, gaussian, lanczos2 or lanczos3",
+    )
+    fillval: str = _parameter("NAN", fill_value, "value of output pixels that nothing falls on")
     weight_type: str = _parameter(
-        "ivm", choice("ivm", "exptime"), "weights: ivm (1 / read-noise variance) or exptime")
+        "ivm", choice("ivm", "exptime"), "weights: ivm (1 / read-noise variance) or exptime"
+    )
     output_shape: tuple[int, int] | None = _parameter(
-        None, optional(pair(integer(1), "two integers, nx and ny")),
-        "size of the output, nx and ny")
+        None, optional(pair(integer(1), "two integers, nx and ny")), "size of the output, nx and ny"
+    )
     crpix: tuple[float, float] | None = _parameter(
-        None, optional(pair(number(), "two numbers, x and y")),
-        "reference pixel of the output, x and y from 0")
+        None,
+        optional(pair(number(), "two numbers, x and y")),
+        "reference pixel of the output, x and y from 0",
+    )
     crval: tuple[float, float] | None = _parameter(
-        None, optional(pair(number(), "two numbers in degrees, RA and Dec")),
-        "its sky position, RA and Dec in degrees")
+        None,
+        optional(pair(number(), "two numbers in degrees, RA and Dec")),
+        "its sky position, RA and Dec in degrees",
+    )
     rotation: float | None = _parameter(
-        None, optional(number()), "position angle of the y axis, degrees east of north")
+        None, optional(number()), "position angle of the y axis, degrees east of north"
+    )
     pixel_scale_ratio: float = _parameter(
-        1.0, number("a number above 0", lambda x: x > 0), "output pixel scale / input pixel scale")
+        1.0, number("a number above 0", lambda x: x > 0), "output pixel scale / input pixel scale"
+    )
     pixel_scale: float | None = _parameter(
-        None, optional(number("a number of arcsec above 0", lambda x: x > 0)),
-        "output pixel scale, arcsec; overrides pixel_scale_ratio")
+        None,
+        optional(number("a number of arcsec above 0", lambda x: x > 0)),
+        "output pixel scale, arcsec; overrides pixel_scale_ratio",
+    )
     output_wcs: str = _parameter(
-        "", file_name, "ASDF file with the output WCS; overrides the other six")
+        "", file_name, "ASDF file with the output WCS; overrides the other six"
+    )
 
 
 STEPS: dict[str, type[_Step]] = {
@@ -274,7 +298,8 @@ def describe_parameters() -> list[tuple[str, Any, str]]:
     """Return (full name, default, what it does) of every parameter, in the order of the steps."""
     return [
         (f"{name}.{item.name}", item.default, item.metadata["text"])
-        for name, kind in STEPS.items() for item in dataclasses.fields(kind)
+        for name, kind in STEPS.items()
+        for item in dataclasses.fields(kind)
     ]
 
 
@@ -323,7 +348,7 @@ def _resolve(key: str) -> tuple[str, str]:
     step, dot, name = key.partition(".")
     if not dot:
         step = next((s for s in STEPS if key.startswith(s + "_")), "")
-        name = key[len(step) + 1:] if step else key
+        name = key[len(step) + 1 :] if step else key
     if step not in STEPS:
         what = f"step {step!r}" if dot else f"parameter {key!r}"
         raise ParameterError(f"there is no {what}; {_nearest(key, step, name)}")
@@ -342,7 +367,8 @@ def _nearest(key: str, step: str, name: str) -> str:
     own = [f"{step}.{n}" for n in _names(step)] if step in STEPS else []
     homes = [f for f in full if f.endswith(f".{name}") and not f.endswith(".skip")]
     close = (
-        [f"{step}.{n}" for n in difflib.get_close_matches(name, _names(step))] if own
+        [f"{step}.{n}" for n in difflib.get_close_matches(name, _names(step))]
+        if own
         else difflib.get_close_matches(key, full, n=1, cutoff=0.7)
     ) or homes
     if close:

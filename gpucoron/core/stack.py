@@ -91,7 +91,8 @@ class IntegrationStack:
         """Return the stack of the planes that `index` (a slice, mask or list) selects."""
         arrays = {
             f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
-            for f in dataclasses.fields(self) if f.name != "sources"
+            for f in dataclasses.fields(self)
+            if f.name != "sources"
         }
         sources = self.sources
         if sources:

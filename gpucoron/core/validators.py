@@ -11,13 +11,29 @@ import os
 from collections.abc import Callable
 
 __all__ = [
-    "bit_flags", "boolean", "choice", "file_name", "fill_value", "integer", "number", "optional",
-    "pair", "thresholds",
+    "bit_flags",
+    "boolean",
+    "choice",
+    "file_name",
+    "fill_value",
+    "integer",
+    "number",
+    "optional",
+    "pair",
+    "thresholds",
 ]
 
 _NONE = ("", "none", "null", "indef")
-_WORDS = {"true": True, "yes": True, "on": True, "1": True,
-          "false": False, "no": False, "off": False, "0": False}
+_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
 
 
 def boolean(value) -> bool:
@@ -40,11 +56,13 @@ def _float(value) -> float:
 
 def integer(minimum: int) -> Callable:
     """Make a check for a whole number not below `minimum`."""
+
     def check(value):
         parsed = _float(value)
         if not parsed >= minimum or parsed != int(parsed):
             raise ValueError(f"expected an integer of {minimum} or more")
         return int(parsed)
+
     return check
 
 
@@ -64,30 +82,36 @@ def integers(minimum: int) -> Callable:
         if not several or len(set(several)) < len(several):
             raise ValueError(f"expected an integer of {minimum} or more, or several different ones")
         return several[0] if len(several) == 1 else several
+
     return check
 
 
 def number(expected: str = "a number", valid: Callable = lambda x: True) -> Callable:
     """Make a check for a finite number that `valid` accepts."""
+
     def check(value):
         parsed = _float(value)
         if math.isnan(parsed) or not valid(parsed):
             raise ValueError(f"expected {expected}")
         return parsed
+
     return check
 
 
 def choice(*names: str) -> Callable:
     """Make a check for one of a few words, in any case."""
+
     def check(value):
         if isinstance(value, str) and value.strip().lower() in names:
             return value.strip().lower()
         raise ValueError("expected " + " or ".join(repr(n) for n in names))
+
     return check
 
 
 def pair(item: Callable, expected: str) -> Callable:
     """Make a check for two values, in a sequence or in text such as ``"10, 20"``."""
+
     def check(value):
         parts = value
         if isinstance(value, str):
@@ -99,15 +123,18 @@ def pair(item: Callable, expected: str) -> Callable:
             return tuple(item(part) for part in parts)
         except (TypeError, ValueError):
             raise ValueError(f"expected {expected}") from None
+
     return check
 
 
 def optional(check: Callable) -> Callable:
     """Let None, and words that mean it, through a check."""
+
     def checked(value):
         if value is None or isinstance(value, str) and value.strip().lower() in _NONE:
             return None
         return check(value)
+
     return checked
 
 

@@ -62,7 +62,7 @@ def checked(content: bytes) -> bytes:
     end = _END.search(content)
     if end is None:
         raise Unusual("no end of the YAML text")
-    text = content[:end.end()]
+    text = content[: end.end()]
     check_yaml(text)
     return text + b"".join(_plain_blocks(content, end.end()))
 
@@ -74,12 +74,16 @@ def _plain_blocks(content: bytes, place: int):
         end = block.start + block.used
         if block.used > block.allocated or end > len(content):
             raise Unusual("a block is cut short")
-        data = _unpacked(block.compression, content[block.start:end], block.length)
+        data = _unpacked(block.compression, content[block.start : end], block.length)
         total += len(data)
         if total > _LARGEST:
             raise TooDeep(f"blocks of more than {_LARGEST >> 20} MiB")
-        yield MAGIC + struct.pack(">H", HEAD.size) + HEAD.pack(
-            0, bytes(4), len(data), len(data), len(data), bytes(16)) + data
+        yield (
+            MAGIC
+            + struct.pack(">H", HEAD.size)
+            + HEAD.pack(0, bytes(4), len(data), len(data), len(data), bytes(16))
+            + data
+        )
 
 
 def _unpacked(kind: bytes, data: bytes, length: int) -> bytes:

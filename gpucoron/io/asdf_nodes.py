@@ -14,8 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["HEAD", "MAGIC", "MAX_DEPTH", "Block", "Node", "TooDeep", "Unusual", "array",
-           "block_headers", "blocks", "check_yaml", "number", "read_nodes"]
+__all__ = [
+    "HEAD",
+    "MAGIC",
+    "MAX_DEPTH",
+    "Block",
+    "Node",
+    "TooDeep",
+    "Unusual",
+    "array",
+    "block_headers",
+    "blocks",
+    "check_yaml",
+    "number",
+    "read_nodes",
+]
 
 MAX_DEPTH = 200  # libyaml's own composer overflows the C stack at some ten thousand
 _MAX_NODES = 1_000_000  # with every alias written out
@@ -24,8 +37,18 @@ _MAX_INLINE = 10_000  # numbers in the text; aliases can make many of few
 MAGIC = b"\xd3BLK"
 HEAD = struct.Struct(">I4sQQQ16s")  # flags, compression, allocated, used, data size, checksum
 _STREAMED = 1
-_DTYPES = {"float64": "f8", "float32": "f4", "int64": "i8", "int32": "i4", "int16": "i2",
-           "int8": "i1", "uint64": "u8", "uint32": "u4", "uint16": "u2", "uint8": "u1"}
+_DTYPES = {
+    "float64": "f8",
+    "float32": "f4",
+    "int64": "i8",
+    "int32": "i4",
+    "int16": "i2",
+    "int8": "i1",
+    "uint64": "u8",
+    "uint32": "u4",
+    "uint16": "u2",
+    "uint8": "u1",
+}
 
 
 class Unusual(Exception):
@@ -244,7 +267,7 @@ def block_headers(data: bytes, place: int = 0) -> Iterator[Block]:
         A header that is cut short.
     """
     place = data.find(MAGIC, place)
-    while place >= 0 and data[place:place + 4] == MAGIC:
+    while place >= 0 and data[place : place + 4] == MAGIC:
         if len(data) < place + 6 + HEAD.size:
             raise Unusual("a block is cut short")
         (size,) = struct.unpack_from(">H", data, place + 4)
@@ -272,7 +295,7 @@ def blocks(data: bytes) -> list[memoryview]:
             raise Unusual("a block is compressed or streamed")
         if block.used > block.allocated or block.start + block.allocated > len(data):
             raise Unusual("a block is cut short")
-        found.append(memoryview(data)[block.start:block.start + block.used])
+        found.append(memoryview(data)[block.start : block.start + block.used])
     return found
 
 

@@ -33,8 +33,10 @@ _TOP = re.compile(r"^(?=[^\s#%.\-])", re.MULTILINE)  # a key in the first column
 _SECOND = re.compile(r"^  (?=[^\s\-])", re.MULTILINE)
 _ANCHOR = re.compile(r"(?:^|[\s,\[{])&(\w+)")
 _ALIAS = re.compile(r"(?:^|[\s,\[{])\*(\w+)")
-_HEAD = "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n" \
-        "--- !core/asdf-1.1.0\n"
+_HEAD = (
+    "#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
+    "--- !core/asdf-1.1.0\n"
+)
 _BLOCK_MAGIC = b"\xd3BLK"
 
 
@@ -58,7 +60,7 @@ def _blocks(data: bytes) -> bytes:
     if start < 0:
         return b""
     place = start
-    while data[place:place + 4] == _BLOCK_MAGIC:
+    while data[place : place + 4] == _BLOCK_MAGIC:
         (size,) = struct.unpack_from(">H", data, place + 4)
         flags, _, allocated = struct.unpack_from(">I4sQ", data, place + 6)
         if flags & 1:  # streamed: reaches to the end
@@ -73,12 +75,12 @@ def _take_apart(blob: bytes):
     opening = re.search(rb"^---[^\n]*\n", blob, re.MULTILINE)
     if end is None or opening is None:
         raise _Unusual
-    text = blob[opening.end():end.start()].decode("utf-8")
+    text = blob[opening.end() : end.start()].decode("utf-8")
     top = dict(_entries(text, _TOP))
     meta = top.get("meta", "")
     if not meta.startswith("meta:\n"):
         raise _Unusual
-    second = dict(_entries(meta[len("meta:\n"):], _SECOND))
+    second = dict(_entries(meta[len("meta:\n") :], _SECOND))
     wcs = second.pop("wcs", "")
     rest = "".join(part for part in second.values() if "!core/ndarray" not in part)
     kept = [top[k] for k in ("asdf_library", "history", "cal_logs") if k in top]
@@ -87,8 +89,8 @@ def _take_apart(blob: bytes):
             raise _Unusual
     if wcs and not wcs.startswith("  wcs: !<"):
         raise _Unusual
-    head = blob[:opening.end()].decode("utf-8")
-    return head, kept, rest, wcs, _blocks(blob[end.end():])
+    head = blob[: opening.end()].decode("utf-8")
+    return head, kept, rest, wcs, _blocks(blob[end.end() :])
 
 
 def wcs_blob(wcs: Any) -> bytes:
@@ -130,11 +132,15 @@ def _link(tag: str, link: ArrayLink) -> str:
     if dtype.names is None:
         kind = dtype.name
     else:
-        columns = (f"  - {{byteorder: big, datatype: {_column(dtype[n])}, name: {_quoted(n)}}}\n"
-                   for n in dtype.names)
+        columns = (
+            f"  - {{byteorder: big, datatype: {_column(dtype[n])}, name: {_quoted(n)}}}\n"
+            for n in dtype.names
+        )
         kind = "\n" + "".join(columns).rstrip("\n")
-    return (f"{attribute}: !core/ndarray-{tag}\n  source: fits:{name},1\n  datatype: {kind}\n"
-            f"  byteorder: big\n  shape: [{', '.join(map(str, shape))}]\n").replace(": \n", ":\n")
+    return (
+        f"{attribute}: !core/ndarray-{tag}\n  source: fits:{name},1\n  datatype: {kind}\n"
+        f"  byteorder: big\n  shape: [{', '.join(map(str, shape))}]\n"
+    ).replace(": \n", ":\n")
 
 
 def _quoted(name: str) -> str:
@@ -203,8 +209,11 @@ def _meta_text(node, values: Mapping[str, Any]) -> str:
     if not merged.value:
         return "meta:\n"
     merged.flow_style = False
-    root = yaml.MappingNode("tag:yaml.org,2002:map", [
-        (yaml.ScalarNode("tag:yaml.org,2002:str", "meta"), merged)], flow_style=False)
+    root = yaml.MappingNode(
+        "tag:yaml.org,2002:map",
+        [(yaml.ScalarNode("tag:yaml.org,2002:str", "meta"), merged)],
+        flow_style=False,
+    )
     text = yaml.serialize(root, Dumper=dumper, tags={"!": _TAG}, explicit_start=True, width=100)
     return text.split("---\n" if "---\n" in text else "--- ", 1)[1]
 
@@ -226,7 +235,10 @@ def _parts(source: bytes, keep_metadata: bool):
 
 
 def asdf_blob(
-    source: bytes | None, links: Iterable[ArrayLink], values: Mapping[str, Any], *,
+    source: bytes | None,
+    links: Iterable[ArrayLink],
+    values: Mapping[str, Any],
+    *,
     keep_metadata: bool = True,
 ) -> bytes:
     """Return the content of the ASDF extension of a product.
@@ -252,9 +264,12 @@ def asdf_blob(
         try:
             head, kept, node, wcs, blocks = _parts(source, keep_metadata)
         except Exception as problem:  # whatever asdf makes of it; the pixels do not depend on it
-            log.warning("the ASDF extension of an input cannot be read, so that products do not "
-                        "inherit it: %s %s", type(problem).__name__,
-                        str(problem).strip().split("\n")[0][:200])
+            log.warning(
+                "the ASDF extension of an input cannot be read, so that products do not "
+                "inherit it: %s %s",
+                type(problem).__name__,
+                str(problem).strip().split("\n")[0][:200],
+            )
     tag = "1.1.0" if "#ASDF_STANDARD 1.6" in head else "1.0.0"
     text = head + "".join(kept) + "".join(_link(tag, link) for link in links)
     meta = _meta_text(node, values) + wcs

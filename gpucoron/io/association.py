@@ -109,17 +109,29 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     _check_unique(path, products, asn_id)
     for product in products:
         if product.ignored:
-            names = shorten(", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored), 1000,
-                            placeholder=" ...")
-            log.warning("%s: %s: ignoring %s: neither science nor psf",
-                        path.name, _label(product.name), names)
+            names = shorten(
+                ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored),
+                1000,
+                placeholder=" ...",
+            )
+            log.warning(
+                "%s: %s: ignoring %s: neither science nor psf",
+                path.name,
+                _label(product.name),
+                names,
+            )
     kind = table.get("asn_type")
     if kind is not None and kind != "coron3":
         log.warning("%s: asn_type is %s, expected 'coron3'; going on", path.name, repr(kind)[:100])
     return Association(
-        path=path, asn_id=asn_id, asn_pool=_pool(table.get("asn_pool")),
-        table_name=path.name, program=program_id(table.get("program")),
-        target=text_or_none(table.get("target")), products=products)
+        path=path,
+        asn_id=asn_id,
+        asn_pool=_pool(table.get("asn_pool")),
+        table_name=path.name,
+        program=program_id(table.get("program")),
+        target=text_or_none(table.get("target")),
+        products=products,
+    )
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -133,7 +145,8 @@ def _load(path: Path) -> dict[str, Any]:
     table = _parse(path, content)
     if not isinstance(table, dict):
         raise AssociationError(
-            f"{path}: holds {_kind(table)}, expected a JSON object with a list 'products'")
+            f"{path}: holds {_kind(table)}, expected a JSON object with a list 'products'"
+        )
     return table
 
 
@@ -144,7 +157,8 @@ def _parse(path: Path, content: bytes) -> Any:
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
             raise AssociationError(
-                f"{path}: key {twice!r} appears twice in one JSON object, expected once")
+                f"{path}: key {twice!r} appears twice in one JSON object, expected once"
+            )
         return table
 
     try:
@@ -154,7 +168,8 @@ def _parse(path: Path, content: bytes) -> Any:
         line = lines[min(error.lineno, len(lines)) - 1].strip()
         raise AssociationError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
-            f"(the line reads: {line[:60]})") from error
+            f"(the line reads: {line[:60]})"
+        ) from error
     except UnicodeDecodeError as error:
         raise AssociationError(f"{path}: not valid JSON: byte {error.start} is not text") from error
     except RecursionError as error:
@@ -171,31 +186,40 @@ def _entries(path: Path, table: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(entries, list) or not entries:
         found = "no 'products'" if entries is None else f"'products' is {_kind(entries)}"
         raise AssociationError(
-            f"{path}: not a level-3 association: {found}, expected a list of products")
+            f"{path}: not a level-3 association: {found}, expected a list of products"
+        )
     for number, entry in enumerate(entries, 1):
         members = entry.get("members") if isinstance(entry, dict) else None
         if not isinstance(members, list):
-            raise AssociationError(f"{path}: not a level-3 association: product {number} has no "
-                                   "list 'members'")
+            raise AssociationError(
+                f"{path}: not a level-3 association: product {number} has no list 'members'"
+            )
         for position, member in enumerate(members, 1):
             for key in ("expname", "exptype"):
                 value = member.get(key) if isinstance(member, dict) else None
                 if not isinstance(value, str) or not value.strip():
-                    raise AssociationError(f"{path}: product {number}, member {position} has no "
-                                           f"{key!r}, expected a text")
+                    raise AssociationError(
+                        f"{path}: product {number}, member {position} has no "
+                        f"{key!r}, expected a text"
+                    )
                 if not value.strip().isprintable() or len(value) > _LONGEST[key]:
                     raise AssociationError(
                         f"{path}: product {number}, member {position} has the {key} "
-                        f"{value[:60]!r}, expected at most {_LONGEST[key]} printable characters")
+                        f"{value[:60]!r}, expected at most {_LONGEST[key]} printable characters"
+                    )
     return entries
 
 
 def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
     name = _product_name(path, index, entry.get("name"))
     members = tuple(
-        Member(path=path.parent / m["expname"].strip(), exptype=m["exptype"].strip().lower(),
-               expname=m["expname"].strip())
-        for m in entry["members"])
+        Member(
+            path=path.parent / m["expname"].strip(),
+            exptype=m["exptype"].strip().lower(),
+            expname=m["expname"].strip(),
+        )
+        for m in entry["members"]
+    )
     by_type = {t: tuple(m for m in members if m.exptype == t) for t in USED_TYPES}
     ignored = tuple(m for m in members if m.exptype not in USED_TYPES)
     for exptype, purpose in (("science", "exposure of the target"), ("psf", "reference exposure")):
@@ -203,7 +227,8 @@ def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
             found = ", ".join(sorted({m.exptype for m in members})) or "no members"
             raise AssociationError(
                 f"{path}: {_label(name, index)} has no member with exptype {exptype!r} (found: "
-                f"{found}), expected at least one {purpose}")
+                f"{found}), expected at least one {purpose}"
+            )
     return Product(name=name, members=members, ignored=ignored, **by_type)
 
 
@@ -212,7 +237,8 @@ def _product_name(path: Path, index: int, name: Any) -> str | None:
         return None
     if not isinstance(name, str):
         raise AssociationError(
-            f"{path}: the name of product {index + 1} is {_kind(name)}, expected a text")
+            f"{path}: the name of product {index + 1} is {_kind(name)}, expected a text"
+        )
     return _file_name_part(path, f"the name of product {index + 1}", name)
 
 
@@ -228,11 +254,14 @@ def _file_name_part(path: Path, what: str, text: str) -> str:
     """Return `text` stripped, having made sure that it can stand in a file name."""
     text = text.strip()
     if not text.isprintable() or re.search(r"[/\\]", text) or text.startswith("."):
-        raise AssociationError(f"{path}: {what} is {text!r}, expected a text that can be part of "
-                               "a file name (no folders)")
+        raise AssociationError(
+            f"{path}: {what} is {text!r}, expected a text that can be part of "
+            "a file name (no folders)"
+        )
     if len(text.encode()) > LONGEST:
-        raise AssociationError(f"{path}: {what} has {len(text.encode())} bytes, expected at most "
-                               f"{LONGEST}")
+        raise AssociationError(
+            f"{path}: {what} has {len(text.encode())} bytes, expected at most {LONGEST}"
+        )
     return text
 
 
@@ -243,7 +272,8 @@ def _check_files(path: Path, products: Sequence[Product]) -> None:
     if missing:
         count = f"{len(missing)} of {len(used)} members missing"
         raise AssociationError(
-            f"{path}: {count} (looked for relative to {path.parent}): {', '.join(missing)}")
+            f"{path}: {count} (looked for relative to {path.parent}): {', '.join(missing)}"
+        )
     for name, file in used.items():
         if not os.path.isfile(file):
             what = "a folder" if os.path.isdir(file) else "not a regular file"
@@ -266,20 +296,23 @@ def _check_unique(path: Path, products: Sequence[Product], asn_id: str) -> None:
             if file in exptype_of:
                 raise AssociationError(
                     f"{path}: {label} lists {member.expname} twice (as {exptype_of[file]} and as "
-                    f"{member.exptype}), expected each exposure once")
+                    f"{member.exptype}), expected each exposure once"
+                )
             exptype_of[file] = member.exptype
             root = _root(path, member, asn_id)
             known, expname = by_root.setdefault(root.casefold(), (file, member.expname))
             if known != file:
                 raise AssociationError(
                     f"{path}: members {expname} and {member.expname} differ, but their products "
-                    "would have the same names; expected distinct file names")
+                    "would have the same names; expected distinct file names"
+                )
         for member in product.science:
             other = science_in.setdefault(member.path.resolve(), label)
             if other != label:
                 raise AssociationError(
                     f"{path}: {member.expname} is science in {other} and in {label}, whose psfsub "
-                    "would have the same name; expected it in one product")
+                    "would have the same name; expected it in one product"
+                )
 
 
 def _root(path: Path, member: Member, asn_id: str) -> str:
@@ -288,8 +321,10 @@ def _root(path: Path, member: Member, asn_id: str) -> str:
     length = len(f"{root}_{asn_id}".encode())
     if not root or length > LONGEST:
         found = f"{length} bytes with the asn_id" if root else "nothing before its suffix"
-        raise AssociationError(f"{path}: the file name of member {member.expname} has {found}, "
-                               f"expected 1 to {LONGEST} to name products after")
+        raise AssociationError(
+            f"{path}: the file name of member {member.expname} has {found}, "
+            f"expected 1 to {LONGEST} to name products after"
+        )
     return root
 
 
@@ -305,7 +340,14 @@ def _pool(value: Any) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false",
-             int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     text = names.get(type(value), type(value).__name__)
     return "an empty list" if value == [] else text

@@ -34,10 +34,19 @@ def _wheel(values):
 
 
 _RULES = {
-    "multi": _multi, "mean": _mean, "sum": sum, "max": max, "min": min, "wheeltol": _wheel,
+    "multi": _multi,
+    "mean": _mean,
+    "sum": sum,
+    "max": max,
+    "min": min,
+    "wheeltol": _wheel,
     # dates and times are ISO 8601, where the order of text is the order of time
-    "mintime": min, "mindate": min, "mindatetime": min,
-    "maxtime": max, "maxdate": max, "maxdatetime": max,
+    "mintime": min,
+    "mindate": min,
+    "mindatetime": min,
+    "maxtime": max,
+    "maxdate": max,
+    "maxdatetime": max,
 }
 
 
@@ -79,8 +88,11 @@ def _combined(row, values):
     except TypeError:  # texts and numbers
         value = math.nan
     if isinstance(value, float) and not math.isfinite(value):
-        log.warning("%s of the exposures cannot be combined; products have the first one's, %r",
-                    row.keyword, values[0])
+        log.warning(
+            "%s of the exposures cannot be combined; products have the first one's, %r",
+            row.keyword,
+            values[0],
+        )
         return values[0]
     return value
 
@@ -104,10 +116,15 @@ def product_times(headers: Sequence[Headers], n_integrations: int) -> dict[str, 
     dict
         As `blend`.
     """
-    timed = {(k.hdu, k.keyword) for k in keywords()
-             if k.attribute.startswith("exposure.") or k.rule.startswith(("min", "max"))}
-    out = {hdu: {keyword: value for keyword, value in found.items() if (hdu, keyword) in timed}
-           for hdu, found in blend(headers).items()}
+    timed = {
+        (k.hdu, k.keyword)
+        for k in keywords()
+        if k.attribute.startswith("exposure.") or k.rule.startswith(("min", "max"))
+    }
+    out = {
+        hdu: {keyword: value for keyword, value in found.items() if (hdu, keyword) in timed}
+        for hdu, found in blend(headers).items()
+    }
     primary = out.setdefault("", {})
     primary["NINTS"] = n_integrations
     for keyword, value in (("INTSTART", 1), ("INTEND", n_integrations)):
@@ -116,8 +133,9 @@ def product_times(headers: Sequence[Headers], n_integrations: int) -> dict[str, 
     starts = [_value(h, "", "DATE-BEG") for h in headers]
     if all(isinstance(s, str) for s in starts):
         first = headers[starts.index(min(starts))]
-        primary.update({k: v for k in ("DATE-OBS", "TIME-OBS")
-                        if (v := _value(first, "", k)) is not None})
+        primary.update(
+            {k: v for k in ("DATE-OBS", "TIME-OBS") if (v := _value(first, "", k)) is not None}
+        )
     return out
 
 

@@ -15,7 +15,8 @@ __all__ = ["RawHeader", "ascii_text", "card_comment", "card_text", "card_value"]
 
 _PLAIN = re.compile(
     r"[A-Z0-9_-]{1,8} *= *(?:'((?:[^']|'')*)'|([TF])|([+-]?\d+(?:\.\d*)?(?:E[+-]?\d+)?)|)"
-    r" *(?:/ *(.*?) *)?$")
+    r" *(?:/ *(.*?) *)?$"
+)
 _PIECE = re.compile(r"(?:[A-Z0-9_-]{1,8} *=|CONTINUE {2}) *'((?:[^']|'')*)' *(?:/ *(.*?) *)?$")
 _WIDTH, _COMMENT_WIDTH = 67, 64  # of a piece of text, or comment, in one of several cards
 
@@ -54,7 +55,7 @@ def _astropy_text(keyword, value, comment):
 def _float(value: float) -> str:
     """Return a float in at most 20 characters, digits beyond cut off as astropy does."""
     mantissa, e, exponent = str(value).replace("e", "E").partition("E")
-    return mantissa[:20 - len(e + exponent)] + e + exponent
+    return mantissa[: 20 - len(e + exponent)] + e + exponent
 
 
 def _pieces(text: str, width: int) -> list[str]:
@@ -89,7 +90,7 @@ def _long_parts(text):
     """Return what the pieces of a long text and its comments say; None where it is not plain."""
     values, comments = [], []
     for start in range(0, len(text), 80):
-        found = _PIECE.match(text[start:start + 80])
+        found = _PIECE.match(text[start : start + 80])
         if found is None:
             return None
         piece = found[1].rstrip()
@@ -157,7 +158,7 @@ class RawHeader:
     def _places(self) -> dict[str, int]:
         """Where the first card of each keyword is."""
         text = self.text
-        return {text[i:i + 8].rstrip(): i for i in range(len(text) - 80, -1, -80)}
+        return {text[i : i + 8].rstrip(): i for i in range(len(text) - 80, -1, -80)}
 
     def __contains__(self, keyword: str) -> bool:
         return keyword in self._places
@@ -168,7 +169,7 @@ class RawHeader:
         if start is None:
             return default
         end = start + 80
-        while self.text[end:end + 8] == "CONTINUE":
+        while self.text[end : end + 8] == "CONTINUE":
             end += 80
         return card_value(self.text[start:end])
 

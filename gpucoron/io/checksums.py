@@ -74,8 +74,10 @@ def is_whole(path: str | os.PathLike, sums: Mapping[str, str]) -> bool:
         ends = [h.offset + -(-h.nbytes // BLOCK) * BLOCK for h in file.hdus]
         if os.path.getsize(path) != ends[-1]:
             return False
-        return all(_byte_sum(file, start, end - start) == _MINUS_ZERO
-                   for start, end in zip([0, *ends], ends, strict=False))
+        return all(
+            _byte_sum(file, start, end - start) == _MINUS_ZERO
+            for start, end in zip([0, *ends], ends, strict=False)
+        )
     except (InputError, OSError):
         return False
 
@@ -121,14 +123,17 @@ def _check_sum(file: FitsFile, hdu: Hdu, start: int, end: int, data_sum, checksu
         raise file.error(
             f"{file.path}: the data of {hdu.name} do not go with the checksum in its header "
             f"(DATASUM is {data_sum[:20]}, found {found}): damaged, or changed since "
-            "(--no-checksums does not look)")
+            "(--no-checksums does not look)"
+        )
     if checksum and fold(_byte_sum(file, start, hdu.offset - start) + found) != _MINUS_ZERO:
         if not data_sum:
             raise file.error(
                 f"{file.path}: {hdu.name} does not go with its CHECKSUM: damaged, or changed since "
-                "(--no-checksums does not look)")
-        log.warning("%s: the header of %s was changed after its CHECKSUM was made", file.path.name,
-                    hdu.name)
+                "(--no-checksums does not look)"
+            )
+        log.warning(
+            "%s: the header of %s was changed after its CHECKSUM was made", file.path.name, hdu.name
+        )
 
 
 def _byte_sum(file: FitsFile, start: int, length: int) -> int:

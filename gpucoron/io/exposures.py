@@ -86,8 +86,11 @@ class _Headers:
         shown = instance.__dict__.get(self.name)
         if shown is None:
             kept = instance.__dict__["_" + self.name]
-            shown = ({name: _shown(h) for name, h in kept.items()} if isinstance(kept, dict)
-                     else _shown(kept))
+            shown = (
+                {name: _shown(h) for name, h in kept.items()}
+                if isinstance(kept, dict)
+                else _shown(kept)
+            )
             instance.__dict__[self.name] = shown
         return shown
 
@@ -161,8 +164,9 @@ class Exposure:
             return self.stack
         again = read_exposure(self.path, self.exptype)
         if again.shape != self.shape:
-            raise ExposureError(f"{self.path}: SCI has shape {again.shape}, but had {self.shape} "
-                                "when the run began")
+            raise ExposureError(
+                f"{self.path}: SCI has shape {again.shape}, but had {self.shape} when the run began"
+            )
         return again.stack
 
 
@@ -204,10 +208,18 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     for hdu in file.hdus[1:]:
         headers.setdefault(hdu.name, hdu.cards)
     return Exposure(
-        path=file.path, root=root, exptype=exptype, shape=shape, stack=stack,
-        area=_read_area(file, shape[1:]), int_times=_read_int_times(file, shape[0]),
-        primary_header=file.hdus[0].cards, headers=headers,
-        asdf_bytes=_read_asdf(file), meta=_read_meta(file, sci))
+        path=file.path,
+        root=root,
+        exptype=exptype,
+        shape=shape,
+        stack=stack,
+        area=_read_area(file, shape[1:]),
+        int_times=_read_int_times(file, shape[0]),
+        primary_header=file.hdus[0].cards,
+        headers=headers,
+        asdf_bytes=_read_asdf(file),
+        meta=_read_meta(file, sci),
+    )
 
 
 def read_meta(path: str | Path) -> ExposureMeta:
@@ -225,17 +237,23 @@ def read_meta(path: str | Path) -> ExposureMeta:
 def _science_hdu(file: FitsFile) -> Hdu:
     sci = file.find("SCI")
     if sci is None:
-        raise ExposureError(f"{file.path}: has no SCI extension (found: {file.names}), expected a "
-                            "_calints or _cal file")
+        raise ExposureError(
+            f"{file.path}: has no SCI extension (found: {file.names}), expected a "
+            "_calints or _cal file"
+        )
     if not sci.is_image:
         raise ExposureError(f"{file.path}: SCI is a table, expected an image")
     if len(sci.shape) not in (2, 3):
         found = f"has {len(sci.shape)} axes {sci.shape}" if sci.shape else "is empty (NAXIS = 0)"
-        raise ExposureError(f"{file.path}: SCI {found}, expected (nints, ny, nx) or (ny, nx): "
-                            "a _calints or _cal file")
+        raise ExposureError(
+            f"{file.path}: SCI {found}, expected (nints, ny, nx) or (ny, nx): "
+            "a _calints or _cal file"
+        )
     if sci.empty:
-        raise ExposureError(f"{file.path}: SCI has shape {sci.shape}, expected at least one pixel "
-                            "and one integration")
+        raise ExposureError(
+            f"{file.path}: SCI has shape {sci.shape}, expected at least one pixel "
+            "and one integration"
+        )
     return sci
 
 
@@ -249,8 +267,10 @@ def _check_stack(file: FitsFile, sci: Hdu) -> None:
 def _errors(file: FitsFile, sci: Hdu) -> Hdu:
     err = _companion(file, "ERR", sci)
     if err is None:
-        raise ExposureError(f"{file.path}: has no ERR data (found: {file.names}), expected errors "
-                            f"of shape {sci.shape} as SCI has")
+        raise ExposureError(
+            f"{file.path}: has no ERR data (found: {file.names}), expected errors "
+            f"of shape {sci.shape} as SCI has"
+        )
     return err
 
 
@@ -267,8 +287,12 @@ def _read_stack(file: FitsFile, sci: Hdu, root: str, shape) -> IntegrationStack:
         hdu = _companion(file, name.upper(), sci)
         variances[name] = None if hdu is None else file.floats(hdu).reshape(shape)
     return IntegrationStack(
-        data=file.floats(sci).reshape(shape), err=file.floats(err).reshape(shape), dq=bits,
-        sources=tuple(PlaneSource(root, i) for i in range(1, shape[0] + 1)), **variances)
+        data=file.floats(sci).reshape(shape),
+        err=file.floats(err).reshape(shape),
+        dq=bits,
+        sources=tuple(PlaneSource(root, i) for i in range(1, shape[0] + 1)),
+        **variances,
+    )
 
 
 def _companion(file: FitsFile, name: str, sci: Hdu) -> Hdu | None:
@@ -279,8 +303,9 @@ def _companion(file: FitsFile, name: str, sci: Hdu) -> Hdu | None:
     if not hdu.is_image:
         raise ExposureError(f"{file.path}: {name} is a table, expected an image as SCI is")
     if hdu.shape != sci.shape:
-        raise ExposureError(f"{file.path}: {name} has shape {hdu.shape}, expected {sci.shape} as "
-                            "SCI has")
+        raise ExposureError(
+            f"{file.path}: {name} has shape {hdu.shape}, expected {sci.shape} as SCI has"
+        )
     return hdu
 
 
@@ -289,8 +314,9 @@ def _read_area(file: FitsFile, shape: tuple[int, int]) -> np.ndarray | None:
     if hdu is None or hdu.empty:
         return None
     if not hdu.is_image or hdu.shape != shape:
-        log.warning("%s: leaving out AREA of shape %s, expected %s", file.path.name, hdu.shape,
-                    shape)
+        log.warning(
+            "%s: leaving out AREA of shape %s, expected %s", file.path.name, hdu.shape, shape
+        )
         return None
     return file.floats(hdu)
 
@@ -301,8 +327,9 @@ def _read_int_times(file: FitsFile, nints: int) -> np.ndarray | None:
         return None
     table = file.table(hdu)
     if table is not None and len(table) < nints:
-        log.warning("%s: INT_TIMES has %d rows for %d integrations", file.path.name, len(table),
-                    nints)
+        log.warning(
+            "%s: INT_TIMES has %d rows for %d integrations", file.path.name, len(table), nints
+        )
     return table
 
 

@@ -44,9 +44,7 @@ def open_input(path: str | Path, error: type[InputError], expected: str) -> Bina
         raise error(f"{path}: cannot be read: {reason}") from problem
 
 
-def read_input(
-    path: str | Path, error: type[InputError], expected: str, limit: int
-) -> bytes:
+def read_input(path: str | Path, error: type[InputError], expected: str, limit: int) -> bytes:
     """Return the contents of a regular file of at most `limit` bytes.
 
     Raises

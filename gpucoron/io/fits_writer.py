@@ -16,8 +16,18 @@ from gpucoron.errors import OutputError
 from gpucoron.io.headers import Cards, card_text, image_cards, table_cards
 
 __all__ = [
-    "Hdu", "add_checksums", "begin_to_disk", "datasum", "encode_checksum", "header_block",
-    "output_error", "output_file", "partial_path", "stored", "to_disk", "write_hdu",
+    "Hdu",
+    "add_checksums",
+    "begin_to_disk",
+    "datasum",
+    "encode_checksum",
+    "header_block",
+    "output_error",
+    "output_file",
+    "partial_path",
+    "stored",
+    "to_disk",
+    "write_hdu",
 ]
 
 BLOCK = 2880
@@ -228,7 +238,7 @@ def _write_image(file, array, dtype):
     total = 0
     for start in range(0, flat.size, _CHUNK):
         with np.errstate(over="ignore"):
-            native = flat[start:start + _CHUNK].astype(dtype, copy=False)
+            native = flat[start : start + _CHUNK].astype(dtype, copy=False)
         words, part = stored(native, dtype == "uint32")
         file.write(words.data)
         total += part
@@ -238,11 +248,16 @@ def _write_image(file, array, dtype):
 
 def table_bytes(table: np.ndarray) -> bytes:
     """Return a structured array's rows as FITS has them: big-endian, booleans T and F."""
-    layout = [(name, "S1") if table.dtype[name].kind == "b"
-              else (name, table.dtype[name].newbyteorder(">")) for name in table.dtype.names]
+    layout = [
+        (name, "S1")
+        if table.dtype[name].kind == "b"
+        else (name, table.dtype[name].newbyteorder(">"))
+        for name in table.dtype.names
+    ]
     out = np.empty(table.size, dtype=layout)
     for name, kind in layout:
         column = np.ravel(table[name]) if not table.dtype[name].shape else table[name]
-        out[name] = np.where(column, b"T", b"F") if kind == "S1" and column.dtype.kind == "b" \
-            else column
+        out[name] = (
+            np.where(column, b"T", b"F") if kind == "S1" and column.dtype.kind == "b" else column
+        )
     return out.tobytes()

@@ -134,8 +134,10 @@ class FitsFile:
                 wide = raw.astype(np.float64) * scale + zero  # exact for 32 bits
                 whole = (wide >= 0) & (wide < 2**32) & (wide == np.floor(wide))
             if not np.all(whole):
-                raise self.error(f"{self.path}: {hdu.name} holds values that are not unsigned "
-                                 "32-bit integers, expected data quality bits")
+                raise self.error(
+                    f"{self.path}: {hdu.name} holds values that are not unsigned "
+                    "32-bit integers, expected data quality bits"
+                )
             return wide
 
         values = self._converted(hdu, "uint32", convert)
@@ -193,22 +195,23 @@ class FitsFile:
         try:
             values = np.empty(math.prod(hdu.shape), dtype)
         except (MemoryError, ValueError):
-            raise self.error(f"{self.path}: {hdu.name} of shape {hdu.shape} does not fit into "
-                             "memory") from None
+            raise self.error(
+                f"{self.path}: {hdu.name} of shape {hdu.shape} does not fit into memory"
+            ) from None
         done = 0
         for piece in self.pieces(hdu.offset, values.size * stored.itemsize):
             raw = np.frombuffer(piece, stored)
-            values[done:done + raw.size] = convert(raw)
+            values[done : done + raw.size] = convert(raw)
             done += raw.size
         return values.reshape(hdu.shape)
 
     def _scaling(self, hdu: Hdu):
-        values = {k: hdu.cards.get(k, d)
-                  for k, d in (("BSCALE", 1), ("BZERO", 0), ("BLANK", None))}
+        values = {k: hdu.cards.get(k, d) for k, d in (("BSCALE", 1), ("BZERO", 0), ("BLANK", None))}
         for keyword, value in values.items():
             if not (_is_number(value) or (keyword == "BLANK" and value is None)):
-                raise self.error(f"{self.path}: {keyword} of {hdu.name} is {value!r}, expected a "
-                                 "number")
+                raise self.error(
+                    f"{self.path}: {keyword} of {hdu.name} is {value!r}, expected a number"
+                )
         return values.values()
 
 
@@ -262,19 +265,27 @@ def _walk(path: Path, file, size: int, error: type[InputError]):
         if position and file.read(8) != b"XTENSION":
             file.seek(position)
             if file.read(_BLOCK).strip(b"\0 "):
-                log.warning("%s: ignoring %d bytes after the last extension, %s",
-                            path.name, size - position, last)
+                log.warning(
+                    "%s: ignoring %d bytes after the last extension, %s",
+                    path.name,
+                    size - position,
+                    last,
+                )
             return
         raw = _header_bytes(file, position)
         if raw is None:
             after = f"after {last} " if last else ""
-            raise error(f"{path}: is cut short or damaged: the header {after}at byte {position} "
-                        f"of {size} has no END")
+            raise error(
+                f"{path}: is cut short or damaged: the header {after}at byte {position} "
+                f"of {size} has no END"
+            )
         hdu = _hdu(path, raw, position + len(raw), error)
         end = hdu.offset + hdu.nbytes
         if end > size:
-            raise error(f"{path}: is cut short: by its header {hdu.name} ends at byte {end}, but "
-                        f"the file has {size} bytes")
+            raise error(
+                f"{path}: is cut short: by its header {hdu.name} ends at byte {end}, but "
+                f"the file has {size} bytes"
+            )
         position = hdu.offset + -(-hdu.nbytes // _BLOCK) * _BLOCK
         if position > size:
             log.warning("%s: lacks the padding after the last extension, %s", path.name, hdu.name)
@@ -291,15 +302,18 @@ def _header_bytes(file, position: int) -> bytes | None:
         if len(block) < _BLOCK:
             return None
         blocks.append(block)
-        if any(block[i:i + 8] == b"END     " for i in range(0, _BLOCK, CARD)):
+        if any(block[i : i + 8] == b"END     " for i in range(0, _BLOCK, CARD)):
             return b"".join(blocks)
     return None
 
 
 def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
     """Make an `Hdu` of the blocks of a header."""
-    cards = {raw[i:i + 8].rstrip(): raw[i + 10:i + CARD]
-             for i in range(len(raw) - CARD, -1, -CARD) if raw[i + 8:i + 10] == b"= "}
+    cards = {
+        raw[i : i + 8].rstrip(): raw[i + 10 : i + CARD]
+        for i in range(len(raw) - CARD, -1, -CARD)
+        if raw[i + 8 : i + 10] == b"= "
+    }
     kind = cards.get(b"XTENSION", b"'IMAGE'").split(b"'")[1:2]
     header, name = read_header(path, raw, b"XTENSION" not in cards, error)
 
@@ -320,12 +334,21 @@ def _hdu(path: Path, raw: bytes, offset: int, error: type[InputError]) -> Hdu:
     shape = tuple(integer(f"NAXIS{i}", 0) for i in range(integer("NAXIS", 0, 999), 0, -1))
     count = math.prod(shape) if shape else 0
     if count > 10**18:
-        raise error(f"{path}: {name} has {len(shape)} axes of {shape[:3]} (and so on) values by "
-                    "its header, more than any file holds")
+        raise error(
+            f"{path}: {name} has {len(shape)} axes of {shape[:3]} (and so on) values by "
+            "its header, more than any file holds"
+        )
     groups = integer("GCOUNT", 1, default=1)
     nbytes = abs(bitpix) // 8 * groups * (integer("PCOUNT", 0, default=0) + count)
-    return Hdu(name, header, kind[0].decode("latin1").strip() if kind else "", bitpix, shape,
-               offset, nbytes)
+    return Hdu(
+        name,
+        header,
+        kind[0].decode("latin1").strip() if kind else "",
+        bitpix,
+        shape,
+        offset,
+        nbytes,
+    )
 
 
 def _table_dtype(hdu: Hdu) -> np.dtype:

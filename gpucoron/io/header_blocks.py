@@ -22,7 +22,9 @@ _PLAIN_CARD = re.compile(
              (?: '(?:[\x20-&(-~]|'')*' | [TF] | [+-]?\d+\.?\d*(?:[ED][+-]?\d+)? )?
              \ *(?:/[\x20-~]*)?
        | CONTINUE\ \ '(?:[\x20-&(-~]|'')*'\ *(?:/[\x20-~]*)?
-       | (?: COMMENT | HISTORY | END\ {5} | \ {8} )[\x20-~]* )\Z""", re.VERBOSE)
+       | (?: COMMENT | HISTORY | END\ {5} | \ {8} )[\x20-~]* )\Z""",
+    re.VERBOSE,
+)
 
 
 def read_header(
@@ -33,7 +35,7 @@ def read_header(
     A card against the standard would raise wherever it is used next: it is left out, with a
     warning. `error` is raised where too many are.
     """
-    cards = [raw[i:i + CARD] for i in range(0, len(raw), CARD)]
+    cards = [raw[i : i + CARD] for i in range(0, len(raw), CARD)]
     end = next(i for i, card in enumerate(cards) if card.startswith(b"END     "))
     del cards[end:]
     plain = all(map(_PLAIN_CARD.match, cards))
@@ -42,8 +44,10 @@ def read_header(
         good = _readable_cards(path, cards, error)
         header = RawHeader(b"".join(good).decode("ascii"))
         if not plain and not all(map(_parses, header.astropy.cards)):
-            raise error(f"{path}: a header has a text that goes on over several cards and "
-                        "cannot be read, expected CONTINUE cards by the FITS standard")
+            raise error(
+                f"{path}: a header has a text that goes on over several cards and "
+                "cannot be read, expected CONTINUE cards by the FITS standard"
+            )
         name = header.get("EXTNAME")
     if not isinstance(name, str) or not name.strip():
         name = "PRIMARY" if primary else "(no name)"
@@ -59,16 +63,18 @@ def _readable_cards(path: Path, cards: list[bytes], error) -> list[bytes]:
             keep = _PLAIN_CARD.match(card) and good and good[-1][10:].lstrip().startswith(b"'")
         else:
             keep = _PLAIN_CARD.match(card) or (
-                card.isascii() and b"\0" not in card and _parses(card))
+                card.isascii() and b"\0" not in card and _parses(card)
+            )
         if keep:
             good.append(card)
         else:
             bad += 1
             if bad > _MAX_BAD_CARDS:
-                raise error(f"{path}: has a header with more than {_MAX_BAD_CARDS} cards that are "
-                            f"not FITS, expected an undamaged one (the last: {_shown(card)})")
-            log.warning("%s: ignoring a header card that is not FITS: %s", path.name,
-                        _shown(card))
+                raise error(
+                    f"{path}: has a header with more than {_MAX_BAD_CARDS} cards that are "
+                    f"not FITS, expected an undamaged one (the last: {_shown(card)})"
+                )
+            log.warning("%s: ignoring a header card that is not FITS: %s", path.name, _shown(card))
     return good
 
 

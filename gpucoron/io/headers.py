@@ -45,7 +45,7 @@ class Cards:
             text = header.tostring(sep="", endcard=False, padding=False)
         kept = False
         for start in range(0, len(text), 80):
-            image = text[start:start + 80]
+            image = text[start : start + 80]
             keyword = image[:8].rstrip()
             if keyword != "CONTINUE":
                 kept = not _STRUCTURE.fullmatch(keyword)
@@ -67,8 +67,9 @@ class Cards:
         else:
             place = self._place(keyword)
             if section and not any(section in known for _, known in self._texts):
-                self._texts[place:place] = [("", line.ljust(80))
-                                            for line in ("", " " * 8 + section, "")]
+                self._texts[place:place] = [
+                    ("", line.ljust(80)) for line in ("", " " * 8 + section, "")
+                ]
                 place += 3
             self._texts.insert(place, (keyword, text))
         self.values[keyword] = value.item() if hasattr(value, "item") else value
@@ -85,8 +86,11 @@ class Cards:
         rank = order.get(keyword)
         place = len(self._texts)
         if rank is not None:
-            earlier = [i for i, (known, _) in enumerate(self._texts)
-                       if order.get(known, len(order) + 10**6) < rank]
+            earlier = [
+                i
+                for i, (known, _) in enumerate(self._texts)
+                if order.get(known, len(order) + 10**6) < rank
+            ]
             place = earlier[-1] + 1 if earlier else 0
         return place
 
@@ -102,7 +106,7 @@ class Cards:
         for line in lines:
             text = ascii_text(line)
             for start in range(0, max(len(text), 1), 72):
-                self._texts.append(("HISTORY", f"HISTORY {text[start:start + 72]}".ljust(80)))
+                self._texts.append(("HISTORY", f"HISTORY {text[start : start + 72]}".ljust(80)))
 
     def comment(self, lines: Iterable[str]) -> None:
         """Append COMMENT cards."""
@@ -122,8 +126,7 @@ class Cards:
 def _names(name):
     if not name:
         return []
-    return [card_text("EXTNAME", name, "extension name"),
-            card_text("EXTVER", 1, "extension value")]
+    return [card_text("EXTNAME", name, "extension name"), card_text("EXTVER", 1, "extension value")]
 
 
 def image_cards(name: str, dtype: str, shape: tuple[int, ...]) -> str:
@@ -142,12 +145,16 @@ def image_cards(name: str, dtype: str, shape: tuple[int, ...]) -> str:
         cards = [card_text("XTENSION", "IMAGE", "image extension")]
     else:
         cards = [card_text("SIMPLE", True, "conforms to FITS standard")]
-    cards += [card_text("BITPIX", _BITPIX[dtype], "array data type"),
-              card_text("NAXIS", len(shape), "number of array dimensions")]
+    cards += [
+        card_text("BITPIX", _BITPIX[dtype], "array data type"),
+        card_text("NAXIS", len(shape), "number of array dimensions"),
+    ]
     cards += [card_text(f"NAXIS{i}", n) for i, n in enumerate(reversed(shape), start=1)]
     if name:
-        cards += [card_text("PCOUNT", 0, "number of parameters"),
-                  card_text("GCOUNT", 1, "number of groups")]
+        cards += [
+            card_text("PCOUNT", 0, "number of parameters"),
+            card_text("GCOUNT", 1, "number of groups"),
+        ]
     else:
         cards.append(card_text("EXTEND", True))
     if dtype == "uint32":
@@ -170,14 +177,16 @@ def table_cards(name: str, dtype, n_rows: int, units: Mapping[str, str] | None =
         Column name to TUNIT.
     """
     units = units or {}
-    cards = [card_text("XTENSION", "BINTABLE", "binary table extension"),
-             card_text("BITPIX", 8, "array data type"),
-             card_text("NAXIS", 2, "number of array dimensions"),
-             card_text("NAXIS1", dtype.itemsize, "bytes in a row"),
-             card_text("NAXIS2", n_rows, "rows"),
-             card_text("PCOUNT", 0, "number of group parameters"),
-             card_text("GCOUNT", 1, "number of groups"),
-             card_text("TFIELDS", len(dtype.names), "number of table fields")]
+    cards = [
+        card_text("XTENSION", "BINTABLE", "binary table extension"),
+        card_text("BITPIX", 8, "array data type"),
+        card_text("NAXIS", 2, "number of array dimensions"),
+        card_text("NAXIS1", dtype.itemsize, "bytes in a row"),
+        card_text("NAXIS2", n_rows, "rows"),
+        card_text("PCOUNT", 0, "number of group parameters"),
+        card_text("GCOUNT", 1, "number of groups"),
+        card_text("TFIELDS", len(dtype.names), "number of table fields"),
+    ]
     for i, column in enumerate(dtype.names, start=1):
         base, shape = dtype[column].base, dtype[column].shape
         count = "" if not shape else str(shape[0])

@@ -83,7 +83,7 @@ def split_document(document: bytes) -> tuple[bytes, bytes]:
     end = re.search(rb"^\.\.\.(?:\r?\n|\Z)", document, re.MULTILINE)
     if end is None:
         raise Unusual("no end of the YAML text")
-    return document[:end.end()], document[end.end():]
+    return document[: end.end()], document[end.end() :]
 
 
 def read_imaging_wcs(document: bytes) -> ImagingWcs:
@@ -140,8 +140,12 @@ def _box(transform: Node) -> tuple[Interval, Interval] | None:
     if isinstance(box.value, list) and box.tag is None and len(box.value) == 2:
         return _interval(box.value[1]), _interval(box.value[0])  # as long ago: y first
     inputs, intervals, ignored = transform.get("inputs"), box.get("intervals"), box.get("ignore")
-    if (not _BOX_TAG.fullmatch(box.tag or "") or inputs is None or intervals is None
-            or (ignored is not None and ignored.value)):
+    if (
+        not _BOX_TAG.fullmatch(box.tag or "")
+        or inputs is None
+        or intervals is None
+        or (ignored is not None and ignored.value)
+    ):
         raise Unusual("bounding_box")
     names = [str(name.value) for name in inputs.items]
     if len(set(names)) != 2 or set(names) != set(intervals.value):

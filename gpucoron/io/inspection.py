@@ -57,12 +57,19 @@ class Needs:
         resample = parameters.resample
         grid = {name: getattr(resample, name) for name in _GRID}
         grid["output_wcs_file"] = resample.output_wcs
-        return cls(None if resample.skip else grid, resample.weight_type == "exptime",
-                   pixels and not parameters.klip.skip, checksums)
+        return cls(
+            None if resample.skip else grid,
+            resample.weight_type == "exptime",
+            pixels and not parameters.klip.skip,
+            checksums,
+        )
 
 
 def inspect_members(
-    association: Association, needs: Needs, *, skip_bad: bool = False,
+    association: Association,
+    needs: Needs,
+    *,
+    skip_bad: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> tuple[Association, Exposures]:
     """Read all that is needed of all members but their pixels, and see whether they can be used.
@@ -107,8 +114,10 @@ def inspect_members(
                 raise
             reasons[key] = _reason(problem, member)
         progress(done, len(members), member.path.name)
-    products = tuple(_inspected(association, product, exposures, reasons, needs, skip_bad)
-                     for product in association.products)
+    products = tuple(
+        _inspected(association, product, exposures, reasons, needs, skip_bad)
+        for product in association.products
+    )
     return replace(association, products=products), exposures
 
 
@@ -126,10 +135,13 @@ def _look_at(member: Member, needs: Needs, strict: bool) -> Exposure:
         if needs.times and exposure.meta.measurement_time is None is exposure.meta.exposure_time:
             raise ExposureError(
                 f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
-                "weight by (resample.weight_type=exptime)")
+                "weight by (resample.weight_type=exptime)"
+            )
     if needs.pixels and (science or strict) and not _has_usable_pixel(exposure):
-        raise ExposureError(f"{exposure.path}: no integration has a usable pixel (finite and not "
-                            "flagged DO_NOT_USE)")
+        raise ExposureError(
+            f"{exposure.path}: no integration has a usable pixel (finite and not "
+            "flagged DO_NOT_USE)"
+        )
     return exposure
 
 
@@ -166,8 +178,11 @@ def _plane(hdu: Hdu, shape, i: int) -> Hdu:
 def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:
     """Return a product without the members that are left out."""
     own = [m for m in (*product.science, *product.psf) if (m.path, m.exptype) in exposures]
-    bad = {m: reasons[m.path, m.exptype] for m in (*product.science, *product.psf)
-           if (m.path, m.exptype) in reasons}
+    bad = {
+        m: reasons[m.path, m.exptype]
+        for m in (*product.science, *product.psf)
+        if (m.path, m.exptype) in reasons
+    }
 
     def exposure(member):
         return exposures[member.path, member.exptype]
@@ -202,8 +217,10 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
 
 def _check_references(association, product, exposure) -> None:
     if not any(_has_usable_pixel(exposure(m)) for m in product.psf):
-        raise ExposureError(f"{association.path}: no reference integration has a usable pixel "
-                            "(finite and not flagged DO_NOT_USE)")
+        raise ExposureError(
+            f"{association.path}: no reference integration has a usable pixel "
+            "(finite and not flagged DO_NOT_USE)"
+        )
 
 
 def _unfit(members: Sequence[Member], check) -> dict[Member, str]:
@@ -239,16 +256,21 @@ def _without(association: Association, product: Product, bad: Mapping[Member, st
     for member, reason in bad.items():
         log.warning("%s (%s) is left out: %s", member.expname, member.exptype, reason)
     product = replace(
-        product, members=tuple(m for m in product.members if m not in bad),
+        product,
+        members=tuple(m for m in product.members if m not in bad),
         science=tuple(m for m in product.science if m not in bad),
         psf=tuple(m for m in product.psf if m not in bad),
-        left_out=tuple(LeftOut(m.expname, m.exptype, reason) for m, reason in bad.items()))
+        left_out=tuple(LeftOut(m.expname, m.exptype, reason) for m, reason in bad.items()),
+    )
     for exptype in ("science", "psf"):
         if not getattr(product, exptype):
-            texts = "; ".join(f"{m.expname}: {reason}" for m, reason in bad.items()
-                              if m.exptype == exptype)
-            raise ExposureError(f"{association.path}: no {exptype} member can be used, expected at "
-                                f"least one ({texts})")
+            texts = "; ".join(
+                f"{m.expname}: {reason}" for m, reason in bad.items() if m.exptype == exptype
+            )
+            raise ExposureError(
+                f"{association.path}: no {exptype} member can be used, expected at "
+                f"least one ({texts})"
+            )
     return product
 
 
@@ -263,6 +285,7 @@ def _reason(problem: Exception, member: Member) -> str:
 @contextmanager
 def _quiet():
     """Keep what is said again when the work is done from being said twice."""
+
     def drop(record):
         return False
 
@@ -293,14 +316,21 @@ def check_members(exposures: Sequence[Exposure]) -> None:
         for what, ours, theirs in _differences(exposures[0], other):
             raise ExposureError(
                 f"{other.path.name}: {what} is {theirs}, but {exposures[0].path.name} has {ours}; "
-                "members of one product must agree")
+                "members of one product must agree"
+            )
 
 
 def _differences(first, other):
     """Yield (what, value in `first`, value in `other`) for all that should agree and does not."""
     keywords = {
-        "instrument": "INSTRUME", "detector": "DETECTOR", "channel": "CHANNEL", "filter": "FILTER",
-        "pupil": "PUPIL", "coronmsk": "CORONMSK", "subarray": "SUBARRAY", "bunit": "BUNIT",
+        "instrument": "INSTRUME",
+        "detector": "DETECTOR",
+        "channel": "CHANNEL",
+        "filter": "FILTER",
+        "pupil": "PUPIL",
+        "coronmsk": "CORONMSK",
+        "subarray": "SUBARRAY",
+        "bunit": "BUNIT",
     }
     for name, keyword in keywords.items():
         ours, theirs = getattr(first.meta, name), getattr(other.meta, name)

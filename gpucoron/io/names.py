@@ -31,8 +31,10 @@ def check_names(path: Path, names: Sequence[str | None]) -> None:
             continue
         first = seen.setdefault(name.lower(), number)
         if first != number:
-            raise AssociationError(f"{path}: products {first} and {number} would both be named "
-                                   f"{name}; expected a name of its own for each")
+            raise AssociationError(
+                f"{path}: products {first} and {number} would both be named "
+                f"{name}; expected a name of its own for each"
+            )
 
 
 def text_or_none(value: Any) -> str | None:

@@ -18,18 +18,21 @@ log = logging.getLogger("gpucoron")
 
 _LARGEST = 16 << 20  # bytes
 _STEP_OF_CLASS = {
-    "OutlierDetectionStep": "outlier_detection", "StackRefsStep": "stack_refs",
-    "AlignRefsStep": "align_refs", "KlipStep": "klip", "ResampleStep": "resample",
+    "OutlierDetectionStep": "outlier_detection",
+    "StackRefsStep": "stack_refs",
+    "AlignRefsStep": "align_refs",
+    "KlipStep": "klip",
+    "ResampleStep": "resample",
 }
 _PIPELINE = "Coron3Pipeline"
 
 # Parameters of jwst that choose files, memory or order of work, or that coronagraphy never reads.
 _IGNORED = {
     "": "input_dir output_dir output_ext output_file output_use_index output_use_model "
-        "save_results search_output_file suffix in_memory".split(),
+    "save_results search_output_file suffix in_memory".split(),
     "outlier_detection": "backg fillval ifu_second_check kernel kernel_size pixfrac pixmap_order "
-                         "pixmap_stepsize resample_data rolling_window_width scale "
-                         "threshold_percent weight_type".split(),
+    "pixmap_stepsize resample_data rolling_window_width scale "
+    "threshold_percent weight_type".split(),
     "resample": ["blendheaders"],
 }
 
@@ -40,8 +43,13 @@ _UNSUPPORTED: dict[str, dict[str, tuple]] = {
     "pipeline": {"skip": (False,)},
     "align_refs": {"override_psfmask": (None, "")},
     "resample": {
-        "single": (False,), "enable_ctx": (True,), "enable_err": (True,), "report_var": (True,),
-        "propagate_dq": (False,), "pixmap_stepsize": (1.0,), "pixmap_order": (1,),
+        "single": (False,),
+        "enable_ctx": (True,),
+        "enable_err": (True,),
+        "report_var": (True,),
+        "propagate_dq": (False,),
+        "pixmap_stepsize": (1.0,),
+        "pixmap_order": (1,),
     },
 }
 
@@ -77,7 +85,8 @@ def _from_toml(path: Path, content: bytes) -> list[tuple[str, Any]]:
         tree = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as problem:  # ValueError: not UTF-8, not TOML, long numbers
         raise InputError(
-            f"{path}: not a parameter file (TOML, or ASDF pars-*): {problem}") from None
+            f"{path}: not a parameter file (TOML, or ASDF pars-*): {problem}"
+        ) from None
     pairs = []
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -103,7 +112,8 @@ def _from_asdf(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
     else:
         raise InputError(
             f"{path}: holds parameters of {kind or 'nothing'}; expected {_PIPELINE} or one of "
-            + ", ".join(_STEP_OF_CLASS))
+            + ", ".join(_STEP_OF_CLASS)
+        )
 
 
 def _asdf_tree(path: Path, content: bytes) -> dict:
@@ -129,8 +139,14 @@ def _select(path: Path, step: str, parameters) -> Iterator[tuple[str, Any]]:
         if name in unsupported:
             if not any(_same(value, harmless) for harmless in unsupported[name]):
                 hint = "; use --psfmask" if name == "override_psfmask" else ""
-                log.warning("%s: %s.%s = %r is not supported here and changes nothing%s",
-                            path, step, name, value, hint)
+                log.warning(
+                    "%s: %s.%s = %r is not supported here and changes nothing%s",
+                    path,
+                    step,
+                    name,
+                    value,
+                    hint,
+                )
         elif name in ignored:
             log.debug("%s: %s.%s is of no use here", path, step, name)
         else:

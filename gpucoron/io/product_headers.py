@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
 
 __all__ = [
-    "Provenance", "as_sequence", "asdf_hdu", "extension_cards", "input_headers", "primary_cards",
+    "Provenance",
+    "as_sequence",
+    "asdf_hdu",
+    "extension_cards",
+    "input_headers",
+    "primary_cards",
 ]
 
 SOFTWARE_KEYWORD = "GPUCORON"
@@ -96,12 +101,17 @@ def input_headers(exposure: Exposure) -> dict[str, dict[str, Any]]:
     """Return an exposure's header values by HDU ("" for PRIMARY)."""
     return {
         hdu: Cards(header, hdu).values
-        for hdu in ("", "SCI", "ERR") if (header := exposure.cards(hdu)) is not None
+        for hdu in ("", "SCI", "ERR")
+        if (header := exposure.cards(hdu)) is not None
     }
 
 
 def primary_cards(
-    exposure: Exposure, path: Path, model: str, provenance: Provenance, steps: Iterable[str],
+    exposure: Exposure,
+    path: Path,
+    model: str,
+    provenance: Provenance,
+    steps: Iterable[str],
     inputs: Iterable[str],
 ) -> Cards:
     """Return PRIMARY of a product: the exposure's, brought up to date.
@@ -126,15 +136,16 @@ def primary_cards(
     cards.set("DATE", now, "UTC date file created")
     cards.set("FILENAME", path.name, "name of the file")
     cards.set("DATAMODL", model, "type of data model")
-    association = (("ASNPOOL", provenance.asn_pool, "association pool"),
-                   ("ASNTABLE", provenance.asn_table, "association file"))
+    association = (
+        ("ASNPOOL", provenance.asn_pool, "association pool"),
+        ("ASNTABLE", provenance.asn_table, "association file"),
+    )
     for keyword, value, comment in association:
         if value is not None:
             cards.set(keyword, value, comment, "Association information")
     for step in steps:
         keyword, comment = _STEP_KEYWORDS[step]
-        cards.set(keyword, provenance.step_status(step), comment,
-                  "Calibration step information")
+        cards.set(keyword, provenance.step_status(step), comment, "Calibration step information")
     cards.set(SOFTWARE_KEYWORD, provenance.version, "gpucoron version that wrote this file")
     cards.history(provenance.history(inputs))
     return cards
@@ -161,8 +172,12 @@ def _link(hdu: Hdu) -> ArrayLink:
 
 
 def asdf_hdu(
-    source: bytes | None, hdus: Sequence[Hdu], *, extra: Mapping[str, Any] | None = None,
-    links: Sequence[ArrayLink] | None = None, keep_metadata: bool = True,
+    source: bytes | None,
+    hdus: Sequence[Hdu],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    links: Sequence[ArrayLink] | None = None,
+    keep_metadata: bool = True,
 ) -> Hdu:
     """Return the ASDF extension of a product.
 

@@ -69,11 +69,17 @@ def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tu
         if name is None:
             name = standard_product_name(association, meta)
             if len(name) > LONGEST:
-                raise AssociationError(f"{association.path}: product {number} has no name, and the "
-                                       f"standard one has {len(name)} characters; expected a name "
-                                       f"of at most {LONGEST}")
-            log.warning("%s: product %d has no name; using the standard one, %s",
-                        association.path.name, number, name)
+                raise AssociationError(
+                    f"{association.path}: product {number} has no name, and the "
+                    f"standard one has {len(name)} characters; expected a name "
+                    f"of at most {LONGEST}"
+                )
+            log.warning(
+                "%s: product %d has no name; using the standard one, %s",
+                association.path.name,
+                number,
+                name,
+            )
         names.append(name)
     check_names(association.path, names)
     return tuple(names)

@@ -42,8 +42,15 @@ if TYPE_CHECKING:
     from gpucoron.io.wcs import OutputWcs
 
 __all__ = [
-    "Provenance", "PsfalignWriter", "preflight", "product_path", "write_crfints", "write_i2d",
-    "write_median", "write_psfstack", "write_psfsub",
+    "Provenance",
+    "PsfalignWriter",
+    "preflight",
+    "product_path",
+    "write_crfints",
+    "write_i2d",
+    "write_median",
+    "write_psfstack",
+    "write_psfsub",
 ]
 
 _EXPOSURE_SUFFIXES = ("crfints", "psfalign", "psfsub", "median")
@@ -78,14 +85,18 @@ def product_path(output_dir: str | os.PathLike, name: str, asn_id: str | None, s
         The name would lead out of the folder.
     """
     if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
-        raise OutputError(f"product name {name!r} is not a plain file name; set the association's "
-                          "product name to one without folders")
+        raise OutputError(
+            f"product name {name!r} is not a plain file name; set the association's "
+            "product name to one without folders"
+        )
     middle = f"_{asn_id}" if asn_id and suffix in _EXPOSURE_SUFFIXES else ""
     return Path(output_dir) / f"{name}{middle}_{suffix}.fits"
 
 
 def preflight(
-    output_dir: str | os.PathLike, names: Iterable[str], overwrite: bool = True,
+    output_dir: str | os.PathLike,
+    names: Iterable[str],
+    overwrite: bool = True,
     inputs: Iterable[Path] = (),
 ) -> Path:
     """Make sure, before any work, that products can be written.
@@ -130,8 +141,9 @@ def preflight(
             probe.unlink(missing_ok=True)
     for name in names:
         if read and (folder / name).resolve() in read:
-            raise OutputError(f"{folder / name} would replace an input of that name; choose "
-                              "another output folder")
+            raise OutputError(
+                f"{folder / name} would replace an input of that name; choose another output folder"
+            )
         refuse_existing(folder / name, overwrite)
     return folder
 
@@ -147,13 +159,22 @@ def _write(path, hdus: Sequence[Hdu], overwrite):
 
 def _cube_hdus(exposure, path, stack, provenance, steps, inputs):
     """Return the HDUs of a product shaped like the exposure, PRIMARY to VAR_FLAT."""
-    arrays = {"SCI": stack.data, "ERR": stack.err, "DQ": stack.dq, "AREA": exposure.area,
-              "INT_TIMES": exposure.int_times}
+    arrays = {
+        "SCI": stack.data,
+        "ERR": stack.err,
+        "DQ": stack.dq,
+        "AREA": exposure.area,
+        "INT_TIMES": exposure.int_times,
+    }
     arrays.update({name: getattr(stack, name.lower()) for name in _VARIANCES})
-    hdus = [Hdu("", cards=primary_cards(exposure, Path(path), "CubeModel", provenance, steps,
-                                        inputs))]
-    return hdus + [Hdu(name, array, extension_cards(exposure, name))
-                   for name, array in arrays.items() if array is not None]
+    hdus = [
+        Hdu("", cards=primary_cards(exposure, Path(path), "CubeModel", provenance, steps, inputs))
+    ]
+    return hdus + [
+        Hdu(name, array, extension_cards(exposure, name))
+        for name, array in arrays.items()
+        if array is not None
+    ]
 
 
 def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
@@ -163,8 +184,12 @@ def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
 
 
 def write_crfints(
-    path: str | os.PathLike, exposure: Exposure, stack: IntegrationStack, provenance: Provenance,
-    *, overwrite: bool = True,
+    path: str | os.PathLike,
+    exposure: Exposure,
+    stack: IntegrationStack,
+    provenance: Provenance,
+    *,
+    overwrite: bool = True,
 ) -> None:
     """Write an exposure whose outliers are flagged.
 
@@ -186,22 +211,38 @@ def write_crfints(
     OutputError
         The file cannot be written, or exists and must not be replaced. Nothing is left behind.
     """
-    _write_cube(path, exposure, stack, provenance, ("outlier_detection",), [exposure.path.name],
-                overwrite)
+    _write_cube(
+        path, exposure, stack, provenance, ("outlier_detection",), [exposure.path.name], overwrite
+    )
 
 
 def write_psfsub(
-    path: str | os.PathLike, exposure: Exposure, stack: IntegrationStack, provenance: Provenance,
-    *, overwrite: bool = True,
+    path: str | os.PathLike,
+    exposure: Exposure,
+    stack: IntegrationStack,
+    provenance: Provenance,
+    *,
+    overwrite: bool = True,
 ) -> None:
     """Write a science exposure whose PSF is subtracted; as `write_crfints`."""
-    _write_cube(path, exposure, stack, provenance, ("outlier_detection", "klip"),
-                provenance.inputs or [exposure.path.name], overwrite)
+    _write_cube(
+        path,
+        exposure,
+        stack,
+        provenance,
+        ("outlier_detection", "klip"),
+        provenance.inputs or [exposure.path.name],
+        overwrite,
+    )
 
 
 def write_psfstack(
-    path: str | os.PathLike, exposures: Exposure | Sequence[Exposure], stack: IntegrationStack,
-    provenance: Provenance, *, overwrite: bool = True,
+    path: str | os.PathLike,
+    exposures: Exposure | Sequence[Exposure],
+    stack: IntegrationStack,
+    provenance: Provenance,
+    *,
+    overwrite: bool = True,
 ) -> None:
     """Write the stack of all references: SCI, ERR, DQ.
 
@@ -224,25 +265,44 @@ def write_psfstack(
     """
     exposures = as_sequence(exposures)
     first = exposures[0]
-    hdus = [Hdu("", cards=primary_cards(first, Path(path), "CubeModel", provenance,
-                                        ("outlier_detection", "stack_refs"),
-                                        [e.path.name for e in exposures]))]
+    hdus = [
+        Hdu(
+            "",
+            cards=primary_cards(
+                first,
+                Path(path),
+                "CubeModel",
+                provenance,
+                ("outlier_detection", "stack_refs"),
+                [e.path.name for e in exposures],
+            ),
+        )
+    ]
     arrays = {"SCI": stack.data, "ERR": stack.err, "DQ": stack.dq}
     hdus += [Hdu(name, array, extension_cards(first, name)) for name, array in arrays.items()]
     if not provenance.like_jwst:
-        _set_values(hdus, product_times([input_headers(e) for e in exposures],
-                                        len(stack.data)))
+        _set_values(hdus, product_times([input_headers(e) for e in exposures], len(stack.data)))
     _write(path, [*hdus, asdf_hdu(first.asdf_bytes, hdus)], overwrite)
 
 
 def write_median(
-    path: str | os.PathLike, exposure: Exposure, median: np.ndarray, provenance: Provenance,
-    *, overwrite: bool = True,
+    path: str | os.PathLike,
+    exposure: Exposure,
+    median: np.ndarray,
+    provenance: Provenance,
+    *,
+    overwrite: bool = True,
 ) -> None:
     """Write the median image (ny, nx) of an exposure's integrations; as `write_crfints`."""
-    hdus = [Hdu("", cards=primary_cards(exposure, Path(path), "ImageModel", provenance, (),
-                                        [exposure.path.name])),
-            Hdu("SCI", median, extension_cards(exposure, "SCI"))]
+    hdus = [
+        Hdu(
+            "",
+            cards=primary_cards(
+                exposure, Path(path), "ImageModel", provenance, (), [exposure.path.name]
+            ),
+        ),
+        Hdu("SCI", median, extension_cards(exposure, "SCI")),
+    ]
     _write(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
@@ -250,8 +310,13 @@ def write_median(
 
 
 def write_i2d(
-    path: str | os.PathLike, exposures: Sequence[Exposure], resampled: Any,
-    wcs: OutputWcs, provenance: Provenance, *, overwrite: bool = True,
+    path: str | os.PathLike,
+    exposures: Sequence[Exposure],
+    resampled: Any,
+    wcs: OutputWcs,
+    provenance: Provenance,
+    *,
+    overwrite: bool = True,
 ) -> None:
     """Write the resampled and combined image: SCI, ERR, CON, WHT, VAR_*, HDRTAB.
 
@@ -276,17 +341,26 @@ def write_i2d(
     """
     exposures = as_sequence(exposures)
     headers = [_in_association(input_headers(e), provenance) for e in exposures]
-    primary = primary_cards(exposures[0], Path(path), "ImageModel", provenance,
-                            ("outlier_detection", "klip", "resample"),
-                            provenance.inputs or [e.path.name for e in exposures])
-    chosen = {name: provenance.parameters.get(f"resample.{name}")
-              for name in ("kernel", "fillval", "pixfrac", "weight_type")}
+    primary = primary_cards(
+        exposures[0],
+        Path(path),
+        "ImageModel",
+        provenance,
+        ("outlier_detection", "klip", "resample"),
+        provenance.inputs or [e.path.name for e in exposures],
+    )
+    chosen = {
+        name: provenance.parameters.get(f"resample.{name}")
+        for name in ("kernel", "fillval", "pixfrac", "weight_type")
+    }
     _set_resample(primary, count_pointings(headers), wcs, chosen)
     sci = _resampled_sci(exposures[0], wcs, provenance)
     hdus = [Hdu("", cards=primary)]
     for name, array, cards in (
-        ("SCI", resampled.data, sci), ("ERR", resampled.err, extension_cards(exposures[0], "ERR")),
-        ("CON", resampled.con, None), ("WHT", resampled.wht, None),
+        ("SCI", resampled.data, sci),
+        ("ERR", resampled.err, extension_cards(exposures[0], "ERR")),
+        ("CON", resampled.con, None),
+        ("WHT", resampled.wht, None),
         *((name, getattr(resampled, name.lower()), None) for name in _VARIANCES),
     ):
         if array is not None:

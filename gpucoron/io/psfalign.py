@@ -86,12 +86,18 @@ class PsfalignWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike, exposures: Exposure | Sequence[Exposure],
-        shape: tuple[int, ...], provenance: Provenance, *, overwrite: bool = True,
+        self,
+        path: str | os.PathLike,
+        exposures: Exposure | Sequence[Exposure],
+        shape: tuple[int, ...],
+        provenance: Provenance,
+        *,
+        overwrite: bool = True,
     ):
         if len(shape) not in (3, 4) or min(shape) < 1:
-            raise InputError(f"psfalign has shape {shape}, expected (nref, ny, nx) or "
-                             "(nsci, nref, ny, nx)")
+            raise InputError(
+                f"psfalign has shape {shape}, expected (nref, ny, nx) or (nsci, nref, ny, nx)"
+            )
         self.path, self.shape, self._overwrite = Path(path), tuple(shape), overwrite
         self._exposures, self._provenance = as_sequence(exposures), provenance
         refuse_existing(self.path, overwrite)
@@ -125,11 +131,21 @@ class PsfalignWriter:
         model = "CubeModel" if len(self.shape) == 3 else "QuadModel"
         first = self._exposures[0]
         names = self._provenance.inputs or [e.path.name for e in self._exposures]
-        primary = primary_cards(first, self.path, model, self._provenance,
-                                ("outlier_detection", "stack_refs", "align_refs"), names)
+        primary = primary_cards(
+            first,
+            self.path,
+            model,
+            self._provenance,
+            ("outlier_detection", "stack_refs", "align_refs"),
+            names,
+        )
         if self._provenance.psfmask:
-            primary.set("R_PSFMAS", self._provenance.psfmask, "psfmask of the fit",
-                        "PSF mask reference file information")
+            primary.set(
+                "R_PSFMAS",
+                self._provenance.psfmask,
+                "psfmask of the fit",
+                "PSF mask reference file information",
+            )
         self._hdus = [Hdu("", cards=primary)]
         self._hdus += [Hdu(n, None, extension_cards(first, n)) for n in ("SCI", "ERR", "DQ")]
         if not self._provenance.like_jwst:
@@ -148,8 +164,10 @@ class PsfalignWriter:
         self._end = place
         free = shutil.disk_usage(self.path.parent).free
         if free < place:
-            raise OutputError(f"cannot write {self.path}: it takes {place / 2**30:.2f} GiB, "
-                              f"and the disk has {free / 2**30:.2f} GiB free")
+            raise OutputError(
+                f"cannot write {self.path}: it takes {place / 2**30:.2f} GiB, "
+                f"and the disk has {free / 2**30:.2f} GiB free"
+            )
         self._file = open(self._partial, "x+b")
         write_hdu(self._file, self._hdus[0])
         self._file.flush()
@@ -158,7 +176,11 @@ class PsfalignWriter:
     # ---- planes
 
     def write(
-        self, sci_index: int, data: np.ndarray, err: np.ndarray | None, ref_index: int = 0,
+        self,
+        sci_index: int,
+        data: np.ndarray,
+        err: np.ndarray | None,
+        ref_index: int = 0,
     ) -> None:
         """Write aligned references of one science integration.
 
@@ -198,7 +220,8 @@ class PsfalignWriter:
         places = {name: start + first * plane for name, (_, start) in self._starts.items()}
         sums = {
             "SCI": self._put(places["SCI"], data),
-            "ERR": self._fill(places["ERR"], n * plane, _NAN.view(np.uint32)) if err is None
+            "ERR": self._fill(places["ERR"], n * plane, _NAN.view(np.uint32))
+            if err is None
             else self._put(places["ERR"], err),
             "DQ": self._fill(places["DQ"], n * plane, _ZERO_DQ),
         }
@@ -212,18 +235,27 @@ class PsfalignWriter:
         """Check a batch and mark its planes as written; return how many there are."""
         n_sci, n_ref = self._done.shape
         n = data.shape[0]
-        fits = (data.shape[1:] == self.shape[-2:] and (err is None or err.shape == data.shape)
-                and 0 <= sci_index < n_sci and 0 <= ref_index and ref_index + n <= n_ref)
+        fits = (
+            data.shape[1:] == self.shape[-2:]
+            and (err is None or err.shape == data.shape)
+            and 0 <= sci_index < n_sci
+            and 0 <= ref_index
+            and ref_index + n <= n_ref
+        )
         if not fits:
-            raise InputError(f"aligned images of shape {data.shape} for science integration "
-                             f"{sci_index}, references from {ref_index}, do not fit {self.shape}")
+            raise InputError(
+                f"aligned images of shape {data.shape} for science integration "
+                f"{sci_index}, references from {ref_index}, do not fit {self.shape}"
+            )
         with self._lock:
             if self._over:
                 raise InputError(f"{self.path} is closed, expected no more planes")
-            planes = self._done[sci_index, ref_index:ref_index + n]
+            planes = self._done[sci_index, ref_index : ref_index + n]
             if planes.any():
-                raise InputError(f"aligned images of science integration {sci_index} were "
-                                 "written before, expected each once")
+                raise InputError(
+                    f"aligned images of science integration {sci_index} were "
+                    "written before, expected each once"
+                )
             planes[:] = True
             self._writing += 1
         return n
@@ -244,7 +276,7 @@ class PsfalignWriter:
         chunk = np.full(min(_CHUNK, size) // 4, word, dtype=">u4").tobytes()
         end, fd = offset + size, self._file.fileno()
         while offset < end:
-            offset = _write_at(fd, memoryview(chunk)[:end - offset], offset)
+            offset = _write_at(fd, memoryview(chunk)[: end - offset], offset)
         return size // 4 * int(word)
 
     # ---- the end
@@ -267,8 +299,10 @@ class PsfalignWriter:
         missing = int((~self._done).sum())
         if missing:
             self.abort()
-            raise OutputError(f"cannot write {self.path}: {missing} of {self._done.size} aligned "
-                              "images were never computed")
+            raise OutputError(
+                f"cannot write {self.path}: {missing} of {self._done.size} aligned "
+                "images were never computed"
+            )
         with self._or_nothing():
             self._finish(fits_table)
             refuse_existing(self.path, self._overwrite)
@@ -282,8 +316,10 @@ class PsfalignWriter:
         if fits_table is not None:
             write_hdu(self._file, self._align_hdu(fits_table))
         kinds = {"SCI": ("data", "float32"), "ERR": ("err", "float32"), "DQ": ("dq", "uint32")}
-        links = [(attribute, name, np.dtype(kind), self.shape)
-                 for name, (attribute, kind) in kinds.items()]
+        links = [
+            (attribute, name, np.dtype(kind), self.shape)
+            for name, (attribute, kind) in kinds.items()
+        ]
         write_hdu(self._file, asdf_hdu(self._exposures[0].asdf_bytes, self._hdus, links=links))
         to_disk(self._file)
         self._over = True
@@ -293,8 +329,9 @@ class PsfalignWriter:
         cards = Cards(hdu="ALIGN")
         cards.comment(_ALIGN_TEXT)
         unit = self._exposures[0].meta.bunit or "MJy/sr"
-        units = {k: v for k, v in {**_ALIGN_UNITS, "residual": unit}.items()
-                 if k in table.dtype.names}
+        units = {
+            k: v for k, v in {**_ALIGN_UNITS, "residual": unit}.items() if k in table.dtype.names
+        }
         return Hdu("ALIGN", table, cards, units)
 
     def abort(self) -> None:

@@ -28,7 +28,9 @@ FITTED = 4  # a shift along either axis, a brightness, a constant
 
 
 def read_psfmask(
-    path: str | Path, shape: tuple[int, int], meta: ExposureMeta | None = None,
+    path: str | Path,
+    shape: tuple[int, int],
+    meta: ExposureMeta | None = None,
     checksums: bool = True,
 ) -> np.ndarray:
     """Read a psfmask reference file.
@@ -61,11 +63,15 @@ def read_psfmask(
     if not hdu.is_image:
         raise MaskError(f"{path}: {hdu.name} is a table, expected an image of shape {shape}")
     if hdu.empty:
-        raise MaskError(f"{path}: no image in SCI or the primary HDU (found: {file.names}), "
-                        f"expected one of shape {shape}")
+        raise MaskError(
+            f"{path}: no image in SCI or the primary HDU (found: {file.names}), "
+            f"expected one of shape {shape}"
+        )
     if hdu.shape != tuple(shape):
-        raise MaskError(f"{path}: the psfmask has shape {hdu.shape}, but the exposures have "
-                        f"{tuple(shape)}; expected the same (give another with --psfmask)")
+        raise MaskError(
+            f"{path}: the psfmask has shape {hdu.shape}, but the exposures have "
+            f"{tuple(shape)}; expected the same (give another with --psfmask)"
+        )
     mask = file.floats(hdu, "float64")
     _check_values(path, mask)
     if meta is not None:
@@ -123,17 +129,25 @@ def find_psfmask(
 def _check_values(path: str | Path, mask: np.ndarray) -> None:
     nan, infinite = int(np.isnan(mask).sum()), int(np.isinf(mask).sum())
     if nan or infinite:
-        raise MaskError(f"{path}: the psfmask has {nan} NaN and {infinite} infinite values, "
-                        "expected numbers of 0 or more")
+        raise MaskError(
+            f"{path}: the psfmask has {nan} NaN and {infinite} infinite values, "
+            "expected numbers of 0 or more"
+        )
     if mask.min() < 0:
-        raise MaskError(f"{path}: the psfmask has {int((mask < 0).sum())} negative values (lowest "
-                        f"{mask.min():g}), expected numbers of 0 or more")
+        raise MaskError(
+            f"{path}: the psfmask has {int((mask < 0).sum())} negative values (lowest "
+            f"{mask.min():g}), expected numbers of 0 or more"
+        )
     if not mask.any():
-        raise MaskError(f"{path}: the psfmask is 0 everywhere and leaves no pixel to fit, "
-                        "expected 1 where a pixel counts")
+        raise MaskError(
+            f"{path}: the psfmask is 0 everywhere and leaves no pixel to fit, "
+            "expected 1 where a pixel counts"
+        )
     if np.count_nonzero(mask) <= FITTED:
-        raise MaskError(f"{path}: the psfmask is above 0 in {np.count_nonzero(mask)} pixels only, "
-                        f"expected more than {FITTED}: a fit has as many unknowns")
+        raise MaskError(
+            f"{path}: the psfmask is above 0 in {np.count_nonzero(mask)} pixels only, "
+            f"expected more than {FITTED}: a fit has as many unknowns"
+        )
 
 
 def _compare_optics(name: str, header, meta: ExposureMeta) -> None:
@@ -141,8 +155,13 @@ def _compare_optics(name: str, header, meta: ExposureMeta) -> None:
     for keyword, ours in (("INSTRUME", meta.instrument), ("CORONMSK", meta.coronmsk)):
         theirs = header.get(keyword)
         if isinstance(theirs, str) and theirs.strip() and ours and _same(theirs) != _same(ours):
-            log.warning("%s: the psfmask was made for %s %s, but the exposures have %s",
-                        name, keyword, theirs.strip(), ours)
+            log.warning(
+                "%s: the psfmask was made for %s %s, but the exposures have %s",
+                name,
+                keyword,
+                theirs.strip(),
+                ours,
+            )
 
 
 def _same(text: str) -> str:
@@ -160,11 +179,13 @@ def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:
 
         with redirect_stderr(StringIO()):  # it prints tracebacks of what it then raises
             chosen = crds.getreferences(
-                _crds_parameters(exposure), reftypes=["psfmask"], observatory="jwst")
+                _crds_parameters(exposure), reftypes=["psfmask"], observatory="jwst"
+            )
     except (Exception, SystemExit) as problem:  # CRDS even exits; the run can go on without it
         text = (str(problem).strip().splitlines() or [""])[0]
-        log.warning("psfmask: CRDS is configured but gave no answer: %s %s",
-                    type(problem).__name__, text)
+        log.warning(
+            "psfmask: CRDS is configured but gave no answer: %s %s", type(problem).__name__, text
+        )
         return None, "CRDS failed"
     answer = str(chosen.get("psfmask", "N/A"))
     if "NOT FOUND" in answer.upper() or answer.upper().endswith("N/A"):
@@ -192,11 +213,16 @@ def _not_configured() -> str:
 def _crds_parameters(exposure: Exposure) -> dict[str, str]:
     meta = exposure.meta
     values = {
-        "META.TELESCOPE": "JWST", "META.INSTRUMENT.NAME": meta.instrument,
-        "META.INSTRUMENT.DETECTOR": meta.detector, "META.INSTRUMENT.CHANNEL": meta.channel,
-        "META.INSTRUMENT.FILTER": meta.filter, "META.INSTRUMENT.PUPIL": meta.pupil,
-        "META.INSTRUMENT.CORONAGRAPH": meta.coronmsk, "META.SUBARRAY.NAME": meta.subarray,
-        "META.EXPOSURE.TYPE": meta.exp_type, "META.OBSERVATION.DATE": meta.date_obs,
+        "META.TELESCOPE": "JWST",
+        "META.INSTRUMENT.NAME": meta.instrument,
+        "META.INSTRUMENT.DETECTOR": meta.detector,
+        "META.INSTRUMENT.CHANNEL": meta.channel,
+        "META.INSTRUMENT.FILTER": meta.filter,
+        "META.INSTRUMENT.PUPIL": meta.pupil,
+        "META.INSTRUMENT.CORONAGRAPH": meta.coronmsk,
+        "META.SUBARRAY.NAME": meta.subarray,
+        "META.EXPOSURE.TYPE": meta.exp_type,
+        "META.OBSERVATION.DATE": meta.date_obs,
         "META.OBSERVATION.TIME": exposure.cards().get("TIME-OBS"),
     }
     return {key: value for key, value in values.items() if isinstance(value, str)}

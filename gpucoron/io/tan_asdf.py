@@ -77,12 +77,21 @@ def tan_blob(wcs: OutputWcs) -> bytes:
     from gpucoron import __version__
 
     arrays = {name: np.asarray(getattr(wcs, name), dtype="<f8") for name in _ARRAYS}
-    entries = "".join(_ARRAY.format(name=name, source=i, shape=list(a.shape))
-                      for i, (name, a) in enumerate(arrays.items()))
+    entries = "".join(
+        _ARRAY.format(name=name, source=i, shape=list(a.shape))
+        for i, (name, a) in enumerate(arrays.items())
+    )
     (x1, x2), (y1, y2) = wcs.box()
     text = _TEXT.format(
-        version=__version__, nx=int(wcs.shape[1]), ny=int(wcs.shape[0]), arrays=entries,
-        x1=_number(x1), x2=_number(x2), y1=_number(y1), y2=_number(y2))
+        version=__version__,
+        nx=int(wcs.shape[1]),
+        ny=int(wcs.shape[0]),
+        arrays=entries,
+        x1=_number(x1),
+        x2=_number(x2),
+        y1=_number(y1),
+        y2=_number(y2),
+    )
     return text.encode("ascii") + b"".join(_block(a.tobytes()) for a in arrays.values())
 
 

@@ -20,8 +20,7 @@ __all__ = ["Builder", "NoInverse", "Transform"]
 
 MAX_TRANSFORMS = 5000  # an instrument's pipeline has some hundred
 _COMMON = {"inputs", "outputs", "name", "inverse", "bounding_box", "fixed", "bounds"}
-_TAG = re.compile(
-    r"tag:stsci\.edu:(?:asdf/transform|gwcs)/([a-z0-9_]+)-1\.\d+\.\d+")
+_TAG = re.compile(r"tag:stsci\.edu:(?:asdf/transform|gwcs)/([a-z0-9_]+)-1\.\d+\.\d+")
 Arrays = tuple[np.ndarray, ...]
 
 
@@ -45,16 +44,22 @@ class Transform:
         """Return the transform that applies `other` to the results of this one."""
         if self.n_outputs != other.n_inputs:
             raise Unusual("transforms that do not fit together")
-        return Transform(self.n_inputs, other.n_outputs,
-                         lambda *a: other.evaluate(*self.evaluate(*a)),
-                         lambda: other.inverse().then(self.inverse()))
+        return Transform(
+            self.n_inputs,
+            other.n_outputs,
+            lambda *a: other.evaluate(*self.evaluate(*a)),
+            lambda: other.inverse().then(self.inverse()),
+        )
 
     def beside(self, other: Transform) -> Transform:
         """Return the transform that gives this one the first inputs, and `other` the rest."""
         n = self.n_inputs
-        return Transform(n + other.n_inputs, self.n_outputs + other.n_outputs,
-                         lambda *a: (*self.evaluate(*a[:n]), *other.evaluate(*a[n:])),
-                         lambda: self.inverse().beside(other.inverse()))
+        return Transform(
+            n + other.n_inputs,
+            self.n_outputs + other.n_outputs,
+            lambda *a: (*self.evaluate(*a[:n]), *other.evaluate(*a[n:])),
+            lambda: self.inverse().beside(other.inverse()),
+        )
 
 
 def _no_inverse() -> Transform:
@@ -71,6 +76,7 @@ def shift(offset: float) -> Transform:
 
 def scale(factor: float) -> Transform:
     """Multiply by a constant."""
+
     def inverse():
         if factor == 0:
             raise NoInverse
@@ -91,6 +97,7 @@ def constant(value: float, n: int) -> Transform:
 
 def remap(mapping: tuple[int, ...], n: int) -> Transform:
     """Choose, repeat, leave out and exchange inputs."""
+
     def inverse():
         if not set(range(n)) <= set(mapping):
             raise NoInverse
@@ -164,12 +171,14 @@ def rotate(radians: np.ndarray, axes: str) -> Transform:
         vectors = np.array([x.ravel(), y.ravel(), z.ravel()])
         return tuple(np.dot(matrix, vectors).reshape(3, *x.shape))
 
-    return Transform(3, 3, evaluate,
-                     lambda: rotate(np.deg2rad(np.rad2deg(radians)[::-1] * -1), axes[::-1]))
+    return Transform(
+        3, 3, evaluate, lambda: rotate(np.deg2rad(np.rad2deg(radians)[::-1] * -1), axes[::-1])
+    )
 
 
 def to_cartesian(wrap: int) -> Transform:
     """Longitude and latitude (degrees) to a unit vector."""
+
     def evaluate(lon, lat):
         lon, lat = np.deg2rad(lon), np.deg2rad(lat)
         across = np.cos(lat)
@@ -180,6 +189,7 @@ def to_cartesian(wrap: int) -> Transform:
 
 def to_spherical(wrap: int) -> Transform:
     """A vector to longitude and latitude (degrees), longitude up to `wrap`."""
+
     def evaluate(x, y, z):
         across = np.hypot(x, y)
         lat = np.rad2deg(np.arctan2(z, across))
@@ -282,8 +292,12 @@ class Builder:
         c = array(node.get("coefficients"), self.binary)
         if c.ndim != 2 or c.shape[0] != c.shape[1] or not 0 < len(c) <= 32:
             raise Unusual("coefficients that are no square")
-        ranges = [np.array([[-1.0, 1.0]] * 2) if node.get(key) is None
-                  else array(node.get(key), self.binary) for key in ("domain", "window")]
+        ranges = [
+            np.array([[-1.0, 1.0]] * 2)
+            if node.get(key) is None
+            else array(node.get(key), self.binary)
+            for key in ("domain", "window")
+        ]
         if any(r.shape != (2, 2) for r in ranges) or np.any(ranges[0][:, 0] == ranges[0][:, 1]):
             raise Unusual("domain or window of polynomial")
         return polynomial(c, *ranges)

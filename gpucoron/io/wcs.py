@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from gpucoron.io.exposures import ExposureMeta
 
 __all__ = [
-    "InputWcs", "OutputWcs", "check_outlines", "output_wcs", "pixel_map", "pixel_maps", "read_wcs",
+    "InputWcs",
+    "OutputWcs",
+    "check_outlines",
+    "output_wcs",
+    "pixel_map",
+    "pixel_maps",
+    "read_wcs",
 ]
 
 log = logging.getLogger(__name__)
@@ -76,8 +82,9 @@ class InputWcs:
                 yield
         except Exception as error:
             reason = str(error).strip().split("\n")[0][:200]
-            raise ExposureError(f"{self.where}: the WCS cannot be evaluated: "
-                                f"{type(error).__name__}: {reason}") from error
+            raise ExposureError(
+                f"{self.where}: the WCS cannot be evaluated: {type(error).__name__}: {reason}"
+            ) from error
 
     @property
     def _imaging(self):
@@ -260,8 +267,12 @@ def output_wcs(
     from gpucoron.io import wcs_layout
 
     request = wcs_layout.check_request(
-        pixel_scale=pixel_scale, pixel_scale_ratio=pixel_scale_ratio, rotation=rotation,
-        crpix=crpix, crval=crval, output_shape=output_shape,
+        pixel_scale=pixel_scale,
+        pixel_scale_ratio=pixel_scale_ratio,
+        rotation=rotation,
+        crpix=crpix,
+        crval=crval,
+        output_shape=output_shape,
     )
     shapes = [tuple(shape[-2:]) for shape in shapes]
     if output_wcs_file:
@@ -282,9 +293,7 @@ def check_outlines(
     wcs_layout.check_outlines(wcss, metas, [tuple(shape[-2:]) for shape in shapes])
 
 
-def pixel_map(
-    input_wcs: InputWcs, output_wcs: OutputWcs, shape: tuple[int, ...]
-) -> np.ndarray:
+def pixel_map(input_wcs: InputWcs, output_wcs: OutputWcs, shape: tuple[int, ...]) -> np.ndarray:
     """Map every pixel of an input image to the output image.
 
     Parameters

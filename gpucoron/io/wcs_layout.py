@@ -118,8 +118,14 @@ def _place(regions, scale, ratio, pc, crval, crpix, shape):
             f"pixels a side; see crpix, crval and pixel_scale"
         )
     return OutputWcs(
-        shape, (float(crpix[0]), float(crpix[1])), crval, (scale, scale), pc, scale * 3600.0,
-        ratio, box,
+        shape,
+        (float(crpix[0]), float(crpix[1])),
+        crval,
+        (scale, scale),
+        pc,
+        scale * 3600.0,
+        ratio,
+        box,
     )
 
 
@@ -134,8 +140,9 @@ def _regions(wcss, metas, shapes):
     for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
         polygons = parse_region(meta.s_region)
         if not polygons:
-            log.warning("%s: no polygon in S_REGION; its footprint is taken from the GWCS",
-                        wcs.where)
+            log.warning(
+                "%s: no polygon in S_REGION; its footprint is taken from the GWCS", wcs.where
+            )
             polygons = [wcs.footprint(shape)]
             if not np.all(np.isfinite(polygons[0])):
                 raise ExposureError(
@@ -151,14 +158,17 @@ def _check_near(wcss, regions):
     for wcs, own, middle in zip(wcss, regions, middles, strict=True):
         reach = 60.0 * float(np.max(_separation(*middle, *np.vstack(own).T)))
         if not reach <= 2 * FAR_ARCMIN:
-            raise ExposureError(f"{wcs.where}: its outline (S_REGION) reaches {reach:.0f} arcmin "
-                                f"from its middle, expected at most {2 * FAR_ARCMIN:g}")
+            raise ExposureError(
+                f"{wcs.where}: its outline (S_REGION) reaches {reach:.0f} arcmin "
+                f"from its middle, expected at most {2 * FAR_ARCMIN:g}"
+            )
     for wcs, middle in zip(wcss[1:], middles[1:], strict=True):
         apart = float(_separation(*middles[0], *middle)) * 60.0
         if apart > FAR_ARCMIN:
             raise ExposureError(
                 f"{wcs.where}: points {apart:.1f} arcmin away from {wcss[0].where}, expected "
-                f"science exposures within {FAR_ARCMIN:g} arcmin")
+                f"science exposures within {FAR_ARCMIN:g} arcmin"
+            )
 
 
 def _middle(corners):
@@ -189,9 +199,7 @@ def _scale(wcs, meta, shape, request):
         degrees = request.pixel_scale / 3600.0
         return degrees, degrees / math.degrees(math.sqrt(mean_pixel_area(wcs, shape)))
     x, y = _reference_pixel(wcs, meta, shape)
-    ra, dec = wcs.pixel_to_sky(
-        np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True
-    )
+    ra, dec = wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
     steps = _separation(ra[0], dec[0], ra[1:], dec[1:])
     input_scale = float(np.sqrt(steps[0] * steps[1]))
     if not math.isfinite(input_scale) or input_scale <= 0:
@@ -270,8 +278,9 @@ def from_file(path, shape, wcs, meta, input_shape) -> OutputWcs:
         raise
     except Exception as error:  # whatever gwcs and astropy make of transforms of all kinds
         reason = str(error).strip().split("\n")[0][:200]
-        raise ParameterError(f"output_wcs {path}: cannot be used: {type(error).__name__}: "
-                             f"{reason}") from error
+        raise ParameterError(
+            f"output_wcs {path}: cannot be used: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def _from_tree(path, tree, shape, wcs, meta, input_shape) -> OutputWcs:
@@ -323,8 +332,10 @@ def _shape_of(custom, tree, path):
         )
     shape = (int(shape[0]), int(shape[1]))
     if not 2 <= min(shape) <= max(shape) <= MAX_SIDE_PX:
-        raise ParameterError(f"output_wcs {path}: its image has shape {shape} (ny, nx), expected "
-                             f"2 to {MAX_SIDE_PX} pixels a side")
+        raise ParameterError(
+            f"output_wcs {path}: its image has shape {shape} (ny, nx), expected "
+            f"2 to {MAX_SIDE_PX} pixels a side"
+        )
     return shape
 
 
@@ -350,14 +361,23 @@ def _as_plane(custom, path):
 
 def _plane(crpix, crval, cdelt, pc):
     as_tuple = tuple(tuple(float(v) for v in row) for row in pc)
-    return OutputWcs((1, 1), tuple(map(float, crpix)), tuple(map(float, crval)),
-                     tuple(map(float, cdelt)), as_tuple, 1.0)
+    return OutputWcs(
+        (1, 1),
+        tuple(map(float, crpix)),
+        tuple(map(float, crval)),
+        tuple(map(float, cdelt)),
+        as_tuple,
+        1.0,
+    )
 
 
 def _fitted_plane(transform, path):
     """Find the tangent plane behind a compound transform from where it points to."""
-    poles = [m for m in getattr(transform, "traverse_postorder", list)()
-             if type(m).__name__ == "RotateNative2Celestial"]
+    poles = [
+        m
+        for m in getattr(transform, "traverse_postorder", list)()
+        if type(m).__name__ == "RotateNative2Celestial"
+    ]
     if not poles:
         raise ParameterError(f"output_wcs {path}: expected a TAN projection of the sky")
     crval = (float(poles[-1].lon.value) % 360.0, float(poles[-1].lat.value))

@@ -15,8 +15,14 @@ from gpucoron.ops.fourier_shift import gradient
 from gpucoron.ops.kriging import FAR, correlation_of, krige
 from gpucoron.ops.median import median
 
-__all__ = ["Exposures", "exposure_images", "fill_bad_pixels", "fill_bad_pixels_raster", "krige",
-           "refill"]
+__all__ = [
+    "Exposures",
+    "exposure_images",
+    "fill_bad_pixels",
+    "fill_bad_pixels_raster",
+    "krige",
+    "refill",
+]
 
 
 UNSURE = 2.0  # times the noise: holes less certain than this are interpolated from farther away
@@ -77,9 +83,14 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
 
     filled = _over(
         lambda i: _fill_holes(*combined[i][:2], outside[i], correlation, half),
-        range(len(combined)), xp)
-    return Exposures(*(xp.stack(part) for part in zip(*filled, strict=True)),
-                     [changes for _, _, changes in combined], correlation)
+        range(len(combined)),
+        xp,
+    )
+    return Exposures(
+        *(xp.stack(part) for part in zip(*filled, strict=True)),
+        [changes for _, _, changes in combined],
+        correlation,
+    )
 
 
 def refill(exposures, models, limit):
@@ -104,8 +115,15 @@ def refill(exposures, models, limit):
     def fill(i):
         y, x = xp.nonzero(limit[i])
         known = exposures.known[i]
-        values, variances = krige(xp.where(known, images[i] - models[i], 0.0), known,
-                                  exposures.noise[i], y, x, exposures.correlation, FAR)
+        values, variances = krige(
+            xp.where(known, images[i] - models[i], 0.0),
+            known,
+            exposures.noise[i],
+            y,
+            x,
+            exposures.correlation,
+            FAR,
+        )
         better = xp.flatnonzero(variances < limit[i, y, x] ** 2)
         y, x = y[better], x[better]
         images[i, y, x] = models[i, y, x] + values[better]
@@ -226,8 +244,9 @@ def _combine(images, usable, members, err):
     if len(members) == 1 or not known.any():
         return middle, noise, None
     terms = _terms(middle, known)
-    factors = np.array([_factors(terms, images[k] - middle, usable[k] & known, err[k])
-                        for k in members])
+    factors = np.array(
+        [_factors(terms, images[k] - middle, usable[k] & known, err[k]) for k in members]
+    )
     still = (images[members] - np.tensordot(factors, terms, axes=1)).astype(images.dtype)
     return median(still, good), noise, (factors, terms)
 
@@ -284,7 +303,8 @@ def _fill_holes(image, noise, outside, correlation, half):
     if correlation is not None:
         poor = xp.flatnonzero(variances > (UNSURE * noise[y, x].astype(np.float64)) ** 2)
         values[poor], variances[poor] = krige(
-            filled, known, noise, y[poor], x[poor], correlation, FAR)
+            filled, known, noise, y[poor], x[poor], correlation, FAR
+        )
     lost = xp.flatnonzero(xp.isnan(values))
     values[lost] = _boxes(image, known, y[lost], x[lost], half)
     variances[lost] = values[lost] ** 2  # a guess: as uncertain as it is bright

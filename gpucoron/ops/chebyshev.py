@@ -67,8 +67,12 @@ class PhaseSeries:
             if size % 2 == 0:
                 twice[-1] = 1.0
             bessel *= twice[:, None]
-        return cls(np.ascontiguousarray(bessel[:, 0::2]), np.ascontiguousarray(bessel[:, 1::2]),
-                   sine, terms)
+        return cls(
+            np.ascontiguousarray(bessel[:, 0::2]),
+            np.ascontiguousarray(bessel[:, 1::2]),
+            sine,
+            terms,
+        )
 
 
 def _terms(theta_max: float) -> int:

@@ -7,7 +7,12 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
-    "FLAGS", "DO_NOT_USE", "NON_SCIENCE", "OUTLIER", "bad_mask", "good_pixels",
+    "FLAGS",
+    "DO_NOT_USE",
+    "NON_SCIENCE",
+    "OUTLIER",
+    "bad_mask",
+    "good_pixels",
     "interpret_bit_flags",
 ]
 

@@ -200,7 +200,8 @@ class Drizzle:
     ):
         self.output_shape = check_shape(output_shape)
         self.kernel, self.pixfrac, self.pixel_scale_ratio = check_kernel(
-            kernel, pixfrac, pixel_scale_ratio)
+            kernel, pixfrac, pixel_scale_ratio
+        )
         self.fillval = fill_value(fillval)
         self.n_added = 0
         self._n_inputs = n_inputs
@@ -210,8 +211,12 @@ class Drizzle:
     def overlaps(self, pixel_map: Any) -> Overlaps:
         """Return the geometry of a pixel map for this drizzle, to be given to `add` repeatedly."""
         return overlaps(
-            pixel_map, self.output_shape, kernel=self.kernel, pixfrac=self.pixfrac,
-            pixel_scale_ratio=self.pixel_scale_ratio)
+            pixel_map,
+            self.output_shape,
+            kernel=self.kernel,
+            pixfrac=self.pixfrac,
+            pixel_scale_ratio=self.pixel_scale_ratio,
+        )
 
     def add(
         self,
@@ -291,16 +296,29 @@ class Drizzle:
             part = slice(start, start + PLANES_AT_ONCE)
             flat = [np.ascontiguousarray(a[part]).reshape(-1, a[0].size) for a in (images, weights)]
             with np.errstate(invalid="ignore"):
-                flat += [flat[1] if v is None else np.sqrt(v[part]).reshape(flat[1].shape)
-                         for v in variances]
-            over_rows(cpu.accumulate, self.output_shape[0], *rows, *flat, have, index,
-                      per_plane[part], scale, self.n_added + start, *sums)
+                flat += [
+                    flat[1] if v is None else np.sqrt(v[part]).reshape(flat[1].shape)
+                    for v in variances
+                ]
+            over_rows(
+                cpu.accumulate,
+                self.output_shape[0],
+                *rows,
+                *flat,
+                have,
+                index,
+                per_plane[part],
+                scale,
+                self.n_added + start,
+                *sums,
+            )
 
     def _add_cuda(self, images, geometry, weights, variances, index, per_plane, scale, sums):
         from gpucoron.ops.cuda.drizzle import add_planes
 
         add_planes(
-            geometry, images, weights, variances, index, per_plane, scale, self.n_added, sums)
+            geometry, images, weights, variances, index, per_plane, scale, self.n_added, sums
+        )
 
     def result(self) -> DrizzledImage:
         """Return the outcome so far; more may be added afterwards."""
@@ -333,7 +351,8 @@ class Drizzle:
 
     def _check_geometry(self, geometry, images):
         given, wanted = (
-            (x.output_shape, x.kernel, x.pixfrac, x.pixel_scale_ratio) for x in (geometry, self))
+            (x.output_shape, x.kernel, x.pixfrac, x.pixel_scale_ratio) for x in (geometry, self)
+        )
         if given != wanted:
             raise InputError(
                 "the overlaps are for output shape, kernel, pixfrac and pixel_scale_ratio "

@@ -36,7 +36,8 @@ def check_kernel(kernel, pixfrac, pixel_scale_ratio):
     name = str(kernel).lower()
     if name not in KERNELS:
         raise ParameterError(
-            f"kernel is {kernel!r}, expected one of {', '.join(map(repr, KERNELS))}")
+            f"kernel is {kernel!r}, expected one of {', '.join(map(repr, KERNELS))}"
+        )
     fraction = _number(pixfrac)
     if not 0.0 <= fraction <= 1.0:
         raise ParameterError(f"pixfrac is {pixfrac!r}, expected a number from 0 to 1")
@@ -44,7 +45,8 @@ def check_kernel(kernel, pixfrac, pixel_scale_ratio):
     if ratio is not None and not 1e-6 <= ratio <= 1e6:
         raise ParameterError(
             f"pixel_scale_ratio is {pixel_scale_ratio!r}, expected a number from 1e-6 to 1e6, or "
-            "None")
+            "None"
+        )
     if fraction <= POINT_PIXFRAC:
         name = "point"
     elif name.startswith("lanczos"):

@@ -52,8 +52,9 @@ def profile(kernel: str, pixfrac: float, pixel_scale_ratio: float) -> Profile:
     """Work out the profile of a kernel of `SEPARABLE`."""
     ratio = float(np.float32(pixel_scale_ratio))
     if kernel == "turbo":
-        return Profile(TURBO, pixfrac / ratio / 2.0, ratio * ratio / (pixfrac * pixfrac), 0.0,
-                       np.zeros(1))
+        return Profile(
+            TURBO, pixfrac / ratio / 2.0, ratio * ratio / (pixfrac * pixfrac), 0.0, np.zeros(1)
+        )
     if kernel == "gaussian":
         radius = max(CUT * pixfrac / FWHM, LEAST_RADIUS) / ratio
         factor = 0.5 * (FWHM * ratio / pixfrac) ** 2

@@ -58,7 +58,8 @@ class KLBasis:
         (references,) = cuda.as_arrays(references)
         if references.ndim != 3 or references.shape[0] < 1:
             raise InputError(
-                f"KLIP needs at least one reference image (nref, ny, nx); got {references.shape}")
+                f"KLIP needs at least one reference image (nref, ny, nx); got {references.shape}"
+            )
         self.shape = references.shape[1:]
         self._on_gpu = on_gpu(references)
         if self._on_gpu:
@@ -174,7 +175,8 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None):
     if references.ndim != 4 or targets.shape != (len(references), *references.shape[2:]):
         raise InputError(
             f"klip: references have shape {references.shape}, targets {targets.shape}; expected "
-            "(n, nref, ny, nx) and (n, ny, nx)")
+            "(n, nref, ny, nx) and (n, ny, nx)"
+        )
     klip = _klip_many_cuda if on_gpu(references, targets) else _klip_many_cpu
     spectra = [] if spectra is None else spectra
     residuals, scatters = klip(references, targets, wanted, overwrite, spectra)
@@ -210,8 +212,10 @@ def _klip_many_cuda(references, targets, wanted, overwrite, spectra):
         spectra.append(bases.sums[k, : bases.ranks[k]] / (flat.shape[2] - 1))
     residuals, scatters = bases.both(wanted)
     unseen = cp.asarray(bases.seen == 0)[:, None]
-    return ([left.reshape(shape) for left in residuals],
-            [cp.where(unseen, np.nan, plane).reshape(shape) for plane in scatters])
+    return (
+        [left.reshape(shape) for left in residuals],
+        [cp.where(unseen, np.nan, plane).reshape(shape) for plane in scatters],
+    )
 
 
 def symmetric_eigen(matrices):

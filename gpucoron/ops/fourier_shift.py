@@ -152,8 +152,12 @@ def multiply_phases(half_spectra, shifts_yx, shape):
 
     factors = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
-    return np.array([apply_phases(spectrum, *own, both_even)
-                     for spectrum, *own in zip(half_spectra, *factors, strict=True)])
+    return np.array(
+        [
+            apply_phases(spectrum, *own, both_even)
+            for spectrum, *own in zip(half_spectra, *factors, strict=True)
+        ]
+    )
 
 
 def phases(shifts_yx, shape):
@@ -199,8 +203,10 @@ def gradient(image):
     xp, fft = cuda.namespace(image), fourier(image)
     along_y, along_x = (xp.asarray(factors) for factors in derivatives(image.shape))
     spectrum = fft.rfft2(xp.asarray(image, dtype=np.float64))
-    return (fft.irfft2(spectrum * along_y[:, None], s=image.shape),
-            fft.irfft2(spectrum * along_x, s=image.shape))
+    return (
+        fft.irfft2(spectrum * along_y[:, None], s=image.shape),
+        fft.irfft2(spectrum * along_x, s=image.shape),
+    )
 
 
 def derivatives(shape):

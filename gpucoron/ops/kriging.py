@@ -74,8 +74,9 @@ def krige(image, usable, err, y, x, correlation=None, reach=NEAR):
     offsets, squares = neighbours(reach)
     table = finest_correlation() if correlation is None else correlation
     to_centre = table[np.sum(offsets**2, axis=1)]
-    return interpolate(values, noise, usable, y, x, offsets, table[squares], to_centre,
-                       NOISE_FLOOR, FEWEST)
+    return interpolate(
+        values, noise, usable, y, x, offsets, table[squares], to_centre, NOISE_FLOOR, FEWEST
+    )
 
 
 def correlation_of(image):

@@ -34,8 +34,15 @@ class FlaggedExposure(NamedTuple):
 
 
 def flag_outliers(
-    data, err, dq, variances=(), *, snr: float, good_bits: str | int | None = "~DO_NOT_USE",
-    maskpt: float = 0.7, neighbours: bool = True,
+    data,
+    err,
+    dq,
+    variances=(),
+    *,
+    snr: float,
+    good_bits: str | int | None = "~DO_NOT_USE",
+    maskpt: float = 0.7,
+    neighbours: bool = True,
 ) -> FlaggedExposure:
     """Flag outliers in one exposure against the per-pixel median of its integrations.
 
@@ -88,20 +95,34 @@ def flag_outliers(
 
         dtypes = {str(a.dtype) for a in (data, err, *variances)}
         if len(dtypes) > 1:
-            raise InputError(f"data, err and variances have dtypes {', '.join(sorted(dtypes))}; "
-                             "a GPU takes one for all, so convert them with .astype")
+            raise InputError(
+                f"data, err and variances have dtypes {', '.join(sorted(dtypes))}; "
+                "a GPU takes one for all, so convert them with .astype"
+            )
         enters = "none" if maskpt > 1 else "all" if maskpt <= 0 else "good"
-        return FlaggedExposure(*_outliers_cuda.flag_outliers(
-            data, err, dq, variances, snr, dq_bits.bad_mask(good_bits, dq.dtype), enters,
-            neighbours, MAX_ROUNDS))
+        return FlaggedExposure(
+            *_outliers_cuda.flag_outliers(
+                data,
+                err,
+                dq,
+                variances,
+                snr,
+                dq_bits.bad_mask(good_bits, dq.dtype),
+                enters,
+                neighbours,
+                MAX_ROUNDS,
+            )
+        )
     return _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours)
 
 
 def _check_exposure(data, err, dq, variances):
     if data.ndim != 3 or not all(a.shape == data.shape for a in (err, dq, *variances)):
         shapes = ", ".join(str(a.shape) for a in (data, err, dq, *variances))
-        raise InputError(f"data, err, dq and variances have shapes {shapes}; "
-                         "expected (n, ny, nx), the same of all")
+        raise InputError(
+            f"data, err, dq and variances have shapes {shapes}; "
+            "expected (n, ny, nx), the same of all"
+        )
     if dq.dtype != np.uint32:
         raise InputError(f"dq has dtype {dq.dtype}, expected uint32")
     if len(variances) > 3:
@@ -176,18 +197,24 @@ def sharp_outliers(difference, err, candidates, usable, snr):
     """
     difference, err, candidates, usable = cuda.as_arrays(difference, err, candidates, usable)
     if not difference.shape == err.shape == candidates.shape == usable.shape:
-        raise InputError(f"difference has shape {difference.shape}, err {err.shape}, candidates "
-                         f"{candidates.shape}, usable {usable.shape}; expected the same of all")
+        raise InputError(
+            f"difference has shape {difference.shape}, err {err.shape}, candidates "
+            f"{candidates.shape}, usable {usable.shape}; expected the same of all"
+        )
     if on_gpu(difference, err, candidates, usable):
         from gpucoron.ops.cuda import outliers as _outliers_cuda
 
         return _outliers_cuda.sharp_outliers(
-            difference, err.astype(difference.dtype, copy=False), candidates, usable, snr,
-            MAX_ROUNDS)
+            difference,
+            err.astype(difference.dtype, copy=False),
+            candidates,
+            usable,
+            snr,
+            MAX_ROUNDS,
+        )
     out = np.array(candidates)
     some = np.flatnonzero(candidates.any(axis=(1, 2)))
-    found = over_items(
-        lambda k: _sharp(difference[k], err[k], candidates[k], usable[k], snr), some)
+    found = over_items(lambda k: _sharp(difference[k], err[k], candidates[k], usable[k], snr), some)
     for k, sharp in zip(some, found, strict=True):
         out[k] = sharp
     return out

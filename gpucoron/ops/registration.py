@@ -25,11 +25,19 @@ __all__ = ["CONVERGED", "FIT_DTYPE", "LEFT_OUT", "NOT_CONVERGED", "Registration"
 
 CONVERGED, NOT_CONVERGED, LEFT_OUT = 0, 1, 2
 
-FIT_DTYPE = np.dtype([
-    ("x", "f8"), ("y", "f8"), ("beta", "f8"),
-    ("x_err", "f8"), ("y_err", "f8"), ("beta_err", "f8"),
-    ("residual", "f8"), ("status", "i2"), ("n_iter", "i2"),
-])
+FIT_DTYPE = np.dtype(
+    [
+        ("x", "f8"),
+        ("y", "f8"),
+        ("beta", "f8"),
+        ("x_err", "f8"),
+        ("y_err", "f8"),
+        ("beta_err", "f8"),
+        ("residual", "f8"),
+        ("status", "i2"),
+        ("n_iter", "i2"),
+    ]
+)
 
 LATTICE = 4  # px between the centres of the boxes in which the series hold
 HALF_WIDTH = 2.3  # px; half a box: they overlap by 0.6 px, so that few fits change box
@@ -108,8 +116,17 @@ class Registration:
     .. [2] Abramowitz & Stegun 1964, eqs. 9.1.44-9.1.45: the expansion of the phases.
     """
 
-    def __init__(self, references, mask=None, *, guide=None, search=6.0, background=True,
-                 groups=None, usable=None):
+    def __init__(
+        self,
+        references,
+        mask=None,
+        *,
+        guide=None,
+        search=6.0,
+        background=True,
+        groups=None,
+        usable=None,
+    ):
         references, guide = cuda.as_arrays(references, guide)
         self._xp, self._on_gpu = cuda.namespace(references, guide), on_gpu(references)
         if references.ndim != 3:
@@ -128,7 +145,7 @@ class Registration:
         self.search, self._background = float(search), bool(background)
         weight = mask * mask
         self._norm = Norm(ops, xp, weight, HALF_WIDTH, self._background)
-        self._dof = max(1.0, weight.sum()**2 / (weight**2).sum() - 3 - self._background)
+        self._dof = max(1.0, weight.sum() ** 2 / (weight**2).sum() - 3 - self._background)
         self._weight, self._total = xp.asarray(weight), self._norm.total
         if usable is None:
             usable = xp.isfinite(references).all(axis=(1, 2))
@@ -169,9 +186,12 @@ class Registration:
         frame, offsets = Frames(self._norm, guide[None]), np.zeros((len(groups), 2))
         usable = np.flatnonzero(self.usable)
         numbers, firsts = np.unique(groups[usable], return_index=True)
-        found = [self._whole_pixel_peaks(self._ops.unpack(self._packed, self._xp.asarray(r)), r,
-                                         frame, np.zeros_like(r))
-                 for r in self._batches(usable[firsts])]
+        found = [
+            self._whole_pixel_peaks(
+                self._ops.unpack(self._packed, self._xp.asarray(r)), r, frame, np.zeros_like(r)
+            )
+            for r in self._batches(usable[firsts])
+        ]
         if found:
             offsets[usable] = np.concatenate(found)[np.searchsorted(numbers, groups[usable])]
         for r in self._batches(usable):
@@ -200,7 +220,8 @@ class Registration:
         from gpucoron.ops.registration_noise import normal_equations, standard_deviations
 
         references, errors, frame, frame_error = cuda.as_arrays(
-            references, errors, frame, frame_error)
+            references, errors, frame, frame_error
+        )
         xp = self._xp
         fits = self._guide_fits if frame is self._guide else self.fit(frame)
         frame = xp.asarray(frame, dtype=np.float64)
@@ -213,9 +234,17 @@ class Registration:
         def equations(some):
             own, at = firsts[some], np.stack([fits[firsts[some]][k] for k in ("y", "x", "beta")], 1)
             errors_of = xp.asarray(errors[xp.asarray(groups[own])], dtype=np.float64)
-            both = to_host(normal_equations(
-                xp.asarray(references[xp.asarray(own)], dtype=np.float64), frame, self._weight,
-                xp.asarray(at), errors_of**2, variance, self._background))
+            both = to_host(
+                normal_equations(
+                    xp.asarray(references[xp.asarray(own)], dtype=np.float64),
+                    frame,
+                    self._weight,
+                    xp.asarray(at),
+                    errors_of**2,
+                    variance,
+                    self._background,
+                )
+            )
             for k, pair in zip(own, both, strict=True):
                 self._errors[groups == groups[k]] = standard_deviations(*pair)
 
@@ -231,8 +260,7 @@ class Registration:
         if moved.any():
             r, centres = r[moved], centres[moved]
             where = self._xp.asarray(r)
-            turned = self._turned(self._ops.unpack(self._packed, where),
-                                  centres - self._centres[r])
+            turned = self._turned(self._ops.unpack(self._packed, where), centres - self._centres[r])
             self._ops.put(self._packed, where, turned)
             self._centres[r] = centres
 
@@ -306,10 +334,11 @@ class Registration:
         InputError
             Frames of another shape.
         """
-        frames, = cuda.as_arrays(frames)
+        (frames,) = cuda.as_arrays(frames)
         if frames.shape[1:] != self.shape or frames.ndim != 3:
-            raise InputError(f"frames have shape {frames.shape}, but the references have "
-                             f"{self.shape}")
+            raise InputError(
+                f"frames have shape {frames.shape}, but the references have {self.shape}"
+            )
         if on_gpu(frames) != self._on_gpu:
             raise TypeError("frames and references must be on the same device")
         fits = np.tile(left_out(len(self.usable)), (len(frames), 1))
@@ -359,16 +388,27 @@ class Registration:
         if self._background:
             share = self._sums[xp.asarray(r)] / self._total
             series -= share[:, None, None] * sums[xp.asarray(index)]
-        return to_host(ops.fit_pairs(series, b_series, index, self._power[xp.asarray(r)],
-                                     self._total, self._dof, *self._grid, HALF_WIDTH))
+        return to_host(
+            ops.fit_pairs(
+                series,
+                b_series,
+                index,
+                self._power[xp.asarray(r)],
+                self._total,
+                self._dof,
+                *self._grid,
+                HALF_WIDTH,
+            )
+        )
 
     def _follow(self, prepared, f, r):
         """Fit pairs whose minimum is not well inside its box: search anew, then follow it.
 
         Returns the centres of the last boxes, and the fits there.
         """
-        origin = self._turned(self._ops.unpack(self._packed, self._xp.asarray(r)),
-                              -self._centres[r])
+        origin = self._turned(
+            self._ops.unpack(self._packed, self._xp.asarray(r)), -self._centres[r]
+        )
         offsets, centres = np.zeros((len(r), 2)), np.zeros((len(r), 2), dtype=np.int64)
         if self.search > 0:
             offsets[:] = self._whole_pixel_peaks(origin, r, prepared, f)
@@ -377,7 +417,8 @@ class Registration:
             here = centres[walking] = _nearest(offsets[walking])
             packed = self._ops.pack(self._turned(origin[self._xp.asarray(walking)], here))
             found = rows[walking] = self._solve(
-                prepared, f[walking], r[walking], here, packed, np.arange(walking.size))
+                prepared, f[walking], r[walking], here, packed, np.arange(walking.size)
+            )
             offsets[walking] = here + found[:, :2]
             inside = (np.abs(found[:, :2]) < HALF_WIDTH).all(axis=1)
             stays = (_nearest(offsets[walking]) == here).all(axis=1)

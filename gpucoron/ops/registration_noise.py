@@ -9,8 +9,9 @@ from gpucoron.backend.arrays import fourier
 from gpucoron.ops.fourier_shift import derivatives
 
 
-def normal_equations(references, frame, weight, fits, reference_variances, frame_variance,
-                     background):
+def normal_equations(
+    references, frame, weight, fits, reference_variances, frame_variance, background
+):
     """Hessian of R at the minima of several fits, and how the noise scatters R's gradient there.
 
     Parameters
@@ -61,18 +62,26 @@ def normal_equations(references, frame, weight, fits, reference_variances, frame
     left = weight * centred(references - m)
     spectra = fft.rfft2(left)
     product = _counts(shape, xp) * (spectra.conj() * shifted).real
-    yy, xy, xx = (_sums(product * (a * b).real) / weight.size  # of left with second derivatives
-                  for a, b in ((k[0], k[0]), (k[0], k[1]), (k[1], k[1])))
+    yy, xy, xx = (
+        _sums(product * (a * b).real) / weight.size  # of left with second derivatives
+        for a, b in ((k[0], k[0]), (k[0], k[1]), (k[1], k[1]))
+    )
     y_, x_ = (_sums(left * slope) / beta[:, 0, 0] for slope in (my, mx))
     second = xp.stack([yy, xy, y_, xy, xx, x_, y_, x_, 0.0 * yy], axis=1).reshape(-1, 3, 3)
     hessian = _products(weight * slopes, slopes) - second
     weighted = fft.rfft2(weight * slopes)
-    by_frame = xp.stack([(beta * weighted[:, 0] + beta * k[0] * spectra) * phase.conj(),
-                         (beta * weighted[:, 1] + beta * k[1] * spectra) * phase.conj(),
-                         (beta * weighted[:, 2] - spectra) * phase.conj()], axis=1)
+    by_frame = xp.stack(
+        [
+            (beta * weighted[:, 0] + beta * k[0] * spectra) * phase.conj(),
+            (beta * weighted[:, 1] + beta * k[1] * spectra) * phase.conj(),
+            (beta * weighted[:, 2] - spectra) * phase.conj(),
+        ],
+        axis=1,
+    )
     by_frame = fft.irfft2(by_frame, s=shape)
-    spread = (_products(weight**2 * slopes * reference_variances[:, None], slopes)
-              + _products(by_frame * frame_variance, by_frame))
+    spread = _products(weight**2 * slopes * reference_variances[:, None], slopes) + _products(
+        by_frame * frame_variance, by_frame
+    )
     return xp.stack([hessian, spread], axis=1)
 
 

@@ -37,10 +37,14 @@ class Norm:
         ny, nx = self.shape
         self.total = float(weight.sum())
         self.both_even = ny % 2 == 0 and nx % 2 == 0
-        y, x = (PhaseSeries.of_axis(n, half_width, half_spectrum=half)
-                for n, half in ((ny, False), (nx, True)))
-        y2, x2 = (PhaseSeries.of_axis(2 * n, 2 * half_width, half_spectrum=half)
-                  for n, half in ((ny, False), (nx, True)))
+        y, x = (
+            PhaseSeries.of_axis(n, half_width, half_spectrum=half)
+            for n, half in ((ny, False), (nx, True))
+        )
+        y2, x2 = (
+            PhaseSeries.of_axis(2 * n, 2 * half_width, half_spectrum=half)
+            for n, half in ((ny, False), (nx, True))
+        )
         self.terms = y2.terms
         self.single, self.doubled = ops.tables(y, x), ops.tables(y2, x2)
         self.corner_series = xp.asarray(np.outer(y.sine, x.sine))
@@ -62,8 +66,10 @@ class Norm:
         if centre not in self._at:
             ny, nx = self.shape
             shift = -np.array([centre], dtype=np.float64)
-            spectra = [multiply_phases(self._doubled_spectrum[None], 2 * shift, (2 * ny, 2 * nx)),
-                       multiply_phases(self.spectrum[None], shift, self.shape)]
+            spectra = [
+                multiply_phases(self._doubled_spectrum[None], 2 * shift, (2 * ny, 2 * nx)),
+                multiply_phases(self.spectrum[None], shift, self.shape),
+            ]
             if self.both_even:
                 spectra.append(multiply_phases(self._alternating[None], shift, self.shape))
             self._at[centre] = [self.ops.pack(s) for s in spectra]
@@ -132,17 +138,20 @@ class Frames:
         if len(centres) == 1:
             return self._boxes[centres[0]]
         xp = cuda.namespace(self.frames)
-        return tuple(xp.concatenate(parts)
-                     for parts in zip(*(self._boxes[c] for c in centres), strict=True))
+        return tuple(
+            xp.concatenate(parts) for parts in zip(*(self._boxes[c] for c in centres), strict=True)
+        )
 
     def _box(self, centre):
         norm, (ny, nx), n = self.norm, self.norm.shape, len(self)
         weights, first, each = norm.at(centre), np.zeros(n, np.int64), np.arange(n)
-        b = norm.ops.contract(weights[0], first, self._square, each, norm.doubled,
-                              1.0 / (4 * ny * nx), BLOCKS)
+        b = norm.ops.contract(
+            weights[0], first, self._square, each, norm.doubled, 1.0 / (4 * ny * nx), BLOCKS
+        )
         sums, *alternating = (
             norm.ops.contract(w, first, self.packed, each, norm.single, 1.0 / (ny * nx), BLOCKS)
-            for w in weights[1:])
+            for w in weights[1:]
+        )
         values = None
         if norm.both_even:
             corner, sign = norm.corner_at(centre)

@@ -66,8 +66,9 @@ def _segment_centres():
     pitch = SEGMENT_M + GAP_M
     axes = np.deg2rad([30.0, 90.0])
     basis = pitch * np.stack([np.cos(axes), np.sin(axes)], axis=1)
-    cells = [(i, j) for i in range(-2, 3) for j in range(-2, 3)
-             if abs(i + j) <= 2 and (i, j) != (0, 0)]
+    cells = [
+        (i, j) for i in range(-2, 3) for j in range(-2, 3) if abs(i + j) <= 2 and (i, j) != (0, 0)
+    ]
     return np.array([i * basis[0] + j * basis[1] for i, j in cells])
 
 
@@ -132,8 +133,13 @@ def make_pupil(rotation_deg: float, erosion_m: float, n: int = N_PUPIL) -> Pupil
     clear = np.where(_strut_depth(x, y) > 0, half_width, 1 - half_width)
     turn = np.deg2rad(rotation_deg)
     back = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return Pupil((aperture * clear).astype(np.float32), _stop(n, rotation_deg, erosion_m),
-                 np.argmax(depth, axis=0).astype(np.int8), centres @ back, axis)
+    return Pupil(
+        (aperture * clear).astype(np.float32),
+        _stop(n, rotation_deg, erosion_m),
+        np.argmax(depth, axis=0).astype(np.int8),
+        centres @ back,
+        axis,
+    )
 
 
 class _RoundMask:
@@ -246,8 +252,12 @@ class Coronagraph:
         limit = 0.45 * self.wavelengths.min() / self.pupil.step / RAD
         return limit / self.scale[0], limit / self.scale[1]
 
-    def image(self, opd: np.ndarray, offset_px: tuple[float, float], masked: bool = True,
-              ) -> np.ndarray:
+    def image(
+        self,
+        opd: np.ndarray,
+        offset_px: tuple[float, float],
+        masked: bool = True,
+    ) -> np.ndarray:
         """Intensity of a point source.
 
         Parameters
@@ -269,7 +279,8 @@ class Coronagraph:
         path = opd + tilt[0].astype(np.float32) + tilt[1].astype(np.float32)[:, None]
         total = 0.0
         for wavelength, mask, (left, right) in zip(
-                self.wavelengths, self.masks, self._transforms, strict=True):
+            self.wavelengths, self.masks, self._transforms, strict=True
+        ):
             phase = path * np.float32(2 * np.pi / wavelength)
             field = np.empty(phase.shape, np.complex64)
             field.real, field.imag = np.cos(phase), np.sin(phase)
@@ -277,5 +288,5 @@ class Coronagraph:
             if masked:
                 field = mask(field)
             amplitude = left @ (field[self._box] * self._stop) @ right
-            total = total + (amplitude.real ** 2 + amplitude.imag ** 2)
+            total = total + (amplitude.real**2 + amplitude.imag**2)
         return total.astype(np.float64) / len(self.wavelengths)

@@ -18,9 +18,18 @@ def _zernikes(pupil):
     x = pupil.axis / (WIDTH_M / 2)
     r2 = x**2 + x[:, None] ** 2
     xx, yy = np.broadcast_to(x, r2.shape), np.broadcast_to(x[:, None], r2.shape)
-    return [2 * r2 - 1, xx**2 - yy**2, 2 * xx * yy, (3 * r2 - 2) * xx, (3 * r2 - 2) * yy,
-            xx**3 - 3 * xx * yy**2, 3 * xx**2 * yy - yy**3, 6 * r2**2 - 6 * r2 + 1,
-            (4 * r2 - 3) * (xx**2 - yy**2), (4 * r2 - 3) * 2 * xx * yy]
+    return [
+        2 * r2 - 1,
+        xx**2 - yy**2,
+        2 * xx * yy,
+        (3 * r2 - 2) * xx,
+        (3 * r2 - 2) * yy,
+        xx**3 - 3 * xx * yy**2,
+        3 * xx**2 * yy - yy**3,
+        6 * r2**2 - 6 * r2 + 1,
+        (4 * r2 - 3) * (xx**2 - yy**2),
+        (4 * r2 - 3) * 2 * xx * yy,
+    ]
 
 
 def _segment_modes(pupil):
@@ -60,19 +69,30 @@ class Wavefront:
         Time in which the drift forgets itself.
     """
 
-    def __init__(self, pupil: Pupil, static_nm: float, drift_nm: float, times_days: np.ndarray,
-                 rng: np.random.Generator, correlation_hours: float = 3.0):
+    def __init__(
+        self,
+        pupil: Pupil,
+        static_nm: float,
+        drift_nm: float,
+        times_days: np.ndarray,
+        rng: np.random.Generator,
+        correlation_hours: float = 3.0,
+    ):
         groups = [_zernikes(pupil), _segment_modes(pupil), _screens(pupil, rng, 2 * N_SCREENS)]
         weights = np.concatenate(
-            [np.full(len(g), np.sqrt(share / len(g)))
-             for g, share in zip(groups, (0.45, 0.2, 0.35), strict=True)])
+            [
+                np.full(len(g), np.sqrt(share / len(g)))
+                for g, share in zip(groups, (0.45, 0.2, 0.35), strict=True)
+            ]
+        )
         modes = np.array([m for g in groups for m in g])
         self._modes = _level(modes, pupil) * weights[:, None, None].astype(np.float32)
         n = len(modes)
         figure = rng.standard_normal(n)
         self._figure = static_nm * figure / np.sqrt(np.sum((figure * weights) ** 2))
         self._drift = drift_nm * _ou_process(
-            rng, n, np.asarray(times_days), correlation_hours * HOURS)
+            rng, n, np.asarray(times_days), correlation_hours * HOURS
+        )
 
     def opd(self, state: int) -> np.ndarray:
         """Optical path difference of one state.

@@ -35,8 +35,12 @@ def run_association(job: Job, path: Path) -> tuple[ProductResult, ...]:
             job.record.begin(names, planned, job.inputs(association))
     results = []
     for product, name in zip(association.products, names, strict=True):
-        log.info("product %s: %d science and %d reference exposures", name,
-                 len(product.science), len(product.psf))
+        log.info(
+            "product %s: %d science and %d reference exposures",
+            name,
+            len(product.science),
+            len(product.psf),
+        )
         results.append(ProductRun(job, association, product, name).run())
     return tuple(results)
 
@@ -50,8 +54,10 @@ def plan_association(job: Job, path: Path) -> tuple[Plan, ...]:
 def _plans(job: Job, association: Association, names: tuple[str, ...]) -> tuple[Plan, ...]:
     from gpucoron.pipeline.product import ProductRun
 
-    runs = [ProductRun(job, association, product, name)
-            for product, name in zip(association.products, names, strict=True)]
+    runs = [
+        ProductRun(job, association, product, name)
+        for product, name in zip(association.products, names, strict=True)
+    ]
     return tuple(run.plan(*run.read()) for run in runs)
 
 

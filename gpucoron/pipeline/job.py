@@ -88,8 +88,10 @@ class Job:
 
         association, self.exposures = inspect_members(
             read_association(path, check_files=not self.skip_bad),
-            Needs.of(self.parameters, self.checksums, pixels), skip_bad=self.skip_bad,
-            progress=lambda *state: self.progress("read", *state))
+            Needs.of(self.parameters, self.checksums, pixels),
+            skip_bad=self.skip_bad,
+            progress=lambda *state: self.progress("read", *state),
+        )
         metas = [self.exposures[p.science[0].path, "science"].meta for p in association.products]
         return association, product_names(association, metas)
 
@@ -106,19 +108,23 @@ class Job:
 
     def planned(self, association: Association, names: tuple[str, ...]) -> list[str]:
         """Return the names of all files that an association's products will be written to."""
-        return [path.name for product, own in zip(association.products, names, strict=True)
-                for name, suffix in self._planned(product, own)
-                for path in self.paths(name, suffix, association.asn_id)]
+        return [
+            path.name
+            for product, own in zip(association.products, names, strict=True)
+            for name, suffix in self._planned(product, own)
+            for path in self.paths(name, suffix, association.asn_id)
+        ]
 
     def _planned(self, product: Product, name: str) -> Iterator[tuple[str, str]]:
         """Yield (root or product name, suffix) of every file that a product will write."""
         from gpucoron.io.names import exposure_root
 
-        skip = {step: getattr(self.parameters, step).skip
-                for step in ("outlier_detection", "align_refs", "klip", "resample")}
+        skip = {
+            step: getattr(self.parameters, step).skip
+            for step in ("outlier_detection", "align_refs", "klip", "resample")
+        }
         every = {"crfints": not skip["outlier_detection"], "median": not skip["outlier_detection"]}
-        science = {"psfalign": not (skip["align_refs"] or skip["klip"]),
-                   "psfsub": not skip["klip"]}
+        science = {"psfalign": not (skip["align_refs"] or skip["klip"]), "psfsub": not skip["klip"]}
         for member in (*product.science, *product.psf):
             kinds = every | (science if member.exptype == "science" else {})
             for suffix, made in kinds.items():

@@ -62,10 +62,12 @@ class FolderLock:
                     raise OutputError(
                         f"another run ({holder or 'not yet named'}) writes "
                         f"{self.path.name[1:-5]} into {self.path.parent}; wait for its end or "
-                        "choose another output folder") from None
+                        "choose another output folder"
+                    ) from None
                 raise
-            log.warning("%s: this file system has no locks; let no other run write there",
-                        self.path.parent)
+            log.warning(
+                "%s: this file system has no locks; let no other run write there", self.path.parent
+            )
         try:
             found = os.stat(self.path).st_ino == os.fstat(self._fd).st_ino
         except FileNotFoundError:

@@ -24,8 +24,17 @@ LARGEST_BATCH = 8
 _PLAIN, _FULL, _FLAGGING, _RESAMPLING = 12, 24, 58, 250
 # output pixels that a pixel's drop reaches at equal pixel scales, 12 bytes each
 _REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16, "lanczos3": 36}
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
-          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 # seconds per pixel: fit of a pair; shift of an image; of a reference in a decomposition, and a
 # multiply-add there; flagging, filling and transforming an image
 _FIT, _SHIFT, _PASS, _MULTIPLY, _PREPARE = 4.0e-9, 1.2e-8, 2.5e-9, 6.0e-11, 2.0e-7
@@ -112,9 +121,15 @@ class Plan:
 
 
 def make_plan(
-    name: str, science: Sequence[tuple[int, int, int]], references: Sequence[tuple[int, int, int]],
-    parameters: Parameters, save: Collection[str], keep: Collection[str] = (), *,
-    budget: int | None = None, threads: int = 1,
+    name: str,
+    science: Sequence[tuple[int, int, int]],
+    references: Sequence[tuple[int, int, int]],
+    parameters: Parameters,
+    save: Collection[str],
+    keep: Collection[str] = (),
+    *,
+    budget: int | None = None,
+    threads: int = 1,
 ) -> Plan:
     """Predict what a product takes.
 
@@ -150,9 +165,17 @@ def make_plan(
     if budget is not None:
         batch = max(1, min(batch, (budget - fixed) // by_one))
     return Plan(
-        name, aligned * nref, nref, counts, (ny, nx), int(batch), fixed + batch * by_one,
-        fixed + by_one, _disk(npix, nref, counts, parameters, save, aligned),
-        _seconds(npix, nref, sum(counts), aligned, parameters, save, threads))
+        name,
+        aligned * nref,
+        nref,
+        counts,
+        (ny, nx),
+        int(batch),
+        fixed + batch * by_one,
+        fixed + by_one,
+        _disk(npix, nref, counts, parameters, save, aligned),
+        _seconds(npix, nref, sum(counts), aligned, parameters, save, threads),
+    )
 
 
 def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
@@ -194,8 +217,10 @@ def _disk(npix, nref, counts, parameters, save, aligned):
         "crfints": _FULL * (nref + sum(counts)) * (not parameters.outlier_detection.skip),
         "psfstack": _PLAIN * nref,
         "psfalign": _PLAIN * nref * aligned * (not parameters.align_refs.skip),
-        "psfsub": _FULL * sum(counts) * len(parameters.klip.truncations) * (
-            not parameters.klip.skip),
+        "psfsub": _FULL
+        * sum(counts)
+        * len(parameters.klip.truncations)
+        * (not parameters.klip.skip),
         "i2d": 40 * len(parameters.klip.truncations) * (not parameters.resample.skip),
     }
     return npix * sum(size for name, size in sizes.items() if name in save)
@@ -207,8 +232,13 @@ def _seconds(npix, nref, nsci, aligned, parameters, save, threads):
     bases = aligned if parameters.align_refs.align == "each" else min(aligned, 2)
     vectors = min(max(parameters.klip.truncations), nref)
     products = bases * nref * (nref / 2 + min(vectors, nref - vectors))
-    work = (pairs * _FIT + shifts * _SHIFT + bases * nref * _PASS + products * _MULTIPLY
-            + (nref + nsci) * _PREPARE)
+    work = (
+        pairs * _FIT
+        + shifts * _SHIFT
+        + bases * nref * _PASS
+        + products * _MULTIPLY
+        + (nref + nsci) * _PREPARE
+    )
     return npix * work / _worth(threads) * _speed() + 0.5
 
 

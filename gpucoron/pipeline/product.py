@@ -66,8 +66,9 @@ class ProductRun:
 
     def _loaded(self, exposures):
         """Yield the images of exposures, each read while the one before is worked on."""
-        return read_ahead(lambda exposure: self.places[0].upload(exposure.load()), exposures,
-                          self.job.threads > 1)
+        return read_ahead(
+            lambda exposure: self.places[0].upload(exposure.load()), exposures, self.job.threads > 1
+        )
 
     def _prepared(self, science, references) -> list | None:
         """Stack the references and prepare them for every device."""
@@ -83,8 +84,9 @@ class ProductRun:
                 self._resample(science, [stacks[truncate] for stacks in subtracted], truncate)
 
     def _provenance_of(self, truncate: int) -> Provenance:
-        return replace(self.provenance,
-                       parameters={**self.provenance.parameters, "klip.truncate": truncate})
+        return replace(
+            self.provenance, parameters={**self.provenance.parameters, "klip.truncate": truncate}
+        )
 
     @contextmanager
     def _step(self, name: str, place: Host | None = None):
@@ -99,18 +101,30 @@ class ProductRun:
     def plan(self, science: list[Exposure], references: list[Exposure]) -> Plan:
         """Predict what this product takes."""
         return make_plan(
-            self.result.name, [e.shape for e in science], [e.shape for e in references],
-            self.parameters, self.job.save, self.job.keep, budget=self.job.budget(),
-            threads=self.job.threads)
+            self.result.name,
+            [e.shape for e in science],
+            [e.shape for e in references],
+            self.parameters,
+            self.job.save,
+            self.job.keep,
+            budget=self.job.budget(),
+            threads=self.job.threads,
+        )
 
     def _batch(self, science, references) -> int:
         """Return how many references to shift at a time, within the memory allowed."""
         plan, budget = self.plan(science, references), self.job.budget()
-        log.debug("%d pairs, %d references at a time, about %d MiB", plan.pairs, plan.batch,
-                  plan.memory // MIB)
+        log.debug(
+            "%d pairs, %d references at a time, about %d MiB",
+            plan.pairs,
+            plan.batch,
+            plan.memory // MIB,
+        )
         if plan.least_memory > budget:
-            text = (f"{self.result.name}: needs about {plan.least_memory // MIB} MiB, and "
-                    f"{budget // MIB} MiB are allowed")
+            text = (
+                f"{self.result.name}: needs about {plan.least_memory // MIB} MiB, and "
+                f"{budget // MIB} MiB are allowed"
+            )
             if self.job.memory is not None:
                 raise UsageError(f"{text}; give --memory {-(-plan.least_memory // MIB)}MiB or more")
             log.warning("%s by default (half of what is free); going on", text)
@@ -118,8 +132,10 @@ class ProductRun:
 
     def read(self) -> tuple[list[Exposure], list[Exposure]]:
         """Return all exposures, found good before any work was done; their pixels not yet read."""
-        science, references = ([self.job.exposures[m.path, m.exptype] for m in members]
-                               for members in (self.product.science, self.product.psf))
+        science, references = (
+            [self.job.exposures[m.path, m.exptype] for m in members]
+            for members in (self.product.science, self.product.psf)
+        )
         return science, references
 
     def _provenance(self, science, references) -> Provenance:
@@ -128,10 +144,14 @@ class ProductRun:
 
         association = self.association
         return Provenance(
-            version=__version__, device=self.job.device.label, asn_id=association.asn_id,
-            asn_table=association.table_name, asn_pool=association.asn_pool,
+            version=__version__,
+            device=self.job.device.label,
+            asn_id=association.asn_id,
+            asn_table=association.table_name,
+            asn_pool=association.asn_pool,
             parameters=self.parameters.flat(),
-            inputs=[e.path.name for e in (*science, *references)])
+            inputs=[e.path.name for e in (*science, *references)],
+        )
 
     def _mask(self, exposure: Exposure) -> np.ndarray:
         from gpucoron.io.psfmask import find_psfmask
@@ -157,12 +177,18 @@ class ProductRun:
             return stack
         with self._step("outlier_detection"):
             out = outlier_detection(
-                stack, snr=parameters.threshold, maskpt=parameters.maskpt,
-                good_bits=parameters.good_bits, preset=self.parameters.preset)
+                stack,
+                snr=parameters.threshold,
+                maskpt=parameters.maskpt,
+                good_bits=parameters.good_bits,
+                preset=self.parameters.preset,
+            )
         log.debug("%s: %d outliers", exposure.root, int(out.flagged.sum()))
         self.record.note_outliers(exposure.root, out)
-        for name, array, writer in (("crfints", out.stack, write_crfints),
-                                    ("median", out.median, write_median)):
+        for name, array, writer in (
+            ("crfints", out.stack, write_crfints),
+            ("median", out.median, write_median),
+        ):
             host = self.places[0].later(array, brief=name not in job.keep)
             if name in job.keep:
                 getattr(self.result, name)[exposure.root] = host()
@@ -177,8 +203,9 @@ class ProductRun:
 
         job, stacks = self.job, []
         for done, exposure in enumerate(references, start=1):
-            stacks.append(self._outliers(exposure).replace(
-                var_poisson=None, var_rnoise=None, var_flat=None))
+            stacks.append(
+                self._outliers(exposure).replace(var_poisson=None, var_rnoise=None, var_flat=None)
+            )
             job.progress("outlier_detection", done, len(references), exposure.root)
         with self._step("stack_refs"):
             stacked = stack_refs(stacks, keep_unusable=self.parameters.like_jwst)
@@ -198,7 +225,11 @@ class ProductRun:
             log.warning(
                 "klip.truncate is %d, and there %s %d reference image%s: the basis spans all of "
                 "them, and psfsub's ERR (what the basis leaves of the references) is 0",
-                truncate, "is" if n == 1 else "are", n, "s"[: n != 1])
+                truncate,
+                "is" if n == 1 else "are",
+                n,
+                "s"[: n != 1],
+            )
 
     # ---- align_refs and klip
 
@@ -209,8 +240,11 @@ class ProductRun:
         self.job.started()
         parameters, prepared = self.parameters.align_refs, []
         filling = Filling(
-            parameters.median_box_length, parameters.bad_bits,
-            (exposure.meta.instrument or "").upper() == "MIRI", self.parameters.preset)
+            parameters.median_box_length,
+            parameters.bad_bits,
+            (exposure.meta.instrument or "").upper() == "MIRI",
+            self.parameters.preset,
+        )
         with_err = not parameters.skip and "psfalign" in self.job.save | self.job.keep
         for place in self.places:
             with self._step("align_refs", place):
@@ -247,8 +281,13 @@ class ProductRun:
                 self.result.psfsub[exposure.root + job.tag(truncate)] = host()
             if "psfsub" in job.save:
                 path = job.path(exposure.root, "psfsub", self.association.asn_id)
-                job.write(job.tagged(path, "psfsub", truncate), write_psfsub, exposure, host,
-                          self._provenance_of(truncate))
+                job.write(
+                    job.tagged(path, "psfsub", truncate),
+                    write_psfsub,
+                    exposure,
+                    host,
+                    self._provenance_of(truncate),
+                )
         # resample propagates VAR_*; where there are none it falls back on the input's ERR
         return {k: stack.replace(err=flagged.err) for k, stack in subtracted.items()}
 
@@ -262,16 +301,26 @@ class ProductRun:
             with self._step("align_refs", place):
                 own = self._on(place, flagged)
                 try:
-                    alignment = Alignment(own, prepared, mask, batch=self.batch,
-                                          align=self.parameters.align_refs.align)
+                    alignment = Alignment(
+                        own,
+                        prepared,
+                        mask,
+                        batch=self.batch,
+                        align=self.parameters.align_refs.align,
+                    )
                 except InputError as problem:
                     raise InputError(f"{exposure.path.name}: {problem}") from problem
             shares.append(Share(place, own, alignment))
         empty = [i + 1 for i in range(len(flagged)) if not shares[0].alignment.has_pixels(i)]
         if empty:
-            log.warning("%s: integration%s %s ha%s no usable pixel and come%s out NaN",
-                        exposure.root, "s"[: len(empty) > 1], ", ".join(map(str, empty)),
-                        "ve" if len(empty) > 1 else "s", "" if len(empty) > 1 else "s")
+            log.warning(
+                "%s: integration%s %s ha%s no usable pixel and come%s out NaN",
+                exposure.root,
+                "s"[: len(empty) > 1],
+                ", ".join(map(str, empty)),
+                "ve" if len(empty) > 1 else "s",
+                "" if len(empty) > 1 else "s",
+            )
         return shares
 
     def _psfalign(self, exposure, reference_exposures, alignment):
@@ -286,8 +335,9 @@ class ProductRun:
         shape = alignment.shape
         if alignment.align == "each":
             shape = (len(alignment.science), *shape)
-        return PsfalignWriter(path, reference_exposures, shape, self.provenance,
-                              overwrite=self.job.overwrite)
+        return PsfalignWriter(
+            path, reference_exposures, shape, self.provenance, overwrite=self.job.overwrite
+        )
 
     def _subtract(self, exposure, shares, writer) -> dict[int, IntegrationStack]:
         """Align, model and subtract; complete psfalign and tell how the fits went."""
@@ -302,8 +352,9 @@ class ProductRun:
             self.result.fits[exposure.root] = work.table
             _report_fits(exposure.root, work.table)
         if work.kept:
-            images, errors = (np.stack(a) if work.each else a[0]
-                              for a in zip(*work.kept, strict=True))
+            images, errors = (
+                np.stack(a) if work.each else a[0] for a in zip(*work.kept, strict=True)
+            )
             self.result.psfalign[exposure.root] = AlignedReferences(images, errors, work.table)
         if writer is not None:
             with job.timed("write"):
@@ -327,23 +378,33 @@ class ProductRun:
             inputs = [wcs_module.read_wcs(e.asdf_bytes, e.path.name) for e in science]
             shapes = [s.shape[1:] for s in subtracted]
             output = wcs_module.output_wcs(
-                inputs, [e.meta for e in science], shapes,
+                inputs,
+                [e.meta for e in science],
+                shapes,
                 pixel_scale=parameters.pixel_scale,
-                pixel_scale_ratio=parameters.pixel_scale_ratio, rotation=parameters.rotation,
-                crpix=parameters.crpix, crval=parameters.crval,
-                output_shape=parameters.output_shape, output_wcs_file=parameters.output_wcs)
+                pixel_scale_ratio=parameters.pixel_scale_ratio,
+                rotation=parameters.rotation,
+                crpix=parameters.crpix,
+                crval=parameters.crval,
+                output_shape=parameters.output_shape,
+                output_wcs_file=parameters.output_wcs,
+            )
             maps = {}
             for wcs, shape in zip(inputs, shapes, strict=True):
                 if wcs.key not in maps:
-                    maps[wcs.key] = self.places[0].upload(
-                        wcs_module.pixel_map(wcs, output, shape))
+                    maps[wcs.key] = self.places[0].upload(wcs_module.pixel_map(wcs, output, shape))
             image = resample(
-                subtracted, [maps[w.key] for w in inputs], output.shape,
+                subtracted,
+                [maps[w.key] for w in inputs],
+                output.shape,
                 pixel_scale_ratio=output.pixel_scale_ratio,
-                exposure_times=[_exposure_time(e) for e in science], pixfrac=parameters.pixfrac,
-                kernel=parameters.kernel, fillval=parameters.fillval,
+                exposure_times=[_exposure_time(e) for e in science],
+                pixfrac=parameters.pixfrac,
+                kernel=parameters.kernel,
+                fillval=parameters.fillval,
                 weight_type=parameters.weight_type,
-                err_from="var" if self.parameters.like_jwst else "auto")
+                err_from="var" if self.parameters.like_jwst else "auto",
+            )
         self.record.note_combined(truncate, image, output)
         job.progress("resample", 1, 1, self.result.name)
         host = self.places[0].later(image, brief="i2d" not in job.keep)
@@ -352,8 +413,14 @@ class ProductRun:
             self.result.i2d, self.result.wcs = next(iter(self.result.i2ds.values())), output
         if "i2d" in job.save:
             path = job.path(self.result.name, "i2d", self.association.asn_id)
-            job.write(job.tagged(path, "i2d", truncate), write_i2d, science, host, output,
-                      self._provenance_of(truncate))
+            job.write(
+                job.tagged(path, "i2d", truncate),
+                write_i2d,
+                science,
+                host,
+                output,
+                self._provenance_of(truncate),
+            )
 
 
 def _exposure_time(exposure: Exposure) -> float | None:
@@ -367,10 +434,21 @@ def _report_fits(root: str, table: np.ndarray) -> None:
     failed = table[table["status"] == 1]
     if len(failed):
         worst = ", ".join(f"{r['sci_integration']}/{r['ref_plane']}" for r in failed[:5])
-        log.warning("%s: %d of %d alignments did not converge (integration/reference %s%s)",
-                    root, len(failed), len(table), worst, " ..." if len(failed) > 5 else "")
+        log.warning(
+            "%s: %d of %d alignments did not converge (integration/reference %s%s)",
+            root,
+            len(failed),
+            len(table),
+            worst,
+            " ..." if len(failed) > 5 else "",
+        )
     good = table[table["status"] == 0]
     if len(good):
         length = np.hypot(good["x"], good["y"])
-        log.info("%s: %d alignments, shifts of %.3f px (median) to %.3f px (largest)",
-                 root, len(table), float(np.median(length)), float(length.max()))
+        log.info(
+            "%s: %d alignments, shifts of %.3f px (median) to %.3f px (largest)",
+            root,
+            len(table),
+            float(np.median(length)),
+            float(length.max()),
+        )

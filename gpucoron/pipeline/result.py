@@ -110,7 +110,9 @@ class Result:
         return self.products[0]
 
     def report(
-        self, path: str | PathLike = ".", star: tuple[float, float] | None = None,
+        self,
+        path: str | PathLike = ".",
+        star: tuple[float, float] | None = None,
         overwrite: bool = True,
     ) -> Path:
         """Write what happened as one HTML file.

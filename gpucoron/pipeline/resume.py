@@ -19,9 +19,19 @@ __all__ = ["can_read_back", "difference", "read", "read_back", "verified"]
 
 log = logging.getLogger("gpucoron")
 
-_KEYS = {"format": int, "gpucoron": str, "start": str, "status": str, "versions": dict,
-         "device": dict, "parameters": dict, "psfmasks": dict, "inputs": list, "files": list,
-         "warnings": list}
+_KEYS = {
+    "format": int,
+    "gpucoron": str,
+    "start": str,
+    "status": str,
+    "versions": dict,
+    "device": dict,
+    "parameters": dict,
+    "psfmasks": dict,
+    "inputs": list,
+    "files": list,
+    "warnings": list,
+}
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -33,7 +43,8 @@ def read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not all(
-            isinstance(content.get(key), kind) for key, kind in _KEYS.items()):
+        isinstance(content.get(key), kind) for key, kind in _KEYS.items()
+    ):
         log.warning("%s: not the record of a run, passed over", path.name)
         return None
     return content
@@ -55,12 +66,23 @@ def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     for key in ("format", "gpucoron"):
         if earlier[key] != now[key]:
             return f"{key} was {earlier[key]} and is {now[key]}"
-    devices = [{"device": d.get("label"), "its name": d.get("name")}
-               for d in (earlier["device"], now["device"])]
-    inputs = [{Path(str(e["path"])).name: (e["size"], e["crc32"]) for e in r["inputs"]}
-              for r in (earlier, now)] if _plain(earlier["inputs"]) else [{"inputs": None}, {}]
-    for before, after in ((earlier["versions"], now["versions"]), devices,
-                          (earlier["parameters"], now["parameters"])):
+    devices = [
+        {"device": d.get("label"), "its name": d.get("name")}
+        for d in (earlier["device"], now["device"])
+    ]
+    inputs = (
+        [
+            {Path(str(e["path"])).name: (e["size"], e["crc32"]) for e in r["inputs"]}
+            for r in (earlier, now)
+        ]
+        if _plain(earlier["inputs"])
+        else [{"inputs": None}, {}]
+    )
+    for before, after in (
+        (earlier["versions"], now["versions"]),
+        devices,
+        (earlier["parameters"], now["parameters"]),
+    ):
         for key in dict.fromkeys([*before, *after]):
             if before.get(key) != after.get(key):
                 return f"{key} was {before.get(key)} and is {after.get(key)}"
@@ -77,8 +99,9 @@ def _plain(entries) -> bool:
     return all(isinstance(e, dict) and {"path", "size", "crc32"} <= set(e) for e in entries)
 
 
-def verified(folder: Path, entries: Iterable[Mapping[str, Any]], wanted: Iterable[str],
-             threads: int) -> dict[str, dict[str, Any]]:
+def verified(
+    folder: Path, entries: Iterable[Mapping[str, Any]], wanted: Iterable[str], threads: int
+) -> dict[str, dict[str, Any]]:
     """Return, by name, the entries of files that are wanted, complete, and as they were written.
 
     Parameters
@@ -93,14 +116,21 @@ def verified(folder: Path, entries: Iterable[Mapping[str, Any]], wanted: Iterabl
     from gpucoron.io.checksums import is_whole
 
     wanted = set(wanted)
-    claimed = [dict(e) for e in entries if isinstance(e, dict) and e.get("name") in wanted
-               and e.get("state") == "complete" and isinstance(e.get("checksums"), dict)]
+    claimed = [
+        dict(e)
+        for e in entries
+        if isinstance(e, dict)
+        and e.get("name") in wanted
+        and e.get("state") == "complete"
+        and isinstance(e.get("checksums"), dict)
+    ]
     with ThreadPoolExecutor(max(1, threads), "gpucoron-verify") as pool:
         whole = list(pool.map(lambda e: is_whole(folder / e["name"], e["checksums"]), claimed))
     for entry, good in zip(claimed, whole, strict=True):
         if not good:
-            log.warning("--resume: %s is gone or not as it was written; it is made anew",
-                        entry["name"])
+            log.warning(
+                "--resume: %s is gone or not as it was written; it is made anew", entry["name"]
+            )
     return {e["name"]: e for e, good in zip(claimed, whole, strict=True) if good}
 
 
@@ -122,13 +152,14 @@ def can_read_back(run, exposure: Exposure) -> bool:
 
 def _paths(run, exposure, with_psfalign) -> list[Path]:
     kinds = ("psfsub", "psfalign")[: 1 + with_psfalign]
-    return [path for kind in kinds
-            for path in run.job.paths(exposure.root, kind, run.association.asn_id)]
+    return [
+        path
+        for kind in kinds
+        for path in run.job.paths(exposure.root, kind, run.association.asn_id)
+    ]
 
 
-def read_back(
-    run, exposure: Exposure, flagged: IntegrationStack
-) -> dict[int, IntegrationStack]:
+def read_back(run, exposure: Exposure, flagged: IntegrationStack) -> dict[int, IntegrationStack]:
     """Return a science exposure's subtracted images for each truncation, from its products.
 
     Parameters

@@ -122,15 +122,29 @@ class RunRecord:
     def _facts(self, inputs) -> dict[str, Any]:
         device = self.device
         return {
-            "format": FORMAT, "gpucoron": __version__, "status": "running", "exit_status": None,
-            "error": None, "start": self._start, "end": None, "command": sys.argv,
-            "working_folder": os.getcwd(), "host": socket.gethostname(), "process": os.getpid(),
+            "format": FORMAT,
+            "gpucoron": __version__,
+            "status": "running",
+            "exit_status": None,
+            "error": None,
+            "start": self._start,
+            "end": None,
+            "command": sys.argv,
+            "working_folder": os.getcwd(),
+            "host": socket.gethostname(),
+            "process": os.getpid(),
             "versions": _versions(device),
             "platform": platform.platform(),
-            "device": {"label": device.label, "name": device.name,
-                       "description": device.description, "reason": device.reason},
-            "threads": self.threads, "resumed": None,
-            "parameters": json.loads(json.dumps(self.parameters.flat())), "psfmasks": {},
+            "device": {
+                "label": device.label,
+                "name": device.name,
+                "description": device.description,
+                "reason": device.reason,
+            },
+            "threads": self.threads,
+            "resumed": None,
+            "parameters": json.loads(json.dumps(self.parameters.flat())),
+            "psfmasks": {},
             "inputs": [_input(path) for path in inputs],
         }
 
@@ -143,7 +157,10 @@ class RunRecord:
             log.info("--resume: nothing to continue from, starting at the beginning")
             return
         self._content["resumed"] = told = {
-            "start": earlier["start"], "status": earlier["status"], "taken_over": 0}
+            "start": earlier["start"],
+            "status": earlier["status"],
+            "taken_over": 0,
+        }
         why = resume.difference(earlier, self._content)
         if why:
             told["started_over"] = why
@@ -165,8 +182,9 @@ class RunRecord:
             before = self._content["psfmasks"].get(product, found)
             self._content["psfmasks"][product] = found
             if before != found:
-                log.warning("--resume: starting over: the psfmask was %s and is %s",
-                            before["name"], name)
+                log.warning(
+                    "--resume: starting over: the psfmask was %s and is %s", before["name"], name
+                )
                 for entry in self._files.values():
                     entry["state"] = "pending"
 
@@ -176,9 +194,13 @@ class RunRecord:
         with suppress(OSError):
             for entry in os.scandir(self.path.parent):
                 found = re.fullmatch(r"\.(.+)\.(\d+)-[^.]*\.part", entry.name)
-                if found and (found[1] in ("probe", self.path.name) or (
+                if found and (
+                    found[1] in ("probe", self.path.name)
+                    or (
                         found[1] in (report, *self._files)
-                        and int(found[2]) == process != os.getpid())):
+                        and int(found[2]) == process != os.getpid()
+                    )
+                ):
                     os.unlink(entry.path)
 
     # ---- while it runs
@@ -193,8 +215,13 @@ class RunRecord:
             return
         from gpucoron.io.checksums import product_sums
 
-        entry = {"name": path.name, "state": "complete", "size": path.stat().st_size,
-                 "written": _now(), "checksums": product_sums(path)}
+        entry = {
+            "name": path.name,
+            "state": "complete",
+            "size": path.stat().st_size,
+            "written": _now(),
+            "checksums": product_sums(path),
+        }
         with self._lock:
             self._files[path.name] = entry
             self._save()
@@ -212,10 +239,13 @@ class RunRecord:
 
         with self._lock:
             content = {
-                **self._content, "files": list(self._files.values()),
+                **self._content,
+                "files": list(self._files.values()),
                 "timings": {step: round(t, 3) for step, t in dict(self.timings).items()},
-                "peak_memory_bytes": _peak_memory(), "device_memory_bytes": self._device_memory(),
-                "warnings": list(dict.fromkeys([*self._earlier_warnings, *self.warnings]))}
+                "peak_memory_bytes": _peak_memory(),
+                "device_memory_bytes": self._device_memory(),
+                "warnings": list(dict.fromkeys([*self._earlier_warnings, *self.warnings])),
+            }
             try:
                 with output_file(self.path) as file:
                     file.write(json.dumps(content, indent=1).encode() + b"\n")
@@ -243,8 +273,10 @@ class RunRecord:
     def kept(self) -> str:
         """Tell what is complete, and how to go on."""
         done = sum(entry["state"] == "complete" for entry in self._files.values())
-        return (f"{done} of {len(self._files)} products are complete in {self.path.parent}, "
-                "--resume continues")
+        return (
+            f"{done} of {len(self._files)} products are complete in {self.path.parent}, "
+            "--resume continues"
+        )
 
     def __enter__(self) -> RunRecord:
         return self
@@ -260,8 +292,10 @@ class RunRecord:
             if error is None:
                 self._finish("complete", 0, None)
                 return
-            status, code = ENDS.get(type(stopped_by(error)), (
-                "failed", getattr(error, "exit_code", GpucoronError.exit_code)))
+            status, code = ENDS.get(
+                type(stopped_by(error)),
+                ("failed", getattr(error, "exit_code", GpucoronError.exit_code)),
+            )
             own = isinstance(error, GpucoronError)
             self._finish(status, code, str(error) if own else f"{kind.__name__}: {error}")
             if status != "failed" or any(map(self.has, map(Path, self._files))):
@@ -294,8 +328,10 @@ def _now() -> str:
 
 def _versions(device: Device) -> dict[str, str]:
     """Return the versions of what computes."""
-    found = {"python": platform.python_version(),
-             **{name: importlib.metadata.version(name) for name in _LIBRARIES}}
+    found = {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
     if device.kind != "cpu":
         found["cupy"] = cuda.cupy().__version__
     return found

@@ -83,8 +83,10 @@ class Subtraction:
         """
         stack, integrations = self.shares[0].stack, self.shares[0].alignment.integrations
         xp = cuda.namespace(stack.data)
-        self._out = {k: [xp.full(stack.shape, np.nan, dtype=np.float32) for _ in range(2)]
-                     for k in self.job.parameters.klip.truncations}
+        self._out = {
+            k: [xp.full(stack.shape, np.nan, dtype=np.float32) for _ in range(2)]
+            for k in self.job.parameters.klip.truncations
+        }
         self._writer, self._total = writer, len(integrations)
         parts = [part.tolist() for part in np.array_split(integrations, len(self.shares))]
         if len(self.shares) == 1:
@@ -113,8 +115,12 @@ class Subtraction:
                     if len(group) == 1:
                         raise
                     size, buffer = (len(group) + 1) // 2, None
-                    log.info("%s; going on with %d integration%s at a time", str(problem), size,
-                             "s"[: size != 1])
+                    log.info(
+                        "%s; going on with %d integration%s at a time",
+                        str(problem),
+                        size,
+                        "s"[: size != 1],
+                    )
                 if buffer is None:
                     gc.collect()  # what failed still holds its arrays
 
@@ -138,8 +144,10 @@ class Subtraction:
             for images, own in zip(aligned, fits, strict=True):
                 alignment.shift(own, images)
             if self._keep:
-                kept = [place.later((images.copy(), alignment.shift_err(own)))()
-                        for images, own in zip(aligned, fits, strict=True)]
+                kept = [
+                    place.later((images.copy(), alignment.shift_err(own)))()
+                    for images, own in zip(aligned, fits, strict=True)
+                ]
                 self._aligned.update(zip(group, kept, strict=True))
         if not place.is_gpu:  # where klip changes the aligned images
             self._write(share, group, aligned, fits)
@@ -155,8 +163,13 @@ class Subtraction:
     def _klip(self, share, group, aligned):
         planes = slice(group[0], group[-1] + 1) if self.each else slice(None)
         filled = share.stack.replace(data=share.alignment.science).planes(planes)
-        parts = klip(filled, aligned if self.each else aligned[0], list(self._out),
-                     overwrite_references=True, spectra=self.spectra)
+        parts = klip(
+            filled,
+            aligned if self.each else aligned[0],
+            list(self._out),
+            overwrite_references=True,
+            spectra=self.spectra,
+        )
         first = self.shares[0].place
         for (data, err), part in zip(self._out.values(), parts, strict=True):
             found = part.data, part.err
@@ -174,12 +187,17 @@ class Subtraction:
         for i, images, own in zip(group, aligned, fits, strict=True):
             for part in parts:
                 with self.job.timed("align_refs"):
-                    planes = place.later((images[part].astype(np.float32),
-                                          alignment.shift_err(own, part).astype(np.float32)),
-                                         brief=True)
+                    planes = place.later(
+                        (
+                            images[part].astype(np.float32),
+                            alignment.shift_err(own, part).astype(np.float32),
+                        ),
+                        brief=True,
+                    )
                 with self.job.timed("write"):
                     self.job.background.submit(
-                        self._put, self._writer, i if self.each else 0, planes, part.start)
+                        self._put, self._writer, i if self.each else 0, planes, part.start
+                    )
 
     @staticmethod
     def _put(writer, row, planes, start):

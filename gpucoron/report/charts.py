@@ -32,8 +32,18 @@ class Chart:
 
     left, right, top, bottom = 62, 12, 10, 44
 
-    def __init__(self, x, y, x_label: str, y_label: str, *, log_y: bool = False, title: str = "",
-                 square: bool = False, height: int = 300):
+    def __init__(
+        self,
+        x,
+        y,
+        x_label: str,
+        y_label: str,
+        *,
+        log_y: bool = False,
+        title: str = "",
+        square: bool = False,
+        height: int = 300,
+    ):
         self.width, self.height, self.log_y = 460, height, log_y
         self.title, self.labels = title, (x_label, y_label)
         self.x = _limits(x, False)
@@ -45,8 +55,10 @@ class Chart:
     def _make_square(self):
         across, up = self.width - self.left - self.right, self.height - self.top - self.bottom
         unit = max((self.x[1] - self.x[0]) / across, (self.y[1] - self.y[0]) / up)
-        self.x, self.y = ((sum(lim) / 2 - unit * n / 2, sum(lim) / 2 + unit * n / 2)
-                          for lim, n in ((self.x, across), (self.y, up)))
+        self.x, self.y = (
+            (sum(lim) / 2 - unit * n / 2, sum(lim) / 2 + unit * n / 2)
+            for lim, n in ((self.x, across), (self.y, up))
+        )
 
     def px(self, x):
         """Place along the picture of a value of x."""
@@ -60,8 +72,11 @@ class Chart:
             with np.errstate(divide="ignore", invalid="ignore"):
                 y = np.log10(y)
         low, high = np.log10(self.y) if self.log_y else self.y
-        return self.height - self.bottom - (y - low) / (high - low) * (
-            self.height - self.top - self.bottom)
+        return (
+            self.height
+            - self.bottom
+            - (y - low) / (high - low) * (self.height - self.top - self.bottom)
+        )
 
     def line(self, x, y, colour: int = 0, dash: int = 0) -> None:
         """Draw a line, interrupted where a value is not finite."""
@@ -73,8 +88,10 @@ class Chart:
                 pen = "L"
             else:
                 pen = "M"
-        self.parts.append(f'<path class="line c{colour}" d="{"".join(path)}" '
-                          f'stroke-dasharray="{DASHES[dash % len(DASHES)]}"/>')
+        self.parts.append(
+            f'<path class="line c{colour}" d="{"".join(path)}" '
+            f'stroke-dasharray="{DASHES[dash % len(DASHES)]}"/>'
+        )
 
     def band(self, x, low, high, colour: int = 0) -> None:
         """Fill between two lines."""
@@ -87,12 +104,23 @@ class Chart:
 
     def dots(self, x, y, colour: int = 0) -> None:
         """Scatter small dots."""
-        d = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in zip(self.px(x), self.py(y), strict=True)
-                    if math.isfinite(a) and math.isfinite(b))
+        d = "".join(
+            f"M{a:.1f} {b:.1f}h0"
+            for a, b in zip(self.px(x), self.py(y), strict=True)
+            if math.isfinite(a) and math.isfinite(b)
+        )
         self.parts.append(f'<path class="dots c{colour}" d="{d}"/>')
 
-    def points(self, x, y, x_err=None, y_err=None, colour: int = 0,
-               names: Sequence[str] = (), ring: bool = False) -> None:
+    def points(
+        self,
+        x,
+        y,
+        x_err=None,
+        y_err=None,
+        colour: int = 0,
+        names: Sequence[str] = (),
+        ring: bool = False,
+    ) -> None:
         """Draw points with error bars; `names` show under the pointer, `ring` leaves them open."""
         bars = []
         for k, (a, b) in enumerate(zip(self.px(x), self.py(y), strict=True)):
@@ -101,12 +129,17 @@ class Chart:
             for err, axis in ((x_err, 0), (y_err, 1)):
                 if err is not None and math.isfinite(err[k]) and err[k] > 0:
                     low, high = ((x, y)[axis][k] - err[k], (x, y)[axis][k] + err[k])
-                    bars.append(f"M{self.px(low):.1f} {b:.1f}H{self.px(high):.1f}" if axis == 0
-                                else f"M{a:.1f} {self.py(low):.1f}V{self.py(high):.1f}")
+                    bars.append(
+                        f"M{self.px(low):.1f} {b:.1f}H{self.px(high):.1f}"
+                        if axis == 0
+                        else f"M{a:.1f} {self.py(low):.1f}V{self.py(high):.1f}"
+                    )
             title = f"<title>{escape(names[k])}</title>" if names else ""
             kind = "ring" if ring else "point"
-            self.parts.append(f'<circle class="{kind} c{colour}" cx="{a:.1f}" cy="{b:.1f}" '
-                              f'r="{5.5 if ring else 3}">{title}</circle>')
+            self.parts.append(
+                f'<circle class="{kind} c{colour}" cx="{a:.1f}" cy="{b:.1f}" '
+                f'r="{5.5 if ring else 3}">{title}</circle>'
+            )
         self.parts.append(f'<path class="error c{colour}" d="{"".join(bars)}"/>')
 
     def bars(self, x, y, width: float, colour: int = 0, names: Sequence[str] = ()) -> None:
@@ -117,25 +150,31 @@ class Chart:
                 continue
             a, b = self.px(value - width / 2), self.px(value + width / 2)
             title = f"<title>{escape(names[k])}</title>" if names else ""
-            self.parts.append(f'<rect class="fill c{colour}" x="{a:.1f}" y="{min(top, foot):.1f}" '
-                              f'width="{max(b - a, 0.6):.1f}" height="{max(foot - top, 0):.1f}">'
-                              f"{title}</rect>")
+            self.parts.append(
+                f'<rect class="fill c{colour}" x="{a:.1f}" y="{min(top, foot):.1f}" '
+                f'width="{max(b - a, 0.6):.1f}" height="{max(foot - top, 0):.1f}">'
+                f"{title}</rect>"
+            )
 
     def text(self, x, y, text: str, anchor: str = "start", dx: float = 0, dy: float = 0) -> None:
         """Write at a place."""
         a, b = float(self.px(x)) + dx, float(self.py(y)) + dy
         if math.isfinite(a) and math.isfinite(b):
-            self.parts.append(f'<text class="note" x="{a:.1f}" y="{b:.1f}" '
-                              f'text-anchor="{anchor}">{escape(text)}</text>')
+            self.parts.append(
+                f'<text class="note" x="{a:.1f}" y="{b:.1f}" '
+                f'text-anchor="{anchor}">{escape(text)}</text>'
+            )
 
     def rule(self, x: float, text: str = "") -> None:
         """Draw an upright line at a value of x."""
         if not self.x[0] <= x <= self.x[1]:
             return
         a = float(self.px(x))
-        self.parts.append(f'<path class="rule" d="M{a:.1f} {self.top}V{self.height - self.bottom}'
-                          f'"/><text class="note" x="{a + 4:.1f}" y="{self.top + 12}">'
-                          f"{escape(text)}</text>")
+        self.parts.append(
+            f'<path class="rule" d="M{a:.1f} {self.top}V{self.height - self.bottom}'
+            f'"/><text class="note" x="{a + 4:.1f}" y="{self.top + 12}">'
+            f"{escape(text)}</text>"
+        )
 
     def svg(self, y_axis: bool = True) -> str:
         """Return the finished chart, with or without numbers along y."""
@@ -144,14 +183,17 @@ class Chart:
         for value in _ticks(*self.x):
             a = float(self.px(value))
             grid.append(f"M{a:.1f} {self.top}V{foot}")
-            words.append(f'<text x="{a:.1f}" y="{foot + 17}" text-anchor="middle">'
-                         f"{_number(value)}</text>")
+            words.append(
+                f'<text x="{a:.1f}" y="{foot + 17}" text-anchor="middle">{_number(value)}</text>'
+            )
         upright = (_log_ticks(*self.y) if self.log_y else _ticks(*self.y)) if y_axis else []
         for value in upright:
             b = float(self.py(value))
             grid.append(f"M{self.left} {b:.1f}H{right}")
-            words.append(f'<text x="{self.left - 6}" y="{b + 4:.1f}" text-anchor="end">'
-                         f"{_number(value)}</text>")
+            words.append(
+                f'<text x="{self.left - 6}" y="{b + 4:.1f}" text-anchor="end">'
+                f"{_number(value)}</text>"
+            )
         middle = (self.top + foot) / 2
         return (
             f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img">'
@@ -162,7 +204,8 @@ class Chart:
             f'<text x="{(self.left + right) / 2}" y="{self.height - 6}" text-anchor="middle">'
             f"{escape(self.labels[0])}</text>"
             f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">'
-            f"{escape(self.labels[1])}</text></svg>")
+            f"{escape(self.labels[1])}</text></svg>"
+        )
 
 
 def legend(entries: Sequence[tuple[str, int, int, str]]) -> str:
@@ -171,13 +214,14 @@ def legend(entries: Sequence[tuple[str, int, int, str]]) -> str:
     for text, colour, dash, kind in entries:
         mark = {
             "line": f'<path class="line c{colour}" d="M1 7H29" '
-                    f'stroke-dasharray="{DASHES[dash % len(DASHES)]}"/>',
+            f'stroke-dasharray="{DASHES[dash % len(DASHES)]}"/>',
             "point": f'<circle class="point c{colour}" cx="15" cy="7" r="4"/>',
             "ring": f'<circle class="ring c{colour}" cx="15" cy="7" r="5"/>',
             "fill": f'<rect class="fill c{colour}" x="9" y="1" width="12" height="12"/>',
         }[kind]
-        items.append(f'<li><svg viewBox="0 0 30 14" aria-hidden="true">{mark}</svg>'
-                     f"{escape(text)}</li>")
+        items.append(
+            f'<li><svg viewBox="0 0 30 14" aria-hidden="true">{mark}</svg>{escape(text)}</li>'
+        )
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -206,8 +250,9 @@ def _log_ticks(low: float, high: float) -> list[float]:
     many = math.log10(high / low)
     marks = (1, 2, 5) if many < 2.5 else (1,)
     every = 1 if many < 7 else 2
-    return [m * 10.0**k for k in decades if k % every == 0 for m in marks
-            if low <= m * 10.0**k <= high]
+    return [
+        m * 10.0**k for k in decades if k % every == 0 for m in marks if low <= m * 10.0**k <= high
+    ]
 
 
 def _number(value: float) -> str:

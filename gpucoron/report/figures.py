@@ -46,8 +46,12 @@ def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
     sky = measure.sky_of(record, star)
     figure = Figure(figsize=(10, 8.5), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
-    drawn = (_image(panels[0], record, sky), _residuals(panels[1], record, sky),
-             _shifts(panels[2], record, product.fits), _eigenvalues(panels[3], record))
+    drawn = (
+        _image(panels[0], record, sky),
+        _residuals(panels[1], record, sky),
+        _shifts(panels[2], record, product.fits),
+        _eigenvalues(panels[3], record),
+    )
     for panel, there in zip(panels, drawn, strict=True):
         if not there:
             panel.text(0.5, 0.5, "not in this run", ha="center", transform=panel.transAxes)
@@ -67,13 +71,20 @@ def _image(panel, record, sky) -> bool:
     extent = (-0.5, nx - 0.5, -0.5, ny - 0.5)
     if sky is not None:
         x, y = sky.star
-        extent = tuple(sky.arcsec_per_px * np.array(
-            (extent[0] - x, extent[1] - x, extent[2] - y, extent[3] - y)))
+        extent = tuple(
+            sky.arcsec_per_px
+            * np.array((extent[0] - x, extent[1] - x, extent[2] - y, extent[3] - y))
+        )
         panel.plot(0, 0, "+", color="white")
     from matplotlib.colors import AsinhNorm
 
-    shown = panel.imshow(image, origin="lower", extent=extent, interpolation="nearest",
-                         norm=AsinhNorm(stretch.softening, vmin=stretch.low, vmax=stretch.high))
+    shown = panel.imshow(
+        image,
+        origin="lower",
+        extent=extent,
+        interpolation="nearest",
+        norm=AsinhNorm(stretch.softening, vmin=stretch.low, vmax=stretch.high),
+    )
     ticks = round_values(stretch)
     bar = panel.figure.colorbar(shown, ax=panel)
     bar.set_ticks(ticks, labels=[f"{v:g}" for v in ticks])
@@ -81,10 +92,17 @@ def _image(panel, record, sky) -> bool:
     if sky is not None:
         panel.set(xlabel="x from the star, arcsec", ylabel="y from the star, arcsec")
         for name, (dx, dy) in (("N", sky.north), ("E", sky.east)):
-            panel.annotate(name, (0.12, 0.12), (0.12 + 0.09 * dx, 0.12 + 0.09 * dy),
-                           "axes fraction", "axes fraction", color="white",
-                           arrowprops={"arrowstyle": "<-", "color": "white"},
-                           ha="center", va="center")
+            panel.annotate(
+                name,
+                (0.12, 0.12),
+                (0.12 + 0.09 * dx, 0.12 + 0.09 * dy),
+                "axes fraction",
+                "axes fraction",
+                color="white",
+                arrowprops={"arrowstyle": "<-", "color": "white"},
+                ha="center",
+                va="center",
+            )
     return True
 
 
@@ -92,7 +110,8 @@ def _residuals(panel, record, sky) -> bool:
     panel.set(title="residuals", xlabel="separation, arcsec", ylabel="rms, MJy/sr")
     exposures, images = curves(record, sky)
     known = [(f"combined, {c[0]}", *c[1:3]) for c in images] + [
-        c[:3] for c in exposures if "before" in c[0]]
+        c[:3] for c in exposures if "before" in c[0]
+    ]
     for name, r, rms in known:
         panel.plot(r, rms, label=name)
     if known:
@@ -107,8 +126,9 @@ def _shifts(panel, record, fits) -> bool:
     for root, table in fits.items():
         if len(table):
             s = measure.reference_shifts(table, record.sources)
-            panel.errorbar(s.x, s.y, s.y_err, s.x_err, fmt="o", markersize=3,
-                           label=names.get(root, root))
+            panel.errorbar(
+                s.x, s.y, s.y_err, s.x_err, fmt="o", markersize=3, label=names.get(root, root)
+            )
     if any(map(len, fits.values())):
         panel.legend()
     return any(map(len, fits.values()))

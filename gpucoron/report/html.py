@@ -33,13 +33,21 @@ def items(texts: Iterable[str]) -> str:
 
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """A grid of names and values; those without a value are left out."""
-    return '<dl class="facts">' + "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
-        for name, value in pairs if value not in (None, "", [])) + "</dl>"
+    return (
+        '<dl class="facts">'
+        + "".join(
+            f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
+            for name, value in pairs
+            if value not in (None, "", [])
+        )
+        + "</dl>"
+    )
 
 
 def table(
-    header: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[int] = (),
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Iterable[int] = (),
     classes: Sequence[str] = (),
 ) -> str:
     """A table of texts that scrolls sideways where it is too wide; `right` are flush right."""
@@ -51,10 +59,14 @@ def table(
     head = "".join(cell("th", k, h) for k, h in enumerate(header))
     body = "".join(
         f'<tr class="{classes[i] if classes else ""}">'
-        + "".join(cell("td", k, v) for k, v in enumerate(row)) + "</tr>"
-        for i, row in enumerate(rows))
-    return (f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{body}</tbody></table></div>")
+        + "".join(cell("td", k, v) for k, v in enumerate(row))
+        + "</tr>"
+        for i, row in enumerate(rows)
+    )
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def number(value, digits: int = 2, nothing: str = "–") -> str:

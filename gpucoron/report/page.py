@@ -43,8 +43,11 @@ def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
         if prefix:
             body.append(f"<h1>{escape(product.name)}</h1>")
         body += _product(result, product, prefix, star)
-    body += [diagnostics.timeline(result.spans, result.timings), _parameters(result),
-             _files(result)]
+    body += [
+        diagnostics.timeline(result.spans, result.timings),
+        _parameters(result),
+        _files(result),
+    ]
     page = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -52,7 +55,8 @@ def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
         '<link rel="icon" href="data:,">'
         f"<title>{escape(', '.join(names))}: gpucoron report</title><style>{_style()}</style>"
         f"</head><body>{''.join(body)}<footer class=soft>gpucoron {__version__}, numpy "
-        f"{np.__version__}. No script, and nothing from the network.</footer></body></html>\n")
+        f"{np.__version__}. No script, and nothing from the network.</footer></body></html>\n"
+    )
     return page
 
 
@@ -67,7 +71,9 @@ def report_path(result: Any, where: str | os.PathLike) -> Path:
 
 
 def write_report(
-    result: Any, path: str | os.PathLike, star: tuple[float, float] | None = None,
+    result: Any,
+    path: str | os.PathLike,
+    star: tuple[float, float] | None = None,
     overwrite: bool = True,
 ) -> Path:
     """Write the report of a run; the file has its name only once it is whole.
@@ -112,14 +118,26 @@ def _style() -> str:
 
 def _head(result: Any, names: list[str]) -> str:
     prefix = "" if len(names) == 1 else "p1-"
-    parts = [("image", "Image"), ("snr", "SNR"), ("candidates", "Candidates"),
-             ("exposures", "Exposures"), ("rms", "Residuals"), ("shifts", "Shifts"),
-             ("eigen", "Eigenvalues"), ("flags", "Flags"), ("members", "Association")]
+    parts = [
+        ("image", "Image"),
+        ("snr", "SNR"),
+        ("candidates", "Candidates"),
+        ("exposures", "Exposures"),
+        ("rms", "Residuals"),
+        ("shifts", "Shifts"),
+        ("eigen", "Eigenvalues"),
+        ("flags", "Flags"),
+        ("members", "Association"),
+    ]
     links = "".join(f'<a href="#{prefix}{name}">{text}</a>' for name, text in parts) + "".join(
-        f'<a href="#{name}">{text}</a>' for name, text in (
-            ("timeline", "Timeline"), ("parameters", "Parameters"), ("files", "Files")))
-    return (f"<header><h1>{escape(', '.join(names))}</h1>{_facts(result)}"
-            f"<nav>{links}</nav></header>")
+        f'<a href="#{name}">{text}</a>'
+        for name, text in (
+            ("timeline", "Timeline"),
+            ("parameters", "Parameters"),
+            ("files", "Files"),
+        )
+    )
+    return f"<header><h1>{escape(', '.join(names))}</h1>{_facts(result)}<nav>{links}</nav></header>"
 
 
 def _facts(result: Any) -> str:
@@ -129,19 +147,25 @@ def _facts(result: Any) -> str:
     references = [e for e in record.exposures.values() if e.exptype == "psf"]
     meta = science[0].meta if science else None
     seconds = max((s[2] for s in result.spans), default=0) - min(
-        (s[1] for s in result.spans), default=0)
-    return facts([
-        ("Target", meta and (meta.target or record.target)),
-        ("Instrument", meta and " ".join(filter(None, (meta.instrument, meta.filter)))),
-        ("Coronagraph", meta and " ".join(filter(None, (meta.coronmsk, meta.subarray)))),
-        ("Observed", meta and meta.date_obs),
-        ("Programme", meta and (meta.program or record.program)),
-        ("Science", _count(science)), ("References", _count(references)),
-        ("Images", science and "{2} × {1} px".format(*science[0].shape)),
-        ("Fits", sum(map(len, first.fits.values())) or None),
-        ("Device", result.device.label),
-        ("Time", f"{seconds:.1f} s" if seconds else None),
-        ("Warnings", len(result.warnings)), ("Preset", result.parameters.preset)])
+        (s[1] for s in result.spans), default=0
+    )
+    return facts(
+        [
+            ("Target", meta and (meta.target or record.target)),
+            ("Instrument", meta and " ".join(filter(None, (meta.instrument, meta.filter)))),
+            ("Coronagraph", meta and " ".join(filter(None, (meta.coronmsk, meta.subarray)))),
+            ("Observed", meta and meta.date_obs),
+            ("Programme", meta and (meta.program or record.program)),
+            ("Science", _count(science)),
+            ("References", _count(references)),
+            ("Images", science and "{2} × {1} px".format(*science[0].shape)),
+            ("Fits", sum(map(len, first.fits.values())) or None),
+            ("Device", result.device.label),
+            ("Time", f"{seconds:.1f} s" if seconds else None),
+            ("Warnings", len(result.warnings)),
+            ("Preset", result.parameters.preset),
+        ]
+    )
 
 
 def _count(exposures) -> str:
@@ -154,8 +178,10 @@ def _count(exposures) -> str:
 def _warnings(result: Any) -> str:
     if not result.warnings:
         return '<p class="soft">No warnings.</p>'
-    return (f'<div class="warnings" role="note"><strong>{len(result.warnings)} '
-            f"warning{'s'[: len(result.warnings) != 1]}</strong>{items(result.warnings)}</div>")
+    return (
+        f'<div class="warnings" role="note"><strong>{len(result.warnings)} '
+        f"warning{'s'[: len(result.warnings) != 1]}</strong>{items(result.warnings)}</div>"
+    )
 
 
 def _product(result: Any, product: Any, prefix: str, star) -> list[str]:
@@ -167,10 +193,14 @@ def _product(result: Any, product: Any, prefix: str, star) -> list[str]:
     significance, seen = None, []
     if sky is not None and record.images:
         significance, seen = measure.search(record, sky, max(record.images))
-    no_image = ("resample was skipped, so nothing was combined." if parameters.resample.skip
-                else "There is no combined image.")
-    no_values = ("klip was skipped." if parameters.klip.skip
-                 else "No eigenvalues were noted in this run.")
+    no_image = (
+        "resample was skipped, so nothing was combined."
+        if parameters.resample.skip
+        else "There is no combined image."
+    )
+    no_values = (
+        "klip was skipped." if parameters.klip.skip else "No eigenvalues were noted in this run."
+    )
     return [
         sections.combined(record, sky, seen, prefix, no_image),
         sections.snr(record, sky, significance, seen, prefix),
@@ -180,22 +210,47 @@ def _product(result: Any, product: Any, prefix: str, star) -> list[str]:
         diagnostics.shifts(record, product.fits, prefix),
         diagnostics.eigenvalues(record, parameters.klip.truncations, prefix, no_values),
         diagnostics.flags(record, prefix),
-        _members(product, record, prefix)]
+        _members(product, record, prefix),
+    ]
 
 
 def _members(product: Any, record: Record, prefix: str) -> str:
     names = diagnostics.labels(record)
-    rows = [[names[e.root], e.file, e.exptype, e.shape[0], e.meta.target or "",
-             e.meta.date_obs or "", _seconds(e.meta.exposure_time), _degrees(e.meta.roll_ref)]
-            for e in record.exposures.values()]
-    ignored = "" if not record.ignored else (
-        "<p>Ignored:</p>" + items(f"{name} ({kind})" for name, kind in record.ignored))
+    rows = [
+        [
+            names[e.root],
+            e.file,
+            e.exptype,
+            e.shape[0],
+            e.meta.target or "",
+            e.meta.date_obs or "",
+            _seconds(e.meta.exposure_time),
+            _degrees(e.meta.roll_ref),
+        ]
+        for e in record.exposures.values()
+    ]
+    ignored = (
+        ""
+        if not record.ignored
+        else ("<p>Ignored:</p>" + items(f"{name} ({kind})" for name, kind in record.ignored))
+    )
     return section(
-        f"{prefix}members", "Association",
-        facts([("File", record.asn), ("Id", record.asn_id), ("Programme", record.program),
-               ("Target", record.target), ("psfmask", product.psfmask)]),
-        table(["", "file", "type", "integrations", "target", "date", "time", "roll"], rows,
-              (3, 6, 7)), ignored)
+        f"{prefix}members",
+        "Association",
+        facts(
+            [
+                ("File", record.asn),
+                ("Id", record.asn_id),
+                ("Programme", record.program),
+                ("Target", record.target),
+                ("psfmask", product.psfmask),
+            ]
+        ),
+        table(
+            ["", "file", "type", "integrations", "target", "date", "time", "roll"], rows, (3, 6, 7)
+        ),
+        ignored,
+    )
 
 
 def _seconds(value) -> str:
@@ -217,9 +272,12 @@ def _parameters(result: Any) -> str:
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         rows.append([name, "not set" if shown in (None, "") else shown, texts.get(name, "")])
         classes.append("set" if changed else "")
-    return section("parameters", "Parameters",
-                   '<p class="soft">Bold: not the default.</p>',
-                   table(["name", "value", ""], rows, (), classes))
+    return section(
+        "parameters",
+        "Parameters",
+        '<p class="soft">Bold: not the default.</p>',
+        table(["name", "value", ""], rows, (), classes),
+    )
 
 
 def _files(result: Any) -> str:

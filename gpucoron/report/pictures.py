@@ -21,9 +21,9 @@ LARGEST = 700  # pixels to a side; larger images are averaged down
 # every 17th colour of matplotlib's maps of these names (public domain), linear between
 PALETTES = {
     "viridis": "440154481a6c472f7d41448739568c31688e2a788e23888e"
-               "1f988b22a88435b77954c5687ad151a5db36d2e21bfde725",
+    "1f988b22a88435b77954c5687ad151a5db36d2e21bfde725",
     "cividis": "00224e002e6c1e3a6f35456c47516c575d6d666970757575"
-               "848279948e77a59c74b7a96ec8b866dbc75aeed649fee838",
+    "848279948e77a59c74b7a96ec8b866dbc75aeed649fee838",
 }
 
 
@@ -89,7 +89,8 @@ def png(indices: np.ndarray, palette: str) -> bytes:
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks)
+        for name, data in chunks
+    )
 
 
 def _colours(palette: str) -> np.ndarray:
@@ -132,12 +133,18 @@ class Frame:
     def place(self, x, y):
         """Where pixel x, y (its centre) lies: y upwards in the image, downwards here."""
         return (np.subtract(x, self.box[0]) + 0.5) * self.scale, (
-            self.box[3] - 0.5 - np.asarray(y)) * self.scale
+            self.box[3] - 0.5 - np.asarray(y)
+        ) * self.scale
 
 
 def picture(
-    image: np.ndarray, stretch: Stretch | None, *, palette: str = "viridis", label: str = "",
-    box: tuple[int, int, int, int] | None = None, over: Iterable = (),
+    image: np.ndarray,
+    stretch: Stretch | None,
+    *,
+    palette: str = "viridis",
+    label: str = "",
+    box: tuple[int, int, int, int] | None = None,
+    over: Iterable = (),
 ) -> str:
     """Draw an image as SVG.
 
@@ -160,15 +167,27 @@ def picture(
     frame = Frame(box or (0, 0, nx, ny))
     x0, y0, x1, y1 = frame.box
     part = np.asarray(image[y0:y1, x0:x1], dtype=np.float64)
-    drawn = "" if stretch is None else (
-        f'<image width="{WIDTH}" height="{frame.height:.1f}" preserveAspectRatio="none" '
-        f'href="{_data_url(_indices(_shrunk(part)[::-1], stretch), palette)}"/>')
-    text = "" if stretch is not None else (
-        f'<text class="halo" x="{WIDTH / 2}" y="{frame.height / 2:.1f}" '
-        'text-anchor="middle">no finite pixel</text>')
-    return (f'<svg class="picture" viewBox="0 0 {WIDTH} {frame.height:.1f}" role="img">'
-            f"<title>{escape(label)}</title>{drawn}{text}"
-            f'{"".join(draw(frame) for draw in over)}</svg>')
+    drawn = (
+        ""
+        if stretch is None
+        else (
+            f'<image width="{WIDTH}" height="{frame.height:.1f}" preserveAspectRatio="none" '
+            f'href="{_data_url(_indices(_shrunk(part)[::-1], stretch), palette)}"/>'
+        )
+    )
+    text = (
+        ""
+        if stretch is not None
+        else (
+            f'<text class="halo" x="{WIDTH / 2}" y="{frame.height / 2:.1f}" '
+            'text-anchor="middle">no finite pixel</text>'
+        )
+    )
+    return (
+        f'<svg class="picture" viewBox="0 0 {WIDTH} {frame.height:.1f}" role="img">'
+        f"<title>{escape(label)}</title>{drawn}{text}"
+        f"{''.join(draw(frame) for draw in over)}</svg>"
+    )
 
 
 def _shrunk(image):
@@ -196,11 +215,14 @@ def colour_bar(stretch: Stretch | None, unit: str, palette: str = "viridis") -> 
         f'<text x="{min(max(x, 12), WIDTH - 12):.1f}" y="30" text-anchor="middle">'
         f"{value:g}</text>"
         for value in round_values(stretch)
-        for x in [float(stretch(value)) * WIDTH])
-    return (f'<svg class="bar" viewBox="0 0 {WIDTH} 49" role="img"><title>{escape(unit)}</title>'
-            f'<image width="{WIDTH}" height="12" preserveAspectRatio="none" '
-            f'href="{_data_url(strip, palette)}"/>{ticks}'
-            f'<text x="{WIDTH / 2}" y="44" text-anchor="middle">{escape(unit)}</text></svg>')
+        for x in [float(stretch(value)) * WIDTH]
+    )
+    return (
+        f'<svg class="bar" viewBox="0 0 {WIDTH} 49" role="img"><title>{escape(unit)}</title>'
+        f'<image width="{WIDTH}" height="12" preserveAspectRatio="none" '
+        f'href="{_data_url(strip, palette)}"/>{ticks}'
+        f'<text x="{WIDTH / 2}" y="44" text-anchor="middle">{escape(unit)}</text></svg>'
+    )
 
 
 def round_values(stretch: Stretch) -> Sequence[float]:
@@ -212,8 +234,10 @@ def round_values(stretch: Stretch) -> Sequence[float]:
     round_ones = [m * 10.0**k for k in reversed(decades) for m in (1, 5, 2)]
     if math.isinf(stretch.softening):
         step = 10.0 ** math.floor(math.log10(stretch.high - stretch.low))
-        step = min((step * m for m in (0.1, 0.2, 0.5, 1, 2)),
-                   key=lambda s: abs((stretch.high - stretch.low) / s - 7))
+        step = min(
+            (step * m for m in (0.1, 0.2, 0.5, 1, 2)),
+            key=lambda s: abs((stretch.high - stretch.low) / s - 7),
+        )
         first = math.ceil(stretch.low / step)
         round_ones = [k * step for k in range(first, first + 20)]
     chosen: list[float] = []

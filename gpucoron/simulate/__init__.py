@@ -20,8 +20,13 @@ from gpucoron.simulate.options import (
 __all__ = ["DEMO", "LARGE", "Options", "Planet", "PlanetTruth", "Simulation", "simulate"]
 
 
-def simulate(output_dir: str | PathLike, instrument: str = "nircam", seed: int = 0,
-             shape: tuple[int, int] | None = None, **options) -> Simulation:
+def simulate(
+    output_dir: str | PathLike,
+    instrument: str = "nircam",
+    seed: int = 0,
+    shape: tuple[int, int] | None = None,
+    **options,
+) -> Simulation:
     """Simulate an association and write it.
 
     Parameters

@@ -51,17 +51,28 @@ class Detector:
         Scene brightness from which a pixel is saturated.
     """
 
-    def __init__(self, instrument: Instrument, bandpass: Filter, window: Window,
-                 integration_s: float, rng: np.random.Generator, *, subtracted: np.ndarray,
-                 bad_pixels: bool, noise: bool, cosmic_rays: bool,
-                 saturation_mjysr: float | None):
+    def __init__(
+        self,
+        instrument: Instrument,
+        bandpass: Filter,
+        window: Window,
+        integration_s: float,
+        rng: np.random.Generator,
+        *,
+        subtracted: np.ndarray,
+        bad_pixels: bool,
+        noise: bool,
+        cosmic_rays: bool,
+        saturation_mjysr: float | None,
+    ):
         self.window, self.noise, self.cosmic_rays = window, noise, cosmic_rays
         self.subtracted = subtracted
         self.saturation = saturation_mjysr
         self.electrons = instrument.gain * integration_s / bandpass.photmjsr  # e- per MJy/sr
         shape = window.shape
-        self.read_sigma = (instrument.read_noise * bandpass.photmjsr
-                           * np.exp(0.08 * rng.standard_normal(shape)))
+        self.read_sigma = (
+            instrument.read_noise * bandpass.photmjsr * np.exp(0.08 * rng.standard_normal(shape))
+        )
         self.flat_error = FLAT_ERROR * rng.standard_normal(shape)
         border, self.border_is_dark = _border(instrument, window)
         flags, warmth = _faults(rng, window)
@@ -95,8 +106,9 @@ class Detector:
         """
         planes = [self._integrate(np.where(self.border_is_dark, 0.0, s), rngs) for s in scenes]
         names = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat", "cosmic_rays")
-        return Frames(**{n: np.stack(p) for n, p in zip(names, zip(*planes, strict=True),
-                                                        strict=True)})
+        return Frames(
+            **{n: np.stack(p) for n, p in zip(names, zip(*planes, strict=True), strict=True)}
+        )
 
     def _integrate(self, scene, rngs):
         light = np.maximum(scene, 0) + self.excess
@@ -122,16 +134,17 @@ class Detector:
             dq[scene > self.saturation] |= DO_NOT_USE | SATURATED
         data = data + hits - self.subtracted
         gone = (dq & DO_NOT_USE != 0) | self.silent_nan
-        planes = [np.where(gone, np.nan, p).astype(np.float32)
-                  for p in (data, np.sqrt(total), poisson, rnoise, flat)]
+        planes = [
+            np.where(gone, np.nan, p).astype(np.float32)
+            for p in (data, np.sqrt(total), poisson, rnoise, flat)
+        ]
         return planes[0], planes[1], dq, *planes[2:], (hits > 0.5 * np.sqrt(total)) & ~gone
 
     def _noisy(self, light, rng, poisson, rnoise):
         """Photon noise is Poisson's; what a cut ramp adds to it is Gaussian."""
         counts = rng.poisson(light * self.electrons) / self.electrons
         extra = np.maximum(poisson - light / self.electrons, 0) + rnoise
-        return (counts + np.sqrt(extra) * rng.standard_normal(light.shape)
-                + self.flat_error * light)
+        return counts + np.sqrt(extra) * rng.standard_normal(light.shape) + self.flat_error * light
 
 
 def _border(instrument, window):
@@ -148,7 +161,7 @@ def _border(instrument, window):
         native[:, :4] |= np.uint32(REFERENCE_PIXEL)
     x0, y0 = (window.corner[k] - window.aperture.corner[k] for k in (0, 1))
     ny, nx = window.shape
-    flags = native[y0:y0 + ny, x0:x0 + nx].copy()
+    flags = native[y0 : y0 + ny, x0 : x0 + nx].copy()
     return flags, flags & NON_SCIENCE != 0
 
 
@@ -160,8 +173,14 @@ def _faults(rng, window):
     row, column = np.indices((ny, nx))
     near = np.hypot(column - window.centre[0], row - window.centre[1]) < CORE_PX
     draw = rng.random((ny, nx)) / np.where(near, 4.0, 1.0)
-    limits = ((DO_NOT_USE | DEAD, 0.0030), (DO_NOT_USE | HOT, 0.0050), (DO_NOT_USE | OTHER, 0.0065),
-              (HOT, 0.0075), (WARM, 0.0105), (OTHER, 0.0130))
+    limits = (
+        (DO_NOT_USE | DEAD, 0.0030),
+        (DO_NOT_USE | HOT, 0.0050),
+        (DO_NOT_USE | OTHER, 0.0065),
+        (HOT, 0.0075),
+        (WARM, 0.0105),
+        (OTHER, 0.0130),
+    )
     below = 0.0
     for bits, limit in limits:
         flags[(draw >= below) & (draw < limit)] = bits
@@ -172,9 +191,9 @@ def _faults(rng, window):
     for _ in range(2):
         y, x = rng.integers(2, ny - 6), rng.integers(2, nx - 6)
         height, width = rng.integers(3, 6, 2)
-        if not near[y:y + height, x:x + width].any():
-            flags[y:y + height, x:x + width] = DO_NOT_USE | OTHER
-            warmth[y:y + height, x:x + width] = 0
+        if not near[y : y + height, x : x + width].any():
+            flags[y : y + height, x : x + width] = DO_NOT_USE | OTHER
+            warmth[y : y + height, x : x + width] = 0
     return flags, warmth
 
 

@@ -20,8 +20,16 @@ from gpucoron.simulate.keywords import PRIMARY, SCI, cards
 from gpucoron.simulate.metadata import SOFTWARE, filter_name, int_times, metadata
 from gpucoron.simulate.wcs import build_gwcs
 
-__all__ = ["association_name", "root_name", "write_association", "write_exposure", "write_psfmask",
-           "write_scenes", "write_truth", "writing"]
+__all__ = [
+    "association_name",
+    "root_name",
+    "write_association",
+    "write_exposure",
+    "write_psfmask",
+    "write_scenes",
+    "write_truth",
+    "writing",
+]
 
 PROGRAM = "09100"
 PLANES = (("SCI", "data"), ("ERR", "err"), ("DQ", "dq"))
@@ -73,18 +81,33 @@ def association_name(instrument) -> str:
 def write_association(path: Path, instrument, bandpass, plans) -> None:
     """Write the level-3 association of all exposures."""
     asn_id = _ASN_IDS[instrument.kind]
-    optics = [filter_name(instrument, bandpass), instrument.metadata.get("pupil"),
-              bandpass.subarray]
-    product = "_".join([f"jw{PROGRAM}-{asn_id}", "t001", instrument.metadata["name"].lower(),
-                        "-".join(o.lower() for o in optics if o)])
+    optics = [
+        filter_name(instrument, bandpass),
+        instrument.metadata.get("pupil"),
+        bandpass.subarray,
+    ]
+    product = "_".join(
+        [
+            f"jw{PROGRAM}-{asn_id}",
+            "t001",
+            instrument.metadata["name"].lower(),
+            "-".join(o.lower() for o in optics if o),
+        ]
+    )
     members = [{"expname": f"{p.root}_calints.fits", "exptype": p.exptype} for p in plans]
     content = {
-        "asn_type": "coron3", "asn_rule": instrument.asn_rule, "version_id": None,
+        "asn_type": "coron3",
+        "asn_rule": instrument.asn_rule,
+        "version_id": None,
         "code_version": SOFTWARE,
-        "degraded_status": "No known degraded exposures in association.", "program": PROGRAM,
-        "constraints": "simulated", "asn_id": asn_id,
+        "degraded_status": "No known degraded exposures in association.",
+        "program": PROGRAM,
+        "constraints": "simulated",
+        "asn_id": asn_id,
         "asn_pool": f"jw{PROGRAM}_simulated_pool.csv",
-        "target": "t001", "products": [{"name": product, "members": members}]}
+        "target": "t001",
+        "products": [{"name": product, "members": members}],
+    }
     with _complete(path) as temporary:
         temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
@@ -93,12 +116,27 @@ def _asdf_hdu(hdus, meta, gwcs_object):
     tree = {"meta": meta | {"wcs": gwcs_object}}
     for hdu in hdus[1:]:
         dtype = hdu.data.dtype
-        kinds = ([{"byteorder": "big", "datatype": f"{'int' if d.kind == 'i' else 'float'}"
-                   f"{8 * d.itemsize}", "name": k} for k, (d, _) in dtype.fields.items()]
-                 if dtype.fields else dtype.name)
+        kinds = (
+            [
+                {
+                    "byteorder": "big",
+                    "datatype": f"{'int' if d.kind == 'i' else 'float'}{8 * d.itemsize}",
+                    "name": k,
+                }
+                for k, (d, _) in dtype.fields.items()
+            ]
+            if dtype.fields
+            else dtype.name
+        )
         tree[hdu.name.lower() if hdu.name != "SCI" else "data"] = TaggedDict(
-            {"source": f"fits:{hdu.name},{hdu.ver}", "shape": list(hdu.data.shape),
-             "datatype": kinds, "byteorder": "big"}, "tag:stsci.edu:asdf/core/ndarray-1.1.0")
+            {
+                "source": f"fits:{hdu.name},{hdu.ver}",
+                "shape": list(hdu.data.shape),
+                "datatype": kinds,
+                "byteorder": "big",
+            },
+            "tag:stsci.edu:asdf/core/ndarray-1.1.0",
+        )
     buffer = io.BytesIO()
     asdf.AsdfFile(tree).write_to(buffer)
     content = np.frombuffer(buffer.getvalue(), np.uint8)
@@ -164,8 +202,10 @@ def _annulus(instrument, window, science_area):
     hole = instrument.hole_radius / np.mean(window.aperture.scale)
     outer = max(min(max(cx, nx - 1 - cx), max(cy, ny - 1 - cy)) - 2, hole + 8)
     weight = np.clip((r - hole) / 2 + 0.5, 0, 1) * np.clip((outer - r) / 4 + 0.5, 0, 1)
-    edge = np.minimum(np.minimum(np.arange(nx), nx - 1 - np.arange(nx)),
-                      np.minimum(np.arange(ny), ny - 1 - np.arange(ny))[:, None])
+    edge = np.minimum(
+        np.minimum(np.arange(nx), nx - 1 - np.arange(nx)),
+        np.minimum(np.arange(ny), ny - 1 - np.arange(ny))[:, None],
+    )
     weight = weight * np.clip((edge - 1) / 4, 0, 1)
     shrunk = science_area.copy()
     for axis in (0, 1):
@@ -179,35 +219,58 @@ def write_psfmask(directory: Path, instrument, bandpass, window, science_area) -
     mask = _annulus(instrument, window, science_area)
     header = fits.Header()
     for keyword, value in (
-            ("ORIGIN", "STSCI"), ("FILENAME", "psfmask.fits"), ("DATAMODL", "PsfMaskModel"),
-            ("TELESCOP", "JWST"), ("REFTYPE", "PSFMASK"), ("PEDIGREE", "DUMMY"),
-            ("DESCRIP", "Simulated PSF mask"), ("AUTHOR", SOFTWARE),
-            ("USEAFTER", "2022-01-01T00:00:00"), ("INSTRUME", instrument.metadata["name"]),
-            ("DETECTOR", instrument.metadata["detector"]),
-            ("FILTER", filter_name(instrument, bandpass)), ("CORONMSK", bandpass.coronmsk),
-            ("EXP_TYPE", instrument.exp_type), ("SUBARRAY", bandpass.subarray),
-            ("SUBSTRT1", window.corner[0]), ("SUBSTRT2", window.corner[1]),
-            ("SUBSIZE1", window.shape[1]), ("SUBSIZE2", window.shape[0]),
-            ("FASTAXIS", int(instrument.metadata["fastaxis"])),
-            ("SLOWAXIS", int(instrument.metadata["slowaxis"]))):
+        ("ORIGIN", "STSCI"),
+        ("FILENAME", "psfmask.fits"),
+        ("DATAMODL", "PsfMaskModel"),
+        ("TELESCOP", "JWST"),
+        ("REFTYPE", "PSFMASK"),
+        ("PEDIGREE", "DUMMY"),
+        ("DESCRIP", "Simulated PSF mask"),
+        ("AUTHOR", SOFTWARE),
+        ("USEAFTER", "2022-01-01T00:00:00"),
+        ("INSTRUME", instrument.metadata["name"]),
+        ("DETECTOR", instrument.metadata["detector"]),
+        ("FILTER", filter_name(instrument, bandpass)),
+        ("CORONMSK", bandpass.coronmsk),
+        ("EXP_TYPE", instrument.exp_type),
+        ("SUBARRAY", bandpass.subarray),
+        ("SUBSTRT1", window.corner[0]),
+        ("SUBSTRT2", window.corner[1]),
+        ("SUBSIZE1", window.shape[1]),
+        ("SUBSIZE2", window.shape[0]),
+        ("FASTAXIS", int(instrument.metadata["fastaxis"])),
+        ("SLOWAXIS", int(instrument.metadata["slowaxis"])),
+    ):
         header[keyword] = value
     path = directory / "psfmask.fits"
     with _complete(path) as temporary:
         fits.HDUList([fits.PrimaryHDU(header=header), fits.ImageHDU(mask, name="SCI")]).writeto(
-            temporary, overwrite=True)
+            temporary, overwrite=True
+        )
     return path
 
 
-def write_truth(directory: Path, options, instrument, bandpass, window, plans, planets, truth,
-                ) -> tuple[Path, Path]:
+def write_truth(
+    directory: Path,
+    options,
+    instrument,
+    bandpass,
+    window,
+    plans,
+    planets,
+    truth,
+) -> tuple[Path, Path]:
     """Write ``truth.npz`` (arrays) and ``truth.json`` (to read).
 
     Returns
     -------
     (Path, Path)
     """
-    arrays = {"mask_centre": np.array(window.centre), "bad_pixels": truth["bad_pixels"],
-              "planets_sky": np.array([[p.ra, p.dec, p.contrast, p.flux_mjysr] for p in planets])}
+    arrays = {
+        "mask_centre": np.array(window.centre),
+        "bad_pixels": truth["bad_pixels"],
+        "planets_sky": np.array([[p.ra, p.dec, p.contrast, p.flux_mjysr] for p in planets]),
+    }
     exposures = []
     for plan in plans:
         places = np.array(plan.place) + plan.jitter
@@ -215,16 +278,25 @@ def write_truth(directory: Path, options, instrument, bandpass, window, plans, p
         arrays[f"cosmic_rays_{plan.root}"] = np.packbits(truth["cosmic_rays"][plan.root], axis=-1)
         if plan.exptype == "science":
             arrays[f"planets_{plan.root}"] = np.array([p.pixels[plan.root] for p in planets])
-        exposures.append({
-            "file": f"{plan.root}_calints.fits", "exptype": plan.exptype,
-            "roll_ref_deg": plan.pointing.roll_ref_deg, "dither_px": list(plan.dither),
-            "star_xy_px": np.round(places, 6).tolist(), "mid_times_mjd": plan.mid_times.tolist()})
+        exposures.append(
+            {
+                "file": f"{plan.root}_calints.fits",
+                "exptype": plan.exptype,
+                "roll_ref_deg": plan.pointing.roll_ref_deg,
+                "dither_px": list(plan.dither),
+                "star_xy_px": np.round(places, 6).tolist(),
+                "mid_times_mjd": plan.mid_times.tolist(),
+            }
+        )
     summary = {
-        "options": dataclasses.asdict(options), "filter": filter_name(instrument, bandpass),
+        "options": dataclasses.asdict(options),
+        "filter": filter_name(instrument, bandpass),
         "pixel_counting": "from 0, pixel centres at whole numbers",
         "mask_centre": list(window.centre),
         "star": {"ra": plans[0].target[0], "dec": plans[0].target[1]},
-        "planets": [dataclasses.asdict(p) for p in planets], "exposures": exposures}
+        "planets": [dataclasses.asdict(p) for p in planets],
+        "exposures": exposures,
+    }
     paths = directory / "truth.npz", directory / "truth.json"
     with _complete(paths[0]) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)

@@ -95,9 +95,11 @@ class Pointing:
         matrix = np.eye(3)
         for axis, angle in zip("zyxyz", np.deg2rad(angles), strict=True):
             c, s = np.cos(angle), np.sin(angle)
-            turn = {"x": [[1, 0, 0], [0, c, s], [0, -s, c]],
-                    "y": [[c, 0, -s], [0, 1, 0], [s, 0, c]],
-                    "z": [[c, s, 0], [-s, c, 0], [0, 0, 1]]}[axis]
+            turn = {
+                "x": [[1, 0, 0], [0, c, s], [0, -s, c]],
+                "y": [[c, 0, -s], [0, 1, 0], [s, 0, c]],
+                "z": [[c, s, 0], [-s, c, 0], [0, 0, 1]],
+            }[axis]
             matrix = np.array(turn) @ matrix
         return matrix
 
@@ -158,8 +160,12 @@ def _invert(window, v2, v3):
     x = np.full(np.shape(v2), window.centre[0])
     y = np.full(np.shape(v2), window.centre[1])
     base = np.array(_to_v2v3(window, *window.centre))
-    unit = np.array([np.array(_to_v2v3(window, window.centre[0] + dx, window.centre[1] + dy)) - base
-                     for dx, dy in ((1, 0), (0, 1))]).T
+    unit = np.array(
+        [
+            np.array(_to_v2v3(window, window.centre[0] + dx, window.centre[1] + dy)) - base
+            for dx, dy in ((1, 0), (0, 1))
+        ]
+    ).T
     inverse = np.linalg.inv(unit)
     for _ in range(12):
         found = _to_v2v3(window, x, y)
@@ -169,8 +175,13 @@ def _invert(window, v2, v3):
     return x, y
 
 
-def aim(window: Window, ra: float, dec: float, roll_deg: float, place: tuple[float, float],
-        ) -> Pointing:
+def aim(
+    window: Window,
+    ra: float,
+    dec: float,
+    roll_deg: float,
+    place: tuple[float, float],
+) -> Pointing:
     """Point so that a target falls on a given pixel position.
 
     Parameters
@@ -190,8 +201,12 @@ def aim(window: Window, ra: float, dec: float, roll_deg: float, place: tuple[flo
     pointing = Pointing(window, ra, dec, roll_deg)
     for _ in range(5):
         seen_ra, seen_dec = pointing.pixel_to_sky(*place)
-        pointing = Pointing(window, pointing.ra_ref + (ra - float(seen_ra)),
-                            pointing.dec_ref + (dec - float(seen_dec)), roll_deg)
+        pointing = Pointing(
+            window,
+            pointing.ra_ref + (ra - float(seen_ra)),
+            pointing.dec_ref + (dec - float(seen_dec)),
+            roll_deg,
+        )
     return pointing
 
 
@@ -209,7 +224,12 @@ def pixel_area(window: Window) -> np.ndarray:
     ny, nx = window.shape
     x, y = np.meshgrid(np.arange(nx + 1) - 0.5, np.arange(ny + 1) - 0.5)
     v2, v3 = _to_v2v3(window, x, y)
-    area = np.abs((v2[1:, 1:] - v2[:-1, :-1]) * (v3[1:, :-1] - v3[:-1, 1:])
-                  - (v3[1:, 1:] - v3[:-1, :-1]) * (v2[1:, :-1] - v2[:-1, 1:])) / 2
+    area = (
+        np.abs(
+            (v2[1:, 1:] - v2[:-1, :-1]) * (v3[1:, :-1] - v3[:-1, 1:])
+            - (v3[1:, 1:] - v3[:-1, :-1]) * (v2[1:, :-1] - v2[:-1, 1:])
+        )
+        / 2
+    )
     sx, sy = window.aperture.scale
     return (area / (sx * sy)).astype(np.float32)

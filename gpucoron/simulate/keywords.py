@@ -150,7 +150,11 @@ ROLL_REF wcsinfo.roll_ref | [deg] V3 roll at the reference point
 
 _SIP = [f"{p.upper()}_ORDER wcsinfo.{p}_order |" for p in ("a", "b", "ap", "bp")] + [
     f"{p.upper()}_{i}_{j} wcsinfo.{p}_{i}_{j} |"
-    for p in ("a", "b", "ap", "bp") for i in range(7) for j in range(7) if 2 <= i + j <= 6]
+    for p in ("a", "b", "ap", "bp")
+    for i in range(7)
+    for j in range(7)
+    if 2 <= i + j <= 6
+]
 
 PRIMARY = tuple(_PRIMARY.strip().splitlines())
 SCI = (*_SCI.strip().splitlines(), *_SIP)

@@ -16,10 +16,20 @@ __all__ = ["DEMO", "INSTRUMENT_NAMES", "LARGE", "Options", "Planet", "PlanetTrut
 MIN_SIDE = 32
 INSTRUMENT_NAMES = ("nircam", "miri-4qpm", "miri-lyot")
 
-DEMO = {"shape": (160, 160), "n_science": 2, "n_integrations": 4, "n_references": 9,
-        "n_reference_integrations": 2}
-LARGE = {"n_science": 2, "n_integrations": 60, "n_references": 9, "n_reference_integrations": 20,
-         "n_optical_states": 4}
+DEMO = {
+    "shape": (160, 160),
+    "n_science": 2,
+    "n_integrations": 4,
+    "n_references": 9,
+    "n_reference_integrations": 2,
+}
+LARGE = {
+    "n_science": 2,
+    "n_integrations": 60,
+    "n_references": 9,
+    "n_reference_integrations": 20,
+    "n_optical_states": 4,
+}
 
 
 @dataclass(frozen=True)
@@ -116,31 +126,45 @@ class Options:
         for name in keywords:
             if name not in names:
                 near = difflib.get_close_matches(name, names, 1)
-                hint = (f"; did you mean {near[0]!r}?" if near
-                        else f"; expected one of {', '.join(names)}")
+                hint = (
+                    f"; did you mean {near[0]!r}?"
+                    if near
+                    else f"; expected one of {', '.join(names)}"
+                )
                 raise ParameterError(f"simulate has no option {name!r}{hint}")
         return cls(**keywords)
 
     def __post_init__(self):
         if str(self.instrument).lower() not in INSTRUMENT_NAMES:
-            raise ParameterError(f"instrument is {self.instrument!r}, expected one of "
-                                 f"{', '.join(INSTRUMENT_NAMES)}")
+            raise ParameterError(
+                f"instrument is {self.instrument!r}, expected one of {', '.join(INSTRUMENT_NAMES)}"
+            )
         object.__setattr__(self, "instrument", self.instrument.lower())
         _integer("seed", self.seed, 0)
         _integer("n_science", self.n_science, 1)
         _integer("n_references", self.n_references, 0)
         if self.n_optical_states is not None:
             _integer("n_optical_states", self.n_optical_states, 1)
-        for name, count in (("n_integrations", self.n_science),
-                            ("n_reference_integrations", self.n_references)):
+        for name, count in (
+            ("n_integrations", self.n_science),
+            ("n_reference_integrations", self.n_references),
+        ):
             object.__setattr__(self, name, _counts(name, getattr(self, name), count))
         if self.shape is not None:
             object.__setattr__(self, "shape", _shape(self.shape))
         if self.planets is not None:
             object.__setattr__(self, "planets", tuple(_planet(p) for p in self.planets))
-        for name in ("star_flux_jy", "wavefront_nm", "drift_nm", "background_left",
-                     "saturation_mjysr", "reference_brightness", "dither_px", "acquisition_px",
-                     "jitter_px"):
+        for name in (
+            "star_flux_jy",
+            "wavefront_nm",
+            "drift_nm",
+            "background_left",
+            "saturation_mjysr",
+            "reference_brightness",
+            "dither_px",
+            "acquisition_px",
+            "jitter_px",
+        ):
             if getattr(self, name) is not None:
                 _number(name, getattr(self, name), 0.0)
         _number("roll_step", self.roll_step, -360.0)
@@ -164,8 +188,9 @@ def _counts(name, value, exposures):
         return (int(value),) * exposures
     values = tuple(value) if isinstance(value, (list, tuple)) else ()
     if len(values) != exposures:
-        raise ParameterError(f"{name} is {value!r}, expected a whole number or {exposures} of "
-                             "them, one per exposure")
+        raise ParameterError(
+            f"{name} is {value!r}, expected a whole number or {exposures} of them, one per exposure"
+        )
     for v in values:
         _integer(name, v, 1)
     return tuple(int(v) for v in values)
@@ -176,7 +201,8 @@ def _shape(value):
         ny, nx = value
     except (TypeError, ValueError):
         raise ParameterError(
-            f"shape is {value!r}, expected two whole numbers (rows, columns)") from None
+            f"shape is {value!r}, expected two whole numbers (rows, columns)"
+        ) from None
     for side in (ny, nx):
         _integer("shape", side, MIN_SIDE)
     return int(ny), int(nx)
@@ -186,8 +212,9 @@ def _planet(value):
     try:
         planet = value if isinstance(value, Planet) else Planet(*value)
     except TypeError:
-        raise ParameterError(f"planet is {value!r}, expected (separation in arcsec, angle in "
-                             "degrees, contrast)") from None
+        raise ParameterError(
+            f"planet is {value!r}, expected (separation in arcsec, angle in degrees, contrast)"
+        ) from None
     _number("planet separation", planet.separation, 0.0)
     _number("planet angle", planet.angle, -360.0)
     _number("planet contrast", planet.contrast, 0.0)

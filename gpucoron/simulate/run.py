@@ -92,33 +92,44 @@ def run(output_dir: str | PathLike, options: Options) -> Simulation:
     planets = _planets(instrument, options, plans, window)
     truth = _expose_all(instrument, bandpass, window, options, plans, planets, directory, streams)
     with files.writing(directory):
-        psfmask = files.write_psfmask(directory, instrument, bandpass, window,
-                                      truth["science_area"])
+        psfmask = files.write_psfmask(
+            directory, instrument, bandpass, window, truth["science_area"]
+        )
         files.write_association(asn, instrument, bandpass, plans)
-        truth_paths = files.write_truth(directory, options, instrument, bandpass, window, plans,
-                                        planets, truth)
+        truth_paths = files.write_truth(
+            directory, options, instrument, bandpass, window, plans, planets, truth
+        )
     paths = [directory / f"{p.root}_calints.fits" for p in plans]
     log.info("simulated %d exposures of %s in %s", len(plans), instrument.name, directory)
     return Simulation(
-        directory, asn, psfmask, *truth_paths,
+        directory,
+        asn,
+        psfmask,
+        *truth_paths,
         tuple(p for p, plan in zip(paths, plans, strict=True) if plan.exptype == "science"),
         tuple(p for p, plan in zip(paths, plans, strict=True) if plan.exptype == "psf"),
-        STAR, planets)
+        STAR,
+        planets,
+    )
 
 
 def _bandpass(instrument: Instrument, name: str | None) -> Filter:
     name = (name or instrument.default_filter).upper()
     if name not in instrument.filters:
-        raise ParameterError(f"filter is {name!r}, expected one of {', '.join(instrument.filters)} "
-                             f"for instrument {instrument.name}")
+        raise ParameterError(
+            f"filter is {name!r}, expected one of {', '.join(instrument.filters)} "
+            f"for instrument {instrument.name}"
+        )
     return instrument.filters[name]
 
 
 def _window(bandpass: Filter, shape: tuple[int, int] | None) -> Window:
     aperture = load_aperture(bandpass.aperture)
     if shape is not None and any(s > a for s, a in zip(shape, aperture.shape, strict=True)):
-        raise ParameterError(f"shape is {shape}, expected at most {aperture.shape} (rows, "
-                             f"columns), the subarray {bandpass.subarray}")
+        raise ParameterError(
+            f"shape is {shape}, expected at most {aperture.shape} (rows, "
+            f"columns), the subarray {bandpass.subarray}"
+        )
     return Window.centred(aperture, shape)
 
 
@@ -139,8 +150,9 @@ def _plan(instrument, bandpass, window, options, rng):
     """Lay out the exposures in time: the rolls, then the reference star."""
     integration_s = instrument.frame_time_s * instrument.frames_per_group * instrument.n_groups
     counts = (*options.n_integrations, *options.n_reference_integrations)
-    dithers = dither_pattern(max(options.n_references, 1),
-                             _or(options.dither_px, instrument.dither_px))
+    dithers = dither_pattern(
+        max(options.n_references, 1), _or(options.dither_px, instrument.dither_px)
+    )
     miss_px = _or(options.acquisition_px, instrument.acquisition_px)
     visits = miss_px * rng.standard_normal((options.n_science + 1, 2))
     plans, start = [], START_MJD
@@ -149,20 +161,35 @@ def _plan(instrument, bandpass, window, options, rng):
         number = k if science else k - options.n_science
         dither = np.zeros(2) if science else dithers[number]
         miss = visits[min(k, options.n_science)] + (
-            0 if science else DITHER_ERROR_PX * rng.standard_normal(2))
+            0 if science else DITHER_ERROR_PX * rng.standard_normal(2)
+        )
         jitter = options.jitter_px * rng.standard_normal((count, 2))
         if options.n_optical_states:
             jitter = jitter[np.arange(count) % options.n_optical_states]
         place = tuple(float(v) for v in np.array(window.centre) + dither + miss)
         target = STAR if science else REFERENCE_STAR
         roll = ROLL_DEG + (options.roll_step * number if science else 0.0)
-        plans.append(ExposurePlan(
-            files.root_name(instrument, science, number, options.n_science),
-            "science" if science else "psf", number, start, integration_s, place,
-            tuple(float(v) for v in dither), jitter,
-            aim(window, *target, roll, place), target))
-        pause = (BETWEEN_DITHERS_S if not science else BETWEEN_ROLLS_S
-                 if k + 1 < options.n_science else BETWEEN_TARGETS_S)
+        plans.append(
+            ExposurePlan(
+                files.root_name(instrument, science, number, options.n_science),
+                "science" if science else "psf",
+                number,
+                start,
+                integration_s,
+                place,
+                tuple(float(v) for v in dither),
+                jitter,
+                aim(window, *target, roll, place),
+                target,
+            )
+        )
+        pause = (
+            BETWEEN_DITHERS_S
+            if not science
+            else BETWEEN_ROLLS_S
+            if k + 1 < options.n_science
+            else BETWEEN_TARGETS_S
+        )
         start += (count * integration_s + pause) / 86400
     return plans
 
@@ -177,10 +204,23 @@ def _planets(instrument, options, plans, window):
     planets = []
     for p in wanted:
         ra, dec = offset_sky(*STAR, p.separation, p.angle)
-        pixels = {plan.root: tuple(float(v) for v in plan.pointing.sky_to_pixel(ra, dec))
-                  for plan in plans if plan.exptype == "science"}
-        planets.append(PlanetTruth(p.separation, p.angle, p.contrast, ra, dec, p.contrast * flux,
-                                   p.contrast * flux * 1e-6 / pixel_sr, pixels))
+        pixels = {
+            plan.root: tuple(float(v) for v in plan.pointing.sky_to_pixel(ra, dec))
+            for plan in plans
+            if plan.exptype == "science"
+        }
+        planets.append(
+            PlanetTruth(
+                p.separation,
+                p.angle,
+                p.contrast,
+                ra,
+                dec,
+                p.contrast * flux,
+                p.contrast * flux * 1e-6 / pixel_sr,
+                pixels,
+            )
+        )
     return tuple(planets)
 
 
@@ -188,21 +228,31 @@ def _expose_all(instrument, bandpass, window, options, plans, planets, directory
     scene = Scene(instrument, bandpass, window)
     left = _or(options.background_left, instrument.background_left)
     detector = Detector(
-        instrument, bandpass, window, plans[0].integration_s, np.random.default_rng(streams[1]),
-        subtracted=scene.background * (1 - left), bad_pixels=options.bad_pixels,
-        noise=options.noise, cosmic_rays=options.cosmic_rays,
-        saturation_mjysr=options.saturation_mjysr)
+        instrument,
+        bandpass,
+        window,
+        plans[0].integration_s,
+        np.random.default_rng(streams[1]),
+        subtracted=scene.background * (1 - left),
+        bad_pixels=options.bad_pixels,
+        noise=options.noise,
+        cosmic_rays=options.cosmic_rays,
+        saturation_mjysr=options.saturation_mjysr,
+    )
     wavefront = scene.wavefront(
         np.concatenate([p.mid_times for p in plans]),
         _or(options.wavefront_nm, instrument.wavefront_nm),
         _or(options.drift_nm, instrument.drift_nm),
-        np.random.default_rng(streams[2]))
+        np.random.default_rng(streams[2]),
+    )
     truth = {"science_area": detector.science_area, "bad_pixels": detector.flags, "cosmic_rays": {}}
     first = 0
     for plan, stream in zip(plans, streams[3].spawn(len(plans)), strict=True):
         scenes = _scenes(scene, wavefront, first, plan, planets, options)
-        rngs = {n: np.random.default_rng(s) for n, s in zip(("noise", "hits", "jumps"),
-                                                            stream.spawn(3), strict=True)}
+        rngs = {
+            n: np.random.default_rng(s)
+            for n, s in zip(("noise", "hits", "jumps"), stream.spawn(3), strict=True)
+        }
         frames = detector.expose(scenes, rngs)
         with files.writing(directory):
             files.write_exposure(directory, instrument, bandpass, plan, options, frames)
@@ -221,8 +271,9 @@ def _scenes(scene, wavefront, first, plan, planets, options):
         flux *= options.reference_brightness
     else:
         disk = scene.ring(plan.pointing, plan.target) if options.disk else None
-        companions = scene.companions([(p.flux_jy, p.pixels[plan.root]) for p in planets],
-                                      wavefront.opd(first), disk)
+        companions = scene.companions(
+            [(p.flux_jy, p.pixels[plan.root]) for p in planets], wavefront.opd(first), disk
+        )
     states = min(plan.n_integrations, options.n_optical_states or plan.n_integrations)
     images = []
     for k in range(states):

@@ -55,8 +55,14 @@ class Scene:
         spread = (np.arange(n) + 0.5) / n - 0.5
         wavelengths = (bandpass.centre_um + bandpass.width_um * spread) * 1e-6
         self.coronagraph = Coronagraph(
-            self.pupil, instrument.kind, instrument.mask_radius, wavelengths, scale,
-            self._columns - window.centre[0], self._rows - window.centre[1])
+            self.pupil,
+            instrument.kind,
+            instrument.mask_radius,
+            wavelengths,
+            scale,
+            self._columns - window.centre[0],
+            self._rows - window.centre[1],
+        )
         self._fy, self._fx = fft.fftfreq(ny)[:, None], fft.rfftfreq(nx)
         blur = np.exp(-2 * (np.pi * DIFFUSION_PX) ** 2 * (self._fx**2 + self._fy**2))
         self._otf = np.sinc(self._fx) * np.sinc(self._fy) * blur
@@ -84,8 +90,12 @@ class Scene:
         image = self.coronagraph.image(opd, self._offset(place))
         return fft.rfft2(self.flux_to_pixels(flux_jy) * image)
 
-    def companions(self, sources: list[tuple[float, tuple[float, float]]], opd: np.ndarray,
-                   disk: np.ndarray | None = None) -> np.ndarray:
+    def companions(
+        self,
+        sources: list[tuple[float, tuple[float, float]]],
+        opd: np.ndarray,
+        disk: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Spectrum of planets and disk.
 
         Parameters
@@ -108,13 +118,18 @@ class Scene:
         if disk is not None:
             home = [round(c) for c in self.window.centre]
             psf = self.coronagraph.image(opd, self._offset(home), masked=False)
-            shift = np.exp(2j * np.pi * (self._fx * (home[0] + MARGIN)
-                                         + self._fy * (home[1] + MARGIN)))
+            shift = np.exp(
+                2j * np.pi * (self._fx * (home[0] + MARGIN) + self._fy * (home[1] + MARGIN))
+            )
             spectrum += fft.rfft2(disk) * fft.rfft2(psf) * shift
         return spectrum
 
-    def image(self, spectrum: np.ndarray, companions: np.ndarray | None = None,
-              jitter_px: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    def image(
+        self,
+        spectrum: np.ndarray,
+        companions: np.ndarray | None = None,
+        jitter_px: tuple[float, float] = (0.0, 0.0),
+    ) -> np.ndarray:
         """Integrate over pixels and add the background.
 
         Parameters
@@ -135,8 +150,9 @@ class Scene:
         inner = (slice(MARGIN, -MARGIN), slice(MARGIN, -MARGIN))
         return fft.irfft2(spectrum * self._otf, shape)[inner] + self.background
 
-    def ring(self, pointing: Pointing, star: tuple[float, float],
-             inclination_deg: float = 77.0) -> np.ndarray:
+    def ring(
+        self, pointing: Pointing, star: tuple[float, float], inclination_deg: float = 77.0
+    ) -> np.ndarray:
         """Surface brightness of an inclined debris ring behind the mask, not yet convolved.
 
         Parameters
@@ -168,8 +184,11 @@ class Scene:
         along = east * np.sin(angle) + north * np.cos(angle)
         across = (east * np.cos(angle) - north * np.sin(angle)) / np.cos(tilt)
         r = np.hypot(along, across)
-        profile = np.where(r < radius, np.exp(-0.5 * ((r - radius) / (0.06 * radius)) ** 2),
-                           np.exp(-(r - radius) / (0.16 * radius)))
+        profile = np.where(
+            r < radius,
+            np.exp(-0.5 * ((r - radius) / (0.06 * radius)) ** 2),
+            np.exp(-(r - radius) / (0.16 * radius)),
+        )
         forward = 0.25  # Henyey-Greenstein
         cosine = -np.sin(tilt) * across / np.maximum(r, 1e-9)
         phase = (1 + forward**2 - 2 * forward * cosine) ** -1.5
@@ -183,15 +202,16 @@ class Scene:
         if self.instrument.kind == "4qpm":
             width = 0.5 * self.bandpass.centre_um * 1e-6 / 6.0 / (np.pi / 180 / 3600)
             return 1 - np.exp(-((np.minimum(np.abs(x), np.abs(y)) / width) ** 2))
-        return 1 - np.exp2(-(r / self.instrument.mask_radius) ** 2)
+        return 1 - np.exp2(-((r / self.instrument.mask_radius) ** 2))
 
     def _background(self):
         """Zodiacal and thermal light, and the stray light along an edge of a phase mask."""
         level = np.full(self.window.shape, self.bandpass.background)
         if self.instrument.kind != "4qpm":
             return level
-        x, y = self._arcsec(*np.meshgrid(np.arange(self.window.shape[1]),
-                                         np.arange(self.window.shape[0])))
+        x, y = self._arcsec(
+            *np.meshgrid(np.arange(self.window.shape[1]), np.arange(self.window.shape[0]))
+        )
         turn = np.deg2rad(self.instrument.pupil_rotation_deg)
         across = y * np.cos(turn) - x * np.sin(turn)
         glow = np.exp(-0.5 * (across / 0.45) ** 2) * (0.4 + 0.6 * np.exp(-np.abs(x) / 4.0))
@@ -204,7 +224,8 @@ class Scene:
     def _offset(self, place):
         return place[0] - self.window.centre[0], place[1] - self.window.centre[1]
 
-    def wavefront(self, times_days: np.ndarray, static_nm: float, drift_nm: float,
-                  rng: np.random.Generator) -> Wavefront:
+    def wavefront(
+        self, times_days: np.ndarray, static_nm: float, drift_nm: float, rng: np.random.Generator
+    ) -> Wavefront:
         """Wavefront errors for this pupil; see `Wavefront`."""
         return Wavefront(self.pupil, static_nm, drift_nm, times_days, rng)

@@ -26,8 +26,7 @@ def _polynomials(grids):
     degree = grids[0].shape[0] - 1
     both = []
     for grid in grids:
-        names = {f"c{i}_{j}": grid[i, j]
-                 for i in range(degree + 1) for j in range(degree + 1 - i)}
+        names = {f"c{i}_{j}": grid[i, j] for i in range(degree + 1) for j in range(degree + 1 - i)}
         both.append(models.Polynomial2D(degree, **names))
     return models.Mapping((0, 1, 0, 1)) | reduce(and_, both)
 
@@ -58,8 +57,9 @@ def _distortion(window: Window):
     a = window.aperture
     grids = [polynomial_grid(c, a.degree) for c in a.sci2idl]
     angle = np.deg2rad(a.v3_idl_yangle_deg)
-    matrix = np.array([[a.vparity * np.cos(angle), np.sin(angle)],
-                       [-a.vparity * np.sin(angle), np.cos(angle)]])
+    matrix = np.array(
+        [[a.vparity * np.cos(angle), np.sin(angle)], [-a.vparity * np.sin(angle), np.cos(angle)]]
+    )
     offset = np.array([a.v2_ref, a.v3_ref])
     centre = [a.corner[k] + a.reference_pixel[k] - 2 for k in (0, 1)]  # full detector, from 0
     to_tel = models.AffineTransformation2D(matrix, offset)
@@ -75,22 +75,31 @@ def _distortion(window: Window):
 
 def _aberration(window):
     a = window.aperture
-    model = (models.Scale(VA_SCALE, name="dva_scale_v2")
-             & models.Scale(VA_SCALE, name="dva_scale_v3"))
-    model |= (models.Shift((1 - VA_SCALE) * a.v2_ref, name="dva_v2_shift")
-              & models.Shift((1 - VA_SCALE) * a.v3_ref, name="dva_v3_shift"))
+    model = models.Scale(VA_SCALE, name="dva_scale_v2") & models.Scale(
+        VA_SCALE, name="dva_scale_v3"
+    )
+    model |= models.Shift((1 - VA_SCALE) * a.v2_ref, name="dva_v2_shift") & models.Shift(
+        (1 - VA_SCALE) * a.v3_ref, name="dva_v3_shift"
+    )
     model.name = "DVA_Correction"
     return model
 
 
 def _to_sky(pointing: Pointing):
     a = pointing.window.aperture
-    angles = [a.v2_ref / 3600, -a.v3_ref / 3600, pointing.roll_ref_deg,
-              pointing.dec_ref, -pointing.ra_ref]
-    model = ((models.Scale(1 / 3600) & models.Scale(1 / 3600))
-             | SphericalToCartesian(wrap_lon_at=180)
-             | models.RotationSequence3D(angles, axes_order="zyxyz")
-             | CartesianToSpherical(wrap_lon_at=360))
+    angles = [
+        a.v2_ref / 3600,
+        -a.v3_ref / 3600,
+        pointing.roll_ref_deg,
+        pointing.dec_ref,
+        -pointing.ra_ref,
+    ]
+    model = (
+        (models.Scale(1 / 3600) & models.Scale(1 / 3600))
+        | SphericalToCartesian(wrap_lon_at=180)
+        | models.RotationSequence3D(angles, axes_order="zyxyz")
+        | CartesianToSpherical(wrap_lon_at=360)
+    )
     model.name = "v23tosky"
     return model
 
@@ -106,17 +115,23 @@ def build_gwcs(pointing: Pointing) -> gwcs.WCS:
     -------
     gwcs.WCS
     """
-    def telescope(name):
-        return cf.Frame2D(name=name, axes_order=(0, 1), axes_names=("v2", "v3"),
-                          unit=(u.arcsec, u.arcsec))
 
-    return gwcs.WCS([
-        (cf.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix)),
-         _distortion(pointing.window)),
-        (telescope("v2v3"), _aberration(pointing.window)),
-        (telescope("v2v3vacorr"), _to_sky(pointing)),
-        (cf.CelestialFrame(reference_frame=coordinates.ICRS(), name="world"), None),
-    ])
+    def telescope(name):
+        return cf.Frame2D(
+            name=name, axes_order=(0, 1), axes_names=("v2", "v3"), unit=(u.arcsec, u.arcsec)
+        )
+
+    return gwcs.WCS(
+        [
+            (
+                cf.Frame2D(name="detector", axes_order=(0, 1), unit=(u.pix, u.pix)),
+                _distortion(pointing.window),
+            ),
+            (telescope("v2v3"), _aberration(pointing.window)),
+            (telescope("v2v3vacorr"), _to_sky(pointing)),
+            (cf.CelestialFrame(reference_frame=coordinates.ICRS(), name="world"), None),
+        ]
+    )
 
 
 def s_region(pointing: Pointing) -> str:
@@ -153,8 +168,10 @@ def sip_keywords(pointing: Pointing) -> dict[str, float | int | str]:
     cx, cy = pointing.window.centre
     ra0, dec0 = (float(v) for v in pointing.pixel_to_sky(cx, cy))
     ny, nx = pointing.window.shape
-    x, y = (v.ravel() for v in np.meshgrid(np.linspace(0, nx - 1, 24) - cx,
-                                           np.linspace(0, ny - 1, 24) - cy))
+    x, y = (
+        v.ravel()
+        for v in np.meshgrid(np.linspace(0, nx - 1, 24) - cx, np.linspace(0, ny - 1, 24) - cy)
+    )
     plane = np.stack(_tangent_plane(*pointing.pixel_to_sky(x + cx, y + cy), ra0, dec0))
     terms = [(i, j) for i in range(SIP_DEGREE + 1) for j in range(SIP_DEGREE + 1 - i) if i + j >= 1]
     fit = np.linalg.lstsq(_powers(x, y, terms), plane.T, rcond=None)[0]
@@ -163,11 +180,21 @@ def sip_keywords(pointing: Pointing) -> dict[str, float | int | str]:
     u_, v_ = np.linalg.solve(linear, plane)
     bent = [t for t in terms if sum(t) >= 2]  # the linear inverse terms have no FITS keyword
     back = np.linalg.lstsq(_powers(u_, v_, bent), np.stack([x - u_, y - v_], axis=1), rcond=None)[0]
-    keywords = {"crpix1": cx + 1, "crpix2": cy + 1, "crval1": ra0, "crval2": dec0,
-                "ctype1": "RA---TAN-SIP", "ctype2": "DEC--TAN-SIP", "cunit1": "deg",
-                "cunit2": "deg", "cd1_1": linear[0, 0], "cd1_2": linear[0, 1],
-                "cd2_1": linear[1, 0], "cd2_2": linear[1, 1],
-                **{f"{p}_order": SIP_DEGREE for p in ("a", "b", "ap", "bp")}}
+    keywords = {
+        "crpix1": cx + 1,
+        "crpix2": cy + 1,
+        "crval1": ra0,
+        "crval2": dec0,
+        "ctype1": "RA---TAN-SIP",
+        "ctype2": "DEC--TAN-SIP",
+        "cunit1": "deg",
+        "cunit2": "deg",
+        "cd1_1": linear[0, 0],
+        "cd1_2": linear[0, 1],
+        "cd2_1": linear[1, 0],
+        "cd2_2": linear[1, 1],
+        **{f"{p}_order": SIP_DEGREE for p in ("a", "b", "ap", "bp")},
+    }
     curved = forward[:, [terms.index(t) for t in bent]]
     for p, values in zip(("a", "b", "ap", "bp"), (*curved, *back.T), strict=True):
         keywords |= {f"{p}_{i}_{j}": v for (i, j), v in zip(bent, values, strict=True)}

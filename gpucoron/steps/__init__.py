@@ -8,6 +8,15 @@ from gpucoron.steps.resample import ResampledImage, resample
 from gpucoron.steps.stack_refs import stack_refs
 
 __all__ = [
-    "AlignedReferences", "Alignment", "Filling", "OutlierResult", "PreparedReferences",
-    "ResampledImage", "align_refs", "klip", "outlier_detection", "resample", "stack_refs",
+    "AlignedReferences",
+    "Alignment",
+    "Filling",
+    "OutlierResult",
+    "PreparedReferences",
+    "ResampledImage",
+    "align_refs",
+    "klip",
+    "outlier_detection",
+    "resample",
+    "stack_refs",
 ]

@@ -78,18 +78,29 @@ class Alignment:
     """
 
     def __init__(
-        self, science: IntegrationStack, references: IntegrationStack | PreparedReferences, mask,
-        *, align: str = "each", median_box_length: int = 3, bad_bits: str | int = "DO_NOT_USE",
-        zero_non_science: bool = False, preset: str | None = None, batch: int | None = None,
+        self,
+        science: IntegrationStack,
+        references: IntegrationStack | PreparedReferences,
+        mask,
+        *,
+        align: str = "each",
+        median_box_length: int = 3,
+        bad_bits: str | int = "DO_NOT_USE",
+        zero_non_science: bool = False,
+        preset: str | None = None,
+        batch: int | None = None,
     ):
         if science.shape[1:] != references.shape[1:]:
             raise InputError(
                 f"align_refs: science images are {science.shape[1:]}, references are "
-                f"{references.shape[1:]}")
+                f"{references.shape[1:]}"
+            )
         if isinstance(references, IntegrationStack):
             references = PreparedReferences(
-                references, Filling(median_box_length, bad_bits, zero_non_science, preset),
-                mask=mask)
+                references,
+                Filling(median_box_length, bad_bits, zero_non_science, preset),
+                mask=mask,
+            )
         filling = references.filling
         self.align, self._like_jwst, self._references = align, filling.like_jwst, references
         self.only = slice(None)
@@ -101,12 +112,17 @@ class Alignment:
             raise InputError("align_refs: no science integration has a usable pixel")
         first = int(np.argmax(self._usable))
         guide = self.science[first]
-        options = {"search": 0.0, "background": False} if self._like_jwst else {
-            "guide": guide, "groups": references.groups}
+        options = (
+            {"search": 0.0, "background": False}
+            if self._like_jwst
+            else {"guide": guide, "groups": references.groups}
+        )
         self._registration = Registration(
-            references.images, mask, usable=references.usable, **options)
-        self._registration.propagate(references.images, references.errors, references.groups,
-                                     guide, error)
+            references.images, mask, usable=references.usable, **options
+        )
+        self._registration.propagate(
+            references.images, references.errors, references.groups, guide, error
+        )
 
     @property
     def integrations(self) -> list[int]:

@@ -64,7 +64,8 @@ def share_holes(exposures: Exposures, mask, common=None):
     if own:
         common = _mean_at_origin(images / beta, shifts)
     shifted = beta * shift_spectra(
-        xp.repeat(spectra(common[None]), len(use), axis=0), shifts, common.shape)
+        xp.repeat(spectra(common[None]), len(use), axis=0), shifts, common.shape
+    )
     weight = xp.asarray(to_host(mask), dtype=np.float64) ** 2
     constant = xp.sum(weight * (images - shifted), axis=(1, 2), keepdims=True) / weight.sum()
     models = xp.full(exposures.images.shape, np.nan)

@@ -91,13 +91,19 @@ class Filling:
             filled = self.fill(stack.data, stack.dq, groups)
         else:
             bad, _, zero = self._bad(stack.data, stack.dq)
-            exposures = exposure_images(stack.data, bad, groups, stack.err, zero=zero,
-                                        box=self._box, correlation=known.correlation)
+            exposures = exposure_images(
+                stack.data,
+                bad,
+                groups,
+                stack.err,
+                zero=zero,
+                box=self._box,
+                correlation=known.correlation,
+            )
             psf = known.psf
             if known.mask is not None:
                 exposures, psf = share_holes(exposures, known.mask, psf)
-            filled = fill_bad_pixels(
-                stack.data, bad, self._box, groups, zero, stack.err, exposures)
+            filled = fill_bad_pixels(stack.data, bad, self._box, groups, zero, stack.err, exposures)
             unsure = xp.where(exposures.spread > exposures.noise, exposures.spread, 0.0)
             spreads = [joint_spread(spread, exposures.correlation) for spread in unsure]
             known = Known(exposures.correlation, psf, known.mask)
@@ -159,8 +165,9 @@ class PreparedReferences:
         Which references have err to shift.
     """
 
-    def __init__(self, references: IntegrationStack, filling: Filling, with_err: bool = True,
-                 mask=None):
+    def __init__(
+        self, references: IntegrationStack, filling: Filling, with_err: bool = True, mask=None
+    ):
         self.filling = filling
         self.groups = groups = exposure_numbers(references)
         images, self.errors, self._known = filling.fill_stack(references, groups, Known(mask=mask))

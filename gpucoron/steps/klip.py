@@ -15,8 +15,12 @@ __all__ = ["basis", "klip"]
 
 
 def klip(
-    stack: IntegrationStack, references, truncate: int | Sequence[int] = 50, *,
-    overwrite_references: bool = False, spectra: list | None = None,
+    stack: IntegrationStack,
+    references,
+    truncate: int | Sequence[int] = 50,
+    *,
+    overwrite_references: bool = False,
+    spectra: list | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL vectors.
 
@@ -58,18 +62,22 @@ def klip(
     if references.shape[-2:] != stack.shape[1:] or references.ndim not in (3, 4):
         raise InputError(
             f"klip: references have shape {references.shape}, expected "
-            f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front")
+            f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front"
+        )
     wanted = [int(k) for k in np.atleast_1d(truncate)]
     if references.ndim == 3:
         pairs = _shared(images, references, wanted, overwrite_references, spectra)
     elif len(references) != len(stack):
         raise InputError(
-            f"klip: references for {len(references)} integrations, but there are {len(stack)}")
+            f"klip: references for {len(references)} integrations, but there are {len(stack)}"
+        )
     else:
         residuals, scatters = klip_many(references, images, wanted, overwrite_references, spectra)
         pairs = zip(residuals, scatters, strict=True)
-    stacks = [stack.replace(data=data.astype(np.float32), err=err.astype(np.float32))
-              for data, err in pairs]
+    stacks = [
+        stack.replace(data=data.astype(np.float32), err=err.astype(np.float32))
+        for data, err in pairs
+    ]
     return stacks if np.ndim(truncate) else stacks[0]
 
 

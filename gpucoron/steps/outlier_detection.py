@@ -19,8 +19,12 @@ class OutlierResult(NamedTuple):
 
 
 def outlier_detection(
-    stack: IntegrationStack, *, snr: float = 5.0, maskpt: float = 0.7,
-    good_bits: str | int | None = "~DO_NOT_USE", preset: str | None = None,
+    stack: IntegrationStack,
+    *,
+    snr: float = 5.0,
+    maskpt: float = 0.7,
+    good_bits: str | int | None = "~DO_NOT_USE",
+    preset: str | None = None,
 ) -> OutlierResult:
     """Flag outliers in one exposure against the per-pixel median of its integrations.
 
@@ -60,8 +64,15 @@ def outlier_detection(
     """
     names = [name for name in VARIANCES if getattr(stack, name) is not None]
     found = flag_outliers(
-        stack.data, stack.err, stack.dq, [getattr(stack, name) for name in names], snr=snr,
-        good_bits=good_bits, maskpt=maskpt, neighbours=preset != "jwst")
+        stack.data,
+        stack.err,
+        stack.dq,
+        [getattr(stack, name) for name in names],
+        snr=snr,
+        good_bits=good_bits,
+        maskpt=maskpt,
+        neighbours=preset != "jwst",
+    )
     variances = dict(zip(names, found.variances, strict=True))
     flagged = stack.replace(data=found.data, err=found.err, dq=found.dq, **variances)
     return OutlierResult(flagged, found.median, found.flagged)

@@ -119,7 +119,11 @@ def resample(
     times = _check(stacks, pixel_maps, exposure_times, weight_type, err_from)
     ratio = _check_ratio(pixel_scale_ratio)
     drizzle = Drizzle(
-        output_shape, kernel=kernel, pixfrac=pixfrac, pixel_scale_ratio=ratio, fillval=fillval,
+        output_shape,
+        kernel=kernel,
+        pixfrac=pixfrac,
+        pixel_scale_ratio=ratio,
+        fillval=fillval,
         n_inputs=sum(len(stack) for stack in stacks),
     )
     if drizzle.pixfrac != float(pixfrac):
@@ -150,9 +154,7 @@ def _add(drizzle, stack, geometry, time, drizzle_err):
     weigh_variances = READ_NOISE if time is None else np.full(len(stack), float(time))
     if drizzle_err:
         variances = [stack.err * stack.err, None, None]
-    drizzle.add(
-        stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances
-    )
+    drizzle.add(stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances)
 
 
 def _weights(stack, variances, time):
@@ -162,8 +164,14 @@ def _weights(stack, variances, time):
         from gpucoron.ops.cuda.drizzle_weights import pixel_weights
 
         return pixel_weights(
-            stack.data, stack.err, stack.dq, variances, BAD, READ_NOISE if by_noise else None,
-            1.0 if time is None else time)
+            stack.data,
+            stack.err,
+            stack.dq,
+            variances,
+            BAD,
+            READ_NOISE if by_noise else None,
+            1.0 if time is None else time,
+        )
     weights = _good(stack, variances).astype(np.float32)
     if time is not None:
         weights *= np.float32(time)
@@ -195,7 +203,10 @@ def _finish(image: DrizzledImage, ratio, drizzle_err):
     if drizzle_err:
         variances = [nothing, nothing.copy(), nothing.copy()]
     return ResampledImage(
-        image.data, err.astype(np.float32), image.weight, image.context,
+        image.data,
+        err.astype(np.float32),
+        image.weight,
+        image.context,
         **dict(zip(VARIANCES, variances, strict=True)),
     )
 
@@ -209,7 +220,8 @@ def _report(stacks, weight_type, err_from, drizzle_err):
     if weight_type == "ivm" and without:
         log.warning(
             "resample: %d of %d exposures without VAR_RNOISE; the weight of their pixels is 1",
-            without, len(stacks),
+            without,
+            len(stacks),
         )
     if drizzle_err:
         log.info("resample: no VAR_* in any exposure; ERR is drizzled from the exposures' ERR")

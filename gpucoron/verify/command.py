@@ -19,9 +19,15 @@ log = logging.getLogger("gpucoron")
 
 _MARK = "gpucoron-verify.txt"  # is in every folder that may be emptied
 
+
 def verify(
-    asn: str | PathLike, output_dir: str | PathLike, *, psfmask: str | PathLike | None = None,
-    sets: Sequence[str] = (), align: str | None = None, device: str = "cpu",
+    asn: str | PathLike,
+    output_dir: str | PathLike,
+    *,
+    psfmask: str | PathLike | None = None,
+    sets: Sequence[str] = (),
+    align: str | None = None,
+    device: str = "cpu",
     double_fft: bool = True,
 ) -> Report:
     """Run jwst and gpucoron on one association, and compare their products.
@@ -68,14 +74,30 @@ def verify(
     common = {"asn": str(staged.asn), "psfmask": str(staged.psfmask)}
     runs = {}
     log.info("running gpucoron")
-    runs["gpucoron"] = run_module("run_gpucoron", {
-        **common, "output_dir": str(places["gpucoron"]), "set": list(sets), "align": align,
-        "device": device}, folder)
+    runs["gpucoron"] = run_module(
+        "run_gpucoron",
+        {
+            **common,
+            "output_dir": str(places["gpucoron"]),
+            "set": list(sets),
+            "align": align,
+            "device": device,
+        },
+        folder,
+    )
     log.info("running jwst")
-    runs["jwst"] = run_module("run_jwst", {
-        **common, "output_dir": str(places["jwst"]), "steps": step_parameters(changed),
-        "science": list(staged.science), "double_fft": double_fft,
-        "crds_dir": str(folder / "crds")}, folder)
+    runs["jwst"] = run_module(
+        "run_jwst",
+        {
+            **common,
+            "output_dir": str(places["jwst"]),
+            "steps": step_parameters(changed),
+            "science": list(staged.science),
+            "double_fft": double_fft,
+            "crds_dir": str(folder / "crds"),
+        },
+        folder,
+    )
     log.info("comparing")
     report = compare_products(places["gpucoron"], places["jwst"])
     report.runs, report.notes, report.parameters = runs, list(staged.notes), changed
@@ -97,10 +119,13 @@ def _make(folder: Path, places) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not (folder / _MARK).is_file():
-            raise OutputError(f"output folder {folder} holds other files; expected a new or empty "
-                              "folder, or one of an earlier comparison")
-        (folder / _MARK).write_text("This folder is written by gpucoron verify, which empties it "
-                                    "when it runs again.\n")
+            raise OutputError(
+                f"output folder {folder} holds other files; expected a new or empty "
+                "folder, or one of an earlier comparison"
+            )
+        (folder / _MARK).write_text(
+            "This folder is written by gpucoron verify, which empties it when it runs again.\n"
+        )
         for place in places:
             if place.is_dir():
                 shutil.rmtree(place)

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "HduDifference", "ShiftDifference", "TableDifference", "compare_hdus", "compare_shifts",
+    "HduDifference",
+    "ShiftDifference",
+    "TableDifference",
+    "compare_hdus",
+    "compare_shifts",
     "product_of",
 ]
 
@@ -109,7 +113,10 @@ def product_of(file: str) -> str | None:
 
 
 def compare_hdus(
-    product: str, file: str, ours: Any, theirs: Any,
+    product: str,
+    file: str,
+    ours: Any,
+    theirs: Any,
 ) -> Iterator[HduDifference | TableDifference]:
     """Compare every extension with data that both files have.
 
@@ -141,12 +148,24 @@ def compare_images(product: str, file: str, name: str, ours, theirs) -> HduDiffe
     same = ours.dtype.newbyteorder("=") == theirs.dtype.newbyteorder("=")
     parts = [_plane(a, b) for a, b in zip(_planes(ours), _planes(theirs), strict=True)]
     different, nan, both, square, square_jwst, finite = (
-        sum(column) for column in list(zip(*parts, strict=True))[:6])
+        sum(column) for column in list(zip(*parts, strict=True))[:6]
+    )
     largest, largest_jwst = (max(column) for column in list(zip(*parts, strict=True))[6:])
     return HduDifference(
-        product, file, name, ours.shape, theirs.shape, same and different == 0, ours.size,
-        different, nan, largest, float(np.sqrt(square / both)) if both else 0.0, largest_jwst,
-        float(np.sqrt(square_jwst / finite)) if finite else 0.0)
+        product,
+        file,
+        name,
+        ours.shape,
+        theirs.shape,
+        same and different == 0,
+        ours.size,
+        different,
+        nan,
+        largest,
+        float(np.sqrt(square / both)) if both else 0.0,
+        largest_jwst,
+        float(np.sqrt(square_jwst / finite)) if finite else 0.0,
+    )
 
 
 def _planes(array):
@@ -161,9 +180,16 @@ def _plane(ours, theirs):
     both = finite_a & finite_b
     gap = np.abs(a[both] - b[both])
     values = np.abs(b[finite_b])
-    return (int(np.count_nonzero(differ)), int(np.count_nonzero(finite_a != finite_b)), gap.size,
-            float(np.sum(gap**2)), float(np.sum(values**2)), values.size,
-            float(gap.max(initial=0.0)), float(values.max(initial=0.0)))
+    return (
+        int(np.count_nonzero(differ)),
+        int(np.count_nonzero(finite_a != finite_b)),
+        gap.size,
+        float(np.sum(gap**2)),
+        float(np.sum(values**2)),
+        values.size,
+        float(gap.max(initial=0.0)),
+        float(values.max(initial=0.0)),
+    )
 
 
 def _compare_tables(product, file, name, ours, theirs):
@@ -171,8 +197,9 @@ def _compare_tables(product, file, name, ours, theirs):
     names = list(theirs.dtype.names)
     columns = [n for n in ours.dtype.names if n not in names]
     if rows == rows_jwst:
-        columns += [n for n in names
-                    if n not in ours.dtype.names or not _same_column(ours[n], theirs[n])]
+        columns += [
+            n for n in names if n not in ours.dtype.names or not _same_column(ours[n], theirs[n])
+        ]
     return TableDifference(product, file, name, rows, rows_jwst, tuple(columns))
 
 
@@ -204,8 +231,9 @@ def compare_shifts(exposure: str, table: Any, theirs: np.ndarray) -> ShiftDiffer
     known = np.isfinite(gap).all(axis=0)
     gap = np.abs(gap[:, known])
     rms = float(np.sqrt(np.mean(gap**2))) if gap.size else float("nan")
-    return ShiftDifference(exposure, int(known.sum()), float(gap.max(initial=0.0)), rms,
-                           int((~known).sum()))
+    return ShiftDifference(
+        exposure, int(known.sum()), float(gap.max(initial=0.0)), rms, int((~known).sum())
+    )
 
 
 def shifts_from_json(found: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -44,16 +44,19 @@ def problems(report) -> list[str]:
     lines = list(report.missing)
     kernel = str(report.parameters.get("resample.kernel", ""))
     limits = LANCZOS_LIMITS if kernel.startswith("lanczos") else LIMITS
-    science = {d.file: d.rms_jwst for d in report.images
-               if (d.product, d.hdu) == ("psfsub", "SCI")}
+    science = {d.file: d.rms_jwst for d in report.images if (d.product, d.hdu) == ("psfsub", "SCI")}
     for image in report.images:
         lines += _image(image, science.get(image.file, 0.0), limits)
     for table in report.tables:
         lines += _table(table)
     for shifts in report.shifts:
         lines += _shifts(shifts)
-    lines += [f"{d.file}: {d.hdu}{' ' if d.keyword else ''}{d.keyword} is {_shown(d.ours)}, "
-              f"jwst's is {_shown(d.theirs)}" for d in report.keywords if not d.reason]
+    lines += [
+        f"{d.file}: {d.hdu}{' ' if d.keyword else ''}{d.keyword} is {_shown(d.ours)}, "
+        f"jwst's is {_shown(d.theirs)}"
+        for d in report.keywords
+        if not d.reason
+    ]
     return lines
 
 
@@ -69,20 +72,25 @@ def _image(image: HduDifference, rms_science: float, limits: dict) -> Iterator[s
     measure, limit = limits.get((image.product, image.hdu)) or limits[(image.product, "*")]
     if measure == "bits":
         if not image.same_bits:
-            yield (f"{where} is not equal bit for bit: {image.different} of {image.values} values "
-                   f"differ, by {image.largest:.3g} at most")
+            yield (
+                f"{where} is not equal bit for bit: {image.different} of {image.values} values "
+                f"differ, by {image.largest:.3g} at most"
+            )
         return
     if image.nan_mismatch:
         yield f"{where}: {image.nan_mismatch} values are numbers in one of the two only"
     rounding = (image.product, image.hdu) == ("psfsub", "ERR") and (
-        max(image.rms, image.rms_jwst) <= ROUNDING * rms_science)
+        max(image.rms, image.rms_jwst) <= ROUNDING * rms_science
+    )
     found = getattr(image, measure)
     if not (found <= limit or rounding):
         yield f"{where}: {_MEASURES[measure]} is {found:.3g}, expected {limit:g} at most"
 
 
-_MEASURES = {"relative_rms": "rms(difference)/rms", "relative_largest": "largest difference over "
-             "largest value"}
+_MEASURES = {
+    "relative_rms": "rms(difference)/rms",
+    "relative_largest": "largest difference over largest value",
+}
 
 
 def _table(table: TableDifference) -> Iterator[str]:
@@ -97,5 +105,7 @@ def _shifts(shifts: ShiftDifference) -> Iterator[str]:
     if not shifts.pairs:
         yield f"{shifts.exposure}: no shift could be compared"
     elif shifts.largest > SHIFT_PX:
-        yield (f"{shifts.exposure}: shifts differ by {shifts.largest:.3g} px, expected "
-               f"{SHIFT_PX:g} at most")
+        yield (
+            f"{shifts.exposure}: shifts differ by {shifts.largest:.3g} px, expected "
+            f"{SHIFT_PX:g} at most"
+        )

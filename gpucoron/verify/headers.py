@@ -31,30 +31,54 @@ class Expected(NamedTuple):
 EXPECTED_KEYWORDS: tuple[Expected, ...] = (
     Expected("*", "PRIMARY", "DATE", None, "the time at which the file was written"),
     Expected("*", "PRIMARY", "GPUCORON", None, "gpucoron's version, only in its own products"),
-    Expected("*", "PRIMARY", "CAL_VER", None,
-             "jwst puts its own version there; gpucoron leaves the version that calibrated the "
-             "exposures and puts its own into GPUCORON"),
+    Expected(
+        "*",
+        "PRIMARY",
+        "CAL_VER",
+        None,
+        "jwst puts its own version there; gpucoron leaves the version that calibrated the "
+        "exposures and puts its own into GPUCORON",
+    ),
     Expected("*", "PRIMARY", "CAL_VCS", None, "as CAL_VER"),
-    Expected("psfalign", "PRIMARY", "CRDS_*", None,
-             "jwst notes the CRDS context even where the psfmask is given; gpucoron names the "
-             "psfmask in R_PSFMAS and leaves the exposures' CRDS keywords"),
+    Expected(
+        "psfalign",
+        "PRIMARY",
+        "CRDS_*",
+        None,
+        "jwst notes the CRDS context even where the psfmask is given; gpucoron names the "
+        "psfmask in R_PSFMAS and leaves the exposures' CRDS keywords",
+    ),
     Expected("*", "ASDF", "NAXIS1", None, "length of the ASDF extension: gpucoron's holds less"),
     Expected("*", "ASDF", "TFORM1", None, "as NAXIS1"),
     Expected("*", "ASDF", "EXTVER", None, "gpucoron numbers this extension as it does the others"),
-    Expected("i2d", "SCI", "CRPIX?", 1e-6,
-             "px; gpucoron inverts the output grid in closed form, jwst by iteration"),
+    Expected(
+        "i2d",
+        "SCI",
+        "CRPIX?",
+        1e-6,
+        "px; gpucoron inverts the output grid in closed form, jwst by iteration",
+    ),
     Expected("i2d", "SCI", "CRVAL?", 1e-9, "degrees; rounding of sums"),
     Expected("i2d", "SCI", "PC?_?", 1e-9, "rounding of sines and cosines"),
     Expected("i2d", "SCI", "CDELT?", 1e-15, "degrees; rounding"),
-    Expected("i2d", "SCI", "S_REGION", "polygon",
-             "the same polygon, listed from another corner; corners within 2e-9 degrees"),
+    Expected(
+        "i2d",
+        "SCI",
+        "S_REGION",
+        "polygon",
+        "the same polygon, listed from another corner; corners within 2e-9 degrees",
+    ),
 )
 
 #: Extensions that only one of the two has; docs/deviations.md shows the same table.
 EXPECTED_EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ("psfalign", "ALIGN", "the fitted shifts, only in gpucoron's product"),
-    ("crfints psfsub", "*", "an extension of the exposure that no JWST schema knows (of the "
-     "publisher of a data set, say): jwst carries it along, gpucoron does not"),
+    (
+        "crfints psfsub",
+        "*",
+        "an extension of the exposure that no JWST schema knows (of the "
+        "publisher of a data set, say): jwst carries it along, gpucoron does not",
+    ),
 )
 
 _NOT_COMPARED = {"", "HISTORY", "COMMENT", "CHECKSUM", "DATASUM"}
@@ -83,9 +107,15 @@ def compare_headers(product: str, file: str, ours: Any, theirs: Any) -> Iterator
     mine, other = ([hdu.name for hdu in hdus] for hdus in (ours, theirs))
     for name in [*mine, *(n for n in other if n not in mine)]:
         if (name in mine) != (name in other):
-            yield KeywordDifference(product, file, name, "", name if name in mine else None,
-                                    name if name in other else None,
-                                    _extension_reason(product, name, name in mine))
+            yield KeywordDifference(
+                product,
+                file,
+                name,
+                "",
+                name if name in mine else None,
+                name if name in other else None,
+                _extension_reason(product, name, name in mine),
+            )
     shared = [name for name in mine if name in other]
     if shared != [name for name in other if name in mine]:
         yield KeywordDifference(product, file, "", "", " ".join(mine), " ".join(other))
@@ -100,8 +130,9 @@ def _compare(product, file, hdu, ours, theirs):
         a, b = ours.get(keyword, _ABSENT), theirs.get(keyword, _ABSENT)
         if a is b or (type(a) is type(b) and a == b):
             continue
-        yield KeywordDifference(product, file, hdu, keyword, _plain(a), _plain(b),
-                                _reason(product, hdu, keyword, a, b))
+        yield KeywordDifference(
+            product, file, hdu, keyword, _plain(a), _plain(b), _reason(product, hdu, keyword, a, b)
+        )
 
 
 def _plain(value):
@@ -124,8 +155,12 @@ def _extension_reason(product, name, is_ours):
 
 def _reason(product, hdu, keyword, ours, theirs):
     for row in EXPECTED_KEYWORDS:
-        if (_applies(row.products, product) and row.hdu == hdu and fnmatchcase(keyword, row.keyword)
-                and _within(ours, theirs, row.within)):
+        if (
+            _applies(row.products, product)
+            and row.hdu == hdu
+            and fnmatchcase(keyword, row.keyword)
+            and _within(ours, theirs, row.within)
+        ):
             return row.reason
     return ""
 
@@ -148,5 +183,6 @@ def _same_polygon(ours: str, theirs: str) -> bool:
     if a.size != b.size or a.size % 2 or not a.size:
         return False
     a, b = a.reshape(-1, 2), b.reshape(-1, 2)
-    return any(np.allclose(np.roll(a, k, axis=0), b, rtol=0, atol=_POLYGON_DEG)
-               for k in range(len(a)))
+    return any(
+        np.allclose(np.roll(a, k, axis=0), b, rtol=0, atol=_POLYGON_DEG) for k in range(len(a))
+    )

@@ -66,8 +66,19 @@ class Report:
 
     def to_json(self) -> str:
         """Return everything as JSON; what is not a number is null."""
-        content = {name: _plain(getattr(self, name)) for name in (
-            "runs", "parameters", "notes", "missing", "images", "tables", "shifts", "keywords")}
+        content = {
+            name: _plain(getattr(self, name))
+            for name in (
+                "runs",
+                "parameters",
+                "notes",
+                "missing",
+                "images",
+                "tables",
+                "shifts",
+                "keywords",
+            )
+        }
         content["problems"] = self.problems()
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
@@ -94,7 +105,9 @@ def _plain(value):
 
 
 def compare_products(
-    ours_dir: str | PathLike, theirs_dir: str | PathLike, *,
+    ours_dir: str | PathLike,
+    theirs_dir: str | PathLike,
+    *,
     shifts: Mapping[str, np.ndarray] | None = None,
 ) -> Report:
     """Compare gpucoron's products in one folder with jwst's in another, by file name.
@@ -124,8 +137,9 @@ def compare_products(
         shifts = shifts_from_json(json.loads(found.read_text())) if found.is_file() else {}
     report = Report()
     for only, other, whose in ((ours, theirs, "jwst"), (theirs, ours, "gpucoron")):
-        report.missing += [f"{name}: {whose} did not write it" for name in only
-                           if name not in other]
+        report.missing += [
+            f"{name}: {whose} did not write it" for name in only if name not in other
+        ]
     for name in (n for n in ours if n in theirs):
         product = product_of(name)
         with fits.open(ours[name]) as mine, fits.open(theirs[name]) as other:

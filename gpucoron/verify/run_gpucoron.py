@@ -24,13 +24,25 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     parameters = Parameters.from_sources(
-        sets=job["set"], preset="jwst", keywords={"align": job["align"]})
+        sets=job["set"], preset="jwst", keywords={"align": job["align"]}
+    )
     start = time.perf_counter()
-    result = pipeline.run(job["asn"], device=job["device"], output_dir=job["output_dir"],
-                          psfmask=job["psfmask"], parameters=parameters, keep=())
-    return {"version": __version__, "numpy": np.__version__, "device": result.device.label,
-            "wall_s": time.perf_counter() - start, "steps": result.timings,
-            "warnings": list(result.warnings)}
+    result = pipeline.run(
+        job["asn"],
+        device=job["device"],
+        output_dir=job["output_dir"],
+        psfmask=job["psfmask"],
+        parameters=parameters,
+        keep=(),
+    )
+    return {
+        "version": __version__,
+        "numpy": np.__version__,
+        "device": result.device.label,
+        "wall_s": time.perf_counter() - start,
+        "steps": result.timings,
+        "warnings": list(result.warnings),
+    }
 
 
 if __name__ == "__main__":

@@ -43,8 +43,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     wall_s = time.perf_counter() - start
     shifts = dict(zip(job["science"], fits, strict=False))
     Path(job["output_dir"], SHIFTS_FILE).write_text(json.dumps(shifts))
-    return {"version": jwst.__version__, "numpy": np.__version__, "wall_s": wall_s,
-            "alignment": trial, "double_fft": job["double_fft"]}
+    return {
+        "version": jwst.__version__,
+        "numpy": np.__version__,
+        "wall_s": wall_s,
+        "alignment": trial,
+        "double_fft": job["double_fft"],
+    }
 
 
 def step_parameters(changed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -65,13 +70,21 @@ def _isolate_crds(folder: Path) -> None:
     for name in [n for n in os.environ if n.startswith("CRDS_")]:
         del os.environ[name]
     context = "jwst_0000.pmap"
-    facts = {"observatory": "jwst", "operational_context": context, "latest_context": context,
-             "bad_files_list": [], "force_remote_mode": False, "last_synced": "never"}
+    facts = {
+        "observatory": "jwst",
+        "operational_context": context,
+        "latest_context": context,
+        "bad_files_list": [],
+        "force_remote_mode": False,
+        "last_synced": "never",
+    }
     config = folder / "config" / "jwst"
     config.mkdir(parents=True, exist_ok=True)
     (config / "server_config").write_text(repr(facts))
     os.environ |= {
-        "CRDS_PATH": str(folder), "CRDS_CONTEXT": context, "CRDS_OBSERVATORY": "jwst",
+        "CRDS_PATH": str(folder),
+        "CRDS_CONTEXT": context,
+        "CRDS_OBSERVATORY": "jwst",
         # a server of this name is never called
         "CRDS_SERVER_URL": "https://crds-serverless-mode.stsci.edu",
         "STPIPE_DISABLE_CRDS_STEPPARS": "true",
@@ -88,11 +101,17 @@ def try_alignment(imageregistration: Any) -> dict[str, Any]:
         return (1000 * np.outer(np.exp(-0.5 * (x / 2.5) ** 2), profile)).astype(np.float32)
 
     found = imageregistration.align_array(
-        star(0.0), star(TRIAL_OFFSET_PX)[None], mask=np.ones((32, 32), np.float32),
-        return_aligned=False)
+        star(0.0),
+        star(TRIAL_OFFSET_PX)[None],
+        mask=np.ones((32, 32), np.float32),
+        return_aligned=False,
+    )
     fitted = float(np.ravel(found)[0])
-    return {"offset_px": TRIAL_OFFSET_PX, "fitted_px": fitted,
-            "aligns": abs(fitted - TRIAL_OFFSET_PX) < TRIAL_TOLERANCE_PX}
+    return {
+        "offset_px": TRIAL_OFFSET_PX,
+        "fitted_px": fitted,
+        "aligns": abs(fitted - TRIAL_OFFSET_PX) < TRIAL_TOLERANCE_PX,
+    }
 
 
 def _transform_in_double(imageregistration: Any) -> None:

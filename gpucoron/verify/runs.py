@@ -34,8 +34,10 @@ def require_jwst() -> None:
         It is not.
     """
     if find_spec("jwst") is None:
-        raise PeerError("the jwst package is not installed, so there is nothing to compare with; "
-                        "pip install 'gpucoron[jwst]'")
+        raise PeerError(
+            "the jwst package is not installed, so there is nothing to compare with; "
+            "pip install 'gpucoron[jwst]'"
+        )
 
 
 def run_module(module: str, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -67,10 +69,17 @@ def run_module(module: str, job: Mapping[str, Any], folder: Path) -> dict[str, A
     paths["job.json"].write_text(json.dumps(dict(job), indent=1))
     start = time.perf_counter()
     with open(paths["log"], "w", encoding="utf-8") as output:
-        command = [sys.executable, "-P", "-m", f"gpucoron.verify.{module}", str(paths["job.json"]),
-                   str(paths["record.json"])]
-        code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False,
-                              stdin=subprocess.DEVNULL).returncode
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            f"gpucoron.verify.{module}",
+            str(paths["job.json"]),
+            str(paths["record.json"]),
+        ]
+        code = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, check=False, stdin=subprocess.DEVNULL
+        ).returncode
     process_s = time.perf_counter() - start
     record = {}
     if paths["record.json"].is_file():

@@ -71,8 +71,10 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
     name = product_names(association, metas)[0]
     product, notes = association.products[0], []
     if len(association.products) > 1:
-        notes.append(f"the association has {len(association.products)} products; jwst takes the "
-                     f"first, {name}, and so does this comparison")
+        notes.append(
+            f"the association has {len(association.products)} products; jwst takes the "
+            f"first, {name}, and so does this comparison"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     members = []
     for member in product.science:
@@ -92,8 +94,7 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
         mask = _found_mask(read_exposure(product.science[0].path, "science"), folder, notes)
     else:
         mask = Path(psfmask).resolve()
-    return Staged(staged, mask, tuple(exposure_root(m.path) for m in product.science),
-                  tuple(notes))
+    return Staged(staged, mask, tuple(exposure_root(m.path) for m in product.science), tuple(notes))
 
 
 def _link(path: Path, folder: Path) -> None:
@@ -114,8 +115,10 @@ def _stage_reference(member: Member, folder: Path, notes: list[str]) -> bool:
         _link(member.path, folder)
         return True
     which = ", ".join(str(i + 1) for i in np.flatnonzero(~usable))
-    notes.append(f"{member.path.name}: reference integration {which} of {len(usable)} has no "
-                 "usable pixel (jwst makes a noise eigenvector of it); both run without it")
+    notes.append(
+        f"{member.path.name}: reference integration {which} of {len(usable)} has no "
+        "usable pixel (jwst makes a noise eigenvector of it); both run without it"
+    )
     if usable.any():
         _write_trimmed(member.path, folder / member.path.name, usable)
     return bool(usable.any())
@@ -138,8 +141,11 @@ def _write_trimmed(path: Path, target: Path, keep: np.ndarray) -> None:
         out = fits.HDUList()
         for hdu in hdus:
             data = hdu.data
-            per_integration = data is not None and len(data) == len(keep) and (
-                hdu.name == "INT_TIMES" or (hdu.is_image and data.ndim == 3))
+            per_integration = (
+                data is not None
+                and len(data) == len(keep)
+                and (hdu.name == "INT_TIMES" or (hdu.is_image and data.ndim == 3))
+            )
             if per_integration:
                 hdu = type(hdu)(data=data[keep], header=hdu.header, name=hdu.name)
             out.append(hdu)

@@ -26,8 +26,15 @@ def _runs(report):
     rows = []
     for name in names:
         run = report.runs[name]
-        rows.append((f"{name} {run['version']}", f"{run['wall_s']:.2f}", f"{run['process_s']:.2f}",
-                     f"{run['peak_mib']:.0f}", f"NumPy {run['numpy']}"))
+        rows.append(
+            (
+                f"{name} {run['version']}",
+                f"{run['wall_s']:.2f}",
+                f"{run['process_s']:.2f}",
+                f"{run['peak_mib']:.0f}",
+                f"NumPy {run['numpy']}",
+            )
+        )
     header = ("", "run, s", "whole process, s", "peak memory, MiB", "")
     yield from format_table(rows, header, (1, 2, 3))
     trial = report.runs.get("jwst", {}).get("alignment")
@@ -41,10 +48,15 @@ def alignment_line(run: dict) -> str:
     found = f"an offset of {trial['offset_px']:g} px was fitted as {trial['fitted_px']:.2g} px"
     if trial["aligns"]:
         return f"the installed jwst aligns: {found}"
-    how = ("and it was run so (--single-fft)" if not run["double_fft"] else
-           "so it was run with double precision (--single-fft to run it as it is)")
-    return (f"the installed jwst does NOT align: NumPy {run['numpy']} transforms its float32 "
-            f"images in single precision ({found}); {how}")
+    how = (
+        "and it was run so (--single-fft)"
+        if not run["double_fft"]
+        else "so it was run with double precision (--single-fft to run it as it is)"
+    )
+    return (
+        f"the installed jwst does NOT align: NumPy {run['numpy']} transforms its float32 "
+        f"images in single precision ({found}); {how}"
+    )
 
 
 def _notes(report):
@@ -60,8 +72,18 @@ def _images(report):
     for (product, hdu), found in groups.items():
         odd = [i for i in found if not i.same_shape]
         if odd:
-            rows.append((product, hdu, str(len(found)), f"shape {odd[0].shape}",
-                         f"jwst {odd[0].shape_jwst}", "", "", ""))
+            rows.append(
+                (
+                    product,
+                    hdu,
+                    str(len(found)),
+                    f"shape {odd[0].shape}",
+                    f"jwst {odd[0].shape_jwst}",
+                    "",
+                    "",
+                    "",
+                )
+            )
             continue
         rows.append((product, hdu, str(len(found)), *_measures(found)))
     if rows:
@@ -75,8 +97,13 @@ def _measures(found):
     if all(i.same_bits for i in found):
         return "0", "0", "0", "0", "bit for bit"
     ratio = max(found, key=lambda i: i.relative_rms).relative_rms
-    return (f"{max(i.largest for i in found):.2e}", f"{max(i.rms for i in found):.2e}",
-            f"{ratio:.2e}", str(nan), "")
+    return (
+        f"{max(i.largest for i in found):.2e}",
+        f"{max(i.rms for i in found):.2e}",
+        f"{ratio:.2e}",
+        str(nan),
+        "",
+    )
 
 
 def _tables(report):
@@ -90,8 +117,16 @@ def _tables(report):
 def _shifts(report):
     if not report.shifts:
         return
-    rows = [(s.exposure, str(s.pairs), f"{s.largest:.2e}", f"{s.rms:.2e}",
-             f"{s.left_out} left out" if s.left_out else "") for s in report.shifts]
+    rows = [
+        (
+            s.exposure,
+            str(s.pairs),
+            f"{s.largest:.2e}",
+            f"{s.rms:.2e}",
+            f"{s.left_out} left out" if s.left_out else "",
+        )
+        for s in report.shifts
+    ]
     yield "shifts (first integration), differences from jwst in px:"
     yield from format_table(rows, ("exposure", "pairs", "largest", "rms", ""), (1, 2, 3))
 

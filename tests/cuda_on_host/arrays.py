@@ -18,7 +18,14 @@ from tests.cuda_on_host.pinned import PinnedArray
 
 _UFUNC_OPTIONS = {"out", "dtype", "casting"}  # all that CuPy's ufuncs know
 _WAITING = {  # for the size of what they return
-    "argwhere", "bincount", "compress", "extract", "flatnonzero", "nonzero", "unique"}
+    "argwhere",
+    "bincount",
+    "compress",
+    "extract",
+    "flatnonzero",
+    "nonzero",
+    "unique",
+}
 _PARAMETER = re.compile(r"(?:\w+ )?(\*?\w+)(?:=.*)?")
 
 
@@ -111,8 +118,14 @@ class DeviceArray(NDArrayOperatorsMixin):
     @property
     def __cuda_array_interface__(self):
         host = self._host.__array_interface__
-        return {"shape": host["shape"], "typestr": host["typestr"], "strides": host["strides"],
-                "data": (host["data"][0], False), "version": 3, "stream": 1}
+        return {
+            "shape": host["shape"],
+            "typestr": host["typestr"],
+            "strides": host["strides"],
+            "data": (host["data"][0], False),
+            "version": 3,
+            "stream": 1,
+        }
 
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed; use .get()")
@@ -184,8 +197,10 @@ class DeviceArray(NDArrayOperatorsMixin):
         found = DeviceArray(host, made)
         if made:
             self.home.work("an index", read, made)
-            if any(isinstance(part, np.ndarray) and part.dtype == bool for part in
-                   (parts if isinstance(parts, tuple) else (parts,))):
+            if any(
+                isinstance(part, np.ndarray) and part.dtype == bool
+                for part in (parts if isinstance(parts, tuple) else (parts,))
+            ):
                 self.home.streams.current().synchronize()  # to know how many
         return found
 
@@ -273,8 +288,10 @@ def operate(name, function, args, options, out=(), own=None):
     """
     read, made = [] if own is None else [own._block], []
     args = [unwrap(value, read) for value in args]
-    result = function(*args, **{
-        key: value if key == "out" else unwrap(value, read) for key, value in options.items()})
+    result = function(
+        *args,
+        **{key: value if key == "out" else unwrap(value, read) for key, value in options.items()},
+    )
     found = wrap(result, out, made)
     writes = made + [o._block for o in out if o is not None]
     if result is None:

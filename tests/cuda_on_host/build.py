@@ -20,14 +20,28 @@ NO_COMPILER = "no g++ on Linux to compile the kernels for the CPU"
 KEPT_DAYS = 3
 
 FLAGS = (
-    "-std=c++20", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
-    "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable",
-    "-Wno-unused-but-set-variable", "-Wno-psabi",
+    "-std=c++20",
+    "-O2",
+    "-g1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+    "-Wno-unused-function",
+    "-Wno-unused-variable",
+    "-Wno-unused-but-set-variable",
+    "-Wno-psabi",
 )
 PLAIN = ("-ffp-contract=off",)
 SANITIZED = (
-    *PLAIN, "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=object-size",
-    "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1",
+    *PLAIN,
+    "-fsanitize=address,undefined,float-cast-overflow",
+    "-fno-sanitize=object-size",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+    "-O1",
     "-w",  # the other builds tell of warnings
 )
 #: A float32 kernel that computes in double without saying so.
@@ -58,8 +72,9 @@ def translation_unit(source, names):
     plain statics that the address sanitizer surrounds with red zones.
     """
     exports = (f"CUDA_ON_HOST_EXPORT({k}, {name})" for k, name in enumerate(names))
-    return "\n".join(['#include "cuda_on_host.h"', "namespace {", source, "}",
-                      '#line 1 "exports"', *exports, ""])
+    return "\n".join(
+        ['#include "cuda_on_host.h"', "namespace {", source, "}", '#line 1 "exports"', *exports, ""]
+    )
 
 
 def library(stem, source, names, flags=PLAIN) -> ctypes.CDLL:

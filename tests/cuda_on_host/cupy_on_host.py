@@ -54,8 +54,13 @@ class Namespace(types.ModuleType):
             function = on_device(f"{self.__name__}.{name}", value, real)
             for method in ("at", "reduce", "accumulate", "outer"):
                 if isinstance(value, np.ufunc) and hasattr(real, method):
-                    setattr(function, method, on_device(f"{name}.{method}", getattr(value, method),
-                                                        getattr(real, method)))
+                    setattr(
+                        function,
+                        method,
+                        on_device(
+                            f"{name}.{method}", getattr(value, method), getattr(real, method)
+                        ),
+                    )
             value = function
         setattr(self, name, value)
         return value
@@ -117,10 +122,14 @@ class Emulation:
         cp.cuda = fake_cuda(self)
         cp.get_default_memory_pool = lambda: MemoryPool(self)
         cp.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(
-            free_all_blocks=lambda: None)
-        cupyx = types.SimpleNamespace(**{
-            f"{name}_pinned": functools.partial(self._pinned, getattr(np, name))
-            for name in ("empty", "zeros", "empty_like", "zeros_like")})
+            free_all_blocks=lambda: None
+        )
+        cupyx = types.SimpleNamespace(
+            **{
+                f"{name}_pinned": functools.partial(self._pinned, getattr(np, name))
+                for name in ("empty", "zeros", "empty_like", "zeros_like")
+            }
+        )
         transforms = importlib.import_module("cupyx.scipy.fft")
         on_host = Namespace("cupyx.scipy.fft", transforms, scipy.fft)
         on_host.get_fft_plan = Plan
@@ -153,8 +162,12 @@ class Emulation:
     def work(self, what, reads=(), writes=(), stream=None):
         """Do something on a stream, or the current one, with blocks that it reads and writes."""
         queue = (self.streams.current() if stream is None else stream).queue
-        return self.checker.work(queue, what, [block for block in reads if block is not None],
-                                 [block for block in writes if block is not None])
+        return self.checker.work(
+            queue,
+            what,
+            [block for block in reads if block is not None],
+            [block for block in writes if block is not None],
+        )
 
     def reset(self, order="forward", seed=0, flags=None, devices=1, per_thread=False):
         """Begin anew: nothing counted, no limit of memory, nothing under way.
@@ -211,8 +224,9 @@ class Emulation:
         return wrap(host)
 
     def _raw_kernel(self, code, name, options=()):
-        return _RawModule(self, f'#line 1 "{name}"\n{code}', name_expressions=[name]
-                          ).get_function(name)
+        return _RawModule(self, f'#line 1 "{name}"\n{code}', name_expressions=[name]).get_function(
+            name
+        )
 
     def _as_numpy(self, value, stream=None, order="C", out=None, *, blocking=True):
         if not isinstance(value, DeviceArray):
@@ -243,8 +257,13 @@ class Plan:
 
 def _view(interface):
     """The memory that a ``__cuda_array_interface__`` tells of, as a NumPy array."""
-    address = {"data": interface["data"], "version": 3, "shape": interface["shape"],
-               "typestr": interface["typestr"], "strides": interface.get("strides")}
+    address = {
+        "data": interface["data"],
+        "version": 3,
+        "shape": interface["shape"],
+        "typestr": interface["typestr"],
+        "strides": interface.get("strides"),
+    }
     return np.asarray(types.SimpleNamespace(__array_interface__=address))
 
 
@@ -324,8 +343,14 @@ def device_class(emulation):
 
 def fake_cuda(emulation):
     """Return what stands for `cupy.cuda`."""
-    facts = {"name": b"Emulated", "major": 9, "minor": 0, "totalGlobalMem": MEMORY,
-             "multiProcessorCount": 2, "sharedMemPerBlockOptin": MOST_SHARED}
+    facts = {
+        "name": b"Emulated",
+        "major": 9,
+        "minor": 0,
+        "totalGlobalMem": MEMORY,
+        "multiProcessorCount": 2,
+        "sharedMemPerBlockOptin": MOST_SHARED,
+    }
 
     def properties(index):
         emulation.check_device(index)
@@ -333,14 +358,21 @@ def fake_cuda(emulation):
 
     streams = emulation.streams
     return types.SimpleNamespace(
-        Device=device_class(emulation), Stream=streams.Stream, Event=streams.Event,
+        Device=device_class(emulation),
+        Stream=streams.Stream,
+        Event=streams.Event,
         get_current_stream=streams.current,
-        alloc_pinned_memory=bytearray, set_allocator=lambda allocator: None,
+        alloc_pinned_memory=bytearray,
+        set_allocator=lambda allocator: None,
         get_elapsed_time=lambda start, stop: 0.0,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=types.SimpleNamespace(
-            CUDARuntimeError=CUDARuntimeError, getDevice=lambda: emulation.device,
-            setDevice=emulation.set_device, getDeviceCount=lambda: emulation.count,
-            getDeviceProperties=properties, deviceSynchronize=streams.finish_device,
-            memGetInfo=emulation.free_memory),
+            CUDARuntimeError=CUDARuntimeError,
+            getDevice=lambda: emulation.device,
+            setDevice=emulation.set_device,
+            getDeviceCount=lambda: emulation.count,
+            getDeviceProperties=properties,
+            deviceSynchronize=streams.finish_device,
+            memGetInfo=emulation.free_memory,
+        ),
     )

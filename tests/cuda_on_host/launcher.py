@@ -11,8 +11,17 @@ ORDERS = {"forward": 0, "backward": 1, "shuffled": 2}
 PLAIN_SHARED, MOST_SHARED = 48 * 1024, 99 * 1024  # 99 KiB is what sm_86, 89 and 120 have
 
 _DTYPES = {
-    "f": "float32", "d": "float64", "?": "bool", "b": "int8", "B": "uint8", "h": "int16",
-    "H": "uint16", "i": "int32", "I": "uint32", "q": "int64", "Q": "uint64",
+    "f": "float32",
+    "d": "float64",
+    "?": "bool",
+    "b": "int8",
+    "B": "uint8",
+    "h": "int16",
+    "H": "uint16",
+    "i": "int32",
+    "I": "uint32",
+    "q": "int64",
+    "Q": "uint64",
 }
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -22,8 +31,12 @@ class LaunchError(RuntimeError):
 
 
 class _Description(ctypes.Structure):
-    _fields_ = [("function", ctypes.c_void_p), ("call", ctypes.c_void_p),
-                ("parameters", ctypes.c_char_p), ("elements", ctypes.c_char_p)]
+    _fields_ = [
+        ("function", ctypes.c_void_p),
+        ("call", ctypes.c_void_p),
+        ("parameters", ctypes.c_char_p),
+        ("elements", ctypes.c_char_p),
+    ]
 
 
 class HostModule:
@@ -34,9 +47,17 @@ class HostModule:
         self._library = build.library(stem, source, self.names, flags)
         self._launch = self._library.cuda_on_host_launch
         self._launch.restype = ctypes.c_char_p
-        self._launch.argtypes = [ctypes.POINTER(_Description), ctypes.c_void_p, ctypes.c_void_p,
-                                 ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint,
-                                 ctypes.c_char_p, ctypes.c_int]
+        self._launch.argtypes = [
+            ctypes.POINTER(_Description),
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_size_t,
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_uint,
+            ctypes.c_char_p,
+            ctypes.c_int,
+        ]
 
     def get_function(self, name):
         """Return one instantiation."""
@@ -71,13 +92,22 @@ class HostKernel:
         _check_sizes(self.name, grid, block, shared_mem)
         if len(args) != len(self.parameters):
             raise TypeError(
-                f"{self.name} takes {len(self.parameters)} arguments, {len(args)} were given")
+                f"{self.name} takes {len(self.parameters)} arguments, {len(args)} were given"
+            )
         buffers = [self._buffer(k, value) for k, value in enumerate(args)]
         pointers = (ctypes.c_void_p * max(1, len(args)))(*map(ctypes.addressof, buffers))
         with _ONE_AT_A_TIME:
             problem = self._launch(
-                self._description, (ctypes.c_uint * 3)(*grid), (ctypes.c_uint * 3)(*block),
-                shared_mem, pointers, ORDERS[order], seed, without[0].encode(), without[1])
+                self._description,
+                (ctypes.c_uint * 3)(*grid),
+                (ctypes.c_uint * 3)(*block),
+                shared_mem,
+                pointers,
+                ORDERS[order],
+                seed,
+                without[0].encode(),
+                without[1],
+            )
         if problem:
             raise LaunchError(f"{self.name}: {problem.decode()}")
         return self._left_out.value
@@ -94,8 +124,10 @@ class HostKernel:
                 raise TypeError(f"{where} is not C-contiguous")
             return ctypes.c_void_p(value.ctypes.data)
         if not isinstance(value, np.generic) or value.dtype != _DTYPES.get(kind):
-            raise TypeError(f"{where} must be numpy.{_DTYPES.get(kind)}, not "
-                            f"{type(value).__module__}.{type(value).__name__}")
+            raise TypeError(
+                f"{where} must be numpy.{_DTYPES.get(kind)}, not "
+                f"{type(value).__module__}.{type(value).__name__}"
+            )
         return (ctypes.c_char * 8).from_buffer_copy(value.tobytes().ljust(8, b"\0"))
 
 

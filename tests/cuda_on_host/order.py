@@ -206,7 +206,8 @@ class Checker:
             if not self.is_finished(access):
                 self._unraised.append(
                     f"{record} is given back while {access.what} on {access.queue.name} may still "
-                    "use it")
+                    "use it"
+                )
 
     def is_finished(self, access):
         """Tell whether the host has seen some work finish."""
@@ -231,7 +232,8 @@ class Checker:
         again = ", whose memory it has got" if record.earlier and record.write is None else ""
         self._raise(
             f"{access.what}{where} {verb} {record}, but nothing orders it after "
-            f"{rival.what} on {rival.queue.name}{again}")
+            f"{rival.what} on {rival.queue.name}{again}"
+        )
 
     def _complain(self):
         if self._unraised:

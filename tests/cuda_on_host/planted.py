@@ -32,7 +32,8 @@ def means(bug, dtype="float", flags=build.PLAIN, shared=COLUMNS, **order):
     bugs = WRONG if bug in WRONG and flags != build.SANITIZED else OUT_OF_BOUNDS
     module = HostModule("planted", source(), names(dtype, bugs), flags)
     module.get_function(f"finite_means<{dtype}, {bug}>")(
-        (ROWS,), (THREADS,), (rows, np.int32(COLUMNS), out), shared * rows.itemsize, **order)
+        (ROWS,), (THREADS,), (rows, np.int32(COLUMNS), out), shared * rows.itemsize, **order
+    )
     right = [np.mean(row[~np.isnan(row)]) if k != 1 else np.nan for k, row in enumerate(rows)]
     return out, np.array(right)
 

@@ -17,8 +17,10 @@ class OutOfMemoryError(MemoryError):
     """As CuPy's."""
 
     def __init__(self, size, total, limit=0):
-        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} "
-                         f"bytes, limit set to: {limit:,} bytes).")
+        super().__init__(
+            f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} "
+            f"bytes, limit set to: {limit:,} bytes)."
+        )
 
 
 class Chunk:

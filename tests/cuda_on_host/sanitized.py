@@ -23,16 +23,20 @@ def call(function, *args, timeout=300):
     str
         Empty where all went well, else the report of a sanitizer or a traceback.
     """
-    found = subprocess.run([build.COMPILER, "-print-file-name=libasan.so"],
-                           capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [build.COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    )
     environment = {
-        **os.environ, "LD_PRELOAD": found.stdout.strip(),
+        **os.environ,
+        "LD_PRELOAD": found.stdout.strip(),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "tests.cuda_on_host.sanitized", function, *args]
-    done = subprocess.run(command, cwd=ROOT, env=environment, timeout=timeout,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, timeout=timeout, capture_output=True, text=True
+    )
     return "" if done.returncode == 0 else done.stderr or f"exit status {done.returncode}"
 
 

@@ -60,8 +60,11 @@ class Streams:
         place = self.device(), self.key(handle)
         with self._lock:
             if place not in self._default:
-                name = ("the null stream" if handle == NULL else
-                        f"the own stream of thread {threading.current_thread().name}")
+                name = (
+                    "the null stream"
+                    if handle == NULL
+                    else f"the own stream of thread {threading.current_thread().name}"
+                )
                 self._default[place] = self._make(place[0], name, handle != NULL, handle == NULL)
             return self._default[place]
 
@@ -106,8 +109,10 @@ class Streams:
     def _device_of(self, stream):
         current = self.device()
         if stream.device_id not in (-1, current):
-            raise RuntimeError(f"The device that the stream is created on ({stream.device_id}) "
-                               f"does not match with the current device ({current})")
+            raise RuntimeError(
+                f"The device that the stream is created on ({stream.device_id}) "
+                f"does not match with the current device ({current})"
+            )
         return current
 
 

@@ -27,13 +27,19 @@ def fuzz(examples):
     GPUCORON_FUZZ_EXAMPLES is how many, for a search that takes its time.
     """
     return settings(
-        max_examples=EXAMPLES or examples, derandomize=not EXAMPLES, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck), print_blob=True)
+        max_examples=EXAMPLES or examples,
+        derandomize=not EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
 
 
 @contextmanager
 def bounded(seconds=SECONDS, extra=EXTRA_BYTES):
     """Raise TooLong, or MemoryError, where the block takes more than this."""
+
     def stop(*unused):
         raise TooLong(f"more than {seconds} s")
 

@@ -9,37 +9,182 @@ from tests.tiny_sets import simulated
 BLOCK, CARD = 2880, 80
 
 STRUCTURAL = [
-    "SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "NAXIS3", "PCOUNT", "GCOUNT",
-    "EXTNAME", "EXTVER", "TFIELDS", "TFORM1", "TFORM2", "TTYPE1", "TTYPE2", "TSCAL1", "TDIM1",
-    "BSCALE", "BZERO", "BLANK", "EXTEND", "GROUPS", "DATASUM", "CHECKSUM", "THEAP", "ZIMAGE",
-    "ZCMPTYPE", "INHERIT",
+    "SIMPLE",
+    "XTENSION",
+    "BITPIX",
+    "NAXIS",
+    "NAXIS1",
+    "NAXIS2",
+    "NAXIS3",
+    "PCOUNT",
+    "GCOUNT",
+    "EXTNAME",
+    "EXTVER",
+    "TFIELDS",
+    "TFORM1",
+    "TFORM2",
+    "TTYPE1",
+    "TTYPE2",
+    "TSCAL1",
+    "TDIM1",
+    "BSCALE",
+    "BZERO",
+    "BLANK",
+    "EXTEND",
+    "GROUPS",
+    "DATASUM",
+    "CHECKSUM",
+    "THEAP",
+    "ZIMAGE",
+    "ZCMPTYPE",
+    "INHERIT",
 ]
 READ = [
-    "INSTRUME", "DETECTOR", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT", "PIXAR_SR",
-    "PIXAR_A2", "SUBSTRT1", "SUBSTRT2", "RA_REF", "DEC_REF", "ROLL_REF", "V3I_YANG", "VPARITY",
-    "S_REGION", "PROGRAM", "TARGNAME", "DATE-OBS", "TIME-OBS", "DATE-BEG", "XPOSURE", "TMEASURE",
-    "EXPSTART", "EXPMID", "EXPEND", "NINTS", "NGROUPS", "INTSTART", "INTEND", "CRPIX1", "CRVAL1",
-    "CTYPE1", "EXPOSURE", "OBSERVTN", "VISIT", "FILENAME", "R_PSFMAS", "CAL_VER", "TELAPSE",
+    "INSTRUME",
+    "DETECTOR",
+    "FILTER",
+    "PUPIL",
+    "CORONMSK",
+    "SUBARRAY",
+    "BUNIT",
+    "PIXAR_SR",
+    "PIXAR_A2",
+    "SUBSTRT1",
+    "SUBSTRT2",
+    "RA_REF",
+    "DEC_REF",
+    "ROLL_REF",
+    "V3I_YANG",
+    "VPARITY",
+    "S_REGION",
+    "PROGRAM",
+    "TARGNAME",
+    "DATE-OBS",
+    "TIME-OBS",
+    "DATE-BEG",
+    "XPOSURE",
+    "TMEASURE",
+    "EXPSTART",
+    "EXPMID",
+    "EXPEND",
+    "NINTS",
+    "NGROUPS",
+    "INTSTART",
+    "INTEND",
+    "CRPIX1",
+    "CRVAL1",
+    "CTYPE1",
+    "EXPOSURE",
+    "OBSERVTN",
+    "VISIT",
+    "FILENAME",
+    "R_PSFMAS",
+    "CAL_VER",
+    "TELAPSE",
 ]
 VALUES = [
-    "0", "1", "2", "3", "-1", "-32", "8", "16", "64", "-64", "7", "T", "F", "", "'", "''", "' '",
-    "999", "1000", "2147483647", "2147483648", "4294967296", "9223372036854775807",
-    "9223372036854775808", "18446744073709551616", "99999999999999999", "9" * 60, "-" + "9" * 60,
-    "1E400", "-1E400", "1E-400", "1D3", "1.5", "NaN", "Inf", "0x10", "1e5", "+1", "1_000", "(1,2)",
-    "'SCI'", "'ERR     '", "'IMAGE   '", "'BINTABLE'", "'TABLE   '", "'A3DTABLE'", "'PRIMARY '",
-    "'1J'", "'0A'", "'99999999999999999999A'", "'2147483648A'", "'1PB(99999)'", "'1QD'", "'C'",
-    "'99999999D'", "'GZIP_1'", "'a''b'", "'text&'", "'\\n'", "'%s %d {0}'", "'caf\xe9'", "'\x00'",
-    "'\x1b[31m'", "'../../x'", "'!!python/object/apply:os.system [id]'", "'a}, b: !x {'",
-    "'POLYGON ICRS 0 0 1 0 1 1'", "'POLYGON ICRS  0 0 90 0 90 80 0 80'", "'POLYGON ICRS 1E400 0'",
-    "'POLYGON ICRS  0 0 0 0 0 0'", "'2020-01-01'", "5 / a comment", "'x' / " + "y" * 60,
-    "'unfinished", "= =", "1.0E+", "--1", "'" + "z" * 67 + "&'",
+    "0",
+    "1",
+    "2",
+    "3",
+    "-1",
+    "-32",
+    "8",
+    "16",
+    "64",
+    "-64",
+    "7",
+    "T",
+    "F",
+    "",
+    "'",
+    "''",
+    "' '",
+    "999",
+    "1000",
+    "2147483647",
+    "2147483648",
+    "4294967296",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551616",
+    "99999999999999999",
+    "9" * 60,
+    "-" + "9" * 60,
+    "1E400",
+    "-1E400",
+    "1E-400",
+    "1D3",
+    "1.5",
+    "NaN",
+    "Inf",
+    "0x10",
+    "1e5",
+    "+1",
+    "1_000",
+    "(1,2)",
+    "'SCI'",
+    "'ERR     '",
+    "'IMAGE   '",
+    "'BINTABLE'",
+    "'TABLE   '",
+    "'A3DTABLE'",
+    "'PRIMARY '",
+    "'1J'",
+    "'0A'",
+    "'99999999999999999999A'",
+    "'2147483648A'",
+    "'1PB(99999)'",
+    "'1QD'",
+    "'C'",
+    "'99999999D'",
+    "'GZIP_1'",
+    "'a''b'",
+    "'text&'",
+    "'\\n'",
+    "'%s %d {0}'",
+    "'caf\xe9'",
+    "'\x00'",
+    "'\x1b[31m'",
+    "'../../x'",
+    "'!!python/object/apply:os.system [id]'",
+    "'a}, b: !x {'",
+    "'POLYGON ICRS 0 0 1 0 1 1'",
+    "'POLYGON ICRS  0 0 90 0 90 80 0 80'",
+    "'POLYGON ICRS 1E400 0'",
+    "'POLYGON ICRS  0 0 0 0 0 0'",
+    "'2020-01-01'",
+    "5 / a comment",
+    "'x' / " + "y" * 60,
+    "'unfinished",
+    "= =",
+    "1.0E+",
+    "--1",
+    "'" + "z" * 67 + "&'",
 ]
 CARDS = [
-    b"CONTINUE  'more&'", b"CONTINUE  'end' / of it", b"CONTINUE", b"END", b"END     x", b"",
-    b"HISTORY caf\xe9", b"COMMENT \x00\x01", b"HIERARCH ESO DET CHIP = 5", b"hierarch lower = 'x'",
-    b"lower   = 5", b"NOEQUAL   5", b"KEY WORD= 5", b"\xff" * 80, b"\0" * 80, b"=" * 80,
-    b"LONGSTRN= 'OGIP 1.0'", b"EXTNAME = 'SCI     '", b"EXTNAME =                    5",
-    b"XTENSION= 'IMAGE   '", b"KEY     = 'it''s ''&'", b"KEY     = '" + b"'" * 69,
+    b"CONTINUE  'more&'",
+    b"CONTINUE  'end' / of it",
+    b"CONTINUE",
+    b"END",
+    b"END     x",
+    b"",
+    b"HISTORY caf\xe9",
+    b"COMMENT \x00\x01",
+    b"HIERARCH ESO DET CHIP = 5",
+    b"hierarch lower = 'x'",
+    b"lower   = 5",
+    b"NOEQUAL   5",
+    b"KEY WORD= 5",
+    b"\xff" * 80,
+    b"\0" * 80,
+    b"=" * 80,
+    b"LONGSTRN= 'OGIP 1.0'",
+    b"EXTNAME = 'SCI     '",
+    b"EXTNAME =                    5",
+    b"XTENSION= 'IMAGE   '",
+    b"KEY     = 'it''s ''&'",
+    b"KEY     = '" + b"'" * 69,
 ]
 
 
@@ -56,14 +201,14 @@ def parts(content):
     while place < len(content):
         start, cards = place, []
         while True:
-            card = content[place:place + CARD]
+            card = content[place : place + CARD]
             place += CARD
             if card.startswith(b"END     "):
                 break
             cards.append(card)
         place = start + -(-(place - start) // BLOCK) * BLOCK
         size = _size(cards)
-        found.append([cards, content[place:place + size]])
+        found.append([cards, content[place : place + size]])
         place += -(-size // BLOCK) * BLOCK
     return found
 
@@ -97,15 +242,21 @@ def with_card(cards, keyword, value):
 
 
 values = st.one_of(
-    st.sampled_from(VALUES), st.integers(-2**70, 2**70).map(str), st.floats().map(repr),
-    st.text(max_size=30).map(lambda t: "'" + t.encode("latin1", "replace").decode("latin1") + "'"))
+    st.sampled_from(VALUES),
+    st.integers(-(2**70), 2**70).map(str),
+    st.floats().map(repr),
+    st.text(max_size=30).map(lambda t: "'" + t.encode("latin1", "replace").decode("latin1") + "'"),
+)
 
 
 @st.composite
 def change(draw, hdus):
     """Draw one change of a list of [cards, data]."""
-    kind = draw(st.sampled_from(["value"] * 8 + ["card", "card", "drop card", "double", "data",
-                                                 "hdu", "swap", "chain"]))
+    kind = draw(
+        st.sampled_from(
+            ["value"] * 8 + ["card", "card", "drop card", "double", "data", "hdu", "swap", "chain"]
+        )
+    )
     i = draw(st.integers(0, len(hdus) - 1))
     cards, data = hdus[i]
     if kind == "value":
@@ -118,7 +269,7 @@ def change(draw, hdus):
         cards = [*cards[:at], card, *cards[at:]]
     elif kind == "drop card":
         at = draw(st.integers(0, len(cards) - 1))
-        cards = cards[:at] + cards[at + 1:]
+        cards = cards[:at] + cards[at + 1 :]
     elif kind == "double":
         at = draw(st.integers(0, len(cards) - 1))
         cards = [*cards, cards[at]]
@@ -127,13 +278,21 @@ def change(draw, hdus):
         cards = [*cards, b"LONG    = 'begin&'", *[b"CONTINUE  'on and&'"] * n]
     elif kind == "data":
         at, more = draw(st.integers(0, len(data))), draw(st.binary(max_size=40))
-        data = draw(st.sampled_from([data[:at], data[:at] + more + data[at + len(more):],
-                                     b"\xff" * len(data), data + data]))
+        data = draw(
+            st.sampled_from(
+                [
+                    data[:at],
+                    data[:at] + more + data[at + len(more) :],
+                    b"\xff" * len(data),
+                    data + data,
+                ]
+            )
+        )
     elif kind == "hdu":
-        return hdus[:i] + hdus[i + 1:] + draw(st.sampled_from([[], [hdus[i]] * 2]))
+        return hdus[:i] + hdus[i + 1 :] + draw(st.sampled_from([[], [hdus[i]] * 2]))
     elif kind == "swap":
-        return [*hdus[:i], *hdus[i + 1:], hdus[i]]
-    return [*hdus[:i], [cards, data], *hdus[i + 1:]]
+        return [*hdus[:i], *hdus[i + 1 :], hdus[i]]
+    return [*hdus[:i], [cards, data], *hdus[i + 1 :]]
 
 
 class Content(bytes):
@@ -145,7 +304,7 @@ class Content(bytes):
 
 
 def _cards(content):
-    return [content[i:i + CARD] for i in range(0, len(content), CARD)]
+    return [content[i : i + CARD] for i in range(0, len(content), CARD)]
 
 
 @st.composite
@@ -158,7 +317,14 @@ def files(draw, which=0):
     content = joined(hdus)
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(content)))
-        content = draw(st.sampled_from([
-            content[:at], content[:at] + draw(st.binary(max_size=8)) + content[at:],
-            content[:at] + draw(st.binary(max_size=8)) + content[at + 8:], content + b"\0" * 100]))
+        content = draw(
+            st.sampled_from(
+                [
+                    content[:at],
+                    content[:at] + draw(st.binary(max_size=8)) + content[at:],
+                    content[:at] + draw(st.binary(max_size=8)) + content[at + 8 :],
+                    content + b"\0" * 100,
+                ]
+            )
+        )
     return Content(content)

@@ -21,18 +21,29 @@ from gpucoron.io.wcs import output_wcs, read_wcs
 from tests.fuzz.bounds import bounded, fuzz, one_line, refused_or
 from tests.tiny_sets import SHAPE, simulated
 
-HEAD = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n" \
-       b"--- !core/asdf-1.1.0\n"
-TAGS = [b"!!python/object/apply:os.system ['touch CANARY']",
-        b"!!python/object/new:os.system ['touch CANARY']",
-        b"!!python/name:os.system", b"!!python/module:antigravity",
-        b"!!python/object/apply:builtins.exec ['open(\"CANARY\", \"w\")']",
-        b"!<tag:yaml.org,2002:python/object/apply:os.system> ['touch CANARY']",
-        b"!<tag:yaml.org,2002:python/object/apply:subprocess.check_call> [[touch, CANARY]]"]
-LAUGHS = b"".join(b"l%d: &l%d [%s]\n" % (i, i, b", ".join([b"*l%d" % (i - 1)] * 9) if i else b"ha")
-                  for i in range(12))
-MERGES = b"".join(b"m%d: &m%d {<<: [%s]}\n" % (i, i, b", ".join([b"*m%d" % (i - 1)] * 9))
-                  if i else b"m0: &m0 {a: 1}\n" for i in range(9))
+HEAD = (
+    b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"
+    b"--- !core/asdf-1.1.0\n"
+)
+TAGS = [
+    b"!!python/object/apply:os.system ['touch CANARY']",
+    b"!!python/object/new:os.system ['touch CANARY']",
+    b"!!python/name:os.system",
+    b"!!python/module:antigravity",
+    b'!!python/object/apply:builtins.exec [\'open("CANARY", "w")\']',
+    b"!<tag:yaml.org,2002:python/object/apply:os.system> ['touch CANARY']",
+    b"!<tag:yaml.org,2002:python/object/apply:subprocess.check_call> [[touch, CANARY]]",
+]
+LAUGHS = b"".join(
+    b"l%d: &l%d [%s]\n" % (i, i, b", ".join([b"*l%d" % (i - 1)] * 9) if i else b"ha")
+    for i in range(12)
+)
+MERGES = b"".join(
+    b"m%d: &m%d {<<: [%s]}\n" % (i, i, b", ".join([b"*m%d" % (i - 1)] * 9))
+    if i
+    else b"m0: &m0 {a: 1}\n"
+    for i in range(9)
+)
 ARRAY = b"a: !core/ndarray-1.0.0 {source: %s, datatype: uint8, byteorder: little, shape: [4]}\n"
 
 
@@ -42,9 +53,20 @@ def document(yaml, *blocks):
 
 def block(data, *, kind=b"", flags=0, used=None, allocated=None, size=None, head=48):
     used = len(data) if used is None else used
-    return b"\xd3BLK" + struct.pack(
-        ">HI4sQQQ16s", head, flags, kind, used if allocated is None else allocated, used,
-        len(data) if size is None else size, b"") + data
+    return (
+        b"\xd3BLK"
+        + struct.pack(
+            ">HI4sQQQ16s",
+            head,
+            flags,
+            kind,
+            used if allocated is None else allocated,
+            used,
+            len(data) if size is None else size,
+            b"",
+        )
+        + data
+    )
 
 
 HOSTILE = {
@@ -57,12 +79,15 @@ HOSTILE = {
     "a terabyte claimed": document(ARRAY % b"0", block(b"abcd", used=2**40)),
     "2^63 bytes claimed": document(ARRAY % b"0", block(b"abcd", size=2**63 - 1, kind=b"zlib")),
     "2^64 - 1 allocated": document(ARRAY % b"0", block(b"abcd", allocated=2**64 - 1) * 3),
-    "a zlib bomb": document(ARRAY % b"0", block(
-        zlib.compress(bytes(10**8)), kind=b"zlib", size=10**8)),
-    "a bzip2 bomb": document(ARRAY % b"0", block(
-        bz2.compress(bytes(10**8)) * 8, kind=b"bzp2", size=4)),
-    "many bombs": document(ARRAY % b"0", block(
-        zlib.compress(bytes(10**8)), kind=b"zlib", size=10**8) * 9),
+    "a zlib bomb": document(
+        ARRAY % b"0", block(zlib.compress(bytes(10**8)), kind=b"zlib", size=10**8)
+    ),
+    "a bzip2 bomb": document(
+        ARRAY % b"0", block(bz2.compress(bytes(10**8)) * 8, kind=b"bzp2", size=4)
+    ),
+    "many bombs": document(
+        ARRAY % b"0", block(zlib.compress(bytes(10**8)), kind=b"zlib", size=10**8) * 9
+    ),
     "not zlib": document(ARRAY % b"0", block(b"abcd" * 9, kind=b"zlib", size=4)),
     "lz4": document(ARRAY % b"0", block(b"abcd" * 9, kind=b"lz4", size=4)),
     "a kind of its own": document(ARRAY % b"0", block(b"abcd", kind=b"\xff\x00a")),
@@ -72,13 +97,18 @@ HOSTILE = {
     "another address": document(ARRAY % b"'http://127.0.0.1:9/x.asdf'"),
     "another file by an alias": document(
         b"b: {source: &s 'file:///etc/passwd'}\n"
-        b"a: !core/ndarray-1.0.0 {source: *s, datatype: uint8, shape: [4]}\n"),
+        b"a: !core/ndarray-1.0.0 {source: *s, datatype: uint8, shape: [4]}\n"
+    ),
     "a reference": document(b"meta: {wcs: {$ref: 'file:///etc/passwd#/a'}}\n"),
     "an array of terabytes": document(
         b"a: !core/ndarray-1.0.0 {source: 0, datatype: uint8, byteorder: little, "
-        b"shape: [1099511627776]}\n", block(b"abcd")),
+        b"shape: [1099511627776]}\n",
+        block(b"abcd"),
+    ),
     "no end": HEAD + b"meta: {}\n",
-    "nothing": b"", "zeros": bytes(5000), "not text": document(b"meta: \xff\xfe\n"),
+    "nothing": b"",
+    "zeros": bytes(5000),
+    "not text": document(b"meta: \xff\xfe\n"),
 }
 
 
@@ -121,8 +151,16 @@ def test_keys_that_are_no_texts():
 
 
 @pytest.mark.parametrize("tag", TAGS)
-@pytest.mark.parametrize("place", [b"meta: {wcs: %s}\n", b"meta: {a: %s}\n", b"a: %s\n",
-                                   b"history: {extensions: [%s]}\n", b"asdf_library: %s\n"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        b"meta: {wcs: %s}\n",
+        b"meta: {a: %s}\n",
+        b"a: %s\n",
+        b"history: {extensions: [%s]}\n",
+        b"asdf_library: %s\n",
+    ],
+)
 def test_nothing_is_executed(tag, place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = document(place % tag)
@@ -154,8 +192,11 @@ def test_honest_compression_is_read(pack, kind):
 def test_what_is_checked_is_what_is_read():
     """An end of the text, or a block, that asdf does not see there would be a way round."""
     inner = document(ARRAY % b"0", block(b"abcd"))
-    for content in (inner.replace(b"...\n", b"...\r\n"), inner.replace(b"...\n", b"...\njunk"),
-                    inner + b"#ASDF BLOCK INDEX\n%YAML 1.1\n---\n[9999]\n...\n"):
+    for content in (
+        inner.replace(b"...\n", b"...\r\n"),
+        inner.replace(b"...\n", b"...\njunk"),
+        inner + b"#ASDF BLOCK INDEX\n%YAML 1.1\n---\n[9999]\n...\n",
+    ):
         with opened(content) as tree:
             assert bytes(np.asarray(tree["a"])) == b"abcd"
     with pytest.raises((Unusual, TooDeep)):
@@ -166,11 +207,52 @@ def test_what_is_checked_is_what_is_read():
 
 
 TOKENS = re.compile(rb"[\w.+-]+|[^\w\s]")
-NASTY = [b"null", b"~", b"[]", b"{}", b"-1", b"0", b"1e400", b".nan", b".inf", b"9" * 30, b"''",
-         b"2147483648", b"&a", b"*a", b"*id001", b"!!python/name:os.system", b"[[[[]]]]", b"<<",
-         b"true", b"1:60:60", b"2020-01-01", b"!!binary aGk=", b"!core/ndarray-1.0.0", b"-",
-         b"shape", b"source", b"x", b"y", b"!transform/identity-1.2.0", b"degree", b"\x00", b"\xe9",
-         b"{", b"]", b"'", b'"', b"#", b"? ", b"|", b"%", b"@", b"0x7fffffff", b"0o17", b"1_000"]
+NASTY = [
+    b"null",
+    b"~",
+    b"[]",
+    b"{}",
+    b"-1",
+    b"0",
+    b"1e400",
+    b".nan",
+    b".inf",
+    b"9" * 30,
+    b"''",
+    b"2147483648",
+    b"&a",
+    b"*a",
+    b"*id001",
+    b"!!python/name:os.system",
+    b"[[[[]]]]",
+    b"<<",
+    b"true",
+    b"1:60:60",
+    b"2020-01-01",
+    b"!!binary aGk=",
+    b"!core/ndarray-1.0.0",
+    b"-",
+    b"shape",
+    b"source",
+    b"x",
+    b"y",
+    b"!transform/identity-1.2.0",
+    b"degree",
+    b"\x00",
+    b"\xe9",
+    b"{",
+    b"]",
+    b"'",
+    b'"',
+    b"#",
+    b"? ",
+    b"|",
+    b"%",
+    b"@",
+    b"0x7fffffff",
+    b"0o17",
+    b"1_000",
+]
 
 
 @st.composite
@@ -181,18 +263,25 @@ def damaged(draw, original):
     content = original
     for _ in range(draw(st.integers(1, 3))):
         word = words[draw(st.integers(0, len(words) - 1))]
-        content = content[:word.start()] + draw(st.sampled_from(NASTY) | st.binary(
-            max_size=6)) + content[word.end():]
+        content = (
+            content[: word.start()]
+            + draw(st.sampled_from(NASTY) | st.binary(max_size=6))
+            + content[word.end() :]
+        )
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(content)))
-        content = draw(st.sampled_from([content[:at], content[:at] + draw(
-            st.binary(max_size=8)) + content[at + 8:]]))
+        content = draw(
+            st.sampled_from(
+                [content[:at], content[:at] + draw(st.binary(max_size=8)) + content[at + 8 :]]
+            )
+        )
     return content
 
 
 def _plane():
-    plane = OutputWcs(SHAPE, (20.0, 18.0), (10.0, 5.0), (1e-5, 1e-5), ((-1.0, 0.0), (0.0, 1.0)),
-                      0.036)
+    plane = OutputWcs(
+        SHAPE, (20.0, 18.0), (10.0, 5.0), (1e-5, 1e-5), ((-1.0, 0.0), (0.0, 1.0)), 0.036
+    )
     return wcs_blob(plane.to_gwcs())
 
 
@@ -228,7 +317,8 @@ PARS = document(
     b"class: jwst.pipeline.calwebb_coron3.Coron3Pipeline\nname: a\nparameters: {skip: false, "
     b"pre_hooks: [], save_results: true}\nsteps:\n- class: jwst.coron.KlipStep\n  name: klip\n"
     b"  parameters: {truncate: 5, skip: false}\n- class: jwst.resample.ResampleStep\n  name: b\n"
-    b"  parameters: {pixfrac: 1.0, kernel: square, crpix: [1, 2], fillval: NAN}\n")
+    b"  parameters: {pixfrac: 1.0, kernel: square, crpix: [1, 2], fillval: NAN}\n"
+)
 
 
 @given(data=st.data())
@@ -251,27 +341,61 @@ kernel = "square"
 [outlier_detection]
 snr = "5.0 4.0"
 """
-TOML_VALUES = [b"[" * 20_000, b"9" * 10_000, b"{a.b.c = 1}", b"nan", b"inf", b"-1", b"1e400",
-               b"[]", b'"x"', b"1979-05-27", b"true", b"[[]]", b"'''", b"\xff", b"[1,2,3]", b'""',
-               b"[nan]", b"99999999999999999999999", b"0x7f", b"{}", b'"\\ud800"', b"[true, 1]"]
+TOML_VALUES = [
+    b"[" * 20_000,
+    b"9" * 10_000,
+    b"{a.b.c = 1}",
+    b"nan",
+    b"inf",
+    b"-1",
+    b"1e400",
+    b"[]",
+    b'"x"',
+    b"1979-05-27",
+    b"true",
+    b"[[]]",
+    b"'''",
+    b"\xff",
+    b"[1,2,3]",
+    b'""',
+    b"[nan]",
+    b"99999999999999999999999",
+    b"0x7f",
+    b"{}",
+    b'"\\ud800"',
+    b"[true, 1]",
+]
 
 
-@given(at=st.lists(st.tuples(st.integers(0, 40), st.sampled_from(TOML_VALUES) | st.binary(
-    max_size=6)), min_size=1, max_size=3))
+@given(
+    at=st.lists(
+        st.tuples(st.integers(0, 40), st.sampled_from(TOML_VALUES) | st.binary(max_size=6)),
+        min_size=1,
+        max_size=3,
+    )
+)
 @fuzz(100)
 def test_parameter_files_in_toml(at, tmp_path_factory):
     content = TOML
     for number, value in at:
         words = list(TOKENS.finditer(content))
         word = words[number % len(words)]
-        content = content[:word.start()] + value + content[word.end():]
+        content = content[: word.start()] + value + content[word.end() :]
     path = _file(tmp_path_factory.getbasetemp(), content, "p.toml")
     refused_or(Parameters.from_sources, [path])
 
 
-@pytest.mark.parametrize("content", [b"a = " + b"[" * 100_000, b"a = " + b"9" * 100_000,
-                                     b".".join([b"a"] * 3000) + b" = 1", b"\xef\xbb\xbfa = 1",
-                                     b"\x00", b"a = 1\na = 2"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"9" * 100_000,
+        b".".join([b"a"] * 3000) + b" = 1",
+        b"\xef\xbb\xbfa = 1",
+        b"\x00",
+        b"a = 1\na = 2",
+    ],
+)
 def test_hostile_toml(content, tmp_path):
     with bounded(), pytest.raises((InputError, GpucoronError)) as caught:
         Parameters.from_sources([_file(tmp_path, content, "p.toml")])
@@ -285,8 +409,11 @@ def test_endless_files(device, tmp_path):
     path = tmp_path / "fifo"
     os.mkfifo(path)
     path = str(path) if device == "fifo" else device
-    for reading in (lambda: Parameters.from_sources([path]), lambda: _grid(path),
-                    lambda: read_exposure(path, "psf")):
+    for reading in (
+        lambda: Parameters.from_sources([path]),
+        lambda: _grid(path),
+        lambda: read_exposure(path, "psf"),
+    ):
         with bounded(5), pytest.raises(GpucoronError) as caught:
             reading()
         assert "is a pipe, a device or the like" in str(caught.value)

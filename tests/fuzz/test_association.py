@@ -18,27 +18,75 @@ from gpucoron.io.products import product_path
 from tests.fuzz.bounds import bounded, fuzz, one_line, refused_or
 
 GOOD = {
-    "asn_type": "coron3", "asn_id": "c1001", "asn_pool": "pool", "program": "9100", "target": "1",
-    "products": [{"name": "jw09100", "members": [
-        {"expname": "a_calints.fits", "exptype": "science"},
-        {"expname": "b_calints.fits", "exptype": "psf"},
-        {"expname": "c_calints.fits", "exptype": "psf"}]}]}
+    "asn_type": "coron3",
+    "asn_id": "c1001",
+    "asn_pool": "pool",
+    "program": "9100",
+    "target": "1",
+    "products": [
+        {
+            "name": "jw09100",
+            "members": [
+                {"expname": "a_calints.fits", "exptype": "science"},
+                {"expname": "b_calints.fits", "exptype": "psf"},
+                {"expname": "c_calints.fits", "exptype": "psf"},
+            ],
+        }
+    ],
+}
 NAMES = [
-    "../outside_calints.fits", "/etc/passwd", "a_calints.fits/../b_calints.fits", "..", ".", "/",
-    "fifo_calints.fits", "folder", "link_calints.fits", "loop_calints.fits", "/dev/zero",
-    "/dev/stdin", "A_CALINTS.FITS", "a_calints.fits\0", "a\nb", "\x1b[31mred", "\ud800",
-    "é_cal.fits", "x" * 5000, "_calints.fits", ".fits", "~/x", "$HOME", "file:///etc/passwd",
-    "http://localhost/x", "a_calints.fits ", " b_calints.fits", "c_cal.fits", "con",
-    "\u202egnp.stif", "",
+    "../outside_calints.fits",
+    "/etc/passwd",
+    "a_calints.fits/../b_calints.fits",
+    "..",
+    ".",
+    "/",
+    "fifo_calints.fits",
+    "folder",
+    "link_calints.fits",
+    "loop_calints.fits",
+    "/dev/zero",
+    "/dev/stdin",
+    "A_CALINTS.FITS",
+    "a_calints.fits\0",
+    "a\nb",
+    "\x1b[31mred",
+    "\ud800",
+    "é_cal.fits",
+    "x" * 5000,
+    "_calints.fits",
+    ".fits",
+    "~/x",
+    "$HOME",
+    "file:///etc/passwd",
+    "http://localhost/x",
+    "a_calints.fits ",
+    " b_calints.fits",
+    "c_cal.fits",
+    "con",
+    "\u202egnp.stif",
+    "",
 ]
 texts = st.sampled_from(NAMES) | st.text(max_size=20)
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts)
-anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-    st.sampled_from(["members", "name", "expname", "exptype", "products", "asn_id"]), inner,
-    max_size=3), max_leaves=8)
-members = st.fixed_dictionaries({
-    "expname": texts | st.sampled_from(["a_calints.fits", "b_calints.fits", "c_calints.fits"]),
-    "exptype": st.sampled_from(["science", "psf", "PSF ", "target_acq", "\n", "x" * 3000])})
+anything = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["members", "name", "expname", "exptype", "products", "asn_id"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+members = st.fixed_dictionaries(
+    {
+        "expname": texts | st.sampled_from(["a_calints.fits", "b_calints.fits", "c_calints.fits"]),
+        "exptype": st.sampled_from(["science", "psf", "PSF ", "target_acq", "\n", "x" * 3000]),
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +94,17 @@ def folder(tmp_path_factory):
     """A folder of members, and of things that are none."""
     folder = tmp_path_factory.mktemp("asn") / "in"
     folder.mkdir()
-    for name in ("a_calints.fits", "b_calints.fits", "c_calints.fits", "c_cal.fits", "é_cal.fits",
-                 "A_CALINTS.FITS", "_calints.fits", ".fits", "../outside_calints.fits"):
+    for name in (
+        "a_calints.fits",
+        "b_calints.fits",
+        "c_calints.fits",
+        "c_cal.fits",
+        "é_cal.fits",
+        "A_CALINTS.FITS",
+        "_calints.fits",
+        ".fits",
+        "../outside_calints.fits",
+    ):
         (folder / name).write_bytes(b"SIMPLE  =")
     os.mkfifo(folder / "fifo_calints.fits")
     (folder / "folder").mkdir()
@@ -112,15 +169,21 @@ def test_tables(table, folder, shown):
     _check(path, folder.parent / "out", shown)
 
 
-@given(content=st.binary(max_size=200) | st.tuples(
-    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32-le", "latin1"]), tables(),
-    st.integers(0, 400), st.binary(max_size=5)))
+@given(
+    content=st.binary(max_size=200)
+    | st.tuples(
+        st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32-le", "latin1"]),
+        tables(),
+        st.integers(0, 400),
+        st.binary(max_size=5),
+    )
+)
 @fuzz(150)
 def test_bytes(content, folder, shown):
     if isinstance(content, tuple):
         coding, table, at, more = content
         whole = json.dumps(table, ensure_ascii=False).encode(coding, "replace")
-        content = whole[:at] + more + whole[at + len(more):]
+        content = whole[:at] + more + whole[at + len(more) :]
     path = folder / "y_asn.json"
     path.write_bytes(content)
     _check(path, folder.parent / "out", shown)
@@ -131,16 +194,34 @@ HOSTILE = {
     "deep objects": b'{"a":' * 100_000,
     "long number": b'{"products": ' + b"9" * 1_000_000 + b"}",
     "many keys": json.dumps({f"k{i}": 1 for i in range(200_000)}).encode(),
-    "many members": json.dumps({"products": [{"name": "a", "members": [
-        {"expname": f"m{i}.fits", "exptype": "psf"} for i in range(50_000)]}]}).encode(),
-    "many equal members": json.dumps({"products": [{"name": "a", "members": [
-        {"expname": "a_calints.fits", "exptype": "psf"}] * 50_000}]}).encode(),
-    "many products": json.dumps({"products": [dict(GOOD["products"][0], name=f"p{i}")
-                                              for i in range(5_000)]}).encode(),
+    "many members": json.dumps(
+        {
+            "products": [
+                {
+                    "name": "a",
+                    "members": [{"expname": f"m{i}.fits", "exptype": "psf"} for i in range(50_000)],
+                }
+            ]
+        }
+    ).encode(),
+    "many equal members": json.dumps(
+        {
+            "products": [
+                {"name": "a", "members": [{"expname": "a_calints.fits", "exptype": "psf"}] * 50_000}
+            ]
+        }
+    ).encode(),
+    "many products": json.dumps(
+        {"products": [dict(GOOD["products"][0], name=f"p{i}") for i in range(5_000)]}
+    ).encode(),
     "not a number": b'{"products": NaN}',
     "bom": b"\xef\xbb\xbf{}",
     "not text": b'{"products": "\xff\xfe"}',
-    "empty": b"", "blank": b" \n ", "null": b"null", "fits": b"SIMPLE  = T", "zeros": bytes(10_000),
+    "empty": b"",
+    "blank": b" \n ",
+    "null": b"null",
+    "fits": b"SIMPLE  = T",
+    "zeros": bytes(10_000),
 }
 
 

@@ -19,9 +19,15 @@ def changed(name="SCI", **values):
     """Return a good exposure with cards of one HDU replaced."""
     hdus = parts(originals()[0])
     for hdu in hdus:
-        if name == "PRIMARY" and hdu is hdus[0] or any(
-                c.startswith(f"EXTNAME = '{name} ".encode()) or
-                c.startswith(f"EXTNAME = '{name}'".encode()) for c in hdu[0]):
+        if (
+            name == "PRIMARY"
+            and hdu is hdus[0]
+            or any(
+                c.startswith(f"EXTNAME = '{name} ".encode())
+                or c.startswith(f"EXTNAME = '{name}'".encode())
+                for c in hdu[0]
+            )
+        ):
             for keyword, value in values.items():
                 hdu[0] = with_card(hdu[0], keyword, value)
     return joined(hdus)
@@ -40,13 +46,19 @@ def of_cards(n, card):
 
 LIARS = {
     "NAXIS1 of 10^14": (lambda: changed(NAXIS1=10**14), "is cut short: by its header SCI ends at"),
-    "product beyond 64 bits": (lambda: changed(NAXIS1=10**9, NAXIS2=10**9),
-                               "more than any file holds"),
+    "product beyond 64 bits": (
+        lambda: changed(NAXIS1=10**9, NAXIS2=10**9),
+        "more than any file holds",
+    ),
     "999 axes": (lambda: changed(NAXIS=999), "NAXIS999 of SCI is missing"),
-    "999 long axes": (lambda: changed(NAXIS=999, **{f"NAXIS{i}": 10**16 for i in range(1, 1000)}),
-                      "more than any file holds"),
-    "1000 axes": (lambda: changed(NAXIS=1000),
-                  "NAXIS of SCI is 1000, expected an integer from 0 to 999"),
+    "999 long axes": (
+        lambda: changed(NAXIS=999, **{f"NAXIS{i}": 10**16 for i in range(1, 1000)}),
+        "more than any file holds",
+    ),
+    "1000 axes": (
+        lambda: changed(NAXIS=1000),
+        "NAXIS of SCI is 1000, expected an integer from 0 to 999",
+    ),
     "negative axis": (lambda: changed(NAXIS1=-40), "NAXIS1 of SCI is -40"),
     "axis no number": (lambda: changed(NAXIS1="'40'"), "NAXIS1 of SCI is '40'"),
     "axis of 60 digits": (lambda: changed(NAXIS1="9" * 60), "NAXIS1 of SCI is 9999"),
@@ -58,25 +70,51 @@ LIARS = {
     "BITPIX -64": (lambda: changed(BITPIX=-64), "is cut short|damaged|ERR"),
     "BSCALE a text": (lambda: changed(BSCALE="'1'"), "BSCALE of SCI is '1', expected a number"),
     "BZERO infinite": (lambda: changed(BZERO="1E400"), "BZERO of SCI is inf, expected a number"),
-    "DQ of halves": (lambda: changed("DQ", BZERO="0.5"),
-                     "DQ holds values that are not unsigned 32-bit"),
-    "two SCI": (lambda: joined([*parts(originals()[0]), parts(originals()[0])[1]]),
-                "has 2 SCI extensions"),
-    "an infinite integer": (lambda: changed("PRIMARY", SUBSTRT1="1E400"),
-                            "SUBSTRT1 is inf, expected a num"),
-    "a number that is a text": (lambda: changed(PIXAR_A2="'big'"),
-                                "PIXAR_A2 is 'big', expected a number"),
+    "DQ of halves": (
+        lambda: changed("DQ", BZERO="0.5"),
+        "DQ holds values that are not unsigned 32-bit",
+    ),
+    "two SCI": (
+        lambda: joined([*parts(originals()[0]), parts(originals()[0])[1]]),
+        "has 2 SCI extensions",
+    ),
+    "an infinite integer": (
+        lambda: changed("PRIMARY", SUBSTRT1="1E400"),
+        "SUBSTRT1 is inf, expected a num",
+    ),
+    "a number that is a text": (
+        lambda: changed(PIXAR_A2="'big'"),
+        "PIXAR_A2 is 'big', expected a number",
+    ),
     "no END": (lambda: originals()[0][:BLOCK].replace(b"END     ", b"COMMENT "), "has no END"),
     "no END in 30 MB": (lambda: of_cards(400_000, b"COMMENT x"), "has no END"),
     "100 cards of noise": (lambda: with_cards(*[b"\xff" * 80] * 100), "more than 50 cards that"),
-    "1001 extensions": (lambda: originals()[0] + (b"XTENSION= 'IMAGE   '".ljust(80) +
-                        b"BITPIX  =                    8".ljust(80) +
-                        b"NAXIS   =                    0".ljust(80) + b"END".ljust(BLOCK - 240)) *
-                        1001, "has more than 1000 extensions"),
+    "1001 extensions": (
+        lambda: (
+            originals()[0]
+            + (
+                b"XTENSION= 'IMAGE   '".ljust(80)
+                + b"BITPIX  =                    8".ljust(80)
+                + b"NAXIS   =                    0".ljust(80)
+                + b"END".ljust(BLOCK - 240)
+            )
+            * 1001
+        ),
+        "has more than 1000 extensions",
+    ),
     "gzip": (lambda: b"\x1f\x8b\x08\x00" + bytes(100), "is compressed with gzip"),
-    "tile compression": (lambda: changed(XTENSION="'BINTABLE'", BITPIX=8, NAXIS=2, NAXIS1=8,
-                                         NAXIS2=36, ZIMAGE="T", ZCMPTYPE="'RICE_1'"),
-                         "SCI is a table"),
+    "tile compression": (
+        lambda: changed(
+            XTENSION="'BINTABLE'",
+            BITPIX=8,
+            NAXIS=2,
+            NAXIS1=8,
+            NAXIS2=36,
+            ZIMAGE="T",
+            ZCMPTYPE="'RICE_1'",
+        ),
+        "SCI is a table",
+    ),
     "a table for SCI": (lambda: changed(XTENSION="'TABLE   '"), "SCI is a table, expected an im"),
 }
 
@@ -103,8 +141,9 @@ HARMLESS = {
     "columns of one name": lambda: changed(INT_TIMES, TTYPE1="'x'", TTYPE2="'x'"),
     "CRPIX of 60 digits": lambda: changed(CRPIX1="9" * 60),
     "a keyword twice": lambda: with_cards(b"FILTER  = 'F335M   '", b"FILTER  = 5"),
-    "10 000 CONTINUE cards": lambda: with_cards(b"LONG    = 'a&'",
-                                                *[b"CONTINUE  'bcdefghij&'"] * 10_000),
+    "10 000 CONTINUE cards": lambda: with_cards(
+        b"LONG    = 'a&'", *[b"CONTINUE  'bcdefghij&'"] * 10_000
+    ),
     "CONTINUE behind a number": lambda: with_cards(b"NUMBER  = 5", b"CONTINUE  'text'"),
     "20 cards of noise": lambda: with_cards(*[b"\xff" * 80] * 20),
     "50 000 COMMENT cards": lambda: with_cards(*[b"COMMENT nothing at all"] * 50_000),
@@ -149,15 +188,16 @@ def test_a_sparse_file_of_terabytes(place):
     sci = parts(originals()[0])[1]
     start = content.index(b"XTENSION")
     header = -(-(len(sci[0]) * 80 + 80) // BLOCK) * BLOCK
-    place.write_bytes(content[:start + header])
+    place.write_bytes(content[: start + header])
     os.truncate(place, start + header + 4 * 2 * 2**40)
     with bounded(), pytest.raises(ExposureError) as caught:
         read_exposure(place, "science")
     one_line(str(caught.value))
 
 
-@pytest.mark.parametrize("reading", [
-    lambda p: read_exposure(p, "science"), read_meta, lambda p: read_psfmask(p, SHAPE)])
+@pytest.mark.parametrize(
+    "reading", [lambda p: read_exposure(p, "science"), read_meta, lambda p: read_psfmask(p, SHAPE)]
+)
 def test_pipes_and_devices(reading, place):
     os.mkfifo(place)
     for path in (place, "/dev/zero", "/dev/null"):

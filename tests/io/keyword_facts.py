@@ -26,15 +26,18 @@ def rows():
             return
         for combiner in ("anyOf", "oneOf"):
             if combiner in path:
-                path = path[:path.index(combiner)]
+                path = path[: path.index(combiner)]
         keyword = schema.get("fits_keyword")
         if keyword is None or schema.get("type") == "array":
             return
         hdu = schema.get("fits_hdu") or ""
         rule = schema.get("blend_rule") or ""
         found[".".join(path[1:])] = [
-            keyword, "" if hdu == "PRIMARY" else hdu, schema.get("type", "string")[0],
-            "" if rule == "first" else rule, int(bool(schema.get("blend_table"))),
+            keyword,
+            "" if hdu == "PRIMARY" else hdu,
+            schema.get("type", "string")[0],
+            "" if rule == "first" else rule,
+            int(bool(schema.get("blend_table"))),
         ]
 
     walk_schema(CubeModel().schema, visit)

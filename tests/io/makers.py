@@ -7,16 +7,43 @@ import numpy as np
 from astropy.io import fits
 
 PRIMARY = {
-    "TELESCOP": "JWST", "DATAMODL": "CubeModel", "INSTRUME": "NIRCAM", "DETECTOR": "NRCALONG",
-    "CHANNEL": "LONG", "FILTER": "F444W", "PUPIL": "MASKRND", "CORONMSK": "MASKA335R",
-    "SUBARRAY": "SUB320A335R", "EXP_TYPE": "NRC_CORON", "PROGRAM": "01234", "TARGNAME": "A STAR",
-    "DATE-OBS": "2024-01-02", "TIME-OBS": "03:04:05.000", "SUBSTRT1": 492, "SUBSTRT2": 1502,
-    "NINTS": 2, "NGROUPS": 10, "EFFEXPTM": 20.0, "TMEASURE": 19.0, "DURATION": 21.0,
-    "EFFINTTM": 10.0, "EXPSTART": 60000.25, "EXPMID": 60000.26, "EXPEND": 60000.27,
+    "TELESCOP": "JWST",
+    "DATAMODL": "CubeModel",
+    "INSTRUME": "NIRCAM",
+    "DETECTOR": "NRCALONG",
+    "CHANNEL": "LONG",
+    "FILTER": "F444W",
+    "PUPIL": "MASKRND",
+    "CORONMSK": "MASKA335R",
+    "SUBARRAY": "SUB320A335R",
+    "EXP_TYPE": "NRC_CORON",
+    "PROGRAM": "01234",
+    "TARGNAME": "A STAR",
+    "DATE-OBS": "2024-01-02",
+    "TIME-OBS": "03:04:05.000",
+    "SUBSTRT1": 492,
+    "SUBSTRT2": 1502,
+    "NINTS": 2,
+    "NGROUPS": 10,
+    "EFFEXPTM": 20.0,
+    "TMEASURE": 19.0,
+    "DURATION": 21.0,
+    "EFFINTTM": 10.0,
+    "EXPSTART": 60000.25,
+    "EXPMID": 60000.26,
+    "EXPEND": 60000.27,
 }
 SCI = {
-    "BUNIT": "MJy/sr", "PIXAR_SR": 9.2e-14, "PIXAR_A2": 0.0039, "RA_REF": 150.0, "DEC_REF": -30.0,
-    "ROLL_REF": 100.0, "V3I_YANG": 0.05, "VPARITY": -1, "XPOSURE": 20.0, "TELAPSE": 21.0,
+    "BUNIT": "MJy/sr",
+    "PIXAR_SR": 9.2e-14,
+    "PIXAR_A2": 0.0039,
+    "RA_REF": 150.0,
+    "DEC_REF": -30.0,
+    "ROLL_REF": 100.0,
+    "V3I_YANG": 0.05,
+    "VPARITY": -1,
+    "XPOSURE": 20.0,
+    "TELAPSE": 21.0,
     "S_REGION": "POLYGON ICRS  " + " ".join(["150.198490788 -30.400866233"] * 4),
 }
 ASDF = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n--- {}\n...\n"
@@ -42,8 +69,9 @@ def int_times(rows):
     return table
 
 
-def make_calints(path, shape=(2, 6, 5), *, replace=None, drop=(), primary=None, sci=None, rows=None,
-                 extra=()):
+def make_calints(
+    path, shape=(2, 6, 5), *, replace=None, drop=(), primary=None, sci=None, rows=None, extra=()
+):
     """Write a small exposure and return its path.
 
     `replace` exchanges arrays by name (None gives an empty HDU), `drop` leaves HDUs out, `primary`
@@ -78,16 +106,23 @@ def make_mask(path, mask, **keywords):
     return path
 
 
-def make_asn(path, members, name="jw01234-c1001_t001_nircam_f444w", products=None, touch=True,
-             **changes):
+def make_asn(
+    path, members, name="jw01234-c1001_t001_nircam_f444w", products=None, touch=True, **changes
+):
     """Write an association of (expname, exptype) pairs and return its path.
 
     `products` gives the whole list instead; `touch` makes empty files of the members.
     """
     if products is None:
         products = [product(members, name)]
-    table = {"asn_type": "coron3", "asn_id": "c1001", "program": "01234", "target": "t001",
-             "asn_pool": "none", "products": products} | changes
+    table = {
+        "asn_type": "coron3",
+        "asn_id": "c1001",
+        "program": "01234",
+        "target": "t001",
+        "asn_pool": "none",
+        "products": products,
+    } | changes
     path.write_text(json.dumps({k: v for k, v in table.items() if v is not None}))
     for entry in products if touch else ():
         for member in entry["members"]:
@@ -106,9 +141,9 @@ def edit_card(path, keyword, text, hdu=0):
     content = bytearray(path.read_bytes())
     with fits.open(path) as opened:
         start = opened[hdu].fileinfo()["hdrLoc"]
-    while content[start:start + 8].rstrip() != keyword.encode():
+    while content[start : start + 8].rstrip() != keyword.encode():
         start += 80
-    content[start + 10:start + 80] = text.rjust(20).ljust(70).encode("latin1")
+    content[start + 10 : start + 80] = text.rjust(20).ljust(70).encode("latin1")
     path.write_bytes(content)
     return path
 

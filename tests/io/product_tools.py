@@ -12,7 +12,8 @@ from gpucoron.io.products import Provenance
 FITS_FIELDS = np.dtype(
     [("sci_integration", "i4"), ("ref_plane", "i4")]
     + [(name, "f8") for name in ("x", "y", "beta", "x_err", "y_err", "beta_err", "residual")]
-    + [("status", "i2"), ("n_iter", "i2")])
+    + [("status", "i2"), ("n_iter", "i2")]
+)
 
 
 class Set:
@@ -24,19 +25,32 @@ class Set:
         members = asn["products"][0]["members"]
         self.science, self.psf = (
             [read_exposure(folder / m["expname"], kind) for m in members if m["exptype"] == kind]
-            for kind in ("science", "psf"))
+            for kind in ("science", "psf")
+        )
         self.name = asn["products"][0].get("name", "product")
         parameters = {
-            "klip.truncate": 50, "resample.kernel": "square", "resample.pixfrac": 1.0,
-            "resample.weight_type": "ivm", "resample.fillval": "NAN"}
+            "klip.truncate": 50,
+            "resample.kernel": "square",
+            "resample.pixfrac": 1.0,
+            "resample.weight_type": "ivm",
+            "resample.fillval": "NAN",
+        }
         self.provenance = Provenance(
-            version="9.8.7", device="cpu", asn_id=asn["asn_id"], asn_table=self.path.name,
-            asn_pool=asn.get("asn_pool"), inputs=tuple(m["expname"] for m in members),
+            version="9.8.7",
+            device="cpu",
+            asn_id=asn["asn_id"],
+            asn_table=self.path.name,
+            asn_pool=asn.get("asn_pool"),
+            inputs=tuple(m["expname"] for m in members),
             parameters=parameters if preset is None else {"preset": preset, **parameters},
-            psfmask="psfmask.fits")
-        self.references = types.SimpleNamespace(**{
-            name: np.concatenate([getattr(e.stack, name) for e in self.psf])
-            for name in ("data", "err", "dq")})
+            psfmask="psfmask.fits",
+        )
+        self.references = types.SimpleNamespace(
+            **{
+                name: np.concatenate([getattr(e.stack, name) for e in self.psf])
+                for name in ("data", "err", "dq")
+            }
+        )
 
 
 class Grid:
@@ -60,20 +74,28 @@ class Grid:
         from gwcs import coordinate_frames as frames
 
         scale = models.AffineTransformation2D(np.array(self.pc) * self.cdelt[0])
-        model = ((models.Shift(-self.crpix[0]) & models.Shift(-self.crpix[1])) | scale
-                 | models.Pix2Sky_TAN() | models.RotateNative2Celestial(*self.crval, 180.0))
+        model = (
+            (models.Shift(-self.crpix[0]) & models.Shift(-self.crpix[1]))
+            | scale
+            | models.Pix2Sky_TAN()
+            | models.RotateNative2Celestial(*self.crval, 180.0)
+        )
         detector = frames.Frame2D(name="detector", unit=(units.pix, units.pix))
-        sky = frames.CelestialFrame(name="world", reference_frame=coordinates.ICRS(),
-                                    unit=(units.deg, units.deg))
+        sky = frames.CelestialFrame(
+            name="world", reference_frame=coordinates.ICRS(), unit=(units.deg, units.deg)
+        )
         return gwcs.WCS([(detector, model), (sky, None)])
 
     def to_header_cards(self):
         values = [("WCSAXES", 2, "")]
         for i in (1, 2):
             values += [
-                (f"CRPIX{i}", self.crpix[i - 1] + 1, ""), (f"CRVAL{i}", self.crval[i - 1], ""),
-                (f"CTYPE{i}", ("RA---TAN", "DEC--TAN")[i - 1], ""), (f"CUNIT{i}", "deg", ""),
-                (f"CDELT{i}", self.cdelt[i - 1], "")]
+                (f"CRPIX{i}", self.crpix[i - 1] + 1, ""),
+                (f"CRVAL{i}", self.crval[i - 1], ""),
+                (f"CTYPE{i}", ("RA---TAN", "DEC--TAN")[i - 1], ""),
+                (f"CUNIT{i}", "deg", ""),
+                (f"CDELT{i}", self.cdelt[i - 1], ""),
+            ]
             values += [(f"PC{i}_{j}", self.pc[i - 1][j - 1], "") for j in (1, 2)]
         return values
 
@@ -81,15 +103,20 @@ class Grid:
 def resampled(shape, seed=1):
     """Return plausible arrays of a resampled image."""
     random = np.random.default_rng(seed)
-    planes = {name: random.random(shape, dtype=np.float32)
-              for name in ("data", "err", "wht", "var_poisson", "var_rnoise", "var_flat")}
+    planes = {
+        name: random.random(shape, dtype=np.float32)
+        for name in ("data", "err", "wht", "var_poisson", "var_rnoise", "var_flat")
+    }
     planes["data"][0, :3] = np.nan
-    con = random.integers(-2**31, 2**31, (2, *shape), dtype=np.int32)
+    con = random.integers(-(2**31), 2**31, (2, *shape), dtype=np.int32)
     return types.SimpleNamespace(con=con, **planes)
 
 
 def layout(path):
     """Return [(EXTNAME, dtype, shape)] of a file's HDUs after PRIMARY, ASDF left out."""
     with fits.open(path) as hdus:
-        return [(h.name, h.data.dtype.name if h.data.dtype.names is None else "table",
-                 h.data.shape) for h in hdus[1:] if h.name != "ASDF"]
+        return [
+            (h.name, h.data.dtype.name if h.data.dtype.names is None else "table", h.data.shape)
+            for h in hdus[1:]
+            if h.name != "ASDF"
+        ]

@@ -8,8 +8,10 @@ from gpucoron.io.asdf_tree import asdf_blob, meta_from_headers, wcs_blob
 from gpucoron.io.exposures import read_exposure
 from tests.io.product_tools import Grid
 
-LINKS = [("data", "SCI", np.dtype("f4"), (2, 3, 4)),
-         ("hdrtab", "HDRTAB", np.dtype([("a", "S3"), ("b", "f8"), ("c", "?")]), (2,))]
+LINKS = [
+    ("data", "SCI", np.dtype("f4"), (2, 3, 4)),
+    ("hdrtab", "HDRTAB", np.dtype([("a", "S3"), ("b", "f8"), ("c", "?")]), (2,)),
+]
 
 
 def opened(blob):
@@ -48,8 +50,9 @@ def test_unusual_layouts_go_through_asdf():
     wcs = Grid().to_gwcs()
     shared = {"a": [1, 2]}
     buffer = io.BytesIO()
-    asdf.AsdfFile({"meta": {"other": shared, "again": shared, "wcs": wcs}, "top": shared}
-                  ).write_to(buffer)
+    asdf.AsdfFile({"meta": {"other": shared, "again": shared, "wcs": wcs}, "top": shared}).write_to(
+        buffer
+    )
     for blob in (buffer.getvalue(), wcs_blob(wcs)):
         with opened(asdf_blob(blob, LINKS, {})) as tree:
             np.testing.assert_allclose(tree["meta"]["wcs"](3.0, 4.0), wcs(3.0, 4.0), rtol=1e-15)
@@ -66,21 +69,34 @@ def test_no_blob_and_no_wcs():
 
 def test_awkward_text_survives():
     title = "a: 'b' #c & *d [e] {f}, \"g\" %h 012 1e5 yes ~ 2023-01-01"
-    values = {"program": {"title": title, "pi_name": "2023-01-01", "category": "yes"},
-              "a": {"b": True, "c": 1e-14, "d": 3, "e": "012"}}
+    values = {
+        "program": {"title": title, "pi_name": "2023-01-01", "category": "yes"},
+        "a": {"b": True, "c": 1e-14, "d": 3, "e": "012"},
+    }
     with opened(asdf_blob(None, (), values)) as tree:
         assert tree["meta"] == values
 
 
 def test_meta_from_headers():
-    meta = meta_from_headers({"": {"NINTS": 3, "S_KLIP": "COMPLETE", "NOT_JWST": 1},
-                              "SCI": {"BUNIT": "MJy/sr"}, "ERR": {"BUNIT": "Jy"}})
-    assert meta == {"exposure": {"nints": 3}, "cal_step": {"klip": "COMPLETE"},
-                    "bunit_data": "MJy/sr", "bunit_err": "Jy"}
+    meta = meta_from_headers(
+        {
+            "": {"NINTS": 3, "S_KLIP": "COMPLETE", "NOT_JWST": 1},
+            "SCI": {"BUNIT": "MJy/sr"},
+            "ERR": {"BUNIT": "Jy"},
+        }
+    )
+    assert meta == {
+        "exposure": {"nints": 3},
+        "cal_step": {"klip": "COMPLETE"},
+        "bunit_data": "MJy/sr",
+        "bunit_err": "Jy",
+    }
 
 
-@pytest.mark.parametrize("rest", [b"  a: " + b"[" * 100_000 + b"]" * 100_000, b"  a: [unfinished",
-                                  b"  a: !<tag:nobody> {b: 1"])
+@pytest.mark.parametrize(
+    "rest",
+    [b"  a: " + b"[" * 100_000 + b"]" * 100_000, b"  a: [unfinished", b"  a: !<tag:nobody> {b: 1"],
+)
 def test_what_cannot_be_read_is_left_out(shared_data, caplog, rest):
     path = sorted((shared_data / "nircam_small").glob("*calints.fits"))[0]
     source = read_exposure(path, "science").asdf_bytes

@@ -65,8 +65,11 @@ def test_other_exptypes_are_reported_and_ignored(asn_path, caplog):
 
 
 def test_several_products(asn_path):
-    make_asn(asn_path, None, products=[
-        product(GOOD, "one"), product([(SCI2, "science"), (PSF, "psf")], "two")])
+    make_asn(
+        asn_path,
+        None,
+        products=[product(GOOD, "one"), product([(SCI2, "science"), (PSF, "psf")], "two")],
+    )
     assert [p.name for p in io.read_association(asn_path).products] == ["one", "two"]
 
 
@@ -86,16 +89,18 @@ def test_real_associations(shared_data):
 
 # what is no association
 
+
 def spec_example(shared_data):
     text = (shared_data.parent / "calwebb_coron3.txt").read_text()
-    return text[text.index('{"asn_type"'):text.index("## Outputs")].strip()
+    return text[text.index('{"asn_type"') : text.index("## Outputs")].strip()
 
 
 def test_the_example_of_the_specification_is_not_json(shared_data, asn_path):
     asn_path.write_text(spec_example(shared_data))
     assert error_of(asn_path) == (
         "not valid JSON at line 8, column 10: Expecting ',' delimiter "
-        '(the line reads: "members": [)')
+        '(the line reads: "members": [)'
+    )
 
 
 def test_the_example_repaired_is_read(shared_data, asn_path):
@@ -109,27 +114,34 @@ def test_the_example_repaired_is_read(shared_data, asn_path):
     assert io.standard_product_name(asn, meta) == "jw10005-c1001_t001_nircam_f140m-maskbar"
 
 
-@pytest.mark.parametrize(("content", "expected"), [
-    (b"", "is empty, expected a level-3 association"),
-    (b" \n", "is empty, expected a level-3 association"),
-    (b"hello", "not valid JSON at line 1, column 1: Expecting value (the line reads: hello)"),
-    (b'{"products": [\n  {"name": "a",}]}', "not valid JSON at line 2, column "),
-    (b'{"products": "\xff"}', "not valid JSON: byte 14 is not text"),
-    (b"[" * 200000, "not an association: nested too deeply"),
-    (b'{"products": [], "products": []}', "key 'products' appears twice in one JSON object"),
-    (b"SIMPLE  =                    T", "is a FITS file, expected a level-3 association"),
-    (b"[1, 2]", "holds a list, expected a JSON object with a list 'products'"),
-    (b"{}", "not a level-3 association: no 'products', expected a list"),
-    (b'{"products": []}', "not a level-3 association: 'products' is an empty list, expected"),
-    (b'{"products": {"a": 1}}', "'products' is an object, expected a list of products"),
-    (b'{"products": ["a"]}', "product 1 has no list 'members'"),
-    (b'{"products": [{"name": "a"}]}', "product 1 has no list 'members'"),
-    (b'{"products": [{"members": [{"expname": "a.fits"}]}]}',
-     "product 1, member 1 has no 'exptype', expected a text"),
-    (b'{"products": [{"members": [{"expname": " ", "exptype": "psf"}]}]}',
-     "product 1, member 1 has no 'expname', expected a text"),
-    (b'{"products": [{"members": ["a.fits"]}]}', "product 1, member 1 has no 'expname'"),
-])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is empty, expected a level-3 association"),
+        (b" \n", "is empty, expected a level-3 association"),
+        (b"hello", "not valid JSON at line 1, column 1: Expecting value (the line reads: hello)"),
+        (b'{"products": [\n  {"name": "a",}]}', "not valid JSON at line 2, column "),
+        (b'{"products": "\xff"}', "not valid JSON: byte 14 is not text"),
+        (b"[" * 200000, "not an association: nested too deeply"),
+        (b'{"products": [], "products": []}', "key 'products' appears twice in one JSON object"),
+        (b"SIMPLE  =                    T", "is a FITS file, expected a level-3 association"),
+        (b"[1, 2]", "holds a list, expected a JSON object with a list 'products'"),
+        (b"{}", "not a level-3 association: no 'products', expected a list"),
+        (b'{"products": []}', "not a level-3 association: 'products' is an empty list, expected"),
+        (b'{"products": {"a": 1}}', "'products' is an object, expected a list of products"),
+        (b'{"products": ["a"]}', "product 1 has no list 'members'"),
+        (b'{"products": [{"name": "a"}]}', "product 1 has no list 'members'"),
+        (
+            b'{"products": [{"members": [{"expname": "a.fits"}]}]}',
+            "product 1, member 1 has no 'exptype', expected a text",
+        ),
+        (
+            b'{"products": [{"members": [{"expname": " ", "exptype": "psf"}]}]}',
+            "product 1, member 1 has no 'expname', expected a text",
+        ),
+        (b'{"products": [{"members": ["a.fits"]}]}', "product 1, member 1 has no 'expname'"),
+    ],
+)
 def test_not_an_association(asn_path, content, expected):
     asn_path.write_bytes(content)
     assert expected in error_of(asn_path)
@@ -143,23 +155,27 @@ def test_byte_order_mark_is_accepted(asn_path):
 
 def test_no_file_and_a_folder(tmp_path):
     assert error_of(tmp_path / "none.json") == (
-        "no such file, expected a level-3 association file (JSON)")
+        "no such file, expected a level-3 association file (JSON)"
+    )
     assert error_of(tmp_path).startswith("is a folder, expected a level-3 association")
 
 
 # members
 
+
 def test_no_psf_members(asn_path):
     make_asn(asn_path, [(SCI, "science"), (SCI2, "science")], name="aumic")
     assert error_of(asn_path) == (
         "product aumic has no member with exptype 'psf' (found: science), expected at least one "
-        "reference exposure")
+        "reference exposure"
+    )
 
 
 def test_no_science_members(asn_path):
     make_asn(asn_path, [(PSF, "psf"), (PSF2, "background")], name=None)
     assert error_of(asn_path).startswith(
-        "product 1 has no member with exptype 'science' (found: background, psf), expected")
+        "product 1 has no member with exptype 'science' (found: background, psf), expected"
+    )
     make_asn(asn_path, [], name="a")
     assert "(found: no members)" in error_of(asn_path)
 
@@ -169,15 +185,22 @@ def test_all_missing_members_are_listed(asn_path):
     for name in (SCI2, PSF2, "bg.fits"):
         (asn_path.parent / name).unlink()
     text = error_of(asn_path)
-    assert text == (f"2 of 4 members missing (looked for relative to {asn_path.parent}): "
-                    f"{SCI2}, {PSF2}")
+    assert text == (
+        f"2 of 4 members missing (looked for relative to {asn_path.parent}): {SCI2}, {PSF2}"
+    )
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("x" * 300 + ".fits", "1 of 2 members missing"),
-    ("a\0b.fits", r"product 1, member 2 has the expname 'a\x00b.fits', expected at most 4000 "
-                  "printable characters"),
-])
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("x" * 300 + ".fits", "1 of 2 members missing"),
+        (
+            "a\0b.fits",
+            r"product 1, member 2 has the expname 'a\x00b.fits', expected at most 4000 "
+            "printable characters",
+        ),
+    ],
+)
 def test_member_names_that_no_file_can_have(asn_path, name, expected):
     make_asn(asn_path, [(SCI, "science"), (name, "psf")], touch=False)
     (asn_path.parent / SCI).touch()
@@ -200,12 +223,15 @@ def test_member_that_is_a_folder(asn_path):
     assert error_of(asn_path) == f"member {PSF} is a folder, expected a FITS file"
 
 
-@pytest.mark.parametrize(("again", "types"), [
-    ((PSF, "psf"), "as psf and as psf"), ((SCI, "psf"), "as science and as psf")])
+@pytest.mark.parametrize(
+    ("again", "types"),
+    [((PSF, "psf"), "as psf and as psf"), ((SCI, "psf"), "as science and as psf")],
+)
 def test_member_listed_twice(asn_path, again, types):
     make_asn(asn_path, [*GOOD, again], name="p")
     assert error_of(asn_path) == (
-        f"product p lists {again[0]} twice ({types}), expected each exposure once")
+        f"product p lists {again[0]} twice ({types}), expected each exposure once"
+    )
 
 
 def test_member_listed_twice_by_a_link(asn_path):
@@ -220,23 +246,32 @@ def test_members_whose_products_would_have_one_name(tmp_path, asn_path):
     make_asn(asn_path, [*GOOD, (f"sub/{PSF}", "psf")])
     assert error_of(asn_path) == (
         f"members {PSF} and sub/{PSF} differ, but their products would have the same names; "
-        "expected distinct file names")
+        "expected distinct file names"
+    )
     make_asn(asn_path, [*GOOD, (PSF.replace("calints", "cal"), "psf")])
     assert "would have the same names" in error_of(asn_path)
 
 
 def test_products_of_one_name(asn_path):
-    make_asn(asn_path, None, products=[
-        product(GOOD, "a"), product([(SCI2, "science"), (PSF, "psf")], "A")])
+    make_asn(
+        asn_path,
+        None,
+        products=[product(GOOD, "a"), product([(SCI2, "science"), (PSF, "psf")], "A")],
+    )
     assert error_of(asn_path) == (
-        "products 1 and 2 would both be named A; expected a name of its own for each")
+        "products 1 and 2 would both be named A; expected a name of its own for each"
+    )
 
 
 def test_science_in_two_products(asn_path):
-    make_asn(asn_path, None, products=[
-        product(GOOD, "a"), product([(SCI, "science"), (PSF2, "psf")], "b")])
+    make_asn(
+        asn_path,
+        None,
+        products=[product(GOOD, "a"), product([(SCI, "science"), (PSF2, "psf")], "b")],
+    )
     assert error_of(asn_path).startswith(
-        f"{SCI} is science in product a and in product b, whose psfsub would have the same name")
+        f"{SCI} is science in product a and in product b, whose psfsub would have the same name"
+    )
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", "a\nb", ".hidden"])
@@ -262,41 +297,78 @@ def test_header_of_the_association(asn_path, caplog):
 
 # names
 
-@pytest.mark.parametrize(("path", "root"), [
-    ("d/jw1_nrcalong_calints.fits", "jw1_nrcalong"), ("jw1_nrcalong_cal.fits", "jw1_nrcalong"),
-    ("star.fits", "star"), ("star_calints", "star")])
+
+@pytest.mark.parametrize(
+    ("path", "root"),
+    [
+        ("d/jw1_nrcalong_calints.fits", "jw1_nrcalong"),
+        ("jw1_nrcalong_cal.fits", "jw1_nrcalong"),
+        ("star.fits", "star"),
+        ("star_calints", "star"),
+    ],
+)
 def test_exposure_root(path, root):
     assert io.exposure_root(path) == root
 
 
 META = ExposureMeta(
-    instrument="NIRCAM", filter="F444W", pupil="MASKRND", coronmsk="MASKA335R",
-    subarray="SUB320A335R", program="01184", target="V* AU Mic")
+    instrument="NIRCAM",
+    filter="F444W",
+    pupil="MASKRND",
+    coronmsk="MASKA335R",
+    subarray="SUB320A335R",
+    program="01184",
+    target="V* AU Mic",
+)
 
 
-@pytest.mark.parametrize(("asn", "meta", "expected"), [
-    ({}, {}, "jw10005-c1001_t001_nircam_f444w-maskrnd-sub320a335r"),
-    ({"program": None, "target": None}, {},
-     "jw01184-c1001_vaumic_nircam_f444w-maskrnd-sub320a335r"),
-    ({"target": "3"}, {"subarray": "FULL"}, "jw10005-c1001_t003_nircam_f444w-maskrnd"),
-    ({}, {"instrument": "MIRI", "filter": "F1140C", "pupil": None, "coronmsk": "4QPM_1140",
-          "subarray": "MASK1140"}, "jw10005-c1001_t001_miri_f1140c-mask1140"),
-    ({}, {"filter": "F444W", "pupil": "F405N"},
-     "jw10005-c1001_t001_nircam_f405n-f444w-sub320a335r"),
-    ({}, {"pupil": None, "subarray": None}, "jw10005-c1001_t001_nircam_f444w-maska335r"),
-    ({"target": None, "program": None}, dict.fromkeys(
-        ["instrument", "filter", "pupil", "coronmsk", "subarray", "program", "target"]),
-     "jw00000-c1001_t000_unknown_clear"),
-])
+@pytest.mark.parametrize(
+    ("asn", "meta", "expected"),
+    [
+        ({}, {}, "jw10005-c1001_t001_nircam_f444w-maskrnd-sub320a335r"),
+        (
+            {"program": None, "target": None},
+            {},
+            "jw01184-c1001_vaumic_nircam_f444w-maskrnd-sub320a335r",
+        ),
+        ({"target": "3"}, {"subarray": "FULL"}, "jw10005-c1001_t003_nircam_f444w-maskrnd"),
+        (
+            {},
+            {
+                "instrument": "MIRI",
+                "filter": "F1140C",
+                "pupil": None,
+                "coronmsk": "4QPM_1140",
+                "subarray": "MASK1140",
+            },
+            "jw10005-c1001_t001_miri_f1140c-mask1140",
+        ),
+        (
+            {},
+            {"filter": "F444W", "pupil": "F405N"},
+            "jw10005-c1001_t001_nircam_f405n-f444w-sub320a335r",
+        ),
+        ({}, {"pupil": None, "subarray": None}, "jw10005-c1001_t001_nircam_f444w-maska335r"),
+        (
+            {"target": None, "program": None},
+            dict.fromkeys(
+                ["instrument", "filter", "pupil", "coronmsk", "subarray", "program", "target"]
+            ),
+            "jw00000-c1001_t000_unknown_clear",
+        ),
+    ],
+)
 def test_standard_product_name(asn, meta, expected):
-    association = SimpleNamespace(**({"program": "10005", "asn_id": "c1001", "target": "t001"}
-                                     | asn))
+    association = SimpleNamespace(
+        **({"program": "10005", "asn_id": "c1001", "target": "t001"} | asn)
+    )
     assert io.standard_product_name(association, dataclasses.replace(META, **meta)) == expected
 
 
 def test_product_names(asn_path, caplog):
-    make_asn(asn_path, None, products=[
-        product(GOOD, "mine"), product([(SCI2, "science"), (PSF, "psf")])])
+    make_asn(
+        asn_path, None, products=[product(GOOD, "mine"), product([(SCI2, "science"), (PSF, "psf")])]
+    )
     asn = io.read_association(asn_path)
     with caplog.at_level(logging.WARNING, "gpucoron"):
         names = io.product_names(asn, [META, META])
@@ -305,31 +377,35 @@ def test_product_names(asn_path, caplog):
 
 
 def test_product_names_that_come_out_the_same(asn_path):
-    make_asn(asn_path, None, products=[
-        product(GOOD), product([(SCI2, "science"), (PSF, "psf")])])
+    make_asn(asn_path, None, products=[product(GOOD), product([(SCI2, "science"), (PSF, "psf")])])
     with pytest.raises(AssociationError, match="products 1 and 2 would both be named jw01234-"):
         io.product_names(io.read_association(asn_path), [META, META])
 
 
 # what must agree among members
 
+
 def fake(name, shape=(3, 8, 7), **meta):
     base = dataclasses.replace(META, bunit="MJy/sr", pixar_a2=0.0039, detector="NRCALONG")
-    return SimpleNamespace(path=SimpleNamespace(name=name), meta=dataclasses.replace(base, **meta),
-                           shape=shape)
+    return SimpleNamespace(
+        path=SimpleNamespace(name=name), meta=dataclasses.replace(base, **meta), shape=shape
+    )
 
 
-@pytest.mark.parametrize(("change", "expected"), [
-    ({"instrument": "MIRI"}, "INSTRUME is MIRI, but a.fits has NIRCAM"),
-    ({"detector": "NRCBLONG"}, "DETECTOR is NRCBLONG, but a.fits has NRCALONG"),
-    ({"filter": "F410M"}, "FILTER is F410M, but a.fits has F444W"),
-    ({"pupil": "MASKBAR"}, "PUPIL is MASKBAR, but a.fits has MASKRND"),
-    ({"coronmsk": "MASKA430R"}, "CORONMSK is MASKA430R, but a.fits has MASKA335R"),
-    ({"subarray": "FULL"}, "SUBARRAY is FULL, but a.fits has SUB320A335R"),
-    ({"bunit": "DN/s"}, "BUNIT is DN/s, but a.fits has MJy/sr"),
-    ({"pixar_a2": 0.0041}, "PIXAR_A2 (arcsec2) is 0.0041, but a.fits has 0.0039"),
-    ({"shape": (3, 8, 8)}, "the image shape (ny, nx) is (8, 8), but a.fits has (8, 7)"),
-])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"instrument": "MIRI"}, "INSTRUME is MIRI, but a.fits has NIRCAM"),
+        ({"detector": "NRCBLONG"}, "DETECTOR is NRCBLONG, but a.fits has NRCALONG"),
+        ({"filter": "F410M"}, "FILTER is F410M, but a.fits has F444W"),
+        ({"pupil": "MASKBAR"}, "PUPIL is MASKBAR, but a.fits has MASKRND"),
+        ({"coronmsk": "MASKA430R"}, "CORONMSK is MASKA430R, but a.fits has MASKA335R"),
+        ({"subarray": "FULL"}, "SUBARRAY is FULL, but a.fits has SUB320A335R"),
+        ({"bunit": "DN/s"}, "BUNIT is DN/s, but a.fits has MJy/sr"),
+        ({"pixar_a2": 0.0041}, "PIXAR_A2 (arcsec2) is 0.0041, but a.fits has 0.0039"),
+        ({"shape": (3, 8, 8)}, "the image shape (ny, nx) is (8, 8), but a.fits has (8, 7)"),
+    ],
+)
 def test_members_that_differ(change, expected):
     with pytest.raises(ExposureError) as caught:
         io.check_members([fake("a.fits"), fake("b.fits"), fake("c.fits", **change)])
@@ -337,8 +413,14 @@ def test_members_that_differ(change, expected):
 
 
 def test_members_that_may_differ():
-    io.check_members([
-        fake("a.fits"), fake("b.fits", shape=(1, 8, 7)), fake("c.fits", pixar_a2=0.003902),
-        fake("d.fits", bunit="mjy/sr", target="other"), fake("e.fits", pixar_a2=None, filter=None)])
+    io.check_members(
+        [
+            fake("a.fits"),
+            fake("b.fits", shape=(1, 8, 7)),
+            fake("c.fits", pixar_a2=0.003902),
+            fake("d.fits", bunit="mjy/sr", target="other"),
+            fake("e.fits", pixar_a2=None, filter=None),
+        ]
+    )
     io.check_members([])
     io.check_members([fake("a.fits")])

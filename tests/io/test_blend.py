@@ -12,8 +12,10 @@ from tests.io import keyword_facts
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.skipif(Version(version("stdatamodels")) < Version("6.0"),
-                    reason="the table is that of stdatamodels 6.0; an older one is installed")
+@pytest.mark.skipif(
+    Version(version("stdatamodels")) < Version("6.0"),
+    reason="the table is that of stdatamodels 6.0; an older one is installed",
+)
 def test_table_agrees_with_installed_stdatamodels():
     stored = keyword_facts.TARGET
     assert stored == ROOT / "gpucoron" / "io" / "keywords.json"
@@ -29,19 +31,46 @@ def test_every_rule_is_known():
 
 
 def headers(**changes):
-    primary = {"DATE-BEG": "2023-02-25T23:59:00.000", "DATE-OBS": "2023-02-25",
-               "TIME-OBS": "23:59:00.000", "DATE-END": "2023-02-26T00:01:00.000",
-               "EXPSTART": 10.0, "EXPMID": 11.0, "EXPEND": 12.0, "EFFEXPTM": 100.0, "NINTS": 3,
-               "INTSTART": 1, "INTEND": 3, "FILTER": "F410M", "DETECTOR": "NRCALONG",
-               "PROGRAM": "09001", "OBSERVTN": "1", "VISIT": "1", "VISITGRP": "1", "SEQ_ID": "1",
-               "ACT_ID": "1", "EXPOSURE": "1", "IS_PSF": False}
+    primary = {
+        "DATE-BEG": "2023-02-25T23:59:00.000",
+        "DATE-OBS": "2023-02-25",
+        "TIME-OBS": "23:59:00.000",
+        "DATE-END": "2023-02-26T00:01:00.000",
+        "EXPSTART": 10.0,
+        "EXPMID": 11.0,
+        "EXPEND": 12.0,
+        "EFFEXPTM": 100.0,
+        "NINTS": 3,
+        "INTSTART": 1,
+        "INTEND": 3,
+        "FILTER": "F410M",
+        "DETECTOR": "NRCALONG",
+        "PROGRAM": "09001",
+        "OBSERVTN": "1",
+        "VISIT": "1",
+        "VISITGRP": "1",
+        "SEQ_ID": "1",
+        "ACT_ID": "1",
+        "EXPOSURE": "1",
+        "IS_PSF": False,
+    }
     return {"": {**primary, **changes}, "SCI": {"XPOSURE": 100.0, "BUNIT": "MJy/sr"}}
 
 
 def later(**changes):
-    return headers(**{"DATE-BEG": "2023-02-26T00:05:00.000", "DATE-OBS": "2023-02-26",
-                      "TIME-OBS": "00:05:00.000", "DATE-END": "2023-02-26T00:09:00.000",
-                      "EXPSTART": 20.0, "EXPMID": 22.0, "EXPEND": 24.0, "ACT_ID": "2", **changes})
+    return headers(
+        **{
+            "DATE-BEG": "2023-02-26T00:05:00.000",
+            "DATE-OBS": "2023-02-26",
+            "TIME-OBS": "00:05:00.000",
+            "DATE-END": "2023-02-26T00:09:00.000",
+            "EXPSTART": 20.0,
+            "EXPMID": 22.0,
+            "EXPEND": 24.0,
+            "ACT_ID": "2",
+            **changes,
+        }
+    )
 
 
 def test_rules():
@@ -116,4 +145,5 @@ def test_blend_as_jwst_does(shared_data):
         else:
             np.testing.assert_array_equal(
                 np.char.decode(table[name]) if table[name].dtype.kind == "S" else table[name],
-                theirs)
+                theirs,
+            )

@@ -11,8 +11,14 @@ from gpucoron.errors import ExposureError
 from gpucoron.io.inspection import check_members
 from tests.io.makers import ASDF, PRIMARY, SCI, arrays, edit_card, make_calints
 
-NAMES = {"data": "SCI", "err": "ERR", "dq": "DQ", "var_poisson": "VAR_POISSON",
-         "var_rnoise": "VAR_RNOISE", "var_flat": "VAR_FLAT"}
+NAMES = {
+    "data": "SCI",
+    "err": "ERR",
+    "dq": "DQ",
+    "var_poisson": "VAR_POISSON",
+    "var_rnoise": "VAR_RNOISE",
+    "var_flat": "VAR_FLAT",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +59,17 @@ def test_everything_is_read_as_it_is(path):
     assert exposure.int_times.dtype["int_mid_MJD_UTC"] == np.dtype("=f8")
     assert exposure.asdf_bytes == ASDF
     assert exposure.primary_header["TARGNAME"] == "A STAR"
-    assert list(exposure.headers) == ["SCI", "ERR", "DQ", "AREA", "VAR_POISSON", "VAR_RNOISE",
-                                      "VAR_FLAT", "INT_TIMES", "ASDF"]
+    assert list(exposure.headers) == [
+        "SCI",
+        "ERR",
+        "DQ",
+        "AREA",
+        "VAR_POISSON",
+        "VAR_RNOISE",
+        "VAR_FLAT",
+        "INT_TIMES",
+        "ASDF",
+    ]
 
 
 def test_meta(path):
@@ -62,24 +77,35 @@ def test_meta(path):
     assert meta == io.read_meta(path)
     assert (meta.instrument, meta.filter, meta.coronmsk) == ("NIRCAM", "F444W", "MASKA335R")
     assert (meta.s_region, meta.bunit, meta.program) == (SCI["S_REGION"], "MJy/sr", "01234")
-    assert (meta.exposure_time, meta.start_time, meta.elapsed_exposure_time) == (20., 60000.25, 21.)
+    assert (meta.exposure_time, meta.start_time, meta.elapsed_exposure_time) == (
+        20.0,
+        60000.25,
+        21.0,
+    )
     assert (meta.nints, meta.substrt1, meta.vparity) == (2, 492, -1)
     assert type(meta.roll_ref) is float and type(meta.nints) is int
 
 
 def test_meta_that_is_missing_blank_or_elsewhere(path):
-    make_calints(path, primary={"PUPIL": None, "CHANNEL": " ", "XPOSURE": 3, "TMEASURE": None},
-                 sci={"XPOSURE": None, "NGROUPS": 4.0})
+    make_calints(
+        path,
+        primary={"PUPIL": None, "CHANNEL": " ", "XPOSURE": 3, "TMEASURE": None},
+        sci={"XPOSURE": None, "NGROUPS": 4.0},
+    )
     edit_card(path, "DURATION", "")
     meta = io.read_meta(path)
     assert (meta.pupil, meta.channel, meta.measurement_time, meta.duration) == (None,) * 4
     assert (meta.exposure_time, meta.ngroups) == (3.0, 10)
 
 
-@pytest.mark.parametrize(("keyword", "value", "expected"), [
-    ("EFFEXPTM", "long", "keyword EFFEXPTM is 'long', expected a number"),
-    ("EFFEXPTM", True, "keyword EFFEXPTM is True, expected a number"),
-    ("NGROUPS", 2.5, "keyword NGROUPS is 2.5, expected an integer")])
+@pytest.mark.parametrize(
+    ("keyword", "value", "expected"),
+    [
+        ("EFFEXPTM", "long", "keyword EFFEXPTM is 'long', expected a number"),
+        ("EFFEXPTM", True, "keyword EFFEXPTM is True, expected a number"),
+        ("NGROUPS", 2.5, "keyword NGROUPS is 2.5, expected an integer"),
+    ],
+)
 def test_meta_of_the_wrong_type(path, keyword, value, expected):
     assert error_of(make_calints(path, primary={keyword: value})) == expected
 
@@ -115,8 +141,9 @@ def test_any_type_of_number(path, dtype):
 
 
 def test_scaled_integers_with_blank(path):
-    make_calints(path, replace={"SCI": np.arange(60, dtype=np.int16).reshape(2, 6, 5)},
-                 sci={"BLANK": 7})
+    make_calints(
+        path, replace={"SCI": np.arange(60, dtype=np.int16).reshape(2, 6, 5)}, sci={"BLANK": 7}
+    )
     with fits.open(path, mode="update", do_not_scale_image_data=True) as opened:
         opened["SCI"].header.update({"BSCALE": 0.5, "BZERO": 100.0})
     data = io.read_exposure(path, "psf").stack.data
@@ -178,16 +205,22 @@ def test_asdf_as_an_image(path):
 
 # files that cannot be used
 
+
 def test_no_sci(path):
     assert error_of(make_calints(path, drop=["SCI", "ASDF"])) == (
         "has no SCI extension (found: PRIMARY, ERR, DQ, AREA, VAR_POISSON, VAR_RNOISE, VAR_FLAT, "
-        "INT_TIMES), expected a _calints or _cal file")
+        "INT_TIMES), expected a _calints or _cal file"
+    )
 
 
-@pytest.mark.parametrize(("shape", "expected"), [
-    ((2, 3, 6, 5), "SCI has 4 axes (2, 3, 6, 5), expected (nints, ny, nx) or (ny, nx)"),
-    ((5,), "SCI has 1 axes (5,), expected (nints, ny, nx) or (ny, nx)"),
-    ((0, 6, 5), "SCI has shape (0, 6, 5), expected at least one pixel and one integration")])
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((2, 3, 6, 5), "SCI has 4 axes (2, 3, 6, 5), expected (nints, ny, nx) or (ny, nx)"),
+        ((5,), "SCI has 1 axes (5,), expected (nints, ny, nx) or (ny, nx)"),
+        ((0, 6, 5), "SCI has shape (0, 6, 5), expected at least one pixel and one integration"),
+    ],
+)
 def test_sci_of_another_shape(path, shape, expected):
     sci = np.zeros(shape, np.float32)
     assert error_of(make_calints(path, replace={"SCI": sci})).startswith(expected)
@@ -217,7 +250,8 @@ def test_no_err(path, options):
 def test_shapes_that_differ_from_sci(path, name):
     other = np.zeros((2, 6, 4), np.uint32 if name == "DQ" else np.float32)
     assert error_of(make_calints(path, replace={name: other})) == (
-        f"{name} has shape (2, 6, 4), expected (2, 6, 5) as SCI has")
+        f"{name} has shape (2, 6, 4), expected (2, 6, 5) as SCI has"
+    )
 
 
 def test_not_fits(tmp_path):
@@ -234,7 +268,8 @@ def test_not_fits(tmp_path):
 
 def test_exptype_is_checked(path):
     assert error_of(make_calints(path), "background") == (
-        "exptype is 'background', expected 'science' or 'psf'")
+        "exptype is 'background', expected 'science' or 'psf'"
+    )
 
 
 def test_cut_anywhere(path):
@@ -242,8 +277,10 @@ def test_cut_anywhere(path):
     content = make_calints(path).read_bytes()
     with fits.open(path) as opened:
         ends = [h.fileinfo()["datLoc"] + h.fileinfo()["datSpan"] for h in opened]
-        padding = {h.name: range(h.fileinfo()["datLoc"] + h.size, end)
-                   for h, end in zip(opened, ends, strict=True)}
+        padding = {
+            h.name: range(h.fileinfo()["datLoc"] + h.size, end)
+            for h, end in zip(opened, ends, strict=True)
+        }
     for size in range(80, len(content), 977):
         if size in ends or any(size in r for r in padding.values()):
             continue  # cut between extensions
@@ -251,7 +288,7 @@ def test_cut_anywhere(path):
         text = error_of(path)
         assert text.startswith("is cut short")
         assert f"file has {size} bytes" in text or f"of {size} has no END" in text
-    path.write_bytes(content[:ends[1] - 1400])
+    path.write_bytes(content[: ends[1] - 1400])
     assert error_of(path).startswith("has no ERR data")  # SCI is there but for its padding
 
 
@@ -259,9 +296,11 @@ def test_cut_message_names_the_extension(path):
     content = make_calints(path).read_bytes()
     with fits.open(path) as opened:
         start = opened["DQ"].fileinfo()["datLoc"]
-    path.write_bytes(content[:start + 100])
-    assert error_of(path) == (f"is cut short: by its header DQ ends at byte {start + 240}, but the "
-                              f"file has {start + 100} bytes")
+    path.write_bytes(content[: start + 100])
+    assert error_of(path) == (
+        f"is cut short: by its header DQ ends at byte {start + 240}, but the "
+        f"file has {start + 100} bytes"
+    )
 
 
 def test_padding_that_is_missing_gives_a_warning(path, caplog):
@@ -281,14 +320,22 @@ def test_bytes_after_the_end(path, caplog):
     assert "ignoring 7 bytes after the last extension, ASDF" in caplog.text
 
 
-@pytest.mark.parametrize(("keyword", "text", "expected"), [
-    ("NAXIS3", "900000000000", "is cut short: by its header SCI ends at byte 1080"),
-    ("NAXIS", "99999999999999", "NAXIS of SCI is 99999999999999, expected an integer from 0 to"),
-    ("NAXIS1", "-5", "NAXIS1 of SCI is -5, expected an integer of 0 or more"),
-    ("NAXIS1", "5.5", "NAXIS1 of SCI is 5.5, expected an integer of 0 or more"),
-    ("NAXIS", "4", "NAXIS4 of SCI is missing, expected an integer of 0 or more"),
-    ("BITPIX", "-33", "BITPIX of SCI is -33, expected 8, 16, 32, 64, -32 or -64"),
-    ("PCOUNT", "'x'", "PCOUNT of SCI is 'x', expected an integer of 0 or more")])
+@pytest.mark.parametrize(
+    ("keyword", "text", "expected"),
+    [
+        ("NAXIS3", "900000000000", "is cut short: by its header SCI ends at byte 1080"),
+        (
+            "NAXIS",
+            "99999999999999",
+            "NAXIS of SCI is 99999999999999, expected an integer from 0 to",
+        ),
+        ("NAXIS1", "-5", "NAXIS1 of SCI is -5, expected an integer of 0 or more"),
+        ("NAXIS1", "5.5", "NAXIS1 of SCI is 5.5, expected an integer of 0 or more"),
+        ("NAXIS", "4", "NAXIS4 of SCI is missing, expected an integer of 0 or more"),
+        ("BITPIX", "-33", "BITPIX of SCI is -33, expected 8, 16, 32, 64, -32 or -64"),
+        ("PCOUNT", "'x'", "PCOUNT of SCI is 'x', expected an integer of 0 or more"),
+    ],
+)
 def test_headers_that_lie(path, keyword, text, expected):
     """Claims are compared with the file before anything is allocated for them."""
     assert error_of(edit_card(make_calints(path), keyword, text, hdu="SCI")).startswith(expected)
@@ -307,7 +354,8 @@ def test_cards_that_are_not_fits_are_dropped(path, caplog):
 def test_scaling_that_is_no_number(path):
     make_calints(path)
     assert error_of(edit_card(path, "BZERO", "'much'", hdu="DQ")) == (
-        "BZERO of DQ is 'much', expected a number")
+        "BZERO of DQ is 'much', expected a number"
+    )
 
 
 def test_unreadable_by_permission(path, monkeypatch):
@@ -321,6 +369,7 @@ def test_unreadable_by_permission(path, monkeypatch):
 
 
 # real files
+
 
 def test_aumic_with_its_quirks(shared_data):
     folder = shared_data / "aumic_f444w"

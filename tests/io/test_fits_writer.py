@@ -55,8 +55,9 @@ def test_tables_come_back(tmp_path):
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
         data = hdus["T"].data
         for name in table.dtype.names:
-            np.testing.assert_array_equal(data[name], np.char.decode(table[name])
-                                          if name == "s" else table[name])
+            np.testing.assert_array_equal(
+                data[name], np.char.decode(table[name]) if name == "s" else table[name]
+            )
         assert hdus["T"].columns["t"].unit == "s"
 
 
@@ -121,8 +122,10 @@ def test_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert renamed.st_size == 5000
 
 
-@pytest.mark.parametrize("number, fails", [
-    (errno.EIO, True), (errno.EDQUOT, True), (errno.EINVAL, False), (errno.ENOTSUP, False)])
+@pytest.mark.parametrize(
+    "number, fails",
+    [(errno.EIO, True), (errno.EDQUOT, True), (errno.EINVAL, False), (errno.ENOTSUP, False)],
+)
 def test_a_disk_that_fails_at_last(tmp_path, monkeypatch, number, fails):
     def sync(fd):
         raise OSError(number, os.strerror(number))
@@ -134,9 +137,28 @@ def test_a_disk_that_fails_at_last(tmp_path, monkeypatch, number, fails):
     assert [p.name for p in tmp_path.iterdir()] == ([] if fails else ["a.fits"])
 
 
-@pytest.mark.parametrize("value", [
-    1, -7, True, False, 1.5, 1e-14, -2.5e300, "", "a", "it's", "x" * 66, "x" * 68, "x" * 69,
-    "x" * 200, "'" * 40, "a&", 2**40])
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        -7,
+        True,
+        False,
+        1.5,
+        1e-14,
+        -2.5e300,
+        "",
+        "a",
+        "it's",
+        "x" * 66,
+        "x" * 68,
+        "x" * 69,
+        "x" * 200,
+        "'" * 40,
+        "a&",
+        2**40,
+    ],
+)
 @pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
 def test_cards_as_astropy_writes_them(value):
     text = card_text("KEYWORD", value, "what it is")
@@ -151,8 +173,16 @@ def test_cards_hold_what_ascii_cannot():
 
 
 def test_cards_edit():
-    header = fits.Header([("NAXIS", 0), ("TELESCOP", "JWST"), ("S_JUMP", "COMPLETE", "jump"),
-                          ("S_PHOTOM", "SKIPPED"), ("LONG", "y" * 150, "long"), ("CHECKSUM", "0")])
+    header = fits.Header(
+        [
+            ("NAXIS", 0),
+            ("TELESCOP", "JWST"),
+            ("S_JUMP", "COMPLETE", "jump"),
+            ("S_PHOTOM", "SKIPPED"),
+            ("LONG", "y" * 150, "long"),
+            ("CHECKSUM", "0"),
+        ]
+    )
     header["HISTORY"] = "first"
     cards = Cards(header)
     cards.set("S_KLIP", "COMPLETE", "klip", "Calibration step information")
@@ -165,8 +195,12 @@ def test_cards_edit():
     assert result["S_JUMP"] == "SKIPPED" and result.comments["S_JUMP"] == "jump"
     assert "LONG" not in result and "NAXIS" not in result and "CHECKSUM" not in result
     assert list(result["HISTORY"]) == ["first", "z" * 72, "z" * 28]
-    assert cards.values == {"TELESCOP": "JWST", "S_JUMP": "SKIPPED", "S_KLIP": "COMPLETE",
-                            "S_PHOTOM": "SKIPPED"}
+    assert cards.values == {
+        "TELESCOP": "JWST",
+        "S_JUMP": "SKIPPED",
+        "S_KLIP": "COMPLETE",
+        "S_PHOTOM": "SKIPPED",
+    }
 
 
 def test_headers_fill_whole_blocks():

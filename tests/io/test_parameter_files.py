@@ -72,8 +72,17 @@ def test_files_that_jwst_exports(tmp_path, caplog):
 
 def test_what_a_jwst_file_may_hold_besides(tmp_path, caplog):
     step = "jwst.coron.align_refs_step.AlignRefsStep"
-    path = asdf_file(tmp_path / "a.asdf", name="x", **{"class": step}, parameters={
-        "override_psfmask": "mask.fits", "pre_hooks": [], "suffix": "x", "bad_bits": "HOT"})
+    path = asdf_file(
+        tmp_path / "a.asdf",
+        name="x",
+        **{"class": step},
+        parameters={
+            "override_psfmask": "mask.fits",
+            "pre_hooks": [],
+            "suffix": "x",
+            "bad_bits": "HOT",
+        },
+    )
     assert read_parameters(path) == [("align_refs.bad_bits", "HOT")]
     assert "'mask.fits' is not supported here and changes nothing; use --psfmask" in caplog.text
     path = asdf_file(tmp_path / "b.asdf", **{"class": step}, parameters={"bad_bit": 1})
@@ -81,10 +90,13 @@ def test_what_a_jwst_file_may_hold_besides(tmp_path, caplog):
         Parameters.from_sources([path])
 
 
-@pytest.mark.parametrize("tree, found", [
-    ({"class": "jwst.pipeline.calwebb_image3.Image3Pipeline"}, "Image3Pipeline"),
-    ({"a": 1}, "nothing"),
-])
+@pytest.mark.parametrize(
+    "tree, found",
+    [
+        ({"class": "jwst.pipeline.calwebb_image3.Image3Pipeline"}, "Image3Pipeline"),
+        ({"a": 1}, "nothing"),
+    ],
+)
 def test_asdf_of_something_else(tmp_path, tree, found):
     path = asdf_file(tmp_path / "c.asdf", **tree)
     with pytest.raises(InputError, match=f"holds parameters of {found}; expected Coron3Pipeline"):

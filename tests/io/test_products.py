@@ -43,8 +43,10 @@ def fits_table(n_sci, n_ref):
 def write_all(data, folder):
     """Write every product of a set; return {suffix: path}."""
     science, provenance = data.science[0], data.provenance
-    names = {s: product_path(folder, science.root, provenance.asn_id, s)
-             for s in ("crfints", "psfalign", "psfsub", "median")}
+    names = {
+        s: product_path(folder, science.root, provenance.asn_id, s)
+        for s in ("crfints", "psfalign", "psfsub", "median")
+    }
     names |= {s: product_path(folder, data.name, None, s) for s in ("psfstack", "i2d")}
     names["quad"] = names["psfalign"].with_name("quad_psfalign.fits")
     write_crfints(names["crfints"], science, science.stack, provenance)
@@ -75,23 +77,39 @@ def written(data, tmp_path_factory):
 def test_layout(data, written):
     n, ny, nx = data.science[0].stack.shape
     n_int, n_ref = len(data.science[0].int_times), len(data.references.data)
-    cube = [("SCI", "float32", (n, ny, nx)), ("ERR", "float32", (n, ny, nx)),
-            ("DQ", "uint32", (n, ny, nx)), ("AREA", "float32", (ny, nx)),
-            ("INT_TIMES", "table", (n_int,)), ("VAR_POISSON", "float32", (n, ny, nx)),
-            ("VAR_RNOISE", "float32", (n, ny, nx)), ("VAR_FLAT", "float32", (n, ny, nx))]
+    cube = [
+        ("SCI", "float32", (n, ny, nx)),
+        ("ERR", "float32", (n, ny, nx)),
+        ("DQ", "uint32", (n, ny, nx)),
+        ("AREA", "float32", (ny, nx)),
+        ("INT_TIMES", "table", (n_int,)),
+        ("VAR_POISSON", "float32", (n, ny, nx)),
+        ("VAR_RNOISE", "float32", (n, ny, nx)),
+        ("VAR_FLAT", "float32", (n, ny, nx)),
+    ]
     assert layout(written["crfints"]) == layout(written["psfsub"]) == cube
-    stack = [("SCI", "float32", (n_ref, ny, nx)), ("ERR", "float32", (n_ref, ny, nx)),
-             ("DQ", "uint32", (n_ref, ny, nx))]
+    stack = [
+        ("SCI", "float32", (n_ref, ny, nx)),
+        ("ERR", "float32", (n_ref, ny, nx)),
+        ("DQ", "uint32", (n_ref, ny, nx)),
+    ]
     assert layout(written["psfstack"]) == stack
     assert layout(written["psfalign"]) == [*stack, ("ALIGN", "table", (n_ref,))]
-    assert layout(written["quad"]) == [*[(a, b, (2, *c)) for a, b, c in stack],
-                                       ("ALIGN", "table", (2 * n_ref,))]
+    assert layout(written["quad"]) == [
+        *[(a, b, (2, *c)) for a, b, c in stack],
+        ("ALIGN", "table", (2 * n_ref,)),
+    ]
     image = (40, 50)
     assert layout(written["i2d"]) == [
-        ("SCI", "float32", image), ("ERR", "float32", image), ("CON", "int32", (2, *image)),
-        ("WHT", "float32", image), ("VAR_POISSON", "float32", image),
-        ("VAR_RNOISE", "float32", image), ("VAR_FLAT", "float32", image),
-        ("HDRTAB", "table", (len(data.science),))]
+        ("SCI", "float32", image),
+        ("ERR", "float32", image),
+        ("CON", "int32", (2, *image)),
+        ("WHT", "float32", image),
+        ("VAR_POISSON", "float32", image),
+        ("VAR_RNOISE", "float32", image),
+        ("VAR_FLAT", "float32", image),
+        ("HDRTAB", "table", (len(data.science),)),
+    ]
     assert layout(written["median"]) == [("SCI", "float32", (ny, nx))]
 
 
@@ -109,8 +127,9 @@ def test_arrays_checksums_and_standard(data, written):
         for name, array in (("SCI", stack.data), ("DQ", stack.dq), ("VAR_FLAT", stack.var_flat)):
             np.testing.assert_array_equal(hdus[name].data, array)
         for column in data.science[0].int_times.dtype.names:
-            np.testing.assert_array_equal(hdus["INT_TIMES"].data[column],
-                                          data.science[0].int_times[column])
+            np.testing.assert_array_equal(
+                hdus["INT_TIMES"].data[column], data.science[0].int_times[column]
+            )
     with fits.open(written["quad"]) as hdus:
         np.testing.assert_array_equal(hdus["SCI"].data[1], data.references.data + 1)
         np.testing.assert_array_equal(hdus["ERR"].data[0], data.references.err)
@@ -119,12 +138,20 @@ def test_arrays_checksums_and_standard(data, written):
         assert "0 converged" in str(hdus["ALIGN"].header["COMMENT"])
     with fits.open(written["psfalign"]) as hdus:
         assert np.isnan(hdus["ERR"].data).all()
-        np.testing.assert_array_equal(hdus["ALIGN"].data["ref_plane"],
-                                      np.arange(len(data.references.data)) + 1)
+        np.testing.assert_array_equal(
+            hdus["ALIGN"].data["ref_plane"], np.arange(len(data.references.data)) + 1
+        )
 
 
-MODELS = {"crfints": "CubeModel", "psfstack": "CubeModel", "psfalign": "CubeModel",
-          "quad": "QuadModel", "psfsub": "CubeModel", "i2d": "ImageModel", "median": "ImageModel"}
+MODELS = {
+    "crfints": "CubeModel",
+    "psfstack": "CubeModel",
+    "psfalign": "CubeModel",
+    "quad": "QuadModel",
+    "psfsub": "CubeModel",
+    "i2d": "ImageModel",
+    "median": "ImageModel",
+}
 
 
 @pytest.mark.parametrize("suffix", MODELS)
@@ -138,16 +165,23 @@ def test_strict_validation(data, written, suffix, on_assignment, monkeypatch):
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", ValidationWarning)
-        with datamodels.open(written[suffix], strict_validation=True, validate_arrays=True,
-                             validate_on_assignment=on_assignment) as model:
+        with datamodels.open(
+            written[suffix],
+            strict_validation=True,
+            validate_arrays=True,
+            validate_on_assignment=on_assignment,
+        ) as model:
             model.validate()
             assert type(model).__name__ == MODELS[suffix]
             ra, dec = model.meta.wcs(10.0, 20.0)
             x, y = model.meta.wcs.invert(ra, dec)
             np.testing.assert_allclose((x, y), (10, 20), atol=0.01)
-            assert model.meta.target.catalog_name == (
-                data.psf if suffix in ("psfstack", "psfalign", "quad") else data.science
-            )[0].meta.target
+            assert (
+                model.meta.target.catalog_name
+                == (data.psf if suffix in ("psfstack", "psfalign", "quad") else data.science)[
+                    0
+                ].meta.target
+            )
             entries = [e["description"] for e in model.instance["history"]["entries"]]
             assert entries[0] == "gpucoron 9.8.7, device cpu"
             assert "parameter klip.truncate = 50" in entries
@@ -155,9 +189,13 @@ def test_strict_validation(data, written, suffix, on_assignment, monkeypatch):
 
 
 STATUS = {
-    "crfints": {"S_OUTLIR"}, "psfstack": {"S_OUTLIR", "S_PSFSTK"}, "median": set(),
-    "psfalign": {"S_OUTLIR", "S_PSFSTK", "S_PSFALI"}, "psfsub": {"S_OUTLIR", "S_KLIP"},
-    "i2d": {"S_OUTLIR", "S_KLIP", "S_RESAMP"}}
+    "crfints": {"S_OUTLIR"},
+    "psfstack": {"S_OUTLIR", "S_PSFSTK"},
+    "median": set(),
+    "psfalign": {"S_OUTLIR", "S_PSFSTK", "S_PSFALI"},
+    "psfsub": {"S_OUTLIR", "S_KLIP"},
+    "i2d": {"S_OUTLIR", "S_KLIP", "S_RESAMP"},
+}
 
 
 @pytest.mark.parametrize("suffix", STATUS)
@@ -177,8 +215,11 @@ def test_primary_keywords(data, written, suffix):
 def test_inherited_keywords(data, written):
     with fits.open(written["psfsub"]) as hdus:
         before = data.science[0]
-        for name, header in (("PRIMARY", before.primary_header), ("SCI", before.headers["SCI"]),
-                             ("ERR", before.headers["ERR"])):
+        for name, header in (
+            ("PRIMARY", before.primary_header),
+            ("SCI", before.headers["SCI"]),
+            ("ERR", before.headers["ERR"]),
+        ):
             for keyword in set(header) - {"DATE", "FILENAME", "ASNTABLE", "ASNPOOL", ""}:
                 if not keyword.startswith("NAXIS"):
                     assert hdus[name].header[keyword] == header[keyword], keyword
@@ -192,18 +233,24 @@ def test_times_are_the_products(data, written):
         assert header["EXPSTART"] == min(e.meta.start_time for e in data.psf)
         assert header["EXPEND"] == max(e.meta.end_time for e in data.psf)
         assert header["EFFEXPTM"] == pytest.approx(
-            sum(e.meta.effective_exposure_time for e in data.psf), rel=1e-14)
+            sum(e.meta.effective_exposure_time for e in data.psf), rel=1e-14
+        )
     header = fits.getheader(written["i2d"])
     assert header["NINTS"] == sum(len(e.stack) for e in data.science)
     assert fits.getval(written["i2d"], "XPOSURE", "SCI") == pytest.approx(
-        sum(e.meta.exposure_time for e in data.science), rel=1e-14)
+        sum(e.meta.exposure_time for e in data.science), rel=1e-14
+    )
 
 
 def test_i2d_keywords(data, written):
     with fits.open(written["i2d"]) as hdus:
         primary, sci = hdus[0].header, hdus["SCI"].header
         assert (primary["NDRIZ"], primary["RESWHT"], primary["PIXFRAC"], primary["PXSCLRT"]) == (
-            2, "ivm", 1.0, 1.5)
+            2,
+            "ivm",
+            1.0,
+            1.5,
+        )
         assert (sci["PIXAR_SR"], sci["PIXAR_A2"]) == (2.0e-13, 0.0088)
         assert sci["S_REGION"] == Grid.s_region and sci["BUNIT"] == "MJy/sr"
         assert hdus["ERR"].header["BUNIT"] == "MJy/sr"
@@ -236,8 +283,9 @@ def test_header_wcs_agrees_with_gwcs(written, suffix):
 
 def test_skipped_steps_and_failed(small, tmp_path):
     parameters = {**small.provenance.parameters, "outlier_detection.skip": True}
-    provenance = dataclasses.replace(small.provenance, parameters=parameters,
-                                     status={"klip": "FAILED"})
+    provenance = dataclasses.replace(
+        small.provenance, parameters=parameters, status={"klip": "FAILED"}
+    )
     science = small.science[0]
     write_psfsub(tmp_path / "x.fits", science, science.stack, provenance)
     header = fits.getheader(tmp_path / "x.fits")
@@ -259,10 +307,12 @@ def test_preset_jwst_keeps_first_exposures_values(shared_data, tmp_path):
 def test_bare_exposure(small, tmp_path):
     """No AREA, INT_TIMES, VAR_*, ASDF; and a name, parameters and pool beyond ASCII and 72."""
     stack = small.science[0].stack.replace(var_poisson=None, var_rnoise=None, var_flat=None)
-    bare = dataclasses.replace(small.science[0], area=None, int_times=None, asdf_bytes=None,
-                               headers={}, stack=stack)
+    bare = dataclasses.replace(
+        small.science[0], area=None, int_times=None, asdf_bytes=None, headers={}, stack=stack
+    )
     provenance = dataclasses.replace(
-        small.provenance, parameters={"resample.output_wcs": "/é/" + "x" * 200}, asn_pool=None)
+        small.provenance, parameters={"resample.output_wcs": "/é/" + "x" * 200}, asn_pool=None
+    )
     write_crfints(tmp_path / "x.fits", bare, stack, provenance)
     assert [row[0] for row in layout(tmp_path / "x.fits")] == ["SCI", "ERR", "DQ"]
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
@@ -289,7 +339,8 @@ def test_inputs_are_not_changed(small, tmp_path):
 
 def test_names():
     assert product_path("out", "jw1_nrcalong", "c1001", "psfsub").name == (
-        "jw1_nrcalong_c1001_psfsub.fits")
+        "jw1_nrcalong_c1001_psfsub.fits"
+    )
     assert product_path("out", "jw1_t001", "c1001", "i2d").name == "jw1_t001_i2d.fits"
     assert product_path("out", "jw1_nrcalong", None, "crfints").name == "jw1_nrcalong_crfints.fits"
     for name in ("../x", "/etc/x", "", "..", "a\0b"):

@@ -57,8 +57,10 @@ def test_psfalign_leaves_nothing_when_left(small, tmp_path, planes):
     data, err = planes
     with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
         writer.write(0, data[0], err[0])
-    with pytest.raises(RuntimeError), \
-            PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance):
+    with (
+        pytest.raises(RuntimeError),
+        PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance),
+    ):
         raise RuntimeError
     writer = PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance)
     writer.write(0, data[0], err[0])
@@ -72,8 +74,12 @@ def test_psfalign_leaves_nothing_when_left(small, tmp_path, planes):
 def test_psfalign_refuses_what_does_not_fit(small, tmp_path, planes):
     data, err = planes
     with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
-        for call in ((3, data[0], None), (0, data[0, :, :8], None), (-1, data[0], None),
-                     (0, data[0], err[0, :2])):
+        for call in (
+            (3, data[0], None),
+            (0, data[0, :, :8], None),
+            (-1, data[0], None),
+            (0, data[0], err[0, :2]),
+        ):
             with pytest.raises(InputError, match="do not fit"):
                 writer.write(*call)
         with pytest.raises(InputError, match="do not fit"):
@@ -88,8 +94,13 @@ def test_psfalign_refuses_what_does_not_fit(small, tmp_path, planes):
 def test_psfalign_on_the_disk_before_it_has_its_name(small, tmp_path, planes, monkeypatch):
     path, calls = tmp_path / "a_psfalign.fits", []
     sync = fits_writer._sync
-    monkeypatch.setattr(fits_writer, "_sync", lambda fd: calls.append(
-        (os.fstat(fd).st_ino, os.fstat(fd).st_size, path.exists())) or sync(fd))
+    monkeypatch.setattr(
+        fits_writer,
+        "_sync",
+        lambda fd: (
+            calls.append((os.fstat(fd).st_ino, os.fstat(fd).st_size, path.exists())) or sync(fd)
+        ),
+    )
     data, err = planes
     with PsfalignWriter(path, small.psf, SHAPE, small.provenance) as writer:
         for sci in range(3):

@@ -64,19 +64,23 @@ def test_reads_the_primary_hdu(path):
 def test_other_shapes(path, shape):
     assert error_of(make_mask(path, np.ones(shape))) == (
         f"the psfmask has shape {shape}, but the exposures have (6, 5); expected the same (give "
-        "another with --psfmask)")
+        "another with --psfmask)"
+    )
 
 
 def test_values_that_make_no_mask(path):
     bad = good()
     bad[1, 1], bad[2, 2], bad[3, 3] = np.nan, np.inf, -np.inf
     assert error_of(make_mask(path, bad)) == (
-        "the psfmask has 1 NaN and 2 infinite values, expected numbers of 0 or more")
+        "the psfmask has 1 NaN and 2 infinite values, expected numbers of 0 or more"
+    )
     bad = good() - 0.1
     assert error_of(make_mask(path, bad)).startswith(
-        "the psfmask has 3 negative values (lowest -0.1), expected numbers of 0 or more")
+        "the psfmask has 3 negative values (lowest -0.1), expected numbers of 0 or more"
+    )
     assert error_of(make_mask(path, np.zeros(SHAPE))) == (
-        "the psfmask is 0 everywhere and leaves no pixel to fit, expected 1 where a pixel counts")
+        "the psfmask is 0 everywhere and leaves no pixel to fit, expected 1 where a pixel counts"
+    )
 
 
 def test_files_that_hold_no_mask(path, tmp_path):
@@ -86,7 +90,8 @@ def test_files_that_hold_no_mask(path, tmp_path):
     assert error_of(path).startswith("not a FITS file: begins with b'not FITS,'")
     fits.PrimaryHDU().writeto(path, overwrite=True)
     assert error_of(path) == (
-        "no image in SCI or the primary HDU (found: PRIMARY), expected one of shape (6, 5)")
+        "no image in SCI or the primary HDU (found: PRIMARY), expected one of shape (6, 5)"
+    )
     make_mask(path, None)
     assert error_of(path).startswith("no image in SCI or the primary HDU (found: PRIMARY, SCI)")
     text = fits.BinTableHDU(np.array([("a",)], [("a", "S3")]), name="SCI")
@@ -102,14 +107,21 @@ def test_warns_of_a_mask_for_another_coronagraph(path, exposure, caplog):
     assert not caplog.text  # MASKA335R and MASK335R are one
     make_mask(path, good(), INSTRUME="NIRCAM", CORONMSK="MASK430R")
     io.read_psfmask(path, SHAPE, exposure.meta)
-    assert ("mask.fits: the psfmask was made for CORONMSK MASK430R, but the exposures have "
-            "MASKA335R") in caplog.text
+    assert (
+        "mask.fits: the psfmask was made for CORONMSK MASK430R, but the exposures have MASKA335R"
+    ) in caplog.text
 
 
-@pytest.mark.parametrize(("name", "shape"), [
-    ("jwst_miri_psfmask_0009", (304, 320)), ("jwst_nircam_psfmask_0003", (320, 320)),
-    ("jwst_nircam_psfmask_0019", (320, 320)), ("jwst_nircam_psfmask_0027", (320, 320)),
-    ("jwst_nircam_psfmask_0049", (640, 640))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("jwst_miri_psfmask_0009", (304, 320)),
+        ("jwst_nircam_psfmask_0003", (320, 320)),
+        ("jwst_nircam_psfmask_0019", (320, 320)),
+        ("jwst_nircam_psfmask_0027", (320, 320)),
+        ("jwst_nircam_psfmask_0049", (640, 640)),
+    ],
+)
 def test_real_masks(shared_data, name, shape):
     mask = io.read_psfmask(shared_data / "psfmask" / f"{name}.fits", shape)
     assert mask.min() >= 0 and 0.9 < mask.max() <= 1
@@ -121,6 +133,7 @@ def test_real_mask_larger_than_the_exposure(shared_data, tmp_path):
 
 
 # finding
+
 
 def test_find_given(path, exposure):
     mask, name, how = io.find_psfmask(make_mask(path, good()), exposure)
@@ -138,8 +151,7 @@ def test_find_built_in_does_not_import_crds(exposure, monkeypatch, caplog):
     with caplog.at_level(logging.INFO, "gpucoron"):
         mask, name, how = io.find_psfmask(None, exposure)
     assert mask.shape == SHAPE and mask.dtype == np.float64 and (mask == 1).all()
-    assert (name, how) == (
-        "N/A", "built in: all ones (CRDS is not configured (no CRDS_PATH))")
+    assert (name, how) == ("N/A", "built in: all ones (CRDS is not configured (no CRDS_PATH))")
     assert "psfmask: none given and CRDS is not configured" in caplog.text
     assert "built in: all ones, every pixel counts" in caplog.text
 
@@ -188,12 +200,16 @@ def test_find_by_crds_of_another_shape(path, exposure, monkeypatch, tmp_path):
         io.find_psfmask(None, exposure)
 
 
-@pytest.mark.parametrize(("answer", "how", "logged"), [
-    ("NOT FOUND n/a", "CRDS has none for this instrument mode", ""),
-    ("/cache/N/A", "CRDS has none for this instrument mode", ""),
-    ("/nowhere/x.fits", "x.fits is not in the CRDS cache", "CRDS chose x.fits, which is not"),
-    (ValueError("bad\ntext"), "CRDS failed", "gave no answer: ValueError bad\n"),
-    (SystemExit(1), "CRDS failed", "gave no answer: SystemExit 1")])
+@pytest.mark.parametrize(
+    ("answer", "how", "logged"),
+    [
+        ("NOT FOUND n/a", "CRDS has none for this instrument mode", ""),
+        ("/cache/N/A", "CRDS has none for this instrument mode", ""),
+        ("/nowhere/x.fits", "x.fits is not in the CRDS cache", "CRDS chose x.fits, which is not"),
+        (ValueError("bad\ntext"), "CRDS failed", "gave no answer: ValueError bad\n"),
+        (SystemExit(1), "CRDS failed", "gave no answer: SystemExit 1"),
+    ],
+)
 def test_crds_that_does_not_help(exposure, monkeypatch, tmp_path, caplog, answer, how, logged):
     fake_crds(monkeypatch, tmp_path, answer)
     mask, name, found = io.find_psfmask(None, exposure)
@@ -211,21 +227,45 @@ def make_crds_cache(cache, mask):
     for folder in folders:
         folder.mkdir(parents=True)
     config, mappings, references = folders
-    (config / "server_config").write_text(repr(
-        {f"{k}_context": context for k in ("operational", "latest", "edit")} | {
-            "observatory": "jwst", "bad_files": "", "bad_files_list": [], "last_synced": "never",
-            "force_remote_mode": False, "status": "cache", "connected": False}))
-    reference = {"filekind": "PSFMASK", "classes": ("Match", "UseAfter"), "parkey": (
-        ("META.INSTRUMENT.FILTER", "META.INSTRUMENT.CORONAGRAPH", "META.SUBARRAY.NAME"),
-        ("META.OBSERVATION.DATE", "META.OBSERVATION.TIME"))}
+    (config / "server_config").write_text(
+        repr(
+            {f"{k}_context": context for k in ("operational", "latest", "edit")}
+            | {
+                "observatory": "jwst",
+                "bad_files": "",
+                "bad_files_list": [],
+                "last_synced": "never",
+                "force_remote_mode": False,
+                "status": "cache",
+                "connected": False,
+            }
+        )
+    )
+    reference = {
+        "filekind": "PSFMASK",
+        "classes": ("Match", "UseAfter"),
+        "parkey": (
+            ("META.INSTRUMENT.FILTER", "META.INSTRUMENT.CORONAGRAPH", "META.SUBARRAY.NAME"),
+            ("META.OBSERVATION.DATE", "META.OBSERVATION.TIME"),
+        ),
+    }
     for name, changes, selector in (
-        (context, {"mapping": "PIPELINE", "parkey": ("META.INSTRUMENT.NAME",)},
-         "{'NIRCAM': 'jwst_nircam_0001.imap'}"),
-        ("jwst_nircam_0001.imap", {"mapping": "INSTRUMENT", "parkey": ("REFTYPE",)},
-         "{'psfmask': 'jwst_nircam_psfmask_0001.rmap'}"),
-        ("jwst_nircam_psfmask_0001.rmap", {"mapping": "REFERENCE"} | reference,
-         "Match({('F444W', 'MASKA335R', 'SUB320A335R'): UseAfter({"
-         "'2020-01-01 00:00:00': 'jwst_nircam_psfmask_0099.fits'})})"),
+        (
+            context,
+            {"mapping": "PIPELINE", "parkey": ("META.INSTRUMENT.NAME",)},
+            "{'NIRCAM': 'jwst_nircam_0001.imap'}",
+        ),
+        (
+            "jwst_nircam_0001.imap",
+            {"mapping": "INSTRUMENT", "parkey": ("REFTYPE",)},
+            "{'psfmask': 'jwst_nircam_psfmask_0001.rmap'}",
+        ),
+        (
+            "jwst_nircam_psfmask_0001.rmap",
+            {"mapping": "REFERENCE"} | reference,
+            "Match({('F444W', 'MASKA335R', 'SUB320A335R'): UseAfter({"
+            "'2020-01-01 00:00:00': 'jwst_nircam_psfmask_0099.fits'})})",
+        ),
     ):
         header = HEADER | {"name": name, "instrument": "NIRCAM"} | changes
         (mappings / name).write_text(f"header = {header}\nselector = {selector}\n")
@@ -250,11 +290,20 @@ def test_real_crds_without_the_network(tmp_path):
     other = make_calints(tmp_path / "b_calints.fits", primary={"FILTER": "F410M"})
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, make_calints(tmp_path / "a_calints.fits"), other],
-        env={"CRDS_PATH": str(tmp_path / "cache"), "CRDS_IGNORE_MAPPING_CHECKSUM": "1",
-             "PATH": "", "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120)
+        env={
+            "CRDS_PATH": str(tmp_path / "cache"),
+            "CRDS_IGNORE_MAPPING_CHECKSUM": "1",
+            "PATH": "",
+            "HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout.splitlines() == [
         "crds://jwst_nircam_psfmask_0099.fits chosen by CRDS: jwst_nircam_psfmask_0099.fits 15.0",
-        "N/A built in: all ones (CRDS failed) 30.0"], done.stderr
+        "N/A built in: all ones (CRDS failed) 30.0",
+    ], done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -17,10 +17,15 @@ from gpucoron.io.tan import OutputWcs, tangent_plane
 from gpucoron.io.wcs import output_wcs, pixel_map, pixel_maps, read_wcs
 from gpucoron.io.wcs_layout import mean_pixel_area
 
-SETS = {"nircam_small": "jw0900100[23]*calints.fits", "miri_4qpm": "jw0900100[45]*calints.fits",
-        "aumic_f444w": "jw0118400[12]*calints.fits", "awkward": "jw0900100[234]*calints.fits"}
-PLANE = OutputWcs((90, 120), (60.3, 41.7), (150.2, -30.4), (1.7e-5, 1.7e-5),
-                  ((-0.8, 0.6), (0.6, 0.8)), 0.0612)
+SETS = {
+    "nircam_small": "jw0900100[23]*calints.fits",
+    "miri_4qpm": "jw0900100[45]*calints.fits",
+    "aumic_f444w": "jw0118400[12]*calints.fits",
+    "awkward": "jw0900100[234]*calints.fits",
+}
+PLANE = OutputWcs(
+    (90, 120), (60.3, 41.7), (150.2, -30.4), (1.7e-5, 1.7e-5), ((-0.8, 0.6), (0.6, 0.8)), 0.0612
+)
 
 
 @pytest.fixture(scope="module", params=SETS)
@@ -64,13 +69,19 @@ def test_different_pointings_differ(pair):
     assert a != b and len({a, b, a}) == 2
 
 
-@pytest.mark.parametrize(("blob", "message"), [
-    (None, r"x.fits: no ASDF extension, so no WCS; expected one from assign_wcs"),
-    (b"", r"x.fits: no ASDF extension"),
-    (b"nonsense", r"x.fits: the ASDF extension cannot be read: \w+"),
-    (b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n--- !<tag:stsci.edu:asdf/core/asdf-1.1.0>\n"
-     b"meta: {a: 1}\n...\n", r"x.fits: no WCS with two axes in the ASDF extension \(meta.wcs\)"),
-])
+@pytest.mark.parametrize(
+    ("blob", "message"),
+    [
+        (None, r"x.fits: no ASDF extension, so no WCS; expected one from assign_wcs"),
+        (b"", r"x.fits: no ASDF extension"),
+        (b"nonsense", r"x.fits: the ASDF extension cannot be read: \w+"),
+        (
+            b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n"
+            b"--- !<tag:stsci.edu:asdf/core/asdf-1.1.0>\nmeta: {a: 1}\n...\n",
+            r"x.fits: no WCS with two axes in the ASDF extension \(meta.wcs\)",
+        ),
+    ],
+)
 def test_no_wcs(blob, message):
     with pytest.raises(ExposureError, match=message) as caught:
         read_wcs(blob, "x.fits")
@@ -88,8 +99,13 @@ def test_layout_equals_stcal(exposures):
     stcal = pytest.importorskip("stcal.alignment", reason="stcal (of jwst) is absent")
     wcss, ours = layout(exposures)
     meta = exposures[0].meta
-    info = {"ra_ref": meta.ra_ref, "dec_ref": meta.dec_ref, "roll_ref": meta.roll_ref,
-            "v3yangle": meta.v3i_yang, "vparity": meta.vparity}
+    info = {
+        "ra_ref": meta.ra_ref,
+        "dec_ref": meta.dec_ref,
+        "roll_ref": meta.roll_ref,
+        "v3yangle": meta.v3i_yang,
+        "vparity": meta.vparity,
+    }
     regions = [e.meta.s_region for e in exposures]
     theirs = stcal.util.wcs_from_sregions(regions, wcss[0].gwcs, info, pscale_ratio=1.0)
     transform = theirs.forward_transform
@@ -100,7 +116,8 @@ def test_layout_equals_stcal(exposures):
     np.testing.assert_allclose(ours.pc, transform.pc.value, atol=1e-15)
     assert ours.box() == theirs.bounding_box.bounding_box(order="F")
     region = stcal.combine_sregions(
-        regions, theirs.forward_transform.forward, intersect_footprint=theirs.footprint())
+        regions, theirs.forward_transform.forward, intersect_footprint=theirs.footprint()
+    )
     mine, expected = parse_region(ours.s_region)[0], parse_region(region)[0]
     assert mine.shape == expected.shape
     assert min(np.abs(np.roll(mine, k, axis=0) - expected).max() for k in range(len(mine))) < 2e-9
@@ -147,12 +164,17 @@ def test_closed_form_equals_gwcs_and_astropy(dec):
 
 def test_header_cards_mean_the_same_to_astropy():
     from astropy.wcs import WCS
+
     header = fits.Header([card for card in PLANE.to_header_cards()])
     y, x = np.mgrid[0:90:11.3, 0:120:13.1]
     sky = WCS(header).all_pix2world(x, y, 0)
     np.testing.assert_allclose(sky, PLANE.pixel_to_sky(x, y), atol=1e-11)
     assert [k for k, _, _ in PLANE.to_header_cards()][:4] == [
-        "RADESYS", "WCSAXES", "CRPIX1", "CRPIX2"]
+        "RADESYS",
+        "WCSAXES",
+        "CRPIX1",
+        "CRPIX2",
+    ]
 
 
 def test_beyond_the_horizon_is_nan():
@@ -187,7 +209,8 @@ def test_mean_pixel_area(pair):
     ra0, dec0 = pair[0].meta.ra_ref, pair[0].meta.dec_ref
     (xe, xn), (xf, xm), (ye, yn), (yf, ym) = (
         tangent_plane(*wcs.pixel_to_sky(x + dx, y + dy, everywhere=True), ra0, dec0)
-        for dx, dy in ((h, 0), (-h, 0), (0, h), (0, -h)))
+        for dx, dy in ((h, 0), (-h, 0), (0, h), (0, -h))
+    )
     jacobian = ((xe - xf) * (yn - ym) - (xn - xm) * (ye - yf)) / (2 * h) ** 2
     expected = abs(np.mean(jacobian)) * np.deg2rad(1) ** 2
     assert mean_pixel_area(wcs, (128, 128)) == pytest.approx(expected, rel=2e-6)
@@ -218,19 +241,25 @@ def test_missing_keywords_come_from_the_gwcs(pair, caplog):
     assert len(parse_region(found.s_region)) == 1
 
 
-@pytest.mark.parametrize(("keywords", "message"), [
-    ({"pixel_scale": 0.0}, "pixel_scale is 0.0, expected a positive number"),
-    ({"pixel_scale_ratio": -1}, "pixel_scale_ratio is -1, expected a positive number"),
-    ({"rotation": "north"}, "rotation is 'north', expected a number"),
-    ({"crpix": (1,)}, r"crpix is \(1,\), expected two numbers"),
-    ({"crpix": (1, None)}, "crpix is None, expected a number"),
-    ({"crval": (10.0, 95.0)}, r"crval is \(10.0, 95.0\), expected a declination"),
-    ({"crval": (330.0, 30.4)}, "expected a position less than 90 degrees away"),
-    ({"output_shape": (10, 1)}, "expected two integers .nx, ny. of at least 2"),
-    ({"output_shape": (10.5, 20)}, "expected two integers .nx, ny. of at least 2"),
-    ({"pixel_scale": 3600.0}, "the output image would have shape"),
-    ({"output_wcs_file": "/nowhere.asdf"}, "/nowhere.asdf: no such file, expected an ASDF file"),
-])
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"pixel_scale": 0.0}, "pixel_scale is 0.0, expected a positive number"),
+        ({"pixel_scale_ratio": -1}, "pixel_scale_ratio is -1, expected a positive number"),
+        ({"rotation": "north"}, "rotation is 'north', expected a number"),
+        ({"crpix": (1,)}, r"crpix is \(1,\), expected two numbers"),
+        ({"crpix": (1, None)}, "crpix is None, expected a number"),
+        ({"crval": (10.0, 95.0)}, r"crval is \(10.0, 95.0\), expected a declination"),
+        ({"crval": (330.0, 30.4)}, "expected a position less than 90 degrees away"),
+        ({"output_shape": (10, 1)}, "expected two integers .nx, ny. of at least 2"),
+        ({"output_shape": (10.5, 20)}, "expected two integers .nx, ny. of at least 2"),
+        ({"pixel_scale": 3600.0}, "the output image would have shape"),
+        (
+            {"output_wcs_file": "/nowhere.asdf"},
+            "/nowhere.asdf: no such file, expected an ASDF file",
+        ),
+    ],
+)
 def test_parameter_errors(pair, keywords, message):
     with pytest.raises(ParameterError, match=message) as caught:
         layout(pair, **keywords)
@@ -264,11 +293,16 @@ def test_output_wcs_file_of_other_kinds(pair, tmp_path):
         models.Shift(-wanted.crpix[0]) & models.Shift(-wanted.crpix[1])
         | models.AffineTransformation2D(matrix=wanted.pc)
         | models.Scale(wanted.cdelt[0]) & models.Scale(wanted.cdelt[1])
-        | models.Pix2Sky_TAN() | models.RotateNative2Celestial(*wanted.crval, 180.0)
+        | models.Pix2Sky_TAN()
+        | models.RotateNative2Celestial(*wanted.crval, 180.0)
     )
     compound = gwcs.WCS([(simple.input_frame, parts), (simple.output_frame, None)])
-    path = write(tmp_path / "b.asdf", wcs=compound, pixel_area=wanted.pixel_scale**2,
-                 pixel_shape=list(wanted.shape[::-1]))
+    path = write(
+        tmp_path / "b.asdf",
+        wcs=compound,
+        pixel_area=wanted.pixel_scale**2,
+        pixel_shape=list(wanted.shape[::-1]),
+    )
     _, ours = layout(pair, output_wcs_file=path)
     assert ours.shape == wanted.shape
     assert ours.pixel_scale == pytest.approx(wanted.pixel_scale)
@@ -281,8 +315,10 @@ def test_output_wcs_file_of_other_kinds(pair, tmp_path):
     bent = models.Mapping((0, 1, 0, 1)) | bent[0] & bent[1] | parts
     for other, message in (
         (read_wcs(pair[0].asdf_bytes, "x").gwcs, "expected a TAN projection of the sky"),
-        (gwcs.WCS([(simple.input_frame, bent), (simple.output_frame, None)]),
-         "not a TAN projection without distortion"),
+        (
+            gwcs.WCS([(simple.input_frame, bent), (simple.output_frame, None)]),
+            "not a TAN projection without distortion",
+        ),
     ):
         path = write(tmp_path / "d.asdf", wcs=other, array_shape=[10, 10])
         with pytest.raises(ParameterError, match=message):
@@ -298,16 +334,29 @@ def test_parse_region():
     np.testing.assert_array_equal(first, [[1, 2], [3, 4], [5, -6]])
     assert second.shape == (4, 2)
     assert format_region([first]) == (
-        "POLYGON ICRS  1.000000000 2.000000000 3.000000000 4.000000000 5.000000000 -6.000000000")
-    for bad in (None, "", "CIRCLE ICRS 1 2 3", "POLYGON ICRS 1 2 3", "POLYGON ICRS a b c d e f",
-                "POLYGON ICRS nan 1 2 3 4 5"):
+        "POLYGON ICRS  1.000000000 2.000000000 3.000000000 4.000000000 5.000000000 -6.000000000"
+    )
+    for bad in (
+        None,
+        "",
+        "CIRCLE ICRS 1 2 3",
+        "POLYGON ICRS 1 2 3",
+        "POLYGON ICRS a b c d e f",
+        "POLYGON ICRS nan 1 2 3 4 5",
+    ):
         assert parse_region(bad) == []
 
 
 def square(x, y, side=10.0, turn=0.0):
     c, s = np.cos(turn) * side / 2, np.sin(turn) * side / 2
-    return np.array([(x + c - s, y + s + c), (x + c + s, y + s - c),
-                     (x - c + s, y - s - c), (x - c - s, y - s + c)])
+    return np.array(
+        [
+            (x + c - s, y + s + c),
+            (x + c + s, y + s - c),
+            (x - c + s, y - s - c),
+            (x - c - s, y - s + c),
+        ]
+    )
 
 
 def joined(*regions, box=((-0.5, 99.5), (-0.5, 99.5))):
@@ -320,19 +369,22 @@ def shoelace(polygon):
     return 0.5 * np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))
 
 
-@pytest.mark.parametrize(("regions", "areas"), [
-    ([square(20, 20)], [100.0]),
-    ([square(20, 20), square(20, 20), square(20, 20)], [100.0]),
-    ([square(20, 20), square(25, 23)], [200.0 - 5 * 7]),
-    ([square(20, 20), square(50, 50)], [100.0, 100.0]),
-    ([square(20, 20), square(30, 20)], [200.0]),
-    ([square(20, 20), square(25, 20), square(30, 20)], [200.0]),
-    ([square(20, 20), square(20, 20, 4.0)], [100.0]),
-    ([square(0, 0)], [5.5 * 5.5]),
-    ([square(0, 0), square(0, 3)], [5.5 * 8.5]),
-    ([square(20, 20), square(20, 20, turn=np.pi / 4)], [100.0 * (4 - 2 * np.sqrt(2))]),
-    ([square(200, 200)], []),
-])
+@pytest.mark.parametrize(
+    ("regions", "areas"),
+    [
+        ([square(20, 20)], [100.0]),
+        ([square(20, 20), square(20, 20), square(20, 20)], [100.0]),
+        ([square(20, 20), square(25, 23)], [200.0 - 5 * 7]),
+        ([square(20, 20), square(50, 50)], [100.0, 100.0]),
+        ([square(20, 20), square(30, 20)], [200.0]),
+        ([square(20, 20), square(25, 20), square(30, 20)], [200.0]),
+        ([square(20, 20), square(20, 20, 4.0)], [100.0]),
+        ([square(0, 0)], [5.5 * 5.5]),
+        ([square(0, 0), square(0, 3)], [5.5 * 8.5]),
+        ([square(20, 20), square(20, 20, turn=np.pi / 4)], [100.0 * (4 - 2 * np.sqrt(2))]),
+        ([square(200, 200)], []),
+    ],
+)
 def test_union(regions, areas):
     found = joined(*regions)
     assert sorted(-shoelace(p) for p in found) == pytest.approx(sorted(areas), abs=1e-6)
@@ -345,8 +397,9 @@ def test_union_of_many_rolls_equals_sampling():
     inside = np.zeros(x.shape, dtype=bool)
     for region in regions:
         edges = zip(region, np.roll(region, -1, axis=0), strict=True)
-        inside |= np.all([(x - a[0]) * (b[1] - a[1]) - (y - a[1]) * (b[0] - a[0]) > 0
-                          for a, b in edges], axis=0)
+        inside |= np.all(
+            [(x - a[0]) * (b[1] - a[1]) - (y - a[1]) * (b[0] - a[0]) > 0 for a, b in edges], axis=0
+        )
     outer = sum(-shoelace(p) for p in joined(*regions))
     assert outer == pytest.approx(inside.sum() / 16, rel=5e-3)
 
@@ -361,5 +414,6 @@ def test_separation_is_astropys_to_the_bit():
     ra, dec = rng.uniform(0, 360, 500), rng.uniform(-90, 90, 500)
     step = rng.normal(0, 1e-5, (2, 500))
     theirs = angular_separation(
-        *(v * units.deg for v in (ra, dec, ra + step[0], dec + step[1]))).to_value(units.deg)
+        *(v * units.deg for v in (ra, dec, ra + step[0], dec + step[1]))
+    ).to_value(units.deg)
     np.testing.assert_array_equal(_separation(ra, dec, ra + step[0], dec + step[1]), theirs)

@@ -19,13 +19,18 @@ def fill(device, images, bad, *args, **options):
     exposures = options.get("exposures")
     if exposures is not None:
         arrays["exposures"] = on(device, exposures)
-    return device.get(fill_bad_pixels(
-        device.array(images), device.array(bad), *args, **{**options, **arrays}))
+    return device.get(
+        fill_bad_pixels(device.array(images), device.array(bad), *args, **{**options, **arrays})
+    )
 
 
 def expose(device, images, bad, groups, err, **options):
-    return back(device, exposure_images(
-        device.array(images), device.array(bad), groups, device.array(err), **options))
+    return back(
+        device,
+        exposure_images(
+            device.array(images), device.array(bad), groups, device.array(err), **options
+        ),
+    )
 
 
 def on(device, exposures):
@@ -109,11 +114,11 @@ def test_raster_fill_equals_the_oracle(device, box):
     flagged = bad & ~np.isnan(images)
     images = images.copy()
     images[2, 5, 5:8] = np.inf
-    out = device.get(fill_bad_pixels_raster(
-        *map(device.array, (images, bad, flagged)), box))
+    out = device.get(fill_bad_pixels_raster(*map(device.array, (images, bad, flagged)), box))
     for k in range(3):
         np.testing.assert_array_equal(
-            out[k], oracles.raster_fill(images[k], bad[k], flagged[k], box))
+            out[k], oracles.raster_fill(images[k], bad[k], flagged[k], box)
+        )
 
 
 def test_raster_fill_equals_jwst():

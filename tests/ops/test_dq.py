@@ -9,10 +9,37 @@ from gpucoron.ops.dq import DO_NOT_USE, FLAGS, NON_SCIENCE, OUTLIER, good_pixels
 from gpucoron.ops.dq import interpret_bit_flags as interpret
 
 TEXTS = [
-    None, "", " ", "None", "INDEF", "0", "1", "12", "~0", "~1", "1+4", "1,4", "1|4", "~1+4",
-    "~(1+4)", "( 1 , 4 )", "((1))", "DO_NOT_USE", "~DO_NOT_USE", "DO_NOT_USE,SATURATED",
-    "DO_NOT_USE + NON_SCIENCE", "~(DO_NOT_USE|OUTLIER)", "REFERENCE_PIXEL", "GOOD",
-    0, 1, 12, -2, [1, 4], ["DO_NOT_USE", "OUTLIER"], np.int64(5),
+    None,
+    "",
+    " ",
+    "None",
+    "INDEF",
+    "0",
+    "1",
+    "12",
+    "~0",
+    "~1",
+    "1+4",
+    "1,4",
+    "1|4",
+    "~1+4",
+    "~(1+4)",
+    "( 1 , 4 )",
+    "((1))",
+    "DO_NOT_USE",
+    "~DO_NOT_USE",
+    "DO_NOT_USE,SATURATED",
+    "DO_NOT_USE + NON_SCIENCE",
+    "~(DO_NOT_USE|OUTLIER)",
+    "REFERENCE_PIXEL",
+    "GOOD",
+    0,
+    1,
+    12,
+    -2,
+    [1, 4],
+    ["DO_NOT_USE", "OUTLIER"],
+    np.int64(5),
 ]
 
 
@@ -31,17 +58,32 @@ def test_masks_and_good_pixels_equal_astropy(flags):
         return
     dq = np.array([[0, 1, 2, 3, 4], [5, 16, 513, 2**31, 2**32 - 1]], np.uint32)
     dq.flags.writeable = False
-    expected = bitmask.bitfield_to_boolean_mask(
-        dq, flags, good_mask_value=1, flag_name_map=pixel)
+    expected = bitmask.bitfield_to_boolean_mask(dq, flags, good_mask_value=1, flag_name_map=pixel)
     found = good_pixels(dq, ours)
     assert found.dtype == bool
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("flags", [
-    "1+2,4", "3+4", "~", "()", "(1", "1)", "1~2", "DO_NOT_US", "1+", "a b", [3, 4], [1.5], 1.5,
-    True,
-], ids=repr)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "1+2,4",
+        "3+4",
+        "~",
+        "()",
+        "(1",
+        "1)",
+        "1~2",
+        "DO_NOT_US",
+        "1+",
+        "a b",
+        [3, 4],
+        [1.5],
+        1.5,
+        True,
+    ],
+    ids=repr,
+)
 def test_what_is_no_selection(flags):
     with pytest.raises((ValueError, TypeError, KeyError)):
         bitmask.interpret_bit_flags(flags, flag_name_map=pixel)

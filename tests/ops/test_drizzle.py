@@ -22,8 +22,10 @@ def distorted_map(shape, output_shape, angle=0.0, ratio=1.0, bend=0.0, flip=Fals
     rng = np.random.default_rng(seed)
     y, x = np.indices(shape, dtype=np.float64)
     u, v = x - (shape[1] - 1) / 2, y - (shape[0] - 1) / 2
-    u, v = (u + bend * (u * u / shape[1] + 0.5 * u * v / shape[0]),
-            v + bend * (v * v / shape[0] - 0.3 * u * v / shape[1]))
+    u, v = (
+        u + bend * (u * u / shape[1] + 0.5 * u * v / shape[0]),
+        v + bend * (v * v / shape[0] - 0.3 * u * v / shape[1]),
+    )
     c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     out = np.stack([(c * u - s * v) / ratio, (s * u + c * v) / ratio], axis=-1)
     out += (np.array(output_shape[::-1]) - 1) / 2 + rng.uniform(-1, 1, 2)
@@ -111,8 +113,11 @@ GEOMETRIES = {
 def test_equals_the_drizzle_package(geometry, kernel, pixfrac):
     images, weights = scene(6)
     maps = [distorted_map(SHAPE, OUTPUT, seed=k // 2, **GEOMETRIES[geometry]) for k in range(6)]
-    keywords = {"kernel": kernel, "pixfrac": pixfrac,
-                "pixel_scale_ratio": GEOMETRIES[geometry].get("ratio", 1.0)}
+    keywords = {
+        "kernel": kernel,
+        "pixfrac": pixfrac,
+        "pixel_scale_ratio": GEOMETRIES[geometry].get("ratio", 1.0),
+    }
     expected = package(images, maps, weights, **keywords)
     result = ours(images, maps, weights, **keywords)
     assert np.isfinite(expected[0]).any()
@@ -149,7 +154,8 @@ def test_nan_in_the_map(where, kernel):
     expected = package(images, maps, weights, kernel=kernel)
     result = ours(images, maps, weights, kernel=kernel, pixel_scale_ratio=1.0)
     assert_like_package_signed(
-        result, expected, images, maps, weights, kernel=kernel, pixel_scale_ratio=1.0)
+        result, expected, images, maps, weights, kernel=kernel, pixel_scale_ratio=1.0
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -194,21 +200,25 @@ def test_no_overlap_and_tiny_pixfrac(kernel):
     assert overlaps(far[0], OUTPUT, kernel=kernel).shares.size == 0
     near = [distorted_map(SHAPE, OUTPUT, angle=5.0)] * 2
     keywords = {"kernel": kernel, "pixfrac": 0.0005}
-    assert_like_package(ours(images, near, weights, **keywords),
-                        package(images, near, weights, **keywords))
+    assert_like_package(
+        ours(images, near, weights, **keywords), package(images, near, weights, **keywords)
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_naive_oracle(kernel):
     shape, output = (9, 8), (20, 21)
     images, weights = scene(3, shape)
-    maps = [distorted_map(shape, output, angle=20.0 * k, ratio=0.8, bend=0.1, seed=k)
-            for k in range(3)]
+    maps = [
+        distorted_map(shape, output, angle=20.0 * k, ratio=0.8, bend=0.1, seed=k) for k in range(3)
+    ]
     pixfrac = 1.0 if kernel.startswith("lanczos") else 0.9
     data, weight, taking_part = drizzle_oracle.drizzle(
-        images, maps, weights, output, kernel=kernel, pixfrac=pixfrac, ratio=0.8)
+        images, maps, weights, output, kernel=kernel, pixfrac=pixfrac, ratio=0.8
+    )
     result = ours(
-        images, maps, weights, output, kernel=kernel, pixfrac=pixfrac, pixel_scale_ratio=0.8)
+        images, maps, weights, output, kernel=kernel, pixfrac=pixfrac, pixel_scale_ratio=0.8
+    )
     sure = (weight == 0) | (np.abs(weight) > (0.02 if kernel.startswith("lanczos") else 1e-9))
     assert sure.mean() > 0.5
     np.testing.assert_allclose(result.weight, weight, rtol=2e-6, atol=atol_of(kernel))
@@ -236,8 +246,9 @@ def test_weight_and_flux_are_conserved(angle, pixfrac, kernel):
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 1.3])
 def test_turbo_is_square_where_the_grids_are_parallel(ratio):
     pixel_map = distorted_map(SHAPE, OUTPUT, ratio=ratio)
-    turbo, square = (overlaps(pixel_map, OUTPUT, kernel=kernel, pixfrac=0.8)
-                     for kernel in ("turbo", "square"))
+    turbo, square = (
+        overlaps(pixel_map, OUTPUT, kernel=kernel, pixfrac=0.8) for kernel in ("turbo", "square")
+    )
     dense = []
     for o in (turbo, square):
         pixel = np.repeat(np.arange(OUTPUT[0] * OUTPUT[1]), np.diff(o.pointers))
@@ -292,8 +303,11 @@ def test_pixel_scale_ratio_is_measured_in_the_map(kernel, ratio):
 def test_what_makes_no_difference_is_ignored():
     pixel_map = distorted_map(SHAPE, OUTPUT)
     images, _ = scene(1)
-    for kernel, keywords in (("square", {"pixel_scale_ratio": 0.5}), ("lanczos3", {"pixfrac": 0.3}),
-                             ("point", {"pixel_scale_ratio": 3})):
+    for kernel, keywords in (
+        ("square", {"pixel_scale_ratio": 0.5}),
+        ("lanczos3", {"pixfrac": 0.3}),
+        ("point", {"pixel_scale_ratio": 3}),
+    ):
         d = Drizzle(OUTPUT, kernel=kernel)
         d.add(images, overlaps(pixel_map, OUTPUT, kernel=kernel, **keywords))
         assert d.n_added == 1
@@ -342,8 +356,7 @@ def test_streamed_equals_whole_for_any_number_of_threads(kernel):
             d = Drizzle(OUTPUT, kernel=kernel, n_inputs=1)
             geometry = d.overlaps(pixel_map)
             for a, b in zip(cuts[:-1], cuts[1:], strict=True):
-                d.add(images[a:b], geometry, weights[a:b],
-                      variances=[v[a:b] for v in variances])
+                d.add(images[a:b], geometry, weights[a:b], variances=[v[a:b] for v in variances])
                 d.result()
             outcomes.append(d.result())
     finally:
@@ -367,10 +380,16 @@ def test_variances(by_time, kernel):
     total, summed = np.zeros((3, *OUTPUT)), np.zeros((3, *OUTPUT))
     for k in range(3):
         times = [10.0 * (k + 1)]
-        d.add(images[k], maps[k], weights[k], variances=[v[k] for v in variances],
-              weigh_variances=times if by_time else 1)
-        drizzled = [package([np.sqrt(v[k])], [maps[k]], [weights[k]], kernel=kernel)
-                    for v in variances]
+        d.add(
+            images[k],
+            maps[k],
+            weights[k],
+            variances=[v[k] for v in variances],
+            weigh_variances=times if by_time else 1,
+        )
+        drizzled = [
+            package([np.sqrt(v[k])], [maps[k]], [weights[k]], kernel=kernel) for v in variances
+        ]
         if kernel == "lanczos3":  # elsewhere the terms of the sum of weights cancel
             sure &= (drizzled[0][1] == 0) | (drizzled[0][1] > 0.2)
         drizzled = [image.astype(float) ** 2 for image, _, _ in drizzled]
@@ -384,8 +403,10 @@ def test_variances(by_time, kernel):
     assert sure.mean() > 0.5
     for value, wanted in zip(d.result().variances, expected, strict=True):
         np.testing.assert_allclose(
-            value[sure], wanted[sure],
-            rtol=DRIZZLE_CANCELLING_VARIANCE if kernel == "lanczos3" else 2e-6)
+            value[sure],
+            wanted[sure],
+            rtol=DRIZZLE_CANCELLING_VARIANCE if kernel == "lanczos3" else 2e-6,
+        )
 
 
 def test_variances_missing_or_never_given():
@@ -412,16 +433,28 @@ def test_weights_by_default_and_shared():
     np.testing.assert_allclose(d.result().data[covered], 1.0, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("keywords", "message"), [
-    ({"kernel": "round"}, r"kernel is 'round', expected one of 'square', 'point', 'turbo', 'gau"),
-    ({"pixel_scale_ratio": 0}, r"pixel_scale_ratio is 0, expected a number from 1e-6 to 1e6, or"),
-    ({"pixel_scale_ratio": "x"}, r"pixel_scale_ratio is 'x', expected a number from 1e-6 to 1e6"),
-    ({"pixfrac": 1.5}, r"pixfrac is 1.5, expected a number from 0 to 1"),
-    ({"pixfrac": "much"}, r"pixfrac is 'much', expected a number from 0 to 1"),
-    ({"fillval": "empty"}, r"fillval is 'empty', expected 'NAN', 'INDEF' or a number"),
-    ({"output_shape": (0, 4)}, r"output shape is \(0, 4\), expected at least 1 pixel"),
-    ({"output_shape": 7}, r"output shape is 7, expected \(ny, nx\)"),
-])
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        (
+            {"kernel": "round"},
+            r"kernel is 'round', expected one of 'square', 'point', 'turbo', 'gau",
+        ),
+        (
+            {"pixel_scale_ratio": 0},
+            r"pixel_scale_ratio is 0, expected a number from 1e-6 to 1e6, or",
+        ),
+        (
+            {"pixel_scale_ratio": "x"},
+            r"pixel_scale_ratio is 'x', expected a number from 1e-6 to 1e6",
+        ),
+        ({"pixfrac": 1.5}, r"pixfrac is 1.5, expected a number from 0 to 1"),
+        ({"pixfrac": "much"}, r"pixfrac is 'much', expected a number from 0 to 1"),
+        ({"fillval": "empty"}, r"fillval is 'empty', expected 'NAN', 'INDEF' or a number"),
+        ({"output_shape": (0, 4)}, r"output shape is \(0, 4\), expected at least 1 pixel"),
+        ({"output_shape": 7}, r"output shape is 7, expected \(ny, nx\)"),
+    ],
+)
 def test_parameter_errors(keywords, message):
     with pytest.raises(ParameterError, match=message):
         Drizzle(**{"output_shape": OUTPUT} | keywords)

@@ -28,21 +28,28 @@ class Cpu:
     array = get = staticmethod(lambda values: values)
 
 
-def drizzled(device, images, maps, weights, output=OUTPUT, *, variances=(), weigh=1, scale=1.0,
-             **keywords):
+def drizzled(
+    device, images, maps, weights, output=OUTPUT, *, variances=(), weigh=1, scale=1.0, **keywords
+):
     """Result of planes, each with its map, on the host: data, weight, context and variances."""
     d = Drizzle(output, **keywords)
     for k, pixel_map in enumerate(maps):
-        d.add(device.array(images[k]), device.array(pixel_map), device.array(weights[k]),
-              variances=[device.array(v[k]) for v in variances], weigh_variances=weigh,
-              scale=scale)
+        d.add(
+            device.array(images[k]),
+            device.array(pixel_map),
+            device.array(weights[k]),
+            variances=[device.array(v[k]) for v in variances],
+            weigh_variances=weigh,
+            scale=scale,
+        )
     return on_host(device, d)
 
 
 def on_host(device, d):
     result = d.result()
-    return type(result)(*(device.get(getattr(result, name)) for name in (
-        "data", "weight", "context", "variances")))
+    return type(result)(
+        *(device.get(getattr(result, name)) for name in ("data", "weight", "context", "variances"))
+    )
 
 
 def assert_close(result, expected, images, weights, maps, output=OUTPUT, **keywords):
@@ -77,8 +84,11 @@ def test_shares_are_those_of_the_cpu_to_the_bit(device, geometry, kernel):
         pixel_map = np.round(pixel_map)
     expected = overlaps(pixel_map, OUTPUT, kernel=kernel, pixfrac=0.8)
     found = overlaps(device.array(pixel_map), OUTPUT, kernel=kernel, pixfrac=0.8)
-    pointers, sources, shares = as_rows(device, found) if device.name != "cpu" else (
-        found.pointers, found.sources, found.shares)
+    pointers, sources, shares = (
+        as_rows(device, found)
+        if device.name != "cpu"
+        else (found.pointers, found.sources, found.shares)
+    )
     np.testing.assert_array_equal(pointers, expected.pointers)
     np.testing.assert_array_equal(sources, expected.sources)
     if kernel == "gaussian" and device.name == "cuda":  # another exp
@@ -89,8 +99,10 @@ def test_shares_are_those_of_the_cpu_to_the_bit(device, geometry, kernel):
 
 def as_rows(device, found):
     """Pointers, sources and shares in the CPU's order from the lists by tiles."""
-    starts, counts, needed, sources, shares = (device.get(getattr(found, name)) for name in (
-        "pointers", "counts", "needed", "sources", "shares"))
+    starts, counts, needed, sources, shares = (
+        device.get(getattr(found, name))
+        for name in ("pointers", "counts", "needed", "sources", "shares")
+    )
     ny, nx = found.output_shape
     y, x = np.indices((ny, nx)).reshape(2, -1)
     tile = y // 16 * -(-nx // 16) + x // 16
@@ -128,10 +140,15 @@ def test_equals_the_drizzle_package(device, geometry, kernel):
     from tests.ops import test_drizzle
 
     images, weights = scene(4, test_drizzle.SHAPE)
-    maps = [distorted_map(test_drizzle.SHAPE, test_drizzle.OUTPUT, seed=k // 2,
-                          **GEOMETRIES[geometry]) for k in range(4)]
-    keywords = {"kernel": kernel, "pixfrac": 0.7,
-                "pixel_scale_ratio": GEOMETRIES[geometry].get("ratio", 1.0)}
+    maps = [
+        distorted_map(test_drizzle.SHAPE, test_drizzle.OUTPUT, seed=k // 2, **GEOMETRIES[geometry])
+        for k in range(4)
+    ]
+    keywords = {
+        "kernel": kernel,
+        "pixfrac": 0.7,
+        "pixel_scale_ratio": GEOMETRIES[geometry].get("ratio", 1.0),
+    }
     expected = package(images, maps, weights, **keywords)
     result = drizzled(device, images, maps, weights, test_drizzle.OUTPUT, **keywords)
     assert_like_package_signed(result, expected, images, maps, weights, **keywords)
@@ -141,10 +158,12 @@ def test_equals_the_drizzle_package(device, geometry, kernel):
 def test_naive_oracle(device, kernel):
     shape, output = (9, 8), (20, 21)
     images, weights = scene(3, shape)
-    maps = [distorted_map(shape, output, angle=20.0 * k, ratio=0.8, bend=0.1, seed=k)
-            for k in range(3)]
+    maps = [
+        distorted_map(shape, output, angle=20.0 * k, ratio=0.8, bend=0.1, seed=k) for k in range(3)
+    ]
     data, weight, taking_part = drizzle_oracle.drizzle(
-        images, maps, weights, output, kernel=kernel, pixfrac=0.9)
+        images, maps, weights, output, kernel=kernel, pixfrac=0.9
+    )
     result = drizzled(device, images, maps, weights, output, kernel=kernel, pixfrac=0.9)
     sure = ~((weight > 0) & (weight < 1e-9))
     np.testing.assert_allclose(result.weight, weight, rtol=2e-6, atol=1e-9)
@@ -165,9 +184,14 @@ def test_weight_and_flux_are_conserved(device, angle):
     assert flux == pytest.approx(np.nansum(images * used), rel=1e-5, abs=1e-4)
 
 
-@pytest.mark.parametrize("ratio, shape, output", [
-    (2.2, (50, 48), (20, 19)), (0.2, (7, 6), (20, 19)), (20.0, (50, 48), (2, 3)),
-])
+@pytest.mark.parametrize(
+    "ratio, shape, output",
+    [
+        (2.2, (50, 48), (20, 19)),
+        (0.2, (7, 6), (20, 19)),
+        (20.0, (50, 48), (2, 3)),
+    ],
+)
 def test_tiles_that_need_many_input_pixels_or_few(device, ratio, shape, output):
     """Above 512 they do not fit into shared memory."""
     images, weights = scene(3, shape)
@@ -247,8 +271,12 @@ def test_context_beyond_32_inputs_and_in_parts(device, cuts):
     d = Drizzle(output)
     geometry = d.overlaps(device.array(pixel_map))
     for a, b in zip((0, *cuts[:-1]), cuts, strict=True):
-        d.add(device.array(images[a:b]), geometry, device.array(weights[a:b]),
-              variances=[device.array(v[a:b]) for v in variances_of(images)])
+        d.add(
+            device.array(images[a:b]),
+            geometry,
+            device.array(weights[a:b]),
+            variances=[device.array(v[a:b]) for v in variances_of(images)],
+        )
         d.result()
     result = on_host(device, d)
     assert result.context.shape == (3, *output)
@@ -282,8 +310,11 @@ def test_results_do_not_depend_on_the_order_of_threads(order):
             device.emulation.flags = build.PLAIN
             results.append(drizzled(device, *given, **more))
     a, b = results
-    for one, other in zip((a.data, a.weight, a.context, *a.variances),
-                          (b.data, b.weight, b.context, *b.variances), strict=True):
+    for one, other in zip(
+        (a.data, a.weight, a.context, *a.variances),
+        (b.data, b.weight, b.context, *b.variances),
+        strict=True,
+    ):
         np.testing.assert_array_equal(one, other)
 
 
@@ -300,9 +331,14 @@ def test_some_of_the_variances(device, which, weigh):
         geometry = d.overlaps(where.array(pixel_map))
         for chosen in (which, (1,)):
             variances = [all_of_them[k] if k in chosen else None for k in range(3)]
-            d.add(where.array(images), geometry, where.array(weights),
-                  variances=[None if v is None else where.array(v) for v in variances],
-                  weigh_variances=weigh, scale=0.5)
+            d.add(
+                where.array(images),
+                geometry,
+                where.array(weights),
+                variances=[None if v is None else where.array(v) for v in variances],
+                weigh_variances=weigh,
+                scale=0.5,
+            )
         results.append(on_host(where, d))
     assert_close(*results, images, [2 * weights.sum(axis=0)], [pixel_map])
 
@@ -327,8 +363,11 @@ def test_one_plane_and_other_types(device):
     for image in (images[0], images.astype(np.float64), images.transpose(0, 2, 1).copy()):
         image = device.array(image)
         d = Drizzle(OUTPUT)
-        d.add(image if image.shape[-1] == SHAPE[1] else image.transpose(0, 2, 1),
-              device.array(pixel_map), device.array(weights))
+        d.add(
+            image if image.shape[-1] == SHAPE[1] else image.transpose(0, 2, 1),
+            device.array(pixel_map),
+            device.array(weights),
+        )
         results.append(on_host(device, d).data)
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
@@ -356,8 +395,10 @@ def test_mixed_devices(device):
     images, weights = scene(2, SHAPE)
     pixel_map = distorted_map(SHAPE, OUTPUT)
     d = Drizzle(OUTPUT)
-    for mixed in ((images, device.array(pixel_map), weights),
-                  (device.array(images), device.array(pixel_map), weights)):
+    for mixed in (
+        (images, device.array(pixel_map), weights),
+        (device.array(images), device.array(pixel_map), weights),
+    ):
         with pytest.raises(TypeError, match="on the host and on a GPU are mixed"):
             d.add(*mixed)
     d.add(images, pixel_map, weights)

@@ -9,13 +9,17 @@ from tests import oracles, tolerances
 from tests.scenes import read_only, speckles
 
 on_gpus = pytest.mark.parametrize(
-    "device", ["host-forward", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
+    "device", ["host-forward", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True
+)
 
 
 def references(n=8, shape=(31, 28), seed=0):
     rng = np.random.default_rng(seed)
-    images = [speckles(shape, rng.normal(0, 0.3, 2), brightness=rng.uniform(0.8, 1.2))
-              + rng.normal(0, 2, shape) for _ in range(n)]
+    images = [
+        speckles(shape, rng.normal(0, 0.3, 2), brightness=rng.uniform(0.8, 1.2))
+        + rng.normal(0, 2, shape)
+        for _ in range(n)
+    ]
     return read_only(np.array(images))
 
 
@@ -35,10 +39,11 @@ def test_equals_an_svd_of_the_pixels(device, truncate):
     left, err = oracles.klip(target, refs, truncate)
     basis = KLBasis(device.array(refs))
     np.testing.assert_allclose(
-        device.get(basis.subtract(device.array(target[None]), truncate))[0], left,
-        atol=tolerances.KLIP_ABS)
-    np.testing.assert_allclose(
-        device.get(basis.scatter(truncate)), err, atol=tolerances.KLIP_ABS)
+        device.get(basis.subtract(device.array(target[None]), truncate))[0],
+        left,
+        atol=tolerances.KLIP_ABS,
+    )
+    np.testing.assert_allclose(device.get(basis.scatter(truncate)), err, atol=tolerances.KLIP_ABS)
 
 
 def test_vectors_are_orthonormal_and_ordered(device):
@@ -54,8 +59,10 @@ def test_vectors_are_orthonormal_and_ordered(device):
 
 def test_a_constant_background_changes_nothing(device):
     refs, target = references(), speckles((31, 28), seed=3)[None]
-    a, b = (device.get(KLBasis(device.array(r)).subtract(device.array(t), 4))
-            for r, t in [(refs, target), (refs + 1000.0, target - 500.0)])
+    a, b = (
+        device.get(KLBasis(device.array(r)).subtract(device.array(t), 4))
+        for r, t in [(refs, target), (refs + 1000.0, target - 500.0)]
+    )
     np.testing.assert_allclose(a, b, atol=1e-8)
 
 
@@ -67,7 +74,9 @@ def test_vectors_at_rounding_level_are_dropped(device):
     target = device.array(speckles((31, 28), seed=3)[None])
     np.testing.assert_allclose(
         device.get(basis.subtract(target, 50)),
-        device.get(KLBasis(device.array(refs)).subtract(target, 50)), atol=1e-7)
+        device.get(KLBasis(device.array(refs)).subtract(target, 50)),
+        atol=1e-7,
+    )
     assert (device.get(basis.scatter(50)) == 0).all()
     assert device.get(basis.eigenvectors).shape == (14, 8)
 
@@ -103,10 +112,12 @@ def test_several_truncations_equal_one_at_a_time(device):
     basis = KLBasis(device.array(references()))
     target = device.array(speckles((31, 28), seed=3)[None])
     wanted = [30, 0, 2, 3, 6, 8, 2]
-    for k, left, err in zip(wanted, basis.subtract(target, wanted), basis.scatter(wanted),
-                            strict=True):
+    for k, left, err in zip(
+        wanted, basis.subtract(target, wanted), basis.scatter(wanted), strict=True
+    ):
         np.testing.assert_allclose(
-            device.get(left), device.get(basis.subtract(target, k)), rtol=0, atol=1e-11)
+            device.get(left), device.get(basis.subtract(target, k)), rtol=0, atol=1e-11
+        )
         np.testing.assert_array_equal(device.get(err), device.get(basis.scatter(k)))
 
 
@@ -117,32 +128,40 @@ def test_any_number_of_targets_in_either_precision(device, n_targets, dtype):
     refs = references(5, shape).astype(dtype)
     targets = references(n_targets, shape, seed=1).astype(dtype)
     basis, oracle = KLBasis(device.array(refs)), KLBasis(refs)
-    for left, expected in zip(basis.subtract(device.array(targets), [2, 4]),
-                              oracle.subtract(targets, [2, 4]), strict=True):
+    for left, expected in zip(
+        basis.subtract(device.array(targets), [2, 4]), oracle.subtract(targets, [2, 4]), strict=True
+    ):
         assert_close(device, left, expected)
 
 
 # ---------------------------------------------------------------- many sets at once
 
+
 def sets(n, nref, shape, seed=0):
-    return (np.array([references(nref, shape, seed + k) for k in range(n)]),
-            references(n, shape, seed + 100) + 50.0)
+    return (
+        np.array([references(nref, shape, seed + k) for k in range(n)]),
+        references(n, shape, seed + 100) + 50.0,
+    )
 
 
-@pytest.mark.parametrize("n, nref, shape, wanted", [
-    (3, 6, (13, 11), [2]),
-    (2, 1, (5, 17), [0, 1]),
-    (2, 2, (9, 8), [1, 2, 7]),
-    (1, 70, (66, 65), [5, 35, 34, 69, 0]),  # two tiles of references and of modes, two segments
-    (2, 34, (8, 9), [3, 17, 18, 60]),
-])
+@pytest.mark.parametrize(
+    "n, nref, shape, wanted",
+    [
+        (3, 6, (13, 11), [2]),
+        (2, 1, (5, 17), [0, 1]),
+        (2, 2, (9, 8), [1, 2, 7]),
+        (1, 70, (66, 65), [5, 35, 34, 69, 0]),  # two tiles of references and of modes, two segments
+        (2, 34, (8, 9), [3, 17, 18, 60]),
+    ],
+)
 def test_many_equal_one_at_a_time(device, n, nref, shape, wanted):
     refs, targets = sets(n, nref, shape)
     residuals, scatters = klip_many(device.array(refs), device.array(targets), wanted)
     for k, own in enumerate(refs):
         basis = KLBasis(own)
-        for left, expected in zip(residuals, basis.subtract(targets[k : k + 1], wanted),
-                                  strict=True):
+        for left, expected in zip(
+            residuals, basis.subtract(targets[k : k + 1], wanted), strict=True
+        ):
             assert_close(device, left[k], expected[0])
         for plane, expected in zip(scatters, basis.scatter(wanted), strict=True):
             assert_close(device, plane[k], expected)
@@ -179,6 +198,7 @@ def test_errors_of_many(device):
 
 # ---------------------------------------------------------------- eigen-decomposition
 
+
 def matrices():
     rng = np.random.default_rng(2)
     wide = rng.normal(size=(20, 50))
@@ -189,11 +209,19 @@ def matrices():
     graded = np.linalg.qr(random)[0] * np.logspace(0, -30, 20)
     chain = np.diag(np.ones(19), 1)
     return {
-        "covariance": wide @ wide.T, "rank five": few @ few.T, "zero references": zero @ zero.T,
-        "zero": np.zeros((20, 20)), "one": np.ones((20, 20)), "unit": np.eye(20),
-        "diagonal": np.diag(rng.normal(size=20)), "indefinite": random, "graded": graded @ graded.T,
-        "pairs": np.diag(abs(np.arange(20) - 9.5)) + chain, "no diagonal": chain,
-        "large": random * 1e300, "small": random * 1e-300,
+        "covariance": wide @ wide.T,
+        "rank five": few @ few.T,
+        "zero references": zero @ zero.T,
+        "zero": np.zeros((20, 20)),
+        "one": np.ones((20, 20)),
+        "unit": np.eye(20),
+        "diagonal": np.diag(rng.normal(size=20)),
+        "indefinite": random,
+        "graded": graded @ graded.T,
+        "pairs": np.diag(abs(np.arange(20) - 9.5)) + chain,
+        "no diagonal": chain,
+        "large": random * 1e300,
+        "small": random * 1e-300,
     }
 
 
@@ -201,11 +229,13 @@ def assert_decomposed(matrix, values, vectors):
     n, size = len(matrix), max(abs(values).max(), np.finfo(float).tiny)
     bound = 8 * n * np.finfo(float).eps
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(n), rtol=0, atol=bound)
-    np.testing.assert_allclose(vectors @ (matrix / size), (values / size)[:, None] * vectors,
-                               rtol=0, atol=bound)
+    np.testing.assert_allclose(
+        vectors @ (matrix / size), (values / size)[:, None] * vectors, rtol=0, atol=bound
+    )
     assert (np.diff(values) <= 0).all()
-    np.testing.assert_allclose(values / size, np.linalg.eigvalsh(matrix / size)[::-1], rtol=0,
-                               atol=bound)
+    np.testing.assert_allclose(
+        values / size, np.linalg.eigvalsh(matrix / size)[::-1], rtol=0, atol=bound
+    )
 
 
 def test_difficult_matrices(device):
@@ -308,9 +338,22 @@ def tiles(n, pixels, shift=0):
 
 # sides of a tile, of a quarter and of a step; a segment; odd and even, in and out of alignment
 @on_gpus
-@pytest.mark.parametrize("n, pixels, shift", [
-    (1, 1, 0), (2, 16, 0), (2, 18, 1), (5, 4110, 0), (4, 4097, 0), (33, 31, 0), (64, 48, 0),
-    (66, 80, 0), (66, 130, 1), (67, 130, 0), (130, 66, 0)])
+@pytest.mark.parametrize(
+    "n, pixels, shift",
+    [
+        (1, 1, 0),
+        (2, 16, 0),
+        (2, 18, 1),
+        (5, 4110, 0),
+        (4, 4097, 0),
+        (33, 31, 0),
+        (64, 48, 0),
+        (66, 80, 0),
+        (66, 130, 1),
+        (67, 130, 0),
+        (130, 66, 0),
+    ],
+)
 def test_products_of_tiles(device, n, pixels, shift):
     room, refs, targets = tiles(n, pixels, shift)
     there = device.array(room)[shift:].reshape(refs.shape)
@@ -331,6 +374,6 @@ def test_products_of_tiles(device, n, pixels, shift):
             kept = slice(0, min(many, rank))
             model = filled[f] @ modes[f, kept].T / values[f, kept] @ modes[f, kept]
             np.testing.assert_allclose(device.get(left[k])[f], targets[f] - model, atol=1e-9)
-            rest = vectors[f, kept.stop:rank].T @ modes[f, kept.stop:rank]
+            rest = vectors[f, kept.stop : rank].T @ modes[f, kept.stop : rank]
             rest = rest[usable[f, :, 0]]
             np.testing.assert_allclose(device.get(err[k])[f], rest.std(axis=0), atol=2e-7)

@@ -29,7 +29,8 @@ def test_equals_direct_sum_and_scipy(shape, device):
         full = np.fft.ifftn(scipy_phases(np.fft.fftn(image), shift)).real
         np.testing.assert_allclose(result, full, atol=tolerances.SHIFT_ABS)
         np.testing.assert_allclose(
-            result, oracles.fourier_shift(image, shift), atol=tolerances.SHIFT_ABS)
+            result, oracles.fourier_shift(image, shift), atol=tolerances.SHIFT_ABS
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -52,7 +53,8 @@ def test_float32_input_is_shifted_in_double(device):
     out = shifted(device, image, np.array([[0.25, 0.25]]))
     assert out.dtype == np.float64
     np.testing.assert_array_equal(
-        out, shifted(device, image.astype(float), np.array([[0.25, 0.25]])))
+        out, shifted(device, image.astype(float), np.array([[0.25, 0.25]]))
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -87,7 +89,7 @@ def test_gradient_is_a_small_shift(shape, device):
     step = 1e-5
     for k, found in enumerate((along_y, along_x)):
         shift = np.where(np.arange(2) == k, step, 0.0)
-        expected = (oracles.fourier_shift(image, -shift) - oracles.fourier_shift(image, shift))
+        expected = oracles.fourier_shift(image, -shift) - oracles.fourier_shift(image, shift)
         np.testing.assert_allclose(found, expected / (2 * step), atol=1e-5)
 
 

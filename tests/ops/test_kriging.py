@@ -55,8 +55,11 @@ def test_knowing_the_correlation_helps_and_so_do_far_neighbours(cutoff, left):
         image, usable, err, truth = punched(seed, cutoff)
         y, x = np.nonzero(~usable)
         known = correlation_of(truth)
-        for name, options in (("finest", {}), ("measured", {"correlation": known}),
-                              ("far", {"correlation": known, "reach": FAR})):
+        for name, options in (
+            ("finest", {}),
+            ("measured", {"correlation": known}),
+            ("far", {"correlation": known, "reach": FAR}),
+        ):
             values, variances = krige(np.where(usable, image, 0), usable, err, y, x, **options)
             rms[name].append(np.mean((values - truth[y, x]) ** 2))
         pulls.append(np.mean((values - truth[y, x]) ** 2 / variances))

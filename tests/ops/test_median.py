@@ -76,13 +76,16 @@ def test_views_and_empty_images(device):
     assert median(device.array(images[:, :0])).shape == (0, 8)
 
 
-@pytest.mark.parametrize("images, good, text", [
-    (np.zeros((3, 3)), None, r"shape \(3, 3\), expected \(n, ny, nx\)"),
-    (np.zeros((0, 3, 3)), None, "n > 0"),
-    (np.zeros((2, 3, 3), int), None, "dtype int64"),
-    (np.zeros((2, 3, 3), np.float16), None, "dtype float16, expected float32 or float64"),
-    (np.zeros((2, 3, 3)), np.ones((3, 3), bool), r"good has shape \(3, 3\)"),
-])
+@pytest.mark.parametrize(
+    "images, good, text",
+    [
+        (np.zeros((3, 3)), None, r"shape \(3, 3\), expected \(n, ny, nx\)"),
+        (np.zeros((0, 3, 3)), None, "n > 0"),
+        (np.zeros((2, 3, 3), int), None, "dtype int64"),
+        (np.zeros((2, 3, 3), np.float16), None, "dtype float16, expected float32 or float64"),
+        (np.zeros((2, 3, 3)), np.ones((3, 3), bool), r"good has shape \(3, 3\)"),
+    ],
+)
 def test_errors_say_what_was_found(images, good, text):
     with pytest.raises(InputError, match=text):
         median(images, good)

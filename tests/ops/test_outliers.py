@@ -115,16 +115,35 @@ def test_an_exposure_is_flagged_as_on_the_cpu(device, n, neighbours):
     assert n < 3 or expected.flagged.sum() > 0
 
 
-@pytest.mark.parametrize("n, dtype", [
-    (70, np.float32), (140, np.float32), (300, np.float32), (600, np.float32),
-    (2049, np.float32), (4, np.float64), (40, np.float64), (150, np.float64)])
+@pytest.mark.parametrize(
+    "n, dtype",
+    [
+        (70, np.float32),
+        (140, np.float32),
+        (300, np.float32),
+        (600, np.float32),
+        (2049, np.float32),
+        (4, np.float64),
+        (40, np.float64),
+        (150, np.float64),
+    ],
+)
 def test_every_instantiation_flags_as_the_cpu(device, n, dtype):
     check(device, exposure(n, dtype, shape=(4, 5)), snr=4.0, neighbours=n < 300)
 
 
-@pytest.mark.parametrize("options", [
-    {"good_bits": None}, {"good_bits": "~DO_NOT_USE+JUMP_DET"}, {"good_bits": 0},
-    {"maskpt": 0.0}, {"maskpt": 1.5}, {"neighbours": False, "maskpt": 0.0}, {"snr": 0.3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"good_bits": None},
+        {"good_bits": "~DO_NOT_USE+JUMP_DET"},
+        {"good_bits": 0},
+        {"maskpt": 0.0},
+        {"maskpt": 1.5},
+        {"neighbours": False, "maskpt": 0.0},
+        {"snr": 0.3},
+    ],
+)
 def test_options(device, options):
     check(device, exposure(6), **{"snr": 5.0, **options})
 
@@ -137,8 +156,9 @@ def test_fewer_variances(device, count):
 @pytest.mark.parametrize("neighbours", [True, False])
 def test_where_no_pixel_is_good_all_enter_the_median(device, neighbours):
     data, err, dq, *variances = exposure(5)
-    expected = check(device, (data, err, dq | np.uint32(1), *variances), snr=5.0,
-                     neighbours=neighbours)
+    expected = check(
+        device, (data, err, dq | np.uint32(1), *variances), snr=5.0, neighbours=neighbours
+    )
     assert np.isfinite(expected.median).mean() > 0.9
     assert np.isnan(expected.data).all()
 
@@ -158,15 +178,22 @@ def test_nothing_is_copied_to_the_host(device):
     assert getattr(getattr(device, "emulation", None), "downloads", 0) == before
 
 
-@pytest.mark.parametrize("change, text", [
-    ({"err": np.ones((2, 3, 5))}, r"shapes \(2, 3, 4\), \(2, 3, 5\), \(2, 3, 4\); expected"),
-    ({"data": np.ones((3, 4))}, r"expected \(n, ny, nx\)"),
-    ({"dq": np.zeros((2, 3, 4), np.int64)}, "dq has dtype int64, expected uint32"),
-    ({"variances": [np.ones((2, 3, 4))] * 4}, "4 variances given, expected up to three"),
-])
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"err": np.ones((2, 3, 5))}, r"shapes \(2, 3, 4\), \(2, 3, 5\), \(2, 3, 4\); expected"),
+        ({"data": np.ones((3, 4))}, r"expected \(n, ny, nx\)"),
+        ({"dq": np.zeros((2, 3, 4), np.int64)}, "dq has dtype int64, expected uint32"),
+        ({"variances": [np.ones((2, 3, 4))] * 4}, "4 variances given, expected up to three"),
+    ],
+)
 def test_errors_say_what_was_found(change, text):
-    arrays = {"data": np.ones((2, 3, 4)), "err": np.ones((2, 3, 4)),
-              "dq": np.zeros((2, 3, 4), np.uint32), **change}
+    arrays = {
+        "data": np.ones((2, 3, 4)),
+        "err": np.ones((2, 3, 4)),
+        "dq": np.zeros((2, 3, 4), np.uint32),
+        **change,
+    }
     with pytest.raises(InputError, match=text):
         flag_outliers(**arrays, snr=5.0)
 
@@ -180,8 +207,10 @@ def test_a_gpu_takes_one_dtype(device):
         assert flag_outliers(data, err.astype(np.float64), dq, snr=5.0).err.dtype == np.float64
 
 
-@pytest.mark.parametrize("shape, fits", [
-    ((1024, 2048, 2047), True), ((1, 2**16, 2**16), False), ((1025, 2048, 2048), False)])
+@pytest.mark.parametrize(
+    "shape, fits",
+    [((1024, 2048, 2047), True), ((1, 2**16, 2**16), False), ((1025, 2048, 2048), False)],
+)
 def test_what_32_bits_cannot_number_is_refused_on_a_gpu(shape, fits, monkeypatch):
     from gpucoron.ops.cuda import bad_pixels as _bad_pixels_cuda
     from gpucoron.ops.cuda import outliers as _outliers_cuda

@@ -148,20 +148,26 @@ def test_devices_agree_on_hard_cases(shape, search, device):
     frames = np.stack([speckles(shape, s) + rng.normal(0, 5, shape) for s in ((0, 0), (0.4, -3))])
     references = np.stack(
         [speckles(shape, o) for o in ((2.1, -2.2), (5, -5), (-4.2, 0.3))]
-        + [speckles(shape, seed=9), np.zeros(shape), -frames[0], rng.normal(size=shape)])
+        + [speckles(shape, seed=9), np.zeros(shape), -frames[0], rng.normal(size=shape)]
+    )
     mask = np.ones(shape)
     mask[9:12, 8:12] = 0
     guide = frames[0] if search else None
     expected = Registration(references, mask, guide=guide, search=search).fit_many(frames)
-    plan = Registration(device.array(references), device.array(mask),
-                        guide=None if guide is None else device.array(guide), search=search)
+    plan = Registration(
+        device.array(references),
+        device.array(mask),
+        guide=None if guide is None else device.array(guide),
+        search=search,
+    )
     fits = plan.fit_many(device.array(frames))
     assert {NOT_CONVERGED, CONVERGED} == set(expected["status"].ravel())
     np.testing.assert_array_equal(fits["status"], expected["status"])
     good = expected["status"] == CONVERGED
     for name in FIT_DTYPE.names[:-1]:
-        np.testing.assert_allclose(fits[name][good], expected[name][good], rtol=1e-9,
-                                   atol=tolerances.REGISTRATION_PX)
+        np.testing.assert_allclose(
+            fits[name][good], expected[name][good], rtol=1e-9, atol=tolerances.REGISTRATION_PX
+        )
     assert_same(plan.fit(device.array(frames[1])), fits[1], device)
 
 
@@ -175,11 +181,14 @@ def test_contraction_is_the_sum_over_frequencies(shape, device):
     which, of_frame = np.array([0, 1, 1]), np.array([1, 1, 0])
     t = np.array([-0.7, 0.2, 0.9])
     for half_width in (2.3, 4.6):
-        y, x = (PhaseSeries.of_axis(n, half_width, half_spectrum=h)
-                for n, h in zip(shape, (False, True), strict=True))
+        y, x = (
+            PhaseSeries.of_axis(n, half_width, half_spectrum=h)
+            for n, h in zip(shape, (False, True), strict=True)
+        )
         packed = [ops.pack(device.array(a)) for a in (g, f)]
-        series = device.get(ops.contract(packed[0], which, packed[1], of_frame, ops.tables(y, x),
-                                         0.5, 3))
+        series = device.get(
+            ops.contract(packed[0], which, packed[1], of_frame, ops.tables(y, x), 0.5, 3)
+        )
         basis = np.cos(np.outer(np.arccos(t), np.arange(y.terms)))
         found = basis @ series @ basis.T
         phase_y, phase_x, _ = phases(half_width * np.stack([t, t], axis=1), shape)
@@ -279,8 +288,13 @@ def test_propagated_uncertainties_match_the_scatter_of_noisy_images():
     for _ in range(draws):
         references = clean + rng.normal(size=(n, *shape)) * reference_error
         plan = Registration(references, mask)
-        plan.propagate(np.repeat(clean[None], n, 0), reference_error[None], np.zeros(n, int), frame,
-                       frame_error)
+        plan.propagate(
+            np.repeat(clean[None], n, 0),
+            reference_error[None],
+            np.zeros(n, int),
+            frame,
+            frame_error,
+        )
         truth = Registration(clean[None], mask).fit(frame)[0]
         for _ in range(draws):
             fits = plan.fit(frame + rng.normal(size=shape) * frame_error)

@@ -10,10 +10,22 @@ import pytest
 from gpucoron.verify import verify
 from tests.conftest import SHARED
 
-SIMULATED = {"shape": (80, 80), "n_science": 2, "n_integrations": 2, "n_references": 3,
-             "n_reference_integrations": 2, "seed": 7}
-SETS = ("nircam_small", "miri_4qpm", "aumic_f444w", "awkward", "simulated-nircam",
-        "simulated-miri-4qpm")
+SIMULATED = {
+    "shape": (80, 80),
+    "n_science": 2,
+    "n_integrations": 2,
+    "n_references": 3,
+    "n_reference_integrations": 2,
+    "seed": 7,
+}
+SETS = (
+    "nircam_small",
+    "miri_4qpm",
+    "aumic_f444w",
+    "awkward",
+    "simulated-nircam",
+    "simulated-miri-4qpm",
+)
 
 
 class Comparison:
@@ -24,8 +36,9 @@ class Comparison:
         self.ours, self.theirs = folder / "gpucoron", folder / "jwst"
 
     def images(self, product, *hdus):
-        found = [i for i in self.report.images
-                 if i.product == product and (not hdus or i.hdu in hdus)]
+        found = [
+            i for i in self.report.images if i.product == product and (not hdus or i.hdu in hdus)
+        ]
         assert found, f"no {product} {hdus} was compared"
         return found
 
@@ -97,7 +110,8 @@ def _wanted(session):
 
 @pytest.fixture(
     scope="session",
-    params=[pytest.param(s, marks=pytest.mark.xdist_group(f"parity-{s}")) for s in SETS])
+    params=[pytest.param(s, marks=pytest.mark.xdist_group(f"parity-{s}")) for s in SETS],
+)
 def comparison(request, tmp_path_factory):
     """A `Comparison`, one set after the other."""
     if find_spec("jwst") is None:
@@ -112,7 +126,6 @@ def comparison(request, tmp_path_factory):
         asn, psfmask = _input(name, request, folder / "simulated")
         return verify(asn, folder / "verify", psfmask=psfmask)
 
-    wanted = [n for n in _wanted(request.session)
-              if n.startswith("simulated-") or SHARED.is_dir()]
+    wanted = [n for n in _wanted(request.session) if n.startswith("simulated-") or SHARED.is_dir()]
     report = _Shared(root, make).get(request.param, wanted)
     return Comparison(request.param, root / f"parity-{request.param}" / "verify", report)

@@ -24,8 +24,15 @@ def subtracted(shared_data, tmp_path_factory):
 
     asn = next((shared_data / "aumic_f444w").glob("*_asn.json"))
     folder = tmp_path_factory.mktemp("aumic")
-    gpucoron.run(asn, device="cpu", output_dir=folder, preset="jwst", save=("psfsub",), keep=(),
-                 psfmask=shared_data / "psfmask" / "jwst_nircam_psfmask_0019.fits")
+    gpucoron.run(
+        asn,
+        device="cpu",
+        output_dir=folder,
+        preset="jwst",
+        save=("psfsub",),
+        keep=(),
+        psfmask=shared_data / "psfmask" / "jwst_nircam_psfmask_0019.fits",
+    )
     return folder
 
 

@@ -19,8 +19,9 @@ def shown(within):
 
 
 def test_keywords():
-    expected = [(r.products, r.hdu, r.keyword, shown(r.within), r.reason)
-                for r in EXPECTED_KEYWORDS]
+    expected = [
+        (r.products, r.hdu, r.keyword, shown(r.within), r.reason) for r in EXPECTED_KEYWORDS
+    ]
     assert rows("Header keywords") == expected
 
 

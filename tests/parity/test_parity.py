@@ -56,8 +56,11 @@ def test_psfsub(comparison):
         ours, theirs = read(pair, "SCI")
         np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
         assert rms(ours - theirs) <= 1e-4 * rms(theirs)
-    assert [i.hdu for i in comparison.images("psfsub")
-            if i.hdu not in ("SCI", "ERR") and not i.same_bits] == []
+    assert [
+        i.hdu
+        for i in comparison.images("psfsub")
+        if i.hdu not in ("SCI", "ERR") and not i.same_bits
+    ] == []
 
 
 def test_combined_image(comparison):

@@ -22,10 +22,14 @@ def write(folder, data, name=NAME, err=None, dq=None, **keywords):
     primary.header["DATE"] = folder.name
     primary.header.update(keywords)
     dq = np.zeros(data.shape, np.uint32) if dq is None else dq
-    fits.HDUList([
-        primary, fits.ImageHDU(data, name="SCI"),
-        fits.ImageHDU(np.zeros_like(data) if err is None else err, name="ERR"),
-        fits.ImageHDU(dq, name="DQ")]).writeto(folder / name, overwrite=True)
+    fits.HDUList(
+        [
+            primary,
+            fits.ImageHDU(data, name="SCI"),
+            fits.ImageHDU(np.zeros_like(data) if err is None else err, name="ERR"),
+            fits.ImageHDU(dq, name="DQ"),
+        ]
+    ).writeto(folder / name, overwrite=True)
 
 
 @pytest.fixture
@@ -108,8 +112,10 @@ def test_keywords(tmp_path, image):
     write(tmp_path / "theirs", image, NINTS=2, FILTER="F410M", TARGNAME="X")
     report = compare_products(tmp_path / "ours", tmp_path / "theirs")
     assert {d.keyword for d in report.keywords if d.reason} == {"DATE", "GPUCORON"}
-    assert report.problems() == [f"{NAME}: PRIMARY NINTS is 3, jwst's is 2",
-                                 f"{NAME}: PRIMARY TARGNAME is absent, jwst's is 'X'"]
+    assert report.problems() == [
+        f"{NAME}: PRIMARY NINTS is 3, jwst's is 2",
+        f"{NAME}: PRIMARY TARGNAME is absent, jwst's is 'X'",
+    ]
 
 
 def test_polygon_may_start_at_any_corner():
@@ -133,7 +139,8 @@ def test_shifts_are_read_from_beside_the_products(tmp_path, image):
     with fits.open(tmp_path / "ours" / name, mode="append") as hdus:
         hdus.append(fits.BinTableHDU(table, name="ALIGN"))
     (tmp_path / "theirs" / "shifts.json").write_text(
-        json.dumps({"exp": [[0.5, 0, 1], [0.25, 3e-6, 1]]}))
+        json.dumps({"exp": [[0.5, 0, 1], [0.25, 3e-6, 1]]})
+    )
     report = compare_products(tmp_path / "ours", tmp_path / "theirs")
     (shifts,) = report.shifts
     assert (shifts.exposure, shifts.pairs) == ("exp", 2)
@@ -182,16 +189,31 @@ def test_parameters_are_checked_before_any_work(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("expect, missing, code", [
-    (False, ["a: jwst did not write it"], 0), (True, ["a: jwst did not write it"], 1),
-    (True, [], 0)])
+@pytest.mark.parametrize(
+    "expect, missing, code",
+    [
+        (False, ["a: jwst did not write it"], 0),
+        (True, ["a: jwst did not write it"], 1),
+        (True, [], 0),
+    ],
+)
 def test_exit_code_of_expect(monkeypatch, capsys, expect, missing, code):
     from gpucoron.cli import verify as command
 
     monkeypatch.setattr(command, "verify", lambda *a, **k: Report(missing=missing))
-    options = Namespace(asn="asn.json", output_dir="out", psfmask=None, set=[], align=None,
-                        device="cpu", single_fft=False, expect=expect, quiet=True, verbose=0,
-                        log_file=None)
+    options = Namespace(
+        asn="asn.json",
+        output_dir="out",
+        psfmask=None,
+        set=[],
+        align=None,
+        device="cpu",
+        single_fft=False,
+        expect=expect,
+        quiet=True,
+        verbose=0,
+        log_file=None,
+    )
     assert command.run_from_arguments(options) == code
     shown = capsys.readouterr().out
     assert ("not as promised: a" in shown) == bool(code)
@@ -216,10 +238,19 @@ def test_what_a_failing_process_says(tmp_path, monkeypatch):
 
 
 def test_parameters_that_jwst_is_given():
-    steps = step_parameters({"align_refs.align": "each", "klip.truncate": 3,
-                             "resample.crval": (1.0, 2.0), "outlier_detection.snr": "4.0"})
-    assert steps == {"klip": {"truncate": 3}, "resample": {"crval": [1.0, 2.0]},
-                     "outlier_detection": {"snr": "4.0 4.0"}}
+    steps = step_parameters(
+        {
+            "align_refs.align": "each",
+            "klip.truncate": 3,
+            "resample.crval": (1.0, 2.0),
+            "outlier_detection.snr": "4.0",
+        }
+    )
+    assert steps == {
+        "klip": {"truncate": 3},
+        "resample": {"crval": [1.0, 2.0]},
+        "outlier_detection": {"snr": "4.0 4.0"},
+    }
 
 
 # ---- what both are given

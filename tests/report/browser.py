@@ -8,36 +8,60 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-CHROMIUM = next(filter(None, map(shutil.which, (
-    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+CHROMIUM = next(
+    filter(
+        None,
+        map(
+            shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+        ),
+    ),
+    None,
+)
 
 
 class Browser:
     """One page of a browser; what it did is in `requests` and `complaints`."""
 
     def __init__(self):
-        self.folder = tempfile.TemporaryDirectory(prefix="gpucoron-chromium-",
-                                                  ignore_cleanup_errors=True)
+        self.folder = tempfile.TemporaryDirectory(
+            prefix="gpucoron-chromium-", ignore_cleanup_errors=True
+        )
         ours_in, theirs_out = os.pipe()
         theirs_in, ours_out = os.pipe()
 
         # Chromium reads commands from 3 and answers on 4; sh puts our pipes there
-        command = (f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$0" "$@"')
+        command = f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$0" "$@"'
         self.process = subprocess.Popen(
-            ["/bin/bash", "-c", command, CHROMIUM, "--headless=new", "--no-sandbox",
-             "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
-             "--disable-background-networking", "--remote-debugging-pipe",
-             f"--user-data-dir={self.folder.name}", "about:blank"],
-            pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env={**os.environ, "HOME": self.folder.name})
+            [
+                "/bin/bash",
+                "-c",
+                command,
+                CHROMIUM,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--no-first-run",
+                "--hide-scrollbars",
+                "--disable-background-networking",
+                "--remote-debugging-pipe",
+                f"--user-data-dir={self.folder.name}",
+                "about:blank",
+            ],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HOME": self.folder.name},
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self.reader, self.writer = os.fdopen(ours_in, "rb"), os.fdopen(ours_out, "wb")
         self.number, self.rest, self.session = 0, b"", None
         self.requests, self.complaints, self.loaded = [], [], False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target,
-                                 flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
@@ -81,8 +105,13 @@ class Browser:
             self.loaded = True
 
     def open(self, path: Path, width=1100, height=900):
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                  deviceScaleFactor=1, mobile=width < 500)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 500,
+        )
         self.loaded = False
         self.call("Page.navigate", url=path.as_uri())
         while not self.loaded:
@@ -90,15 +119,18 @@ class Browser:
 
     def js(self, expression):
         """Evaluate JavaScript (of ours; the page has none)."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True,
-                           awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def screenshot(self, whole=True):
-        return base64.b64decode(self.call(
-            "Page.captureScreenshot", captureBeyondViewport=whole)["data"])
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
+        )
 
     def pdf(self):
-        return base64.b64decode(self.call(
-            "Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
+        return base64.b64decode(
+            self.call("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]
+        )

@@ -13,17 +13,26 @@ from tests.report.browser import CHROMIUM, Browser
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt install chromium)"),
-    pytest.mark.xdist_group("browser")]
+    pytest.mark.xdist_group("browser"),
+]
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A run with all there is to show, several truncations and a warning among it."""
     folder = tmp_path_factory.mktemp("browser")
-    made = simulate(folder / "in", seed=2, shape=(96, 96), n_science=2, n_integrations=3,
-                    n_references=4, n_reference_integrations=2)
-    result = gpucoron.run(made.asn, device="cpu", psfmask=made.psfmask, klip_truncate=(1, 3, 50),
-                          keep=())
+    made = simulate(
+        folder / "in",
+        seed=2,
+        shape=(96, 96),
+        n_science=2,
+        n_integrations=3,
+        n_references=4,
+        n_reference_integrations=2,
+    )
+    result = gpucoron.run(
+        made.asn, device="cpu", psfmask=made.psfmask, klip_truncate=(1, 3, 50), keep=()
+    )
     assert result.warnings
     return result.report(folder)
 
@@ -106,8 +115,10 @@ def test_the_blink(page, report):
 def test_the_blink_shows_two_images(page, report):
     image = pytest.importorskip("matplotlib.image")
     page.open(report)
-    page.js("document.querySelector('input.blink').click();"
-            "document.querySelector('.pair').scrollIntoView()")
+    page.js(
+        "document.querySelector('input.blink').click();"
+        "document.querySelector('.pair').scrollIntoView()"
+    )
     shots, end = [], time.monotonic() + 10
     while time.monotonic() < end:
         shots.append(image.imread(io.BytesIO(page.screenshot(whole=False)), format="png"))
@@ -149,8 +160,11 @@ def test_paper(page, report):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_of_text(page, report, scheme):
-    page.call("Emulation.setEmulatedMedia", media="screen",
-              features=[{"name": "prefers-color-scheme", "value": scheme}])
+    page.call(
+        "Emulation.setEmulatedMedia",
+        media="screen",
+        features=[{"name": "prefers-color-scheme", "value": scheme}],
+    )
     page.open(report)
     colours = page.js("""(() => {
         const style = getComputedStyle(document.documentElement);
@@ -161,8 +175,10 @@ def test_contrast_of_text(page, report, scheme):
     def luminance(colour):
         digits = colour.lstrip("#")
         digits = digits if len(digits) == 6 else "".join(2 * d for d in digits)
-        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
-                  for c in (int(digits[k: k + 2], 16) / 255 for k in (0, 2, 4))]
+        linear = [
+            c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4
+            for c in (int(digits[k : k + 2], 16) / 255 for k in (0, 2, 4))
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     paper = luminance(colours["paper"])

@@ -19,7 +19,7 @@ def scene(sources=(), seed=1, noise=1.0):
     yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
     image = np.random.default_rng(seed).normal(0, noise, SHAPE)
     for x, y, peak in sources:
-        image += peak * np.exp(-4 * math.log(2) * ((xx - x)**2 + (yy - y)**2) / FWHM**2)
+        image += peak * np.exp(-4 * math.log(2) * ((xx - x) ** 2 + (yy - y) ** 2) / FWHM**2)
     image.flags.writeable = False
     return image
 
@@ -32,18 +32,20 @@ def direct_snr(image, x, y):
         total = 0.0
         for j in range(round(cy) - 3, round(cy) + 4):
             for i in range(round(cx) - 3, round(cx) + 4):
-                inside = (j + fine - cy)[:, None]**2 + (i + fine - cx)**2 <= (FWHM / 2)**2
+                inside = (j + fine - cy)[:, None] ** 2 + (i + fine - cx) ** 2 <= (FWHM / 2) ** 2
                 total += inside.mean() * image[j, i]
         return total
 
     radius, start = math.hypot(x - STAR[0], y - STAR[1]), math.atan2(y - STAR[1], x - STAR[0])
     n = int(2 * math.pi * radius / FWHM)
     angles = start + 2 * math.pi * np.arange(n) / n
-    ring = [aperture(STAR[0] + radius * math.cos(a), STAR[1] + radius * math.sin(a))
-            for a in angles]
+    ring = [
+        aperture(STAR[0] + radius * math.cos(a), STAR[1] + radius * math.sin(a)) for a in angles
+    ]
     others = np.array(ring[2:-1])  # not itself, nor its neighbours
-    return (ring[0] - others.mean()) / (
-        others.std(ddof=1) * math.sqrt(1 + 1 / len(others))), len(others)
+    return (ring[0] - others.mean()) / (others.std(ddof=1) * math.sqrt(1 + 1 / len(others))), len(
+        others
+    )
 
 
 @pytest.mark.parametrize("x, y", [(70, 62), (58, 45), (40, 80), (95, 30)])
@@ -84,8 +86,9 @@ def test_noise_alone_has_no_candidates():
 
 
 def test_noise_alone_is_gaussian_in_the_map():
-    sigmas = np.concatenate([significance(*snr_map(scene(seed=s), STAR, FWHM)).ravel()
-                             for s in range(6)])
+    sigmas = np.concatenate(
+        [significance(*snr_map(scene(seed=s), STAR, FWHM)).ravel() for s in range(6)]
+    )
     sigmas = sigmas[np.isfinite(sigmas)]
     assert abs(sigmas.mean()) < 0.03 and 0.97 < sigmas.std() < 1.03
     assert 0.5 < (sigmas > 3).mean() / stats.norm.sf(3) < 2
@@ -115,9 +118,18 @@ def test_a_hot_pixel_is_narrow():
     assert found.narrow and (round(found.x), round(found.y)) == (80, 40)
 
 
-@pytest.mark.parametrize("image", [
-    np.full(SHAPE, np.nan), np.zeros(SHAPE), np.full(SHAPE, np.inf), np.zeros((1, 1)),
-    np.zeros((3, 40)), np.full(SHAPE, 1e300), np.full(SHAPE, 1e-310)])
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full(SHAPE, np.nan),
+        np.zeros(SHAPE),
+        np.full(SHAPE, np.inf),
+        np.zeros((1, 1)),
+        np.zeros((3, 40)),
+        np.full(SHAPE, 1e300),
+        np.full(SHAPE, 1e-310),
+    ],
+)
 def test_images_without_anything(image):
     with np.errstate(all="ignore"):
         assert find_candidates(image, STAR, FWHM) == []

@@ -10,8 +10,11 @@ NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 
 def cells():
-    return ["".join(c["source"]) for c in json.loads(NOTEBOOK.read_text())["cells"]
-            if c["cell_type"] == "code"]
+    return [
+        "".join(c["source"])
+        for c in json.loads(NOTEBOOK.read_text())["cells"]
+        if c["cell_type"] == "code"
+    ]
 
 
 def test_every_cell_runs(tmp_path, monkeypatch, capsys):

@@ -14,10 +14,12 @@ def test_png_can_be_read_again():
     data = pictures.png(indices, "viridis")
     chunks, at = {}, 8
     while at < len(data):
-        size, name = struct.unpack(">I4s", data[at: at + 8])
-        chunks[name] = data[at + 8: at + 8 + size]
-        assert zlib.crc32(name + chunks[name]) == struct.unpack(
-            ">I", data[at + 8 + size: at + 12 + size])[0]
+        size, name = struct.unpack(">I4s", data[at : at + 8])
+        chunks[name] = data[at + 8 : at + 8 + size]
+        assert (
+            zlib.crc32(name + chunks[name])
+            == struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0]
+        )
         at += 12 + size
     rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(8, 33)
     np.testing.assert_array_equal(rows[:, 1:], indices)

@@ -17,8 +17,20 @@ from gpucoron.report import make_report
 from gpucoron.simulate import simulate
 from tests.tiny_sets import TinySet
 
-SECTIONS = ("image", "snr", "candidates", "exposures", "rms", "shifts", "eigen", "flags",
-            "members", "timeline", "parameters", "files")
+SECTIONS = (
+    "image",
+    "snr",
+    "candidates",
+    "exposures",
+    "rms",
+    "shifts",
+    "eigen",
+    "flags",
+    "members",
+    "timeline",
+    "parameters",
+    "files",
+)
 VOID = {"meta", "link", "input", "br"}
 
 
@@ -74,8 +86,10 @@ def tiny(tmp_path_factory):
 
 
 def run(tiny, **keywords):
-    return gpucoron.run(tiny.asn, **{"psfmask": tiny.mask, "device": "cpu", "klip_truncate": 3,
-                                     "keep": ()} | keywords)
+    return gpucoron.run(
+        tiny.asn,
+        **{"psfmask": tiny.mask, "device": "cpu", "klip_truncate": 3, "keep": ()} | keywords,
+    )
 
 
 # ---- all of it
@@ -85,11 +99,20 @@ def run(tiny, **keywords):
 def planets(tmp_path_factory):
     """A run whose star is where target acquisition puts it, with planets that are known."""
     folder = tmp_path_factory.mktemp("planets")
-    made = simulate(folder, seed=4, shape=(160, 160), n_science=2, n_integrations=3,
-                    n_references=5, n_reference_integrations=2, acquisition_px=0.0,
-                    disk=False)
-    return made, gpucoron.run(made.asn, psfmask=made.psfmask, klip_truncate=(2, 6), keep=(),
-                              device="cpu")
+    made = simulate(
+        folder,
+        seed=4,
+        shape=(160, 160),
+        n_science=2,
+        n_integrations=3,
+        n_references=5,
+        n_reference_integrations=2,
+        acquisition_px=0.0,
+        disk=False,
+    )
+    return made, gpucoron.run(
+        made.asn, psfmask=made.psfmask, klip_truncate=(2, 6), keep=(), device="cpu"
+    )
 
 
 def test_planets_are_in_the_table_where_they_are(planets):
@@ -117,7 +140,7 @@ def test_the_report_of_a_whole_run(planets):
     made, result = planets
     html, text = check(result, star=made.star)
     assert set(text) == set(SECTIONS)
-    assert "missing" not in re.findall(r'class="(\w+)"', html.split("<section id=\"files")[0])
+    assert "missing" not in re.findall(r'class="(\w+)"', html.split('<section id="files')[0])
     listed = [float(v) for v in re.findall(r"(\d+\.\d\d\d)″", text["candidates"])]
     for planet in made.planets:
         assert min(abs(v - planet.separation) for v in listed) < 0.02
@@ -132,9 +155,18 @@ def test_the_report_of_a_whole_run(planets):
 
 
 def test_noise_alone_has_no_candidate(tmp_path):
-    made = simulate(tmp_path, seed=9, shape=(120, 120), n_science=2, n_integrations=2,
-                    n_references=4, n_reference_integrations=2, planets=(), disk=False,
-                    acquisition_px=0.0)
+    made = simulate(
+        tmp_path,
+        seed=9,
+        shape=(120, 120),
+        n_science=2,
+        n_integrations=2,
+        n_references=4,
+        n_reference_integrations=2,
+        planets=(),
+        disk=False,
+        acquisition_px=0.0,
+    )
     result = gpucoron.run(made.asn, psfmask=made.psfmask, klip_truncate=5, keep=(), device="cpu")
     assert [s for s in result.candidates() if not s.doubt] == []
 
@@ -157,32 +189,38 @@ def test_what_is_noted_is_what_the_products_hold(tiny):
     product, record = result.product, result.product.record
     for root, stack in product.psfsub.items():
         entry = record.exposures[root]
-        for noted, images in ((entry.after[3], stack.data),
-                              (entry.before, product.crfints[root].data)):
+        for noted, images in (
+            (entry.after[3], stack.data),
+            (entry.before, product.crfints[root].data),
+        ):
             mean = np.ma.masked_invalid(images).mean(axis=0).filled(np.nan)
             np.testing.assert_allclose(noted, mean, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(
-            entry.unusable, (product.crfints[root].dq & 1 > 0).sum(axis=(1, 2)))
+            entry.unusable, (product.crfints[root].dq & 1 > 0).sum(axis=(1, 2))
+        )
     np.testing.assert_array_equal(record.images[3], product.i2d.data)
 
 
 # ---- parts of it
 
 
-@pytest.mark.parametrize("keywords, section, says", [
-    ({"klip": {"skip": True}}, "exposures", "no PSF was subtracted"),
-    ({"klip": {"skip": True}}, "eigen", "klip was skipped"),
-    ({"resample": {"skip": True}}, "image", "resample was skipped"),
-    ({"resample": {"skip": True}}, "candidates", "there is no combined image"),
-    ({"align_refs": {"skip": True}}, "shifts", "No fits"),
-    ({"outlier_detection": {"skip": True}}, "flags", "was skipped"),
-    ({"psfmask": None}, "image", "No psfmask"),
-    ({"align": "first"}, "eigen", "2 bases"),
-    ({"preset": "jwst"}, "shifts", "One point for each reference"),
-    ({"klip_truncate": (0, 1, 2, 100)}, "image", "100 KL vectors"),
-    ({"resample": {"output_shape": (2, 2)}}, "snr", "no finite pixel"),
-    ({"threads": 1}, "files", "Nothing was written"),
-])
+@pytest.mark.parametrize(
+    "keywords, section, says",
+    [
+        ({"klip": {"skip": True}}, "exposures", "no PSF was subtracted"),
+        ({"klip": {"skip": True}}, "eigen", "klip was skipped"),
+        ({"resample": {"skip": True}}, "image", "resample was skipped"),
+        ({"resample": {"skip": True}}, "candidates", "there is no combined image"),
+        ({"align_refs": {"skip": True}}, "shifts", "No fits"),
+        ({"outlier_detection": {"skip": True}}, "flags", "was skipped"),
+        ({"psfmask": None}, "image", "No psfmask"),
+        ({"align": "first"}, "eigen", "2 bases"),
+        ({"preset": "jwst"}, "shifts", "One point for each reference"),
+        ({"klip_truncate": (0, 1, 2, 100)}, "image", "100 KL vectors"),
+        ({"resample": {"output_shape": (2, 2)}}, "snr", "no finite pixel"),
+        ({"threads": 1}, "files", "Nothing was written"),
+    ],
+)
 def test_what_is_not_there_is_said(tiny, keywords, section, says):
     if "klip" in keywords:
         keywords = {**keywords, "klip_truncate": 3}
@@ -192,18 +230,29 @@ def test_what_is_not_there_is_said(tiny, keywords, section, says):
 
 def test_one_integration_of_each(tmp_path):
     tiny = TinySet(tmp_path)
-    tiny.edit(SCI=lambda a: a[:1], ERR=lambda a: a[:1], DQ=lambda a: a[:1], VAR_POISSON=None,
-              VAR_RNOISE=None, VAR_FLAT=None)
+    tiny.edit(
+        SCI=lambda a: a[:1],
+        ERR=lambda a: a[:1],
+        DQ=lambda a: a[:1],
+        VAR_POISSON=None,
+        VAR_RNOISE=None,
+        VAR_FLAT=None,
+    )
     tiny.members(lambda name: name not in (tiny.science[1].name, *(p.name for p in tiny.psf[1:])))
     html, text = check(run(tiny))
     assert "No outlier was found" in text["flags"] and "1 integration in 1 exposure" in html
 
 
-@pytest.mark.parametrize("spoil", [
-    {"SCI": lambda a: np.where(np.arange(len(a))[:, None, None] == 0, np.nan, a)},
-    {"DQ": lambda a: a | np.uint32(np.indices(a.shape)[1] > 18)},
-    {"CRPIX1": None, "RA_REF": None}, {"CRPIX1": 1e9}, {"FILTER": "CLEAR"},
-])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"SCI": lambda a: np.where(np.arange(len(a))[:, None, None] == 0, np.nan, a)},
+        {"DQ": lambda a: a | np.uint32(np.indices(a.shape)[1] > 18)},
+        {"CRPIX1": None, "RA_REF": None},
+        {"CRPIX1": 1e9},
+        {"FILTER": "CLEAR"},
+    ],
+)
 def test_holes_and_missing_keywords(tmp_path, spoil):
     tiny = TinySet(tmp_path)
     tiny.edit(**spoil)
@@ -238,10 +287,17 @@ def test_several_products(tmp_path):
 
     def twice(content):
         (product,) = content["products"]
-        sides = [[m for m in product["members"] if m["exptype"] == "psf"
-                  or (m["expname"] == tiny.science[0].name) == first] for first in (True, False)]
-        content["products"] = [{"name": f"prod{k}", "members": side}
-                               for k, side in enumerate(sides)]
+        sides = [
+            [
+                m
+                for m in product["members"]
+                if m["exptype"] == "psf" or (m["expname"] == tiny.science[0].name) == first
+            ]
+            for first in (True, False)
+        ]
+        content["products"] = [
+            {"name": f"prod{k}", "members": side} for k, side in enumerate(sides)
+        ]
 
     tiny.edit_asn(twice)
     result = run(tiny)
@@ -262,7 +318,8 @@ def test_text_from_files_stays_text(tmp_path):
     def name(content):
         content["target"] = evil
         content["products"][0]["members"].append(
-            {"expname": "<img src=x onerror=y>.fits", "exptype": "<b>"})
+            {"expname": "<img src=x onerror=y>.fits", "exptype": "<b>"}
+        )
 
     tiny.edit_asn(name)
     result = run(tiny)
@@ -343,19 +400,33 @@ def test_a_terminal_gets_a_report(tiny, tmp_path, monkeypatch):
 
 def test_a_defect_in_the_report_is_a_warning(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("gpucoron.report.page.make_report", lambda *a: 1 / 0)
-    assert cli.main([str(tiny.asn), "--device", "cpu", "--output-dir", str(tmp_path),
-                     "--report", str(tmp_path)]) == 0
+    assert (
+        cli.main(
+            [
+                str(tiny.asn),
+                "--device",
+                "cpu",
+                "--output-dir",
+                str(tmp_path),
+                "--report",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
     assert "no report: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_no_plotting_library_is_needed(tiny, tmp_path):
-    code = ("import sys; sys.modules['matplotlib'] = None\n"
-            "import gpucoron, json\n"
-            f"r = gpucoron.run({str(tiny.asn)!r}, device='cpu', klip_truncate=2)\n"
-            f"r.report({str(tmp_path / 'r.html')!r})\n"
-            "try: r.plot()\n"
-            "except gpucoron.UsageError as e: print(e)\n"
-            "print(json.dumps(sorted(sys.modules)))")
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import gpucoron, json\n"
+        f"r = gpucoron.run({str(tiny.asn)!r}, device='cpu', klip_truncate=2)\n"
+        f"r.report({str(tmp_path / 'r.html')!r})\n"
+        "try: r.plot()\n"
+        "except gpucoron.UsageError as e: print(e)\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said, modules = out.stdout.strip().splitlines()[-2:]
     assert "pip install 'gpucoron[plot]'" in said
@@ -378,11 +449,11 @@ def test_what_one_exposure_alone_shows_is_doubted(planets):
     record = result.product.record
     first, second = (e for e in record.exposures.values() if e.exptype == "science")
     yy, xx = np.indices(first.before.shape)
-    blob = 6 * np.exp(-4 * math.log(2) * ((xx - 120)**2 + (yy - 95)**2) / 2.5**2)
+    blob = 6 * np.exp(-4 * math.log(2) * ((xx - 120) ** 2 + (yy - 95) ** 2) / 2.5**2)
     ra, dec = first.wcs.pixel_to_sky(120.0, 95.0)
     x, y = record.wcs.sky_to_pixel(ra, dec)
     yy, xx = np.indices(record.images[6].shape)
-    seen = 6 * np.exp(-4 * math.log(2) * ((xx - x)**2 + (yy - y)**2) / 2.5**2)
+    seen = 6 * np.exp(-4 * math.log(2) * ((xx - x) ** 2 + (yy - y) ** 2) / 2.5**2)
     record.images[6] = record.images[6] + seen.astype("f4") / 2
     first.after[6] = first.after[6] + blob.astype("f4")
 
@@ -393,6 +464,7 @@ def test_what_one_exposure_alone_shows_is_doubted(planets):
     assert doubt() == "in 1 of 2 exposures only"
     x2, y2 = second.wcs.sky_to_pixel(ra, dec)
     yy, xx = np.indices(second.before.shape)
-    second.after[6] = second.after[6] + (6 * np.exp(
-        -4 * math.log(2) * ((xx - x2)**2 + (yy - y2)**2) / 2.5**2)).astype("f4")
+    second.after[6] = second.after[6] + (
+        6 * np.exp(-4 * math.log(2) * ((xx - x2) ** 2 + (yy - y2) ** 2) / 2.5**2)
+    ).astype("f4")
     assert doubt() == ""

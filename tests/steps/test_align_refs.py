@@ -31,8 +31,7 @@ def stack(images, bad=None, name="x", per_exposure=None):
 @pytest.fixture
 def scene():
     rng = np.random.default_rng(0)
-    science = [speckles(SHAPE, (0.01 * i, -0.02 * i)) + rng.normal(0, 0.5, SHAPE)
-               for i in range(3)]
+    science = [speckles(SHAPE, (0.01 * i, -0.02 * i)) + rng.normal(0, 0.5, SHAPE) for i in range(3)]
     references = [speckles(SHAPE, o, brightness=1.5) + rng.normal(0, 0.5, SHAPE) for o in OFFSETS]
     return stack(science), stack(references)
 

@@ -13,8 +13,9 @@ def stack(seed, groups, holes=True):
     """Integrations of a few exposures, the star in another place in each."""
     rng = np.random.default_rng(seed)
     places = rng.uniform(-0.6, 0.6, (max(groups) + 1, 2))
-    clean = np.array([speckles(SHAPE, places[g] + rng.normal(0, 0.01, 2), brightness=5)
-                      for g in groups])
+    clean = np.array(
+        [speckles(SHAPE, places[g] + rng.normal(0, 0.01, 2), brightness=5) for g in groups]
+    )
     err = np.sqrt(1 + 0.02 * clean.clip(0))
     data = clean + rng.normal(size=clean.shape) * err
     dq = (rng.random(data.shape) < 0.02).astype(np.uint32)
@@ -55,8 +56,9 @@ def test_devices_agree(device, preset, with_mask):
     agree(device, found.errors, expected.errors)
     for name in ("spectra", "err_spectra"):
         agree(device, getattr(found, name), getattr(expected, name))
-    for got, want in zip(found.fill_science(moved(device, science)),
-                         expected.fill_science(science), strict=True):
+    for got, want in zip(
+        found.fill_science(moved(device, science)), expected.fill_science(science), strict=True
+    ):
         agree(device, got, want)
 
 

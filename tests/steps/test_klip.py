@@ -13,8 +13,9 @@ SHAPE = (30, 29)
 def scene(n=3, nref=6):
     rng = np.random.default_rng(0)
     science = np.array([speckles(SHAPE, rng.normal(0, 0.1, 2)) for _ in range(n)], np.float32)
-    refs = np.array([speckles(SHAPE, rng.normal(0, 0.2, 2)) + rng.normal(0, 1, SHAPE)
-                     for _ in range(nref)])
+    refs = np.array(
+        [speckles(SHAPE, rng.normal(0, 0.2, 2)) + rng.normal(0, 1, SHAPE) for _ in range(nref)]
+    )
     dq = np.zeros(science.shape, np.uint32)
     stack = IntegrationStack(*read_only(science, np.ones_like(science), dq))
     return stack, read_only(refs)

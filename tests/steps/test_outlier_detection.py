@@ -19,11 +19,13 @@ def run(device, data, err, dq, var, **options):
     """The step on a device, its result on the host."""
     data, err, dq, var = map(device.array, read_only(data, err, dq, var))
     out = outlier_detection(IntegrationStack(data, err, dq, var_rnoise=var), **options)
-    arrays = {name: device.get(getattr(out.stack, name)) for name in (
-        "data", "err", "dq", "var_rnoise")}
+    arrays = {
+        name: device.get(getattr(out.stack, name)) for name in ("data", "err", "dq", "var_rnoise")
+    }
     assert out.stack.var_flat is None
-    return OutlierResult(IntegrationStack(**arrays), device.get(out.median),
-                         device.get(out.flagged))
+    return OutlierResult(
+        IntegrationStack(**arrays), device.get(out.median), device.get(out.flagged)
+    )
 
 
 def test_flags_only_what_stands_out(device):
@@ -93,8 +95,10 @@ def test_a_star_that_moves_is_no_outlier_but_a_cosmic_ray_on_it_is(device):
     data[3, 20, 22] += 40 * err[3, 20, 22]
     data[3, 20, 23] += 15 * err[3, 20, 23]
     dq = np.zeros(data.shape, np.uint32)
-    flags = {preset: (run(device, data, err, dq, err, preset=preset).stack.dq & 16) > 0
-             for preset in ("jwst", None)}
+    flags = {
+        preset: (run(device, data, err, dq, err, preset=preset).stack.dq & 16) > 0
+        for preset in ("jwst", None)
+    }
     hit = np.zeros(data.shape, bool)
     hit[3, 20, 22:24] = True
     assert flags["jwst"][~hit].sum() > 100

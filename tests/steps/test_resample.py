@@ -35,8 +35,9 @@ def stack(n=3, seed=0, variances=True):
     dq[rng.uniform(size=shape) < 0.2] |= 4
     arrays = {"data": rng.normal(10, 1, shape), "err": rng.uniform(0.5, 1, shape)}
     if variances:
-        arrays |= {k: rng.uniform(0.2, 2.0, shape)
-                   for k in ("var_poisson", "var_rnoise", "var_flat")}
+        arrays |= {
+            k: rng.uniform(0.2, 2.0, shape) for k in ("var_poisson", "var_rnoise", "var_flat")
+        }
     arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
     for array in (*arrays.values(), dq):
         array.flags.writeable = False
@@ -67,11 +68,21 @@ def test_read_noise_weighs_and_flags_count():
     np.testing.assert_allclose(result.err, np.sqrt(np.sum(variances, axis=0)), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("data", np.nan), ("data", np.inf), ("err", np.nan), ("var_flat", np.nan),
-    ("var_rnoise", np.nan), ("var_rnoise", 0.0), ("var_rnoise", np.inf),
-    ("dq", 1), ("dq", 512), ("dq", 1 + 4),
-])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data", np.nan),
+        ("data", np.inf),
+        ("err", np.nan),
+        ("var_flat", np.nan),
+        ("var_rnoise", np.nan),
+        ("var_rnoise", 0.0),
+        ("var_rnoise", np.inf),
+        ("dq", 1),
+        ("dq", 512),
+        ("dq", 1 + 4),
+    ],
+)
 def test_a_bad_pixel_in_any_array_takes_no_part(name, value):
     given = stack()
     where = (1, 9, 10)
@@ -81,8 +92,7 @@ def test_a_bad_pixel_in_any_array_takes_no_part(name, value):
     result = resample([spoilt], [pixel_map()], OUTPUT)
     expected = resample([flagged], [pixel_map()], OUTPUT)
     for field in dataclasses.fields(result):
-        np.testing.assert_array_equal(
-            getattr(result, field.name), getattr(expected, field.name))
+        np.testing.assert_array_equal(getattr(result, field.name), getattr(expected, field.name))
     assert not np.array_equal(result.wht, resample([clean], [pixel_map()], OUTPUT).wht)
 
 
@@ -125,8 +135,7 @@ def test_exposures_one_by_one_and_shared_maps():
     again = resample(given, [shared.copy(), pixel_map(-3.0), shared], OUTPUT)
     assert result.con.shape == (2, *OUTPUT)
     for field in dataclasses.fields(result):
-        np.testing.assert_array_equal(
-            getattr(result, field.name), getattr(again, field.name))
+        np.testing.assert_array_equal(getattr(result, field.name), getattr(again, field.name))
 
 
 def test_without_read_noise(caplog):
@@ -169,20 +178,30 @@ def test_nothing_good():
     assert np.isnan(result.err).all()
 
 
-@pytest.mark.parametrize(("error", "keywords", "message"), [
-    (ParameterError, {"weight_type": "equal"}, "weight_type is 'equal', expected 'ivm' or"),
-    (ParameterError, {"err_from": "klip"}, "err_from is 'klip', expected 'auto' or 'var'"),
-    (ParameterError, {"pixel_scale_ratio": 0}, "pixel_scale_ratio is 0, expected a number above"),
-    (ParameterError, {"kernel": "round"}, "kernel is 'round', expected one of 'square'"),
-    (ParameterError, {"pixfrac": -0.1}, "pixfrac is -0.1, expected a number from 0 to 1"),
-    (ParameterError, {"fillval": "x"}, "fillval is 'x', expected 'NAN', 'INDEF' or a number"),
-    (InputError, {"weight_type": "exptime"}, "needs a time for each of 1 exposures, got 0"),
-    (InputError, {"weight_type": "exptime", "exposure_times": [None]},
-     "exposure 0 has exposure time None, expected seconds above 0"),
-    (InputError, {"pixel_maps": []}, "0 pixel maps given for 1 exposures"),
-    (InputError, {"pixel_maps": [np.zeros((3, 3, 2))]}, r"pixel map 0 has shape \(3, 3, 2\)"),
-    (InputError, {"stacks": [], "pixel_maps": []}, "resample got no exposure"),
-])
+@pytest.mark.parametrize(
+    ("error", "keywords", "message"),
+    [
+        (ParameterError, {"weight_type": "equal"}, "weight_type is 'equal', expected 'ivm' or"),
+        (ParameterError, {"err_from": "klip"}, "err_from is 'klip', expected 'auto' or 'var'"),
+        (
+            ParameterError,
+            {"pixel_scale_ratio": 0},
+            "pixel_scale_ratio is 0, expected a number above",
+        ),
+        (ParameterError, {"kernel": "round"}, "kernel is 'round', expected one of 'square'"),
+        (ParameterError, {"pixfrac": -0.1}, "pixfrac is -0.1, expected a number from 0 to 1"),
+        (ParameterError, {"fillval": "x"}, "fillval is 'x', expected 'NAN', 'INDEF' or a number"),
+        (InputError, {"weight_type": "exptime"}, "needs a time for each of 1 exposures, got 0"),
+        (
+            InputError,
+            {"weight_type": "exptime", "exposure_times": [None]},
+            "exposure 0 has exposure time None, expected seconds above 0",
+        ),
+        (InputError, {"pixel_maps": []}, "0 pixel maps given for 1 exposures"),
+        (InputError, {"pixel_maps": [np.zeros((3, 3, 2))]}, r"pixel map 0 has shape \(3, 3, 2\)"),
+        (InputError, {"stacks": [], "pixel_maps": []}, "resample got no exposure"),
+    ],
+)
 def test_errors(error, keywords, message):
     given = {"stacks": [stack(1)], "pixel_maps": [pixel_map()], "output_shape": OUTPUT}
     with pytest.raises(error, match=message) as caught:
@@ -190,11 +209,17 @@ def test_errors(error, keywords, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("keywords", "text"), [
-    ({"kernel": "lanczos3", "pixfrac": 0.7}, "kernel lanczos3 takes no pixfrac; 0.7 counts as 1"),
-    ({"kernel": "lanczos3"}, ""),
-    ({"kernel": "gaussian", "pixfrac": 0.7}, ""),
-])
+@pytest.mark.parametrize(
+    ("keywords", "text"),
+    [
+        (
+            {"kernel": "lanczos3", "pixfrac": 0.7},
+            "kernel lanczos3 takes no pixfrac; 0.7 counts as 1",
+        ),
+        ({"kernel": "lanczos3"}, ""),
+        ({"kernel": "gaussian", "pixfrac": 0.7}, ""),
+    ],
+)
 def test_lanczos_takes_no_pixfrac(caplog, keywords, text):
     with caplog.at_level(logging.WARNING):
         resample([stack(1)], [pixel_map()], OUTPUT, **keywords)
@@ -207,8 +232,15 @@ def test_pixel_scale_ratio_sizes_the_drop(kernel):
     given = stack(1).replace(dq=np.zeros((1, *SHAPE), np.uint32))
     fine = 2 * np.stack(np.indices(SHAPE, dtype=np.float64)[::-1], axis=-1) + 0.5
     output = (2 * SHAPE[0], 2 * SHAPE[1])
-    result = resample([given], [fine], output, kernel=kernel, pixel_scale_ratio=0.5,
-                      weight_type="exptime", exposure_times=[1.0])
+    result = resample(
+        [given],
+        [fine],
+        output,
+        kernel=kernel,
+        pixel_scale_ratio=0.5,
+        weight_type="exptime",
+        exposure_times=[1.0],
+    )
     assert (result.wht[2:-2, 2:-2] > 0).all()
     assert np.isfinite(result.err[2:-2, 2:-2]).all()
 
@@ -220,18 +252,22 @@ def rms(values):
     return np.sqrt(np.nanmean(np.square(values, dtype=np.float64)))
 
 
-@pytest.mark.parametrize("parameters", [
-    {},
-    {"kernel": "point", "fillval": "-7.5"},
-    {"pixfrac": 0.7, "pixel_scale_ratio": 0.5},
-    {"rotation": 30.0, "weight_type": "exptime"},
-    {"output_shape": [100, 120], "crpix": [40.0, 50.0], "crval": [150.2, -30.4]},
-    {"kernel": "turbo", "pixel_scale_ratio": 0.7, "pixfrac": 0.8},
-    {"kernel": "gaussian", "pixfrac": 0.6, "weight_type": "exptime"},
-    {"kernel": "gaussian", "pixel_scale_ratio": 1.5},
-    {"kernel": "lanczos2", "pixel_scale_ratio": 0.6},
-    {"kernel": "lanczos3", "rotation": 20.0},
-], ids=str)
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"kernel": "point", "fillval": "-7.5"},
+        {"pixfrac": 0.7, "pixel_scale_ratio": 0.5},
+        {"rotation": 30.0, "weight_type": "exptime"},
+        {"output_shape": [100, 120], "crpix": [40.0, 50.0], "crval": [150.2, -30.4]},
+        {"kernel": "turbo", "pixel_scale_ratio": 0.7, "pixfrac": 0.8},
+        {"kernel": "gaussian", "pixfrac": 0.6, "weight_type": "exptime"},
+        {"kernel": "gaussian", "pixel_scale_ratio": 1.5},
+        {"kernel": "lanczos2", "pixel_scale_ratio": 0.6},
+        {"kernel": "lanczos3", "rotation": 20.0},
+    ],
+    ids=str,
+)
 def test_equals_the_jwst_package(shared_data, parameters):
     pytest.importorskip("jwst.resample", reason="the jwst package is absent")
     from gpucoron.io.exposures import read_exposure
@@ -248,9 +284,13 @@ def test_equals_the_jwst_package(shared_data, parameters):
     output = output_wcs(wcss, [e.meta for e in exposures], shapes, **asked)
     rest = {k: v for k, v in parameters.items() if k not in names}
     ours = resample(
-        stacks, pixel_maps(wcss, output, shapes), output.shape,
-        pixel_scale_ratio=output.pixel_scale_ratio, err_from="var",
-        exposure_times=[e.meta.measurement_time for e in exposures], **rest,
+        stacks,
+        pixel_maps(wcss, output, shapes),
+        output.shape,
+        pixel_scale_ratio=output.pixel_scale_ratio,
+        err_from="var",
+        exposure_times=[e.meta.measurement_time for e in exposures],
+        **rest,
     )
     assert ours.data.shape == theirs.data.shape
     np.testing.assert_array_equal(ours.con, theirs.con)
@@ -261,13 +301,19 @@ def test_equals_the_jwst_package(shared_data, parameters):
     assert np.count_nonzero(~close) <= 50 * lanczos
     np.testing.assert_allclose(ours.wht, theirs.wht, atol=0.003 * theirs.wht.max())
     limit = LANCZOS_REL if lanczos else 1e-6
-    for mine, name in ((ours.data, "data"), (ours.err, "err"), (ours.var_poisson, "var_poisson"),
-                       (ours.var_rnoise, "var_rnoise"), (ours.var_flat, "var_flat")):
+    for mine, name in (
+        (ours.data, "data"),
+        (ours.err, "err"),
+        (ours.var_poisson, "var_poisson"),
+        (ours.var_rnoise, "var_rnoise"),
+        (ours.var_flat, "var_flat"),
+    ):
         other = getattr(theirs, name)
         np.testing.assert_array_equal(np.isnan(mine), np.isnan(other))
         assert rms(mine - other) <= limit * rms(other), name
     assert output.pixel_area_sr == pytest.approx(
-        theirs.meta.photometry.pixelarea_steradians, rel=1e-12)
+        theirs.meta.photometry.pixelarea_steradians, rel=1e-12
+    )
 
 
 def jwst_resample(paths, parameters):

@@ -21,8 +21,7 @@ def moved(device, given):
 def both(device, given, maps, **keywords):
     """Result on the device, brought to the host, and on the CPU."""
     on_device = resample([moved(device, s) for s in given], maps, OUTPUT, **keywords)
-    result = {f.name: device.get(getattr(on_device, f.name))
-              for f in dataclasses.fields(on_device)}
+    result = {f.name: device.get(getattr(on_device, f.name)) for f in dataclasses.fields(on_device)}
     return result, dataclasses.asdict(resample(given, maps, OUTPUT, **keywords))
 
 
@@ -31,16 +30,21 @@ def assert_close(result, expected):
     for name, wanted in expected.items():
         assert result[name].dtype == wanted.dtype == np.float32
         np.testing.assert_array_equal(np.isnan(result[name]), np.isnan(wanted))
-        np.testing.assert_allclose(
-            result[name], wanted, rtol=10 * DRIZZLE_ROUNDED, err_msg=name)
+        np.testing.assert_allclose(result[name], wanted, rtol=10 * DRIZZLE_ROUNDED, err_msg=name)
 
 
 @pytest.mark.parametrize("at_once", [2**24, 2 * SHAPE[0] * SHAPE[1]])
-@pytest.mark.parametrize("keywords", [
-    {}, {"weight_type": "exptime", "exposure_times": [10.0, 25.0, 40.0]},
-    {"kernel": "point", "fillval": "-1"}, {"kernel": "gaussian", "pixfrac": 0.8, "err_from": "var"},
-    {"kernel": "turbo", "pixel_scale_ratio": 0.7},
-], ids=str)
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"weight_type": "exptime", "exposure_times": [10.0, 25.0, 40.0]},
+        {"kernel": "point", "fillval": "-1"},
+        {"kernel": "gaussian", "pixfrac": 0.8, "err_from": "var"},
+        {"kernel": "turbo", "pixel_scale_ratio": 0.7},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("known", ["all", "no read noise", "none"])
 def test_equals_the_cpu(device, monkeypatch, keywords, known, at_once):
     monkeypatch.setattr(sys.modules[resample.__module__], "GPU_PIXELS_AT_ONCE", at_once)
@@ -53,11 +57,25 @@ def test_equals_the_cpu(device, monkeypatch, keywords, known, at_once):
     assert_close(*both(device, given, [shared, pixel_map(-3.0), shared], **keywords))
 
 
-@pytest.mark.parametrize("name, value", [
-    ("data", np.nan), ("data", -np.inf), ("err", np.nan), ("err", np.inf), ("var_flat", np.nan),
-    ("var_flat", np.inf), ("var_rnoise", np.nan), ("var_rnoise", 0.0), ("var_rnoise", np.inf),
-    ("var_rnoise", -2.0), ("dq", 1), ("dq", 512), ("dq", 5), ("dq", 4),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("data", np.nan),
+        ("data", -np.inf),
+        ("err", np.nan),
+        ("err", np.inf),
+        ("var_flat", np.nan),
+        ("var_flat", np.inf),
+        ("var_rnoise", np.nan),
+        ("var_rnoise", 0.0),
+        ("var_rnoise", np.inf),
+        ("var_rnoise", -2.0),
+        ("dq", 1),
+        ("dq", 512),
+        ("dq", 5),
+        ("dq", 4),
+    ],
+)
 def test_odd_pixels(device, name, value):
     given = changed(stack(), **{name: (np.s_[1, 8:10, 10], value)})
     assert_close(*both(device, [given], [pixel_map(3.0)]))
@@ -65,8 +83,9 @@ def test_odd_pixels(device, name, value):
 
 def test_other_types_and_a_map_on_the_device(device):
     given = stack(2)
-    wide = given.replace(**{name: getattr(given, name).astype(np.float64)
-                            for name in ARRAYS if name != "dq"})
+    wide = given.replace(
+        **{name: getattr(given, name).astype(np.float64) for name in ARRAYS if name != "dq"}
+    )
     result = resample([moved(device, wide)], [device.array(pixel_map())], OUTPUT)
     expected = resample([given], [pixel_map()], OUTPUT)
     np.testing.assert_allclose(device.get(result.data), expected.data, rtol=1e-5)

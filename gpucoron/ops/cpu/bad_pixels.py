@@ -13,9 +13,16 @@ def box_medians(image, usable, y, x, half):
     In double for any type: rounded, the mean of two float32 is the same. It compiles once.
     """
     out = np.empty(y.size)
-    over_rows(_box_medians, y.size, np.ascontiguousarray(image, dtype=np.float64),
-              np.ascontiguousarray(usable), np.ascontiguousarray(y), np.ascontiguousarray(x), half,
-              out)
+    over_rows(
+        _box_medians,
+        y.size,
+        np.ascontiguousarray(image, dtype=np.float64),
+        np.ascontiguousarray(usable),
+        np.ascontiguousarray(y),
+        np.ascontiguousarray(x),
+        half,
+        out,
+    )
     return out.astype(image.dtype)
 
 

@@ -13,7 +13,20 @@ def compile_late() -> None:
     """Compile what a run needs last: the fits, and drizzle."""
     one, two, three = (types.Array(types.float64, n, "C") for n in (1, 2, 3))
     which = types.Array(types.int64, 1, "C")
-    registration._fit_pairs.compile((
-        types.int64, types.int64, three, three, which, one, types.float64, types.float64, one, two,
-        types.float64, two))
+    registration._fit_pairs.compile(
+        (
+            types.int64,
+            types.int64,
+            three,
+            three,
+            which,
+            one,
+            types.float64,
+            types.float64,
+            one,
+            two,
+            types.float64,
+            two,
+        )
+    )
     importlib.import_module("gpucoron.ops.cpu.drizzle")  # its signatures stand there

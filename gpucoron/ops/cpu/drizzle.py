@@ -131,10 +131,14 @@ def _overlap(x, y, xs, ys):
     return total
 
 
-@njit((_I8, _I8, _F8, types.int64[:, ::1], types.float64, _I8, _I8, _COUNTS, *_LIST),
-      cache=True, nogil=True)
-def overlap_rows(row, stop, pixel_map, limits, half, out_ny, out_nx, counts, starts, target,
-                 source, share):
+@njit(
+    (_I8, _I8, _F8, types.int64[:, ::1], types.float64, _I8, _I8, _COUNTS, *_LIST),
+    cache=True,
+    nogil=True,
+)
+def overlap_rows(
+    row, stop, pixel_map, limits, half, out_ny, out_nx, counts, starts, target, source, share
+):
     """List (output pixel, input pixel, overlap / input pixel's area) row by row, and count.
 
     With empty lists only an upper bound of the count is found.
@@ -192,8 +196,13 @@ def by_output_pixel(starts, target, source, share, counts, at, sources, shares):
             at[target[e]] = k + 1
 
 
-def area_shares(pixel_map: np.ndarray, limits: np.ndarray, output_shape: tuple[int, int],
-                kernel: str, pixfrac: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def area_shares(
+    pixel_map: np.ndarray,
+    limits: np.ndarray,
+    output_shape: tuple[int, int],
+    kernel: str,
+    pixfrac: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute pointers, sources and shares (see `Overlaps`) of square drops or of points."""
     ny, nx = output_shape
     n_rows = len(limits)
@@ -224,12 +233,54 @@ def _inverse(variance):
     return 1.0 / variance if variance > 0.0 and math.isfinite(variance) else 0.0
 
 
-@njit((_I8, _I8, types.int64[::1], types.int32[::1], types.float64[::1], _F4, _F4, _F4, _F4, _F4,
-       types.boolean[::1], _I8, types.float64[::1], types.float64, _I8, types.float64[:, ::1],
-       types.float64[:, ::1], types.float64[:, :, ::1], types.float64[:, :, ::1],
-       types.uint32[:, :, ::1]), cache=True, nogil=True)
-def accumulate(row, stop, pointers, sources, shares, images, weights, r0, r1, r2, have, weigh_by,
-               plane_weight, scale, first, weight_sum, image_sum, var_weight, var_sum, context):
+@njit(
+    (
+        _I8,
+        _I8,
+        types.int64[::1],
+        types.int32[::1],
+        types.float64[::1],
+        _F4,
+        _F4,
+        _F4,
+        _F4,
+        _F4,
+        types.boolean[::1],
+        _I8,
+        types.float64[::1],
+        types.float64,
+        _I8,
+        types.float64[:, ::1],
+        types.float64[:, ::1],
+        types.float64[:, :, ::1],
+        types.float64[:, :, ::1],
+        types.uint32[:, :, ::1],
+    ),
+    cache=True,
+    nogil=True,
+)
+def accumulate(
+    row,
+    stop,
+    pointers,
+    sources,
+    shares,
+    images,
+    weights,
+    r0,
+    r1,
+    r2,
+    have,
+    weigh_by,
+    plane_weight,
+    scale,
+    first,
+    weight_sum,
+    image_sum,
+    var_weight,
+    var_sum,
+    context,
+):
     """Add n planes (n, npix) that share one geometry to the running sums, in one pass.
 
     `r0` to `r2` are square roots of variances; `have` says which are real. The inverse of variance

@@ -23,8 +23,9 @@ _IN1 = types.Array(_F8, 1, "C", readonly=True)
 _IN3 = types.Array(_F8, 3, "C", readonly=True)
 
 
-def separable_shares(pixel_map: np.ndarray, limits: np.ndarray, output_shape: tuple[int, int],
-                     drop: Profile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def separable_shares(
+    pixel_map: np.ndarray, limits: np.ndarray, output_shape: tuple[int, int], drop: Profile
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute pointers, sources and shares (see `Overlaps`) of a profile's drops."""
     ny, nx = output_shape
     drop_of = (pixel_map, limits, drop.kind, drop.radius, drop.norm, drop.factor, drop.table, nx)
@@ -63,10 +64,28 @@ def _profile(kind, centre, radius, factor, table, begin, end, values):
     return first, n
 
 
-@njit((_I8, _I8, _IN3, types.int64[:, ::1], _I8, _F8, _F8, _F8, _IN1, _I8, types.int64[::1],
-       types.int32[::1], _F8[::1]), cache=True, nogil=True)
-def _separable_rows(row, stop, pixel_map, limits, kind, radius, norm, factor, table, out_nx, at,
-                    sources, shares):
+@njit(
+    (
+        _I8,
+        _I8,
+        _IN3,
+        types.int64[:, ::1],
+        _I8,
+        _F8,
+        _F8,
+        _F8,
+        _IN1,
+        _I8,
+        types.int64[::1],
+        types.int32[::1],
+        _F8[::1],
+    ),
+    cache=True,
+    nogil=True,
+)
+def _separable_rows(
+    row, stop, pixel_map, limits, kind, radius, norm, factor, table, out_nx, at, sources, shares
+):
     """Write what the output pixels of some rows receive at the places `at`, and move these on.
 
     With empty lists the places are moved on only, which counts.

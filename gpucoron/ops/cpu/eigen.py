@@ -8,6 +8,7 @@ from gpucoron.backend.parallel import over_blocks
 
 def symmetric_eigen(matrices):
     """Decompose (batch, n, n) symmetric matrices; values descending, a vector in a row."""
+
     def decompose(_):
         return [scipy.linalg.eigh(matrix, driver="evd") for matrix in matrices]
 

@@ -62,15 +62,28 @@ def interpolate(image, noise, good, y, x, offsets, between, to_centre, floor, fe
     pixel; `noise` the variance of every pixel; `floor` the least noise as a share of the signal.
     """
     out = np.full((2, y.size), np.nan)
-    over_rows(_interpolate, y.size, image, noise, good, np.ascontiguousarray(y),
-              np.ascontiguousarray(x), offsets, between, to_centre, floor,
-              fewest, out)
+    over_rows(
+        _interpolate,
+        y.size,
+        image,
+        noise,
+        good,
+        np.ascontiguousarray(y),
+        np.ascontiguousarray(x),
+        offsets,
+        between,
+        to_centre,
+        floor,
+        fewest,
+        out,
+    )
     return out
 
 
 @njit(cache=True, nogil=True)
-def _interpolate(first, stop, image, noise, good, y, x, offsets, between, to_centre, floor, fewest,
-                 out):
+def _interpolate(
+    first, stop, image, noise, good, y, x, offsets, between, to_centre, floor, fewest, out
+):
     size = offsets.shape[0]
     for i in range(first, stop):
         which, values = np.empty(size, np.int64), np.empty(size)

@@ -61,11 +61,16 @@ def _fold_row(gr, gi, fr, fi, up, down, er, ei, dr, di):
 def _accumulate(target, coefficients, rows):
     """Add ROWS rows to every accumulator at once: it is loaded and stored less often."""
     for j in range(target.shape[0]):
-        c0, c1, c2, c3 = (coefficients[0, j], coefficients[1, j], coefficients[2, j],
-                          coefficients[3, j])
+        c0, c1, c2, c3 = (
+            coefficients[0, j],
+            coefficients[1, j],
+            coefficients[2, j],
+            coefficients[3, j],
+        )
         for x in range(target.shape[1]):
-            target[j, x] += ((c0 * rows[0, x] + c1 * rows[1, x])
-                             + (c2 * rows[2, x] + c3 * rows[3, x]))
+            target[j, x] += (c0 * rows[0, x] + c1 * rows[1, x]) + (
+                c2 * rows[2, x] + c3 * rows[3, x]
+            )
 
 
 @njit(cache=True)
@@ -118,14 +123,39 @@ def _contract_rows(gr, gi, fr, fi, y_even, y_odd, x_even, x_odd, first, last, ou
 
 
 @njit(cache=True, nogil=True)
-def _contract_blocks(first, stop, real, imag, which, frames_real, frames_imag, of_frame, y_even,
-                     y_odd, x_even, x_odd, blocks, parts):
+def _contract_blocks(
+    first,
+    stop,
+    real,
+    imag,
+    which,
+    frames_real,
+    frames_imag,
+    of_frame,
+    y_even,
+    y_odd,
+    x_even,
+    x_odd,
+    blocks,
+    parts,
+):
     rows = real.shape[1] // 2 + 1
     for t in range(first, stop):
         i, b = t // blocks, t % blocks
         r, f = which[i], of_frame[i]
-        _contract_rows(real[r], imag[r], frames_real[f], frames_imag[f], y_even, y_odd, x_even,
-                       x_odd, rows * b // blocks, rows * (b + 1) // blocks, parts[i, b])
+        _contract_rows(
+            real[r],
+            imag[r],
+            frames_real[f],
+            frames_imag[f],
+            y_even,
+            y_odd,
+            x_even,
+            x_odd,
+            rows * b // blocks,
+            rows * (b + 1) // blocks,
+            parts[i, b],
+        )
 
 
 def contract(spectra, which, frames, of_frame, of_axes, scale, blocks):
@@ -153,8 +183,17 @@ def contract(spectra, which, frames, of_frame, of_axes, scale, blocks):
     y_even, y_odd, x_even, x_odd = of_axes
     ny, nx = y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]
     parts = np.empty((which.size, blocks, ny, nx))
-    over_rows(_contract_blocks, which.size * blocks, *spectra, which, *frames, of_frame, *of_axes,
-              blocks, parts)
+    over_rows(
+        _contract_blocks,
+        which.size * blocks,
+        *spectra,
+        which,
+        *frames,
+        of_frame,
+        *of_axes,
+        blocks,
+        parts,
+    )
     return parts.sum(axis=1) * scale
 
 
@@ -240,10 +279,13 @@ def _ascent_step(cv, bv):
     """Newton's step for ln(C^2/B), or one up the gradient where it is not concave."""
     gy = 2.0 * cv[1] / cv[0] - bv[1] / bv[0]
     gx = 2.0 * cv[2] / cv[0] - bv[2] / bv[0]
-    hyy = (2.0 * (cv[3] / cv[0] - (cv[1] / cv[0]) ** 2) - bv[3] / bv[0] + (bv[1] / bv[0]) ** 2)
-    hxy = (2.0 * (cv[4] / cv[0] - cv[1] * cv[2] / cv[0] ** 2)
-           - bv[4] / bv[0] + bv[1] * bv[2] / bv[0] ** 2)
-    hxx = (2.0 * (cv[5] / cv[0] - (cv[2] / cv[0]) ** 2) - bv[5] / bv[0] + (bv[2] / bv[0]) ** 2)
+    hyy = 2.0 * (cv[3] / cv[0] - (cv[1] / cv[0]) ** 2) - bv[3] / bv[0] + (bv[1] / bv[0]) ** 2
+    hxy = (
+        2.0 * (cv[4] / cv[0] - cv[1] * cv[2] / cv[0] ** 2)
+        - bv[4] / bv[0]
+        + bv[1] * bv[2] / bv[0] ** 2
+    )
+    hxx = 2.0 * (cv[5] / cv[0] - (cv[2] / cv[0]) ** 2) - bv[5] / bv[0] + (bv[2] / bv[0]) ** 2
     det = hyy * hxx - hxy * hxy
     if hyy < 0.0 and det > 0.0:
         sy, sx = -(hxx * gy - hxy * gx) / det, -(hyy * gx - hxy * gy) / det
@@ -298,25 +340,48 @@ def _inverse_diagonal(a, b, c, d, e, f):
     return (d * f - e * e) / det, (a * f - c * c) / det, (a * d - b * b) / det
 
 
-def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, polynomials,
-              half_width):
+def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, polynomials, half_width):
     """Fit all pairs; rows of (dy, dx, beta, dy_err, dx_err, beta_err, residual, converged, n)."""
     out = np.empty((c_series.shape[0], 9))
-    over_rows(_fit_pairs, len(out), c_series, b_series, b_index, power, total_weight, dof, grid,
-              polynomials, half_width, out)
+    over_rows(
+        _fit_pairs,
+        len(out),
+        c_series,
+        b_series,
+        b_index,
+        power,
+        total_weight,
+        dof,
+        grid,
+        polynomials,
+        half_width,
+        out,
+    )
     return out
 
 
 @njit(cache=True, nogil=True)
-def _fit_pairs(first, stop, c_series, b_series, b_index, power, total_weight, dof, grid,
-               polynomials, half_width, out):
-    longest = max(max(c_series.shape[1], c_series.shape[2]),
-                  max(b_series.shape[1], b_series.shape[2]))
+def _fit_pairs(
+    first,
+    stop,
+    c_series,
+    b_series,
+    b_index,
+    power,
+    total_weight,
+    dof,
+    grid,
+    polynomials,
+    half_width,
+    out,
+):
+    longest = max(
+        max(c_series.shape[1], c_series.shape[2]), max(b_series.shape[1], b_series.shape[2])
+    )
     for i in range(first, stop):
         work, cv, bv = np.empty((6, longest)), np.empty(6), np.empty(6)
         c, b = c_series[i], b_series[b_index[i]]
-        ty, tx, converged, iterations = _maximise(c, b, grid, polynomials, half_width,
-                                                  work, cv, bv)
+        ty, tx, converged, iterations = _maximise(c, b, grid, polynomials, half_width, work, cv, bv)
         beta = cv[0] / bv[0] if bv[0] > 0.0 else 0.0
         left = max(0.0, power[i] - cv[0] * beta)  # R at its minimum
         s1, s2 = 1.0 / half_width, 1.0 / half_width**2
@@ -326,7 +391,8 @@ def _fit_pairs(first, stop, c_series, b_series, b_index, power, total_weight, do
             2.0 * (beta * bv[1] - cv[1]) * s1,
             (beta * beta * bv[5] - 2.0 * beta * cv[5]) * s2,
             2.0 * (beta * bv[2] - cv[2]) * s1,
-            2.0 * bv[0])
+            2.0 * bv[0],
+        )
         out[i, 0], out[i, 1], out[i, 2] = ty * half_width, tx * half_width, beta
         for k in range(3):
             out[i, 3 + k] = np.sqrt(2.0 * left / dof * diagonal[k]) if diagonal[k] > 0 else np.nan

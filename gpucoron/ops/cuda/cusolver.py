@@ -42,8 +42,10 @@ def eigh_batch(matrices):
     batch, n, _ = matrices.shape
     if library is None or matrices.size > _MOST:
         found = [cp.linalg.eigh(matrix) for matrix in matrices]
-        return (cp.stack([values for values, _ in found]),
-                cp.stack([columns.T for _, columns in found]))
+        return (
+            cp.stack([values for values, _ in found]),
+            cp.stack([columns.T for _, columns in found]),
+        )
     values, info = cp.empty((batch, n)), cp.empty(batch, np.int32)
     handle, params = cp.cuda.device.get_cusolver_handle(), ctypes.c_void_p()
 
@@ -57,14 +59,33 @@ def eigh_batch(matrices):
     call("CreateParams", ctypes.byref(params))
     try:
         size, count = ctypes.c_int64(n), ctypes.c_int64(batch)
-        problem = (handle, params, _VECTORS, _LOWER, size, _DOUBLE, _pointer(matrices), size,
-                   _DOUBLE, _pointer(values), _DOUBLE)
+        problem = (
+            handle,
+            params,
+            _VECTORS,
+            _LOWER,
+            size,
+            _DOUBLE,
+            _pointer(matrices),
+            size,
+            _DOUBLE,
+            _pointer(values),
+            _DOUBLE,
+        )
         there, here = ctypes.c_size_t(), ctypes.c_size_t()
         call("XsyevBatched_bufferSize", *problem, ctypes.byref(there), ctypes.byref(here), count)
         on_device = cp.empty(max(1, there.value), np.uint8)
         on_host = _KEPT.workspace = np.empty(max(1, here.value), np.uint8)
-        call("XsyevBatched", *problem, _pointer(on_device), there,
-             ctypes.c_void_p(on_host.ctypes.data), here, _pointer(info), count)
+        call(
+            "XsyevBatched",
+            *problem,
+            _pointer(on_device),
+            there,
+            ctypes.c_void_p(on_host.ctypes.data),
+            here,
+            _pointer(info),
+            count,
+        )
     finally:
         library.cusolverDnDestroyParams(params)
     return values, matrices

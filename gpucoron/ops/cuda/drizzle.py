@@ -37,25 +37,36 @@ class TileShares(NamedTuple):
     needed: Any
 
 
-def tile_shares(pixel_map: Any, limits: np.ndarray, output_shape: tuple[int, int], kernel: str,
-                pixfrac: float, drop: Profile | None) -> TileShares:
+def tile_shares(
+    pixel_map: Any,
+    limits: np.ndarray,
+    output_shape: tuple[int, int],
+    kernel: str,
+    pixfrac: float,
+    drop: Profile | None,
+) -> TileShares:
     """Compute the shares of a pixel map on the device; waits for it once, to learn their number."""
     cp = cuda.cupy()
     (in_ny, in_nx), (out_ny, out_nx) = pixel_map.shape[:2], output_shape
     if drop is None:
         drop = Profile(0, 0.5 * pixfrac, 1.0, 0.0, _NO_TABLE)
     given = (
-        pixel_map, cp.asarray(limits), *map(np.int32, (in_ny, in_nx, out_ny, out_nx)),
-        *map(np.float64, (drop.radius, drop.norm, drop.factor)), cp.asarray(drop.table),
-        np.int32(drop.table.size))
+        pixel_map,
+        cp.asarray(limits),
+        *map(np.int32, (in_ny, in_nx, out_ny, out_nx)),
+        *map(np.float64, (drop.radius, drop.norm, drop.factor)),
+        cp.asarray(drop.table),
+        np.int32(drop.table.size),
+    )
     name = kernel.rstrip("23").upper()
-    grid = -(-in_ny * in_nx // _LIST_THREADS),
+    grid = (-(-in_ny * in_nx // _LIST_THREADS),)
     tiles = -(-out_ny // TILE) * -(-out_nx // TILE)
     counts = cp.zeros(tiles * THREADS, np.int32)
 
     nothing = cp.empty(1, np.int64), counts, cp.empty(1, np.int32), cp.empty(1)
     cuda.kernel("drizzle", f"list_shares<{name}, false>")(
-        grid, (_LIST_THREADS,), (*given, *nothing))
+        grid, (_LIST_THREADS,), (*given, *nothing)
+    )
     longest = counts.reshape(-1, _LANES).max(axis=1).astype(np.int64)
     ends = _LANES * cp.cumsum(longest)
     starts, size = ends - _LANES * longest, int(ends[-1])
@@ -64,14 +75,25 @@ def tile_shares(pixel_map: Any, limits: np.ndarray, output_shape: tuple[int, int
     needed = cp.empty((tiles, 1 + ROOM), np.int32)
     if size:
         cuda.kernel("drizzle", f"list_shares<{name}, true>")(
-            grid, (_LIST_THREADS,), (*given, starts, counts, sources, shares))
+            grid, (_LIST_THREADS,), (*given, starts, counts, sources, shares)
+        )
         cuda.kernel("drizzle", "order_shares")(
-            (tiles,), (THREADS,), (starts, counts, np.int32(in_nx), sources, shares, needed))
+            (tiles,), (THREADS,), (starts, counts, np.int32(in_nx), sources, shares, needed)
+        )
     return TileShares(starts, sources, shares, counts, needed)
 
 
-def add_planes(geometry: Any, images: Any, weights: Any, variances: list, index: int,
-               per_plane: np.ndarray, scale: float, first: int, sums: tuple) -> None:
+def add_planes(
+    geometry: Any,
+    images: Any,
+    weights: Any,
+    variances: list,
+    index: int,
+    per_plane: np.ndarray,
+    scale: float,
+    first: int,
+    sums: tuple,
+) -> None:
     """Add planes (n, ny, nx) to running sums on the device; `weights` may be a broadcast array.
 
     `variances` has an entry for each of the sums, None where there is none; number `index` of them
@@ -92,10 +114,28 @@ def add_planes(geometry: Any, images: Any, weights: Any, variances: list, index:
     for start in range(0, images.shape[0], at_once):
         part = slice(start, start + at_once)
         planes = [cp.ascontiguousarray(variances[k][part]) for k in present]
-        launch((geometry.needed.shape[0],), (THREADS,), (
-            geometry.pointers, geometry.counts, geometry.sources, geometry.shares,
-            geometry.needed, images[part], weights if one_plane else weights[part], *planes,
-            *(images for _ in unused), np.uint32(pixels), np.uint32(0 if one_plane else pixels),
-            np.int32(images[part].shape[0]), cp.asarray(per_plane[part]), np.float64(scale),
-            np.int32(index >= 0), np.int32(first + start), *map(np.int32, geometry.output_shape),
-            *map(np.int32, present + unused), *sums))
+        launch(
+            (geometry.needed.shape[0],),
+            (THREADS,),
+            (
+                geometry.pointers,
+                geometry.counts,
+                geometry.sources,
+                geometry.shares,
+                geometry.needed,
+                images[part],
+                weights if one_plane else weights[part],
+                *planes,
+                *(images for _ in unused),
+                np.uint32(pixels),
+                np.uint32(0 if one_plane else pixels),
+                np.int32(images[part].shape[0]),
+                cp.asarray(per_plane[part]),
+                np.float64(scale),
+                np.int32(index >= 0),
+                np.int32(first + start),
+                *map(np.int32, geometry.output_shape),
+                *map(np.int32, present + unused),
+                *sums,
+            ),
+        )

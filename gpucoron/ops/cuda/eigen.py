@@ -137,9 +137,20 @@ class Bases:
         scatters = cp.empty((len(order), frames, pixels))
         sizes = map(np.int32, (n, pixels, n_targets, models, len(order)))
         kernel("klip", "residuals_and_scatter")(
-            (-(-pixels // TILE), frames), (THREADS,),
-            (self._references, self.means, rows, self.vectors.sum(axis=2), targets,
-             cp.asarray(counts.astype(np.int32, order="C")), *sizes, residuals, scatters))
+            (-(-pixels // TILE), frames),
+            (THREADS,),
+            (
+                self._references,
+                self.means,
+                rows,
+                self.vectors.sum(axis=2),
+                targets,
+                cp.asarray(counts.astype(np.int32, order="C")),
+                *sizes,
+                residuals,
+                scatters,
+            ),
+        )
         return list(residuals), [scatters[k] for k in np.argsort(order).tolist()]
 
 
@@ -160,9 +171,18 @@ def reference_sums(references, targets=None):
     at_a_time = min(n_targets, 1) if n_targets < 2 else 4
     means, products = cp.empty((frames, n)), cp.empty((frames, n_targets, n))
     kernel("klip", f"reference_sums<{at_a_time}>")(
-        (n, max(1, -(-n_targets // max(1, at_a_time))), frames), (256,),
-        (references, references if targets is None else targets, np.int32(n), np.int32(n_targets),
-         np.int32(pixels), means, products))
+        (n, max(1, -(-n_targets // max(1, at_a_time))), frames),
+        (256,),
+        (
+            references,
+            references if targets is None else targets,
+            np.int32(n),
+            np.int32(n_targets),
+            np.int32(pixels),
+            means,
+            products,
+        ),
+    )
     return means, products
 
 
@@ -172,11 +192,14 @@ def covariance(references, means):
     panels, segments = -(-n // TILE), -(-pixels // SEGMENT)
     parts = cp.empty((frames, segments, panels * (panels + 1) // 2, TILE, TILE))
     kernel("klip", "covariance_parts")(
-        (parts.shape[2], segments, frames), (THREADS,),
-        (references, means, np.int32(n), np.int32(pixels), parts))
+        (parts.shape[2], segments, frames),
+        (THREADS,),
+        (references, means, np.int32(n), np.int32(pixels), parts),
+    )
     products = cp.empty((frames, n, n))
     kernel("klip", "sum_parts")(
-        (-(-n * n // 256), frames), (256,), (parts, np.int32(n), np.int32(segments), products))
+        (-(-n * n // 256), frames), (256,), (parts, np.int32(n), np.int32(segments), products)
+    )
     return products
 
 

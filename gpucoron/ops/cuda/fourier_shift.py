@@ -61,7 +61,8 @@ def _inverse(half_spectra, out):
         if len(_PLANS.kept) == _PLANS.most:
             _PLANS.kept.clear()
         _PLANS.kept[key] = cuda.cupyx("cupyx.scipy.fft").get_fft_plan(
-            half_spectra, out.shape[1:], axes=(1, 2), value_type="C2R")
+            half_spectra, out.shape[1:], axes=(1, 2), value_type="C2R"
+        )
     _PLANS.kept[key].fft(half_spectra, out, _CUFFT_INVERSE)
 
 
@@ -75,6 +76,9 @@ def multiply_phases(half_spectra, shifts_yx, shape, scale=1.0):
     threads = min(256, -(-half_spectra.shape[2] // 32) * 32)
     kernel = cuda.kernel("fourier_shift", "multiply_phases")
     if len(out):
-        kernel((-(-ny // ROWS), len(out)), (threads,),
-               (half_spectra, shifts_yx, np.int32(ny), np.int32(nx), np.float64(scale), out))
+        kernel(
+            (-(-ny // ROWS), len(out)),
+            (threads,),
+            (half_spectra, shifts_yx, np.int32(ny), np.int32(nx), np.float64(scale), out),
+        )
     return out

@@ -24,12 +24,23 @@ def interpolate(image, usable, err, y, x, correlation, reach):
     table = finest_correlation() if correlation is None else cp.asarray(correlation)
     room = NEAR if reach <= NEAR else FAR
     cuda.kernel("bad_pixels", f"krige_pixels<{_NAMES[room]}>")(
-        (-(-y.size // _WARPS[room]),), (32 * _WARPS[room],), (
-            cp.ascontiguousarray(image, np.float64), cp.ascontiguousarray(usable, np.bool_),
-            cp.ascontiguousarray(err, np.float64), table, *map(np.int32, image.shape),
-            np.int32(reach), np.int32(y.size), cp.ascontiguousarray(y, np.int64),
-            cp.ascontiguousarray(x, np.int64), values, variances),
-        shared_mem=_WARPS[room] * _SCRATCH[room])
+        (-(-y.size // _WARPS[room]),),
+        (32 * _WARPS[room],),
+        (
+            cp.ascontiguousarray(image, np.float64),
+            cp.ascontiguousarray(usable, np.bool_),
+            cp.ascontiguousarray(err, np.float64),
+            table,
+            *map(np.int32, image.shape),
+            np.int32(reach),
+            np.int32(y.size),
+            cp.ascontiguousarray(y, np.int64),
+            cp.ascontiguousarray(x, np.int64),
+            values,
+            variances,
+        ),
+        shared_mem=_WARPS[room] * _SCRATCH[room],
+    )
     return values, variances
 
 

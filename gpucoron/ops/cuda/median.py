@@ -54,7 +54,16 @@ def column_median(images, good):
     if not masked:
         good = cp.empty(1, np.bool_)
     kind, template, grid, block = geometry(n, out.size, images.dtype)
-    cuda.kernel("median", f"{kind}_median<{template}>")(grid, block, (
-        cp.ascontiguousarray(images), cp.ascontiguousarray(good, np.bool_), np.int32(masked),
-        np.int32(n), np.int64(out.size), out))
+    cuda.kernel("median", f"{kind}_median<{template}>")(
+        grid,
+        block,
+        (
+            cp.ascontiguousarray(images),
+            cp.ascontiguousarray(good, np.bool_),
+            np.int32(masked),
+            np.int32(n),
+            np.int64(out.size),
+            out,
+        ),
+    )
     return out

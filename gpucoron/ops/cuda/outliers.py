@@ -30,28 +30,57 @@ class _Suspects:
         changed = cp.zeros(rounds, np.int32)
         blocks = min(-(-self.size // _ROUND_WARPS), _ROUND_BLOCKS)
         for k in range(rounds):
-            kernel((blocks,), (32 * _ROUND_WARPS,), (
-                images, base, err, finest_correlation(), np.int32(ny), np.int32(nx),
-                np.float64(snr), np.int32(k), self.list, self.counts, self.witness, changed))
+            kernel(
+                (blocks,),
+                (32 * _ROUND_WARPS,),
+                (
+                    images,
+                    base,
+                    err,
+                    finest_correlation(),
+                    np.int32(ny),
+                    np.int32(nx),
+                    np.float64(snr),
+                    np.int32(k),
+                    self.list,
+                    self.counts,
+                    self.witness,
+                    changed,
+                ),
+            )
 
 
 def sharp_outliers(difference, err, candidates, usable, snr, rounds):
     """Which candidates stay so."""
     cp = cuda.cupy()
     difference, err, candidates, usable = map(
-        cp.ascontiguousarray, (difference, err, candidates, usable))
+        cp.ascontiguousarray, (difference, err, candidates, usable)
+    )
     out = candidates.copy()
     if not out.size:
         return out
     suspects = _Suspects(out.shape)
     name = c_type(difference.dtype)
-    cuda.kernel("outliers", f"list_candidates<{name}>")((-(-out.size // 256),), (256,), (
-        difference, candidates, usable, np.int64(out.size), suspects.witness, suspects.list,
-        suspects.counts))
+    cuda.kernel("outliers", f"list_candidates<{name}>")(
+        (-(-out.size // 256),),
+        (256,),
+        (
+            difference,
+            candidates,
+            usable,
+            np.int64(out.size),
+            suspects.witness,
+            suspects.list,
+            suspects.counts,
+        ),
+    )
     base = cp.zeros(out.shape[1:], difference.dtype)
     suspects.test(difference, base, err, snr, rounds)
-    cuda.kernel("outliers", "name_guilty")((_LIST_BLOCKS,), (256,), (
-        suspects.list, suspects.counts, suspects.witness, np.int32(rounds), out))
+    cuda.kernel("outliers", "name_guilty")(
+        (_LIST_BLOCKS,),
+        (256,),
+        (suspects.list, suspects.counts, suspects.witness, np.int32(rounds), out),
+    )
     return out
 
 
@@ -73,16 +102,52 @@ def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours, round
         template += ", 0"
     kernel = cuda.kernel("outliers", f"detect<{template}>")
     for rest in range(2 if enters == "good" else 1):
-        kernel(grid, block, (
-            data, err, dq, *variances, *missing, np.int32(len(variances)), np.int32(n),
-            np.int64(n_pixels), np.uint32(bits if enters == "good" else 0),
-            np.uint32(enters == "none"), np.int32(rest), dtype.type(snr), np.int32(neighbours),
-            median, planes[0], planes[1], dq_out, *planes[2:], *missing, suspects.witness,
-            suspects.list, suspects.counts, flagged))
+        kernel(
+            grid,
+            block,
+            (
+                data,
+                err,
+                dq,
+                *variances,
+                *missing,
+                np.int32(len(variances)),
+                np.int32(n),
+                np.int64(n_pixels),
+                np.uint32(bits if enters == "good" else 0),
+                np.uint32(enters == "none"),
+                np.int32(rest),
+                dtype.type(snr),
+                np.int32(neighbours),
+                median,
+                planes[0],
+                planes[1],
+                dq_out,
+                *planes[2:],
+                *missing,
+                suspects.witness,
+                suspects.list,
+                suspects.counts,
+                flagged,
+            ),
+        )
     if neighbours:
         suspects.test(data, median, err, snr, rounds)
-        cuda.kernel("outliers", f"strike<{c_type(dtype)}>")((_LIST_BLOCKS,), (256,), (
-            suspects.list, suspects.counts, suspects.witness, np.int32(rounds),
-            np.int64(n_pixels), np.int32(len(variances)), *planes[:2], dq_out, *planes[2:],
-            *missing, flagged))
+        cuda.kernel("outliers", f"strike<{c_type(dtype)}>")(
+            (_LIST_BLOCKS,),
+            (256,),
+            (
+                suspects.list,
+                suspects.counts,
+                suspects.witness,
+                np.int32(rounds),
+                np.int64(n_pixels),
+                np.int32(len(variances)),
+                *planes[:2],
+                dq_out,
+                *planes[2:],
+                *missing,
+                flagged,
+            ),
+        )
     return (*planes[:2], dq_out, planes[2:], median, flagged)

@@ -52,24 +52,51 @@ def contract(spectra, which, frames, of_frame, of_axes, scale, blocks):
     half, (_, ny, columns) = y_table.shape[1] // 2, spectra.shape
     out = cp.empty((len(which), 2 * half, 2 * half))
     kernel = cuda.kernel("registration", f"contract<{half}, {WARPS}, {_RESIDENT[half]}>")
-    kernel((len(which),), (32 * WARPS,), (
-        spectra, cp.asarray(which, dtype=np.int32), frames, cp.asarray(of_frame, dtype=np.int32),
-        y_table, x_table, np.int32(ny), np.int32(columns), np.float64(scale), out))
+    kernel(
+        (len(which),),
+        (32 * WARPS,),
+        (
+            spectra,
+            cp.asarray(which, dtype=np.int32),
+            frames,
+            cp.asarray(of_frame, dtype=np.int32),
+            y_table,
+            x_table,
+            np.int32(ny),
+            np.int32(columns),
+            np.float64(scale),
+            out,
+        ),
+    )
     return out
 
 
-def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, polynomials,
-              half_width):
+def fit_pairs(c_series, b_series, b_index, power, total_weight, dof, grid, polynomials, half_width):
     """See `ops.cpu.registration.fit_pairs`."""
     cp = cuda.cupy()
     n, terms_c, terms_b = len(c_series), c_series.shape[1], b_series.shape[1]
     c_grid, b_grid = (_on_grid(series, polynomials) for series in (c_series, b_series))
     out = cp.empty((n, 9))
     kernel = cuda.kernel("registration", f"fit_pairs<{terms_c}, {terms_b}>")
-    kernel((-(-n // FIT_WARPS),), (32 * FIT_WARPS,), (
-        c_series, b_series, cp.asarray(b_index, dtype=np.int32), c_grid, b_grid, grid,
-        np.int32(len(grid)), power, np.float64(total_weight), np.float64(dof),
-        np.float64(half_width), np.int32(n), out))
+    kernel(
+        (-(-n // FIT_WARPS),),
+        (32 * FIT_WARPS,),
+        (
+            c_series,
+            b_series,
+            cp.asarray(b_index, dtype=np.int32),
+            c_grid,
+            b_grid,
+            grid,
+            np.int32(len(grid)),
+            power,
+            np.float64(total_weight),
+            np.float64(dof),
+            np.float64(half_width),
+            np.int32(n),
+            out,
+        ),
+    )
     return out
 
 
