@@ -112,9 +112,10 @@ def main():
     options = parser.parse_args()
     limit_threads(1)
     import gpucoron
-    from gpucoron.cluster.planning import make_order
-    from gpucoron.cluster.tasks import do_whole
+    from gpucoron.cluster.requests import make_request
+    from gpucoron.cluster.tasks import run_request
     from gpucoron.core.parameters import Parameters
+    from gpucoron.pipeline.run_options import RunOptions
     from gpucoron.simulate import simulate
 
     results = {"associations": options.associations}
@@ -129,7 +130,8 @@ def main():
 
         def orders(paths, folder):
             return [
-                make_order(p, work / folder, parameters, device="cpu", save=SAVE) for p in paths
+                make_request(RunOptions(p, parameters, "cpu", work / folder, save=SAVE))
+                for p in paths
             ]
 
         def here(paths):
@@ -142,10 +144,10 @@ def main():
             "all associations": seconds(lambda: here(many), options.repeats),
             "a small association, two exposures": seconds(lambda: here([small]), 10),
         }
-        (order,) = orders([asn], "message")
+        (request,) = orders([asn], "message")
         (work / "message").mkdir()
-        results["message to a worker, bytes"] = len(pickle.dumps(order))
-        results["message from a worker, bytes"] = len(pickle.dumps(do_whole(order)))
+        results["message to a worker, bytes"] = len(pickle.dumps(request))
+        results["message from a worker, bytes"] = len(pickle.dumps(run_request(request)))
         for n in map(int, options.workers.split(",")):
             results[f"{n} worker{'s'[: n != 1]}"] = on_workers(
                 n,

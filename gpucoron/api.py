@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from gpucoron.backend.device import Device, choose_device, is_open
-from gpucoron.backend.logs import Progress, collected_warnings, no_progress
-from gpucoron.backend.prefetch import Background
-from gpucoron.backend.threads import default_threads, limited_to
+from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
-from gpucoron.errors import ParameterError, UsageError
-from gpucoron.pipeline.association import open_device, plan_association, run_association
-from gpucoron.pipeline.job import Job
+from gpucoron.errors import UsageError
+from gpucoron.pipeline.association import plan_association, run_association
 from gpucoron.pipeline.planning import Plan
 from gpucoron.pipeline.result import Result
-from gpucoron.pipeline.run_record import RunRecord
+from gpucoron.pipeline.run_options import RunOptions
 
 __all__ = ["PRODUCTS", "plan", "run"]
-
-log = logging.getLogger("gpucoron")
 
 
 def run(
@@ -105,78 +97,33 @@ def run(
     GpucoronError
         One of its kinds, with one line that says what was found and what was expected.
     """
-    chosen = None if client is not None or is_open(device) else choose_device(device)
-    if not isinstance(parameters, Parameters):
-        parameters = Parameters.from_sources(
-            preset=preset, keywords={**(parameters or {}), "align": align, **keywords}
-        )
-    elif keywords or preset not in (None, parameters.preset):
-        raise UsageError("give either a Parameters object or single parameters, not both")
-    elif align is not None:
-        parameters = replace(parameters, align_refs=replace(parameters.align_refs, align=align))
-    if parameters.stack_refs.skip:
-        raise ParameterError("stack_refs.skip is true, but klip needs the stacked references")
-    save = _selection("save", save, set(PRODUCTS) - {"median"})
-    if resume and (output_dir is None or not overwrite or client is not None):
-        what = (
-            "an output folder"
-            if output_dir is None
-            else "overwriting"
-            if not overwrite
-            else "a run without a cluster"
-        )
-        raise UsageError(f"resume needs {what}")
-    if client is not None:
-        from gpucoron.cluster.client import run_on
-
-        return run_on(
-            client,
-            asn,
-            output_dir,
-            parameters,
-            device=device,
-            save=save,
-            keep=keep,
-            psfmask=psfmask,
-            overwrite=overwrite,
-            progress=progress,
-            threads=threads,
-            memory=memory,
-            skip_bad=skip_bad,
-            checksums=checksums,
-        )
-    if output_dir is None:
-        save = frozenset()
-    keep = _selection("keep", keep, set(PRODUCTS) - ({"psfalign"} if output_dir else set()))
-    with collected_warnings() as warnings, limited_to(threads) as n, ExitStack() as stack:
-        job = Job(
-            parameters,
-            chosen,
-            save,
-            keep,
-            overwrite,
-            psfmask,
-            None if output_dir is None else Path(output_dir),
-            progress or no_progress,
-            n,
-            memory,
-            skip_bad,
-            checksums,
-            stack=stack,
-        )
-        open_device(job, device)
-        job.record = RunRecord(parameters, chosen, resume, job.timings, warnings, n)
-        with job.record, Background(n > 1) as job.background:
-            products = run_association(job, Path(asn))
-    return Result(
-        products,
-        tuple(job.files),
-        job.timings,
-        tuple(warnings),
-        parameters,
-        job.device,
-        tuple(job.spans),
+    if client is None and not is_open(device):
+        device = choose_device(device)
+    if client is not None and (output_dir is None or keep):
+        raise UsageError("with client= products are files: expected an output_dir, and no keep")
+    options = RunOptions(
+        asn,
+        _parameters(parameters, preset, align, keywords),
+        device,
+        output_dir,
+        save=save,
+        keep=() if client is not None else keep,
+        psfmask=psfmask,
+        overwrite=overwrite,
+        skip_bad=skip_bad,
+        checksums=checksums,
+        resume=resume,
+        threads=threads,
+        memory=memory,
     )
+    if output_dir is None:
+        options = replace(options, save=())
+    progress = progress or no_progress
+    if client is None:
+        return run_association(options, progress)
+    from gpucoron.cluster.client import run_on
+
+    return run_on(client, options, progress)
 
 
 def plan(
@@ -206,30 +153,25 @@ def plan(
     GpucoronError
         As `run`, as far as headers tell.
     """
+    options = RunOptions(
+        asn,
+        _parameters(parameters, preset, align, keywords),
+        save=save,
+        keep=(),
+        threads=threads,
+        memory=memory,
+    )
+    return plan_association(options)
+
+
+def _parameters(parameters, preset, align, keywords) -> Parameters:
+    """Return the step parameters that were given in one way or another."""
     if not isinstance(parameters, Parameters):
-        parameters = Parameters.from_sources(
+        return Parameters.from_sources(
             preset=preset, keywords={**(parameters or {}), "align": align, **keywords}
         )
-    save = _selection("save", save, set(PRODUCTS) - {"median"})
-    job = Job(
-        parameters,
-        choose_device("cpu"),
-        save,
-        frozenset(),
-        True,
-        None,
-        None,
-        no_progress,
-        threads or default_threads(),
-        memory,
-    )
-    return plan_association(job, Path(asn))
-
-
-def _selection(name, given, default) -> frozenset[str]:
-    if given is None:
-        return frozenset(default)
-    unknown = sorted(set(given) - set(PRODUCTS))
-    if unknown:
-        raise UsageError(f"{name} holds {unknown[0]!r}; expected some of {', '.join(PRODUCTS)}")
-    return frozenset(given)
+    if keywords or preset not in (None, parameters.preset):
+        raise UsageError("give either a Parameters object or single parameters, not both")
+    if align is None:
+        return parameters
+    return replace(parameters, align_refs=replace(parameters.align_refs, align=align))

@@ -14,46 +14,47 @@ from pathlib import Path
 import pytest
 
 import gpucoron
+from gpucoron.backend.device import choose_device
 from gpucoron.cli import info as cli_info
 from gpucoron.cli import main as cli
 from gpucoron.cli.options import COMMANDS
 from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import AssociationError, DeviceError, OutputError
+from gpucoron.pipeline.result import Result
+from gpucoron.pipeline.run_options import RunOptions
 
 log = logging.getLogger("gpucoron")
 
 
 @pytest.fixture
 def pipeline(monkeypatch, tmp_path):
-    """Put a stand-in where the pipeline is; `calls` holds what it was called with."""
-    module = types.ModuleType("gpucoron.api")
-    module.calls = []
-    module.action = lambda **kwargs: None
+    """Put a stand-in where the pipeline is; `calls` holds the options that it was called with."""
+    module = types.SimpleNamespace(calls=[], action=lambda: None)
 
-    def run(asn, **kwargs):
-        module.calls.append({"asn": asn, **kwargs})
-        module.action(**kwargs)
+    def run_association(options, progress):
+        device = choose_device(options.device)
+        module.calls.append(options)
+        module.action()
         for done in range(1, 41):
-            kwargs["progress"]("align_refs", done, 40, "exposure 1")
-        return types.SimpleNamespace(
-            products=(),
-            files=[tmp_path / "a_i2d.fits"],
-            device=kwargs["device"],
-            timings={"outlier_detection": 0.25, "align_refs": 1.5},
-            warnings=["one thing"],
+            progress("align_refs", done, 40, "exposure 1")
+        return Result(
+            (),
+            (tmp_path / "a_i2d.fits",),
+            {"outlier_detection": 0.25, "align_refs": 1.5},
+            ("one thing",),
+            options.parameters,
+            device,
         )
 
-    module.run = run
-    monkeypatch.setitem(sys.modules, "gpucoron.api", module)
-    monkeypatch.setattr(gpucoron, "api", module, raising=False)
+    monkeypatch.setattr("gpucoron.pipeline.association.run_association", run_association)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "asn.json").write_text("{}")
     return module
 
 
 def failing(error):
-    def action(**kwargs):
+    def action():
         raise error
 
     return action
@@ -61,28 +62,11 @@ def failing(error):
 
 def test_a_run_with_defaults(pipeline, capsys, tmp_path):
     assert cli.main(["asn.json"]) == 0
-    call = pipeline.calls[0]
-    assert call.pop("device").kind == "cpu"
-    assert callable(call.pop("progress"))
-    assert call == {
-        "asn": "asn.json",
-        "output_dir": ".",
-        "align": "each",
-        "psfmask": None,
-        "preset": None,
-        "parameters": Parameters(),
-        "overwrite": True,
-        "keep": (),
-        "skip_bad": False,
-        "checksums": True,
-        "threads": None,
-        "memory": None,
-        "resume": False,
-        "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"},
-    }
+    save = {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}
+    assert pipeline.calls == [RunOptions("asn.json", output_dir=".", save=save, keep=())]
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a_i2d.fits\n"
-    assert re.search(r"^\d\d:\d\d:\d\d  device cpu: .*is not proven on a GPU", err, re.M)
+    assert re.search(r"^\d\d:\d\d:\d\d  ", err, re.M)
     assert re.search(r"  outlier_detection +0\.25 ", err)
     assert re.search(r"  total +1\.75", err)
     assert "1 warning:" in err and "  - one thing" in err
@@ -127,17 +111,26 @@ def test_every_option_arrives(pipeline, capsys):
         == 0
     )
     call = pipeline.calls[0]
-    assert (call["threads"], call["memory"]) == (2, "3GiB")
-    assert (call["output_dir"], call["psfmask"], call["overwrite"]) == ("out", "m.fits", False)
-    assert (call["preset"], call["align"]) == ("jwst", "first")
-    assert call["save"] == {"i2d", "median"}
-    parameters = call["parameters"]
+    parameters = call.parameters
+    assert call == RunOptions(
+        "asn.json",
+        parameters,
+        "cpu",
+        "out",
+        save={"i2d", "median"},
+        keep=(),
+        psfmask="m.fits",
+        overwrite=False,
+        threads=2,
+        memory="3GiB",
+    )
+    assert (parameters.preset, parameters.align_refs.align) == ("jwst", "first")
     assert parameters == Parameters.from_sources(["used.toml"])
     assert (parameters.klip.truncate, parameters.resample.pixfrac) == (9, 0.5)
     assert parameters.outlier_detection.threshold == 7
     assert capsys.readouterr() == ("", "")
     text = Path("run.log").read_text()
-    assert "device cpu" in text and "align_refs" in text
+    assert "align_refs" in text
 
 
 @pytest.mark.parametrize(
@@ -150,7 +143,7 @@ def test_every_option_arrives(pipeline, capsys):
 )
 def test_align(pipeline, options, align):
     assert cli.main(["asn.json", *options]) == 0
-    assert pipeline.calls[0]["align"] == pipeline.calls[0]["parameters"].align_refs.align == align
+    assert pipeline.calls[0].parameters.align_refs.align == align
 
 
 @pytest.mark.parametrize(
@@ -164,7 +157,7 @@ def test_align(pipeline, options, align):
 )
 def test_which_products_are_written(pipeline, options, save):
     assert cli.main(["asn.json", *options]) == 0
-    assert pipeline.calls[0]["save"] == save
+    assert pipeline.calls[0].save == save
 
 
 @pytest.mark.parametrize(
@@ -250,7 +243,7 @@ def test_files_that_cannot_be_read_or_written(pipeline, capsys, monkeypatch):
 def test_a_file_named_like_a_command(pipeline):
     Path("info").write_text("{}")
     assert cli.main(["./info"]) == 0
-    assert pipeline.calls[0]["asn"] == "./info"
+    assert pipeline.calls[0].asn == Path("info")
 
 
 def test_the_logger_is_left_as_it_was(pipeline, capsys):
@@ -334,16 +327,14 @@ def test_info_shows_what_is_ignored(shared_data, tmp_path, capsys):
 PROCESS = """
 import sys, time, types
 from pathlib import Path
-import gpucoron
-module = types.ModuleType("gpucoron.api")
-def run(asn, **kwargs):
+from gpucoron.pipeline import association
+def run(options, progress):
     try:
         Path("started").touch()
         time.sleep(30)
     finally:
         Path("cleaned").touch()
-module.run = run
-sys.modules["gpucoron.api"] = gpucoron.api = module
+association.run_association = run
 from gpucoron.cli.main import main
 sys.exit(main(["asn.json"]))
 """

@@ -17,13 +17,12 @@ from astropy.io import fits
 import gpucoron
 from gpucoron.cli import many as cli_many
 from gpucoron.cluster import client as cluster
-from gpucoron.cluster.messages import Order, Piece
-from gpucoron.cluster.planning import Outcome, cut, make_order
-from gpucoron.cluster.tasks import do_whole
-from gpucoron.core.parameters import Parameters
+from gpucoron.cluster.requests import AssociationOutcome, RunRequest, make_request
+from gpucoron.cluster.tasks import run_request
 from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, UsageError
 from gpucoron.pipeline.output_lock import FolderLock
+from gpucoron.pipeline.run_options import RunOptions
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -96,7 +95,7 @@ def both(tiny, client, **options):
         ({"resample_skip": True, "save": ["psfsub"]}, 4),
     ],
 )
-def test_an_exposure_a_task(tiny, client, options, files):
+def test_an_association_is_a_task(tiny, client, options, files):
     here, there, names = both(tiny, client, **options)
     assert len(names) == len(there.files) == files
     assert {p.name for p in there.files} == {p.name for p in here.files}
@@ -106,14 +105,6 @@ def test_an_exposure_a_task(tiny, client, options, files):
         assert table.tobytes() == there.product.fits[root].tobytes()
     assert set(there.timings) == set(here.timings)
     assert not list(tiny.out.glob(".*.part"))
-
-
-def test_some_integrations_a_task(tiny, client):
-    tiny.members(lambda name: name != tiny.science[1].name)
-    here, there, names = both(tiny, client, save=["psfsub", "crfints", "median", "i2d"])
-    assert len(names) == 12
-    root = next(iter(here.product.fits))
-    assert here.product.fits[root].tobytes() == there.product.fits[root].tobytes()
 
 
 @pytest.mark.parametrize("save", [["psfsub", "i2d"], None])
@@ -157,26 +148,15 @@ def test_one_run_at_a_time_in_a_folder(tiny, client):
         lock.release()
 
 
-@pytest.mark.parametrize(
-    "counts, workers, associations, may_slice, tasks",
-    [
-        ([[3, 2]], 2, 1, False, [(0, [Piece(0)]), (0, [Piece(1)])]),
-        ([[3, 2]], 2, 4, True, []),  # many associations: each is one task
-        ([[3, 2]], 0, 9, True, [(0, [Piece(0)]), (0, [Piece(1)])]),
-        ([[5]], 2, 1, False, []),
-        ([[5]], 2, 1, True, [(0, [Piece(0, 0, 2)]), (0, [Piece(0, 2, 5)])]),
-        (
-            [[1, 4]],
-            6,
-            1,
-            True,
-            [(0, [Piece(0)]), (0, [Piece(1, 0, 1)]), (0, [Piece(1, 1, 2)]), (0, [Piece(1, 2, 4)])],
-        ),
-        ([[9], [9]], 4, 2, True, [(0, [Piece(0)]), (1, [Piece(0)])]),
-    ],
-)
-def test_how_an_association_is_cut(counts, workers, associations, may_slice, tasks):
-    assert cut(counts, workers, associations, may_slice) == tasks
+def test_a_run_on_the_cluster_continues_an_interrupted_one(tiny, client):
+    options = {"psfmask": tiny.mask, "client": client}
+    first = gpucoron.run(tiny.asn, "cpu", tiny.out, **options)
+    lost = next(path for path in first.files if path.name.endswith("_i2d.fits"))
+    lost.unlink()
+    again = gpucoron.run(tiny.asn, "cpu", tiny.out, resume=True, **options)
+    (path,) = tiny.out.glob("*_run.json")
+    assert json.loads(path.read_text())["resumed"]["taken_over"] == len(first.files) - 1
+    assert lost.exists() and {p.name for p in again.files} == {p.name for p in first.files}
 
 
 # ---- what goes wrong
@@ -184,18 +164,18 @@ def test_how_an_association_is_cut(counts, workers, associations, may_slice, tas
 
 def stuck(folder):
     """Have the first worker that has subtracted an exposure stay there, and say who it is."""
-    from gpucoron.cluster import parts as cluster_runs
+    from gpucoron.pipeline import product
 
-    real = cluster_runs._put
+    real = product.save_subtracted
 
-    def wrapper(path, images):
+    def wrapper(*args):
         try:
             os.rename(os.path.join(folder, "armed"), os.path.join(folder, f"pid-{os.getpid()}"))
         except FileNotFoundError:
-            return real(path, images)
+            return real(*args)
         return time.sleep(300)
 
-    cluster_runs._put = wrapper
+    product.save_subtracted = wrapper
 
 
 def test_a_killed_worker_changes_nothing(tiny, client):
@@ -230,18 +210,19 @@ def test_errors_arrive_as_they_are(tiny, client):
 
 
 def test_what_a_worker_refuses(tiny):
-    order = make_order(tiny.asn, tiny.folder, Parameters(), device="cpu")
+    options = RunOptions(tiny.asn, device="cpu", output_dir=tiny.folder)
     with pytest.raises(UsageError, match="has gpucoron .*, expected 9.9"):
-        do_whole(replace(order, version="9.9"))
+        run_request(replace(make_request(options), version="9.9"))
     with pytest.raises(InputError, match="the worker on .* does not see it"):
-        do_whole(replace(order, output_dir="/nowhere"))
+        run_request(make_request(replace(options, output_dir="/nowhere")))
 
 
 def test_messages_are_small(tiny):
-    order = make_order(tiny.asn, tiny.folder.parent, Parameters(), device="cpu", save=("i2d",))
-    done = do_whole(order)
-    assert len(pickle.dumps(order)) < 4000
-    tables = sum(table.nbytes for table in done.products[0].fits.values())
+    request = make_request(RunOptions(tiny.asn, device="cpu", output_dir=tiny.out, save=("i2d",)))
+    tiny.out.mkdir()
+    done = run_request(request)
+    assert len(pickle.dumps(request)) < 4000
+    tables = sum(table.nbytes for table in done.result.product.fits.values())
     assert len(pickle.dumps(done)) < 10_000 + tables
 
 
@@ -354,9 +335,9 @@ def test_two_that_would_write_one_file(tmp_path, capsys):
 def test_one_on_each_device(tmp_path):
     sets = several(tmp_path)
     out = tmp_path / "out"
-    orders = [make_order(s.asn, out, Parameters(), save=("psfsub", "i2d")) for s in sets]
+    options = [RunOptions(s.asn, output_dir=out, save=("psfsub", "i2d")) for s in sets]
     out.mkdir()
-    outcomes = [Outcome(order.asn) for order in orders]
+    outcomes = [AssociationOutcome(str(own.asn)) for own in options]
 
     class Console:
         told = []
@@ -364,10 +345,10 @@ def test_one_on_each_device(tmp_path):
         def progress(self, *event):
             self.told.append(event)
 
-    cli_many._on_devices(orders, outcomes, ["cpu", "cpu"], Console())
-    assert [len(outcome.done.files) for outcome in outcomes] == [3, 3]
+    cli_many._on_devices(list(map(make_request, options)), outcomes, ["cpu", "cpu"], Console())
+    assert [len(outcome.done.result.files) for outcome in outcomes] == [3, 3]
     assert Console.told[-1] == ("associations", 2, 2)
-    workers = {outcome.done.workers[0] for outcome in outcomes}
+    workers = {outcome.done.worker for outcome in outcomes}
     assert len(workers) == 2
 
 
@@ -375,6 +356,6 @@ def test_a_process_that_dies(tmp_path):
     child = cli_many._Child("cpu")
     child.process.kill()
     child.process.join()
-    child.give(Order("asn", "out", Parameters()))
+    child.give(RunRequest(RunOptions("asn", output_dir="out")))
     done, error = child.take()
     assert done is None and "the process that worked there ended with -9" in str(error)

@@ -151,12 +151,12 @@ def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
 def test_processors_as_the_environment_says(variable, tmp_path):
     code = (
-        "import gpucoron, json, sys; from gpucoron import api as pipeline\n"
+        "import gpucoron, json, sys; from gpucoron.pipeline import association\n"
         "from gpucoron.backend import threads\n"
         "found = []\n"
-        "real = pipeline.run_association\n"
-        "pipeline.run_association = lambda job, path: found.append("
-        "(job.threads, threads.threads_here())) or real(job, path)\n"
+        "real = association.run_product\n"
+        "association.run_product = lambda run, inputs: found.append("
+        "(run.threads, threads.threads_here())) or real(run, inputs)\n"
         "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
         "print(json.dumps(found))"
     )

@@ -60,7 +60,7 @@ def test_every_device_asked_for_is_started(device, tiny, started):
 
 def test_a_run_on_the_cpu_starts_nothing(tiny, monkeypatch):
     monkeypatch.setattr(
-        "gpucoron.pipeline.association.Opening", lambda spec: pytest.fail("a GPU is started")
+        "gpucoron.pipeline.run.Opening", lambda spec: pytest.fail("a GPU is started")
     )
     monkeypatch.setattr(device, "import_cupy", lambda: pytest.fail("CuPy is imported"))
     monkeypatch.setattr(device, "_NODES", ())
@@ -167,7 +167,7 @@ def test_auto_is_settled_when_the_association_is_known(
         plans.extend(given)
         return on_gpu, on_cpu
 
-    monkeypatch.setattr("gpucoron.pipeline.association.predict", predict)
+    monkeypatch.setattr("gpucoron.pipeline.run.predict", predict)
     assert (
         cli.main(
             [

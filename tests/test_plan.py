@@ -14,7 +14,8 @@ from gpucoron.backend.device import cpu_threads
 from gpucoron.cli import main as cli
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
-from gpucoron.pipeline.planning import BASE, LARGEST_BATCH, MIB, make_plan, parse_size, predict
+from gpucoron.pipeline.planning import BASE, LARGEST_BATCH, MIB, make_plan, predict
+from gpucoron.pipeline.run_options import parse_size
 from gpucoron.simulate import simulate
 from tests.tiny_sets import N_REFERENCES, N_SCIENCE, SHAPE, TinySet, one_thread  # noqa: F401
 
@@ -302,7 +303,7 @@ def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_pa
 
 
 def test_little_free_memory_is_a_warning(tiny, monkeypatch):
-    monkeypatch.setattr("gpucoron.pipeline.job.memory", lambda: (2**34, 2**20))
+    monkeypatch.setattr("gpucoron.pipeline.run_options.memory", lambda: (2**34, 2**20))
     result = gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, klip_truncate=3)
     (text,) = result.warnings
     assert re.search(

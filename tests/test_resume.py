@@ -330,12 +330,8 @@ def test_nothing_to_continue_from(tiny, caplog):
 def test_calls_that_contradict_themselves(tiny, capsys):
     with pytest.raises(UsageError, match="resume needs an output folder"):
         gpucoron.run(tiny.asn, resume=True)
-    for options, needed in (
-        ({"overwrite": False}, "overwriting"),
-        ({"client": object()}, "a run without a cluster"),
-    ):
-        with pytest.raises(UsageError, match=f"resume needs {needed}"):
-            run(tiny, resume=True, **options)
+    with pytest.raises(UsageError, match="resume needs overwriting"):
+        run(tiny, resume=True, overwrite=False)
     assert tiny.command("--resume", "--no-overwrite") == 2
     assert "resume needs overwriting" in capsys.readouterr().err and not tiny.out.exists()
 
@@ -365,8 +361,9 @@ def test_a_lock_ends_with_its_holder(tmp_path):
 
 
 def test_a_lock_cannot_be_made(tmp_path):
-    with pytest.raises(OutputError, match=r"cannot write \S+: No such file"):
-        FolderLock(tmp_path / "none", "a")
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write \S+/file/.a.lock: "):
+        FolderLock(tmp_path / "file", "a")
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):

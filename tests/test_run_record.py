@@ -11,7 +11,7 @@ from astropy.io import fits
 
 import gpucoron
 from gpucoron.errors import ExposureError
-from gpucoron.pipeline.job import Job
+from gpucoron.pipeline.product_writer import ProductWriter
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
 NAME = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
@@ -70,7 +70,7 @@ def test_products_are_named_with_the_checksums_of_their_hdus(tiny):
 
 
 def test_while_it_runs_the_record_tells_what_is_complete(tiny, monkeypatch):
-    seen, real = [], Job.write
+    seen, real = [], ProductWriter.write
 
     def write(self, path, *args):
         self.background.wait()
@@ -80,7 +80,7 @@ def test_while_it_runs_the_record_tells_what_is_complete(tiny, monkeypatch):
         assert len(content["files"]) == 11 and (tiny.out / f".{NAME}.lock").exists()
         real(self, path, *args)
 
-    monkeypatch.setattr(Job, "write", write)
+    monkeypatch.setattr(ProductWriter, "write", write)
     run(tiny)
     assert seen[0] == 0 and seen[-1] == 10 and seen == sorted(seen)
 
@@ -101,7 +101,7 @@ def test_a_defect_is_recorded_and_notes_what_is_complete(tiny, monkeypatch):
     def broken(*args, **kwargs):
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr("gpucoron.pipeline.product.ProductRun._resample", broken)
+    monkeypatch.setattr("gpucoron.pipeline.product.combine", broken)
     with pytest.raises(ZeroDivisionError) as caught:
         run(tiny)
     assert caught.value.__notes__ == [
@@ -143,13 +143,13 @@ def test_several_products_have_one_record_and_all_their_names_are_held(tiny, mon
         ]
 
     tiny.edit_asn(change)
-    locks, real = [], Job.write
+    locks, real = [], ProductWriter.write
 
     def write(self, path, *args):
         locks.append(sorted(p.name for p in tiny.out.glob(".*.lock")))
         real(self, path, *args)
 
-    monkeypatch.setattr(Job, "write", write)
+    monkeypatch.setattr(ProductWriter, "write", write)
     run(tiny)
     assert all(found == [".one.lock", ".two.lock"] for found in locks)
     found = record(tiny, "one")

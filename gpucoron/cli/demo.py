@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpucoron.cli.options import EXIT_CODES, Parser, add_run_options
-from gpucoron.cli.run import run_association, run_console
+from gpucoron.cli.run import run_console, run_one
 from gpucoron.core.text import format_table
 from gpucoron.errors import OutputError
 
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
             options.output_dir,
             " ".join(f"--set {s}" for s in options.set),
         )
-        result = run_association(options, console)
+        result = run_one(options, console)
         images = [Path(file) for file in result.files if str(file).endswith("_i2d.fits")]
         if images and not options.quiet:
             for line in planet_lines(images[0], simulation):

@@ -11,11 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gpucoron.backend.signals import ENDS, STOPPED, Terminated, prompt_end, stopped_by
-from gpucoron.cli.options import (
-    COMMANDS,
-    run_parser,
-)
-from gpucoron.cli.run import chosen_products, fail, run_association, run_console
+from gpucoron.cli.options import COMMANDS, run_parser
+from gpucoron.cli.run import fail, run_console, run_one, run_options
 from gpucoron.errors import GpucoronError, OutputError, UsageError
 
 __all__ = ["main"]
@@ -103,25 +100,16 @@ def _run(options: argparse.Namespace) -> int:
 
             return cli_many.run(options, console)
         else:
-            run_association(options, console)
+            run_one(options, console)
     return 0
 
 
 def _tell_plan(asn: str, options: argparse.Namespace) -> None:
     """Print what the run would take."""
-    from gpucoron import api as pipeline
-    from gpucoron.core.parameters import Parameters
+    from gpucoron.pipeline.association import plan_association
 
-    parameters = Parameters.from_sources(
-        options.params, options.set, options.preset, {"align": options.align}
-    )
-    for plan in pipeline.plan(
-        asn,
-        parameters=parameters,
-        save=chosen_products(options, parameters),
-        threads=options.threads,
-        memory=options.memory,
-    ):
+    options.asn = asn
+    for plan in plan_association(run_options(options)):
         sys.stdout.write("\n".join(plan.lines()) + "\n")
     if options.device not in ("auto", "cpu"):
         sys.stdout.write(

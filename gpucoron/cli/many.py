@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from gpucoron.backend.device import choose_device
-from gpucoron.cli.run import chosen_products, fail, read_parameters, run_association
+from gpucoron.cli.run import fail, read_parameters, report_folder, run_one, run_options
 from gpucoron.cluster.client import connect, run_many
-from gpucoron.cluster.messages import Order
-from gpucoron.cluster.planning import Outcome, held, look_ahead, make_order, tell
-from gpucoron.cluster.tasks import do_whole
+from gpucoron.cluster.requests import AssociationOutcome, RunRequest, make_request, precheck
+from gpucoron.cluster.tasks import run_request
 from gpucoron.errors import DeviceError, GpucoronError, UsageError
 
 __all__ = ["run"]
@@ -36,53 +35,34 @@ def run(options: argparse.Namespace, console) -> int:
     start = time.perf_counter()
     if options.report and options.report.lower().endswith((".html", ".htm")):
         raise UsageError("--report names one file for several associations; expected a folder")
-    if options.scheduler and options.resume:
-        raise UsageError("--resume does not work with --scheduler")
     parameters = read_parameters(options)
-    orders = [_order(options, console, parameters, asn) for asn in options.associations]
+    options.save_params = None  # is written
+    requests = [_request(options, console, parameters, asn) for asn in options.associations]
     if options.scheduler:
         with connect(options.scheduler) as client:
-            outcomes = run_many(client, orders, progress=console.progress)
+            outcomes = run_many(client, requests, console.progress)
     else:
         automatic = options.device.strip().lower() == "auto"  # is decided for each association
         device = choose_device("cpu" if automatic else options.device)
-        aheads = look_ahead(orders)
-        outcomes = [Outcome(asn) for asn in options.associations]
-        if 1 < len(device.indices) < len(orders):
-            if options.resume:
-                raise UsageError("--resume of more associations than devices needs one device")
-            with held(orders, aheads, outcomes):
-                _on_devices(orders, outcomes, [str(i) for i in device.indices], console)
+        outcomes = [
+            AssociationOutcome(asn, error=error)
+            for asn, error in zip(options.associations, precheck(requests), strict=True)
+        ]
+        if 1 < len(device.indices) < len(requests):
+            _on_devices(requests, outcomes, [str(i) for i in device.indices], console)
         else:
-            for outcome, ahead in zip(outcomes, aheads, strict=True):
-                outcome.error = ahead if isinstance(ahead, GpucoronError) else None
             _in_turn(options, outcomes, console)
     return _summary(options, outcomes, time.perf_counter() - start)
 
 
-def _order(options, console, parameters, asn: str) -> Order:
-    report = options.report
-    if report is None and console.terminal:
-        report = options.output_dir
-    return make_order(
-        asn,
-        options.output_dir,
-        parameters,
-        device=options.device,
-        psfmask=options.psfmask,
-        skip_bad=options.skip_bad,
-        checksums=options.checksums,
-        save=chosen_products(options, parameters),
-        threads=options.threads,
-        memory=options.memory,
-        overwrite=options.overwrite,
-        report=str(Path(report).absolute()) if report else None,
-    )
+def _request(options, console, parameters, asn: str) -> RunRequest:
+    options.asn = asn
+    return make_request(run_options(options, parameters), report_folder(options, console))
 
 
-def _summary(options, outcomes: list[Outcome], seconds: float) -> int:
+def _summary(options, outcomes: list[AssociationOutcome], seconds: float) -> int:
     """Name what was written and what failed; return the exit code, the first failure's."""
-    files = [file for outcome in outcomes if outcome.done for file in outcome.done.files]
+    files = [file for outcome in outcomes if outcome.done for file in outcome.done.result.files]
     if not options.quiet:
         sys.stdout.writelines(f"{file}\n" for file in files)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -98,7 +78,7 @@ def _summary(options, outcomes: list[Outcome], seconds: float) -> int:
     return codes[0] if codes else 0
 
 
-def _named(outcome: Outcome) -> str:
+def _named(outcome: AssociationOutcome) -> str:
     """Say what failed and why, the association named once."""
     name, text = Path(outcome.asn).name, str(outcome.error)
     if not isinstance(outcome.error, GpucoronError):
@@ -109,9 +89,8 @@ def _named(outcome: Outcome) -> str:
 # ---- here
 
 
-def _in_turn(options, outcomes: list[Outcome], console) -> None:
+def _in_turn(options, outcomes: list[AssociationOutcome], console) -> None:
     """Run one after another."""
-    options.save_params = None  # is written
     for number, outcome in enumerate(outcomes, 1):
         if outcome.error is not None:
             continue
@@ -119,13 +98,13 @@ def _in_turn(options, outcomes: list[Outcome], console) -> None:
         options.asn = outcome.asn
         console.seen_warnings.clear()
         try:
-            run_association(options, console)
+            run_one(options, console)
         except Exception as error:  # told at the end; the others go on
             outcome.error = error
             log.debug("%s", error, exc_info=not isinstance(error, GpucoronError))
 
 
-def _on_devices(orders, outcomes: list[Outcome], devices: list[str], console) -> None:
+def _on_devices(requests, outcomes: list[AssociationOutcome], devices: list[str], console) -> None:
     """Run one association on each device at a time, in a process for each."""
     waiting = [k for k, outcome in enumerate(outcomes) if outcome.error is None]
     total, free = len(waiting), [_Child(device) for device in devices]
@@ -135,13 +114,13 @@ def _on_devices(orders, outcomes: list[Outcome], devices: list[str], console) ->
             while waiting and free:
                 k, child = waiting.pop(0), free.pop(0)
                 log.info("%s on device %s", outcomes[k].asn, child.device)
-                child.give(orders[k])
+                child.give(requests[k])
                 busy[child.pipe] = k, child
             for pipe in multiprocessing.connection.wait(list(busy)):
                 k, child = busy.pop(pipe)
                 outcomes[k].done, outcomes[k].error = child.take()
                 free.append(child if child.process.is_alive() else _Child(child.device))
-                tell(outcomes[k])
+                outcomes[k].log()
             console.progress("associations", total - len(waiting) - len(busy), total)
     finally:
         for child in [*free, *(child for _, child in busy.values())]:
@@ -159,15 +138,16 @@ class _Child:
         self.process.start()
         other.close()
 
-    def give(self, order: Order) -> None:
+    def give(self, request: RunRequest) -> None:
         """Have an association processed."""
         try:
-            self.pipe.send(replace(order, device=self.device))
+            options = replace(request.options, device=self.device)
+            self.pipe.send(replace(request, options=options))
         except OSError:  # it is gone, as `take` will tell
             pass
 
     def take(self) -> tuple:
-        """Return what came of it: a Done or None, and None or an error."""
+        """Return what came of it: a TaskResult or None, and None or an error."""
         try:
             return self.pipe.recv()
         except (EOFError, OSError):
@@ -182,11 +162,11 @@ def _serve(pipe) -> None:
     """Process what comes through a pipe."""
     while True:
         try:
-            order = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
         try:
-            answer = do_whole(order), None
+            answer = run_request(request), None
         except Exception as error:  # the others go on
             answer = None, error
         pipe.send(answer)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpucoron.core.products import PRODUCTS
-from gpucoron.errors import GpucoronError, OutputError
+from gpucoron.errors import OutputError
 
-__all__ = ["chosen_products", "fail", "read_parameters", "run_association", "run_console"]
+if TYPE_CHECKING:
+    from gpucoron.pipeline.result import Result
+    from gpucoron.pipeline.run_options import RunOptions
 
-log = logging.getLogger("gpucoron")
+__all__ = ["fail", "read_parameters", "report_folder", "run_console", "run_one", "run_options"]
 
 
 def run_console(options: argparse.Namespace):
@@ -27,42 +29,49 @@ def run_console(options: argparse.Namespace):
     )
 
 
-def run_association(options: argparse.Namespace, console):
-    """Run the pipeline as the options of `add_run_options` say; return its result."""
-    from gpucoron.backend.device import choose_device, is_open
+def run_options(options: argparse.Namespace, parameters=None) -> RunOptions:
+    """Return the settings of a run that the options of `add_run_options` ask for."""
+    from gpucoron.pipeline.run_options import RunOptions
 
-    start = time.perf_counter()
-    parameters = read_parameters(options)
-    device = options.device
-    if not is_open(device):  # else the pipeline tells when it knows
-        device = choose_device(device)
-        log.info("device %s: %s (%s)", device.label, device.description, device.reason)
-    from gpucoron import api as pipeline
-
-    result = pipeline.run(
+    parameters = read_parameters(options) if parameters is None else parameters
+    return RunOptions(
         options.asn,
-        device=device,
-        output_dir=options.output_dir,
-        align=parameters.align_refs.align,
-        psfmask=options.psfmask,
-        preset=parameters.preset,
-        parameters=parameters,
+        parameters,
+        options.device,
+        options.output_dir,
         save=chosen_products(options, parameters),
         keep=(),
+        psfmask=options.psfmask,
         overwrite=options.overwrite,
         skip_bad=options.skip_bad,
         checksums=options.checksums,
-        progress=console.progress,
+        resume=options.resume,
         threads=options.threads,
         memory=options.memory,
-        resume=options.resume,
     )
-    written = [*result.files, *_report(options, console, result)]
+
+
+def run_one(options: argparse.Namespace, console) -> Result:
+    """Run an association as the options of `add_run_options` say; return its result."""
+    from gpucoron.pipeline.association import run_association
+
+    start = time.perf_counter()
+    result = run_association(run_options(options), console.progress)
+    folder = report_folder(options, console)
+    if folder:
+        result = result.with_report(folder, getattr(options, "star", None), options.overwrite)
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
-        for path in written:
+        for path in result.files:
             sys.stdout.write(f"{path}\n")
     return result
+
+
+def report_folder(options: argparse.Namespace, console) -> str | None:
+    """Return where the report goes; beside the products where people watch a terminal."""
+    if options.report is None and console.terminal:
+        return options.output_dir
+    return options.report or None
 
 
 def read_parameters(options: argparse.Namespace):
@@ -75,25 +84,6 @@ def read_parameters(options: argparse.Namespace):
     if options.save_params:
         _write_text(options.save_params, parameters.to_toml())
     return parameters
-
-
-def _report(options: argparse.Namespace, console, result) -> list[Path]:
-    """Write the report if one is wanted."""
-    where = options.report
-    if where is None and console.terminal:
-        where = options.output_dir
-    if not where:
-        return []
-    start = time.perf_counter()
-    try:
-        return [result.report(where, getattr(options, "star", None), options.overwrite)]
-    except GpucoronError:
-        raise
-    except Exception as problem:  # the products are whole all the same
-        log.warning("no report: %s: %s", type(problem).__name__, problem)
-        return []
-    finally:
-        result.timings["report"] = time.perf_counter() - start
 
 
 def chosen_products(options: argparse.Namespace, parameters) -> frozenset[str]:

@@ -6,26 +6,21 @@ import asyncio
 import logging
 import queue
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gpucoron.backend.device import Device
-from gpucoron.backend.logs import no_progress
-from gpucoron.cluster.messages import Order
-from gpucoron.cluster.planning import Outcome, cut, held, look_ahead, make_order, tell
-from gpucoron.cluster.tasks import do_end, do_part, do_whole, forget
-from gpucoron.core.parameters import Parameters
-from gpucoron.errors import ClusterError, GpucoronError, OutputError, UsageError
+from gpucoron.backend.logs import Progress, no_progress
+from gpucoron.cluster.requests import AssociationOutcome, RunRequest, make_request, precheck
+from gpucoron.cluster.tasks import run_request
+from gpucoron.errors import ClusterError, GpucoronError, UsageError
 from gpucoron.pipeline.result import Result
+from gpucoron.pipeline.run_options import RunOptions
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from distributed import Client, Future
 
 __all__ = ["connect", "run_many", "run_on"]
@@ -35,20 +30,6 @@ log = logging.getLogger("gpucoron")
 TIMEOUT = 5.0  # seconds until an address counts as wrong
 PATIENCE = 10.0  # seconds until a connection that broke counts as lost
 _POLL = 0.5
-
-
-@dataclass
-class _Work:
-    """An association on the cluster."""
-
-    number: int
-    order: Order
-    futures: list[Future] = field(default_factory=list)
-
-    @property
-    def end(self) -> Future:
-        """Return the task that comes last."""
-        return self.futures[-1]
 
 
 @contextmanager
@@ -114,65 +95,44 @@ async def _ask(address: str, timeout: float) -> None:
         raise ClusterError(f"a {answer.get('type')} is there")
 
 
-def run_on(
-    client: Client,
-    asn: str | PathLike,
-    output_dir: str | PathLike | None,
-    parameters: Parameters,
-    *,
-    device: str | int | Device = "auto",
-    save: Collection[str] = (),
-    keep: Collection[str] | None = None,
-    overwrite: bool = True,
-    progress: Callable[..., None] | None = None,
-    **settings: Any,
-) -> Result:
+def run_on(client: Client, options: RunOptions, progress: Progress = no_progress) -> Result:
     """Run one association; see `gpucoron.run`, which calls this.
-
-    Raises
-    ------
-    UsageError
-        No `output_dir`, or `keep`.
-    GpucoronError
-        As `gpucoron.run`; ClusterError where the cluster fails.
-    """
-    if output_dir is None or keep:
-        raise UsageError("with client= products are files: expected an output_dir, and no keep")
-    order = make_order(
-        asn, output_dir, parameters, device=device, save=save, overwrite=overwrite, **settings
-    )
-    (outcome,) = run_many(client, [order], progress=progress)
-    if outcome.error is not None:
-        raise outcome.error
-    done = outcome.done
-    return Result(
-        tuple(done.products),
-        tuple(map(Path, done.files)),
-        done.timings,
-        tuple(done.warnings),
-        parameters,
-        done.device,
-        tuple(done.spans),
-    )
-
-
-def run_many(
-    client: Client, orders: Sequence[Order], *, progress: Callable[..., None] | None = None
-) -> list[Outcome]:
-    """Run associations; one that fails leaves the others alone.
 
     Parameters
     ----------
     client : distributed.Client
-    orders : sequence of Order
-        From `make_order`.
-    progress : callable, optional
-        As `gpucoron.run`.
+    options : RunOptions
+    progress : callable
+        As for `gpucoron.run`.
+
+    Raises
+    ------
+    GpucoronError
+        As `gpucoron.run`; ClusterError where the cluster fails.
+    """
+    (outcome,) = run_many(client, [make_request(options)], progress)
+    if outcome.error is not None:
+        raise outcome.error
+    return replace(outcome.done.result, parameters=options.parameters)
+
+
+def run_many(
+    client: Client, requests: Sequence[RunRequest], progress: Progress = no_progress
+) -> list[AssociationOutcome]:
+    """Run associations, each as one task; one that fails leaves the others alone.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    requests : sequence of RunRequest
+        From `make_request`.
+    progress : callable
+        As for `gpucoron.run`.
 
     Returns
     -------
-    list of Outcome
-        In the order of `orders`.
+    list of AssociationOutcome
+        In the order of `requests`.
 
     Raises
     ------
@@ -181,84 +141,48 @@ def run_many(
     UsageError
         Two associations would write the same file.
     """
-    outcomes = [Outcome(order.asn) for order in orders]
-    aheads = look_ahead(orders)
-    with held(orders, aheads, outcomes) as ready:
-        works = [_Work(number, orders[number]) for number in ready]
-        workers = len(client.nthreads())
-        log.info(
-            "%d association%s on %d worker%s at %s%s",
-            len(works),
-            "s"[: len(works) != 1],
-            workers,
-            "s"[: workers != 1],
-            client.scheduler.address,
-            "" if workers else "; waiting for workers",
-        )
-        try:
-            for work in works:
-                _submit(client, work, aheads[work.number].integrations, workers, len(works))
-            _collect(client, works, outcomes, progress or no_progress)
-        finally:
-            _clear_up(client, works)
-    return outcomes
-
-
-# ---- what is cut into which tasks
-
-
-def _submit(client: Client, work: _Work, integrations, workers: int, associations: int) -> None:
-    """Give an association to the cluster."""
-    parameters, token = work.order.parameters, secrets.token_hex(4)
-    stem = Path(work.order.asn).stem
-    may_slice = (
-        parameters.align_refs.align == "each"
-        and not parameters.klip.skip
-        and ("psfalign" not in work.order.save or parameters.align_refs.skip)
+    outcomes = [
+        AssociationOutcome(str(request.options.asn), error=error)
+        for request, error in zip(requests, precheck(requests), strict=True)
+    ]
+    ready = [number for number, outcome in enumerate(outcomes) if outcome.error is None]
+    workers = len(client.nthreads())
+    log.info(
+        "%d association%s on %d worker%s at %s%s",
+        len(ready),
+        "s"[: len(ready) != 1],
+        workers,
+        "s"[: workers != 1],
+        client.scheduler.address,
+        "" if workers else "; waiting for workers",
     )
-    tasks = cut(integrations, workers, associations, may_slice)
-    common = {"pure": False, "priority": -work.number}
-    if not tasks:
-        work.futures = [client.submit(do_whole, work.order, key=f"{stem}-{token}", **common)]
-        return
-    scratch = Path(work.order.output_dir, f".{stem}.{token}.part")
+    futures: dict[Future, AssociationOutcome] = {}
     try:
-        scratch.mkdir()
-    except OSError as problem:
-        raise OutputError(f"cannot make folder {scratch}: {problem.strerror}") from problem
-    work.order = replace(work.order, scratch=str(scratch))
-    begun: set[int] = set()
-    for number, (product, pieces) in enumerate(tasks):
-        work.futures.append(
-            client.submit(
-                do_part,
-                work.order,
-                product,
-                pieces,
-                product not in begun,
-                key=f"{stem}-{token}-{number}",
-                **common,
+        for number in ready:
+            key = f"{requests[number].options.asn.stem}-{secrets.token_hex(4)}"
+            future = client.submit(
+                run_request, requests[number], key=key, pure=False, priority=-number
             )
-        )
-        begun.add(product)
-    work.futures.append(
-        client.submit(do_end, work.order, list(work.futures), key=f"{stem}-{token}-end", **common)
-    )
+            futures[future] = outcomes[number]
+        _collect(client, futures, progress)
+    finally:
+        with suppress(Exception):  # the scheduler may be gone
+            unfinished = [future for future in futures if not future.done()]
+            if unfinished:
+                client.cancel(unfinished)
+    return outcomes
 
 
 # ---- waiting
 
 
-def _collect(client: Client, works, outcomes, progress) -> None:
+def _collect(client: Client, futures: dict[Future, AssociationOutcome], progress) -> None:
     """Wait for all tasks, and note what became of the associations."""
     ended: queue.SimpleQueue = queue.SimpleQueue()
-    waiting = {}
-    for work in works:
-        for future in work.futures:
-            waiting[future.key] = work
-            future.add_done_callback(ended.put)
-    total, silent = len(waiting), None
-    while waiting:
+    for future in futures:
+        future.add_done_callback(ended.put)
+    done, silent = 0, None
+    while done < len(futures):
         try:
             future = ended.get(timeout=_POLL)
         except queue.Empty:
@@ -269,44 +193,39 @@ def _collect(client: Client, works, outcomes, progress) -> None:
             if time.monotonic() - silent > PATIENCE or client.status == "closed":
                 raise _lost(client) from None
             continue
-        work = waiting.pop(future.key, None)
-        if work is None:
-            continue
-        _look(client, work, future, outcomes[work.number])
-        progress("cluster", total - len(waiting), total, Path(work.order.asn).stem)
+        done += 1
+        outcome = futures[future]
+        _note(client, future, outcome)
+        progress("cluster", done, len(futures), Path(outcome.asn).stem)
 
 
-def _look(client: Client, work: _Work, future: Future, outcome: Outcome) -> None:
+def _note(client: Client, future: Future, outcome: AssociationOutcome) -> None:
     """Note how a task ended."""
     if future.status == "finished":
-        if future is not work.end:
-            return
         outcome.done = future.result(timeout=60)
-        tell(outcome)
+        outcome.log()
     elif future.status == "error":
-        if outcome.error is None:
-            outcome.error = _told(future.exception(timeout=60), work)
-            client.cancel([f for f in work.futures if not f.done()])
-    elif outcome.error is None:
+        outcome.error = _one_line(future.exception(timeout=60), outcome)
+    else:
         if client.status != "running":
             raise _lost(client)
         outcome.error = ClusterError(
-            f"{work.order.asn}: the scheduler has dropped it (was it "
+            f"{outcome.asn}: the scheduler has dropped it (was it "
             "restarted, or the work cancelled?)"
         )
 
 
-def _told(problem: BaseException, work: _Work) -> Exception:
+def _one_line(problem: BaseException, outcome: AssociationOutcome) -> Exception:
     """Return an error of one line."""
     from distributed.scheduler import KilledWorker
 
-    name = Path(work.order.asn).name
+    name = Path(outcome.asn).name
     if isinstance(problem, GpucoronError):
         return problem
     if isinstance(problem, KilledWorker):
         return ClusterError(
             f"{name}: the workers that took it died, one after another (out of "
-            "memory? their logs tell)"
+            "memory? see their logs)"
         )
     text = (str(problem).splitlines() or [""])[0]
     return ClusterError(f"{name}: internal error on a worker: {type(problem).__name__}: {text}")
@@ -317,16 +236,3 @@ def _lost(client: Client) -> ClusterError:
         "the connection to the Dask scheduler is lost; what is complete stays, "
         "the rest has to be run again"
     )
-
-
-def _clear_up(client: Client, works) -> None:
-    """Stop what still waits, and free what workers keep."""
-    with suppress(Exception):  # the scheduler may be gone
-        unfinished = [f for work in works for f in work.futures if not f.done()]
-        if unfinished:
-            client.cancel(unfinished)
-        if client.status == "running":
-            client.run(forget, on_error="ignore")
-    for work in works:
-        if work.order.scratch:
-            shutil.rmtree(work.order.scratch, ignore_errors=True)

@@ -1,85 +1,96 @@
-"""Process the products of an association one after another, or plan them."""
+"""Run the products of an association one after another, or estimate what they take."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gpucoron.backend.compiling import watch_compiling
-from gpucoron.backend.device import Device, choose_device
-from gpucoron.backend.opening import Opening
-from gpucoron.pipeline.job import Job
-from gpucoron.pipeline.planning import Plan, predict
-from gpucoron.pipeline.result import ProductResult
+from gpucoron.backend.logs import Progress, no_progress
+from gpucoron.backend.threads import default_threads
+from gpucoron.pipeline.inputs import RunInputs, read_inputs
+from gpucoron.pipeline.output_names import OutputNames
+from gpucoron.pipeline.planning import Plan, plan_products
+from gpucoron.pipeline.product import run_product
+from gpucoron.pipeline.result import ProductResult, Result
+from gpucoron.pipeline.run import Run
+from gpucoron.pipeline.run_options import RunOptions
 
-if TYPE_CHECKING:
-    from gpucoron.io.association import Association
-
-__all__ = ["open_device", "plan_association", "run_association"]
+__all__ = ["check_outputs", "plan_association", "run_association"]
 
 log = logging.getLogger("gpucoron")
 
 
-def run_association(job: Job, path: Path) -> tuple[ProductResult, ...]:
-    """Check everything that can be checked first, then process product by product."""
-    from gpucoron.pipeline.product import ProductRun
+def run_association(options: RunOptions, progress: Progress = no_progress) -> Result:
+    """Run an association: check all that can be checked first, then process product by product.
 
-    with job.timed("read"):
-        association, names = job.read(path)
-    _settle_device(job, association, names)
-    if job.save:
-        job.preflight(association, names)
-        planned = [job.output_dir / name for name in job.planned(association, names)]
+    Parameters
+    ----------
+    options : RunOptions
+    progress : callable
+        As for `gpucoron.run`.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    GpucoronError
+        As `gpucoron.run`.
+    """
+    with Run.begin(options, progress) as run:
+        products = _run_products(run)
+    return Result(
+        products,
+        tuple(run.writer.files),
+        run.clock.timings,
+        tuple(run.warnings),
+        options.parameters,
+        run.device,
+        tuple(run.clock.spans),
+    )
+
+
+def _run_products(run: Run) -> tuple[ProductResult, ...]:
+    options = run.options
+    with run.timed("read"):
+        inputs = read_inputs(options, run.progress)
+    run.settle_device(inputs)
+    if options.save:
+        planned = check_outputs(options, inputs)
         if planned:
-            job.record.begin(names, planned, job.inputs(association))
+            run.record.begin(inputs.names, planned, inputs.files(options))
     results = []
-    for product, name in zip(association.products, names, strict=True):
+    for own in inputs.products:
         log.info(
             "product %s: %d science and %d reference exposures",
-            name,
-            len(product.science),
-            len(product.psf),
+            own.name,
+            len(own.science),
+            len(own.references),
         )
-        results.append(ProductRun(job, association, product, name).run())
+        results.append(run_product(run, own))
     return tuple(results)
 
 
-def plan_association(job: Job, path: Path) -> tuple[Plan, ...]:
-    """Estimate what each product takes, from headers alone."""
-    job.checksums = False
-    return _plans(job, *job.read(path, pixels=False))
+def check_outputs(options: RunOptions, inputs: RunInputs) -> list[Path]:
+    """Make sure, before any work, that all products can be written; return their paths.
+
+    Raises
+    ------
+    OutputError
+        They cannot.
+    """
+    from gpucoron.io.products import preflight
+
+    planned = OutputNames(options, inputs.association.asn_id).planned(inputs)
+    names = [path.name for path in planned]
+    preflight(options.output_dir, names, options.overwrite, list(inputs.members()))
+    return planned
 
 
-def _plans(job: Job, association: Association, names: tuple[str, ...]) -> tuple[Plan, ...]:
-    from gpucoron.pipeline.product import ProductRun
-
-    runs = [
-        ProductRun(job, association, product, name)
-        for product, name in zip(association.products, names, strict=True)
-    ]
-    return tuple(run.plan(*run.read()) for run in runs)
-
-
-def open_device(job: Job, spec: str | int | Device) -> None:
-    """Start a GPU that was asked for beside the reading; "auto" is chosen later."""
-    if job.device is None and str(spec).strip().lower() != "auto":
-        job.opening = job.stack.enter_context(Opening(spec))
-    elif job.device is not None and job.device.kind == "cpu":
-        watch_compiling(job.threads)
-
-
-def _settle_device(job: Job, association: Association, names: tuple[str, ...]) -> None:
-    """Choose the device, now that the association is known."""
-    if job.device is not None:
-        return
-    if job.opening is not None:
-        job.device = job.opening.device()
-    else:
-        job.device = choose_device("auto", lambda: predict(_plans(job, association, names)))
-        if job.device.kind == "gpu":
-            job.opening = job.stack.enter_context(Opening(job.device))
-        else:
-            watch_compiling(job.threads)
-    job.record.device = job.device
-    log.info("device %s: %s (%s)", job.device.label, job.device.description, job.device.reason)
+def plan_association(options: RunOptions) -> tuple[Plan, ...]:
+    """Estimate what each product of an association takes, from headers alone."""
+    options = replace(options, checksums=False)
+    threads = options.threads or default_threads()
+    return plan_products(options, read_inputs(options, pixels=False), threads)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from gpucoron.errors import OutputError
 
@@ -41,47 +42,38 @@ class FolderLock:
 
     def __init__(self, folder: Path, name: str):
         self.path = folder / f".{name}.lock"
+        self._lock = FileLock(
+            self.path, timeout=0, mode=0o666, thread_local=False, fallback_to_soft=False
+        )
         try:
-            while not self._take():
-                pass
+            self._lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"another run ({self._holder() or 'not yet named'}) writes {name} into {folder}; "
+                "wait for its end or choose another output folder"
+            ) from None
+        except NotImplementedError:
+            self._warn()
         except OSError as problem:
-            if isinstance(problem, OutputError):
-                raise
-            raise OutputError(f"cannot write {self.path}: {problem.strerror}") from problem
-
-    def _take(self) -> bool:
-        """Open and lock; False where the file was removed by its holder meanwhile."""
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            holder = os.pread(self._fd, 200, 0).decode("ascii", "replace").strip()
             if problem.errno not in _NO_LOCKS:
-                os.close(self._fd)
-                if isinstance(problem, BlockingIOError):
-                    raise OutputError(
-                        f"another run ({holder or 'not yet named'}) writes "
-                        f"{self.path.name[1:-5]} into {self.path.parent}; wait for its end or "
-                        "choose another output folder"
-                    ) from None
-                raise
-            log.warning(
-                "%s: this file system has no locks; let no other run write there", self.path.parent
-            )
-        try:
-            found = os.stat(self.path).st_ino == os.fstat(self._fd).st_ino
-        except FileNotFoundError:
-            found = False
-        if not found:
-            os.close(self._fd)
-            return False
+                raise OutputError(f"cannot write {self.path}: {problem.strerror}") from problem
+            self._warn()
         with suppress(OSError):  # a full disk; the lock holds all the same
-            os.ftruncate(self._fd, 0)
-            os.write(self._fd, f"process {os.getpid()} on {socket.gethostname()}".encode())
-        return True
+            self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+
+    def _holder(self) -> str:
+        try:
+            return self.path.read_text(encoding="ascii", errors="replace")[:200].strip()
+        except OSError:
+            return ""
+
+    def _warn(self) -> None:
+        log.warning(
+            "%s: this file system has no locks; let no other run write there", self.path.parent
+        )
 
     def release(self) -> None:
         """Let go; the file goes, too."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
-            os.close(self._fd)
+        self._lock.release()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gpucoron.core.parameters import Parameters
-from gpucoron.errors import UsageError
 
-__all__ = ["Plan", "make_plan", "parse_size", "predict"]
+if TYPE_CHECKING:
+    from gpucoron.pipeline.inputs import ProductInputs, RunInputs
+    from gpucoron.pipeline.run_options import RunOptions
+
+__all__ = ["Plan", "make_plan", "plan_product", "plan_products", "predict"]
 
 MIB = 2**20
 #: Memory of the interpreter with its libraries and compiled code.
 BASE = 185 * MIB
-#: Share of the free memory that a run may use unless told.
-SHARE = 0.5
 # Larger ones are no faster, and once their arrays are too large for malloc to keep, much slower.
 LARGEST_BATCH = 8
 # bytes per pixel of one image, 4 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT; while
@@ -24,17 +25,6 @@ LARGEST_BATCH = 8
 _PLAIN, _FULL, _FLAGGING, _RESAMPLING = 12, 24, 58, 250
 # output pixels that a pixel's drop reaches at equal pixel scales, 12 bytes each
 _REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16, "lanczos3": 36}
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
 # seconds per pixel: fit of a pair; shift of an image; of a reference in a decomposition, and a
 # multiply-add there; flagging, filling and transforming an image
 _FIT, _SHIFT, _PASS, _MULTIPLY, _PREPARE = 4.0e-9, 1.2e-8, 2.5e-9, 6.0e-11, 2.0e-7
@@ -46,24 +36,6 @@ _CROWD = 0.16
 # bench/README.md. On a GPU, and more for each pair and pixel: "process" of both sets in that file,
 # 2.97 s with 720 pairs of 320 x 320 and 4.40 s with 21,600.
 _CPU_START, _GPU_START, _GPU_PAIR = 1.3, 2.92, 6.7e-10
-
-
-def parse_size(text: str | int | float) -> int:
-    """Turn "4GiB", "500 MB" or a number of bytes into bytes.
-
-    Raises
-    ------
-    UsageError
-        It is none of these, or not above 0.
-    """
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE)
-    try:
-        size = int(float(found[1]) * _UNITS[found[2].lower()])
-    except (TypeError, ValueError, KeyError):
-        size = 0
-    if size <= 0:
-        raise UsageError(f"memory is {text!r}, expected a size such as 4GiB or 500MB")
-    return size
 
 
 @dataclass(frozen=True)
@@ -118,6 +90,25 @@ class Plan:
             f"  disk to be written    {self.disk / MIB:.0f} MiB",
             f"  expected time         {self.seconds:.1f} s, without reading and writing",
         ]
+
+
+def plan_products(options: RunOptions, inputs: RunInputs, threads: int) -> tuple[Plan, ...]:
+    """Estimate what each product takes."""
+    return tuple(plan_product(options, own, threads) for own in inputs.products)
+
+
+def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Plan:
+    """Estimate what a product takes."""
+    return make_plan(
+        inputs.name,
+        [e.shape for e in inputs.science],
+        [e.shape for e in inputs.references],
+        options.parameters,
+        options.save,
+        options.keep,
+        budget=options.budget(),
+        threads=threads,
+    )
 
 
 def make_plan(

@@ -1,436 +1,264 @@
-"""One product of an association: the five steps, in batches, and what becomes of their results."""
+"""One product of an association: the five steps of calwebb_coron3."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucoron.analysis.record import Record
-from gpucoron.backend.prefetch import read_ahead
-from gpucoron.backend.transfer import Host, places
-from gpucoron.errors import InputError, UsageError
-from gpucoron.pipeline.planning import MIB, Plan, make_plan
-from gpucoron.pipeline.result import ProductResult
+from gpucoron.errors import InputError
+from gpucoron.pipeline.product_context import ProductContext
 from gpucoron.pipeline.resume import can_read_back, read_back
 
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
-    from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
-    from gpucoron.io.products import Provenance
-    from gpucoron.pipeline.job import Job
+    from gpucoron.pipeline.inputs import ProductInputs
+    from gpucoron.pipeline.result import ProductResult
+    from gpucoron.pipeline.run import Run
     from gpucoron.pipeline.subtraction import Share
+    from gpucoron.steps.filling import PreparedReferences
 
-__all__ = ["ProductRun"]
+__all__ = ["run_product"]
 
 log = logging.getLogger("gpucoron")
 
 
-class ProductRun:
-    """One product of an association, from its exposures to its combined image."""
+def run_product(run: Run, inputs: ProductInputs) -> ProductResult:
+    """Run the five steps on one product of an association.
 
-    def __init__(self, job: Job, association: Association, product: Product, name: str):
-        self.job, self.association, self.product = job, association, product
-        self.parameters = job.parameters
-        self.record = Record.of(association, product)
-        self.result = ProductResult(name, record=self.record, left_out=product.left_out)
+    Parameters
+    ----------
+    run : Run
+    inputs : ProductInputs
 
-    def run(self) -> ProductResult:
-        """Do the five steps."""
-        self.places = places(self.job.device)
-        with self.places[0].here():
-            return self._run()
-
-    def _run(self) -> ProductResult:
-        science, references = self._begin()
-        self.stacks = self._loaded([*references, *science])
-        prepared = self._prepared(science, references)
-        subtracted = [self._science(e, prepared, references, self.mask) for e in science]
-        del prepared
-        self._combine(science, subtracted)
-        self.record.to_host()
-        return self.result
-
-    def _begin(self) -> tuple[list[Exposure], list[Exposure]]:
-        """Read and check all but pixels."""
-        science, references = self.read()
-        self.record.note_exposures(*science, *references)
-        self.batch = self._batch(science, references)
-        self.provenance = self._provenance(science, references)
-        self.mask = self._mask(science[0])
-        return science, references
-
-    def _loaded(self, exposures):
-        """Yield the images of exposures, each read while the one before is worked on."""
-        return read_ahead(
-            lambda exposure: self.places[0].upload(exposure.load()), exposures, self.job.threads > 1
-        )
-
-    def _prepared(self, science, references) -> list | None:
-        """Stack the references and prepare them for every device."""
-        stacked = self._references(references)
-        if self.parameters.klip.skip or all(can_read_back(self, e) for e in science):
-            return None
-        return self._prepare(stacked, science[0], self.mask)
-
-    def _combine(self, science, subtracted) -> None:
-        """Put all science exposures together, once for each truncation."""
-        if not self.parameters.resample.skip:
-            for truncate in subtracted[0]:
-                self._resample(science, [stacks[truncate] for stacks in subtracted], truncate)
-
-    def _provenance_of(self, truncate: int) -> Provenance:
-        return replace(
-            self.provenance, parameters={**self.provenance.parameters, "klip.truncate": truncate}
-        )
-
-    @contextmanager
-    def _step(self, name: str, place: Host | None = None):
-        """Do a step on the first device or another: timed, and what fails there in one line."""
-        place = place or self.places[0]
-        with self.job.timed(name), place.here(), place.errors(name):
-            yield
-            place.finish()
-
-    # ---- input
-
-    def plan(self, science: list[Exposure], references: list[Exposure]) -> Plan:
-        """Predict what this product takes."""
-        return make_plan(
-            self.result.name,
-            [e.shape for e in science],
-            [e.shape for e in references],
-            self.parameters,
-            self.job.save,
-            self.job.keep,
-            budget=self.job.budget(),
-            threads=self.job.threads,
-        )
-
-    def _batch(self, science, references) -> int:
-        """Return how many references to shift at a time, within the memory allowed."""
-        plan, budget = self.plan(science, references), self.job.budget()
-        log.debug(
-            "%d pairs, %d references at a time, about %d MiB",
-            plan.pairs,
-            plan.batch,
-            plan.memory // MIB,
-        )
-        if plan.least_memory > budget:
-            text = (
-                f"{self.result.name}: needs about {plan.least_memory // MIB} MiB, and "
-                f"{budget // MIB} MiB are allowed"
+    Returns
+    -------
+    ProductResult
+    """
+    product = ProductContext(run, inputs)
+    with product.places[0].here():
+        # outlier_detection: flag pixels that deviate from their exposure's median
+        references = []
+        for exposure in inputs.references:
+            references.append(flag_outliers(product, exposure))
+            run.progress(
+                "outlier_detection", len(references), len(inputs.references), exposure.root
             )
-            if self.job.memory is not None:
-                raise UsageError(f"{text}; give --memory {-(-plan.least_memory // MIB)}MiB or more")
-            log.warning("%s by default (half of what is free); going on", text)
-        return plan.batch
 
-    def read(self) -> tuple[list[Exposure], list[Exposure]]:
-        """Return all exposures, found good before any work was done; their pixels not yet read."""
-        science, references = (
-            [self.job.exposures[m.path, m.exptype] for m in members]
-            for members in (self.product.science, self.product.psf)
-        )
-        return science, references
+        # stack_refs: all reference integrations in one stack
+        stacked = stack_references(product, references)
+        del references
 
-    def _provenance(self, science, references) -> Provenance:
-        from gpucoron import __version__
-        from gpucoron.io.products import Provenance
+        # align_refs: bad pixels filled and spectra taken once, for all science exposures
+        library = prepare_references(product, stacked)
+        del stacked
 
-        association = self.association
-        return Provenance(
-            version=__version__,
-            device=self.job.device.label,
-            asn_id=association.asn_id,
-            asn_table=association.table_name,
-            asn_pool=association.asn_pool,
-            parameters=self.parameters.flat(),
-            inputs=[e.path.name for e in (*science, *references)],
-        )
+        subtracted = []
+        for exposure in inputs.science:
+            science = flag_outliers(product, exposure)
+            if run.options.parameters.klip.skip:
+                images = {}
+            elif can_read_back(product, exposure):
+                images = read_back(product, exposure, science)
+            else:
+                # align_refs and klip, some integrations at a time: align the references to each,
+                # model its PSF by their KL modes, and subtract
+                images = subtract_psf(product, exposure, science, library)
+            subtracted.append(save_subtracted(product, exposure, science, images))
+            del science, images
+        del library
 
-    def _mask(self, exposure: Exposure) -> np.ndarray:
-        from gpucoron.io.psfmask import find_psfmask
+        # resample: all science exposures on one grid, an image for each number of KL modes
+        for truncate in subtracted[0]:
+            combine(product, [images[truncate] for images in subtracted], truncate)
+        product.record.to_host()
+    return product.result
 
-        with self.job.timed("read"):
-            mask, name, how = find_psfmask(self.job.psfmask, exposure, self.job.checksums)
-        self.result.psfmask, self.record.mask = how, mask
-        self.job.record.check_psfmask(self.result.name, name, mask)
-        self.provenance = replace(self.provenance, psfmask=name)
-        return mask
 
-    # ---- outlier_detection and stack_refs
+# ---- outlier_detection and stack_refs
 
-    def _outliers(self, exposure: Exposure) -> IntegrationStack:
-        """Flag the outliers of the exposure that is read next, and write it."""
-        from gpucoron.io.products import write_crfints, write_median
-        from gpucoron.steps.outlier_detection import outlier_detection
 
-        job, parameters = self.job, self.parameters.outlier_detection
-        with job.timed("read"):
-            stack = next(self.stacks)
-        if parameters.skip:
-            return stack
-        with self._step("outlier_detection"):
-            out = outlier_detection(
+def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationStack:
+    """Flag the outliers of the exposure that is read next, and write it."""
+    from gpucoron.io.products import write_crfints, write_median
+    from gpucoron.steps.outlier_detection import outlier_detection
+
+    parameters = product.parameters.outlier_detection
+    with product.run.timed("read"):
+        stack = next(product.stacks)
+    if not parameters.skip:
+        with product.step("outlier_detection"):
+            found = outlier_detection(
                 stack,
                 snr=parameters.threshold,
                 maskpt=parameters.maskpt,
                 good_bits=parameters.good_bits,
-                preset=self.parameters.preset,
+                preset=product.parameters.preset,
             )
-        log.debug("%s: %d outliers", exposure.root, int(out.flagged.sum()))
-        self.record.note_outliers(exposure.root, out)
-        for name, array, writer in (
-            ("crfints", out.stack, write_crfints),
-            ("median", out.median, write_median),
+        log.debug("%s: %d outliers", exposure.root, int(found.flagged.sum()))
+        root, stack = exposure.root, found.stack
+        product.record.note_outliers(root, found)
+        for kind, value, writer in (
+            ("crfints", stack, write_crfints),
+            ("median", found.median, write_median),
         ):
-            host = self.places[0].later(array, brief=name not in job.keep)
-            if name in job.keep:
-                getattr(self.result, name)[exposure.root] = host()
-            if name in job.save:
-                path = job.path(exposure.root, name, self.association.asn_id)
-                job.write(path, writer, exposure, host, self.provenance)
-        return out.stack
+            kept = product.output(kind, root, value, writer, exposure)
+            if kept is not None:
+                getattr(product.result, kind)[root] = kept
+    if exposure.exptype == "science":
+        return stack
+    return stack.replace(var_poisson=None, var_rnoise=None, var_flat=None)
 
-    def _references(self, references: list[Exposure]) -> IntegrationStack:
-        from gpucoron.io.products import write_psfstack
-        from gpucoron.steps.stack_refs import stack_refs
 
-        job, stacks = self.job, []
-        for done, exposure in enumerate(references, start=1):
-            stacks.append(
-                self._outliers(exposure).replace(var_poisson=None, var_rnoise=None, var_flat=None)
-            )
-            job.progress("outlier_detection", done, len(references), exposure.root)
-        with self._step("stack_refs"):
-            stacked = stack_refs(stacks, keep_unusable=self.parameters.like_jwst)
-        self._compare_truncation(len(stacked))
-        self.record.sources = stacked.sources
-        host = self.places[0].later(stacked, brief="psfstack" not in job.keep)
-        if "psfstack" in job.keep:
-            self.result.psfstack = host()
-        if "psfstack" in job.save:
-            path = job.path(self.result.name, "psfstack", self.association.asn_id)
-            job.write(path, write_psfstack, references, host, self.provenance)
-        return stacked
+def stack_references(
+    product: ProductContext, references: list[IntegrationStack]
+) -> IntegrationStack:
+    """Put all reference integrations into one stack, and write it."""
+    from gpucoron.io.products import write_psfstack
+    from gpucoron.steps.stack_refs import stack_refs
 
-    def _compare_truncation(self, n: int) -> None:
-        truncate = max(self.parameters.klip.truncations)
-        if not self.parameters.klip.skip and truncate >= n:
-            log.warning(
-                "klip.truncate is %d, and there %s %d reference image%s: the basis spans all of "
-                "them, and psfsub's ERR (what the basis leaves of the references) is 0",
-                truncate,
-                "is" if n == 1 else "are",
-                n,
-                "s"[: n != 1],
-            )
+    with product.step("stack_refs"):
+        stacked = stack_refs(references, keep_unusable=product.parameters.like_jwst)
+    _compare_truncation(product, len(stacked))
+    product.record.sources = stacked.sources
+    product.result.psfstack = product.output(
+        "psfstack", product.result.name, stacked, write_psfstack, product.inputs.references
+    )
+    return stacked
 
-    # ---- align_refs and klip
 
-    def _prepare(self, stacked: IntegrationStack, exposure: Exposure, mask: np.ndarray) -> list:
-        """Fill and transform the references on every device, once for all science exposures."""
-        from gpucoron.steps.filling import Filling, PreparedReferences
-
-        self.job.started()
-        parameters, prepared = self.parameters.align_refs, []
-        filling = Filling(
-            parameters.median_box_length,
-            parameters.bad_bits,
-            (exposure.meta.instrument or "").upper() == "MIRI",
-            self.parameters.preset,
-        )
-        with_err = not parameters.skip and "psfalign" in self.job.save | self.job.keep
-        for place in self.places:
-            with self._step("align_refs", place):
-                own = self._on(place, stacked)
-                prepared.append(PreparedReferences(own, filling, with_err, mask))
-        return prepared
-
-    def _on(self, place: Host, stack: IntegrationStack) -> IntegrationStack:
-        """Return a stack of the first device on another one."""
-        if place is self.places[0]:
-            return stack
-        return place.upload(self.places[0].later(stack)())
-
-    def _science(self, exposure, references, reference_exposures, mask):
-        """Subtract the PSF from one science exposure; gives a stack for each truncation."""
-        from gpucoron.io.products import write_psfsub
-
-        job, parameters = self.job, self.parameters
-        flagged = self._outliers(exposure)
-        if parameters.klip.skip:
-            log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
-            self.record.note_subtracted(exposure.root, flagged, {})
-            return {parameters.klip.truncations[0]: flagged}
-        if can_read_back(self, exposure):
-            subtracted = read_back(self, exposure, flagged)
-        else:
-            shares = self._shares(exposure, flagged, references, mask)
-            with self._psfalign(exposure, reference_exposures, shares[0].alignment) as writer:
-                subtracted = self._subtract(exposure, shares, writer)
-        self.record.note_subtracted(exposure.root, flagged, subtracted)
-        for truncate, stack in subtracted.items():
-            host = self.places[0].later(stack, brief="psfsub" not in job.keep)
-            if "psfsub" in job.keep:
-                self.result.psfsub[exposure.root + job.tag(truncate)] = host()
-            if "psfsub" in job.save:
-                path = job.path(exposure.root, "psfsub", self.association.asn_id)
-                job.write(
-                    job.tagged(path, "psfsub", truncate),
-                    write_psfsub,
-                    exposure,
-                    host,
-                    self._provenance_of(truncate),
-                )
-        # resample propagates VAR_*; where there are none it falls back on the input's ERR
-        return {k: stack.replace(err=flagged.err) for k, stack in subtracted.items()}
-
-    def _shares(self, exposure, flagged, references, mask) -> list[Share]:
-        """Plan the alignment of a science exposure on every device."""
-        from gpucoron.pipeline.subtraction import Share
-        from gpucoron.steps.align_refs import Alignment
-
-        shares = []
-        for place, prepared in zip(self.places, references, strict=True):
-            with self._step("align_refs", place):
-                own = self._on(place, flagged)
-                try:
-                    alignment = Alignment(
-                        own,
-                        prepared,
-                        mask,
-                        batch=self.batch,
-                        align=self.parameters.align_refs.align,
-                    )
-                except InputError as problem:
-                    raise InputError(f"{exposure.path.name}: {problem}") from problem
-            shares.append(Share(place, own, alignment))
-        empty = [i + 1 for i in range(len(flagged)) if not shares[0].alignment.has_pixels(i)]
-        if empty:
-            log.warning(
-                "%s: integration%s %s ha%s no usable pixel and come%s out NaN",
-                exposure.root,
-                "s"[: len(empty) > 1],
-                ", ".join(map(str, empty)),
-                "ve" if len(empty) > 1 else "s",
-                "" if len(empty) > 1 else "s",
-            )
-        return shares
-
-    def _psfalign(self, exposure, reference_exposures, alignment):
-        from gpucoron.io.products import PsfalignWriter
-
-        if "psfalign" not in self.job.save or self.parameters.align_refs.skip:
-            return nullcontext()
-        path = self.job.path(exposure.root, "psfalign", self.association.asn_id)
-        if self.job.record.has(path):
-            self.job.files.append(path)
-            return nullcontext()
-        shape = alignment.shape
-        if alignment.align == "each":
-            shape = (len(alignment.science), *shape)
-        return PsfalignWriter(
-            path, reference_exposures, shape, self.provenance, overwrite=self.job.overwrite
+def _compare_truncation(product: ProductContext, n: int) -> None:
+    klip = product.parameters.klip
+    truncate = max(klip.truncations)
+    if not klip.skip and truncate >= n:
+        log.warning(
+            "klip.truncate is %d, and there %s %d reference image%s: the basis spans all of "
+            "them, and psfsub's ERR (what the basis leaves of the references) is 0",
+            truncate,
+            "is" if n == 1 else "are",
+            n,
+            "s"[: n != 1],
         )
 
-    def _subtract(self, exposure, shares, writer) -> dict[int, IntegrationStack]:
-        """Align, model and subtract; complete psfalign and tell how the fits went."""
-        from gpucoron.pipeline.subtraction import Subtraction
-        from gpucoron.steps.align_refs import AlignedReferences
 
-        job, skip = self.job, self.parameters.align_refs.skip
-        work = Subtraction(job, exposure.root, shares, "psfalign" in job.keep and not skip)
+# ---- align_refs and klip
+
+
+def prepare_references(
+    product: ProductContext, stacked: IntegrationStack
+) -> list[PreparedReferences] | None:
+    """Fill and transform the references on every device; None where nothing is subtracted."""
+    from gpucoron.steps.filling import Filling, PreparedReferences
+
+    science = product.inputs.science
+    if product.parameters.klip.skip or all(can_read_back(product, e) for e in science):
+        return None
+    product.run.wait_for_device()
+    options, parameters = product.run.options, product.parameters.align_refs
+    filling = Filling(
+        parameters.median_box_length,
+        parameters.bad_bits,
+        (science[0].meta.instrument or "").upper() == "MIRI",
+        product.parameters.preset,
+    )
+    with_err = not parameters.skip and "psfalign" in options.save | options.keep
+    prepared = []
+    for place in product.places:
+        with product.step("align_refs", place):
+            own = product.on(place, stacked)
+            prepared.append(PreparedReferences(own, filling, with_err, product.mask))
+    return prepared
+
+
+def subtract_psf(
+    product: ProductContext,
+    exposure: Exposure,
+    science: IntegrationStack,
+    library: list[PreparedReferences],
+) -> dict[int, IntegrationStack]:
+    """Subtract the PSF from a science exposure; return its images for each truncation."""
+    from gpucoron.pipeline.subtraction import Subtraction
+    from gpucoron.steps.align_refs import AlignedReferences
+
+    run, result, root = product.run, product.result, exposure.root
+    skip = product.parameters.align_refs.skip
+    shares = _shares(product, exposure, science, library)
+    with _psfalign(product, exposure, shares[0].alignment) as writer:
+        work = Subtraction(run, root, shares, "psfalign" in run.options.keep and not skip)
         subtracted = work.run(writer)
-        self.record.exposures[exposure.root].eigenvalues = work.spectra
+        product.record.exposures[root].eigenvalues = work.spectra
         if not skip:
-            self.result.fits[exposure.root] = work.table
-            _report_fits(exposure.root, work.table)
+            result.fits[root] = work.table
+            _report_fits(root, work.table)
         if work.kept:
             images, errors = (
                 np.stack(a) if work.each else a[0] for a in zip(*work.kept, strict=True)
             )
-            self.result.psfalign[exposure.root] = AlignedReferences(images, errors, work.table)
+            result.psfalign[root] = AlignedReferences(images, errors, work.table)
         if writer is not None:
-            with job.timed("write"):
-                job.background.wait()
+            with run.timed("write"):
+                run.background.wait()
                 writer.close(work.table)
-            job.record.wrote(writer.path)
-            job.files.append(writer.path)
-        return subtracted
-
-    # ---- resample
-
-    def _resample(
-        self, science: list[Exposure], subtracted: list[IntegrationStack], truncate: int
-    ) -> None:
-        from gpucoron.io import wcs as wcs_module
-        from gpucoron.io.products import write_i2d
-        from gpucoron.steps.resample import resample
-
-        job, parameters = self.job, self.parameters.resample
-        with self._step("resample"):
-            inputs = [wcs_module.read_wcs(e.asdf_bytes, e.path.name) for e in science]
-            shapes = [s.shape[1:] for s in subtracted]
-            output = wcs_module.output_wcs(
-                inputs,
-                [e.meta for e in science],
-                shapes,
-                pixel_scale=parameters.pixel_scale,
-                pixel_scale_ratio=parameters.pixel_scale_ratio,
-                rotation=parameters.rotation,
-                crpix=parameters.crpix,
-                crval=parameters.crval,
-                output_shape=parameters.output_shape,
-                output_wcs_file=parameters.output_wcs,
-            )
-            maps = {}
-            for wcs, shape in zip(inputs, shapes, strict=True):
-                if wcs.key not in maps:
-                    maps[wcs.key] = self.places[0].upload(wcs_module.pixel_map(wcs, output, shape))
-            image = resample(
-                subtracted,
-                [maps[w.key] for w in inputs],
-                output.shape,
-                pixel_scale_ratio=output.pixel_scale_ratio,
-                exposure_times=[_exposure_time(e) for e in science],
-                pixfrac=parameters.pixfrac,
-                kernel=parameters.kernel,
-                fillval=parameters.fillval,
-                weight_type=parameters.weight_type,
-                err_from="var" if self.parameters.like_jwst else "auto",
-            )
-        self.record.note_combined(truncate, image, output)
-        job.progress("resample", 1, 1, self.result.name)
-        host = self.places[0].later(image, brief="i2d" not in job.keep)
-        if "i2d" in job.keep:
-            self.result.i2ds[truncate] = host()
-            self.result.i2d, self.result.wcs = next(iter(self.result.i2ds.values())), output
-        if "i2d" in job.save:
-            path = job.path(self.result.name, "i2d", self.association.asn_id)
-            job.write(
-                job.tagged(path, "i2d", truncate),
-                write_i2d,
-                science,
-                host,
-                output,
-                self._provenance_of(truncate),
-            )
+            run.writer.note(writer.path)
+    return subtracted
 
 
-def _exposure_time(exposure: Exposure) -> float | None:
-    """Return what weights an exposure with ``weight_type="exptime"``, s."""
-    meta = exposure.meta
-    return meta.exposure_time if meta.measurement_time is None else meta.measurement_time
+def _shares(product: ProductContext, exposure, science, library) -> list[Share]:
+    """Plan the alignment of a science exposure on every device."""
+    from gpucoron.pipeline.subtraction import Share
+    from gpucoron.steps.align_refs import Alignment
+
+    shares = []
+    for place, prepared in zip(product.places, library, strict=True):
+        with product.step("align_refs", place):
+            own = product.on(place, science)
+            align = product.parameters.align_refs.align
+            try:
+                alignment = Alignment(own, prepared, product.mask, batch=product.batch, align=align)
+            except InputError as problem:
+                raise InputError(f"{exposure.path.name}: {problem}") from problem
+        shares.append(Share(place, own, alignment))
+    empty = [i + 1 for i in range(len(science)) if not shares[0].alignment.has_pixels(i)]
+    if empty:
+        log.warning(
+            "%s: integration%s %s ha%s no usable pixel and come%s out NaN",
+            exposure.root,
+            "s"[: len(empty) > 1],
+            ", ".join(map(str, empty)),
+            "ve" if len(empty) > 1 else "s",
+            "" if len(empty) > 1 else "s",
+        )
+    return shares
+
+
+def _psfalign(product: ProductContext, exposure, alignment):
+    """Open psfalign for writing, where it is to be saved and is not complete already."""
+    from gpucoron.io.products import PsfalignWriter
+
+    run = product.run
+    if "psfalign" not in run.options.save or product.parameters.align_refs.skip:
+        return nullcontext()
+    path = product.names.path(exposure.root, "psfalign")
+    if run.record.has(path):
+        run.writer.files.append(path)
+        return nullcontext()
+    shape = alignment.shape
+    if alignment.align == "each":
+        shape = (len(alignment.science), *shape)
+    return PsfalignWriter(
+        path,
+        product.inputs.references,
+        shape,
+        product.provenance,
+        overwrite=run.options.overwrite,
+    )
 
 
 def _report_fits(root: str, table: np.ndarray) -> None:
-    """Say how far the references were moved, and which fits are no good."""
+    """Log how far the references were moved, and which fits are no good."""
     failed = table[table["status"] == 1]
     if len(failed):
         worst = ", ".join(f"{r['sci_integration']}/{r['ref_plane']}" for r in failed[:5])
@@ -452,3 +280,85 @@ def _report_fits(root: str, table: np.ndarray) -> None:
             float(np.median(length)),
             float(length.max()),
         )
+
+
+def save_subtracted(
+    product: ProductContext,
+    exposure: Exposure,
+    science: IntegrationStack,
+    images: dict[int, IntegrationStack],
+) -> dict[int, IntegrationStack]:
+    """Write a science exposure's subtracted images; return what resample takes of them."""
+    from gpucoron.io.products import write_psfsub
+
+    product.record.note_subtracted(exposure.root, science, images)
+    if not images:
+        log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
+        return {product.parameters.klip.truncations[0]: science}
+    for truncate, stack in images.items():
+        kept = product.output(
+            "psfsub", exposure.root, stack, write_psfsub, exposure, truncate=truncate
+        )
+        if kept is not None:
+            product.result.psfsub[exposure.root + product.names.tag(truncate)] = kept
+    # resample propagates VAR_*; where there are none it falls back on the input's ERR
+    return {k: stack.replace(err=science.err) for k, stack in images.items()}
+
+
+# ---- resample
+
+
+def combine(product: ProductContext, images: list[IntegrationStack], truncate: int) -> None:
+    """Resample the subtracted images of all science exposures onto one grid, and write it."""
+    from gpucoron.io import wcs as wcs_module
+    from gpucoron.io.products import write_i2d
+    from gpucoron.steps.resample import resample
+
+    science, parameters = product.inputs.science, product.parameters.resample
+    if parameters.skip:
+        return
+    with product.step("resample"):
+        inputs = [wcs_module.read_wcs(e.asdf_bytes, e.path.name) for e in science]
+        shapes = [s.shape[1:] for s in images]
+        output = wcs_module.output_wcs(
+            inputs,
+            [e.meta for e in science],
+            shapes,
+            pixel_scale=parameters.pixel_scale,
+            pixel_scale_ratio=parameters.pixel_scale_ratio,
+            rotation=parameters.rotation,
+            crpix=parameters.crpix,
+            crval=parameters.crval,
+            output_shape=parameters.output_shape,
+            output_wcs_file=parameters.output_wcs,
+        )
+        maps = {}
+        for wcs, shape in zip(inputs, shapes, strict=True):
+            if wcs.key not in maps:
+                pixel_map = wcs_module.pixel_map(wcs, output, shape)
+                maps[wcs.key] = product.places[0].upload(pixel_map)
+        image = resample(
+            images,
+            [maps[w.key] for w in inputs],
+            output.shape,
+            pixel_scale_ratio=output.pixel_scale_ratio,
+            exposure_times=[_exposure_time(e) for e in science],
+            pixfrac=parameters.pixfrac,
+            kernel=parameters.kernel,
+            fillval=parameters.fillval,
+            weight_type=parameters.weight_type,
+            err_from="var" if product.parameters.like_jwst else "auto",
+        )
+    result = product.result
+    product.record.note_combined(truncate, image, output)
+    product.run.progress("resample", 1, 1, result.name)
+    kept = product.output("i2d", result.name, image, write_i2d, science, output, truncate=truncate)
+    if kept is not None:
+        result.i2ds[truncate] = kept
+        result.i2d, result.wcs = next(iter(result.i2ds.values())), output
+
+
+def _exposure_time(exposure: Exposure) -> float | None:
+    """Return what weights an exposure with ``weight_type="exptime"``, s."""
+    meta = exposure.meta
+    return meta.exposure_time if meta.measurement_time is None else meta.measurement_time

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+import time
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gpucoron.errors import GpucoronError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from gpucoron.steps.resample import ResampledImage
 
 __all__ = ["ProductResult", "Result"]
+
+log = logging.getLogger("gpucoron")
 
 
 @dataclass
@@ -139,6 +145,39 @@ class Result:
         from gpucoron.report.page import write_report
 
         return write_report(self, path, star, overwrite)
+
+    def with_report(
+        self, path: str | PathLike, star: tuple[float, float] | None, overwrite: bool
+    ) -> Result:
+        """Return this result with a report written, its file and time included.
+
+        Parameters
+        ----------
+        path, star, overwrite
+            As for `report`.
+
+        Returns
+        -------
+        Result
+            Where the report fails for a reason of its own, with a warning instead: products are
+            complete all the same.
+
+        Raises
+        ------
+        OutputError
+            As `report`.
+        """
+        start, files, warnings = time.perf_counter(), self.files, self.warnings
+        try:
+            files = (*files, self.report(path, star, overwrite))
+        except GpucoronError:
+            raise
+        except Exception as problem:
+            text = f"no report: {type(problem).__name__}: {problem}"
+            log.warning("%s", text)
+            warnings = (*warnings, text)
+        timings = {**self.timings, "report": time.perf_counter() - start}
+        return replace(self, files=files, warnings=warnings, timings=timings)
 
     def plot(self, star: tuple[float, float] | None = None) -> Figure:
         """Draw the first product: combined image, residuals, shifts, eigenvalues.

@@ -14,6 +14,7 @@ from gpucoron.errors import InputError
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
+    from gpucoron.pipeline.product_context import ProductContext
 
 __all__ = ["can_read_back", "difference", "read", "read_back", "verified"]
 
@@ -137,34 +138,29 @@ def verified(
 # ---- reading back what a science exposure came to
 
 
-def can_read_back(run, exposure: Exposure) -> bool:
+def can_read_back(product: ProductContext, exposure: Exposure) -> bool:
     """Tell whether a science exposure's alignment and subtraction can be left out.
 
     Its psfsub of every truncation must be complete, so must its psfalign if it is to be written,
     and aligned references must not be wanted in memory (files have them in single precision).
     """
-    job = run.job
-    aligned = not job.parameters.align_refs.skip
-    if "psfsub" not in job.save or (aligned and "psfalign" in job.keep):
+    options, aligned = product.run.options, not product.parameters.align_refs.skip
+    if "psfsub" not in options.save or (aligned and "psfalign" in options.keep):
         return False
-    return all(map(job.record.has, _paths(run, exposure, aligned and "psfalign" in job.save)))
+    paths = product.names.paths(exposure.root, "psfsub")
+    if aligned and "psfalign" in options.save:
+        paths += product.names.paths(exposure.root, "psfalign")
+    return all(map(product.run.record.has, paths))
 
 
-def _paths(run, exposure, with_psfalign) -> list[Path]:
-    kinds = ("psfsub", "psfalign")[: 1 + with_psfalign]
-    return [
-        path
-        for kind in kinds
-        for path in run.job.paths(exposure.root, kind, run.association.asn_id)
-    ]
-
-
-def read_back(run, exposure: Exposure, flagged: IntegrationStack) -> dict[int, IntegrationStack]:
+def read_back(
+    product: ProductContext, exposure: Exposure, flagged: IntegrationStack
+) -> dict[int, IntegrationStack]:
     """Return a science exposure's subtracted images for each truncation, from its products.
 
     Parameters
     ----------
-    run : gpucoron.pipeline.product.ProductRun
+    product : ProductContext
         Its `result` gets the fits, where psfalign has them.
     exposure : Exposure
     flagged : IntegrationStack
@@ -177,25 +173,25 @@ def read_back(run, exposure: Exposure, flagged: IntegrationStack) -> dict[int, I
     """
     from gpucoron.io.exposures import read_exposure
 
-    job, stacks = run.job, {}
-    with job.timed("read"):
-        paths = job.paths(exposure.root, "psfsub", run.association.asn_id)
-        for truncate, path in zip(job.parameters.klip.truncations, paths, strict=True):
+    stacks = {}
+    with product.run.timed("read"):
+        paths = product.names.paths(exposure.root, "psfsub")
+        for truncate, path in zip(product.parameters.klip.truncations, paths, strict=True):
             found = read_exposure(path, "science").stack
-            stacks[truncate] = run.places[0].upload(found)
-        _read_fits(run, exposure)
+            stacks[truncate] = product.places[0].upload(found)
+        _read_fits(product, exposure)
     log.info("%s: read back, complete already", exposure.root)
     return {k: flagged.replace(data=s.data, err=s.err) for k, s in stacks.items()}
 
 
-def _read_fits(run, exposure) -> None:
+def _read_fits(product: ProductContext, exposure: Exposure) -> None:
     from gpucoron.io.fitsread import open_fits
 
-    if "psfalign" not in run.job.save or run.job.parameters.align_refs.skip:
+    if "psfalign" not in product.run.options.save or product.parameters.align_refs.skip:
         return
-    path = run.job.path(exposure.root, "psfalign", run.association.asn_id)
-    run.job.files.append(path)
+    path = product.names.path(exposure.root, "psfalign")
+    product.run.writer.files.append(path)
     file = open_fits(path, InputError)
     table = file.find("ALIGN")
     if table is not None:
-        run.result.fits[exposure.root] = file.table(table)
+        product.result.fits[exposure.root] = file.table(table)

@@ -1,0 +1,148 @@
+"""What passes between a command, its workers and their tasks (no pixels), and the checks before."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpucoron import __version__
+from gpucoron.errors import GpucoronError, UsageError
+from gpucoron.pipeline.association import check_outputs
+from gpucoron.pipeline.inputs import read_inputs
+from gpucoron.pipeline.run_options import RunOptions
+
+if TYPE_CHECKING:
+    from gpucoron.pipeline.result import Result
+
+__all__ = ["AssociationOutcome", "RunRequest", "TaskResult", "make_request", "precheck"]
+
+log = logging.getLogger("gpucoron")
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One association for a worker.
+
+    Attributes
+    ----------
+    options : RunOptions
+        With full paths, which mean the same in any folder of any node.
+    report : str or None
+        Where the report goes.
+    star : (float, float) or None
+        For the report: right ascension and declination, degrees.
+    version : str
+        Of the gpucoron that asks.
+    """
+
+    options: RunOptions
+    report: str | None = None
+    star: tuple[float, float] | None = None
+    version: str = __version__
+
+
+@dataclass
+class TaskResult:
+    """What a worker gives back.
+
+    Attributes
+    ----------
+    result : Result
+        Its products have nothing but names, fits, psfmask and left_out.
+    lines : list of (int, str)
+        Level and text of what was logged.
+    worker : str
+        Host and process.
+    """
+
+    result: Result
+    lines: list[tuple[int, str]]
+    worker: str
+
+
+@dataclass
+class AssociationOutcome:
+    """What became of an association: `done`, or `error`."""
+
+    asn: str
+    done: TaskResult | None = None
+    error: Exception | None = None
+
+    def log(self) -> None:
+        """Log what was logged where the association was processed."""
+        if self.done is not None:
+            name = Path(self.asn).stem
+            for level, text in self.done.lines:
+                log.log(level, "%s: %s", name, text)
+            log.info("%s: %d files", name, len(self.done.result.files))
+
+
+def make_request(options: RunOptions, report: str | None = None) -> RunRequest:
+    """Make a request that means the same in any folder of any node.
+
+    Parameters
+    ----------
+    options : RunOptions
+    report : path, optional
+        Folder of the report.
+    """
+    parameters, resample = options.parameters, options.parameters.resample
+    if resample.output_wcs:
+        full = os.path.abspath(resample.output_wcs)
+        parameters = replace(parameters, resample=replace(resample, output_wcs=full))
+    mask = options.psfmask
+    options = replace(
+        options,
+        asn=os.path.abspath(options.asn),
+        output_dir=os.path.abspath(options.output_dir),
+        parameters=parameters,
+        psfmask=None if mask is None else os.path.abspath(mask),
+        psfmask_name=None if mask is None else str(mask),
+        device=str(options.device),
+    )
+    return RunRequest(options, str(Path(report).absolute()) if report else None)
+
+
+def precheck(requests: Sequence[RunRequest]) -> list[GpucoronError | None]:
+    """Read all associations, and make sure before any work that products can be written.
+
+    Parameters
+    ----------
+    requests : sequence of RunRequest
+
+    Returns
+    -------
+    list of GpucoronError or None
+        Why an association cannot be run.
+
+    Raises
+    ------
+    UsageError
+        Two associations would write the same file.
+
+    Notes
+    -----
+    Checksums of inputs are compared when an association is run.
+    """
+    errors: list[GpucoronError | None] = []
+    owners: dict[Path, Path] = {}
+    for options in (request.options for request in requests):
+        try:
+            inputs = read_inputs(replace(options, checksums=False))
+            planned = check_outputs(options, inputs)
+        except GpucoronError as problem:
+            errors.append(problem)
+            continue
+        errors.append(None)
+        for path in planned:
+            other = owners.setdefault(path, options.asn)
+            if other != options.asn:
+                raise UsageError(
+                    f"{other} and {options.asn} would both write {path}; "
+                    "run them into different folders"
+                )
+    return errors

@@ -1,0 +1,100 @@
+"""The inputs of a run: an association whose members have been checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpucoron.backend.logs import Progress, no_progress
+
+if TYPE_CHECKING:
+    from gpucoron.io.association import Association, Product
+    from gpucoron.io.exposures import Exposure
+    from gpucoron.pipeline.run_options import RunOptions
+
+__all__ = ["ProductInputs", "RunInputs", "read_inputs"]
+
+
+@dataclass(frozen=True)
+class ProductInputs:
+    """One product of an association and its exposures, their pixels not yet read."""
+
+    name: str
+    association: Association
+    product: Product
+    science: list[Exposure]
+    references: list[Exposure]
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """An association, the names of its products, and its exposures.
+
+    Attributes
+    ----------
+    association : Association
+    names : tuple of str
+        Of the products.
+    products : tuple of ProductInputs
+    """
+
+    association: Association
+    names: tuple[str, ...]
+    products: tuple[ProductInputs, ...]
+
+    def members(self) -> Iterator[Path]:
+        """Yield the file of every member that is used."""
+        for product in self.association.products:
+            yield from (m.path for m in (*product.psf, *product.science))
+
+    def files(self, options: RunOptions) -> list[Path]:
+        """Return every file that will be read, but a psfmask that CRDS finds."""
+        others = [options.psfmask, options.parameters.resample.output_wcs]
+        others = [Path(path) for path in others if path]
+        return list(dict.fromkeys([self.association.path, *others, *self.members()]))
+
+
+def read_inputs(
+    options: RunOptions, progress: Progress = no_progress, pixels: bool = True
+) -> RunInputs:
+    """Read an association, check its members, and name its products.
+
+    Parameters
+    ----------
+    options : RunOptions
+    progress : callable
+        As for `gpucoron.run`.
+    pixels : bool
+        Whether each member must have usable pixels.
+
+    Returns
+    -------
+    RunInputs
+
+    Raises
+    ------
+    InputError
+        The association or a member cannot be used.
+    """
+    from gpucoron.io.association import read_association
+    from gpucoron.io.inspection import Needs, inspect_members
+    from gpucoron.io.product_naming import product_names
+
+    association, exposures = inspect_members(
+        read_association(options.asn, check_files=not options.skip_bad),
+        Needs.of(options.parameters, options.checksums, pixels),
+        skip_bad=options.skip_bad,
+        progress=lambda *state: progress("read", *state),
+    )
+    found = [
+        [[exposures[m.path, m.exptype] for m in members] for members in (p.science, p.psf)]
+        for p in association.products
+    ]
+    names = product_names(association, [science[0].meta for science, _ in found])
+    products = (
+        ProductInputs(name, association, product, *exposures)
+        for name, product, exposures in zip(names, association.products, found, strict=True)
+    )
+    return RunInputs(association, names, tuple(products))

@@ -1,0 +1,187 @@
+"""What the steps of one product share: inputs, devices, names, and what becomes of results."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucoron.analysis.record import Record
+from gpucoron.backend.prefetch import read_ahead
+from gpucoron.backend.transfer import Host, places
+from gpucoron.errors import UsageError
+from gpucoron.pipeline.output_names import OutputNames
+from gpucoron.pipeline.planning import MIB, plan_product
+from gpucoron.pipeline.result import ProductResult
+
+if TYPE_CHECKING:
+    from gpucoron.core.stack import IntegrationStack
+    from gpucoron.io.products import Provenance
+    from gpucoron.pipeline.inputs import ProductInputs
+    from gpucoron.pipeline.run import Run
+
+__all__ = ["ProductContext"]
+
+log = logging.getLogger("gpucoron")
+
+
+class ProductContext:
+    """One product under way.
+
+    Parameters
+    ----------
+    run : Run
+    inputs : ProductInputs
+
+    Attributes
+    ----------
+    parameters : Parameters
+    names : OutputNames
+    places : list
+        Devices that share the work; the first holds what comes of it.
+    result : ProductResult
+    record : Record
+        What the report shows.
+    mask : (ny, nx) float64 array
+        The psfmask.
+    provenance : Provenance
+        What the headers of all products say.
+    batch : int
+        References to shift at a time, within the memory allowed.
+    stacks : iterator of IntegrationStack
+        The images of all exposures, references first; each is read while the one before is worked
+        on.
+    """
+
+    def __init__(self, run: Run, inputs: ProductInputs):
+        self.run, self.inputs = run, inputs
+        self.parameters = run.options.parameters
+        self.names = OutputNames(run.options, inputs.association.asn_id)
+        self.places = places(run.device)
+        self.record = Record.of(inputs.association, inputs.product)
+        self.record.note_exposures(*inputs.science, *inputs.references)
+        self.result = ProductResult(
+            inputs.name, record=self.record, left_out=inputs.product.left_out
+        )
+        self.batch = self._batch()
+        self.provenance = self._provenance()
+        self.mask = self._psfmask()
+        self.stacks = read_ahead(
+            lambda exposure: self.places[0].upload(exposure.load()),
+            [*inputs.references, *inputs.science],
+            run.threads > 1,
+        )
+
+    @contextmanager
+    def step(self, name: str, place: Host | None = None) -> Iterator[None]:
+        """Do a step on the first device or another: timed, and what fails there in one line."""
+        place = place or self.places[0]
+        with self.run.timed(name), place.here(), place.errors(name):
+            yield
+            place.finish()
+
+    def on(self, place: Host, stack: IntegrationStack) -> IntegrationStack:
+        """Return a stack of the first device on another one."""
+        if place is self.places[0]:
+            return stack
+        return place.upload(self.places[0].later(stack)())
+
+    def output(
+        self,
+        kind: str,
+        name: str,
+        value: Any,
+        writer: Callable[..., None],
+        source: Any,
+        *extra: Any,
+        truncate: int | None = None,
+    ) -> Any:
+        """Write what a step has made if it is to be saved; return it if it is to be kept.
+
+        Parameters
+        ----------
+        kind : str
+            One of `gpucoron.core.products.PRODUCTS`.
+        name : str
+            Root of an exposure, or name of the product.
+        value : array or dataclass of arrays
+            On the first device.
+        writer : callable
+            Of `gpucoron.io.products`.
+        source : Exposure or list of Exposure
+            That it was made from.
+        *extra
+            More that the writer takes.
+        truncate : int, optional
+            Number of KL vectors.
+
+        Returns
+        -------
+        The value on the host, or None.
+        """
+        kept = kind in self.run.options.keep
+        host = self.places[0].later(value, brief=not kept)
+        found = host() if kept else None
+        if kind in self.run.options.save:
+            provenance = self.provenance
+            if truncate is not None:
+                parameters = {**provenance.parameters, "klip.truncate": truncate}
+                provenance = replace(provenance, parameters=parameters)
+            path = self.names.path(name, kind, truncate)
+            self.run.writer.write(path, writer, source, host, *extra, provenance)
+        return found
+
+    # ---- before the steps
+
+    def _batch(self) -> int:
+        run, plan = self.run, plan_product(self.run.options, self.inputs, self.run.threads)
+        budget = run.options.budget()
+        log.debug(
+            "%d pairs, %d references at a time, about %d MiB",
+            plan.pairs,
+            plan.batch,
+            plan.memory // MIB,
+        )
+        if plan.least_memory > budget:
+            text = (
+                f"{self.result.name}: needs about {plan.least_memory // MIB} MiB, and "
+                f"{budget // MIB} MiB are allowed"
+            )
+            if run.options.memory is not None:
+                raise UsageError(f"{text}; give --memory {-(-plan.least_memory // MIB)}MiB or more")
+            log.warning("%s by default (half of what is free); going on", text)
+        return plan.batch
+
+    def _provenance(self) -> Provenance:
+        from gpucoron import __version__
+        from gpucoron.io.products import Provenance
+
+        association, inputs = self.inputs.association, self.inputs
+        return Provenance(
+            version=__version__,
+            device=self.run.device.label,
+            asn_id=association.asn_id,
+            asn_table=association.table_name,
+            asn_pool=association.asn_pool,
+            parameters=self.parameters.flat(),
+            inputs=[e.path.name for e in (*inputs.science, *inputs.references)],
+        )
+
+    def _psfmask(self) -> np.ndarray:
+        from gpucoron.io.psfmask import find_psfmask
+
+        options = self.run.options
+        with self.run.timed("read"):
+            mask, name, how = find_psfmask(
+                options.psfmask, self.inputs.science[0], options.checksums
+            )
+        if options.psfmask_name is not None:
+            name, how = options.psfmask_name, f"given: {options.psfmask_name}"
+        self.result.psfmask, self.record.mask = how, mask
+        self.run.record.check_psfmask(self.result.name, name, mask)
+        self.provenance = replace(self.provenance, psfmask=name)
+        return mask

@@ -1,0 +1,74 @@
+"""Writing products beside the computation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from gpucoron.backend.prefetch import Background
+from gpucoron.backend.transfer import Later
+from gpucoron.pipeline.run_record import RunRecord
+from gpucoron.pipeline.step_clock import StepClock
+
+__all__ = ["ProductWriter"]
+
+log = logging.getLogger("gpucoron")
+
+
+class ProductWriter:
+    """Writes products in the background, and notes each in the run's record once it is complete.
+
+    Parameters
+    ----------
+    background : Background
+    record : RunRecord
+        A product that it has already is not written again.
+    clock : StepClock
+        Gets the time that the caller waits, as "write".
+    overwrite : bool
+        Whether files that exist may be replaced.
+
+    Attributes
+    ----------
+    files : list of Path
+        What is complete, in order.
+    """
+
+    def __init__(self, background: Background, record: RunRecord, clock: StepClock, overwrite):
+        self.background, self.record, self.clock = background, record, clock
+        self.overwrite = overwrite
+        self.files: list[Path] = []
+        self._begun: set[Path] = set()
+
+    def write(self, path: Path, writer: Callable[..., None], *args) -> None:
+        """Write a product: once, however many products of an association share an exposure.
+
+        Parameters
+        ----------
+        path : Path
+        writer : callable
+            Of `gpucoron.io.products`; called as ``writer(path, *args, overwrite=...)``.
+        *args
+            What is still on a GPU is fetched in the background.
+        """
+        if path in self._begun:
+            return
+        self._begun.add(path)
+        if self.record.has(path):
+            self.files.append(path)
+            return
+
+        def work():
+            values = [a() if isinstance(a, Later) else a for a in args]
+            writer(path, *values, overwrite=self.overwrite)
+            log.debug("wrote %s", path)
+            self.note(path)
+
+        with self.clock.timed("write"):
+            self.background.submit(work)
+
+    def note(self, path: Path) -> None:
+        """Note that a file is complete."""
+        self.record.wrote(path)
+        self.files.append(path)

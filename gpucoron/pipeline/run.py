@@ -1,0 +1,108 @@
+"""A run under way: its options, device, clock, record, and what writes its products."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from gpucoron.backend.compiling import watch_compiling
+from gpucoron.backend.device import Device, choose_device, is_open
+from gpucoron.backend.logs import Progress, collected_warnings
+from gpucoron.backend.opening import Opening
+from gpucoron.backend.prefetch import Background
+from gpucoron.backend.threads import limited_to
+from gpucoron.pipeline.inputs import RunInputs
+from gpucoron.pipeline.planning import plan_products, predict
+from gpucoron.pipeline.product_writer import ProductWriter
+from gpucoron.pipeline.run_options import RunOptions
+from gpucoron.pipeline.run_record import RunRecord
+from gpucoron.pipeline.step_clock import StepClock
+
+__all__ = ["Run"]
+
+log = logging.getLogger("gpucoron")
+
+
+class Run:
+    """What all steps of a run share; made by `Run.begin`.
+
+    Attributes
+    ----------
+    options : RunOptions
+    progress : callable
+        As for `gpucoron.run`.
+    threads : int
+        That the run uses.
+    warnings : list of str
+        So far.
+    device : Device or None
+        None until it is chosen.
+    clock : StepClock
+    record : RunRecord
+    background : Background
+    writer : ProductWriter
+    """
+
+    def __init__(self, options: RunOptions, progress: Progress, threads: int, warnings: list[str]):
+        self.options, self.progress, self.threads = options, progress, threads
+        self.parameters, self.memory = options.parameters, options.memory
+        self.budget = options.budget
+        self.warnings = warnings
+        self.clock = StepClock()
+        self.timed = self.clock.timed
+        self.device: Device | None = None
+        self.record = RunRecord(
+            options.parameters, None, options.resume, self.clock.timings, warnings, threads
+        )
+        self._opening: Opening | None = None
+        self._stack = ExitStack()
+
+    @classmethod
+    @contextmanager
+    def begin(cls, options: RunOptions, progress: Progress) -> Iterator[Run]:
+        """Collect warnings, set the threads, start the device; end all of it with the block."""
+        with collected_warnings() as warnings, limited_to(options.threads) as threads:
+            run = cls(options, progress, threads, warnings)
+            with run._stack:
+                run._open_device()
+                with run.record, Background(threads > 1) as run.background:
+                    run.writer = ProductWriter(
+                        run.background, run.record, run.clock, options.overwrite
+                    )
+                    yield run
+
+    # ---- the device
+
+    def _open_device(self) -> None:
+        """Choose the device if that needs no waiting; start a GPU that was asked for by number."""
+        spec = self.options.device
+        if not is_open(spec):
+            self._use(choose_device(spec))
+        elif str(spec).strip().lower() != "auto":
+            self._opening = self._stack.enter_context(Opening(spec))
+
+    def settle_device(self, inputs: RunInputs) -> None:
+        """Choose the device, now that it is known what is to be done."""
+        if self.device is not None:
+            return
+        if self._opening is not None:
+            self._use(self._opening.device())
+        else:
+            self._use(choose_device("auto", lambda: predict(self._plans(inputs))))
+
+    def _plans(self, inputs):
+        return plan_products(self.options, inputs, self.threads)
+
+    def _use(self, device: Device) -> None:
+        self.device = self.record.device = device
+        log.info("device %s: %s (%s)", device.label, device.description, device.reason)
+        if device.kind == "cpu":
+            watch_compiling(self.threads)
+        elif self._opening is None:
+            self._opening = self._stack.enter_context(Opening(device))
+
+    def wait_for_device(self) -> None:
+        """Wait until the device's libraries are ready."""
+        if self._opening is not None:
+            self._opening.wait()

@@ -1,0 +1,134 @@
+"""The settings of a run, as the library, the command line and a cluster hand them on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+from gpucoron.backend.device import Device, memory
+from gpucoron.core.parameters import Parameters
+from gpucoron.core.products import PRODUCTS
+from gpucoron.errors import ParameterError, UsageError
+
+__all__ = ["RunOptions", "parse_size"]
+
+#: Share of the free memory that a run may use unless told.
+SHARE = 0.5
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+DEFAULT_SAVE = frozenset(PRODUCTS) - {"median"}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What was asked of a run; checked, and never changed.
+
+    Attributes
+    ----------
+    asn : Path
+        The association.
+    parameters : Parameters
+        Of the five steps.
+    device : str, int or Device
+        As for `gpucoron.backend.device.choose_device`.
+    output_dir : Path or None
+        Where products are written.
+    save, keep : frozenset of str
+        The products to write, and to hold in memory. None gives the defaults of `gpucoron.run`.
+    psfmask : path or None
+        The psfmask file; None asks CRDS, or takes ones.
+    psfmask_name : str or None
+        What products call it, where that is not `psfmask`.
+    overwrite, skip_bad, checksums, resume : bool
+        As for `gpucoron.run`.
+    threads : int or None
+        Of every thread pool.
+    memory : int, str or None
+        What the run may use.
+    memory_limit : int or None
+        Bytes beyond which something outside ends this process, as a Dask nanny does.
+
+    Raises
+    ------
+    ParameterError, UsageError
+        Settings that do not go together, or a product that does not exist.
+    """
+
+    asn: Path
+    parameters: Parameters = field(default_factory=Parameters)
+    device: str | int | Device = "auto"
+    output_dir: Path | None = None
+    save: Collection[str] | None = None
+    keep: Collection[str] | None = None
+    psfmask: str | PathLike | None = None
+    psfmask_name: str | None = None
+    overwrite: bool = True
+    skip_bad: bool = False
+    checksums: bool = True
+    resume: bool = False
+    threads: int | None = None
+    memory: int | str | None = None
+    memory_limit: int | None = None
+
+    def __post_init__(self):
+        def normalise(name, value):
+            object.__setattr__(self, name, value)
+
+        normalise("asn", Path(self.asn))
+        if self.output_dir is not None:
+            normalise("output_dir", Path(self.output_dir))
+        in_memory = set(PRODUCTS) - ({"psfalign"} if self.output_dir else set())
+        normalise("save", _products("save", self.save, DEFAULT_SAVE))
+        normalise("keep", _products("keep", self.keep, in_memory))
+        if self.parameters.stack_refs.skip:
+            raise ParameterError("stack_refs.skip is true, but klip needs the stacked references")
+        if self.resume and self.output_dir is None:
+            raise UsageError("resume needs an output folder")
+        if self.resume and not self.overwrite:
+            raise UsageError("resume needs overwriting")
+
+    def budget(self) -> int:
+        """Return the bytes that the run may use."""
+        if self.memory is not None:
+            return parse_size(self.memory)
+        free = memory()[1]
+        return int(SHARE * (free if self.memory_limit is None else min(free, self.memory_limit)))
+
+
+def parse_size(text: str | int | float) -> int:
+    """Turn "4GiB", "500 MB" or a number of bytes into bytes.
+
+    Raises
+    ------
+    UsageError
+        It is none of these, or not above 0.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE)
+    try:
+        size = int(float(found[1]) * _UNITS[found[2].lower()])
+    except (TypeError, ValueError, KeyError):
+        size = 0
+    if size <= 0:
+        raise UsageError(f"memory is {text!r}, expected a size such as 4GiB or 500MB")
+    return size
+
+
+def _products(name: str, given: Collection[str] | None, default: Collection[str]) -> frozenset[str]:
+    if given is None:
+        return frozenset(default)
+    unknown = sorted(set(given) - set(PRODUCTS))
+    if unknown:
+        raise UsageError(f"{name} holds {unknown[0]!r}; expected some of {', '.join(PRODUCTS)}")
+    return frozenset(given)
