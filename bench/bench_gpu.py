@@ -4,9 +4,9 @@
 
 on_gpu.sh says what the parts are; besides them: simulate (the sets, on the CPU), name (of the file
 that --out should be, in a folder), table (what the file holds, in short), prove (from a file
-whose parts are all well write gpucoron/gpu_proof.json, with which --device auto takes a GPU),
-renew (where kernels
-were written otherwise and their PTX is the proven one), withdraw (remove that).
+whose parts are all well write gpucoron/backend/gpu_proof.json, with which --device auto takes a
+GPU), renew (that file, where kernels were written otherwise and their PTX is the proven one, or
+where Python code is the proven one under other names), withdraw (remove the file).
 """
 
 import argparse

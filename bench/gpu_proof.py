@@ -367,9 +367,25 @@ def prove(out, to=PROOF):
 
 
 def renew(to=PROOF):
-    """Store the tokens of kernels that were written otherwise and compile to what was proven."""
+    """Store the checksum of what is written otherwise, but is what was proven.
+
+    Kernels that compile to the proven PTX, and Python that is the proven program under other names
+    (`gpu_renamed`). Returns what kept it from that, or nothing.
+    """
+    import gpu_renamed
+
     proof, code = json.loads(to.read_text()), with_ptx(checksum())
-    if "ptx" not in code or not same(proof["code"], code):
-        return "the code, or NVRTC, is not the one of the proof"
-    to.write_text(json.dumps({**proof, "code": code}, indent=1) + "\n")
+    proven = proof["code"]
+    if proven["python"] != code["python"]:
+        with gpu_renamed.proven_checkout(proven["python"]) as folder:
+            if folder is None:
+                return f"none of the last {gpu_renamed.COMMITS} commits is that of the proof"
+            try:
+                gpu_renamed.compare(folder, ROOT)
+            except gpu_renamed.Differs as problem:
+                return f"the code is not that of the proof under other names: {problem}"
+        proven = {**proven, "python": code["python"]}
+    if not same(proven, code):
+        return "the kernels, or NVRTC, are not those of the proof"
+    to.write_text(json.dumps({**proof, "code": {**proven, **code}}, indent=1) + "\n")
     return ""

@@ -24,7 +24,7 @@
 # ones. Exit: 0 all is well, 1 something is wrong, 3 no GPU here. After LIMIT seconds nothing more is
 # begun. FILES="klip ..." names the files of kernels that sanitize looks at.
 #
-# In the end gpucoron/gpu_proof.json is written, with which --device auto takes a GPU, if all is well
+# In the end gpucoron/backend/gpu_proof.json is written, with which --device auto takes a GPU, if all is well
 # (bench_gpu.py prove writes it from a result that comes from another machine).
 #
 # Needs Python 3.11+ with CuPy, numpy, scipy, numba, pytest (PYTHON=... names it). What else is

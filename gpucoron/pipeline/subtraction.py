@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpucoron.backend.transfer import Host
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.products import PsfalignWriter
-    from gpucoron.pipeline.run import Run
+    from gpucoron.pipeline.run import Run as Job
     from gpucoron.steps.align_refs import Alignment
 
 __all__ = ["Share", "Subtraction"]
@@ -43,7 +43,7 @@ class Subtraction:
 
     Parameters
     ----------
-    job : Run
+    job : Job
         The run: settings, progress, timings.
     root : str
         Of the exposure.
@@ -62,7 +62,7 @@ class Subtraction:
         Eigenvalues of each KL basis, where it was made.
     """
 
-    def __init__(self, job: Run, root: str, shares: list[Share], keep: bool):
+    def __init__(self, job: Job, root: str, shares: list[Share], keep: bool):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
         self.each = shares[0].alignment.align == "each"
         self.table: np.ndarray | None = None
