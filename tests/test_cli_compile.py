@@ -117,7 +117,7 @@ def test_compile_compiles_everything(device, kept, capsys, monkeypatch):
     n = len(every)
     assert f"{n - 1} of {n} kernels to compile for device 0; they are kept in {kept}\n" in err
     assert f"kernels: {n - 1} of {n - 1}" in err
-    assert re.search(r"all is compiled, \d+\.\d s", err)
+    assert re.search(r"everything is compiled, \d+\.\d s", err)
     assert cli.main(["info"]) == 0
     out = capsys.readouterr().out
     told = f"device 0: {n} of {n} kernels are compiled for compute capability 9.0, kept in {kept}"

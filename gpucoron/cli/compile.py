@@ -1,4 +1,4 @@
-"""``gpucoron compile``: compile kernels and loops ahead of the first run."""
+"""``gpucoron compile``: compile CUDA kernels and numba loops ahead of the first run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger("gpucoron")
 
 _MOST_PROCESSES = 8  # each has a context on the GPU, some hundred MB there
 _DESCRIPTION = f"""\
-{COMMANDS["compile"]}: what is compiled is kept on disk, for
-all later runs with the same versions. On a GPU all kernels, in several processes, and what CuPy
-compiles in a tiny run; on the CPU the loops of such a run."""
+{COMMANDS["compile"].capitalize()}. Compiled code is kept on disk for all
+later runs with the same versions: on a GPU all kernels, in several processes, and what CuPy
+compiles in a small run; on the CPU the loops of a small run."""
 
 
 def main(argv: list[str]) -> int:
@@ -34,13 +34,13 @@ def main(argv: list[str]) -> int:
         "--device",
         default="auto",
         metavar="auto|cpu|N",
-        help="for which: as in a run (default: auto)",
+        help="device to compile for, as in a run (default: auto)",
     )
     parser.add_argument(
         "--processes",
         type=int,
         metavar="N",
-        help="that compile kernels at a time (default: the processors allowed, "
+        help="number of processes that compile kernels (default: the processors allowed, "
         f"{_MOST_PROCESSES} at most)",
     )
     add_talk_options(parser)
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         for index in device.indices:
             compile_kernels(index, processes, console.progress)
         tiny_runs(device, console.progress)
-        log.info("all is compiled, %.1f s", time.perf_counter() - start)
+        log.info("everything is compiled, %.1f s", time.perf_counter() - start)
     return 0
 
 
@@ -122,7 +122,7 @@ def _compile_one(index: int, file: str, name: str) -> None:
 
 
 def tiny_runs(device, progress) -> None:
-    """Run tiny sets, in which all the rest is compiled.
+    """Run small associations, which compiles all the rest.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def tiny_runs(device, progress) -> None:
     from gpucoron.simulate import simulate
 
     with tempfile.TemporaryDirectory(prefix="gpucoron-") as folder:
-        with _without_words():
+        with _quiet_log():
             made = simulate(
                 Path(folder) / "input",
                 "nircam",
@@ -149,7 +149,7 @@ def tiny_runs(device, progress) -> None:
                 n_optical_states=1,
             )
         for done, align in enumerate(("each", "first"), 1):
-            with _without_words():
+            with _quiet_log():
                 pipeline.run(
                     made.asn,
                     device,
@@ -167,8 +167,8 @@ def tiny_runs(device, progress) -> None:
 
 
 @contextmanager
-def _without_words() -> Iterator[None]:
-    """Keep what runs log to themselves, but for warnings."""
+def _quiet_log() -> Iterator[None]:
+    """Log nothing but warnings."""
     before = log.level
     log.setLevel(logging.WARNING)
     try:

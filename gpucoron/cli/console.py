@@ -1,4 +1,4 @@
-"""What a run shows: log lines, progress, the table of steps, warnings, files."""
+"""Log lines, progress, the table of steps and the warnings of a run, on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from gpucoron.cli.json_log import JsonLog
+from gpucoron.cli.json_log import end_event, json_event, json_handler
 from gpucoron.core.text import format_table
 from gpucoron.errors import GpucoronError, OutputError
 
@@ -32,7 +32,7 @@ class _ConsoleFormatter(logging.Formatter):
 
 
 class _StreamHandler(logging.Handler):
-    """Writes below a progress bar where there is one, and collects the warnings."""
+    """Write log records below a progress bar if there is one, and collect the warnings."""
 
     def __init__(self, owner: Console):
         super().__init__()
@@ -53,11 +53,11 @@ class Console:
     verbosity : int
         Below 0: warnings and errors only; 0: one line per event; above: everything.
     log_file : path, optional
-        Takes every log record, whatever `verbosity`.
+        Gets every log record, whatever `verbosity`.
     stream : text stream, optional
         Where people read; standard error by default. Progress bars appear if it is a terminal.
     log_json : path, optional
-        Takes everything as JSON lines; ``"-"`` is standard error, which then shows nothing else.
+        Gets everything as JSON lines; ``"-"`` is standard error, which then shows nothing else.
 
     Raises
     ------
@@ -82,10 +82,10 @@ class Console:
         self._handlers[0].setFormatter(_ConsoleFormatter())
         if log_file is not None:
             self._handlers.append(_open_log(log_file))
-        self.json = None if log_json is None else JsonLog(log_json)
+        self.json = None if log_json is None else json_handler(log_json)
         if self.json is not None:
             self._handlers.append(self.json)
-            if self.json.is_stderr:
+            if log_json == "-":
                 self.quiet, self.level = True, logging.CRITICAL + 1
         self.terminal = not self.quiet and getattr(self.stream, "isatty", lambda: False)()
         self._reporter = _Bars(self.stream) if self.terminal else _Lines(self.quiet)
@@ -106,7 +106,7 @@ class Console:
         self._reporter.close()
         self._log_end(error)
         if self.json is not None:
-            self.json.end(error)
+            end_event(self.json, error)
         for handler in self._handlers:
             log.removeHandler(handler)
             logging.getLogger("py.warnings").removeHandler(handler)
@@ -117,7 +117,7 @@ class Console:
         log.propagate = self._before[1]
 
     def _log_end(self, error: BaseException | None) -> None:
-        """Tell the log file, and only it, what ended the run; with the traceback of a defect."""
+        """Log to the log file only how the run ended; with the traceback of a defect."""
         if error is None:
             return
         expected = isinstance(error, GpucoronError) or not isinstance(error, Exception)
@@ -142,9 +142,9 @@ class Console:
             _write_line(self.stream, text)
 
     def progress(self, step: str, done: int, total: int, text: str = "") -> None:
-        """Take a progress event: `done` of `total` parts of a step are finished."""
+        """Show that `done` of `total` parts of a step are finished."""
         if self.json is not None:
-            self.json.write("progress", text, step, done=done, total=total)
+            json_event(self.json, "progress", text, step, done=done, total=total)
         self._reporter.progress(step, done, total, text)
 
     def summary(self, result: Any, wall: float | None = None) -> None:
@@ -160,7 +160,7 @@ class Console:
         self._reporter.close()
         if self.json is not None:
             for step, seconds in result.timings.items():
-                self.json.write("step", "", step, seconds=round(seconds, 4))
+                json_event(self.json, "step", "", step, seconds=round(seconds, 4))
         for line in _timing_lines(result.timings, wall):
             log.info("%s", line)
         warned = list(dict.fromkeys([*result.warnings, *self.seen_warnings]))

@@ -1,4 +1,4 @@
-"""``gpucoron info``: versions and devices; what an association holds."""
+"""``gpucoron info``: show versions and devices, or the contents of an association."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         "asn",
         metavar="ASN",
         nargs="?",
-        help="association to look into (default: tell versions and devices)",
+        help="association to describe (default: show versions and devices)",
     )
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="show the traceback of an internal error"
@@ -82,7 +82,7 @@ def system_lines() -> Iterator[str]:
 
 
 def _kernel_lines(gpus) -> Iterator[str]:
-    """Tell which kernels are compiled already."""
+    """Yield how many kernels are compiled already."""
     if not gpus:
         return
     from gpucoron.backend import cuda, kernel_cache

@@ -1,4 +1,4 @@
-"""The command line: ``gpucoron ASN`` and its companions. Imports nothing heavy by itself."""
+"""Entry point of the command line; dispatches to the commands. Imports nothing heavy itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return fail(_noted(f"{where}{error.strerror or error}", error), OutputError.exit_code)
     except (KeyboardInterrupt, Terminated, Exception) as error:
-        # stopped, or a defect: one line, and the traceback for those who ask
+        # interrupted, or a defect: one line, and the traceback with -v
         text, code = ENDS.get(type(stopped_by(error))) or (
             _defect(error, argv),
             GpucoronError.exit_code,
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def script() -> None:
-    """Be the command: run `main`, and leave as one does who was told to stop."""
+    """Console entry point; exits with 128 + signal if interrupted."""
     from gpucoron.backend.compiling import share_compiling
     from gpucoron.backend.process import collect_rarely, keep_memory
 
@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     with run_console(options) as console:
         if options.dry_run:
             for asn in options.associations:
-                _tell_plan(asn, options)
+                _print_plan(asn, options)
         elif options.scheduler or len(options.associations) > 1:
             from gpucoron.cli import many as cli_many
 
@@ -104,8 +104,8 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_plan(asn: str, options: argparse.Namespace) -> None:
-    """Print what the run would take."""
+def _print_plan(asn: str, options: argparse.Namespace) -> None:
+    """Print the estimated time, memory and disk of a run."""
     from gpucoron.pipeline.association import plan_association
 
     options.asn = asn
@@ -120,7 +120,7 @@ def _tell_plan(asn: str, options: argparse.Namespace) -> None:
 
 
 def _guess_command(asn: str) -> None:
-    """Raise where the association is rather a misspelt command."""
+    """Raise UsageError if the association looks like a misspelt command."""
     close = difflib.get_close_matches(asn.lower(), COMMANDS, n=1, cutoff=0.7)
     if close and not Path(asn).exists():
         raise UsageError(f"there is no file {asn}; did you mean the command {close[0]!r}?")
@@ -172,12 +172,12 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _noted(text: str, error: BaseException) -> str:
-    """Add what a run has noted on its way out."""
+    """Append the notes that a run has added to its error."""
     return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
 def _defect(error: Exception, argv: list[str]) -> str:
-    """Describe an error that should not be; show the traceback if all is to be told."""
+    """Describe an internal error; print its traceback with -v."""
     import traceback
 
     text = f"internal error: {type(error).__name__}: {error}"

@@ -61,7 +61,7 @@ def _request(options, console, parameters, asn: str) -> RunRequest:
 
 
 def _summary(options, outcomes: list[AssociationOutcome], seconds: float) -> int:
-    """Name what was written and what failed; return the exit code, the first failure's."""
+    """Print the files written and what failed; return the exit code of the first failure."""
     files = [file for outcome in outcomes if outcome.done for file in outcome.done.result.files]
     if not options.quiet:
         sys.stdout.writelines(f"{file}\n" for file in files)
@@ -79,14 +79,14 @@ def _summary(options, outcomes: list[AssociationOutcome], seconds: float) -> int
 
 
 def _named(outcome: AssociationOutcome) -> str:
-    """Say what failed and why, the association named once."""
+    """Describe a failure; name the association once."""
     name, text = Path(outcome.asn).name, str(outcome.error)
     if not isinstance(outcome.error, GpucoronError):
         text = f"internal error: {type(outcome.error).__name__}: {text}"
     return text if name in text else f"{name}: {text}"
 
 
-# ---- here
+# ---- without a cluster
 
 
 def _in_turn(options, outcomes: list[AssociationOutcome], console) -> None:
@@ -139,7 +139,7 @@ class _Child:
         other.close()
 
     def give(self, request: RunRequest) -> None:
-        """Have an association processed."""
+        """Send an association."""
         try:
             options = replace(request.options, device=self.device)
             self.pipe.send(replace(request, options=options))

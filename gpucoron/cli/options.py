@@ -1,4 +1,4 @@
-"""What the command line understands: commands, options, and their help."""
+"""Commands and options of the command line, with their help."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 from gpucoron import __version__
 from gpucoron.core.products import PRODUCTS
+from gpucoron.core.text import format_table
 from gpucoron.errors import UsageError
 
 __all__ = [
@@ -23,11 +24,11 @@ __all__ = [
 _LISTED = sorted(PRODUCTS, key="median".__eq__)  # which is not written by default comes last
 
 COMMANDS = {
-    "simulate": "make a realistic association to try things on",
-    "demo": "simulate, run, and compare what was found with the truth",
-    "compile": "compile kernels and loops ahead of the first run",
-    "info": "versions and devices; what an association holds",
-    "verify": "run the installed jwst package beside gpucoron and compare",
+    "simulate": "simulate an association with known planets and disk",
+    "demo": "simulate an association, run it, and compare recovered with injected planets",
+    "compile": "compile CUDA kernels and numba loops ahead of the first run",
+    "info": "show versions and devices, or the contents of an association",
+    "verify": "run the installed jwst package and gpucoron, and compare all products",
 }
 
 EXIT_CODES = """\
@@ -36,9 +37,9 @@ exit codes:
   1  internal error (a defect in gpucoron)
   2  usage: an option, parameter or value that does not exist
   3  bad input: association, exposure, psfmask or parameter file
-  4  device or cluster: not there, or failed
+  4  device or cluster: not available, or failed
   5  I/O: a product or log cannot be written
-  130, 143  interrupted (Ctrl-C), terminated; 141  the reader of the output went away
+  130, 143  interrupted (Ctrl-C), terminated; 141  broken pipe
 """
 
 EXAMPLES = """\
@@ -46,17 +47,17 @@ examples:
   gpucoron jw01386-c1020_coron3_asn.json --output-dir out
   gpucoron asn.json --psfmask jwst_nircam_psfmask_0019.fits --set klip.truncate=10
   gpucoron asn.json --align first --no-save psfalign,crfints -q
-  gpucoron asn.json --preset jwst              (the jwst package's results, oddities included)
+  gpucoron asn.json --preset jwst              (reproduce the jwst package)
   gpucoron *_asn.json --scheduler tcp://node1:8786      (on a Dask cluster)
   gpucoron asn.json --params pars-coron3pipeline.asdf --save-params used.toml
-  gpucoron demo                                (no data at hand? makes some, and runs)
+  gpucoron demo                                (no data at hand: simulate some, and run)
 """
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that raises UsageError, naming the nearest option.
+    """Argument parser that raises UsageError and suggests the nearest option.
 
-    Words that are no options and too many go to the list that `more` names.
+    Further positional arguments go to the list that `more` names.
     """
 
     more: str | None = None
@@ -66,11 +67,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str):
-        """Turn argparse's complaint into a UsageError."""
+        """Raise an argparse error as UsageError."""
         raise UsageError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
 
     def parse_args(self, args=None, namespace=None):
-        """Parse, naming what was not understood and the option that may have been meant."""
+        """Parse; raise UsageError for an unknown option, and suggest the nearest."""
         parsed, extra = self.parse_known_args(args, namespace)
         if self.more and not any(e.startswith("-") for e in extra):
             setattr(parsed, self.more, extra)
@@ -90,139 +91,145 @@ def run_parser() -> Parser:
     parser = Parser(
         prog="gpucoron",
         usage=f"gpucoron ASN [ASN ...] [options]\n       gpucoron {{{','.join(COMMANDS)}}} ...",
-        description="Subtract the star from JWST coronagraphic images: reads a level-3 "
-        "association,\nwrites its products. A file that is named like a command is "
-        f"reached as ./info.\n\ncommands (each has --help):\n{commands}",
+        description="PSF subtraction for JWST coronagraphy: runs calwebb_coron3 on a level-3 "
+        "association,\non the CPU or a GPU. Give a file that has the name of a command as "
+        "./info.\n\n"
+        f"commands (each has --help):\n{commands}",
         epilog="\n".join([EXAMPLES, EXIT_CODES, _parameter_list()]),
     )
     parser.add_argument(
         "asn",
         metavar="ASN",
-        help="association (JSON) with science and psf members; or several, done in turn",
+        help="level-3 association (JSON) with science and psf members; several run in turn",
     )
     add_run_options(parser)
     return parser
 
 
 def add_run_options(parser: Parser, output_dir: bool = True) -> None:
-    """Add the options that say how a run works; `output_dir` tells whether that is one of them."""
-    work = parser.add_argument_group("the work")
+    """Add the options of a run; `output_dir` tells whether that is one of them."""
+    work = parser.add_argument_group("processing")
     work.add_argument(
         "--device",
         default="auto",
         metavar="auto|cpu|N",
-        help="where to compute: the CPU, or CUDA devices by number: 0, or 0,1 (default: auto)",
+        help="device: the CPU, or CUDA devices by number, as 0 or 0,1 (default: auto)",
     )
     work.add_argument(
         "--psfmask",
         metavar="FILE",
-        help="psfmask reference file (default: found through crds, else all ones)",
+        help="psfmask reference file (default: from CRDS if that is set up, else all ones)",
     )
     work.add_argument(
         "--align",
         choices=("each", "first"),
-        help="align the references to each science integration, or to the first one "
-        "of an exposure only (default: each)",
+        help="align the references to each science integration, or only to the first of "
+        "an exposure (default: each)",
     )
     work.add_argument(
-        "--preset", choices=("jwst",), help="give the jwst package's results, oddities included"
+        "--preset",
+        choices=("jwst",),
+        help="reproduce the results of the jwst package, its defects included",
     )
     work.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="STEP.PARAMETER=VALUE",
-        help="set one parameter of a step; may be repeated, wins over --params",
+        help="set a step parameter; may be repeated, overrides --params",
     )
     work.add_argument(
         "--params",
         action="append",
         default=[],
         metavar="FILE",
-        help="parameter file: TOML, or ASDF as jwst writes it; may be repeated",
+        help="parameter file: TOML, or ASDF of the jwst package; may be repeated",
     )
     work.add_argument(
-        "--threads", type=int, metavar="N", help="threads to use (default: the processors allowed)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="number of threads (default: the processors that this process may use)",
     )
     work.add_argument(
-        "--memory", metavar="SIZE", help="memory to use, as 4GiB (default: half of what is free)"
+        "--memory", metavar="SIZE", help="memory limit, as 4GiB (default: half of the free memory)"
     )
     files = parser.add_argument_group("files")
     if output_dir:
         work.add_argument(
             "--scheduler",
             metavar="ADDRESS",
-            help="work on the Dask cluster there, as tcp://host:8786",
+            help="run on the Dask cluster with this scheduler, as tcp://host:8786",
         )
         work.add_argument(
-            "--dry-run", action="store_true", help="tell what the work would take, and leave"
+            "--dry-run", action="store_true", help="estimate time, memory and disk, then exit"
         )
         files.add_argument(
             "--output-dir",
             default=".",
             metavar="DIR",
-            help="where products go (default: the current folder)",
+            help="output folder (default: the current folder)",
         )
     files.add_argument(
         "--save",
         type=_products,
         metavar="PRODUCT,...",
-        help=f"write only these, of {', '.join(_LISTED)}, or all (default: all but median)",
+        help=f"products to write, of {', '.join(_LISTED)}, or all (default: all but median)",
     )
     files.add_argument(
         "--no-save",
         type=_products,
         metavar="PRODUCT,...",
         default=frozenset(),
-        help="do not write these",
+        help="products not to write",
     )
     files.add_argument(
         "--overwrite",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="replace products that exist (default), or stop",
+        help="overwrite existing products (default), or stop",
     )
     files.add_argument(
-        "--resume", action="store_true", help="go on from what an earlier run has completed there"
+        "--resume", action="store_true", help="continue an interrupted run in the output folder"
     )
     files.add_argument(
         "--skip-bad",
         action="store_true",
-        help="leave out members that cannot be used or do not go with the others, and tell which",
+        help="leave out members that are unusable or do not match the others, with a warning each",
     )
     files.add_argument(
         "--no-checksums",
         dest="checksums",
         action="store_false",
-        help="do not compare inputs with the checksums in their headers",
+        help="do not verify the checksums of inputs",
     )
     files.add_argument(
         "--report",
         metavar="PATH",
-        help="write the report there: a folder, or a name in .html (default: beside "
-        "the products, where people are watching on a terminal)",
+        help="write an HTML report: a folder, or a file name in .html (default: in the "
+        "output folder if run from a terminal)",
     )
     files.add_argument(
         "--no-report", dest="report", action="store_const", const="", help="write no report"
     )
     files.add_argument(
-        "--save-params", metavar="FILE", help="write the parameters of this run as TOML"
+        "--save-params", metavar="FILE", help="write the parameters of this run to a TOML file"
     )
     add_talk_options(parser)
-    parser.add_argument("--version", action=_Version, help="show the version and leave")
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
 
 
 def add_talk_options(parser: Parser) -> None:
-    """Add the options that say how much is told."""
-    talk = parser.add_argument_group("what is told")
-    talk.add_argument("-v", "--verbose", action="count", default=0, help="tell everything")
-    talk.add_argument("-q", "--quiet", action="store_true", help="tell warnings and errors only")
-    talk.add_argument("--log-file", metavar="FILE", help="write a full log")
+    """Add the logging options."""
+    talk = parser.add_argument_group("logging")
+    talk.add_argument("-v", "--verbose", action="count", default=0, help="log debug messages, too")
+    talk.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+    talk.add_argument("--log-file", metavar="FILE", help="write a full log to a file")
     talk.add_argument(
         "--log-json",
         metavar="FILE",
-        help="write a log for machines, one JSON object a line; - is standard error, "
-        "which then shows nothing else",
+        help="write a log as JSON lines; - writes it to standard error instead of the "
+        "messages for people",
     )
 
 
@@ -239,20 +246,18 @@ def _products(text: str) -> frozenset[str]:
 def _parameter_list() -> str:
     from gpucoron.core.parameters import describe_parameters
 
-    lines = [
-        "step parameters (--set) and their defaults:",
-        f"  {'STEP.skip = false':<40s} leave a step out",
-    ]
+    rows = [("STEP.skip = false", "skip a step")]
     for name, default, text in describe_parameters():
         if not name.endswith(".skip"):
             shown = "not set" if default in (None, "") else default
             shown = str(shown).lower() if isinstance(shown, bool) else shown
-            lines.append(f"  {f'{name} = {shown}':<40s} {text}")
-    return "\n".join(lines)
+            rows.append((f"{name} = {shown}", text))
+    lines = (f"  {line}" for line in format_table(rows))
+    return "\n".join(["step parameters (--set) and their defaults:", *lines])
 
 
 class _Version(argparse.Action):
-    """Show the version and leave."""
+    """Print the version and exit."""
 
     def __init__(self, option_strings, dest, **kwargs):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **kwargs)

@@ -1,4 +1,4 @@
-"""Running one association as the options of the command line say."""
+"""Run one association with the options of the command line."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run_one(options: argparse.Namespace, console) -> Result:
 
 
 def report_folder(options: argparse.Namespace, console) -> str | None:
-    """Return where the report goes; beside the products where people watch a terminal."""
+    """Return where the report goes; from a terminal, the output folder by default."""
     if options.report is None and console.terminal:
         return options.output_dir
     return options.report or None
@@ -103,7 +103,7 @@ def _write_text(path: str, text: str) -> None:
 
 
 def fail(message: str, code: int) -> int:
-    """Say in one line what went wrong; return the exit code."""
+    """Print an error in one line; return the exit code."""
     text = " ".join(message.split("\n"))
     try:
         sys.stderr.write(f"gpucoron: error: {text}\n")

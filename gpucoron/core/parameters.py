@@ -68,14 +68,14 @@ class OutlierDetection(_Step):
 
     step = "outlier_detection"
 
-    skip: bool = _parameter(False, boolean, "leave the step out")
+    skip: bool = _parameter(False, boolean, "skip the step")
     snr: str = _parameter(
-        "5.0 4.0", thresholds, "threshold in units of ERR; only the first number counts"
+        "5.0 4.0", thresholds, "threshold in units of ERR; only the first number is used"
     )
     maskpt: float = _parameter(
         0.7,
         number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-        "weight (mean = 1) below which a pixel is left out",
+        "weight relative to the mean below which a pixel is not used",
     )
     good_bits: str = _parameter("~DO_NOT_USE", bit_flags, "DQ flags that a good pixel may carry")
     save_intermediate_results: bool = _parameter(
@@ -84,7 +84,7 @@ class OutlierDetection(_Step):
 
     @property
     def threshold(self) -> float:
-        """The first number of `snr`, the one that counts."""
+        """The first number of `snr`, the only one that is used."""
         return float(self.snr.split()[0])
 
 
@@ -94,7 +94,7 @@ class StackRefs(_Step):
 
     step = "stack_refs"
 
-    skip: bool = _parameter(False, boolean, "leave the step out")
+    skip: bool = _parameter(False, boolean, "skip the step")
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,14 @@ class AlignRefs(_Step):
 
     step = "align_refs"
 
-    skip: bool = _parameter(False, boolean, "leave the step out")
+    skip: bool = _parameter(False, boolean, "skip the step")
     align: str = _parameter(
-        "each", choice("each", "first"), "fit each science integration, or an exposure's first"
+        "each",
+        choice("each", "first"),
+        "align to each science integration, or only to the first of an exposure",
     )
     median_box_length: int = _parameter(
-        3, integer(0), "side (px) of the box whose median replaces a bad pixel"
+        3, integer(0), "side (px) of the box whose median replaces bad pixels"
     )
     bad_bits: str = _parameter("DO_NOT_USE", bit_flags, "DQ flags that make a pixel bad")
 
@@ -119,9 +121,9 @@ class Klip(_Step):
 
     step = "klip"
 
-    skip: bool = _parameter(False, boolean, "leave the step out")
+    skip: bool = _parameter(False, boolean, "skip the step")
     truncate: int | tuple[int, ...] = _parameter(
-        50, integers(0), "KL vectors kept; several give a psfsub and an i2d each"
+        50, integers(0), "number of KL modes; several give a psfsub and an i2d each"
     )
 
     @property
@@ -136,7 +138,7 @@ class Resample(_Step):
 
     step = "resample"
 
-    skip: bool = _parameter(False, boolean, "leave the step out")
+    skip: bool = _parameter(False, boolean, "skip the step")
     pixfrac: float = _parameter(
         1.0,
         number("a number from 0 to 1", lambda x: 0 <= x <= 1),
@@ -147,7 +149,7 @@ class Resample(_Step):
         choice("square", "point", "turbo", "gaussian", "lanczos2", "lanczos3"),
         "square, point, turbo, gaussian, lanczos2 or lanczos3",
     )
-    fillval: str = _parameter("NAN", fill_value, "value of output pixels that nothing falls on")
+    fillval: str = _parameter("NAN", fill_value, "value of output pixels without input")
     weight_type: str = _parameter(
         "ivm", choice("ivm", "exptime"), "weights: ivm (1 / read-noise variance) or exptime"
     )
@@ -162,7 +164,7 @@ class Resample(_Step):
     crval: tuple[float, float] | None = _parameter(
         None,
         optional(pair(number(), "two numbers in degrees, RA and Dec")),
-        "its sky position, RA and Dec in degrees",
+        "sky position of crpix, RA and Dec in degrees",
     )
     rotation: float | None = _parameter(
         None, optional(number()), "position angle of the y axis, degrees east of north"
@@ -187,7 +189,7 @@ STEPS: dict[str, type[_Step]] = {
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters of all steps, and the preset that the steps consult.
+    """The parameters of all steps, and the preset.
 
     `from_sources` applies a preset's own defaults (``jwst`` aligns to the first integration);
     constructing the class with ``preset="jwst"`` sets the name only.
@@ -215,7 +217,7 @@ class Parameters:
         preset: str | None = None,
         keywords: Mapping[str, Any] | None = None,
     ) -> Parameters:
-        """Put parameters together; what comes later in the argument list wins.
+        """Combine parameters from files, text and keywords; later ones override earlier ones.
 
         Parameters
         ----------
@@ -268,7 +270,7 @@ class Parameters:
 
     @property
     def like_jwst(self) -> bool:
-        """True where the steps should keep the jwst package's oddities."""
+        """Whether the steps reproduce the defects of the jwst package."""
         return self.preset == "jwst"
 
     def flat(self) -> dict[str, Any]:
