@@ -41,7 +41,7 @@ def run(
     resume: bool = False,
     **keywords: Any,
 ) -> Result:
-    """Run the whole pipeline on an association.
+    """Run PSF subtraction and resampling on an association (calwebb_coron3).
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def plan(
     memory: int | str | None = None,
     **keywords: Any,
 ) -> tuple[Plan, ...]:
-    """Predict what `run` would take, product by product, from the headers alone.
+    """Estimate time, memory and disk of a run, for each product, from headers alone.
 
     Parameters
     ----------

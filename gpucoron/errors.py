@@ -1,4 +1,4 @@
-"""The exceptions that users can catch, each with the exit status that the command line gives it."""
+"""Exceptions that users can catch, each with its exit status."""
 
 __all__ = [
     "GpucoronError",
@@ -18,7 +18,7 @@ _LONGEST = 1500
 
 
 class GpucoronError(Exception):
-    """Root of every error that gpucoron raises on purpose; its text is one line for the user.
+    """Base of all errors that gpucoron raises; the text is one line for the user.
 
     What cannot be printed (a name can hold anything) is shown as escapes, and a line of more than
     some thousand characters loses its middle.
@@ -44,13 +44,13 @@ class ParameterError(UsageError, ValueError):
 
 
 class InputError(GpucoronError, ValueError):
-    """An input file or array is not what the work needs."""
+    """An input file or array cannot be used."""
 
     exit_code = 3
 
 
 class AssociationError(InputError):
-    """The association is not readable, not an association, or asks for the impossible."""
+    """The association cannot be read or used."""
 
 
 class ExposureError(InputError):
@@ -62,20 +62,20 @@ class MaskError(InputError):
 
 
 class DeviceError(GpucoronError, RuntimeError):
-    """The device asked for is not there, or failed."""
+    """The requested device is not available, or failed."""
 
     exit_code = 4
 
 
 class DeviceMemoryError(DeviceError, MemoryError):
-    """The memory of the GPU did not suffice; smaller batches may."""
+    """GPU memory is full; smaller batches may fit."""
 
 
 class ClusterError(DeviceError):
-    """The scheduler is not there, or the cluster lost what it was to do."""
+    """The Dask scheduler does not answer, or the cluster lost the work."""
 
 
 class OutputError(GpucoronError, OSError):
-    """A product cannot be written where it was asked for."""
+    """A product cannot be written."""
 
     exit_code = 5

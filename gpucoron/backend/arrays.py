@@ -1,4 +1,4 @@
-"""What array functions that serve both devices need beside `gpucoron.backend.cuda.namespace`."""
+"""Helpers for array functions that run on both CPU and GPU."""
 
 import gc
 import math
@@ -13,7 +13,7 @@ __all__ = ["fourier", "in_batches", "listed_size", "to_host"]
 
 
 def fourier(*arrays):
-    """Return the module that transforms the arrays: `scipy.fft`, or CuPy's where they live there.
+    """Return the FFT module for the arrays: `scipy.fft`, or CuPy's for arrays on a GPU.
 
     Raises
     ------
@@ -28,12 +28,12 @@ def fourier(*arrays):
 
 
 def to_host(array) -> np.ndarray:
-    """Return a NumPy array; what lives on a GPU is waited for and copied."""
+    """Return a NumPy array; copy it from the GPU if it is there."""
     return cuda.cupy().asnumpy(array) if lives_on_gpu(array) else np.asarray(array)
 
 
 def listed_size(shape) -> int:
-    """Return how many pixels an exposure has, which a kernel is to list by numbers of 32 bits.
+    """Return the number of pixels of an exposure; kernels index them with 32 bits.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def listed_size(shape) -> int:
 
 
 def in_batches(work, n: int, size: int, where: str) -> None:
-    """Call ``work(slice)`` for `n` items, `size` at a time; fewer where a GPU's memory is full.
+    """Call ``work(slice)`` for batches of `size` items; use smaller batches if GPU memory is full.
 
     Raises
     ------

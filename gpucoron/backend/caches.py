@@ -1,4 +1,4 @@
-"""Where compiled code is kept, on machines that offer no place by themselves."""
+"""Cache folders for compiled code where the default ones are not writable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("gpucoron")
 
 
 def numba_cache() -> None:
-    """Give numba a folder in the temporary one where it could keep compiled loops nowhere.
+    """Set numba's cache to a temporary folder if its own folders are not writable.
 
     numba's own places are NUMBA_CACHE_DIR, the folder of the source and the user's cache
     (XDG_CACHE_HOME, or .cache in the home); with none of them it refuses to import our loops.
@@ -39,7 +39,7 @@ def numba_cache() -> None:
 
 
 def cupy_cache() -> None:
-    """The same for CuPy: its own places are CUPY_CACHE_DIR and .cupy in the home."""
+    """Set CuPy's cache to a temporary folder if CUPY_CACHE_DIR and ~/.cupy are not writable."""
     place = os.environ.get("CUPY_CACHE_DIR") or os.path.join(os.path.expanduser("~"), ".cupy")
     if _writable(Path(place)):
         return
@@ -55,7 +55,7 @@ def _writable(folder: Path) -> bool:
 
 
 def _own_folder() -> str:
-    """Return a folder of this user, the same for the next run if that is safe."""
+    """Return a temporary folder of this user; the same one in the next run if that is safe."""
     user = getattr(os, "getuid", lambda: 0)()
     folder = os.path.join(tempfile.gettempdir(), f"gpucoron-{user}")
     try:

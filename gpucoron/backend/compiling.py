@@ -1,4 +1,4 @@
-"""Compiling loops, once after installation: saying so, and sharing it with a second process."""
+"""Log numba's compilation after installation, and share it with a second process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _listener():
                 _start_other()
 
         def on_end(self, unused):
-            """Nothing."""
+            """Do nothing."""
 
     listener = Listener()
     event.register("numba:compile", listener)
@@ -64,7 +64,7 @@ def _listener():
 
 
 def _start_other() -> None:
-    """Compile beside; whatever becomes of it, a run compiles what it does not find."""
+    """Start the second process; if it fails, the run compiles everything itself."""
     nowhere = subprocess.DEVNULL
     command = [sys.executable, "-P", "-c", _OTHER]  # -P: nothing is imported from the data's folder
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The kernels of ``kernels/*.cu`` and the arrays that they work on; all CUDA goes through here."""
+"""CUDA through CuPy: kernels from ``kernels/*.cu``, arrays, errors."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def cupy() -> Any:
 
 
 def cupyx(name: str = "cupyx") -> Any:
-    """Return CuPy's other package, or a module of it: ``cupyx("cupyx.scipy.fft")``.
+    """Return the package cupyx, or a module of it: ``cupyx("cupyx.scipy.fft")``.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def cupyx(name: str = "cupyx") -> Any:
 
 
 def namespace(*arrays) -> Any:
-    """Return NumPy or CuPy, whichever the arrays belong to; None is passed over.
+    """Return the array namespace of the arrays, NumPy or CuPy; None is ignored.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def namespace(*arrays) -> Any:
 
 
 def as_arrays(*arrays) -> tuple:
-    """Turn what lives on a GPU into CuPy arrays, without copies; leave the rest as it is.
+    """Convert arrays on a GPU to CuPy arrays, without copies; return others unchanged.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def _as_cupy(array):
 
 @contextlib.contextmanager
 def errors(where: str):
-    """Turn CUDA's errors inside the block into one line.
+    """Convert CUDA errors in a block to DeviceError with a text of one line.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _one_line(problem: BaseException) -> str:
 
 
 class Kernels(NamedTuple):
-    """One .cu file, ready to be compiled."""
+    """The source of one .cu file, ready for compilation."""
 
     source: str
     names: tuple[str, ...]
@@ -178,7 +178,7 @@ def _folder() -> Path:
 
 @functools.cache
 def read_kernels(file: str) -> Kernels:
-    """Read a .cu file, with the local files that it includes pasted in.
+    """Read a .cu file with its local includes pasted in.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def paste_includes(path: Path) -> str:
 
 
 def kernel(file: str, name: str) -> Kernel:
-    """Return a kernel, compiled at its first launch and then kept by CuPy on disk.
+    """Return a kernel; it is compiled at its first launch and cached on disk by CuPy.
 
     Parameters
     ----------
@@ -253,7 +253,7 @@ def _kernel(cp, file, name):
 
 
 class Kernel:
-    """One instantiation of one kernel, compiled by itself; made by `kernel`.
+    """One instantiation of a kernel, compiled separately; made by `kernel`.
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ class Kernel:
             function(grid, block, args, shared_mem=shared_mem)
 
     def compile(self) -> None:
-        """Compile for the current device, or load what CuPy has kept.
+        """Compile for the current device, or load it from CuPy's cache.
 
         Raises
         ------

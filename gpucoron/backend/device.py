@@ -1,4 +1,4 @@
-"""Choose and describe the CPU or GPU of a run; find out on which of them an array is."""
+"""Choose and describe the CPU or GPU of a run; tell where an array is."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PROBE = 'extern "C" __global__ void gpucoron_probe(int *x) { *x = 40 + 2; }'
 
 @dataclass(frozen=True)
 class Device:
-    """One place to compute.
+    """A CPU, a GPU, or several GPUs.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ class Device:
 
     @property
     def indices(self) -> tuple[int, ...]:
-        """CUDA's numbers of all GPUs that work; empty for the CPU."""
+        """CUDA device numbers; empty for the CPU."""
         return () if self.index is None else (self.index, *self.others)
 
     @property
     def label(self) -> str:
-        """What ``--device`` calls it: ``"cpu"``, ``"0"``, ``"0,1"``."""
+        """The name of the device for ``--device``: ``"cpu"``, ``"0"``, ``"0,1"``."""
         return "cpu" if self.index is None else ",".join(map(str, self.indices))
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ def choose_device(
     spec: str | int | Device = "auto",
     predict: Callable[[], tuple[float, float]] | None = None,
 ) -> Device:
-    """Return the device that a run was asked to use.
+    """Return the device for a run.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def choose_device(
 
 
 def is_open(spec: str | int | Device) -> bool:
-    """Return whether the device can be chosen only later, by CuPy or when the sizes are known.
+    """Return whether the device is to be chosen later: by CuPy, or when the array sizes are known.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def _asked_for(index: int) -> Device:
 
 
 def _may_have_gpu() -> bool:
-    """Tell whether it is worth asking CUDA for a GPU, which takes half a second."""
+    """Return whether there may be a GPU; asking CUDA takes half a second."""
     return (
         sys.platform != "linux"
         or "cupy" in sys.modules
@@ -190,13 +190,13 @@ def _may_have_gpu() -> bool:
 
 
 def describe_devices() -> list[Device]:
-    """Return the CPU and every usable GPU; `find_gpus` tells why there are none."""
+    """Return the CPU and every usable GPU."""
     return [cpu_device(), *find_gpus()[0]]
 
 
 @functools.cache
 def find_gpus(index: int | None = None) -> tuple[tuple[Device, ...], str]:
-    """Look for usable GPUs: CuPy imports, sees devices, and a small kernel compiles and runs.
+    """Find usable GPUs: CuPy imports, sees devices, and a small kernel compiles and runs.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def find_gpus(index: int | None = None) -> tuple[tuple[Device, ...], str]:
 
 
 def import_cupy() -> Any:
-    """Import CuPy; the first time, unless the caller has it already, set it up for short starts.
+    """Import CuPy, set up for a short start unless the caller has imported it already.
 
     Raises
     ------
@@ -291,14 +291,14 @@ def cpu_device() -> Device:
 
 
 def cpu_threads() -> int:
-    """Return how many threads this process may run at once."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def memory() -> tuple[int, int]:
-    """Return the memory that this process may use and what of it is free, in bytes.
+    """Return total and free memory for this process, in bytes.
 
     The limit of a container (cgroup) counts where it is below the machine's memory.
     """
@@ -322,7 +322,7 @@ def _read(path: str) -> str:
 
 
 def on_gpu(*arrays) -> bool:
-    """Tell whether the arrays live on a GPU.
+    """Return whether the arrays are on a GPU.
 
     Parameters
     ----------
@@ -346,7 +346,7 @@ def on_gpu(*arrays) -> bool:
 
 
 def lives_on_gpu(array: Any) -> bool:
-    """Tell whether an object has ``__cuda_array_interface__`` or a DLPack on a CUDA device."""
+    """Return whether an object has ``__cuda_array_interface__`` or a DLPack on a CUDA device."""
     if hasattr(array, "__cuda_array_interface__"):
         return True
     where = getattr(array, "__dlpack_device__", None)

@@ -1,4 +1,4 @@
-"""Which kernels CuPy has compiled for which GPU, noted beside where it keeps them."""
+"""Record of the kernels that CuPy has compiled for each GPU."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _told: list[bool] = []
 
 
 def folder() -> Path:
-    """Return where CuPy keeps compiled kernels."""
+    """Return CuPy's cache folder."""
     return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
 
 
 def is_kept(cp: Any, source: str, options: tuple[str, ...], name: str, device: int) -> bool:
-    """Tell whether a kernel was compiled for a device before, by this compiler and CuPy."""
+    """Return whether a kernel is compiled for a device by this compiler and CuPy."""
     mark = _mark(cp, source, options, name, device)
     return mark is not None and mark.exists()
 
 
 def note(cp: Any, source: str, options: tuple[str, ...], name: str, device: int) -> None:
-    """Note that a kernel is compiled; where that cannot be written, nobody will know."""
+    """Record that a kernel is compiled; do nothing if the record cannot be written."""
     mark = _mark(cp, source, options, name, device)
     if mark is not None:
         with suppress(OSError):
@@ -38,14 +38,14 @@ def note(cp: Any, source: str, options: tuple[str, ...], name: str, device: int)
 
 
 def tell(cp: Any, device: int) -> None:
-    """Say, once a process, that kernels are compiled."""
+    """Log, once per process, that kernels are compiled."""
     if _compiler(cp, device) is not None and not _told:
         _told.append(True)
         log.info("compiling CUDA kernels (once; kept in %s)", folder())
 
 
 def count(cp: Any, kernels: list[tuple[str, str]], options: tuple[str, ...], device: int) -> int:
-    """Count which of some (source, name) are compiled for a device."""
+    """Count how many of some (source, name) are compiled for a device."""
     return sum(is_kept(cp, source, options, name, device) for source, name in kernels)
 
 
@@ -59,7 +59,7 @@ def _mark(cp, source, options, name, device) -> Path | None:
 
 @functools.cache
 def _compiler(cp, device) -> tuple[str, ...] | None:
-    """What decides about compiled code besides the source; None where that is not known."""
+    """Versions on which compiled code depends; None if they are not known."""
     try:
         major, minor = cp.cuda.nvrtc.getVersion()
         facts = cp.cuda.runtime.getDeviceProperties(device)

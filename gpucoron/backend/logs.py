@@ -19,7 +19,7 @@ def no_progress(step: str, done: int, total: int, text: str = "") -> None:
 
 @contextmanager
 def collected_warnings() -> Iterator[list[str]]:
-    """Collect what is logged as a warning, each text once."""
+    """Collect the texts of all logged warnings, each once."""
     texts: list[str] = []
 
     class Collector(logging.Handler):

@@ -1,4 +1,4 @@
-"""Starting a GPU beside the reading of files: importing CuPy, the context, CUDA's libraries."""
+"""Start a GPU (CuPy, its context, CUDA libraries) while files are read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Opening"]
 
 
 class Opening:
-    """A thread that chooses a device, and then makes its libraries ready.
+    """A thread that chooses a device, then initialises its libraries.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Opening:
         self._thread.start()
 
     def device(self) -> Device:
-        """Wait until it is known, and return it.
+        """Wait until the device is chosen, and return it.
 
         Raises
         ------
@@ -43,7 +43,7 @@ class Opening:
         return self._device.result()
 
     def wait(self) -> None:
-        """Wait until all is ready.
+        """Wait until the libraries are initialised.
 
         Raises
         ------
@@ -77,7 +77,7 @@ class Opening:
 
 
 def start_libraries(index: int) -> None:
-    """Use cuFFT, cuBLAS and cuSOLVER on a device: each takes its time when it is first used.
+    """Initialise cuFFT, cuBLAS and cuSOLVER on a device by a first use.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Running compiled loops and matrix products in several threads.
+"""Run numba loops and matrix products in several threads.
 
 numba's own way, ``parallel=True``, does the same but takes a second more to compile for each loop,
 and has a lock (see `gpucoron.backend.threads`).
@@ -21,7 +21,7 @@ BLOCK = 8192  # pixels of a stack multiplied at a time
 
 
 def over_blocks(work, n_pixels):
-    """Call ``work(slice)`` for all blocks of pixels, in the threads of `limited_to`.
+    """Call ``work(slice)`` for all blocks of pixels in parallel.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def over_blocks(work, n_pixels):
 
 @functools.lru_cache(2)
 def _pool(n_threads, pid):
-    """Threads that loops inside of them may not multiply; not those of a process forked from."""
+    """Return a thread pool in which loops use one thread each; a new one after a fork."""
     return ThreadPoolExecutor(n_threads, "gpucoron", set_threads, (1,))
 
 
@@ -57,7 +57,7 @@ def _pools():
 
 
 def over_items(work, items):
-    """Call ``work(item)`` for all items, in the threads of `limited_to`; loops inside get one.
+    """Call ``work(item)`` for all items in parallel; loops inside use one thread.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def over_items(work, items):
 
 
 def over_rows(work, n_rows, *arguments):
-    """Run compiled ``work(first, stop, ...)`` over all rows, in the threads of `limited_to`."""
+    """Run compiled ``work(first, stop, ...)`` over all rows in parallel."""
     n_threads = min(threads_here(), n_rows)
     if n_threads < 2:
         work(0, n_rows, *arguments)

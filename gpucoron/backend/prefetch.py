@@ -1,4 +1,4 @@
-"""Reading the next file and writing the last while something is computed."""
+"""Read the next file and write the last one while computing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """One thread that works beside the caller, on one thing at a time.
+    """A background thread that runs one task at a time.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Background:
         self._lock = threading.Lock()
 
     def submit(self, work: Callable[..., Any], *arguments) -> None:
-        """Wait for what was submitted before, then start on this; from any thread."""
+        """Wait for the previous task, then start this one; may be called from any thread."""
         with self._lock:
             self._wait()
             if self._pool is None:
@@ -45,7 +45,7 @@ class Background:
                 self._pending = self._pool.submit(work, *arguments)
 
     def wait(self) -> None:
-        """Wait for what was submitted, and raise what it raised."""
+        """Wait for the submitted task, and raise its exception."""
         with self._lock:
             self._wait()
 
@@ -67,7 +67,7 @@ class Background:
 
 
 def read_ahead(read: Callable[[Any], T], items: Iterable, beside: bool = True) -> Iterator[T]:
-    """Read items one by one, each while the caller uses the one before.
+    """Read items in order, each in the background while the caller uses the previous one.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What may be set in a process that is gpucoron's alone: the command, and a worker's task."""
+"""Allocator and GC tuning for processes that gpucoron owns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 @functools.cache
 def keep_memory() -> None:
-    """Have malloc keep what is freed, to hand it out again.
+    """Let malloc keep freed memory for reuse.
 
     The kernel need not map and clear the same memory again: a tenth of a second of a short run. A
     Dask nanny sets MALLOC_TRIM_THRESHOLD_ to 64 KiB; under it runs took twice the processor time.
@@ -26,5 +26,5 @@ def keep_memory() -> None:
 
 
 def collect_rarely() -> None:
-    """Have Python look for garbage less often: imports make many objects that stay."""
+    """Run Python's garbage collector less often, for faster imports."""
     gc.set_threshold(200_000, 50, 50)

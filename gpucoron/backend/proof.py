@@ -1,4 +1,4 @@
-"""Whether the CUDA code of this version has been compared with the CPU's on a real GPU."""
+"""The proof that this version's CUDA code gives the CPU's results on a real GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = Path(__file__).with_name("gpu_proof.json")
 
 
 class Proof(NamedTuple):
-    """A passed comparison of all products, and of every kernel.
+    """A passed comparison of all products and all kernels.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Proof(NamedTuple):
 
 @functools.cache
 def proof() -> Proof | None:
-    """Return the proof for this version; None where there is none.
+    """Return the proof for this version, or None.
 
     Until there is one, ``--device auto`` takes the CPU.
     """

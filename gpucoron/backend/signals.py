@@ -27,7 +27,7 @@ _last_acts: list[Callable[[str], str]] = []
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived."""
+    """Raised when SIGTERM arrives."""
 
 
 #: How a run ends that was stopped, and the exit code: by the exception, and by the signal.
@@ -37,7 +37,7 @@ STOPPED = frozenset(code for _, code in ENDS.values())
 
 
 def stopped_by(error: BaseException | None) -> BaseException | None:
-    """Return the KeyboardInterrupt or Terminated that an error is, or came in the place of.
+    """Return the KeyboardInterrupt or Terminated that an error is, or hides.
 
     Where a signal arrives while Python takes the lock of an import, importlib raises a RuntimeError
     ("cannot release un-acquired lock") in place of the signal's exception.
@@ -49,7 +49,7 @@ def stopped_by(error: BaseException | None) -> BaseException | None:
 
 @contextmanager
 def at_abrupt_end(act: Callable[[str], str]) -> Iterator[None]:
-    """Have `act` called if the process must be ended while the block runs.
+    """Call `act` if the process is forced to exit while the block runs.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def at_abrupt_end(act: Callable[[str], str]) -> Iterator[None]:
 
 @contextmanager
 def prompt_end(grace: float = GRACE_S) -> Iterator[None]:
-    """Turn the first SIGTERM or Ctrl-C into an exception, and see that it ends the process.
+    """Turn the first SIGTERM or Ctrl-C into an exception, and force an exit if it is not enough.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def prompt_end(grace: float = GRACE_S) -> Iterator[None]:
 
 
 def _watch(reading: int, over: threading.Event, grace: float) -> None:
-    """Wait for a signal, and for the end that it should bring."""
+    """Wait for a signal, then for the process to end."""
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         while number := pipe.read(1):
             if number[0] in NAMES and not over.wait(grace):

@@ -1,4 +1,4 @@
-"""One number for all thread pools: that of the compiled loops, the BLAS's and the FFT's.
+"""One number of threads for numba loops, BLAS and FFT.
 
 numba's own pool is never started: a process forked from one that has loaded numba, and killed
 while it starts that pool, leaves a lock that all its relatives then wait for.
@@ -21,7 +21,7 @@ _here = threading.local()
 
 
 def default_threads() -> int:
-    """Return how many threads a run uses unless told.
+    """Return the default number of threads of a run.
 
     Returns
     -------
@@ -34,12 +34,12 @@ def default_threads() -> int:
 
 
 def threads_here() -> int:
-    """Return how many threads the loops of ops use when they are called in this thread."""
+    """Return the number of threads that loops use when called from this thread."""
     return getattr(_here, "threads", None) or default_threads()
 
 
 def set_threads(threads: int | None) -> None:
-    """Say how many threads the loops of ops use when they are called in this thread.
+    """Set the number of threads that loops use when called from this thread.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def set_threads(threads: int | None) -> None:
 
 @contextmanager
 def limited_to(threads: int | None = None) -> Iterator[int]:
-    """Give all thread pools the same size while a block runs, and their old sizes back after it.
+    """Set the size of all thread pools while a block runs.
 
     Parameters
     ----------

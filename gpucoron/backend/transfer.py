@@ -1,4 +1,4 @@
-"""Where a run computes: what is brought there, and what is brought back while it goes on."""
+"""Host/device transfers, asynchronous where possible."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Gpu", "Host", "Later", "places"]
 
 
 def places(device: Device) -> list[Host | Gpu]:
-    """Return the places that share the work of a run: the CPU, or one for each GPU."""
+    """Return the backends that share the work of a run: the CPU, or one for each GPU."""
     return [Gpu(index) for index in device.indices] or [Host()]
 
 
 class Later:
-    """A value on its way to the host: fetched by the first call, kept for the next.
+    """An array on its way to the host; the first call waits for it.
 
     Parameters
     ----------
@@ -44,20 +44,20 @@ class Later:
 
 
 class Host:
-    """The CPU: everything is there already."""
+    """The CPU; transfers do nothing."""
 
     is_gpu = False
 
     def here(self) -> AbstractContextManager:
-        """Work here."""
+        """Make this device current."""
         return nullcontext()
 
     def upload(self, value: Any) -> Any:
-        """Bring arrays here, or a dataclass of them."""
+        """Copy arrays, or a dataclass of arrays, to the device."""
         return value
 
     def later(self, value: Any, brief: bool = False) -> Later:
-        """Return what brings `value` to the host when it is called, in whatever thread.
+        """Start to copy `value` to the host; return a callable that waits for it, in any thread.
 
         Parameters
         ----------
@@ -71,12 +71,12 @@ class Host:
         """Wait until everything is computed."""
 
     def free_memory(self) -> int | None:
-        """Return the bytes that are free; None where that is not what bounds a batch."""
+        """Return free device memory, bytes; None on the CPU."""
         return None
 
     @contextmanager
     def errors(self, where: str):
-        """Turn this place's errors into ours."""
+        """Convert errors of this device to gpucoron's."""
         yield
 
 
@@ -136,7 +136,7 @@ class Gpu(Host):
                 self._up.synchronize()
 
     def later(self, value: Any, brief: bool = False) -> Later:
-        """Return what copies `value` to the host, as the computing stream has left it by now."""
+        """Start to copy `value` to the host, in the order of the computing stream."""
 
         def copy(array):
             if not lives_on_gpu(array):
@@ -160,7 +160,7 @@ class Gpu(Host):
             self._computing.synchronize()
 
     def free_memory(self) -> int:
-        """Return what CUDA has free and what CuPy's pool keeps for further use, in bytes."""
+        """Return free device memory, with what CuPy's pool holds, in bytes."""
         cp = self._cp
         with self.here():
             pool = cp.get_default_memory_pool()
@@ -170,7 +170,7 @@ class Gpu(Host):
 
     @contextmanager
     def errors(self, where: str):
-        """Turn CUDA's errors into one line that names the device."""
+        """Convert CUDA errors to DeviceError, with the number of the device."""
         try:
             with cuda.errors(f"device {self.index}, {where}"):
                 yield
@@ -182,7 +182,7 @@ class Gpu(Host):
 
 @functools.cache
 def _shared_stream(cp, index):
-    """Return one stream of a device for the whole process: CuPy's pool keeps memory by streams."""
+    """Return one stream of a device for the whole process, as CuPy pools memory by stream."""
     return cp.cuda.Stream()
 
 

@@ -1,4 +1,4 @@
-"""Associations on the workers of a Dask distributed cluster."""
+"""Run associations on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _POLL = 0.5
 
 @contextmanager
 def connect(address: str, timeout: float | None = None) -> Iterator[Client]:
-    """Connect to a scheduler, and leave it as it was.
+    """Connect to a Dask scheduler while a block runs.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What passes between a command, its workers and their tasks (no pixels), and the checks before."""
+"""Requests to workers and their results (no pixels), and the checks before a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("gpucoron")
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One association for a worker.
+    """A request to run one association on a worker.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class RunRequest:
 
 @dataclass
 class TaskResult:
-    """What a worker gives back.
+    """The result of a task.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class TaskResult:
 
 @dataclass
 class AssociationOutcome:
-    """What became of an association: `done`, or `error`."""
+    """How an association ended: `done`, or `error`."""
 
     asn: str
     done: TaskResult | None = None
@@ -82,7 +82,7 @@ class AssociationOutcome:
 
 
 def make_request(options: RunOptions, report: str | None = None) -> RunRequest:
-    """Make a request that means the same in any folder of any node.
+    """Make a request with full paths, valid in any folder of any node.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def make_request(options: RunOptions, report: str | None = None) -> RunRequest:
 
 
 def precheck(requests: Sequence[RunRequest]) -> list[GpucoronError | None]:
-    """Read all associations, and make sure before any work that products can be written.
+    """Check all associations and output files before any processing.
 
     Parameters
     ----------

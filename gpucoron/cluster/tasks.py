@@ -1,4 +1,4 @@
-"""What a worker of a cluster does: an association is one task.
+"""The task of a Dask worker: run one association.
 
 A worker is given paths and parameters, reads and writes the files itself, and gives back names,
 numbers and small tables.
@@ -57,7 +57,7 @@ def run_request(request: RunRequest) -> TaskResult:
 
 
 def _check(request: RunRequest, worker: str) -> None:
-    """Raise unless this worker can do what another process asks."""
+    """Check version and file system of this worker."""
     if request.version != __version__:
         raise UsageError(
             f"the worker on {worker} has gpucoron {__version__}, expected "
@@ -82,7 +82,7 @@ def _worker_limit() -> int | None:
 
 
 def _without_images(result: Result) -> Result:
-    """Leave out what shall not travel."""
+    """Return a result without images."""
     products = (
         ProductResult(p.name, fits=p.fits, psfmask=p.psfmask, left_out=p.left_out)
         for p in result.products
@@ -92,7 +92,7 @@ def _without_images(result: Result) -> Result:
 
 @contextmanager
 def _collected_lines() -> Iterator[list[tuple[int, str]]]:
-    """Collect what is logged for people to read."""
+    """Collect log messages of level INFO and above."""
     lines: list[tuple[int, str]] = []
 
     class Collector(logging.Handler):

@@ -1,4 +1,4 @@
-"""Parameters of the steps: the jwst package's names and defaults, checked when they are set."""
+"""Step parameters with the names and defaults of the jwst package, validated."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _parameter(default, check: Callable, text: str):
 
 
 class _Step:
-    """Checks every field as it is set, so that no step sees a value it cannot take."""
+    """Base of step parameters; validates every field."""
 
     step = ""
 
@@ -282,7 +282,7 @@ class Parameters:
         return values
 
     def to_toml(self) -> str:
-        """Return a parameter file that gives these parameters again."""
+        """Return these parameters as the text of a TOML parameter file."""
         lines = ["# Parameters of gpucoron; read with --params"]
         if self.preset is not None:
             lines.append(f"preset = {_toml(self.preset)}")
@@ -313,7 +313,7 @@ def _check_preset(value):
 
 
 def _located(where: str, function: Callable, *args):
-    """Call, putting where the value came from in front of a ParameterError's text."""
+    """Call a function; prefix a ParameterError with the source of the value."""
     try:
         return function(*args)
     except ParameterError as problem:
@@ -364,7 +364,7 @@ def _names(step: str) -> list[str]:
 
 
 def _nearest(key: str, step: str, name: str) -> str:
-    """Say which parameter may have been meant, or which there are."""
+    """Suggest the nearest parameter, or list all."""
     full = [f"{s}.{n}" for s in STEPS for n in _names(s)]
     own = [f"{step}.{n}" for n in _names(step)] if step in STEPS else []
     homes = [f for f in full if f.endswith(f".{name}") and not f.endswith(".skip")]

@@ -1,4 +1,4 @@
-"""The kinds of products."""
+"""The types of products."""
 
 __all__ = ["PRODUCTS"]
 

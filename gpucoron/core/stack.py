@@ -1,4 +1,4 @@
-"""`IntegrationStack`: the one object that the steps exchange."""
+"""`IntegrationStack`, the data that steps exchange."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 
 
 class PlaneSource(NamedTuple):
-    """Where one plane of a stack came from."""
+    """Exposure and integration of one plane of a stack."""
 
     exposure: str
     integration: int  # counted from 1, as INT_TIMES counts
@@ -24,7 +24,7 @@ class PlaneSource(NamedTuple):
 
 @dataclass(frozen=True)
 class IntegrationStack:
-    """Integrations of one exposure, or of several laid end to end.
+    """Integrations of one exposure, or of several concatenated.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class IntegrationStack:
         return self.data.shape[0]
 
     def replace(self, **changes) -> IntegrationStack:
-        """Return a stack with some arrays exchanged."""
+        """Return a stack with some arrays replaced."""
         return dataclasses.replace(self, **changes)
 
     def planes(self, index) -> IntegrationStack:

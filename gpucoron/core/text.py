@@ -1,10 +1,10 @@
-"""Text for people: tables."""
+"""Text tables."""
 
 __all__ = ["format_table"]
 
 
 def format_table(rows: list[tuple], header: tuple | None = None, right: tuple = ()) -> list[str]:
-    """Lay rows out in columns; those whose number is in `right` are flush right."""
+    """Format rows as a table; columns whose number is in `right` are right-aligned."""
     cells = [[str(c) for c in row] for row in ([header] if header else []) + rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [

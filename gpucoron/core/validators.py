@@ -1,4 +1,4 @@
-"""Checks of parameter values.
+"""Validators of parameter values.
 
 Each check takes a value as given (text from a command line, or anything from a file or a call),
 and returns it in its own type or raises ValueError saying what it expected.
@@ -128,7 +128,7 @@ def pair(item: Callable, expected: str) -> Callable:
 
 
 def optional(check: Callable) -> Callable:
-    """Let None, and words that mean it, through a check."""
+    """Make a check that also accepts None, and words for it."""
 
     def checked(value):
         if value is None or isinstance(value, str) and value.strip().lower() in _NONE:
@@ -148,7 +148,7 @@ def thresholds(value) -> str:
 
 
 def fill_value(value) -> str:
-    """Check for what drizzle takes as a fill value, kept as text."""
+    """Check for a fill value of drizzle, kept as text."""
     text = str(value).strip().upper()
     if text not in ("NAN", "INDEF") and math.isnan(_float(text)):
         raise ValueError("expected NAN, INDEF or a number")

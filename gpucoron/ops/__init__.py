@@ -1,4 +1,4 @@
-"""Arrays in, arrays out; nothing here knows files, stacks or parameters."""
+"""Array functions: median, outliers, Fourier shift, registration, KLIP, drizzle."""
 
 from gpucoron.backend.caches import numba_cache
 

@@ -1,4 +1,4 @@
-"""Replacing bad pixels, so that nothing rings when an image is shifted in Fourier space."""
+"""Replace bad pixels, so that Fourier shifts do not ring."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNSURE = 2.0  # times the noise: holes less certain than this are interpolated f
 
 
 class Exposures(NamedTuple):
-    """What each of m exposures shows on average, its holes filled; see `exposure_images`."""
+    """Mean images of m exposures with bad pixels filled; see `exposure_images`."""
 
     images: Any  # (m, ny, nx) float64
     known: Any  # (m, ny, nx) bool: good in at least one integration
@@ -94,7 +94,7 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
 
 
 def refill(exposures, models, limit):
-    """Fill holes of exposures anew, by what these are expected to look like.
+    """Fill bad pixels of exposures again, from their expected images.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def refill(exposures, models, limit):
 
 
 def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposures=None):
-    """Fill bad pixels from the same pixel in other integrations, and from its neighbourhood.
+    """Fill bad pixels from other integrations and from neighbouring pixels.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
 
 
 def _members_of(groups, n):
-    """Return the places of each group's integrations, in the order of the groups' numbers."""
+    """Return the indices of the integrations of each group."""
     groups = to_host(groups)
     if groups.shape != (n,):
         raise InputError(f"groups have shape {groups.shape}, expected {(n,)}")
@@ -228,12 +228,12 @@ def _members_of(groups, n):
 
 
 def _over(work, items, xp):
-    """Return what `work` gives for each item: in threads on the CPU, one by one for a GPU."""
+    """Return `work` of each item, in threads on the CPU, in turn on a GPU."""
     return over_items(work, items) if xp is np else [work(item) for item in items]
 
 
 def _combine(images, usable, members, err):
-    """Median of a group, NaN in its holes; its noise; how each integration differs from it."""
+    """Median of a group, its noise, and how each integration differs from it."""
     if on_gpu(images):
         return _combine_on_gpu(images, usable, members, err)
     good = usable[members]
@@ -264,14 +264,14 @@ def _combine_on_gpu(images, usable, members, err):
 
 
 def _terms(middle, known):
-    """What a star does to its image: moves it along y and x, brightens it, adds a constant."""
+    """Derivatives of an image by shift y and x, brightness and background."""
     xp = cuda.namespace(middle)
     image = fill_bad_pixels(xp.where(known, middle, 0)[None], ~known[None])[0]
     return xp.stack([*gradient(image), image.astype(np.float64), xp.ones(image.shape)])
 
 
 def _factors(terms, difference, usable, err):
-    """Fit what an integration's star did since the median."""
+    """Fit shift, brightness and background of an integration relative to the median."""
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(usable & (err > 0), 1.0 / err.astype(np.float64), 0.0).ravel()
     columns = terms.reshape(len(terms), -1) * weight
@@ -351,7 +351,7 @@ def _fill_by_kriging(out, images, usable, todo, members, err, exposures, i):
 
 
 def fill_bad_pixels_raster(images, bad, flagged, box=3, zero=None):
-    """Fill bad pixels as jwst's align_refs does, oddities included (``preset="jwst"``).
+    """Fill bad pixels exactly as jwst's align_refs does (``preset="jwst"``).
 
     Parameters
     ----------

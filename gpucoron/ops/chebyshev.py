@@ -1,4 +1,4 @@
-"""Chebyshev series of Fourier phases, by which a correlation becomes a small polynomial."""
+"""Chebyshev series of Fourier phases: a cross-correlation as a small polynomial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data quality bits: their names, masks written as text, and which pixels are good."""
+"""Data quality (DQ) bits: names, masks written as text, good pixels."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def bad_mask(good_bits: str | int | None, dtype) -> int:
 
 
 def good_pixels(dq, good_bits: str | int | None):
-    """Tell which pixels are good.
+    """Return which pixels are good.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Drizzle: images on distorted grids, combined on one regular grid."""
+"""Drizzle: combine images from distorted pixel grids on one regular grid."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLANES_AT_ONCE = 16  # square roots of so many planes exist at a time
 
 @dataclass(frozen=True)
 class Overlaps:
-    """What every output pixel receives from which input pixels, for one pixel map.
+    """Overlaps of output pixels with input pixels for one pixel map.
 
     Rows of a sparse matrix in compressed form: output pixel k receives from input pixels
     ``sources[pointers[k]:pointers[k + 1]]`` the shares `shares` of their weight, in raster order.
@@ -47,7 +47,7 @@ class Overlaps:
 
 @dataclass(frozen=True)
 class DrizzledImage:
-    """The outcome of a drizzle, all (ny, nx), where the images were.
+    """The result of a drizzle; all arrays (ny, nx), on the device of the inputs.
 
     `data` float32 weighted mean, `fillval` where nothing fell; `weight` float32; `context`
     (nplanes, ny, nx) int32, bit k % 32 of plane k // 32 telling that input k took part;
@@ -158,7 +158,7 @@ def _scale_ratio(pixel_map):
 
 
 class Drizzle:
-    """A drizzle under way: set up once, add images, ask for the result at any time.
+    """Accumulates images by drizzle: set up once, add images, get the result at any time.
 
     The first images decide whether its sums are kept on the host or on a GPU.
 

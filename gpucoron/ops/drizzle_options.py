@@ -1,4 +1,4 @@
-"""What a drizzle may be asked for."""
+"""Options of drizzle, validated."""
 
 from __future__ import annotations
 

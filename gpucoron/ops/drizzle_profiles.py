@@ -1,4 +1,4 @@
-"""The drops that are a product of one profile in x and the same in y: turbo, gaussian, lanczos.
+"""Separable drizzle kernels: turbo, gaussian, lanczos.
 
 With s the output over the input pixel scale, p the pixfrac, and t the distance along an axis from
 the drop's centre c to an output pixel's centre, all in output pixels, that output pixel receives

@@ -1,4 +1,4 @@
-"""Karhunen-Loeve bases of reference images, and projections on them."""
+"""KLIP: Karhunen-Loeve bases of reference images, and projections on them."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class KLBasis:
 
 
 def klip_many(references, targets, truncate, overwrite=False, spectra=None):
-    """Model each of several targets by references of its own, and subtract.
+    """Subtract from each of several targets its projection on the KL basis of its own references.
 
     Parameters
     ----------

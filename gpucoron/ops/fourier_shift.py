@@ -14,7 +14,7 @@ __all__ = ["fourier_shift", "gradient", "multiply_phases", "shift_spectra", "spe
 
 
 def fourier_shift(images, shifts_yx):
-    """Shift images by fractions of a pixel, with the edges wrapped round.
+    """Shift images by fractions of a pixel; edges wrap around.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Predicting pixels from their neighbours, by simple kriging."""
+"""Predict pixels from their neighbours by simple kriging."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Per-pixel median over integrations, of the good pixels only."""
+"""Median of each pixel over integrations, good pixels only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outliers: what one integration of an exposure has and the others have not."""
+"""Flag pixels that deviate from the exposure's median."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_ROUNDS = 8
 
 
 class FlaggedExposure(NamedTuple):
-    """What `flag_outliers` gives back; arrays where those given live."""
+    """The result of `flag_outliers`."""
 
     data: Any  # (n, ny, nx), as the ones below: NaN where any of them is, or dq says DO_NOT_USE
     err: Any
@@ -44,7 +44,7 @@ def flag_outliers(
     maskpt: float = 0.7,
     neighbours: bool = True,
 ) -> FlaggedExposure:
-    """Flag outliers in one exposure against the per-pixel median of its integrations.
+    """Flag pixels of an exposure that deviate from the median of its integrations.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours):
 
 
 def sharp_outliers(difference, err, candidates, usable, snr):
-    """Of pixels that differ from a median, keep those that their neighbours do not explain.
+    """Keep outlier candidates unless kriging from their neighbours predicts the value.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Subpixel registration: the shift and brightness that lay one image onto many references.
+"""Subpixel registration: fit shift and brightness between an image and many references.
 
 For a frame f, a reference p and a weight mask m, the shift s = (sx, sy) and the brightness beta
 that minimise ::

@@ -1,4 +1,4 @@
-"""How the noise of the pixels moves a registration, to first order."""
+"""Uncertainties of a registration from the noise of the pixels, to first order."""
 
 from __future__ import annotations
 

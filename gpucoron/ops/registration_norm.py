@@ -1,4 +1,4 @@
-"""What a registration needs of the mask and the frames alone: B, and the sum of m^2 S_s f."""
+"""Terms of a registration that depend only on mask and frames: B, and the sum of m^2 S_s f."""
 
 from __future__ import annotations
 

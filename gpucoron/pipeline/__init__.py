@@ -1,1 +1,1 @@
-"""One association: its five steps, planning, results, and what a later run resumes from."""
+"""Run an association: settings, products, output files."""

@@ -1,4 +1,4 @@
-"""One run at a time writes a product into a folder."""
+"""A lock so that only one run at a time writes a product into a folder."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FolderLock:
         )
 
     def release(self) -> None:
-        """Let go; the file goes, too."""
+        """Release the lock and remove its file."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
         self._lock.release()

@@ -1,4 +1,4 @@
-"""What a run will take: pairs, batches, memory, disk, time."""
+"""Estimate the memory, disk and time of a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _CPU_START, _GPU_START, _GPU_PAIR = 1.3, 2.92, 6.7e-10
 
 @dataclass(frozen=True)
 class Plan:
-    """What one product of an association will take.
+    """Estimated memory, disk and time of one product.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Plan:
     seconds: float
 
     def lines(self) -> list[str]:
-        """Tell it to people."""
+        """Return the plan as lines of text."""
         exposures = " + ".join(str(n) for n in self.integrations)
         return [
             f"product {self.name}",
@@ -93,12 +93,12 @@ class Plan:
 
 
 def plan_products(options: RunOptions, inputs: RunInputs, threads: int) -> tuple[Plan, ...]:
-    """Estimate what each product takes."""
+    """Estimate memory, disk and time of each product."""
     return tuple(plan_product(options, own, threads) for own in inputs.products)
 
 
 def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Plan:
-    """Estimate what a product takes."""
+    """Estimate memory, disk and time of a product."""
     return make_plan(
         inputs.name,
         [e.shape for e in inputs.science],
@@ -122,7 +122,7 @@ def make_plan(
     budget: int | None = None,
     threads: int = 1,
 ) -> Plan:
-    """Predict what a product takes.
+    """Estimate memory, disk and time of a product from the shapes of its exposures.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def make_plan(
 
 
 def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
-    """Peak without what a batch takes: the largest of what the phases hold."""
+    """Peak memory without a batch: the maximum over the phases of a run."""
     truncations, n_exposures = parameters.klip.truncations, len(counts) + len(references)
     kept = _PLAIN * nref * ("psfstack" in keep) + 4 * n_exposures  # and their AREA
     if "crfints" in keep:
@@ -234,7 +234,7 @@ def _seconds(npix, nref, nsci, aligned, parameters, save, threads):
 
 
 def _worth(threads: int) -> float:
-    """How much faster than one thread some are."""
+    """Speed-up of several threads over one."""
     return max(1, threads) / (1 + _CROWD * max(0, threads - 2))
 
 
@@ -256,7 +256,7 @@ def predict(plans: Sequence[Plan]) -> tuple[float, float]:
 
 
 def _speed() -> float:
-    """How much slower this machine is, just now, than the one the constants come from."""
+    """Run time on this machine relative to the one on which the constants were measured."""
     import numpy as np
     import scipy.fft
 

@@ -1,4 +1,4 @@
-"""What the steps of one product share: inputs, devices, names, and what becomes of results."""
+"""State shared by the steps of one product: inputs, devices, file names, result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger("gpucoron")
 
 
 class ProductContext:
-    """One product under way.
+    """The state of one product while its steps run.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class ProductContext:
 
     @contextmanager
     def step(self, name: str, place: Host | None = None) -> Iterator[None]:
-        """Do a step on the first device or another: timed, and what fails there in one line."""
+        """Run a block as a step: timed, on a device, its errors converted to one line."""
         place = place or self.places[0]
         with self.run.timed(name), place.here(), place.errors(name):
             yield
@@ -100,7 +100,7 @@ class ProductContext:
         *extra: Any,
         truncate: int | None = None,
     ) -> Any:
-        """Write what a step has made if it is to be saved; return it if it is to be kept.
+        """Write the output of a step if it is to be saved; return it if it is to be kept.
 
         Parameters
         ----------

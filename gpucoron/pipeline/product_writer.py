@@ -1,4 +1,4 @@
-"""Writing products beside the computation."""
+"""Write products in the background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("gpucoron")
 
 
 class ProductWriter:
-    """Writes products in the background, and notes each in the run's record once it is complete.
+    """Writes products in the background, and records each when it is complete.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a run gives back."""
+"""Results of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger("gpucoron")
 
 @dataclass
 class ProductResult:
-    """The products of one entry of the association; None or empty where a step was skipped.
+    """The products of one entry of the association; None or empty for skipped steps.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class ProductResult:
 
 @dataclass
 class Result:
-    """The outcome of `gpucoron.run`.
+    """The result of `gpucoron.run`.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class Result:
         star: tuple[float, float] | None = None,
         overwrite: bool = True,
     ) -> Path:
-        """Write what happened as one HTML file.
+        """Write an HTML report of the run.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Continuing a run: what of an earlier one counts, and reading it back."""
+"""Resume an interrupted run: verify and read back its products."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _KEYS = {
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """Return the record of an earlier run; None where there is none that can be used."""
+    """Return the record of an earlier run, or None."""
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say what makes an earlier run another one than this; nothing does if it is empty.
+    """Describe the first difference between two runs that matters; empty if there is none.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def _plain(entries) -> bool:
 def verified(
     folder: Path, entries: Iterable[Mapping[str, Any]], wanted: Iterable[str], threads: int
 ) -> dict[str, dict[str, Any]]:
-    """Return, by name, the entries of files that are wanted, complete, and as they were written.
+    """Return, by name, the entries of files that are needed, complete and unmodified.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def verified(
 
 
 def can_read_back(product: ProductContext, exposure: Exposure) -> bool:
-    """Tell whether a science exposure's alignment and subtraction can be left out.
+    """Return whether a science exposure can be read back instead of subtracted.
 
     Its psfsub of every truncation must be complete, so must its psfalign if it is to be written,
     and aligned references must not be wanted in memory (files have them in single precision).

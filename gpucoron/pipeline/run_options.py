@@ -1,4 +1,4 @@
-"""The settings of a run, as the library, the command line and a cluster hand them on."""
+"""Settings of a run, shared by library, command line and cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEFAULT_SAVE = frozenset(PRODUCTS) - {"median"}
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What was asked of a run; checked, and never changed.
+    """Settings of a run, validated.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class RunOptions:
 
 
 def parse_size(text: str | int | float) -> int:
-    """Turn "4GiB", "500 MB" or a number of bytes into bytes.
+    """Convert "4GiB", "500 MB" or a number to bytes.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``<product>_run.json``: what a run was asked, what it has done, and how it ended."""
+"""``<product>_run.json``: settings, inputs, completed products and status of a run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CODES = dict(ENDS.values())
 
 @dataclass
 class RunRecord:
-    """Keeps the record of one run, and its names in the folder to itself.
+    """Writes the record of one run, and locks its output names.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class RunRecord:
         self._beginning = self._warned = False
 
     def begin(self, names: Iterable[str], planned: Iterable[Path], inputs: Iterable[Path]) -> None:
-        """Lock the products' names, look for what an earlier run left, and write the record.
+        """Lock the products' names, read an earlier run's record, and write a new one.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class RunRecord:
     # ---- what an earlier run left
 
     def _take_over(self, earlier) -> None:
-        """Count as complete what an earlier run of the same work completed."""
+        """Take over the completed products of an earlier run with the same settings."""
         self._sum_inputs()
         if earlier is None:
             log.info("--resume: nothing to continue from, starting at the beginning")
@@ -174,7 +174,7 @@ class RunRecord:
         log.info("--resume: %d of %d products are complete already", len(kept), len(self._files))
 
     def check_psfmask(self, product: str, name: str | None, mask: np.ndarray) -> None:
-        """Note a product's psfmask; with another one nothing that is complete counts."""
+        """Record a product's psfmask; if it has changed, start over."""
         if self.path is None:
             return
         found = {"name": name, "crc32": f"{zlib.crc32(mask.tobytes()):08x}"}
@@ -189,7 +189,7 @@ class RunRecord:
                     entry["state"] = "pending"
 
     def _remove_partials(self, process) -> None:
-        """Remove what earlier runs, which had our lock and are no more, left half-written."""
+        """Remove partial files of earlier runs that have ended."""
         report = self.path.name.replace("_run.json", "_report.html")
         with suppress(OSError):
             for entry in os.scandir(self.path.parent):
@@ -206,11 +206,11 @@ class RunRecord:
     # ---- while it runs
 
     def has(self, path: Path) -> bool:
-        """Tell whether a file is complete, and need not be written."""
+        """Return whether a file is complete already."""
         return self._files.get(path.name, {}).get("state") == "complete"
 
     def wrote(self, path: Path) -> None:
-        """Note that a file is complete."""
+        """Record that a file is complete."""
         if self.path is None:
             return
         from gpucoron.io.checksums import product_sums
@@ -234,7 +234,7 @@ class RunRecord:
                 entry["crc32"] = crc32(entry["path"], self._stop.is_set) or None
 
     def _save(self, first: bool = False) -> None:
-        """Replace the record; a disk too full for it stops a run at its beginning only."""
+        """Write the record; a full disk stops a run only at its beginning."""
         from gpucoron.io.fits_writer import output_file
 
         with self._lock:
@@ -257,7 +257,7 @@ class RunRecord:
                 self._warned = True
 
     def _device_memory(self) -> list[int]:
-        """Return what CuPy's pool has taken of each GPU."""
+        """Return the memory of CuPy's pool on each GPU, bytes."""
         sizes = []
         with suppress(Exception):  # a lost device must not end the record
             from gpucoron.backend import cuda
@@ -271,7 +271,7 @@ class RunRecord:
     # ---- the end
 
     def kept(self) -> str:
-        """Tell what is complete, and how to go on."""
+        """Return how many products are complete, and how to continue."""
         done = sum(entry["state"] == "complete" for entry in self._files.values())
         return (
             f"{done} of {len(self._files)} products are complete in {self.path.parent}, "
@@ -307,7 +307,7 @@ class RunRecord:
             self._save()
 
     def _abandon(self, what: str) -> str:
-        """End the record from beside, while whatever held the run up still does."""
+        """End the record from another thread while the run is blocked."""
         if not self._lock.acquire(timeout=0.2):
             return ""
         self._remove_partials_of_mine()
@@ -327,7 +327,7 @@ def _now() -> str:
 
 
 def _versions(device: Device) -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of the numerical libraries."""
     found = {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},

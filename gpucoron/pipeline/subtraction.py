@@ -1,4 +1,4 @@
-"""One science exposure's alignment and subtraction: in batches, on one device or on several."""
+"""Align and subtract one science exposure in batches, on one or several devices."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SPARE = 0.85  # share of a device's free memory that is planned for
 
 
 class Share(NamedTuple):
-    """What one device needs for its part of the integrations."""
+    """The work of one device: its stack and alignment."""
 
     place: Host
     stack: IntegrationStack  # the science exposure, there
@@ -39,7 +39,7 @@ class Share(NamedTuple):
 
 
 class Subtraction:
-    """Align the references to a science exposure, model it by them, and subtract.
+    """Align the references to a science exposure and subtract its KLIP model.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Subtraction:
         self._aligned: dict[int, tuple] = {}
 
     def run(self, writer: PsfalignWriter | None) -> dict[int, IntegrationStack]:
-        """Do it; gives a stack for each truncation.
+        """Align and subtract; return a stack for each truncation.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class Subtraction:
         return {k: stack.replace(data=data, err=err) for k, (data, err) in self._out.items()}
 
     def _share(self, share, integrations):
-        """Do one device's integrations, fewer at a time where its memory does not suffice."""
+        """Process the integrations of one device, in smaller groups if its memory is full."""
         size, start, buffer = self._group_size(share), 0, None
         with share.place.here():
             while start < len(integrations):
@@ -125,7 +125,7 @@ class Subtraction:
                     gc.collect()  # what failed still holds its arrays
 
     def _group_size(self, share):
-        """Return how many integrations to take at once."""
+        """Return the number of integrations to process at once."""
         free = share.place.free_memory()
         if free is None or not self.each:
             return 1
@@ -179,7 +179,7 @@ class Subtraction:
                 data[planes], err[planes] = found
 
     def _write(self, share, group, aligned, fits):
-        """Have aligned references written, the CPU's a batch at a time."""
+        """Write aligned references in the background, on the CPU a batch at a time."""
         if self._writer is None:
             return
         place, _, alignment = share

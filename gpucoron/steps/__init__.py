@@ -1,4 +1,4 @@
-"""The five steps: science decisions on arrays, no files."""
+"""The five steps of calwebb_coron3 on arrays."""
 
 from gpucoron.steps.align_refs import AlignedReferences, Alignment, align_refs
 from gpucoron.steps.filling import Filling, PreparedReferences

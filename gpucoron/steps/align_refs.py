@@ -1,4 +1,4 @@
-"""align_refs: lay every reference image onto every science integration."""
+"""align_refs: align every reference image to every science integration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FITS_DTYPE = np.dtype([("sci_integration", "i4"), ("ref_plane", "i4"), *FIT_DTYP
 
 
 class AlignedReferences(NamedTuple):
-    """What align_refs gives back."""
+    """The result of align_refs."""
 
     data: np.ndarray  # (nsci, nref, ny, nx), or (nref, ny, nx) with align="first"
     err: np.ndarray  # the same shape
@@ -32,7 +32,7 @@ class AlignedReferences(NamedTuple):
 
 
 class Alignment:
-    """A plan: the references are prepared once, then aligned to one science integration at a time.
+    """Aligns references that are prepared once to one science integration at a time.
 
     The 4-D result need never exist: iterate, and use each batch before the next is made.
 
@@ -132,7 +132,7 @@ class Alignment:
         return [int(np.argmax(self._usable))]
 
     def has_pixels(self, integration: int) -> bool:
-        """Tell whether a science integration has any usable pixel."""
+        """Return whether a science integration has any usable pixel."""
         return bool(self._usable[integration])
 
     def fit(self, integration: int) -> np.ndarray:
@@ -159,7 +159,7 @@ class Alignment:
         return dict(zip(wanted, fits, strict=True))
 
     def unshifted(self, integration: int) -> np.ndarray:
-        """Return fits of no shift at all, for references that are used as they are."""
+        """Return fits with zero shift, for references that are not aligned."""
         fits = left_out(self.shape[0])
         fits[self._registration.usable] = (0, 0, 1, 0, 0, 0, np.nan, CONVERGED, 0)
         return self._table(integration, fits)
@@ -174,7 +174,7 @@ class Alignment:
         return table
 
     def shift(self, fits: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Shift all references as the fits say.
+        """Shift all references by the fitted shifts.
 
         Parameters
         ----------
@@ -198,7 +198,7 @@ class Alignment:
             images[self._xp.asarray(which)] = np.nan
 
     def shift_err(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
-        """Shift the references' err as the fits say.
+        """Shift the references' err by the fitted shifts.
 
         Parameters
         ----------
@@ -243,7 +243,7 @@ class Alignment:
 def align_refs(
     science: IntegrationStack, references: IntegrationStack, mask=None, **parameters
 ) -> AlignedReferences:
-    """Align all references to all science integrations, and hold the whole result.
+    """Align all references to all science integrations in memory.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The star's image that all exposures share: what is missing of it in one, others may know.
+"""Fill bad pixels of exposures from the PSF that they have in common.
 
 A patch of detector pixels that is bad in every exposure hides another part of the star's image in
 each, because the star never stands in the same place. And where all must guess, they had better
@@ -23,7 +23,7 @@ LEFT = 0.3  # share of an error common to all that still moves a fit of stars a 
 
 
 def share_holes(exposures: Exposures, mask, common=None):
-    """Fill the worst holes of exposures from a star image common to all.
+    """Fill clusters of bad pixels from a PSF common to all exposures.
 
     Parameters
     ----------

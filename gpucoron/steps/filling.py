@@ -1,4 +1,4 @@
-"""Filling bad pixels as align_refs wants it: the choices that science and references share."""
+"""Find and fill the bad pixels of science and reference images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NON_SCIENCE = np.uint32(dq_bits.NON_SCIENCE)
 
 
 class Known(NamedTuple):
-    """What the exposures of a set-up have in common."""
+    """The PSF that exposures of the same set-up have in common."""
 
     correlation: Any = None  # (145,) of pixels, by squared distance
     psf: Any = None  # (ny, nx) the star
@@ -34,7 +34,7 @@ NOTHING = Known()
 
 @dataclass(frozen=True)
 class Filling:
-    """How bad pixels are found and filled; see `gpucoron.steps.align_refs.Alignment`."""
+    """Finds and fills bad pixels; see `gpucoron.steps.align_refs.Alignment`."""
 
     median_box_length: int = 3
     bad_bits: str | int = "DO_NOT_USE"
@@ -43,7 +43,7 @@ class Filling:
 
     @property
     def like_jwst(self) -> bool:
-        """Fill as jwst does, oddities included."""
+        """Fill exactly as jwst does."""
         return self.preset == "jwst"
 
     def fill(self, images, dq, groups, err=None):
@@ -70,7 +70,7 @@ class Filling:
         return fill_bad_pixels(images, bad, self._box, groups, zero, err)
 
     def fill_stack(self, stack, groups, known=NOTHING):
-        """Fill the images of a stack, and tell how uncertain their pixels then are.
+        """Fill the bad pixels of a stack; return images and their uncertainties.
 
         Parameters
         ----------
@@ -130,7 +130,7 @@ class Filling:
 
 
 class PreparedReferences:
-    """References filled and transformed: done once, used for every science exposure.
+    """Reference images with bad pixels filled, and their spectra.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ class PreparedReferences:
 
 
 def _filled_errors(err):
-    """Fill the holes of err planes; ones where nothing is known."""
+    """Fill bad pixels of err planes; with 1 where nothing is known."""
     xp = cuda.namespace(err)
     known = xp.isfinite(err) & (err > 0)
     filled = fill_bad_pixels(xp.where(known, err, 0), ~known)

@@ -1,4 +1,4 @@
-"""klip: model each science integration by the references, and subtract."""
+"""klip: PSF subtraction by Karhunen-Loeve image projection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def klip(
     overwrite_references: bool = False,
     spectra: list | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
-    """Subtract from every integration its projection on the references' first KL vectors.
+    """Subtract from every integration its projection on the references' first KL modes.
 
     Parameters
     ----------

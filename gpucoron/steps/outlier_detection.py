@@ -1,4 +1,4 @@
-"""outlier_detection: flag what one integration has and the exposure's median has not."""
+"""outlier_detection: flag pixels that deviate from the exposure's median."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["OutlierResult", "outlier_detection"]
 
 
 class OutlierResult(NamedTuple):
-    """What outlier_detection gives back, where the stack lives."""
+    """The result of outlier_detection."""
 
     stack: IntegrationStack
     median: Any  # (ny, nx), units of the data
@@ -26,7 +26,7 @@ def outlier_detection(
     good_bits: str | int | None = "~DO_NOT_USE",
     preset: str | None = None,
 ) -> OutlierResult:
-    """Flag outliers in one exposure against the per-pixel median of its integrations.
+    """Flag pixels of an exposure that deviate from the median of its integrations.
 
     Parameters
     ----------

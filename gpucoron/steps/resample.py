@@ -1,4 +1,4 @@
-"""resample: all PSF-subtracted integrations on one image of the sky."""
+"""resample: combine all PSF-subtracted integrations in one image."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def resample(
     weight_type: str = "ivm",
     err_from: str = "auto",
 ) -> ResampledImage:
-    """Drizzle every integration of every exposure onto one image.
+    """Combine every integration of every exposure in one image by drizzle.
 
     Parameters
     ----------

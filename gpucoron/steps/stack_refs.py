@@ -1,4 +1,4 @@
-"""stack_refs: lay the integrations of all reference exposures end to end."""
+"""stack_refs: concatenate the integrations of all reference exposures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("gpucoron")
 def stack_refs(
     stacks: Sequence[IntegrationStack], *, keep_unusable: bool = False
 ) -> IntegrationStack:
-    """Concatenate reference exposures into one stack, where they live.
+    """Concatenate reference exposures in one stack.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""The array functions on the CPU, by numba and SciPy."""
+"""Array functions on the CPU, with numba and SciPy."""

@@ -1,4 +1,4 @@
-"""Compile the loops that a run needs last, ahead of it or in a second process beside it."""
+"""Compile the numba loops that a run needs last, in advance or in a second process."""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""The compiled half of drizzle on the CPU: overlaps of pixels, and sums over them.
+"""Drizzle on the CPU with numba: pixel overlaps, and sums over them.
 
 Geometry first, once per pixel map: `overlap_rows` walks over input pixels and lists what each
 covers, `by_output_pixel` sorts the list by output pixel and keeps the raster order of the input

@@ -1,4 +1,4 @@
-"""Which input pixels a drizzle visits: the part of the input image that the output covers.
+"""Input pixels that the output image covers, found row by row.
 
 The drizzle library leaves out input pixels of which more than about half lies beyond the edge of
 the output. Which ones decides weights and context along that edge, so the same rule is followed

@@ -1,1 +1,1 @@
-"""The array functions on a GPU: launches of the kernels."""
+"""Array functions on a GPU: kernel launches."""

@@ -1,4 +1,4 @@
-"""Kriging on the device, and what the kernels that include kernels/kriging.cuh need."""
+"""Kriging on a GPU, and tables for kernels that include kernels/kriging.cuh."""
 
 import functools
 
