@@ -691,7 +691,7 @@ def first_plane_missing(tiny):
 
 
 @odd(
-    "jw09100001001_03108_00001_nrcalong: integration 1 has no usable pixel and comes out NaN",
+    "jw09100001001_03108_00001_nrcalong: no usable pixel in integration 1, which will be NaN",
     check=first_plane_missing,
 )
 def first_science_integration_nan(tiny):
@@ -699,7 +699,7 @@ def first_science_integration_nan(tiny):
 
 
 @odd(
-    "jw09100001001_03108_00001_nrcalong: integration 1 has no usable pixel and comes out NaN",
+    "jw09100001001_03108_00001_nrcalong: no usable pixel in integration 1, which will be NaN",
     check=first_plane_missing,
 )
 def first_science_integration_nan_align_first(tiny):

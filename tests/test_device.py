@@ -119,7 +119,7 @@ def test_a_usable_gpu(cupy):
         (fake_cupy(count=0), "CuPy finds no CUDA device"),
         (fake_cupy(count_error="driver\ntoo old"), "CuPy finds no CUDA device (driver)"),
         (fake_cupy(kernel_error="no nvrtc"), "CUDA does not work here (no nvrtc)"),
-        (fake_cupy(kernel_error=" "), "CUDA does not work here ( )"),
+        (fake_cupy(kernel_error=" "), "CUDA does not work here (Broken)"),
         (fake_cupy(answer=0), "a trial kernel gives a wrong result on device 0"),
     ],
 )

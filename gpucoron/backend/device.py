@@ -15,7 +15,7 @@ from typing import Any
 
 from gpucoron.backend.caches import cupy_cache
 from gpucoron.backend.proof import proof
-from gpucoron.errors import DeviceError, UsageError
+from gpucoron.errors import DeviceError, UsageError, one_line
 
 __all__ = [
     "Device",
@@ -216,12 +216,12 @@ def find_gpus(index: int | None = None) -> tuple[tuple[Device, ...], str]:
         cupy = import_cupy()
     except ImportError as problem:
         missing = problem.name == "cupy"
-        return (), "CuPy is not installed" if missing else f"CuPy fails ({_first_line(problem)})"
+        return (), "CuPy is not installed" if missing else f"CuPy fails ({one_line(problem)})"
     cupy_cache()
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as problem:  # CuPy's own classes cannot be named without CuPy
-        return (), f"CuPy finds no CUDA device ({_first_line(problem)})"
+        return (), f"CuPy finds no CUDA device ({one_line(problem)})"
     if count == 0:
         return (), "CuPy finds no CUDA device"
     if index is not None and index >= count:
@@ -230,7 +230,7 @@ def find_gpus(index: int | None = None) -> tuple[tuple[Device, ...], str]:
         wanted = range(count) if index is None else (index,)
         return tuple(_describe_gpu(cupy, index) for index in wanted), ""
     except Exception as problem:  # anything from a missing NVRTC to a driver that is too old
-        return (), f"CUDA does not work here ({_first_line(problem)})"
+        return (), f"CUDA does not work here ({one_line(problem)})"
 
 
 def import_cupy() -> Any:
@@ -267,10 +267,6 @@ def _describe_gpu(cupy, index: int) -> Device:
         f"{name}, {size}, compute capability {capability}",
         capability=capability,
     )
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).splitlines() or [""])[0] or type(problem).__name__
 
 
 @functools.cache

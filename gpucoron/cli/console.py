@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from gpucoron.cli.json_log import end_event, json_event, json_handler
 from gpucoron.core.text import format_table
-from gpucoron.errors import GpucoronError, OutputError
+from gpucoron.errors import GpucoronError, OutputError, plural, why
 
 __all__ = ["Console", "format_table"]
 
@@ -165,7 +165,7 @@ class Console:
             log.info("%s", line)
         warned = list(dict.fromkeys([*result.warnings, *self.seen_warnings]))
         if warned and not self.quiet:
-            log.info("%d warning%s:", len(warned), "s"[: len(warned) != 1])
+            log.info("%s:", plural(len(warned), "warning"))
             for text in warned:
                 log.info("  - %s", text)
 
@@ -264,7 +264,7 @@ def _open_log(path) -> logging.Handler:
     try:
         handler = logging.FileHandler(Path(path), mode="w", encoding="utf-8")
     except OSError as problem:
-        raise OutputError(f"{path}: cannot write the log file: {problem.strerror}") from None
+        raise OutputError(f"{path}: cannot write the log file: {why(problem)}") from None
     handler.setFormatter(_LONG)
     return handler
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpucoron.backend.signals import ENDS
-from gpucoron.errors import OutputError
+from gpucoron.errors import OutputError, why
 
 __all__ = ["JsonFormatter", "end_event", "json_event", "json_handler"]
 
@@ -59,7 +59,7 @@ def json_handler(path: str) -> logging.Handler:
             else logging.FileHandler(path, mode="w", encoding="utf-8")
         )
     except OSError as problem:
-        raise OutputError(f"{path}: cannot write the log: {problem.strerror}") from None
+        raise OutputError(f"{path}: cannot write the log: {why(problem)}") from None
     handler.setFormatter(JsonFormatter())
     return handler
 

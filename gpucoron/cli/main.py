@@ -13,7 +13,7 @@ from pathlib import Path
 from gpucoron.backend.signals import ENDS, STOPPED, Terminated, prompt_end, stopped_by
 from gpucoron.cli.options import COMMANDS, run_parser
 from gpucoron.cli.run import fail, run_console, run_one, run_options
-from gpucoron.errors import GpucoronError, OutputError, UsageError
+from gpucoron.errors import GpucoronError, OutputError, UsageError, why
 
 __all__ = ["main"]
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return fail(_noted(f"{where}{error.strerror or error}", error), OutputError.exit_code)
+        return fail(_noted(f"{where}{why(error)}", error), OutputError.exit_code)
     except (KeyboardInterrupt, Terminated, Exception) as error:
         # interrupted, or a defect: one line, and the traceback with -v
         text, code = ENDS.get(type(stopped_by(error))) or (

@@ -16,7 +16,7 @@ from gpucoron.cli.run import fail, read_parameters, report_folder, run_one, run_
 from gpucoron.cluster.client import connect, run_many
 from gpucoron.cluster.requests import AssociationOutcome, RunRequest, make_request, precheck
 from gpucoron.cluster.tasks import run_request
-from gpucoron.errors import DeviceError, GpucoronError, UsageError
+from gpucoron.errors import DeviceError, GpucoronError, UsageError, plural
 
 __all__ = ["run"]
 
@@ -67,9 +67,8 @@ def _summary(options, outcomes: list[AssociationOutcome], seconds: float) -> int
         sys.stdout.writelines(f"{file}\n" for file in files)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     log.info(
-        "%d association%s: %d done, %d failed, %.1f s",
-        len(outcomes),
-        "s"[: len(outcomes) != 1],
+        "%s: %d done, %d failed, %.1f s",
+        plural(len(outcomes), "association"),
         len(outcomes) - len(failed),
         len(failed),
         seconds,

@@ -8,7 +8,6 @@ import sys
 
 from gpucoron import __version__
 from gpucoron.core.products import PRODUCTS
-from gpucoron.core.text import format_table
 from gpucoron.errors import UsageError
 
 __all__ = [
@@ -252,7 +251,7 @@ def _parameter_list() -> str:
             shown = "not set" if default in (None, "") else default
             shown = str(shown).lower() if isinstance(shown, bool) else shown
             rows.append((f"{name} = {shown}", text))
-    lines = (f"  {line}" for line in format_table(rows))
+    lines = (f"  {left:<40s} {text}" for left, text in rows)
     return "\n".join(["step parameters (--set) and their defaults:", *lines])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpucoron.core.products import PRODUCTS
-from gpucoron.errors import OutputError
+from gpucoron.errors import OutputError, why
 
 if TYPE_CHECKING:
     from gpucoron.pipeline.result import Result
@@ -99,7 +99,7 @@ def _write_text(path: str, text: str) -> None:
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as problem:
-        raise OutputError(f"{path}: cannot write: {problem.strerror}") from None
+        raise OutputError(f"{path}: cannot write: {why(problem)}") from None
 
 
 def fail(message: str, code: int) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.cluster.requests import AssociationOutcome, RunRequest, make_request, precheck
 from gpucoron.cluster.tasks import run_request
-from gpucoron.errors import ClusterError, GpucoronError, UsageError
+from gpucoron.errors import ClusterError, GpucoronError, UsageError, one_line, plural
 from gpucoron.pipeline.result import Result
 from gpucoron.pipeline.run_options import RunOptions
 
@@ -67,7 +67,7 @@ def connect(address: str, timeout: float | None = None) -> Iterator[Client]:
         asyncio.run(_ask(address, timeout))  # a Client that fails takes long to go
         client = Client(address, timeout=timeout, set_as_default=False)
     except Exception as problem:  # whatever answers there may say anything
-        text = (str(problem).splitlines() or [""])[0].rstrip(".") or type(problem).__name__
+        text = one_line(problem).rstrip(".")
         raise ClusterError(
             f"no Dask scheduler answers at {address} ({text}); expected the address "
             "that dask scheduler shows, as tcp://host:8786"
@@ -148,11 +148,9 @@ def run_many(
     ready = [number for number, outcome in enumerate(outcomes) if outcome.error is None]
     workers = len(client.nthreads())
     log.info(
-        "%d association%s on %d worker%s at %s%s",
-        len(ready),
-        "s"[: len(ready) != 1],
-        workers,
-        "s"[: workers != 1],
+        "%s on %s at %s%s",
+        plural(len(ready), "association"),
+        plural(workers, "worker"),
         client.scheduler.address,
         "" if workers else "; waiting for workers",
     )
@@ -205,7 +203,7 @@ def _note(client: Client, future: Future, outcome: AssociationOutcome) -> None:
         outcome.done = future.result(timeout=60)
         outcome.log()
     elif future.status == "error":
-        outcome.error = _one_line(future.exception(timeout=60), outcome)
+        outcome.error = _as_error(future.exception(timeout=60), outcome)
     else:
         if client.status != "running":
             raise _lost(client)
@@ -215,8 +213,8 @@ def _note(client: Client, future: Future, outcome: AssociationOutcome) -> None:
         )
 
 
-def _one_line(problem: BaseException, outcome: AssociationOutcome) -> Exception:
-    """Return an error of one line."""
+def _as_error(problem: BaseException, outcome: AssociationOutcome) -> Exception:
+    """Convert an exception of a worker to an error with a text of one line."""
     from distributed.scheduler import KilledWorker
 
     name = Path(outcome.asn).name
@@ -227,8 +225,8 @@ def _one_line(problem: BaseException, outcome: AssociationOutcome) -> Exception:
             f"{name}: the workers that took it died, one after another (out of "
             "memory? see their logs)"
         )
-    text = (str(problem).splitlines() or [""])[0]
-    return ClusterError(f"{name}: internal error on a worker: {type(problem).__name__}: {text}")
+    kind, text = type(problem).__name__, one_line(problem)
+    return ClusterError(f"{name}: internal error on a worker: {kind}: {text}")
 
 
 def _lost(client: Client) -> ClusterError:

@@ -75,7 +75,7 @@ class OutlierDetection(_Step):
     maskpt: float = _parameter(
         0.7,
         number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-        "weight relative to the mean below which a pixel is not used",
+        "relative weight below which a pixel is not used",
     )
     good_bits: str = _parameter("~DO_NOT_USE", bit_flags, "DQ flags that a good pixel may carry")
     save_intermediate_results: bool = _parameter(
@@ -107,7 +107,7 @@ class AlignRefs(_Step):
     align: str = _parameter(
         "each",
         choice("each", "first"),
-        "align to each science integration, or only to the first of an exposure",
+        "align to each science integration, or to the first only",
     )
     median_box_length: int = _parameter(
         3, integer(0), "side (px) of the box whose median replaces bad pixels"

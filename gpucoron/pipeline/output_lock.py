@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from gpucoron.errors import OutputError
+from gpucoron.errors import OutputError, why
 
 __all__ = ["FolderLock"]
 
@@ -56,7 +56,7 @@ class FolderLock:
             self._warn()
         except OSError as problem:
             if problem.errno not in _NO_LOCKS:
-                raise OutputError(f"cannot write {self.path}: {problem.strerror}") from problem
+                raise OutputError(f"cannot write {self.path}: {why(problem)}") from problem
             self._warn()
         with suppress(OSError):  # a full disk; the lock holds all the same
             self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}")

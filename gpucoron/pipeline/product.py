@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucoron.errors import InputError
+from gpucoron.errors import InputError, plural
 from gpucoron.pipeline.product_context import ProductContext
 from gpucoron.pipeline.resume import can_read_back, read_back
 
@@ -135,12 +135,11 @@ def _compare_truncation(product: ProductContext, n: int) -> None:
     truncate = max(klip.truncations)
     if not klip.skip and truncate >= n:
         log.warning(
-            "klip.truncate is %d, and there %s %d reference image%s: the basis spans all of "
+            "klip.truncate is %d, and there %s %s: the basis spans all of "
             "them, and psfsub's ERR (what the basis leaves of the references) is 0",
             truncate,
             "is" if n == 1 else "are",
-            n,
-            "s"[: n != 1],
+            plural(n, "reference image"),
         )
 
 
@@ -224,12 +223,10 @@ def _shares(product: ProductContext, exposure, science, library) -> list[Share]:
     empty = [i + 1 for i in range(len(science)) if not shares[0].alignment.has_pixels(i)]
     if empty:
         log.warning(
-            "%s: integration%s %s ha%s no usable pixel and come%s out NaN",
+            "%s: no usable pixel in %s %s, which will be NaN",
             exposure.root,
-            "s"[: len(empty) > 1],
+            "integration" if len(empty) == 1 else "integrations",
             ", ".join(map(str, empty)),
-            "ve" if len(empty) > 1 else "s",
-            "" if len(empty) > 1 else "s",
         )
     return shares
 
