@@ -259,10 +259,6 @@ class Parameters:
                 result = _located(where, result._with, key, value)
         return result
 
-    def with_set(self, text: str) -> Parameters:
-        """Return the parameters with one set from text such as ``"klip.truncate=10"``."""
-        return _located(f"--set {text}", self._with, *_split_assignment(text))
-
     def _with(self, key: str, value) -> Parameters:
         step, name = _resolve(key)
         changed = dataclasses.replace(getattr(self, step), **{name: value})
@@ -345,8 +341,6 @@ def _resolve(key: str) -> tuple[str, str]:
     """Split ``klip.truncate`` or ``klip_truncate`` into step and parameter, both known."""
     if key == "align":
         return "align_refs", "align"
-    if key == "preset":
-        raise ParameterError("preset is not a step's parameter; use --preset or preset=...")
     step, dot, name = key.partition(".")
     if not dot:
         step = next((s for s in STEPS if key.startswith(s + "_")), "")
