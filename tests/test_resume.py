@@ -283,7 +283,7 @@ def test_a_record_that_is_none_is_passed_over(text, tiny, caplog):
     path, _ = record(tiny)
     path.write_text(text)
     run(tiny, resume=True)
-    assert f"{path.name}: not the record of a run, passed over" in caplog.text
+    assert f"{path.name}: not a valid run record, ignored" in caplog.text
     assert record(tiny)[1]["status"] == "complete"
 
 

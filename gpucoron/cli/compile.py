@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpucoron.backend.device import choose_device, cpu_threads
-from gpucoron.cli.options import COMMANDS, EXIT_CODES, Parser, add_talk_options
+from gpucoron.cli.options import EXIT_CODES, Parser, add_talk_options
 from gpucoron.cli.run import run_console
 from gpucoron.errors import UsageError
 
@@ -21,8 +21,8 @@ __all__ = ["compile_kernels", "main", "tiny_runs"]
 log = logging.getLogger("gpucoron")
 
 _MOST_PROCESSES = 8  # each has a context on the GPU, some hundred MB there
-_DESCRIPTION = f"""\
-{COMMANDS["compile"].capitalize()}. Compiled code is kept on disk for all
+_DESCRIPTION = """\
+Compile CUDA kernels and numba loops ahead of the first run. Compiled code is kept on disk for all
 later runs with the same versions: on a GPU all kernels, in several processes, and what CuPy
 compiles in a small run; on the CPU the loops of a small run."""
 

@@ -178,7 +178,7 @@ class Resample(_Step):
         "output pixel scale, arcsec; overrides pixel_scale_ratio",
     )
     output_wcs: str = _parameter(
-        "", file_name, "ASDF file with the output WCS; overrides the other six"
+        "", file_name, "ASDF file of the output WCS; overrides most of these"
     )
 
 

@@ -46,7 +46,7 @@ def read(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict) or not all(
         isinstance(content.get(key), kind) for key, kind in _KEYS.items()
     ):
-        log.warning("%s: not the record of a run, passed over", path.name)
+        log.warning("%s: not a valid run record, ignored", path.name)
         return None
     return content
 
@@ -129,9 +129,7 @@ def verified(
         whole = list(pool.map(lambda e: is_whole(folder / e["name"], e["checksums"]), claimed))
     for entry, good in zip(claimed, whole, strict=True):
         if not good:
-            log.warning(
-                "--resume: %s is gone or not as it was written; it is made anew", entry["name"]
-            )
+            log.warning("--resume: %s is missing or modified; will be recomputed", entry["name"])
     return {e["name"]: e for e, good in zip(claimed, whole, strict=True) if good}
 
 
