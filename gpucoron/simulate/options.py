@@ -10,11 +10,12 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from gpucoron.errors import ParameterError
+from gpucoron.optics.instruments import INSTRUMENTS
 
 __all__ = ["DEMO", "INSTRUMENT_NAMES", "LARGE", "Options", "Planet", "PlanetTruth", "Simulation"]
 
 MIN_SIDE = 32
-INSTRUMENT_NAMES = ("nircam", "miri-4qpm", "miri-lyot")
+INSTRUMENT_NAMES = tuple(INSTRUMENTS)
 
 DEMO = {
     "shape": (160, 160),

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from gpucoron.errors import OutputError, ParameterError
-from gpucoron.optics.instruments import Filter, Instrument, instrument_named, load_aperture
+from gpucoron.optics.instruments import INSTRUMENTS, Filter, Instrument, load_aperture
 from gpucoron.simulate import files
 from gpucoron.simulate.detector import Detector
+from gpucoron.simulate.exposure import write_exposure
 from gpucoron.simulate.geometry import Pointing, Window, aim
 from gpucoron.simulate.options import Options, Planet, PlanetTruth, Simulation
 from gpucoron.simulate.scene import Scene, offset_sky
@@ -50,6 +51,11 @@ class ExposurePlan:
         return len(self.jitter)
 
     @property
+    def end_mjd(self) -> float:
+        """End of the last integration, MJD."""
+        return self.start_mjd + self.n_integrations * self.integration_s / 86400
+
+    @property
     def mid_times(self) -> np.ndarray:
         """(n,) float64, MJD."""
         return self.start_mjd + (np.arange(self.n_integrations) + 0.5) * self.integration_s / 86400
@@ -80,7 +86,7 @@ def dither_pattern(count: int, step_px: float) -> np.ndarray:
 
 def run(output_dir: str | PathLike, options: Options) -> Simulation:
     """Simulate and write; see `gpucoron.simulate.simulate`."""
-    instrument = instrument_named(options.instrument)
+    instrument = INSTRUMENTS[options.instrument]
     bandpass = _bandpass(instrument, options.filter)
     window = _window(bandpass, options.shape)
     directory = _directory(output_dir)
@@ -91,14 +97,9 @@ def run(output_dir: str | PathLike, options: Options) -> Simulation:
         raise OutputError(f"{asn} exists; expected a new folder or overwrite=True (--overwrite)")
     planets = _planets(instrument, options, plans, window)
     truth = _expose_all(instrument, bandpass, window, options, plans, planets, directory, streams)
-    with files.writing(directory):
-        psfmask = files.write_psfmask(
-            directory, instrument, bandpass, window, truth["science_area"]
-        )
-        files.write_association(asn, instrument, bandpass, plans)
-        truth_paths = files.write_truth(
-            directory, options, instrument, bandpass, window, plans, planets, truth
-        )
+    psfmask = files.write_psfmask(directory, instrument, bandpass, window, truth["science_area"])
+    truth_paths = files.write_truth(directory, options, bandpass, window, plans, planets, truth)
+    files.write_association(asn, instrument, bandpass, plans)
     paths = [directory / f"{p.root}_calints.fits" for p in plans]
     log.info("simulated %d exposures of %s in %s", len(plans), instrument.name, directory)
     return Simulation(
@@ -254,10 +255,9 @@ def _expose_all(instrument, bandpass, window, options, plans, planets, directory
             for n, s in zip(("noise", "hits", "jumps"), stream.spawn(3), strict=True)
         }
         frames = detector.expose(scenes, rngs)
-        with files.writing(directory):
-            files.write_exposure(directory, instrument, bandpass, plan, options, frames)
-            if options.truth_scenes:
-                files.write_scenes(directory, plan.root, [s - detector.subtracted for s in scenes])
+        write_exposure(directory, instrument, bandpass, plan, options.n_references, frames)
+        if options.truth_scenes:
+            files.write_scenes(directory, plan.root, [s - detector.subtracted for s in scenes])
         truth["cosmic_rays"][plan.root] = frames.cosmic_rays
         first += plan.n_integrations
     return truth
