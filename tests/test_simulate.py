@@ -2,14 +2,19 @@
 
 import argparse
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from gpucoron.cli.simulate import add_arguments, from_arguments
+from gpucoron.cli import main as cli
+from gpucoron.cli.simulate import add_arguments
 from gpucoron.errors import OutputError, ParameterError
 from gpucoron.simulate import DEMO, LARGE, Options, simulate
 
@@ -370,21 +375,18 @@ def _klip(target, references):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"instrument": "wfc3"}, "instrument is 'wfc3', expected one of nircam"),
+        ({"instrument": "wfc3"}, "instrument is 'wfc3', expected 'nircam' or"),
         ({"filter": "F115W"}, "filter is 'F115W', expected one of F410M, F444W"),
-        ({"shape": (16, 64)}, "shape is 16, expected a whole number of 32 or more"),
-        ({"shape": 64}, "shape is 64, expected two whole numbers"),
+        ({"shape": (16, 64)}, "shape is (16, 64), expected two integers of 32 or more"),
+        ({"shape": 64}, "shape is 64, expected two integers"),
         ({"shape": (400, 64)}, "expected at most (320, 320)"),
         ({"seed": -1}, "seed is -1"),
         ({"n_science": 0}, "n_science is 0"),
-        (
-            {"n_integrations": (1, 2, 3)},
-            "n_integrations is (1, 2, 3), expected a whole number or 2",
-        ),
+        ({"n_integrations": (1, 2, 3)}, "n_integrations is (1, 2, 3), expected an integer or 2"),
         ({"n_reference_integrations": 0}, "n_reference_integrations is 0"),
-        ({"planets": [(1.0, 2.0)]}, "planet is (1.0, 2.0)"),
-        ({"planets": [(1.0, 2.0, float("nan"))]}, "planet contrast is nan"),
-        ({"drift_nm": -1}, "drift_nm is -1"),
+        ({"planets": [(1.0, 2.0)]}, "planets is [(1.0, 2.0)], expected (separation"),
+        ({"planets": [(1.0, 2.0, float("nan"))]}, "planets is [(1.0, 2.0, nan)], expected (sep"),
+        ({"drift_nm": -1}, "drift_nm is -1, expected a number of 0 or more"),
         ({"n_optical_states": 0}, "n_optical_states is 0"),
         ({"n_refernces": 3}, "no option 'n_refernces'; did you mean 'n_references'?"),
     ],
@@ -401,48 +403,66 @@ def test_folder_errors(nircam, tmp_path):
     with pytest.raises(OutputError, match="exists; expected a new folder or overwrite=True"):
         simulate(nircam.directory, **SMALL)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be written: Not a directory"):
         simulate(tmp_path / "file" / "below", **SMALL)
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, capsys):
+    words = (
+        "--instrument NIRCam --filter f410m --shape 40x48 --science 1 --integrations 2 "
+        "--references 1 --reference-integrations 1 --planet 0.9,30,1e-3 --no-disk --seed 7"
+    )
+    assert cli.main(["simulate", str(tmp_path / "a"), *words.split()]) == 0
+    made = Path(capsys.readouterr().out.strip())
+    same = simulate(
+        tmp_path / "b",
+        filter="F410M",
+        shape=(40, 48),
+        n_science=1,
+        n_integrations=2,
+        n_references=1,
+        n_reference_integrations=1,
+        planets=[(0.9, 30, 1e-3)],
+        disk=False,
+        seed=7,
+    )
+    for path in (same.asn, same.psfmask, same.truth_json, *same.science, *same.psf):
+        assert (made.parent / path.name).read_bytes() == path.read_bytes()
+    assert cli.main(["simulate", str(tmp_path / "c"), "--shape", "big"]) == 2
+    assert "shape is 'big', expected two integers" in capsys.readouterr().err
+
+
+def test_command_line_has_the_defaults_of_the_library(tmp_path):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    made = from_arguments(
-        parser.parse_args(
-            [
-                str(tmp_path),
-                "--instrument",
-                "nircam",
-                "--filter",
-                "F410M",
-                "--shape",
-                "40x48",
-                "--science",
-                "1",
-                "--integrations",
-                "2",
-                "--references",
-                "1",
-                "--reference-integrations",
-                "1",
-                "--planet",
-                "0.9,30,1e-3",
-                "--no-disk",
-                "--seed",
-                "7",
-            ]
-        )
-    )
-    assert len(made.planets) == 1 and made.planets[0].angle == 30
-    assert fits.getheader(made.science[0])["FILTER"] == "F410M"
-    assert fits.getdata(made.science[0]).shape == (2, 40, 48)
-    defaults = parser.parse_args([str(tmp_path)])
-    for name, value in vars(Options()).items():
-        given = getattr(defaults, name)
-        assert given == value or name.endswith("integrations")
-    with pytest.raises(SystemExit):
-        parser.parse_args([str(tmp_path), "--shape", "big"])
+    given = vars(parser.parse_args([str(tmp_path)]))
+    assert given.pop("directory") == str(tmp_path)
+    assert Options(**given) == Options()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize("ending", ["disk is full", "killed"])
+def test_no_file_is_left_half_written(ending, tmp_path):
+    folder = tmp_path / "made"
+    pid = os.fork()
+    if pid == 0:
+        sys.stderr = open(tmp_path / "err", "w", buffering=1)
+        if ending == "killed":
+            os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100 * 1024,) * 2)
+        os._exit(cli.main(["simulate", str(folder), "--shape", "72x80"]))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    left = [p.name for p in folder.iterdir()]
+    if ending == "killed":
+        assert code == -signal.SIGKILL and len(left) == 1
+        assert left[0].startswith(".jw") and left[0].endswith(".part")
+    else:
+        assert code == 5 and left == []
+        assert "_calints.fits: File too large" in (tmp_path / "err").read_text()
+    made = simulate(folder, **SMALL)
+    expected = [made.asn, made.psfmask, made.truth, made.truth_json, *made.science, *made.psf]
+    assert sorted(folder.iterdir()) == sorted(expected)
 
 
 def test_presets_are_valid():

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    from gpucoron.simulate.options import INSTRUMENT_NAMES
+    from gpucoron.optics.instruments import INSTRUMENTS
 
     parser = Parser(prog="gpucoron demo", epilog=EXIT_CODES, description=_DESCRIPTION)
     parser.add_argument(
@@ -67,7 +67,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--instrument",
-        choices=INSTRUMENT_NAMES,
+        choices=INSTRUMENTS,
         default="nircam",
         help="coronagraph to simulate (default: nircam)",
     )

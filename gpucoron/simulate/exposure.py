@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,10 @@ def write_hdus(path: Path, hdus: HDUList) -> None:
     OutputError
         The file cannot be written.
     """
-    with output_file(path) as file, open(file.fileno(), "wb", closefd=False) as plain:
-        hdus.writeto(plain)  # astropy does not take a file that was opened with mode "xb"
+    content = io.BytesIO()  # an OSError within astropy would lose its errno
+    hdus.writeto(content)
+    with output_file(path) as file:
+        file.write(content.getbuffer())
 
 
 def _metadata(instrument, bandpass, plan, n_references):

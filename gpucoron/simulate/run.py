@@ -142,8 +142,10 @@ def _directory(path) -> Path:
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for part in directory.glob(".*_calints.fits.*.part"):  # of a simulation that was killed
+            part.unlink()
     except OSError as error:
-        raise OutputError(f"{directory} cannot be made: {error.strerror}") from error
+        raise OutputError(f"{directory} cannot be written: {error.strerror}") from error
     return directory
 
 
