@@ -23,11 +23,11 @@ __all__ = [
 _LISTED = sorted(PRODUCTS, key="median".__eq__)  # which is not written by default comes last
 
 COMMANDS = {
-    "simulate": "make a realistic association to try things on",
-    "demo": "simulate, run, and compare what was found with the truth",
+    "simulate": "simulate an association with known ground truth",
+    "demo": "simulate, run, and compare recovered with injected planets",
     "compile": "compile kernels and loops ahead of the first run",
     "info": "versions and devices; what an association holds",
-    "verify": "run the installed jwst package beside gpucoron and compare",
+    "verify": "compare the products with those of the installed jwst package",
 }
 
 EXIT_CODES = """\

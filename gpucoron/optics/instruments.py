@@ -1,4 +1,4 @@
-"""The coronagraphs that can be simulated: masks, filters, detectors, and their apertures."""
+"""Coronagraphs that can be simulated: masks, filters, detectors, SIAF apertures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Aperture", "Filter", "Instrument", "INSTRUMENTS", "load_aperture"]
 
 @dataclass(frozen=True)
 class Aperture:
-    """Geometry of one subarray, as the SIAF gives it.
+    """Geometry of one subarray from the SIAF.
 
     Positions of pixels count from 1, angles are arcseconds unless they end in ``_deg``.
     """
@@ -32,7 +32,7 @@ class Aperture:
 
 @dataclass(frozen=True)
 class Filter:
-    """One bandpass with the mask that goes with it."""
+    """One filter and its coronagraph mask."""
 
     name: str
     centre_um: float
@@ -47,7 +47,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Instrument:
-    """A coronagraph mode: everything about it that does not change between exposures."""
+    """A coronagraphic mode: properties that do not change between exposures."""
 
     name: str
     kind: str  # round, 4qpm, spot
@@ -69,9 +69,9 @@ class Instrument:
     star_flux_jy: float
     wavefront_nm: float
     drift_nm: float
-    dither_px: float  # step between neighbours of the reference star's grid
+    dither_px: float  # distance between neighbours of the small-grid dither
     acquisition_px: float
-    background_left: float  # share of the background that stage 2 leaves in
+    background_left: float  # fraction of the background that is not subtracted
     planets: tuple[tuple[float, float, float], ...]  # arcsec, degrees east of north, contrast
     ring_radius: float  # arcsec
     ring_angle_deg: float  # major axis, north over east
@@ -207,7 +207,7 @@ INSTRUMENTS = {i.name: i for i in (_NIRCAM, _QPM, _LYOT)}
 
 @functools.cache
 def load_aperture(name: str) -> Aperture:
-    """Read one aperture from the table that comes with the package.
+    """Read one aperture from ``apertures.json``.
 
     Parameters
     ----------

@@ -68,13 +68,13 @@ def _write_json(path, content, indent):
 
 
 def write_scenes(directory: Path, root: str, scenes: list[np.ndarray]) -> None:
-    """Write the clean integrations of one exposure as ``<root>_clean.npy``, float32."""
+    """Write the noiseless integrations of one exposure as ``<root>_clean.npy``, float32."""
     with output_file(directory / f"{root}_clean.npy") as file:
         np.save(file, np.stack(scenes).astype(np.float32))
 
 
 def _annulus(instrument, window, science_area):
-    """Weights of the registration: soft-edged ring round the mask, one where used."""
+    """Weights of the alignment: a soft-edged ring around the mask, 1 where a pixel is used."""
     ny, nx = window.shape
     cx, cy = window.centre
     x, y = np.arange(nx), np.arange(ny)[:, None]
@@ -92,7 +92,7 @@ def _annulus(instrument, window, science_area):
 
 
 def write_psfmask(directory: Path, instrument, bandpass, window, science_area) -> Path:
-    """Write ``psfmask.fits``; it multiplies the residual of the fit, 1 where a pixel is used."""
+    """Write ``psfmask.fits``: weights of the alignment, 1 where a pixel is used."""
     hardware = instrument.metadata
     meta = {
         "origin": "STSCI",
@@ -122,7 +122,7 @@ def write_psfmask(directory: Path, instrument, bandpass, window, science_area) -
 def write_truth(
     directory: Path, options, bandpass, window, plans, planets, truth
 ) -> tuple[Path, Path]:
-    """Write ``truth.npz`` (arrays) and ``truth.json`` (to read).
+    """Write the ground truth: ``truth.npz`` (arrays) and ``truth.json``.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def write_truth(
     }
     exposures = []
     for plan in plans:
-        star_xy = np.array(plan.place) + plan.jitter
+        star_xy = np.array(plan.position) + plan.jitter
         arrays[f"star_{plan.root}"] = star_xy
         arrays[f"cosmic_rays_{plan.root}"] = np.packbits(truth["cosmic_rays"][plan.root], axis=-1)
         if plan.exptype == "science":

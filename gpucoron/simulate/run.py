@@ -1,4 +1,4 @@
-"""From options to files: plan the exposures in time, image them, record them, write them."""
+"""Simulate an association: plan the exposures, compute their images, write the files."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ DITHER_ERROR_PX = 0.02
 
 @dataclass(frozen=True)
 class ExposurePlan:
-    """One exposure before it is taken."""
+    """Timing and pointing of one exposure."""
 
     root: str
     exptype: str  # science, psf
     number: int  # within its type, from 0
     start_mjd: float
     integration_s: float
-    place: tuple[float, float]  # mean place of the star, px
+    position: tuple[float, float]  # mean position of the star (x, y), px
     dither: tuple[float, float]  # commanded, px
     jitter: np.ndarray  # (n, 2) px
     pointing: Pointing
@@ -62,7 +62,7 @@ class ExposurePlan:
 
 
 def dither_pattern(count: int, step_px: float) -> np.ndarray:
-    """Small-grid dither: the centre, then eight points on a circle, opposite ones in turn.
+    """Small-grid dither: the centre, then eight points on a circle, in opposite pairs.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def dither_pattern(count: int, step_px: float) -> np.ndarray:
     Returns
     -------
     (count, 2) float64, px
-        After nine points the pattern goes on with half the radius, a third, ...
+        From the tenth point on with half the radius, then a third, ...
     """
     radius_px = step_px / (2 * np.sin(np.pi / 8))
     angles = np.deg2rad([0, 180, 90, 270, 45, 225, 135, 315])
@@ -134,8 +134,8 @@ def _window(bandpass: Filter, shape: tuple[int, int] | None) -> Window:
     return Window.centred(aperture, shape)
 
 
-def _or(chosen, usual):
-    return usual if chosen is None else chosen
+def _or(chosen, default):
+    return default if chosen is None else chosen
 
 
 def _directory(path) -> Path:
@@ -150,7 +150,7 @@ def _directory(path) -> Path:
 
 
 def _plan(instrument, bandpass, window, options, rng):
-    """Lay out the exposures in time: the rolls, then the reference star."""
+    """Plan the exposures in time: the rolls, then the reference star."""
     integration_s = instrument.frame_time_s * instrument.frames_per_group * instrument.n_groups
     counts = (*options.n_integrations, *options.n_reference_integrations)
     dithers = dither_pattern(
@@ -169,7 +169,7 @@ def _plan(instrument, bandpass, window, options, rng):
         jitter = options.jitter_px * rng.standard_normal((count, 2))
         if options.n_optical_states:
             jitter = jitter[np.arange(count) % options.n_optical_states]
-        place = tuple(float(v) for v in np.array(window.centre) + dither + miss)
+        position = tuple(float(v) for v in np.array(window.centre) + dither + miss)
         target = STAR if science else REFERENCE_STAR
         roll = ROLL_DEG + (options.roll_step * number if science else 0.0)
         plans.append(
@@ -179,10 +179,10 @@ def _plan(instrument, bandpass, window, options, rng):
                 number,
                 start,
                 integration_s,
-                place,
+                position,
                 tuple(float(v) for v in dither),
                 jitter,
-                aim(window, *target, roll, place),
+                aim(window, *target, roll, position),
                 target,
             )
         )
@@ -266,7 +266,7 @@ def _expose_all(instrument, bandpass, window, options, plans, planets, directory
 
 
 def _scenes(scene, wavefront, first, plan, planets, options):
-    """Clean images of every integration; equal ones where optical states repeat."""
+    """Noiseless images of every integration; equal where optical states repeat."""
     flux = _or(options.star_flux_jy, scene.instrument.star_flux_jy)
     companions = None
     if plan.exptype == "psf":
@@ -279,7 +279,7 @@ def _scenes(scene, wavefront, first, plan, planets, options):
     states = min(plan.n_integrations, options.n_optical_states or plan.n_integrations)
     images = []
     for k in range(states):
-        place = (plan.place[0] + plan.jitter[k, 0], plan.place[1] + plan.jitter[k, 1])
-        star = scene.star(flux, wavefront.opd(first + k), place)
+        position = (plan.position[0] + plan.jitter[k, 0], plan.position[1] + plan.jitter[k, 1])
+        star = scene.star(flux, wavefront.opd(first + k), position)
         images.append(scene.image(star, companions, tuple(plan.jitter[k])))
     return [images[k % states] for k in range(plan.n_integrations)]

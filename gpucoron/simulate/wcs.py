@@ -106,7 +106,7 @@ def _to_sky(pointing: Pointing):
 
 
 def build_gwcs(pointing: Pointing) -> gwcs.WCS:
-    """Build detector -> v2v3 -> v2v3vacorr -> world.
+    """Build the GWCS: detector, v2v3, v2v3vacorr, world.
 
     Parameters
     ----------

@@ -84,7 +84,7 @@ def test_nan_in_one_of_the_two(tmp_path, image):
     ours = np.array(image)
     ours[1, 4, 4] = np.nan
     (problem,) = compared(tmp_path, ours, image).problems()
-    assert "1 values are numbers in one of the two only" in problem
+    assert "1 values are finite in only one of the two" in problem
 
 
 def test_err_that_is_rounding_noise_passes_but_no_other(tmp_path, image):
@@ -217,8 +217,8 @@ def test_exit_code_of_expect(monkeypatch, capsys, expect, missing, code):
     )
     assert command.run_from_arguments(options) == code
     shown = capsys.readouterr().out
-    assert ("not as promised: a" in shown) == bool(code)
-    assert ("everything agrees" in shown) == (expect and not missing)
+    assert ("beyond the limit: a" in shown) == bool(code)
+    assert ("within their limits" in shown) == (expect and not missing)
 
 
 def test_what_a_failing_process_says(tmp_path, monkeypatch):
