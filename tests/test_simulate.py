@@ -1,4 +1,4 @@
-"""The simulator: repeatable, honest about its noise, right on the sky, genuine in its files."""
+"""The simulator: reproducible, noise as ERR says, planets where the WCS says, valid files."""
 
 import argparse
 import json
@@ -25,18 +25,8 @@ SMALL = {
     "n_references": 2,
     "n_reference_integrations": 1,
 }
-NIRCAM_HDUS = [
-    "PRIMARY",
-    "SCI",
-    "ERR",
-    "DQ",
-    "AREA",
-    "INT_TIMES",
-    "VAR_POISSON",
-    "VAR_RNOISE",
-    "VAR_FLAT",
-    "ASDF",
-]
+NOISELESS = {"noise": False, "cosmic_rays": False, "bad_pixels": False, "truth_scenes": True}
+HDUS = "PRIMARY SCI ERR DQ AREA INT_TIMES VAR_POISSON VAR_RNOISE VAR_FLAT ASDF".split()
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +48,12 @@ def miri(request, tmp_path_factory):
     )
 
 
+def root(path):
+    return path.name.removesuffix("_calints.fits")
+
+
 def clean_of(path):
-    return np.load(path.with_name(path.name.replace("_calints.fits", "_clean.npy")))
+    return np.load(path.with_name(f"{root(path)}_clean.npy"))
 
 
 def gwcs_of(path):
@@ -99,7 +93,7 @@ def test_strict_datamodels_take_every_file(instrument, tmp_path):
             if path == made.psf[0]:
                 model.save(tmp_path / "again.fits")
         with fits.open(path) as hdus:
-            assert [h.name for h in hdus] == NIRCAM_HDUS
+            assert [h.name for h in hdus] == HDUS
     with datamodels.open(made.psfmask, strict_validation=True) as mask:
         assert isinstance(mask, datamodels.PsfMaskModel)
         assert mask.data.shape == SMALL["shape"]
@@ -119,7 +113,7 @@ def test_keywords_are_those_of_genuine_files(instrument, folder, shared_data, tm
 
 def _same_keywords(ours, theirs):
     with fits.open(ours) as a, fits.open(theirs) as b:
-        for name in NIRCAM_HDUS:
+        for name in HDUS:
             missing = {k for k in set(b[name].header) - set(a[name].header) if k}
             assert not missing
             if name not in ("PRIMARY", "INT_TIMES", "ASDF"):
@@ -144,8 +138,7 @@ def pulls(path, truth):
         data, err, dq = (hdus[n].data for n in ("SCI", "ERR", "DQ"))
         variances = sum(hdus[n].data for n in ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"))
         np.testing.assert_allclose(err, np.sqrt(variances), rtol=1e-6)
-    root = path.name.replace("_calints.fits", "")
-    packed = truth[f"cosmic_rays_{root}"]
+    packed = truth[f"cosmic_rays_{root(path)}"]
     hit = np.unpackbits(packed, axis=-1, count=data.shape[-1]).astype(bool)
     dark = (dq & (2048 | 4096)) != 0  # unsubtracted dark current is a fault, not noise
     good = np.isfinite(data) & ((dq & 1) == 0) & ~hit & ~dark
@@ -177,15 +170,7 @@ def test_defects_are_there_and_can_be_left_out(nircam, tmp_path):
     assert np.all(np.isnan(data[dq & 1 != 0]))
     assert np.isnan(data[:, -1]).all() and (dq[0, -1] & 1 == 0).any()  # an edge without a flag
     assert np.any(dq & 4)
-    bare = simulate(
-        tmp_path,
-        **SMALL,
-        seed=3,
-        noise=False,
-        cosmic_rays=False,
-        bad_pixels=False,
-        truth_scenes=True,
-    )
+    bare = simulate(tmp_path, **SMALL, **NOISELESS, seed=3)
     for path in bare.science:
         with fits.open(path) as hdus:
             np.testing.assert_array_equal(hdus["SCI"].data, clean_of(path))
@@ -194,19 +179,15 @@ def test_defects_are_there_and_can_be_left_out(nircam, tmp_path):
 
 
 def test_gwcs_puts_planets_where_their_light_is(tmp_path):
-    options = {
+    options = NOISELESS | {
         "shape": (160, 160),
         "n_science": 2,
         "n_integrations": 1,
         "n_references": 0,
         "disk": False,
-        "noise": False,
-        "bad_pixels": False,
-        "cosmic_rays": False,
         "jitter_px": 0.0,
         "wavefront_nm": 0.0,
         "drift_nm": 0.0,
-        "truth_scenes": True,
     }
     planet = (3.0, 40.0, 1e-2)
     having = simulate(tmp_path / "with", planets=[planet], **options)
@@ -214,9 +195,7 @@ def test_gwcs_puts_planets_where_their_light_is(tmp_path):
     for a, b in zip(having.science, lacking.science, strict=True):
         light = clean_of(a).astype(float)[0] - clean_of(b)[0]
         x, y = gwcs_of(a).invert(having.planets[0].ra, having.planets[0].dec)
-        assert having.planets[0].pixels[a.name.replace("_calints.fits", "")] == pytest.approx(
-            (x, y), abs=1e-6
-        )
+        assert having.planets[0].pixels[root(a)] == pytest.approx((x, y), abs=1e-6)
         box = 12
         ix, iy = round(float(x)), round(float(y))
         cut = light[iy - box : iy + box + 1, ix - box : ix + box + 1]
@@ -245,7 +224,7 @@ def test_wcs_agree_with_each_other_and_the_pointing(nircam):
         np.testing.assert_allclose(corners.T, edge, atol=2e-9)
         stars.append(gwcs.invert(*nircam.star))
         rolls.append(header["ROLL_REF"])
-        seen = np.load(nircam.truth)[f"star_{path.name.replace('_calints.fits', '')}"]
+        seen = np.load(nircam.truth)[f"star_{root(path)}"]
         assert np.all(np.abs(seen - stars[-1]) < 0.06)  # jitter
     assert rolls[1] - rolls[0] == pytest.approx(10.0)
 
@@ -334,18 +313,15 @@ def test_klip_matters(tmp_path):
         n_integrations=2,
         n_references=9,
         n_reference_integrations=1,
-        noise=False,
-        cosmic_rays=False,
-        bad_pixels=False,
         planets=[],
         disk=False,
-        truth_scenes=True,
+        **NOISELESS,
     )
     truth = np.load(made.truth)
-    star = truth[f"star_{made.science[0].name.replace('_calints.fits', '')}"][0]
+    star = truth[f"star_{root(made.science[0])}"][0]
     references, aligned = [], []
     for path in made.psf:
-        place = truth[f"star_{path.name.replace('_calints.fits', '')}"][0]
+        place = truth[f"star_{root(path)}"][0]
         frame = clean_of(path)[0].astype(float)
         references.append(frame)
         aligned.append(_fourier_shift(frame, star - place))

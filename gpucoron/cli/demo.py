@@ -109,23 +109,26 @@ def find_planets(path, planets, star):
     pixel_scale : float
         arcsec.
     """
-    from astropy.io import fits
     from astropy.wcs import WCS
     from astropy.wcs.utils import proj_plane_pixel_scales
 
     from gpucoron.analysis.detection import detect, psf_fwhm
+    from gpucoron.errors import ExposureError
+    from gpucoron.io.fitsread import open_fits
 
-    with fits.open(path) as hdus:
-        name, image, wcs = hdus[0].header["FILTER"], hdus["SCI"].data, WCS(hdus["SCI"].header)
-    scale = float(proj_plane_pixel_scales(wcs.celestial).mean()) * 3600
+    file = open_fits(path, ExposureError)
+    sci = file.find("SCI")
+    image, wcs = file.floats(sci), WCS(sci.header).celestial
+    scale = float(proj_plane_pixel_scales(wcs).mean()) * 3600
+    fwhm_px = psf_fwhm(str(file.hdus[0].header["FILTER"])) / scale
     sky = (star, *((p.ra, p.dec) for p in planets))
-    star_xy, *expected = (tuple(map(float, wcs.celestial.all_world2pix(*s, 0))) for s in sky)
+    star_xy, *expected = (tuple(map(float, wcs.all_world2pix(*s, 0))) for s in sky)
     detections = [
         detect(
             image,
             xy,
             star_xy,
-            fwhm_px=psf_fwhm(name) / scale,
+            fwhm_px=fwhm_px,
             others=[other for other in expected if other != xy],
         )
         for xy in expected
