@@ -414,6 +414,7 @@ def test_command_line_has_the_defaults_of_the_library(tmp_path):
     given = vars(parser.parse_args([str(tmp_path)]))
     assert given.pop("directory") == str(tmp_path)
     assert Options(**given) == Options()
+    assert Options(seed=str(2**60 + 1)).seed == Options(seed=2**60 + 1).seed == 2**60 + 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")

@@ -99,6 +99,11 @@ def _parts(value, separator=","):
     return value.lower().split(separator) if isinstance(value, str) else value
 
 
+def _seed(value):
+    digits = str(value)
+    return int(digits) if digits.isdigit() else integer(0)(value)  # which rounds as a float does
+
+
 def _counts(value):
     """Check for numbers of integrations: one for all exposures, or one per exposure."""
     parts = _parts(value)
@@ -115,18 +120,19 @@ def _shape(value):
     return ny, nx
 
 
+def _planet(value):
+    if isinstance(value, Planet):
+        value = value.separation, value.angle, value.contrast
+    separation, angle, contrast = map(number(), _parts(value))
+    return Planet(_positive(separation), angle, _positive(contrast))
+
+
 def _planets(value):
-    planets = []
-    for planet in value:
-        parts = dataclasses.astuple(planet) if isinstance(planet, Planet) else _parts(planet)
-        try:
-            separation, angle, contrast = map(number(), parts)
-        except (TypeError, ValueError):
-            separation = -1.0
-        if separation < 0 or contrast < 0:
-            raise ValueError("expected (separation in arcsec, angle in degrees, contrast) for each")
-        planets.append(Planet(separation, angle, contrast))
-    return tuple(planets)
+    try:
+        return tuple(map(_planet, value))
+    except (TypeError, ValueError):
+        expected = "expected (separation in arcsec, angle in degrees, contrast) for each"
+        raise ValueError(expected) from None
 
 
 _flag = boolean
@@ -145,7 +151,7 @@ class Options:
     filter: str | None = _option(
         None, _filter, "filter of the instrument (default F444W, F1140C, F2300C)", "NAME"
     )
-    seed: int = _option(0, integer(0), "same seed, same pixels (default 0)", "N")
+    seed: int = _option(0, _seed, "same seed, same pixels (default 0)", "N")
     shape: tuple[int, int] | None = _option(
         None, optional(_shape), "cut-out around the mask (default: whole subarray)", "NYxNX"
     )
@@ -211,7 +217,7 @@ class Options:
             Unknown name or invalid value.
         """
         names = [f.name for f in dataclasses.fields(cls)]
-        for name in set(keywords).difference(names):
+        for name in [n for n in keywords if n not in names]:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
             raise ParameterError(f"simulate has no option {name!r}; {hint}")
