@@ -1,6 +1,8 @@
 """Each set goes through jwst and gpucoron once; the tests look at the products and the report."""
 
-import functools
+import fcntl
+import os
+import pickle
 
 import numpy as np
 import pytest
@@ -75,16 +77,34 @@ def simulated(name, folder):
 
 @pytest.fixture(scope="session")
 def compare(tmp_path_factory):
-    """A function that returns a set's `Comparison`, made once a process."""
+    """A function that returns a set's `Comparison`; all test processes share one run of it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
 
-    @functools.cache
-    def compare(name, data=None):
-        folder = tmp_path_factory.mktemp(name)
+    def run(name, folder, data):
         if name in OPTIONS:
             asn, psfmask = simulated(name, folder / "input")
         else:
             asn, psfmask = next((data / name).glob("*_asn.json")), data / MASKS[name]
-        return Comparison(name, folder / "verify", verify(asn, folder / "verify", psfmask=psfmask))
+        return verify(asn, folder / "verify", psfmask=psfmask)
+
+    def compare(name, data=None):
+        folder = root / f"parity-{name}"
+        folder.mkdir(exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            kept = folder / "report.pickle"
+            if not kept.exists():
+                try:
+                    report = run(name, folder, data)
+                except Exception as problem:
+                    report = problem
+                kept.write_bytes(pickle.dumps(report))
+        report = pickle.loads(kept.read_bytes())
+        if isinstance(report, Exception):
+            raise report
+        return Comparison(name, folder / "verify", report)
 
     return compare
 
