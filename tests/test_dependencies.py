@@ -22,8 +22,8 @@ MODULES = {
     "cupy-cuda12x": "cupy",
     "cupy-cuda13x": "cupy",
 }
-#: Declared although nothing imports them: asdf finds them by their entry points.
-PLUGINS = {"asdf_astropy", "stdatamodels"}
+#: Declared although nothing imports it: asdf finds it by its entry points.
+PLUGINS = {"asdf_astropy"}
 MACHINES = [
     {
         "python_version": f"3.{minor}",

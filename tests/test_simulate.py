@@ -1,15 +1,20 @@
-"""The simulator: repeatable, honest about its noise, right on the sky, genuine in its files."""
+"""The simulator: reproducible, noise as ERR says, planets where the WCS says, valid files."""
 
 import argparse
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from gpucoron.cli.simulate import add_arguments, from_arguments
+from gpucoron.cli import main as cli
+from gpucoron.cli.simulate import add_arguments
 from gpucoron.errors import OutputError, ParameterError
 from gpucoron.simulate import DEMO, LARGE, Options, simulate
 
@@ -20,18 +25,8 @@ SMALL = {
     "n_references": 2,
     "n_reference_integrations": 1,
 }
-NIRCAM_HDUS = [
-    "PRIMARY",
-    "SCI",
-    "ERR",
-    "DQ",
-    "AREA",
-    "INT_TIMES",
-    "VAR_POISSON",
-    "VAR_RNOISE",
-    "VAR_FLAT",
-    "ASDF",
-]
+NOISELESS = {"noise": False, "cosmic_rays": False, "bad_pixels": False, "truth_scenes": True}
+HDUS = "PRIMARY SCI ERR DQ AREA INT_TIMES VAR_POISSON VAR_RNOISE VAR_FLAT ASDF".split()
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +48,12 @@ def miri(request, tmp_path_factory):
     )
 
 
+def root(path):
+    return path.name.removesuffix("_calints.fits")
+
+
 def clean_of(path):
-    return np.load(path.with_name(path.name.replace("_calints.fits", "_clean.npy")))
+    return np.load(path.with_name(f"{root(path)}_clean.npy"))
 
 
 def gwcs_of(path):
@@ -94,7 +93,7 @@ def test_strict_datamodels_take_every_file(instrument, tmp_path):
             if path == made.psf[0]:
                 model.save(tmp_path / "again.fits")
         with fits.open(path) as hdus:
-            assert [h.name for h in hdus] == NIRCAM_HDUS
+            assert [h.name for h in hdus] == HDUS
     with datamodels.open(made.psfmask, strict_validation=True) as mask:
         assert isinstance(mask, datamodels.PsfMaskModel)
         assert mask.data.shape == SMALL["shape"]
@@ -114,7 +113,7 @@ def test_keywords_are_those_of_genuine_files(instrument, folder, shared_data, tm
 
 def _same_keywords(ours, theirs):
     with fits.open(ours) as a, fits.open(theirs) as b:
-        for name in NIRCAM_HDUS:
+        for name in HDUS:
             missing = {k for k in set(b[name].header) - set(a[name].header) if k}
             assert not missing
             if name not in ("PRIMARY", "INT_TIMES", "ASDF"):
@@ -139,8 +138,7 @@ def pulls(path, truth):
         data, err, dq = (hdus[n].data for n in ("SCI", "ERR", "DQ"))
         variances = sum(hdus[n].data for n in ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"))
         np.testing.assert_allclose(err, np.sqrt(variances), rtol=1e-6)
-    root = path.name.replace("_calints.fits", "")
-    packed = truth[f"cosmic_rays_{root}"]
+    packed = truth[f"cosmic_rays_{root(path)}"]
     hit = np.unpackbits(packed, axis=-1, count=data.shape[-1]).astype(bool)
     dark = (dq & (2048 | 4096)) != 0  # unsubtracted dark current is a fault, not noise
     good = np.isfinite(data) & ((dq & 1) == 0) & ~hit & ~dark
@@ -172,15 +170,7 @@ def test_defects_are_there_and_can_be_left_out(nircam, tmp_path):
     assert np.all(np.isnan(data[dq & 1 != 0]))
     assert np.isnan(data[:, -1]).all() and (dq[0, -1] & 1 == 0).any()  # an edge without a flag
     assert np.any(dq & 4)
-    bare = simulate(
-        tmp_path,
-        **SMALL,
-        seed=3,
-        noise=False,
-        cosmic_rays=False,
-        bad_pixels=False,
-        truth_scenes=True,
-    )
+    bare = simulate(tmp_path, **SMALL, **NOISELESS, seed=3)
     for path in bare.science:
         with fits.open(path) as hdus:
             np.testing.assert_array_equal(hdus["SCI"].data, clean_of(path))
@@ -189,19 +179,15 @@ def test_defects_are_there_and_can_be_left_out(nircam, tmp_path):
 
 
 def test_gwcs_puts_planets_where_their_light_is(tmp_path):
-    options = {
+    options = NOISELESS | {
         "shape": (160, 160),
         "n_science": 2,
         "n_integrations": 1,
         "n_references": 0,
         "disk": False,
-        "noise": False,
-        "bad_pixels": False,
-        "cosmic_rays": False,
         "jitter_px": 0.0,
         "wavefront_nm": 0.0,
         "drift_nm": 0.0,
-        "truth_scenes": True,
     }
     planet = (3.0, 40.0, 1e-2)
     having = simulate(tmp_path / "with", planets=[planet], **options)
@@ -209,9 +195,7 @@ def test_gwcs_puts_planets_where_their_light_is(tmp_path):
     for a, b in zip(having.science, lacking.science, strict=True):
         light = clean_of(a).astype(float)[0] - clean_of(b)[0]
         x, y = gwcs_of(a).invert(having.planets[0].ra, having.planets[0].dec)
-        assert having.planets[0].pixels[a.name.replace("_calints.fits", "")] == pytest.approx(
-            (x, y), abs=1e-6
-        )
+        assert having.planets[0].pixels[root(a)] == pytest.approx((x, y), abs=1e-6)
         box = 12
         ix, iy = round(float(x)), round(float(y))
         cut = light[iy - box : iy + box + 1, ix - box : ix + box + 1]
@@ -240,7 +224,7 @@ def test_wcs_agree_with_each_other_and_the_pointing(nircam):
         np.testing.assert_allclose(corners.T, edge, atol=2e-9)
         stars.append(gwcs.invert(*nircam.star))
         rolls.append(header["ROLL_REF"])
-        seen = np.load(nircam.truth)[f"star_{path.name.replace('_calints.fits', '')}"]
+        seen = np.load(nircam.truth)[f"star_{root(path)}"]
         assert np.all(np.abs(seen - stars[-1]) < 0.06)  # jitter
     assert rolls[1] - rolls[0] == pytest.approx(10.0)
 
@@ -329,18 +313,15 @@ def test_klip_matters(tmp_path):
         n_integrations=2,
         n_references=9,
         n_reference_integrations=1,
-        noise=False,
-        cosmic_rays=False,
-        bad_pixels=False,
         planets=[],
         disk=False,
-        truth_scenes=True,
+        **NOISELESS,
     )
     truth = np.load(made.truth)
-    star = truth[f"star_{made.science[0].name.replace('_calints.fits', '')}"][0]
+    star = truth[f"star_{root(made.science[0])}"][0]
     references, aligned = [], []
     for path in made.psf:
-        place = truth[f"star_{path.name.replace('_calints.fits', '')}"][0]
+        place = truth[f"star_{root(path)}"][0]
         frame = clean_of(path)[0].astype(float)
         references.append(frame)
         aligned.append(_fourier_shift(frame, star - place))
@@ -370,21 +351,18 @@ def _klip(target, references):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"instrument": "wfc3"}, "instrument is 'wfc3', expected one of nircam"),
+        ({"instrument": "wfc3"}, "instrument is 'wfc3', expected 'nircam' or"),
         ({"filter": "F115W"}, "filter is 'F115W', expected one of F410M, F444W"),
-        ({"shape": (16, 64)}, "shape is 16, expected a whole number of 32 or more"),
-        ({"shape": 64}, "shape is 64, expected two whole numbers"),
+        ({"shape": (16, 64)}, "shape is (16, 64), expected two integers of 32 or more"),
+        ({"shape": 64}, "shape is 64, expected two integers"),
         ({"shape": (400, 64)}, "expected at most (320, 320)"),
         ({"seed": -1}, "seed is -1"),
         ({"n_science": 0}, "n_science is 0"),
-        (
-            {"n_integrations": (1, 2, 3)},
-            "n_integrations is (1, 2, 3), expected a whole number or 2",
-        ),
+        ({"n_integrations": (1, 2, 3)}, "n_integrations is (1, 2, 3), expected an integer or 2"),
         ({"n_reference_integrations": 0}, "n_reference_integrations is 0"),
-        ({"planets": [(1.0, 2.0)]}, "planet is (1.0, 2.0)"),
-        ({"planets": [(1.0, 2.0, float("nan"))]}, "planet contrast is nan"),
-        ({"drift_nm": -1}, "drift_nm is -1"),
+        ({"planets": [(1.0, 2.0)]}, "planets is [(1.0, 2.0)], expected (separation"),
+        ({"planets": [(1.0, 2.0, float("nan"))]}, "planets is [(1.0, 2.0, nan)], expected (sep"),
+        ({"drift_nm": -1}, "drift_nm is -1, expected a number of 0 or more"),
         ({"n_optical_states": 0}, "n_optical_states is 0"),
         ({"n_refernces": 3}, "no option 'n_refernces'; did you mean 'n_references'?"),
     ],
@@ -401,48 +379,67 @@ def test_folder_errors(nircam, tmp_path):
     with pytest.raises(OutputError, match="exists; expected a new folder or overwrite=True"):
         simulate(nircam.directory, **SMALL)
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be made"):
+    with pytest.raises(OutputError, match="cannot be written: Not a directory"):
         simulate(tmp_path / "file" / "below", **SMALL)
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, capsys):
+    words = (
+        "--instrument NIRCam --filter f410m --shape 40x48 --science 1 --integrations 2 "
+        "--references 1 --reference-integrations 1 --planet 0.9,30,1e-3 --no-disk --seed 7"
+    )
+    assert cli.main(["simulate", str(tmp_path / "a"), *words.split()]) == 0
+    made = Path(capsys.readouterr().out.strip())
+    same = simulate(
+        tmp_path / "b",
+        filter="F410M",
+        shape=(40, 48),
+        n_science=1,
+        n_integrations=2,
+        n_references=1,
+        n_reference_integrations=1,
+        planets=[(0.9, 30, 1e-3)],
+        disk=False,
+        seed=7,
+    )
+    for path in (same.asn, same.psfmask, same.truth_json, *same.science, *same.psf):
+        assert (made.parent / path.name).read_bytes() == path.read_bytes()
+    assert cli.main(["simulate", str(tmp_path / "c"), "--shape", "big"]) == 2
+    assert "shape is 'big', expected two integers" in capsys.readouterr().err
+
+
+def test_command_line_has_the_defaults_of_the_library(tmp_path):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    made = from_arguments(
-        parser.parse_args(
-            [
-                str(tmp_path),
-                "--instrument",
-                "nircam",
-                "--filter",
-                "F410M",
-                "--shape",
-                "40x48",
-                "--science",
-                "1",
-                "--integrations",
-                "2",
-                "--references",
-                "1",
-                "--reference-integrations",
-                "1",
-                "--planet",
-                "0.9,30,1e-3",
-                "--no-disk",
-                "--seed",
-                "7",
-            ]
-        )
-    )
-    assert len(made.planets) == 1 and made.planets[0].angle == 30
-    assert fits.getheader(made.science[0])["FILTER"] == "F410M"
-    assert fits.getdata(made.science[0]).shape == (2, 40, 48)
-    defaults = parser.parse_args([str(tmp_path)])
-    for name, value in vars(Options()).items():
-        given = getattr(defaults, name)
-        assert given == value or name.endswith("integrations")
-    with pytest.raises(SystemExit):
-        parser.parse_args([str(tmp_path), "--shape", "big"])
+    given = vars(parser.parse_args([str(tmp_path)]))
+    assert given.pop("directory") == str(tmp_path)
+    assert Options(**given) == Options()
+    assert Options(seed=str(2**60 + 1)).seed == Options(seed=2**60 + 1).seed == 2**60 + 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.parametrize("ending", ["disk is full", "killed"])
+def test_no_file_is_left_half_written(ending, tmp_path):
+    folder = tmp_path / "made"
+    pid = os.fork()
+    if pid == 0:
+        sys.stderr = open(tmp_path / "err", "w", buffering=1)
+        if ending == "killed":
+            os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100 * 1024,) * 2)
+        os._exit(cli.main(["simulate", str(folder), "--shape", "72x80"]))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    left = [p.name for p in folder.iterdir()]
+    if ending == "killed":
+        assert code == -signal.SIGKILL and len(left) == 1
+        assert left[0].startswith(".jw") and left[0].endswith(".part")
+    else:
+        assert code == 5 and left == []
+        assert "_calints.fits: File too large" in (tmp_path / "err").read_text()
+    made = simulate(folder, **SMALL)
+    expected = [made.asn, made.psfmask, made.truth, made.truth_json, *made.science, *made.psf]
+    assert sorted(folder.iterdir()) == sorted(expected)
 
 
 def test_presets_are_valid():
@@ -452,7 +449,7 @@ def test_presets_are_valid():
 
 def test_import_is_cheap():
     code = (
-        "import sys, gpucoron.simulate; "
-        "sys.exit(any(m in sys.modules for m in ('numpy', 'astropy', 'asdf', 'gwcs')))"
+        "import sys, gpucoron.simulate; sys.exit(any(name in sys.modules for name in "
+        "('numpy', 'astropy', 'asdf', 'gwcs', 'stdatamodels')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""``gpucoron demo``: simulate, run, and hold what is found against the truth."""
+"""``gpucoron demo``: simulate, run, and compare recovered with injected planets."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ log = logging.getLogger("gpucoron")
 
 _TRUNCATE = 10
 _DESCRIPTION = f"""\
-Simulate, run, and compare what was found with the truth: planets are injected into a
-realistic small association, which is then run as `gpucoron ASN` would, with its own psfmask
-and klip.truncate = {_TRUNCATE} unless told otherwise. Exposures go to DIR/input, products to
-DIR/products."""
+Simulate a small association with planets, run it as `gpucoron ASN` would, and compare the
+recovered with the injected planets. The simulated psfmask and klip.truncate = {_TRUNCATE} are
+used unless others are given. Exposures are written to DIR/input, products to DIR/products."""
 
 
 def main(argv: list[str]) -> int:
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> int:
         options.output_dir = str(directory / "products")
         options.report = options.output_dir if options.report is None else options.report
         options.star = simulation.star
-        # fewer KL vectors than there are references, so that ERR says something
+        # fewer KL vectors than references, so that ERR is not 0
         options.set = [f"klip.truncate={_TRUNCATE}", *options.set]
         log.info(
             "running gpucoron %s --psfmask %s --output-dir %s %s",
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    from gpucoron.simulate.options import INSTRUMENT_NAMES
+    from gpucoron.optics.instruments import INSTRUMENTS
 
     parser = Parser(prog="gpucoron demo", epilog=EXIT_CODES, description=_DESCRIPTION)
     parser.add_argument(
@@ -63,15 +62,15 @@ def _parser() -> Parser:
         metavar="DIR",
         nargs="?",
         default="gpucoron-demo",
-        help="where to work (default: gpucoron-demo)",
+        help="folder for input and products (default: gpucoron-demo)",
     )
     parser.add_argument(
         "--instrument",
-        choices=INSTRUMENT_NAMES,
+        choices=INSTRUMENTS,
         default="nircam",
         help="coronagraph to simulate (default: nircam)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="another number, other noise")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
     add_run_options(parser, output_dir=False)
     return parser
 
@@ -83,30 +82,30 @@ def _simulate(options: argparse.Namespace, directory: Path):
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise OutputError(f"{directory}: cannot be made: {problem.strerror}") from None
+        raise OutputError(f"{directory}: cannot be created: {problem.strerror}") from None
     wanted = dict(DEMO)
     if options.instrument == "miri-lyot":
-        del wanted["shape"]  # its mask is as large as the cut-out
+        del wanted["shape"]  # the mask is as large as the cut-out
     return simulate(
         directory, options.instrument, options.seed, overwrite=options.overwrite, **wanted
     )
 
 
 def find_planets(path, planets, star):
-    """Look for injected planets in an i2d file.
+    """Measure position and SNR of injected planets in an i2d file.
 
     Parameters
     ----------
     path : path
         The i2d product.
     planets : sequence with ``ra`` and ``dec``, degrees
-        The truth.
+        The injected planets.
     star : (ra, dec), degrees
 
     Returns
     -------
-    list of (expected, Detection)
-        For each planet its pixel (x, y) according to the i2d's WCS, and what is there.
+    list of ((x, y), Detection)
+        For each planet its true pixel position by the WCS of the i2d, and the detection.
     pixel_scale : float
         arcsec.
     """
@@ -122,65 +121,45 @@ def find_planets(path, planets, star):
     image, wcs = file.floats(sci), WCS(sci.header).celestial
     scale = float(proj_plane_pixel_scales(wcs).mean()) * 3600
     fwhm_px = psf_fwhm(str(file.hdus[0].header["FILTER"])) / scale
-    places = [
-        tuple(float(v) for v in wcs.all_world2pix(*sky, 0))
-        for sky in (star, *((p.ra, p.dec) for p in planets))
-    ]
-    found = [
-        (
-            place,
-            detect(
-                image,
-                place,
-                places[0],
-                fwhm_px=fwhm_px,
-                others=[p for p in places[1:] if p != place],
-            ),
+    sky = (star, *((p.ra, p.dec) for p in planets))
+    star_xy, *expected = (tuple(map(float, wcs.all_world2pix(*s, 0))) for s in sky)
+    detections = [
+        detect(
+            image,
+            xy,
+            star_xy,
+            fwhm_px=fwhm_px,
+            others=[other for other in expected if other != xy],
         )
-        for place in places[1:]
+        for xy in expected
     ]
-    return found, scale
+    return list(zip(expected, detections, strict=True)), scale
 
 
 def planet_lines(path, simulation) -> Iterator[str]:
-    """Tell what was found of each injected planet, beside the truth."""
+    """Yield the table of injected planets: true and recovered position, SNR."""
     found, scale = find_planets(path, simulation.planets, simulation.star)
     yield ""
     yield f"injected planets in {path}:"
-    header = (
-        "planet",
-        "separation",
-        "PA",
-        "contrast",
-        "true x",
-        "y",
-        "found x",
-        "y",
-        "offset",
-        "",
-        "SNR",
-        "significance",
-    )
+    header = "planet,separation,PA,contrast,true x,y,found x,y,offset,,SNR,significance"
     rows = []
-    for number, (truth, (place, seen)) in enumerate(zip(simulation.planets, found, strict=True), 1):
-        offset = math.hypot(seen.x - place[0], seen.y - place[1])
+    for number, (truth, ((x, y), seen)) in enumerate(zip(simulation.planets, found, strict=True)):
+        offset = math.hypot(seen.x - x, seen.y - y)
         rows.append(
             (
-                str(number),
+                number + 1,
                 f'{truth.separation:.2f}"',
                 f"{truth.angle:.0f} deg",
                 f"{truth.contrast:.1e}",
-                f"{place[0]:.2f}",
-                f"{place[1]:.2f}",
-                f"{seen.x:.2f}",
-                f"{seen.y:.2f}",
+                *(f"{pixel:.2f}" for pixel in (x, y, seen.x, seen.y)),
                 f"{offset:.2f} px",
                 f"{1000 * offset * scale:.0f} mas",
                 f"{seen.snr:.1f}",
                 f"{seen.significance:.1f} sigma",
             )
         )
-    yield from (f"  {line}" for line in format_table(rows, header, right=tuple(range(1, 12))))
-    yield "x, y: pixels of the i2d counted from 0, the truth put through its WCS. SNR: aperture"
-    yield "photometry against the noise at the same separation; significance allows for how few"
-    yield "apertures that noise is known from (Mawet et al. 2014)."
+    table = format_table(rows, tuple(header.split(",")), right=tuple(range(1, 12)))
+    yield from (f"  {line}" for line in table)
+    yield "x, y: pixels of the i2d counted from 0, true positions by its WCS. SNR: aperture"
+    yield "photometry over the noise at the same separation; the significance accounts for the"
+    yield "small number of apertures (Mawet et al. 2014)."

@@ -1,4 +1,4 @@
-"""``gpucoron verify``: run jwst and gpucoron on one association, and compare."""
+"""``gpucoron verify``: run jwst and gpucoron on one association and compare them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gpucoron.verify import verify
 __all__ = ["add_arguments", "main", "run_from_arguments"]
 
 _ABOUT = """\
-Runs the association through the installed jwst package and through gpucoron with its preset
-"jwst", each in a process of its own and offline, and tells how much every product differs, the
-fitted shifts, and wall time and peak memory of both. The products, the logs and the report
-(report.txt, report.json) go to the output folder.
+Runs the installed jwst package and gpucoron with its preset "jwst" on an association, each in its
+own process and offline, and reports the differences of all products and of the fitted shifts, wall
+time and peak memory. Products, logs and the report (report.txt, report.json) are written to the
+output folder.
 
-With NumPy 2, jwst's alignment works in single precision and does not align; it is run here with
-its Fourier transforms in double precision unless --single-fft is given."""
+With NumPy 2, jwst's alignment works in single precision and does not align; its Fourier transforms
+are run in double precision unless --single-fft is given."""
 
 _EXIT_CODES = """\
 exit codes:
-  0  done; with --expect: everything agrees as promised
-  1  --expect: something differs by more than promised
+  0  done; with --expect: all differences are within their limits
+  1  --expect: a difference exceeds its limit
   2  usage
   3  bad input: association, exposure or psfmask
   5  I/O: the output folder cannot be written
@@ -38,37 +38,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--psfmask",
         metavar="FILE",
-        help="psfmask reference file, for both (default: found through crds, else all ones)",
+        help="psfmask reference file for both (default: from CRDS, else all ones)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="STEP.PARAMETER=VALUE",
-        help="set one parameter of a step, for both; may be repeated",
+        help="set one parameter of a step for both; may be repeated",
     )
     parser.add_argument(
         "--align",
         choices=("each", "first"),
-        help="gpucoron's alignment (default: first, as jwst has it)",
+        help="gpucoron's alignment (default: first, as in jwst)",
     )
     parser.add_argument(
         "--device",
         default="cpu",
         metavar="auto|cpu|N",
-        help="where gpucoron computes (default: cpu)",
+        help="device for gpucoron (default: cpu)",
     )
     parser.add_argument(
         "--output-dir",
         default="gpucoron-verify",
         metavar="DIR",
-        help="where everything goes: a new folder, or that of an earlier "
-        "comparison (default: gpucoron-verify)",
+        help="output folder: new, empty, or of an earlier comparison (default: gpucoron-verify)",
     )
     parser.add_argument(
         "--expect",
         action="store_true",
-        help="fail (exit code 1) where something differs by more than promised",
+        help="exit with 1 where a difference exceeds its limit (docs/verify.md)",
     )
     parser.add_argument(
         "--single-fft",
@@ -79,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_from_arguments(options: argparse.Namespace) -> int:
-    """Do what the arguments of `add_arguments` ask for; return the exit status."""
+    """Run the comparison with parsed arguments; return the exit status."""
     with run_console(options):
         report = verify(
             options.asn,
@@ -96,9 +95,9 @@ def run_from_arguments(options: argparse.Namespace) -> int:
     if not options.expect:
         return 0
     for line in problems:
-        sys.stdout.write(f"not as promised: {line}\n")
+        sys.stdout.write(f"beyond the limit: {line}\n")
     if not problems:
-        sys.stdout.write("everything agrees as promised\n")
+        sys.stdout.write("all differences are within their limits\n")
     return 1 if problems else 0
 
 

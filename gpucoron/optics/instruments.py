@@ -1,4 +1,4 @@
-"""The coronagraphs that can be simulated: masks, filters, detectors, and their apertures."""
+"""Coronagraphs that can be simulated: masks, filters, detectors, SIAF apertures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
-from gpucoron.errors import ParameterError
-
-__all__ = ["Aperture", "Filter", "Instrument", "INSTRUMENTS", "instrument_named", "load_aperture"]
+__all__ = ["Aperture", "Filter", "Instrument", "INSTRUMENTS", "load_aperture"]
 
 
 @dataclass(frozen=True)
 class Aperture:
-    """Geometry of one subarray, as the SIAF gives it.
+    """Geometry of one subarray from the SIAF.
 
     Positions of pixels count from 1, angles are arcseconds unless they end in ``_deg``.
     """
@@ -29,14 +27,14 @@ class Aperture:
     v2_ref: float
     v3_ref: float
     v3_idl_yangle_deg: float
-    sci2idl: tuple[tuple[float, ...], tuple[float, ...]]
-    idl2sci: tuple[tuple[float, ...], tuple[float, ...]]
+    sci2idl: tuple[tuple[float, ...], tuple[float, ...]]  # polynomials of ideal x and y
 
 
 @dataclass(frozen=True)
 class Filter:
-    """One bandpass with the mask that goes with it."""
+    """One filter and its coronagraph mask."""
 
+    name: str
     centre_um: float
     width_um: float
     photmjsr: float  # MJy/sr that give 1 DN/s
@@ -49,7 +47,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Instrument:
-    """A coronagraph mode: everything about it that does not change between exposures."""
+    """A coronagraphic mode: properties that do not change between exposures."""
 
     name: str
     kind: str  # round, 4qpm, spot
@@ -59,7 +57,7 @@ class Instrument:
     stop_erosion_m: float
     filters: dict[str, Filter]
     default_filter: str
-    metadata: dict[str, str]
+    metadata: dict[str, str | int]
     exp_type: str
     exposure_id: dict[str, str]  # visit group, sequence, activity of science and psf exposures
     asn_rule: str
@@ -71,13 +69,17 @@ class Instrument:
     star_flux_jy: float
     wavefront_nm: float
     drift_nm: float
-    dither_px: float  # step between neighbours of the reference star's grid
+    dither_px: float  # distance between neighbours of the small-grid dither
     acquisition_px: float
-    background_left: float  # share of the background that stage 2 leaves in
+    background_left: float  # fraction of the background that is not subtracted
     planets: tuple[tuple[float, float, float], ...]  # arcsec, degrees east of north, contrast
     ring_radius: float  # arcsec
     ring_angle_deg: float  # major axis, north over east
     ring_brightness: float  # peak surface brightness of the disk, MJy/sr, before convolution
+
+
+def _by_name(*filters):
+    return {f.name: f for f in filters}
 
 
 _NIRCAM = Instrument(
@@ -87,10 +89,10 @@ _NIRCAM = Instrument(
     hole_radius=0.64,
     pupil_rotation_deg=0.0,
     stop_erosion_m=0.6,
-    filters={
-        "F410M": Filter(4.084, 0.436, 4.8, 0.35, 4, "NRCA5_MASK335R", "SUB320A335R", "MASKA335R"),
-        "F444W": Filter(4.402, 1.024, 2.516, 0.55, 8, "NRCA5_MASK335R", "SUB320A335R", "MASKA335R"),
-    },
+    filters=_by_name(
+        Filter("F410M", 4.084, 0.436, 4.8, 0.35, 4, "NRCA5_MASK335R", "SUB320A335R", "MASKA335R"),
+        Filter("F444W", 4.402, 1.024, 2.516, 0.55, 8, "NRCA5_MASK335R", "SUB320A335R", "MASKA335R"),
+    ),
     default_filter="F444W",
     metadata={
         "name": "NIRCAM",
@@ -101,8 +103,8 @@ _NIRCAM = Instrument(
         "template": "NIRCam Coronagraphic Imaging",
         "readpatt": "SHALLOW4",
         "suffix": "nrcalong",
-        "fastaxis": "-1",
-        "slowaxis": "2",
+        "fastaxis": -1,
+        "slowaxis": 2,
     },
     exp_type="NRC_CORON",
     exposure_id={"science": "03108", "psf": "0310a"},
@@ -130,8 +132,8 @@ _MIRI = {
     "template": "MIRI Coronagraphic Imaging",
     "readpatt": "FASTR1",
     "suffix": "mirimage",
-    "fastaxis": "1",
-    "slowaxis": "2",
+    "fastaxis": 1,
+    "slowaxis": 2,
 }
 
 _QPM = Instrument(
@@ -141,11 +143,11 @@ _QPM = Instrument(
     hole_radius=0.45,
     pupil_rotation_deg=4.84,
     stop_erosion_m=0.2,
-    filters={
-        "F1065C": Filter(10.575, 0.75, 3.1, 18.0, 3, "MIRIM_MASK1065", "MASK1065", "4QPM_1065"),
-        "F1140C": Filter(11.30, 0.8, 2.9, 24.0, 3, "MIRIM_MASK1140", "MASK1140", "4QPM_1140"),
-        "F1550C": Filter(15.50, 0.9, 3.6, 75.0, 3, "MIRIM_MASK1550", "MASK1550", "4QPM_1550"),
-    },
+    filters=_by_name(
+        Filter("F1065C", 10.575, 0.75, 3.1, 18.0, 3, "MIRIM_MASK1065", "MASK1065", "4QPM_1065"),
+        Filter("F1140C", 11.30, 0.8, 2.9, 24.0, 3, "MIRIM_MASK1140", "MASK1140", "4QPM_1140"),
+        Filter("F1550C", 15.50, 0.9, 3.6, 75.0, 3, "MIRIM_MASK1550", "MASK1550", "4QPM_1550"),
+    ),
     default_filter="F1140C",
     metadata=_MIRI,
     exp_type="MIR_4QPM",
@@ -175,9 +177,9 @@ _LYOT = Instrument(
     hole_radius=2.3,
     pupil_rotation_deg=4.84,
     stop_erosion_m=0.14,
-    filters={
-        "F2300C": Filter(22.75, 5.0, 1.8, 240.0, 4, "MIRIM_MASKLYOT", "MASKLYOT", "LYOT_2300"),
-    },
+    filters=_by_name(
+        Filter("F2300C", 22.75, 5.0, 1.8, 240.0, 4, "MIRIM_MASKLYOT", "MASKLYOT", "LYOT_2300"),
+    ),
     default_filter="F2300C",
     metadata=_MIRI,
     exp_type="MIR_LYOT",
@@ -203,34 +205,9 @@ _LYOT = Instrument(
 INSTRUMENTS = {i.name: i for i in (_NIRCAM, _QPM, _LYOT)}
 
 
-def instrument_named(name: str) -> Instrument:
-    """Look an instrument up.
-
-    Parameters
-    ----------
-    name : str
-        ``nircam``, ``miri-4qpm`` or ``miri-lyot``, in any case.
-
-    Returns
-    -------
-    Instrument
-
-    Raises
-    ------
-    ParameterError
-        No such instrument.
-    """
-    try:
-        return INSTRUMENTS[name.lower()]
-    except (KeyError, AttributeError):
-        raise ParameterError(
-            f"instrument is {name!r}, expected one of {', '.join(INSTRUMENTS)}"
-        ) from None
-
-
 @functools.cache
 def load_aperture(name: str) -> Aperture:
-    """Read one aperture from the table that comes with the package.
+    """Read one aperture from ``apertures.json``.
 
     Parameters
     ----------
@@ -243,17 +220,8 @@ def load_aperture(name: str) -> Aperture:
     """
     text = resources.files(__package__).joinpath("apertures.json").read_text(encoding="utf-8")
     entry = json.loads(text)["apertures"][name]
-    return Aperture(
-        name=name,
-        degree=entry["degree"],
-        vparity=entry["vparity"],
-        shape=tuple(entry["shape"]),
-        reference_pixel=tuple(entry["reference_pixel"]),
-        corner=tuple(entry["corner"]),
-        scale=tuple(entry["scale"]),
-        v2_ref=entry["v2_ref"],
-        v3_ref=entry["v3_ref"],
-        v3_idl_yangle_deg=entry["v3_idl_yangle"],
-        sci2idl=(tuple(entry["Sci2IdlX"]), tuple(entry["Sci2IdlY"])),
-        idl2sci=(tuple(entry["Idl2SciX"]), tuple(entry["Idl2SciY"])),
-    )
+    return Aperture(name, **{key: _hashable(value) for key, value in entry.items()})
+
+
+def _hashable(value):
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""The telescope and its coronagraphs: segmented pupil, masks, Lyot stops, images of a point.
+"""Images of point sources through JWST's coronagraphs: segmented pupil, masks, Lyot stops.
 
-Light is followed from the pupil to the Lyot stop without ever sampling the focal plane of the mask
-where that can be avoided. A mask that multiplies the focal-plane field convolves the pupil-plane
+Light is propagated from the pupil to the Lyot stop, where possible without sampling the focal plane
+of the mask. A mask that multiplies the focal-plane field convolves the pupil-plane
 field with its own Fourier transform, and each of the three masks here has a short or separable one:
 
 - round band-limited mask, amplitude ``1 - (2 J1(s r) / (s r))^2``: the second term is the
@@ -9,10 +9,10 @@ field with its own Fourier transform, and each of the three masks here has a sho
 - four-quadrant phase mask, ``sign(x) sign(y)``: one Hilbert transform along each axis, applied
   as two small matrix products;
 - opaque spot: the light that hits the spot is computed on the spot alone with matrix Fourier
-  transforms and taken away (semi-analytic method, Soummer et al. 2007, Opt. Express 15, 15935).
+  transforms and subtracted (semi-analytic method, Soummer et al. 2007, Opt. Express 15, 15935).
 
 A last matrix Fourier transform samples the field at the detector's pixel centres. Lengths are
-metres, angles arcseconds, and the pupil's x and y run along the detector's x and y.
+in metres, angles in arcseconds; the pupil's x and y are parallel to the detector's.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _FINE = 3
 
 @dataclass(frozen=True)
 class Pupil:
-    """The entrance pupil and the Lyot stop on one grid.
+    """Entrance pupil and Lyot stop on one grid.
 
     Parameters
     ----------
     aperture, stop : (n, n) float32
         Transmission, 0 to 1.
     segment : (n, n) int8
-        Number of the nearest mirror segment, 0 to 17.
+        Index of the nearest mirror segment, 0 to 17.
     centres : (18, 2) float64, m
         Segment centres (x, y).
     axis : (n,) float64, m
@@ -108,15 +108,15 @@ def _stop(n, rotation_deg, erosion_m):
 
 
 def make_pupil(rotation_deg: float, erosion_m: float, n: int = N_PUPIL) -> Pupil:
-    """Draw the segmented pupil and a Lyot stop that is the pupil drawn in from every edge.
+    """Make the segmented pupil and a Lyot stop: the pupil, eroded from every edge.
 
     Parameters
     ----------
     rotation_deg : float
         Angle of the pupil on the detector, counter-clockwise.
     erosion_m : float
-        The stop keeps what lies at least this far from the outer edge, the central obscuration and
-        the struts. Gaps between segments are too narrow to count.
+        Distance of the stop from the outer edge, the central obscuration and the struts. Gaps
+        between segments are ignored.
     n : int
         Samples across ``WIDTH_M``.
 
@@ -219,7 +219,7 @@ class Coronagraph:
     radius : float, arcsec
         Half-transmission radius of a round mask, radius of a spot; unused for ``4qpm``.
     wavelengths : (nw,) float64, m
-        Equal shares of the light.
+        With equal weights.
     scale : (float, float), arcsec
         Pixel size along x and y.
     columns, rows : (nx,), (ny,) float64, px
@@ -248,7 +248,7 @@ class Coronagraph:
 
     @cached_property
     def reach_px(self) -> tuple[float, float]:
-        """Largest source offset (x, y) from the mask that the pupil's sampling can carry, px."""
+        """Largest source offset (x, y) from the mask that the pupil sampling supports, px."""
         limit = 0.45 * self.wavelengths.min() / self.pupil.step / RAD
         return limit / self.scale[0], limit / self.scale[1]
 
@@ -265,15 +265,15 @@ class Coronagraph:
         opd : (n, n) float32, m
             Wavefront error over the pupil.
         offset_px : (float, float), px
-            The source's place (x, y) counted from the mask centre.
+            Position of the source (x, y) relative to the mask centre.
         masked : bool
-            False leaves the mask out (the Lyot stop stays).
+            False removes the mask (but not the Lyot stop).
 
         Returns
         -------
         (ny, nx) float64
-            Share of the source's light per pixel, where 1 is all the light that a source far from
-            the mask sends through the Lyot stop.
+            Fraction of the light per pixel; 1 is the light of a source far from the mask after the
+            Lyot stop.
         """
         tilt = [self.pupil.axis * (o * s * RAD) for o, s in zip(offset_px, self.scale, strict=True)]
         path = opd + tilt[0].astype(np.float32) + tilt[1].astype(np.float32)[:, None]

@@ -1,4 +1,4 @@
-"""Wavefront errors: what the mirror's figure adds once, and what drifts slowly in time."""
+"""Wavefront errors: a static part and a slow drift."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _segment_modes(pupil):
 
 
 def _screens(pupil, rng, count):
-    """Random figure with power falling as frequency^-3.2 between 3 and 40 cycles per aperture."""
+    """Random screens with power proportional to f^-3.2, 3 to 40 cycles per aperture."""
     n = pupil.axis.size
     cycles = np.hypot(fft.fftfreq(n, 1 / n), fft.fftfreq(n, 1 / n)[:, None])
     amplitude = np.where((cycles >= 3) & (cycles <= 40), np.maximum(cycles, 1) ** -1.6, 0.0)
@@ -50,23 +50,23 @@ def _screens(pupil, rng, count):
 
 
 class Wavefront:
-    """The optical path difference over the pupil at any time.
+    """Optical path difference over the pupil as a function of time.
 
-    A fixed figure (all modes at their given rms) plus a drift: every mode follows its own
+    A static part (all modes at their given rms) plus a drift: every mode follows its own
     Ornstein-Uhlenbeck process, so that integrations close in time share nearly the same speckles
-    and those hours apart do not. Piston and tilt over the Lyot stop are taken out of every mode:
-    where the star is belongs to the pointing.
+    and those hours apart do not. Piston and tilt over the Lyot stop are removed from every mode:
+    the position of the star is part of the pointing.
 
     Parameters
     ----------
     pupil : Pupil
     static_nm, drift_nm : float
-        Root mean square of figure and drift over the aperture.
+        Rms of the static part and of the drift over the aperture.
     times_days : (nt,) float64
-        When the states are wanted, ascending.
+        Times of the states, ascending.
     rng : numpy.random.Generator
     correlation_hours : float
-        Time in which the drift forgets itself.
+        Correlation time of the drift.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Wavefront:
         Parameters
         ----------
         state : int
-            Index into the times given.
+            Index into `times_days`.
 
         Returns
         -------
@@ -111,10 +111,10 @@ class Wavefront:
 
 
 def _level(modes, pupil):
-    """Take piston and tilt over the stop out of each mode, and make its rms one.
+    """Remove piston and tilt over the stop from each mode, and scale its rms to one.
 
-    Tilt is that of the plane fitted by least squares, which decides where the core of an image is;
-    the mean slope would decide where its centroid is, far wings included.
+    The tilt is that of a plane fitted by least squares, which sets the position of the core of the
+    image; the mean slope would set its centroid, wings included.
     """
     aperture = pupil.aperture > 0.5
     inside = (pupil.stop > 0.5) & aperture

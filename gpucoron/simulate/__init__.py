@@ -1,7 +1,7 @@
-"""Make a JWST coronagraphic association that never was, with its truth.
+"""Simulate a JWST coronagraphic association with known ground truth.
 
-``simulate(directory)`` writes ``_calints`` exposures, their association, a psfmask and the truth.
-Importing this package costs next to nothing: numpy, astropy, asdf and gwcs load when it runs.
+``simulate(directory)`` writes ``_calints`` exposures, their association, a psfmask and the ground
+truth. numpy, astropy, gwcs and stdatamodels are imported when it is called.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def simulate(
     shape: tuple[int, int] | None = None,
     **options,
 ) -> Simulation:
-    """Simulate an association and write it.
+    """Simulate an association with known ground truth and write it.
 
     Parameters
     ----------
     output_dir : path
-        Made if absent.
+        Created if absent.
     instrument : str
         ``nircam`` (round mask), ``miri-4qpm`` or ``miri-lyot``.
     seed : int
-        The same seed and options give the same pixels.
+        The same seed and options give the same files.
     shape : (int, int) or None
-        Rows and columns cut out round the mask; None is the whole subarray.
+        Rows and columns of a cut-out around the mask; None is the whole subarray.
     **options
         Any other field of `Options`: ``n_science``, ``n_integrations``, ``n_references``,
         ``n_reference_integrations``, ``planets``, ``disk``, ``noise``, ``cosmic_rays``, ...
@@ -46,14 +46,14 @@ def simulate(
     Returns
     -------
     Simulation
-        The files written and what is in them.
+        Paths of the files, and the injected planets.
 
     Raises
     ------
     ParameterError
-        An option that does not exist or a value that cannot be.
+        An option that does not exist, or an invalid value.
     OutputError
-        The folder cannot be written, or holds this association already and `overwrite` is false.
+        The folder cannot be written, or contains this association and `overwrite` is false.
     """
     chosen = Options.from_keywords(instrument=instrument, seed=seed, shape=shape, **options)
     from gpucoron.simulate.run import run

@@ -1,4 +1,4 @@
-"""What the detector does to a scene: noise, cosmic rays, bad pixels, dark borders."""
+"""Simulate the detector: noise, cosmic rays, bad pixels, reference pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOST_PER_PIXEL = 5e-5
 
 @dataclass(frozen=True)
 class Frames:
-    """The integrations of one exposure as the detector gives them; (n, ny, nx), MJy/sr."""
+    """Integrations of one exposure after ramp fitting and calibration; (n, ny, nx), MJy/sr."""
 
     data: np.ndarray
     err: np.ndarray
@@ -31,22 +31,22 @@ class Frames:
     var_poisson: np.ndarray
     var_rnoise: np.ndarray
     var_flat: np.ndarray
-    cosmic_rays: np.ndarray  # bool: an undetected hit added more than half a sigma
+    cosmic_rays: np.ndarray  # bool: an undetected hit of more than half a sigma
 
 
 class Detector:
-    """One detector with its fixed faults.
+    """One detector with its static bad pixels.
 
     Parameters
     ----------
     instrument, bandpass, window : Instrument, Filter, Window
     integration_s : float
     rng : numpy.random.Generator
-        Draws everything that does not change between exposures.
+        For everything that does not change between exposures.
     subtracted : (ny, nx) float64, MJy/sr
-        Background that is there for the noise and then taken away.
+        Background that contributes noise and is then subtracted.
     bad_pixels, noise, cosmic_rays : bool
-        Which effects to add. Variances and ERR are those with noise in any case.
+        Which effects to add. Variances and ERR always include the noise.
     saturation_mjysr : float or None
         Scene brightness from which a pixel is saturated.
     """
@@ -87,18 +87,18 @@ class Detector:
 
     @property
     def science_area(self) -> np.ndarray:
-        """(ny, nx) bool: pixels that see the sky."""
+        """(ny, nx) bool: pixels that are not NON_SCIENCE."""
         return self.flags & NON_SCIENCE == 0
 
     def expose(self, scenes: list[np.ndarray], rngs: dict[str, np.random.Generator]) -> Frames:
-        """Record an exposure.
+        """Simulate the integrations of an exposure.
 
         Parameters
         ----------
         scenes : list of (ny, nx) float64, MJy/sr
-            The clean scene of every integration, with all its background.
+            Noiseless image of every integration, with all its background.
         rngs : dict of numpy.random.Generator
-            ``noise``, ``hits`` and ``jumps``, so that switching one effect leaves the others alone.
+            ``noise``, ``hits`` and ``jumps``: switching one effect off does not change the others.
 
         Returns
         -------
@@ -120,7 +120,7 @@ class Detector:
             jumped = jumps < JUMPS_PER_PIXEL
             dq[jumped] |= JUMP_DET
             dq[jumps < LOST_PER_PIXEL] |= DO_NOT_USE | SATURATED
-            # A ramp cut in two by a detected hit gives a noisier slope.
+            # a ramp with a detected jump gives a noisier slope
             poisson, rnoise = poisson * (1 + 0.2 * jumped), rnoise * (1 + 1.0 * jumped)
         data = scene + self.excess
         if self.noise:
@@ -141,14 +141,14 @@ class Detector:
         return planes[0], planes[1], dq, *planes[2:], (hits > 0.5 * np.sqrt(total)) & ~gone
 
     def _noisy(self, light, rng, poisson, rnoise):
-        """Photon noise is Poisson's; what a cut ramp adds to it is Gaussian."""
+        """Draw Poisson photon noise, and Gaussian noise for the jumps and the readout."""
         counts = rng.poisson(light * self.electrons) / self.electrons
         extra = np.maximum(poisson - light / self.electrons, 0) + rnoise
         return counts + np.sqrt(extra) * rng.standard_normal(light.shape) + self.flat_error * light
 
 
 def _border(instrument, window):
-    """Flags of the pixels that never see the sky, and where they are."""
+    """Flags of the pixels outside the illuminated field, and where they are."""
     native = np.zeros(window.aperture.shape, np.uint32)
     if instrument.kind != "round":
         native[:] = NON_SCIENCE | DO_NOT_USE
@@ -166,7 +166,7 @@ def _border(instrument, window):
 
 
 def _faults(rng, window):
-    """Static bad pixels: flags, and the dark current (DN/s) of hot and warm ones."""
+    """Draw static bad pixels: flags, and the dark current (DN/s) of hot and warm ones."""
     ny, nx = window.shape
     flags = np.zeros((ny, nx), np.uint32)
     warmth = np.zeros((ny, nx))
@@ -198,7 +198,7 @@ def _faults(rng, window):
 
 
 def _cosmic_rays(rng, window):
-    """Electrons that undetected hits leave: points, tracks, and in some frames one in the core."""
+    """Draw undetected cosmic rays, electrons: points, tracks, in some frames one in the core."""
     ny, nx = window.shape
     image = np.zeros((ny, nx))
     count = rng.poisson(HITS_PER_PIXEL * ny * nx)

@@ -1,67 +1,28 @@
-"""Write exposures, association, psfmask and truth."""
+"""Write association, psfmask and ground truth."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
-import os
 from pathlib import Path
 
-import asdf
 import numpy as np
-from asdf.tagged import TaggedDict
-from astropy.io import fits
+from stdatamodels.jwst import datamodels
 
-from gpucoron.errors import OutputError
-from gpucoron.simulate.geometry import pixel_area
-from gpucoron.simulate.keywords import PRIMARY, SCI, cards
-from gpucoron.simulate.metadata import SOFTWARE, filter_name, int_times, metadata
-from gpucoron.simulate.wcs import build_gwcs
+from gpucoron.io.fits_writer import output_file
+from gpucoron.simulate.exposure import SOFTWARE, model_hdus, subarray, write_hdus
 
 __all__ = [
     "association_name",
     "root_name",
     "write_association",
-    "write_exposure",
     "write_psfmask",
     "write_scenes",
     "write_truth",
-    "writing",
 ]
 
 PROGRAM = "09100"
-PLANES = (("SCI", "data"), ("ERR", "err"), ("DQ", "dq"))
-VARIANCES = (("VAR_POISSON", "var_poisson"), ("VAR_RNOISE", "var_rnoise"), ("VAR_FLAT", "var_flat"))
 _ASN_IDS = {"round": "c1001", "4qpm": "c1002", "spot": "c1003"}
-
-
-@contextlib.contextmanager
-def writing(directory: Path):
-    """Turn the operating system's refusals into `OutputError`.
-
-    Parameters
-    ----------
-    directory : Path
-        Named where the error names no file.
-    """
-    try:
-        yield
-    except OSError as error:
-        where = error.filename or directory
-        raise OutputError(f"{where} cannot be written: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _complete(path: Path):
-    """Write under another name and rename when all is written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def root_name(instrument, science: bool, number: int, n_science: int) -> str:
@@ -81,19 +42,9 @@ def association_name(instrument) -> str:
 def write_association(path: Path, instrument, bandpass, plans) -> None:
     """Write the level-3 association of all exposures."""
     asn_id = _ASN_IDS[instrument.kind]
-    optics = [
-        filter_name(instrument, bandpass),
-        instrument.metadata.get("pupil"),
-        bandpass.subarray,
-    ]
-    product = "_".join(
-        [
-            f"jw{PROGRAM}-{asn_id}",
-            "t001",
-            instrument.metadata["name"].lower(),
-            "-".join(o.lower() for o in optics if o),
-        ]
-    )
+    optics = [bandpass.name, instrument.metadata.get("pupil"), bandpass.subarray]
+    configuration = "-".join(o.lower() for o in optics if o)
+    name = f"jw{PROGRAM}-{asn_id}_t001_{instrument.metadata['name'].lower()}_{configuration}"
     members = [{"expname": f"{p.root}_calints.fits", "exptype": p.exptype} for p in plans]
     content = {
         "asn_type": "coron3",
@@ -106,106 +57,32 @@ def write_association(path: Path, instrument, bandpass, plans) -> None:
         "asn_id": asn_id,
         "asn_pool": f"jw{PROGRAM}_simulated_pool.csv",
         "target": "t001",
-        "products": [{"name": product, "members": members}],
+        "products": [{"name": name, "members": members}],
     }
-    with _complete(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+    _write_json(path, content, indent=4)
 
 
-def _asdf_hdu(hdus, meta, gwcs_object):
-    tree = {"meta": meta | {"wcs": gwcs_object}}
-    for hdu in hdus[1:]:
-        dtype = hdu.data.dtype
-        kinds = (
-            [
-                {
-                    "byteorder": "big",
-                    "datatype": f"{'int' if d.kind == 'i' else 'float'}{8 * d.itemsize}",
-                    "name": k,
-                }
-                for k, (d, _) in dtype.fields.items()
-            ]
-            if dtype.fields
-            else dtype.name
-        )
-        tree[hdu.name.lower() if hdu.name != "SCI" else "data"] = TaggedDict(
-            {
-                "source": f"fits:{hdu.name},{hdu.ver}",
-                "shape": list(hdu.data.shape),
-                "datatype": kinds,
-                "byteorder": "big",
-            },
-            "tag:stsci.edu:asdf/core/ndarray-1.1.0",
-        )
-    buffer = io.BytesIO()
-    asdf.AsdfFile(tree).write_to(buffer)
-    content = np.frombuffer(buffer.getvalue(), np.uint8)
-    column = fits.Column("ASDF_METADATA", f"{content.size}B", array=content[None, :])
-    return fits.BinTableHDU.from_columns([column], name="ASDF")
+def _write_json(path, content, indent):
+    with output_file(path) as file:
+        file.write((json.dumps(content, indent=indent) + "\n").encode())
 
 
-def _header(lines, meta):
-    header = fits.Header()
-    for keyword, value, comment in cards(lines, meta):
-        header.append((keyword, value, comment), end=True)
-    return header
-
-
-def write_exposure(directory: Path, instrument, bandpass, plan, options, frames) -> Path:
-    """Write one ``_calints`` file.
-
-    Parameters
-    ----------
-    directory : Path
-    instrument, bandpass : Instrument, Filter
-    plan : ExposurePlan
-    options : Options
-    frames : Frames
-
-    Returns
-    -------
-    Path
-    """
-    meta = metadata(instrument, bandpass, plan, options.n_references)
-    hdus = fits.HDUList([fits.PrimaryHDU(header=_header(PRIMARY, meta))])
-    for name, field in PLANES:
-        hdus.append(fits.ImageHDU(getattr(frames, field), name=name))
-    hdus["SCI"].header.extend(_header(SCI, meta))
-    hdus["ERR"].header["BUNIT"] = (meta["bunit_err"], "units of the array")
-    hdus.append(fits.ImageHDU(pixel_area(plan.pointing.window), name="AREA"))
-    hdus.append(fits.BinTableHDU(int_times(plan), name="INT_TIMES"))
-    for name, field in VARIANCES:
-        hdus.append(fits.ImageHDU(getattr(frames, field), name=name))
-    for hdu in hdus[1:]:
-        hdu.ver = 1
-    hdus.append(_asdf_hdu(hdus, meta, build_gwcs(plan.pointing)))
-    path = directory / meta["filename"]
-    with _complete(path) as temporary:
-        hdus.writeto(temporary, overwrite=True)
-    return path
-
-
-def write_scenes(directory: Path, root: str, scenes: list[np.ndarray]) -> Path:
-    """Write the clean integrations of one exposure as ``<root>_clean.npy``, float32."""
-    path = directory / f"{root}_clean.npy"
-    with _complete(path) as temporary, open(temporary, "wb") as file:
+def write_scenes(directory: Path, root: str, scenes: list[np.ndarray]) -> None:
+    """Write the noiseless integrations of one exposure as ``<root>_clean.npy``, float32."""
+    with output_file(directory / f"{root}_clean.npy") as file:
         np.save(file, np.stack(scenes).astype(np.float32))
-    return path
 
 
 def _annulus(instrument, window, science_area):
-    """Weights of the registration: soft-edged ring round the mask, one where used."""
+    """Weights of the alignment: a soft-edged ring around the mask, 1 where a pixel is used."""
     ny, nx = window.shape
     cx, cy = window.centre
-    x, y = np.arange(nx) - cx, (np.arange(ny) - cy)[:, None]
-    r = np.hypot(x, y)
+    x, y = np.arange(nx), np.arange(ny)[:, None]
+    r = np.hypot(x - cx, y - cy)
     hole = instrument.hole_radius / np.mean(window.aperture.scale)
     outer = max(min(max(cx, nx - 1 - cx), max(cy, ny - 1 - cy)) - 2, hole + 8)
     weight = np.clip((r - hole) / 2 + 0.5, 0, 1) * np.clip((outer - r) / 4 + 0.5, 0, 1)
-    edge = np.minimum(
-        np.minimum(np.arange(nx), nx - 1 - np.arange(nx)),
-        np.minimum(np.arange(ny), ny - 1 - np.arange(ny))[:, None],
-    )
+    edge = np.minimum(np.minimum(x, nx - 1 - x), np.minimum(y, ny - 1 - y))
     weight = weight * np.clip((edge - 1) / 4, 0, 1)
     shrunk = science_area.copy()
     for axis in (0, 1):
@@ -215,52 +92,37 @@ def _annulus(instrument, window, science_area):
 
 
 def write_psfmask(directory: Path, instrument, bandpass, window, science_area) -> Path:
-    """Write ``psfmask.fits``; it multiplies the residual of the fit, 1 where a pixel is used."""
-    mask = _annulus(instrument, window, science_area)
-    header = fits.Header()
-    for keyword, value in (
-        ("ORIGIN", "STSCI"),
-        ("FILENAME", "psfmask.fits"),
-        ("DATAMODL", "PsfMaskModel"),
-        ("TELESCOP", "JWST"),
-        ("REFTYPE", "PSFMASK"),
-        ("PEDIGREE", "DUMMY"),
-        ("DESCRIP", "Simulated PSF mask"),
-        ("AUTHOR", SOFTWARE),
-        ("USEAFTER", "2022-01-01T00:00:00"),
-        ("INSTRUME", instrument.metadata["name"]),
-        ("DETECTOR", instrument.metadata["detector"]),
-        ("FILTER", filter_name(instrument, bandpass)),
-        ("CORONMSK", bandpass.coronmsk),
-        ("EXP_TYPE", instrument.exp_type),
-        ("SUBARRAY", bandpass.subarray),
-        ("SUBSTRT1", window.corner[0]),
-        ("SUBSTRT2", window.corner[1]),
-        ("SUBSIZE1", window.shape[1]),
-        ("SUBSIZE2", window.shape[0]),
-        ("FASTAXIS", int(instrument.metadata["fastaxis"])),
-        ("SLOWAXIS", int(instrument.metadata["slowaxis"])),
-    ):
-        header[keyword] = value
-    path = directory / "psfmask.fits"
-    with _complete(path) as temporary:
-        fits.HDUList([fits.PrimaryHDU(header=header), fits.ImageHDU(mask, name="SCI")]).writeto(
-            temporary, overwrite=True
-        )
+    """Write ``psfmask.fits``: weights of the alignment, 1 where a pixel is used."""
+    hardware = instrument.metadata
+    meta = {
+        "origin": "STSCI",
+        "date": "2024-01-31T06:00:00",
+        "filename": "psfmask.fits",
+        "telescope": "JWST",
+        "reftype": "PSFMASK",
+        "pedigree": "DUMMY",
+        "description": "Simulated PSF mask",
+        "author": SOFTWARE,
+        "useafter": "2022-01-01T00:00:00",
+        "instrument": {
+            "name": hardware["name"],
+            "detector": hardware["detector"],
+            "filter": bandpass.name,
+            "coronagraph": bandpass.coronmsk,
+        },
+        "exposure": {"type": instrument.exp_type},
+        "subarray": subarray(instrument, bandpass, window),
+    }
+    tree = {"meta": meta, "data": _annulus(instrument, window, science_area)}
+    path = directory / meta["filename"]
+    write_hdus(path, model_hdus(datamodels.PsfMaskModel, tree))
     return path
 
 
 def write_truth(
-    directory: Path,
-    options,
-    instrument,
-    bandpass,
-    window,
-    plans,
-    planets,
-    truth,
+    directory: Path, options, bandpass, window, plans, planets, truth
 ) -> tuple[Path, Path]:
-    """Write ``truth.npz`` (arrays) and ``truth.json`` (to read).
+    """Write the ground truth: ``truth.npz`` (arrays) and ``truth.json``.
 
     Returns
     -------
@@ -273,8 +135,8 @@ def write_truth(
     }
     exposures = []
     for plan in plans:
-        places = np.array(plan.place) + plan.jitter
-        arrays[f"star_{plan.root}"] = places
+        star_xy = np.array(plan.position) + plan.jitter
+        arrays[f"star_{plan.root}"] = star_xy
         arrays[f"cosmic_rays_{plan.root}"] = np.packbits(truth["cosmic_rays"][plan.root], axis=-1)
         if plan.exptype == "science":
             arrays[f"planets_{plan.root}"] = np.array([p.pixels[plan.root] for p in planets])
@@ -284,13 +146,13 @@ def write_truth(
                 "exptype": plan.exptype,
                 "roll_ref_deg": plan.pointing.roll_ref_deg,
                 "dither_px": list(plan.dither),
-                "star_xy_px": np.round(places, 6).tolist(),
+                "star_xy_px": np.round(star_xy, 6).tolist(),
                 "mid_times_mjd": plan.mid_times.tolist(),
             }
         )
     summary = {
         "options": dataclasses.asdict(options),
-        "filter": filter_name(instrument, bandpass),
+        "filter": bandpass.name,
         "pixel_counting": "from 0, pixel centres at whole numbers",
         "mask_centre": list(window.centre),
         "star": {"ra": plans[0].target[0], "dec": plans[0].target[1]},
@@ -298,8 +160,7 @@ def write_truth(
         "exposures": exposures,
     }
     paths = directory / "truth.npz", directory / "truth.json"
-    with _complete(paths[0]) as temporary, open(temporary, "wb") as file:
+    with output_file(paths[0]) as file:
         np.savez_compressed(file, **arrays)
-    with _complete(paths[1]) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    _write_json(paths[1], summary, indent=2)
     return paths

@@ -1,4 +1,4 @@
-"""Where a pixel looks: the same chain as the GWCS, in plain arrays, both ways."""
+"""Transform pixels to the sky and back: the chain of the GWCS on plain arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VA_SCALE = 1.00003  # differential velocity aberration, as a visit would have it
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the detector that is kept.
+    """The part of the detector that is read out.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Window:
 
     @classmethod
     def centred(cls, aperture: Aperture, shape: tuple[int, int] | None) -> Window:
-        """Return the native subarray, or a window of `shape` with the mask near its middle."""
+        """Return the whole subarray, or a window of `shape` with the mask near its centre."""
         if shape is None or tuple(shape) == aperture.shape:
             return cls(aperture, aperture.shape, aperture.corner)
         start = []
@@ -44,13 +44,13 @@ class Window:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """The aperture's reference pixel, which is the mask centre (x, y), counted from 0."""
+        """Mask centre (x, y), counted from 0: the aperture's reference pixel."""
         a = self.aperture
         return tuple(a.corner[k] + a.reference_pixel[k] - self.corner[k] - 1 for k in (0, 1))
 
 
 def polynomial_grid(coefficients, degree: int) -> np.ndarray:
-    """Lay SIAF coefficients out as ``grid[i, j]`` of ``x**i * y**j``.
+    """Arrange SIAF coefficients as ``grid[i, j]`` of ``x**i * y**j``.
 
     Parameters
     ----------
@@ -72,15 +72,15 @@ def polynomial_grid(coefficients, degree: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pointing:
-    """Pixel to sky for one exposure.
+    """Pointing of one exposure: transforms between pixels and sky.
 
     Parameters
     ----------
     window : Window
     ra_ref, dec_ref : float, deg
-        Where the aperture's reference point looks.
+        Sky position of the aperture's reference point.
     roll_ref_deg : float
-        Angle of V3 there, north over east.
+        Position angle of V3 there, north over east.
     """
 
     window: Window
@@ -89,7 +89,7 @@ class Pointing:
     roll_ref_deg: float
 
     def rotation(self) -> np.ndarray:
-        """Matrix (3, 3) that turns a unit vector in V2V3 into one on the sky."""
+        """Rotation matrix (3, 3) from V2V3 to the sky, for unit vectors."""
         a = self.window.aperture
         angles = (a.v2_ref / 3600, -a.v3_ref / 3600, self.roll_ref_deg, self.dec_ref, -self.ra_ref)
         matrix = np.eye(3)
@@ -104,7 +104,7 @@ class Pointing:
         return matrix
 
     def pixel_to_sky(self, x, y) -> tuple[np.ndarray, np.ndarray]:
-        """Sky of pixel positions.
+        """Sky coordinates of pixel positions.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class Pointing:
         return np.rad2deg(np.arctan2(sy, sx)) % 360, np.rad2deg(np.arctan2(sz, np.hypot(sx, sy)))
 
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
-        """Pixel positions of points on the sky, exact to about 1e-9 px.
+        """Pixel positions of sky coordinates, to about 1e-9 px.
 
         Parameters
         ----------
@@ -180,9 +180,9 @@ def aim(
     ra: float,
     dec: float,
     roll_deg: float,
-    place: tuple[float, float],
+    position: tuple[float, float],
 ) -> Pointing:
-    """Point so that a target falls on a given pixel position.
+    """Find the pointing that puts a target on a given pixel position.
 
     Parameters
     ----------
@@ -190,9 +190,9 @@ def aim(
     ra, dec : float, deg
         The target.
     roll_deg : float
-        Angle of V3 at the reference point.
-    place : (float, float), px
-        Where the target shall be (x, y), counted from 0.
+        Position angle of V3 at the reference point.
+    position : (float, float), px
+        Pixel position of the target (x, y), counted from 0.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def aim(
     """
     pointing = Pointing(window, ra, dec, roll_deg)
     for _ in range(5):
-        seen_ra, seen_dec = pointing.pixel_to_sky(*place)
+        seen_ra, seen_dec = pointing.pixel_to_sky(*position)
         pointing = Pointing(
             window,
             pointing.ra_ref + (ra - float(seen_ra)),
@@ -211,7 +211,7 @@ def aim(
 
 
 def pixel_area(window: Window) -> np.ndarray:
-    """Area of every pixel over that of the reference pixel.
+    """Area of every pixel relative to the nominal pixel.
 
     Parameters
     ----------

@@ -1,20 +1,20 @@
-"""What can be asked of the simulator, and what it hands back. Standard library only."""
+"""Options of a simulation, and what it returns. Standard library only."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 
+from gpucoron.core.validators import boolean, choice, integer, number, optional
 from gpucoron.errors import ParameterError
+from gpucoron.optics.instruments import INSTRUMENTS
 
-__all__ = ["DEMO", "INSTRUMENT_NAMES", "LARGE", "Options", "Planet", "PlanetTruth", "Simulation"]
+__all__ = ["DEMO", "LARGE", "Options", "Planet", "PlanetTruth", "Simulation"]
 
 MIN_SIDE = 32
-INSTRUMENT_NAMES = ("nircam", "miri-4qpm", "miri-lyot")
 
 DEMO = {
     "shape": (160, 160),
@@ -34,7 +34,16 @@ LARGE = {
 
 @dataclass(frozen=True)
 class Planet:
-    """A planet to inject: arcsec from the star, degrees north over east, flux over the star's."""
+    """A planet to inject.
+
+    Parameters
+    ----------
+    separation : float, arcsec
+    angle : float, deg
+        Position angle, north over east.
+    contrast : float
+        Its flux over the star's.
+    """
 
     separation: float
     angle: float
@@ -42,7 +51,7 @@ class Planet:
 
 
 @dataclass(frozen=True)
-class PlanetTruth:
+class PlanetTruth(Planet):
     """A planet that was injected.
 
     Parameters
@@ -52,14 +61,11 @@ class PlanetTruth:
     ra, dec : float, deg
     flux_jy : float
     flux_mjysr : float
-        Sum over the pixels of its image, were the mask not there.
+        Sum over the pixels of its image without the mask.
     pixels : dict of str to (float, float)
-        Mean place (x, y), counted from 0, in each science exposure by root name.
+        Mean position (x, y), counted from 0, in each science exposure by root name.
     """
 
-    separation: float
-    angle: float
-    contrast: float
     ra: float
     dec: float
     flux_jy: float
@@ -69,7 +75,7 @@ class PlanetTruth:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What `simulate` wrote."""
+    """The files that `simulate` wrote, and the ground truth."""
 
     directory: Path
     asn: Path
@@ -82,140 +88,156 @@ class Simulation:
     planets: tuple[PlanetTruth, ...]
 
 
+def _option(default, check: Callable, text: str = "", metavar: str = "X"):
+    """Describe an option: its default, its check (see `core.validators`), its help."""
+    return dataclasses.field(
+        default=default, metadata={"check": check, "help": text, "metavar": metavar}
+    )
+
+
+def _parts(value, separator=","):
+    return value.lower().split(separator) if isinstance(value, str) else value
+
+
+def _seed(value):
+    digits = str(value)
+    return int(digits) if digits.isdigit() else integer(0)(value)  # which rounds as a float does
+
+
+def _counts(value):
+    """Check for numbers of integrations: one for all exposures, or one per exposure."""
+    parts = _parts(value)
+    several = isinstance(parts, list | tuple)
+    return tuple(integer(1)(part) for part in (parts if several else [parts]))
+
+
+def _shape(value):
+    expected = f"expected two integers of {MIN_SIDE} or more (rows, columns)"
+    try:
+        ny, nx = (integer(MIN_SIDE)(side) for side in _parts(value, "x"))
+    except (TypeError, ValueError):
+        raise ValueError(expected) from None
+    return ny, nx
+
+
+def _planet(value):
+    if isinstance(value, Planet):
+        value = value.separation, value.angle, value.contrast
+    separation, angle, contrast = map(number(), _parts(value))
+    return Planet(_positive(separation), angle, _positive(contrast))
+
+
+def _planets(value):
+    try:
+        return tuple(map(_planet, value))
+    except (TypeError, ValueError):
+        expected = "expected (separation in arcsec, angle in degrees, contrast) for each"
+        raise ValueError(expected) from None
+
+
+_flag = boolean
+_filter = optional(lambda value: str(value).upper())
+_positive = number("a number of 0 or more", lambda x: x >= 0)
+_or_none = optional(_positive)
+
+
 @dataclass(frozen=True)
 class Options:
-    """Everything that shapes a simulation; see docs/simulator.md for the meaning of each field."""
+    """Everything that shapes a simulation; docs/simulator.md describes each field."""
 
-    instrument: str = "nircam"
-    filter: str | None = None
-    seed: int = 0
-    shape: tuple[int, int] | None = None
-    n_science: int = 2
-    n_integrations: int | tuple[int, ...] = 10
-    n_references: int = 9
-    n_reference_integrations: int | tuple[int, ...] = 4
-    planets: tuple[Planet, ...] | None = None
-    disk: bool = True
-    noise: bool = True
-    cosmic_rays: bool = True
-    bad_pixels: bool = True
-    star_flux_jy: float | None = None
-    reference_brightness: float = 1.6
-    roll_step: float = 10.0
-    dither_px: float | None = None
-    acquisition_px: float | None = None
-    jitter_px: float = 0.01
-    wavefront_nm: float | None = None
-    drift_nm: float | None = None
-    background_left: float | None = None
-    saturation_mjysr: float | None = None
-    n_optical_states: int | None = None
-    truth_scenes: bool = False
-    overwrite: bool = False
+    instrument: str = _option(
+        "nircam", choice(*INSTRUMENTS), f"{', '.join(INSTRUMENTS)} (default nircam)", "NAME"
+    )
+    filter: str | None = _option(
+        None, _filter, "filter of the instrument (default F444W, F1140C, F2300C)", "NAME"
+    )
+    seed: int = _option(0, _seed, "same seed, same pixels (default 0)", "N")
+    shape: tuple[int, int] | None = _option(
+        None, optional(_shape), "cut-out around the mask (default: whole subarray)", "NYxNX"
+    )
+    n_science: int = _option(
+        2, integer(1), "science exposures, one roll angle each (default 2)", "N"
+    )
+    n_integrations: int | tuple[int, ...] = _option(
+        10, _counts, "integrations per science exposure (default 10)", "N[,N...]"
+    )
+    n_references: int = _option(
+        9, integer(0), "reference exposures, one dither position each (default 9)", "N"
+    )
+    n_reference_integrations: int | tuple[int, ...] = _option(
+        4, _counts, "integrations per reference exposure (default 4)", "N[,N...]"
+    )
+    planets: tuple[Planet, ...] | None = _option(
+        None,
+        optional(_planets),
+        "planet to inject: arcsec, degrees (north over east), flux ratio; may be repeated; "
+        "replaces the instrument's three planets",
+        "SEP,PA,CONTRAST",
+    )
+    disk: bool = _option(True, _flag, "no debris disk")
+    noise: bool = _option(True, _flag, "no photon and read noise")
+    cosmic_rays: bool = _option(True, _flag, "no cosmic rays")
+    bad_pixels: bool = _option(True, _flag, "no bad pixels")
+    star_flux_jy: float | None = _option(None, _or_none, "flux of the science star, Jy")
+    reference_brightness: float = _option(
+        1.6, _positive, "flux of the reference star over that of the science star"
+    )
+    roll_step: float = _option(10.0, number(), "degrees between science exposures")
+    dither_px: float | None = _option(
+        None, _or_none, "distance between neighbours of the small-grid dither, px"
+    )
+    acquisition_px: float | None = _option(None, _or_none, "rms error of target acquisition, px")
+    jitter_px: float = _option(0.01, _positive, "rms pointing jitter between integrations, px")
+    wavefront_nm: float | None = _option(None, _or_none, "rms of the static wavefront error, nm")
+    drift_nm: float | None = _option(None, _or_none, "rms of the wavefront drift, nm")
+    background_left: float | None = _option(
+        None, _or_none, "fraction of the background that is not subtracted"
+    )
+    saturation_mjysr: float | None = _option(
+        None, _or_none, "brightness above which pixels are saturated, MJy/sr"
+    )
+    n_optical_states: int | None = _option(
+        None,
+        optional(integer(1)),
+        "at most N different wavefronts per exposure, repeated with new noise",
+        "N",
+    )
+    truth_scenes: bool = _option(
+        False, _flag, "also write every integration without noise and bad pixels"
+    )
+    overwrite: bool = _option(False, _flag, "replace an earlier simulation in the folder")
 
     @classmethod
     def from_keywords(cls, **keywords) -> Options:
-        """Make options, telling the nearest name for one that does not exist.
+        """Make options; for a name that does not exist, the error suggests the nearest.
 
         Raises
         ------
         ParameterError
-            Unknown name or impossible value.
+            Unknown name or invalid value.
         """
         names = [f.name for f in dataclasses.fields(cls)]
-        for name in keywords:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, 1)
-                hint = (
-                    f"; did you mean {near[0]!r}?"
-                    if near
-                    else f"; expected one of {', '.join(names)}"
-                )
-                raise ParameterError(f"simulate has no option {name!r}{hint}")
+        for name in [n for n in keywords if n not in names]:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
+            raise ParameterError(f"simulate has no option {name!r}; {hint}")
         return cls(**keywords)
 
     def __post_init__(self):
-        if str(self.instrument).lower() not in INSTRUMENT_NAMES:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            try:
+                checked = field.metadata["check"](value)
+            except ValueError as problem:
+                raise ParameterError(f"{field.name} is {value!r}, {problem}") from None
+            object.__setattr__(self, field.name, checked)
+        self._one_count_per_exposure("n_integrations", self.n_science)
+        self._one_count_per_exposure("n_reference_integrations", self.n_references)
+
+    def _one_count_per_exposure(self, name, exposures):
+        counts = getattr(self, name)
+        if len(counts) not in (1, exposures):
             raise ParameterError(
-                f"instrument is {self.instrument!r}, expected one of {', '.join(INSTRUMENT_NAMES)}"
+                f"{name} is {counts!r}, expected an integer or {exposures}, one per exposure"
             )
-        object.__setattr__(self, "instrument", self.instrument.lower())
-        _integer("seed", self.seed, 0)
-        _integer("n_science", self.n_science, 1)
-        _integer("n_references", self.n_references, 0)
-        if self.n_optical_states is not None:
-            _integer("n_optical_states", self.n_optical_states, 1)
-        for name, count in (
-            ("n_integrations", self.n_science),
-            ("n_reference_integrations", self.n_references),
-        ):
-            object.__setattr__(self, name, _counts(name, getattr(self, name), count))
-        if self.shape is not None:
-            object.__setattr__(self, "shape", _shape(self.shape))
-        if self.planets is not None:
-            object.__setattr__(self, "planets", tuple(_planet(p) for p in self.planets))
-        for name in (
-            "star_flux_jy",
-            "wavefront_nm",
-            "drift_nm",
-            "background_left",
-            "saturation_mjysr",
-            "reference_brightness",
-            "dither_px",
-            "acquisition_px",
-            "jitter_px",
-        ):
-            if getattr(self, name) is not None:
-                _number(name, getattr(self, name), 0.0)
-        _number("roll_step", self.roll_step, -360.0)
-
-
-def _number(name, value, least):
-    right = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not right or value < least:
-        raise ParameterError(f"{name} is {value!r}, expected a number of {least:g} or more")
-
-
-def _integer(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ParameterError(f"{name} is {value!r}, expected a whole number of {least} or more")
-
-
-def _counts(name, value, exposures):
-    """One number of integrations per exposure."""
-    if isinstance(value, Integral):
-        _integer(name, value, 1)
-        return (int(value),) * exposures
-    values = tuple(value) if isinstance(value, (list, tuple)) else ()
-    if len(values) != exposures:
-        raise ParameterError(
-            f"{name} is {value!r}, expected a whole number or {exposures} of them, one per exposure"
-        )
-    for v in values:
-        _integer(name, v, 1)
-    return tuple(int(v) for v in values)
-
-
-def _shape(value):
-    try:
-        ny, nx = value
-    except (TypeError, ValueError):
-        raise ParameterError(
-            f"shape is {value!r}, expected two whole numbers (rows, columns)"
-        ) from None
-    for side in (ny, nx):
-        _integer("shape", side, MIN_SIDE)
-    return int(ny), int(nx)
-
-
-def _planet(value):
-    try:
-        planet = value if isinstance(value, Planet) else Planet(*value)
-    except TypeError:
-        raise ParameterError(
-            f"planet is {value!r}, expected (separation in arcsec, angle in degrees, contrast)"
-        ) from None
-    _number("planet separation", planet.separation, 0.0)
-    _number("planet angle", planet.angle, -360.0)
-    _number("planet contrast", planet.contrast, 0.0)
-    return planet
+        object.__setattr__(self, name, counts if len(counts) == exposures else counts * exposures)

@@ -1,4 +1,4 @@
-"""From options to files: plan the exposures in time, image them, record them, write them."""
+"""Simulate an association: plan the exposures, compute their images, write the files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from gpucoron.errors import OutputError, ParameterError
-from gpucoron.optics.instruments import Filter, Instrument, instrument_named, load_aperture
+from gpucoron.optics.instruments import INSTRUMENTS, Filter, Instrument, load_aperture
 from gpucoron.simulate import files
 from gpucoron.simulate.detector import Detector
+from gpucoron.simulate.exposure import write_exposure
 from gpucoron.simulate.geometry import Pointing, Window, aim
 from gpucoron.simulate.options import Options, Planet, PlanetTruth, Simulation
 from gpucoron.simulate.scene import Scene, offset_sky
@@ -31,14 +32,14 @@ DITHER_ERROR_PX = 0.02
 
 @dataclass(frozen=True)
 class ExposurePlan:
-    """One exposure before it is taken."""
+    """Timing and pointing of one exposure."""
 
     root: str
     exptype: str  # science, psf
     number: int  # within its type, from 0
     start_mjd: float
     integration_s: float
-    place: tuple[float, float]  # mean place of the star, px
+    position: tuple[float, float]  # mean position of the star (x, y), px
     dither: tuple[float, float]  # commanded, px
     jitter: np.ndarray  # (n, 2) px
     pointing: Pointing
@@ -50,13 +51,18 @@ class ExposurePlan:
         return len(self.jitter)
 
     @property
+    def end_mjd(self) -> float:
+        """End of the last integration, MJD."""
+        return self.start_mjd + self.n_integrations * self.integration_s / 86400
+
+    @property
     def mid_times(self) -> np.ndarray:
         """(n,) float64, MJD."""
         return self.start_mjd + (np.arange(self.n_integrations) + 0.5) * self.integration_s / 86400
 
 
 def dither_pattern(count: int, step_px: float) -> np.ndarray:
-    """Small-grid dither: the centre, then eight points on a circle, opposite ones in turn.
+    """Small-grid dither: the centre, then eight points on a circle, in opposite pairs.
 
     Parameters
     ----------
@@ -67,7 +73,7 @@ def dither_pattern(count: int, step_px: float) -> np.ndarray:
     Returns
     -------
     (count, 2) float64, px
-        After nine points the pattern goes on with half the radius, a third, ...
+        From the tenth point on with half the radius, then a third, ...
     """
     radius_px = step_px / (2 * np.sin(np.pi / 8))
     angles = np.deg2rad([0, 180, 90, 270, 45, 225, 135, 315])
@@ -80,7 +86,7 @@ def dither_pattern(count: int, step_px: float) -> np.ndarray:
 
 def run(output_dir: str | PathLike, options: Options) -> Simulation:
     """Simulate and write; see `gpucoron.simulate.simulate`."""
-    instrument = instrument_named(options.instrument)
+    instrument = INSTRUMENTS[options.instrument]
     bandpass = _bandpass(instrument, options.filter)
     window = _window(bandpass, options.shape)
     directory = _directory(output_dir)
@@ -91,14 +97,9 @@ def run(output_dir: str | PathLike, options: Options) -> Simulation:
         raise OutputError(f"{asn} exists; expected a new folder or overwrite=True (--overwrite)")
     planets = _planets(instrument, options, plans, window)
     truth = _expose_all(instrument, bandpass, window, options, plans, planets, directory, streams)
-    with files.writing(directory):
-        psfmask = files.write_psfmask(
-            directory, instrument, bandpass, window, truth["science_area"]
-        )
-        files.write_association(asn, instrument, bandpass, plans)
-        truth_paths = files.write_truth(
-            directory, options, instrument, bandpass, window, plans, planets, truth
-        )
+    psfmask = files.write_psfmask(directory, instrument, bandpass, window, truth["science_area"])
+    truth_paths = files.write_truth(directory, options, bandpass, window, plans, planets, truth)
+    files.write_association(asn, instrument, bandpass, plans)
     paths = [directory / f"{p.root}_calints.fits" for p in plans]
     log.info("simulated %d exposures of %s in %s", len(plans), instrument.name, directory)
     return Simulation(
@@ -133,21 +134,23 @@ def _window(bandpass: Filter, shape: tuple[int, int] | None) -> Window:
     return Window.centred(aperture, shape)
 
 
-def _or(chosen, usual):
-    return usual if chosen is None else chosen
+def _or(chosen, default):
+    return default if chosen is None else chosen
 
 
 def _directory(path) -> Path:
     directory = Path(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for part in directory.glob(".*_calints.fits.*.part"):  # of a simulation that was killed
+            part.unlink()
     except OSError as error:
-        raise OutputError(f"{directory} cannot be made: {error.strerror}") from error
+        raise OutputError(f"{directory} cannot be written: {error.strerror}") from error
     return directory
 
 
 def _plan(instrument, bandpass, window, options, rng):
-    """Lay out the exposures in time: the rolls, then the reference star."""
+    """Plan the exposures in time: the rolls, then the reference star."""
     integration_s = instrument.frame_time_s * instrument.frames_per_group * instrument.n_groups
     counts = (*options.n_integrations, *options.n_reference_integrations)
     dithers = dither_pattern(
@@ -166,7 +169,7 @@ def _plan(instrument, bandpass, window, options, rng):
         jitter = options.jitter_px * rng.standard_normal((count, 2))
         if options.n_optical_states:
             jitter = jitter[np.arange(count) % options.n_optical_states]
-        place = tuple(float(v) for v in np.array(window.centre) + dither + miss)
+        position = tuple(float(v) for v in np.array(window.centre) + dither + miss)
         target = STAR if science else REFERENCE_STAR
         roll = ROLL_DEG + (options.roll_step * number if science else 0.0)
         plans.append(
@@ -176,10 +179,10 @@ def _plan(instrument, bandpass, window, options, rng):
                 number,
                 start,
                 integration_s,
-                place,
+                position,
                 tuple(float(v) for v in dither),
                 jitter,
-                aim(window, *target, roll, place),
+                aim(window, *target, roll, position),
                 target,
             )
         )
@@ -254,17 +257,16 @@ def _expose_all(instrument, bandpass, window, options, plans, planets, directory
             for n, s in zip(("noise", "hits", "jumps"), stream.spawn(3), strict=True)
         }
         frames = detector.expose(scenes, rngs)
-        with files.writing(directory):
-            files.write_exposure(directory, instrument, bandpass, plan, options, frames)
-            if options.truth_scenes:
-                files.write_scenes(directory, plan.root, [s - detector.subtracted for s in scenes])
+        write_exposure(directory, instrument, bandpass, plan, options.n_references, frames)
+        if options.truth_scenes:
+            files.write_scenes(directory, plan.root, [s - detector.subtracted for s in scenes])
         truth["cosmic_rays"][plan.root] = frames.cosmic_rays
         first += plan.n_integrations
     return truth
 
 
 def _scenes(scene, wavefront, first, plan, planets, options):
-    """Clean images of every integration; equal ones where optical states repeat."""
+    """Noiseless images of every integration; equal where optical states repeat."""
     flux = _or(options.star_flux_jy, scene.instrument.star_flux_jy)
     companions = None
     if plan.exptype == "psf":
@@ -277,7 +279,7 @@ def _scenes(scene, wavefront, first, plan, planets, options):
     states = min(plan.n_integrations, options.n_optical_states or plan.n_integrations)
     images = []
     for k in range(states):
-        place = (plan.place[0] + plan.jitter[k, 0], plan.place[1] + plan.jitter[k, 1])
-        star = scene.star(flux, wavefront.opd(first + k), place)
+        position = (plan.position[0] + plan.jitter[k, 0], plan.position[1] + plan.jitter[k, 1])
+        star = scene.star(flux, wavefront.opd(first + k), position)
         images.append(scene.image(star, companions, tuple(plan.jitter[k])))
     return [images[k % states] for k in range(plan.n_integrations)]

@@ -1,4 +1,4 @@
-"""The sky in front of the detector: star, planets, disk and background through the optics."""
+"""Noiseless images of star, planets, disk and background through the coronagraph."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gpucoron.simulate.geometry import Pointing, Window
 
 __all__ = ["Scene", "offset_sky"]
 
-MARGIN = 8  # px round the window, so that nothing wraps round into it
+MARGIN = 8  # px around the window, so that FFTs do not wrap around into it
 DIFFUSION_PX = 0.25  # charge diffusion and capacitive coupling
 
 
 def offset_sky(ra: float, dec: float, separation: float, angle_deg: float) -> tuple[float, float]:
-    """Sky position at a separation and position angle from another.
+    """Sky position at a separation and position angle from a star.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def offset_sky(ra: float, dec: float, separation: float, angle_deg: float) -> tu
 
 
 class Scene:
-    """Clean images, MJy/sr, of one instrument set-up.
+    """Noiseless images (MJy/sr) of one instrument configuration.
 
     Parameters
     ----------
@@ -69,25 +69,25 @@ class Scene:
         self.background = self._background()
 
     def flux_to_pixels(self, flux_jy: float) -> float:
-        """Sum over pixels, MJy/sr, that a source of this flux gives."""
+        """Sum over the pixels of the image of a source, MJy/sr."""
         return flux_jy * 1e-6 / self.pixel_sr
 
-    def star(self, flux_jy: float, opd: np.ndarray, place: tuple[float, float]) -> np.ndarray:
-        """Spectrum of the image of a star behind the mask.
+    def star(self, flux_jy: float, opd: np.ndarray, position: tuple[float, float]) -> np.ndarray:
+        """Fourier transform of the image of a star behind the mask.
 
         Parameters
         ----------
         flux_jy : float
         opd : (n, n) float32, m
-        place : (float, float), px
-            Where it is (x, y), counted from 0.
+        position : (float, float), px
+            Position (x, y), counted from 0.
 
         Returns
         -------
         complex128
-            To be handed to `image`.
+            Argument of `image`.
         """
-        image = self.coronagraph.image(opd, self._offset(place))
+        image = self.coronagraph.image(opd, self._offset(position))
         return fft.rfft2(self.flux_to_pixels(flux_jy) * image)
 
     def companions(
@@ -96,7 +96,7 @@ class Scene:
         opd: np.ndarray,
         disk: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Spectrum of planets and disk.
+        """Fourier transform of the image of planets and disk.
 
         Parameters
         ----------
@@ -110,8 +110,8 @@ class Scene:
         """
         image = np.zeros((self._rows.size, self._columns.size))
         reach = self.coronagraph.reach_px
-        for flux, place in sources:
-            offset = self._offset(place)
+        for flux, position in sources:
+            offset = self._offset(position)
             if abs(offset[0]) < reach[0] and abs(offset[1]) < reach[1]:
                 image += self.flux_to_pixels(flux) * self.coronagraph.image(opd, offset)
         spectrum = fft.rfft2(image)
@@ -153,7 +153,7 @@ class Scene:
     def ring(
         self, pointing: Pointing, star: tuple[float, float], inclination_deg: float = 77.0
     ) -> np.ndarray:
-        """Surface brightness of an inclined debris ring behind the mask, not yet convolved.
+        """Surface brightness of an inclined debris ring behind the mask, before convolution.
 
         Parameters
         ----------
@@ -195,7 +195,7 @@ class Scene:
         return self.instrument.ring_brightness * profile * phase
 
     def _transmission(self, x, y):
-        """Share of a source's light that passes the mask, arcseconds from its centre."""
+        """Transmission of the mask at an offset from its centre (arcsec)."""
         r = np.hypot(x, y)
         if self.instrument.kind == "spot":
             return np.clip((r - self.instrument.mask_radius) / 0.3 + 0.5, 0, 1)
@@ -205,7 +205,7 @@ class Scene:
         return 1 - np.exp2(-((r / self.instrument.mask_radius) ** 2))
 
     def _background(self):
-        """Zodiacal and thermal light, and the stray light along an edge of a phase mask."""
+        """Zodiacal and thermal background, with stray light along an edge of a phase mask."""
         level = np.full(self.window.shape, self.bandpass.background)
         if self.instrument.kind != "4qpm":
             return level
@@ -221,8 +221,8 @@ class Scene:
         scale = self.window.aperture.scale
         return (x - self.window.centre[0]) * scale[0], (y - self.window.centre[1]) * scale[1]
 
-    def _offset(self, place):
-        return place[0] - self.window.centre[0], place[1] - self.window.centre[1]
+    def _offset(self, position):
+        return position[0] - self.window.centre[0], position[1] - self.window.centre[1]
 
     def wavefront(
         self, times_days: np.ndarray, static_nm: float, drift_nm: float, rng: np.random.Generator

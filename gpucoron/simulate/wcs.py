@@ -1,8 +1,9 @@
-"""The GWCS and the header approximation of one exposure, built as assign_wcs builds them."""
+"""GWCS and TAN-SIP approximation of an exposure, built as the assign_wcs step builds them."""
 
 from __future__ import annotations
 
 import functools
+import re
 from functools import reduce
 from operator import and_
 
@@ -16,7 +17,7 @@ from gwcs.geometry import CartesianToSpherical, SphericalToCartesian
 
 from gpucoron.simulate.geometry import VA_SCALE, Pointing, Window, polynomial_grid
 
-__all__ = ["build_gwcs", "s_region", "sip_keywords"]
+__all__ = ["build_gwcs", "sip_keywords"]
 
 INVERSE_DEGREE = 7
 SIP_DEGREE = 4
@@ -105,7 +106,7 @@ def _to_sky(pointing: Pointing):
 
 
 def build_gwcs(pointing: Pointing) -> gwcs.WCS:
-    """Build detector -> v2v3 -> v2v3vacorr -> world.
+    """Build the GWCS: detector, v2v3, v2v3vacorr, world.
 
     Parameters
     ----------
@@ -134,81 +135,21 @@ def build_gwcs(pointing: Pointing) -> gwcs.WCS:
     )
 
 
-def s_region(pointing: Pointing) -> str:
-    """Footprint of the window as the ``S_REGION`` keyword holds it.
+def sip_keywords(wcs: gwcs.WCS, centre: tuple[float, float]) -> dict[str, float | int | str]:
+    """Approximate a GWCS by a TAN-SIP WCS for the header.
 
     Parameters
     ----------
-    pointing : Pointing
-
-    Returns
-    -------
-    str
-        Corners counter-clockwise in pixels from the first one, degrees with nine decimals.
-    """
-    ny, nx = pointing.window.shape
-    left, right, bottom, top = -0.5, nx - 0.5, -0.5, ny - 0.5
-    ra, dec = pointing.pixel_to_sky([left, left, right, right], [bottom, top, top, bottom])
-    corners = " ".join(f"{a:.9f} {d:.9f}" for a, d in zip(ra, dec, strict=True))
-    return f"POLYGON ICRS  {corners}"
-
-
-def sip_keywords(pointing: Pointing) -> dict[str, float | int | str]:
-    """FITS keywords of the TAN-SIP approximation.
-
-    Parameters
-    ----------
-    pointing : Pointing
+    wcs : gwcs.WCS
+    centre : (float, float), px
+        Reference pixel (x, y), counted from 0.
 
     Returns
     -------
     dict
         ``crpix1`` ... ``bp_order``, named as in ``meta.wcsinfo``; better than 0.01 px.
     """
-    cx, cy = pointing.window.centre
-    ra0, dec0 = (float(v) for v in pointing.pixel_to_sky(cx, cy))
-    ny, nx = pointing.window.shape
-    x, y = (
-        v.ravel()
-        for v in np.meshgrid(np.linspace(0, nx - 1, 24) - cx, np.linspace(0, ny - 1, 24) - cy)
-    )
-    plane = np.stack(_tangent_plane(*pointing.pixel_to_sky(x + cx, y + cy), ra0, dec0))
-    terms = [(i, j) for i in range(SIP_DEGREE + 1) for j in range(SIP_DEGREE + 1 - i) if i + j >= 1]
-    fit = np.linalg.lstsq(_powers(x, y, terms), plane.T, rcond=None)[0]
-    linear = np.array([fit[terms.index((1, 0))], fit[terms.index((0, 1))]]).T
-    forward = np.linalg.solve(linear, fit.T)
-    u_, v_ = np.linalg.solve(linear, plane)
-    bent = [t for t in terms if sum(t) >= 2]  # the linear inverse terms have no FITS keyword
-    back = np.linalg.lstsq(_powers(u_, v_, bent), np.stack([x - u_, y - v_], axis=1), rcond=None)[0]
-    keywords = {
-        "crpix1": cx + 1,
-        "crpix2": cy + 1,
-        "crval1": ra0,
-        "crval2": dec0,
-        "ctype1": "RA---TAN-SIP",
-        "ctype2": "DEC--TAN-SIP",
-        "cunit1": "deg",
-        "cunit2": "deg",
-        "cd1_1": linear[0, 0],
-        "cd1_2": linear[0, 1],
-        "cd2_1": linear[1, 0],
-        "cd2_2": linear[1, 1],
-        **{f"{p}_order": SIP_DEGREE for p in ("a", "b", "ap", "bp")},
-    }
-    curved = forward[:, [terms.index(t) for t in bent]]
-    for p, values in zip(("a", "b", "ap", "bp"), (*curved, *back.T), strict=True):
-        keywords |= {f"{p}_{i}_{j}": v for (i, j), v in zip(bent, values, strict=True)}
-    return {k: v if isinstance(v, (int, str)) else float(v) for k, v in keywords.items()}
-
-
-def _powers(x, y, terms):
-    return np.stack([x**i * y**j for i, j in terms], axis=1)
-
-
-def _tangent_plane(ra, dec, ra0, dec0):
-    """Gnomonic projection, degrees."""
-    a, d, d0 = np.deg2rad(ra - ra0), np.deg2rad(dec), np.deg2rad(dec0)
-    depth = np.sin(d) * np.sin(d0) + np.cos(d) * np.cos(d0) * np.cos(a)
-    xi = np.cos(d) * np.sin(a) / depth
-    eta = (np.sin(d) * np.cos(d0) - np.cos(d) * np.sin(d0) * np.cos(a)) / depth
-    return np.rad2deg(xi), np.rad2deg(eta)
+    reference = [c + 1 for c in centre]
+    header = wcs.to_fits_sip(degree=SIP_DEGREE, inv_degree=SIP_DEGREE, crpix=reference)
+    keywords = r"(WCSAXES|CRPIX|CRVAL|CTYPE|CUNIT|CD\d_)\d?|[AB]P?_(ORDER|\d_\d)"
+    return {k.lower(): v for k, v in header.items() if re.fullmatch(keywords, k)}

@@ -1,7 +1,7 @@
-"""gpucoron beside the jwst package: run both on one association, compare every product.
+"""Compare gpucoron with the jwst package, product by product.
 
-`compare_products` compares two folders of products; `verify` runs both pipelines first, each in a
-process of its own. Names are looked up on first use.
+`verify` runs both pipelines on one association, each in its own process, and compares their
+products; `compare_products` compares two folders of products. Modules load on first use.
 """
 
 import lazy_loader

@@ -17,7 +17,7 @@ __all__ = ["verify"]
 
 log = logging.getLogger("gpucoron")
 
-_MARK = "gpucoron-verify.txt"  # is in every folder that may be emptied
+_MARK = "gpucoron-verify.txt"  # marks folders that may be emptied
 
 
 def verify(
@@ -39,15 +39,15 @@ def verify(
     output_dir : path
         Gets ``jwst/``, ``gpucoron/``, ``input/``, logs, ``report.txt`` and ``report.json``.
     psfmask : path, optional
-        For both. Default: what gpucoron finds.
+        For both. Default: the mask that gpucoron uses.
     sets : sequence of str
         ``"klip.truncate=10"``, for both.
     align : {"first", "each"}, optional
-        gpucoron's alignment; "first" is what jwst does.
+        gpucoron's alignment; default "first", as in jwst.
     device : str
-        Where gpucoron computes.
+        Device for gpucoron: "auto", "cpu" or a number.
     double_fft : bool
-        Run jwst's alignment with Fourier transforms in double precision.
+        Run the Fourier transforms of jwst's alignment in double precision.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def _changed_parameters(sets: Sequence[str], align: str | None) -> dict[str, Any
 
 
 def _make(folder: Path, places) -> None:
-    """Make the folders; only an earlier comparison's may be there, and are emptied."""
+    """Create the folders, or empty those of an earlier comparison."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not (folder / _MARK).is_file():
@@ -124,7 +124,7 @@ def _make(folder: Path, places) -> None:
                 "folder, or one of an earlier comparison"
             )
         (folder / _MARK).write_text(
-            "This folder is written by gpucoron verify, which empties it when it runs again.\n"
+            "gpucoron verify writes this folder, and empties it when it runs again.\n"
         )
         for place in places:
             if place.is_dir():

@@ -1,14 +1,15 @@
-"""How much two products differ: images, tables and fitted shifts."""
+"""Measure how two products differ: images, tables and fitted shifts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 __all__ = [
+    "PRODUCTS",
     "HduDifference",
     "ShiftDifference",
     "TableDifference",
@@ -25,24 +26,22 @@ TABLE_RELATIVE = 1e-12
 
 @dataclass(frozen=True)
 class HduDifference:
-    """One image extension, ours against jwst's.
+    """Differences of one image extension of gpucoron from jwst's.
 
     Parameters
     ----------
     product, file, hdu : str
-        As "psfsub", the file's name, "SCI".
+        Such as "psfsub", the file's name, "SCI".
     shape, shape_jwst : tuple of int
-        Where the shapes differ, nothing below is known (0 and NaN).
+        Where the shapes differ, all that follows is 0, False or NaN.
     same_bits : bool
         Same type and every value equal bit for bit; any NaN equals any other.
-    values : int
-        How many there are.
-    different : int
-        Values that differ at all.
+    values, different : int
+        Number of values, and of those that differ at all.
     nan_mismatch : int
-        Values that are a number in one of the two only.
+        Values that are finite in only one of the two.
     largest, rms : float
-        Of the difference, where both are numbers.
+        Of the difference, where both are finite.
     largest_jwst, rms_jwst : float
         Of jwst's values.
     """
@@ -79,7 +78,7 @@ class HduDifference:
 
 @dataclass(frozen=True)
 class TableDifference:
-    """One table extension: its columns that differ."""
+    """Columns of one table extension that differ."""
 
     product: str
     file: str
@@ -91,13 +90,13 @@ class TableDifference:
 
 @dataclass(frozen=True)
 class ShiftDifference:
-    """The fitted shifts of all references to one science exposure's first integration, px."""
+    """Differences of the shifts of all references to one exposure's first integration, px."""
 
     exposure: str
     pairs: int
     largest: float
     rms: float
-    left_out: int = 0  # pairs without a shift in ours
+    left_out: int = 0  # pairs without a shift in gpucoron's product
 
 
 def _ratio(a: float, b: float) -> float:
@@ -107,89 +106,72 @@ def _ratio(a: float, b: float) -> float:
 
 
 def product_of(file: str) -> str | None:
-    """Return the product type that a file name ends in; None where it is none."""
+    """Return the product type in a file name; None for other files."""
     kind = file.removesuffix(".fits").rpartition("_")[2]
     return kind if kind in PRODUCTS else None
 
 
 def compare_hdus(
-    product: str,
-    file: str,
-    ours: Any,
-    theirs: Any,
+    product: str, file: str, ours: Any, theirs: Any
 ) -> Iterator[HduDifference | TableDifference]:
-    """Compare every extension with data that both files have.
+    """Compare every extension with data that both files have, ASDF excepted.
 
     Parameters
     ----------
     product, file : str
-        What they are called.
+        Product type and file name.
     ours, theirs : astropy HDUList
-        Where a psfalign of ours is 4-D and jwst's 3-D, the first science integration is compared.
+        Where gpucoron's psfalign is 4-D and jwst's 3-D, the first science integration is compared.
     """
-    known = {hdu.name for hdu in ours}
+    names = {hdu.name for hdu in ours} - {"ASDF"}
     for hdu in theirs:
-        if hdu.name not in known or hdu.name == "ASDF" or hdu.data is None:
+        if hdu.name not in names or hdu.data is None:
             continue
-        mine = ours[hdu.name]
+        data = ours[hdu.name].data
         if hdu.data.dtype.names:
-            yield _compare_tables(product, file, hdu.name, mine.data, hdu.data)
+            yield _compare_tables(product, file, hdu.name, data, hdu.data)
         else:
-            data = mine.data
             if product == "psfalign" and data.ndim == 4 and hdu.data.ndim == 3:
                 data = data[0]
-            yield compare_images(product, file, hdu.name, data, hdu.data)
+            yield _compare_images(product, file, hdu.name, data, hdu.data)
 
 
-def compare_images(product: str, file: str, name: str, ours, theirs) -> HduDifference:
-    """Compare two arrays, a plane at a time."""
+def _compare_images(product, file, name, ours, theirs):
+    """Compare two arrays, one plane at a time."""
     if ours.shape != theirs.shape:
         return HduDifference(product, file, name, ours.shape, theirs.shape)
-    same = ours.dtype.newbyteorder("=") == theirs.dtype.newbyteorder("=")
-    parts = [_plane(a, b) for a, b in zip(_planes(ours), _planes(theirs), strict=True)]
-    different, nan, both, square, square_jwst, finite = (
-        sum(column) for column in list(zip(*parts, strict=True))[:6]
-    )
-    largest, largest_jwst = (max(column) for column in list(zip(*parts, strict=True))[6:])
+    planes = (array.reshape(-1, *array.shape[-2:]) for array in (ours, theirs))
+    sums, largest = zip(*(_plane(a, b) for a, b in zip(*planes, strict=True)), strict=True)
+    different, nan, both, square, finite, square_jwst = (sum(s) for s in zip(*sums, strict=True))
+    same_type = ours.dtype.newbyteorder("=") == theirs.dtype.newbyteorder("=")
     return HduDifference(
         product,
         file,
         name,
         ours.shape,
         theirs.shape,
-        same and different == 0,
-        ours.size,
-        different,
-        nan,
-        largest,
-        float(np.sqrt(square / both)) if both else 0.0,
-        largest_jwst,
-        float(np.sqrt(square_jwst / finite)) if finite else 0.0,
+        same_bits=same_type and different == 0,
+        values=ours.size,
+        different=different,
+        nan_mismatch=nan,
+        largest=max(gap for gap, _ in largest),
+        rms=float(np.sqrt(square / both)) if both else 0.0,
+        largest_jwst=max(value for _, value in largest),
+        rms_jwst=float(np.sqrt(square_jwst / finite)) if finite else 0.0,
     )
 
 
-def _planes(array):
-    return array.reshape(-1, *array.shape[-2:])
-
-
 def _plane(ours, theirs):
-    """Counts, sums of squares and largest values of one plane."""
+    """Counts and sums of squares of one plane, and the largest difference and value."""
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     differ = ((a != b) | (np.signbit(a) != np.signbit(b))) & ~(np.isnan(a) & np.isnan(b))
     finite_a, finite_b = np.isfinite(a), np.isfinite(b)
     both = finite_a & finite_b
     gap = np.abs(a[both] - b[both])
     values = np.abs(b[finite_b])
-    return (
-        int(np.count_nonzero(differ)),
-        int(np.count_nonzero(finite_a != finite_b)),
-        gap.size,
-        float(np.sum(gap**2)),
-        float(np.sum(values**2)),
-        values.size,
-        float(gap.max(initial=0.0)),
-        float(values.max(initial=0.0)),
-    )
+    counts = int(np.count_nonzero(differ)), int(np.count_nonzero(finite_a != finite_b))
+    squares = gap.size, float(np.sum(gap**2)), values.size, float(np.sum(values**2))
+    return (*counts, *squares), (float(gap.max(initial=0.0)), float(values.max(initial=0.0)))
 
 
 def _compare_tables(product, file, name, ours, theirs):
@@ -213,14 +195,14 @@ def _same_column(ours, theirs):
 
 
 def compare_shifts(exposure: str, table: Any, theirs: np.ndarray) -> ShiftDifference:
-    """Compare the fits of one science exposure.
+    """Compare the fitted shifts of one science exposure.
 
     Parameters
     ----------
     exposure : str
         Root name.
     table : structured array
-        psfalign's ALIGN table; the rows of its first science integration count.
+        psfalign's ALIGN table; the rows of its first science integration are compared.
     theirs : (nref, 3) float64
         jwst's x, y (px) and beta.
     """
@@ -234,8 +216,3 @@ def compare_shifts(exposure: str, table: Any, theirs: np.ndarray) -> ShiftDiffer
     return ShiftDifference(
         exposure, int(known.sum()), float(gap.max(initial=0.0)), rms, int((~known).sum())
     )
-
-
-def shifts_from_json(found: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Turn lists of x, y, beta by exposure into arrays."""
-    return {name: np.array(rows, dtype=np.float64).reshape(-1, 3) for name, rows in found.items()}

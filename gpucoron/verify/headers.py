@@ -1,4 +1,4 @@
-"""Header keywords that differ, and which of them may, with the reason."""
+"""Compare header keywords; list those that may differ, with the reason."""
 
 from __future__ import annotations
 
@@ -13,11 +13,27 @@ import numpy as np
 __all__ = ["EXPECTED_EXTENSIONS", "EXPECTED_KEYWORDS", "KeywordDifference", "compare_headers"]
 
 
+_VERSION = (
+    "jwst's own version; gpucoron keeps the version that calibrated the exposures, and writes its "
+    "own in GPUCORON"
+)
+_CRDS = (
+    "jwst writes the CRDS context even where the psfmask is given; gpucoron names the psfmask in "
+    "R_PSFMAS and keeps the exposures' CRDS keywords"
+)
+_CRPIX = "px; gpucoron inverts the output grid in closed form, jwst by iteration"
+_S_REGION = "the same polygon, listed from another corner; corners within 2e-9 degrees"
+_UNKNOWN = (
+    "an extension of the exposure that no JWST schema describes (such as those that the publisher "
+    "of a data set added): jwst carries it along, gpucoron does not"
+)
+
+
 class Expected(NamedTuple):
     """A keyword that may differ.
 
-    `within` tells how far: None is no limit, a number is one for the absolute difference, and
-    "polygon" asks for the same polygon, whichever corner comes first.
+    `within` says how far: None is no limit, a number is the largest absolute difference, and
+    "polygon" means the same polygon, from any corner.
     """
 
     products: str  # separated by blanks; * is all
@@ -29,66 +45,35 @@ class Expected(NamedTuple):
 
 #: Every keyword that may differ; docs/deviations.md shows the same table.
 EXPECTED_KEYWORDS: tuple[Expected, ...] = (
-    Expected("*", "PRIMARY", "DATE", None, "the time at which the file was written"),
+    Expected("*", "PRIMARY", "DATE", None, "time at which the file was written"),
     Expected("*", "PRIMARY", "GPUCORON", None, "gpucoron's version, only in its own products"),
-    Expected(
-        "*",
-        "PRIMARY",
-        "CAL_VER",
-        None,
-        "jwst puts its own version there; gpucoron leaves the version that calibrated the "
-        "exposures and puts its own into GPUCORON",
-    ),
+    Expected("*", "PRIMARY", "CAL_VER", None, _VERSION),
     Expected("*", "PRIMARY", "CAL_VCS", None, "as CAL_VER"),
-    Expected(
-        "psfalign",
-        "PRIMARY",
-        "CRDS_*",
-        None,
-        "jwst notes the CRDS context even where the psfmask is given; gpucoron names the "
-        "psfmask in R_PSFMAS and leaves the exposures' CRDS keywords",
-    ),
+    Expected("psfalign", "PRIMARY", "CRDS_*", None, _CRDS),
     Expected("*", "ASDF", "NAXIS1", None, "length of the ASDF extension: gpucoron's holds less"),
     Expected("*", "ASDF", "TFORM1", None, "as NAXIS1"),
     Expected("*", "ASDF", "EXTVER", None, "gpucoron numbers this extension as it does the others"),
-    Expected(
-        "i2d",
-        "SCI",
-        "CRPIX?",
-        1e-6,
-        "px; gpucoron inverts the output grid in closed form, jwst by iteration",
-    ),
+    Expected("i2d", "SCI", "CRPIX?", 1e-6, _CRPIX),
     Expected("i2d", "SCI", "CRVAL?", 1e-9, "degrees; rounding of sums"),
     Expected("i2d", "SCI", "PC?_?", 1e-9, "rounding of sines and cosines"),
     Expected("i2d", "SCI", "CDELT?", 1e-15, "degrees; rounding"),
-    Expected(
-        "i2d",
-        "SCI",
-        "S_REGION",
-        "polygon",
-        "the same polygon, listed from another corner; corners within 2e-9 degrees",
-    ),
+    Expected("i2d", "SCI", "S_REGION", "polygon", _S_REGION),
 )
 
 #: Extensions that only one of the two has; docs/deviations.md shows the same table.
 EXPECTED_EXTENSIONS: tuple[tuple[str, str, str], ...] = (
     ("psfalign", "ALIGN", "the fitted shifts, only in gpucoron's product"),
-    (
-        "crfints psfsub",
-        "*",
-        "an extension of the exposure that no JWST schema knows (of the "
-        "publisher of a data set, say): jwst carries it along, gpucoron does not",
-    ),
+    ("crfints psfsub", "*", _UNKNOWN),
 )
 
 _NOT_COMPARED = {"", "HISTORY", "COMMENT", "CHECKSUM", "DATASUM"}
+_EXTENSIONS = ("SCI", "ERR", "DQ", "AREA", "INT_TIMES", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 _POLYGON_DEG = 2e-9
-_ABSENT = None
 
 
 @dataclass(frozen=True)
 class KeywordDifference:
-    """A keyword, or (with `keyword` empty) a whole extension, that differs.
+    """A keyword that differs, or with an empty `keyword` a whole extension.
 
     `ours` or `theirs` is None where it is absent; `reason` is empty where it should not differ.
     """
@@ -103,7 +88,7 @@ class KeywordDifference:
 
 
 def compare_headers(product: str, file: str, ours: Any, theirs: Any) -> Iterator[KeywordDifference]:
-    """Compare two files' extensions and keywords (astropy HDULists); comments do not count."""
+    """Compare two files' extensions and keywords (astropy HDULists) without comments."""
     mine, other = ([hdu.name for hdu in hdus] for hdus in (ours, theirs))
     for name in [*mine, *(n for n in other if n not in mine)]:
         if (name in mine) != (name in other):
@@ -127,7 +112,7 @@ def _compare(product, file, hdu, ours, theirs):
     for keyword in dict.fromkeys([*ours, *theirs]):
         if keyword in _NOT_COMPARED:
             continue
-        a, b = ours.get(keyword, _ABSENT), theirs.get(keyword, _ABSENT)
+        a, b = ours.get(keyword), theirs.get(keyword)
         if a is b or (type(a) is type(b) and a == b):
             continue
         yield KeywordDifference(
@@ -144,11 +129,10 @@ def _applies(products: str, product: str) -> bool:
 
 
 def _extension_reason(product, name, is_ours):
-    known = ("SCI", "ERR", "DQ", "AREA", "INT_TIMES", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
     for products, extension, reason in EXPECTED_EXTENSIONS:
         if not _applies(products, product):
             continue
-        if extension == name or (extension == "*" and not is_ours and name not in known):
+        if extension == name or (extension == "*" and not is_ours and name not in _EXTENSIONS):
             return reason
     return ""
 
@@ -175,7 +159,7 @@ def _within(ours, theirs, limit) -> bool:
 
 
 def _same_polygon(ours: str, theirs: str) -> bool:
-    """Compare two S_REGION texts, starting at any corner, in the same sense."""
+    """Compare two S_REGION texts that may start at different corners, in the same direction."""
     frame = re.match(r"\D*", ours), re.match(r"\D*", theirs)
     if frame[0].group().strip(" -") != frame[1].group().strip(" -"):
         return False

@@ -1,4 +1,4 @@
-"""Two folders of products compared: the report, as text and as JSON."""
+"""Compare two folders of products; the report as text and JSON."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ import numpy as np
 
 from gpucoron.errors import InputError
 from gpucoron.verify.compare import (
+    PRODUCTS,
     HduDifference,
     ShiftDifference,
     TableDifference,
     compare_hdus,
     compare_shifts,
     product_of,
-    shifts_from_json,
 )
 from gpucoron.verify.headers import KeywordDifference, compare_headers
 
 __all__ = ["SHIFTS_FILE", "Report", "compare_products"]
 
-#: Where a run of jwst leaves the shifts it fitted, beside its products.
+#: File with the shifts that jwst fitted, in the folder of its products.
 SHIFTS_FILE = "shifts.json"
 
 
 @dataclass
 class Report:
-    """What a comparison found.
+    """Result of a comparison.
 
     Attributes
     ----------
     images, tables, shifts, keywords
-        All that was compared; `keywords` only where something differs.
+        Everything that was compared; of keywords, only those that differ.
     missing : list of str
-        A line for each file that one of the two lacks.
+        A line for each file that only one of the two wrote.
     runs : dict
-        By "jwst" and "gpucoron": versions, wall seconds and peak memory, where both were run.
+        By "jwst" and "gpucoron": versions, wall time (s) and peak memory (MiB), if they were run.
     notes : list of str
-        What a reader must know besides.
+        Changes of the input, such as integrations that were left out.
     parameters : dict
-        By full name, those of both runs that are not the preset's defaults.
+        Those of both runs that are not the preset's defaults, by full name.
     """
 
     images: list[HduDifference] = field(default_factory=list)
@@ -59,26 +59,14 @@ class Report:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
-        """Return a line for everything that is not as gpucoron promises with preset "jwst"."""
+        """Return a line for each difference that exceeds its limit (docs/verify.md)."""
         from gpucoron.verify.expect import problems
 
         return problems(self)
 
     def to_json(self) -> str:
-        """Return everything as JSON; what is not a number is null."""
-        content = {
-            name: _plain(getattr(self, name))
-            for name in (
-                "runs",
-                "parameters",
-                "notes",
-                "missing",
-                "images",
-                "tables",
-                "shifts",
-                "keywords",
-            )
-        }
+        """Return everything as JSON; what is not a finite number is null."""
+        content = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         content["problems"] = self.problems()
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
@@ -115,10 +103,10 @@ def compare_products(
     Parameters
     ----------
     ours_dir, theirs_dir : path
-        Hold crfints, psfstack, psfalign, psfsub and i2d files; others are passed over.
+        With crfints, psfstack, psfalign, psfsub and i2d files; others are ignored.
     shifts : mapping of str to (nref, 3) array, optional
         jwst's fits (x, y in px, beta) by root name of the science exposure. Default: those in
-        ``shifts.json`` beside jwst's products, if that is there.
+        ``shifts.json`` among jwst's products, if it exists.
 
     Returns
     -------
@@ -133,8 +121,8 @@ def compare_products(
 
     ours, theirs = (_products(Path(folder)) for folder in (ours_dir, theirs_dir))
     if shifts is None:
-        found = Path(theirs_dir, SHIFTS_FILE)
-        shifts = shifts_from_json(json.loads(found.read_text())) if found.is_file() else {}
+        file = Path(theirs_dir, SHIFTS_FILE)
+        shifts = json.loads(file.read_text()) if file.is_file() else {}
     report = Report()
     for only, other, whose in ((ours, theirs, "jwst"), (theirs, ours, "gpucoron")):
         report.missing += [
@@ -149,7 +137,8 @@ def compare_products(
             report.keywords += compare_headers(product, name, mine, other)
             root = name.rsplit("_", 2)[0]
             if product == "psfalign" and root in shifts and "ALIGN" in mine:
-                report.shifts.append(compare_shifts(root, mine["ALIGN"].data, shifts[root]))
+                fits_jwst = np.array(shifts[root], dtype=np.float64).reshape(-1, 3)
+                report.shifts.append(compare_shifts(root, mine["ALIGN"].data, fits_jwst))
     return report
 
 
@@ -158,6 +147,5 @@ def _products(folder: Path) -> dict[str, Path]:
     found = {p.name: p for p in folder.glob("*.fits") if product_of(p.name)}
     if not found:
         raise InputError(f"{folder}: holds no product, expected files such as *_psfsub.fits")
-    order = ("crfints", "psfstack", "psfalign", "psfsub", "i2d")
-    names = sorted(found, key=lambda n: (order.index(product_of(n)), n))
+    names = sorted(found, key=lambda n: (PRODUCTS.index(product_of(n)), n))
     return {name: found[name] for name in names}

@@ -1,6 +1,6 @@
-"""``python -m gpucoron.verify.run_jwst JOB RECORD``: the jwst package's half of a comparison.
+"""``python -m gpucoron.verify.run_jwst JOB RECORD``: run jwst for a comparison.
 
-Nothing goes over the network: CRDS gets an empty cache of its own, and jwst the psfmask by name.
+No network is used: CRDS gets an empty cache, and jwst the psfmask by name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TRIAL_TOLERANCE_PX = 0.01
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Run Coron3Pipeline; return versions, wall time, and whether this jwst aligns by itself."""
+    """Run Coron3Pipeline; return versions, wall time (s), and whether this jwst aligns."""
     _isolate_crds(Path(job["crds_dir"]))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     import jwst
@@ -53,20 +53,20 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def step_parameters(changed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Turn gpucoron's parameters, by full name, into what jwst's pipeline takes by step."""
+    """Convert gpucoron's parameters, by full name, to those of jwst's steps."""
     steps: dict[str, dict[str, Any]] = {}
     for name, value in changed.items():
         step, _, parameter = name.partition(".")
         if parameter and name != "align_refs.align":
             plain = list(value) if isinstance(value, tuple) else value
             if name == "outlier_detection.snr" and len(str(value).split()) == 1:
-                plain = f"{value} {value}"  # jwst wants the second number, which it never uses
+                plain = f"{value} {value}"  # jwst needs a second number, which it never uses
             steps.setdefault(step, {})[parameter] = plain
     return steps
 
 
 def _isolate_crds(folder: Path) -> None:
-    """Give CRDS a cache that holds its configuration alone; to be called before it is imported."""
+    """Give CRDS a cache with nothing but its configuration; call before CRDS is imported."""
     for name in [n for n in os.environ if n.startswith("CRDS_")]:
         del os.environ[name]
     context = "jwst_0000.pmap"
@@ -85,14 +85,14 @@ def _isolate_crds(folder: Path) -> None:
         "CRDS_PATH": str(folder),
         "CRDS_CONTEXT": context,
         "CRDS_OBSERVATORY": "jwst",
-        # a server of this name is never called
+        # CRDS never connects to a server of this name
         "CRDS_SERVER_URL": "https://crds-serverless-mode.stsci.edu",
         "STPIPE_DISABLE_CRDS_STEPPARS": "true",
     }
 
 
 def try_alignment(imageregistration: Any) -> dict[str, Any]:
-    """Let jwst fit a known offset between two float32 images; tell what it finds."""
+    """Let jwst fit a known offset between two float32 images."""
     import numpy as np
 
     def star(offset):
@@ -115,7 +115,7 @@ def try_alignment(imageregistration: Any) -> dict[str, Any]:
 
 
 def _transform_in_double(imageregistration: Any) -> None:
-    """Let the alignment's Fourier shifts see double precision, whatever NumPy it is."""
+    """Run the Fourier shifts of the alignment in double precision, with any NumPy."""
     import numpy as np
 
     shift_as_it_is = imageregistration.fourier_imshift
@@ -127,7 +127,7 @@ def _transform_in_double(imageregistration: Any) -> None:
 
 
 def _record_fits(imageregistration: Any) -> list[list[list[float]]]:
-    """Keep what every call of align_array fits: x, y and beta of each reference."""
+    """Record the fits of every call of align_array: x, y and beta of each reference."""
     fits: list[list[list[float]]] = []
     align_array = imageregistration.align_array
 

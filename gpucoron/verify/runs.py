@@ -1,4 +1,4 @@
-"""Running both pipelines, each in a process of its own, and what they leave on record."""
+"""Run each pipeline in its own process, and record time and memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PeerError(GpucoronError):
 
 
 def require_jwst() -> None:
-    """Make sure that the jwst package is installed; it is not imported.
+    """Check, without importing it, that the jwst package is installed.
 
     Raises
     ------
@@ -47,9 +47,9 @@ def run_module(module: str, job: Mapping[str, Any], folder: Path) -> dict[str, A
     ----------
     module : {"run_jwst", "run_gpucoron"}
     job : mapping
-        What the module needs, as JSON can say it.
+        The arguments of the module's `run`, of types that JSON has.
     folder : path
-        Takes the job, the record and the log.
+        Where job, record and log are written.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def run_module(module: str, job: Mapping[str, Any], folder: Path) -> dict[str, A
     PeerError
         jwst failed.
     GpucoronError
-        gpucoron failed; one with the exit status that it would have had.
+        gpucoron failed; its `exit_code` is that of the run.
     """
     name = module.removeprefix("run_")
     paths = {kind: folder / f"{name}.{kind}" for kind in ("job.json", "record.json", "log")}
@@ -99,12 +99,12 @@ def _fail(name: str, code: int, record: dict, log_file: Path) -> None:
 
 
 def recorded(run: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
-    """Be the main function of a module that `run_module` starts.
+    """Run the job of a module that `run_module` starts, and write the record.
 
     Parameters
     ----------
     run : callable
-        Takes the job, returns the record.
+        Gets the job, returns the record.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def recorded(run: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
     job = json.loads(job_file.read_text())
     try:
         record = run(job)
-    except Exception as problem:  # whatever it is, the caller wants it in one line
+    except Exception as problem:  # any error becomes one line for the caller
         log.exception("failed")
         text = " ".join(str(problem).split()) or type(problem).__name__
         if not isinstance(problem, GpucoronError):
@@ -127,10 +127,9 @@ def recorded(run: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
 
 
 def peak_memory_mib() -> float:
-    """Return the most memory that this process held so far, MiB.
+    """Return the peak memory of this process, MiB.
 
-    Linux's own count is taken where there is one: the count of `resource` starts with the memory
-    of the process that started this one.
+    On Linux from /proc: the value of `resource` starts at the memory of the parent process.
     """
     status = Path("/proc/self/status")
     if status.is_file():

@@ -1,4 +1,4 @@
-"""What both pipelines are given: one association that both can read."""
+"""Prepare an association that both pipelines can read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DO_NOT_USE = np.uint32(1)
 
 @dataclass(frozen=True)
 class Staged:
-    """The association to run, its psfmask, its science exposures in order, and what was changed."""
+    """The association to run, its psfmask, its science exposures in order, and the changes."""
 
     asn: Path
     psfmask: Path
@@ -34,17 +34,17 @@ class Staged:
 
 
 def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = None) -> Staged:
-    """Write an association of links to the exposures, without what jwst cannot take.
+    """Write an association of links to the exposures, without what jwst cannot process.
 
     Parameters
     ----------
     asn : path
-        The association. Its first product is taken, its science and psf members in that order.
+        Association; its first product is used, its science and psf members in this order.
     folder : path
-        Where links, trimmed copies, the association and (without `psfmask`) a mask go: a new or
-        empty folder.
+        New or empty folder for links, trimmed copies, the association and (without `psfmask`) a
+        mask.
     psfmask : path, optional
-        Default: what gpucoron would find, written to a file.
+        Default: the mask that gpucoron would use, written to a file.
 
     Returns
     -------
@@ -53,13 +53,13 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
     Raises
     ------
     GpucoronError
-        As gpucoron's own reading does.
+        An input that gpucoron cannot read.
 
     Notes
     -----
-    A reference integration without a usable pixel gives jwst's KLIP an eigenvector made of
-    rounding noise, which nobody can reproduce. Such integrations are left out of a copy of
-    their exposure, and exposures with nothing else are left out of the association.
+    A reference integration without a usable pixel gives jwst's KLIP an eigenvector of rounding
+    noise, which is not reproducible. Such integrations are left out of a copy of their exposure,
+    and exposures without any other are left out of the association.
     """
     from gpucoron.io.association import read_association
     from gpucoron.io.exposures import read_exposure, read_meta
@@ -98,7 +98,7 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
 
 
 def _link(path: Path, folder: Path) -> None:
-    """Put an exposure into the folder, as a link where the system has links."""
+    """Link an exposure into the folder, or copy it where links are not supported."""
     target = folder / path.name
     try:
         os.symlink(path.resolve(), target)
@@ -107,7 +107,7 @@ def _link(path: Path, folder: Path) -> None:
 
 
 def _stage_reference(member: Member, folder: Path, notes: list[str]) -> bool:
-    """Link or trim one reference exposure; tell whether anything of it is left."""
+    """Link or trim one reference exposure; return whether any integration is usable."""
     from gpucoron.io.exposures import read_exposure
 
     usable = _usable(read_exposure(member.path, "psf").stack)
@@ -117,7 +117,7 @@ def _stage_reference(member: Member, folder: Path, notes: list[str]) -> bool:
     which = ", ".join(str(i + 1) for i in np.flatnonzero(~usable))
     notes.append(
         f"{member.path.name}: reference integration {which} of {len(usable)} has no "
-        "usable pixel (jwst makes a noise eigenvector of it); both run without it"
+        "usable pixel (jwst would make an eigenvector of noise of it); both run without it"
     )
     if usable.any():
         _write_trimmed(member.path, folder / member.path.name, usable)
@@ -125,7 +125,7 @@ def _stage_reference(member: Member, folder: Path, notes: list[str]) -> bool:
 
 
 def _usable(stack: IntegrationStack) -> np.ndarray:
-    """Tell which integrations have a pixel that no array and no flag rules out."""
+    """Return which integrations have a pixel that is finite in every array and not DO_NOT_USE."""
     good = (stack.dq & DO_NOT_USE) == 0
     for array in (stack.data, stack.err, stack.var_poisson, stack.var_rnoise, stack.var_flat):
         if array is not None:
@@ -134,7 +134,7 @@ def _usable(stack: IntegrationStack) -> np.ndarray:
 
 
 def _write_trimmed(path: Path, target: Path, keep: np.ndarray) -> None:
-    """Copy an exposure with the integrations in `keep` alone."""
+    """Copy an exposure with only the integrations in `keep`."""
     from astropy.io import fits
 
     with fits.open(path) as hdus:

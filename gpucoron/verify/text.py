@@ -1,11 +1,11 @@
-"""A report as text."""
+"""Format the report of a comparison as text."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
 from gpucoron.core.text import format_table
+from gpucoron.verify.expect import keyword_line, table_lines
 
 __all__ = ["alignment_line", "report_lines"]
 
@@ -20,42 +20,37 @@ def report_lines(report) -> Iterator[str]:
 
 
 def _runs(report):
-    if not report.runs:
-        return
-    names = [name for name in ("jwst", "gpucoron") if name in report.runs]
-    rows = []
-    for name in names:
-        run = report.runs[name]
-        rows.append(
-            (
-                f"{name} {run['version']}",
-                f"{run['wall_s']:.2f}",
-                f"{run['process_s']:.2f}",
-                f"{run['peak_mib']:.0f}",
-                f"NumPy {run['numpy']}",
-            )
+    rows = [
+        (
+            f"{name} {run['version']}",
+            f"{run['wall_s']:.2f}",
+            f"{run['process_s']:.2f}",
+            f"{run['peak_mib']:.0f}",
+            f"NumPy {run['numpy']}",
         )
-    header = ("", "run, s", "whole process, s", "peak memory, MiB", "")
-    yield from format_table(rows, header, (1, 2, 3))
-    trial = report.runs.get("jwst", {}).get("alignment")
-    if trial is not None:
+        for name, run in sorted(report.runs.items(), reverse=True)
+    ]
+    if rows:
+        header = ("", "run, s", "whole process, s", "peak memory, MiB", "")
+        yield from format_table(rows, header, (1, 2, 3))
+    if "alignment" in report.runs.get("jwst", {}):
         yield alignment_line(report.runs["jwst"])
 
 
 def alignment_line(run: dict) -> str:
-    """Say whether the installed jwst aligns, and how it was run here."""
+    """Say whether the installed jwst aligns images, and in which precision it was run."""
     trial = run["alignment"]
-    found = f"an offset of {trial['offset_px']:g} px was fitted as {trial['fitted_px']:.2g} px"
+    fitted = f"an offset of {trial['offset_px']:g} px was fitted as {trial['fitted_px']:.2g} px"
     if trial["aligns"]:
-        return f"the installed jwst aligns: {found}"
+        return f"the installed jwst aligns: {fitted}"
     how = (
-        "and it was run so (--single-fft)"
-        if not run["double_fft"]
-        else "so it was run with double precision (--single-fft to run it as it is)"
+        "so it was run with double precision (--single-fft to run it as it is)"
+        if run["double_fft"]
+        else "and it was run so (--single-fft)"
     )
     return (
         f"the installed jwst does NOT align: NumPy {run['numpy']} transforms its float32 "
-        f"images in single precision ({found}); {how}"
+        f"images in single precision ({fitted}); {how}"
     )
 
 
@@ -68,55 +63,34 @@ def _images(report):
     groups = {}
     for image in report.images:
         groups.setdefault((image.product, image.hdu), []).append(image)
-    rows = []
-    for (product, hdu), found in groups.items():
-        odd = [i for i in found if not i.same_shape]
-        if odd:
-            rows.append(
-                (
-                    product,
-                    hdu,
-                    str(len(found)),
-                    f"shape {odd[0].shape}",
-                    f"jwst {odd[0].shape_jwst}",
-                    "",
-                    "",
-                    "",
-                )
-            )
-            continue
-        rows.append((product, hdu, str(len(found)), *_measures(found)))
+    rows = [(*names, str(len(images)), *_measures(images)) for names, images in groups.items()]
     if rows:
         header = ("product", "HDU", "files", "largest", "rms", "rms/rms", "only one finite", "")
-        yield "differences from jwst, the worst of all files (MJy/sr and its square; WHT as it is):"
+        yield "differences from jwst, largest over all files (MJy/sr and its square; WHT as it is):"
         yield from format_table(rows, header, (2, 3, 4, 5, 6))
 
 
-def _measures(found):
-    nan = sum(i.nan_mismatch for i in found)
-    if all(i.same_bits for i in found):
+def _measures(images):
+    for image in images:
+        if not image.same_shape:
+            return f"shape {image.shape}", f"jwst {image.shape_jwst}", "", "", ""
+    if all(i.same_bits for i in images):
         return "0", "0", "0", "0", "bit for bit"
-    ratio = max(found, key=lambda i: i.relative_rms).relative_rms
     return (
-        f"{max(i.largest for i in found):.2e}",
-        f"{max(i.rms for i in found):.2e}",
-        f"{ratio:.2e}",
-        str(nan),
+        f"{max(i.largest for i in images):.2e}",
+        f"{max(i.rms for i in images):.2e}",
+        f"{max(i.relative_rms for i in images):.2e}",
+        str(sum(i.nan_mismatch for i in images)),
         "",
     )
 
 
 def _tables(report):
     for table in report.tables:
-        if table.rows != table.rows_jwst:
-            yield f"{table.file}: {table.hdu} has {table.rows} rows, jwst's {table.rows_jwst}"
-        elif table.columns:
-            yield f"{table.file}: {table.hdu} differs in {', '.join(table.columns)}"
+        yield from table_lines(table)
 
 
 def _shifts(report):
-    if not report.shifts:
-        return
     rows = [
         (
             s.exposure,
@@ -127,15 +101,14 @@ def _shifts(report):
         )
         for s in report.shifts
     ]
-    yield "shifts (first integration), differences from jwst in px:"
-    yield from format_table(rows, ("exposure", "pairs", "largest", "rms", ""), (1, 2, 3))
+    if rows:
+        yield "shifts (first integration), differences from jwst in px:"
+        yield from format_table(rows, ("exposure", "pairs", "largest", "rms", ""), (1, 2, 3))
 
 
 def _keywords(report):
-    expected = Counter((d.hdu, d.keyword or "(extension)") for d in report.keywords if d.reason)
+    expected = {f"{d.hdu} {d.keyword or '(extension)'}": None for d in report.keywords if d.reason}
     if expected:
-        names = ", ".join(f"{hdu} {keyword}" for hdu, keyword in expected)
+        names = ", ".join(expected)
         yield f"header keywords that differ with a reason (docs/deviations.md): {names}"
-    for d in report.keywords:
-        if not d.reason:
-            yield f"{d.file}: {d.hdu} {d.keyword} is {d.ours!r}, jwst's is {d.theirs!r}"
+    yield from (keyword_line(d) for d in report.keywords if not d.reason)

@@ -1,14 +1,15 @@
-"""Each set goes through jwst and gpucoron once per session; the tests look at what came of it."""
+"""Each set goes through jwst and gpucoron once; the tests look at the products and the report."""
 
+import fcntl
 import os
 import pickle
-import time
-from importlib.util import find_spec
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
+from gpucoron.simulate import simulate
 from gpucoron.verify import verify
-from tests.conftest import SHARED
 
 SIMULATED = {
     "shape": (80, 80),
@@ -18,14 +19,30 @@ SIMULATED = {
     "n_reference_integrations": 2,
     "seed": 7,
 }
-SETS = (
-    "nircam_small",
-    "miri_4qpm",
-    "aumic_f444w",
-    "awkward",
-    "simulated-nircam",
-    "simulated-miri-4qpm",
-)
+#: What is simulated anywhere, beside the sets of ../shared/data.
+OPTIONS = {
+    "simulated-nircam": SIMULATED,
+    "simulated-miri-4qpm": SIMULATED | {"instrument": "miri-4qpm"},
+    "simulated-awkward": SIMULATED
+    | {
+        "filter": "F410M",
+        "shape": (64, 72),
+        "n_science": 3,
+        "n_integrations": (3, 1, 2),
+        "n_references": 4,
+        "n_reference_integrations": (2, 3, 1, 2),
+    },
+}
+MASKS = {
+    "nircam_small": "nircam_small/psfmask.fits",
+    "miri_4qpm": "miri_4qpm/psfmask.fits",
+    "aumic_f444w": "psfmask/jwst_nircam_psfmask_0019.fits",
+    "awkward": "awkward/psfmask.fits",
+}
+SETS = [
+    pytest.param(name, marks=pytest.mark.xdist_group(f"parity-{name}"))
+    for name in (*MASKS, *OPTIONS)
+]
 
 
 class Comparison:
@@ -49,83 +66,53 @@ class Comparison:
         return [(path, self.theirs / path.name) for path in ours]
 
 
-def _input(name, request, folder):
-    if name.startswith("simulated-"):
-        from gpucoron.simulate import simulate
-
-        made = simulate(folder, name.removeprefix("simulated-"), **SIMULATED)
-        return made.asn, made.psfmask
-    data = request.getfixturevalue("shared_data")
-    mask = data / name / "psfmask.fits"
-    if name == "aumic_f444w":
-        mask = data / "psfmask" / "jwst_nircam_psfmask_0019.fits"
-    return next((data / name).glob("*_asn.json")), mask
+def simulated(name, folder):
+    """Simulate a set of `OPTIONS`; return its association and psfmask."""
+    made = simulate(folder, **OPTIONS[name])
+    if name == "simulated-awkward":  # the last integration of the second reference has no pixel
+        with fits.open(made.psf[1], mode="update") as hdus:
+            hdus["SCI"].data[-1] = np.nan
+    return made.asn, made.psfmask
 
 
-class _Shared:
-    """Results that several test processes share: each is made once, by whoever comes first."""
-
-    def __init__(self, root, make):
-        self.root, self.make = root, make
-
-    def get(self, name, wanted):
-        """Return a result; while another process makes it, make others that will be `wanted`."""
-        done = self._folder(name) / "result.pickle"
-        for other in (name, *wanted):
-            if not done.exists():
-                self._try(other)
-        for _ in range(6000):
-            if done.exists():
-                break
-            time.sleep(0.1)
-        result = pickle.loads(done.read_bytes())
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    def _folder(self, name):
-        return self.root / f"parity-{name}"
-
-    def _try(self, name):
-        """Make a result unless some process has begun it."""
-        folder = self._folder(name)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            return
-        try:
-            result = self.make(name, folder)
-        except Exception as problem:
-            result = problem
-        (folder / "result.part").write_bytes(pickle.dumps(result))
-        (folder / "result.part").rename(folder / "result.pickle")
-
-
-def _wanted(session):
-    """Return the sets that this session's tests ask for."""
-    found = [getattr(item, "callspec", None) for item in session.items]
-    names = {c.params["comparison"] for c in found if c and "comparison" in c.params}
-    return [name for name in SETS if name in names]
-
-
-@pytest.fixture(
-    scope="session",
-    params=[pytest.param(s, marks=pytest.mark.xdist_group(f"parity-{s}")) for s in SETS],
-)
-def comparison(request, tmp_path_factory):
-    """A `Comparison`, one set after the other."""
-    if find_spec("jwst") is None:
-        pytest.skip("the jwst package is not installed (extra jwst)")
-    if not request.param.startswith("simulated-"):
-        request.getfixturevalue("shared_data")
+@pytest.fixture(scope="session")
+def compare(tmp_path_factory):
+    """A function that returns a set's `Comparison`; all test processes share one run of it."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
 
-    def make(name, folder):
-        asn, psfmask = _input(name, request, folder / "simulated")
+    def run(name, folder, data):
+        if name in OPTIONS:
+            asn, psfmask = simulated(name, folder / "input")
+        else:
+            asn, psfmask = next((data / name).glob("*_asn.json")), data / MASKS[name]
         return verify(asn, folder / "verify", psfmask=psfmask)
 
-    wanted = [n for n in _wanted(request.session) if n.startswith("simulated-") or SHARED.is_dir()]
-    report = _Shared(root, make).get(request.param, wanted)
-    return Comparison(request.param, root / f"parity-{request.param}" / "verify", report)
+    def compare(name, data=None):
+        folder = root / f"parity-{name}"
+        folder.mkdir(exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            kept = folder / "report.pickle"
+            if not kept.exists():
+                try:
+                    report = run(name, folder, data)
+                except Exception as problem:
+                    report = problem
+                kept.write_bytes(pickle.dumps(report))
+        report = pickle.loads(kept.read_bytes())
+        if isinstance(report, Exception):
+            raise report
+        return Comparison(name, folder / "verify", report)
+
+    return compare
+
+
+@pytest.fixture(params=SETS)
+def comparison(request, compare):
+    """A `Comparison`, one set after the other."""
+    pytest.importorskip("jwst", reason="the jwst package is not installed (extra jwst)")
+    if request.param in OPTIONS:
+        return compare(request.param)
+    return compare(request.param, request.getfixturevalue("shared_data"))

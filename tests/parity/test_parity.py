@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from tests.parity.conftest import SETS
+
 pytestmark = pytest.mark.slow
 
 FILES = {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}
@@ -103,9 +105,8 @@ def test_runs_are_on_record(comparison):
         assert any("does NOT align" in line for line in comparison.report.lines())
 
 
+@pytest.mark.parametrize("comparison", [s for s in SETS if "awkward" in s.values[0]], indirect=True)
 def test_reference_without_pixels_is_left_out_of_both(comparison):
-    if comparison.name != "awkward":
-        pytest.skip("only the awkward set has a reference that is all NaN")
     (note,) = comparison.report.notes
     assert "00002_nrcalong_calints.fits: reference integration 3 of 3" in note
     (pair,) = comparison.pairs("psfstack")
