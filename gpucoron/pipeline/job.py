@@ -83,12 +83,12 @@ class Job:
     def read(self, path: Path, pixels: bool = True) -> tuple[Association, tuple[str, ...]]:
         """Read an association, check its members, and name its products."""
         from gpucoron.io.association import read_association
-        from gpucoron.io.inspection import Needs, inspect_members
+        from gpucoron.io.inspection import Requirements, inspect_members
         from gpucoron.io.product_naming import product_names
 
         association, self.exposures = inspect_members(
             read_association(path, check_files=not self.skip_bad),
-            Needs.of(self.parameters, self.checksums, pixels),
+            Requirements.of(self.parameters, self.checksums, pixels),
             skip_bad=self.skip_bad,
             progress=lambda *state: self.progress("read", *state),
         )

@@ -1,31 +1,32 @@
-"""Where the output image lies on the sky: `gpucoron.io.wcs.output_wcs` step by step."""
+"""Lay out the output image on the sky: scale, orientation, reference pixel, shape, outline."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpucoron.errors import ExposureError, GpucoronError, InputError, ParameterError
-from gpucoron.io.asdf_guard import opened
-from gpucoron.io.files import read_input
-from gpucoron.io.sregion import combine_regions, parse_region
-from gpucoron.io.tan import ARCSEC2_PER_SR, OutputWcs, tangent_plane
+from gpucoron.errors import ExposureError, ParameterError
+from gpucoron.io.wcs.from_file import read_output_wcs
+from gpucoron.io.wcs.sregion import combine_regions, parse_region
+from gpucoron.io.wcs.tan import MAX_SIDE_PX, OutputWcs, tangent_plane
 
-__all__ = ["check_outlines", "check_request", "combined_region", "from_file", "from_inputs"]
+if TYPE_CHECKING:
+    from gpucoron.io.exposures import ExposureMeta
+    from gpucoron.io.wcs.exposure import InputWcs
+
+__all__ = ["check_outlines", "output_wcs"]
 
 log = logging.getLogger(__name__)
 
-BOUNDARY_STEP_PX = 15
-PLANE_PX = 1e-6
-FAR_ARCMIN = 5.0
-MAX_SIDE_PX = 50_000
-_LARGEST_FILE = 256 << 20
+_FAR_ARCMIN = 5.0
 
 
-class Request(NamedTuple):
+class _Request(NamedTuple):
     """What the user asked of the output WCS, checked."""
 
     pixel_scale: float | None
@@ -36,9 +37,79 @@ class Request(NamedTuple):
     shape: tuple[int, int] | None  # (ny, nx)
 
 
-def check_request(
+def output_wcs(
+    wcss: Sequence[InputWcs],
+    metas: Sequence[ExposureMeta],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    pixel_scale: float | None = None,
+    pixel_scale_ratio: float | None = 1.0,
+    rotation: float | None = None,
+    crpix: Sequence[float] | None = None,
+    crval: Sequence[float] | None = None,
+    output_shape: Sequence[int] | None = None,
+    output_wcs_file: str | None = None,
+) -> OutputWcs:
+    """Lay out the image that combines exposures, as the jwst package does.
+
+    Parameters
+    ----------
+    wcss, metas, shapes : sequences, one entry an exposure
+        WCS, metadata and shape (..., ny, nx) of the exposures; the first sets scale and rotation.
+    pixel_scale : float, arcsec
+        Output scale; overrides `pixel_scale_ratio`.
+    pixel_scale_ratio : float
+        Output over input scale, the input's being that at RA_REF, DEC_REF.
+    rotation : float, degrees
+        Position angle of the y axis, east of north; None keeps the first exposure's orientation.
+    crpix : (x, y)
+        Reference pixel, counted from 0.
+    crval : (ra, dec), degrees
+        Its position; by default the middle of all footprints.
+    output_shape : (nx, ny)
+        Shape, x first as in the jwst package; by default what holds all footprints.
+    output_wcs_file : str
+        ASDF file with a WCS under ``wcs``, and perhaps ``pixel_scale``, ``pixel_area``,
+        ``array_shape`` or ``pixel_shape``. The other parameters but `output_shape` are ignored.
+
+    Returns
+    -------
+    OutputWcs
+
+    Raises
+    ------
+    ParameterError
+        A parameter of the wrong kind, a file that cannot be used, or a shape below 2 x 2 pixels.
+    ExposureError
+        The first exposure's WCS cannot be evaluated.
+
+    Notes
+    -----
+    CRVAL is the direction of the middle between least and greatest Cartesian coordinates of all
+    corners of S_REGION; the scale is the geometric mean of the x and y scales; PC follows ROLL_REF,
+    V3I_YANG and VPARITY; CRPIX puts the least corner at 0, and the shape is the greatest, rounded.
+    An exposure without S_REGION counts with the footprint of its GWCS, and one without angles with
+    the orientation of its GWCS, each with a line in the log.
+    """
+    request = _check_request(
+        pixel_scale=pixel_scale,
+        pixel_scale_ratio=pixel_scale_ratio,
+        rotation=rotation,
+        crpix=crpix,
+        crval=crval,
+        output_shape=output_shape,
+    )
+    shapes = [tuple(shape[-2:]) for shape in shapes]
+    if output_wcs_file:
+        layout = read_output_wcs(output_wcs_file, request.shape, wcss[0], metas[0], shapes[0])
+    else:
+        layout = _from_inputs(wcss, metas, shapes, request)
+    return dataclasses.replace(layout, s_region=_combined_region(layout, wcss, metas, shapes))
+
+
+def _check_request(
     *, pixel_scale, pixel_scale_ratio, rotation, crpix, crval, output_shape
-) -> Request:
+) -> _Request:
     """Check the parameters of the output WCS; `ParameterError` names the first that is wrong."""
     scale = None if pixel_scale is None else _number("pixel_scale", pixel_scale, positive=True)
     ratio = 1.0
@@ -55,7 +126,7 @@ def check_request(
                 f"output_shape is {output_shape}, expected two integers (nx, ny) of at least 2"
             )
         shape = (int(shape[1]), int(shape[0]))
-    return Request(scale, ratio, angle, crpix, crval, shape)
+    return _Request(scale, ratio, angle, crpix, crval, shape)
 
 
 def _number(name, value, positive=False):
@@ -83,7 +154,7 @@ def _pair(name, value):
     return _number(name, pair[0]), _number(name, pair[1])
 
 
-def from_inputs(wcss, metas, shapes, request: Request) -> OutputWcs:
+def _from_inputs(wcss, metas, shapes, request: _Request) -> OutputWcs:
     """Lay out the image that holds all exposures."""
     by_exposure = _regions(wcss, metas, shapes)
     if request.shape is None:
@@ -129,9 +200,11 @@ def _place(regions, scale, ratio, pc, crval, crpix, shape):
     )
 
 
-def check_outlines(wcss, metas, shapes) -> None:
-    """Raise where an exposure's outline is no telescope's, or far from the first one's."""
-    _check_near(wcss, _regions(wcss, metas, shapes))
+def check_outlines(
+    wcss: Sequence[InputWcs], metas: Sequence[ExposureMeta], shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Raise ExposureError where exposures are too far apart for one image; as `output_wcs`."""
+    _check_near(wcss, _regions(wcss, metas, [tuple(shape[-2:]) for shape in shapes]))
 
 
 def _regions(wcss, metas, shapes):
@@ -157,17 +230,17 @@ def _check_near(wcss, regions):
     middles = [_middle(np.vstack(own)) for own in regions]
     for wcs, own, middle in zip(wcss, regions, middles, strict=True):
         reach = 60.0 * float(np.max(_separation(*middle, *np.vstack(own).T)))
-        if not reach <= 2 * FAR_ARCMIN:
+        if not reach <= 2 * _FAR_ARCMIN:
             raise ExposureError(
                 f"{wcs.where}: its outline (S_REGION) reaches {reach:.0f} arcmin "
-                f"from its middle, expected at most {2 * FAR_ARCMIN:g}"
+                f"from its middle, expected at most {2 * _FAR_ARCMIN:g}"
             )
     for wcs, middle in zip(wcss[1:], middles[1:], strict=True):
         apart = float(_separation(*middles[0], *middle)) * 60.0
-        if apart > FAR_ARCMIN:
+        if apart > _FAR_ARCMIN:
             raise ExposureError(
                 f"{wcs.where}: points {apart:.1f} arcmin away from {wcss[0].where}, expected "
-                f"science exposures within {FAR_ARCMIN:g} arcmin"
+                f"science exposures within {_FAR_ARCMIN:g} arcmin"
             )
 
 
@@ -181,23 +254,19 @@ def _middle(corners):
 
 
 def _separation(ra1, dec1, ra2, dec2):
-    """Angle between positions, all in degrees.
+    """Angle between positions, all in degrees."""
+    from astropy import units
+    from astropy.coordinates import angular_separation
 
-    Vincenty's formula in the order in which astropy, and so the jwst package, evaluates it: that
-    alone decides the last digits of CDELT.
-    """
-    delta = np.deg2rad(np.subtract(ra2, ra1))
-    sin1, cos1 = np.sin(np.deg2rad(dec1)), np.cos(np.deg2rad(dec1))
-    sin2, cos2 = np.sin(np.deg2rad(dec2)), np.cos(np.deg2rad(dec2))
-    across = np.hypot(cos2 * np.sin(delta), cos1 * sin2 - sin1 * cos2 * np.cos(delta))
-    return np.rad2deg(np.arctan2(across, sin1 * sin2 + cos1 * cos2 * np.cos(delta)))
+    angles = (value * units.deg for value in (ra1, dec1, ra2, dec2))
+    return angular_separation(*angles).to_value(units.deg)
 
 
 def _scale(wcs, meta, shape, request):
     """Output scale in degrees, and its ratio to the input's."""
     if request.pixel_scale is not None:
         degrees = request.pixel_scale / 3600.0
-        return degrees, degrees / math.degrees(math.sqrt(mean_pixel_area(wcs, shape)))
+        return degrees, degrees / math.degrees(math.sqrt(wcs.mean_pixel_area(shape)))
     x, y = _reference_pixel(wcs, meta, shape)
     ra, dec = wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
     steps = _separation(ra[0], dec[0], ra[1:], dec[1:])
@@ -240,156 +309,7 @@ def _y_axis(wcs, meta, shape):
     return math.atan2(east_y, north_y), parity
 
 
-def mean_pixel_area(wcs, shape: tuple[int, int]) -> float:
-    """Mean area (sr) of the pixels of an exposure, from the outline of its bounding box.
-
-    The outline, a point at least every 15 pixels, is laid on an equal-area plane.
-    """
-    ny, nx = shape
-    (x1, x2), (y1, y2) = wcs.box(shape)
-    x1, x2 = max(0, int(x1 + 0.5)), min(nx - 1, int(x2 - 0.5))
-    y1, y2 = max(0, int(y1 + 0.5)), min(ny - 1, int(y2 - 0.5))
-    step_x = max(2, -(-(x2 - x1) // BOUNDARY_STEP_PX))
-    step_y = max(2, -(-(y2 - y1) // BOUNDARY_STEP_PX))
-    xs, ys = np.linspace(x1, x2, step_x + 1), np.linspace(y1, y2, step_y + 1)
-    x = np.concatenate([xs[:-1], np.full(step_y, x2), xs[:0:-1], np.full(step_y, x1)])
-    y = np.concatenate([np.full(step_x, y1), ys[:-1], np.full(step_x, y2), ys[:0:-1]])
-    ra, dec = wcs.pixel_to_sky(x.astype(float), y.astype(float), everywhere=True)
-    ra0, dec0 = wcs.pixel_to_sky((x1 + x2) / 2.0, (y1 + y2) / 2.0, everywhere=True)
-    u, v = np.deg2rad(tangent_plane(ra, dec, float(ra0), float(dec0)))
-    radius = np.hypot(u, v)
-    squeeze = 2.0 * np.sin(0.5 * np.arctan(radius)) / np.where(radius > 0, radius, 1.0)
-    u, v = u * squeeze, v * squeeze
-    area = 0.5 * abs(float(np.sum(u * np.roll(v, -1) - v * np.roll(u, -1))))
-    if not math.isfinite(area) or area <= 0:
-        raise ExposureError(f"{wcs.where}: the WCS gives no pixel area")
-    return area / ((x2 - x1) * (y2 - y1))
-
-
-def from_file(path, shape, wcs, meta, input_shape) -> OutputWcs:
-    """Take the output WCS from an ASDF file."""
-    try:
-        tree = _read_tree(path)
-    except InputError as error:
-        raise ParameterError(f"output_wcs {error}") from error
-    try:
-        return _from_tree(path, tree, shape, wcs, meta, input_shape)
-    except GpucoronError:
-        raise
-    except Exception as error:  # whatever gwcs and astropy make of transforms of all kinds
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ParameterError(
-            f"output_wcs {path}: cannot be used: {type(error).__name__}: {reason}"
-        ) from error
-
-
-def _from_tree(path, tree, shape, wcs, meta, input_shape) -> OutputWcs:
-    custom = tree["wcs"]
-    plane = _as_plane(custom, path)
-    shape = shape or _shape_of(custom, tree, path)
-    scale = tree.get("pixel_scale")
-    if scale is None and tree.get("pixel_area") is not None:
-        scale = math.sqrt(tree["pixel_area"])
-    if scale is None:
-        scale = 3600.0 * math.sqrt(abs(np.linalg.det(plane._matrix())))
-    nominal = meta.pixar_sr
-    if nominal is None or nominal <= 0:
-        nominal = mean_pixel_area(wcs, input_shape)
-    ratio = float(scale) / math.sqrt(nominal * ARCSEC2_PER_SR)
-    box = None
-    if custom.bounding_box is not None:
-        box = tuple(tuple(map(float, b)) for b in custom.bounding_box.bounding_box(order="F"))
-    return OutputWcs(
-        shape, plane.crpix, plane.crval, plane.cdelt, plane.pc, float(scale), ratio, box
-    )
-
-
-def _read_tree(path):
-    content = read_input(path, InputError, "an ASDF file with the output WCS", _LARGEST_FILE)
-    try:
-        with opened(content) as tree:
-            if hasattr(tree.get("wcs"), "forward_transform"):
-                return tree
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ParameterError(
-            f"output_wcs {path}: cannot be read as ASDF: {type(error).__name__}: {reason}"
-        ) from error
-    raise ParameterError(f"output_wcs {path}: no GWCS under 'wcs'")
-
-
-def _shape_of(custom, tree, path):
-    shape = custom.array_shape
-    if shape is None and tree.get("array_shape") is not None:
-        shape = tree["array_shape"]
-    if shape is None and tree.get("pixel_shape") is not None:
-        shape = tree["pixel_shape"][::-1]
-    if shape is None and custom.bounding_box is not None:
-        shape = [int(limits[1] + 0.5) for limits in custom.bounding_box.bounding_box(order="C")]
-    if shape is None:
-        raise ParameterError(
-            f"output_wcs {path}: no array_shape, pixel_shape or bounding_box; give output_shape"
-        )
-    shape = (int(shape[0]), int(shape[1]))
-    if not 2 <= min(shape) <= max(shape) <= MAX_SIDE_PX:
-        raise ParameterError(
-            f"output_wcs {path}: its image has shape {shape} (ny, nx), expected "
-            f"2 to {MAX_SIDE_PX} pixels a side"
-        )
-    return shape
-
-
-def _as_plane(custom, path):
-    """Express a GWCS as a tangent plane; `ParameterError` where it is not one."""
-    from gwcs import FITSImagingWCSTransform
-
-    transform = custom.forward_transform
-    if isinstance(transform, FITSImagingWCSTransform):
-        crpix, crval, cdelt, pc = (
-            np.asarray(getattr(transform, name).value, dtype=np.float64)
-            for name in ("crpix", "crval", "cdelt", "pc")
-        )
-        plane = _plane(crpix, crval, cdelt, pc)
-    else:
-        plane = _fitted_plane(transform, path)
-    x, y = np.meshgrid(np.linspace(-100, 2000, 5), np.linspace(-100, 2000, 5))
-    again = plane.sky_to_pixel(*custom(x, y, with_bounding_box=False))
-    if not np.nanmax(np.abs(np.array(again) - (x, y))) < PLANE_PX:
-        raise ParameterError(f"output_wcs {path}: not a TAN projection without distortion")
-    return plane
-
-
-def _plane(crpix, crval, cdelt, pc):
-    as_tuple = tuple(tuple(float(v) for v in row) for row in pc)
-    return OutputWcs(
-        (1, 1),
-        tuple(map(float, crpix)),
-        tuple(map(float, crval)),
-        tuple(map(float, cdelt)),
-        as_tuple,
-        1.0,
-    )
-
-
-def _fitted_plane(transform, path):
-    """Find the tangent plane behind a compound transform from where it points to."""
-    poles = [
-        m
-        for m in getattr(transform, "traverse_postorder", list)()
-        if type(m).__name__ == "RotateNative2Celestial"
-    ]
-    if not poles:
-        raise ParameterError(f"output_wcs {path}: expected a TAN projection of the sky")
-    crval = (float(poles[-1].lon.value) % 360.0, float(poles[-1].lat.value))
-    x, y = np.array([0.0, 1000.0, 0.0]), np.array([0.0, 0.0, 1000.0])
-    u, v = tangent_plane(*transform(x, y), *crval)
-    matrix = np.array([[u[1] - u[0], u[2] - u[0]], [v[1] - v[0], v[2] - v[0]]]) / 1000.0
-    crpix = -np.linalg.solve(matrix, [u[0], v[0]])
-    scale = math.sqrt(abs(np.linalg.det(matrix)))
-    return _plane(crpix, crval, (scale, scale), matrix / scale)
-
-
-def combined_region(layout: OutputWcs, wcss, metas, shapes) -> str | None:
+def _combined_region(layout: OutputWcs, wcss, metas, shapes) -> str | None:
     """S_REGION of the output: what the exposures cover of it."""
     regions = []
     for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
