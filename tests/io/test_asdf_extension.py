@@ -4,10 +4,14 @@ import warnings
 import asdf
 import numpy as np
 import pytest
+from astropy.io import fits
+from stdatamodels.jwst import datamodels
 
 from gpucoron.io.asdf.extension import asdf_extension, meta_from_headers, write_asdf
 from gpucoron.io.asdf.guard import tagged_tree
 from gpucoron.io.exposures import read_exposure
+from gpucoron.io.keywords import keywords
+from gpucoron.io.products import Provenance, write_crfints
 from tests.io.product_tools import Grid
 
 LINKS = [
@@ -45,11 +49,13 @@ def arrays_of(content):
 
 
 def test_passed_on_where_the_arrays_are_the_same(source):
-    links = arrays_of(source)
+    links, values = arrays_of(source), tagged_tree(source)["meta"] | {"telescope": "?"}
+    values.pop("wcs")
     assert len(links) >= 6
-    assert asdf_extension(source, links, {"telescope": "?"}) == source
+    assert asdf_extension(source, links, values) == source
+    assert asdf_extension(source, links, {}) != source
     for others in (links[1:], [*links, LINKS[1]], [(*links[0][:3], (1, 1)), *links[1:]]):
-        assert asdf_extension(source, others, {}) != source
+        assert asdf_extension(source, others, values) != source
 
 
 def test_other_arrays_get_a_tree_with_the_same_gwcs(source):
@@ -123,3 +129,27 @@ def test_what_cannot_be_read_is_left_out(source, caplog, rest):
     with opened(asdf_extension(bad, LINKS, {"telescope": "JWST"})) as tree:
         assert tree["meta"] == {"telescope": "JWST"}
     assert "cannot be read, so that products do not inherit it" in caplog.text
+
+
+@pytest.mark.parametrize("removed", [None, "PI_NAME"])
+@pytest.mark.parametrize("name", ["nircam_small", "miri_4qpm", "aumic_f444w"])
+def test_stdatamodels_takes_keywords_from_the_headers(name, removed, shared_data, tmp_path):
+    """Whatever the input's ASDF extension says of them, which is passed on or not."""
+    path = sorted((shared_data / name).glob("*calints.fits"))[0]
+    exposure, product = read_exposure(path, "science"), tmp_path / "a_crfints.fits"
+    exposure.primary_header["TARGNAME"] = "ANOTHER"
+    if removed:
+        del exposure.primary_header[removed]
+    write_crfints(product, exposure, exposure.stack, Provenance("0", asn_id="c1", asn_table="t"))
+    passed_on = read_exposure(product, "science", pixels=False).asdf_bytes == exposure.asdf_bytes
+    assert passed_on == (name != "aumic_f444w" and not removed)  # it has extensions of its own
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with datamodels.open(product) as model, fits.open(product) as hdus:
+            assert model.meta.filename == product.name and model.meta.target.catalog_name
+            assert model.meta.cal_step.outlier_detection == "COMPLETE"
+            for row in keywords():
+                hdu = row.hdu or "PRIMARY"
+                value = hdus[hdu].header.get(row.keyword) if hdu in hdus else None
+                assert model[f"meta.{row.attribute}"] == value, row.keyword
+            np.testing.assert_array_equal(model.data, exposure.stack.data)

@@ -38,7 +38,8 @@ def asdf_extension(
     ----------
     source : bytes, gwcs.WCS or None
         The ASDF extension of the input, which is passed on as it is if its arrays are those of the
-        product, and else gives its GWCS; or the GWCS of the product.
+        product and it has no keywords that the headers lack, and else gives its GWCS; or the GWCS
+        of the product.
     links : iterable of (attribute, EXTNAME, dtype, shape)
         The product's arrays.
     values : mapping
@@ -53,7 +54,8 @@ def asdf_extension(
     wcs = source
     if isinstance(source, bytes | bytearray):
         try:
-            if _same_arrays(tagged_tree(source), arrays.values()):
+            tree = tagged_tree(source)
+            if _same_arrays(tree, arrays.values()) and not _removed(tree.get("meta"), values):
                 checked(source)
                 return bytes(source)
             wcs = read_wcs(source, "input").gwcs
@@ -87,6 +89,18 @@ def _links(node) -> Iterator[Mapping]:
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     for child in children:
         yield from _links(child)
+
+
+def _removed(meta, values: Mapping[str, Any]) -> bool:
+    """Tell whether metadata hold a keyword that is in no header, which readers would believe."""
+
+    def get(tree, attribute):
+        for name in attribute.split("."):
+            tree = tree.get(name) if isinstance(tree, dict) else None
+        return tree
+
+    attributes = (row.attribute for row in keywords())
+    return any(get(meta, a) is not None and get(values, a) is None for a in attributes)
 
 
 def _array(name: str, dtype: np.dtype, shape: tuple[int, ...]):
