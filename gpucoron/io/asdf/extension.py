@@ -126,11 +126,22 @@ def _column(dtype: np.dtype):
 
 
 def write_asdf(tree: Mapping[str, Any]) -> bytes:
-    """Return a tree as an ASDF file."""
+    """Return a tree as an ASDF file, the same bytes for the same tree.
+
+    asdf lists the extensions that it used in the order of a set, which is another in each process,
+    but keeps the order of a list that is there: so it writes twice.
+    """
     import asdf
 
+    content = _written(asdf.AsdfFile(dict(tree)))
+    history = tagged_tree(content).get("history", {"extensions": []})
+    history["extensions"].sort(key=lambda entry: entry.get("extension_uri", ""))
+    return _written(asdf.AsdfFile({**tree, "history": history}))
+
+
+def _written(file) -> bytes:
     buffer = io.BytesIO()
-    asdf.AsdfFile(dict(tree)).write_to(buffer)
+    file.write_to(buffer)
     return buffer.getvalue()
 
 

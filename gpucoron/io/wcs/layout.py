@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,24 +26,13 @@ log = logging.getLogger(__name__)
 _FAR_ARCMIN = 5.0
 
 
-class _Request(NamedTuple):
-    """What the user asked of the output WCS, checked."""
-
-    pixel_scale: float | None
-    ratio: float
-    rotation: float | None
-    crpix: tuple[float, float] | None
-    crval: tuple[float, float] | None
-    shape: tuple[int, int] | None  # (ny, nx)
-
-
 def output_wcs(
     wcss: Sequence[InputWcs],
     metas: Sequence[ExposureMeta],
     shapes: Sequence[tuple[int, ...]],
     *,
     pixel_scale: float | None = None,
-    pixel_scale_ratio: float | None = 1.0,
+    pixel_scale_ratio: float = 1.0,
     rotation: float | None = None,
     crpix: Sequence[float] | None = None,
     crval: Sequence[float] | None = None,
@@ -51,6 +40,8 @@ def output_wcs(
     output_wcs_file: str | None = None,
 ) -> OutputWcs:
     """Lay out the image that combines exposures, as the jwst package does.
+
+    The keywords are parameters of resample, as `gpucoron.core.parameters.Resample` checks them.
 
     Parameters
     ----------
@@ -79,7 +70,8 @@ def output_wcs(
     Raises
     ------
     ParameterError
-        A parameter of the wrong kind, a file that cannot be used, or a shape below 2 x 2 pixels.
+        A file that cannot be used, a CRVAL that is no position or far away, or a shape of less
+        than 2 or more than 50,000 pixels a side.
     ExposureError
         The first exposure's WCS cannot be evaluated.
 
@@ -91,83 +83,27 @@ def output_wcs(
     An exposure without S_REGION counts with the footprint of its GWCS, and one without angles with
     the orientation of its GWCS, each with a line in the log.
     """
-    request = _check_request(
-        pixel_scale=pixel_scale,
-        pixel_scale_ratio=pixel_scale_ratio,
-        rotation=rotation,
-        crpix=crpix,
-        crval=crval,
-        output_shape=output_shape,
-    )
+    shape = None if output_shape is None else (int(output_shape[1]), int(output_shape[0]))
     shapes = [tuple(shape[-2:]) for shape in shapes]
+    first = wcss[0], metas[0], shapes[0]
     if output_wcs_file:
-        layout = read_output_wcs(output_wcs_file, request.shape, wcss[0], metas[0], shapes[0])
+        layout = read_output_wcs(output_wcs_file, shape, *first)
     else:
-        layout = _from_inputs(wcss, metas, shapes, request)
+        by_exposure = _regions(wcss, metas, shapes)
+        if shape is None:
+            _check_near(wcss, by_exposure)
+        regions = [polygon for own in by_exposure for polygon in own]
+        scale, ratio = _scale(*first, pixel_scale, pixel_scale_ratio)
+        pc = _orientation(*first, rotation)
+        crval = tuple(crval) if crval is not None else _middle(np.vstack(regions))
+        layout = _place(regions, scale, ratio, pc, crval, crpix, shape)
     return dataclasses.replace(layout, s_region=_combined_region(layout, wcss, metas, shapes))
-
-
-def _check_request(
-    *, pixel_scale, pixel_scale_ratio, rotation, crpix, crval, output_shape
-) -> _Request:
-    """Check the parameters of the output WCS; `ParameterError` names the first that is wrong."""
-    scale = None if pixel_scale is None else _number("pixel_scale", pixel_scale, positive=True)
-    ratio = 1.0
-    if pixel_scale_ratio is not None:
-        ratio = _number("pixel_scale_ratio", pixel_scale_ratio, positive=True)
-    angle = None if rotation is None else _number("rotation", rotation)
-    crpix, crval = _pair("crpix", crpix), _pair("crval", crval)
-    if crval is not None and not -90.0 <= crval[1] <= 90.0:
-        raise ParameterError(f"crval is {crval}, expected a declination from -90 to 90 degrees")
-    shape = _pair("output_shape", output_shape)
-    if shape is not None:
-        if any(n != int(n) or n < 2 for n in shape):
-            raise ParameterError(
-                f"output_shape is {output_shape}, expected two integers (nx, ny) of at least 2"
-            )
-        shape = (int(shape[1]), int(shape[0]))
-    return _Request(scale, ratio, angle, crpix, crval, shape)
-
-
-def _number(name, value, positive=False):
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number) or (positive and number <= 0):
-        kind = "a positive number" if positive else "a number"
-        raise ParameterError(f"{name} is {value!r}, expected {kind}")
-    return number
-
-
-def _pair(name, value):
-    if value is None:
-        return None
-    try:
-        pair = list(value)
-    except TypeError:
-        pair = []
-    if len(pair) != 2:
-        raise ParameterError(f"{name} is {value!r}, expected two numbers")
-    if pair == [None, None]:
-        return None
-    return _number(name, pair[0]), _number(name, pair[1])
-
-
-def _from_inputs(wcss, metas, shapes, request: _Request) -> OutputWcs:
-    """Lay out the image that holds all exposures."""
-    by_exposure = _regions(wcss, metas, shapes)
-    if request.shape is None:
-        _check_near(wcss, by_exposure)
-    regions = [polygon for own in by_exposure for polygon in own]
-    scale, ratio = _scale(wcss[0], metas[0], shapes[0], request)
-    pc = _orientation(wcss[0], metas[0], shapes[0], request.rotation)
-    crval = request.crval or _middle(np.vstack(regions))
-    return _place(regions, scale, ratio, pc, crval, request.crpix, request.shape)
 
 
 def _place(regions, scale, ratio, pc, crval, crpix, shape):
     """Choose reference pixel and shape so that all corners lie at 0 or above."""
+    if not -90.0 <= crval[1] <= 90.0:
+        raise ParameterError(f"crval is {crval}, expected a declination from -90 to 90 degrees")
     offset_free = OutputWcs((1, 1), (0.0, 0.0), crval, (scale, scale), pc, scale * 3600.0, ratio)
     corners = np.array(offset_free.sky_to_pixel(*np.vstack(regions).T))
     if not np.all(np.isfinite(corners)):
@@ -262,10 +198,10 @@ def _separation(ra1, dec1, ra2, dec2):
     return angular_separation(*angles).to_value(units.deg)
 
 
-def _scale(wcs, meta, shape, request):
+def _scale(wcs, meta, shape, pixel_scale, ratio):
     """Output scale in degrees, and its ratio to the input's."""
-    if request.pixel_scale is not None:
-        degrees = request.pixel_scale / 3600.0
+    if pixel_scale is not None:
+        degrees = pixel_scale / 3600.0
         return degrees, degrees / math.degrees(math.sqrt(wcs.mean_pixel_area(shape)))
     x, y = _reference_pixel(wcs, meta, shape)
     ra, dec = wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
@@ -273,7 +209,7 @@ def _scale(wcs, meta, shape, request):
     input_scale = float(np.sqrt(steps[0] * steps[1]))
     if not math.isfinite(input_scale) or input_scale <= 0:
         raise ExposureError(f"{wcs.where}: the WCS gives no pixel scale at its reference position")
-    return input_scale * request.ratio, request.ratio
+    return input_scale * ratio, ratio
 
 
 def _reference_pixel(wcs, meta, shape):
