@@ -132,11 +132,12 @@ def write_asdf(tree: Mapping[str, Any]) -> bytes:
     but keeps the order of a list that is there: so it writes twice.
     """
     import asdf
+    from asdf.tags.core import ExtensionMetadata
 
     content = _written(asdf.AsdfFile(dict(tree)))
-    history = tagged_tree(content).get("history", {"extensions": []})
-    history["extensions"].sort(key=lambda entry: entry.get("extension_uri", ""))
-    return _written(asdf.AsdfFile({**tree, "history": history}))
+    used = tagged_tree(content).get("history", {}).get("extensions", [])
+    used = [ExtensionMetadata(entry) for entry in sorted(used, key=str)]
+    return _written(asdf.AsdfFile({**tree, "history": {"extensions": used}}))
 
 
 def _written(file) -> bytes:

@@ -26,7 +26,7 @@ _CACHED = 64
 _BOUNDARY_STEP_PX = 15
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class InputWcs:
     """The distorted WCS of an exposure. Equal, and equal in hash, where the ASDF extensions are.
 
@@ -42,15 +42,9 @@ class InputWcs:
         Name of the file, for messages.
     """
 
-    gwcs: gwcs.WCS = field(repr=False)
+    gwcs: gwcs.WCS = field(repr=False, compare=False)
     key: str
-    where: str = ""
-
-    def __eq__(self, other):
-        return isinstance(other, InputWcs) and self.key == other.key
-
-    def __hash__(self):
-        return hash(self.key)
+    where: str = field(default="", compare=False)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -65,35 +59,33 @@ class InputWcs:
             ) from error
 
     def pixel_to_sky(self, x, y, *, everywhere: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """RA and Dec in degrees; NaN outside the bounding box unless `everywhere`."""
+        """Return RA and Dec in degrees; NaN outside the bounding box unless `everywhere`."""
         with self._evaluating():
-            ra, dec = self.gwcs(x, y, with_bounding_box=not everywhere)
-        return ra, dec
+            return _values(self.gwcs(x, y, with_bounding_box=not everywhere), "deg")
 
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels x, y of sky positions in degrees, by iteration where no inverse is given."""
+        """Return pixels x, y of sky positions in degrees; by iteration where no inverse is set."""
         with self._evaluating():
-            x, y = self.gwcs.invert(ra, dec, with_bounding_box=False)
-        return x, y
+            return _values(self.gwcs.invert(ra, dec, with_bounding_box=False), "pix")
 
     def box(self, shape: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the bounding box ((x1, x2), (y1, y2)); all of an image of `shape` if unset."""
-        if self.gwcs.bounding_box is None:
-            return (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
         with self._evaluating():
-            box = self.gwcs.bounding_box.bounding_box(order="F")
-            x, y = (tuple(map(float, limits)) for limits in box)
-        return (min(x), max(x)), (min(y), max(y))
+            box = self.gwcs.bounding_box
+            if box is None:
+                return (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
+            (x1, x2), (y1, y2) = (sorted(map(float, b)) for b in box.bounding_box(order="F"))
+        return (x1, x2), (y1, y2)
 
     def footprint(self, shape: tuple[int, int]) -> np.ndarray:
-        """RA, Dec (4, 2) of the corners of the bounding box."""
+        """Return RA, Dec (4, 2) of the corners of the bounding box."""
         (x1, x2), (y1, y2) = self.box(shape)
         corners = np.array([(x1, y1), (x1, y2), (x2, y2), (x2, y1)])
         ra, dec = self.pixel_to_sky(*corners.T, everywhere=True)
         return np.column_stack([np.mod(ra, 360.0), dec])
 
     def mean_pixel_area(self, shape: tuple[int, int]) -> float:
-        """Mean area (sr) of the pixels of an exposure, from the outline of its bounding box.
+        """Return the mean area (sr) of the pixels, from the outline of the bounding box.
 
         The outline, a point at least every 15 pixels, is laid on an equal-area plane.
         """
@@ -116,6 +108,14 @@ class InputWcs:
         if not math.isfinite(area) or area <= 0:
             raise ExposureError(f"{self.where}: the WCS gives no pixel area")
         return area / ((x2 - x1) * (y2 - y1))
+
+
+def _values(pair, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return two arrays without units, which transforms whose parameters have some add."""
+    from astropy.units import Quantity
+
+    first, second = (Quantity(values, unit).value for values in pair)
+    return first, second
 
 
 def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
