@@ -182,6 +182,15 @@ HOSTILE = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _loaded(tmp_path_factory):
+    """What asdf and gwcs load once is no cost of a hostile file."""
+    asdf_extension(_good().asdf_bytes, [], {})
+    folder = tmp_path_factory.mktemp("loaded")
+    _grid(_file(folder, PLANE, "w.asdf"))
+    Parameters.from_sources([_file(folder, PARS, "p.asdf")])
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile(name, tmp_path, caplog):
     content = HOSTILE[name]

@@ -52,29 +52,23 @@ def asdf_extension(
     """
     arrays = {link[0]: _array(*link[1:]) for link in links}
     wcs = source
-    if isinstance(source, bytes | bytearray):
-        try:
+    try:
+        if isinstance(source, bytes | bytearray):
             tree = tagged_tree(source)
             if _same_arrays(tree, arrays.values()) and not _removed(tree.get("meta"), values):
                 checked(source)
                 return bytes(source)
             wcs = read_wcs(source, "input").gwcs
-        except Exception as problem:  # whatever asdf makes of it; the pixels do not depend on it
-            wcs = _without_wcs(problem)
-    if wcs is not None:
-        try:
+        if wcs is not None:
             return write_asdf({**arrays, "meta": {**values, "wcs": wcs}})
-        except Exception as problem:
-            _without_wcs(problem)
+    except Exception as problem:  # whatever asdf makes of it; the pixels do not depend on it
+        log.warning(
+            "the ASDF extension of an input cannot be read, so that products do not inherit it: "
+            "%s %s",
+            type(problem).__name__,
+            " ".join(str(problem).split())[:200],
+        )
     return write_asdf({**arrays, "meta": dict(values)})
-
-
-def _without_wcs(problem: Exception) -> None:
-    log.warning(
-        "the ASDF extension of an input cannot be read, so that products do not inherit it: %s %s",
-        type(problem).__name__,
-        " ".join(str(problem).split())[:200],
-    )
 
 
 def _same_arrays(tree, arrays: Iterable[Mapping]) -> bool:
