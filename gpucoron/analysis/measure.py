@@ -10,7 +10,7 @@ import numpy as np
 from gpucoron.analysis.candidates import Candidate, find_candidates, snr_map
 from gpucoron.analysis.detection import aperture_snr, psf_fwhm, significance
 from gpucoron.analysis.record import ExposureRecord, Record
-from gpucoron.io.tan import tangent_plane
+from gpucoron.io.wcs.tan import tangent_plane
 
 __all__ = [
     "Seen",

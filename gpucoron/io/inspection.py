@@ -19,7 +19,7 @@ from gpucoron.io.exposures import Exposure, read_exposure
 from gpucoron.io.fitsread import Hdu, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 
-__all__ = ["Exposures", "Needs", "check_members", "inspect_members"]
+__all__ = ["Exposures", "Requirements", "check_members", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
@@ -31,7 +31,7 @@ Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without the
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requirements:
     """What a run needs of its members.
 
     Parameters
@@ -52,7 +52,7 @@ class Needs:
     checksums: bool = True
 
     @classmethod
-    def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Needs:
+    def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
         """Return what the steps need with these `gpucoron.Parameters`."""
         resample = parameters.resample
         grid = {name: getattr(resample, name) for name in _GRID}
@@ -67,7 +67,7 @@ class Needs:
 
 def inspect_members(
     association: Association,
-    needs: Needs,
+    needs: Requirements,
     *,
     skip_bad: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
@@ -77,7 +77,7 @@ def inspect_members(
     Parameters
     ----------
     association : Association
-    needs : Needs
+    needs : Requirements
     skip_bad : bool
         Leave out what cannot be used or does not go with most others, with a warning.
     progress : callable
@@ -124,7 +124,7 @@ def inspect_members(
 # ---- one by one
 
 
-def _look_at(member: Member, needs: Needs, strict: bool) -> Exposure:
+def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
     """Read a member; raise InputError where it cannot be used."""
     exposure = read_exposure(member.path, member.exptype, pixels=False)
     science = member.exptype == "science"
@@ -207,11 +207,11 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
         if needs.pixels:
             _check_references(association, product, exposure)
         return product
-    bad |= _outvoted(own, may_combine)
+    bad |= _minority(own, may_combine)
     if needs.grid is not None:
         science = [m for m in own if m.exptype == "science" and m not in bad]
         bad |= _unfit(science, may_lie_together)
-        bad |= _outvoted([m for m in science if m not in bad], may_lie_together)
+        bad |= _minority([m for m in science if m not in bad], may_lie_together)
     return _without(association, product, bad)
 
 
@@ -234,7 +234,7 @@ def _unfit(members: Sequence[Member], check) -> dict[Member, str]:
     return found
 
 
-def _outvoted(members: Sequence[Member], check) -> dict[Member, str]:
+def _minority(members: Sequence[Member], check) -> dict[Member, str]:
     """Return the members that do not go with the one that goes with most, and the reasons."""
     against = []
     for one in members:
@@ -289,7 +289,7 @@ def _quiet():
     def drop(record):
         return False
 
-    logger = logging.getLogger("gpucoron.io.wcs_layout")
+    logger = logging.getLogger("gpucoron.io.wcs.layout")
     logger.addFilter(drop)
     try:
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpucoron.errors import InputError
-from gpucoron.io.asdf_guard import opened
+from gpucoron.io.asdf.guard import open_asdf
 from gpucoron.io.files import read_input
 
 __all__ = ["read_parameters"]
@@ -118,7 +118,7 @@ def _from_asdf(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
 
 def _asdf_tree(path: Path, content: bytes) -> dict:
     try:
-        with opened(content) as tree:
+        with open_asdf(content, lazy_tree=False) as tree:
             return tree
     except Exception as problem:  # asdf and yaml raise many kinds; all mean the same here
         text = str(problem).splitlines() or [type(problem).__name__]

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.io.asdf_tree import ArrayLink, asdf_blob, meta_from_headers
+from gpucoron.io.asdf.extension import ArrayLink, asdf_extension, meta_from_headers
 from gpucoron.io.fits_writer import Hdu, image_dtype
 from gpucoron.io.headers import Cards
 
 if TYPE_CHECKING:
+    import gwcs
+
     from gpucoron.io.exposures import Exposure
 
 __all__ = [
@@ -172,34 +174,31 @@ def _link(hdu: Hdu) -> ArrayLink:
 
 
 def asdf_hdu(
-    source: bytes | None,
+    source: bytes | gwcs.WCS | None,
     hdus: Sequence[Hdu],
     *,
     extra: Mapping[str, Any] | None = None,
     links: Sequence[ArrayLink] | None = None,
-    keep_metadata: bool = True,
 ) -> Hdu:
     """Return the ASDF extension of a product.
 
     Parameters
     ----------
-    source : bytes, optional
-        Blob whose GWCS the product keeps.
+    source : bytes, gwcs.WCS or None
+        As for `gpucoron.io.asdf.extension.asdf_extension`.
     hdus : sequence of Hdu
         The product's others, PRIMARY first; their cards give the metadata.
     extra : mapping, optional
         Metadata without a keyword, nested.
     links : sequence, optional
         The arrays, where `hdus` do not hold them.
-    keep_metadata : bool
-        As for `gpucoron.io.asdf_tree.asdf_blob`.
     """
     values = meta_from_headers({h.name: h.cards.values for h in hdus if h.cards is not None})
     for name, entry in (extra or {}).items():
         values[name] = {**values.get(name, {}), **entry} if isinstance(entry, dict) else entry
     if links is None:
         links = [_link(h) for h in hdus if h.array is not None]
-    blob = asdf_blob(source, links, values, keep_metadata=keep_metadata)
-    row = np.zeros(1, dtype=[("ASDF_METADATA", np.uint8, (len(blob),))])
-    row["ASDF_METADATA"][0] = np.frombuffer(blob, dtype=np.uint8)
+    content = asdf_extension(source, links, values)
+    row = np.zeros(1, dtype=[("ASDF_METADATA", np.uint8, (len(content),))])
+    row["ASDF_METADATA"][0] = np.frombuffer(content, dtype=np.uint8)
     return Hdu("ASDF", row)

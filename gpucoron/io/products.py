@@ -34,7 +34,6 @@ from gpucoron.io.product_headers import (
     primary_cards,
 )
 from gpucoron.io.psfalign import PsfalignWriter
-from gpucoron.io.tan_asdf import tan_blob
 
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
@@ -179,8 +178,7 @@ def _cube_hdus(exposure, path, stack, provenance, steps, inputs):
 
 def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
     hdus = _cube_hdus(exposure, path, stack, provenance, steps, inputs)
-    extra = {"asn": {"exptype": exposure.exptype}}
-    _write(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus, extra=extra)], overwrite)
+    _write(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
 def write_crfints(
@@ -370,8 +368,7 @@ def write_i2d(
         _set_values(hdus, product_times(headers, sum(e.shape[0] for e in exposures)))
     hdus.append(Hdu("HDRTAB", header_table(headers)))
     extra = {"resample": {k: v for k in ("kernel", "fillval") if (v := chosen[k]) is not None}}
-    blob = tan_blob(wcs)
-    _write(path, [*hdus, asdf_hdu(blob, hdus, extra=extra, keep_metadata=False)], overwrite)
+    _write(path, [*hdus, asdf_hdu(wcs.to_gwcs(), hdus, extra=extra)], overwrite)
 
 
 def _in_association(headers, provenance):

@@ -79,12 +79,12 @@ def read_inputs(
         The association or a member cannot be used.
     """
     from gpucoron.io.association import read_association
-    from gpucoron.io.inspection import Needs, inspect_members
+    from gpucoron.io.inspection import Requirements, inspect_members
     from gpucoron.io.product_naming import product_names
 
     association, exposures = inspect_members(
         read_association(options.asn, check_files=not options.skip_bad),
-        Needs.of(options.parameters, options.checksums, pixels),
+        Requirements.of(options.parameters, options.checksums, pixels),
         skip_bad=options.skip_bad,
         progress=lambda *state: progress("read", *state),
     )

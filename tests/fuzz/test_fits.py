@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from gpucoron.io.asdf_tree import asdf_blob
+from gpucoron.io.asdf.extension import asdf_extension
 from gpucoron.io.blend import blend, count_pointings, header_table, product_times
 from gpucoron.io.exposures import read_exposure, read_meta
 from gpucoron.io.product_headers import input_headers
@@ -88,4 +88,4 @@ def test_a_psfmask(content, folder, read):
 
 
 def test_asdf_is_kept(read):
-    assert b"gwcs" in asdf_blob(read().asdf_bytes, [], {})
+    assert b"gwcs" in asdf_extension(read().asdf_bytes, [], {})

@@ -271,7 +271,7 @@ def rms(values):
 def test_equals_the_jwst_package(shared_data, parameters):
     pytest.importorskip("jwst.resample", reason="the jwst package is absent")
     from gpucoron.io.exposures import read_exposure
-    from gpucoron.io.wcs import output_wcs, pixel_maps, read_wcs
+    from gpucoron.io.wcs import output_wcs, pixel_map, read_wcs
 
     paths = sorted((shared_data / "nircam_small").glob("jw0900100[23]*_calints.fits"))
     theirs = jwst_resample(paths, parameters)
@@ -285,7 +285,7 @@ def test_equals_the_jwst_package(shared_data, parameters):
     rest = {k: v for k, v in parameters.items() if k not in names}
     ours = resample(
         stacks,
-        pixel_maps(wcss, output, shapes),
+        [pixel_map(w, output, s) for w, s in zip(wcss, shapes, strict=True)],
         output.shape,
         pixel_scale_ratio=output.pixel_scale_ratio,
         err_from="var",

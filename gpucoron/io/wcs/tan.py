@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputWcs", "tangent_plane"]
 
+MAX_SIDE_PX = 50_000  # of an output image
 ARCSEC2_PER_SR = (180.0 / np.pi * 3600.0) ** 2
 
 
@@ -68,7 +69,7 @@ class OutputWcs:
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
         """Pixel x, y of sky positions in degrees; NaN beyond 90 degrees from `crval`."""
         x, y = tangent_plane(ra, dec, *self.crval)
-        inverse = np.linalg.inv(self._matrix())
+        inverse = np.linalg.inv(self.matrix())
         return (
             inverse[0, 0] * x + inverse[0, 1] * y + self.crpix[0],
             inverse[1, 0] * x + inverse[1, 1] * y + self.crpix[1],
@@ -77,7 +78,7 @@ class OutputWcs:
     def pixel_to_sky(self, x, y) -> tuple[np.ndarray, np.ndarray]:
         """Sky positions (degrees) of pixels."""
         dx, dy = np.subtract(x, self.crpix[0]), np.subtract(y, self.crpix[1])
-        m = np.deg2rad(self._matrix())
+        m = np.deg2rad(self.matrix())
         xi, eta = m[0, 0] * dx + m[0, 1] * dy, m[1, 0] * dx + m[1, 1] * dy
         dec0 = np.deg2rad(self.crval[1])
         across = np.cos(dec0) - eta * np.sin(dec0)
@@ -85,7 +86,8 @@ class OutputWcs:
         dec = np.arctan2(np.sin(dec0) + eta * np.cos(dec0), np.hypot(xi, across))
         return np.mod(ra, 360.0), np.rad2deg(dec)
 
-    def _matrix(self):
+    def matrix(self) -> np.ndarray:
+        """Return the (2, 2) matrix from pixels to degrees on the tangent plane."""
         return np.diag(self.cdelt) @ np.asarray(self.pc, dtype=np.float64)
 
     def box(self) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -1,0 +1,156 @@
+"""The ASDF extension of a product: the input's as it is, or a small tree with a GWCS.
+
+Neither has a ``_fits_hash`` that fits the product, so that stdatamodels takes arrays and keywords
+from the FITS file.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucoron.io.asdf.guard import checked, tagged_tree
+from gpucoron.io.keywords import keywords
+from gpucoron.io.wcs.exposure import read_wcs
+
+if TYPE_CHECKING:
+    import gwcs
+
+__all__ = ["ArrayLink", "asdf_extension", "meta_from_headers", "write_asdf"]
+
+log = logging.getLogger("gpucoron")
+
+ArrayLink = tuple[str, str, np.dtype, tuple[int, ...]]  # attribute, EXTNAME, dtype, shape
+
+_MAX_INTEGER = 2**63 - 1  # that asdf writes
+
+
+def asdf_extension(
+    source: bytes | gwcs.WCS | None, links: Iterable[ArrayLink], values: Mapping[str, Any]
+) -> bytes:
+    """Return the content of the ASDF extension of a product.
+
+    Parameters
+    ----------
+    source : bytes, gwcs.WCS or None
+        The ASDF extension of the input, which is passed on as it is if its arrays are those of the
+        product and it has no keywords that the headers lack, and else gives its GWCS; or the GWCS
+        of the product.
+    links : iterable of (attribute, EXTNAME, dtype, shape)
+        The product's arrays.
+    values : mapping
+        Metadata, from `meta_from_headers`.
+
+    Returns
+    -------
+    bytes
+        An ASDF file. Without GWCS, and with a warning, where that of `source` cannot be read.
+    """
+    arrays = {link[0]: _array(*link[1:]) for link in links}
+    wcs = source
+    try:
+        if isinstance(source, bytes | bytearray):
+            tree = tagged_tree(source)
+            if _same_arrays(tree, arrays.values()) and not _removed(tree.get("meta"), values):
+                checked(source)
+                return bytes(source)
+            wcs = read_wcs(source, "input").gwcs
+        if wcs is not None:
+            return write_asdf({**arrays, "meta": {**values, "wcs": wcs}})
+    except Exception as problem:  # whatever asdf makes of it; the pixels do not depend on it
+        log.warning(
+            "the ASDF extension of an input cannot be read, so that products do not inherit it: "
+            "%s %s",
+            type(problem).__name__,
+            " ".join(str(problem).split())[:200],
+        )
+    return write_asdf({**arrays, "meta": dict(values)})
+
+
+def _same_arrays(tree, arrays: Iterable[Mapping]) -> bool:
+    """Tell whether a tree refers to these arrays in FITS extensions, and no others."""
+    found = {node["source"]: dict(node) for node in _links(tree)}
+    return found == {array["source"]: dict(array) for array in arrays}
+
+
+def _links(node) -> Iterator[Mapping]:
+    if isinstance(node, dict) and isinstance(node.get("source"), str):
+        yield node
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for child in children:
+        yield from _links(child)
+
+
+def _removed(meta, values: Mapping[str, Any]) -> bool:
+    """Tell whether metadata hold a keyword that is in no header, which readers would believe."""
+
+    def get(tree, attribute):
+        for name in attribute.split("."):
+            tree = tree.get(name) if isinstance(tree, dict) else None
+        return tree
+
+    attributes = (row.attribute for row in keywords())
+    return any(get(meta, a) is not None and get(values, a) is None for a in attributes)
+
+
+def _array(name: str, dtype: np.dtype, shape: tuple[int, ...]):
+    """Return the entry that says which HDU holds an array."""
+    from asdf.tagged import TaggedDict
+
+    columns = [
+        {"byteorder": "big", "datatype": _column(dtype[n]), "name": n} for n in dtype.names or ()
+    ]
+    entry = {
+        "source": f"fits:{name},1",
+        "datatype": columns or dtype.name,
+        "byteorder": "big",
+        "shape": [int(n) for n in shape],
+    }
+    return TaggedDict(entry, "tag:stsci.edu:asdf/core/ndarray-1.1.0")
+
+
+def _column(dtype: np.dtype):
+    if dtype.kind == "S":
+        return ["ascii", dtype.itemsize]
+    return "int8" if dtype.kind == "b" else dtype.name
+
+
+def write_asdf(tree: Mapping[str, Any]) -> bytes:
+    """Return a tree as an ASDF file, the same bytes for the same tree.
+
+    asdf lists the extensions that it used in the order of a set, which is another in each process,
+    but keeps the order of a list that is there: so it writes twice.
+    """
+    import asdf
+    from asdf.tags.core import ExtensionMetadata
+
+    content = _written(asdf.AsdfFile(dict(tree)))
+    used = tagged_tree(content).get("history", {}).get("extensions", [])
+    used = [ExtensionMetadata(entry) for entry in sorted(used, key=str)]
+    return _written(asdf.AsdfFile({**tree, "history": {"extensions": used}}))
+
+
+def _written(file) -> bytes:
+    buffer = io.BytesIO()
+    file.write_to(buffer)
+    return buffer.getvalue()
+
+
+def meta_from_headers(headers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the nested metadata that the keywords of `headers` (EXTNAME, "" for PRIMARY) mean."""
+    meta: dict[str, Any] = {}
+    for row in keywords():
+        value = headers.get(row.hdu, {}).get(row.keyword)
+        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+            continue
+        if isinstance(value, str | bool | int | float):
+            *parents, last = row.attribute.split(".")
+            place = meta
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+    return meta

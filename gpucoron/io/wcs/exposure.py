@@ -1,0 +1,215 @@
+"""The distorted WCS of an exposure, evaluated by gwcs, and its map to the output image."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucoron.errors import ExposureError
+from gpucoron.io.asdf.guard import open_asdf
+from gpucoron.io.wcs.tan import OutputWcs, tangent_plane
+
+if TYPE_CHECKING:
+    import gwcs
+
+__all__ = ["InputWcs", "pixel_map", "read_wcs", "reason", "unusable"]
+
+_CACHED = 64
+_BOUNDARY_STEP_PX = 15
+
+
+@dataclass(frozen=True)
+class InputWcs:
+    """The distorted WCS of an exposure. Equal, and equal in hash, where the ASDF extensions are.
+
+    Pixels count from 0 at the centre of the first one.
+
+    Parameters
+    ----------
+    gwcs : gwcs.WCS
+        Pixels to RA and Dec in ICRS, degrees.
+    key : str
+        What equality and hash go by.
+    where : str
+        Name of the file, for messages.
+    """
+
+    gwcs: gwcs.WCS = field(repr=False, compare=False)
+    key: str
+    where: str = field(default="", compare=False)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Say in one line what astropy.modeling and gwcs make of odd transforms."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                yield
+        except Exception as error:
+            raise ExposureError(
+                f"{self.where}: the WCS cannot be evaluated: {reason(error)}"
+            ) from error
+
+    def pixel_to_sky(self, x, y, *, everywhere: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return RA and Dec in degrees; NaN outside the bounding box unless `everywhere`."""
+        with self._evaluating():
+            return _values(self.gwcs(x, y, with_bounding_box=not everywhere), "deg")
+
+    def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
+        """Return pixels x, y of sky positions in degrees; by iteration where no inverse is set."""
+        with self._evaluating():
+            return _values(self.gwcs.invert(ra, dec, with_bounding_box=False), "pix")
+
+    def box(self, shape: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return the bounding box ((x1, x2), (y1, y2)); all of an image of `shape` if unset."""
+        with self._evaluating():
+            box = self.gwcs.bounding_box
+            if box is None:
+                return (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
+            (x1, x2), (y1, y2) = (sorted(map(float, b)) for b in box.bounding_box(order="F"))
+        return (x1, x2), (y1, y2)
+
+    def footprint(self, shape: tuple[int, int]) -> np.ndarray:
+        """Return RA, Dec (4, 2) of the corners of the bounding box."""
+        (x1, x2), (y1, y2) = self.box(shape)
+        corners = np.array([(x1, y1), (x1, y2), (x2, y2), (x2, y1)])
+        ra, dec = self.pixel_to_sky(*corners.T, everywhere=True)
+        return np.column_stack([np.mod(ra, 360.0), dec])
+
+    def mean_pixel_area(self, shape: tuple[int, int]) -> float:
+        """Return the mean area (sr) of the pixels, from the outline of the bounding box.
+
+        The outline, a point at least every 15 pixels, is laid on an equal-area plane.
+        """
+        ny, nx = shape
+        (x1, x2), (y1, y2) = self.box(shape)
+        x1, x2 = max(0, int(x1 + 0.5)), min(nx - 1, int(x2 - 0.5))
+        y1, y2 = max(0, int(y1 + 0.5)), min(ny - 1, int(y2 - 0.5))
+        step_x = max(2, -(-(x2 - x1) // _BOUNDARY_STEP_PX))
+        step_y = max(2, -(-(y2 - y1) // _BOUNDARY_STEP_PX))
+        xs, ys = np.linspace(x1, x2, step_x + 1), np.linspace(y1, y2, step_y + 1)
+        x = np.concatenate([xs[:-1], np.full(step_y, x2), xs[:0:-1], np.full(step_y, x1)])
+        y = np.concatenate([np.full(step_x, y1), ys[:-1], np.full(step_x, y2), ys[:0:-1]])
+        ra, dec = self.pixel_to_sky(x.astype(float), y.astype(float), everywhere=True)
+        ra0, dec0 = self.pixel_to_sky((x1 + x2) / 2.0, (y1 + y2) / 2.0, everywhere=True)
+        u, v = np.deg2rad(tangent_plane(ra, dec, float(ra0), float(dec0)))
+        radius = np.hypot(u, v)
+        squeeze = 2.0 * np.sin(0.5 * np.arctan(radius)) / np.where(radius > 0, radius, 1.0)
+        u, v = u * squeeze, v * squeeze
+        area = 0.5 * abs(float(np.sum(u * np.roll(v, -1) - v * np.roll(u, -1))))
+        if not math.isfinite(area) or area <= 0:
+            raise ExposureError(f"{self.where}: the WCS gives no pixel area")
+        return area / ((x2 - x1) * (y2 - y1))
+
+
+def _values(pair, unit: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return two arrays without units, which transforms whose parameters have some add."""
+    from astropy.units import Quantity
+
+    first, second = (Quantity(values, unit).value for values in pair)
+    return first, second
+
+
+def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
+    """Read the GWCS of an exposure from the contents of its ASDF extension.
+
+    Parameters
+    ----------
+    asdf_bytes : bytes or None
+        The embedded ASDF file.
+    where : str
+        Name of the file, for messages.
+
+    Returns
+    -------
+    InputWcs
+        From a cache where the extension was read before.
+
+    Raises
+    ------
+    ExposureError
+        No extension, no WCS in it, one that cannot be read, or one that does not lead from two
+        axes of pixels to RA and Dec in ICRS.
+    """
+    if not asdf_bytes:
+        raise ExposureError(
+            f"{where}: no ASDF extension, so no WCS; expected one from assign_wcs (calwebb_image2)"
+        )
+    content = bytes(asdf_bytes)
+    try:
+        wcs = _parse(content)
+        problem = unusable(wcs)
+    except Exception as error:
+        raise ExposureError(
+            f"{where}: the ASDF extension cannot be read: {reason(error)}"
+        ) from error
+    if problem:
+        raise ExposureError(
+            f"{where}: {problem} in the ASDF extension (meta.wcs); "
+            f"expected RA and Dec in ICRS, from assign_wcs (calwebb_image2)"
+        )
+    return InputWcs(wcs, hashlib.sha256(content).hexdigest(), where)
+
+
+@functools.lru_cache(maxsize=_CACHED)
+def _parse(content: bytes) -> gwcs.WCS | None:
+    with open_asdf(content) as tree:
+        return tree.get("meta", {}).get("wcs")
+
+
+def unusable(wcs) -> str | None:
+    """Return why this is no WCS of an image of the sky; None where it is one."""
+    from asdf.tagged import get_tag
+    from astropy import units
+    from gwcs.coordinate_frames import CelestialFrame
+
+    transform, frame = (getattr(wcs, n, None) for n in ("forward_transform", "output_frame"))
+    if get_tag(wcs):
+        return f"a WCS that the installed gwcs does not know ({get_tag(wcs)})"
+    if transform is None or (transform.n_inputs, transform.n_outputs) != (2, 2):
+        return "no WCS with two axes"
+    if not isinstance(frame, CelestialFrame):
+        return f"a WCS whose output frame is {getattr(frame, 'name', frame)!r}"
+    if frame.reference_frame is None or frame.reference_frame.name != "icrs":
+        return f"a WCS in {getattr(frame.reference_frame, 'name', None)}"
+    if tuple(frame.axes_order) != (0, 1) or any(unit != units.deg for unit in frame.unit):
+        return f"a WCS with axes {frame.axes_order} in {', '.join(map(str, frame.unit))}"
+    return None
+
+
+def reason(error: Exception) -> str:
+    """Return an exception of another package in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def pixel_map(input_wcs: InputWcs, output_wcs: OutputWcs, shape: tuple[int, ...]) -> np.ndarray:
+    """Map every pixel of an input image to the output image.
+
+    Parameters
+    ----------
+    input_wcs : InputWcs
+    output_wcs : OutputWcs
+    shape : (..., ny, nx)
+        Shape of the input.
+
+    Returns
+    -------
+    (ny, nx, 2) float64
+        x and y in output pixels (0-based); NaN outside the input's bounding box.
+    """
+    ny, nx = shape[-2:]
+    (x1, x2), (y1, y2) = input_wcs.box((ny, nx))
+    inside = x1 <= 0 and y1 <= 0 and x2 >= nx - 1 and y2 >= ny - 1
+    y, x = np.indices((ny, nx), dtype=np.float64)
+    sky = input_wcs.pixel_to_sky(x, y, everywhere=inside)
+    mapped = np.empty((ny, nx, 2))
+    mapped[..., 0], mapped[..., 1] = output_wcs.sky_to_pixel(*sky)
+    return mapped

@@ -1,0 +1,143 @@
+"""The WCS of the output image from an ASDF file (``resample.output_wcs``)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from gpucoron.errors import GpucoronError, InputError, ParameterError
+from gpucoron.io.asdf.guard import open_asdf
+from gpucoron.io.files import read_input
+from gpucoron.io.wcs.exposure import reason, unusable
+from gpucoron.io.wcs.tan import ARCSEC2_PER_SR, MAX_SIDE_PX, OutputWcs, tangent_plane
+
+__all__ = ["read_output_wcs"]
+
+_PLANE_PX = 1e-6  # how well a tangent plane must reproduce the WCS
+_LARGEST_FILE = 256 << 20  # bytes
+
+
+def read_output_wcs(path, shape, wcs, meta, input_shape) -> OutputWcs:
+    """Read the WCS of the output image from an ASDF file.
+
+    Parameters
+    ----------
+    path : str
+        ASDF file; see `gpucoron.io.wcs.output_wcs`.
+    shape : (ny, nx) or None
+        Shape asked for; None takes the file's.
+    wcs, meta, input_shape : InputWcs, ExposureMeta, (ny, nx)
+        First exposure, whose pixel scale the output's is compared with.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read, or has no TAN projection without distortion.
+    """
+    try:
+        content = read_input(path, InputError, "an ASDF file with the output WCS", _LARGEST_FILE)
+        with open_asdf(content) as tree:
+            return _from_tree(path, tree, shape, wcs, meta, input_shape)
+    except InputError as error:
+        raise ParameterError(f"output_wcs {error}") from error
+    except GpucoronError:
+        raise
+    except Exception as error:  # whatever gwcs and astropy make of transforms of all kinds
+        raise ParameterError(f"output_wcs {path}: cannot be used: {reason(error)}") from error
+
+
+def _from_tree(path, tree, shape, wcs, meta, input_shape) -> OutputWcs:
+    custom = tree.get("wcs")
+    problem = unusable(custom)
+    if problem:
+        raise ParameterError(f"output_wcs {path}: {problem} under 'wcs', expected a GWCS in ICRS")
+    plane = _as_plane(custom, path)
+    shape = shape or _shape_of(custom, tree, path)
+    scale = tree.get("pixel_scale")
+    if scale is None and tree.get("pixel_area") is not None:
+        scale = math.sqrt(tree["pixel_area"])
+    if scale is None:
+        scale = 3600.0 * math.sqrt(abs(np.linalg.det(plane.matrix())))
+    nominal = meta.pixar_sr
+    if nominal is None or nominal <= 0:
+        nominal = wcs.mean_pixel_area(input_shape)
+    ratio = float(scale) / math.sqrt(nominal * ARCSEC2_PER_SR)
+    box = None
+    if custom.bounding_box is not None:
+        box = tuple(tuple(map(float, b)) for b in custom.bounding_box.bounding_box(order="F"))
+    return replace(
+        plane, shape=shape, pixel_scale=float(scale), pixel_scale_ratio=ratio, bounding_box=box
+    )
+
+
+def _shape_of(custom, tree, path):
+    shape = custom.array_shape
+    if shape is None and tree.get("array_shape") is not None:
+        shape = tree["array_shape"]
+    if shape is None and tree.get("pixel_shape") is not None:
+        shape = tree["pixel_shape"][::-1]
+    if shape is None and custom.bounding_box is not None:
+        shape = [int(limits[1] + 0.5) for limits in custom.bounding_box.bounding_box(order="C")]
+    if shape is None:
+        raise ParameterError(
+            f"output_wcs {path}: no array_shape, pixel_shape or bounding_box; give output_shape"
+        )
+    shape = (int(shape[0]), int(shape[1]))
+    if not 2 <= min(shape) <= max(shape) <= MAX_SIDE_PX:
+        raise ParameterError(
+            f"output_wcs {path}: its image has shape {shape} (ny, nx), expected "
+            f"2 to {MAX_SIDE_PX} pixels a side"
+        )
+    return shape
+
+
+def _as_plane(custom, path):
+    """Express a GWCS as a tangent plane; `ParameterError` where it is not one."""
+    from gwcs import FITSImagingWCSTransform
+
+    transform = custom.forward_transform
+    if isinstance(transform, FITSImagingWCSTransform):
+        crpix, crval, cdelt, pc = (
+            np.asarray(getattr(transform, name).value, dtype=np.float64)
+            for name in ("crpix", "crval", "cdelt", "pc")
+        )
+        plane = _plane(crpix, crval, cdelt, pc)
+    else:
+        plane = _fitted_plane(transform, path)
+    x, y = np.meshgrid(np.linspace(-100, 2000, 5), np.linspace(-100, 2000, 5))
+    again = plane.sky_to_pixel(*custom(x, y, with_bounding_box=False))
+    if not np.nanmax(np.abs(np.array(again) - (x, y))) < _PLANE_PX:
+        raise ParameterError(f"output_wcs {path}: not a TAN projection without distortion")
+    return plane
+
+
+def _plane(crpix, crval, cdelt, pc):
+    as_tuple = tuple(tuple(float(v) for v in row) for row in pc)
+    return OutputWcs(
+        (1, 1),
+        tuple(map(float, crpix)),
+        tuple(map(float, crval)),
+        tuple(map(float, cdelt)),
+        as_tuple,
+        1.0,
+    )
+
+
+def _fitted_plane(transform, path):
+    """Find the tangent plane behind a compound transform from where it points to."""
+    poles = [
+        m
+        for m in getattr(transform, "traverse_postorder", list)()
+        if type(m).__name__ == "RotateNative2Celestial"
+    ]
+    if not poles:
+        raise ParameterError(f"output_wcs {path}: expected a TAN projection of the sky")
+    crval = (float(poles[-1].lon.value) % 360.0, float(poles[-1].lat.value))
+    x, y = np.array([0.0, 1000.0, 0.0]), np.array([0.0, 0.0, 1000.0])
+    u, v = tangent_plane(*transform(x, y), *crval)
+    matrix = np.array([[u[1] - u[0], u[2] - u[0]], [v[1] - v[0], v[2] - v[0]]]) / 1000.0
+    crpix = -np.linalg.solve(matrix, [u[0], v[0]])
+    scale = math.sqrt(abs(np.linalg.det(matrix)))
+    return _plane(crpix, crval, (scale, scale), matrix / scale)

@@ -1,0 +1,256 @@
+"""Lay out the output image on the sky: scale, orientation, reference pixel, shape, outline."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucoron.errors import ExposureError, ParameterError
+from gpucoron.io.wcs.from_file import read_output_wcs
+from gpucoron.io.wcs.sregion import combine_regions, parse_region
+from gpucoron.io.wcs.tan import MAX_SIDE_PX, OutputWcs, tangent_plane
+
+if TYPE_CHECKING:
+    from gpucoron.io.exposures import ExposureMeta
+    from gpucoron.io.wcs.exposure import InputWcs
+
+__all__ = ["check_outlines", "output_wcs"]
+
+log = logging.getLogger(__name__)
+
+_FAR_ARCMIN = 5.0
+
+
+def output_wcs(
+    wcss: Sequence[InputWcs],
+    metas: Sequence[ExposureMeta],
+    shapes: Sequence[tuple[int, ...]],
+    *,
+    pixel_scale: float | None = None,
+    pixel_scale_ratio: float = 1.0,
+    rotation: float | None = None,
+    crpix: Sequence[float] | None = None,
+    crval: Sequence[float] | None = None,
+    output_shape: Sequence[int] | None = None,
+    output_wcs_file: str | None = None,
+) -> OutputWcs:
+    """Lay out the image that combines exposures, as the jwst package does.
+
+    The keywords are parameters of resample, as `gpucoron.core.parameters.Resample` checks them.
+
+    Parameters
+    ----------
+    wcss, metas, shapes : sequences, one entry an exposure
+        WCS, metadata and shape (..., ny, nx) of the exposures; the first sets scale and rotation.
+    pixel_scale : float, arcsec
+        Output scale; overrides `pixel_scale_ratio`.
+    pixel_scale_ratio : float
+        Output over input scale, the input's being that at RA_REF, DEC_REF.
+    rotation : float, degrees
+        Position angle of the y axis, east of north; None keeps the first exposure's orientation.
+    crpix : (x, y)
+        Reference pixel, counted from 0.
+    crval : (ra, dec), degrees
+        Its position; by default the middle of all footprints.
+    output_shape : (nx, ny)
+        Shape, x first as in the jwst package; by default what holds all footprints.
+    output_wcs_file : str
+        ASDF file with a WCS under ``wcs``, and perhaps ``pixel_scale``, ``pixel_area``,
+        ``array_shape`` or ``pixel_shape``. The other parameters but `output_shape` are ignored.
+
+    Returns
+    -------
+    OutputWcs
+
+    Raises
+    ------
+    ParameterError
+        A file that cannot be used, a CRVAL that is no position or far away, or a shape of less
+        than 2 or more than 50,000 pixels a side.
+    ExposureError
+        The first exposure's WCS cannot be evaluated.
+
+    Notes
+    -----
+    CRVAL is the direction of the middle between least and greatest Cartesian coordinates of all
+    corners of S_REGION; the scale is the geometric mean of the x and y scales; PC follows ROLL_REF,
+    V3I_YANG and VPARITY; CRPIX puts the least corner at 0, and the shape is the greatest, rounded.
+    An exposure without S_REGION counts with the footprint of its GWCS, and one without angles with
+    the orientation of its GWCS, each with a line in the log.
+    """
+    shape = None if output_shape is None else (int(output_shape[1]), int(output_shape[0]))
+    shapes = [tuple(shape[-2:]) for shape in shapes]
+    first = wcss[0], metas[0], shapes[0]
+    if output_wcs_file:
+        layout = read_output_wcs(output_wcs_file, shape, *first)
+    else:
+        by_exposure = _regions(wcss, metas, shapes)
+        if shape is None:
+            _check_near(wcss, by_exposure)
+        regions = [polygon for own in by_exposure for polygon in own]
+        scale, ratio = _scale(*first, pixel_scale, pixel_scale_ratio)
+        pc = _orientation(*first, rotation)
+        crval = tuple(crval) if crval is not None else _middle(np.vstack(regions))
+        layout = _place(regions, scale, ratio, pc, crval, crpix, shape)
+    return dataclasses.replace(layout, s_region=_combined_region(layout, wcss, metas, shapes))
+
+
+def _place(regions, scale, ratio, pc, crval, crpix, shape):
+    """Choose reference pixel and shape so that all corners lie at 0 or above."""
+    if not -90.0 <= crval[1] <= 90.0:
+        raise ParameterError(f"crval is {crval}, expected a declination from -90 to 90 degrees")
+    offset_free = OutputWcs((1, 1), (0.0, 0.0), crval, (scale, scale), pc, scale * 3600.0, ratio)
+    corners = np.array(offset_free.sky_to_pixel(*np.vstack(regions).T))
+    if not np.all(np.isfinite(corners)):
+        raise ParameterError(f"crval is {crval}, expected a position less than 90 degrees away")
+    if crpix is None:
+        crpix = tuple(-corners.min(axis=1))
+    low, high = corners.min(axis=1) + crpix, corners.max(axis=1) + crpix
+    box = None
+    if shape is None:
+        shape = (int(high[1] + 0.5), int(high[0] + 0.5))
+    else:
+        box = tuple(
+            (max(0, int(a + 0.5)) - 0.5, min(int(b + 0.5), n) - 0.5)
+            for a, b, n in zip(low, high, shape[::-1], strict=True)
+        )
+    if min(shape) < 2 or max(shape) > MAX_SIDE_PX:
+        raise ParameterError(
+            f"the output image would have shape {shape} (ny, nx), expected 2 to {MAX_SIDE_PX} "
+            f"pixels a side; see crpix, crval and pixel_scale"
+        )
+    return OutputWcs(
+        shape,
+        (float(crpix[0]), float(crpix[1])),
+        crval,
+        (scale, scale),
+        pc,
+        scale * 3600.0,
+        ratio,
+        box,
+    )
+
+
+def check_outlines(
+    wcss: Sequence[InputWcs], metas: Sequence[ExposureMeta], shapes: Sequence[tuple[int, ...]]
+) -> None:
+    """Raise ExposureError where exposures are too far apart for one image; as `output_wcs`."""
+    _check_near(wcss, _regions(wcss, metas, [tuple(shape[-2:]) for shape in shapes]))
+
+
+def _regions(wcss, metas, shapes):
+    """Corners on the sky, polygons for every exposure."""
+    regions = []
+    for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
+        polygons = parse_region(meta.s_region)
+        if not polygons:
+            log.warning(
+                "%s: no polygon in S_REGION; its footprint is taken from the GWCS", wcs.where
+            )
+            polygons = [wcs.footprint(shape)]
+            if not np.all(np.isfinite(polygons[0])):
+                raise ExposureError(
+                    f"{wcs.where}: the WCS gives no sky position at the corners of the image"
+                )
+        regions.append(polygons)
+    return regions
+
+
+def _check_near(wcss, regions):
+    """Raise where an exposure points elsewhere: an image that holds all would fill the memory."""
+    middles = [_middle(np.vstack(own)) for own in regions]
+    for wcs, own, middle in zip(wcss, regions, middles, strict=True):
+        reach = 60.0 * float(np.max(_separation(*middle, *np.vstack(own).T)))
+        if not reach <= 2 * _FAR_ARCMIN:
+            raise ExposureError(
+                f"{wcs.where}: its outline (S_REGION) reaches {reach:.0f} arcmin "
+                f"from its middle, expected at most {2 * _FAR_ARCMIN:g}"
+            )
+    for wcs, middle in zip(wcss[1:], middles[1:], strict=True):
+        apart = float(_separation(*middles[0], *middle)) * 60.0
+        if apart > _FAR_ARCMIN:
+            raise ExposureError(
+                f"{wcs.where}: points {apart:.1f} arcmin away from {wcss[0].where}, expected "
+                f"science exposures within {_FAR_ARCMIN:g} arcmin"
+            )
+
+
+def _middle(corners):
+    """Direction of the middle between least and greatest Cartesian coordinates."""
+    ra, dec = np.deg2rad(corners).T
+    xyz = np.array([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
+    x, y, z = (xyz.max(axis=1) + xyz.min(axis=1)) / 2.0
+    ra, dec = np.rad2deg([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
+    return float(ra % 360.0), float(dec)
+
+
+def _separation(ra1, dec1, ra2, dec2):
+    """Angle between positions, all in degrees."""
+    from astropy import units
+    from astropy.coordinates import angular_separation
+
+    angles = (value * units.deg for value in (ra1, dec1, ra2, dec2))
+    return angular_separation(*angles).to_value(units.deg)
+
+
+def _scale(wcs, meta, shape, pixel_scale, ratio):
+    """Output scale in degrees, and its ratio to the input's."""
+    if pixel_scale is not None:
+        degrees = pixel_scale / 3600.0
+        return degrees, degrees / math.degrees(math.sqrt(wcs.mean_pixel_area(shape)))
+    x, y = _reference_pixel(wcs, meta, shape)
+    ra, dec = wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
+    steps = _separation(ra[0], dec[0], ra[1:], dec[1:])
+    input_scale = float(np.sqrt(steps[0] * steps[1]))
+    if not math.isfinite(input_scale) or input_scale <= 0:
+        raise ExposureError(f"{wcs.where}: the WCS gives no pixel scale at its reference position")
+    return input_scale * ratio, ratio
+
+
+def _reference_pixel(wcs, meta, shape):
+    """Pixel of RA_REF, DEC_REF; the middle of the image where they are not known."""
+    if meta.ra_ref is not None and meta.dec_ref is not None:
+        x, y = wcs.sky_to_pixel(meta.ra_ref, meta.dec_ref)
+        if math.isfinite(x) and math.isfinite(y):
+            return float(x), float(y)
+    log.info("%s: no usable RA_REF, DEC_REF; pixel scale taken at the middle", wcs.where)
+    return (shape[1] - 1) / 2.0, (shape[0] - 1) / 2.0
+
+
+def _orientation(wcs, meta, shape, rotation):
+    """PC matrix from the position angle of the y axis and the handedness."""
+    angle, parity = _y_axis(wcs, meta, shape)
+    if rotation is not None:
+        angle = math.radians(rotation)
+    c, s = math.cos(angle), math.sin(angle)
+    return ((parity * c, s), (-parity * s, c))
+
+
+def _y_axis(wcs, meta, shape):
+    """Position angle (rad) of the y axis and parity (-1: x points to the west, north being up)."""
+    known = (meta.roll_ref, meta.v3i_yang)
+    if None not in known and meta.vparity in (1, -1):
+        parity = int(meta.vparity)
+        return math.radians(meta.roll_ref) - parity * math.radians(meta.v3i_yang), parity
+    log.info("%s: no ROLL_REF, V3I_YANG, VPARITY; orientation taken from the GWCS", wcs.where)
+    x, y = (shape[1] - 1) / 2.0, (shape[0] - 1) / 2.0
+    ra, dec = wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
+    (east_x, east_y), (north_x, north_y) = tangent_plane(ra[1:], dec[1:], ra[0], dec[0])
+    parity = 1 if east_x * north_y - east_y * north_x > 0 else -1
+    return math.atan2(east_y, north_y), parity
+
+
+def _combined_region(layout: OutputWcs, wcss, metas, shapes) -> str | None:
+    """S_REGION of the output: what the exposures cover of it."""
+    regions = []
+    for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
+        regions += parse_region(meta.s_region) or [wcs.footprint(shape)]
+    region = combine_regions(regions, layout.box(), layout.sky_to_pixel, layout.pixel_to_sky)
+    if region is None:
+        log.warning("no exposure overlaps the output image; it gets no S_REGION")
+    return region
