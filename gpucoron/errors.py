@@ -12,6 +12,9 @@ __all__ = [
     "DeviceMemoryError",
     "ClusterError",
     "OutputError",
+    "one_line",
+    "plural",
+    "why",
 ]
 
 _LONGEST = 1500
@@ -79,3 +82,19 @@ class OutputError(GpucoronError, OSError):
     """A product cannot be written where it was asked for."""
 
     exit_code = 5
+
+
+def one_line(problem: object) -> str:
+    """Return the first line of an exception's text; the name of its class where it has none."""
+    lines = str(problem).strip().splitlines()
+    return lines[0] if lines else type(problem).__name__
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 pixel", "2 pixels"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def why(problem: BaseException) -> str:
+    """Return why a file could not be read or written, without number and file name."""
+    return getattr(problem, "strerror", None) or one_line(problem)

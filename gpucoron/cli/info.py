@@ -171,7 +171,7 @@ def _product_lines(association, product) -> Iterator[str]:
 def _shape_and_meta(path):
     from gpucoron.errors import ExposureError
     from gpucoron.io.exposures import read_meta
-    from gpucoron.io.fitsread import open_fits
+    from gpucoron.io.fits.reading import open_fits
 
     meta = read_meta(path)
     shape = open_fits(path, ExposureError).find("SCI").shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.association import Association, LeftOut, Member, Product
-from gpucoron.io.checksums import check_sums
 from gpucoron.io.exposures import Exposure, read_exposure
-from gpucoron.io.fitsread import Hdu, open_fits
+from gpucoron.io.fits.checksums import check_sums
+from gpucoron.io.fits.reading import open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 
 __all__ = ["Exposures", "Needs", "check_members", "inspect_members"]
@@ -158,18 +157,12 @@ def _has_usable_pixel(exposure: Exposure) -> bool:
     file = open_fits(exposure.path, ExposureError)
     sci, dq = file.find("SCI"), file.find("DQ")
     for i in range(exposure.shape[0]):
-        good = np.isfinite(file.floats(_plane(sci, exposure.shape, i)))
+        good = np.isfinite(file.floats(sci.plane(i)))
         if dq is not None and not dq.empty:
-            good &= (file.bits(_plane(dq, exposure.shape, i)) & _DO_NOT_USE) == 0
+            good &= (file.bits(dq.plane(i)) & _DO_NOT_USE) == 0
         if good.any():
             return True
     return False
-
-
-def _plane(hdu: Hdu, shape, i: int) -> Hdu:
-    """Return one image of a cube as if it were an HDU."""
-    length = abs(hdu.bitpix) // 8 * shape[1] * shape[2]
-    return dataclasses.replace(hdu, shape=shape[1:], offset=hdu.offset + i * length, nbytes=length)
 
 
 # ---- together

@@ -113,7 +113,7 @@ def verified(
     threads : int
         That read files at a time.
     """
-    from gpucoron.io.checksums import is_whole
+    from gpucoron.io.fits.checksums import is_whole
 
     wanted = set(wanted)
     claimed = [
@@ -189,7 +189,7 @@ def read_back(run, exposure: Exposure, flagged: IntegrationStack) -> dict[int, I
 
 
 def _read_fits(run, exposure) -> None:
-    from gpucoron.io.fitsread import open_fits
+    from gpucoron.io.fits.reading import open_fits
 
     if "psfalign" not in run.job.save or run.job.parameters.align_refs.skip:
         return
