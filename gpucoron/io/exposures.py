@@ -21,7 +21,7 @@ from gpucoron.io.names import exposure_root
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-__all__ = ["Exposure", "ExposureMeta", "read_exposure", "read_meta"]
+__all__ = ["Exposure", "ExposureMeta", "exposure_of", "read_exposure", "read_meta"]
 
 log = logging.getLogger("gpucoron")
 
@@ -150,7 +150,11 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     exptype = exptype.strip().lower()
     if exptype not in EXPTYPES:
         raise ExposureError(f"{path}: exptype is {exptype!r}, expected 'science' or 'psf'")
-    file = open_fits(path, ExposureError)
+    return exposure_of(open_fits(path, ExposureError), exptype, pixels=pixels)
+
+
+def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
+    """Return the exposure in a file that is open; as `read_exposure`."""
     sci = _science_hdu(file)
     root = exposure_root(file.path)
     shape = sci.shape if len(sci.shape) == 3 else (1, *sci.shape)

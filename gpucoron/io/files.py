@@ -124,7 +124,7 @@ def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Bin
     check_overwrite(path, overwrite)
     partial = temporary_path(path)
     try:
-        with open(partial, "wb") as file:  # astropy does not take the mode "xb"
+        with open(partial, "xb") as file:
             yield file
             fsync(file)
         check_overwrite(path, overwrite)

@@ -183,7 +183,7 @@ def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:
             )
     except (Exception, SystemExit) as problem:  # CRDS even exits; the run can go on without it
         log.warning(
-            "psfmask: CRDS is configured but gave no answer: %s: %s",
+            "psfmask: CRDS is configured but gave no answer: %s %s",
             type(problem).__name__,
             one_line(problem),
         )

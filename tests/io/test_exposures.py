@@ -349,8 +349,8 @@ def test_cards_that_are_not_fits_are_dropped(path, caplog):
     edit_card(path, "FILTER", "'F4\x0044W'")
     exposure = io.read_exposure(path, "psf")
     assert (exposure.meta.target, exposure.meta.filter) == (None, None)
-    assert "ignoring a header card that is not FITS: TARGNAME=" in caplog.text
-    assert r"'F4\x0044W'" in caplog.text
+    assert "ignoring header card TARGNAME, which is not FITS" in caplog.text
+    assert "ignoring header card FILTER, which is not FITS" in caplog.text
     assert len(exposure.primary_header.tostring()) % 2880 == 0
 
 

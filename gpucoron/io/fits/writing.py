@@ -40,26 +40,26 @@ def write_fits(path: str | os.PathLike, hdus: Iterable[Hdu], overwrite: bool = T
         The file exists and `overwrite` is False, or writing failed; nothing is left behind.
     """
     with output_file(path, overwrite) as file:
-        _write(file, hdus)
+        for hdu in hdus:
+            file.write(hdu_bytes(hdu))
 
 
-def hdu_bytes(hdu: Hdu) -> bytes:
-    """Return all bytes of an HDU: header, data and padding."""
+def hdu_bytes(hdu: Hdu) -> memoryview:
+    """Return all bytes of an HDU: header with checksums, data and padding.
+
+    Notes
+    -----
+    astropy does not write to the disk itself: where that is full it does not say so.
+    """
+    made = astropy_hdu(hdu)
+    with quiet():
+        made.add_checksum(when=SUM_COMMENT)
     file = io.BytesIO()
     if hdu.array is None:
-        _write(file, [hdu])
-        return file.getvalue()
-    _write(file, [Hdu(""), hdu])
-    return file.getvalue()[BLOCK:]
-
-
-def _write(file, hdus):
-    made = []
-    for hdu in hdus:
-        made.append(astropy_hdu(hdu))
-        with quiet():
-            made[-1].add_checksum(when=SUM_COMMENT)
-    fits.HDUList(made).writeto(file, output_verify="ignore")
+        fits.HDUList([made]).writeto(file, output_verify="ignore")
+        return file.getbuffer()
+    fits.HDUList([fits.PrimaryHDU(), made]).writeto(file, output_verify="ignore")
+    return file.getbuffer()[BLOCK:]
 
 
 def image_dtype(array: np.ndarray) -> str:
