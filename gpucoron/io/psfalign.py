@@ -46,12 +46,12 @@ _NAN = np.float32(np.nan)
 _ZERO_DQ = np.uint32(0x80000000)  # stored with BZERO 2^31
 _ALIGN_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
 _ALIGN_TEXT = (
-    "A row a pair: reference plane (third axis of SCI) and science integration.",
-    "sci_integration and ref_plane count from 1. x, y: the shift that lays the",
-    "science image onto the reference, so the reference was moved by (-x, -y).",
-    "beta: the factor that scales the science image to the reference, fitted and",
-    "not applied. _err: standard deviations. residual: rms of the masked residual.",
-    "status: 0 converged, 1 not converged, 2 reference left out",
+    "A row for each pair of science integration and reference plane (third",
+    "axis of SCI), counted from 1. x, y: the shift that lays the science",
+    "image onto the reference, so the reference was moved by (-x, -y). beta:",
+    "the factor that scales the science image to the reference, fitted and",
+    "not applied. _err: standard deviations. residual: rms of the masked",
+    "residual. status: 0 converged, 1 not converged, 2 reference left out.",
 )
 
 

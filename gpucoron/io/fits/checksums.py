@@ -167,8 +167,7 @@ def fold(total: int) -> int:
 
 def summed_header(header: Header, data_sum: int) -> bytes:
     """Return a header's blocks with DATASUM and a CHECKSUM that covers it and the data."""
-    header["CHECKSUM"] = ("0" * 16, SUM_COMMENT)
-    header["DATASUM"] = (str(data_sum), SUM_COMMENT)
+    header["CHECKSUM"], header["DATASUM"] = "0" * 16, str(data_sum)
     total = fold(_word_sum(header.tostring().encode("ascii")) + data_sum)
     header["CHECKSUM"] = _encoded(total)
     return header.tostring().encode("ascii")

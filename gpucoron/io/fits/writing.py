@@ -54,12 +54,10 @@ def hdu_bytes(hdu: Hdu) -> memoryview:
     made = astropy_hdu(hdu)
     with quiet():
         made.add_checksum(when=SUM_COMMENT)
+    before = [] if hdu.array is None else [fits.PrimaryHDU()]  # a block, which is left out
     file = io.BytesIO()
-    if hdu.array is None:
-        fits.HDUList([made]).writeto(file, output_verify="ignore")
-        return file.getbuffer()
-    fits.HDUList([fits.PrimaryHDU(), made]).writeto(file, output_verify="ignore")
-    return file.getbuffer()[BLOCK:]
+    fits.HDUList([*before, made]).writeto(file, output_verify="ignore")
+    return file.getbuffer()[BLOCK * len(before) :]
 
 
 def image_dtype(array: np.ndarray) -> str:
@@ -91,4 +89,5 @@ def astropy_hdu(hdu: Hdu) -> fits.PrimaryHDU | fits.ImageHDU | fits.BinTableHDU:
         with quiet():  # as text: a card that has been changed would be formatted time and again
             text = hdu.header.tostring(endcard=False, padding=False)
             made.header.extend(fits.Header.fromstring(text), strip=False, end=True)
+    made.header.extend([("CHECKSUM", "", SUM_COMMENT), ("DATASUM", "", SUM_COMMENT)], end=True)
     return made
