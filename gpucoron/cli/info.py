@@ -10,6 +10,7 @@ from platform import machine, python_version, system
 from gpucoron.cli.console import Console
 from gpucoron.cli.options import COMMANDS, Parser
 from gpucoron.core.text import format_table
+from gpucoron.errors import plural
 
 __all__ = ["association_lines", "main", "system_lines"]
 
@@ -123,11 +124,10 @@ def association_lines(path) -> Iterator[str]:
     from gpucoron.io.association import read_association
 
     association = read_association(path)
-    count = len(association.products)
     yield (
         f"{association.table_name}: program {association.program or '?'}, target "
         f"{association.target or '?'}, id {association.asn_id}, pool "
-        f"{association.asn_pool or '?'}, {count} product{'s'[: count != 1]}"
+        f"{association.asn_pool or '?'}, {plural(len(association.products), 'product')}"
     )
     for product in association.products:
         yield ""
