@@ -81,7 +81,7 @@ def test_a_record_that_no_longer_fits_costs_a_warning(tiny, caplog, monkeypatch)
         if not first:
             calls.append(self.path)
             monkeypatch.setattr(
-                "gpucoron.io.fits_writer.partial_path", lambda path: tiny.out / "no" / "where"
+                "gpucoron.io.files.temporary_path", lambda path: tiny.out / "no" / "where"
             )
         try:
             real(self, first)

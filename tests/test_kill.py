@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from gpucoron.io.checksums import product_sums
+from gpucoron.io.fits.checksums import product_sums
 from gpucoron.simulate import simulate
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 # Runs the command line in its arguments, and dies in the midst of the n-th call of a function: of
 # "pwrite" and "write" half of the bytes arrive; "replace" dies before it, "replaced" after it.
 DIE = """
-import os, signal, sys
+import io, os, signal, sys
 
 function, number = sys.argv[1], int(sys.argv[2])
 calls = 0
@@ -36,17 +36,26 @@ def dying(real, half):
         os.kill(os.getpid(), signal.SIGKILL)
     return wrapper
 
-def half_an_image(file, array, dtype):
-    file.write(array.tobytes()[:array.nbytes // 2])
+class File(io.BufferedWriter):
+    def write(self, data):
+        return self.write_hdu(data) if isinstance(data, memoryview) else super().write(data)
+
+    def write_hdu(self, data):
+        return super().write(data)
+
+def half_an_hdu(file, data):
+    io.BufferedWriter.write(file, data[:len(data) // 2])
     file.flush()
 
 from gpucoron.cli.main import main
-from gpucoron.io import fits_writer, psfalign
+from gpucoron.io import files
 if function == "pwrite":
     real = os.pwrite
     os.pwrite = dying(real, lambda fd, data, offset: real(fd, data[:len(data) // 2], offset))
 elif function == "write":
-    fits_writer._write_image = dying(fits_writer._write_image, half_an_image)
+    files.open = lambda path, mode: (
+        open(path, mode) if mode == "rb" else File(io.FileIO(path, mode)))
+    File.write_hdu = dying(File.write_hdu, half_an_hdu)
 else:
     real = os.replace
     os.replace = dying(real, real if function == "replaced" else lambda *args: None)
@@ -82,7 +91,7 @@ def look(folder, unchanged=None):
     "function, number, whole, rest",
     [
         ("write", 1, 0, "crfints"),
-        ("write", 23, 3, "psfstack"),
+        ("write", 32, 3, "psfstack"),
         ("pwrite", 25, 5, "psfalign"),
         ("pwrite", 60, 8, "psfalign"),
         ("replace", 6, 5, "psfalign"),

@@ -9,7 +9,7 @@ import pytest
 
 import gpucoron
 from gpucoron.errors import OutputError, UsageError
-from gpucoron.io.checksums import is_whole, product_sums
+from gpucoron.io.fits.checksums import is_whole, product_sums
 from gpucoron.pipeline.output_lock import FolderLock
 from gpucoron.pipeline.subtraction import Subtraction
 from tests.cuda_on_host import cupy_on_host

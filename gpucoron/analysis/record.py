@@ -152,8 +152,8 @@ class Record:
 
 
 def _reference_pixel(exposure: Exposure) -> tuple[float, float] | None:
-    header = exposure.cards("SCI")
-    values = [header.get(name) for name in ("CRPIX1", "CRPIX2")] if header else [None]
+    header = exposure.headers.get("SCI", {})
+    values = [header.get(name) for name in ("CRPIX1", "CRPIX2")]
     if not all(isinstance(v, (int, float)) and np.isfinite(v) for v in values):
         return None
     return float(values[0]) - 1, float(values[1]) - 1

@@ -114,7 +114,7 @@ def find_planets(path, planets, star):
 
     from gpucoron.analysis.detection import detect, psf_fwhm
     from gpucoron.errors import ExposureError
-    from gpucoron.io.fitsread import open_fits
+    from gpucoron.io.fits.reading import open_fits
 
     file = open_fits(path, ExposureError)
     sci = file.find("SCI")

@@ -10,6 +10,7 @@ from platform import machine, python_version, system
 from gpucoron.cli.console import Console
 from gpucoron.cli.options import COMMANDS, Parser
 from gpucoron.core.text import format_table
+from gpucoron.errors import plural
 
 __all__ = ["association_lines", "main", "system_lines"]
 
@@ -123,11 +124,10 @@ def association_lines(path) -> Iterator[str]:
     from gpucoron.io.association import read_association
 
     association = read_association(path)
-    count = len(association.products)
     yield (
         f"{association.table_name}: program {association.program or '?'}, target "
         f"{association.target or '?'}, id {association.asn_id}, pool "
-        f"{association.asn_pool or '?'}, {count} product{'s'[: count != 1]}"
+        f"{association.asn_pool or '?'}, {plural(len(association.products), 'product')}"
     )
     for product in association.products:
         yield ""
@@ -171,7 +171,7 @@ def _product_lines(association, product) -> Iterator[str]:
 def _shape_and_meta(path):
     from gpucoron.errors import ExposureError
     from gpucoron.io.exposures import read_meta
-    from gpucoron.io.fitsread import open_fits
+    from gpucoron.io.fits.reading import open_fits
 
     meta = read_meta(path)
     shape = open_fits(path, ExposureError).find("SCI").shape

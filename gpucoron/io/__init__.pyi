@@ -1,8 +1,4 @@
-from .association import Association as Association
-from .association import Member as Member
-from .association import Product as Product
 from .association import read_association as read_association
-from .exposures import Exposure as Exposure
 from .exposures import ExposureMeta as ExposureMeta
 from .exposures import read_exposure as read_exposure
 from .exposures import read_meta as read_meta
@@ -10,16 +6,5 @@ from .inspection import check_members as check_members
 from .names import exposure_root as exposure_root
 from .product_naming import product_names as product_names
 from .product_naming import standard_product_name as standard_product_name
-from .products import Provenance as Provenance
-from .products import PsfalignWriter as PsfalignWriter
-from .products import write_crfints as write_crfints
-from .products import write_i2d as write_i2d
-from .products import write_psfstack as write_psfstack
-from .products import write_psfsub as write_psfsub
 from .psfmask import find_psfmask as find_psfmask
 from .psfmask import read_psfmask as read_psfmask
-from .wcs import InputWcs as InputWcs
-from .wcs import OutputWcs as OutputWcs
-from .wcs import output_wcs as output_wcs
-from .wcs import pixel_map as pixel_map
-from .wcs import read_wcs as read_wcs

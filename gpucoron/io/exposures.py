@@ -13,14 +13,15 @@ import numpy as np
 
 from gpucoron.core.stack import VARIANCES, IntegrationStack, PlaneSource
 from gpucoron.errors import ExposureError
-from gpucoron.io.card import RawHeader
-from gpucoron.io.fitsread import FitsFile, Hdu, open_fits
+from gpucoron.io.fits.headers import plain_value
+from gpucoron.io.fits.reading import FitsFile, open_fits
+from gpucoron.io.fits.walk import Hdu
 from gpucoron.io.names import exposure_root
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-__all__ = ["Exposure", "ExposureMeta", "read_exposure", "read_meta"]
+__all__ = ["Exposure", "ExposureMeta", "exposure_of", "read_exposure", "read_meta"]
 
 log = logging.getLogger("gpucoron")
 
@@ -50,8 +51,6 @@ class ExposureMeta:
     bunit: str | None = _key("BUNIT", "SCI")
     pixar_sr: float | None = _key("PIXAR_SR", "SCI")
     pixar_a2: float | None = _key("PIXAR_A2", "SCI")
-    substrt1: int | None = _key("SUBSTRT1")
-    substrt2: int | None = _key("SUBSTRT2")
     ra_ref: float | None = _key("RA_REF", "SCI")
     dec_ref: float | None = _key("DEC_REF", "SCI")
     roll_ref: float | None = _key("ROLL_REF", "SCI")
@@ -62,44 +61,7 @@ class ExposureMeta:
     target: str | None = _key("TARGNAME")
     date_obs: str | None = _key("DATE-OBS")
     exposure_time: float | None = _key("XPOSURE", "SCI")
-    effective_exposure_time: float | None = _key("EFFEXPTM")
     measurement_time: float | None = _key("TMEASURE")
-    duration: float | None = _key("DURATION")
-    elapsed_exposure_time: float | None = _key("TELAPSE", "SCI")
-    integration_time: float | None = _key("EFFINTTM")
-    start_time: float | None = _key("EXPSTART")
-    mid_time: float | None = _key("EXPMID")
-    end_time: float | None = _key("EXPEND")
-    nints: int | None = _key("NINTS")
-    ngroups: int | None = _key("NGROUPS")
-
-
-class _Headers:
-    """A field that keeps headers as text, and shows astropy objects, made on first use."""
-
-    def __set_name__(self, owner, name):
-        self.name = name
-
-    def __get__(self, instance, owner=None):
-        if instance is None:
-            raise AttributeError(self.name)  # tells dataclass that there is no default
-        shown = instance.__dict__.get(self.name)
-        if shown is None:
-            kept = instance.__dict__["_" + self.name]
-            shown = (
-                {name: _shown(h) for name, h in kept.items()}
-                if isinstance(kept, dict)
-                else _shown(kept)
-            )
-            instance.__dict__[self.name] = shown
-        return shown
-
-    def __set__(self, instance, value):
-        instance.__dict__["_" + self.name] = value
-
-
-def _shown(header):
-    return header.astropy if isinstance(header, RawHeader) else header
 
 
 @dataclass(frozen=True)
@@ -122,7 +84,6 @@ class Exposure:
     int_times : structured array or None
         May have another number of rows than `stack` has integrations.
     primary_header : astropy Header
-        Made when asked for, as are the others; to look up a value or two see `cards`.
     headers : dict of str to astropy Header
         Of all extensions, by EXTNAME.
     asdf_bytes : bytes or None
@@ -137,20 +98,10 @@ class Exposure:
     stack: IntegrationStack | None
     area: np.ndarray | None
     int_times: np.ndarray | None
-    primary_header: Header = _Headers()
-    headers: dict[str, Header] = _Headers()
+    primary_header: Header
+    headers: dict[str, Header]
     asdf_bytes: bytes | None
     meta: ExposureMeta
-
-    def cards(self, name: str = "") -> RawHeader | Header | None:
-        """Return the header of an HDU ("" for PRIMARY) for lookup with ``get``.
-
-        It is text, unless the astropy object has been made, and perhaps changed, meanwhile.
-        """
-        if "headers" in self.__dict__ and name:
-            return self.headers.get(name)
-        kept = self.__dict__["_headers"].get(name) if name else self.__dict__["_primary_header"]
-        return kept.current if isinstance(kept, RawHeader) else kept
 
     def load(self) -> IntegrationStack:
         """Return the images, read now where they are not in memory.
@@ -199,14 +150,18 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     exptype = exptype.strip().lower()
     if exptype not in EXPTYPES:
         raise ExposureError(f"{path}: exptype is {exptype!r}, expected 'science' or 'psf'")
-    file = open_fits(path, ExposureError)
+    return exposure_of(open_fits(path, ExposureError), exptype, pixels=pixels)
+
+
+def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
+    """Return the exposure in a file that is open; as `read_exposure`."""
     sci = _science_hdu(file)
     root = exposure_root(file.path)
     shape = sci.shape if len(sci.shape) == 3 else (1, *sci.shape)
     stack = _read_stack(file, sci, root, shape) if pixels else _check_stack(file, sci)
-    headers: dict[str, Any] = {}
+    headers: dict[str, Header] = {}
     for hdu in file.hdus[1:]:
-        headers.setdefault(hdu.name, hdu.cards)
+        headers.setdefault(hdu.name, hdu.header)
     return Exposure(
         path=file.path,
         root=root,
@@ -215,7 +170,7 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
         stack=stack,
         area=_read_area(file, shape[1:]),
         int_times=_read_int_times(file, shape[0]),
-        primary_header=file.hdus[0].cards,
+        primary_header=file.hdus[0].header,
         headers=headers,
         asdf_bytes=_read_asdf(file),
         meta=_read_meta(file, sci),
@@ -344,7 +299,7 @@ def _read_asdf(file: FitsFile) -> bytes | None:
 
 
 def _read_meta(file: FitsFile, sci: Hdu) -> ExposureMeta:
-    headers = {"PRIMARY": file.hdus[0].cards, "SCI": sci.cards}
+    headers = {"PRIMARY": file.hdus[0].header, "SCI": sci.header}
     values = {}
     for field in dataclasses.fields(ExposureMeta):
         keyword, home = field.metadata["keyword"], field.metadata["home"]
@@ -359,7 +314,7 @@ def _read_meta(file: FitsFile, sci: Hdu) -> ExposureMeta:
 
 def _card(file: FitsFile, header: Any, keyword: str, kind: str) -> Any:
     """Return a keyword's value as `kind`; None where absent or blank."""
-    value = header.get(keyword)
+    value = plain_value(header.get(keyword))
     if isinstance(value, str):
         value = value.strip() or None
     if value is None:

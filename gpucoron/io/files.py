@@ -1,15 +1,35 @@
-"""Opening files that others name: regular ones only, for a pipe blocks and a device never ends."""
+"""Open files for reading, and write files that appear under their name when they are complete.
+
+Only regular files are read, for a pipe blocks and a device never ends.
+"""
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from gpucoron.errors import InputError
+from gpucoron.errors import InputError, OutputError, why
 
-__all__ = ["open_input", "read_input"]
+__all__ = [
+    "check_overwrite",
+    "fsync",
+    "open_input",
+    "output_error",
+    "output_file",
+    "read_input",
+    "start_writeback",
+    "temporary_path",
+]
+
+_SERIAL = itertools.count()
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that cannot
 
 
 def open_input(path: str | Path, error: type[InputError], expected: str) -> BinaryIO:
@@ -40,8 +60,7 @@ def open_input(path: str | Path, error: type[InputError], expected: str) -> Bina
     except InputError:
         raise
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
-        reason = getattr(problem, "strerror", None) or problem
-        raise error(f"{path}: cannot be read: {reason}") from problem
+        raise error(f"{path}: cannot be read: {why(problem)}") from problem
 
 
 def read_input(path: str | Path, error: type[InputError], expected: str, limit: int) -> bytes:
@@ -56,7 +75,80 @@ def read_input(path: str | Path, error: type[InputError], expected: str, limit: 
         try:
             content = file.read(limit + 1)
         except OSError as problem:
-            raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
+            raise error(f"{path}: cannot be read: {why(problem)}") from problem
     if len(content) > limit:
         raise error(f"{path}: is larger than {limit >> 20} MiB, expected {expected}")
     return content
+
+
+def output_error(path: Path, problem: OSError) -> OutputError:
+    """Return the error that says why `path` cannot be written."""
+    return OutputError(f"cannot write {path}: {why(problem)}")
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name that a file has until it is complete: hidden, not ending in .fits."""
+    # two nodes that share the folder may have the same process number
+    own = f"{os.getpid()}-{next(_SERIAL)}-{os.urandom(4).hex()}"
+    return path.with_name(f".{path.name}.{own}.part")
+
+
+def check_overwrite(path: Path, overwrite: bool) -> None:
+    """Raise OutputError where `path` exists and must not be replaced."""
+    if not overwrite and path.exists():
+        raise OutputError(f"{path} exists; allow overwriting or choose another output folder")
+
+
+@contextmanager
+def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name only when it is complete.
+
+    Parameters
+    ----------
+    path : path
+        The name it is to have.
+    overwrite : bool
+        Whether a file of that name may be replaced.
+
+    Yields
+    ------
+    binary file
+        Under a temporary name in the same folder; removed when anything goes wrong.
+
+    Raises
+    ------
+    OutputError
+        The file exists and `overwrite` is False, or writing failed; names the path and the reason.
+    """
+    path = Path(path)
+    check_overwrite(path, overwrite)
+    partial = temporary_path(path)
+    try:
+        with open(partial, "xb") as file:
+            yield file
+            fsync(file)
+        check_overwrite(path, overwrite)
+        os.replace(partial, path)
+    except BaseException as problem:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(problem, OSError) and not isinstance(problem, OutputError):
+            raise output_error(path, problem) from problem
+        raise
+
+
+def start_writeback(file: BinaryIO, offset: int, size: int) -> None:
+    """Have the disk begin with a part of a file, so that little is left to `fsync`."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # a hint, no more
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
+
+
+def fsync(file: BinaryIO) -> None:
+    """Wait until a file is on the disk: if the machine fails later, it is there and whole."""
+    file.flush()
+    try:
+        _sync(file.fileno())
+    except OSError as problem:
+        if problem.errno not in _NO_SYNC:
+            raise

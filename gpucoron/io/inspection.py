@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.association import Association, LeftOut, Member, Product
-from gpucoron.io.checksums import check_sums
-from gpucoron.io.exposures import Exposure, read_exposure
-from gpucoron.io.fitsread import Hdu, open_fits
+from gpucoron.io.exposures import Exposure, exposure_of
+from gpucoron.io.fits.checksums import check_sums
+from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 
 __all__ = ["Exposures", "Requirements", "check_members", "inspect_members"]
@@ -126,10 +125,11 @@ def inspect_members(
 
 def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
     """Read a member; raise InputError where it cannot be used."""
-    exposure = read_exposure(member.path, member.exptype, pixels=False)
+    file = open_fits(member.path, ExposureError)
+    exposure = exposure_of(file, member.exptype, pixels=False)
     science = member.exptype == "science"
     if needs.checksums:
-        _check_sums_once(member.path)
+        _check_sums_once(file)
     if science and needs.grid is not None:
         read_wcs(exposure.asdf_bytes, exposure.path.name)
         if needs.times and exposure.meta.measurement_time is None is exposure.meta.exposure_time:
@@ -137,7 +137,7 @@ def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
                 f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
                 "weight by (resample.weight_type=exptime)"
             )
-    if needs.pixels and (science or strict) and not _has_usable_pixel(exposure):
+    if needs.pixels and (science or strict) and not _has_usable_pixel(file):
         raise ExposureError(
             f"{exposure.path}: no integration has a usable pixel (finite and not "
             "flagged DO_NOT_USE)"
@@ -145,31 +145,24 @@ def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
     return exposure
 
 
-def _check_sums_once(path: Path) -> None:
+def _check_sums_once(file: FitsFile) -> None:
     """Check a file's sums unless this process has found them right before."""
-    state = path.stat()
-    key = (path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    state = file.path.stat()
+    key = (file.path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     if key not in _right:
-        check_sums(open_fits(path, ExposureError))
+        check_sums(file)
         _right.add(key)
 
 
-def _has_usable_pixel(exposure: Exposure) -> bool:
-    file = open_fits(exposure.path, ExposureError)
+def _has_usable_pixel(file: FitsFile) -> bool:
     sci, dq = file.find("SCI"), file.find("DQ")
-    for i in range(exposure.shape[0]):
-        good = np.isfinite(file.floats(_plane(sci, exposure.shape, i)))
+    for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
+        good = np.isfinite(file.floats(sci.plane(i)))
         if dq is not None and not dq.empty:
-            good &= (file.bits(_plane(dq, exposure.shape, i)) & _DO_NOT_USE) == 0
+            good &= (file.bits(dq.plane(i)) & _DO_NOT_USE) == 0
         if good.any():
             return True
     return False
-
-
-def _plane(hdu: Hdu, shape, i: int) -> Hdu:
-    """Return one image of a cube as if it were an HDU."""
-    length = abs(hdu.bitpix) // 8 * shape[1] * shape[2]
-    return dataclasses.replace(hdu, shape=shape[1:], offset=hdu.offset + i * length, nbytes=length)
 
 
 # ---- together
@@ -205,7 +198,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
         if needs.grid is not None:
             may_lie_together([m for m in own if m.exptype == "science"])
         if needs.pixels:
-            _check_references(association, product, exposure)
+            _check_references(association, product)
         return product
     bad |= _minority(own, may_combine)
     if needs.grid is not None:
@@ -215,8 +208,8 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
     return _without(association, product, bad)
 
 
-def _check_references(association, product, exposure) -> None:
-    if not any(_has_usable_pixel(exposure(m)) for m in product.psf):
+def _check_references(association, product) -> None:
+    if not any(_has_usable_pixel(open_fits(m.path, ExposureError)) for m in product.psf):
         raise ExposureError(
             f"{association.path}: no reference integration has a usable pixel "
             "(finite and not flagged DO_NOT_USE)"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpucoron.errors import InputError
+from gpucoron.errors import InputError, one_line
 from gpucoron.io.asdf.guard import open_asdf
 from gpucoron.io.files import read_input
 
@@ -121,8 +121,9 @@ def _asdf_tree(path: Path, content: bytes) -> dict:
         with open_asdf(content, lazy_tree=False) as tree:
             return tree
     except Exception as problem:  # asdf and yaml raise many kinds; all mean the same here
-        text = str(problem).splitlines() or [type(problem).__name__]
-        raise InputError(f"{path}: not a readable ASDF parameter file: {text[0]}") from None
+        raise InputError(
+            f"{path}: not a readable ASDF parameter file: {one_line(problem)}"
+        ) from None
 
 
 def _same(value, other) -> bool:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.io.asdf.extension import ArrayLink, asdf_extension, meta_from_headers
-from gpucoron.io.fits_writer import Hdu, image_dtype
-from gpucoron.io.headers import Cards
+from gpucoron.io.fits.headers import add_history, header_values, inherited, set_keyword
+from gpucoron.io.fits.writing import Hdu, image_dtype
 
 if TYPE_CHECKING:
     import gwcs
+    from astropy.io.fits import Header
 
     from gpucoron.io.exposures import Exposure
 
@@ -23,9 +24,9 @@ __all__ = [
     "Provenance",
     "as_sequence",
     "asdf_hdu",
-    "extension_cards",
+    "extension_header",
     "input_headers",
-    "primary_cards",
+    "primary_header",
 ]
 
 SOFTWARE_KEYWORD = "GPUCORON"
@@ -60,8 +61,6 @@ class Provenance:
         Names of the input files.
     psfmask : str or None
         What R_PSFMAS says.
-    status : mapping
-        Step to COMPLETE, SKIPPED or FAILED where it is not what `parameters` tell.
     """
 
     version: str
@@ -72,7 +71,6 @@ class Provenance:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[str] = ()
     psfmask: str | None = None
-    status: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def like_jwst(self) -> bool:
@@ -80,9 +78,8 @@ class Provenance:
         return self.parameters.get("preset") == "jwst"
 
     def step_status(self, step: str) -> str:
-        """Return COMPLETE, SKIPPED or FAILED."""
-        skipped = bool(self.parameters.get(f"{step}.skip", False))
-        return self.status.get(step, "SKIPPED" if skipped else "COMPLETE")
+        """Return COMPLETE or SKIPPED."""
+        return "SKIPPED" if self.parameters.get(f"{step}.skip") else "COMPLETE"
 
     def history(self, inputs: Iterable[str]) -> list[str]:
         """Return the lines of HISTORY: software, association, input files, parameters."""
@@ -101,22 +98,19 @@ def as_sequence(exposures: Exposure | Sequence[Exposure]) -> tuple[Exposure, ...
 
 def input_headers(exposure: Exposure) -> dict[str, dict[str, Any]]:
     """Return an exposure's header values by HDU ("" for PRIMARY)."""
-    return {
-        hdu: Cards(header, hdu).values
-        for hdu in ("", "SCI", "ERR")
-        if (header := exposure.cards(hdu)) is not None
-    }
+    headers = {"": exposure.primary_header, **exposure.headers}
+    return {hdu: header_values(headers[hdu]) for hdu in ("", "SCI", "ERR") if hdu in headers}
 
 
-def primary_cards(
+def primary_header(
     exposure: Exposure,
     path: Path,
     model: str,
     provenance: Provenance,
     steps: Iterable[str],
     inputs: Iterable[str],
-) -> Cards:
-    """Return PRIMARY of a product: the exposure's, brought up to date.
+) -> Header:
+    """Return the primary header of a product: the exposure's, brought up to date.
 
     Parameters
     ----------
@@ -133,36 +127,35 @@ def primary_cards(
     inputs : iterable of str
         File names for HISTORY.
     """
-    cards = Cards(exposure.cards())
+    header = inherited(exposure.primary_header)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-    cards.set("DATE", now, "UTC date file created")
-    cards.set("FILENAME", path.name, "name of the file")
-    cards.set("DATAMODL", model, "type of data model")
+    set_keyword(header, "DATE", now, "UTC date file created")
+    set_keyword(header, "FILENAME", path.name, "name of the file")
+    set_keyword(header, "DATAMODL", model, "type of data model")
     association = (
         ("ASNPOOL", provenance.asn_pool, "association pool"),
         ("ASNTABLE", provenance.asn_table, "association file"),
     )
     for keyword, value, comment in association:
         if value is not None:
-            cards.set(keyword, value, comment, "Association information")
+            set_keyword(header, keyword, value, comment, section="Association information")
     for step in steps:
         keyword, comment = _STEP_KEYWORDS[step]
-        cards.set(keyword, provenance.step_status(step), comment, "Calibration step information")
-    cards.set(SOFTWARE_KEYWORD, provenance.version, "gpucoron version that wrote this file")
-    cards.history(provenance.history(inputs))
-    return cards
+        status = provenance.step_status(step)
+        set_keyword(header, keyword, status, comment, section="Calibration step information")
+    comment = "gpucoron version that wrote this file"
+    set_keyword(header, SOFTWARE_KEYWORD, provenance.version, comment)
+    add_history(header, provenance.history(inputs))
+    return header
 
 
-def extension_cards(exposure: Exposure, name: str) -> Cards:
-    """Return the cards that an exposure's HDU `name` had; ERR has at least the unit of SCI."""
-    cards = Cards(exposure.cards(name), name)
-    if name == "SCI" and "BUNIT" not in cards.values and exposure.meta.bunit:
-        cards.set("BUNIT", exposure.meta.bunit, "unit of the values")
-    if name == "ERR" and "BUNIT" not in cards.values:
-        unit = exposure.meta.bunit
-        if unit:
-            cards.set("BUNIT", unit, "unit of the values")
-    return cards
+def extension_header(exposure: Exposure, name: str) -> Header:
+    """Return the header of an exposure's HDU `name` for a product; SCI and ERR have a unit."""
+    header = inherited(exposure.headers.get(name))
+    unit = exposure.meta.bunit
+    if name in ("SCI", "ERR") and "BUNIT" not in header and unit:
+        set_keyword(header, "BUNIT", unit, "unit of the values", hdu=name)
+    return header
 
 
 def _link(hdu: Hdu) -> ArrayLink:
@@ -187,13 +180,13 @@ def asdf_hdu(
     source : bytes, gwcs.WCS or None
         As for `gpucoron.io.asdf.extension.asdf_extension`.
     hdus : sequence of Hdu
-        The product's others, PRIMARY first; their cards give the metadata.
+        The product's others, PRIMARY first; their headers give the metadata.
     extra : mapping, optional
         Metadata without a keyword, nested.
     links : sequence, optional
         The arrays, where `hdus` do not hold them.
     """
-    values = meta_from_headers({h.name: h.cards.values for h in hdus if h.cards is not None})
+    values = meta_from_headers({h.name: header_values(h.header) for h in hdus if h.header})
     for name, entry in (extra or {}).items():
         values[name] = {**values.get(name, {}), **entry} if isinstance(entry, dict) else entry
     if links is None:

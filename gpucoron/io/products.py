@@ -14,28 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.errors import OutputError
+from gpucoron.errors import OutputError, why
 from gpucoron.io.blend import blend, count_pointings, header_table, product_times
-from gpucoron.io.fits_writer import (
-    Hdu,
-    output_error,
-    output_file,
-    partial_path,
-    refuse_existing,
-    write_hdu,
-)
-from gpucoron.io.headers import Cards
+from gpucoron.io.files import check_overwrite, output_error, temporary_path
+from gpucoron.io.fits.headers import set_keyword, set_keywords
+from gpucoron.io.fits.writing import Hdu, write_fits
 from gpucoron.io.product_headers import (
     Provenance,
     as_sequence,
     asdf_hdu,
-    extension_cards,
+    extension_header,
     input_headers,
-    primary_cards,
+    primary_header,
 )
 from gpucoron.io.psfalign import PsfalignWriter
 
 if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import OutputWcs
@@ -129,8 +125,8 @@ def preflight(
     except FileExistsError:
         raise OutputError(f"output folder {folder} is a file, expected a folder") from None
     except OSError as problem:
-        raise OutputError(f"cannot make output folder {folder}: {problem.strerror}") from problem
-    probe = partial_path(folder / "probe")
+        raise OutputError(f"cannot make output folder {folder}: {why(problem)}") from problem
+    probe = temporary_path(folder / "probe")
     try:
         probe.touch()
     except OSError as problem:
@@ -143,14 +139,8 @@ def preflight(
             raise OutputError(
                 f"{folder / name} would replace an input of that name; choose another output folder"
             )
-        refuse_existing(folder / name, overwrite)
+        check_overwrite(folder / name, overwrite)
     return folder
-
-
-def _write(path, hdus: Sequence[Hdu], overwrite):
-    with output_file(path, overwrite) as file:
-        for hdu in hdus:
-            write_hdu(file, hdu)
 
 
 # ---- products on the exposure's own pixels
@@ -166,11 +156,9 @@ def _cube_hdus(exposure, path, stack, provenance, steps, inputs):
         "INT_TIMES": exposure.int_times,
     }
     arrays.update({name: getattr(stack, name.lower()) for name in _VARIANCES})
-    hdus = [
-        Hdu("", cards=primary_cards(exposure, Path(path), "CubeModel", provenance, steps, inputs))
-    ]
-    return hdus + [
-        Hdu(name, array, extension_cards(exposure, name))
+    primary = primary_header(exposure, Path(path), "CubeModel", provenance, steps, inputs)
+    return [Hdu("", header=primary)] + [
+        Hdu(name, array, extension_header(exposure, name))
         for name, array in arrays.items()
         if array is not None
     ]
@@ -178,7 +166,7 @@ def _cube_hdus(exposure, path, stack, provenance, steps, inputs):
 
 def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
     hdus = _cube_hdus(exposure, path, stack, provenance, steps, inputs)
-    _write(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
+    write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
 def write_crfints(
@@ -263,24 +251,14 @@ def write_psfstack(
     """
     exposures = as_sequence(exposures)
     first = exposures[0]
-    hdus = [
-        Hdu(
-            "",
-            cards=primary_cards(
-                first,
-                Path(path),
-                "CubeModel",
-                provenance,
-                ("outlier_detection", "stack_refs"),
-                [e.path.name for e in exposures],
-            ),
-        )
-    ]
+    steps, inputs = ("outlier_detection", "stack_refs"), [e.path.name for e in exposures]
+    primary = primary_header(first, Path(path), "CubeModel", provenance, steps, inputs)
+    hdus = [Hdu("", header=primary)]
     arrays = {"SCI": stack.data, "ERR": stack.err, "DQ": stack.dq}
-    hdus += [Hdu(name, array, extension_cards(first, name)) for name, array in arrays.items()]
+    hdus += [Hdu(name, array, extension_header(first, name)) for name, array in arrays.items()]
     if not provenance.like_jwst:
         _set_values(hdus, product_times([input_headers(e) for e in exposures], len(stack.data)))
-    _write(path, [*hdus, asdf_hdu(first.asdf_bytes, hdus)], overwrite)
+    write_fits(path, [*hdus, asdf_hdu(first.asdf_bytes, hdus)], overwrite)
 
 
 def write_median(
@@ -292,16 +270,10 @@ def write_median(
     overwrite: bool = True,
 ) -> None:
     """Write the median image (ny, nx) of an exposure's integrations; as `write_crfints`."""
-    hdus = [
-        Hdu(
-            "",
-            cards=primary_cards(
-                exposure, Path(path), "ImageModel", provenance, (), [exposure.path.name]
-            ),
-        ),
-        Hdu("SCI", median, extension_cards(exposure, "SCI")),
-    ]
-    _write(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
+    inputs = [exposure.path.name]
+    primary = primary_header(exposure, Path(path), "ImageModel", provenance, (), inputs)
+    hdus = [Hdu("", header=primary), Hdu("SCI", median, extension_header(exposure, "SCI"))]
+    write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
 # ---- the combined image
@@ -339,7 +311,7 @@ def write_i2d(
     """
     exposures = as_sequence(exposures)
     headers = [_in_association(input_headers(e), provenance) for e in exposures]
-    primary = primary_cards(
+    primary = primary_header(
         exposures[0],
         Path(path),
         "ImageModel",
@@ -353,22 +325,22 @@ def write_i2d(
     }
     _set_resample(primary, count_pointings(headers), wcs, chosen)
     sci = _resampled_sci(exposures[0], wcs, provenance)
-    hdus = [Hdu("", cards=primary)]
-    for name, array, cards in (
+    hdus = [Hdu("", header=primary)]
+    for name, array, header in (
         ("SCI", resampled.data, sci),
-        ("ERR", resampled.err, extension_cards(exposures[0], "ERR")),
+        ("ERR", resampled.err, extension_header(exposures[0], "ERR")),
         ("CON", resampled.con, None),
         ("WHT", resampled.wht, None),
         *((name, getattr(resampled, name.lower()), None) for name in _VARIANCES),
     ):
         if array is not None:
-            hdus.append(Hdu(name, array, cards))
+            hdus.append(Hdu(name, array, header))
     _set_values(hdus, blend(headers))
     if not provenance.like_jwst:
         _set_values(hdus, product_times(headers, sum(e.shape[0] for e in exposures)))
     hdus.append(Hdu("HDRTAB", header_table(headers)))
     extra = {"resample": {k: v for k in ("kernel", "fillval") if (v := chosen[k]) is not None}}
-    _write(path, [*hdus, asdf_hdu(wcs.to_gwcs(), hdus, extra=extra)], overwrite)
+    write_fits(path, [*hdus, asdf_hdu(wcs.to_gwcs(), hdus, extra=extra)], overwrite)
 
 
 def _in_association(headers, provenance):
@@ -379,33 +351,35 @@ def _in_association(headers, provenance):
 
 def _set_values(hdus, values: dict[str, dict[str, Any]]):
     """Set blended keywords in the HDUs that are there."""
-    cards = {h.name: h.cards for h in hdus if h.cards is not None}
-    for name, found in values.items():
-        if name in cards:
-            cards[name].update(found)
+    for hdu in hdus:
+        if hdu.header is not None:
+            set_keywords(hdu.header, values.get(hdu.name, {}), hdu.name)
 
 
-def _set_resample(primary: Cards, pointings, wcs, chosen):
-    section = "Resample Parameters"
-    primary.set("NDRIZ", pointings, "number of pointings combined", section)
+def _set_resample(primary: Header, pointings, wcs, chosen):
     for keyword, value, comment in (
+        ("NDRIZ", pointings, "number of pointings combined"),
         ("RESWHT", chosen["weight_type"], "weights of the input pixels"),
         ("PIXFRAC", chosen["pixfrac"], "side of the drop, in input pixels"),
         ("PXSCLRT", wcs.pixel_scale_ratio, "pixel scale, output / input"),
     ):
         if value is not None:
-            primary.set(keyword, value, comment, section)
+            set_keyword(primary, keyword, value, comment, section="Resample Parameters")
 
 
-def _resampled_sci(exposure, wcs, provenance) -> Cards:
-    """Return the cards of SCI: the exposure's, with the output grid's WCS for its own."""
-    cards = extension_cards(exposure, "SCI")
-    cards.remove([k for k in cards.values if _OWN_WCS.fullmatch(k)])
+def _resampled_sci(exposure, wcs, provenance) -> Header:
+    """Return the header of SCI: the exposure's, with the output grid's WCS for its own."""
+    header = extension_header(exposure, "SCI")
+    for keyword in {k for k in header if _OWN_WCS.fullmatch(k)}:
+        del header[keyword]
     if not provenance.like_jwst:
-        cards.set("PIXAR_SR", float(wcs.pixel_area_sr), "[sr] area of an output pixel")
-        cards.set("PIXAR_A2", float(wcs.pixel_area_arcsec2), "[arcsec2] area of an output pixel")
+        for keyword, value, comment in (
+            ("PIXAR_SR", float(wcs.pixel_area_sr), "[sr] area of an output pixel"),
+            ("PIXAR_A2", float(wcs.pixel_area_arcsec2), "[arcsec2] area of an output pixel"),
+        ):
+            set_keyword(header, keyword, value, comment, hdu="SCI")
     for keyword, value, comment in wcs.to_header_cards():
-        cards.set(keyword, value, comment, "WCS parameters")
+        set_keyword(header, keyword, value, comment, hdu="SCI", section="WCS parameters")
     if wcs.s_region:
-        cards.set("S_REGION", wcs.s_region, "outline on the sky")
-    return cards
+        set_keyword(header, "S_REGION", wcs.s_region, "outline on the sky", hdu="SCI")
+    return header

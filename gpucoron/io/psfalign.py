@@ -10,30 +10,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from astropy.io.fits import Header
 
 from gpucoron.errors import InputError, OutputError
 from gpucoron.io.blend import product_times
-from gpucoron.io.fits_writer import (
-    BLOCK,
-    Hdu,
-    add_checksums,
-    begin_to_disk,
-    fold,
+from gpucoron.io.files import (
+    check_overwrite,
+    fsync,
     output_error,
-    partial_path,
-    refuse_existing,
-    stored,
-    to_disk,
-    write_hdu,
+    start_writeback,
+    temporary_path,
 )
-from gpucoron.io.headers import Cards, image_cards
+from gpucoron.io.fits.checksums import fold, summed_header
+from gpucoron.io.fits.headers import add_history, quiet, set_keyword, set_keywords
+from gpucoron.io.fits.walk import BLOCK
+from gpucoron.io.fits.writing import Hdu, astropy_hdu, hdu_bytes
 from gpucoron.io.product_headers import (
     Provenance,
     as_sequence,
     asdf_hdu,
-    extension_cards,
+    extension_header,
     input_headers,
-    primary_cards,
+    primary_header,
 )
 
 if TYPE_CHECKING:
@@ -48,12 +46,12 @@ _NAN = np.float32(np.nan)
 _ZERO_DQ = np.uint32(0x80000000)  # stored with BZERO 2^31
 _ALIGN_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
 _ALIGN_TEXT = (
-    "A row a pair: reference plane (third axis of SCI) and science integration.",
-    "sci_integration and ref_plane count from 1. x, y: the shift that lays the",
-    "science image onto the reference, so the reference was moved by (-x, -y).",
-    "beta: the factor that scales the science image to the reference, fitted and",
-    "not applied. _err: standard deviations. residual: rms of the masked residual.",
-    "status: 0 converged, 1 not converged, 2 reference left out",
+    "A row for each pair of science integration and reference plane (third",
+    "axis of SCI), counted from 1. x, y: the shift that lays the science",
+    "image onto the reference, so the reference was moved by (-x, -y). beta:",
+    "the factor that scales the science image to the reference, fitted and",
+    "not applied. _err: standard deviations. residual: rms of the masked",
+    "residual. status: 0 converged, 1 not converged, 2 reference left out.",
 )
 
 
@@ -100,11 +98,11 @@ class PsfalignWriter:
             )
         self.path, self.shape, self._overwrite = Path(path), tuple(shape), overwrite
         self._exposures, self._provenance = as_sequence(exposures), provenance
-        refuse_existing(self.path, overwrite)
+        check_overwrite(self.path, overwrite)
         self._lock = threading.Lock()
         self._done = np.zeros(shape[:-2], dtype=bool).reshape(-1, shape[-3])
         self._sums = {"SCI": 0, "ERR": 0, "DQ": 0}
-        self._partial = partial_path(self.path)
+        self._partial = temporary_path(self.path)
         self._file = None
         self._over, self._writing = False, 0
         with self._or_nothing():
@@ -128,39 +126,16 @@ class PsfalignWriter:
 
     def _lay_out(self):
         """Fix where everything goes and give the file its size."""
-        model = "CubeModel" if len(self.shape) == 3 else "QuadModel"
-        first = self._exposures[0]
-        names = self._provenance.inputs or [e.path.name for e in self._exposures]
-        primary = primary_cards(
-            first,
-            self.path,
-            model,
-            self._provenance,
-            ("outlier_detection", "stack_refs", "align_refs"),
-            names,
-        )
-        if self._provenance.psfmask:
-            primary.set(
-                "R_PSFMAS",
-                self._provenance.psfmask,
-                "psfmask of the fit",
-                "PSF mask reference file information",
-            )
-        self._hdus = [Hdu("", cards=primary)]
-        self._hdus += [Hdu(n, None, extension_cards(first, n)) for n in ("SCI", "ERR", "DQ")]
-        if not self._provenance.like_jwst:
-            times = product_times([input_headers(e) for e in self._exposures], self.shape[-3])
-            for hdu in self._hdus:
-                hdu.cards.update(times.get(hdu.name, {}))
-        place = len(add_checksums(image_cards("", "uint8", ()) + primary.text, 0))
+        self._hdus = self._make_hdus()
+        primary = hdu_bytes(self._hdus[0])
+        place = len(primary)
         self._size = 4 * int(np.prod(self.shape, dtype=np.int64))
-        self._starts, self._texts = {}, {}
-        for name, kind in (("SCI", "float32"), ("ERR", "float32"), ("DQ", "uint32")):
-            cards = next(h.cards for h in self._hdus if h.name == name)
-            self._texts[name] = image_cards(name, kind, self.shape) + cards.text
-            header = len(add_checksums(self._texts[name], 0))
-            self._starts[name] = (place, place + header)
-            place += header + -(-self._size // BLOCK) * BLOCK
+        self._starts, self._headers = {}, {}
+        for hdu in self._hdus[1:]:
+            self._headers[hdu.name] = astropy_hdu(hdu).header
+            header = self._summed(hdu.name)
+            self._starts[hdu.name] = (place, place + len(header))
+            place += len(header) + -(-self._size // BLOCK) * BLOCK
         self._end = place
         free = shutil.disk_usage(self.path.parent).free
         if free < place:
@@ -169,9 +144,43 @@ class PsfalignWriter:
                 f"and the disk has {free / 2**30:.2f} GiB free"
             )
         self._file = open(self._partial, "x+b")
-        write_hdu(self._file, self._hdus[0])
+        self._file.write(primary)
         self._file.flush()
         os.ftruncate(self._file.fileno(), self._end)
+
+    def _make_hdus(self):
+        """Return PRIMARY, SCI, ERR and DQ; one value stands for all of an array."""
+        first, provenance = self._exposures[0], self._provenance
+        primary = primary_header(
+            first,
+            self.path,
+            "CubeModel" if len(self.shape) == 3 else "QuadModel",
+            provenance,
+            ("outlier_detection", "stack_refs", "align_refs"),
+            provenance.inputs or [e.path.name for e in self._exposures],
+        )
+        if provenance.psfmask:
+            set_keyword(
+                primary,
+                "R_PSFMAS",
+                provenance.psfmask,
+                "psfmask of the fit",
+                section="PSF mask reference file information",
+            )
+        hdus = [Hdu("", header=primary)]
+        for name, kind in (("SCI", ">f4"), ("ERR", ">f4"), ("DQ", ">u4")):
+            array = np.broadcast_to(np.zeros((), kind), self.shape)
+            hdus.append(Hdu(name, array, extension_header(first, name)))
+        if not provenance.like_jwst:
+            times = product_times([input_headers(e) for e in self._exposures], self.shape[-3])
+            for hdu in hdus:
+                set_keywords(hdu.header, times.get(hdu.name, {}), hdu.name)
+        return hdus
+
+    def _summed(self, name):
+        """Return the bytes of a header, with the sums of what is written so far."""
+        with quiet():
+            return summed_header(self._headers[name], fold(self._sums[name]))
 
     # ---- planes
 
@@ -226,7 +235,7 @@ class PsfalignWriter:
             "DQ": self._fill(places["DQ"], n * plane, _ZERO_DQ),
         }
         for place in places.values():
-            begin_to_disk(self._file, place, n * plane)
+            start_writeback(self._file, place, n * plane)
         with self._lock:
             for name, total in sums.items():
                 self._sums[name] += total
@@ -266,9 +275,9 @@ class PsfalignWriter:
         for image in values:
             with np.errstate(over="ignore"):
                 native = np.ascontiguousarray(image, dtype=np.float32)
-            words, part = stored(native, unsigned=False)
-            total += part
-            offset = _write_at(fd, words.data.cast("B"), offset)
+            words = native.view(np.uint32)
+            total += int(words.sum(dtype=np.uint64))
+            offset = _write_at(fd, words.byteswap().data.cast("B"), offset)
         return total
 
     def _fill(self, offset, size, word):
@@ -305,34 +314,25 @@ class PsfalignWriter:
             )
         with self._or_nothing():
             self._finish(fits_table)
-            refuse_existing(self.path, self._overwrite)
+            check_overwrite(self.path, self._overwrite)
             os.replace(self._partial, self.path)
 
     def _finish(self, fits_table):
         for name, (place, _) in self._starts.items():
-            header = add_checksums(self._texts[name], fold(self._sums[name]))
-            _write_at(self._file.fileno(), memoryview(header), place)
+            _write_at(self._file.fileno(), memoryview(self._summed(name)), place)
         self._file.seek(self._end)
         if fits_table is not None:
-            write_hdu(self._file, self._align_hdu(fits_table))
-        kinds = {"SCI": ("data", "float32"), "ERR": ("err", "float32"), "DQ": ("dq", "uint32")}
-        links = [
-            (attribute, name, np.dtype(kind), self.shape)
-            for name, (attribute, kind) in kinds.items()
-        ]
-        write_hdu(self._file, asdf_hdu(self._exposures[0].asdf_bytes, self._hdus, links=links))
-        to_disk(self._file)
+            self._file.write(hdu_bytes(self._align_hdu(fits_table)))
+        self._file.write(hdu_bytes(asdf_hdu(self._exposures[0].asdf_bytes, self._hdus)))
+        fsync(self._file)
         self._over = True
         self._file.close()
 
     def _align_hdu(self, table):
-        cards = Cards(hdu="ALIGN")
-        cards.comment(_ALIGN_TEXT)
-        unit = self._exposures[0].meta.bunit or "MJy/sr"
-        units = {
-            k: v for k, v in {**_ALIGN_UNITS, "residual": unit}.items() if k in table.dtype.names
-        }
-        return Hdu("ALIGN", table, cards, units)
+        header = Header()
+        add_history(header, _ALIGN_TEXT, "COMMENT")
+        units = _ALIGN_UNITS | {"residual": self._exposures[0].meta.bunit or "MJy/sr"}
+        return Hdu("ALIGN", table, header, units)
 
     def abort(self) -> None:
         """Give up: leave nothing behind. Does nothing after `close`."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucoron.errors import MaskError
-from gpucoron.io.checksums import check_sums
-from gpucoron.io.fitsread import open_fits
+from gpucoron.errors import MaskError, one_line
+from gpucoron.io.fits.checksums import check_sums
+from gpucoron.io.fits.reading import open_fits
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure, ExposureMeta
@@ -75,7 +75,7 @@ def read_psfmask(
     mask = file.floats(hdu, "float64")
     _check_values(path, mask)
     if meta is not None:
-        _compare_optics(file.path.name, file.hdus[0].cards, meta)
+        _compare_optics(file.path.name, file.hdus[0].header, meta)
     return mask
 
 
@@ -182,9 +182,10 @@ def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:
                 _crds_parameters(exposure), reftypes=["psfmask"], observatory="jwst"
             )
     except (Exception, SystemExit) as problem:  # CRDS even exits; the run can go on without it
-        text = (str(problem).strip().splitlines() or [""])[0]
         log.warning(
-            "psfmask: CRDS is configured but gave no answer: %s %s", type(problem).__name__, text
+            "psfmask: CRDS is configured but gave no answer: %s %s",
+            type(problem).__name__,
+            one_line(problem),
         )
         return None, "CRDS failed"
     answer = str(chosen.get("psfmask", "N/A"))
@@ -223,6 +224,6 @@ def _crds_parameters(exposure: Exposure) -> dict[str, str]:
         "META.SUBARRAY.NAME": meta.subarray,
         "META.EXPOSURE.TYPE": meta.exp_type,
         "META.OBSERVATION.DATE": meta.date_obs,
-        "META.OBSERVATION.TIME": exposure.cards().get("TIME-OBS"),
+        "META.OBSERVATION.TIME": exposure.primary_header.get("TIME-OBS"),
     }
     return {key: value for key, value in values.items() if isinstance(value, str)}

@@ -114,7 +114,7 @@ def verified(
     threads : int
         That read files at a time.
     """
-    from gpucoron.io.checksums import is_whole
+    from gpucoron.io.fits.checksums import is_whole
 
     wanted = set(wanted)
     claimed = [
@@ -183,7 +183,7 @@ def read_back(
 
 
 def _read_fits(product: ProductContext, exposure: Exposure) -> None:
-    from gpucoron.io.fitsread import open_fits
+    from gpucoron.io.fits.reading import open_fits
 
     if "psfalign" not in product.run.options.save or product.parameters.align_refs.skip:
         return

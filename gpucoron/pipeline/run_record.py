@@ -213,7 +213,7 @@ class RunRecord:
         """Record that a file is complete."""
         if self.path is None:
             return
-        from gpucoron.io.checksums import product_sums
+        from gpucoron.io.fits.checksums import product_sums
 
         entry = {
             "name": path.name,
@@ -227,7 +227,7 @@ class RunRecord:
             self._save()
 
     def _sum_inputs(self) -> None:
-        from gpucoron.io.checksums import crc32
+        from gpucoron.io.fits.checksums import crc32
 
         for entry in self._content["inputs"]:
             with suppress(OSError):  # whoever needs the file complains
@@ -235,7 +235,7 @@ class RunRecord:
 
     def _save(self, first: bool = False) -> None:
         """Write the record; a full disk stops a run only at its beginning."""
-        from gpucoron.io.fits_writer import output_file
+        from gpucoron.io.files import output_file
 
         with self._lock:
             content = {

@@ -97,7 +97,7 @@ def write_report(
     OutputError
         It cannot be written, or exists and must not be replaced.
     """
-    from gpucoron.io.fits_writer import output_error, output_file
+    from gpucoron.io.files import output_error, output_file
 
     path = report_path(result, path)
     page = make_report(result, star).encode("utf-8", "replace")

@@ -12,7 +12,7 @@ from astropy.time import Time
 from stdatamodels import fits_support
 from stdatamodels.jwst import datamodels
 
-from gpucoron.io.fits_writer import output_file
+from gpucoron.io.files import output_file
 from gpucoron.simulate.geometry import VA_SCALE, pixel_area
 from gpucoron.simulate.wcs import build_gwcs, sip_keywords
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from stdatamodels.jwst import datamodels
 
-from gpucoron.io.fits_writer import output_file
+from gpucoron.io.files import output_file
 from gpucoron.simulate.exposure import SOFTWARE, model_hdus, subarray, write_hdus
 
 __all__ = [

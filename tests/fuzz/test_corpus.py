@@ -79,8 +79,8 @@ LIARS = {
         "has 2 SCI extensions",
     ),
     "an infinite integer": (
-        lambda: changed("PRIMARY", SUBSTRT1="1E400"),
-        "SUBSTRT1 is inf, expected a num",
+        lambda: changed(VPARITY="1E400"),
+        "VPARITY is inf, expected a num",
     ),
     "a number that is a text": (
         lambda: changed(PIXAR_A2="'big'"),

@@ -5,7 +5,7 @@ import pytest
 from astropy.io import fits
 
 from gpucoron.errors import InputError, OutputError
-from gpucoron.io import fits_writer
+from gpucoron.io import files
 from gpucoron.io.products import PsfalignWriter
 from tests.io.product_tools import Set
 
@@ -93,9 +93,9 @@ def test_psfalign_refuses_what_does_not_fit(small, tmp_path, planes):
 
 def test_psfalign_on_the_disk_before_it_has_its_name(small, tmp_path, planes, monkeypatch):
     path, calls = tmp_path / "a_psfalign.fits", []
-    sync = fits_writer._sync
+    sync = files._sync
     monkeypatch.setattr(
-        fits_writer,
+        files,
         "_sync",
         lambda fd: (
             calls.append((os.fstat(fd).st_ino, os.fstat(fd).st_size, path.exists())) or sync(fd)

@@ -1,6 +1,9 @@
+"""FITS files as they are written: arrays, keywords, checksums; complete or not at all."""
+
 import errno
-import io
 import os
+import sys
+import threading
 from contextlib import nullcontext
 
 import numpy as np
@@ -8,15 +11,15 @@ import pytest
 from astropy.io import fits
 
 from gpucoron.errors import OutputError
-from gpucoron.io import fits_writer
-from gpucoron.io.fits_writer import Hdu, datasum, encode_checksum, output_file, write_hdu
-from gpucoron.io.headers import Cards, card_text, card_value
+from gpucoron.io import files
+from gpucoron.io.files import output_file
+from gpucoron.io.fits.checksums import summed_header
+from gpucoron.io.fits.headers import add_history, header_values, inherited, layout, set_keyword
+from gpucoron.io.fits.writing import Hdu, write_fits
 
 
 def write(path, *hdus):
-    with output_file(path) as file:
-        for hdu in hdus:
-            write_hdu(file, hdu)
+    write_fits(path, [Hdu(""), *hdus])
 
 
 @pytest.mark.filterwarnings("error")
@@ -28,7 +31,7 @@ def test_images_come_back(tmp_path, shape, dtype):
     if array.dtype.kind == "u":
         array.flat[0] = 2**32 - 1
     array.setflags(write=False)
-    write(tmp_path / "x.fits", Hdu(""), Hdu("SCI", array))
+    write(tmp_path / "x.fits", Hdu("SCI", array))
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
         hdus.verify("exception")
         expected = array.astype("float32") if array.dtype.kind == "f" else array
@@ -41,7 +44,7 @@ def test_images_come_back(tmp_path, shape, dtype):
 def test_non_contiguous_and_nan(tmp_path):
     array = np.arange(60.0, dtype=np.float32).reshape(3, 4, 5)[:, ::2, ::-1]
     array[0, 0, 0] = np.nan
-    write(tmp_path / "x.fits", Hdu(""), Hdu("SCI", array))
+    write(tmp_path / "x.fits", Hdu("SCI", array))
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
         np.testing.assert_array_equal(hdus[1].data, array)
 
@@ -51,7 +54,7 @@ def test_tables_come_back(tmp_path):
     table = np.zeros(3, dtype=[("n", "i4"), ("t", "f8"), ("b", "?"), ("s", "S5"), ("h", "i2")])
     table["n"], table["t"], table["b"] = [1, -2, 3], [0.5, np.nan, 1e300], [True, False, True]
     table["s"] = [b"ab", b"", b"abcde"]
-    write(tmp_path / "x.fits", Hdu(""), Hdu("T", table, units={"t": "s"}))
+    write(tmp_path / "x.fits", Hdu("T", table, units={"t": "s"}))
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
         data = hdus["T"].data
         for name in table.dtype.names:
@@ -61,16 +64,40 @@ def test_tables_come_back(tmp_path):
         assert hdus["T"].columns["t"].unit == "s"
 
 
-def test_datasum_is_the_standards():
-    data = np.random.default_rng(1).integers(0, 256, 4321, dtype=np.uint8)
-    padded = np.append(data, np.zeros(-len(data) % 4, np.uint8))
-    expected = int(fits.ImageHDU()._compute_checksum(padded))
-    assert datasum(data.tobytes()) == expected
+@pytest.mark.parametrize("seed", range(5))
+def test_checksums_made_for_the_sum_of_the_data(seed):
+    """As psfalign has them, whose data are not in memory."""
+    data = np.random.default_rng(seed).integers(-(2**31), 2**31, (2, 3, 99)).astype(">i4")
+    hdu = fits.ImageHDU(data, name="X")
+    content = summed_header(hdu.header, int(data.view(">u4").sum(dtype="u8")) % (2**32 - 1))
+    again = fits.ImageHDU.fromstring(content + data.tobytes().ljust(2880, b"\0"))
+    assert again.verify_checksum() == again.verify_datasum() == 1
+    hdu.add_checksum(when=again.header.comments["DATASUM"])
+    assert [hdu.header[k] == again.header[k] for k in ("CHECKSUM", "DATASUM")] == [True, True]
 
 
-@pytest.mark.parametrize("total", [0, 1, 0xFFFFFFFF, 0x12345678, 0x3B3B3B3B, 2503531142])
-def test_checksum_is_the_standards(total):
-    assert encode_checksum(total) == fits.ImageHDU()._char_encode(~np.uint32(total))
+@pytest.mark.parametrize("dtype", ["float32", "float64", ">f4", "int32", "uint32"])
+def test_arrays_are_not_touched_while_they_are_written(tmp_path, dtype):
+    """Not even for a moment: klip reads them in another thread."""
+    array = np.arange(1, 1 + (1 << 18)).astype(dtype)
+    expected, seen, done = array.copy(), [], threading.Event()
+
+    def look():
+        while not done.is_set():
+            seen.append(np.array_equal(array, expected))
+
+    interval = sys.getswitchinterval()
+    thread = threading.Thread(target=look)
+    sys.setswitchinterval(1e-5)
+    thread.start()
+    try:
+        for _ in range(3):
+            write(tmp_path / "x.fits", Hdu("SCI", array))
+    finally:
+        done.set()
+        thread.join()
+        sys.setswitchinterval(interval)
+    assert len(seen) > 3 and all(seen)
 
 
 def test_failure_leaves_nothing(tmp_path):
@@ -112,8 +139,8 @@ def test_hidden_until_complete(tmp_path):
 
 def test_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     calls = []
-    sync, rename = fits_writer._sync, os.replace
-    monkeypatch.setattr(fits_writer, "_sync", lambda fd: calls.append(os.fstat(fd)) or sync(fd))
+    sync, rename = files._sync, os.replace
+    monkeypatch.setattr(files, "_sync", lambda fd: calls.append(os.fstat(fd)) or sync(fd))
     monkeypatch.setattr(os, "replace", lambda a, b: calls.append(os.stat(a)) or rename(a, b))
     with output_file(tmp_path / "a.fits") as file:
         file.write(b"x" * 5000)
@@ -130,50 +157,39 @@ def test_a_disk_that_fails_at_last(tmp_path, monkeypatch, number, fails):
     def sync(fd):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fits_writer, "_sync", sync)
+    monkeypatch.setattr(files, "_sync", sync)
     expected = pytest.raises(OutputError, match=os.strerror(number)) if fails else nullcontext()
     with expected, output_file(tmp_path / "a.fits") as file:
         file.write(b"x")
     assert [p.name for p in tmp_path.iterdir()] == ([] if fails else ["a.fits"])
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        1,
-        -7,
-        True,
-        False,
-        1.5,
-        1e-14,
-        -2.5e300,
-        "",
-        "a",
-        "it's",
-        "x" * 66,
-        "x" * 68,
-        "x" * 69,
-        "x" * 200,
-        "'" * 40,
-        "a&",
-        2**40,
-    ],
-)
-@pytest.mark.filterwarnings("ignore::astropy.io.fits.verify.VerifyWarning")
-def test_cards_as_astropy_writes_them(value):
-    text = card_text("KEYWORD", value, "what it is")
-    if value != "":  # which astropy does not align
-        assert text == str(fits.Card("KEYWORD", value, "what it is"))
-    back = card_value(text)
+# ---- keywords
+
+
+@pytest.mark.parametrize("value", [1, True, 1.5, -2.5e300, "", "it's", "x" * 200, "a&", 2**40])
+def test_values_come_back(tmp_path, value):
+    header = fits.Header()
+    set_keyword(header, "KEYWORD", value, "what it is")
+    write_fits(tmp_path / "x.fits", [Hdu("", header=header)])
+    back = header_values(fits.getheader(tmp_path / "x.fits"))["KEYWORD"]
     assert type(back) is type(value) and back == value
 
 
-def test_cards_hold_what_ascii_cannot():
-    assert "caf\\xe9\\x0a" in card_text("KEYWORD", "café\n")
+def test_texts_hold_what_ascii_cannot():
+    header = fits.Header()
+    set_keyword(header, "KEYWORD", "caf\xe9\n")
+    assert header["KEYWORD"] == "caf\\xe9\\x0a"
 
 
-def test_cards_edit():
-    header = fits.Header(
+def test_values_as_numpy_can_take_them():
+    header = fits.Header([("A", None), ("B", 2**63), ("C", 5), ("HISTORY", "x")])
+    header.append(("C", 6), end=True)
+    assert header_values(header) == {"A": None, "B": 2.0**63, "C": 5}
+
+
+def test_headers_edit():
+    source = fits.Header(
         [
             ("NAXIS", 0),
             ("TELESCOP", "JWST"),
@@ -183,27 +199,18 @@ def test_cards_edit():
             ("CHECKSUM", "0"),
         ]
     )
-    header["HISTORY"] = "first"
-    cards = Cards(header)
-    cards.set("S_KLIP", "COMPLETE", "klip", "Calibration step information")
-    cards.set("S_JUMP", "SKIPPED")
-    cards.remove(["LONG", "ABSENT"])
-    cards.history(["z" * 100])
-    result = fits.Header.fromstring(cards.text)
-    assert list(result)[:2] == ["TELESCOP", "S_JUMP"]
-    assert list(result).index("S_KLIP") < list(result).index("S_PHOTOM")
-    assert result["S_JUMP"] == "SKIPPED" and result.comments["S_JUMP"] == "jump"
-    assert "LONG" not in result and "NAXIS" not in result and "CHECKSUM" not in result
-    assert list(result["HISTORY"]) == ["first", "z" * 72, "z" * 28]
-    assert cards.values == {
-        "TELESCOP": "JWST",
-        "S_JUMP": "SKIPPED",
-        "S_KLIP": "COMPLETE",
-        "S_PHOTOM": "SKIPPED",
-    }
-
-
-def test_headers_fill_whole_blocks():
-    buffer = io.BytesIO()
-    write_hdu(buffer, Hdu(""))
-    assert len(buffer.getvalue()) == 2880
+    source["HISTORY"] = "first"
+    before = source.tostring()
+    header = inherited(source)
+    section = "Calibration step information"
+    set_keyword(header, "S_KLIP", "COMPLETE", "klip", section=section)
+    set_keyword(header, "S_JUMP", "SKIPPED")
+    add_history(header, ["z" * 100])
+    assert list(header) == [
+        *("TELESCOP", "S_JUMP", "", "", "", "S_KLIP", "S_PHOTOM", "LONG"),
+        *("HISTORY", "HISTORY", "HISTORY"),
+    ]
+    assert list(header[""]) == ["", section, ""]
+    assert header["S_JUMP"] == "SKIPPED" and header.comments["S_JUMP"] == "jump"
+    assert list(header["HISTORY"]) == ["first", "z" * 72, "z" * 28]
+    assert list(layout(source)) == ["NAXIS", "CHECKSUM"] and source.tostring() == before

@@ -1,0 +1,214 @@
+"""Defensive FITS reader: sizes are checked, then astropy makes arrays of the bytes of one HDU.
+
+The bytes are read, not mapped into memory: a map of a file that is cut short meanwhile would kill
+the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from gpucoron.errors import InputError, one_line, why
+from gpucoron.io.files import open_input
+from gpucoron.io.fits.headers import layout, quiet
+from gpucoron.io.fits.walk import Hdu, walk
+
+__all__ = ["FitsFile", "open_fits"]
+
+log = logging.getLogger("gpucoron")
+
+_PIECE = 1 << 21  # bytes
+
+
+@dataclass(frozen=True)
+class FitsFile:
+    """The HDUs of one file, whose sizes have been checked against the file's.
+
+    Parameters
+    ----------
+    path : Path
+    error : type
+        The exception that its methods raise, a kind of `InputError`.
+    hdus : tuple of Hdu
+    """
+
+    path: Path
+    error: type[InputError]
+    hdus: tuple[Hdu, ...]
+
+    @property
+    def names(self) -> str:
+        """Names of the HDUs, for messages."""
+        return ", ".join(h.name for h in self.hdus)
+
+    def find(self, name: str) -> Hdu | None:
+        """Return the HDU called `name`, None where there is none; two of them are an error."""
+        found = [h for h in self.hdus if h.name == name]
+        if len(found) > 1:
+            raise self.error(f"{self.path}: has {len(found)} {name} extensions, expected one")
+        return found[0] if found else None
+
+    def floats(self, hdu: Hdu, dtype: str = "float32") -> np.ndarray:
+        """Read an image as floats, native and contiguous, BSCALE and BZERO applied, BLANK as NaN.
+
+        Values beyond the range of `dtype` become infinite.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.array(self._image(hdu), dtype, order="C")
+
+    def bits(self, hdu: Hdu) -> np.ndarray:
+        """Read an image of data quality bits as native uint32."""
+        values = self._image(hdu)
+        if values.dtype.kind == "i" and values.dtype.itemsize == 4:
+            values = values.view(values.dtype.str.replace("i", "u"))
+        with np.errstate(invalid="ignore"):
+            bits = np.array(values, np.uint32, order="C")
+        if not np.array_equal(bits, values):
+            raise self.error(
+                f"{self.path}: {hdu.name} holds values that are not unsigned "
+                "32-bit integers, expected data quality bits"
+            )
+        return bits
+
+    def table(self, hdu: Hdu) -> np.ndarray | None:
+        """Read a binary table as a native structured array.
+
+        Returns
+        -------
+        structured array or None
+            None, with a warning, for what is no binary table, or has columns of variable length.
+        """
+        try:
+            _check_table(hdu)
+            with quiet():
+                data = self._astropy(fits.BinTableHDU, hdu, character_as_bytes=True).data
+                columns = {name: np.asarray(data[name]) for name in data.names}
+            dtype = [(n, c.dtype.newbyteorder("="), c.shape[1:]) for n, c in columns.items()]
+            table = np.empty(len(data), dtype)
+            for name, column in columns.items():
+                table[name] = column
+            return table
+        except InputError:
+            raise
+        except Exception as problem:  # whatever astropy makes of odd columns
+            log.warning("%s: leaving out %s: %s", self.path.name, hdu.name, one_line(problem))
+            return None
+
+    def raw_bytes(self, hdu: Hdu) -> bytes:
+        """Return the data as stored, without the padding of the last block."""
+        try:
+            return b"".join(self.pieces(hdu.offset, hdu.nbytes))
+        except MemoryError:
+            raise self.error(
+                f"{self.path}: {hdu.name} of shape {hdu.shape} does not fit into memory"
+            ) from None
+
+    def pieces(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes of the file from `offset` on, in pieces.
+
+        Raises
+        ------
+        InputError
+            (as the file's `error`) The file is gone, or shorter than it was.
+        """
+        with open_input(self.path, self.error, "the file that was opened before") as file:
+            try:
+                file.seek(offset)
+                while length:
+                    piece = file.read(min(length, _PIECE))
+                    if not piece:
+                        raise self.error(f"{self.path}: was cut short while it was read")
+                    length -= len(piece)
+                    yield piece
+            except OSError as problem:
+                raise self.error(f"{self.path}: cannot be read: {why(problem)}") from problem
+
+    def _astropy(self, kind: type, hdu: Hdu, **options):
+        """Return one HDU as astropy has it, by those cards alone that describe its data."""
+        header = layout(hdu.header).tostring().encode("ascii")
+        return kind.fromstring(header + self.raw_bytes(hdu), **options)
+
+    def _image(self, hdu: Hdu) -> np.ndarray:
+        """Return the values of an image as astropy has them, scaled."""
+        if not hdu.is_image:
+            raise self.error(f"{self.path}: {hdu.name} is a table, expected an image")
+        for keyword in ("BSCALE", "BZERO", "BLANK"):
+            value = hdu.header.get(keyword)
+            if keyword in hdu.header and not _is_number(value):
+                raise self.error(
+                    f"{self.path}: {keyword} of {hdu.name} is {value!r}, expected a number"
+                )
+        kind = fits.ImageHDU if "XTENSION" in hdu.header else fits.PrimaryHDU
+        try:
+            with quiet(), np.errstate(over="ignore", invalid="ignore"):
+                return self._astropy(kind, hdu).data.reshape(hdu.shape)
+        except InputError:
+            raise
+        except Exception as problem:  # whatever astropy makes of odd headers
+            raise self.error(
+                f"{self.path}: {hdu.name} of shape {hdu.shape} cannot be read: {one_line(problem)}"
+            ) from problem
+
+
+def open_fits(path: str | Path, error: type[InputError]) -> FitsFile:
+    """Read all headers of a FITS file and make sure that its data are all there.
+
+    Parameters
+    ----------
+    path : path
+    error : type
+        The exception to raise, a kind of `InputError`.
+
+    Returns
+    -------
+    FitsFile
+
+    Raises
+    ------
+    InputError
+        (as `error`) No such file, not FITS, compressed, cut short, or a header that makes no sense.
+    """
+    path = Path(path)
+    try:
+        with open_input(path, error, "a FITS file") as file:
+            _check_start(path, file.read(9), error)
+            hdus = tuple(walk(path, file, os.fstat(file.fileno()).st_size, error))
+    except InputError:
+        raise
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: cannot be read: {why(problem)}") from problem
+    return FitsFile(path, error, hdus)
+
+
+def _check_start(path: Path, head: bytes, error: type[InputError]) -> None:
+    if head[:2] == b"\x1f\x8b":
+        raise error(f"{path}: is compressed with gzip, expected plain FITS (gunzip it)")
+    if head != b"SIMPLE  =":
+        found = f"begins with {head!r}" if head else "is empty"
+        raise error(f"{path}: not a FITS file: {found}, expected b'SIMPLE  ='")
+
+
+def _check_table(hdu: Hdu) -> None:
+    """Raise ValueError for what is no binary table whose columns are all of fixed length."""
+    if hdu.kind not in ("BINTABLE", "A3DTABLE") or len(hdu.shape) != 2:
+        raise ValueError("expected a binary table")
+    count = hdu.header.get("TFIELDS")
+    if type(count) is not int or not 0 < count < 1000:
+        raise ValueError(f"TFIELDS is {count!r}, expected 1 to 999")
+    for i in range(1, count + 1):
+        form = hdu.header.get(f"TFORM{i}")
+        if not re.fullmatch(r"\d{0,9}[LXBIJKEDCMA]", str(form).strip()):
+            raise ValueError(f"column {i} is {form!r}, expected plain numbers")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
