@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from matplotlib import image
 
 import gpucoron
 from gpucoron.simulate import simulate
@@ -67,32 +68,21 @@ def test_nothing_overflows(page, report, width):
     outside = page.js(f"""
         [...document.querySelectorAll("body *")].filter(e => {{
           const box = e.getBoundingClientRect();
-          return !e.closest(".scroll") && !e.matches(".pick, .blink") && !e.closest("svg svg")
-            && e.tagName.toLowerCase() != "title"
-            && !(e.closest("svg") && e.closest("svg") != e)
+          return !e.closest(".scroll") && !e.matches(".pick, .blink")
             && box.width > 0 && (box.right > {width} + 0.5 || box.left < -0.5);
         }}).map(e => e.outerHTML.slice(0, 80))""")
     assert outside == []
 
 
 @pytest.mark.parametrize("width", [390, 1100])
-def test_writing_is_large_enough_and_stays_in_its_drawing(page, report, width):
+def test_figures_are_drawn_and_large_enough(page, report, width):
     page.open(report, width)
-    small, cut = page.js("""[
-        Math.min(...[...document.querySelectorAll("svg text")].filter(
-          t => t.getBoundingClientRect().width > 0).map(
-          t => parseFloat(getComputedStyle(t).fontSize) * t.getScreenCTM().d)
-          .filter(size => size > 0)),
-        [...document.querySelectorAll("svg")].flatMap(svg => {
-          const frame = svg.getBoundingClientRect();
-          return [...svg.querySelectorAll("text")].filter(t => {
-            const box = t.getBoundingClientRect();
-            return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1
-              || box.bottom > frame.bottom + 2 || box.top < frame.top - 2);
-          }).map(t => t.textContent);
-        })]""")
-    assert small >= 8.5  # CSS pixels
-    assert cut == []
+    sizes = page.js("""[...document.images].filter(i => i.offsetWidth).map(
+        i => [i.complete && i.naturalWidth, i.offsetWidth, i.alt.length])""")
+    assert len(sizes) > 10
+    for natural, shown, alt in sizes:
+        assert natural == 480 and alt > 10  # 5 inches, writing of 10 points
+        assert shown >= 0.7 * natural
 
 
 def test_the_blink(page, report):
@@ -113,7 +103,6 @@ def test_the_blink(page, report):
 
 
 def test_the_blink_shows_two_images(page, report):
-    image = pytest.importorskip("matplotlib.image")
     page.open(report)
     page.js(
         "document.querySelector('input.blink').click();"
@@ -137,9 +126,8 @@ def test_truncations_are_chosen(page, report):
 
 
 def test_pictures_have_colours(page, report):
-    image = pytest.importorskip("matplotlib.image")
     page.open(report, 800)
-    page.js("document.querySelector('svg.picture').scrollIntoView()")
+    page.js("document.images[0].scrollIntoView()")
     shot = image.imread(io.BytesIO(page.screenshot(whole=False)), format="png")[..., :3]
     colours = np.unique((255 * shot).astype(int).reshape(-1, 3), axis=0)
     assert len(colours) > 300
@@ -168,7 +156,7 @@ def test_contrast_of_text(page, report, scheme):
     page.open(report)
     colours = page.js("""(() => {
         const style = getComputedStyle(document.documentElement);
-        return Object.fromEntries(["paper", "ink", "soft", "c0", "c1", "c2", "c3", "c4", "c5"]
+        return Object.fromEntries(["paper", "ink", "soft", "c0", "c1"]
           .map(name => [name, style.getPropertyValue("--" + name).trim()]));
     })()""")
 
@@ -182,7 +170,7 @@ def test_contrast_of_text(page, report, scheme):
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     paper = luminance(colours["paper"])
-    for name, least in (("ink", 7), ("soft", 4.5), *((f"c{k}", 3) for k in range(6))):
+    for name, least in (("ink", 7), ("soft", 4.5), ("c0", 3), ("c1", 3)):
         other = luminance(colours[name])
         ratio = (max(paper, other) + 0.05) / (min(paper, other) + 0.05)
         assert ratio >= least, (name, ratio)
