@@ -11,6 +11,7 @@ import pytest
 
 import gpucoron
 from gpucoron.simulate import simulate
+from tests.report.conftest import ROLLS
 
 BROWSERS = "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -25,15 +26,8 @@ pytestmark = [
 def report(tmp_path_factory):
     """A run with all there is to show, several truncations and a warning among it."""
     folder = tmp_path_factory.mktemp("browser")
-    made = simulate(
-        folder / "in",
-        seed=2,
-        shape=(96, 96),
-        n_science=2,
-        n_integrations=3,
-        n_references=4,
-        n_reference_integrations=2,
-    )
+    sizes = {"shape": (96, 96), "n_integrations": 3, "n_references": 4}
+    made = simulate(folder / "in", seed=2, **sizes, **ROLLS)
     result = gpucoron.run(
         made.asn, device="cpu", psfmask=made.psfmask, klip_truncate=(1, 3, 50), keep=()
     )

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,28 +12,15 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-import gpucoron
 from gpucoron.analysis import measure
 from gpucoron.backend.logs import quiet
 from gpucoron.report import canvas, images, make_report, plots, sections
-from gpucoron.simulate import simulate
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
+def result(planets):
     """Two rolls, two truncations, references of two integrations, outliers, a psfmask."""
-    made = simulate(
-        tmp_path_factory.mktemp("figures"),
-        seed=2,
-        shape=(160, 160),
-        n_science=2,
-        n_integrations=2,
-        n_references=4,
-        n_reference_integrations=2,
-    )
-    return gpucoron.run(
-        made.asn, psfmask=made.psfmask, klip_truncate=(2, 5), keep=("i2d",), device="cpu"
-    )
+    return planets[1]
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +108,12 @@ def test_residuals(result, drawn):
     width = measure.psf_fwhm("F444W")
     axes = axes_of(drawn, "Exposures: residual")
     assert axes.get_yscale() == "log" and len(axes.lines) == 6
-    for line, image in zip(axes.lines, (e.before, e.after[2], e.after[5]), strict=False):
+    for line, image in zip(axes.lines, (e.before, e.after[2], e.after[6]), strict=False):
         r, rms = line.get_data()
         ring = image[(separation >= r[4] - width / 2) & (separation < r[4] + width / 2)]
         assert rms[4] == pytest.approx(np.nanstd(ring, ddof=1), rel=1e-4)
     names = [t.get_text() for t in axes.get_legend().get_texts()]
-    assert names == ["before", "2 KL vectors", "5 KL vectors", "S1", "S2"]
+    assert names == ["before", "2 KL vectors", "6 KL vectors", "S1", "S2"]
 
 
 def test_a_long_legend_is_cut():
@@ -138,16 +126,16 @@ def test_a_long_legend_is_cut():
 
 def test_shifts(result, drawn):
     fits = next(iter(result.product.fits.values()))
-    median = [[np.median(fits[n][fits["ref_plane"] == p]) for p in range(1, 9)] for n in "xy"]
+    median = [[np.median(fits[n][fits["ref_plane"] == p]) for p in range(1, 11)] for n in "xy"]
     axes = axes_of(drawn, "Shifts of the references onto S1")
     dots, points, rings = (line.get_xydata() for line in axes.lines[:3])
     np.testing.assert_array_equal(dots, np.transpose([fits["x"], fits["y"]]))
     np.testing.assert_allclose(points.T, median)
     assert len(rings) == len(measure.reference_shifts(fits, result.product.record.sources).outliers)
-    assert texts(axes).keys() == {"R1", "R2", "R3", "R4"}
+    assert texts(axes).keys() == {"R1", "R2", "R3", "R4", "R5"}
     within = axes_of(drawn, "Shifts onto S1 less").lines[0].get_xydata().T
-    pairs = np.reshape(median, (2, 4, 2))
-    expected = 1000 * (pairs - np.median(pairs, axis=2, keepdims=True)).reshape(2, 8)
+    pairs = np.reshape(median, (2, 5, 2))
+    expected = 1000 * (pairs - np.median(pairs, axis=2, keepdims=True)).reshape(2, 10)
     np.testing.assert_allclose(within, expected, atol=1e-9)
 
 
@@ -157,7 +145,7 @@ def test_eigenvalues(result, drawn):
     number, values = axes.lines[0].get_data()
     np.testing.assert_array_equal(number, np.arange(1, len(bases[0]) + 1))
     np.testing.assert_allclose(values, np.median(bases, axis=0))
-    assert texts(axes).keys() == {"2", "5"}  # the truncations
+    assert texts(axes).keys() == {"2", "6"}  # the truncations
     axes = axes_of(drawn, "Variance")
     share = np.median([100 * v / v.sum() for v in bases], axis=0)
     np.testing.assert_allclose(axes.patches[0].get_data().values, share)
@@ -173,7 +161,7 @@ def test_flags_and_timeline(result, drawn):
         shown, np.concatenate([e.outliers for e in record.exposures.values()])
     )
     colours = [p.get_facecolor()[:3] for p in axes.patches]
-    assert colours == [to_rgb(canvas.COLOURS[k]) for k in (1, 1, 0, 0, 0, 0)]
+    assert colours == [to_rgb(canvas.COLOURS[k]) for k in (1, 1, 0, 0, 0, 0, 0)]
     axes = axes_of(drawn, "When")
     steps = [t.get_text() for t in axes.get_yticklabels()]
     begin = min(s[1] for s in result.spans)
@@ -188,7 +176,7 @@ def test_plot(result):
     figure = result.plot()
     image, residuals, shifts, eigenvalues = figure.axes[:4]
     np.testing.assert_array_equal(
-        image.images[0].get_array().filled(np.nan), result.product.i2ds[5].data
+        image.images[0].get_array().filled(np.nan), result.product.i2ds[6].data
     )
     assert len(residuals.lines) == 2 and len(eigenvalues.lines) == 1
     assert [t.get_text() for t in shifts.get_legend().get_texts()] == ["S1", "S2"]
@@ -272,8 +260,6 @@ def test_logging_of_a_library_is_kept_from_stderr_only(caplog, capsys):
 
 
 def test_no_folder_for_fonts_no_pyplot_and_silence(result, tmp_path):
-    import pickle
-
     pickled = tmp_path / "result.pickle"
     pickled.write_bytes(pickle.dumps(result))
     code = (
