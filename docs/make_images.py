@@ -4,7 +4,7 @@
     python docs/make_images.py demo DEMO_FOLDER      writes docs/images/demo.png
 
 DATA_FOLDER holds aumic_f444w/ (association and exposures) and psfmask/; DEMO_FOLDER is where
-`gpucoron demo` worked. Needs matplotlib (pip install 'gpucoron[plot]').
+`gpucoron demo` worked.
 """
 
 import argparse

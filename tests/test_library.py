@@ -41,6 +41,7 @@ HEAVY = (
     "crds",
     "jwst",
     "matplotlib",
+    "jinja2",
     "pandas",
     "gpucoron.api",
     "gpucoron.steps",

@@ -1,4 +1,4 @@
-"""Looking for planets: a map of signal-to-noise, and the brightest points in it."""
+"""Detect point sources: SNR maps and lists of candidates."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gpucoron.errors import InputError
 __all__ = ["Candidate", "find_candidates", "snr_map"]
 
 THRESHOLD = 5.0  # Gaussian sigmas
-APART = 1.5  # FWHM; apertures nearer than this to a source are not of the noise
-PHASES = 6  # steps round the star to an aperture
-FINE = 2  # steps along the radius to a pixel
+APART = 1.5  # FWHM; apertures closer than this to a source are not used for the noise
+PHASES = 6  # steps in angle per aperture
+FINE = 2  # steps in radius per pixel
 ROUNDS = 4
-NARROW = 1.7  # times as much of the light in one pixel as the PSF has: no point source
+NARROW = 1.7  # with this many times the PSF's share of light in one pixel: no point source
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point source, perhaps.
+    """A candidate point source, measured in one image.
 
     Parameters
     ----------
@@ -31,15 +31,16 @@ class Candidate:
     separation_px : float
         From the star.
     flux : float
-        Sum in an aperture of one FWHM less the mean of the others there, MJy/sr times pixels.
+        Sum in an aperture of one FWHM minus the mean of the comparison apertures, MJy/sr times
+        pixels.
     snr : float
         Mawet et al. 2014, equation 9.
     significance : float
-        The Gaussian sigmas that noise exceeds equally rarely.
+        Gaussian sigmas with the same false-alarm probability.
     n_apertures : int
-        That the noise is known from.
+        Comparison apertures that the noise is measured in.
     narrow : bool
-        One pixel has more of the light than the PSF allows: rather a defect.
+        One pixel has more of the light than the PSF allows: probably a defect.
     """
 
     x: float
@@ -59,25 +60,25 @@ def snr_map(
     *,
     where: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compare every point with the apertures at the same separation from the star.
+    """Compute the SNR of every pixel against apertures at the same separation from the star.
 
     Parameters
     ----------
     image : (ny, nx) floating array
-        NaN where nothing is known.
+        NaN where there are no data.
     star : (x, y)
         Pixels counted from 0.
     fwhm_px : float
-        Of the PSF; apertures are as wide.
+        FWHM of the PSF, and diameter of the apertures.
     where : (ny, nx) bool, optional
-        The pixels that are wanted; default all.
+        Pixels to compute; all by default.
 
     Returns
     -------
     snr : (ny, nx) float32
-        NaN where fewer than two apertures are left to compare with.
+        NaN where fewer than two comparison apertures are left.
     n_apertures : (ny, nx) int32
-        How many there are.
+        Number of comparison apertures.
 
     Raises
     ------
@@ -86,11 +87,12 @@ def snr_map(
 
     Notes
     -----
-    For each radius apertures are taken at regular steps all round, six to a FWHM. Each is compared
-    with those whole FWHMs away along the circle but itself and its two neighbours, by equation 9
+    On each circle around the star apertures are placed at six steps per FWHM. Each is compared
+    with those at whole FWHMs along the circle, except itself and its two neighbours, by equation 9
     of Mawet et al. (2014): ``(x - mean) / (s sqrt(1 + 1/n))``. Apertures with NaN in more than a
     tenth of their area are left out. Sums are interpolated linearly between half pixels, which
-    lowers the noise by some per cent: for numbers use `gpucoron.analysis.detection.aperture_snr`.
+    lowers the noise by a few per cent: to quote numbers use
+    `gpucoron.analysis.detection.aperture_snr`.
 
     References
     ----------
@@ -129,7 +131,7 @@ def snr_map(
 
 
 def _ring(finer, star, r, n):
-    """Mean, noise and number of the apertures compared with, at PHASES * n places on a circle."""
+    """Return mean, noise and number of comparison apertures at PHASES * n places on a circle."""
     turn = 2 * np.pi * np.arange(PHASES * n) / (PHASES * n)
     values = _interpolate(finer, 2 * (star[0] + r * np.cos(turn)), 2 * (star[1] + r * np.sin(turn)))
     values = values.reshape(n, PHASES)  # a column: apertures one FWHM apart
@@ -147,7 +149,7 @@ def _ring(finer, star, r, n):
 
 
 def _interpolate(image, x, y):
-    """Bilinear; NaN outside, and where a pixel that counts is NaN."""
+    """Interpolate bilinearly; NaN outside, and where one of the four pixels is NaN."""
     ny, nx = image.shape
     i, j = np.floor(x).astype(int), np.floor(y).astype(int)
     inside = (i >= 0) & (j >= 0) & (i < nx - 1) & (j < ny - 1)
@@ -163,7 +165,7 @@ def _interpolate(image, x, y):
 
 
 def _disc_sums(image, radius_px):
-    """Sum in an aperture round every half pixel, as `aperture_sums` of `detection` does."""
+    """Sum in an aperture around every half pixel, with the weights of `aperture_sums`."""
     from scipy.ndimage import correlate
 
     reach = math.ceil(radius_px + 1)
@@ -197,29 +199,29 @@ def find_candidates(
     at_most: int = 20,
     snr: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Candidate]:
-    """List the most significant point sources.
+    """Find the most significant point sources in an image.
 
     Parameters
     ----------
     image, star, fwhm_px
         As `snr_map`.
     threshold : float
-        Significance from which a peak is listed, Gaussian sigmas.
+        Lowest significance of a candidate, Gaussian sigmas.
     at_most : int
-        How many are listed.
+        Largest number of candidates.
     snr : (array, array), optional
-        What `snr_map` gave.
+        Result of `snr_map`, to save computing it again.
 
     Returns
     -------
     list of Candidate
-        By significance. Each is measured anew where a Gaussian fitted to it has its centre, against
-        apertures that are clear of it and of all the others.
+        By decreasing significance. Each is measured at the centre of a Gaussian fitted to it,
+        against apertures that avoid it and all other candidates.
 
     Notes
     -----
-    A source raises the noise of all at its separation: those found are cut out and the map is made
-    again, until it shows no more.
+    A source raises the noise at its separation: candidates are cut out and the map is computed
+    again, until it has no further peak.
     """
     reach = APART * fwhm_px
     rest = np.array(image, dtype=np.float64)
@@ -247,7 +249,7 @@ def find_candidates(
 
 
 def _rings(shape, star, places, reach):
-    """Pixels as far from the star as one of the places, within `reach`."""
+    """Return the pixels as far from the star as one of the places, within `reach`."""
     yy, xx = np.ogrid[: shape[0], : shape[1]]
     radius = np.hypot(xx - star[0], yy - star[1])
     return np.any([abs(radius - math.dist(p, star)) < reach for p in places], axis=0)
@@ -266,7 +268,7 @@ def _measure(image, place, star, fwhm_px, others):
 
 
 def _peaks(sigmas, reach, threshold, at_most):
-    """Pixels (x, y) of the highest significance, none within `reach` of a higher one."""
+    """Return the pixels (x, y) of highest significance, none within `reach` of a higher one."""
     sigmas = np.where(np.isfinite(sigmas), sigmas, -np.inf)
     peaks = []
     while len(peaks) < at_most:

@@ -1,4 +1,4 @@
-"""Finding a planet in an image: its position to a fraction of a pixel, its signal-to-noise."""
+"""Measure a planet in an image: sub-pixel position, aperture flux, signal-to-noise."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre,
 
 @dataclass(frozen=True)
 class Detection:
-    """A planet as an image shows it.
+    """Position, flux and signal-to-noise of a planet.
 
     Parameters
     ----------
     x, y : float
-        Position, pixels counted from 0; NaN where there was nothing to fit.
+        Position, pixels counted from 0; NaN if there were no pixels to fit.
     converged : bool
         False where the fit of the position failed; `x` and `y` are then the peak pixel's.
     flux : float
-        Sum in the aperture less the mean of the others, MJy/sr times pixels.
+        Sum in the aperture minus the mean of the comparison apertures, MJy/sr times pixels.
     snr : float
-        `flux` over its standard deviation, with the penalty of the few apertures it is known
-        from; NaN where fewer than two are left.
+        `flux` over its standard deviation, corrected for the small number of comparison apertures;
+        NaN if fewer than two are left.
     significance : float
-        The same in Gaussian sigmas: the threshold that noise exceeds equally rarely.
+        Gaussian sigmas with the same false-alarm probability.
     n_apertures : int
-        Apertures that the noise was measured in.
+        Comparison apertures that the noise is measured in.
     """
 
     x: float
@@ -65,12 +65,12 @@ def detect(
     search_px: float | None = None,
     others: Sequence[tuple[float, float]] = (),
 ) -> Detection:
-    """Find the planet nearest to where one is expected, and measure it.
+    """Locate a planet near its expected position and measure its SNR.
 
     Parameters
     ----------
     image : (ny, nx) floating array, MJy/sr
-        NaN where nothing is known.
+        NaN where there are no data.
     near : (x, y)
         Expected position, pixels counted from 0.
     star : (x, y)
@@ -80,7 +80,7 @@ def detect(
     search_px : float, optional
         How far from `near` the peak may lie; one FWHM by default.
     others : sequence of (x, y)
-        Other known sources, kept out of the noise.
+        Other known sources; apertures near them are not used for the noise.
 
     Returns
     -------
@@ -105,20 +105,20 @@ def locate(
     fwhm_px: float,
     search_px: float | None = None,
 ) -> tuple[float, float, bool]:
-    """Find the position of a point source near an expected one.
+    """Fit the position of a point source near an expected one.
 
     Returns
     -------
     x, y : float
-        Pixels counted from 0; NaN where all pixels searched are NaN.
+        Pixels counted from 0; NaN if all pixels searched are NaN.
     converged : bool
         Whether the fit succeeded and stayed near the peak.
 
     Notes
     -----
-    The peak of the image smoothed by a Gaussian of the PSF's width (a matched filter that leaves
-    NaN out) starts a least-squares fit of a circular Gaussian of free width on a constant, over
-    the pixels within one FWHM (1.5 pixels at least) of the peak.
+    The peak of the image smoothed by a Gaussian of the PSF's width (a matched filter that ignores
+    NaN) is the start of a least-squares fit of a circular Gaussian of free width plus a constant
+    to the pixels within one FWHM (1.5 pixels at least) of the peak.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def aperture_snr(
     fwhm_px: float,
     others: Sequence[tuple[float, float]] = (),
 ) -> tuple[float, float, float, int]:
-    """Measure a source against apertures at the same separation from the star.
+    """Measure the SNR of a source against apertures at the same separation from the star.
 
     Parameters
     ----------
@@ -157,12 +157,12 @@ def aperture_snr(
 
     Notes
     -----
-    Apertures one FWHM across stand side by side on the circle round the star that passes through
-    the source. Those that touch the source or one of `others` (centres nearer than 1.5 FWHM), and
-    those with NaN in more than a tenth of their area, are left out. With n left, of mean m and
-    sample standard deviation s, ``snr = (sum - m) / (s sqrt(1 + 1/n))`` follows Student's t with
-    n - 1 degrees of freedom in pure noise; `significance` is the Gaussian quantile of the same
-    false-alarm probability.
+    Apertures one FWHM across are placed side by side on the circle around the star through the
+    source. Those that touch the source or one of `others` (centres nearer than 1.5 FWHM), and
+    those with NaN in more than a tenth of their area, are left out. With n left, whose sums have
+    mean m and sample standard deviation s, ``snr = (sum - m) / (s sqrt(1 + 1/n))`` follows
+    Student's t with n - 1 degrees of freedom in pure noise; `significance` is the Gaussian quantile
+    of the same false-alarm probability.
 
     References
     ----------
@@ -189,13 +189,13 @@ def aperture_snr(
 
 
 def significance(snr, n_apertures) -> np.ndarray:
-    """Turn a signal-to-noise known from few apertures into Gaussian sigmas.
+    """Convert an SNR measured with few apertures to Gaussian sigmas.
 
     Parameters
     ----------
     snr : array or float
     n_apertures : array or float
-        Below 2 there is no noise to compare with: NaN.
+        The result is NaN below 2.
 
     Returns
     -------
@@ -222,12 +222,12 @@ def aperture_sums(image: np.ndarray, centres, radius_px: float) -> np.ndarray:
     Returns
     -------
     (n,) float64 array
-        NaN where less than nine tenths of an aperture has finite pixels; what is missing of the
-        others is made up in proportion.
+        NaN if less than nine tenths of an aperture has finite pixels; other sums are scaled to the
+        whole aperture.
 
     Notes
     -----
-    A pixel counts by the share of a grid of 10 x 10 points in it that lies inside.
+    The weight of a pixel is the fraction of its 10 x 10 sub-pixels inside the aperture.
     """
     centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
     side = 2 * math.ceil(radius_px + 1) + 1
@@ -261,7 +261,7 @@ def _some_sums(image, centres, radius_px, side):
 
 
 def psf_fwhm(filter_name: str) -> float:
-    """Return the width of JWST's PSF behind a Lyot stop, arcsec, for a filter such as F444W.
+    """Return the FWHM of JWST's PSF behind a Lyot stop, arcsec, for a filter such as F444W.
 
     The stops leave about nine tenths of the aperture's width.
     """
@@ -289,7 +289,7 @@ def _window(shape, centre, reach: float) -> tuple[slice, slice]:
 
 
 def _matched_peak(image, near, sigma_px: float, search_px: float) -> tuple[int, int] | None:
-    """Return the pixel (x, y) where the smoothed image is brightest, None where all is NaN."""
+    """Return the pixel (x, y) where the smoothed image is brightest, None if all are NaN."""
     from scipy.ndimage import gaussian_filter
 
     rows, columns = _window(image.shape, near, search_px + 4 * sigma_px)

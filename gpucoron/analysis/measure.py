@@ -1,4 +1,4 @@
-"""From what a run noted to what the report shows: places on the sky, candidates, curves, shifts."""
+"""Measure a run's results: star position, candidates, residual profiles, reference shifts."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from gpucoron.analysis.record import ExposureRecord, Record
 from gpucoron.io.wcs.tan import tangent_plane
 
 __all__ = [
-    "Seen",
     "Shifts",
     "Sky",
+    "SkyCandidate",
+    "locate_star",
     "profile",
     "reference_shifts",
+    "science_exposures",
     "search",
-    "sky_of",
     "star_in_exposure",
 ]
 
-APART = 2.8  # standard deviations; fluxes that differ by more, and by a factor of 2, are not one's
-LOBE = 3.0  # FWHM; so near a brighter source its own rings stand out
+APART = 2.8  # standard deviations between fluxes of one source, where they differ by a factor of 2
+LOBE = 3.0  # FWHM; closer than this to a source its own diffraction rings are detected
 
 
 @dataclass(frozen=True)
 class Sky:
-    """The star and the axes of the sky in a combined image.
+    """Star position, sky axes and scale of a combined image.
 
     `star` is x, y in pixels from 0, `radec` the same in degrees; `north` and `east` are unit
-    vectors in pixels (x, y); `spread_px` is how far the exposures' reference points lie apart.
+    vectors in pixels (x, y); `spread_px` is the largest distance of an exposure's star position
+    from their mean; `given` tells whether the caller gave the position.
     """
 
     star: tuple[float, float]
@@ -45,16 +47,16 @@ class Sky:
     given: bool
 
 
-def sky_of(record: Record, star: tuple[float, float] | None = None) -> Sky | None:
-    """Find the star in the combined image; None without an image or without its position.
+def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky | None:
+    """Locate the star in the combined image; None without an image or a star position.
 
     Parameters
     ----------
     record : Record
     star : (ra, dec), degrees, optional
-        Default: the mean of the exposures' own, see `star_in_exposure`.
+        Where the star is. Default: the mean over the exposures, see `star_in_exposure`.
     """
-    wcs, science = record.wcs, _science(record)
+    wcs, science = record.wcs, science_exposures(record)
     if wcs is None or not science:
         return None
     if star is not None:
@@ -94,7 +96,8 @@ def sky_of(record: Record, star: tuple[float, float] | None = None) -> Sky | Non
     )
 
 
-def _science(record: Record) -> list[ExposureRecord]:
+def science_exposures(record: Record) -> list[ExposureRecord]:
+    """Return the science exposures of a product, in order."""
     return [e for e in record.exposures.values() if e.exptype == "science"]
 
 
@@ -106,15 +109,15 @@ def _unit(vector):
 def star_in_exposure(
     exposure: ExposureRecord, sky: tuple[float, float] | None = None
 ) -> tuple[float, float, float] | None:
-    """Return the star's x, y in an exposure and its arcsec per pixel; None where not known.
+    """Return the star's x, y in an exposure and the pixel scale in arcsec; None if unknown.
 
     Parameters
     ----------
     exposure : ExposureRecord
     sky : (ra, dec), degrees, optional
-        Where the star is. Default: the reference pixel (CRPIX, or RA_REF and DEC_REF), for there
-        target acquisition puts a star behind a coronagraph, to some hundredths of an arcsec. By
-        coordinates the target is found less well: guide stars have errors, and targets move.
+        Where the star is. Default: the reference pixel (CRPIX, or RA_REF and DEC_REF), where target
+        acquisition puts the star to some hundredths of an arcsec. The target's coordinates are
+        less accurate, because of guide-star errors and proper motion.
     """
     if exposure.wcs is None:
         return None
@@ -136,26 +139,28 @@ def star_in_exposure(
 
 
 @dataclass
-class Seen:
-    """A candidate on the sky.
+class SkyCandidate:
+    """A candidate point source with sky position, photometry and caveat.
 
     Parameters
     ----------
     candidate : Candidate
+        The measurement in the combined image.
     separation : float, arcsec
+        From the star.
     angle : float, degrees
         Position angle, from north through east.
     ra, dec : float, degrees
     flux_ujy : float
-        In the aperture; no correction for what lies outside it or is lost.
+        Flux in the aperture, without aperture, throughput or coronagraph correction.
     by_truncation : dict of int to float
-        SNR in the image of each truncation.
+        SNR in the combined image of each truncation.
     by_exposure : dict of str to float
-        SNR in each exposure; NaN where it is out of the field.
+        SNR in each exposure; NaN outside its field of view.
     fluxes : list of (float, float)
-        Flux and its noise in each exposure that has it in its field, MJy/sr arcsec2.
-    doubt : str
-        Why it may be no point source on the sky; empty if nothing speaks against it.
+        Flux and its noise in each exposure that covers it, MJy/sr arcsec2.
+    caveat : str
+        Why it may not be a point source on the sky; empty if there is no reason for doubt.
     """
 
     candidate: Candidate
@@ -167,38 +172,39 @@ class Seen:
     by_truncation: dict[int, float] = field(default_factory=dict)
     by_exposure: dict[str, float] = field(default_factory=dict)
     fluxes: list[tuple[float, float]] = field(default_factory=list)
-    doubt: str = ""
+    caveat: str = ""
 
 
-def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Seen]]:
-    """Look for point sources in the combined image of one truncation.
+def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[SkyCandidate]]:
+    """Search the combined image of one truncation for point sources.
 
     Returns
     -------
     map : (ny, nx) array
         Significance in Gaussian sigmas.
-    seen : list of Seen
-        Those without doubt first, by significance.
+    candidates : list of SkyCandidate
+        Those without caveat first, each part by decreasing significance.
 
     Notes
     -----
-    A source on the sky is in every exposure: one whose flux in some exposure is less than half of
-    that in another, and by more than 2.8 standard deviations, is doubted. So is one that exposures
-    by themselves hardly show, one that a single exposure of several has in its field, one with more
-    light in a pixel than the PSF allows, and one within three FWHM of a brighter one.
+    A source on the sky is in every exposure, so a candidate gets a caveat if its flux in some
+    exposure is less than half of that in another, and lower by more than 2.8 standard deviations;
+    if the exposures by themselves hardly show it; if only one of several exposures covers it; if
+    one pixel has more of its light than the PSF allows; or if it is within three FWHM of a
+    brighter candidate.
     """
     image = record.images[truncate]
     snr = snr_map(image, sky.star, sky.fwhm_px)
-    found = find_candidates(image, sky.star, sky.fwhm_px, snr=snr)
-    places = [(c.x, c.y) for c in found]
-    in_exposures = [v for e in _science(record) if (v := _exposure_view(e, sky, truncate))]
+    peaks = find_candidates(image, sky.star, sky.fwhm_px, snr=snr)
+    places = [(c.x, c.y) for c in peaks]
+    views = [v for e in science_exposures(record) if (v := _exposure_view(e, sky, truncate))]
     area = record.wcs.pixel_area_sr
     skies = [tuple(map(float, record.wcs.pixel_to_sky(*p))) for p in places]
-    seen = []
-    for k, c in enumerate(found):
+    candidates: list[SkyCandidate] = []
+    for k, c in enumerate(peaks):
         ra, dec = skies[k]
         xi, eta = (float(v) for v in tangent_plane(ra, dec, *sky.radec))
-        entry = Seen(
+        entry = SkyCandidate(
             c,
             3600 * math.hypot(xi, eta),
             math.degrees(math.atan2(xi, eta)) % 360,
@@ -211,14 +217,14 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Se
             entry.by_truncation[other] = aperture_snr(
                 picture, (c.x, c.y), sky.star, fwhm_px=sky.fwhm_px, others=others
             )[1]
-        _measure_exposures(entry, in_exposures, [s for s in skies if s is not skies[k]])
-        entry.doubt = _doubt(entry, seen, sky)
-        seen.append(entry)
-    return significance(*snr), sorted(seen, key=lambda s: bool(s.doubt))
+        _measure_exposures(entry, views, [s for s in skies if s is not skies[k]])
+        entry.caveat = _caveat(entry, candidates, sky)
+        candidates.append(entry)
+    return significance(*snr), sorted(candidates, key=lambda c: bool(c.caveat))
 
 
 def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
-    """What is needed to measure in one exposure; None where there is no WCS or image."""
+    """Return exposure, image, star and FWHM in pixels; None without WCS or image."""
     place = star_in_exposure(exposure, sky.radec if sky.given else None)
     image = exposure.after.get(truncate)
     if place is None or image is None:
@@ -226,8 +232,8 @@ def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
     return exposure, image, place, sky.fwhm_px * sky.arcsec_per_px / place[2]
 
 
-def _measure_exposures(entry: Seen, views: list, others: list) -> None:
-    """Measure a candidate in every exposure, the other candidates kept out of the noise."""
+def _measure_exposures(entry: SkyCandidate, views: list, others: list) -> None:
+    """Measure a candidate in every exposure; apertures near other candidates are left out."""
     for exposure, image, (x, y, scale), fwhm_px in views:
         at, *rest = (
             tuple(float(v) for v in exposure.wcs.sky_to_pixel(*sky))
@@ -243,12 +249,12 @@ def _measure_exposures(entry: Seen, views: list, others: list) -> None:
             entry.fluxes.append((flux * scale**2, abs(flux / snr) * scale**2))
 
 
-def _doubt(entry: Seen, before: list[Seen], sky: Sky) -> str:
+def _caveat(entry: SkyCandidate, brighter: list[SkyCandidate], sky: Sky) -> str:
     c, fluxes, fields = entry.candidate, entry.fluxes, len(entry.by_exposure)
     if fields and not fluxes:
         return "at the edge of every exposure"
     if len(fluxes) == 1 < fields:
-        return "in the field of one exposure only"
+        return "covered by one exposure only"
     if fluxes:
         most, noise = max(fluxes)
         present = sum(f >= most / 2 or most - f <= APART * math.hypot(noise, n) for f, n in fluxes)
@@ -256,29 +262,28 @@ def _doubt(entry: Seen, before: list[Seen], sky: Sky) -> str:
             return f"in {present} of {len(fluxes)} exposures only"
         alone = [max(f / n, 0) for f, n in fluxes]
         if max(alone) < 3 and math.hypot(*alone) < c.snr / 2:
-            return "hardly in any exposure by itself"
+            return "not significant in any single exposure"
     if c.narrow:
         return "narrower than the PSF"
-    brighter = [
-        k
-        for k, s in enumerate(before)
-        if s.candidate.flux > c.flux
-        and math.dist((s.candidate.x, s.candidate.y), (c.x, c.y)) < LOBE * sky.fwhm_px
-    ]
-    return "beside a brighter source, perhaps its PSF" if brighter else ""
+    near = any(
+        other.candidate.flux > c.flux
+        and math.dist((other.candidate.x, other.candidate.y), (c.x, c.y)) < LOBE * sky.fwhm_px
+        for other in brighter
+    )
+    return "close to a brighter source, may be its PSF" if near else ""
 
 
 def profile(
     image: np.ndarray, star: tuple[float, float], width_px: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviation of the pixels in rings round the star.
+    """Compute the radial profile of the rms: standard deviation in annuli around the star.
 
     Returns
     -------
     separation : (n,) array, pixels
-        Middle of each ring.
+        Middle of each annulus.
     rms : (n,) array
-        NaN where a ring has fewer than ten pixels.
+        NaN where an annulus has fewer than ten pixels.
     """
     yy, xx = np.indices(image.shape)
     ring = (np.hypot(xx - star[0], yy - star[1]) / width_px).astype(int).ravel()
@@ -296,11 +301,12 @@ def profile(
 
 @dataclass
 class Shifts:
-    """How each reference image was moved onto one science exposure.
+    """Shifts that align each reference image to one science exposure.
 
-    One entry a reference image: medians over the science integrations of shift and stated error in
-    pixels, how far it is from its own exposure's median, how many fits failed; `outliers` has
-    (index, why) of those that stand out.
+    One entry per reference image: medians over the science integrations of shift and its error in
+    pixels (`x`, `y`, `x_err`, `y_err`), offset from its exposure's median (`dx`, `dy`), number of
+    failed fits, index of its exposure (`group`). `every` has all fits that converged; `outliers`
+    has (index, reason).
     """
 
     names: list[str]
@@ -317,7 +323,7 @@ class Shifts:
 
 
 def reference_shifts(fits: np.ndarray, sources) -> Shifts:
-    """Sum up a table of fits, reference by reference.
+    """Summarise a table of alignment fits by reference image and find outliers.
 
     Parameters
     ----------
@@ -328,9 +334,9 @@ def reference_shifts(fits: np.ndarray, sources) -> Shifts:
 
     Notes
     -----
-    A reference stands out where a fit of it did not converge; where it is more than half a pixel
-    and six robust standard deviations farther from the middle of all references than they usually
-    are; or where it is more than five robust standard deviations from its own exposure's median
+    A reference is an outlier if one of its fits did not converge; if its distance from the median
+    of all references exceeds the median distance by more than half a pixel and six robust standard
+    deviations; or if it is more than five robust standard deviations from its exposure's median
     along x or y.
     """
     planes = np.unique(fits["ref_plane"])
@@ -373,11 +379,11 @@ def _outliers(s: Shifts) -> list[tuple[int, str]]:
     why: dict[int, str] = {}
     for k in np.flatnonzero(s.failed):
         n = int(s.failed[k])
-        why[int(k)] = f"{n} fit{'s'[: n != 1]} without result"
+        why[int(k)] = f"{n} failed fit{'s'[: n != 1]}"
     away = np.hypot(s.x - _median(s.x), s.y - _median(s.y))
     limit = _median(away) + max(0.5, 6 * 1.4826 * _median(np.abs(away - _median(away))))
     for k in np.flatnonzero(away > limit):
-        why.setdefault(int(k), f"{away[k]:.2f} px from the middle of all")
+        why.setdefault(int(k), f"{away[k]:.2f} px from the median of all")
     several = np.bincount(s.group, minlength=1)[s.group] >= 3 if s.group.size else np.array([])
     apart = np.r_[s.dx[several], s.dy[several]] if s.group.size else np.empty(0)
     if apart.size:
@@ -385,7 +391,7 @@ def _outliers(s: Shifts) -> list[tuple[int, str]]:
         sigma = max(1.4826 * _median(np.abs(apart)), _median(stated[np.isfinite(stated)]) or 0)
         worst = np.maximum(np.abs(s.dx), np.abs(s.dy))
         for k in np.flatnonzero(several & (worst > 5 * sigma)):
-            why.setdefault(int(k), f"{worst[k]:.3f} px from its own exposure's median")
+            why.setdefault(int(k), f"{worst[k]:.3f} px from its exposure's median")
     return sorted(why.items())
 
 

@@ -1,4 +1,4 @@
-"""What a run notes for its report while it goes on: small things, whatever is kept or written."""
+"""Collect what the report of a run shows: mean images, pixel counts, eigenvalues, members."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["ExposureRecord", "Record"]
 
 @dataclass
 class ExposureRecord:
-    """What is noted of one exposure; None or empty where a step was skipped.
+    """Diagnostics of one exposure; None or empty where a step was skipped.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class ExposureRecord:
         (n, ny, nx).
     meta : ExposureMeta
     wcs : InputWcs
-        Of a science exposure.
+        Of a science exposure only.
     reference_px : (float, float)
         Its reference pixel x, y (CRPIX), from 0.
     outliers : (n,) int
@@ -43,11 +43,11 @@ class ExposureRecord:
     unusable : (n,) int
         Pixels of each integration with DO_NOT_USE, outliers included.
     before : (ny, nx) float32, MJy/sr
-        Mean of the integrations of a science exposure, flagged pixels left out.
+        Mean of the integrations of a science exposure, without flagged pixels.
     after : dict of int to (ny, nx) float32, MJy/sr
-        The same with the PSF subtracted, for each truncation.
+        The same after PSF subtraction, by truncation.
     eigenvalues : list of (rank,) float64
-        Of each KL basis, descending.
+        Eigenvalues of each KL basis, descending.
     """
 
     root: str
@@ -66,12 +66,12 @@ class ExposureRecord:
 
 @dataclass
 class Record:
-    """What is noted of one product.
+    """Diagnostics of one product.
 
     Attributes
     ----------
     asn, asn_id, program, target : str
-        File name of the association, and what it says.
+        File name, id, programme and target of the association.
     ignored : list of (str, str)
         Members that are neither science nor psf: name and exptype.
     exposures : dict of str to ExposureRecord
@@ -79,7 +79,7 @@ class Record:
     sources : tuple of PlaneSource
         Exposure and integration of each reference image.
     mask : (ny, nx) array
-        The psfmask, 1 where pixels count.
+        The psfmask, 1 where pixels are used.
     images : dict of int to (ny, nx) float32, MJy/sr
         The combined image of each truncation.
     wcs : OutputWcs
@@ -99,7 +99,7 @@ class Record:
 
     @classmethod
     def of(cls, association: Association, product: Product) -> Record:
-        """Begin with what the association says."""
+        """Start a record from the association."""
         return cls(
             association.table_name,
             association.asn_id,
@@ -110,19 +110,19 @@ class Record:
         )
 
     def note_exposures(self, *exposures: Exposure) -> None:
-        """Note the exposures, their pixels not yet read."""
+        """Record the exposures; their pixels need not be read."""
         from gpucoron.io.wcs import read_wcs
 
         for e in exposures:
             entry = ExposureRecord(e.root, e.path.name, e.exptype, e.shape, e.meta)
             if e.exptype == "science":
-                with suppress(GpucoronError):  # resample, which needs it, has its own complaint
+                with suppress(GpucoronError):  # resample, which needs it, reports the error
                     entry.wcs = read_wcs(e.asdf_bytes, e.path.name)
                 entry.reference_px = _reference_pixel(e)
             self.exposures[e.root] = entry
 
     def note_outliers(self, root: str, found: OutlierResult) -> None:
-        """Note how many pixels of each integration were flagged."""
+        """Record the number of flagged pixels of each integration."""
         entry = self.exposures[root]
         entry.outliers = found.flagged
         entry.unusable = ((found.stack.dq & np.uint32(DO_NOT_USE)) != 0).sum(axis=(1, 2))
@@ -130,17 +130,17 @@ class Record:
     def note_subtracted(
         self, root: str, before: IntegrationStack, after: dict[int, IntegrationStack]
     ) -> None:
-        """Note mean images before and after subtraction."""
+        """Record mean images before and after subtraction."""
         entry = self.exposures[root]
         entry.before = _mean(before.data)
         entry.after = {k: _mean(stack.data) for k, stack in after.items()}
 
     def note_combined(self, truncate: int, image: ResampledImage, wcs: OutputWcs) -> None:
-        """Note a combined image."""
+        """Record a combined image."""
         self.images[truncate], self.wcs = image.data, wcs
 
     def to_host(self) -> None:
-        """Bring what lives on a GPU to the host; until then nothing here waits for it."""
+        """Copy GPU arrays to the host; only this waits for the GPU."""
         for e in self.exposures.values():
             for name in ("outliers", "unusable", "before"):
                 if getattr(e, name) is not None:
@@ -160,7 +160,7 @@ def _reference_pixel(exposure: Exposure) -> tuple[float, float] | None:
 
 
 def _mean(images):
-    """Mean of the finite values along the first axis, NaN where there are none."""
+    """Average the finite values along the first axis; NaN where there are none."""
     xp = cuda.namespace(images)
     good = xp.isfinite(images)
     count = good.sum(axis=0)

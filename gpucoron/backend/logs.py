@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Progress", "collected_warnings", "no_progress"]
+__all__ = ["Progress", "collected_warnings", "no_progress", "quiet"]
 
 log = logging.getLogger("gpucoron")
 
@@ -33,3 +33,14 @@ def collected_warnings() -> Iterator[list[str]]:
         yield texts
     finally:
         log.removeHandler(handler)
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Keep a library's log records off stderr if no handler has been set up for them."""
+    library, handler = logging.getLogger(name), logging.NullHandler()
+    library.addHandler(handler)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)

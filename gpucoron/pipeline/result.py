@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from gpucoron.analysis.measure import Seen
+    from gpucoron.analysis.measure import SkyCandidate
     from gpucoron.analysis.record import Record
     from gpucoron.backend.device import Device
     from gpucoron.core.parameters import Parameters
@@ -128,9 +128,9 @@ class Result:
         path : path
             The file (.html), or the folder in which ``<product>_report.html`` is made.
         star : (ra, dec), degrees, optional
-            Where the star is. Default: the reference point of the exposures, RA_REF and DEC_REF.
+            Where the star is. Default: the exposures' reference pixel.
         overwrite : bool
-            Whether a report that is there may be replaced.
+            Whether an existing report may be replaced.
 
         Returns
         -------
@@ -142,9 +142,12 @@ class Result:
         OutputError
             It cannot be written, or exists and must not be replaced.
         """
-        from gpucoron.report.page import write_report
+        from gpucoron.backend.logs import quiet
 
-        return write_report(self, path, star, overwrite)
+        with quiet("matplotlib"):  # which logs that it builds its font cache
+            from gpucoron.report.page import write_report
+
+            return write_report(self, path, star, overwrite)
 
     def with_report(
         self, path: str | PathLike, star: tuple[float, float] | None, overwrite: bool
@@ -191,18 +194,13 @@ class Result:
         -------
         matplotlib.figure.Figure
             ``figure.savefig("run.png")``, or the last line of a notebook's cell.
-
-        Raises
-        ------
-        UsageError
-            matplotlib is not installed.
         """
         from gpucoron.report.figures import plot
 
         return plot(self.product, star)
 
-    def candidates(self, star: tuple[float, float] | None = None) -> list[Seen]:
-        """Look for point sources in the first product's combined image, as the report does.
+    def candidates(self, star: tuple[float, float] | None = None) -> list[SkyCandidate]:
+        """Find point sources in the first product's combined image, as the report does.
 
         Parameters
         ----------
@@ -211,12 +209,12 @@ class Result:
 
         Returns
         -------
-        list of Seen
-            ``separation`` and ``angle`` on the sky, ``candidate.significance``, and ``doubt`` where
-            something speaks against it; empty without a combined image.
+        list of SkyCandidate
+            ``separation`` and ``angle`` on the sky, ``candidate.significance``, and a ``caveat`` if
+            it is doubtful; empty without a combined image.
         """
         from gpucoron.analysis import measure
 
         record = self.product.record
-        sky = measure.sky_of(record, star) if record is not None and record.images else None
+        sky = measure.locate_star(record, star) if record is not None and record.images else None
         return measure.search(record, sky, max(record.images))[1] if sky else []

@@ -1,24 +1,20 @@
-"""The whole report: sections put together into one HTML file."""
+"""The report of a run: one HTML file, made from the templates in this folder."""
 
 from __future__ import annotations
 
 import os
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 
 from gpucoron import __version__
 from gpucoron.analysis import measure
 from gpucoron.analysis.record import Record
-from gpucoron.report import diagnostics, sections
-from gpucoron.report.html import facts, items, missing, section, table
+from gpucoron.report import sections
 
 __all__ = ["make_report", "report_path", "write_report"]
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-MANY = 24  # truncations that can be chosen from
 
 
 def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
@@ -27,37 +23,37 @@ def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
     Parameters
     ----------
     result : gpucoron.Result
-        What `gpucoron.run` gave back.
+        What `gpucoron.run` returned.
     star : (ra, dec), degrees, optional
-        Where the star is; see `gpucoron.analysis.measure.sky_of`.
+        Where the star is; see `gpucoron.analysis.measure.locate_star`.
 
     Returns
     -------
     str
-        HTML that needs nothing from outside, and has no script.
+        HTML with everything in it, without scripts.
     """
-    names = [p.name for p in result.products]
-    body = [_head(result, names), _warnings(result)]
-    for k, product in enumerate(result.products, 1):
-        prefix = "" if len(names) == 1 else f"p{k}-"
-        if prefix:
-            body.append(f"<h1>{escape(product.name)}</h1>")
-        body += _product(result, product, prefix, star)
-    body += [
-        diagnostics.timeline(result.spans, result.timings),
-        _parameters(result),
-        _files(result),
-    ]
-    page = (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{escape(', '.join(names))}: gpucoron report</title><style>{_style()}</style>"
-        f"</head><body>{''.join(body)}<footer class=soft>gpucoron {__version__}, numpy "
-        f"{np.__version__}. No script, and nothing from the network.</footer></body></html>\n"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return page
+    several = len(result.products) > 1
+    products = [
+        _product(result, product, f"p{k}-" if several else "", star)
+        for k, product in enumerate(result.products, 1)
+    ]
+    return environment.get_template("report.html").render(
+        result=result,
+        facts=_facts(result),
+        products=products,
+        most=max((len(p["images"]) for p in products if p["record"]), default=0),
+        timeline=sections.timeline(result.spans),
+        timings=_timings(result),
+        parameters=_parameters(result),
+        versions={"gpucoron": __version__, "numpy": np.__version__},
+    )
 
 
 def report_path(result: Any, where: str | os.PathLike) -> Path:
@@ -76,7 +72,7 @@ def write_report(
     star: tuple[float, float] | None = None,
     overwrite: bool = True,
 ) -> Path:
-    """Write the report of a run; the file has its name only once it is whole.
+    """Write the report of a run; the file gets its name once it is complete.
 
     Parameters
     ----------
@@ -85,7 +81,7 @@ def write_report(
     path : path
         A file that ends in .html, or a folder.
     overwrite : bool
-        Whether a report that is there may be replaced.
+        Whether an existing report may be replaced.
 
     Returns
     -------
@@ -110,62 +106,29 @@ def write_report(
     return path
 
 
-def _style() -> str:
-    sheet = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-    chosen = ",".join(f'.pick[data-k="{k}"]:checked~.of[data-k="{k}"]' for k in range(1, MANY + 1))
-    return f"{sheet}.choice>.of{{display:none}}{chosen}{{display:block}}"
-
-
-def _head(result: Any, names: list[str]) -> str:
-    prefix = "" if len(names) == 1 else "p1-"
-    parts = [
-        ("image", "Image"),
-        ("snr", "SNR"),
-        ("candidates", "Candidates"),
-        ("exposures", "Exposures"),
-        ("rms", "Residuals"),
-        ("shifts", "Shifts"),
-        ("eigen", "Eigenvalues"),
-        ("flags", "Flags"),
-        ("members", "Association"),
-    ]
-    links = "".join(f'<a href="#{prefix}{name}">{text}</a>' for name, text in parts) + "".join(
-        f'<a href="#{name}">{text}</a>'
-        for name, text in (
-            ("timeline", "Timeline"),
-            ("parameters", "Parameters"),
-            ("files", "Files"),
-        )
-    )
-    return f"<header><h1>{escape(', '.join(names))}</h1>{_facts(result)}<nav>{links}</nav></header>"
-
-
-def _facts(result: Any) -> str:
+def _facts(result: Any) -> list[tuple[str, object]]:
+    """Return the facts at the top; the template leaves out those without a value."""
     first = result.product
     record = first.record or Record()
     science = [e for e in record.exposures.values() if e.exptype == "science"]
     references = [e for e in record.exposures.values() if e.exptype == "psf"]
     meta = science[0].meta if science else None
-    seconds = max((s[2] for s in result.spans), default=0) - min(
-        (s[1] for s in result.spans), default=0
-    )
-    return facts(
-        [
-            ("Target", meta and (meta.target or record.target)),
-            ("Instrument", meta and " ".join(filter(None, (meta.instrument, meta.filter)))),
-            ("Coronagraph", meta and " ".join(filter(None, (meta.coronmsk, meta.subarray)))),
-            ("Observed", meta and meta.date_obs),
-            ("Programme", meta and (meta.program or record.program)),
-            ("Science", _count(science)),
-            ("References", _count(references)),
-            ("Images", science and "{2} × {1} px".format(*science[0].shape)),
-            ("Fits", sum(map(len, first.fits.values())) or None),
-            ("Device", result.device.label),
-            ("Time", f"{seconds:.1f} s" if seconds else None),
-            ("Warnings", len(result.warnings)),
-            ("Preset", result.parameters.preset),
-        ]
-    )
+    times = [t for span in result.spans for t in span[1:]]
+    return [
+        ("Target", meta and (meta.target or record.target)),
+        ("Instrument", meta and " ".join(filter(None, (meta.instrument, meta.filter)))),
+        ("Coronagraph", meta and " ".join(filter(None, (meta.coronmsk, meta.subarray)))),
+        ("Observed", meta and meta.date_obs),
+        ("Programme", meta and (meta.program or record.program)),
+        ("Science", _count(science)),
+        ("References", _count(references)),
+        ("Images", science and "{2} × {1} px".format(*science[0].shape)),
+        ("Fits", sum(map(len, first.fits.values()))),
+        ("Device", result.device.label),
+        ("Time", times and f"{max(times) - min(times):.1f} s"),
+        ("Warnings", str(len(result.warnings))),
+        ("Preset", result.parameters.preset),
+    ]
 
 
 def _count(exposures) -> str:
@@ -175,48 +138,37 @@ def _count(exposures) -> str:
     return f"{n} integration{'s'[: n != 1]} in {k} exposure{'s'[: k != 1]}"
 
 
-def _warnings(result: Any) -> str:
-    if not result.warnings:
-        return '<p class="soft">No warnings.</p>'
-    return (
-        f'<div class="warnings" role="note"><strong>{len(result.warnings)} '
-        f"warning{'s'[: len(result.warnings) != 1]}</strong>{items(result.warnings)}</div>"
-    )
-
-
-def _product(result: Any, product: Any, prefix: str, star) -> list[str]:
+def _product(result: Any, product: Any, prefix: str, star) -> dict[str, Any]:
+    """Collect what the sections of one product show."""
     record = product.record
+    common = {"name": product.name, "prefix": prefix, "record": record, "psfmask": product.psfmask}
     if record is None:
-        return [missing("Nothing was noted of this product.")]
-    parameters = result.parameters
-    sky = measure.sky_of(record, star)
-    significance, seen = None, []
+        return common
+    sky = measure.locate_star(record, star)
+    significance, candidates = None, []
     if sky is not None and record.images:
-        significance, seen = measure.search(record, sky, max(record.images))
-    no_image = (
-        "resample was skipped, so nothing was combined."
-        if parameters.resample.skip
-        else "There is no combined image."
-    )
-    no_values = (
-        "klip was skipped." if parameters.klip.skip else "No eigenvalues were noted in this run."
-    )
+        significance, candidates = measure.search(record, sky, max(record.images))
+    return {
+        **common,
+        "sky": sky,
+        "masked": record.mask is not None and bool((np.asarray(record.mask) < 0.5).any()),
+        "images": sections.combined(record, sky, candidates),
+        "candidates": candidates,
+        "snr": significance is not None
+        and sections.significance_map(record, sky, significance, candidates),
+        "table": sections.candidate_table(record, candidates),
+        "exposures": sections.before_after(record, sky),
+        "residuals": sections.residuals(record, sky),
+        "shifts": sections.shifts(record, product.fits),
+        "eigen": sections.eigenvalues(record, result.parameters.klip.truncations),
+        "flags": sections.flags(record),
+        "members": _members(record),
+    }
+
+
+def _members(record: Record) -> list[list[object]]:
+    names = sections.labels(record)
     return [
-        sections.combined(record, sky, seen, prefix, no_image),
-        sections.snr(record, sky, significance, seen, prefix),
-        sections.candidates(record, sky, seen, prefix),
-        sections.before_after(record, sky, prefix),
-        diagnostics.residuals(record, sky, prefix),
-        diagnostics.shifts(record, product.fits, prefix),
-        diagnostics.eigenvalues(record, parameters.klip.truncations, prefix, no_values),
-        diagnostics.flags(record, prefix),
-        _members(product, record, prefix),
-    ]
-
-
-def _members(product: Any, record: Record, prefix: str) -> str:
-    names = diagnostics.labels(record)
-    rows = [
         [
             names[e.root],
             e.file,
@@ -224,63 +176,32 @@ def _members(product: Any, record: Record, prefix: str) -> str:
             e.shape[0],
             e.meta.target or "",
             e.meta.date_obs or "",
-            _seconds(e.meta.exposure_time),
-            _degrees(e.meta.roll_ref),
+            "" if e.meta.exposure_time is None else f"{e.meta.exposure_time:.0f} s",
+            "" if e.meta.roll_ref is None else f"{e.meta.roll_ref:.2f}°",
         ]
         for e in record.exposures.values()
     ]
-    ignored = (
-        ""
-        if not record.ignored
-        else ("<p>Ignored:</p>" + items(f"{name} ({kind})" for name, kind in record.ignored))
-    )
-    return section(
-        f"{prefix}members",
-        "Association",
-        facts(
-            [
-                ("File", record.asn),
-                ("Id", record.asn_id),
-                ("Programme", record.program),
-                ("Target", record.target),
-                ("psfmask", product.psfmask),
-            ]
-        ),
-        table(
-            ["", "file", "type", "integrations", "target", "date", "time", "roll"], rows, (3, 6, 7)
-        ),
-        ignored,
-    )
 
 
-def _seconds(value) -> str:
-    return "" if value is None else f"{value:.0f} s"
+def _timings(result: Any) -> list[list[str]]:
+    times = [t for span in result.spans for t in span[1:]]
+    total = max(max(times) - min(times), 1e-9) if times else 0.0
+    rows = [
+        [step, f"{seconds:.2f}", f"{100 * seconds / total:.0f} %" if total else ""]
+        for step, seconds in result.timings.items()
+    ]
+    return [*rows, ["total", f"{total:.2f}", ""]]
 
 
-def _degrees(value) -> str:
-    return "" if value is None else f"{value:.2f}°"
-
-
-def _parameters(result: Any) -> str:
+def _parameters(result: Any) -> dict[str, Any]:
+    """Make the table of parameters; those that are not the default have a class."""
     from gpucoron.core.parameters import Parameters, describe_parameters
 
     default, used = Parameters().flat(), result.parameters.flat()
     texts = {name: text for name, _, text in describe_parameters()}
-    rows, classes = [], []
+    rows = []
     for name, value in used.items():
-        changed = value != default.get(name)
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         rows.append([name, "not set" if shown in (None, "") else shown, texts.get(name, "")])
-        classes.append("set" if changed else "")
-    return section(
-        "parameters",
-        "Parameters",
-        '<p class="soft">Bold: not the default.</p>',
-        table(["name", "value", ""], rows, (), classes),
-    )
-
-
-def _files(result: Any) -> str:
-    if not result.files:
-        return section("files", "Files", missing("Nothing was written."))
-    return section("files", "Files", items(p.name for p in result.files))
+    classes = ["set" if value != default.get(name) else "" for name, value in used.items()]
+    return {"rows": rows, "classes": classes}

@@ -4,8 +4,6 @@ import ast
 import json
 from pathlib import Path
 
-import pytest
-
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 
@@ -18,7 +16,6 @@ def cells():
 
 
 def test_every_cell_runs(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     names, shown = {}, []
     for number, text in enumerate(cells()):
