@@ -226,7 +226,9 @@ def plan(
     return plan_association(job, Path(asn))
 
 
-def _selection(name, given, default) -> frozenset[str]:
+def _selection(
+    name: str, given: Collection[str] | None, default: Collection[str]
+) -> frozenset[str]:
     if given is None:
         return frozenset(default)
     unknown = sorted(set(given) - set(PRODUCTS))

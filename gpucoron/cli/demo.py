@@ -6,13 +6,17 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gpucoron.cli.options import EXIT_CODES, Parser, add_run_options
 from gpucoron.cli.run import run_association, run_console
 from gpucoron.core.text import format_table
 from gpucoron.errors import OutputError
+
+if TYPE_CHECKING:
+    from gpucoron.analysis.detection import Detection
 
 __all__ = ["find_planets", "main", "planet_lines"]
 
@@ -84,7 +88,7 @@ def _simulate(options: argparse.Namespace, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise OutputError(f"{directory}: cannot be made: {problem.strerror}") from None
-    wanted = dict(DEMO)
+    wanted: dict[str, Any] = dict(DEMO)
     if options.instrument == "miri-lyot":
         del wanted["shape"]  # its mask is as large as the cut-out
     return simulate(
@@ -92,7 +96,9 @@ def _simulate(options: argparse.Namespace, directory: Path):
     )
 
 
-def find_planets(path, planets, star):
+def find_planets(
+    path: Path, planets: Iterable[Any], star: tuple[float, float]
+) -> tuple[list[tuple[tuple[float, float], Detection]], float]:
     """Look for injected planets in an i2d file.
 
     Parameters
@@ -118,14 +124,12 @@ def find_planets(path, planets, star):
     from gpucoron.io.fitsread import open_fits
 
     file = open_fits(path, ExposureError)
-    sci = file.find("SCI")
+    sci: Any = file.find("SCI")
     image, wcs = file.floats(sci), WCS(sci.header).celestial
     scale = float(proj_plane_pixel_scales(wcs).mean()) * 3600
     fwhm_px = psf_fwhm(str(file.hdus[0].header["FILTER"])) / scale
-    places = [
-        tuple(float(v) for v in wcs.all_world2pix(*sky, 0))
-        for sky in (star, *((p.ra, p.dec) for p in planets))
-    ]
+    skies = [star, *((p.ra, p.dec) for p in planets)]
+    places = [(float(x), float(y)) for x, y in (wcs.all_world2pix(*sky, 0) for sky in skies)]
     found = [
         (
             place,

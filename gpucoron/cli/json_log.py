@@ -69,7 +69,7 @@ class JsonLog(logging.Handler):
             "text": text,
             "numbers": numbers,
         }
-        with self.lock:
+        with self.lock:  # type: ignore[union-attr]
             self._stream.write(json.dumps(line) + "\n")
             self._stream.flush()
 

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gpucoron.backend.device import choose_device
 from gpucoron.cli.run import chosen_products, fail, read_parameters, run_association
@@ -129,7 +130,7 @@ def _on_devices(orders, outcomes: list[Outcome], devices: list[str], console) ->
     """Run one association on each device at a time, in a process for each."""
     waiting = [k for k, outcome in enumerate(outcomes) if outcome.error is None]
     total, free = len(waiting), [_Child(device) for device in devices]
-    busy: dict[multiprocessing.connection.Connection, tuple[int, _Child]] = {}
+    busy: dict[Any, tuple[int, _Child]] = {}
     try:
         while waiting or busy:
             while waiting and free:
@@ -186,7 +187,7 @@ def _serve(pipe) -> None:
         except EOFError:
             return
         try:
-            answer = do_whole(order), None
+            answer: tuple[Any, Any] = do_whole(order), None
         except Exception as error:  # the others go on
             answer = None, error
         pipe.send(answer)

@@ -212,7 +212,7 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
     parser.add_argument("--version", action=_Version, help="show the version and leave")
 
 
-def add_talk_options(parser: Parser) -> None:
+def add_talk_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how much is told."""
     talk = parser.add_argument_group("what is told")
     talk.add_argument("-v", "--verbose", action="count", default=0, help="tell everything")

@@ -144,7 +144,7 @@ def run_on(
     (outcome,) = run_many(client, [order], progress=progress)
     if outcome.error is not None:
         raise outcome.error
-    done = outcome.done
+    done: Any = outcome.done
     return Result(
         tuple(done.products),
         tuple(map(Path, done.files)),
@@ -182,7 +182,7 @@ def run_many(
         Two associations would write the same file.
     """
     outcomes = [Outcome(order.asn) for order in orders]
-    aheads = look_ahead(orders)
+    aheads: list[Any] = look_ahead(orders)
     with held(orders, aheads, outcomes) as ready:
         works = [_Work(number, orders[number]) for number in ready]
         workers = len(client.nthreads())
@@ -192,7 +192,7 @@ def run_many(
             "s"[: len(works) != 1],
             workers,
             "s"[: workers != 1],
-            client.scheduler.address,
+            client.scheduler.address,  # type: ignore[union-attr]
             "" if workers else "; waiting for workers",
         )
         try:

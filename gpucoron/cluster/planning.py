@@ -117,7 +117,8 @@ def look_ahead(orders: Sequence[Order]) -> list[Ahead | GpucoronError]:
     Checksums are compared where the work is done, unless what is bad is to be left out: then all
     must agree on what that is.
     """
-    found, owner = [], {}
+    found: list[Ahead | GpucoronError] = []
+    owner: dict[str, int] = {}
     for number, order in enumerate(orders):
         try:
             job = Job(

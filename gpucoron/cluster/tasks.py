@@ -62,7 +62,7 @@ def do_whole(order: Order) -> Done:
     from gpucoron.cluster.parts import WholeRun
 
     with _working(order) as work, work.recorded() as record:
-        products = [WholeRun(work.job, *which, order).run() for which in work.products()]
+        products = [WholeRun(work.job, *which, order).run() for which in work.products()]  # type: ignore[call-arg]
         done = work.done()
         record.timings, record.warnings = done.timings, done.warnings
         _close(order, done, products)
@@ -125,7 +125,7 @@ def do_end(order: Order, parts: Sequence[Done]) -> Done:
 
     with _working(order) as work, work.recorded() as record:
         products = [
-            EndRun(work.job, *which, order).end(
+            EndRun(work.job, *which, order).end(  # type: ignore[call-arg]
                 [part.notes for part in parts if part.notes["product"] == number]
             )
             for number, which in enumerate(work.products())
@@ -158,7 +158,7 @@ def _prepared(work: _Work, order: Order, product: int, first: bool):
         log.info("%s: references are still prepared", run.result.name)
         return run
     _kept.clear()  # before others are made: they may be large
-    run = PartRun(work.job, *which, order)
+    run = PartRun(work.job, *which, order)  # type: ignore[call-arg]
     run.prepare(first)
     _kept[key] = run
     return run

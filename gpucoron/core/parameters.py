@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpucoron.core.validators import (
+    Check,
     bit_flags,
     boolean,
     choice,
@@ -39,19 +40,20 @@ __all__ = [
 PRESETS: dict[str, dict[str, Any]] = {"jwst": {"align_refs.align": "first"}}
 
 
-def _parameter(default, check: Callable, text: str):
+def _parameter(default: Any, check: Check, text: str) -> Any:
     return field(default=default, metadata={"check": check, "text": text})
 
 
 # ---- the parameters of each step
 
 
+@dataclass(frozen=True)
 class _Step:
     """Checks every field as it is set, so that no step sees a value it cannot take."""
 
     step = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             try:
@@ -200,7 +202,7 @@ class Parameters:
     resample: Resample = field(default_factory=Resample)
     preset: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, kind in STEPS.items():
             value = getattr(self, name)
             if not isinstance(value, kind):
@@ -250,7 +252,7 @@ class Parameters:
         if preset is None and named:
             preset = _located(named[-1][1], _check_preset, named[-1][0])
         result = cls(preset=preset)
-        for key, value in PRESETS.get(result.preset, {}).items():
+        for key, value in PRESETS.get(result.preset or "", {}).items():
             result = result._with(key, value)
         for key, value, where in given:
             if key != "preset":
@@ -261,7 +263,7 @@ class Parameters:
         """Return the parameters with one set from text such as ``"klip.truncate=10"``."""
         return _located(f"--set {text}", self._with, *_split_assignment(text))
 
-    def _with(self, key: str, value) -> Parameters:
+    def _with(self, key: str, value: Any) -> Parameters:
         step, name = _resolve(key)
         changed = dataclasses.replace(getattr(self, step), **{name: value})
         return dataclasses.replace(self, **{step: changed})
@@ -303,14 +305,14 @@ def describe_parameters() -> list[tuple[str, Any, str]]:
     ]
 
 
-def _check_preset(value):
+def _check_preset(value: object) -> str | None:
     name = str(value).strip().lower()
     if value is None or name in PRESETS:
         return None if value is None else name
     raise ParameterError(f"preset is {value!r}; expected {' or '.join(map(repr, PRESETS))}")
 
 
-def _located(where: str, function: Callable, *args):
+def _located(where: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call, putting where the value came from in front of a ParameterError's text."""
     try:
         return function(*args)
@@ -376,7 +378,7 @@ def _nearest(key: str, step: str, name: str) -> str:
     return "expected one of " + ", ".join(_names(step) if own else STEPS)
 
 
-def _toml(value) -> str:
+def _toml(value: object) -> str:
     import json
 
     if isinstance(value, bool):

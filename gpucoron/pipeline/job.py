@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gpucoron.backend.device import Device, memory
+from gpucoron.backend.device import memory
 from gpucoron.backend.logs import Progress
 from gpucoron.backend.opening import Opening
 from gpucoron.backend.prefetch import Background
@@ -35,12 +34,12 @@ class Job:
     """One call of `run`: its settings, and what it has done so far."""
 
     parameters: Parameters
-    device: Device | None  # until it is settled
+    device: Any  # a Device, or None until it is settled
     save: frozenset[str]
     keep: frozenset[str]
     overwrite: bool
-    psfmask: str | PathLike | None
-    output_dir: Path | None
+    psfmask: Any  # a path, or None
+    output_dir: Any  # a Path, or None where nothing is written
     progress: Progress
     threads: int = 1
     memory: int | str | None = None

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
@@ -56,7 +57,9 @@ def parse_size(text: str | int | float) -> int:
     UsageError
         It is none of these, or not above 0.
     """
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE)
+    found: Any = re.fullmatch(
+        r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE
+    )
     try:
         size = int(float(found[1]) * _UNITS[found[2].lower()])
     except (TypeError, ValueError, KeyError):

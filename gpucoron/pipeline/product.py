@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -423,7 +423,7 @@ class ProductRun:
             )
 
 
-def _exposure_time(exposure: Exposure) -> float | None:
+def _exposure_time(exposure: Exposure) -> Any:
     """Return what weights an exposure with ``weight_type="exptime"``, s."""
     meta = exposure.meta
     return meta.exposure_time if meta.measurement_time is None else meta.measurement_time
