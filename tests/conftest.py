@@ -35,8 +35,8 @@ def no_proof(monkeypatch):
     params=[
         "cpu",
         "host-forward",
-        "host-backward",
-        "host-shuffled",
+        pytest.param("host-backward", marks=pytest.mark.slow),
+        pytest.param("host-shuffled", marks=pytest.mark.slow),
         pytest.param("cuda", marks=pytest.mark.gpu),
     ]
 )
@@ -44,7 +44,8 @@ def device(request):
     """Where a test computes: `device.array(values)` puts them there, `device.get(result)` back.
 
     "cpu" is NumPy in and out. "host-forward", "host-backward" and "host-shuffled" run the CUDA
-    kernels' own source on the CPU, with the threads in that order; "cuda" runs them on a GPU.
+    kernels' own source on the CPU, with the threads in that order (the last two are slow tests);
+    "cuda" runs them on a GPU.
     """
     from tests import device_fixture
 
