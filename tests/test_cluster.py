@@ -24,6 +24,7 @@ from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, UsageError
 from gpucoron.pipeline.output_lock import FolderLock
+from tests.processes import python
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
 pytestmark = pytest.mark.xdist_group("cluster")
@@ -125,22 +126,7 @@ def test_a_record_that_a_run_here_goes_on_from(tiny, client, save):
     assert {e["state"] for e in record["files"]} == {"complete"}
     assert all(e["crc32"] for e in record["inputs"])
     words = ["--psfmask", tiny.mask, "--resume", *(["--save", ",".join(save)] if save else [])]
-    ran = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "gpucoron",
-            tiny.asn,
-            "--device",
-            "cpu",
-            "--output-dir",
-            tiny.out,
-            *words,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = python("-m", "gpucoron", *tiny.words(*words))
     n = len(record["files"])
     assert ran.returncode == 0, ran.stderr
     assert f"--resume: {n} of {n} products are complete already" in ran.stderr
@@ -263,12 +249,7 @@ def test_the_scheduler_is_lost(tiny, tmp_path):
     scheduler = subprocess.Popen(
         [
             sys.executable,
-            "-m",
-            "distributed.cli.dask_scheduler",
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--scheduler-file",
+            *"-m distributed.cli.dask_scheduler --port 0 --no-dashboard --scheduler-file".split(),
             tmp_path / "scheduler.json",
         ],
         stderr=subprocess.DEVNULL,
@@ -278,16 +259,7 @@ def test_the_scheduler_is_lost(tiny, tmp_path):
             time.sleep(0.05)
         address = json.loads((tmp_path / "scheduler.json").read_text())["address"]
         run = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "gpucoron",
-                tiny.asn,
-                "--output-dir",
-                tiny.out,
-                "--scheduler",
-                address,
-            ],
+            [sys.executable, "-m", "gpucoron", *tiny.words("--scheduler", address)],
             stderr=subprocess.PIPE,
             text=True,
         )

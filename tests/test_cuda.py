@@ -261,13 +261,9 @@ def test_the_real_cupy_has_what_is_called_here():
     module = cupy.RawModule(code="", options=cuda.OPTIONS, name_expressions=("a<int>",))
     assert hasattr(module, "get_function")
     for name in (
-        "cuda.runtime.getDevice",
-        "cuda.Device",
-        "from_dlpack",
-        "asarray",
-        "RawKernel.max_dynamic_shared_size_bytes",
-        "ndarray.device",
-    ):
+        "cuda.runtime.getDevice cuda.Device from_dlpack asarray "
+        "RawKernel.max_dynamic_shared_size_bytes ndarray.device"
+    ).split():
         found = cupy
         for part in name.split("."):
             found = getattr(found, part)

@@ -14,6 +14,7 @@ import pytest
 
 from gpucoron.io.checksums import product_sums
 from gpucoron.simulate import simulate
+from tests.processes import MAIN, python
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
@@ -91,13 +92,7 @@ def look(folder, unchanged=None):
 )
 def test_killed_while_writing(function, number, whole, rest, tmp_path):
     tiny = TinySet(tmp_path)
-    words = [str(tiny.asn), "--output-dir", str(tiny.out), *WORDS]
-    done = subprocess.run(
-        [sys.executable, "-c", DIE, function, str(number), *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python("-c", DIE, function, number, tiny.asn, "--output-dir", tiny.out, *WORDS)
     assert done.returncode == -signal.SIGKILL, done.stderr
     complete_names, left = look(tiny.out)
     assert len(complete_names) == whole
@@ -123,15 +118,7 @@ def test_killed_from_outside_while_references_are_written(tmp_path):
     )
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from gpucoron.cli.main import main; main(sys.argv[1:])",
-            str(made.asn),
-            "--output-dir",
-            str(out),
-            *WORDS,
-        ],
+        [sys.executable, "-c", MAIN, made.asn, "--output-dir", out, *WORDS],
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120

@@ -4,8 +4,6 @@ import importlib
 import inspect
 import pickle
 import pkgutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,30 +22,18 @@ from gpucoron.errors import (
     ParameterError,
     UsageError,
 )
+from tests.processes import python
 
 HEAVY = (
-    "numpy",
-    "scipy",
-    "numba",
-    "astropy",
-    "asdf",
-    "gwcs",
-    "stdatamodels",
-    "rich",
-    "cupy",
-    "crds",
-    "jwst",
-    "matplotlib",
-    "pandas",
-    "gpucoron.api",
-    "gpucoron.steps",
-)
+    "numpy scipy numba astropy asdf gwcs stdatamodels rich cupy crds jwst matplotlib "
+    "pandas gpucoron.api gpucoron.steps"
+).split()
 
 
 def modules_after(code):
     """Return which heavy modules a fresh interpreter has loaded after some code."""
     code += f"\nimport sys; print(*[m for m in {HEAVY} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = python("-c", code)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     return done.stdout.split()
 
@@ -113,16 +99,7 @@ def test_signature_of_run():
     assert list(signature.parameters)[:4] == ["asn", "device", "output_dir", "align"]
     defaults = {n: p.default for n, p in signature.parameters.items()}
     assert (defaults["device"], defaults["output_dir"]) == ("auto", None)
-    assert {
-        "psfmask",
-        "preset",
-        "save",
-        "keep",
-        "overwrite",
-        "progress",
-        "threads",
-        "memory",
-    } < set(defaults)
+    assert set("psfmask preset save keep overwrite progress threads memory".split()) < set(defaults)
     assert any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
 

@@ -1,7 +1,6 @@
 """What a run will take: by hand, by --dry-run, and by measuring a run; and runs in less memory."""
 
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -16,6 +15,7 @@ from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
 from gpucoron.pipeline.planning import BASE, LARGEST_BATCH, MIB, make_plan, parse_size, predict
 from gpucoron.simulate import simulate
+from tests.processes import python
 from tests.tiny_sets import N_REFERENCES, N_SCIENCE, SHAPE, TinySet, one_thread  # noqa: F401
 
 DEFAULT = frozenset({"crfints", "psfstack", "psfalign", "psfsub", "i2d"})
@@ -280,11 +280,7 @@ def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_pa
                 "-q",
                 "--memory",
                 size,
-                "--device",
-                "cpu",
-                "--set",
-                "klip.truncate=3",
-                "--output-dir",
+                *"--device cpu --set klip.truncate=3 --output-dir".split(),
                 str(tmp_path),
             ]
         )
@@ -411,9 +407,7 @@ def test_peak_memory_is_as_predicted(options, medium, tmp_path, capsys):
         "klip.truncate=20",
         *options,
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *words], capture_output=True, text=True, timeout=300
-    )
+    done = python("-c", MEASURE, *words)
     assert done.returncode == 0, done.stderr
     measured = int(done.stdout.split()[-1]) / 1024
     assert cli.main([*words, "--dry-run"]) == 0
