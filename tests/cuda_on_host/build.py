@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / "build" / "cuda_on_host"
+CACHE = Path(__file__).parents[2] / "build" / "cuda_on_host"
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) if sys.platform == "linux" else None
 NO_COMPILER = "no g++ on Linux to compile the kernels for the CPU"
 KEPT_DAYS = 3
