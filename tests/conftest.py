@@ -22,6 +22,14 @@ def shared_data():
     return SHARED
 
 
+@pytest.fixture
+def tiny(tmp_path):
+    """A small simulated association to do things to."""
+    from tests.tiny_sets import TinySet
+
+    return TinySet(tmp_path)
+
+
 @pytest.fixture(autouse=True)
 def no_proof(monkeypatch):
     """Leave out the package's proof on a GPU: `--device auto` does the same with one and without.

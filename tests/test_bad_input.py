@@ -24,11 +24,6 @@ VARIANCES = IMAGES[3:]
 OPTIONS = ("-q", "--set", "klip.truncate=3")
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
-
-
 def put(value, *index):
     """Return a function that puts a value into an array, everywhere or at an index."""
 

@@ -47,11 +47,6 @@ def client():
         yield connected
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
-
-
 def comparable(path):
     """All of a product but when it was made."""
     content = []

@@ -16,11 +16,6 @@ from tests.test_resume import only_line, run, times
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
-
-
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str):
     folder.mkdir()

@@ -20,11 +20,6 @@ OPTIONS = {"device": "cpu", "klip_truncate": 3}
 
 
 @pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
-
-
-@pytest.fixture
 def subtracted(monkeypatch):
     """The names of exposures whose PSF is subtracted, not read back."""
     roots, real = [], Subtraction.run

@@ -17,11 +17,6 @@ from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 NAME = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
-
-
 def record(tiny, name=NAME):
     return json.loads((tiny.out / f"{name}_run.json").read_text())
 

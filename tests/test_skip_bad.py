@@ -13,11 +13,6 @@ from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 OPTIONS = {"device": "cpu", "klip_truncate": 2}
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
-
-
 def run(tiny, **more):
     return gpucoron.run(tiny.asn, **OPTIONS, **more)
 
