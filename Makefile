@@ -21,8 +21,9 @@ test: lint pytest
 pytest: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST)
 
-# All but what takes long: two minutes instead of half an hour on 2 cores.
 test-fast: $(VENV)/.installed-test
+	@echo "leaves out what is marked slow: runs that are killed, stopped, continued, short of memory or disk,"
+	@echo "on Dask or on the emulated GPU; its other orders of threads; sanitizers; runs beside jwst"
 	$(BIN)/python $(PYTEST) -m "not slow"
 
 # The newest versions that pyproject.toml allows, as they are today.

@@ -16,7 +16,7 @@ import pytest
 from astropy.io import fits
 
 from tests.processes import MAIN, python
-from tests.tiny_sets import N_REFERENCES, N_SCIENCE, TinySet, complete, one_thread  # noqa: F401
+from tests.tiny_sets import N_REFERENCES, N_SCIENCE, complete, one_thread  # noqa: F401
 
 NAN, INF = np.nan, np.inf
 IMAGES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
@@ -470,6 +470,7 @@ def whole(tiny):
 
 
 @pytest.mark.parametrize("case", ODD_CASES)
+@pytest.mark.slow
 def test_results(case, tiny, capsys):
     assert tiny.command(*OPTIONS, *prepared(case, tiny)) == 0
     out, err = capsys.readouterr()

@@ -13,6 +13,8 @@ from tests import device_fixture
 from tests.processes import python, run
 from tests.tiny_sets import TinySet
 
+pytestmark = pytest.mark.slow
+
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
 
@@ -64,7 +66,6 @@ FULL = set(
 )
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     bool(device_fixture.why_no_emulation()), reason=device_fixture.why_no_emulation()
 )
@@ -169,7 +170,6 @@ def test_a_case_that_fails_leaves_the_others(device, monkeypatch):
     ]
 
 
-@pytest.mark.slow
 @EMULATED
 def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path, capsys):
     TinySet(tmp_path).folder.rename(program.work.mkdir() or program.work / "canonical")

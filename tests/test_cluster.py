@@ -27,7 +27,7 @@ from gpucoron.pipeline.output_lock import FolderLock
 from tests.processes import python
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 OPTIONS = {"device": "cpu", "klip_truncate": "2,3"}
 
 

@@ -13,7 +13,9 @@ from gpucoron.pipeline import run_record
 from tests import processes
 from tests.test_kill import contents, look
 from tests.test_resume import only_line, run, times
-from tests.tiny_sets import TinySet, one_thread  # noqa: F401
+from tests.tiny_sets import one_thread  # noqa: F401
+
+pytestmark = pytest.mark.slow
 
 
 @contextlib.contextmanager

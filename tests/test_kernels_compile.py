@@ -13,6 +13,8 @@ from gpucoron.backend import cuda
 from tests import nvrtc
 from tests.processes import run
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURES = (75, 80, 90, 120)
 FILES = [path.stem for path in cuda.kernel_files()]
 NVCC = shutil.which("nvcc")

@@ -14,6 +14,7 @@ FILES = [path.stem for path in cuda.kernel_files()]
 MISSING = device_fixture.why_no_emulation()
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=MISSING),
     pytest.mark.parametrize("file", FILES),
 ]

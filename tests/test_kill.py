@@ -17,7 +17,7 @@ from gpucoron.simulate import simulate
 from tests.processes import MAIN, python
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")]
 
 # Runs the command line in its arguments, and dies in the midst of the n-th call of a function: of
 # "pwrite" and "write" half of the bytes arrive; "replace" dies before it, "replaced" after it.
@@ -169,7 +169,6 @@ def contents(folder):
     }
 
 
-@pytest.mark.slow
 def test_a_hundred_kills(tmp_path):
     tiny = TinySet(tmp_path)
     tiny.command(*WORDS, "--threads", "2")  # compiles

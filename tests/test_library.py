@@ -239,7 +239,9 @@ def untyped(function):
     names = [
         p.name
         for p in signature.parameters.values()
-        if p.annotation is p.empty and p.name not in ("self", *arrays)
+        if p.annotation is p.empty
+        and p.name not in ("self", *arrays)
+        and p.kind is not p.VAR_KEYWORD
     ]
     return names + ["return"] * (signature.return_annotation is signature.empty)
 

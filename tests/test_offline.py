@@ -13,6 +13,8 @@ from gpucoron.backend import caches
 from tests import processes
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 RUN = (sys.executable, "-m", "gpucoron")
 NO_SOCKETS = """

@@ -14,6 +14,8 @@ from gpucoron.backend.proof import Proof
 from gpucoron.cli import main as cli
 from gpucoron.errors import AssociationError, DeviceError
 
+pytestmark = pytest.mark.slow
+
 EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
 
 

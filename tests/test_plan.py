@@ -300,6 +300,7 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("align", ["each", "first"])
+@pytest.mark.slow
 def test_threads_change_no_bit(align, medium):
     """On images large enough for several blocks of pixels."""
     several = min(3, cpu_threads())
@@ -338,6 +339,7 @@ sys.exit(code)
         ("--set", "resample.kernel=lanczos3", "--set", "resample.pixel_scale_ratio=0.4"),
     ],
 )
+@pytest.mark.slow
 def test_peak_memory_is_as_predicted(options, medium, tmp_path, capsys):
     words = [str(medium.asn), "--psfmask", str(medium.psfmask), "--output-dir", str(tmp_path)]
     words += [*"--device cpu -q --set klip.truncate=20".split(), *options]

@@ -1,5 +1,6 @@
 """The proof on a GPU: of which code it is, what expires it, and from which results it is made."""
 
+import functools
 import json
 import re
 import shutil
@@ -19,6 +20,8 @@ sys.path.append(str(ROOT / "bench"))
 import bench_gpu  # noqa: E402
 import gpu_proof  # noqa: E402
 
+#: That of the code as it is, computed once.
+CHECKSUM = functools.cache(gpu_proof.checksum)
 EXPIRED = """\
 the code that runs on a GPU has changed since it was proven on one ({card}, {date}, {result}), and
 --device auto would take the GPU all the same. Either prove it again: bench/on_gpu.sh on a machine
@@ -327,6 +330,7 @@ def result(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_proof, "PROOF", tmp_path / "gpu_proof.json")
     monkeypatch.setattr(gpu_proof.prove, "__defaults__", (tmp_path / "gpu_proof.json",))
     monkeypatch.setattr(gpu_proof, "with_ptx", lambda code: {**code, "ptx": "x", "nvrtc": "13.0"})
+    monkeypatch.setattr(gpu_proof, "checksum", CHECKSUM)
     part = {"ok": True, "code": gpu_proof.checksum(), "commit": "abc1234", "date": "2026-01-02"}
     stored = {
         "where": {

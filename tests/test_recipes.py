@@ -11,6 +11,8 @@ import pytest
 from tests.processes import run
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINER = ROOT / "docs" / "container"
 

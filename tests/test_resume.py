@@ -16,6 +16,8 @@ from tests.cuda_on_host import cupy_on_host
 from tests.test_kill import contents, look
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"device": "cpu", "klip_truncate": 3}
 
 
