@@ -9,15 +9,22 @@ PIP := -m pip install --quiet --disable-pip-version-check
 EXTRAS ?= test
 PYTEST := -m pytest -n auto --dist loadgroup
 
-.PHONY: demo test test-newest test-lowest lint lock clean
+C_SOURCES = $(shell find kernels tests -name "*.cu" -o -name "*.cuh" -o -name "*.cpp" -o -name "*.h")
+
+.PHONY: demo test pytest test-fast test-newest test-lowest lint lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gpucoron demo demo
 
-test: $(VENV)/.installed-test
-	$(BIN)/ruff check .
-	$(BIN)/lint-imports
+test: lint pytest
+
+pytest: $(VENV)/.installed-test
 	$(BIN)/python $(PYTEST)
+
+test-fast: $(VENV)/.installed-test
+	@echo "leaves out what is marked slow: runs that are killed, stopped, continued, short of memory or disk,"
+	@echo "on Dask or on the emulated GPU; its other orders of threads; sanitizers; runs beside jwst"
+	$(BIN)/python $(PYTEST) -m "not slow"
 
 # The newest versions that pyproject.toml allows, as they are today.
 test-newest: .venv-newest/bin/python
@@ -28,9 +35,14 @@ test-newest: .venv-newest/bin/python
 test-lowest: .venv-lowest/.installed
 	.venv-lowest/bin/python $(PYTEST)
 
+# What .pre-commit-config.yaml does to the files of a commit, for all files.
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
+	$(BIN)/mypy
 
 # Brings pyproject.toml's changes into the lock; `make lock UPGRADE=1` takes the newest of everything.
 lock: $(VENV)/bin/python

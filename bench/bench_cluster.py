@@ -130,7 +130,7 @@ def main():
 
         def orders(paths, folder):
             return [
-                make_request(RunOptions(p, parameters, "cpu", work / folder, save=SAVE))
+                make_request(RunOptions(p, parameters, "cpu", work / folder, save=frozenset(SAVE)))
                 for p in paths
             ]
 

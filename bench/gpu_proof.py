@@ -5,7 +5,8 @@ NVRTC makes of them; where that is another NVRTC, or none, their tokens. Of the 
 trees of every definition that the modules in ENTRIES reach through their imports, but for modules
 that import numba, whose loops run on the CPU, and what BESIDE and FINDING name. Comments,
 docstrings, formatting, names of files and modules, the order of definitions, and which of them
-share a file do not count. It is the same with every version of Python.
+share a file do not count, nor do type annotations, but for those of class bodies, which make the
+fields of a dataclass. It is the same with every version of Python.
 """
 
 import ast
@@ -152,8 +153,35 @@ class _Modules(dict):
             self.paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
 
     def __missing__(self, name):
-        self[name] = _Module(name, ast.parse(self.paths[name].read_text(encoding="utf-8")))
+        tree = ast.parse(self.paths[name].read_text(encoding="utf-8"))
+        self[name] = _Module(name, _Untyped().visit(tree))
         return self[name]
+
+
+class _Untyped(ast.NodeTransformer):
+    """Leaves out what is there for a type checker only."""
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_ClassDef(self, node):
+        node.body = [s if isinstance(s, ast.AnnAssign) else self.visit(s) for s in node.body]
+        return node
+
+    def visit_AnnAssign(self, node):
+        return node.value and ast.Assign([node.target], node.value)
+
+    def visit_If(self, node):
+        if ast.unparse(node.test) == "TYPE_CHECKING":
+            return node.orelse
+        return self.generic_visit(node)
 
 
 class _Module:
@@ -219,8 +247,6 @@ def _bound(statement):
     """Names that a statement at the top of a module defines."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return [statement.name]
-    if _is_typing(statement):
-        return []
     return sorted(
         {
             node.id
@@ -230,18 +256,13 @@ def _bound(statement):
     )
 
 
-def _is_typing(node):
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-
-
 def _nodes(node):
     """All that runs; of a chain of names and attributes only the whole."""
     yield node
     while isinstance(node, ast.Attribute) and _parts(node):
         node = node.value
     for child in ast.iter_child_nodes(node):
-        if not _is_typing(child):
-            yield from _nodes(child)
+        yield from _nodes(child)
 
 
 def _parts(node):
@@ -260,11 +281,7 @@ def _text(node, module, modules):
 
     def show(value):
         if isinstance(value, list):
-            kept = [
-                show(v)
-                for v in value
-                if not isinstance(v, (ast.Import, ast.ImportFrom)) and not _is_typing(v)
-            ]
+            kept = [show(v) for v in value if not isinstance(v, (ast.Import, ast.ImportFrom))]
             return f"[{','.join(kept)}]"
         if not isinstance(value, ast.AST):
             return repr(value)

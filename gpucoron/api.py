@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from gpucoron.backend.device import Device, choose_device, is_open
@@ -15,7 +16,7 @@ from gpucoron.errors import UsageError
 from gpucoron.pipeline.association import plan_association, run_association
 from gpucoron.pipeline.planning import Plan
 from gpucoron.pipeline.result import Result
-from gpucoron.pipeline.run_options import RunOptions
+from gpucoron.pipeline.run_options import DEFAULT_SAVE, RunOptions
 
 __all__ = ["PRODUCTS", "plan", "run"]
 
@@ -101,13 +102,17 @@ def run(
         device = choose_device(device)
     if client is not None and (output_dir is None or keep):
         raise UsageError("with client= products are files: expected an output_dir, and no keep")
+    if client is not None:
+        keep = ()
+    elif keep is None:
+        keep = set(PRODUCTS) - ({"psfalign"} if output_dir else set())
     options = RunOptions(
-        asn,
+        Path(asn),
         _parameters(parameters, preset, align, keywords),
         device,
-        output_dir,
-        save=save,
-        keep=() if client is not None else keep,
+        None if output_dir is None else Path(output_dir),
+        save=DEFAULT_SAVE if save is None else frozenset(save),
+        keep=frozenset(keep),
         psfmask=psfmask,
         overwrite=overwrite,
         skip_bad=skip_bad,
@@ -117,7 +122,7 @@ def run(
         memory=memory,
     )
     if output_dir is None:
-        options = replace(options, save=())
+        options = replace(options, save=frozenset())
     progress = progress or no_progress
     if client is None:
         return run_association(options, progress)
@@ -154,17 +159,21 @@ def plan(
         As `run`, as far as headers tell.
     """
     options = RunOptions(
-        asn,
+        Path(asn),
         _parameters(parameters, preset, align, keywords),
-        save=save,
-        keep=(),
+        save=DEFAULT_SAVE if save is None else frozenset(save),
         threads=threads,
         memory=memory,
     )
     return plan_association(options)
 
 
-def _parameters(parameters, preset, align, keywords) -> Parameters:
+def _parameters(
+    parameters: Parameters | Mapping[str, Any] | None,
+    preset: str | None,
+    align: str | None,
+    keywords: Mapping[str, Any],
+) -> Parameters:
     """Return the step parameters that were given in one way or another."""
     if not isinstance(parameters, Parameters):
         return Parameters.from_sources(

@@ -103,17 +103,18 @@ __global__ void __launch_bounds__(128, 8) box_medians(
     const long long *__restrict__ y, const long long *__restrict__ x, T *__restrict__ out) {
   const int i = blockIdx.x * 4 + threadIdx.x / 32;
   if (i >= n) return;
-  const T middle = box_median(image, usable, ny, nx, half, static_cast<int>(y[i]),
-                              static_cast<int>(x[i]));
+  const T middle =
+      box_median(image, usable, ny, nx, half, static_cast<int>(y[i]), static_cast<int>(x[i]));
   if (threadIdx.x % 32 == 0) out[i] = middle;
 }
 
 // ---- lists of a group's pixels
 
 // Append pixels of a group that are to be filled, as member * n_pixels + pixel, in any order.
-__global__ void __launch_bounds__(256) list_pixels(
-    const bool *__restrict__ todo, const int *__restrict__ members, long long n_pixels,
-    unsigned *__restrict__ list, unsigned *__restrict__ count) {
+__global__ void __launch_bounds__(256) list_pixels(const bool *__restrict__ todo,
+                                                   const int *__restrict__ members,
+                                                   long long n_pixels, unsigned *__restrict__ list,
+                                                   unsigned *__restrict__ count) {
   const long long p = flat_index();
   if (p >= n_pixels || !todo[members[blockIdx.y] * n_pixels + p]) return;
   list[atomicAdd(count, 1u)] = static_cast<unsigned>(blockIdx.y * n_pixels + p);
@@ -138,9 +139,10 @@ __global__ void __launch_bounds__(128, 8) fill_from_median(
 // ---- exposures
 
 template <class T>
-__global__ void __launch_bounds__(256) member_noise(
-    const T *__restrict__ err, const bool *__restrict__ usable, const int *__restrict__ members,
-    int n, long long n_pixels, double *__restrict__ out) {
+__global__ void __launch_bounds__(256) member_noise(const T *__restrict__ err,
+                                                    const bool *__restrict__ usable,
+                                                    const int *__restrict__ members, int n,
+                                                    long long n_pixels, double *__restrict__ out) {
   const long long p = flat_index();
   if (p >= n_pixels) return;
   T sum = T(0);
@@ -161,8 +163,8 @@ constexpr int TERMS = 4, SUMS = TERMS * (TERMS + 1) / 2 + TERMS;
 template <class T>
 __global__ void __launch_bounds__(256) change_sums(
     const T *__restrict__ images, const T *__restrict__ err, const bool *__restrict__ usable,
-    const T *__restrict__ middle, const double *__restrict__ terms,
-    const int *__restrict__ members, long long n_pixels, double *__restrict__ partial) {
+    const T *__restrict__ middle, const double *__restrict__ terms, const int *__restrict__ members,
+    long long n_pixels, double *__restrict__ partial) {
   __shared__ double of_warp[SUMS][8];
   const long long plane = members[blockIdx.y] * n_pixels;
   double sum[SUMS];
@@ -267,10 +269,11 @@ __device__ __forceinline__ double change_at(const double *change, const double *
 }
 
 template <class T>
-__global__ void __launch_bounds__(256) hold_still(
-    const T *__restrict__ images, const double *__restrict__ changes,
-    const double *__restrict__ terms, const int *__restrict__ members, long long n_pixels,
-    T *__restrict__ out) {
+__global__ void __launch_bounds__(256) hold_still(const T *__restrict__ images,
+                                                  const double *__restrict__ changes,
+                                                  const double *__restrict__ terms,
+                                                  const int *__restrict__ members,
+                                                  long long n_pixels, T *__restrict__ out) {
   const long long p = flat_index();
   if (p >= n_pixels) return;
   const double change = change_at(changes + blockIdx.y * TERMS, terms, n_pixels, p);
@@ -304,8 +307,7 @@ __global__ void __launch_bounds__(128) fill_pixels(
     const Prediction beyond = krige_pixel(y, x, ny, nx, table, near, scratch[warp]);
     if (threadIdx.x % 32 > 0) continue;
     const double base = exposure[p] + change_at(change, terms, n_pixels, p);
-    out[plane + p] =
-        static_cast<T>(beyond.value == beyond.value ? base + beyond.value : base);
+    out[plane + p] = static_cast<T>(beyond.value == beyond.value ? base + beyond.value : base);
   }
 }
 

@@ -41,7 +41,9 @@ template <class T, int WARPS> struct Tile {
 
   __device__ __forceinline__ Tile(int n, long long n_pixels)
       : pixel(static_cast<long long>(blockIdx.x) * PIXELS + threadIdx.x % PIXELS),
-        n_pixels(n_pixels), row(threadIdx.x / PIXELS), n(pixel < n_pixels ? n : 0) {}
+        n_pixels(n_pixels),
+        row(threadIdx.x / PIXELS),
+        n(pixel < n_pixels ? n : 0) {}
 
   __device__ __forceinline__ long long index(int k) const { return k * n_pixels + pixel; }
 };
@@ -60,8 +62,8 @@ template <class T, int HELD> struct HeldKeys {
     const T *image = stack.images + tile.index(tile.row);
 #pragma unroll
     for (int j = 0; j < HELD; ++j, image += step)
-      key[j] = tile.row + j * Tile::ROWS < tile.n ? key_or_missing(stack.value(*image))
-                                                  : missing<T>();
+      key[j] =
+          tile.row + j * Tile::ROWS < tile.n ? key_or_missing(stack.value(*image)) : missing<T>();
     if (!stack.masked) return;
     auto mask = stack.mask + tile.index(tile.row);
 #pragma unroll
@@ -92,8 +94,6 @@ template <int HELD, class T, int WARPS, class Stack>
 __device__ __forceinline__ T middle_of_tile(const Tile<T, WARPS> &tile, const Stack &stack,
                                             TileScratch<T, WARPS> &scratch) {
   TileTeam<key_t<T>, WARPS, Tile<T, WARPS>::PIXELS> team = {scratch.part, 0};
-  if constexpr (HELD > 0)
-    return middle_of_team<T>(team, HeldKeys<T, HELD>(tile, stack));
-  else
-    return middle_of_team<T>(team, ReadKeys<T, Tile<T, WARPS>, Stack>{tile, stack});
+  if constexpr (HELD > 0) return middle_of_team<T>(team, HeldKeys<T, HELD>(tile, stack));
+  else return middle_of_team<T>(team, ReadKeys<T, Tile<T, WARPS>, Stack>{tile, stack});
 }

@@ -9,7 +9,7 @@
 #ifdef CUDA_ON_HOST
 #define DYN_SHARED(T, name) T *name = static_cast<T *>(cuda_on_host::dynamic_shared())
 #else
-#define DYN_SHARED(T, name)                                  \
+#define DYN_SHARED(T, name)                                    \
   extern __shared__ __align__(16) unsigned char dyn_shared_[]; \
   T *name = reinterpret_cast<T *>(dyn_shared_)
 #endif

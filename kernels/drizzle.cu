@@ -78,11 +78,10 @@ __device__ __forceinline__ void put(const Lists &lists, int y, int x, int source
 }
 
 template <int DROP, bool FILL>
-__global__ void __launch_bounds__(LIST_THREADS, 5)
-    list_shares(const double *map, const long long *limits, int in_ny, int in_nx, int out_ny,
-                int out_nx, double radius, double norm, double factor, const double *table,
-                int table_size, const long long *starts, int *counts, int *sources,
-                double *shares) {
+__global__ void __launch_bounds__(LIST_THREADS, 5) list_shares(
+    const double *map, const long long *limits, int in_ny, int in_nx, int out_ny, int out_nx,
+    double radius, double norm, double factor, const double *table, int table_size,
+    const long long *starts, int *counts, int *sources, double *shares) {
   const long long k = flat_index();
   if (k >= 1LL * in_ny * in_nx) return;
   const int j = k / in_nx, i = k % in_nx, source = k;
@@ -148,9 +147,10 @@ __device__ __forceinline__ void sort_shares(int *source, double *share, int n) {
 // Bring every output pixel's list into raster order of the input; list the input pixels that a
 // tile needs, `needed` (their number, then they), and count sources along that list where it is
 // no longer than ROOM.
-__global__ void __launch_bounds__(THREADS, 4)
-    order_shares(const long long *starts, const int *counts, int in_nx, int *sources,
-                 double *shares, int *needed) {
+__global__ void __launch_bounds__(THREADS, 4) order_shares(const long long *starts,
+                                                           const int *counts, int in_nx,
+                                                           int *sources, double *shares,
+                                                           int *needed) {
   __shared__ unsigned bits[WORDS];
   const long long slot = flat_index(), list = starts[slot >> 5] + (slot & 31);
   const int rank = threadIdx.x, n = counts[slot];
@@ -173,9 +173,7 @@ __global__ void __launch_bounds__(THREADS, 4)
   const int words = (area + 31) / 32;
   for (int w = rank; w < words; w += THREADS) bits[w] = 0;
   __syncthreads();
-  const auto in_box = [&](int k) {
-    return (k / in_nx - ends[1]) * width + k % in_nx - ends[0];
-  };
+  const auto in_box = [&](int k) { return (k / in_nx - ends[1]) * width + k % in_nx - ends[0]; };
   for (int e = 0; e < n; ++e) {
     const int k = in_box(source[32LL * e]);
     atomicOr(bits + (k >> 5), 1u << (k & 31));
@@ -187,8 +185,7 @@ __global__ void __launch_bounds__(THREADS, 4)
   for (int k = rank; k < area; k += THREADS)
     if (bits[k >> 5] >> (k & 31) & 1)
       needed[1 + set_before(bits, k)] = (ends[1] + k / width) * in_nx + ends[0] + k % width;
-  for (int e = 0; e < n; ++e)
-    source[32LL * e] = set_before(bits, in_box(source[32LL * e]));
+  for (int e = 0; e < n; ++e) source[32LL * e] = set_before(bits, in_box(source[32LL * e]));
 }
 
 // instantiate: list_shares<SQUARE, false>

@@ -241,14 +241,13 @@ __device__ __forceinline__ Sums add_directly(const Planes &in, const Job &job, c
 }
 
 template <int N>
-__global__ void __launch_bounds__(THREADS, 3)
-    add_planes(const long long *starts, const int *counts, const int *sources,
-               const double *shares, const int *needed, const float *images, const float *weights,
-               const float *variance0, const float *variance1, const float *variance2,
-               unsigned pixels, unsigned weight_step, int n, const double *plane_weight,
-               double scale, int weigh_by_first, int first, int out_ny, int out_nx, int slot0,
-               int slot1, int slot2, double *weight_sum, double *image_sum, double *var_weight,
-               double *var_sum, unsigned *context) {
+__global__ void __launch_bounds__(THREADS, 3) add_planes(
+    const long long *starts, const int *counts, const int *sources, const double *shares,
+    const int *needed, const float *images, const float *weights, const float *variance0,
+    const float *variance1, const float *variance2, unsigned pixels, unsigned weight_step, int n,
+    const double *plane_weight, double scale, int weigh_by_first, int first, int out_ny, int out_nx,
+    int slot0, int slot1, int slot2, double *weight_sum, double *image_sum, double *var_weight,
+    double *var_sum, unsigned *context) {
   needed += (1LL + ROOM) * blockIdx.x;
   if (needed[0] == 0) return;  // nothing falls on the tile
   const int tiles_x = (out_nx + TILE - 1) / TILE, rank = threadIdx.x;

@@ -8,10 +8,11 @@
 // 320 x 320 with three variances: 0.075 ms, 54 % of a copy's rate.
 #include "common.cuh"
 
-__global__ void __launch_bounds__(256)
-    weigh_pixels(const float *sci, const float *err, const unsigned *dq, const float *variance0,
-                 const float *variance1, const float *variance2, int n_variances, int inverse_of,
-                 unsigned bad, float weight, long long n, float *weights) {
+__global__ void __launch_bounds__(256) weigh_pixels(const float *sci, const float *err,
+                                                    const unsigned *dq, const float *variance0,
+                                                    const float *variance1, const float *variance2,
+                                                    int n_variances, int inverse_of, unsigned bad,
+                                                    float weight, long long n, float *weights) {
   const long long i = flat_index();
   if (i >= n) return;
   const float *const variances[3] = {variance0, variance1, variance2};

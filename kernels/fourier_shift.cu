@@ -38,8 +38,9 @@ __device__ __forceinline__ double2 phase(int k, int n, double shift) {
 // Grid (row blocks, images), block (columns at a time); spectra, out: (n, ny, nx / 2 + 1);
 // shifts: (n, 2), y and x in pixels.
 __global__ void __launch_bounds__(256) multiply_phases(const double2 *__restrict__ spectra,
-                                const double *__restrict__ shifts, int ny, int nx, double scale,
-                                double2 *__restrict__ out) {
+                                                       const double *__restrict__ shifts, int ny,
+                                                       int nx, double scale,
+                                                       double2 *__restrict__ out) {
   __shared__ double2 of_row[ROWS];
   const int tid = threadIdx.x, threads = blockDim.x, columns = nx / 2 + 1;
   const int first = blockIdx.x * ROWS, count = min(ROWS, ny - first);

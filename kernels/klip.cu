@@ -46,9 +46,9 @@
 // frames). Sums run over differences from the middle one of three pixels, which takes a bright
 // background out.
 template <int TARGETS>
-__global__ void __launch_bounds__(256)
-reference_sums(const double *references, const double *targets, int n, int n_targets, int pixels,
-               double *means, double *products) {
+__global__ void __launch_bounds__(256) reference_sums(const double *references,
+                                                      const double *targets, int n, int n_targets,
+                                                      int pixels, double *means, double *products) {
   __shared__ double scratch[32];
   const int group = blockIdx.y * TARGETS;
   const long long frame = blockIdx.z, row = frame * n + blockIdx.x;
@@ -82,8 +82,9 @@ reference_sums(const double *references, const double *targets, int n, int n_tar
 // Products of one tile of references with another over SEGMENT pixels. parts: (frames, segments,
 // tiles, 64, 64), tiles of the lower triangle row by row; what lies above the diagonal in quarters
 // of their own, or beyond n, is not written. Grid: (tiles, segments, frames), block (128,).
-__global__ void __launch_bounds__(THREADS, 2)
-covariance_parts(const double *references, const double *means, int n, int pixels, double *parts) {
+__global__ void __launch_bounds__(THREADS, 2) covariance_parts(const double *references,
+                                                               const double *means, int n,
+                                                               int pixels, double *parts) {
   __shared__ double2 aligned[2 * TILE * ROW];  // two panels, twice
   double *buffers = reinterpret_cast<double *>(aligned);
   const int tile = blockIdx.x, tiles = gridDim.x;
@@ -110,8 +111,8 @@ covariance_parts(const double *references, const double *means, int n, int pixel
 
 // Add the parts, in order; fill both triangles. One thread to an element of the lower one. Grid:
 // (blocks of 256 threads for n * n, frames). products: (frames, n, n).
-__global__ void __launch_bounds__(256)
-sum_parts(const double *parts, int n, int segments, double *products) {
+__global__ void __launch_bounds__(256) sum_parts(const double *parts, int n, int segments,
+                                                 double *products) {
   const long long place = flat_index(), frame = blockIdx.y;
   const int row = static_cast<int>(place / n), column = static_cast<int>(place % n);
   if (row >= n || column > row) return;
@@ -203,12 +204,12 @@ struct Rows {
   int offset[4], n;  // -1: no row
 
   __device__ __forceinline__ Rows(const double *rows, int first, int models,
-                                  const Truncations &truncations, int n_) : start(rows), n(n_) {
+                                  const Truncations &truncations, int n_)
+      : start(rows), n(n_) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int q = first + (thread_rank() >> 3) + 16 * i, mode = truncations.mode(q - models);
-      offset[i] = q < models ? q * n
-                  : q - models < truncations.modes() ? (models + mode) * n : -1;
+      offset[i] = q < models ? q * n : q - models < truncations.modes() ? (models + mode) * n : -1;
     }
   }
   template <bool PAIRS> __device__ __forceinline__ void load(int k, double2 (&value)[4]) const {
@@ -261,11 +262,10 @@ __device__ __forceinline__ void multiply_all(const Rows &rows, const Lines &line
 // rank, and the n_kept truncations for scatter, ascending. residuals: (truncations, frames,
 // n_targets, pixels); scatter: (n_kept, frames, pixels). Grid: (blocks of 64 pixels, frames),
 // block (128,).
-__global__ void __launch_bounds__(THREADS, 2)
-residuals_and_scatter(const double *references, const double *means, const double *rows,
-                      const double *weights, const double *targets, const int *counts, int n,
-                      int pixels, int n_targets, int models, int n_kept, double *residuals,
-                      double *scatter) {
+__global__ void __launch_bounds__(THREADS, 2) residuals_and_scatter(
+    const double *references, const double *means, const double *rows, const double *weights,
+    const double *targets, const int *counts, int n, int pixels, int n_targets, int models,
+    int n_kept, double *residuals, double *scatter) {
   __shared__ double2 aligned[TILE * ROW + DEPTH * LINE];  // two factors, twice; their product
   __shared__ double2 powers[4][TILE / 2], sums[4][TILE / 2];
   __shared__ double row_weights[TILE];
@@ -294,8 +294,7 @@ residuals_and_scatter(const double *references, const double *means, const doubl
       multiply_all<true, true>(panel, lines, needed, quarter, shared, sum, all);
     else if (pixel_pairs)
       multiply_all<false, true>(panel, lines, needed, quarter, shared, sum, all);
-    else
-      multiply_all<false, false>(panel, lines, needed, quarter, shared, sum, all);
+    else multiply_all<false, false>(panel, lines, needed, quarter, shared, sum, all);
     __syncthreads();
     quarter.store(sum, shared, MODEL);
     powers[thread_rank() >> 5][lane] = all.power, sums[thread_rank() >> 5][lane] = all.mean;
@@ -314,7 +313,11 @@ residuals_and_scatter(const double *references, const double *means, const doubl
         const double *p = reinterpret_cast<const double *>(powers) + x;
         const double *m = reinterpret_cast<const double *>(sums) + x;
         spread = Spread{p[0] + p[TILE] + p[2 * TILE] + p[3 * TILE],
-                        m[0] + m[TILE] + m[2 * TILE] + m[3 * TILE], 0.0, 0.0, 0, n_kept - 1};
+                        m[0] + m[TILE] + m[2 * TILE] + m[3 * TILE],
+                        0.0,
+                        0.0,
+                        0,
+                        n_kept - 1};
         spread.reach(truncations, 0, count, out, plane);
       }
       for (int q = max(first, models), end = min(first + TILE, n_rows); q < end;) {

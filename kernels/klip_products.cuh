@@ -30,9 +30,9 @@ __device__ __forceinline__ void mma(double (&sum)[4], const double (&a)[4], cons
     for (int half = 0; half < 2; ++half) {
       double &x = sum[2 * half], &y = sum[2 * half + 1];
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-      asm volatile(
-          "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
-          : "+d"(x), "+d"(y) : "d"(a[2 * v + half]), "d"(b[v]));
+      asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%0, %1};"
+                   : "+d"(x), "+d"(y)
+                   : "d"(a[2 * v + half]), "d"(b[v]));
 #else  // no such instruction: the lanes fetch what they need of each other
       const int lane = thread_rank() & 31, g = lane >> 2, t = lane & 3;
 #pragma unroll 1
@@ -87,7 +87,7 @@ struct Quarter {
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        const double(&c)[4] = sum[i][j];
+        const double (&c)[4] = sum[i][j];
         double *place = product + (row + 16 * i + g) * pitch + column + 8 * j + 2 * t;
         *reinterpret_cast<double2 *>(place) = make_double2(c[0], c[1]);
         *reinterpret_cast<double2 *>(place + 8 * pitch) = make_double2(c[2], c[3]);
@@ -124,7 +124,8 @@ struct Panel {
   unsigned present;
 
   __device__ __forceinline__ Panel(const double *references, const double *row_means, int first,
-                                   int n, int pixels) : present(0) {
+                                   int n, int pixels)
+      : present(0) {
     const int row = first + (thread_rank() >> 3);
     start = references + static_cast<long long>(row) * pixels + 2 * (thread_rank() & 7);
 #pragma unroll
@@ -155,8 +156,7 @@ struct Panel {
   }
   __device__ __forceinline__ void store(double *panel, const double2 (&value)[4]) const {
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      store_pair(panel, i, value[i].x - means[i], value[i].y - means[i]);
+    for (int i = 0; i < 4; ++i) store_pair(panel, i, value[i].x - means[i], value[i].y - means[i]);
   }
 };
 

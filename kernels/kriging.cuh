@@ -120,9 +120,9 @@ __device__ __forceinline__ bool factor(int n, double mean, double nugget, const 
 // The prediction of pixel (y, x); NaN with fewer than FEWEST good neighbours. All 32 lanes must
 // take part and get the same. `table`: correlation by squared distance, up to (2 reach)^2.
 template <int REACH, class Near>
-__device__ __forceinline__ Prediction krige_pixel(int y, int x, int ny, int nx,
-                                                  const double *table, const Near &near,
-                                                  KrigingScratch<REACH> &s, int reach = REACH) {
+__device__ __forceinline__ Prediction krige_pixel(int y, int x, int ny, int nx, const double *table,
+                                                  const Near &near, KrigingScratch<REACH> &s,
+                                                  int reach = REACH) {
   const int lane = threadIdx.x % 32;
   double noise, sum = 0.0, power = 0.0;
   const int n = gather_neighbours(y, x, ny, nx, reach, near, s, noise);

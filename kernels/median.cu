@@ -38,9 +38,10 @@ template <class T> struct MaskedStack {
 };
 
 template <class T, int N>
-__global__ void __launch_bounds__(128) column_median(
-    const T *__restrict__ images, const bool *__restrict__ good, int masked, int n,
-    long long n_pixels, T *__restrict__ out) {
+__global__ void __launch_bounds__(128) column_median(const T *__restrict__ images,
+                                                     const bool *__restrict__ good, int masked,
+                                                     int n, long long n_pixels,
+                                                     T *__restrict__ out) {
   const long long p = flat_index();
   if (p >= n_pixels) return;
   const MaskedStack<T> stack = {images, good, masked != 0};
@@ -48,9 +49,11 @@ __global__ void __launch_bounds__(128) column_median(
 }
 
 template <class T, int HELD, int WARPS>
-__global__ void __launch_bounds__(32 * WARPS, 16 / WARPS) tile_median(
-    const T *__restrict__ images, const bool *__restrict__ good, int masked, int n,
-    long long n_pixels, T *__restrict__ out) {
+__global__ void __launch_bounds__(32 * WARPS, 16 / WARPS) tile_median(const T *__restrict__ images,
+                                                                      const bool *__restrict__ good,
+                                                                      int masked, int n,
+                                                                      long long n_pixels,
+                                                                      T *__restrict__ out) {
   __shared__ TileScratch<T, WARPS> scratch;
   const Tile<T, WARPS> tile(n, n_pixels);
   const MaskedStack<T> stack = {images, good, masked != 0};

@@ -135,7 +135,9 @@ __device__ __forceinline__ bool judge_pixel(const Exposure<T> &exposure, const J
 }
 
 constexpr int threads_for(int warps) { return warps ? 32 * warps : 128; }
-constexpr int blocks_for(int warps) { return 384 / threads_for(warps); }  // at least, on a processor
+constexpr int blocks_for(int warps) {
+  return 384 / threads_for(warps);
+}  // at least, on a processor
 
 // `counts`: good pixels were met (0 or 1), candidates listed. A launch with `rest` does something
 // only where none were met: then every pixel enters the median.
@@ -147,13 +149,23 @@ __global__ void __launch_bounds__(threads_for(WARPS), blocks_for(WARPS)) detect(
     unsigned wanted, int rest, T snr, int neighbours, T *__restrict__ median,
     T *__restrict__ data_out, T *__restrict__ err_out, unsigned *__restrict__ dq_out,
     T *__restrict__ variance0_out, T *__restrict__ variance1_out, T *__restrict__ variance2_out,
-    unsigned char *__restrict__ witness, unsigned *__restrict__ list,
-    unsigned *__restrict__ counts, int *__restrict__ flagged) {
+    unsigned char *__restrict__ witness, unsigned *__restrict__ list, unsigned *__restrict__ counts,
+    int *__restrict__ flagged) {
   if (rest && counts[0]) return;
   const Exposure<T> exposure = {data, dq, !rest, bits, wanted, !neighbours};
-  const Judge<T> judge = {err, {variance0, variance1, variance2}, data_out, err_out,
-                          {variance0_out, variance1_out, variance2_out}, dq_out, n_variances, snr,
-                          neighbours != 0, witness, list, counts + 1, flagged};
+  const Judge<T> judge = {err,
+                          {variance0, variance1, variance2},
+                          data_out,
+                          err_out,
+                          {variance0_out, variance1_out, variance2_out},
+                          dq_out,
+                          n_variances,
+                          snr,
+                          neighbours != 0,
+                          witness,
+                          list,
+                          counts + 1,
+                          flagged};
   bool met;
   if constexpr (WARPS == 0) {
     const long long p = flat_index();
@@ -192,8 +204,8 @@ template <class T>
 __global__ void __launch_bounds__(128) sharp_round(
     const T *__restrict__ images, const T *__restrict__ base, const T *__restrict__ err,
     const double *__restrict__ table, int ny, int nx, double snr, int round,
-    const unsigned *__restrict__ list, const unsigned *__restrict__ counts,
-    unsigned char *witness, int *changed) {
+    const unsigned *__restrict__ list, const unsigned *__restrict__ counts, unsigned char *witness,
+    int *changed) {
   __shared__ KrigingScratch<NEAR> scratch[4];
   if (round > 0 && !changed[round - 1]) return;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, now = round & 1;
@@ -229,9 +241,10 @@ __global__ void __launch_bounds__(128) sharp_round(
 }
 
 // Name the guilty of a list in `out`, which else stays as it is. `last`: the round that would come.
-__global__ void __launch_bounds__(256) name_guilty(
-    const unsigned *__restrict__ list, const unsigned *__restrict__ counts,
-    const unsigned char *__restrict__ witness, int last, bool *__restrict__ out) {
+__global__ void __launch_bounds__(256) name_guilty(const unsigned *__restrict__ list,
+                                                   const unsigned *__restrict__ counts,
+                                                   const unsigned char *__restrict__ witness,
+                                                   int last, bool *__restrict__ out) {
   for (unsigned c = flat_index(); c < counts[1]; c += gridDim.x * blockDim.x)
     out[list[c]] = !(witness[list[c]] >> (last & 1) & 1);
 }

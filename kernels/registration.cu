@@ -82,11 +82,11 @@ __device__ __forceinline__ void multiply_columns(const double (&sums)[N], double
 // (., ny, columns) and of_frame[p]; y_table: (ny / 2 + 1, 2 N), even terms then odd ones; x_table:
 // (columns, 2 N); out: (pairs, 2 N, 2 N). RESIDENT: blocks that must fit on a multiprocessor.
 template <int N, int WARPS, int RESIDENT>
-__global__ void __launch_bounds__(32 * WARPS, RESIDENT)
-contract(const double2 *__restrict__ spectra, const int *__restrict__ which,
-         const double2 *__restrict__ frames, const int *__restrict__ of_frame,
-         const double *__restrict__ y_table, const double *__restrict__ x_table, int ny,
-         int columns, double scale, double *__restrict__ out) {
+__global__ void __launch_bounds__(32 * WARPS, RESIDENT) contract(
+    const double2 *__restrict__ spectra, const int *__restrict__ which,
+    const double2 *__restrict__ frames, const int *__restrict__ of_frame,
+    const double *__restrict__ y_table, const double *__restrict__ x_table, int ny, int columns,
+    double scale, double *__restrict__ out) {
   constexpr int ROWS = 16, THREADS = 32 * WARPS, OWN = 32 * STAGED<N>;
   static_assert(OWN >= N * N, "a warp's coefficients take the place of its columns");
   alignas(16) __shared__ double table[ROWS * 2 * N];
@@ -122,7 +122,7 @@ contract(const double2 *__restrict__ spectra, const int *__restrict__ which,
     }
     const int left = begin + tid / 32 * 32, busy = min(32, columns - left);
     const int warps = min(WARPS, (columns - begin + 31) / 32);
-    auto add = [&](const double(&sums)[N], int odd_y, int odd_x, double sign) {
+    auto add = [&](const double (&sums)[N], int odd_y, int odd_x, double sign) {
       if (busy > 0)
         multiply_columns<N>(sums, staged + tid / 32 * OWN, x_table + left * 2 * N + odd_x * N, busy,
                             tid % 32);

@@ -56,7 +56,7 @@ __device__ Jet evaluate(const double *__restrict__ series, const double *of_y, c
     out.xy += ds * of_x[TERMS + m];
     out.xx += s * of_x[2 * TERMS + m];
   }
-  return {warp_sum(out.v), warp_sum(out.y), warp_sum(out.x),
+  return {warp_sum(out.v),  warp_sum(out.y),  warp_sum(out.x),
           warp_sum(out.yy), warp_sum(out.xy), warp_sum(out.xx)};
 }
 
@@ -118,12 +118,12 @@ __device__ __forceinline__ double within_box(double t) { return min(1.0, max(-1.
 // grid x grid (n_grid 0: start in the middle); power: (n,), sum m^2 p^2. out: (n, 9), rows of dy,
 // dx (px), beta, their errors, residual, converged, iterations.
 template <int TC, int TB>
-__global__ void __launch_bounds__(32 * newton::WARPS)
-fit_pairs(const double *__restrict__ c_series, const double *__restrict__ b_series,
-          const int *__restrict__ b_index, const double *__restrict__ c_grid,
-          const double *__restrict__ b_grid, const double *__restrict__ grid, int n_grid,
-          const double *__restrict__ power, double total, double dof, double half_width, int n,
-          double *__restrict__ out) {
+__global__ void __launch_bounds__(32 * newton::WARPS) fit_pairs(
+    const double *__restrict__ c_series, const double *__restrict__ b_series,
+    const int *__restrict__ b_index, const double *__restrict__ c_grid,
+    const double *__restrict__ b_grid, const double *__restrict__ grid, int n_grid,
+    const double *__restrict__ power, double total, double dof, double half_width, int n,
+    double *__restrict__ out) {
   using namespace newton;
   static_assert(TC <= TB, "the polynomials are made for the longer series");
   __shared__ double polynomials[WARPS][2][3 * TB];

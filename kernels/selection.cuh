@@ -11,8 +11,12 @@
 #include "common.cuh"
 
 template <class T> struct KeyOf;
-template <> struct KeyOf<float> { typedef unsigned type; };
-template <> struct KeyOf<double> { typedef unsigned long long type; };
+template <> struct KeyOf<float> {
+  typedef unsigned type;
+};
+template <> struct KeyOf<double> {
+  typedef unsigned long long type;
+};
 template <class T> using key_t = typename KeyOf<T>::type;
 
 __device__ __forceinline__ unsigned key_of(float x) {
@@ -56,10 +60,8 @@ __device__ __forceinline__ void sort_in_registers(Key (&v)[N]) {
       v[i] = a < b ? a : b;
       v[i + K] = a < b ? b : a;
     }
-  if constexpr (K > 1)
-    sort_in_registers<N, P, K / 2>(v);
-  else if constexpr (2 * P < N)
-    sort_in_registers<N, 2 * P, 2 * P>(v);
+  if constexpr (K > 1) sort_in_registers<N, P, K / 2>(v);
+  else if constexpr (2 * P < N) sort_in_registers<N, 2 * P, 2 * P>(v);
 }
 
 // The median of up to N values (N even), NaN standing for what does not enter; NaN for none.

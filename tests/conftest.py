@@ -22,6 +22,14 @@ def shared_data():
     return SHARED
 
 
+@pytest.fixture
+def tiny(tmp_path):
+    """A small simulated association to do things to."""
+    from tests.tiny_sets import TinySet
+
+    return TinySet(tmp_path)
+
+
 @pytest.fixture(autouse=True)
 def no_proof(monkeypatch):
     """Leave out the package's proof on a GPU: `--device auto` does the same with one and without.
@@ -35,8 +43,8 @@ def no_proof(monkeypatch):
     params=[
         "cpu",
         "host-forward",
-        "host-backward",
-        "host-shuffled",
+        pytest.param("host-backward", marks=pytest.mark.slow),
+        pytest.param("host-shuffled", marks=pytest.mark.slow),
         pytest.param("cuda", marks=pytest.mark.gpu),
     ]
 )
@@ -44,7 +52,8 @@ def device(request):
     """Where a test computes: `device.array(values)` puts them there, `device.get(result)` back.
 
     "cpu" is NumPy in and out. "host-forward", "host-backward" and "host-shuffled" run the CUDA
-    kernels' own source on the CPU, with the threads in that order; "cuda" runs them on a GPU.
+    kernels' own source on the CPU, with the threads in that order (the last two are slow tests);
+    "cuda" runs them on a GPU.
     """
     from tests import device_fixture
 

@@ -4,13 +4,12 @@ No case may leave a half-written file; what is found wrong while reading leaves 
 """
 
 import errno
+import functools
 import io
 import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 
 import numpy as np
@@ -18,17 +17,13 @@ import pytest
 from astropy.io import fits
 
 from gpucoron.io import files
-from tests.tiny_sets import N_REFERENCES, N_SCIENCE, TinySet, complete, one_thread  # noqa: F401
+from tests.processes import MAIN, python
+from tests.tiny_sets import N_REFERENCES, N_SCIENCE, complete, one_thread  # noqa: F401
 
 NAN, INF = np.nan, np.inf
 IMAGES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 VARIANCES = IMAGES[3:]
 OPTIONS = ("-q", "--set", "klip.truncate=3")
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
 
 
 def put(value, *index):
@@ -51,42 +46,66 @@ def read(tiny, suffix):
     return found
 
 
+def named(tiny, name):
+    """Return the files that a name such as "sci0", "psf" (all of them) or "mask" stands for."""
+    if name in ("asn", "mask"):
+        return [getattr(tiny, name)]
+    paths = {"sci": tiny.science, "psf": tiny.psf}[name[:3]]
+    return [paths[int(name[3:])]] if name[3:] else paths
+
+
+def edit(*which, **changes):
+    """Return what edits the exposures of those names; all by default."""
+    return lambda tiny: tiny.edit(*(p for name in which for p in named(tiny, name)), **changes)
+
+
+def psfmask(change):
+    """Return what edits the psfmask and lets it be used."""
+    return lambda tiny: tiny.edit(tiny.mask, SCI=change) or ["--psfmask", tiny.mask]
+
+
+def given(*options):
+    """Return what gives options, in which INPUT stands for the folder."""
+    return lambda tiny: [option.replace("INPUT", str(tiny.folder)) for option in options]
+
+
+def both(*prepares):
+    """Return what does one after another, and returns what the last does."""
+    return lambda tiny: [prepare(tiny) for prepare in prepares][-1]
+
+
 # ---- what is an error
 
-Bad = namedtuple("Bad", "prepare code texts late")
+Bad = namedtuple("Bad", "prepare code text late")
 CASES = []
 
 
-def bad(code, *texts, late=False):
-    """Register a case: prepare(tiny) spoils it and may return options.
+def bad(text, prepare=None, *, code=3, late=False):
+    """Register a case: prepare(tiny) spoils it and may return a list of options; or decorate it.
 
-    Each of `texts` is a regular expression, in which {asn}, {sci0}, {psf0} ... stand for names of
-    files. `late` says that whole products may be there when the error is found.
+    `text` is a regular expression, in which {asn}, {sci0}, {psf0} ... stand for names of files.
+    `late` says that whole products may be there when the error is found.
     """
+    if prepare is None:
+        return functools.partial(bad, text, code=code, late=late)
+    CASES.append(pytest.param(Bad(prepare, code, text, late), id=text))
 
-    def register(prepare):
-        CASES.append(pytest.param(Bad(prepare, code, texts, late), id=prepare.__name__))
-        return prepare
 
-    return register
+def prepared(case, tiny):
+    """Prepare a case; return its options."""
+    options = case.prepare(tiny)
+    return options if isinstance(options, list) else ()
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_errors(case, tiny, capsys):
-    options = case.prepare(tiny) or ()
+    options = prepared(case, tiny)
     before = tiny.files()
     assert tiny.command(*OPTIONS, *options) == case.code
     out, err = capsys.readouterr()
     line = only_error(err)
-    names = {"asn": tiny.asn, "mask": tiny.mask, "out": tiny.out}
-    names |= {
-        f"{kind}{i}": p
-        for kind, paths in (("sci", tiny.science), ("psf", tiny.psf))
-        for i, p in enumerate(paths)
-    }
-    for text in case.texts:
-        pattern = re.sub(r"\{(\w+)\}", lambda m: re.escape(names[m[1]].name), text)
-        assert re.search(pattern, line), f"{pattern!r} is not in {line!r}"
+    pattern = re.sub(r"\{(\w+)\}", lambda m: re.escape(named(tiny, m[1])[0].name), case.text)
+    assert re.search(pattern, line), f"{pattern!r} is not in {line!r}"
     assert out == ""
     left = [] if str(tiny.out).startswith("/proc") else tiny.files()
     if not case.late:
@@ -107,18 +126,14 @@ def only_error(err):
 
 # ---- the association
 
-
-@bad(3, "{asn}: no such file, expected a level-3 association")
-def no_association(tiny):
-    tiny.asn.unlink()
-
-
-@bad(3, '{asn}: not valid JSON at line 2, column 6: .*the line reads: "b" 2')
-def not_json(tiny):
-    tiny.asn.write_text('{"a": 1,\n "b" 2}')
+bad("{asn}: no such file, expected a level-3 association", lambda tiny: tiny.asn.unlink())
+bad(
+    '{asn}: not valid JSON at line 2, column 6: .*the line reads: "b" 2',
+    lambda tiny: tiny.asn.write_text('{"a": 1,\n "b" 2}'),
+)
 
 
-@bad(3, r"{asn}: not valid JSON at line \d+, column \d+: ")
+@bad(r"{asn}: not valid JSON at line \d+, column \d+: ")
 def the_specification_s_example(tiny):
     """As it is printed: a list of members whose texts lack a comma."""
     tiny.asn.write_text(
@@ -127,260 +142,162 @@ def the_specification_s_example(tiny):
     )
 
 
-@bad(3, "{asn}: is a FITS file, expected a level-3 association")
-def a_fits_file_for_an_association(tiny):
-    shutil.copy(tiny.science[0], tiny.asn)
+bad(
+    "{asn}: is a FITS file, expected a level-3 association",
+    lambda tiny: shutil.copy(tiny.science[0], tiny.asn),
+)
+bad(
+    "not a level-3 association: no 'products', expected a list of products",
+    lambda tiny: tiny.asn.write_text('{"asn_type": "coron3"}'),
+)
+bad(
+    r"no member with exptype 'psf' \(found: science\), expected at least one reference",
+    lambda tiny: tiny.members(lambda name: name in [p.name for p in tiny.science]),
+)
+bad(
+    r"no member with exptype 'science' \(found: psf\), expected at least one exposure of the",
+    lambda tiny: tiny.members(lambda name: name in [p.name for p in tiny.psf]),
+)
+bad(
+    r"{asn}: 1 of 5 members missing \(looked for relative to .*/input\): {psf1}",
+    lambda tiny: tiny.psf[1].unlink(),
+)
 
 
-@bad(3, "not a level-3 association: no 'products', expected a list of products")
-def not_an_association(tiny):
-    tiny.asn.write_text('{"asn_type": "coron3"}')
-
-
-@bad(3, r"no member with exptype 'psf' \(found: science\), expected at least one reference")
-def no_psf_members(tiny):
-    tiny.members(lambda name: name in [p.name for p in tiny.science])
-
-
-@bad(3, r"no member with exptype 'science' \(found: psf\), expected at least one exposure of the")
-def no_science_members(tiny):
-    tiny.members(lambda name: name in [p.name for p in tiny.psf])
-
-
-@bad(3, r"{asn}: 1 of 5 members missing \(looked for relative to .*/input\): {psf1}")
-def missing_member(tiny):
-    tiny.psf[1].unlink()
-
-
-@bad(2, "there is no file inof; did you mean the command 'info'")
+@bad("there is no file inof; did you mean the command 'info'", code=2)
 def misspelt_command(tiny):
     tiny.asn = "inof"
 
 
 # ---- exposures that cannot be read
 
-
-@bad(3, "{psf1}: not a FITS file: is empty")
-def empty_file(tiny):
-    tiny.psf[1].write_bytes(b"")
-
-
-@bad(3, "{psf1}: not a FITS file: begins with ")
-def no_fits_file(tiny):
-    tiny.psf[1].write_bytes(b"not FITS" * 1000)
-
-
-@bad(3, r"{sci1}: is cut short: by its header \w+ ends at byte \d+, but the file has \d+")
-def truncated_science(tiny):
-    tiny.science[1].write_bytes(tiny.science[1].read_bytes()[:60_000])
-
-
-@bad(3, "{psf2}: is cut short: ")
-def truncated_reference(tiny):
-    tiny.psf[2].write_bytes(tiny.psf[2].read_bytes()[:-5000])
-
-
-@bad(3, "{psf2}: has no SCI extension .found: PRIMARY, ERR, .*expected a _calints or _cal")
-def no_sci(tiny):
-    tiny.edit(tiny.psf[2], SCI=None)
-
-
-@bad(3, r"{psf0}: SCI has 4 axes \(1, 2, \d+, \d+\), expected \(nints, ny, nx\) or \(ny, nx\)")
-def sci_with_four_axes(tiny):
-    tiny.edit(tiny.psf[0], SCI=lambda a: a[None])
-
-
-@bad(3, "{sci0}: has no ERR data .*, expected errors of shape")
-def no_err(tiny):
-    tiny.edit(tiny.science[0], ERR=None)
-
-
-@bad(3, r"{sci0}: DQ has shape \(2, 36, 40\), expected \(3, 36, 40\) as SCI has")
-def dq_of_another_shape(tiny):
-    tiny.edit(tiny.science[0], DQ=lambda a: a[:2])
-
+bad("{psf1}: not a FITS file: is empty", lambda tiny: tiny.psf[1].write_bytes(b""))
+bad(
+    "{psf1}: not a FITS file: begins with ",
+    lambda tiny: tiny.psf[1].write_bytes(b"not FITS" * 1000),
+)
+bad(
+    r"{sci1}: is cut short: by its header \w+ ends at byte \d+, but the file has \d+",
+    lambda tiny: tiny.science[1].write_bytes(tiny.science[1].read_bytes()[:60_000]),
+)
+bad(
+    "{psf2}: is cut short: ",
+    lambda tiny: tiny.psf[2].write_bytes(tiny.psf[2].read_bytes()[:-5000]),
+)
+bad(
+    "{psf2}: has no SCI extension .found: PRIMARY, ERR, .*expected a _calints or _cal",
+    edit("psf2", SCI=None),
+)
+bad(
+    r"{psf0}: SCI has 4 axes \(1, 2, \d+, \d+\), expected \(nints, ny, nx\) or \(ny, nx\)",
+    edit("psf0", SCI=lambda a: a[None]),
+)
+bad("{sci0}: has no ERR data .*, expected errors of shape", edit("sci0", ERR=None))
+bad(
+    r"{sci0}: DQ has shape \(2, 36, 40\), expected \(3, 36, 40\) as SCI has",
+    edit("sci0", DQ=lambda a: a[:2]),
+)
 
 # ---- exposures that do not belong together
 
-
-@bad(3, r"{psf0}: the image shape \(ny, nx\) is \(36, 40\), but {sci0} has \(36, 39\); members of")
-def shapes_of_science_and_psf_differ(tiny):
-    for name in (*IMAGES, "AREA"):
-        tiny.edit(*tiny.science, **{name: lambda a: a[..., 1:]})
-
-
-@bad(3, r"{psf1}: the image shape \(ny, nx\) is \(35, 40\), but {sci0} has \(36, 40\)")
-def shapes_of_two_references_differ(tiny):
-    for name in (*IMAGES, "AREA"):
-        tiny.edit(tiny.psf[1], **{name: lambda a: a[..., 1:, :]})
-
-
-def _differing(keyword, value, text):
-    def prepare(tiny):
-        tiny.edit(tiny.psf[2], **{keyword: value})
-
-    prepare.__name__ = f"other_{keyword}".lower()
-    bad(3, f"{{psf2}}: {text} is {value}, but {{sci0}} has ")(prepare)
-
-
-_differing("BUNIT", "DN/s", "BUNIT")
-_differing("FILTER", "F335M", "FILTER")
-_differing("CORONMSK", "MASKA210R", "CORONMSK")
-_differing("PUPIL", "MASKBAR", "PUPIL")
-_differing("DETECTOR", "NRCA2", "DETECTOR")
-_differing("SUBARRAY", "SUB640A210R", "SUBARRAY")
-_differing("INSTRUME", "MIRI", "INSTRUME")
-_differing("PIXAR_A2", 0.001, r"PIXAR_A2 \(arcsec2\)")
+bad(
+    r"{psf0}: the image shape \(ny, nx\) is \(36, 40\), but {sci0} has \(36, 39\); members of",
+    edit("sci", **dict.fromkeys((*IMAGES, "AREA"), lambda a: a[..., 1:])),
+)
+bad(
+    r"{psf1}: the image shape \(ny, nx\) is \(35, 40\), but {sci0} has \(36, 40\)",
+    edit("psf1", **dict.fromkeys((*IMAGES, "AREA"), lambda a: a[..., 1:, :])),
+)
+for keyword, value, unit in (
+    ("BUNIT", "DN/s", ""),
+    ("FILTER", "F335M", ""),
+    ("CORONMSK", "MASKA210R", ""),
+    ("PUPIL", "MASKBAR", ""),
+    ("DETECTOR", "NRCA2", ""),
+    ("SUBARRAY", "SUB640A210R", ""),
+    ("INSTRUME", "MIRI", ""),
+    ("PIXAR_A2", 0.001, r" \(arcsec2\)"),
+):
+    text = f"{{psf2}}: {keyword}{unit} is {value}, but {{sci0}} has "
+    bad(text, edit("psf2", **{keyword: value}))
 
 
-@bad(3, "{sci1}: points .* arcmin away from {sci0}, expected science exposures within")
-def science_that_points_elsewhere(tiny):
-    tiny.edit(tiny.science[1], S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.1 10.1 9.1 10.1 9.0")
-
+bad(
+    "{sci1}: points .* arcmin away from {sci0}, expected science exposures within",
+    edit("sci1", S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.1 10.1 9.1 10.1 9.0"),
+)
 
 # ---- exposures without what a step needs
 
-
-@bad(3, "{sci0}: no ASDF extension, so no WCS; expected one from assign_wcs")
-def no_wcs(tiny):
-    tiny.edit(ASDF=None)
-
-
-@bad(3, "{sci1}: no ASDF extension, so no WCS; expected one from assign_wcs")
-def no_wcs_in_one_of_two(tiny):
-    tiny.edit(tiny.science[1], ASDF=None)
-
-
-@bad(3, "{asn}: no reference integration has a usable pixel")
-def all_references_nan(tiny):
-    tiny.edit(*tiny.psf, SCI=put(NAN))
-
-
-@bad(3, "{asn}: no reference integration has a usable pixel")
-def all_references_flagged(tiny):
-    tiny.edit(*tiny.psf, DQ=lambda a: a | 1)
+bad("{sci0}: no ASDF extension, so no WCS; expected one from assign_wcs", edit(ASDF=None))
+bad("{sci1}: no ASDF extension, so no WCS; expected one from assign_wcs", edit("sci1", ASDF=None))
+bad("{asn}: no reference integration has a usable pixel", edit("psf", SCI=put(NAN)))
+bad("{asn}: no reference integration has a usable pixel", edit("psf", DQ=lambda a: a | 1))
+bad(
+    "{sci0}: no integration has a usable pixel .finite and not flagged DO_NOT_USE.",
+    edit("sci", SCI=put(NAN)),
+)
+bad("{sci1}: no integration has a usable pixel", edit("sci1", SCI=put(NAN)))
+bad(
+    "the reference images are all constant: no PSF to model",
+    edit("psf", SCI=put(0.0)),
+    late=True,
+)
 
 
-@bad(3, "{sci0}: no integration has a usable pixel .finite and not flagged DO_NOT_USE.")
-def all_science_nan(tiny):
-    tiny.edit(*tiny.science, SCI=put(NAN))
-
-
-@bad(3, "{sci1}: no integration has a usable pixel")
-def all_of_one_science_exposure_nan(tiny):
-    tiny.edit(tiny.science[1], SCI=put(NAN))
-
-
-@bad(3, "the reference images are all constant: no PSF to model", late=True)
-def constant_references(tiny):
-    tiny.edit(*tiny.psf, SCI=put(0.0))
-
-
-@bad(
-    3,
+bad(
     "{sci1}: has neither TMEASURE nor XPOSURE, expected one of them to weight by "
     r"\(resample.weight_type=exptime\)",
+    both(edit("sci1", XPOSURE=None, TMEASURE=None), given("--set", "resample.weight_type=exptime")),
 )
-def no_exposure_times(tiny):
-    tiny.edit(tiny.science[1], XPOSURE=None, TMEASURE=None)
-    return ["--set", "resample.weight_type=exptime"]
 
 
 # ---- the psfmask
 
-
-@bad(3, "no.fits: no such file, expected a FITS file")
-def no_psfmask_there(tiny):
-    return ["--psfmask", tiny.folder / "no.fits"]
-
-
-@bad(3, r"{mask}: the psfmask has shape \(35, 40\), but the exposures have \(36, 40\)")
-def psfmask_of_another_shape(tiny):
-    tiny.edit(tiny.mask, SCI=lambda a: a[1:])
-    return ["--psfmask", tiny.mask]
-
-
-@bad(3, "{mask}: the psfmask has 1 NaN and 0 infinite values, expected numbers of 0 or more")
-def nan_in_the_psfmask(tiny):
-    tiny.edit(tiny.mask, SCI=put(NAN, 3, 3))
-    return ["--psfmask", tiny.mask]
-
-
-@bad(3, "{mask}: the psfmask has 0 NaN and 2 infinite values")
-def inf_in_the_psfmask(tiny):
-    tiny.edit(tiny.mask, SCI=put(INF, 3, [3, 4]))
-    return ["--psfmask", tiny.mask]
-
-
-@bad(3, r"{mask}: the psfmask has 40 negative values \(lowest -1\)")
-def negative_psfmask(tiny):
-    tiny.edit(tiny.mask, SCI=put(-1, 3))
-    return ["--psfmask", tiny.mask]
-
-
-@bad(3, "{mask}: the psfmask is 0 everywhere and leaves no pixel to fit")
-def psfmask_that_leaves_nothing(tiny):
-    tiny.edit(tiny.mask, SCI=put(0))
-    return ["--psfmask", tiny.mask]
-
-
-@bad(3, "{mask}: the psfmask is above 0 in 3 pixels only, expected more than 4")
-def psfmask_that_leaves_too_little(tiny):
-    tiny.edit(tiny.mask, SCI=lambda a: put(1, 3, slice(0, 3))(0 * a))
-    return ["--psfmask", tiny.mask]
-
-
-@bad(3, "{sci0}: the psfmask has shape")
-def an_exposure_for_a_psfmask(tiny):
-    return ["--psfmask", tiny.science[0]]
-
-
+bad(
+    "no.fits: no such file, expected a FITS file",
+    lambda tiny: ["--psfmask", tiny.folder / "no.fits"],
+)
+bad(
+    r"{mask}: the psfmask has shape \(35, 40\), but the exposures have \(36, 40\)",
+    psfmask(lambda a: a[1:]),
+)
+bad(
+    "{mask}: the psfmask has 1 NaN and 0 infinite values, expected numbers of 0 or more",
+    psfmask(put(NAN, 3, 3)),
+)
+bad("{mask}: the psfmask has 0 NaN and 2 infinite values", psfmask(put(INF, 3, [3, 4])))
+bad(r"{mask}: the psfmask has 40 negative values \(lowest -1\)", psfmask(put(-1, 3)))
+bad("{mask}: the psfmask is 0 everywhere and leaves no pixel to fit", psfmask(put(0)))
+bad(
+    "{mask}: the psfmask is above 0 in 3 pixels only, expected more than 4",
+    psfmask(lambda a: put(1, 3, slice(0, 3))(0 * a)),
+)
+bad("{sci0}: the psfmask has shape", lambda tiny: ["--psfmask", tiny.science[0]])
 # ---- parameters and device
 
-
-def _wrong(name, options, code, text):
-    def prepare(tiny):
-        return [str(o).replace("INPUT", str(tiny.folder)) for o in options]
-
-    prepare.__name__ = name
-    bad(code, text)(prepare)
-
-
-_wrong("unknown_parameter", ["--set", "klip.trunctae=3"], 2, "did you mean 'klip.truncate'")
-_wrong("unknown_step", ["--set", "klipp.truncate=3"], 2, "there is no step 'klipp'.*klip.truncate")
-_wrong(
-    "value_out_of_range",
-    ["--set", "klip.truncate=-1"],
-    2,
+bad("did you mean 'klip.truncate'", given("--set", "klip.trunctae=3"), code=2)
+bad("there is no step 'klipp'.*klip.truncate", given("--set", "klipp.truncate=3"), code=2)
+bad(
     "--set klip.truncate=-1: .*expected an integer of 0 or more",
+    given("--set", "klip.truncate=-1"),
+    code=2,
 )
-_wrong(
-    "kernel_not_there",
-    ["--set", "resample.kernel=lanczos4"],
-    2,
+bad(
     "'lanczos4'.*expected 'square' or 'point' or 'turbo'",
+    given("--set", "resample.kernel=lanczos4"),
+    code=2,
 )
-_wrong("no_stack", ["--set", "stack_refs.skip=true"], 2, "stack_refs.skip is true, but klip needs")
-_wrong("no_device", ["--device", "7"], 4, "device 7 cannot be used: ")
-_wrong("no_such_kind_of_device", ["--device", "tpu"], 2, "device is 'tpu'; expected auto, cpu, or")
-_wrong(
-    "no_parameter_file",
-    ["--params", "INPUT/no.toml"],
-    3,
-    "no.toml: no such file, expected a parameter file",
-)
-_wrong(
-    "log_that_cannot_be_written",
-    ["--log-file", "INPUT/no/run.log"],
-    5,
+bad("stack_refs.skip is true, but klip needs", given("--set", "stack_refs.skip=true"), code=2)
+bad("device 7 cannot be used: ", given("--device", "7"), code=4)
+bad("device is 'tpu'; expected auto, cpu, or", given("--device", "tpu"), code=2)
+bad("no.toml: no such file, expected a parameter file", given("--params", "INPUT/no.toml"))
+bad(
     "no/run.log: cannot write the log file: No such file",
+    given("--log-file", "INPUT/no/run.log"),
+    code=5,
 )
-_wrong(
-    "params_that_cannot_be_written",
-    ["--save-params", "INPUT/no/p.toml"],
-    5,
-    "no/p.toml: cannot write: No such file",
-)
+bad("no/p.toml: cannot write: No such file", given("--save-params", "INPUT/no/p.toml"), code=5)
 
 
 @pytest.mark.parametrize(
@@ -400,20 +317,21 @@ def test_an_output_grid_that_cannot_be(setting, code, tiny, capsys):
 
 # ---- the output folder
 
+bad(
+    "output folder .*/out is a file, expected a folder",
+    lambda tiny: tiny.out.write_text(""),
+    code=5,
+)
 
-@bad(5, "output folder .*/out is a file, expected a folder")
-def output_folder_is_a_file(tiny):
-    tiny.out.write_text("")
 
-
-@bad(5, "cannot make output folder .*/file/out: Not a directory")
+@bad("cannot make output folder .*/file/out: Not a directory", code=5)
 def output_folder_below_a_file(tiny):
     file = tiny.out.with_name("file")
     file.write_text("")
     tiny.out = file / "out"
 
 
-@bad(5, "cannot (make output folder|write) /proc/gpucoron: ")
+@bad("cannot (make output folder|write) /proc/gpucoron: ", code=5)
 def output_folder_where_nothing_can_be_made(tiny):
     tiny.out = type(tiny.out)("/proc/gpucoron")
 
@@ -513,29 +431,12 @@ def test_psfalign_larger_than_the_disk(tiny, capsys, monkeypatch):
     assert tiny.files() == []
 
 
-COMMAND = "import sys; from gpucoron.cli.main import main; sys.exit(main(sys.argv[1:]))"
-
-
 def test_file_size_limit_of_the_system(tiny):
     """A failure of the system's own: no file may be larger than 90 kB."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000)); "
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            limit + COMMAND,
-            str(tiny.asn),
-            "--output-dir",
-            str(tiny.out),
-            "-q",
-            "--save",
-            "psfstack",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "NUMBA_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    words = tiny.words("-q", "--save", "psfstack")
+    variables = {"NUMBA_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = python("-c", limit + MAIN, *words, **variables)
     assert done.returncode == 5 and done.stdout == ""
     assert re.search(r"cannot write \S+_psfstack\.fits: File too large$", only_error(done.stderr))
     assert tiny.files() == []
@@ -543,13 +444,7 @@ def test_file_size_limit_of_the_system(tiny):
 
 def test_exit_code_of_a_process(tiny):
     tiny.asn.write_text("{]")
-    done = subprocess.run(
-        [sys.executable, "-c", COMMAND, str(tiny.asn)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tiny.folder,
-    )
+    done = python("-c", MAIN, tiny.asn, cwd=tiny.folder)
     assert done.returncode == 3 and done.stdout == ""
     assert re.search("not valid JSON at line 1, column 2", only_error(done.stderr))
 
@@ -560,14 +455,9 @@ Odd = namedtuple("Odd", "prepare warnings check")
 ODD_CASES = []
 
 
-def odd(*warnings, check=None):
+def odd(name, prepare, *warnings, check=None):
     """Register a case: prepare(tiny) does something odd; exactly these warnings are expected."""
-
-    def register(prepare):
-        ODD_CASES.append(pytest.param(Odd(prepare, warnings, check), id=prepare.__name__))
-        return prepare
-
-    return register
+    ODD_CASES.append(pytest.param(Odd(prepare, warnings, check), id=name))
 
 
 def whole(tiny):
@@ -581,9 +471,9 @@ def whole(tiny):
 
 
 @pytest.mark.parametrize("case", ODD_CASES)
+@pytest.mark.slow
 def test_results(case, tiny, capsys):
-    options = case.prepare(tiny) or ()
-    assert tiny.command(*OPTIONS, *options) == 0
+    assert tiny.command(*OPTIONS, *prepared(case, tiny)) == 0
     out, err = capsys.readouterr()
     warned = [line.partition("warning: ")[2] for line in err.splitlines()]
     assert len(warned) == len(case.warnings), err
@@ -592,12 +482,9 @@ def test_results(case, tiny, capsys):
     (case.check or whole)(tiny)
 
 
-@odd()
-def nothing_odd(tiny):
-    pass
+odd("nothing odd", lambda tiny: None)
 
 
-@odd()
 def exptype_in_upper_case(tiny):
     def change(content):
         for member in content["products"][0]["members"]:
@@ -606,23 +493,28 @@ def exptype_in_upper_case(tiny):
     tiny.edit_asn(change)
 
 
-@odd(r"ignoring sky_calints.fits \(background\): neither science nor psf")
-def background_member(tiny):
-    tiny.edit_asn(
+odd("exptype in upper case", exptype_in_upper_case)
+
+
+odd(
+    "background member",
+    lambda tiny: tiny.edit_asn(
         lambda content: content["products"][0]["members"].append(
             {"expname": "sky_calints.fits", "exptype": "background"}
         )
-    )
-
-
-@odd(r"product 1 has no name; using the standard one, jw09100-c1001_t001_nircam_f444w-maskrnd-")
-def product_without_a_name(tiny):
-    tiny.edit_asn(lambda content: content["products"][0].pop("name") and None)
-
-
-@odd("klip.truncate is 3, and there is 1 reference image: ")
-def one_reference_integration(tiny):
-    tiny.members(lambda name: name in [p.name for p in (*tiny.science, tiny.psf[1])])
+    ),
+    r"ignoring sky_calints.fits \(background\): neither science nor psf",
+)
+odd(
+    "product without a name",
+    lambda tiny: tiny.edit_asn(lambda content: content["products"][0].pop("name") and None),
+    r"product 1 has no name; using the standard one, jw09100-c1001_t001_nircam_f444w-maskrnd-",
+)
+odd(
+    "one reference integration",
+    lambda tiny: tiny.members(lambda name: name in [p.name for p in (*tiny.science, tiny.psf[1])]),
+    "klip.truncate is 3, and there is 1 reference image: ",
+)
 
 
 def no_scatter(tiny):
@@ -631,13 +523,13 @@ def no_scatter(tiny):
         assert np.abs(product["ERR"]).max() < 1e-5
 
 
-@odd(
+odd(
+    "fewer references than truncate",
+    lambda tiny: ["--set", "klip.truncate=9"],
     "klip.truncate is 9, and there are 5 reference images: the basis spans all of them, and "
     "psfsub's ERR .* is 0",
     check=no_scatter,
 )
-def fewer_references_than_truncate(tiny):
-    return ["--set", "klip.truncate=9"]
 
 
 def two_planes(tiny):
@@ -645,11 +537,14 @@ def two_planes(tiny):
     assert [len(p["SCI"]) for p in read(tiny, "psfsub").values()] == [1, 2]
 
 
-@odd(check=two_planes)
-def one_integration_and_a_cal_image(tiny):
-    for name in IMAGES:
-        tiny.edit(tiny.science[0], **{name: lambda a: a[:1]})
-        tiny.edit(tiny.psf[0], **{name: lambda a: a[0]})
+odd(
+    "one integration and a cal image",
+    both(
+        edit("sci0", **dict.fromkeys(IMAGES, lambda a: a[:1])),
+        edit("psf0", **dict.fromkeys(IMAGES, lambda a: a[0])),
+    ),
+    check=two_planes,
+)
 
 
 def four_references(tiny):
@@ -658,28 +553,24 @@ def four_references(tiny):
     assert len(stack["SCI"]) == sum(N_REFERENCES) - 1
 
 
-@odd(
+odd(
+    "one reference integration nan",
+    edit("psf0", SCI=put(NAN, 0)),
     "reference without a usable pixel left out: jw09100003001_0310a_00001_nrcalong, integration 1",
     check=four_references,
 )
-def one_reference_integration_nan(tiny):
-    tiny.edit(tiny.psf[0], SCI=put(NAN, 0))
-
-
-@odd(
+odd(
+    "one reference integration flagged",
+    edit("psf1", DQ=lambda a: a | 1),
     "without a usable pixel left out: jw09100003001_0310a_00002_nrcalong, integration 1",
     check=four_references,
 )
-def one_reference_integration_flagged(tiny):
-    tiny.edit(tiny.psf[1], DQ=lambda a: a | 1)
-
-
-@odd(
+odd(
+    "one reference integration inf",
+    edit("psf0", SCI=put(INF, 0)),
     "without a usable pixel left out: jw09100003001_0310a_00001_nrcalong, integration 1",
     check=four_references,
 )
-def one_reference_integration_inf(tiny):
-    tiny.edit(tiny.psf[0], SCI=put(INF, 0))
 
 
 def first_plane_missing(tiny):
@@ -691,31 +582,22 @@ def first_plane_missing(tiny):
     assert np.isfinite(i2d["SCI"]).mean() > 0.7 and not (i2d["CON"] & 1).any()
 
 
-@odd(
+odd(
+    "first science integration nan",
+    edit("sci0", SCI=put(NAN, 0)),
     "jw09100001001_03108_00001_nrcalong: no usable pixel in integration 1, which will be NaN",
     check=first_plane_missing,
 )
-def first_science_integration_nan(tiny):
-    tiny.edit(tiny.science[0], SCI=put(NAN, 0))
 
 
-@odd(
+odd(
+    "first science integration nan align first",
+    both(edit("sci0", SCI=put(NAN, 0)), given("--align", "first")),
     "jw09100001001_03108_00001_nrcalong: no usable pixel in integration 1, which will be NaN",
     check=first_plane_missing,
 )
-def first_science_integration_nan_align_first(tiny):
-    tiny.edit(tiny.science[0], SCI=put(NAN, 0))
-    return ["--align", "first"]
-
-
-@odd()
-def inf_in_science(tiny):
-    tiny.edit(tiny.science[0], SCI=put(-INF, 0, 5, 6))
-
-
-@odd()
-def inf_in_a_reference(tiny):
-    tiny.edit(tiny.psf[0], SCI=put(INF, 0, 5, 6))
+odd("inf in science", edit("sci0", SCI=put(-INF, 0, 5, 6)))
+odd("inf in a reference", edit("psf0", SCI=put(INF, 0, 5, 6)))
 
 
 def flagged(tiny):
@@ -724,57 +606,46 @@ def flagged(tiny):
     assert second["DQ"][0, 5, 6] & 1 and not second["DQ"][1, 5, 6] & 1
 
 
-@odd(check=flagged)
-def inf_in_one_of_two_integrations(tiny):
-    tiny.edit(tiny.science[1], SCI=put(INF, 0, 5, 6), DQ=put(0, slice(None), 5, 6))
+odd(
+    "inf in one of two integrations",
+    edit("sci1", SCI=put(INF, 0, 5, 6), DQ=put(0, slice(None), 5, 6)),
+    check=flagged,
+)
+odd(
+    "inf in err and variances",
+    edit(ERR=put(INF, 0, 5, 6), VAR_RNOISE=put(INF, 0, 7, 6), VAR_POISSON=put(INF, 0, 8, 6)),
+)
 
 
-@odd()
-def inf_in_err_and_variances(tiny):
-    tiny.edit(ERR=put(INF, 0, 5, 6), VAR_RNOISE=put(INF, 0, 7, 6), VAR_POISSON=put(INF, 0, 8, 6))
-
-
-@odd("resample: 2 of 2 exposures without VAR_RNOISE; the weight of their pixels is 1")
-def no_variances(tiny):
-    for name in VARIANCES:
-        tiny.edit(**{name: None})
-
-
-@odd("resample: 2 of 2 exposures without VAR_RNOISE; the weight of their pixels is 1")
-def empty_variances(tiny):
-    for name in VARIANCES:
-        tiny.edit(**{name: lambda a: None})
-
-
-@odd(*["has no DQ data; taking all pixels as good"] * 5)
-def no_dq(tiny):
-    tiny.edit(SCI=np.nan_to_num)
-    tiny.edit(DQ=None)
-
-
-@odd(
+for name, change in (("no variances", None), ("empty variances", lambda a: None)):
+    text = "resample: 2 of 2 exposures without VAR_RNOISE; the weight of their pixels is 1"
+    odd(name, edit(**dict.fromkeys(VARIANCES, change)), text)
+odd(
+    "no dq",
+    both(edit(SCI=np.nan_to_num), edit(DQ=None)),
+    *["has no DQ data; taking all pixels as good"] * 5,
+)
+odd(
+    "no s region",
+    edit(S_REGION=None),
     "jw09100001001.*no polygon in S_REGION; its footprint is taken from the GWCS",
     "jw09100002001.*no polygon in S_REGION; its footprint is taken from the GWCS",
 )
-def no_s_region(tiny):
-    tiny.edit(S_REGION=None)
+odd("no wcs in the references", edit("psf", ASDF=None))
 
 
-@odd()
-def no_wcs_in_the_references(tiny):
-    tiny.edit(*tiny.psf, ASDF=None)
-
-
-@odd()
-def quirks_of_real_files(tiny):
-    """ERR in float64, edges of NaN without a flag, an INT_TIMES of other length or none."""
-    tiny.edit(
-        ERR=lambda a: a.astype("f8"),
-        SCI=lambda a: put(NAN, ..., slice(0, 2))(put(NAN, slice(None), 0)(a)),
-    )
-    tiny.edit(tiny.science[0], INT_TIMES=lambda t: np.concatenate([t] * 5))
-    tiny.edit(tiny.psf[0], INT_TIMES=None)
-    tiny.edit(tiny.psf[1], AREA=None)
+odd(
+    "quirks of real files: ERR in float64, edges of NaN without a flag, other INT_TIMES or none",
+    both(
+        edit(
+            ERR=lambda a: a.astype("f8"),
+            SCI=lambda a: put(NAN, ..., slice(0, 2))(put(NAN, slice(None), 0)(a)),
+        ),
+        edit("sci0", INT_TIMES=lambda t: np.concatenate([t] * 5)),
+        edit("psf0", INT_TIMES=None),
+        edit("psf1", AREA=None),
+    ),
+)
 
 
 def built_in(tiny):
@@ -783,9 +654,7 @@ def built_in(tiny):
         assert fits.getval(path, "R_PSFMAS") == "N/A"
 
 
-@odd(check=built_in)
-def no_psfmask(tiny):
-    pass
+odd("no psfmask", lambda tiny: None, check=built_in)
 
 
 def test_no_psfmask_is_logged(tiny, capsys, monkeypatch):
@@ -797,12 +666,12 @@ def test_no_psfmask_is_logged(tiny, capsys, monkeypatch):
     )
 
 
-@odd(
+odd(
+    "a constant reference",
+    edit("psf1", SCI=put(0.0)),
     "3 of 15 alignments did not converge .integration/reference 1/3, 2/3, 3/3",
     "2 of 10 alignments did not converge .integration/reference 1/3, 2/3",
 )
-def a_constant_reference(tiny):
-    tiny.edit(tiny.psf[1], SCI=put(0.0))
 
 
 def test_several_science_exposures_of_different_lengths():

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from tests import device_fixture
+from tests.processes import python, run
 from tests.tiny_sets import TinySet
+
+pytestmark = pytest.mark.slow
 
 BENCH = Path(__file__).resolve().parents[1] / "bench"
 EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
@@ -44,12 +47,8 @@ def program(tmp_path, monkeypatch):
 
 
 def script(*arguments, script_name="on_gpu.sh", **environment):
-    return subprocess.run(
-        [str(BENCH / script_name), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHON": sys.executable, **environment},
-    )
+    environment = {"PYTHON": sys.executable, **environment}
+    return run(BENCH / script_name, *arguments, timeout=3600, **environment)
 
 
 @pytest.mark.skipif(not device_fixture.why_no_gpu(), reason="there is a GPU")
@@ -62,22 +61,11 @@ def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path):
 
 
 SMOKE = {"libraries", "compile", "tiny", "cases", "memcheck", "tests"}
-FULL = {
-    "libraries",
-    "compile",
-    "start",
-    "rates",
-    "kernels",
-    "compare",
-    "large",
-    "canonical",
-    "tests",
-    "cold",
-    "sanitize",
-}
+FULL = set(
+    "libraries compile start rates kernels compare large canonical tests cold sanitize".split()
+)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(
     bool(device_fixture.why_no_emulation()), reason=device_fixture.why_no_emulation()
 )
@@ -148,16 +136,9 @@ def test_kernels_are_timed_beside_the_copy_of_this_device(device, program, monke
     assert median["of_copy"] == pytest.approx(median["GB_s"] / rates["copy_GB_s"])
     assert sum(row["difference"] < 1e-6 for row in found["rows"] if "difference" in row) >= 5
     used = {label for row in found["rows"] for label in row["kernels"]}
-    files = {
-        "median",
-        "outliers",
-        "bad_pixels",
-        "fourier_shift",
-        "registration",
-        "klip",
-        "drizzle",
-        "drizzle_weights",
-    }
+    files = set(
+        "median outliers bad_pixels fourier_shift registration klip drizzle drizzle_weights".split()
+    )
     assert {label.partition(".")[0] for label in used} == files
     assert capsys.readouterr().out.count("\n") > len(rows)
     assert gpu_kernels.share(1.0, 0.0) is None
@@ -189,7 +170,6 @@ def test_a_case_that_fails_leaves_the_others(device, monkeypatch):
     ]
 
 
-@pytest.mark.slow
 @EMULATED
 def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path, capsys):
     TinySet(tmp_path).folder.rename(program.work.mkdir() or program.work / "canonical")
@@ -395,26 +375,8 @@ def test_the_files_with_gpu_tests_are_those_that_are_run(tmp_path):
         "from tests import device_fixture\ndevice_fixture.why_no_gpu = lambda: ''\n"
     )
     root = BENCH.parent
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "with_a_gpu",
-            "-m",
-            "gpu",
-            "--collect-only",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-n0",
-        ],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(tmp_path)])},
-    )
+    words = "-m pytest -p with_a_gpu -m gpu --collect-only -q -p no:cacheprovider -n0".split()
+    done = python(*words, cwd=root, timeout=600, PYTHONPATH=f"{root}{os.pathsep}{tmp_path}")
     files = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
     assert files == set(gpu_checks.TEST_FILES), done.stdout[-500:]
 

@@ -23,6 +23,7 @@ from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import AssociationError, DeviceError, OutputError
 from gpucoron.pipeline.result import Result
 from gpucoron.pipeline.run_options import RunOptions
+from tests.processes import python, run
 
 log = logging.getLogger("gpucoron")
 
@@ -63,7 +64,9 @@ def failing(error):
 def test_a_run_with_defaults(pipeline, capsys, tmp_path):
     assert cli.main(["asn.json"]) == 0
     save = {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}
-    assert pipeline.calls == [RunOptions("asn.json", output_dir=".", save=save, keep=())]
+    assert pipeline.calls == [
+        RunOptions(Path("asn.json"), output_dir=Path("."), save=frozenset(save))
+    ]
     out, err = capsys.readouterr()
     assert out == f"{tmp_path}/a_i2d.fits\n"
     assert re.search(r"^\d\d:\d\d:\d\d  ", err, re.M)
@@ -76,49 +79,23 @@ def test_every_option_arrives(pipeline, capsys):
     Path("p.toml").write_text('[klip]\ntruncate = 3\n[outlier_detection]\nsnr = "7"\n')
     assert (
         cli.main(
-            [
-                "asn.json",
-                "--device",
-                "cpu",
-                "--output-dir",
-                "out",
-                "--psfmask",
-                "m.fits",
-                "--preset",
-                "jwst",
-                "--set",
-                "klip.truncate=9",
-                "--set",
-                "resample.pixfrac=0.5",
-                "--params",
-                "p.toml",
-                "--save-params",
-                "used.toml",
-                "--save",
-                "i2d,psfsub,median",
-                "--no-save",
-                "psfsub",
-                "--no-overwrite",
-                "--log-file",
-                "run.log",
-                "--threads",
-                "2",
-                "--memory",
-                "3GiB",
-                "-q",
-            ]
+            (
+                "asn.json --device cpu --output-dir out --psfmask m.fits --preset jwst --set "
+                "klip.truncate=9 --set resample.pixfrac=0.5 --params p.toml --save-params "
+                "used.toml --save i2d,psfsub,median --no-save psfsub --no-overwrite --log-file "
+                "run.log --threads 2 --memory 3GiB -q"
+            ).split()
         )
         == 0
     )
     call = pipeline.calls[0]
     parameters = call.parameters
     assert call == RunOptions(
-        "asn.json",
+        Path("asn.json"),
         parameters,
         "cpu",
-        "out",
-        save={"i2d", "median"},
-        keep=(),
+        Path("out"),
+        save=frozenset({"i2d", "median"}),
         psfmask="m.fits",
         overwrite=False,
         threads=2,
@@ -275,7 +252,7 @@ def test_help_imports_nothing_heavy():
         "print([m for m in ('numpy', 'scipy', 'astropy', 'asdf', 'gwcs', 'numba', 'rich', "
         "'cupy', 'stdatamodels', 'jwst') if m in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = python("-c", code)
     assert done.stderr == "[]\n" and "exit codes:" in done.stdout
 
 
@@ -371,18 +348,10 @@ def test_a_closed_pipe_is_quiet():
         "sys.exit(cli.main(['info']))"
     )
     script = f'{sys.executable} -c "$CODE" | head -1; echo ${{PIPESTATUS[0]}}'
-    done = subprocess.run(
-        ["bash", "-c", script],
-        env={**os.environ, "CODE": code},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run("bash", "-c", script, CODE=code)
     assert done.stderr == "" and done.stdout.splitlines()[-1] == "141"
 
 
 def test_python_m_gpucoron_is_the_command_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "gpucoron", "--version"], capture_output=True, text=True, check=True
-    )
+    done = python("-m", "gpucoron", "--version")
     assert done.stdout.strip() == f"gpucoron {gpucoron.__version__}"

@@ -157,6 +157,7 @@ def test_several_processes_share_the_kernels(device, kept, monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cpu", "host-forward"], indirect=True)
+@pytest.mark.slow
 def test_tiny_runs_leave_nothing_behind(device, kept, capsys, monkeypatch, tmp_path):
     import tempfile
 

@@ -23,9 +23,10 @@ from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, UsageError
 from gpucoron.pipeline.output_lock import FolderLock
 from gpucoron.pipeline.run_options import RunOptions
+from tests.processes import python
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
-pytestmark = pytest.mark.xdist_group("cluster")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 OPTIONS = {"device": "cpu", "klip_truncate": "2,3"}
 
 
@@ -43,11 +44,6 @@ def client():
         distributed.Client(workers) as connected,
     ):
         yield connected
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
 
 
 def comparable(path):
@@ -116,22 +112,7 @@ def test_a_record_that_a_run_here_goes_on_from(tiny, client, save):
     assert {e["state"] for e in record["files"]} == {"complete"}
     assert all(e["crc32"] for e in record["inputs"])
     words = ["--psfmask", tiny.mask, "--resume", *(["--save", ",".join(save)] if save else [])]
-    ran = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "gpucoron",
-            tiny.asn,
-            "--device",
-            "cpu",
-            "--output-dir",
-            tiny.out,
-            *words,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ran = python("-m", "gpucoron", *tiny.words(*words))
     n = len(record["files"])
     assert ran.returncode == 0, ran.stderr
     assert f"--resume: {n} of {n} products are complete already" in ran.stderr
@@ -210,15 +191,17 @@ def test_errors_arrive_as_they_are(tiny, client):
 
 
 def test_what_a_worker_refuses(tiny):
-    options = RunOptions(tiny.asn, device="cpu", output_dir=tiny.folder)
+    options = RunOptions(Path(tiny.asn), device="cpu", output_dir=tiny.folder)
     with pytest.raises(UsageError, match="has gpucoron .*, expected 9.9"):
         run_request(replace(make_request(options), version="9.9"))
     with pytest.raises(InputError, match="the worker on .* does not see it"):
-        run_request(make_request(replace(options, output_dir="/nowhere")))
+        run_request(make_request(replace(options, output_dir=Path("/nowhere"))))
 
 
 def test_messages_are_small(tiny):
-    request = make_request(RunOptions(tiny.asn, device="cpu", output_dir=tiny.out, save=("i2d",)))
+    request = make_request(
+        RunOptions(Path(tiny.asn), device="cpu", output_dir=tiny.out, save=frozenset({"i2d"}))
+    )
     tiny.out.mkdir()
     done = run_request(request)
     assert len(pickle.dumps(request)) < 4000
@@ -244,12 +227,7 @@ def test_the_scheduler_is_lost(tiny, tmp_path):
     scheduler = subprocess.Popen(
         [
             sys.executable,
-            "-m",
-            "distributed.cli.dask_scheduler",
-            "--port",
-            "0",
-            "--no-dashboard",
-            "--scheduler-file",
+            *"-m distributed.cli.dask_scheduler --port 0 --no-dashboard --scheduler-file".split(),
             tmp_path / "scheduler.json",
         ],
         stderr=subprocess.DEVNULL,
@@ -259,16 +237,7 @@ def test_the_scheduler_is_lost(tiny, tmp_path):
             time.sleep(0.05)
         address = json.loads((tmp_path / "scheduler.json").read_text())["address"]
         run = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "gpucoron",
-                tiny.asn,
-                "--output-dir",
-                tiny.out,
-                "--scheduler",
-                address,
-            ],
+            [sys.executable, "-m", "gpucoron", *tiny.words("--scheduler", address)],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -335,7 +304,7 @@ def test_two_that_would_write_one_file(tmp_path, capsys):
 def test_one_on_each_device(tmp_path):
     sets = several(tmp_path)
     out = tmp_path / "out"
-    options = [RunOptions(s.asn, output_dir=out, save=("psfsub", "i2d")) for s in sets]
+    options = [RunOptions(s.asn, output_dir=out, save=frozenset({"psfsub", "i2d"})) for s in sets]
     out.mkdir()
     outcomes = [AssociationOutcome(str(own.asn)) for own in options]
 
@@ -356,6 +325,6 @@ def test_a_process_that_dies(tmp_path):
     child = cli_many._Child("cpu")
     child.process.kill()
     child.process.join()
-    child.give(RunRequest(RunOptions("asn", output_dir="out")))
+    child.give(RunRequest(RunOptions(Path("asn"), output_dir=Path("out"))))
     done, error = child.take()
     assert done is None and "the process that worked there ended with -9" in str(error)

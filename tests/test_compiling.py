@@ -1,14 +1,12 @@
 """The first run after installation: two processes compile what one would take longer for."""
 
 import json
-import os
-import subprocess
-import sys
 import time
 
 import pytest
 
 from gpucoron.backend import compiling
+from tests.processes import python
 from tests.tiny_sets import TinySet
 
 WATCHED = """
@@ -32,13 +30,7 @@ RUN = "from gpucoron.cli.main import main; assert main([*sys.argv[1:], '-q']) ==
 
 def compiled(cache, then, *words):
     code = WATCHED.format(then=then)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)],
-        text=True,
-        timeout=300,
-        capture_output=True,
-        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
-    )
+    done = python("-c", code, *words, NUMBA_CACHE_DIR=str(cache))
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -46,15 +38,13 @@ def compiled(cache, then, *words):
 @pytest.mark.slow
 def test_what_is_compiled_beside_is_what_a_run_needs(tmp_path):
     tiny, cache = TinySet(tmp_path), tmp_path / "cache"
-    beside = compiled(
-        cache, "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()"
-    )
+    late = "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()"
+    beside = compiled(cache, late)
     assert {"_fit_pairs", "_maximise", "overlap_rows", "accumulate"} < beside
-    here = compiled(cache, RUN, tiny.asn, "--device", "cpu", "--output-dir", tiny.out)
+    here = compiled(cache, RUN, *tiny.words())
     assert "_contract_blocks" in here
     assert beside & here == set()
-    words = (tiny.asn, "--device", "cpu", "--output-dir", tiny.out)
-    assert compiled(cache, RUN, *words) == set()
+    assert compiled(cache, RUN, *tiny.words()) == set()
 
 
 @pytest.mark.parametrize("own, threads, started", [(False, 2, 0), (True, 1, 0), (True, 2, 1)])
@@ -87,7 +77,7 @@ def test_the_command_shares_and_the_library_does_not():
         "except SystemExit: pass\n"
         "assert compiling._own"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert python("-c", code).returncode == 0
 
 
 def test_nothing_is_imported_from_the_folder_it_works_in(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What is imported is declared, what is declared is used, and the lock has a version of it all."""
+"""Dependencies and versions: declared, used, locked, and the same wherever they are stated."""
 
 import ast
 import re
@@ -7,8 +7,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import gpucoron
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -82,4 +85,21 @@ def test_the_lock_has_a_version_of_all_that_is_asked_for(machine):
 
 def test_the_lock_names_versions_only():
     for line in LOCK:
-        assert line.startswith("#") or re.fullmatch(r"[\w-]+==[\w.]+( ; [\w.<>=' ]+)?", line), line
+        assert line.startswith("#") or re.fullmatch(r"[\w-]+==[\w.]+( ; [\w.<>=!' ]+)?", line), line
+
+
+def test_pre_commit_uses_the_versions_of_the_lock():
+    locked = dict(line.split("==") for line in LOCK if "==" in line and " ; " not in line)
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    tools = {"ruff-pre-commit": "ruff", "mirrors-clang-format": "clang-format"}
+    public = {r["repo"].rpartition("/")[2]: r["rev"] for r in repos if r["repo"] != "local"}
+    assert public
+    for name, rev in public.items():
+        assert rev == f"v{locked[tools.get(name, name)]}"
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    changes = re.findall(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert str(citation["version"]) == gpucoron.__version__
+    assert gpucoron.__version__ in changes and changes[0] in (gpucoron.__version__, "Unreleased")

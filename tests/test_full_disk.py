@@ -10,24 +10,18 @@ from pathlib import Path
 import pytest
 
 from gpucoron.pipeline import run_record
+from tests import processes
 from tests.test_kill import contents, look
 from tests.test_resume import only_line, run, times
-from tests.tiny_sets import TinySet, one_thread  # noqa: F401
+from tests.tiny_sets import one_thread  # noqa: F401
 
-
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
+pytestmark = pytest.mark.slow
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str):
     folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)],
-        capture_output=True,
-        text=True,
-    )
+    made = processes.run(*f"mount -t tmpfs -o size={size} none".split(), folder)
     if made.returncode:
         pytest.skip(f"cannot mount a small file system: {made.stderr.strip()}")
     try:

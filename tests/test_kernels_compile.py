@@ -6,12 +6,14 @@ log tells what a kernel will use. Nothing here needs a GPU.
 
 import re
 import shutil
-import subprocess
 
 import pytest
 
 from gpucoron.backend import cuda
 from tests import nvrtc
+from tests.processes import run
+
+pytestmark = pytest.mark.slow
 
 ARCHITECTURES = (75, 80, 90, 120)
 FILES = [path.stem for path in cuda.kernel_files()]
@@ -98,18 +100,6 @@ def test_nvcc_has_no_warning(file, tmp_path):
     uses = ", ".join(f"reinterpret_cast<const void *>(&{name})" for name in names)
     path = tmp_path / f"{file}.cu"
     path.write_text(f"namespace gpucoron {{\n{source}\nextern const void *used[] = {{{uses}}};\n}}")
-    command = [
-        NVCC,
-        "-ptx",
-        "-Xcicc",
-        "-O0",
-        "-arch=sm_90",
-        "-std=c++17",
-        "-Werror=all-warnings",
-        "--expt-relaxed-constexpr",
-        "-o",
-        tmp_path / "out.ptx",
-        path,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    options = "-ptx -Xcicc -O0 -arch=sm_90 -std=c++17 -Werror=all-warnings --expt-relaxed-constexpr"
+    done = run(NVCC, *options.split(), "-o", tmp_path / "out.ptx", path)
     assert done.returncode == 0, done.stderr

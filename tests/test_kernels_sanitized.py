@@ -1,8 +1,6 @@
 """Every kernel under memory and undefined-behaviour checks, and without each of its barriers."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 
@@ -10,11 +8,13 @@ from gpucoron.backend import cuda
 from tests import device_fixture, nvrtc, run_cases
 from tests.cuda_on_host import build, sanitized
 from tests.kernel_cases import CASES
+from tests.processes import python
 
 FILES = [path.stem for path in cuda.kernel_files()]
 MISSING = device_fixture.why_no_emulation()
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(bool(MISSING), reason=MISSING),
     pytest.mark.parametrize("file", FILES),
 ]
@@ -44,11 +44,6 @@ def test_float_kernels_compute_in_float(file):
 
 
 def test_every_barrier_is_missed_when_it_is_not_there(file):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.run_cases", file],
-        cwd=sanitized.ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = python("-m", "tests.run_cases", file, cwd=sanitized.ROOT, timeout=3600)
     assert done.returncode == 0, done.stderr
     assert not done.stdout, f"nobody misses these barriers: {done.stdout}"

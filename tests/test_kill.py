@@ -14,9 +14,10 @@ import pytest
 
 from gpucoron.io.fits.checksums import product_sums
 from gpucoron.simulate import simulate
+from tests.processes import MAIN, python
 from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")]
 
 # Runs the command line in its arguments, and dies in the midst of the n-th call of a function: of
 # "pwrite" and "write" half of the bytes arrive; "replace" dies before it, "replaced" after it.
@@ -100,13 +101,7 @@ def look(folder, unchanged=None):
 )
 def test_killed_while_writing(function, number, whole, rest, tmp_path):
     tiny = TinySet(tmp_path)
-    words = [str(tiny.asn), "--output-dir", str(tiny.out), *WORDS]
-    done = subprocess.run(
-        [sys.executable, "-c", DIE, function, str(number), *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python("-c", DIE, function, number, tiny.asn, "--output-dir", tiny.out, *WORDS)
     assert done.returncode == -signal.SIGKILL, done.stderr
     complete_names, left = look(tiny.out)
     assert len(complete_names) == whole
@@ -132,15 +127,7 @@ def test_killed_from_outside_while_references_are_written(tmp_path):
     )
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import sys; from gpucoron.cli.main import main; main(sys.argv[1:])",
-            str(made.asn),
-            "--output-dir",
-            str(out),
-            *WORDS,
-        ],
+        [sys.executable, "-c", MAIN, made.asn, "--output-dir", out, *WORDS],
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 120
@@ -191,7 +178,6 @@ def contents(folder):
     }
 
 
-@pytest.mark.slow
 def test_a_hundred_kills(tmp_path):
     tiny = TinySet(tmp_path)
     tiny.command(*WORDS, "--threads", "2")  # compiles

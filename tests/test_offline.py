@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from gpucoron.backend import caches
+from tests import processes
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = (sys.executable, "-m", "gpucoron")
@@ -26,33 +29,10 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def environment(**changes):
-    """This process's, with changes; None takes a variable away."""
-    found = {**os.environ, "PYTHONPATH": str(ROOT), **changes}
-    return {name: value for name, value in found.items() if value is not None}
-
-
 def run(tiny, *command, **changes):
     """Run a command on the tiny set and return its standard error; 11 products come of it."""
-    words = [
-        str(tiny.asn),
-        "--device",
-        "cpu",
-        "--output-dir",
-        str(tiny.out),
-        "--set",
-        "klip.truncate=2",
-        "--report",
-        str(tiny.out),
-    ]
-    done = subprocess.run(
-        [*command, *words],
-        env=environment(**changes),
-        text=True,
-        capture_output=True,
-        timeout=300,
-        cwd=tiny.folder,
-    )
+    words = tiny.words("--set", "klip.truncate=2", "--report", tiny.out)
+    done = processes.run(*command, *words, cwd=tiny.folder, PYTHONPATH=str(ROOT), **changes)
     assert done.returncode == 0, done.stderr
     assert len([n for n in tiny.files() if n.endswith(".fits")]) == 11
     return done.stderr
@@ -161,13 +141,8 @@ def test_processors_as_the_environment_says(variable, tmp_path):
         "print(json.dumps(found))"
     )
     tiny = TinySet(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", code, tiny.asn],
-        text=True,
-        capture_output=True,
-        env=environment(**{variable: "1"}),
-        timeout=300,
-    )
+    variables = {"PYTHONPATH": str(ROOT), variable: "1"}
+    done = processes.python("-c", code, tiny.asn, **variables)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[1, 1]]
 

@@ -13,14 +13,10 @@ from gpucoron.backend.opening import Opening
 from gpucoron.backend.proof import Proof
 from gpucoron.cli import main as cli
 from gpucoron.errors import AssociationError, DeviceError
-from tests.tiny_sets import TinySet
+
+pytestmark = pytest.mark.slow
 
 EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
 
 
 @pytest.fixture

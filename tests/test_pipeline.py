@@ -38,11 +38,6 @@ HDU_OF = {
 }
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """A set that tests only read, and a run of it that wrote and kept everything."""

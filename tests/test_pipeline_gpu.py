@@ -12,8 +12,11 @@ from gpucoron.errors import DeviceMemoryError
 from gpucoron.pipeline.subtraction import Subtraction
 from tests.tiny_sets import TinySet
 
+pytestmark = pytest.mark.slow
+
 GPUS = pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
-BOTH = pytest.mark.parametrize("device", ["host-forward", "host-shuffled", "cuda"], indirect=True)
+SHUFFLED = pytest.param("host-shuffled", marks=pytest.mark.slow)
+BOTH = pytest.mark.parametrize("device", ["host-forward", SHUFFLED, "cuda"], indirect=True)
 SAVED = ("data", "err", "var_poisson", "var_rnoise", "var_flat")
 
 

@@ -13,6 +13,8 @@ from gpucoron.analysis.detection import detect, psf_fwhm
 from gpucoron.simulate import simulate
 from tests.tiny_sets import one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 PLANETS = {
     "nircam": ((1.0, 70.0, 4e-4), (1.6, 200.0, 3e-4), (2.2, 320.0, 2e-4)),
     # well inside the quadrants in both rolls

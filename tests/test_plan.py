@@ -1,7 +1,6 @@
 """What a run will take: by hand, by --dry-run, and by measuring a run; and runs in less memory."""
 
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -17,6 +16,7 @@ from gpucoron.errors import UsageError
 from gpucoron.pipeline.planning import BASE, LARGEST_BATCH, MIB, make_plan, predict
 from gpucoron.pipeline.run_options import parse_size
 from gpucoron.simulate import simulate
+from tests.processes import python
 from tests.tiny_sets import N_REFERENCES, N_SCIENCE, SHAPE, TinySet, one_thread  # noqa: F401
 
 DEFAULT = frozenset({"crfints", "psfstack", "psfalign", "psfsub", "i2d"})
@@ -46,17 +46,11 @@ def medium(tmp_path_factory):
     )
 
 
-def tiny_plan(save=DEFAULT, keep=(), budget=None, threads=1, **keywords):
-    return make_plan(
-        "a",
-        [(n, *SHAPE) for n in N_SCIENCE],
-        [(n, *SHAPE) for n in N_REFERENCES],
-        Parameters.from_sources(keywords=keywords),
-        save,
-        keep,
-        budget=budget,
-        threads=threads,
-    )
+def tiny_plan(save=DEFAULT, keep=(), budget=None, threads=1, stacks=None, **keywords):
+    science, references = stacks or ([(n, *SHAPE) for n in k] for k in (N_SCIENCE, N_REFERENCES))
+    parameters = Parameters.from_sources(keywords=keywords)
+    limits = {"budget": budget, "threads": threads}
+    return make_plan("a", science, references, parameters, save, keep, **limits)
 
 
 @pytest.mark.parametrize(
@@ -107,27 +101,16 @@ def test_pairs(keywords, pairs):
 def test_more_work_takes_longer():
     many, once = tiny_plan(), tiny_plan(align="first")
     assert many.disk > once.disk
-    large = [
-        make_plan(
-            "a",
-            [(60, 320, 320)] * 2,
-            [(20, 320, 320)] * 9,
-            Parameters.from_sources(keywords={"align": align}),
-            {"i2d"},
-        ).seconds
-        for align in ("each", "first")
-    ]
+    stacks = [(60, 320, 320)] * 2, [(20, 320, 320)] * 9
+    large = [tiny_plan({"i2d"}, stacks=stacks, align=align).seconds for align in ("each", "first")]
     assert large[0] > 3 * large[1]
 
 
 def test_threads_beyond_two_are_worth_less(monkeypatch):
     monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: 1.0)
+    stacks = [(60, 320, 320)], [(20, 320, 320)] * 9
     one, two, many = (
-        make_plan(
-            "a", [(60, 320, 320)], [(20, 320, 320)] * 9, Parameters(), {"i2d"}, threads=n
-        ).seconds
-        - 0.5
-        for n in (1, 2, 16)
+        tiny_plan({"i2d"}, threads=n, stacks=stacks).seconds - 0.5 for n in (1, 2, 16)
     )
     assert one == pytest.approx(2 * two)
     assert two / 3 < many < two / 2
@@ -139,18 +122,8 @@ def test_what_was_measured_is_predicted(monkeypatch):
 
     def times(integrations, references, speed, threads):
         monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: speed)
-        return predict(
-            [
-                make_plan(
-                    "a",
-                    [(integrations, 320, 320)] * 2,
-                    [(references, 320, 320)] * 9,
-                    Parameters(),
-                    saved,
-                    threads=threads,
-                )
-            ]
-        )
+        stacks = [(integrations, 320, 320)] * 2, [(references, 320, 320)] * 9
+        return predict([tiny_plan(saved, threads=threads, stacks=stacks)])
 
     assert times(10, 4, 1.0, 2) == pytest.approx((2.97, 3.1), rel=0.05)
     assert times(60, 20, 1.0, 2) == pytest.approx((4.40, 37), rel=0.1)
@@ -161,14 +134,8 @@ def test_what_was_measured_is_predicted(monkeypatch):
 
 def test_memory_grows_with_what_is_written_and_kept():
     def peak(save, keep=(), **keywords):
-        return make_plan(
-            "a",
-            [(2, 50, 60)] * 2,
-            [(4, 50, 60)] * 9,
-            Parameters.from_sources(keywords=keywords),
-            save,
-            keep,
-        ).memory
+        stacks = [(2, 50, 60)] * 2, [(4, 50, 60)] * 9
+        return tiny_plan(save, keep, stacks=stacks, **keywords).memory
 
     plain = peak({"psfsub"})
     assert BASE < plain < peak({"psfsub", "psfalign"})
@@ -188,7 +155,7 @@ def test_the_budget_decides_the_batch(batch):
 
 
 def test_batches_do_not_grow_for_ever():
-    plan = make_plan("a", [(2, 8, 8)], [(100, 8, 8)], Parameters(), DEFAULT, budget=2**40)
+    plan = tiny_plan(budget=2**40, stacks=([(2, 8, 8)], [(100, 8, 8)]))
     assert plan.batch == LARGEST_BATCH
 
 
@@ -275,20 +242,8 @@ def test_dry_run_finds_what_is_wrong(tmp_path, capsys):
 
 def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_path):
     def command(size):
-        return cli.main(
-            [
-                str(tiny.asn),
-                "-q",
-                "--memory",
-                size,
-                "--device",
-                "cpu",
-                "--set",
-                "klip.truncate=3",
-                "--output-dir",
-                str(tmp_path),
-            ]
-        )
+        words = f"-q --memory {size} --device cpu --set klip.truncate=3 --output-dir".split()
+        return cli.main([str(tiny.asn), *words, str(tmp_path)])
 
     assert command("10MB") == 2
     line = capsys.readouterr().err
@@ -325,16 +280,9 @@ def test_free_memory_is_known():
 def test_batches_change_no_bit(align, tiny, caplog):
     caplog.set_level("DEBUG", "gpucoron")
     least = tiny_plan((), PRODUCTS, align=align, klip_truncate=3).least_memory
+    given = {"psfmask": tiny.mask, "align": align, "klip_truncate": 3, "threads": 1}
     results = [
-        gpucoron.run(
-            tiny.asn,
-            "cpu",
-            psfmask=tiny.mask,
-            align=align,
-            klip_truncate=3,
-            threads=1,
-            memory=least + more,
-        ).product
+        gpucoron.run(tiny.asn, "cpu", memory=least + more, **given).product
         for more in (0, 32 * NPIX, 2**30)
     ]
     assert re.findall(r"(\d) references at a time", caplog.text) == ["1", "2", "5"]
@@ -353,19 +301,13 @@ def same(first, second):
 
 
 @pytest.mark.parametrize("align", ["each", "first"])
+@pytest.mark.slow
 def test_threads_change_no_bit(align, medium):
     """On images large enough for several blocks of pixels."""
     several = min(3, cpu_threads())
+    given = {"psfmask": medium.psfmask, "align": align, "klip_truncate": 7}
     one, other = (
-        gpucoron.run(
-            medium.asn,
-            "cpu",
-            psfmask=medium.psfmask,
-            align=align,
-            klip_truncate=7,
-            threads=n,
-            keep=["psfsub", "i2d"],
-        ).product
+        gpucoron.run(medium.asn, "cpu", threads=n, keep=["psfsub", "i2d"], **given).product
         for n in (1, several)
     )
     same(one.i2d.data, other.i2d.data)
@@ -398,23 +340,11 @@ sys.exit(code)
         ("--set", "resample.kernel=lanczos3", "--set", "resample.pixel_scale_ratio=0.4"),
     ],
 )
+@pytest.mark.slow
 def test_peak_memory_is_as_predicted(options, medium, tmp_path, capsys):
-    words = [
-        str(medium.asn),
-        "--psfmask",
-        str(medium.psfmask),
-        "--device",
-        "cpu",
-        "-q",
-        "--output-dir",
-        str(tmp_path),
-        "--set",
-        "klip.truncate=20",
-        *options,
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *words], capture_output=True, text=True, timeout=300
-    )
+    words = [str(medium.asn), "--psfmask", str(medium.psfmask), "--output-dir", str(tmp_path)]
+    words += [*"--device cpu -q --set klip.truncate=20".split(), *options]
+    done = python("-c", MEASURE, *words)
     assert done.returncode == 0, done.stderr
     measured = int(done.stdout.split()[-1]) / 1024
     assert cli.main([*words, "--dry-run"]) == 0

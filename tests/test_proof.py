@@ -1,5 +1,6 @@
 """The proof on a GPU: of which code it is, what expires it, and from which results it is made."""
 
+import functools
 import json
 import re
 import subprocess
@@ -20,6 +21,8 @@ import bench_gpu  # noqa: E402
 import gpu_proof  # noqa: E402
 import gpu_renamed  # noqa: E402
 
+#: That of the code as it is, computed once.
+CHECKSUM = functools.cache(gpu_proof.checksum)
 EXPIRED = """\
 the code that runs on a GPU has changed since it was proven on one ({card}, {date}, {result}), and
 --device auto would take the GPU all the same. Either prove it again: bench/on_gpu.sh on a machine
@@ -130,6 +133,9 @@ def test_what_changes_nothing_does_not_expire_it(package):
         replaced("ops__blur", 'of" " all"', 'of all"'),
         replaced("ops__blur", 'kernel("blur"', 'kernel("haze"'),  # the file of the kernel
         replaced("ops__blur", "import numpy as np", "import sys, numpy as np"),
+        replaced("ops__blur", "blurred(image)", "blurred(image: np.ndarray) -> tuple[OTHER]"),
+        replaced("ops__blur", "    total =", "    count: OTHER\n    total: OTHER ="),
+        replaced("ops__blur", "WIDTH = 3", "if TYPE_CHECKING:\n    import x\nWIDTH: int = 3"),
         replaced("ops__blur", "OTHER = 5", "OTHER = 6"),  # nothing on the device reads it
         replaced("ops__blur", "return OTHER", "return -OTHER"),
         replaced("ops__loop", "image + 1", "image + 2"),  # for the CPU alone
@@ -148,6 +154,8 @@ def test_what_may_change_a_result_expires_it(package):
         for files in (
             FILES,
             replaced("ops__blur", "total", "totals"),
+            replaced("ops__blur", "WIDTH = 3", "class WIDTH:\n    a: int = 3"),
+            replaced("ops__blur", "WIDTH = 3", "class WIDTH:\n    a: ClassVar[int] = 3"),
             replaced("ops__blur", "WIDTH = 3", "WIDTH = 4"),
             replaced("ops__blur", "np.zeros(WIDTH)", "np.zeros(OTHER)"),
             replaced("ops__blur", "blur<float>", "blur<double>"),
@@ -208,15 +216,9 @@ def test_names_that_lead_nowhere_are_an_error(package):
 def test_what_runs_on_the_device_is_reached():
     code = "\n".join(gpu_proof.definitions())
     for name in (
-        "upload",
-        "Kernel",
-        "klip_many",
-        "RawModule",
-        "set_reduction_accelerators",
-        "multiply_phases",
-        "tile_shares",
-        "_write",
-    ):
+        "upload Kernel klip_many RawModule set_reduction_accelerators multiply_phases "
+        "tile_shares _write"
+    ).split():
         assert name in code
     assert "choose_device" not in code and "numba" not in code
     texts = " ".join(re.findall(r"value='([^']*)'", code))
@@ -315,6 +317,7 @@ def result(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_proof, "PROOF", tmp_path / "gpu_proof.json")
     monkeypatch.setattr(gpu_proof.prove, "__defaults__", (tmp_path / "gpu_proof.json",))
     monkeypatch.setattr(gpu_proof, "with_ptx", lambda code: {**code, "ptx": "x", "nvrtc": "13.0"})
+    monkeypatch.setattr(gpu_proof, "checksum", CHECKSUM)
     part = {"ok": True, "code": gpu_proof.checksum(), "commit": "abc1234", "date": "2026-01-02"}
     stored = {
         "where": {

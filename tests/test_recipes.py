@@ -3,13 +3,15 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.processes import run
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTAINER = ROOT / "docs" / "container"
@@ -30,29 +32,14 @@ def test_the_slurm_script_with_one_worker_here(tmp_path):
         (commands / name).write_text(f"#!/bin/sh\n{text}\n")
         (commands / name).chmod(0o755)
     environment = {
-        **os.environ,
         "PATH": f"{commands}:{os.environ['PATH']}",
         "SLURM_JOB_ID": "7",
         "SLURM_NTASKS": "1",
         "SLURM_CPUS_PER_TASK": "1",
         "PYTHONPATH": str(ROOT),
     }
-    done = subprocess.run(
-        [
-            "bash",
-            ROOT / "docs" / "slurm" / "gpucoron.sbatch",
-            tiny.out,
-            tiny.asn,
-            "--set",
-            "klip.truncate=2",
-            "--device",
-            "cpu",
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = (tiny.out, tiny.asn, *"--set klip.truncate=2 --device cpu".split())
+    done = run("bash", ROOT / "docs" / "slurm" / "gpucoron.sbatch", *words, **environment)
     assert done.returncode == 0, done.stderr
     assert "1 association on 1 worker at" in done.stderr
     assert "1 association: 1 done, 0 failed" in done.stderr
@@ -63,22 +50,11 @@ def test_the_slurm_script_with_one_worker_here(tmp_path):
 def test_container_recipes_copy_what_the_package_is_made_of():
     docker = (CONTAINER / "Dockerfile").read_text()
     lines = [line for line in docker.splitlines() if line and not line.startswith("#")]
-    assert {line.split()[0] for line in lines} == {
-        "FROM",
-        "ARG",
-        "COPY",
-        "RUN",
-        "ENV",
-        "ENTRYPOINT",
-    }
+    assert {line.split()[0] for line in lines} == set("FROM ARG COPY RUN ENV ENTRYPOINT".split())
     apptainer = (CONTAINER / "gpucoron.def").read_text()
-    assert re.findall(r"^%(\w+)$", apptainer, re.M) == [
-        "files",
-        "post",
-        "environment",
-        "runscript",
-        "test",
-    ]
+    assert (
+        re.findall(r"^%(\w+)$", apptainer, re.M) == "files post environment runscript test".split()
+    )
     copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
     assert copied == {line.split()[0] for line in apptainer.splitlines() if " /src/" in line}
     assert all((ROOT / name).exists() for name in copied)

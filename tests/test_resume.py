@@ -16,12 +16,9 @@ from tests.cuda_on_host import cupy_on_host
 from tests.test_kill import contents, look
 from tests.tiny_sets import TinySet, one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = {"device": "cpu", "klip_truncate": 3}
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
 
 
 @pytest.fixture

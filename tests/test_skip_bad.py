@@ -8,14 +8,11 @@ from astropy.io import fits
 
 import gpucoron
 from gpucoron.errors import ExposureError, InputError, MaskError, OutputError
-from tests.tiny_sets import TinySet, one_thread  # noqa: F401
+from tests.tiny_sets import one_thread  # noqa: F401
+
+pytestmark = pytest.mark.slow
 
 OPTIONS = {"device": "cpu", "klip_truncate": 2}
-
-
-@pytest.fixture
-def tiny(tmp_path):
-    return TinySet(tmp_path)
 
 
 def run(tiny, **more):

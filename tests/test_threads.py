@@ -1,12 +1,10 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from gpucoron.backend.device import cpu_threads
 from gpucoron.backend.threads import default_threads, limited_to, threads_here
 from gpucoron.errors import UsageError
+from tests.processes import python
 from tests.tiny_sets import TinySet
 
 
@@ -44,18 +42,5 @@ def test_a_run_does_not_start_numbas_own_pool(tmp_path):
         "sys.exit(parallel._is_initialized)"
     )
     tiny = TinySet(tmp_path)
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            code,
-            tiny.asn,
-            "-q",
-            "--output-dir",
-            tmp_path,
-            "--threads",
-            str(cpu_threads()),
-        ],
-        timeout=300,
-    )
+    done = python("-c", code, tiny.asn, "-q", "--output-dir", tmp_path, "--threads", cpu_threads())
     assert done.returncode == 0

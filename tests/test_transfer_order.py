@@ -15,14 +15,12 @@ import pytest
 import gpucoron
 
 PACKAGE = Path(gpucoron.__file__).parent
-WAITS = {
-    "wait_event",
-    "synchronize",
-    "deviceSynchronize",
-    "streamSynchronize",
-    "eventSynchronize",
-    "streamWaitEvent",
-}
+WAITS = set(
+    (
+        "wait_event synchronize deviceSynchronize streamSynchronize eventSynchronize "
+        "streamWaitEvent"
+    ).split()
+)
 RECORDS = {"record", "eventRecord"}
 EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
 

@@ -89,11 +89,14 @@ class TinySet:
         """Return the checksum of every input file."""
         return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in self.folder.iterdir()}
 
+    def words(self, *options):
+        """Return ``ASN --device cpu --output-dir OUT`` and more options."""
+        words = (self.asn, "--device", "cpu", "--output-dir", self.out, *options)
+        return [str(word) for word in words]
+
     def command(self, *options):
-        """Run ``gpucoron ASN --output-dir OUT`` with more options; return the exit code."""
-        return cli.main(
-            [str(self.asn), "--device", "cpu", "--output-dir", str(self.out), *map(str, options)]
-        )
+        """Run gpucoron with those words; return the exit code."""
+        return cli.main(self.words(*options))
 
     def files(self):
         """Return the names of all files in the output folder, hidden too, but the run's record."""

@@ -268,7 +268,7 @@ class Kernel:
     def __init__(self, cp, label: str, source: str, name: str):
         self._cp, self._label, self._source, self._name = cp, label, source, name
         self._module = cp.RawModule(code=source, options=OPTIONS, name_expressions=(name,))
-        self._functions = {}
+        self._functions: dict[int, Any] = {}
 
     def __call__(self, grid: tuple, block: tuple, args: tuple, shared_mem: int = 0) -> None:
         """Launch on the current device and stream.

@@ -129,7 +129,7 @@ def choose_device(
     if not others:
         return first
     together = f"{first.description}, with device {', '.join(d.label for d in others)}"
-    return replace(first, description=together, others=tuple(d.index for d in others))
+    return replace(first, description=together, others=tuple(d.index for d in others))  # type: ignore[misc]
 
 
 def is_open(spec: str | int | Device) -> bool:

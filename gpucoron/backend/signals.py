@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 __all__ = [
     "ENDS",
@@ -101,7 +102,7 @@ def prompt_end(grace: float = GRACE_S) -> Iterator[None]:
     ).start()
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     # what ignores Ctrl-C, as the background jobs of a shell do, goes on doing so
-    before = {
+    before: dict[int, Any] = {
         number: signal.signal(number, handler)
         for number in NAMES
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN
@@ -121,7 +122,7 @@ def _watch(reading: int, over: threading.Event, grace: float) -> None:
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         while number := pipe.read(1):
             if number[0] in NAMES and not over.wait(grace):
-                _end(*NAMES[number[0]])
+                _end(*NAMES[signal.Signals(number[0])])
 
 
 def _end(what: str, code: int) -> None:

@@ -186,11 +186,11 @@ def _shared_stream(cp, index):
     return cp.cuda.Stream()
 
 
-def _each(value, change):
+def _each(value: Any, change: Callable) -> Any:
     """Apply `change` to an array, to those of a tuple, or to those of a dataclass."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
-        return dataclasses.replace(
+        return dataclasses.replace(  # type: ignore[type-var]  # it is no class
             value,
             **{name: change(array) for name, array in fields.items() if hasattr(array, "dtype")},
         )

@@ -6,13 +6,17 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gpucoron.cli.options import EXIT_CODES, Parser, add_run_options
 from gpucoron.cli.run import run_console, run_one
 from gpucoron.core.text import format_table
 from gpucoron.errors import OutputError
+
+if TYPE_CHECKING:
+    from gpucoron.analysis.detection import Detection
 
 __all__ = ["find_planets", "main", "planet_lines"]
 
@@ -83,7 +87,7 @@ def _simulate(options: argparse.Namespace, directory: Path):
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise OutputError(f"{directory}: cannot be created: {problem.strerror}") from None
-    wanted = dict(DEMO)
+    wanted: dict[str, Any] = dict(DEMO)
     if options.instrument == "miri-lyot":
         del wanted["shape"]  # the mask is as large as the cut-out
     return simulate(
@@ -91,7 +95,9 @@ def _simulate(options: argparse.Namespace, directory: Path):
     )
 
 
-def find_planets(path, planets, star):
+def find_planets(
+    path: Path, planets: Iterable[Any], star: tuple[float, float]
+) -> tuple[list[tuple[tuple[float, float], Detection]], float]:
     """Measure position and SNR of injected planets in an i2d file.
 
     Parameters
@@ -117,12 +123,13 @@ def find_planets(path, planets, star):
     from gpucoron.io.fits.reading import open_fits
 
     file = open_fits(path, ExposureError)
-    sci = file.find("SCI")
+    sci: Any = file.find("SCI")
     image, wcs = file.floats(sci), WCS(sci.header).celestial
     scale = float(proj_plane_pixel_scales(wcs).mean()) * 3600
     fwhm_px = psf_fwhm(str(file.hdus[0].header["FILTER"])) / scale
-    sky = (star, *((p.ra, p.dec) for p in planets))
-    star_xy, *expected = (tuple(map(float, wcs.all_world2pix(*s, 0))) for s in sky)
+    skies = [star, *((p.ra, p.dec) for p in planets)]
+    pixels = [wcs.all_world2pix(*sky, 0) for sky in skies]
+    star_xy, *expected = ((float(x), float(y)) for x, y in pixels)
     detections = [
         detect(
             image,

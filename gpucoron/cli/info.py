@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from platform import machine, python_version, system
+from typing import Any
 
 from gpucoron.cli.console import Console
 from gpucoron.cli.options import COMMANDS, Parser
@@ -174,5 +175,6 @@ def _shape_and_meta(path):
     from gpucoron.io.fits.reading import open_fits
 
     meta = read_meta(path)
-    shape = open_fits(path, ExposureError).find("SCI").shape
+    sci: Any = open_fits(path, ExposureError).find("SCI")
+    shape = sci.shape
     return ((1, *shape) if len(shape) == 2 else shape), meta

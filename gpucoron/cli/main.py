@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GpucoronError as error:
         return fail(_noted(str(error), error), error.exit_code)
     except SystemExit as done:  # --help, --version
-        return done.code or 0
+        return int(done.code or 0)
     except BrokenPipeError:
         # Nobody reads any more: keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(_noted(f"{where}{why(error)}", error), OutputError.exit_code)
     except (KeyboardInterrupt, Terminated, Exception) as error:
         # interrupted, or a defect: one line, and the traceback with -v
-        text, code = ENDS.get(type(stopped_by(error))) or (
+        text, code = ENDS.get(type(stopped_by(error) or error)) or (
             _defect(error, argv),
             GpucoronError.exit_code,
         )
@@ -176,7 +176,7 @@ def _noted(text: str, error: BaseException) -> str:
     return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
-def _defect(error: Exception, argv: list[str]) -> str:
+def _defect(error: BaseException, argv: list[str]) -> str:
     """Describe an internal error; print its traceback with -v."""
     import traceback
 

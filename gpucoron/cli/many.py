@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gpucoron.backend.device import choose_device
 from gpucoron.cli.run import fail, read_parameters, report_folder, run_one, run_options
@@ -107,7 +108,7 @@ def _on_devices(requests, outcomes: list[AssociationOutcome], devices: list[str]
     """Run one association on each device at a time, in a process for each."""
     waiting = [k for k, outcome in enumerate(outcomes) if outcome.error is None]
     total, free = len(waiting), [_Child(device) for device in devices]
-    busy: dict[multiprocessing.connection.Connection, tuple[int, _Child]] = {}
+    busy: dict[Any, tuple[int, _Child]] = {}
     try:
         while waiting or busy:
             while waiting and free:
@@ -165,7 +166,7 @@ def _serve(pipe) -> None:
         except EOFError:
             return
         try:
-            answer = run_request(request), None
+            answer: tuple[Any, Any] = run_request(request), None
         except Exception as error:  # the others go on
             answer = None, error
         pipe.send(answer)

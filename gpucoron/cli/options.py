@@ -218,7 +218,7 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
 
 
-def add_talk_options(parser: Parser) -> None:
+def add_talk_options(parser: argparse.ArgumentParser) -> None:
     """Add the logging options."""
     talk = parser.add_argument_group("logging")
     talk.add_argument("-v", "--verbose", action="count", default=0, help="log debug messages, too")

@@ -35,12 +35,11 @@ def run_options(options: argparse.Namespace, parameters=None) -> RunOptions:
 
     parameters = read_parameters(options) if parameters is None else parameters
     return RunOptions(
-        options.asn,
+        Path(options.asn),
         parameters,
         options.device,
-        options.output_dir,
+        Path(options.output_dir),
         save=chosen_products(options, parameters),
-        keep=(),
         psfmask=options.psfmask,
         overwrite=options.overwrite,
         skip_bad=options.skip_bad,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.cluster.requests import AssociationOutcome, RunRequest, make_request, precheck
@@ -113,7 +113,8 @@ def run_on(client: Client, options: RunOptions, progress: Progress = no_progress
     (outcome,) = run_many(client, [make_request(options)], progress)
     if outcome.error is not None:
         raise outcome.error
-    return replace(outcome.done.result, parameters=options.parameters)
+    done: Any = outcome.done
+    return replace(done.result, parameters=options.parameters)
 
 
 def run_many(
@@ -151,7 +152,7 @@ def run_many(
         "%s on %s at %s%s",
         plural(len(ready), "association"),
         plural(workers, "worker"),
-        client.scheduler.address,
+        client.scheduler.address,  # type: ignore[union-attr]
         "" if workers else "; waiting for workers",
     )
     futures: dict[Future, AssociationOutcome] = {}

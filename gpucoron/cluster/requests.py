@@ -97,8 +97,8 @@ def make_request(options: RunOptions, report: str | None = None) -> RunRequest:
     mask = options.psfmask
     options = replace(
         options,
-        asn=os.path.abspath(options.asn),
-        output_dir=os.path.abspath(options.output_dir),
+        asn=options.asn.absolute(),
+        output_dir=options.folder.absolute(),
         parameters=parameters,
         psfmask=None if mask is None else os.path.abspath(mask),
         psfmask_name=None if mask is None else str(mask),

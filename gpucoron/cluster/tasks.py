@@ -48,7 +48,7 @@ def run_request(request: RunRequest) -> TaskResult:
     worker = f"{socket.gethostname()}, process {os.getpid()}"
     _check(request, worker)
     keep_memory()
-    options = replace(request.options, keep=(), memory_limit=_worker_limit())
+    options = replace(request.options, keep=frozenset(), memory_limit=_worker_limit())
     with _ONE_AT_A_TIME, _collected_lines() as lines:
         result = run_association(options)
     if request.report:
@@ -63,7 +63,7 @@ def _check(request: RunRequest, worker: str) -> None:
             f"the worker on {worker} has gpucoron {__version__}, expected "
             f"{request.version} as where the run was started"
         )
-    for path in (request.options.asn, request.options.output_dir):
+    for path in (request.options.asn, request.options.folder):
         if not os.path.exists(path):
             raise InputError(
                 f"{path}: the worker on {worker} does not see it; expected a file "

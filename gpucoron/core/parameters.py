@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpucoron.core.validators import (
+    Check,
     bit_flags,
     boolean,
     choice,
@@ -39,19 +40,20 @@ __all__ = [
 PRESETS: dict[str, dict[str, Any]] = {"jwst": {"align_refs.align": "first"}}
 
 
-def _parameter(default, check: Callable, text: str):
+def _parameter(default: Any, check: Check, text: str) -> Any:
     return field(default=default, metadata={"check": check, "text": text})
 
 
 # ---- the parameters of each step
 
 
+@dataclass(frozen=True)
 class _Step:
     """Base of step parameters; validates every field."""
 
     step = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             try:
@@ -202,7 +204,7 @@ class Parameters:
     resample: Resample = field(default_factory=Resample)
     preset: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, kind in STEPS.items():
             value = getattr(self, name)
             if not isinstance(value, kind):
@@ -252,14 +254,14 @@ class Parameters:
         if preset is None and named:
             preset = _located(named[-1][1], _check_preset, named[-1][0])
         result = cls(preset=preset)
-        for key, value in PRESETS.get(result.preset, {}).items():
+        for key, value in PRESETS.get(result.preset or "", {}).items():
             result = result._with(key, value)
         for key, value, where in given:
             if key != "preset":
                 result = _located(where, result._with, key, value)
         return result
 
-    def _with(self, key: str, value) -> Parameters:
+    def _with(self, key: str, value: Any) -> Parameters:
         step, name = _resolve(key)
         changed = dataclasses.replace(getattr(self, step), **{name: value})
         return dataclasses.replace(self, **{step: changed})
@@ -301,14 +303,14 @@ def describe_parameters() -> list[tuple[str, Any, str]]:
     ]
 
 
-def _check_preset(value):
+def _check_preset(value: object) -> str | None:
     name = str(value).strip().lower()
     if value is None or name in PRESETS:
         return None if value is None else name
     raise ParameterError(f"preset is {value!r}; expected {' or '.join(map(repr, PRESETS))}")
 
 
-def _located(where: str, function: Callable, *args):
+def _located(where: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call a function; prefix a ParameterError with the source of the value."""
     try:
         return function(*args)
@@ -372,7 +374,7 @@ def _nearest(key: str, step: str, name: str) -> str:
     return "expected one of " + ", ".join(_names(step) if own else STEPS)
 
 
-def _toml(value) -> str:
+def _toml(value: object) -> str:
     import json
 
     if isinstance(value, bool):

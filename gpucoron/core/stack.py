@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ class IntegrationStack:
     var_flat: Any = None
     sources: tuple[PlaneSource, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = ("data", "err", "dq", *VARIANCES)
         arrays = as_arrays(*(getattr(self, name) for name in names))
         on_gpu(*arrays)
@@ -83,11 +84,11 @@ class IntegrationStack:
     def __len__(self) -> int:
         return self.data.shape[0]
 
-    def replace(self, **changes) -> IntegrationStack:
+    def replace(self, **changes: Any) -> IntegrationStack:
         """Return a stack with some arrays replaced."""
         return dataclasses.replace(self, **changes)
 
-    def planes(self, index) -> IntegrationStack:
+    def planes(self, index: slice | Iterable[Any]) -> IntegrationStack:
         """Return the stack of the planes that `index` (a slice, mask or list) selects."""
         arrays = {
             f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
@@ -101,7 +102,7 @@ class IntegrationStack:
         return IntegrationStack(**arrays, sources=sources)
 
 
-def _positions(index):
+def _positions(index: Iterable[Any]) -> list[int]:
     values = [v.item() if hasattr(v, "item") else v for v in index]
     if values and isinstance(values[0], bool):
         return [i for i, v in enumerate(values) if v]

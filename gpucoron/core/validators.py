@@ -9,6 +9,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from typing import Any
+
+#: A check: the value in its own type, or ValueError.
+Check = Callable[[Any], Any]
 
 __all__ = [
     "bit_flags",
@@ -36,7 +40,7 @@ _WORDS = {
 }
 
 
-def boolean(value) -> bool:
+def boolean(value: object) -> bool:
     """Check for true or false, also as words."""
     if isinstance(value, bool):
         return value
@@ -45,7 +49,7 @@ def boolean(value) -> bool:
     raise ValueError("expected true or false")
 
 
-def _float(value) -> float:
+def _float(value: Any) -> float:
     """Return a finite number, or NaN where there is none."""
     try:
         parsed = math.nan if isinstance(value, bool) else float(value)
@@ -54,10 +58,10 @@ def _float(value) -> float:
     return parsed if math.isfinite(parsed) else math.nan
 
 
-def integer(minimum: int) -> Callable:
+def integer(minimum: int) -> Check:
     """Make a check for a whole number not below `minimum`."""
 
-    def check(value):
+    def check(value: object) -> int:
         parsed = _float(value)
         if not parsed >= minimum or parsed != int(parsed):
             raise ValueError(f"expected an integer of {minimum} or more")
@@ -66,11 +70,11 @@ def integer(minimum: int) -> Callable:
     return check
 
 
-def integers(minimum: int) -> Callable:
+def integers(minimum: int) -> Check:
     """Make a check for one whole number, or several different ones, not below `minimum`."""
     one = integer(minimum)
 
-    def check(value):
+    def check(value: Any) -> int | tuple[int, ...]:
         if isinstance(value, str) and "," in value:
             value = [part for part in value.strip("[]() ").split(",") if part.strip()]
         if isinstance(value, str) or not hasattr(value, "__len__"):
@@ -86,10 +90,10 @@ def integers(minimum: int) -> Callable:
     return check
 
 
-def number(expected: str = "a number", valid: Callable = lambda x: True) -> Callable:
+def number(expected: str = "a number", valid: Callable = lambda x: True) -> Check:
     """Make a check for a finite number that `valid` accepts."""
 
-    def check(value):
+    def check(value: object) -> float:
         parsed = _float(value)
         if math.isnan(parsed) or not valid(parsed):
             raise ValueError(f"expected {expected}")
@@ -98,10 +102,10 @@ def number(expected: str = "a number", valid: Callable = lambda x: True) -> Call
     return check
 
 
-def choice(*names: str) -> Callable:
+def choice(*names: str) -> Check:
     """Make a check for one of a few words, in any case."""
 
-    def check(value):
+    def check(value: object) -> str:
         if isinstance(value, str) and value.strip().lower() in names:
             return value.strip().lower()
         raise ValueError("expected " + " or ".join(repr(n) for n in names))
@@ -109,10 +113,10 @@ def choice(*names: str) -> Callable:
     return check
 
 
-def pair(item: Callable, expected: str) -> Callable:
+def pair(item: Check, expected: str) -> Check:
     """Make a check for two values, in a sequence or in text such as ``"10, 20"``."""
 
-    def check(value):
+    def check(value: Any) -> tuple[Any, ...]:
         parts = value
         if isinstance(value, str):
             parts = value.strip("[]() ").replace(",", " ").split()
@@ -127,10 +131,10 @@ def pair(item: Callable, expected: str) -> Callable:
     return check
 
 
-def optional(check: Callable) -> Callable:
+def optional(check: Check) -> Check:
     """Make a check that also accepts None, and words for it."""
 
-    def checked(value):
+    def checked(value: object) -> Any:
         if value is None or isinstance(value, str) and value.strip().lower() in _NONE:
             return None
         return check(value)
@@ -138,7 +142,7 @@ def optional(check: Callable) -> Callable:
     return checked
 
 
-def thresholds(value) -> str:
+def thresholds(value: object) -> str:
     """Check for one or two positive numbers, kept as the text that jwst's parameter is."""
     text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     words = text.replace(",", " ").split()
@@ -147,7 +151,7 @@ def thresholds(value) -> str:
     return " ".join(words)
 
 
-def fill_value(value) -> str:
+def fill_value(value: object) -> str:
     """Check for a fill value of drizzle, kept as text."""
     text = str(value).strip().upper()
     if text not in ("NAN", "INDEF") and math.isnan(_float(text)):
@@ -155,7 +159,7 @@ def fill_value(value) -> str:
     return text
 
 
-def bit_flags(value) -> str:
+def bit_flags(value: object) -> str:
     """Check for a selection of DQ bits, kept as text."""
     from gpucoron.ops.dq import interpret_bit_flags
 
@@ -164,7 +168,7 @@ def bit_flags(value) -> str:
     return text
 
 
-def file_name(value) -> str:
+def file_name(value: str | os.PathLike[str] | None) -> str:
     """Check for the name of a file; empty for none."""
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)

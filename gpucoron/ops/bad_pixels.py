@@ -82,11 +82,11 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
         correlation = _measured(combined, outside, half)
 
     filled = _over(
-        lambda i: _fill_holes(*combined[i][:2], outside[i], correlation, half),
+        lambda i: _fill_holes(*combined[i][:2], outside[i], correlation, half),  # type: ignore[call-arg]
         range(len(combined)),
         xp,
     )
-    return Exposures(
+    return Exposures(  # type: ignore[call-arg]
         *(xp.stack(part) for part in zip(*filled, strict=True)),
         [changes for _, _, changes in combined],
         correlation,

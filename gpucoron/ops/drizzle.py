@@ -134,6 +134,7 @@ def overlaps(
     drop = None
     if kernel in SEPARABLE:
         drop = profile(kernel, pixfrac, ratio or _scale_ratio(on_host))
+    shares: Sequence[Any]
     if xp is not np:
         from gpucoron.ops.cuda.drizzle import tile_shares
 
@@ -205,7 +206,7 @@ class Drizzle:
         self.fillval = fill_value(fillval)
         self.n_added = 0
         self._n_inputs = n_inputs
-        self._sums = None
+        self._sums: Any = None
         self._have = np.zeros(N_VARIANCES, dtype=bool)
 
     def overlaps(self, pixel_map: Any) -> Overlaps:
@@ -225,7 +226,7 @@ class Drizzle:
         weights: Any | None = None,
         *,
         variances: Sequence[Any | None] = (),
-        weigh_variances: int | Sequence[float] = 1,
+        weigh_variances: int | Sequence[float] | np.ndarray = 1,
         scale: float = 1.0,
     ) -> None:
         """Add images that share one pixel map.
@@ -333,7 +334,7 @@ class Drizzle:
                 for k, have in enumerate(self._have)
             ]
         context = context[: _layers(self.n_added)].view(np.int32).copy()
-        return DrizzledImage(data, weight.astype(np.float32), context, tuple(variances))
+        return DrizzledImage(data, weight.astype(np.float32), context, tuple(variances))  # type: ignore[arg-type]
 
     def _room_for(self, xp, n):
         """Sums of weight, image, variances' weights and variances, and the context of n inputs."""

@@ -65,7 +65,7 @@ class KLBasis:
         if self._on_gpu:
             from gpucoron.ops.cuda.eigen import Basis
         else:
-            from gpucoron.ops.cpu.eigen import Basis
+            from gpucoron.ops.cpu.eigen import Basis  # type: ignore[assignment]
 
         basis = Basis(references.reshape(len(references), -1), RANK_TOLERANCE, overwrite)
         if basis.bad is not None:

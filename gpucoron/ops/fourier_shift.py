@@ -154,7 +154,7 @@ def multiply_phases(half_spectra, shifts_yx, shape):
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
     return np.array(
         [
-            apply_phases(spectrum, *own, both_even)
+            apply_phases(spectrum, *own, both_even)  # type: ignore[call-arg]
             for spectrum, *own in zip(half_spectra, *factors, strict=True)
         ]
     )

@@ -11,6 +11,8 @@ jwst's align_refs; here its minimum is found without a Fourier transform for eve
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpucoron.backend import cuda
@@ -48,7 +50,7 @@ MAX_WALK = 12  # boxes that a fit may walk through
 def left_out(n):
     """Fits of `n` pairs that were not tried: NaN, and the status `LEFT_OUT`."""
     fits = np.zeros(n, dtype=FIT_DTYPE)
-    for name in FIT_DTYPE.names[:-2]:
+    for name in FIT_DTYPE.names[:-2]:  # type: ignore[index]  # it has names
         fits[name] = np.nan
     fits["status"] = LEFT_OUT
     return fits
@@ -140,7 +142,7 @@ class Registration:
         if self._on_gpu:
             from gpucoron.ops.cuda import registration as ops
         else:
-            from gpucoron.ops.cpu import registration as ops
+            from gpucoron.ops.cpu import registration as ops  # type: ignore[no-redef]
         xp, self._ops, self._at_once = self._xp, ops, ops.at_once(mask.size)
         self.search, self._background = float(search), bool(background)
         weight = mask * mask
@@ -154,8 +156,9 @@ class Registration:
         points = np.linspace(-0.9, 0.9, GRID)
         polynomials = np.cos(np.outer(np.arccos(points), np.arange(self._norm.terms)))
         self._grid = xp.asarray(points if search > 0 else points[:0]), xp.asarray(polynomials)
-        self._errors = None
+        self._errors: Any = None
         self._centres = np.zeros((len(references), 2), dtype=np.int64)
+        self._guide_fits: Any
         self._guide = self._guide_fits = None
         if guide is not None and self.search > 0 and bool(xp.isfinite(guide).all()):
             groups = np.arange(len(references)) if groups is None else np.asarray(groups)

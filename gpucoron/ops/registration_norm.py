@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -58,7 +59,9 @@ class Norm:
         self._doubled_spectrum = xp.asarray(np.ascontiguousarray(spectrum))
         self.spectrum = xp.asarray(np.ascontiguousarray(spectrum[:ny, : nx // 2 + 1]))
         sign = (-1.0) ** np.add.outer(np.arange(ny), np.arange(nx))
-        self._alternating = xp.asarray(scipy.fft.rfft2(weight * sign)) if self.both_even else None
+        self._alternating: Any = (
+            xp.asarray(scipy.fft.rfft2(weight * sign)) if self.both_even else None
+        )
         self._at = {}
 
     def at(self, centre):

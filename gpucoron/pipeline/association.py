@@ -85,7 +85,7 @@ def check_outputs(options: RunOptions, inputs: RunInputs) -> list[Path]:
 
     planned = OutputNames(options, inputs.association.asn_id).planned(inputs)
     names = [path.name for path in planned]
-    preflight(options.output_dir, names, options.overwrite, list(inputs.members()))
+    preflight(options.folder, names, options.overwrite, list(inputs.members()))
     return planned
 
 

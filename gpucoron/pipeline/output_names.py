@@ -43,7 +43,7 @@ class OutputNames:
         """
         from gpucoron.io.products import product_path
 
-        path = product_path(self.options.output_dir, name, self.asn_id, suffix)
+        path = product_path(self.options.folder, name, self.asn_id, suffix)
         if truncate is None:
             return path
         stem = path.name.removesuffix(f"_{suffix}.fits")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -355,7 +355,7 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
         result.i2d, result.wcs = next(iter(result.i2ds.values())), output
 
 
-def _exposure_time(exposure: Exposure) -> float | None:
+def _exposure_time(exposure: Exposure) -> Any:
     """Return what weights an exposure with ``weight_type="exptime"``, s."""
     meta = exposure.meta
     return meta.exposure_time if meta.measurement_time is None else meta.measurement_time

@@ -217,4 +217,6 @@ class Result:
 
         record = self.product.record
         sky = measure.locate_star(record, star) if record is not None and record.images else None
-        return measure.search(record, sky, max(record.images))[1] if sky else []
+        if record is None or sky is None:
+            return []
+        return measure.search(record, sky, max(record.images))[1]

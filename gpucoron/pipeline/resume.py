@@ -71,7 +71,7 @@ def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         {"device": d.get("label"), "its name": d.get("name")}
         for d in (earlier["device"], now["device"])
     ]
-    inputs = (
+    inputs: list[dict[str, Any]] = (
         [
             {Path(str(e["path"])).name: (e["size"], e["crc32"]) for e in r["inputs"]}
             for r in (earlier, now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from gpucoron.backend.compiling import watch_compiling
 from gpucoron.backend.device import Device, choose_device, is_open
@@ -36,8 +37,8 @@ class Run:
         That the run uses.
     warnings : list of str
         So far.
-    device : Device or None
-        None until it is chosen.
+    device : Device
+        Once it is chosen.
     clock : StepClock
     record : RunRecord
     background : Background
@@ -51,10 +52,12 @@ class Run:
         self.warnings = warnings
         self.clock = StepClock()
         self.timed = self.clock.timed
-        self.device: Device | None = None
+        self.device: Any = None
         self.record = RunRecord(
             options.parameters, None, options.resume, self.clock.timings, warnings, threads
         )
+        self.background = Background(threads > 1)
+        self.writer = ProductWriter(self.background, self.record, self.clock, options.overwrite)
         self._opening: Opening | None = None
         self._stack = ExitStack()
 
@@ -66,10 +69,7 @@ class Run:
             run = cls(options, progress, threads, warnings)
             with run._stack:
                 run._open_device()
-                with run.record, Background(threads > 1) as run.background:
-                    run.writer = ProductWriter(
-                        run.background, run.record, run.clock, options.overwrite
-                    )
+                with run.record, run.background:
                     yield run
 
     # ---- the device

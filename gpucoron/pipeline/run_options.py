@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -13,7 +12,7 @@ from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import ParameterError, UsageError
 
-__all__ = ["RunOptions", "parse_size"]
+__all__ = ["DEFAULT_SAVE", "RunOptions", "parse_size"]
 
 #: Share of the free memory that a run may use unless told.
 SHARE = 0.5
@@ -46,7 +45,7 @@ class RunOptions:
     output_dir : Path or None
         Where products are written.
     save, keep : frozenset of str
-        The products to write, and to hold in memory. None gives the defaults of `gpucoron.run`.
+        The products to write, and to hold in memory.
     psfmask : path or None
         The psfmask file; None asks CRDS, or takes ones.
     psfmask_name : str or None
@@ -70,8 +69,8 @@ class RunOptions:
     parameters: Parameters = field(default_factory=Parameters)
     device: str | int | Device = "auto"
     output_dir: Path | None = None
-    save: Collection[str] | None = None
-    keep: Collection[str] | None = None
+    save: frozenset[str] = DEFAULT_SAVE
+    keep: frozenset[str] = frozenset()
     psfmask: str | PathLike | None = None
     psfmask_name: str | None = None
     overwrite: bool = True
@@ -83,21 +82,25 @@ class RunOptions:
     memory_limit: int | None = None
 
     def __post_init__(self):
-        def normalise(name, value):
-            object.__setattr__(self, name, value)
-
-        normalise("asn", Path(self.asn))
-        if self.output_dir is not None:
-            normalise("output_dir", Path(self.output_dir))
-        in_memory = set(PRODUCTS) - ({"psfalign"} if self.output_dir else set())
-        normalise("save", _products("save", self.save, DEFAULT_SAVE))
-        normalise("keep", _products("keep", self.keep, in_memory))
+        for name in ("save", "keep"):
+            unknown = sorted(getattr(self, name) - set(PRODUCTS))
+            if unknown:
+                raise UsageError(
+                    f"{name} holds {unknown[0]!r}; expected some of {', '.join(PRODUCTS)}"
+                )
         if self.parameters.stack_refs.skip:
             raise ParameterError("stack_refs.skip is true, but klip needs the stacked references")
         if self.resume and self.output_dir is None:
             raise UsageError("resume needs an output folder")
         if self.resume and not self.overwrite:
             raise UsageError("resume needs overwriting")
+
+    @property
+    def folder(self) -> Path:
+        """Where products are written, in a run that writes some."""
+        if self.output_dir is None:
+            raise UsageError("no output folder is given")
+        return self.output_dir
 
     def budget(self) -> int:
         """Return the bytes that the run may use."""
@@ -123,12 +126,3 @@ def parse_size(text: str | int | float) -> int:
     if size <= 0:
         raise UsageError(f"memory is {text!r}, expected a size such as 4GiB or 500MB")
     return size
-
-
-def _products(name: str, given: Collection[str] | None, default: Collection[str]) -> frozenset[str]:
-    if given is None:
-        return frozenset(default)
-    unknown = sorted(set(given) - set(PRODUCTS))
-    if unknown:
-        raise UsageError(f"{name} holds {unknown[0]!r}; expected some of {', '.join(PRODUCTS)}")
-    return frozenset(given)

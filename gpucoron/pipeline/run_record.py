@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gpucoron.backend.device import Device
-    from gpucoron.core.parameters import Parameters
 
 __all__ = ["FORMAT", "RunRecord"]
 
@@ -64,15 +63,15 @@ class RunRecord:
     note (PEP 678) of what is complete.
     """
 
-    parameters: Parameters | None = None
-    device: Device | None = None
+    parameters: Any = None
+    device: Any = None
     continuing: bool = False
     timings: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     threads: int = 1
 
     def __post_init__(self):
-        self.path: Path | None = None
+        self.path: Any = None  # the record, once it has begun
         self._lock = threading.RLock()
         self._stack = ExitStack()
         self._stop = threading.Event()
@@ -293,7 +292,7 @@ class RunRecord:
                 self._finish("complete", 0, None)
                 return
             status, code = ENDS.get(
-                type(stopped_by(error)),
+                type(stopped_by(error) or error),
                 ("failed", getattr(error, "exit_code", GpucoronError.exit_code)),
             )
             own = isinstance(error, GpucoronError)

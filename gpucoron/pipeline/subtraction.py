@@ -7,7 +7,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Subtraction:
     def __init__(self, job: Job, root: str, shares: list[Share], keep: bool):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
         self.each = shares[0].alignment.align == "each"
-        self.table: np.ndarray | None = None
+        self.table: Any = None
         self.kept: list = []
         self.spectra: list = []
         self._lock = threading.Lock()
@@ -163,7 +163,7 @@ class Subtraction:
     def _klip(self, share, group, aligned):
         planes = slice(group[0], group[-1] + 1) if self.each else slice(None)
         filled = share.stack.replace(data=share.alignment.science).planes(planes)
-        parts = klip(
+        parts: Any = klip(
             filled,
             aligned if self.each else aligned[0],
             list(self._out),

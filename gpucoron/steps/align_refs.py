@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class Alignment:
         self,
         science: IntegrationStack,
         references: IntegrationStack | PreparedReferences,
-        mask,
+        mask: np.ndarray,
         *,
         align: str = "each",
         median_box_length: int = 3,
@@ -153,7 +153,7 @@ class Alignment:
         return self._table(integration, fits)
 
     @functools.cached_property
-    def _all_fits(self):
+    def _all_fits(self) -> dict[int, np.ndarray]:
         wanted = self.integrations
         fits = self._registration.fit_many(self.science[wanted[0] : wanted[-1] + 1])
         return dict(zip(wanted, fits, strict=True))
@@ -165,9 +165,9 @@ class Alignment:
         return self._table(integration, fits)
 
     @staticmethod
-    def _table(integration, fits):
+    def _table(integration: int, fits: np.ndarray) -> np.ndarray:
         table = np.zeros(len(fits), dtype=FITS_DTYPE)
-        for name in FIT_DTYPE.names:
+        for name in FIT_DTYPE.names:  # type: ignore[union-attr]  # it has names
             table[name] = fits[name]
         table["sci_integration"] = integration + 1
         table["ref_plane"] = np.arange(1, len(fits) + 1)
@@ -192,7 +192,7 @@ class Alignment:
         self._blank(data, fits["status"] == LEFT_OUT)
         return data
 
-    def _blank(self, images, which):
+    def _blank(self, images: np.ndarray, which: np.ndarray) -> None:
         """Set images to NaN."""
         if which.any():
             images[self._xp.asarray(which)] = np.nan
@@ -229,7 +229,7 @@ class Alignment:
         return [slice(k, min(k + self._batch, n)) for k in range(0, n, self._batch)]
 
     @staticmethod
-    def _shifts(fits):
+    def _shifts(fits: np.ndarray) -> np.ndarray:
         known = fits["status"] != LEFT_OUT
         return np.where(known[:, None], -np.stack([fits["y"], fits["x"]], axis=1), 0.0)
 
@@ -241,7 +241,10 @@ class Alignment:
 
 
 def align_refs(
-    science: IntegrationStack, references: IntegrationStack, mask=None, **parameters
+    science: IntegrationStack,
+    references: IntegrationStack,
+    mask: np.ndarray | None = None,
+    **parameters: Any,
 ) -> AlignedReferences:
     """Align all references to all science integrations in memory.
 

@@ -7,6 +7,8 @@ guess the same: a wrong speckle that moves with the star does not disturb a regi
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpucoron.backend import cuda
@@ -22,7 +24,9 @@ GAIN = 0.5  # most that may be left of the uncertainty
 LEFT = 0.3  # share of an error common to all that still moves a fit of stars a third of a px apart
 
 
-def share_holes(exposures: Exposures, mask, common=None):
+def share_holes(
+    exposures: Exposures, mask: np.ndarray, common: Any = None
+) -> tuple[Exposures, Any]:
     """Fill clusters of bad pixels from a PSF common to all exposures.
 
     Parameters
@@ -76,7 +80,7 @@ def share_holes(exposures: Exposures, mask, common=None):
     return exposures._replace(spread=spread), common
 
 
-def _mean_at_origin(images, shifts):
+def _mean_at_origin(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Mean of images, each moved back by its shift."""
     moved = multiply_phases(spectra(images), -shifts, images.shape[1:])
     return fourier(moved).irfft2(moved.mean(axis=0), s=images.shape[1:])

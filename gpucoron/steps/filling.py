@@ -46,7 +46,13 @@ class Filling:
         """Fill exactly as jwst does."""
         return self.preset == "jwst"
 
-    def fill(self, images, dq, groups, err=None):
+    def fill(
+        self,
+        images: np.ndarray,
+        dq: np.ndarray,
+        groups: np.ndarray,
+        err: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Fill a stack of images.
 
         Parameters
@@ -69,7 +75,9 @@ class Filling:
             return fill_bad_pixels_raster(images, bad, flagged, self.median_box_length, zero)
         return fill_bad_pixels(images, bad, self._box, groups, zero, err)
 
-    def fill_stack(self, stack, groups, known=NOTHING):
+    def fill_stack(
+        self, stack: IntegrationStack, groups: np.ndarray, known: Known = NOTHING
+    ) -> tuple[np.ndarray, np.ndarray, Known]:
         """Fill the bad pixels of a stack; return images and their uncertainties.
 
         Parameters
@@ -116,10 +124,12 @@ class Filling:
         return filled, errors, known
 
     @property
-    def _box(self):
+    def _box(self) -> int:
         return max(self.median_box_length, 1)
 
-    def _bad(self, images, dq):
+    def _bad(
+        self, images: np.ndarray, dq: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Which pixels to replace, which are flagged, and which to set to 0 instead."""
         xp = cuda.namespace(images, dq)
         bits = np.uint32(dq_bits.interpret_bit_flags(self.bad_bits) or 0)
@@ -166,7 +176,11 @@ class PreparedReferences:
     """
 
     def __init__(
-        self, references: IntegrationStack, filling: Filling, with_err: bool = True, mask=None
+        self,
+        references: IntegrationStack,
+        filling: Filling,
+        with_err: bool = True,
+        mask: np.ndarray | None = None,
     ):
         self.filling = filling
         self.groups = groups = exposure_numbers(references)
@@ -186,7 +200,7 @@ class PreparedReferences:
             err = err if known.all() else xp.where(known[:, None, None], err, 0.0)
             self.err_spectra, self.err_known = spectra(err), to_host(known) & self.usable
 
-    def fill_science(self, science: IntegrationStack):
+    def fill_science(self, science: IntegrationStack) -> tuple[np.ndarray, np.ndarray]:
         """Fill the integrations of one science exposure.
 
         Returns
@@ -199,7 +213,7 @@ class PreparedReferences:
         return images, errors[0]
 
 
-def _filled_errors(err):
+def _filled_errors(err: np.ndarray) -> np.ndarray:
     """Fill bad pixels of err planes; with 1 where nothing is known."""
     xp = cuda.namespace(err)
     known = xp.isfinite(err) & (err > 0)

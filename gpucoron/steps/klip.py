@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ __all__ = ["basis", "klip"]
 
 def klip(
     stack: IntegrationStack,
-    references,
+    references: np.ndarray,
     truncate: int | Sequence[int] = 50,
     *,
     overwrite_references: bool = False,
@@ -81,7 +81,13 @@ def klip(
     return stacks if np.ndim(truncate) else stacks[0]
 
 
-def _shared(images, references, wanted, overwrite, spectra):
+def _shared(
+    images: np.ndarray,
+    references: np.ndarray,
+    wanted: Sequence[int],
+    overwrite: bool,
+    spectra: list | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield residuals and scatters, each truncation's, where all images share the references."""
     xp = cuda.namespace(images, references)
     shared = basis(references, overwrite)
@@ -93,7 +99,7 @@ def _shared(images, references, wanted, overwrite, spectra):
         yield left, xp.where(seen, plane.astype(np.float32), np.float32(np.nan))
 
 
-def basis(references, overwrite: bool = False) -> KLBasis:
+def basis(references: np.ndarray, overwrite: bool = False) -> KLBasis:
     """Build the KL basis of the references that are finite.
 
     Parameters

@@ -13,7 +13,7 @@ from gpucoron.backend import cuda
 from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
-from gpucoron.ops.drizzle import Drizzle, DrizzledImage
+from gpucoron.ops.drizzle import Drizzle, DrizzledImage, Overlaps
 
 __all__ = ["ResampledImage", "resample"]
 
@@ -147,7 +147,13 @@ def resample(
     return _finish(drizzle.result(), ratio, drizzle_err)
 
 
-def _add(drizzle, stack, geometry, time, drizzle_err):
+def _add(
+    drizzle: Drizzle,
+    stack: IntegrationStack,
+    geometry: Overlaps,
+    time: float | None,
+    drizzle_err: bool,
+) -> None:
     """Add planes of one exposure; `time` is None for weights from the read noise."""
     variances = [getattr(stack, name) for name in VARIANCES]
     weights = _weights(stack, variances, time)
@@ -157,7 +163,9 @@ def _add(drizzle, stack, geometry, time, drizzle_err):
     drizzle.add(stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances)
 
 
-def _weights(stack, variances, time):
+def _weights(
+    stack: IntegrationStack, variances: Sequence[np.ndarray | None], time: float | None
+) -> np.ndarray:
     """Weight of every pixel, 0 for those that may not take part."""
     by_noise = time is None and stack.var_rnoise is not None
     if cuda.namespace(stack.data) is not np:
@@ -182,7 +190,7 @@ def _weights(stack, variances, time):
     return weights
 
 
-def _good(stack, variances):
+def _good(stack: IntegrationStack, variances: Sequence[np.ndarray | None]) -> np.ndarray:
     """Pixels that may take part."""
     good = ((stack.dq & BAD) == 0) & np.isfinite(stack.data) & ~np.isnan(stack.err)
     for variance in variances:
@@ -191,7 +199,7 @@ def _good(stack, variances):
     return good
 
 
-def _finish(image: DrizzledImage, ratio, drizzle_err):
+def _finish(image: DrizzledImage, ratio: float, drizzle_err: bool) -> ResampledImage:
     """Scale variances to the output pixel and derive ERR."""
     xp = cuda.namespace(image.data)
     scale = np.float32(1.0 / ratio**2)
@@ -211,11 +219,13 @@ def _finish(image: DrizzledImage, ratio, drizzle_err):
     )
 
 
-def _has_variance(stack):
+def _has_variance(stack: IntegrationStack) -> bool:
     return any(getattr(stack, name) is not None for name in VARIANCES)
 
 
-def _report(stacks, weight_type, err_from, drizzle_err):
+def _report(
+    stacks: Sequence[IntegrationStack], weight_type: str, err_from: str, drizzle_err: bool
+) -> None:
     without = sum(stack.var_rnoise is None for stack in stacks)
     if weight_type == "ivm" and without:
         log.warning(
@@ -229,7 +239,13 @@ def _report(stacks, weight_type, err_from, drizzle_err):
         log.warning("resample: no VAR_* in any exposure; ERR is NaN everywhere")
 
 
-def _check(stacks, pixel_maps, exposure_times, weight_type, err_from):
+def _check(
+    stacks: Sequence[IntegrationStack],
+    pixel_maps: Sequence[np.ndarray],
+    exposure_times: Sequence[float] | None,
+    weight_type: str,
+    err_from: str,
+) -> list[float] | None:
     """Check all but what `Drizzle` checks; the exposure times where the weights need them."""
     if weight_type not in WEIGHT_TYPES:
         raise ParameterError(f"weight_type is {weight_type!r}, expected 'ivm' or 'exptime'")
@@ -262,7 +278,7 @@ def _check(stacks, pixel_maps, exposure_times, weight_type, err_from):
     return times
 
 
-def _check_ratio(ratio):
+def _check_ratio(ratio: Any) -> float:
     value = 1.0 if ratio is None else ratio
     try:
         value = float(value)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
-from gpucoron.core.stack import IntegrationStack
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
 
 __all__ = ["stack_refs"]
@@ -46,7 +46,7 @@ def stack_refs(
     shapes = {s.shape[1:] for s in stacks}
     if len(shapes) > 1:
         raise InputError(f"stack_refs: reference images differ in shape: {sorted(shapes)}")
-    sources = ()
+    sources: tuple[PlaneSource, ...] = ()
     if all(s.sources for s in stacks):
         sources = tuple(source for s in stacks for source in s.sources)
     xp = cuda.namespace(*(s.data for s in stacks))

@@ -159,9 +159,9 @@ def _within(ours, theirs, limit) -> bool:
 
 
 def _same_polygon(ours: str, theirs: str) -> bool:
-    """Compare two S_REGION texts that may start at different corners, in the same direction."""
-    frame = re.match(r"\D*", ours), re.match(r"\D*", theirs)
-    if frame[0].group().strip(" -") != frame[1].group().strip(" -"):
+    """Compare two S_REGION texts, starting at any corner, in the same sense."""
+    frame, other = (re.split(r"\d", text, maxsplit=1)[0].strip(" -") for text in (ours, theirs))
+    if frame != other:
         return False
     a, b = (np.array(re.findall(r"-?\d+\.?\d*", text), dtype=float) for text in (ours, theirs))
     if a.size != b.size or a.size % 2 or not a.size:

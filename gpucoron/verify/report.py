@@ -78,7 +78,7 @@ class Report:
 
 
 def _plain(value):
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         extra = {}
         if isinstance(value, HduDifference):
             extra = {"relative_rms": value.relative_rms, "relative_largest": value.relative_largest}
@@ -129,10 +129,12 @@ def compare_products(
             f"{name}: {whose} did not write it" for name in only if name not in other
         ]
     for name in (n for n in ours if n in theirs):
-        product = product_of(name)
+        product = str(product_of(name))
         with fits.open(ours[name]) as mine, fits.open(theirs[name]) as other:
             for difference in compare_hdus(product, name, mine, other):
-                kind = report.images if isinstance(difference, HduDifference) else report.tables
+                kind: list = report.images
+                if not isinstance(difference, HduDifference):
+                    kind = report.tables
                 kind.append(difference)
             report.keywords += compare_headers(product, name, mine, other)
             root = name.rsplit("_", 2)[0]

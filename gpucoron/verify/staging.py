@@ -8,14 +8,13 @@ import shutil
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.errors import InputError
 
 if TYPE_CHECKING:
-    from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.association import Member
 
 __all__ = ["Staged", "stage"]
@@ -66,7 +65,7 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
     from gpucoron.io.names import exposure_root
     from gpucoron.io.product_naming import product_names
 
-    association = read_association(asn)
+    association = read_association(Path(asn))
     metas = [read_meta(p.science[0].path) for p in association.products]
     name = product_names(association, metas)[0]
     product, notes = association.products[0], []
@@ -124,7 +123,7 @@ def _stage_reference(member: Member, folder: Path, notes: list[str]) -> bool:
     return bool(usable.any())
 
 
-def _usable(stack: IntegrationStack) -> np.ndarray:
+def _usable(stack: Any) -> np.ndarray:
     """Return which integrations have a pixel that is finite in every array and not DO_NOT_USE."""
     good = (stack.dq & DO_NOT_USE) == 0
     for array in (stack.data, stack.err, stack.var_poisson, stack.var_rnoise, stack.var_flat):

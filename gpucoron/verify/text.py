@@ -60,7 +60,7 @@ def _notes(report):
 
 
 def _images(report):
-    groups = {}
+    groups: dict[tuple, list] = {}
     for image in report.images:
         groups.setdefault((image.product, image.hdu), []).append(image)
     rows = [(*names, str(len(images)), *_measures(images)) for names, images in groups.items()]

@@ -17,15 +17,7 @@ from tests.cuda_on_host.order import Record
 from tests.cuda_on_host.pinned import PinnedArray
 
 _UFUNC_OPTIONS = {"out", "dtype", "casting"}  # all that CuPy's ufuncs know
-_WAITING = {  # for the size of what they return
-    "argwhere",
-    "bincount",
-    "compress",
-    "extract",
-    "flatnonzero",
-    "nonzero",
-    "unique",
-}
+_WAITING = set("argwhere bincount compress extract flatnonzero nonzero unique".split())
 _PARAMETER = re.compile(r"(?:\w+ )?(\*?\w+)(?:=.*)?")
 
 

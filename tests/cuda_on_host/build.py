@@ -14,34 +14,23 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / "build" / "cuda_on_host"
+CACHE = Path(__file__).parents[2] / "build" / "cuda_on_host"
 COMPILER = shutil.which(os.environ.get("CXX", "g++")) if sys.platform == "linux" else None
 NO_COMPILER = "no g++ on Linux to compile the kernels for the CPU"
 KEPT_DAYS = 3
 
 FLAGS = (
-    "-std=c++20",
-    "-O2",
-    "-g1",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-fno-strict-aliasing",
-    "-Wall",
-    "-Werror",
-    "-Wno-unknown-pragmas",
-    "-Wno-unused-function",
-    "-Wno-unused-variable",
-    "-Wno-unused-but-set-variable",
-    "-Wno-psabi",
-)
+    "-std=c++20 -O2 -g1 -fPIC -fvisibility=hidden -fno-strict-aliasing -Wall -Werror "
+    "-Wno-unknown-pragmas -Wno-unused-function -Wno-unused-variable "
+    "-Wno-unused-but-set-variable -Wno-psabi"
+).split()
 PLAIN = ("-ffp-contract=off",)
 SANITIZED = (
     *PLAIN,
-    "-fsanitize=address,undefined,float-cast-overflow",
-    "-fno-sanitize=object-size",
-    "-fno-sanitize-recover=all",
-    "-fno-omit-frame-pointer",
-    "-O1",
+    *(
+        "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=object-size "
+        "-fno-sanitize-recover=all -fno-omit-frame-pointer -O1"
+    ).split(),
     "-w",  # the other builds tell of warnings
 )
 #: A float32 kernel that computes in double without saying so.

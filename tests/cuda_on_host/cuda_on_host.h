@@ -30,20 +30,24 @@
 #define warpSize 32
 
 // ---------------------------------------------------------------- vector types
-#define CUDA_ON_HOST_VECTORS(T, S)                                                  \
-  struct alignas(2 * sizeof(S)) T##2 { S x, y; };                                   \
-  struct T##3 { S x, y, z; };                                                       \
-  struct alignas(sizeof(S) > 4 ? 16 : 4 * sizeof(S)) T##4 { S x, y, z, w; };        \
-  inline T##2 make_##T##2(S x, S y) { return {x, y}; }                              \
-  inline T##3 make_##T##3(S x, S y, S z) { return {x, y, z}; }                      \
+#define CUDA_ON_HOST_VECTORS(T, S)                                           \
+  struct alignas(2 * sizeof(S)) T##2 { S x, y; };                            \
+  struct T##3 { S x, y, z; };                                                \
+  struct alignas(sizeof(S) > 4 ? 16 : 4 * sizeof(S)) T##4 { S x, y, z, w; }; \
+  inline T##2 make_##T##2(S x, S y) { return {x, y}; }                       \
+  inline T##3 make_##T##3(S x, S y, S z) { return {x, y, z}; }               \
   inline T##4 make_##T##4(S x, S y, S z, S w) { return {x, y, z, w}; }
 CUDA_ON_HOST_VECTORS(float, float)
 CUDA_ON_HOST_VECTORS(double, double)
 CUDA_ON_HOST_VECTORS(int, int)
 CUDA_ON_HOST_VECTORS(uchar, unsigned char)
 CUDA_ON_HOST_VECTORS(ushort, unsigned short)
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
@@ -108,17 +112,17 @@ template <class T> T swap(T *place, T value) {
 }
 template <class T> using same = std::common_type_t<T>;  // keeps an argument from being deduced
 }  // namespace cuda_on_host
-#define CUDA_ON_HOST_ATOMIC(name, kind, value)                                            \
-  template <class T> T atomic##name(T *p, cuda_on_host::same<T> v) {                      \
-    static_assert(std::is_##kind##_v<T>, "CUDA has no atomic" #name " for this type");    \
-    return cuda_on_host::swap<T>(p, value);                                               \
+#define CUDA_ON_HOST_ATOMIC(name, kind, value)                                         \
+  template <class T> T atomic##name(T *p, cuda_on_host::same<T> v) {                   \
+    static_assert(std::is_##kind##_v<T>, "CUDA has no atomic" #name " for this type"); \
+    return cuda_on_host::swap<T>(p, value);                                            \
   }
 CUDA_ON_HOST_ATOMIC(Add, arithmetic, *p + v)
 CUDA_ON_HOST_ATOMIC(Sub, integral, *p - v)
 CUDA_ON_HOST_ATOMIC(Max, integral, *p > v ? *p : v)
 CUDA_ON_HOST_ATOMIC(Min, integral, *p < v ? *p : v)
 CUDA_ON_HOST_ATOMIC(Or, integral, *p | v)
-CUDA_ON_HOST_ATOMIC(And, integral, *p & v)
+CUDA_ON_HOST_ATOMIC(And, integral, v &*p)
 CUDA_ON_HOST_ATOMIC(Xor, integral, *p ^ v)
 CUDA_ON_HOST_ATOMIC(Exch, arithmetic, v)
 template <class T> T atomicCAS(T *p, cuda_on_host::same<T> expected, cuda_on_host::same<T> v) {
@@ -181,11 +185,11 @@ inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float rsqrt(float x) { return rsqrtf(x); }
 // Rounded once each: a call that is not inlined keeps its operands out of a contraction.
-#define CUDA_ON_HOST_ROUNDED(T, prefix)                                                       \
-  __noinline__ inline T __##prefix##add_rn(T a, T b) { return a + b; }                        \
-  __noinline__ inline T __##prefix##sub_rn(T a, T b) { return a - b; }                        \
-  __noinline__ inline T __##prefix##mul_rn(T a, T b) { return a * b; }                        \
-  inline T __##prefix##div_rn(T a, T b) { return a / b; }                                     \
+#define CUDA_ON_HOST_ROUNDED(T, prefix)                                \
+  __noinline__ inline T __##prefix##add_rn(T a, T b) { return a + b; } \
+  __noinline__ inline T __##prefix##sub_rn(T a, T b) { return a - b; } \
+  __noinline__ inline T __##prefix##mul_rn(T a, T b) { return a * b; } \
+  inline T __##prefix##div_rn(T a, T b) { return a / b; }              \
   inline T __##prefix##sqrt_rn(T a) { return std::sqrt(a); }
 CUDA_ON_HOST_ROUNDED(float, f)
 CUDA_ON_HOST_ROUNDED(double, d)
@@ -238,9 +242,9 @@ template <class... P> Kernel describe(void (*function)(P...)) {
           parameters, elements};
 }
 }  // namespace cuda_on_host
-#define CUDA_ON_HOST_EXPORT(number, ...)                                                      \
-  extern "C" __attribute__((visibility("default")))                                           \
-      const cuda_on_host::Kernel *cuda_on_host_kernel_##number() {                            \
-    static const cuda_on_host::Kernel kernel = cuda_on_host::describe(&__VA_ARGS__);          \
-    return &kernel;                                                                           \
+#define CUDA_ON_HOST_EXPORT(number, ...)                                             \
+  extern "C" __attribute__((visibility("default"))) const cuda_on_host::Kernel *     \
+  cuda_on_host_kernel_##number() {                                                   \
+    static const cuda_on_host::Kernel kernel = cuda_on_host::describe(&__VA_ARGS__); \
+    return &kernel;                                                                  \
   }

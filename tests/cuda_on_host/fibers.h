@@ -15,7 +15,9 @@ namespace cuda_on_host {
 constexpr size_t STACK_BYTES = 256 * 1024, GUARD_BYTES = 4096;
 
 #if defined(__x86_64__)
-struct Context { void *stack_pointer; };
+struct Context {
+  void *stack_pointer;
+};
 // Push what the ABI asks a callee to keep, exchange stacks, pop the same of the other fiber.
 extern "C" void cuda_on_host_switch(void **from, void *to) __attribute__((visibility("hidden")));
 asm(R"(
@@ -51,7 +53,9 @@ static void prepare(Context &context, char *stack, void (*entry)()) {
   context.stack_pointer = slot;
 }
 #else
-struct Context { ucontext_t context; };
+struct Context {
+  ucontext_t context;
+};
 static void switch_to(Context &from, Context &to) { swapcontext(&from.context, &to.context); }
 static void prepare(Context &made, char *stack, void (*entry)()) {
   getcontext(&made.context);

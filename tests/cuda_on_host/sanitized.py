@@ -1,7 +1,8 @@
 """Kernels under the address and undefined-behaviour sanitizers: a memory checker for the CPU.
 
 The address sanitizer must be loaded before Python is, so the work is done in a process of its own:
-``python -m tests.cuda_on_host.sanitized module:function argument ...`` calls the function there.
+``python -m tests.cuda_on_host.sanitized module:function argument ...``
+calls the function there.
 """
 
 import importlib

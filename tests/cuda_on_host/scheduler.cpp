@@ -40,7 +40,7 @@ static std::vector<Warp> warps;
 static std::vector<unsigned> order;  // ranks; the threads of a warp stand together
 static size_t cursor;                // in `order`: the threads before it have been started
 static unsigned alive, waiting, yes;
-static int barrier_line;             // where the waiting threads wait; 0 for nobody waits
+static int barrier_line;  // where the waiting threads wait; 0 for nobody waits
 static bool moved;
 static std::string error;
 
@@ -49,7 +49,7 @@ static void **arguments;
 static unsigned char *shared;
 static size_t shared_bytes;
 
-static const char *left_out_file;     // the barrier that a test leaves out, to see who notices
+static const char *left_out_file;  // the barrier that a test leaves out, to see who notices
 static int left_out_line;
 extern "C" {
 __attribute__((visibility("default"))) long cuda_on_host_left_out = 0;  // how often it was
@@ -266,7 +266,10 @@ static void shuffle(unsigned count, std::mt19937 &random) {
 
 // Static __shared__ variables are this library's thread-local memory; find it.
 static thread_local volatile char touch;  // thread-local memory exists from its first use on
-struct Range { void *start; size_t bytes; };
+struct Range {
+  void *start;
+  size_t bytes;
+};
 static int find_locals(dl_phdr_info *info, size_t, void *result) {
   auto self = reinterpret_cast<uintptr_t>(&error);
   bool ours = false;

@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 
-struct uint3 { unsigned x, y, z; };
+struct uint3 {
+  unsigned x, y, z;
+};
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
@@ -20,11 +22,11 @@ struct Fiber;
 
 struct Thread {
   uint3 index;
-  unsigned rank;      // in the block; rank % 32 is the lane
+  unsigned rank;  // in the block; rank % 32 is the lane
   int state;
-  int line;           // of the barrier that it waits at
-  int votes;          // result of the last __syncthreads_count and its kin
-  const char *what;   // that it waits at
+  int line;          // of the barrier that it waits at
+  int votes;         // result of the last __syncthreads_count and its kin
+  const char *what;  // that it waits at
   Meeting *meeting;
   Fiber *fiber;
 };

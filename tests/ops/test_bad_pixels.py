@@ -121,6 +121,7 @@ def test_raster_fill_equals_the_oracle(device, box):
         )
 
 
+@pytest.mark.slow
 def test_raster_fill_equals_jwst():
     jwst = pytest.importorskip("jwst.coron.median_replace_img", reason="jwst is not installed")
     from stdatamodels.jwst.datamodels import CubeModel

@@ -1,7 +1,5 @@
 """Drizzle against the drizzle package, against polygons clipped one by one, and with itself."""
 
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -12,6 +10,7 @@ from gpucoron.backend.threads import set_threads
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import KERNELS, Drizzle, fill_value, overlaps
 from tests.ops import drizzle_oracle
+from tests.processes import python
 from tests.tolerances import DRIZZLE_CANCELLING_VARIANCE, DRIZZLE_SUM_ABS, DRIZZLE_SUM_REL
 
 SHAPE, OUTPUT = (41, 33), (39, 46)
@@ -320,7 +319,7 @@ def test_square_does_not_wait_for_other_kernels_to_be_compiled():
         from gpucoron.ops.drizzle import overlaps
         overlaps(np.stack(np.indices((5, 5)), axis=-1) + 0.1, (5, 5))
         sys.exit("gpucoron.ops.cpu.drizzle_separable" in sys.modules)"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python("-c", code).returncode == 0
 
 
 def test_context_beyond_32_inputs():

@@ -298,6 +298,7 @@ def test_launches_are_split_where_32_bits_would_not_do(device, monkeypatch):
         np.testing.assert_array_equal(a, b)  # each plane by itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["host-backward", "host-shuffled"])
 def test_results_do_not_depend_on_the_order_of_threads(order):
     images, weights = scene(5, SHAPE)

@@ -154,6 +154,7 @@ def sets(n, nref, shape, seed=0):
         (2, 34, (8, 9), [3, 17, 18, 60]),
     ],
 )
+@pytest.mark.slow
 def test_many_equal_one_at_a_time(device, n, nref, shape, wanted):
     refs, targets = sets(n, nref, shape)
     residuals, scatters = klip_many(device.array(refs), device.array(targets), wanted)

@@ -210,6 +210,7 @@ def test_batches_change_nothing(device):
 
 
 @pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
+@pytest.mark.slow
 def test_full_memory_halves_the_frames_of_a_fit(device):
     frame, references, mask = case((24, 27))
     frames = device.array(np.stack([np.roll(frame, k, 0) for k in range(-4, 4)]))

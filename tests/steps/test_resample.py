@@ -268,6 +268,7 @@ def rms(values):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_equals_the_jwst_package(shared_data, parameters):
     pytest.importorskip("jwst.resample", reason="the jwst package is absent")
     from gpucoron.io.exposures import read_exposure

@@ -12,6 +12,7 @@ over rows compiles in half the time that numba's own parallel loops take, and ru
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -207,6 +208,7 @@ def area_shares(
     ny, nx = output_shape
     n_rows = len(limits)
     counts, starts = np.zeros(n_rows, dtype=np.int64), np.zeros(n_rows, dtype=np.int64)
+    given: tuple[Any, ...]
     if kernel == "point":
         work, given = point_rows, (pixel_map, limits, ny, nx, counts)
         counts[:] = np.maximum(limits[:, 1] - limits[:, 0] + 1, 0)
@@ -297,7 +299,7 @@ def accumulate(
             for x in range(nx):
                 pixel = y * nx + x
                 total = summed = s0 = s1 = s2 = 0.0
-                used = False
+                used: Any = False
                 for e in range(pointers[pixel], pointers[pixel + 1]):
                     k = sources[e]
                     w = shares[e] * weight[k]

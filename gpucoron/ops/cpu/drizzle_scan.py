@@ -144,7 +144,7 @@ def _clip(polygon, window):
     polygon = _counter_clockwise(polygon)
     for w1, w2 in zip(window[-1:] + window[:-1], window, strict=True):
         edge = (w2[0] - w1[0], w2[1] - w1[1])
-        kept = []
+        kept: list[tuple] = []
         for p1, p2 in zip(polygon[-1:] + polygon[:-1], polygon, strict=True):
             in1, in2 = _inside(p1, w1, w2), _inside(p2, w1, w2)
             if in1 != in2:

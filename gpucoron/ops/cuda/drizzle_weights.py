@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ def pixel_weights(
     data: Any,
     err: Any,
     dq: Any,
-    variances: list,
+    variances: Sequence[Any],
     bad: np.uint32,
     inverse_of: int | None,
     weight: float,

@@ -1,0 +1,26 @@
+"""Processes that tests start."""
+
+import os
+import subprocess
+import sys
+
+#: Code of a process that is the command line.
+MAIN = "import sys; from gpucoron.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+def run(*command, cwd=None, timeout=300, **environment):
+    """Run a command to its end; variables that are None are taken away."""
+    variables = {k: v for k, v in {**os.environ, **environment}.items() if v is not None}
+    return subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
+        timeout=timeout,
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
+
+
+def python(*words, **more):
+    """Run this Python with words such as ``"-c", code``."""
+    return run(sys.executable, *words, **more)
