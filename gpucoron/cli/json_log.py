@@ -73,7 +73,7 @@ def json_event(
     **numbers: Any,
 ) -> None:
     """Write what is no log record."""
-    values = {"event": event, "step": step, "numbers": numbers}
+    values: dict[str, Any] = {"event": event, "step": step, "numbers": numbers}
     name = logging.getLevelName(level)
     values |= {"msg": "%s", "args": (text,), "levelno": level, "levelname": name}
     handler.handle(logging.makeLogRecord(values))

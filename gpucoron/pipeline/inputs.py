@@ -51,8 +51,8 @@ class RunInputs:
 
     def files(self, options: RunOptions) -> list[Path]:
         """Return every file that will be read, but a psfmask that CRDS finds."""
-        others = [options.psfmask, options.parameters.resample.output_wcs]
-        others = [Path(path) for path in others if path]
+        given = (options.psfmask, options.parameters.resample.output_wcs)
+        others = (Path(path) for path in given if path)
         return list(dict.fromkeys([self.association.path, *others, *self.members()]))
 
 

@@ -176,7 +176,7 @@ def subtract_psf(
     product: ProductContext,
     exposure: Exposure,
     science: IntegrationStack,
-    library: list[PreparedReferences],
+    library: list[PreparedReferences] | None,
 ) -> dict[int, IntegrationStack]:
     """Subtract the PSF from a science exposure; return its images for each truncation."""
     from gpucoron.pipeline.subtraction import Subtraction
@@ -211,7 +211,7 @@ def _shares(product: ProductContext, exposure, science, library) -> list[Share]:
     from gpucoron.steps.align_refs import Alignment
 
     shares = []
-    for place, prepared in zip(product.places, library, strict=True):
+    for place, prepared in zip(product.places, library or (), strict=True):
         with product.step("align_refs", place):
             own = product.on(place, science)
             align = product.parameters.align_refs.align

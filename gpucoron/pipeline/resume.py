@@ -190,6 +190,7 @@ def _read_fits(product: ProductContext, exposure: Exposure) -> None:
     path = product.names.path(exposure.root, "psfalign")
     product.run.writer.files.append(path)
     file = open_fits(path, InputError)
-    table = file.find("ALIGN")
+    hdu = file.find("ALIGN")
+    table = None if hdu is None else file.table(hdu)
     if table is not None:
-        product.result.fits[exposure.root] = file.table(table)
+        product.result.fits[exposure.root] = table

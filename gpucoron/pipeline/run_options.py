@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from gpucoron.backend.device import Device, memory
 from gpucoron.core.parameters import Parameters
@@ -118,7 +119,9 @@ def parse_size(text: str | int | float) -> int:
     UsageError
         It is none of these, or not above 0.
     """
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE)
+    found: Any = re.fullmatch(
+        r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE
+    )
     try:
         size = int(float(found[1]) * _UNITS[found[2].lower()])
     except (TypeError, ValueError, KeyError):
