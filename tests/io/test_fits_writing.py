@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from gpucoron.errors import OutputError
+from gpucoron.errors import InputError, OutputError
 from gpucoron.io import files
 from gpucoron.io.files import output_file
 from gpucoron.io.fits.checksums import summed_header
 from gpucoron.io.fits.headers import add_history, header_values, inherited, layout, set_keyword
+from gpucoron.io.fits.reading import open_fits
 from gpucoron.io.fits.writing import Hdu, write_fits
 
 
@@ -214,3 +215,32 @@ def test_headers_edit():
     assert header["S_JUMP"] == "SKIPPED" and header.comments["S_JUMP"] == "jump"
     assert list(header["HISTORY"]) == ["first", "z" * 72, "z" * 28]
     assert list(layout(source)) == ["NAXIS", "CHECKSUM"] and source.tostring() == before
+
+
+def test_odd_cards_are_passed_on(tmp_path):
+    """HIERARCH, CONTINUE, keywords twice or in lower case; what is no card goes, with a warning."""
+    cards = [
+        "HIERARCH ESO DET CHIP = 5",
+        "lower   = 'x'",
+        "LONG    = 'one &'",
+        "CONTINUE  'two' / of it",
+        "TWICE   =                    1",
+        "TWICE   =                    2",
+        "NUMBER  = 1.5D3",
+        "PART    = 'axis: 2'",
+        "BAD     = 'unfinished",
+        "COMMENT = a comment",
+    ]
+    content = fits.PrimaryHDU().header.tostring(endcard=False, padding=False)
+    content += "".join(card.ljust(80) for card in cards) + "END".ljust(80)
+    path = tmp_path / "in.fits"
+    path.write_bytes(content.ljust(2880).encode())
+    for _ in range(2):
+        header = open_fits(path, InputError).hdus[0].header
+        path = tmp_path / "out.fits"
+        write_fits(path, [Hdu("", header=inherited(header))])
+    header = fits.getheader(path)
+    values = {"ESO DET CHIP": 5, "LOWER": "x", "LONG": "one two", "NUMBER": 1500.0}
+    assert header_values(header).items() >= {**values, "TWICE": 1, "PART": "axis: 2"}.items()
+    assert header["TWICE", 1] == 2 and "BAD" not in header
+    assert header.comments["LONG"] == "of it" and list(header["COMMENT"]) == ["= a comment"]

@@ -89,11 +89,11 @@ class FitsFile:
         """
         try:
             _check_table(hdu)
+            made = self._astropy(fits.BinTableHDU, hdu, character_as_bytes=True)
             with quiet():
-                data = self._astropy(fits.BinTableHDU, hdu, character_as_bytes=True).data
-                columns = {name: np.asarray(data[name]) for name in data.names}
+                columns = {name: np.asarray(made.data[name]) for name in made.data.names}
             dtype = [(n, c.dtype.newbyteorder("="), c.shape[1:]) for n, c in columns.items()]
-            table = np.empty(len(data), dtype)
+            table = np.empty(hdu.shape[0], dtype)
             for name, column in columns.items():
                 table[name] = column
             return table
@@ -134,8 +134,10 @@ class FitsFile:
 
     def _astropy(self, kind: type, hdu: Hdu, **options):
         """Return one HDU as astropy has it, by those cards alone that describe its data."""
-        header = layout(hdu.header).tostring().encode("ascii")
-        return kind.fromstring(header + self.raw_bytes(hdu), **options)
+        data = self.raw_bytes(hdu)
+        with quiet():
+            header = layout(hdu.header).tostring().encode("ascii")
+            return kind.fromstring(header + data, **options)
 
     def _image(self, hdu: Hdu) -> np.ndarray:
         """Return the values of an image as astropy has them, scaled."""
@@ -149,8 +151,9 @@ class FitsFile:
                 )
         kind = fits.ImageHDU if "XTENSION" in hdu.header else fits.PrimaryHDU
         try:
+            made = self._astropy(kind, hdu)
             with quiet(), np.errstate(over="ignore", invalid="ignore"):
-                return self._astropy(kind, hdu).data.reshape(hdu.shape)
+                return made.data.reshape(hdu.shape)
         except InputError:
             raise
         except Exception as problem:  # whatever astropy makes of odd headers
