@@ -421,7 +421,8 @@ def text_of(path):
     """Return a file's bytes without its date and the sums that the date enters."""
     content = path.read_bytes()
     date = fits.getval(path, "DATE").encode()
-    assert content.count(date) == 2  # in the header, and in the ASDF extension
+    inherited = path.stem.endswith(("_crfints", "_psfsub"))  # is their ASDF extension
+    assert content.count(date) == (1 if inherited else 2)
     content = content.replace(date, b"")
     return re.sub(rb"(CHECKSUM|DATASUM )= '[^']*' *", b"", content)
 

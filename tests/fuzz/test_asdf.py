@@ -110,6 +110,12 @@ TRANSFORMS = {
     "shape: [100000, 100000]}}",
     "a billion axes": "!transform/identity-1.4.0 {n_dims: 1000000000}",
     "a billionth axis": "!transform/remap_axes-1.5.0 {mapping: [0, 1000000000]}",
+    "numbers that hold themselves": "!transform/polynomial-1.3.0 {coefficients: &a {data: *a}}",
+    "lists of aliases": "!transform/remap_axes-1.5.0 {n_inputs: &a ["
+    + "1, " * 30_000
+    + "], mapping: ["
+    + "*a, " * 30_000
+    + "]}",
     "no axes": "!transform/remap_axes-1.5.0 {mapping: []}",
     "an axis before the first": "!transform/remap_axes-1.5.0 {mapping: [0, -1]}",
     "a word for a number": "!transform/identity-1.4.0 {n_dims: two}",

@@ -142,15 +142,15 @@ def _check_tree(tree) -> None:
     from asdf.tagged import get_tag
 
     nodes, transforms = 1, 0
-    stack = [(tree, 1)]
+    stack = [(tree, 1, False)]
     while stack:
-        node, depth = stack.pop()
+        node, depth, counts = stack.pop()  # counts: an integer may be a number of axes
         if isinstance(node, dict):
             children = list(node.values())
         else:
             children = list(node) if isinstance(node, list) else []
-        nodes += len(children)
         tag = get_tag(node) or ""
+        nodes += len(children)
         transforms += "/transform/" in tag
         for limit, found, what in (
             (_MAX_DEPTH, depth, "levels of nesting"),
@@ -159,36 +159,34 @@ def _check_tree(tree) -> None:
         ):
             if found > limit:
                 raise AsdfTooComplex(f"more than {limit} {what}")
-        _check_node(node, tag, children)
-        stack += [(child, depth + 1) for child in children]
+        if counts and isinstance(node, int) and abs(node) > _MAX_INTEGER:
+            raise AsdfTooComplex(f"an integer of more than {_MAX_INTEGER} in a transform")
+        if isinstance(node, dict):
+            _check_mapping(node, tag)
+        counts = "/transform/" in tag or ":gwcs/" in tag or counts and isinstance(node, list)
+        stack += [(child, depth + 1, counts) for child in children]
 
 
-def _check_node(node, tag: str, children: list) -> None:
-    """Check what asdf, gwcs or astropy would take at its word."""
-    if isinstance(node, dict) and "$ref" in node:
+def _check_mapping(node: dict, tag: str) -> None:
+    """Check what asdf and astropy would take at its word."""
+    if "$ref" in node:
         raise UnsupportedAsdf("the key $ref")
-    if "/ndarray-" in tag and isinstance(node, dict):
+    if max(_shape(node.get("coefficients")), default=0) > _MAX_DEGREE:
+        raise AsdfTooComplex(f"a polynomial of degree {_MAX_DEGREE} or more")
+    if "/ndarray-" in tag:
         source = node.get("source", 0)
         if not isinstance(source, int) and not _SOURCE.fullmatch(str(source)):
             raise UnsupportedAsdf(f"an array in another file ({str(source)[:60]})")
         if isinstance(source, int) and math.prod(_shape(node)) > _MAX_BYTES:  # strides of 0
             raise AsdfTooComplex(f"an array of shape {_shape(node)}")
-    if "/transform/" in tag or ":gwcs/" in tag:
-        lists = [child for child in children if isinstance(child, list)]
-        for value in (*children, *(n for child in lists for n in child)):
-            if isinstance(value, int) and abs(value) > _MAX_INTEGER:
-                raise AsdfTooComplex(f"an integer of more than {_MAX_INTEGER} in {tag}")
-        coefficients = node.get("coefficients") if isinstance(node, dict) else None
-        if max(_shape(coefficients), default=0) > _MAX_DEGREE:
-            raise AsdfTooComplex(f"a polynomial of degree {_MAX_DEGREE} or more")
 
 
 def _shape(array) -> list[int]:
-    """Return the shape of an array in the tree, of nested lists its first axis."""
-    if isinstance(array, dict):
-        shape = array.get("shape", array.get("data"))
-        return [n for n in shape if isinstance(n, int)] if "shape" in array else _shape(shape)
-    return [len(array)] if isinstance(array, list) else []
+    """Return the shape of an array in the tree; of numbers in lists the first side."""
+    if isinstance(array, dict) and isinstance(array.get("shape"), list):
+        return [n for n in array["shape"] if isinstance(n, int)]
+    numbers = array.get("data") if isinstance(array, dict) else array
+    return [len(numbers)] if isinstance(numbers, list) else []
 
 
 # ---- the binary blocks

@@ -122,7 +122,7 @@ def _place(regions, scale, ratio, pc, crval, crpix, shape):
     if min(shape) < 2 or max(shape) > MAX_SIDE_PX:
         raise ParameterError(
             f"the output image would have shape {shape} (ny, nx), expected 2 to {MAX_SIDE_PX} "
-            f"pixels a side; see crpix, crval and pixel_scale"
+            f"pixels a side; see output_shape, crpix, crval and pixel_scale"
         )
     return OutputWcs(
         shape,
