@@ -22,7 +22,7 @@ from gpucoron.errors import (
     ParameterError,
     UsageError,
 )
-from tests.processes import python
+from tests.helpers.processes import python
 
 HEAVY = (
     "numpy scipy numba astropy asdf gwcs stdatamodels rich cupy crds jwst matplotlib "

@@ -19,7 +19,7 @@ from gpucoron.io.exposures import ExposureMeta, read_exposure
 from gpucoron.io.tan import OutputWcs
 from gpucoron.io.wcs import output_wcs, read_wcs
 from tests.fuzz.bounds import bounded, fuzz, one_line, refused_or
-from tests.tiny_sets import SHAPE, simulated
+from tests.helpers.tiny_sets import SHAPE, simulated
 
 HEAD = (
     b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gpucoron.io.card import RawHeader, card_comment, card_text, card_value
 from gpucoron.io.exposures import read_exposure
 from gpucoron.io.headers import Cards
-from tests.io.makers import make_calints
+from tests.helpers.makers import make_calints
 
 PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=200)
 WORDS = st.lists(

@@ -15,7 +15,7 @@ from gpucoron.cli import main as cli
 from gpucoron.errors import OutputError
 from gpucoron.report import make_report
 from gpucoron.simulate import simulate
-from tests.tiny_sets import TinySet
+from tests.helpers.tiny_sets import TinySet
 
 SECTIONS = (
     "image",

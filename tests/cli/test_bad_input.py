@@ -1,0 +1,698 @@
+"""Bad input through the command line: one clear line and an exit code, or a result that says so.
+
+No case may leave a half-written file; what is found wrong while reading leaves no file at all.
+"""
+
+import errno
+import functools
+import json
+import os
+import re
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from tests.helpers.processes import MAIN, python
+from tests.helpers.tiny_sets import N_REFERENCES, N_SCIENCE, complete, one_thread  # noqa: F401
+
+NAN, INF = np.nan, np.inf
+IMAGES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
+VARIANCES = IMAGES[3:]
+OPTIONS = ("-q", "--set", "klip.truncate=3")
+
+
+def put(value, *index):
+    """Return a function that puts a value into an array, everywhere or at an index."""
+
+    def change(array):
+        array = array.copy()
+        array[index or ...] = value
+        return array
+
+    return change
+
+
+def read(tiny, suffix):
+    """Return {name: {HDU: data}} of the products of a kind."""
+    found = {}
+    for path in sorted(tiny.out.glob(f"*_{suffix}.fits")):
+        with fits.open(path, memmap=False) as hdus:
+            found[path.name] = {h.name: h.data for h in hdus}
+    return found
+
+
+def named(tiny, name):
+    """Return the files that a name such as "sci0", "psf" (all of them) or "mask" stands for."""
+    if name in ("asn", "mask"):
+        return [getattr(tiny, name)]
+    paths = {"sci": tiny.science, "psf": tiny.psf}[name[:3]]
+    return [paths[int(name[3:])]] if name[3:] else paths
+
+
+def edit(*which, **changes):
+    """Return what edits the exposures of those names; all by default."""
+    return lambda tiny: tiny.edit(*(p for name in which for p in named(tiny, name)), **changes)
+
+
+def psfmask(change):
+    """Return what edits the psfmask and lets it be used."""
+    return lambda tiny: tiny.edit(tiny.mask, SCI=change) or ["--psfmask", tiny.mask]
+
+
+def given(*options):
+    """Return what gives options, in which INPUT stands for the folder."""
+    return lambda tiny: [option.replace("INPUT", str(tiny.folder)) for option in options]
+
+
+def both(*prepares):
+    """Return what does one after another, and returns what the last does."""
+    return lambda tiny: [prepare(tiny) for prepare in prepares][-1]
+
+
+# ---- what is an error
+
+Bad = namedtuple("Bad", "prepare code text late")
+CASES = []
+
+
+def bad(text, prepare=None, *, code=3, late=False):
+    """Register a case: prepare(tiny) spoils it and may return a list of options; or decorate it.
+
+    `text` is a regular expression, in which {asn}, {sci0}, {psf0} ... stand for names of files.
+    `late` says that whole products may be there when the error is found.
+    """
+    if prepare is None:
+        return functools.partial(bad, text, code=code, late=late)
+    CASES.append(pytest.param(Bad(prepare, code, text, late), id=text))
+
+
+def prepared(case, tiny):
+    """Prepare a case; return its options."""
+    options = case.prepare(tiny)
+    return options if isinstance(options, list) else ()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_errors(case, tiny, capsys):
+    options = prepared(case, tiny)
+    before = tiny.files()
+    assert tiny.command(*OPTIONS, *options) == case.code
+    out, err = capsys.readouterr()
+    line = only_error(err)
+    pattern = re.sub(r"\{(\w+)\}", lambda m: re.escape(named(tiny, m[1])[0].name), case.text)
+    assert re.search(pattern, line), f"{pattern!r} is not in {line!r}"
+    assert out == ""
+    left = [] if str(tiny.out).startswith("/proc") else tiny.files()
+    if not case.late:
+        assert left == before
+    assert not [name for name in left if not name.endswith(".fits")]
+    for name in left:
+        complete(tiny.out / name)
+
+
+def only_error(err):
+    """Return the one line that reports an error, which is the last."""
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and lines[0] == err.splitlines()[-1]
+    assert lines[0].startswith("gpucoron: error: ") and "internal error" not in lines[0]
+    return lines[0]
+
+
+# ---- the association
+
+bad("{asn}: no such file, expected a level-3 association", lambda tiny: tiny.asn.unlink())
+bad(
+    '{asn}: not valid JSON at line 2, column 6: .*the line reads: "b" 2',
+    lambda tiny: tiny.asn.write_text('{"a": 1,\n "b" 2}'),
+)
+
+
+@bad(r"{asn}: not valid JSON at line \d+, column \d+: ")
+def the_specification_s_example(tiny):
+    """As it is printed: a list of members whose texts lack a comma."""
+    tiny.asn.write_text(
+        '{"asn_type": "coron3",\n "products": [\n  {"members": [\n   '
+        '{"expname": "a_calints.fits"\n    "exptype": "psf"}\n  ]}]}'
+    )
+
+
+bad(
+    "{asn}: is a FITS file, expected a level-3 association",
+    lambda tiny: shutil.copy(tiny.science[0], tiny.asn),
+)
+bad(
+    "not a level-3 association: no 'products', expected a list of products",
+    lambda tiny: tiny.asn.write_text('{"asn_type": "coron3"}'),
+)
+bad(
+    r"no member with exptype 'psf' \(found: science\), expected at least one reference",
+    lambda tiny: tiny.members(lambda name: name in [p.name for p in tiny.science]),
+)
+bad(
+    r"no member with exptype 'science' \(found: psf\), expected at least one exposure of the",
+    lambda tiny: tiny.members(lambda name: name in [p.name for p in tiny.psf]),
+)
+bad(
+    r"{asn}: 1 of 5 members missing \(looked for relative to .*/input\): {psf1}",
+    lambda tiny: tiny.psf[1].unlink(),
+)
+
+
+@bad("there is no file inof; did you mean the command 'info'", code=2)
+def misspelt_command(tiny):
+    tiny.asn = "inof"
+
+
+# ---- exposures that cannot be read
+
+bad("{psf1}: not a FITS file: is empty", lambda tiny: tiny.psf[1].write_bytes(b""))
+bad(
+    "{psf1}: not a FITS file: begins with ",
+    lambda tiny: tiny.psf[1].write_bytes(b"not FITS" * 1000),
+)
+bad(
+    r"{sci1}: is cut short: by its header \w+ ends at byte \d+, but the file has \d+",
+    lambda tiny: tiny.science[1].write_bytes(tiny.science[1].read_bytes()[:60_000]),
+)
+bad(
+    "{psf2}: is cut short: ",
+    lambda tiny: tiny.psf[2].write_bytes(tiny.psf[2].read_bytes()[:-5000]),
+)
+bad(
+    "{psf2}: has no SCI extension .found: PRIMARY, ERR, .*expected a _calints or _cal",
+    edit("psf2", SCI=None),
+)
+bad(
+    r"{psf0}: SCI has 4 axes \(1, 2, \d+, \d+\), expected \(nints, ny, nx\) or \(ny, nx\)",
+    edit("psf0", SCI=lambda a: a[None]),
+)
+bad("{sci0}: has no ERR data .*, expected errors of shape", edit("sci0", ERR=None))
+bad(
+    r"{sci0}: DQ has shape \(2, 36, 40\), expected \(3, 36, 40\) as SCI has",
+    edit("sci0", DQ=lambda a: a[:2]),
+)
+
+# ---- exposures that do not belong together
+
+bad(
+    r"{psf0}: the image shape \(ny, nx\) is \(36, 40\), but {sci0} has \(36, 39\); members of",
+    edit("sci", **dict.fromkeys((*IMAGES, "AREA"), lambda a: a[..., 1:])),
+)
+bad(
+    r"{psf1}: the image shape \(ny, nx\) is \(35, 40\), but {sci0} has \(36, 40\)",
+    edit("psf1", **dict.fromkeys((*IMAGES, "AREA"), lambda a: a[..., 1:, :])),
+)
+for keyword, value, unit in (
+    ("BUNIT", "DN/s", ""),
+    ("FILTER", "F335M", ""),
+    ("CORONMSK", "MASKA210R", ""),
+    ("PUPIL", "MASKBAR", ""),
+    ("DETECTOR", "NRCA2", ""),
+    ("SUBARRAY", "SUB640A210R", ""),
+    ("INSTRUME", "MIRI", ""),
+    ("PIXAR_A2", 0.001, r" \(arcsec2\)"),
+):
+    text = f"{{psf2}}: {keyword}{unit} is {value}, but {{sci0}} has "
+    bad(text, edit("psf2", **{keyword: value}))
+
+
+bad(
+    "{sci1}: points .* arcmin away from {sci0}, expected science exposures within",
+    edit("sci1", S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.1 10.1 9.1 10.1 9.0"),
+)
+
+# ---- exposures without what a step needs
+
+bad("{sci0}: no ASDF extension, so no WCS; expected one from assign_wcs", edit(ASDF=None))
+bad("{sci1}: no ASDF extension, so no WCS; expected one from assign_wcs", edit("sci1", ASDF=None))
+bad("{asn}: no reference integration has a usable pixel", edit("psf", SCI=put(NAN)))
+bad("{asn}: no reference integration has a usable pixel", edit("psf", DQ=lambda a: a | 1))
+bad(
+    "{sci0}: no integration has a usable pixel .finite and not flagged DO_NOT_USE.",
+    edit("sci", SCI=put(NAN)),
+)
+bad("{sci1}: no integration has a usable pixel", edit("sci1", SCI=put(NAN)))
+bad(
+    "the reference images are all constant: no PSF to model",
+    edit("psf", SCI=put(0.0)),
+    late=True,
+)
+
+
+bad(
+    "{sci1}: has neither TMEASURE nor XPOSURE, expected one of them to weight by "
+    r"\(resample.weight_type=exptime\)",
+    both(edit("sci1", XPOSURE=None, TMEASURE=None), given("--set", "resample.weight_type=exptime")),
+)
+
+
+# ---- the psfmask
+
+bad(
+    "no.fits: no such file, expected a FITS file",
+    lambda tiny: ["--psfmask", tiny.folder / "no.fits"],
+)
+bad(
+    r"{mask}: the psfmask has shape \(35, 40\), but the exposures have \(36, 40\)",
+    psfmask(lambda a: a[1:]),
+)
+bad(
+    "{mask}: the psfmask has 1 NaN and 0 infinite values, expected numbers of 0 or more",
+    psfmask(put(NAN, 3, 3)),
+)
+bad("{mask}: the psfmask has 0 NaN and 2 infinite values", psfmask(put(INF, 3, [3, 4])))
+bad(r"{mask}: the psfmask has 40 negative values \(lowest -1\)", psfmask(put(-1, 3)))
+bad("{mask}: the psfmask is 0 everywhere and leaves no pixel to fit", psfmask(put(0)))
+bad(
+    "{mask}: the psfmask is above 0 in 3 pixels only, expected more than 4",
+    psfmask(lambda a: put(1, 3, slice(0, 3))(0 * a)),
+)
+bad("{sci0}: the psfmask has shape", lambda tiny: ["--psfmask", tiny.science[0]])
+# ---- parameters and device
+
+bad("did you mean 'klip.truncate'", given("--set", "klip.trunctae=3"), code=2)
+bad("there is no step 'klipp'.*klip.truncate", given("--set", "klipp.truncate=3"), code=2)
+bad(
+    "--set klip.truncate=-1: .*expected an integer of 0 or more",
+    given("--set", "klip.truncate=-1"),
+    code=2,
+)
+bad(
+    "'lanczos4'.*expected 'square' or 'point' or 'turbo'",
+    given("--set", "resample.kernel=lanczos4"),
+    code=2,
+)
+bad("stack_refs.skip is true, but klip needs", given("--set", "stack_refs.skip=true"), code=2)
+bad("device 7 cannot be used: ", given("--device", "7"), code=4)
+bad("device is 'tpu'; expected auto, cpu, or", given("--device", "tpu"), code=2)
+bad("no.toml: no such file, expected a parameter file", given("--params", "INPUT/no.toml"))
+bad(
+    "no/run.log: cannot write the log file: No such file",
+    given("--log-file", "INPUT/no/run.log"),
+    code=5,
+)
+bad("no/p.toml: cannot write: No such file", given("--save-params", "INPUT/no/p.toml"), code=5)
+
+
+@pytest.mark.parametrize(
+    "setting, code",
+    [
+        ("resample.output_shape=1,1", 2),
+        ("resample.crval=10,95", 2),
+        ("resample.output_wcs=no.asdf", 2),
+    ],
+)
+def test_an_output_grid_that_cannot_be(setting, code, tiny, capsys):
+    assert tiny.command(*OPTIONS, "--set", setting) == code
+    assert setting.split("=")[0].split(".")[1] in only_error(capsys.readouterr().err)
+    for name in tiny.files():
+        complete(tiny.out / name)
+
+
+# ---- the output folder
+
+bad(
+    "output folder .*/out is a file, expected a folder",
+    lambda tiny: tiny.out.write_text(""),
+    code=5,
+)
+
+
+@bad("cannot make output folder .*/file/out: Not a directory", code=5)
+def output_folder_below_a_file(tiny):
+    file = tiny.out.with_name("file")
+    file.write_text("")
+    tiny.out = file / "out"
+
+
+@bad("cannot (make output folder|write) /proc/gpucoron: ", code=5)
+def output_folder_where_nothing_can_be_made(tiny):
+    tiny.out = type(tiny.out)("/proc/gpucoron")
+
+
+def test_output_folder_read_only(tiny, capsys, monkeypatch):
+    """The superuser may write anywhere, so that the refusal is the test's."""
+    tiny.out.mkdir(mode=0o555)
+    if os.access(tiny.out, os.W_OK):
+
+        def refuse(path, *args, **kwargs):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+        monkeypatch.setattr("pathlib.Path.touch", refuse)
+    assert tiny.command(*OPTIONS) == 5
+    assert only_error(capsys.readouterr().err) == (
+        f"gpucoron: error: cannot write {tiny.out}: Permission denied"
+    )
+    assert tiny.files() == []
+
+
+def test_output_folder_is_made(tiny):
+    tiny.out = tiny.out / "deep" / "er"
+    assert tiny.command(*OPTIONS) == 0
+    assert len(tiny.files()) == 11
+
+
+def test_products_that_exist(tiny, capsys):
+    assert tiny.command(*OPTIONS, "--save", "i2d") == 0
+    (name,) = tiny.files()
+    old = (tiny.out / name).read_bytes()
+    assert tiny.command(*OPTIONS, "--no-overwrite") == 5
+    assert re.search(
+        f"{name} exists; allow overwriting or choose another output folder",
+        only_error(capsys.readouterr().err),
+    )
+    assert tiny.files() == [name] and (tiny.out / name).read_bytes() == old
+    assert tiny.command(*OPTIONS, "--no-overwrite", "--save", "psfsub") == 0
+    assert tiny.command(*OPTIONS, "--save", "i2d") == 0
+    assert len(tiny.files()) == 3
+
+
+# ---- writing that fails
+
+
+@pytest.mark.parametrize("after, suffix", [(0, "crfints"), (30, "psfsub"), (50, "i2d")])
+def test_disk_that_fills_up(after, suffix, tiny, capsys, monkeypatch):
+    from gpucoron.io import fits_writer
+
+    real, images = fits_writer._write_image, []
+
+    def fail(file, array, dtype):
+        images.append(file.name)
+        if len(images) > after:
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(file, array, dtype)
+
+    monkeypatch.setattr(fits_writer, "_write_image", fail)
+    assert tiny.command(*OPTIONS, "--save", "crfints,psfsub,i2d") == 5
+    line = only_error(capsys.readouterr().err)
+    assert re.search(
+        rf"cannot write \S+_{suffix}\.fits: No space left on device(; \d+ of 8 "
+        r"products are complete in \S+, --resume continues)?$",
+        line,
+    )
+    left = tiny.files()
+    assert os.path.basename(re.search(r"write (\S+):", line)[1]) not in left
+    for name in left:
+        assert name.endswith(".fits")
+        complete(tiny.out / name)
+
+
+@pytest.mark.parametrize("fail", ["pwrite", "replace"])
+def test_psfalign_on_a_disk_that_fails(fail, tiny, capsys, monkeypatch):
+    real = getattr(os, fail)
+
+    def no(*args):
+        if str(args[-1]).endswith("_run.json"):
+            return real(*args)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(f"gpucoron.io.psfalign.os.{fail}", no)
+    assert tiny.command(*OPTIONS, "--save", "psfalign") == 5
+    assert re.search(
+        r"cannot write \S+_psfalign\.fits: Input/output error$", only_error(capsys.readouterr().err)
+    )
+    assert tiny.files() == []
+
+
+def test_psfalign_larger_than_the_disk(tiny, capsys, monkeypatch):
+    usage = namedtuple("usage", "total used free")(1000, 900, 100)
+    monkeypatch.setattr("gpucoron.io.psfalign.shutil.disk_usage", lambda path: usage)
+    assert tiny.command(*OPTIONS, "--save", "psfalign") == 5
+    assert re.search(
+        r"psfalign\.fits: it takes \d+\.\d+ GiB, and the disk has 0\.00 GiB free$",
+        only_error(capsys.readouterr().err),
+    )
+    assert tiny.files() == []
+
+
+def test_file_size_limit_of_the_system(tiny):
+    """A failure of the system's own: no file may be larger than 90 kB."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000)); "
+    words = tiny.words("-q", "--save", "psfstack")
+    variables = {"NUMBA_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = python("-c", limit + MAIN, *words, **variables)
+    assert done.returncode == 5 and done.stdout == ""
+    assert re.search(r"cannot write \S+_psfstack\.fits: File too large$", only_error(done.stderr))
+    assert tiny.files() == []
+
+
+def test_exit_code_of_a_process(tiny):
+    tiny.asn.write_text("{]")
+    done = python("-c", MAIN, tiny.asn, cwd=tiny.folder)
+    assert done.returncode == 3 and done.stdout == ""
+    assert re.search("not valid JSON at line 1, column 2", only_error(done.stderr))
+
+
+# ---- what gives a result, and a warning where something is amiss
+
+Odd = namedtuple("Odd", "prepare warnings check")
+ODD_CASES = []
+
+
+def odd(name, prepare, *warnings, check=None):
+    """Register a case: prepare(tiny) does something odd; exactly these warnings are expected."""
+    ODD_CASES.append(pytest.param(Odd(prepare, warnings, check), id=name))
+
+
+def whole(tiny):
+    """Expect every pixel of psfsub, and most of i2d, to have a value."""
+    for product in read(tiny, "psfsub").values():
+        assert np.isfinite(product["SCI"]).all() and np.isfinite(product["ERR"]).all()
+    (i2d,) = read(tiny, "i2d").values()
+    known = np.isfinite(i2d["SCI"])
+    assert known.mean() > 0.7 and (np.isfinite(i2d["ERR"]) == known).all()
+    assert np.nanstd(i2d["SCI"]) < 60
+
+
+@pytest.mark.parametrize("case", ODD_CASES)
+@pytest.mark.slow
+def test_results(case, tiny, capsys):
+    assert tiny.command(*OPTIONS, *prepared(case, tiny)) == 0
+    out, err = capsys.readouterr()
+    warned = [line.partition("warning: ")[2] for line in err.splitlines()]
+    assert len(warned) == len(case.warnings), err
+    for text, line in zip(case.warnings, warned, strict=True):
+        assert re.search(text, line), f"{text!r} is not in {line!r}"
+    (case.check or whole)(tiny)
+
+
+odd("nothing odd", lambda tiny: None)
+
+
+def exptype_in_upper_case(tiny):
+    def change(content):
+        for member in content["products"][0]["members"]:
+            member["exptype"] = member["exptype"].upper()
+
+    tiny.edit_asn(change)
+
+
+odd("exptype in upper case", exptype_in_upper_case)
+
+
+odd(
+    "background member",
+    lambda tiny: tiny.edit_asn(
+        lambda content: content["products"][0]["members"].append(
+            {"expname": "sky_calints.fits", "exptype": "background"}
+        )
+    ),
+    r"ignoring sky_calints.fits \(background\): neither science nor psf",
+)
+odd(
+    "product without a name",
+    lambda tiny: tiny.edit_asn(lambda content: content["products"][0].pop("name") and None),
+    r"product 1 has no name; using the standard one, jw09100-c1001_t001_nircam_f444w-maskrnd-",
+)
+odd(
+    "one reference integration",
+    lambda tiny: tiny.members(lambda name: name in [p.name for p in (*tiny.science, tiny.psf[1])]),
+    "klip.truncate is 3, and there is 1 reference image: ",
+)
+
+
+def no_scatter(tiny):
+    whole(tiny)
+    for product in read(tiny, "psfsub").values():
+        assert np.abs(product["ERR"]).max() < 1e-5
+
+
+odd(
+    "fewer references than truncate",
+    lambda tiny: ["--set", "klip.truncate=9"],
+    "klip.truncate is 9, and there are 5 reference images: the basis spans all of them, and "
+    "psfsub's ERR .* is 0",
+    check=no_scatter,
+)
+
+
+def two_planes(tiny):
+    whole(tiny)
+    assert [len(p["SCI"]) for p in read(tiny, "psfsub").values()] == [1, 2]
+
+
+odd(
+    "one integration and a cal image",
+    both(
+        edit("sci0", **dict.fromkeys(IMAGES, lambda a: a[:1])),
+        edit("psf0", **dict.fromkeys(IMAGES, lambda a: a[0])),
+    ),
+    check=two_planes,
+)
+
+
+def four_references(tiny):
+    whole(tiny)
+    (stack,) = read(tiny, "psfstack").values()
+    assert len(stack["SCI"]) == sum(N_REFERENCES) - 1
+
+
+odd(
+    "one reference integration nan",
+    edit("psf0", SCI=put(NAN, 0)),
+    "reference without a usable pixel left out: jw09100003001_0310a_00001_nrcalong, integration 1",
+    check=four_references,
+)
+odd(
+    "one reference integration flagged",
+    edit("psf1", DQ=lambda a: a | 1),
+    "without a usable pixel left out: jw09100003001_0310a_00002_nrcalong, integration 1",
+    check=four_references,
+)
+odd(
+    "one reference integration inf",
+    edit("psf0", SCI=put(INF, 0)),
+    "without a usable pixel left out: jw09100003001_0310a_00001_nrcalong, integration 1",
+    check=four_references,
+)
+
+
+def first_plane_missing(tiny):
+    first = next(iter(read(tiny, "psfsub").values()))
+    assert np.isnan(first["SCI"][0]).all() and np.isnan(first["ERR"][0]).all()
+    assert np.isfinite(first["SCI"][1:]).all() and np.isfinite(first["ERR"][1:]).all()
+    assert np.all(first["DQ"][0] & 1)
+    (i2d,) = read(tiny, "i2d").values()
+    assert np.isfinite(i2d["SCI"]).mean() > 0.7 and not (i2d["CON"] & 1).any()
+
+
+odd(
+    "first science integration nan",
+    edit("sci0", SCI=put(NAN, 0)),
+    "jw09100001001_03108_00001_nrcalong: integration 1 has no usable pixel and comes out NaN",
+    check=first_plane_missing,
+)
+
+
+odd(
+    "first science integration nan align first",
+    both(edit("sci0", SCI=put(NAN, 0)), given("--align", "first")),
+    "jw09100001001_03108_00001_nrcalong: integration 1 has no usable pixel and comes out NaN",
+    check=first_plane_missing,
+)
+odd("inf in science", edit("sci0", SCI=put(-INF, 0, 5, 6)))
+odd("inf in a reference", edit("psf0", SCI=put(INF, 0, 5, 6)))
+
+
+def flagged(tiny):
+    whole(tiny)
+    second = list(read(tiny, "psfsub").values())[1]
+    assert second["DQ"][0, 5, 6] & 1 and not second["DQ"][1, 5, 6] & 1
+
+
+odd(
+    "inf in one of two integrations",
+    edit("sci1", SCI=put(INF, 0, 5, 6), DQ=put(0, slice(None), 5, 6)),
+    check=flagged,
+)
+odd(
+    "inf in err and variances",
+    edit(ERR=put(INF, 0, 5, 6), VAR_RNOISE=put(INF, 0, 7, 6), VAR_POISSON=put(INF, 0, 8, 6)),
+)
+
+
+for name, change in (("no variances", None), ("empty variances", lambda a: None)):
+    text = "resample: 2 of 2 exposures without VAR_RNOISE; the weight of their pixels is 1"
+    odd(name, edit(**dict.fromkeys(VARIANCES, change)), text)
+odd(
+    "no dq",
+    both(edit(SCI=np.nan_to_num), edit(DQ=None)),
+    *["has no DQ data; taking all pixels as good"] * 5,
+)
+odd(
+    "no s region",
+    edit(S_REGION=None),
+    "jw09100001001.*no polygon in S_REGION; its footprint is taken from the GWCS",
+    "jw09100002001.*no polygon in S_REGION; its footprint is taken from the GWCS",
+)
+odd("no wcs in the references", edit("psf", ASDF=None))
+
+
+odd(
+    "quirks of real files: ERR in float64, edges of NaN without a flag, other INT_TIMES or none",
+    both(
+        edit(
+            ERR=lambda a: a.astype("f8"),
+            SCI=lambda a: put(NAN, ..., slice(0, 2))(put(NAN, slice(None), 0)(a)),
+        ),
+        edit("sci0", INT_TIMES=lambda t: np.concatenate([t] * 5)),
+        edit("psf0", INT_TIMES=None),
+        edit("psf1", AREA=None),
+    ),
+)
+
+
+def built_in(tiny):
+    whole(tiny)
+    for path in tiny.out.glob("*_psfalign.fits"):
+        assert fits.getval(path, "R_PSFMAS") == "N/A"
+
+
+odd("no psfmask", lambda tiny: None, check=built_in)
+
+
+def test_no_psfmask_is_logged(tiny, capsys, monkeypatch):
+    monkeypatch.delenv("CRDS_PATH", raising=False)
+    assert tiny.command("--save", "psfsub") == 0
+    assert re.search(
+        "psfmask: none given and .*; built in: all ones, every pixel counts",
+        capsys.readouterr().err,
+    )
+
+
+odd(
+    "a constant reference",
+    edit("psf1", SCI=put(0.0)),
+    "3 of 15 alignments did not converge .integration/reference 1/3, 2/3, 3/3",
+    "2 of 10 alignments did not converge .integration/reference 1/3, 2/3",
+)
+
+
+def test_several_science_exposures_of_different_lengths():
+    assert len(set(N_SCIENCE)) > 1 and len(set(N_REFERENCES)) > 1
+
+
+def test_an_error_in_the_second_product_leaves_the_first_whole(tiny, capsys):
+    def change(content):
+        first, *_ = content["products"]
+        second = json.loads(json.dumps(first)) | {"name": "second"}
+        first["members"] = [m for m in first["members"] if m["expname"] != tiny.science[1].name]
+        second["members"] = [m for m in second["members"] if m["expname"] != tiny.science[0].name]
+        content["products"] = [first, second]
+
+    tiny.edit_asn(change)
+    tiny.edit(tiny.science[1], FILTER="F335M")
+    assert tiny.command(*OPTIONS) == 3
+    assert (
+        f"{tiny.psf[0].name}: FILTER is F444W, but {tiny.science[1].name} has F335M"
+        in only_error(capsys.readouterr().err)
+    )
+    left = tiny.files()
+    for name in left:
+        complete(tiny.out / name)
+    assert not [name for name in left if "second" in name or not name.endswith(".fits")]

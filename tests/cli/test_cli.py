@@ -1,0 +1,365 @@
+"""The command line, with a stand-in for the pipeline; processes only where one is the point."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+import gpucoron
+from gpucoron.cli import info as cli_info
+from gpucoron.cli import main as cli
+from gpucoron.cli.options import COMMANDS
+from gpucoron.core.parameters import Parameters
+from gpucoron.core.products import PRODUCTS
+from gpucoron.errors import AssociationError, DeviceError, OutputError
+from tests.helpers.processes import python, run
+
+log = logging.getLogger("gpucoron")
+
+
+@pytest.fixture
+def pipeline(monkeypatch, tmp_path):
+    """Put a stand-in where the pipeline is; `calls` holds what it was called with."""
+    module = types.ModuleType("gpucoron.api")
+    module.calls = []
+    module.action = lambda **kwargs: None
+
+    def run(asn, **kwargs):
+        module.calls.append({"asn": asn, **kwargs})
+        module.action(**kwargs)
+        for done in range(1, 41):
+            kwargs["progress"]("align_refs", done, 40, "exposure 1")
+        return types.SimpleNamespace(
+            products=(),
+            files=[tmp_path / "a_i2d.fits"],
+            device=kwargs["device"],
+            timings={"outlier_detection": 0.25, "align_refs": 1.5},
+            warnings=["one thing"],
+        )
+
+    module.run = run
+    monkeypatch.setitem(sys.modules, "gpucoron.api", module)
+    monkeypatch.setattr(gpucoron, "api", module, raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "asn.json").write_text("{}")
+    return module
+
+
+def failing(error):
+    def action(**kwargs):
+        raise error
+
+    return action
+
+
+def test_a_run_with_defaults(pipeline, capsys, tmp_path):
+    assert cli.main(["asn.json"]) == 0
+    call = pipeline.calls[0]
+    assert call.pop("device").kind == "cpu"
+    assert callable(call.pop("progress"))
+    assert call == {
+        "asn": "asn.json",
+        "output_dir": ".",
+        "align": "each",
+        "psfmask": None,
+        "preset": None,
+        "parameters": Parameters(),
+        "overwrite": True,
+        "keep": (),
+        "skip_bad": False,
+        "checksums": True,
+        "threads": None,
+        "memory": None,
+        "resume": False,
+        "save": {"crfints", "psfstack", "psfalign", "psfsub", "i2d"},
+    }
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path}/a_i2d.fits\n"
+    assert re.search(r"^\d\d:\d\d:\d\d  device cpu: .*is not proven on a GPU", err, re.M)
+    assert re.search(r"  outlier_detection +0\.25 ", err)
+    assert re.search(r"  total +1\.75", err)
+    assert "1 warning:" in err and "  - one thing" in err
+
+
+def test_every_option_arrives(pipeline, capsys):
+    Path("p.toml").write_text('[klip]\ntruncate = 3\n[outlier_detection]\nsnr = "7"\n')
+    assert (
+        cli.main(
+            (
+                "asn.json --device cpu --output-dir out --psfmask m.fits --preset jwst --set "
+                "klip.truncate=9 --set resample.pixfrac=0.5 --params p.toml --save-params "
+                "used.toml --save i2d,psfsub,median --no-save psfsub --no-overwrite --log-file "
+                "run.log --threads 2 --memory 3GiB -q"
+            ).split()
+        )
+        == 0
+    )
+    call = pipeline.calls[0]
+    assert (call["threads"], call["memory"]) == (2, "3GiB")
+    assert (call["output_dir"], call["psfmask"], call["overwrite"]) == ("out", "m.fits", False)
+    assert (call["preset"], call["align"]) == ("jwst", "first")
+    assert call["save"] == {"i2d", "median"}
+    parameters = call["parameters"]
+    assert parameters == Parameters.from_sources(["used.toml"])
+    assert (parameters.klip.truncate, parameters.resample.pixfrac) == (9, 0.5)
+    assert parameters.outlier_detection.threshold == 7
+    assert capsys.readouterr() == ("", "")
+    text = Path("run.log").read_text()
+    assert "device cpu" in text and "align_refs" in text
+
+
+@pytest.mark.parametrize(
+    "options, align",
+    [
+        (["--align", "first"], "first"),
+        (["--preset", "jwst", "--align", "each"], "each"),
+        (["--set", "align_refs.align=first"], "first"),
+    ],
+)
+def test_align(pipeline, options, align):
+    assert cli.main(["asn.json", *options]) == 0
+    assert pipeline.calls[0]["align"] == pipeline.calls[0]["parameters"].align_refs.align == align
+
+
+@pytest.mark.parametrize(
+    "options, save",
+    [
+        (["--save", "all"], set(PRODUCTS)),
+        (["--no-save", "psfalign,crfints"], {"psfstack", "psfsub", "i2d"}),
+        (["--set", "outlier_detection.save_intermediate_results=yes"], set(PRODUCTS)),
+        (["--save", ""], set()),
+    ],
+)
+def test_which_products_are_written(pipeline, options, save):
+    assert cli.main(["asn.json", *options]) == 0
+    assert pipeline.calls[0]["save"] == save
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ([], "no association given (see gpucoron --help)"),
+        (["--device", "cpu"], "ASN (see gpucoron --help)"),
+        (["asn.json", "--devce", "cpu"], "unknown option --devce; did you mean --device?"),
+        (["asn.json", "--outputdir=x"], "unknown option --outputdir; did you mean --output-dir?"),
+        (
+            ["asn.json", "--no-overwrit"],
+            "unknown option --no-overwrit; did you mean --no-overwrite?",
+        ),
+        (["asn.json", "--frobnicate"], "unknown option --frobnicate; see gpucoron --help"),
+        (["info", "asn.json", "b.json"], "one argument too many: b.json; see gpucoron info --help"),
+        (["asn.json", "--device"], "--device: "),
+        (["asn.json", "--align", "all"], "--align: "),
+        (["asn.json", "--save", "psfaling"], "no product 'psfaling'; did you mean psfalign?"),
+        (["asn.json", "--save", "xyz"], "no product 'xyz'; expected crfints, psfstack,"),
+        (["asn.json", "--device", "gpu"], "device is 'gpu'; expected auto, cpu, or the number of"),
+        (["asn.json", "--set", "klip.truncat=1"], "did you mean 'klip.truncate'?"),
+        (["inof"], "there is no file inof; did you mean the command 'info'?"),
+        (["info", "--frob"], "unknown option --frob; see gpucoron info --help"),
+    ],
+)
+def test_usage_errors_are_one_line(pipeline, capsys, argv, message):
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    line = err.splitlines()[-1]
+    assert line.startswith("gpucoron: error: ") and message in line
+    assert out == "" and "Traceback" not in err and not pipeline.calls
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (AssociationError("asn.json: no psf members"), 3, "asn.json: no psf members"),
+        (DeviceError("device lost"), 4, "device lost"),
+        (OutputError("out: read-only"), 5, "out: read-only"),
+        (PermissionError(13, "Permission denied", "x.fits"), 5, "x.fits: Permission denied"),
+        (OSError(28, "No space left on device"), 5, "No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            ZeroDivisionError("a\nb"),
+            1,
+            "internal error: ZeroDivisionError: a b (run with -v for the traceback)",
+        ),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(pipeline, capsys, error, code, message):
+    pipeline.action = failing(error)
+    assert cli.main(["asn.json", "-q", "--log-file", "run.log"]) == code
+    assert capsys.readouterr().err == f"gpucoron: error: {message}\n"
+    text = Path("run.log").read_text()
+    assert type(error).__name__ in text
+    assert ("Traceback" in text) == (
+        code in (1,) or isinstance(error, OSError) and not isinstance(error, OutputError)
+    )
+
+
+def test_a_defect_shows_its_traceback_on_request(pipeline, capsys):
+    pipeline.action = failing(ZeroDivisionError("a"))
+    assert cli.main(["asn.json", "-v"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and err.endswith(
+        "gpucoron: error: internal error: ZeroDivisionError: a\n"
+    )
+
+
+def test_files_that_cannot_be_read_or_written(pipeline, capsys, monkeypatch):
+    monkeypatch.setattr("gpucoron.backend.device._may_have_gpu", lambda: False)
+    assert cli.main(["asn.json", "--params", "none.toml"]) == 3
+    assert "none.toml: no such file, expected a parameter file" in capsys.readouterr().err
+    assert cli.main(["asn.json", "--save-params", "no/p.toml"]) == 5
+    assert "no/p.toml: cannot write: No such file" in capsys.readouterr().err
+    assert cli.main(["asn.json", "--log-file", "no/run.log"]) == 5
+    assert "no/run.log: cannot write the log file: No such" in capsys.readouterr().err
+    assert cli.main(["asn.json", "--device", "0"]) == 4
+    assert "device 0 cannot be used: there is no NVIDIA GPU here" in capsys.readouterr().err
+    assert not pipeline.calls
+
+
+def test_a_file_named_like_a_command(pipeline):
+    Path("info").write_text("{}")
+    assert cli.main(["./info"]) == 0
+    assert pipeline.calls[0]["asn"] == "./info"
+
+
+def test_the_logger_is_left_as_it_was(pipeline, capsys):
+    before = (log.level, log.propagate, list(log.handlers))
+    assert cli.main(["asn.json"]) == 0
+    assert (log.level, log.propagate, list(log.handlers)) == before
+
+
+# ---- help
+
+
+def test_help_names_everything(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for word in (*COMMANDS, "--device", "--set", "klip.truncate = 50", "exit codes:", "130"):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("command", ["info"])
+def test_help_of_the_commands(capsys, command):
+    assert cli.main([command, "--help"]) == 0
+    assert f"gpucoron {command}" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from gpucoron.cli.main import main; main(['--help']); "
+        "print([m for m in ('numpy', 'scipy', 'astropy', 'asdf', 'gwcs', 'numba', 'rich', "
+        "'cupy', 'stdatamodels', 'jwst') if m in sys.modules], file=sys.stderr)"
+    )
+    done = python("-c", code)
+    assert done.stderr == "[]\n" and "exit codes:" in done.stdout
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"gpucoron \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+# ---- info
+
+
+def test_info_of_the_system(capsys):
+    assert cli.main(["info"]) == 0
+    out = capsys.readouterr().out
+    for word in ("numpy", "gwcs", "threads", "memory", "--device cpu", "--device auto takes cpu"):
+        assert word in out
+
+
+def test_info_of_an_association(capsys, shared_data):
+    asn = next((shared_data / "nircam_small").glob("*asn.json"))
+    assert cli.main(["info", str(asn)]) == 0
+    out = capsys.readouterr().out
+    assert "product jw09001-c1001_t001_nircam_f410m-maskrnd-sub320a335r" in out
+    assert "science  3 x 128 x 128  NIRCAM" in re.sub("NIRCam", "NIRCAM", out)
+    assert "6 science and 6 reference integrations: 36 pairs with --align each, 12 with" in out
+
+
+def test_info_of_what_is_no_association(capsys, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{")
+    assert cli.main(["info", str(path)]) == 3
+    assert "a.json: not valid JSON" in capsys.readouterr().err
+
+
+def test_info_shows_what_is_ignored(shared_data, tmp_path, capsys):
+    asn = next((shared_data / "nircam_small").glob("*asn.json"))
+    table = json.loads(asn.read_text())
+    for member in table["products"][0]["members"]:
+        member["expname"] = str(asn.parent / member["expname"])
+    table["products"][0]["members"].append({"expname": "t.fits", "exptype": "target_acq"})
+    (tmp_path / "asn.json").write_text(json.dumps(table))
+    lines = list(cli_info.association_lines(tmp_path / "asn.json"))
+    assert any(re.search(r"target_acq +ignored, missing .*t\.fits", line) for line in lines)
+
+
+# ---- ends of a process
+
+
+PROCESS = """
+import sys, time, types
+from pathlib import Path
+import gpucoron
+module = types.ModuleType("gpucoron.api")
+def run(asn, **kwargs):
+    try:
+        Path("started").touch()
+        time.sleep(30)
+    finally:
+        Path("cleaned").touch()
+module.run = run
+sys.modules["gpucoron.api"] = gpucoron.api = module
+from gpucoron.cli.main import main
+sys.exit(main(["asn.json"]))
+"""
+
+
+@pytest.mark.parametrize(
+    "number, code, message",
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_signals_end_a_run_cleanly(tmp_path, number, code, message):
+    # a shell's background jobs ignore SIGINT, and children inherit that
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
+    for _ in range(600):
+        if (tmp_path / "started").exists():
+            break
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert err.endswith(f"gpucoron: error: {message}\n") and "Traceback" not in err
+    assert (tmp_path / "cleaned").exists()
+
+
+def test_a_closed_pipe_is_quiet():
+    code = (
+        "import sys\nfrom gpucoron.cli import info as cli_info, main as cli\n"
+        "cli_info.system_lines = lambda: ('x' * 100 for _ in range(100000))\n"
+        "sys.exit(cli.main(['info']))"
+    )
+    script = f'{sys.executable} -c "$CODE" | head -1; echo ${{PIPESTATUS[0]}}'
+    done = run("bash", "-c", script, CODE=code)
+    assert done.stderr == "" and done.stdout.splitlines()[-1] == "141"
+
+
+def test_python_m_gpucoron_is_the_command_line():
+    done = python("-m", "gpucoron", "--version")
+    assert done.stdout.strip() == f"gpucoron {gpucoron.__version__}"
