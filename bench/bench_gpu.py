@@ -62,7 +62,7 @@ LIBRARIES = (
     "torch",
 )
 MEMCHECK = ("median", "klip", "registration", "drizzle")  # files of kernels, for a first look
-TINY_TESTS = ["tests/test_stack.py"]
+TINY_TESTS = ["tests/core/test_stack.py"]
 
 
 def run(part, options):

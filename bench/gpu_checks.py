@@ -24,15 +24,15 @@ _SAID = re.compile(r"^=========\s+(Invalid|Uninit|Barrier|Error|Warning|Potentia
 
 
 # ---------------------------------------------------------------- pytest
-#: The files that hold tests on a GPU; tests/test_bench_gpu.py sees that none is missing.
+#: The files that hold tests on a GPU; tests/bench/test_bench_gpu.py sees that none is missing.
 TEST_FILES = (
-    "tests/test_pipeline_gpu.py",
-    "tests/test_place.py",
-    "tests/test_cuda.py",
-    "tests/test_docs_gpu.py",
-    "tests/test_emulated_pool.py",
-    "tests/test_resume.py",
-    "tests/test_stack.py",
+    "tests/pipeline/test_pipeline_gpu.py",
+    "tests/backend/test_place.py",
+    "tests/backend/test_cuda.py",
+    "tests/docs/test_docs_gpu.py",
+    "tests/emulation/test_emulated_pool.py",
+    "tests/pipeline/test_resume.py",
+    "tests/core/test_stack.py",
     *(
         f"tests/ops/test_{name}.py"
         for name in (
@@ -303,7 +303,7 @@ def run_cases(file, device, keep=None):
     """Call the cases of a file on a device, and keep what they give if there is a folder for it."""
     import numpy as np
 
-    from tests.kernel_cases import CASES
+    from tests.helpers.kernel_cases import CASES
 
     kept = {}
     for case in CASES[file]:
@@ -330,7 +330,7 @@ def main(arguments=None):
     """Call the cases of the files named, or of all."""
     sys.path.insert(0, str(ROOT))
     from gpucoron.backend import cuda
-    from tests import device_fixture
+    from tests.helpers import device_fixture
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -48,7 +48,7 @@ def checksum(root=ROOT, kernels=None):
 def with_ptx(code, kernels=None):
     """The same with the checksum of the PTX, where NVRTC is at hand."""
     from gpucoron.backend import cuda
-    from tests import nvrtc
+    from tests.helpers import nvrtc
 
     if not nvrtc.find():
         return code

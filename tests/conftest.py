@@ -25,7 +25,7 @@ def shared_data():
 @pytest.fixture
 def tiny(tmp_path):
     """A small simulated association to do things to."""
-    from tests.tiny_sets import TinySet
+    from tests.helpers.tiny_sets import TinySet
 
     return TinySet(tmp_path)
 
@@ -34,7 +34,7 @@ def tiny(tmp_path):
 def no_proof(monkeypatch):
     """Leave out the package's proof on a GPU: `--device auto` does the same with one and without.
 
-    tests/test_proof.py looks at the file itself.
+    tests/bench/test_proof.py looks at the file itself.
     """
     monkeypatch.setattr("gpucoron.backend.device.proof", lambda: None)
 
@@ -55,7 +55,7 @@ def device(request):
     kernels' own source on the CPU, with the threads in that order (the last two are slow tests);
     "cuda" runs them on a GPU.
     """
-    from tests import device_fixture
+    from tests.helpers import device_fixture
 
     with device_fixture.make(request.param) as made:
         yield made
@@ -63,7 +63,7 @@ def device(request):
 
 def pytest_report_header(config):
     """Say once why there is no GPU, instead of in every test that wants one."""
-    from tests import device_fixture
+    from tests.helpers import device_fixture
 
     missing = device_fixture.why_no_gpu()
     return f"no GPU, tests on one are left out: {missing}" if missing else "tests run on a GPU, too"
@@ -72,7 +72,7 @@ def pytest_report_header(config):
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config, items):
     """Mark what runs on a GPU, and leave it out where there is none."""
-    from tests import device_fixture
+    from tests.helpers import device_fixture
 
     for item in filter(_on_cuda, items):
         item.add_marker(pytest.mark.gpu)
@@ -90,7 +90,7 @@ def _on_cuda(item):
 def pytest_runtest_logreport(report):
     """Leave a process whose CUDA context a failed test has ruined: all after it would fail, too."""
     if report.failed and "gpu" in report.keywords and "PYTEST_XDIST_WORKER" in os.environ:
-        from tests import device_fixture
+        from tests.helpers import device_fixture
 
         if device_fixture.gpu_is_lost():
             os._exit(70)  # xdist starts another one

@@ -22,7 +22,7 @@ from gpucoron.errors import (
     ParameterError,
     UsageError,
 )
-from tests.processes import python
+from tests.helpers.processes import python
 
 HEAVY = (
     "numpy scipy numba astropy asdf gwcs stdatamodels rich cupy crds jwst matplotlib jinja2 "
@@ -235,7 +235,8 @@ def test_steps_say_what_they_expected(call, message):
 def untyped(function):
     """Return the names of parameters without a type, and "return" where the result has none."""
     signature = inspect.signature(function)
-    arrays = ("images", "data", "err", "mask", "x", "y")  # of NumPy or CuPy: may have none
+    # arrays, of NumPy or CuPy, may have none
+    arrays = ("images", "data", "err", "mask", "references", "x", "y", "ra", "dec", "frame")
     names = [
         p.name
         for p in signature.parameters.values()

@@ -11,7 +11,7 @@ from gpucoron import __version__
 
 __all__ = ["Proof", "proof"]
 
-#: Written by ``bench/bench_gpu.py prove``; tests/test_proof.py sees that it fits the code.
+#: Written by ``bench/bench_gpu.py prove``; tests/bench/test_proof.py sees that it fits the code.
 FILE = Path(__file__).with_name("gpu_proof.json")
 
 

@@ -4,7 +4,7 @@ import functools
 
 from hypothesis import strategies as st
 
-from tests.tiny_sets import simulated
+from tests.helpers.tiny_sets import simulated
 
 BLOCK, CARD = 2880, 80
 

@@ -17,7 +17,7 @@ from gpucoron.io.asdf.guard import UnsupportedAsdf, checked, open_asdf
 from gpucoron.io.exposures import ExposureMeta, read_exposure
 from gpucoron.io.wcs import OutputWcs, output_wcs, read_wcs
 from tests.fuzz.bounds import bounded, fuzz, one_line, refused_or
-from tests.tiny_sets import SHAPE, simulated
+from tests.helpers.tiny_sets import SHAPE, simulated
 
 HEAD = (
     b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n%TAG ! tag:stsci.edu:asdf/\n"

@@ -10,7 +10,7 @@ from gpucoron.io.exposures import read_exposure, read_meta
 from gpucoron.io.psfmask import read_psfmask
 from tests.fuzz.bounds import bounded, one_line
 from tests.fuzz.hostile_fits import BLOCK, joined, originals, parts, with_card
-from tests.tiny_sets import SHAPE
+from tests.helpers.tiny_sets import SHAPE
 
 INT_TIMES = "INT_TIMES"
 

@@ -13,7 +13,7 @@ from gpucoron.io.psfmask import read_psfmask
 from gpucoron.io.wcs import output_wcs, read_wcs
 from tests.fuzz.bounds import fuzz, refused_or, whole
 from tests.fuzz.hostile_fits import files, originals
-from tests.tiny_sets import SHAPE
+from tests.helpers.tiny_sets import SHAPE
 
 PROVENANCE = Provenance("0", parameters={"klip.truncate": 3}, inputs=["a.fits"])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gpucoron.cli import main as cli
 from tests.fuzz.bounds import EXAMPLES, bounded, fuzz, one_line, whole
 from tests.fuzz.hostile_fits import files
-from tests.tiny_sets import one_thread, simulated  # noqa: F401
+from tests.helpers.tiny_sets import one_thread, simulated  # noqa: F401
 
 OPTIONS = ["--device", "cpu", "-q", "--set", "klip.truncate=2"]
 

@@ -10,7 +10,7 @@ import pytest
 from gpucoron import io
 from gpucoron.errors import AssociationError, ExposureError
 from gpucoron.io.exposures import ExposureMeta
-from tests.io.makers import make_asn, product
+from tests.helpers.makers import make_asn, product
 
 SCI, SCI2, PSF, PSF2 = (f"jw0123400{i}001_03102_00001_nrcalong_calints.fits" for i in range(1, 5))
 GOOD = [(SCI, "science"), (PSF, "psf")]

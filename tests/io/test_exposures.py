@@ -9,7 +9,7 @@ from astropy.io import fits
 from gpucoron import io
 from gpucoron.errors import ExposureError
 from gpucoron.io.inspection import check_members
-from tests.io.makers import ASDF, PRIMARY, SCI, arrays, edit_card, make_calints
+from tests.helpers.makers import ASDF, PRIMARY, SCI, arrays, edit_card, make_calints
 
 NAMES = {
     "data": "SCI",

@@ -13,7 +13,7 @@ from astropy.io import fits
 from gpucoron import io
 from gpucoron.errors import MaskError
 from gpucoron.io import psfmask as module
-from tests.io.makers import make_calints, make_mask
+from tests.helpers.makers import make_calints, make_mask
 
 SHAPE = (6, 5)
 

@@ -9,8 +9,8 @@ from gpucoron.ops.bad_pixels import (
     fill_bad_pixels_raster,
     refill,
 )
-from tests import oracles, tolerances
-from tests.scenes import read_only
+from tests.helpers import oracles, tolerances
+from tests.helpers.scenes import read_only
 
 
 def fill(device, images, bad, *args, **options):
@@ -166,7 +166,7 @@ def test_kriging_knows_what_a_diffraction_limited_image_looks_like(device):
 
 def test_kriging_follows_what_the_star_did_since_the_other_integrations(device):
     """One integration moved by 0.05 px: its bad pixels are filled where the star now is."""
-    from tests.oracles import fourier_shift
+    from tests.helpers.oracles import fourier_shift
 
     rng = np.random.default_rng(2)
     still = 10 * diffraction_limited()[0]

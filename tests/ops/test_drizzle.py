@@ -9,9 +9,9 @@ from gpucoron.backend.device import cpu_threads
 from gpucoron.backend.threads import set_threads
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import KERNELS, Drizzle, fill_value, overlaps
-from tests.ops import drizzle_oracle
-from tests.processes import python
-from tests.tolerances import DRIZZLE_CANCELLING_VARIANCE, DRIZZLE_SUM_ABS, DRIZZLE_SUM_REL
+from tests.helpers import drizzle_oracle
+from tests.helpers.processes import python
+from tests.helpers.tolerances import DRIZZLE_CANCELLING_VARIANCE, DRIZZLE_SUM_ABS, DRIZZLE_SUM_REL
 
 SHAPE, OUTPUT = (41, 33), (39, 46)
 

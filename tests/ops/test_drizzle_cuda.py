@@ -6,9 +6,9 @@ import pytest
 from gpucoron.errors import InputError
 from gpucoron.ops.cuda import drizzle as _drizzle_cuda
 from gpucoron.ops.drizzle import KERNELS, Drizzle, overlaps
-from tests import device_fixture
-from tests.cuda_on_host import build
-from tests.ops import drizzle_oracle
+from tests.helpers import device_fixture, drizzle_oracle
+from tests.helpers.cuda_on_host import build
+from tests.helpers.tolerances import DRIZZLE_ROUNDED
 from tests.ops.test_drizzle import (
     GEOMETRIES,
     assert_like_package_signed,
@@ -17,7 +17,6 @@ from tests.ops.test_drizzle import (
     scene,
     variances_of,
 )
-from tests.tolerances import DRIZZLE_ROUNDED
 
 SHAPE, OUTPUT = (23, 27), (21, 36)
 

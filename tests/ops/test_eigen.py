@@ -5,8 +5,8 @@ from gpucoron.errors import DeviceError, InputError, ParameterError
 from gpucoron.ops.cuda import cusolver as _cusolver
 from gpucoron.ops.cuda import eigen as _eigen_cuda
 from gpucoron.ops.eigen import KLBasis, klip_many, symmetric_eigen
-from tests import oracles, tolerances
-from tests.scenes import read_only, speckles
+from tests.helpers import oracles, tolerances
+from tests.helpers.scenes import read_only, speckles
 
 on_gpus = pytest.mark.parametrize(
     "device", ["host-forward", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True

@@ -10,8 +10,8 @@ from gpucoron.ops.fourier_shift import (
     shift_spectra,
     spectra,
 )
-from tests import oracles, tolerances
-from tests.scenes import read_only, speckles
+from tests.helpers import oracles, tolerances
+from tests.helpers.scenes import read_only, speckles
 
 SHAPES = [(20, 30), (21, 30), (20, 31), (21, 31), (8, 5), (2, 2)]
 

@@ -4,9 +4,9 @@ import pytest
 from gpucoron.errors import InputError
 from gpucoron.ops.kriging import FAR, NEAR, correlation_of, joint_spread, krige
 from gpucoron.ops.kriging_tables import finest_correlation
-from tests import oracles, tolerances
+from tests.helpers import oracles, tolerances
+from tests.helpers.scenes import read_only
 from tests.ops.test_bad_pixels import diffraction_limited
-from tests.scenes import read_only
 
 
 def punched(seed, cutoff, size=3, noise=0.5):

@@ -4,8 +4,8 @@ import pytest
 from gpucoron.errors import InputError
 from gpucoron.ops.cuda import median as _median_cuda
 from gpucoron.ops.median import median
-from tests import oracles
-from tests.scenes import read_only
+from tests.helpers import oracles
+from tests.helpers.scenes import read_only
 
 DTYPES = [np.float32, np.float64]
 

@@ -5,8 +5,8 @@ import pytest
 
 from gpucoron.errors import InputError
 from gpucoron.ops.outliers import flag_outliers, sharp_outliers
+from tests.helpers.scenes import read_only
 from tests.ops.test_bad_pixels import diffraction_limited
-from tests.scenes import read_only
 
 
 def field(amplitude, seed=0, n=2, shape=(28, 36)):

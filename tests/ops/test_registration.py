@@ -13,8 +13,8 @@ from gpucoron.ops.registration import (
     NOT_CONVERGED,
     Registration,
 )
-from tests import oracles, tolerances
-from tests.scenes import read_only, speckles
+from tests.helpers import oracles, tolerances
+from tests.helpers.scenes import read_only, speckles
 
 OFFSETS = [(0.0, 0.0), (0.31, -0.22), (0.95, 0.48), (-1.2, 0.6), (2.5, -1.5)]
 

@@ -9,7 +9,7 @@ from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.steps import Alignment, align_refs
 from gpucoron.steps.align_refs import FITS_DTYPE
 from gpucoron.steps.filling import Filling, PreparedReferences
-from tests.scenes import read_only, speckles
+from tests.helpers.scenes import read_only, speckles
 
 SHAPE = (40, 41)
 OFFSETS = [(0.4, -0.3), (-0.8, 0.2), (0.1, 0.9), (1.4, -1.2)]

@@ -3,8 +3,8 @@ import pytest
 
 from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.steps import Filling, PreparedReferences
-from tests import tolerances
-from tests.scenes import read_only, speckles
+from tests.helpers import tolerances
+from tests.helpers.scenes import read_only, speckles
 
 SHAPE = (34, 37)
 

@@ -4,8 +4,8 @@ import pytest
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.steps import klip
-from tests import oracles
-from tests.scenes import read_only, speckles
+from tests.helpers import oracles
+from tests.helpers.scenes import read_only, speckles
 
 SHAPE = (30, 29)
 

@@ -3,7 +3,7 @@ import pytest
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.steps import OutlierResult, outlier_detection
-from tests.scenes import read_only, speckles
+from tests.helpers.scenes import read_only, speckles
 
 
 def exposure(n=5, shape=(12, 13), seed=0):

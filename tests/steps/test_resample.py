@@ -11,7 +11,7 @@ from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import Drizzle
 from gpucoron.steps.resample import resample
-from tests.tolerances import LANCZOS_REL
+from tests.helpers.tolerances import LANCZOS_REL
 
 SHAPE, OUTPUT = (24, 21), (27, 26)
 

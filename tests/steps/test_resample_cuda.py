@@ -8,8 +8,8 @@ import pytest
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.steps.resample import resample
+from tests.helpers.tolerances import DRIZZLE_ROUNDED
 from tests.steps.test_resample import OUTPUT, SHAPE, changed, pixel_map, stack
-from tests.tolerances import DRIZZLE_ROUNDED
 
 ARRAYS = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat")
 

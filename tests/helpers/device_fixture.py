@@ -1,0 +1,167 @@
+"""The fixture `device`: the same test on the CPU, on the emulated GPU and on a real one."""
+
+import contextlib
+import functools
+import gc
+import sys
+
+import numpy as np
+import pytest
+
+from tests.helpers.cuda_on_host import build
+
+
+class Cpu:
+    """NumPy in, NumPy out."""
+
+    name = "cpu"
+    is_gpu = False
+    cupy = emulation = None
+
+    def array(self, values):
+        return values
+
+    def get(self, values):
+        return values
+
+
+class Gpu:
+    """CuPy arrays, real or emulated.
+
+    Attributes
+    ----------
+    emulation : Emulation or None
+        Counters and settings of the emulated device; None on a real one.
+    """
+
+    is_gpu = True
+
+    def __init__(self, name, cupy, emulation=None):
+        self.name, self.cupy, self.emulation = name, cupy, emulation
+
+    def have(self, count):
+        """Let there be so many devices; skip the test where a real machine has fewer."""
+        if self.emulation:
+            self.emulation.count = count
+        elif self.cupy.cuda.runtime.getDeviceCount() < count:
+            pytest.skip(f"this machine has fewer than {count} GPUs")
+
+    @contextlib.contextmanager
+    def race(self, match):
+        """Expect the emulation to find a race."""
+        from tests.helpers.cuda_on_host.order import Race
+
+        with pytest.raises(Race, match=match):
+            yield
+            self.emulation.checker.raise_left()  # of a finalizer, or lost on the way
+        self.emulation.checker.races.clear()
+
+    def array(self, values):
+        """Copy to the device; None stays None."""
+        return None if values is None else self.cupy.asarray(np.asarray(values))
+
+    def get(self, values):
+        """Copy to the host: an array, or each of a tuple, list or dict of them."""
+        if isinstance(values, (tuple, list)):
+            return tuple(self.get(v) for v in values)
+        if isinstance(values, dict):
+            return {k: self.get(v) for k, v in values.items()}
+        if values is None or np.isscalar(values):
+            return values
+        assert isinstance(values, self.cupy.ndarray), f"{type(values)} is no device array"
+        return values.get()
+
+    def leave_memory(self, size):
+        """Let the pool take no more than `size` bytes from now on.
+
+        What is free of pieces that are in use is not refused by any limit: it is taken here, and
+        returned, to be held as long as the limit is to be felt.
+        """
+        pool, taken = self.cupy.get_default_memory_pool(), []
+        pool.free_all_blocks()
+        pool.set_limit(size=max(1, pool.total_bytes()))
+        for piece in 2 ** np.arange(28, 8, -1):
+            with contextlib.suppress(self.cupy.cuda.memory.OutOfMemoryError):
+                while True:
+                    taken.append(self.cupy.empty(int(piece), np.uint8))
+        pool.set_limit(size=pool.total_bytes() + int(size))
+        return taken
+
+
+@functools.cache
+def emulation():
+    """One for the whole process, so that every kernel is loaded once."""
+    from tests.helpers.cuda_on_host.cupy_on_host import Emulation
+
+    return Emulation()
+
+
+def why_no_emulation():
+    """What is missing to run kernels on the CPU; empty where nothing is."""
+    if not build.COMPILER:
+        return build.NO_COMPILER
+    try:
+        import cupy  # noqa: F401
+    except ImportError as problem:
+        return f"the emulation checks names against CuPy: {problem}"
+    return ""
+
+
+@functools.cache
+def why_no_gpu():
+    from gpucoron.backend.device import find_gpus
+
+    gpus, problem = find_gpus()
+    return "" if gpus else problem or "no GPU"
+
+
+def gpu_is_lost():
+    """Tell whether the device no longer answers, as after an access out of bounds."""
+    import cupy
+
+    try:
+        cupy.cuda.runtime.deviceSynchronize()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def emulated(order="forward", **settings):
+    """Put the emulation where CuPy would be imported from; `settings` are of `Emulation.reset`.
+
+    At the end a race is raised that the program did not stop at.
+    """
+    from gpucoron.backend.device import find_gpus
+
+    made = emulation()
+    made.reset(order, **settings)
+    find_gpus.cache_clear()
+    before = {name: sys.modules.get(name) for name in made.modules}
+    sys.modules.update(made.modules)  # what else is imported meanwhile stays imported
+    gc.freeze()  # each time that memory is full all is looked through for cycles: only what is new
+    try:
+        yield Gpu(f"host-{order}", made.cupy, made)
+        made.checker.raise_left()
+    finally:
+        gc.unfreeze()
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+        find_gpus.cache_clear()
+
+
+def make(name):
+    """Return a context manager that gives the device of that name; skip with the reason."""
+    if name == "cpu":
+        return contextlib.nullcontext(Cpu())
+    missing = why_no_gpu() if name == "cuda" else why_no_emulation()
+    if missing:
+        pytest.skip(missing)
+    if name == "cuda":
+        import cupy
+
+        return contextlib.nullcontext(Gpu(name, cupy))
+    return emulated(name.removeprefix("host-"))

@@ -1,0 +1,207 @@
+"""A run that is killed on the spot: what has a product's name is a whole product."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gpucoron.io.fits.checksums import product_sums
+from gpucoron.simulate import simulate
+from tests.helpers.processes import MAIN, python
+from tests.helpers.tiny_sets import TinySet, complete, one_thread  # noqa: F401
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")]
+
+# Runs the command line in its arguments, and dies in the midst of the n-th call of a function: of
+# "pwrite" and "write" half of the bytes arrive; "replace" dies before it, "replaced" after it.
+DIE = """
+import io, os, signal, sys
+
+function, number = sys.argv[1], int(sys.argv[2])
+calls = 0
+
+def dying(real, half):
+    def wrapper(*args):
+        global calls
+        calls += not str(args[-1]).endswith("_run.json")
+        if calls < number:
+            return real(*args)
+        half(*args)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return wrapper
+
+class File(io.BufferedWriter):
+    def write(self, data):
+        return self.write_hdu(data) if isinstance(data, memoryview) else super().write(data)
+
+    def write_hdu(self, data):
+        return super().write(data)
+
+def half_an_hdu(file, data):
+    io.BufferedWriter.write(file, data[:len(data) // 2])
+    file.flush()
+
+from gpucoron.cli.main import main
+from gpucoron.io import files
+if function == "pwrite":
+    real = os.pwrite
+    os.pwrite = dying(real, lambda fd, data, offset: real(fd, data[:len(data) // 2], offset))
+elif function == "write":
+    files.open = lambda path, mode: (
+        open(path, mode) if mode == "rb" else File(io.FileIO(path, mode)))
+    File.write_hdu = dying(File.write_hdu, half_an_hdu)
+else:
+    real = os.replace
+    os.replace = dying(real, real if function == "replaced" else lambda *args: None)
+sys.exit(main(sys.argv[3:]))
+"""
+WORDS = ("--device", "cpu", "-q", "--set", "klip.truncate=3")
+
+
+def look(folder, unchanged=None):
+    """Assert that everything is whole or has a temporary name; return the names of both kinds.
+
+    The record, whole at any time, may know less than all that is complete, never more. Files that
+    are as `unchanged` has them were looked at before.
+    """
+    unchanged = {} if unchanged is None else unchanged
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    whole = [n for n in names if n.endswith(".fits")]
+    for name in whole:
+        status = os.stat(folder / name)
+        if unchanged.get(name) != (status.st_ino, status.st_mtime_ns):
+            complete(folder / name)
+            unchanged[name] = status.st_ino, status.st_mtime_ns
+    for record in folder.glob("*_run.json"):
+        entries = json.loads(record.read_text())["files"]
+        claimed = {e["name"]: e["checksums"] for e in entries if e["state"] == "complete"}
+        assert all(product_sums(folder / name) == sums for name, sums in claimed.items())
+    rest = [n for n in names if not n.endswith((".fits", "_run.json", ".lock"))]
+    assert all(n.startswith(".") and n.endswith(".part") for n in rest), rest
+    return whole, rest
+
+
+@pytest.mark.parametrize(
+    "function, number, whole, rest",
+    [
+        ("write", 1, 0, "crfints"),
+        ("write", 32, 3, "psfstack"),
+        ("pwrite", 25, 5, "psfalign"),
+        ("pwrite", 60, 8, "psfalign"),
+        ("replace", 6, 5, "psfalign"),
+        ("replaced", 6, 6, None),
+    ],
+)
+def test_killed_while_writing(function, number, whole, rest, tmp_path):
+    tiny = TinySet(tmp_path)
+    done = python("-c", DIE, function, number, tiny.asn, "--output-dir", tiny.out, *WORDS)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    complete_names, left = look(tiny.out)
+    assert len(complete_names) == whole
+    assert len(left) == (rest is not None) and all(f"_{rest}.fits." in name for name in left)
+    # what is left is in nobody's way, and goes with the next run
+    assert tiny.command(*WORDS) == 0
+    assert len(look(tiny.out)[0]) == len(tiny.files()) == 11
+
+
+def test_killed_from_outside_while_references_are_written(tmp_path):
+    made = simulate(
+        tmp_path / "in",
+        "nircam",
+        3,
+        shape=(160, 160),
+        n_science=1,
+        n_integrations=9,
+        n_references=2,
+        n_reference_integrations=10,
+        planets=(),
+        disk=False,
+        n_optical_states=1,
+    )
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, made.asn, "--output-dir", out, *WORDS],
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob(".*_psfalign.fits.*.part")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.kill()
+    process.wait()
+    whole, left = look(out)
+    if process.returncode == -signal.SIGKILL and not any("psfalign" in name for name in whole):
+        assert len(left) == 1 and not any("psfsub" in name for name in whole)
+
+
+# ---- killed at random moments, again and again, and continued until done
+
+KILLS = 100
+# what says when a file was written, in PRIMARY and in the metadata of ASDF, and what sums it up
+VARYING = re.compile(rb"(DATE    |CHECKSUM|DATASUM )= .{70}|\n *date: [^\n]*")
+
+
+def in_a_process_of_its_own(tiny, *words):
+    """Start a run in a fork of this process, which has everything imported and compiled."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            code = tiny.command(*WORDS, "--threads", "2", "--resume", *words)
+        finally:
+            os._exit(code)
+    return pid
+
+
+def killed(pid, seconds):
+    """Kill a process after some time; return its exit code, None if it was killed."""
+    time.sleep(seconds)
+    os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def contents(folder):
+    """Return everything in the products that must not depend on how often a run was killed."""
+    return {
+        path.name: hashlib.sha256(VARYING.sub(b"", path.read_bytes())).digest()
+        for path in folder.glob("*.fits")
+    }
+
+
+def test_a_hundred_kills(tmp_path):
+    tiny = TinySet(tmp_path)
+    tiny.command(*WORDS, "--threads", "2")  # compiles
+    tiny.out = tmp_path / "uninterrupted"
+    start = time.monotonic()
+    pid = in_a_process_of_its_own(tiny)
+    assert os.waitpid(pid, 0)[1] == 0
+    wall = time.monotonic() - start
+    right = contents(tiny.out)
+    moments = random.Random(1)
+    kills = chains = 0
+    states = set()
+    while kills < KILLS:
+        tiny.out = tmp_path / f"chain{chains}"
+        code, chains, seen = None, chains + 1, {}
+        while code is None and kills < KILLS:
+            code = killed(in_a_process_of_its_own(tiny), moments.uniform(0, wall))
+            kills += code is None
+            states.add(len(look(tiny.out, seen)[0]))
+        if code is None:
+            assert os.waitpid(in_a_process_of_its_own(tiny), 0)[1] == 0
+        else:
+            assert code == 0
+        assert contents(tiny.out) == right
+        assert len(tiny.files()) == len(right) == 11  # and nothing half-written
+    assert chains >= 3  # fewer come to their end on a busy machine than on an idle one
+    assert states >= {0, 11} and len(states) > 5

@@ -1,0 +1,152 @@
+"""Compute nodes: no network, no home, nothing writable but the output, fewer processors."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpucoron.backend import caches
+from tests.helpers import processes
+from tests.helpers.tiny_sets import TinySet, one_thread  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = (sys.executable, "-m", "gpucoron")
+NO_SOCKETS = """
+import socket, sys
+
+def refuse(*unused, **ignored):
+    raise SystemExit("a socket was opened")
+
+socket.socket = socket.create_connection = socket.getaddrinfo = refuse
+from gpucoron.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def run(tiny, *command, **changes):
+    """Run a command on the tiny set and return its standard error; 11 products come of it."""
+    words = tiny.words("--set", "klip.truncate=2", "--report", tiny.out)
+    done = processes.run(*command, *words, cwd=tiny.folder, PYTHONPATH=str(ROOT), **changes)
+    assert done.returncode == 0, done.stderr
+    assert len([n for n in tiny.files() if n.endswith(".fits")]) == 11
+    return done.stderr
+
+
+def can(*command):
+    """Tell whether a command works here."""
+    try:
+        return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
+    except OSError:
+        return False
+
+
+def test_no_socket_is_opened(tmp_path):
+    run(TinySet(tmp_path), sys.executable, "-c", NO_SOCKETS, CRDS_PATH=None)
+
+
+@pytest.mark.skipif(not can("unshare", "-rn", "true"), reason="unshare -n is not allowed here")
+def test_without_any_network(tmp_path):
+    run(TinySet(tmp_path), "unshare", "-rn", *RUN)
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null/home"])
+def test_without_a_home(home, tmp_path):
+    told = run(TinySet(tmp_path), *RUN, HOME=home, XDG_CACHE_HOME=None, XDG_CONFIG_HOME=None)
+    assert "/dev/null" not in told
+
+
+READ_ONLY = """
+mount --bind {work} {work} && mount -o remount,ro,bind / || exit 99
+for folder in {frozen}; do mount --bind $folder $folder && mount -o remount,ro,bind $folder; done
+touch {root}/gpucoron/ops/probe 2>/dev/null && exit 99
+exec "$@"
+"""
+
+
+@pytest.mark.skipif(
+    not can("unshare", "-rm", "mount", "--bind", "/tmp", "/mnt"),
+    reason="unshare -m is not allowed here",
+)
+def test_package_and_home_are_read_only(tmp_path):
+    tiny, cache = TinySet(tmp_path), tmp_path / "cache"
+    cache.mkdir()
+    mounted = {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()}
+    frozen = " ".join(
+        sorted({str(ROOT)} | {m for m in mounted if str(ROOT).startswith(m) and m != "/"})
+    )
+    script = READ_ONLY.format(work=tmp_path, frozen=frozen, root=ROOT)
+    told = run(
+        tiny,
+        "unshare",
+        "-rm",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        *RUN,
+        HOME="/dev/null/home",
+        XDG_CACHE_HOME=None,
+        PYTHONDONTWRITEBYTECODE="1",
+        NUMBA_CACHE_DIR=None,
+        TMPDIR=str(cache),
+    )
+    kept = next(cache.glob("gpucoron-*"))
+    assert list(kept.rglob("*.nbi"))
+    assert f"compiled loops are kept in {kept}; set NUMBA_CACHE_DIR" in told
+    assert told.count("compiling loops; they are kept on disk") == 1
+
+
+def test_the_folder_in_the_temporary_one_is_this_users_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    first = Path(caches._own_folder())
+    assert stat.S_IMODE(first.stat().st_mode) == 0o700 and first.parent == tmp_path
+    assert caches._own_folder() == str(first)
+    first.chmod(0o777)  # compiled code from here might be anybody's
+    second = Path(caches._own_folder())
+    assert second != first and stat.S_IMODE(second.stat().st_mode) == 0o700
+    first.rmdir()
+    first.symlink_to(second)
+    assert caches._own_folder() not in (str(first), str(second))
+
+
+@pytest.mark.parametrize(
+    "place, kept", [("writable", None), ("", "gpucoron-"), ("/dev/null/x", "gpucoron-")]
+)
+def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    before = str(tmp_path / place) if place == "writable" else place
+    monkeypatch.setenv("CUPY_CACHE_DIR", before)
+    caches.cupy_cache()
+    now = os.environ["CUPY_CACHE_DIR"]
+    assert now == before if kept is None else now.startswith(str(tmp_path / kept))
+
+
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
+def test_processors_as_the_environment_says(variable, tmp_path):
+    code = (
+        "import gpucoron, json, sys; from gpucoron.pipeline import association\n"
+        "from gpucoron.backend import threads\n"
+        "found = []\n"
+        "real = association.run_product\n"
+        "association.run_product = lambda run, inputs: found.append("
+        "(run.threads, threads.threads_here())) or real(run, inputs)\n"
+        "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
+        "print(json.dumps(found))"
+    )
+    tiny = TinySet(tmp_path)
+    variables = {"PYTHONPATH": str(ROOT), variable: "1"}
+    done = processes.python("-c", code, tiny.asn, **variables)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[1, 1]]
+
+
+def test_nothing_chooses_gpus_behind_the_environments_back():
+    sources = [p.read_text() for p in (ROOT / "gpucoron").rglob("*.py")]
+    assert not any("CUDA_VISIBLE_DEVICES" in text for text in sources)

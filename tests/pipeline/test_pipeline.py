@@ -1,0 +1,476 @@
+"""Whole runs: what they give back, what they write, and that they are the chain of the steps."""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import gpucoron
+from gpucoron import api as pipeline
+from gpucoron.backend.device import cpu_threads
+from gpucoron.core.parameters import Klip, Parameters
+from gpucoron.errors import OutputError, ParameterError, UsageError
+from gpucoron.io import read_exposure, read_psfmask
+from gpucoron.steps import Alignment, align_refs, klip, outlier_detection, stack_refs
+from tests.helpers.tiny_sets import (
+    N_REFERENCES,
+    N_SCIENCE,
+    SHAPE,
+    TinySet,
+    complete,
+    one_thread,  # noqa: F401
+)
+
+N_REF = sum(N_REFERENCES)
+USUAL = {"device": "cpu", "klip_truncate": 3}
+PRODUCTS = {"crfints": 5, "median": 5, "psfstack": 1, "psfalign": 2, "psfsub": 2, "i2d": 1}
+HDU_OF = {
+    "data": "SCI",
+    "err": "ERR",
+    "dq": "DQ",
+    "wht": "WHT",
+    "con": "CON",
+    "var_poisson": "VAR_POISSON",
+    "var_rnoise": "VAR_RNOISE",
+    "var_flat": "VAR_FLAT",
+}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A set that tests only read, and a run of it that wrote and kept everything."""
+    tiny = TinySet(tmp_path_factory.mktemp("shared"))
+    tiny.result = run(tiny, output_dir=tiny.out, save=PRODUCTS, keep=PRODUCTS, threads=1)
+    return tiny
+
+
+def run(tiny, **keywords):
+    return gpucoron.run(tiny.asn, **USUAL | {"psfmask": tiny.mask} | keywords)
+
+
+def suffixes(result):
+    """Count the files of a run by kind."""
+    kinds = [re.search(r"_(\w+)\.fits$", f.name)[1].rpartition("_")[2] for f in result.files]
+    return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+
+def same(ours, theirs):
+    np.testing.assert_array_equal(np.asarray(ours).astype(theirs.dtype.newbyteorder("=")), theirs)
+
+
+def arrays(result):
+    """Yield (name, array) of everything in a result."""
+    for product in result.products:
+        groups = {
+            "crfints": product.crfints,
+            "psfsub": product.psfsub,
+            "psfstack": {"": product.psfstack},
+            "i2d": {"": product.i2d},
+            "psfalign": product.psfalign,
+        }
+        for kind, group in groups.items():
+            for root, stack in group.items():
+                for name in HDU_OF:
+                    if getattr(stack, name, None) is not None:
+                        yield f"{kind} {root} {name}", getattr(stack, name)
+        yield from product.median.items()
+        yield from product.fits.items()
+
+
+# ---- what a run gives back and what it writes
+
+
+def test_in_memory_nothing_is_written(tiny, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    before = tiny.sums()
+    result = run(tiny)
+    assert result.files == () and not list(here.iterdir()) and not tiny.out.exists()
+    assert tiny.sums() == before
+    product = result.product
+    assert list(product.psfsub) == list(product.psfalign) == list(product.fits)
+    assert [len(s) for s in product.psfsub.values()] == list(N_SCIENCE)
+    assert len(product.crfints) == 5 and len(product.psfstack) == N_REF
+    assert product.i2d.data.shape == product.wcs.shape
+    assert result.device.kind == "cpu" and result.parameters.klip.truncate == 3
+    assert set(result.timings) >= {"read", "outlier_detection", "align_refs", "klip", "resample"}
+
+
+def test_everything_is_written_and_whole(shared):
+    assert suffixes(shared.result) == PRODUCTS
+    assert sorted(f.name for f in shared.result.files) == shared.files()
+    for file in shared.result.files:
+        complete(file)
+
+
+def test_inputs_stay_as_they_were(shared, tmp_path):
+    assert shared.sums() == TinySet(tmp_path).sums()
+
+
+def test_files_hold_what_the_result_holds(shared):
+    product = shared.result.product
+    groups = {
+        "crfints": product.crfints,
+        "psfsub": product.psfsub,
+        "psfalign": product.psfalign,
+        "psfstack": {product.name: product.psfstack},
+        "i2d": {product.name: product.i2d},
+    }
+    for kind, group in groups.items():
+        for root, stack in group.items():
+            (path,) = shared.out.glob(f"{root}*_{kind}.fits")
+            with fits.open(path) as hdus:
+                for name, hdu in HDU_OF.items():
+                    if getattr(stack, name, None) is not None:
+                        same(getattr(stack, name), hdus[hdu].data)
+    for root, image in product.median.items():
+        same(image, fits.getdata(next(shared.out.glob(f"{root}*_median.fits")), "SCI"))
+
+
+def test_the_table_of_fits(shared):
+    for n, (root, table) in zip(N_SCIENCE, shared.result.product.fits.items(), strict=True):
+        (path,) = shared.out.glob(f"{root}*_psfalign.fits")
+        written = fits.getdata(path, "ALIGN")
+        assert written.dtype.names == table.dtype.names
+        for name in table.dtype.names:
+            same(table[name], np.asarray(written[name]))
+        np.testing.assert_array_equal(table["sci_integration"], np.repeat(np.arange(n) + 1, N_REF))
+        np.testing.assert_array_equal(table["ref_plane"], np.tile(np.arange(N_REF) + 1, n))
+        assert (table["status"] == 0).all() and (np.hypot(table["x"], table["y"]) < 3).all()
+        assert (table["x_err"] > 0).all() and (table["residual"] > 0).all()
+
+
+def test_sources_name_exposure_and_integration(shared):
+    expected = [
+        (p.name.replace("_calints.fits", ""), i + 1)
+        for p, n in zip(shared.psf, N_REFERENCES, strict=True)
+        for i in range(n)
+    ]
+    assert list(shared.result.product.psfstack.sources) == expected
+
+
+@pytest.mark.parametrize("align", ["each", "first"])
+def test_shapes_of_each_and_first(align, tiny):
+    result = run(tiny, align=align, output_dir=tiny.out, save=["psfalign"], keep=["psfalign"])
+    for n, (root, aligned) in zip(N_SCIENCE, result.product.psfalign.items(), strict=True):
+        shape = (n, N_REF, *SHAPE) if align == "each" else (N_REF, *SHAPE)
+        assert aligned.data.shape == aligned.err.shape == shape
+        assert len(aligned.fits) == N_REF * (n if align == "each" else 1)
+        (path,) = tiny.out.glob(f"{root}*_psfalign.fits")
+        with fits.open(path) as hdus:
+            assert hdus["SCI"].shape == shape
+            assert hdus[0].header["DATAMODL"] == ("QuadModel" if align == "each" else "CubeModel")
+            assert not hdus["DQ"].data.any()
+            same(aligned.data, hdus["SCI"].data)
+            assert np.isfinite(hdus["ERR"].data).all()
+
+
+# ---- the pipeline is the chain of the steps
+
+
+def chain(tiny, align="each", preset=None, truncate=3, **alignment):
+    """Do by hand what a run does before resampling; yield exposure, flagged, aligned, psfsub."""
+    mask = read_psfmask(tiny.mask, SHAPE)
+    stack = stack_refs([outlier_detection(read_exposure(p, "psf").stack).stack for p in tiny.psf])
+    for path in tiny.science:
+        exposure = read_exposure(path, "science")
+        flagged = outlier_detection(exposure.stack).stack
+        parameters = {"align": align, "preset": preset, **alignment}
+        filled = flagged.replace(data=Alignment(flagged, stack, mask, **parameters).science)
+        aligned = align_refs(flagged, stack, mask, **parameters)
+        yield exposure.root, flagged, aligned, klip(filled, aligned.data, truncate)
+
+
+@pytest.mark.parametrize("align", ["each", "first"])
+def test_a_run_is_the_chain_of_its_steps(align, shared):
+    """The pipeline streams its references; the library holds them all."""
+    product = shared.result.product if align == "each" else run(shared, align=align).product
+    for root, flagged, aligned, subtracted in chain(shared, align):
+        same(product.crfints[root].data, flagged.data)
+        same(product.psfalign[root].data, aligned.data)
+        same(product.psfalign[root].err, aligned.err)
+        same(product.fits[root], aligned.fits)
+        same(product.psfsub[root].data, subtracted.data)
+        same(product.psfsub[root].err, subtracted.err)
+        same(product.psfsub[root].dq, flagged.dq)
+
+
+def test_miri_non_science_pixels_are_zero_before_the_fit(tmp_path):
+    tiny = TinySet(tmp_path, "miri-4qpm")
+
+    def border(dq):
+        dq = dq.copy()
+        dq[..., :3] |= np.uint32(512 | 1)
+        return dq
+
+    tiny.edit(DQ=border)
+    product = run(tiny).product
+    for root, flagged, aligned, subtracted in chain(tiny, zero_non_science=True):
+        assert (flagged.dq[..., :3] & 512).all() and np.isnan(flagged.data[..., :3]).all()
+        same(product.psfalign[root].data, aligned.data)
+        same(product.psfsub[root].data, subtracted.data)
+        filled = Alignment(flagged, product.psfstack, np.ones(SHAPE), zero_non_science=True)
+        assert not filled.science[..., :3].any()
+    # nothing of them reaches the sky
+    assert product.i2d.con.any() and np.isfinite(product.i2d.data).any()
+    outside = run(TinySet(tmp_path / "whole", "miri-4qpm")).product.i2d
+    assert np.isfinite(product.i2d.data).sum() < np.isfinite(outside.data).sum()
+
+
+# ---- parameters
+
+
+def test_each_step_can_be_skipped(shared):
+    full = shared.result.product
+    everything = {"keep": PRODUCTS}
+    unflagged = run(shared, outlier_detection_skip=True, **everything).product
+    assert unflagged.crfints == unflagged.median == {} and unflagged.i2d is not None
+    unaligned = run(shared, align_refs_skip=True, **everything).product
+    assert unaligned.fits == unaligned.psfalign == {}
+    assert np.isfinite(next(iter(unaligned.psfsub.values())).data).all()
+    unsubtracted = run(shared, klip_skip=True, **everything).product
+    assert unsubtracted.psfsub == unsubtracted.fits == {}
+    assert np.nanstd(unsubtracted.i2d.data) > 3 * np.nanstd(full.i2d.data)
+    assert np.nanstd(unaligned.i2d.data) > np.nanstd(full.i2d.data)
+    alone = run(shared, resample_skip=True, **everything).product
+    assert alone.i2d is None and alone.wcs is None
+    for root, stack in alone.psfsub.items():
+        same(stack.data, full.psfsub[root].data)
+    with pytest.raises(ParameterError, match="stack_refs.skip is true, but klip needs"):
+        run(shared, stack_refs_skip=True)
+
+
+@pytest.mark.parametrize(
+    "skip, written",
+    [
+        ("outlier_detection", {"psfstack": 1, "psfalign": 2, "psfsub": 2, "i2d": 1}),
+        ("align_refs", {"crfints": 5, "psfstack": 1, "psfsub": 2, "i2d": 1}),
+        ("klip", {"crfints": 5, "psfstack": 1, "i2d": 1}),
+        ("resample", {"crfints": 5, "psfstack": 1, "psfalign": 2, "psfsub": 2}),
+    ],
+)
+def test_a_skipped_step_writes_nothing_and_says_so(skip, written, tiny):
+    result = run(tiny, output_dir=tiny.out, **{f"{skip}_skip": True})
+    assert suffixes(result) == written and len(tiny.files()) == sum(written.values())
+    keyword = {"outlier_detection": "S_OUTLIR", "klip": "S_KLIP"}.get(skip)
+    last = "i2d" if skip != "resample" else "psfsub"
+    header = fits.getheader(next(tiny.out.glob(f"*_{last}.fits")))
+    if keyword:
+        assert header[keyword] == "SKIPPED"
+    assert header["S_KLIP"] == ("SKIPPED" if skip == "klip" else "COMPLETE")
+
+
+def test_parameters_arrive_by_any_way(shared):
+    ways = [
+        {"klip_truncate": 2},
+        {"klip": {"truncate": 2}},
+        {"klip": Klip(truncate=2)},
+        {"parameters": {"klip.truncate": 2}},
+        {"parameters": Parameters(klip=Klip(truncate=2))},
+    ]
+    results = [
+        gpucoron.run(shared.asn, device="cpu", psfmask=shared.mask, keep=["psfsub"], **way)
+        for way in ways
+    ]
+    assert {r.parameters.klip.truncate for r in results} == {2}
+    first = next(iter(results[0].product.psfsub.values()))
+    for result in results[1:]:
+        same(next(iter(result.product.psfsub.values())).data, first.data)
+    assert not np.array_equal(first.data, next(iter(shared.result.product.psfsub.values())).data)
+
+
+def test_several_truncations_are_as_many_runs(shared, tmp_path):
+    events = []
+    several = run(
+        shared,
+        klip_truncate=(4, 3),
+        output_dir=tmp_path,
+        save=["psfsub", "i2d"],
+        progress=lambda step, *numbers, text="": events.append(step),
+    )
+    names = sorted(f.name for f in several.files)
+    assert [re.search(r"_kl\d+_\w+", n)[0] for n in names] == [
+        f"_kl00{k}_{kind}" for kind in ("i2d", "psfsub", "psfsub") for k in (3, 4)
+    ]
+    product, full = several.product, shared.result.product
+    single = {3: full, 4: run(shared, klip_truncate=4).product}
+    assert list(product.i2ds) == [4, 3] and product.i2d is product.i2ds[4]
+    assert list(full.i2ds) == [3] and full.i2d is full.i2ds[3]
+    for k, alone in single.items():
+        np.testing.assert_allclose(product.i2ds[k].data, alone.i2d.data, rtol=1e-4, atol=1e-4)
+        for root, stack in alone.psfsub.items():
+            ours = product.psfsub[f"{root}_kl00{k}"]
+            np.testing.assert_allclose(ours.data, stack.data, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(ours.err, stack.err, rtol=1e-3, atol=1e-4)
+            (path,) = tmp_path.glob(f"{root}*_kl00{k}_psfsub.fits")
+            same(ours.data, fits.getdata(path, "SCI"))
+            complete(path)
+    assert events[-1] == "resample"
+    assert sum("klip.truncate" in w for w in run(shared, klip_truncate="3,9").warnings) == 1
+
+
+@pytest.mark.parametrize(
+    "keywords, error, message",
+    [
+        ({"klip_truncate": "3,x"}, ParameterError, "klip.truncate"),
+        ({"klip_truncate": ()}, ParameterError, "klip.truncate"),
+        ({"klip_trunctae": 2}, ParameterError, "did you mean"),
+        ({"save": ["psfsubs"]}, UsageError, "save holds 'psfsubs'; expected some of crfints"),
+        ({"keep": ["all"]}, UsageError, "keep holds 'all'"),
+        ({"parameters": Parameters(), "klip_truncate": 2}, UsageError, "not both"),
+        ({"preset": "webbpsf"}, ParameterError, "preset is 'webbpsf'; expected 'jwst'"),
+        ({"device": "gpu"}, UsageError, "device is 'gpu'"),
+    ],
+)
+def test_calls_that_ask_for_what_is_not_there(keywords, error, message, shared):
+    with pytest.raises(error, match=re.escape(message)):
+        gpucoron.run(shared.asn, **{"device": "cpu"} | keywords)
+
+
+def test_selections(tiny):
+    result = run(tiny, output_dir=tiny.out, save=["i2d", "median"], keep=["psfsub"])
+    assert suffixes(result) == {"median": 5, "i2d": 1}
+    product = result.product
+    assert len(product.psfsub) == 2 and len(product.fits) == 2
+    assert product.crfints == product.median == product.psfalign == {}
+    assert product.i2d is None and product.psfstack is None
+    # with an output folder psfalign, the largest, is not kept unless asked for
+    result = run(tiny, output_dir=tiny.out)
+    assert suffixes(result) == {k: v for k, v in PRODUCTS.items() if k != "median"}
+    assert result.product.psfalign == {} and result.product.i2d is not None
+    with pytest.raises(OutputError, match=r"exists; allow overwriting"):
+        run(tiny, output_dir=tiny.out, overwrite=False)
+
+
+# ---- associations
+
+
+def test_several_products_and_one_without_a_name(tiny):
+    def change(content):
+        first = content["products"][0]
+        names = [[p.name for p in tiny.science[k : k + 1] + tiny.psf] for k in (0, 1)]
+        members = [[m for m in first["members"] if m["expname"] in chosen] for chosen in names]
+        content["products"] = [{"name": "mine", "members": members[0]}, {"members": members[1]}]
+
+    tiny.edit_asn(change)
+    result = run(tiny, output_dir=tiny.out)
+    standard = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
+    assert [p.name for p in result.products] == ["mine", standard]
+    assert result.product is result.products[0]
+    assert [len(next(iter(p.psfsub.values()))) for p in result.products] == list(N_SCIENCE)
+    assert result.warnings == (
+        f"{tiny.asn.name}: product 2 has no name; using the standard one, {standard}",
+    )
+    assert {
+        "mine_i2d.fits",
+        "mine_psfstack.fits",
+        f"{standard}_i2d.fits",
+        f"{standard}_psfstack.fits",
+    } < set(tiny.files())
+    # references shared by both are written for each, under one name, the same but for its date
+    assert suffixes(result)["i2d"] == 2 and len(tiny.files()) == len(set(result.files))
+
+
+def test_warnings_are_collected_once(tiny):
+    def change(content):
+        content["products"][0]["members"].append({"expname": "b.fits", "exptype": "background"})
+
+    tiny.edit_asn(change)
+    for name in ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"):
+        tiny.edit(**{name: None})
+    results = [run(tiny, klip_truncate=20) for _ in range(2)]
+    assert results[0].warnings == results[1].warnings and len(results[0].warnings) == 3
+    for text in ("ignoring b.fits (background)", "klip.truncate is 20", "without VAR_RNOISE"):
+        assert sum(text in w for w in results[0].warnings) == 1
+
+
+def test_progress_goes_forward(tiny):
+    events = []
+    run(tiny, progress=lambda step, done, total, text: events.append((step, done, total, text)))
+    steps = list(dict.fromkeys(step for step, *_ in events))
+    assert steps[0] == "read" and steps[-1] == "resample"
+    for step in steps:
+        rounds, last = 0, None
+        for _, done, total, text in (e for e in events if e[0] == step):
+            assert 1 <= done <= total and text
+            assert last is None or done == last[0] + 1 or (done == 1 and last[0] == last[1])
+            rounds += done == total
+            last = done, total
+        assert rounds >= 1 and last[0] == last[1]
+
+
+# ---- repeatability
+
+
+def test_two_runs_give_the_same(shared, tmp_path):
+    """The same arrays with any number of threads; the same files but for their date."""
+    threads = min(2, cpu_threads())
+    result = run(shared, output_dir=tmp_path, save=PRODUCTS, keep=PRODUCTS, threads=threads)
+    for (name, first), (other, second) in zip(arrays(shared.result), arrays(result), strict=True):
+        assert name == other
+        np.testing.assert_array_equal(first, second, err_msg=name)
+    assert [f.name for f in shared.result.files] == [f.name for f in result.files]
+    for first, second in zip(shared.result.files, result.files, strict=True):
+        assert text_of(first) == text_of(second)
+
+
+def text_of(path):
+    """Return a file's bytes without its date and the sums that the date enters."""
+    content = path.read_bytes()
+    date = fits.getval(path, "DATE").encode()
+    inherited = path.stem.endswith(("_crfints", "_psfsub"))  # is their ASDF extension
+    assert content.count(date) == (1 if inherited else 2)
+    content = content.replace(date, b"")
+    return re.sub(rb"(CHECKSUM|DATASUM )= '[^']*' *", b"", content)
+
+
+# ---- the preset
+
+
+def test_preset_jwst(shared):
+    ours, product = shared.result.product, run(shared, preset="jwst").product
+    for root, flagged, aligned, subtracted in chain(shared, "first", "jwst"):
+        same(product.psfalign[root].data, aligned.data)
+        same(product.psfsub[root].data, subtracted.data)
+        assert aligned.data.shape == (N_REF, *SHAPE) and np.isnan(aligned.err).all()
+        filled = Alignment(flagged, product.psfstack, np.ones(SHAPE), preset="jwst")
+        bad = np.isnan(flagged.data)
+        assert not filled.science[:, 0][bad[:, 0]].any()
+        assert not filled.science[:, :, 0][bad[:, :, 0]].any()
+        near = Alignment(flagged, product.psfstack, np.ones(SHAPE))
+        assert np.array_equal(near.science[~bad], filled.science[~bad])
+        # what differs is small against the star
+        difference = product.psfsub[root].data[0] - ours.psfsub[root].data[0]
+        assert 0 < np.std(difference) < 0.5 * np.std(flagged.data[0][~bad[0]])
+    assert product.i2d.data.shape == ours.i2d.data.shape
+
+
+def test_preset_jwst_in_headers(tiny):
+    pixar = fits.getval(tiny.science[0], "PIXAR_SR", "SCI")
+    found = {}
+    for preset in (None, "jwst"):
+        result = run(
+            tiny,
+            output_dir=tiny.out,
+            preset=preset,
+            save=["i2d", "psfstack"],
+            resample_pixel_scale_ratio=2.0,
+        )
+        stack, i2d = sorted(result.files, key=lambda f: "i2d" in f.name)
+        found[preset] = fits.getval(i2d, "PIXAR_SR", "SCI"), fits.getval(stack, "NINTS")
+    assert found["jwst"] == (pixar, N_REFERENCES[0])
+    assert found[None] == (pytest.approx(4 * pixar, rel=0.02), N_REF)
+
+
+# ---- the signature
+
+
+def test_the_call_is_as_documented():
+    parameters = inspect.signature(pipeline.run).parameters
+    assert list(parameters)[:4] == ["asn", "device", "output_dir", "align"]
+    assert parameters["output_dir"].default is None
+    assert list(parameters.values())[-1].kind is inspect.Parameter.VAR_KEYWORD
+    assert pipeline.PRODUCTS == tuple(PRODUCTS)

@@ -1,0 +1,150 @@
+"""Whole runs on a GPU, emulated or real, beside the same runs on the CPU."""
+
+import gc
+
+import numpy as np
+import pytest
+
+import gpucoron
+from gpucoron.api import PRODUCTS
+from gpucoron.backend.transfer import Gpu
+from gpucoron.errors import DeviceMemoryError
+from gpucoron.pipeline.subtraction import Subtraction
+from tests.helpers.tiny_sets import TinySet
+
+pytestmark = pytest.mark.slow
+
+GPUS = pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
+SHUFFLED = pytest.param("host-shuffled", marks=pytest.mark.slow)
+BOTH = pytest.mark.parametrize("device", ["host-forward", SHUFFLED, "cuda"], indirect=True)
+SAVED = ("data", "err", "var_poisson", "var_rnoise", "var_flat")
+
+
+def run(tiny, device, **options):
+    return gpucoron.run(tiny.asn, device=device, psfmask=tiny.mask, **options)
+
+
+def assert_same(ours, cpu, rel=1e-8):
+    """Arrays of two results: NaN at the same places, rms of the difference within `rel`.
+
+    What is stored is float32: a rounding there is 6e-8 of a value, so half a unit in the last place
+    is allowed on top.
+    """
+    ours, cpu = np.asarray(ours, dtype=np.float64), np.asarray(cpu, dtype=np.float64)
+    assert np.array_equal(np.isnan(ours), np.isnan(cpu))
+    good = np.isfinite(cpu)
+    if good.any():
+        scale = np.sqrt(np.mean(cpu[good] ** 2))
+        worst = np.sqrt(np.mean((ours[good] - cpu[good]) ** 2))
+        assert worst <= max(rel, 6e-8) * scale, (worst, scale)
+
+
+def assert_same_stacks(ours, cpu):
+    assert isinstance(ours.data, np.ndarray)
+    assert np.array_equal(ours.dq, cpu.dq)
+    for name in SAVED:
+        if getattr(cpu, name) is None:
+            assert getattr(ours, name) is None
+        else:
+            assert_same(getattr(ours, name), getattr(cpu, name))
+
+
+def compare(ours, cpu):
+    """Every product of two results."""
+    for a, b in zip(ours.products, cpu.products, strict=True):
+        for root in b.crfints:
+            assert_same_stacks(a.crfints[root], b.crfints[root])
+            assert np.array_equal(a.median[root], b.median[root], equal_nan=True)
+        assert_same_stacks(a.psfstack, b.psfstack)
+        for root in b.psfalign:
+            assert_same(a.psfalign[root].data, b.psfalign[root].data)
+            assert_same(a.psfalign[root].err, b.psfalign[root].err)
+            for name in ("x", "y"):
+                difference = a.fits[root][name] - b.fits[root][name]
+                assert np.nanmax(np.abs(difference)) < 1e-9
+        for root in b.psfsub:
+            assert_same_stacks(a.psfsub[root], b.psfsub[root])
+        for name in ("data", "err", "wht", "con"):
+            assert_same(getattr(a.i2d, name), getattr(b.i2d, name))
+
+
+@BOTH
+@pytest.mark.parametrize("align", ["each", "first"])
+def test_a_run_on_the_gpu_gives_what_the_cpu_gives(device, align, tmp_path):
+    tiny = TinySet(tmp_path)
+    ours = run(tiny, 0, align=align, klip_truncate=3, keep=PRODUCTS)
+    assert str(ours.device) == "0"
+    compare(ours, run(tiny, "cpu", align=align, klip_truncate=3, keep=PRODUCTS))
+
+
+@GPUS
+def test_files_written_from_the_gpu_hold_what_the_result_holds(device, tmp_path):
+    from astropy.io import fits
+
+    tiny = TinySet(tmp_path)
+    result = run(tiny, 0, klip_truncate=(1, 3), output_dir=tiny.out, keep=PRODUCTS)
+    kinds = {path.stem.rpartition("_")[2] for path in result.files}
+    assert kinds == {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}
+    product = result.products[0]
+    for path in result.files:
+        with fits.open(path, checksum=True) as file:
+            root = path.name.split("_c1001")[0]
+            if path.stem.endswith("psfalign"):
+                kept = product.psfalign[root].data.astype(np.float32)
+                assert np.array_equal(file["SCI"].data, kept)
+            elif path.stem.endswith("kl003_psfsub"):
+                kept = product.psfsub[f"{root}_kl003"]
+                assert np.array_equal(file["SCI"].data, kept.data, equal_nan=True)
+    assert not list(tiny.out.glob(".*"))
+
+
+@GPUS
+def test_several_gpus_share_the_integrations(device, tmp_path):
+    device.have(2)
+    tiny = TinySet(tmp_path)
+    one = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)
+    both = run(tiny, "0,1", klip_truncate=3, keep=PRODUCTS)
+    assert str(both.device) == "0,1"
+    compare(both, one)
+    if device.emulation:  # cuFFT's bits depend on how many it is given
+        assert np.array_equal(both.products[0].i2d.data, one.products[0].i2d.data, equal_nan=True)
+
+
+@pytest.mark.parametrize("device", ["host-forward"], indirect=True)
+def test_a_run_where_each_thread_has_a_default_stream(device, tmp_path):
+    device.emulation.streams.per_thread = True
+    tiny = TinySet(tmp_path)
+    ours = run(tiny, 0, klip_truncate=3, output_dir=tiny.out, keep=PRODUCTS)
+    compare(ours, run(tiny, "cpu", klip_truncate=3, keep=PRODUCTS))
+
+
+@GPUS
+@pytest.mark.parametrize("allowed", [1000, 150_000])
+def test_full_memory_halves_the_batch_and_the_run_goes_on(
+    device, allowed, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(Gpu, "free_memory", lambda self: 2**40)  # so that the plan is too bold
+    tiny, whole_group = TinySet(tmp_path), Subtraction._group
+    pool = device.cupy.get_default_memory_pool()
+    whole = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)
+    caplog.set_level("INFO", "gpucoron")
+
+    def with_little_memory(self, share, group, aligned):
+        if len(group) > fit:
+            gc.collect()
+            pool.free_all_blocks()  # what the pool keeps would be used in spite of the limit
+            pool.set_limit(size=pool.used_bytes() + allowed)
+        try:
+            whole_group(self, share, group, aligned)
+        finally:
+            pool.set_limit(size=0)
+
+    monkeypatch.setattr(Subtraction, "_group", with_little_memory)
+    fit = 1
+    result = run(tiny, 0, klip_truncate=3, keep=PRODUCTS, threads=1)
+    assert "going on with 2 integrations at a time" in caplog.text
+    assert "going on with 1 integration at a time" in caplog.text
+    compare(result, whole)
+    fit = 0
+    with pytest.raises(DeviceMemoryError, match="^[^\n]*the GPU's memory is full[^\n]*$"):
+        run(tiny, 0, klip_truncate=3, keep=PRODUCTS, threads=1)

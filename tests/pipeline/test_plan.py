@@ -1,0 +1,352 @@
+"""What a run will take: by hand, by --dry-run, and by measuring a run; and runs in less memory."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+
+import gpucoron
+from gpucoron.api import PRODUCTS
+from gpucoron.backend import device
+from gpucoron.backend.device import cpu_threads
+from gpucoron.cli import main as cli
+from gpucoron.core.parameters import Parameters
+from gpucoron.errors import UsageError
+from gpucoron.pipeline.planning import BASE, LARGEST_BATCH, MIB, make_plan, predict
+from gpucoron.pipeline.run_options import parse_size
+from gpucoron.simulate import simulate
+from tests.helpers.processes import python
+from tests.helpers.tiny_sets import N_REFERENCES, N_SCIENCE, SHAPE, TinySet, one_thread  # noqa: F401
+
+DEFAULT = frozenset({"crfints", "psfstack", "psfalign", "psfsub", "i2d"})
+NPIX, N_REF, N_SCI = SHAPE[0] * SHAPE[1], sum(N_REFERENCES), sum(N_SCIENCE)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A set that is only read."""
+    return TinySet(tmp_path_factory.mktemp("plan"))
+
+
+@pytest.fixture(scope="module")
+def medium(tmp_path_factory):
+    return simulate(
+        tmp_path_factory.mktemp("medium"),
+        "nircam",
+        5,
+        shape=(200, 200),
+        n_science=2,
+        n_integrations=6,
+        n_references=6,
+        n_reference_integrations=4,
+        planets=(),
+        disk=False,
+        n_optical_states=1,
+    )
+
+
+def tiny_plan(save=DEFAULT, keep=(), budget=None, threads=1, stacks=None, **keywords):
+    science, references = stacks or ([(n, *SHAPE) for n in k] for k in (N_SCIENCE, N_REFERENCES))
+    parameters = Parameters.from_sources(keywords=keywords)
+    limits = {"budget": budget, "threads": threads}
+    return make_plan("a", science, references, parameters, save, keep, **limits)
+
+
+@pytest.mark.parametrize(
+    "text, size",
+    [
+        (12345, 12345),
+        ("12345", 12345),
+        ("4GiB", 4 * 2**30),
+        ("500 MB", 500_000_000),
+        ("1.5g", 1_500_000_000),
+        ("2TiB", 2 * 2**40),
+        ("64ki", 65536),
+        ("1e3 kB", 1_000_000),
+        (" 3 mib ", 3 * MIB),
+    ],
+)
+def test_sizes(text, size):
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "much", "-1GiB", "0", 0, -5, "4GiBs", "4 giga", "1.2.3M", "nan", None]
+)
+def test_what_is_no_size(text):
+    with pytest.raises(UsageError, match="memory is .*, expected a size such as 4GiB or 500MB"):
+        parse_size(text)
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize(
+    "keywords, pairs",
+    [
+        ({}, N_SCI * N_REF),
+        ({"align": "first"}, len(N_SCIENCE) * N_REF),
+        ({"align_refs_skip": True}, len(N_SCIENCE) * N_REF),
+        ({"klip_skip": True}, 0),
+    ],
+)
+def test_pairs(keywords, pairs):
+    plan = tiny_plan(**keywords)
+    assert plan.pairs == pairs and plan.references == N_REF
+    assert plan.integrations == N_SCIENCE and plan.shape == SHAPE
+    assert plan.seconds > 0
+
+
+def test_more_work_takes_longer():
+    many, once = tiny_plan(), tiny_plan(align="first")
+    assert many.disk > once.disk
+    stacks = [(60, 320, 320)] * 2, [(20, 320, 320)] * 9
+    large = [tiny_plan({"i2d"}, stacks=stacks, align=align).seconds for align in ("each", "first")]
+    assert large[0] > 3 * large[1]
+
+
+def test_threads_beyond_two_are_worth_less(monkeypatch):
+    monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: 1.0)
+    stacks = [(60, 320, 320)], [(20, 320, 320)] * 9
+    one, two, many = (
+        tiny_plan({"i2d"}, threads=n, stacks=stacks).seconds - 0.5 for n in (1, 2, 16)
+    )
+    assert one == pytest.approx(2 * two)
+    assert two / 3 < many < two / 2
+
+
+def test_what_was_measured_is_predicted(monkeypatch):
+    """Seconds of whole processes: bench/README.md, and the first results on a GPU there."""
+    saved = {"crfints", "psfstack", "psfsub", "i2d"}
+
+    def times(integrations, references, speed, threads):
+        monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: speed)
+        stacks = [(integrations, 320, 320)] * 2, [(references, 320, 320)] * 9
+        return predict([tiny_plan(saved, threads=threads, stacks=stacks)])
+
+    assert times(10, 4, 1.0, 2) == pytest.approx((2.97, 3.1), rel=0.05)
+    assert times(60, 20, 1.0, 2) == pytest.approx((4.40, 37), rel=0.1)
+    assert times(60, 20, 1.9, 16) == pytest.approx((4.40, 27.4), rel=0.1)  # slower processors
+    on_gpu, on_cpu = times(1, 1, 1.0, 2)
+    assert on_cpu < on_gpu
+
+
+def test_memory_grows_with_what_is_written_and_kept():
+    def peak(save, keep=(), **keywords):
+        stacks = [(2, 50, 60)] * 2, [(4, 50, 60)] * 9
+        return tiny_plan(save, keep, stacks=stacks, **keywords).memory
+
+    plain = peak({"psfsub"})
+    assert BASE < plain < peak({"psfsub", "psfalign"})
+    assert peak({"psfsub"}, {"psfalign"}) >= plain + 16 * 50 * 60 * 36 * 4
+    several = [peak(DEFAULT, klip_truncate=k) for k in (2, (1, 2), (1, 2, 3))]
+    assert several == sorted(set(several))
+
+
+@pytest.mark.parametrize("batch", [1, 2, N_REF])
+def test_the_budget_decides_the_batch(batch):
+    least = tiny_plan().least_memory
+    one_more = tiny_plan(budget=least + 32 * NPIX).memory - least
+    plan = tiny_plan(budget=least + (batch - 1) * one_more)
+    assert plan.batch == batch and plan.least_memory == least
+    assert plan.memory == least + (batch - 1) * one_more
+    assert tiny_plan(budget=1).batch == 1 and tiny_plan(budget=1).memory == least
+
+
+def test_batches_do_not_grow_for_ever():
+    plan = tiny_plan(budget=2**40, stacks=([(2, 8, 8)], [(100, 8, 8)]))
+    assert plan.batch == LARGEST_BATCH
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {},
+        {"align": "first"},
+        {"klip_truncate": (1, 2)},
+        {"resample_skip": True},
+        {"outlier_detection_skip": True},
+        {"align_refs_skip": True},
+        {"klip_skip": True},
+    ],
+)
+def test_what_is_written_is_as_large_as_was_said(keywords, tiny, tmp_path):
+    (plan,) = gpucoron.plan(tiny.asn, **{"klip_truncate": 3} | keywords)
+    result = gpucoron.run(
+        tiny.asn, "cpu", tmp_path, psfmask=tiny.mask, **{"klip_truncate": 3} | keywords
+    )
+    # headers, tables and WCS come on top, some dozen kB a file
+    extra = sum(f.stat().st_size for f in result.files) - plan.disk
+    assert 0 < extra < 150_000 * len(result.files)
+    assert plan.name == result.product.name
+    assert plan.pairs >= sum(map(len, result.product.fits.values()))
+    if "align_refs_skip" not in keywords:
+        assert plan.pairs == sum(map(len, result.product.fits.values()))
+
+
+def test_a_plan_for_each_product(tmp_path):
+    tiny = TinySet(tmp_path)
+
+    def change(content):
+        first = content["products"][0]
+        content["products"] = [
+            {"name": name, "members": [m for m in first["members"] if m["expname"] != left.name]}
+            for name, left in (("a", tiny.science[1]), ("b", tiny.science[0]))
+        ]
+
+    tiny.edit_asn(change)
+    plans = gpucoron.plan(tiny.asn)
+    assert [(p.name, p.integrations) for p in plans] == [("a", N_SCIENCE[:1]), ("b", N_SCIENCE[1:])]
+
+
+# ---- --dry-run and --memory
+
+
+def test_dry_run_tells_and_writes_nothing(tiny, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = tiny.sums()
+    assert cli.main([str(tiny.asn), "--dry-run", "--memory", "1GiB"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found = dict(re.findall(r"^  (\S.*?)  +(\S.*)$", out, re.M))
+    plan = tiny_plan(budget=2**30)
+    assert out.startswith("product jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r\n")
+    assert found["science integrations"] == "3 + 2"
+    assert found["reference images"] == "5, 36 x 40 pixels"
+    assert found["pairs to fit"] == str(plan.pairs) == "25"
+    assert found["batches"] == "5 references at a time"
+    assert found["peak memory"] == f"{plan.memory / MIB:.0f} MiB"
+    assert found["disk to be written"] == f"{plan.disk / MIB:.0f} MiB"
+    assert re.fullmatch(r"\d+\.\d s, without reading and writing", found["expected time"])
+    assert not list(tmp_path.iterdir()) and tiny.sums() == before
+
+
+def test_dry_run_follows_the_options(tiny, capsys):
+    assert cli.main([str(tiny.asn), "--dry-run", "--align", "first"]) == 0
+    assert "pairs to fit          10\n" in capsys.readouterr().out
+    assert "on the CPU" not in capsys.readouterr().out
+    assert cli.main([str(tiny.asn), "--dry-run", "--device", "0"]) == 0
+    assert "are those of a run on the CPU" in capsys.readouterr().out
+    assert cli.main([str(tiny.asn), "--dry-run", "--set", "klip.truncate=x"]) == 2
+    assert cli.main([str(tiny.asn), "--dry-run", "--memory", "lots"]) == 2
+    assert "memory is 'lots', expected a size" in capsys.readouterr().err
+
+
+def test_dry_run_finds_what_is_wrong(tmp_path, capsys):
+    tiny = TinySet(tmp_path)
+    tiny.edit(tiny.psf[1], FILTER="F335M")
+    assert cli.main([str(tiny.asn), "--dry-run"]) == 3
+    assert f"{tiny.psf[1].name}: FILTER is F335M" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_path):
+    def command(size):
+        words = f"-q --memory {size} --device cpu --set klip.truncate=3 --output-dir".split()
+        return cli.main([str(tiny.asn), *words, str(tmp_path)])
+
+    assert command("10MB") == 2
+    line = capsys.readouterr().err
+    name = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
+    found = re.fullmatch(
+        rf"gpucoron: error: {name}: needs about (\d+) MiB, and 9 MiB are allowed; "
+        r"give --memory (\d+MiB) or more\n",
+        line,
+    )
+    assert found and not list(tmp_path.glob("*.fits"))
+    assert command(found[2]) == 0 and len(list(tmp_path.glob("*.fits"))) == 11
+
+
+def test_little_free_memory_is_a_warning(tiny, monkeypatch):
+    monkeypatch.setattr("gpucoron.pipeline.run_options.memory", lambda: (2**34, 2**20))
+    result = gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, klip_truncate=3)
+    (text,) = result.warnings
+    assert re.search(
+        r"needs about \d+ MiB, and 0 MiB are allowed by default \(half of what is "
+        r"free\); going on$",
+        text,
+    )
+
+
+def test_free_memory_is_known():
+    total, free = device.memory()
+    assert 2**28 < free <= total
+
+
+# ---- the same result whatever the memory
+
+
+@pytest.mark.parametrize("align", ["each", "first"])
+def test_batches_change_no_bit(align, tiny, caplog):
+    caplog.set_level("DEBUG", "gpucoron")
+    least = tiny_plan((), PRODUCTS, align=align, klip_truncate=3).least_memory
+    given = {"psfmask": tiny.mask, "align": align, "klip_truncate": 3, "threads": 1}
+    results = [
+        gpucoron.run(tiny.asn, "cpu", memory=least + more, **given).product
+        for more in (0, 32 * NPIX, 2**30)
+    ]
+    assert re.findall(r"(\d) references at a time", caplog.text) == ["1", "2", "5"]
+    for other in results[1:]:
+        same(results[0].i2d.data, other.i2d.data)
+        for root, stack in results[0].psfsub.items():
+            same(stack.data, other.psfsub[root].data)
+            same(stack.err, other.psfsub[root].err)
+            same(results[0].psfalign[root].data, other.psfalign[root].data)
+            same(results[0].psfalign[root].err, other.psfalign[root].err)
+            same(results[0].fits[root], other.fits[root])
+
+
+def same(first, second):
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("align", ["each", "first"])
+@pytest.mark.slow
+def test_threads_change_no_bit(align, medium):
+    """On images large enough for several blocks of pixels."""
+    several = min(3, cpu_threads())
+    given = {"psfmask": medium.psfmask, "align": align, "klip_truncate": 7}
+    one, other = (
+        gpucoron.run(medium.asn, "cpu", threads=n, keep=["psfsub", "i2d"], **given).product
+        for n in (1, several)
+    )
+    same(one.i2d.data, other.i2d.data)
+    same(one.i2d.err, other.i2d.err)
+    for root, stack in one.psfsub.items():
+        same(stack.data, other.psfsub[root].data)
+        same(stack.err, other.psfsub[root].err)
+        same(one.fits[root], other.fits[root])
+
+
+# ---- against a measurement
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from gpucoron.cli.main import main
+code = main(sys.argv[1:])
+print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
+sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--no-save", "psfalign", "--set", "klip.truncate=3,6,9,12"),
+        ("--align", "first"),
+        ("--set", "resample.kernel=lanczos3", "--set", "resample.pixel_scale_ratio=0.4"),
+    ],
+)
+@pytest.mark.slow
+def test_peak_memory_is_as_predicted(options, medium, tmp_path, capsys):
+    words = [str(medium.asn), "--psfmask", str(medium.psfmask), "--output-dir", str(tmp_path)]
+    words += [*"--device cpu -q --set klip.truncate=20".split(), *options]
+    done = python("-c", MEASURE, *words)
+    assert done.returncode == 0, done.stderr
+    measured = int(done.stdout.split()[-1]) / 1024
+    assert cli.main([*words, "--dry-run"]) == 0
+    predicted = float(re.search(r"peak memory +(\d+) MiB", capsys.readouterr().out)[1])
+    assert predicted == pytest.approx(measured, rel=0.2)

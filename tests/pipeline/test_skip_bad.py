@@ -1,0 +1,227 @@
+"""Members that cannot be used: found before any work, or left out and named."""
+
+import os
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import gpucoron
+from gpucoron.errors import ExposureError, InputError, MaskError, OutputError
+from tests.helpers.tiny_sets import one_thread  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = {"device": "cpu", "klip_truncate": 2}
+
+
+def run(tiny, **more):
+    return gpucoron.run(tiny.asn, **OPTIONS, **more)
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-9000])
+
+
+def flip(path, at=0.5):
+    """Change one byte of SCI, as a bad disk does."""
+    with fits.open(path) as hdus:
+        place = hdus["SCI"].fileinfo()["datLoc"] + int(at * hdus["SCI"].data.nbytes)
+    with open(path, "r+b") as file:
+        file.seek(place)
+        byte = file.read(1)
+        file.seek(place)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def sealed(*paths):
+    """Give files the checksums of the FITS standard."""
+    for path in paths:
+        with fits.open(path, memmap=False) as hdus:
+            hdus.writeto(path, overwrite=True, checksum=True)
+
+
+def sealed_and_flipped(tiny, path):
+    sealed(path)
+    flip(path)
+
+
+BAD = {
+    "missing": (lambda tiny, p: p.unlink(), "no such file"),
+    "empty": (lambda tiny, p: p.write_bytes(b""), "not a FITS file: is empty"),
+    "cut short": (lambda tiny, p: shorten(p), "is cut short"),
+    "a folder": (lambda tiny, p: (p.unlink(), p.mkdir()), "is a folder"),
+    "a pipe": (lambda tiny, p: (p.unlink(), os.mkfifo(p)), "is a pipe"),
+    "no SCI": (lambda tiny, p: tiny.edit(p, SCI=None), "has no SCI extension"),
+    "no ERR": (lambda tiny, p: tiny.edit(p, ERR=None), "has no ERR data"),
+    "DQ of another shape": (lambda tiny, p: tiny.edit(p, DQ=lambda a: a[..., 1:]), "DQ has shape"),
+    "another filter": (lambda tiny, p: tiny.edit(p, FILTER="F335M"), "FILTER is F335M, but"),
+    "another shape": (
+        lambda tiny, p: tiny.edit(
+            p,
+            **{
+                n: lambda a: a[..., 1:]
+                for n in ("SCI", "ERR", "DQ", "AREA", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
+            },
+        ),
+        "the image shape",
+    ),
+    "all NaN": (lambda tiny, p: tiny.edit(p, SCI=lambda a: a * np.nan), "no integration has a us"),
+    "all flagged": (lambda tiny, p: tiny.edit(p, DQ=lambda a: a | 1), "no integration has a us"),
+    "damaged": (sealed_and_flipped, "the data of SCI do not go with the checksum in its header"),
+}
+BAD_SCIENCE = {
+    "no WCS": (lambda tiny, p: tiny.edit(p, ASDF=None), "no ASDF extension"),
+    "points elsewhere": (
+        lambda tiny, p: tiny.edit(
+            p, S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.01 10.01 9.01 10.01 9.0"
+        ),
+        "arcmin away from",
+    ),
+    "an endless outline": (
+        lambda tiny, p: tiny.edit(
+            p, S_REGION="POLYGON ICRS  10.0 9.0 10.0 19.0 20.0 19.0 20.0 9.0"
+        ),
+        "its outline",
+    ),
+}
+CASES = (
+    [("science", name, 1) for name in BAD | BAD_SCIENCE]
+    + [("psf", name, 1) for name in BAD]
+    + [
+        # the first one is not what all others must agree with
+        ("science", "another filter", 0),
+        ("science", "another shape", 0),
+        ("science", "missing", 0),
+    ]
+)
+
+
+@pytest.mark.parametrize("kind, name, number", CASES)
+def test_a_bad_member_is_left_out(kind, name, number, tiny, capsys):
+    spoil, reason = (BAD | BAD_SCIENCE)[name]
+    path = getattr(tiny, kind)[number]
+    spoil(tiny, path)
+    code = tiny.command("--skip-bad", "--set", "klip.truncate=2", "--save", "crfints,i2d")
+    err = capsys.readouterr().err
+    assert code == 0, err
+    warning = f"{path.name} ({kind}) is left out: "
+    assert err.count(warning) == 2 and reason in err  # when it is found, and at the end
+    assert str(path.parent) not in err.split(warning)[1].split("\n")[0]
+    names = tiny.files()
+    assert not [n for n in names if path.name.removesuffix("_calints.fits") in n]
+    assert len([n for n in names if "crfints" in n]) == 4
+    (i2d,) = (tiny.out / n for n in names if n.endswith("i2d.fits"))
+    assert path.name not in str(fits.getheader(i2d)["HISTORY"])
+
+
+@pytest.mark.parametrize("name", ["damaged", "all NaN", "cut short"])
+def test_without_the_option_the_run_refuses(name, tiny):
+    BAD[name][0](tiny, tiny.science[1])
+    with pytest.raises(ExposureError, match=BAD[name][1]) as caught:
+        run(tiny, output_dir=tiny.out)
+    assert tiny.science[1].name in str(caught.value) and tiny.files() == []
+
+
+def test_the_result_names_what_was_left_out(tiny):
+    shorten(tiny.psf[2])
+    tiny.edit(tiny.science[0], FILTER="F335M")
+    product = run(tiny, skip_bad=True, keep=["i2d"]).product
+    assert [(m.expname, m.exptype) for m in product.left_out] == [
+        (tiny.psf[2].name, "psf"),
+        (tiny.science[0].name, "science"),
+    ]
+    assert product.left_out[0].reason.startswith("is cut short")
+    assert (
+        tiny.psf[2].name,
+        f"psf, left out: {product.left_out[0].reason}",
+    ) in product.record.ignored
+
+
+def test_the_same_as_without_the_bad_member(tiny):
+    shorten(tiny.psf[1])
+    skipped = run(tiny, skip_bad=True).product
+    tiny.members(lambda name: name != tiny.psf[1].name)
+    without = run(tiny).product
+    assert not without.left_out
+    np.testing.assert_array_equal(skipped.i2d.data, without.i2d.data)
+
+
+@pytest.mark.parametrize("kind", ["science", "psf"])
+def test_too_few_left(kind, tiny):
+    for path in getattr(tiny, kind):
+        shorten(path)
+    with pytest.raises(
+        InputError,
+        match=f"no {kind} member can be used, expected at least one "
+        r"\(.*is cut short.*; .*is cut short",
+    ):
+        run(tiny, skip_bad=True, output_dir=tiny.out)
+    assert tiny.files() == []
+
+
+def test_science_and_references_that_do_not_go_together(tiny):
+    tiny.edit(*tiny.science, FILTER="F335M")
+    with pytest.raises(InputError, match="no science member can be used.*FILTER is F335M"):
+        run(tiny, skip_bad=True)
+
+
+# ---- checksums
+
+
+def test_right_checksums_pass(tiny):
+    sealed(*tiny.science, *tiny.psf, tiny.mask)
+    assert not run(tiny, psfmask=tiny.mask, keep=["i2d"]).warnings
+
+
+def test_damage_passes_where_nobody_looks(tiny):
+    sealed_and_flipped(tiny, tiny.psf[0])
+    run(tiny, checksums=False, keep=["i2d"])
+    assert tiny.command("--no-checksums", "--save", "i2d", "--set", "klip.truncate=2") == 0
+
+
+def test_a_damaged_psfmask(tiny):
+    sealed_and_flipped(tiny, tiny.mask)
+    with pytest.raises(MaskError, match="psfmask.fits: the data of SCI do not go with the check"):
+        run(tiny, psfmask=tiny.mask)
+
+
+def test_an_edited_header_is_a_warning(tiny):
+    sealed(tiny.psf[0])
+    content = tiny.psf[0].read_bytes()
+    place = content.index(b"EXTNAME = 'SCI") + 60
+    tiny.psf[0].write_bytes(content[:place] + b"x" + content[place + 1 :])
+    assert run(tiny, keep=["i2d"]).warnings == (
+        f"{tiny.psf[0].name}: the header of SCI was changed after its CHECKSUM was made",
+    )
+
+
+def test_damage_in_any_extension(tiny):
+    sealed(tiny.science[1])
+    with fits.open(tiny.science[1]) as hdus:
+        places = {h.name: h.fileinfo()["datLoc"] + 40 for h in hdus if h.data is not None}
+    good = tiny.science[1].read_bytes()
+    for name, place in places.items():
+        tiny.science[1].write_bytes(good[:place] + bytes([good[place] ^ 16]) + good[place + 1 :])
+        with pytest.raises(ExposureError, match=f"the data of {name} do not go with"):
+            gpucoron.run(tiny.asn, **OPTIONS)
+
+
+# ---- products and inputs
+
+
+def test_a_product_never_replaces_an_input(tiny):
+    name = "abc_i2d.fits"
+    tiny.psf[0].rename(tiny.folder / name)
+
+    def change(content):
+        content["products"][0]["name"] = "abc"
+        for member in content["products"][0]["members"]:
+            if member["expname"] == tiny.psf[0].name:
+                member["expname"] = name
+
+    tiny.edit_asn(change)
+    before = tiny.sums()
+    with pytest.raises(OutputError, match="abc_i2d.fits would replace an input of that name"):
+        run(tiny, output_dir=tiny.folder)
+    assert tiny.sums() == before
