@@ -11,8 +11,8 @@ import pytest
 
 from gpucoron import __version__
 from gpucoron.backend import cuda, proof
-from tests import nvrtc
-from tests.small_package import write
+from tests.helpers import nvrtc
+from tests.helpers.small_package import write
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "bench"))

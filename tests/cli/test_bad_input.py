@@ -17,8 +17,8 @@ import pytest
 from astropy.io import fits
 
 from gpucoron.io import files
-from tests.processes import MAIN, python
-from tests.tiny_sets import N_REFERENCES, N_SCIENCE, complete, one_thread  # noqa: F401
+from tests.helpers.processes import MAIN, python
+from tests.helpers.tiny_sets import N_REFERENCES, N_SCIENCE, complete, one_thread  # noqa: F401
 
 NAN, INF = np.nan, np.inf
 IMAGES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")

@@ -23,7 +23,7 @@ from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import AssociationError, DeviceError, OutputError
 from gpucoron.pipeline.result import Result
 from gpucoron.pipeline.run_options import RunOptions
-from tests.processes import python, run
+from tests.helpers.processes import python, run
 
 log = logging.getLogger("gpucoron")
 

@@ -24,8 +24,8 @@ from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, UsageError
 from gpucoron.pipeline.output_lock import FolderLock
 from gpucoron.pipeline.run_options import RunOptions
-from tests.processes import python
-from tests.tiny_sets import TinySet, complete, one_thread  # noqa: F401
+from tests.helpers.processes import python
+from tests.helpers.tiny_sets import TinySet, complete, one_thread  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 OPTIONS = {"device": "cpu", "klip_truncate": "2,3"}

@@ -12,7 +12,7 @@ from gpucoron.errors import InputError, OutputError, ParameterError
 from gpucoron.verify import PeerError, Report, command, compare_products, runs, verify
 from gpucoron.verify.run_jwst import step_parameters
 from gpucoron.verify.staging import stage
-from tests.tiny_sets import TinySet
+from tests.helpers.tiny_sets import TinySet
 
 NAME = "exp_c1001_psfsub.fits"
 

@@ -12,7 +12,7 @@ from astropy.io import fits
 import gpucoron
 from gpucoron.errors import ExposureError
 from gpucoron.pipeline.product_writer import ProductWriter
-from tests.tiny_sets import one_thread  # noqa: F401
+from tests.helpers.tiny_sets import one_thread  # noqa: F401
 
 NAME = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
 

@@ -16,8 +16,8 @@ from gpucoron.errors import OutputError
 from gpucoron.report import make_report
 from gpucoron.simulate import simulate
 from gpucoron.steps.align_refs import FITS_DTYPE
+from tests.helpers.tiny_sets import TinySet
 from tests.report.conftest import ROLLS
-from tests.tiny_sets import TinySet
 
 SECTIONS = set("image snr candidates exposures rms shifts eigen flags members".split())
 SKIP = {"skip": True}

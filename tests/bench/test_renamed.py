@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.small_package import write
+from tests.helpers.small_package import write
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "bench"))
 
