@@ -183,12 +183,13 @@ class _Comparison:
     def _match_definitions(self, olds, news):
         """Match what a name means: one definition, or several where functions import others."""
         olds, news = set(olds), set(news)
-        for old in sorted(olds, key=str):
-            new = self.definitions.new.get(old, old)
-            if new in news and len(olds) > 1:
-                self._pair(old, new)
-                olds.remove(old)
-                news.remove(new)
+        for old in sorted(olds, key=str) if len(olds) > 1 else ():
+            where, _ = self.definitions.new.get((old[0], None), old)
+            known = self.definitions.new.get(old, (where, old[1]))
+            new = news & {known} or {n for n in news if n[0] == where}
+            if len(new) == 1:
+                self._pair(old, *new)
+                olds, news = olds - {old}, news - new
         if len(olds) != len(news) or len(olds) > 1:
             raise Differs(f"{sorted(map(str, olds))} and {sorted(map(str, news))}")
         for old, new in zip(olds, news, strict=True):

@@ -47,7 +47,7 @@ def choose(plan, image):
         from gpucoron.ops import smooth as ops
     else:
         from gpucoron.ops import wide as ops
-    return work(ops, image)
+    return work(ops, image), ops.smoothed(image)
 
 def work(ops, image):
     return ops.smoothed(image, parity=-1), ops.PIXELS
