@@ -100,7 +100,7 @@ def compare(old_root, new_root, entries=gpu_proof.ENTRIES):
 class _Comparison:
     def __init__(self, *roots):
         self.sides = [gpu_proof._Modules(root) for root in roots]
-        self.definitions, self.shared = _Map(), _Map()
+        self.definitions, self.shared, self._unbound = _Map(), _Map(), _Map()
         self._waiting, self._passed = [], []  # pairs: definitions, modules that are passed on
         self._texts = []  # pairs: statements
 
@@ -173,6 +173,8 @@ class _Comparison:
                 self._match_definitions(old, new)
             elif role == "shared":
                 self.shared.add(old, new)
+            elif role == "unbound":
+                self._unbound.add(old, new)
             else:
                 local[role].add(old, new)
                 if old != new and (old in one.everywhere or new in other.everywhere):

@@ -16,10 +16,13 @@ import gpu_proof  # noqa: E402
 import gpu_renamed  # noqa: E402
 
 PLAN = """
+from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
 from gpucoron.ops import smooth as op, wide
 from gpucoron.ops.smooth import WIDTH
+if TYPE_CHECKING:
+    from gpucoron.pipeline import Job
 
 @dataclass
 class Plan:
@@ -35,7 +38,7 @@ class Plan:
             return found - own
         return op.smoothed(self.here(first, own, brief=True), inner), wide.smoothed(first)
 
-def made(image, mask):
+def made(image, mask: Job):
     try:
         plan = Plan(size=image.size, n_bits=2)
         return choose(plan, np.sum(image, axis=0)), plan.told(image, mask)
@@ -95,6 +98,7 @@ IN_PLAN = ("steps__plan",)
         changed(("WIDTH", "KERNEL_WIDTH"), ("PIXELS", "BATCH"), ("smoothed", "smooth_all")),
         changed(("parity", "factor")),
         changed(("problem", "error")),
+        changed(("Job", "Run")),
         changed(("op", "operation")),
         changed(("np", "numpy"), ("import numpy as numpy", "import numpy")),
         {**changed(("smooth", "soft")), "ops__soft": SMOOTH, "ops__smooth": "OTHER = 1"},
@@ -146,6 +150,7 @@ def test_the_same_under_other_names(tmp_path, files):
         changed(("op.smoothed", "wide.smoothed")),
         changed(("wide as ops", "x"), ("smooth as ops", "wide as ops"), ("x", "smooth as ops")),
         changed(("ValueError", "TypeError")),
+        changed(("Job", "Plan", *IN_PLAN)),
         changed(("*found", "found")),
         changed(("first, own, brief", "own, first, brief")),
         changed(("size: int", "size: int = 1")),
