@@ -54,8 +54,7 @@ class Text:
     def _show(self, value, scope, local):
         """Show a field; `local` names are bound in the function that `scope` is."""
         if isinstance(value, list):
-            kept = [v for v in value if not gpu_proof._is_typing(v)]
-            return f"[{','.join(self._show(v, scope, local) for v in kept)}]"
+            return f"[{','.join(self._show(v, scope, local) for v in value)}]"
         if isinstance(value, str):
             self.strings.append(value)
         if not isinstance(value, ast.AST):

@@ -5,13 +5,17 @@ NVRTC makes of them; where that is another NVRTC, or none, their tokens. Of the 
 trees of every definition that the modules in ENTRIES reach through their imports, but for modules
 that import numba, whose loops run on the CPU, and what BESIDE and FINDING name. Comments,
 docstrings, formatting, names of files and modules, the order of definitions, and which of them
-share a file do not count. It is the same with every version of Python.
+share a file do not count, nor do type annotations, but for those of class bodies, which make the
+fields of a dataclass. It is the same with every version of Python.
 """
 
 import ast
 import hashlib
 import json
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,8 +156,35 @@ class _Modules(dict):
             self.paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
 
     def __missing__(self, name):
-        self[name] = _Module(name, ast.parse(self.paths[name].read_text(encoding="utf-8")))
+        tree = ast.parse(self.paths[name].read_text(encoding="utf-8"))
+        self[name] = _Module(name, _Untyped().visit(tree))
         return self[name]
+
+
+class _Untyped(ast.NodeTransformer):
+    """Leaves out what is there for a type checker only."""
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.generic_visit(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+    def visit_ClassDef(self, node):
+        node.body = [s if isinstance(s, ast.AnnAssign) else self.visit(s) for s in node.body]
+        return node
+
+    def visit_AnnAssign(self, node):
+        return node.value and ast.Assign([node.target], node.value)
+
+    def visit_If(self, node):
+        if ast.unparse(node.test) == "TYPE_CHECKING":
+            return node.orelse
+        return self.generic_visit(node)
 
 
 class _Module:
@@ -219,8 +250,6 @@ def _bound(statement):
     """Names that a statement at the top of a module defines."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return [statement.name]
-    if _is_typing(statement):
-        return []
     return sorted(
         {
             node.id
@@ -230,18 +259,13 @@ def _bound(statement):
     )
 
 
-def _is_typing(node):
-    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-
-
 def _nodes(node):
     """All that runs; of a chain of names and attributes only the whole."""
     yield node
     while isinstance(node, ast.Attribute) and _parts(node):
         node = node.value
     for child in ast.iter_child_nodes(node):
-        if not _is_typing(child):
-            yield from _nodes(child)
+        yield from _nodes(child)
 
 
 def _parts(node):
@@ -260,11 +284,7 @@ def _text(node, module, modules):
 
     def show(value):
         if isinstance(value, list):
-            kept = [
-                show(v)
-                for v in value
-                if not isinstance(v, (ast.Import, ast.ImportFrom)) and not _is_typing(v)
-            ]
+            kept = [show(v) for v in value if not isinstance(v, (ast.Import, ast.ImportFrom))]
             return f"[{','.join(kept)}]"
         if not isinstance(value, ast.AST):
             return repr(value)
@@ -366,16 +386,24 @@ def prove(out, to=PROOF):
     return ""
 
 
-def renew(to=PROOF):
-    """Store the checksum of what is written otherwise, but is what was proven.
+def renew(to=PROOF, since=None):
+    """Store the checksum of code that was written otherwise and computes what was proven.
 
-    Kernels that compile to the proven PTX, and Python that is the proven program under other names
-    (`gpu_renamed`). Returns what kept it from that, or nothing.
+    That is of kernels which compile to the same PTX; of Python that is the proven program under
+    other names (`gpu_renamed`); with a commit, after a change of what counts, of Python that is the
+    commit's by what counts now, if the proof was valid in the commit. Returns what kept it from
+    that, or nothing.
     """
     import gpu_renamed
 
     proof, code = json.loads(to.read_text()), with_ptx(checksum())
     proven = proof["code"]
+    if since:
+        with tempfile.TemporaryDirectory() as folder:
+            check_out(since, folder, "gpucoron", "bench")
+            if {_by_its_own_rule(folder), _stored(folder)} != {proven["python"]}:
+                return f"the proof was not valid in {since}"
+            proven = {**proven, "python": digest(definitions(folder))}
     if proven["python"] != code["python"]:
         with gpu_renamed.proven_checkout(proven["python"]) as folder:
             if folder is None:
@@ -389,3 +417,25 @@ def renew(to=PROOF):
         return "the kernels, or NVRTC, are not those of the proof"
     to.write_text(json.dumps({**proof, "code": {**proven, **code}}, indent=1) + "\n")
     return ""
+
+
+def check_out(commit, folder, *paths):
+    """Write files of a commit into a folder."""
+    files = subprocess.run(
+        ["git", "archive", commit, *paths], cwd=ROOT, capture_output=True, check=True
+    )
+    subprocess.run(["tar", "-x", "-C", folder], input=files.stdout, check=True)
+
+
+def _stored(folder):
+    """The checksum of Python code in a checkout's proof."""
+    return json.loads((Path(folder) / PROOF.relative_to(ROOT)).read_text())["code"]["python"]
+
+
+def _by_its_own_rule(folder):
+    """The checksum of a checkout's Python code by what counted then."""
+    program = "import gpu_proof as p; print(p.digest(p.definitions()))"
+    command, where = [sys.executable, "-c", program], Path(folder) / "bench"
+    return subprocess.run(
+        command, cwd=where, capture_output=True, text=True, check=True
+    ).stdout.strip()

@@ -20,11 +20,9 @@ import importlib
 import inspect
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections import Counter, defaultdict
 from contextlib import contextmanager
-from io import BytesIO
 
 import gpu_proof
 from gpu_names import Differs, Text
@@ -35,13 +33,15 @@ COMMITS = 100  # that are looked through for the proven one
 @contextmanager
 def proven_checkout(python):
     """Give a folder with the package of the newest commit whose checksum is `python`, or None."""
-    git = ["git", "-C", str(gpu_proof.ROOT)]
-    log = [*git, "log", f"-{COMMITS}", "--format=%H", "--", "gpucoron"]
-    for commit in subprocess.run(log, capture_output=True, text=True).stdout.split():
+    log = subprocess.run(
+        ["git", "log", f"-{COMMITS}", "--format=%H", "--", "gpucoron"],
+        cwd=gpu_proof.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    for commit in log.stdout.split():
         with tempfile.TemporaryDirectory() as folder:
-            archive = subprocess.run([*git, "archive", commit, "gpucoron"], capture_output=True)
-            with tarfile.open(fileobj=BytesIO(archive.stdout)) as package:
-                package.extractall(folder, filter="data")
+            gpu_proof.check_out(commit, folder, "gpucoron")
             try:
                 proven = gpu_proof.digest(gpu_proof.definitions(folder)) == python
             except ValueError:  # of another layout

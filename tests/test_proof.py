@@ -130,6 +130,9 @@ def test_what_changes_nothing_does_not_expire_it(package):
         replaced("ops__blur", 'of" " all"', 'of all"'),
         replaced("ops__blur", 'kernel("blur"', 'kernel("haze"'),  # the file of the kernel
         replaced("ops__blur", "import numpy as np", "import sys, numpy as np"),
+        replaced("ops__blur", "blurred(image)", "blurred(image: np.ndarray) -> tuple[OTHER]"),
+        replaced("ops__blur", "    total =", "    count: OTHER\n    total: OTHER ="),
+        replaced("ops__blur", "WIDTH = 3", "if TYPE_CHECKING:\n    import x\nWIDTH: int = 3"),
         replaced("ops__blur", "OTHER = 5", "OTHER = 6"),  # nothing on the device reads it
         replaced("ops__blur", "return OTHER", "return -OTHER"),
         replaced("ops__loop", "image + 1", "image + 2"),  # for the CPU alone
@@ -148,6 +151,8 @@ def test_what_may_change_a_result_expires_it(package):
         for files in (
             FILES,
             replaced("ops__blur", "total", "totals"),
+            replaced("ops__blur", "WIDTH = 3", "class WIDTH:\n    a: int = 3"),
+            replaced("ops__blur", "WIDTH = 3", "class WIDTH:\n    a: ClassVar[int] = 3"),
             replaced("ops__blur", "WIDTH = 3", "WIDTH = 4"),
             replaced("ops__blur", "np.zeros(WIDTH)", "np.zeros(OTHER)"),
             replaced("ops__blur", "blur<float>", "blur<double>"),
@@ -422,3 +427,34 @@ def test_a_proof_is_renewed_for_the_same_ptx_only(tmp_path, monkeypatch):
         wrong = json.dumps({"code": {**code, part: "others"}})
         file.write_text(wrong)
         assert gpu_proof.renew(file).startswith(problem) and file.read_text() == wrong
+
+
+def test_a_proof_is_renewed_after_a_change_of_what_counts(package, tmp_path, monkeypatch):
+    def stored(python):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"code": {"python": python, **kernels}}))
+
+    kernels = {"tokens": "t", "ptx": "p", "nvrtc": "13.0"}
+    file = tmp_path / "gpucoron" / "backend" / "gpu_proof.json"
+    monkeypatch.setattr(gpu_proof, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_proof, "PROOF", file)
+    monkeypatch.setattr(gpu_proof, "checksum", lambda: {"python": code})
+    monkeypatch.setattr(gpu_proof, "with_ptx", lambda code: {**code, **kernels})
+    code = package(**FILES)
+    stored("by another rule")
+    (tmp_path / "bench").mkdir()
+    rule = (
+        "def definitions():\n    return 'by another rule'\n\ndef digest(text):\n    return text\n"
+    )
+    (tmp_path / "bench" / "gpu_proof.py").write_text(rule)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    assert gpu_proof.renew(file).startswith("none of the last")
+    assert gpu_proof.renew(file, "HEAD") == ""
+    assert json.loads(file.read_text()) == {"code": {"python": code, **kernels}}
+    stored("others")
+    assert gpu_proof.renew(file, "HEAD") == "the proof was not valid in HEAD"
+    code = package(**replaced("ops__blur", "WIDTH = 3", "WIDTH = 4"))
+    stored("by another rule")
+    assert "not that of the proof under other names" in gpu_proof.renew(file, "HEAD")
