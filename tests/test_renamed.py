@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class Plan:
     size: int
     n_bits: int = WIDTH
+    job: Job = None
 
     def here(self, first, second, brief=False):
         found = [row - second for row in np.asarray(first, dtype="f8")]
@@ -38,7 +39,7 @@ class Plan:
             return found - own
         return op.smoothed(self.here(first, own, brief=True), inner), wide.smoothed(first)
 
-def made(image, mask: Job):
+def made(image, mask):
     try:
         plan = Plan(size=image.size, n_bits=2)
         return choose(plan, np.sum(image, axis=0)), plan.told(image, mask)
