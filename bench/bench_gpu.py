@@ -6,7 +6,8 @@ on_gpu.sh says what the parts are; besides them: simulate (the sets, on the CPU)
 that --out should be, in a folder), table (what the file holds, in short), prove (from a file
 whose parts are all well write gpucoron/backend/gpu_proof.json, with which --device auto takes a
 GPU), renew (that file, where kernels were written otherwise and their PTX is the proven one, or
-where Python code is the proven one under other names), withdraw (remove the file).
+where Python code is the proven one under other names; with --since COMMIT, where what counts of
+Python code has changed and the code has not since then), withdraw (remove that file).
 """
 
 import argparse
@@ -216,6 +217,7 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
     parser.add_argument("--limit", type=float, default=120.0)
+    parser.add_argument("--since", metavar="COMMIT", help="in which the proof was valid, for renew")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument(
         "--expected",
@@ -241,7 +243,10 @@ def main(arguments=None):
         gpu_proof.PROOF.unlink(missing_ok=True)
         return 0
     if options.part in ("prove", "renew"):
-        problem = gpu_proof.renew() if options.part == "renew" else gpu_proof.prove(options.out)
+        if options.part == "prove":
+            problem = gpu_proof.prove(options.out)
+        else:
+            problem = gpu_proof.renew(since=options.since)
         say(f"no proof: {problem}" if problem else f"{gpu_proof.PROOF} is written")
         return 1 if problem else 0
     options.work.mkdir(parents=True, exist_ok=True)

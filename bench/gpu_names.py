@@ -30,7 +30,8 @@ class Text:
     ----------
     skeleton : str
     names : list of (role, identifier)
-        In the order of the text. Role: "definitions" (a set), "shared", or a function's number.
+        In the order of the text. Role: "definitions" (a set), "shared", a function's number, or
+        "unbound": imported for type checking alone, in annotations, which are not evaluated.
     keywords : list of (name, callee)
         Callee: True for a definition of ours, the attribute that is called, else None.
     parameters, bound, strings : list of str
@@ -44,14 +45,16 @@ class Text:
         self.names, self.keywords = [], []
         self.parameters, self.bound, self.strings = [], [], []
         self.everywhere = {*module.defined, *module.imported, *dir(builtins)}
+        self._known = self.everywhere | (
+            _binds(statement) if isinstance(statement, ast.ClassDef) else set()
+        )
         self._functions = 0
         self.skeleton = self._show(statement, MODULE, ())
 
     def _show(self, value, scope, local):
         """Show a field; `local` names are bound in the function that `scope` is."""
         if isinstance(value, list):
-            kept = [v for v in value if not gpu_proof._is_typing(v)]
-            return f"[{','.join(self._show(v, scope, local) for v in kept)}]"
+            return f"[{','.join(self._show(v, scope, local) for v in value)}]"
         if isinstance(value, str):
             self.strings.append(value)
         if not isinstance(value, ast.AST):
@@ -87,13 +90,7 @@ class Text:
         heads = [*getattr(function, "decorator_list", ()), getattr(function, "returns", None)]
         for head in (function.args, *filter(None, heads)):  # is looked up outside
             self.everywhere |= {n.id for n in ast.walk(head) if isinstance(n, ast.Name)}
-        names = set()
-        for node in ast.walk(function):
-            if isinstance(node, (ast.arg, ast.ExceptHandler, *DEFINITIONS)):
-                names |= {getattr(node, IDENTIFIERS[type(node)])} if node is not function else set()
-            elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-                names.add(node.id)
-        return names
+        return _binds(function)
 
     def _chain(self, node, scope, local):
         """Note what a name, or a chain of attributes, means; False where its parts are to come."""
@@ -117,8 +114,10 @@ class Text:
             pass
         elif node.id in self._module.imported:
             self.names.append((str(sorted(map(str, self._module.imported[node.id]))), ""))
-        else:
+        elif node.id in self._known:
             self._identifier(node, node.id, scope, local)
+        else:
+            self.names.append(("unbound", node.id))
         return True
 
     def _identifier(self, node, name, scope, local):
@@ -151,3 +150,14 @@ class Text:
         if parts and parts[0] not in local and self._module.targets(function, self._modules):
             callee = True
         self.keywords += [(k.arg, callee) for k in node.keywords if k.arg]
+
+
+def _binds(top):
+    """Return the names that a function or class binds, with those in functions inside of it."""
+    names = set()
+    for node in ast.walk(top):
+        if isinstance(node, (ast.arg, ast.ExceptHandler, *DEFINITIONS)) and node is not top:
+            names.add(getattr(node, IDENTIFIERS[type(node)]))
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+    return names

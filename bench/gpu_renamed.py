@@ -20,11 +20,9 @@ import importlib
 import inspect
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections import Counter, defaultdict
 from contextlib import contextmanager
-from io import BytesIO
 
 import gpu_proof
 from gpu_names import Differs, Text
@@ -35,13 +33,15 @@ COMMITS = 100  # that are looked through for the proven one
 @contextmanager
 def proven_checkout(python):
     """Give a folder with the package of the newest commit whose checksum is `python`, or None."""
-    git = ["git", "-C", str(gpu_proof.ROOT)]
-    log = [*git, "log", f"-{COMMITS}", "--format=%H", "--", "gpucoron"]
-    for commit in subprocess.run(log, capture_output=True, text=True).stdout.split():
+    log = subprocess.run(
+        ["git", "log", f"-{COMMITS}", "--format=%H", "--", "gpucoron"],
+        cwd=gpu_proof.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    for commit in log.stdout.split():
         with tempfile.TemporaryDirectory() as folder:
-            archive = subprocess.run([*git, "archive", commit, "gpucoron"], capture_output=True)
-            with tarfile.open(fileobj=BytesIO(archive.stdout)) as package:
-                package.extractall(folder, filter="data")
+            gpu_proof.check_out(commit, folder, "gpucoron")
             try:
                 proven = gpu_proof.digest(gpu_proof.definitions(folder)) == python
             except ValueError:  # of another layout
@@ -100,7 +100,7 @@ def compare(old_root, new_root, entries=gpu_proof.ENTRIES):
 class _Comparison:
     def __init__(self, *roots):
         self.sides = [gpu_proof._Modules(root) for root in roots]
-        self.definitions, self.shared = _Map(), _Map()
+        self.definitions, self.shared, self._unbound = _Map(), _Map(), _Map()
         self._waiting, self._passed = [], []  # pairs: definitions, modules that are passed on
         self._texts = []  # pairs: statements
 
@@ -173,6 +173,8 @@ class _Comparison:
                 self._match_definitions(old, new)
             elif role == "shared":
                 self.shared.add(old, new)
+            elif role == "unbound":
+                self._unbound.add(old, new)
             else:
                 local[role].add(old, new)
                 if old != new and (old in one.everywhere or new in other.everywhere):
@@ -185,11 +187,11 @@ class _Comparison:
         olds, news = set(olds), set(news)
         for old in sorted(olds, key=str) if len(olds) > 1 else ():
             where, _ = self.definitions.new.get((old[0], None), old)
-            new = [n for n in news if n == self.definitions.new.get(old, n) and n[0] == where]
+            known = self.definitions.new.get(old, (where, old[1]))
+            new = news & {known} or {n for n in news if n[0] == where}
             if len(new) == 1:
-                self._pair(old, new[0])
-                olds.remove(old)
-                news.remove(new[0])
+                self._pair(old, *new)
+                olds, news = olds - {old}, news - new
         if len(olds) != len(news) or len(olds) > 1:
             raise Differs(f"{sorted(map(str, olds))} and {sorted(map(str, news))}")
         for old, new in zip(olds, news, strict=True):

@@ -425,3 +425,34 @@ def test_a_proof_is_renewed_for_the_same_ptx_only(tmp_path, monkeypatch):
         wrong = json.dumps({"code": {**code, part: "others"}})
         file.write_text(wrong)
         assert gpu_proof.renew(file).startswith(problem) and file.read_text() == wrong
+
+
+def test_a_proof_is_renewed_after_a_change_of_what_counts(package, tmp_path, monkeypatch):
+    def stored(python):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"code": {"python": python, **kernels}}))
+
+    kernels = {"tokens": "t", "ptx": "p", "nvrtc": "13.0"}
+    file = tmp_path / "gpucoron" / "backend" / "gpu_proof.json"
+    monkeypatch.setattr(gpu_proof, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_proof, "PROOF", file)
+    monkeypatch.setattr(gpu_proof, "checksum", lambda: {"python": code})
+    monkeypatch.setattr(gpu_proof, "with_ptx", lambda code: {**code, **kernels})
+    code = package(**FILES)
+    stored("by another rule")
+    (tmp_path / "bench").mkdir()
+    rule = (
+        "def definitions():\n    return 'by another rule'\n\ndef digest(text):\n    return text\n"
+    )
+    (tmp_path / "bench" / "gpu_proof.py").write_text(rule)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "a"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    assert gpu_proof.renew(file).startswith("none of the last")
+    assert gpu_proof.renew(file, "HEAD") == ""
+    assert json.loads(file.read_text()) == {"code": {"python": code, **kernels}}
+    stored("others")
+    assert gpu_proof.renew(file, "HEAD") == "the proof was not valid in HEAD"
+    code = package(**replaced("ops__blur", "WIDTH = 3", "WIDTH = 4"))
+    stored("by another rule")
+    assert "not that of the proof under other names" in gpu_proof.renew(file, "HEAD")

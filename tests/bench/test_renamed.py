@@ -16,15 +16,19 @@ import gpu_proof  # noqa: E402
 import gpu_renamed  # noqa: E402
 
 PLAN = """
+from __future__ import annotations
 from dataclasses import dataclass
 import numpy as np
 from gpucoron.ops import smooth as op, wide
 from gpucoron.ops.smooth import WIDTH
+if TYPE_CHECKING:
+    from gpucoron.pipeline import Job
 
 @dataclass
 class Plan:
     size: int
     n_bits: int = WIDTH
+    job: Job = None
 
     def here(self, first, second, brief=False):
         found = [row - second for row in np.asarray(first, dtype="f8")]
@@ -47,7 +51,7 @@ def choose(plan, image):
         from gpucoron.ops import smooth as ops
     else:
         from gpucoron.ops import wide as ops
-    return work(ops, image), ops.PIXELS
+    return work(ops, image), ops.smoothed(image)
 
 def work(ops, image):
     return ops.smoothed(image, parity=-1), ops.PIXELS
@@ -95,6 +99,7 @@ IN_PLAN = ("steps__plan",)
         changed(("WIDTH", "KERNEL_WIDTH"), ("PIXELS", "BATCH"), ("smoothed", "smooth_all")),
         changed(("parity", "factor")),
         changed(("problem", "error")),
+        changed(("Job", "Run")),
         changed(("op", "operation")),
         changed(("np", "numpy"), ("import numpy as numpy", "import numpy")),
         {**changed(("smooth", "soft")), "ops__soft": SMOOTH, "ops__smooth": "OTHER = 1"},
@@ -146,6 +151,7 @@ def test_the_same_under_other_names(tmp_path, files):
         changed(("op.smoothed", "wide.smoothed")),
         changed(("wide as ops", "x"), ("smooth as ops", "wide as ops"), ("x", "smooth as ops")),
         changed(("ValueError", "TypeError")),
+        changed(("Job", "Plan", *IN_PLAN)),
         changed(("*found", "found")),
         changed(("first, own, brief", "own, first, brief")),
         changed(("size: int", "size: int = 1")),
