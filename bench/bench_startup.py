@@ -53,8 +53,8 @@ class Listener(event.Listener):
 listener = Listener()
 event.register("numba:compile", listener)
 from gpucoron.cli.main import main
-from gpucoron.backend.compiling import share_compiling
-share_compiling()  # as the command does; what the other process compiles is not counted
+from gpucoron.backend.compiling import allow_second_compiler
+allow_second_compiler()  # as the command does; what the other process compiles is not counted
 code = main(sys.argv[2:])
 totals = {}
 for seconds, name in listener.found:

@@ -48,7 +48,7 @@ TEST_FILES = (
     ),
     *(
         f"tests/steps/test_{name}.py"
-        for name in ("align_refs", "filling", "klip", "outlier_detection", "resample_cuda")
+        for name in ("align_refs", "bad_pixels", "klip", "outlier_detection", "resample_cuda")
     ),
 )
 _RESULT = re.compile(r"\[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S.*)")

@@ -93,11 +93,16 @@ class Watch:
 
     def __enter__(self):
         from gpucoron.backend.prefetch import Background
-        from gpucoron.backend.transfer import Gpu
+        from gpucoron.backend.transfer import CudaBackend
         from gpucoron.io.exposures import Exposure
 
         self._patches = contextlib.ExitStack()
-        load, upload, later, submit = Exposure.load, Gpu.upload, Gpu.later, Background.submit
+        load, upload, later, submit = (
+            Exposure.load,
+            CudaBackend.upload,
+            CudaBackend.download_later,
+            Background.submit,
+        )
 
         def watched_submit(background, work, *args, **kwargs):
             def watched_work(*own, **named):
@@ -124,8 +129,8 @@ class Watch:
         for owner, name, function in (
             (Exposure, "load", watched_load),
             (Background, "submit", watched_submit),
-            (Gpu, "upload", watched_upload),
-            (Gpu, "later", watched_later),
+            (CudaBackend, "upload", watched_upload),
+            (CudaBackend, "download_later", watched_later),
         ):
             self._patches.enter_context(mock.patch.object(owner, name, function))
         return self
@@ -155,7 +160,7 @@ def spans():
     """Record events round parts of a run; gives a list of (name, start, stop)."""
     from gpucoron.ops.registration import Registration
     from gpucoron.steps.align_refs import Alignment
-    from gpucoron.steps.filling import PreparedReferences
+    from gpucoron.steps.bad_pixels import ReferenceLibrary
 
     out = []
     outliers, resample, subtraction = (  # steps of the same names hide two of the modules
@@ -175,8 +180,8 @@ def spans():
     with contextlib.ExitStack() as patches:
         for owner, name, label in (
             (outliers, "outlier_detection", "outlier_detection"),
-            (PreparedReferences, "__init__", "filling: references"),
-            (PreparedReferences, "fill_science", "filling: science"),
+            (ReferenceLibrary, "__init__", "filling: references"),
+            (ReferenceLibrary, "fill_science", "filling: science"),
             (Registration, "__init__", "registration: preparing"),
             (Registration, "propagate", "registration: uncertainties"),
             (Alignment, "fit", "registration: fits"),

@@ -161,7 +161,7 @@ def _reference_pixel(exposure: Exposure) -> tuple[float, float] | None:
 
 def _mean(images):
     """Average the finite values along the first axis; NaN where there are none."""
-    xp = cuda.namespace(images)
+    xp = cuda.array_namespace(images)
     good = xp.isfinite(images)
     count = good.sum(axis=0)
     total = xp.where(good, images, 0).sum(axis=0, dtype=np.float64)

@@ -9,10 +9,10 @@ from gpucoron.backend import cuda
 from gpucoron.backend.device import lives_on_gpu, on_gpu
 from gpucoron.errors import DeviceMemoryError, InputError
 
-__all__ = ["fourier", "in_batches", "listed_size", "to_host"]
+__all__ = ["fft_module", "in_batches", "listed_size", "to_host"]
 
 
-def fourier(*arrays):
+def fft_module(*arrays):
     """Return the FFT module for the arrays: `scipy.fft`, or CuPy's for arrays on a GPU.
 
     Raises

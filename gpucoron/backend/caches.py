@@ -24,12 +24,12 @@ def numba_cache() -> None:
     Compiled code is loaded from there: a folder that is not this user's alone is not used.
     """
     home = os.path.join(os.path.expanduser("~"), ".cache")
-    places = (
+    folders = (
         os.environ.get("NUMBA_CACHE_DIR"),
         Path(__file__).parents[1] / "ops" / "cpu" / "__pycache__",
         os.environ.get("XDG_CACHE_HOME") or home,
     )
-    if any(_writable(Path(place)) for place in places if place):
+    if any(_writable(Path(place)) for place in folders if place):
         return
     folder = _own_folder()
     log.info("compiled loops are kept in %s; set NUMBA_CACHE_DIR to choose another place", folder)
@@ -60,8 +60,8 @@ def _own_folder() -> str:
     folder = os.path.join(tempfile.gettempdir(), f"gpucoron-{user}")
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        found = os.lstat(folder)
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == user and not found.st_mode & 0o077:
+        status = os.lstat(folder)
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == user and not status.st_mode & 0o077:
             return folder
     except OSError:
         pass

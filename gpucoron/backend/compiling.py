@@ -8,17 +8,17 @@ import subprocess
 import sys
 from contextlib import suppress
 
-__all__ = ["share_compiling", "watch_compiling"]
+__all__ = ["allow_second_compiler", "watch_compiling"]
 
 log = logging.getLogger("gpucoron")
 
-_OTHER = "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()"
-_own: list[bool] = []  # whether this process may start another one
+_CODE = "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()"
+_second_allowed: list[bool] = []  # whether this process may start another one
 
 
-def share_compiling() -> None:
+def allow_second_compiler() -> None:
     """Allow a second process to compile loops beside this one (the command, not the library)."""
-    _own.append(True)
+    _second_allowed.append(True)
 
 
 def watch_compiling(threads: int) -> None:
@@ -42,18 +42,18 @@ def _listener():
     from numba.core import event
 
     class Listener(event.Listener):
-        threads, told = 1, False
+        threads, logged = 1, False
 
         def on_start(self, unused):
-            if self.told:
+            if self.logged:
                 return
-            self.told = True
+            self.logged = True
             log.info(
                 "compiling loops; they are kept on disk (the first run after installation "
                 "takes some seconds longer)"
             )
-            if _own and self.threads > 1:
-                _start_other()
+            if _second_allowed and self.threads > 1:
+                _start_second_compiler()
 
         def on_end(self, unused):
             """Do nothing."""
@@ -63,9 +63,9 @@ def _listener():
     return listener
 
 
-def _start_other() -> None:
+def _start_second_compiler() -> None:
     """Start the second process; if it fails, the run compiles everything itself."""
     nowhere = subprocess.DEVNULL
-    command = [sys.executable, "-P", "-c", _OTHER]  # -P: nothing is imported from the data's folder
+    command = [sys.executable, "-P", "-c", _CODE]  # -P: nothing is imported from the data's folder
     with suppress(OSError):
         subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)

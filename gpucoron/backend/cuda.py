@@ -14,14 +14,14 @@ from gpucoron.backend.device import import_cupy, lives_on_gpu, on_gpu
 from gpucoron.errors import DeviceError, DeviceMemoryError, InputError
 
 __all__ = [
-    "as_arrays",
+    "as_device_arrays",
     "all_kernels",
     "cupy",
     "cupyx",
     "errors",
     "kernel",
     "kernel_files",
-    "namespace",
+    "array_namespace",
     "read_kernels",
 ]
 
@@ -65,7 +65,7 @@ def cupyx(name: str = "cupyx") -> Any:
     return importlib.import_module(name)
 
 
-def namespace(*arrays) -> Any:
+def array_namespace(*arrays) -> Any:
     """Return the array namespace of the arrays, NumPy or CuPy; None is ignored.
 
     Raises
@@ -80,7 +80,7 @@ def namespace(*arrays) -> Any:
     return numpy
 
 
-def as_arrays(*arrays) -> tuple:
+def as_device_arrays(*arrays) -> tuple:
     """Convert arrays on a GPU to CuPy arrays, without copies; return others unchanged.
 
     Parameters
@@ -139,8 +139,8 @@ def errors(where: str):
             raise DeviceError(
                 f"{where}: {text}; pip install 'gpucoron[cuda13-ctk]' brings CUDA's libraries"
             ) from problem
-        theirs = type(problem).__module__.partition(".")[0] in _CUPY
-        if not theirs and not text.startswith("CuPy failed to load"):
+        from_cupy = type(problem).__module__.partition(".")[0] in _CUPY
+        if not from_cupy and not text.startswith("CuPy failed to load"):
             raise
         if _MEMORY.search(f"{type(problem).__name__} {text}"):
             raise DeviceMemoryError(f"{where}: the GPU's memory is full ({text})") from problem
@@ -208,11 +208,11 @@ def paste_includes(path: Path) -> str:
         seen.add(path)
         out = [f'#line 1 "{path.name}"']
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            found = _INCLUDE.fullmatch(line)
-            if not found:
+            include = _INCLUDE.fullmatch(line)
+            if not include:
                 out.append("" if line.strip() == "#pragma once" else line)
                 continue
-            included = (path.parent / found[1]).resolve()
+            included = (path.parent / include[1]).resolve()
             if included not in seen:
                 out += paste(included)
             out.append(f'#line {number + 1} "{path.name}"')
@@ -308,12 +308,12 @@ class Kernel:
         device = self._cp.cuda.runtime.getDevice()
         function = self._functions.get(device)
         if function is None:  # a CuPy function belongs to the device it was looked up on
-            mine = self._cp, self._source, OPTIONS, self._name, device
-            kept = kernel_cache.is_kept(*mine)
-            if not kept:
-                kernel_cache.tell(self._cp, device)
+            key = self._cp, self._source, OPTIONS, self._name, device
+            cached = kernel_cache.is_cached(*key)
+            if not cached:
+                kernel_cache.log_compiling(self._cp, device)
             function = self._module.get_function(self._name)
-            if not kept:
-                kernel_cache.note(*mine)
+            if not cached:
+                kernel_cache.mark_cached(*key)
             self._functions[device] = function
         return function

@@ -10,25 +10,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["count", "folder", "is_kept", "note", "tell"]
+__all__ = ["count_cached", "cache_folder", "is_cached", "mark_cached", "log_compiling"]
 
 log = logging.getLogger("gpucoron")
 
-_told: list[bool] = []
+_logged: list[bool] = []
 
 
-def folder() -> Path:
+def cache_folder() -> Path:
     """Return CuPy's cache folder."""
     return Path(os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache"))
 
 
-def is_kept(cp: Any, source: str, options: tuple[str, ...], name: str, device: int) -> bool:
+def is_cached(cp: Any, source: str, options: tuple[str, ...], name: str, device: int) -> bool:
     """Return whether a kernel is compiled for a device by this compiler and CuPy."""
     mark = _mark(cp, source, options, name, device)
     return mark is not None and mark.exists()
 
 
-def note(cp: Any, source: str, options: tuple[str, ...], name: str, device: int) -> None:
+def mark_cached(cp: Any, source: str, options: tuple[str, ...], name: str, device: int) -> None:
     """Record that a kernel is compiled; do nothing if the record cannot be written."""
     mark = _mark(cp, source, options, name, device)
     if mark is not None:
@@ -37,16 +37,18 @@ def note(cp: Any, source: str, options: tuple[str, ...], name: str, device: int)
             mark.touch()
 
 
-def tell(cp: Any, device: int) -> None:
+def log_compiling(cp: Any, device: int) -> None:
     """Log, once per process, that kernels are compiled."""
-    if _compiler(cp, device) is not None and not _told:
-        _told.append(True)
-        log.info("compiling CUDA kernels (once; kept in %s)", folder())
+    if _compiler(cp, device) is not None and not _logged:
+        _logged.append(True)
+        log.info("compiling CUDA kernels (once; kept in %s)", cache_folder())
 
 
-def count(cp: Any, kernels: list[tuple[str, str]], options: tuple[str, ...], device: int) -> int:
+def count_cached(
+    cp: Any, kernels: list[tuple[str, str]], options: tuple[str, ...], device: int
+) -> int:
     """Count how many of some (source, name) are compiled for a device."""
-    return sum(is_kept(cp, source, options, name, device) for source, name in kernels)
+    return sum(is_cached(cp, source, options, name, device) for source, name in kernels)
 
 
 def _mark(cp, source, options, name, device) -> Path | None:
@@ -54,7 +56,7 @@ def _mark(cp, source, options, name, device) -> Path | None:
     if compiler is None:
         return None
     words = "\0".join([*compiler, *options, name, source])
-    return folder() / "gpucoron" / hashlib.sha256(words.encode()).hexdigest()[:32]
+    return cache_folder() / "gpucoron" / hashlib.sha256(words.encode()).hexdigest()[:32]
 
 
 @functools.cache

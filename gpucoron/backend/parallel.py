@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from gpucoron.backend.threads import set_threads, threads_here
+from gpucoron.backend.threads import current_threads, set_threads
 
 __all__ = ["over_blocks", "over_items", "over_rows"]
 
@@ -36,7 +36,7 @@ def over_blocks(work, n_pixels):
         What `work` returned, in the order of the blocks.
     """
     blocks = [slice(k, min(k + BLOCK, n_pixels)) for k in range(0, n_pixels, BLOCK)]
-    n_threads = min(threads_here(), len(blocks))
+    n_threads = min(current_threads(), len(blocks))
     with _pools().limit(limits=1, user_api="blas"):
         if n_threads < 2:
             return [work(block) for block in blocks]
@@ -70,7 +70,7 @@ def over_items(work, items):
     list
         What `work` returned, in the order of the items.
     """
-    n_threads = min(threads_here(), len(items))
+    n_threads = min(current_threads(), len(items))
     if n_threads < 2:
         return [work(item) for item in items]
     return list(_pool(n_threads, os.getpid()).map(work, items))
@@ -78,7 +78,7 @@ def over_items(work, items):
 
 def over_rows(work, n_rows, *arguments):
     """Run compiled ``work(first, stop, ...)`` over all rows in parallel."""
-    n_threads = min(threads_here(), n_rows)
+    n_threads = min(current_threads(), n_rows)
     if n_threads < 2:
         work(0, n_rows, *arguments)
         return

@@ -17,7 +17,7 @@ class Background:
 
     Parameters
     ----------
-    beside : bool
+    threaded : bool
         False does everything at once in the caller's thread.
 
     Notes
@@ -26,8 +26,8 @@ class Background:
     manager waits for what is under way; its failure is raised unless something failed before.
     """
 
-    def __init__(self, beside: bool = True):
-        self._pool = ThreadPoolExecutor(1, "gpucoron-write") if beside else None
+    def __init__(self, threaded: bool = True):
+        self._pool = ThreadPoolExecutor(1, "gpucoron-write") if threaded else None
         if self._pool is not None:
             # start the thread now: if a signal came while it starts, the pool would not know it,
             # and nobody would wait for what it writes
@@ -66,7 +66,7 @@ class Background:
                 self._pool.shutdown()
 
 
-def read_ahead(read: Callable[[Any], T], items: Iterable, beside: bool = True) -> Iterator[T]:
+def read_ahead(read: Callable[[Any], T], items: Iterable, threaded: bool = True) -> Iterator[T]:
     """Read items in order, each in the background while the caller uses the previous one.
 
     Parameters
@@ -75,14 +75,14 @@ def read_ahead(read: Callable[[Any], T], items: Iterable, beside: bool = True) -
         Reads one item.
     items : iterable
         What to read.
-    beside : bool
+    threaded : bool
         False reads each when it is asked for.
 
     Yields
     ------
     What `read` returns, in order; what it raises is raised where its turn comes.
     """
-    if not beside:
+    if not threaded:
         yield from map(read, items)
         return
     pending: list[Future] = []

@@ -7,13 +7,13 @@ import functools
 import gc
 from contextlib import suppress
 
-__all__ = ["collect_rarely", "keep_memory"]
+__all__ = ["tune_gc", "tune_malloc"]
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 @functools.cache
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Let malloc keep freed memory for reuse.
 
     The kernel need not map and clear the same memory again: a tenth of a second of a short run. A
@@ -25,6 +25,6 @@ def keep_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
-def collect_rarely() -> None:
+def tune_gc() -> None:
     """Run Python's garbage collector less often, for faster imports."""
     gc.set_threshold(200_000, 50, 50)

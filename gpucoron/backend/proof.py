@@ -40,9 +40,9 @@ def proof() -> Proof | None:
     Until there is one, ``--device auto`` takes the CPU.
     """
     try:
-        found = json.loads(FILE.read_text(encoding="utf-8"))
-        if found["version"] != __version__:
+        stored = json.loads(FILE.read_text(encoding="utf-8"))
+        if stored["version"] != __version__:
             return None
-        return Proof(*(str(found[name]) for name in Proof._fields))
+        return Proof(*(str(stored[name]) for name in Proof._fields))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 __all__ = [
-    "ENDS",
+    "EXITS",
     "GRACE_S",
-    "NAMES",
-    "STOPPED",
+    "EXITS_BY_SIGNAL",
+    "STOP_CODES",
     "Terminated",
-    "at_abrupt_end",
-    "prompt_end",
+    "on_forced_exit",
+    "graceful_shutdown",
     "stopped_by",
 ]
 
@@ -24,7 +24,7 @@ __all__ = [
 GRACE_S = 1.4
 
 _LAST_S = 0.4
-_last_acts: list[Callable[[str], str]] = []
+_exit_hooks: list[Callable[[str], str]] = []
 
 
 class Terminated(BaseException):
@@ -32,9 +32,9 @@ class Terminated(BaseException):
 
 
 #: How a run ends that was stopped, and the exit code: by the exception, and by the signal.
-ENDS = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("terminated", 143)}
-NAMES = {signal.SIGINT: ENDS[KeyboardInterrupt], signal.SIGTERM: ENDS[Terminated]}
-STOPPED = frozenset(code for _, code in ENDS.values())
+EXITS = {KeyboardInterrupt: ("interrupted", 130), Terminated: ("terminated", 143)}
+EXITS_BY_SIGNAL = {signal.SIGINT: EXITS[KeyboardInterrupt], signal.SIGTERM: EXITS[Terminated]}
+STOP_CODES = frozenset(code for _, code in EXITS.values())
 
 
 def stopped_by(error: BaseException | None) -> BaseException | None:
@@ -49,23 +49,23 @@ def stopped_by(error: BaseException | None) -> BaseException | None:
 
 
 @contextmanager
-def at_abrupt_end(act: Callable[[str], str]) -> Iterator[None]:
-    """Call `act` if the process is forced to exit while the block runs.
+def on_forced_exit(hook: Callable[[str], str]) -> Iterator[None]:
+    """Call `hook` if the process is forced to exit while the block runs.
 
     Parameters
     ----------
-    act : callable
+    hook : callable
         Gets "interrupted" or "terminated"; what it returns is told the user.
     """
-    _last_acts.append(act)
+    _exit_hooks.append(hook)
     try:
         yield
     finally:
-        _last_acts.remove(act)
+        _exit_hooks.remove(hook)
 
 
 @contextmanager
-def prompt_end(grace: float = GRACE_S) -> Iterator[None]:
+def graceful_shutdown(grace: float = GRACE_S) -> Iterator[None]:
     """Turn the first SIGTERM or Ctrl-C into an exception, and force an exit if it is not enough.
 
     Parameters
@@ -81,62 +81,62 @@ def prompt_end(grace: float = GRACE_S) -> Iterator[None]:
     Notes
     -----
     Compiled code does not see signals. A thread does, and where the block has not ended in time,
-    calls what `at_abrupt_end` was given, tells it in one line, and ends the process. Only the
+    calls what `on_forced_exit` was given, tells it in one line, and ends the process. Only the
     main thread can receive signals; in others this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    over = threading.Event()
+    finished = threading.Event()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    came: list[int] = []
+    received: list[int] = []
 
     def handler(number, frame):
-        if not came:
-            came.append(number)
+        if not received:
+            received.append(number)
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     threading.Thread(
-        target=_watch, args=(reading, over, grace), name="gpucoron-signals", daemon=True
+        target=_watch, args=(reading, finished, grace), name="gpucoron-signals", daemon=True
     ).start()
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     # what ignores Ctrl-C, as the background jobs of a shell do, goes on doing so
-    before: dict[int, Any] = {
+    previous: dict[int, Any] = {
         number: signal.signal(number, handler)
-        for number in NAMES
+        for number in EXITS_BY_SIGNAL
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN
     }
     try:
         yield
     finally:
-        over.set()
+        finished.set()
         signal.set_wakeup_fd(wakeup)
-        for number, old in before.items():
+        for number, old in previous.items():
             signal.signal(number, signal.SIG_DFL if old is None else old)
         os.close(writing)
 
 
-def _watch(reading: int, over: threading.Event, grace: float) -> None:
+def _watch(reading: int, finished: threading.Event, grace: float) -> None:
     """Wait for a signal, then for the process to end."""
     with os.fdopen(reading, "rb", buffering=0) as pipe:
         while number := pipe.read(1):
-            if number[0] in NAMES and not over.wait(grace):
-                _end(*NAMES[signal.Signals(number[0])])
+            if number[0] in EXITS_BY_SIGNAL and not finished.wait(grace):
+                _force_exit(*EXITS_BY_SIGNAL[signal.Signals(number[0])])
 
 
-def _end(what: str, code: int) -> None:
-    told = [what]
+def _force_exit(what: str, code: int) -> None:
+    lines = [what]
 
     def act():
-        for last in tuple(_last_acts):
+        for last in tuple(_exit_hooks):
             with suppress(Exception):
-                told.append(last(what))
+                lines.append(last(what))
 
     acting = threading.Thread(target=act, daemon=True)
     acting.start()
     acting.join(_LAST_S)  # a file system that hangs holds nobody here
     cursor = "\x1b[?25h\r" if os.isatty(2) else ""  # progress bars have hidden it
     with suppress(OSError):
-        os.write(2, f"{cursor}gpucoron: error: {'; '.join(filter(None, told))}\n".encode())
+        os.write(2, f"{cursor}gpucoron: error: {'; '.join(filter(None, lines))}\n".encode())
     os._exit(code)

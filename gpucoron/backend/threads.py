@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from gpucoron.backend.device import cpu_threads
 from gpucoron.errors import UsageError
 
-__all__ = ["default_threads", "limited_to", "set_threads", "threads_here"]
+__all__ = ["default_threads", "limited_to", "set_threads", "current_threads"]
 
 _VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
-_here = threading.local()
+_of_thread = threading.local()
 
 
 def default_threads() -> int:
@@ -33,9 +33,9 @@ def default_threads() -> int:
     return min([cpu_threads(), *(int(text) for text in limits if text.isdecimal() and int(text))])
 
 
-def threads_here() -> int:
+def current_threads() -> int:
     """Return the number of threads that loops use when called from this thread."""
-    return getattr(_here, "threads", None) or default_threads()
+    return getattr(_of_thread, "threads", None) or default_threads()
 
 
 def set_threads(threads: int | None) -> None:
@@ -46,7 +46,7 @@ def set_threads(threads: int | None) -> None:
     threads : int or None
         None: `default_threads`.
     """
-    _here.threads = threads
+    _of_thread.threads = threads
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def limited_to(threads: int | None = None) -> Iterator[int]:
         n = default_threads()
     if not 1 <= n <= most:
         raise UsageError(f"threads is {n}, expected 1 to {most}")
-    before = getattr(_here, "threads", None)
+    before = getattr(_of_thread, "threads", None)
     try:
         set_threads(n)
         with threadpool_limits(n), scipy.fft.set_workers(n):

@@ -13,21 +13,21 @@ from gpucoron.backend import cuda
 from gpucoron.backend.device import Device, lives_on_gpu
 from gpucoron.errors import DeviceMemoryError
 
-__all__ = ["Gpu", "Host", "Later", "places"]
+__all__ = ["CudaBackend", "CpuBackend", "PendingArray", "backends"]
 
 
-def places(device: Device) -> list[Host | Gpu]:
+def backends(device: Device) -> list[CpuBackend | CudaBackend]:
     """Return the backends that share the work of a run: the CPU, or one for each GPU."""
-    return [Gpu(index) for index in device.indices] or [Host()]
+    return [CudaBackend(index) for index in device.indices] or [CpuBackend()]
 
 
-class Later:
+class PendingArray:
     """An array on its way to the host; the first call waits for it.
 
     Parameters
     ----------
     fetch : callable
-        Gets it.
+        Copies it.
     """
 
     def __init__(self, fetch: Callable[[], Any]):
@@ -43,12 +43,12 @@ class Later:
             return self._value
 
 
-class Host:
+class CpuBackend:
     """The CPU; transfers do nothing."""
 
     is_gpu = False
 
-    def here(self) -> AbstractContextManager:
+    def activate(self) -> AbstractContextManager:
         """Make this device current."""
         return nullcontext()
 
@@ -56,16 +56,16 @@ class Host:
         """Copy arrays, or a dataclass of arrays, to the device."""
         return value
 
-    def later(self, value: Any, brief: bool = False) -> Later:
+    def download_later(self, value: Any, pinned: bool = False) -> PendingArray:
         """Start to copy `value` to the host; return a callable that waits for it, in any thread.
 
         Parameters
         ----------
         value : array, or dataclass or tuple of them
-        brief : bool
-            It is not kept: memory that a device copies to faster, but that others lack, will do.
+        pinned : bool
+            Copy into pinned memory, which is faster but scarce: for results that are not kept.
         """
-        return Later(lambda: value)
+        return PendingArray(lambda: value)
 
     def finish(self) -> None:
         """Wait until everything is computed."""
@@ -80,7 +80,7 @@ class Host:
         yield
 
 
-class Gpu(Host):
+class CudaBackend(CpuBackend):
     """A CUDA device.
 
     Parameters
@@ -90,7 +90,7 @@ class Gpu(Host):
 
     Notes
     -----
-    The stream that is current here when the place is made computes; where each thread has a default
+    The stream that is current when the backend is made computes; where each thread has a default
     stream of its own, one that all of them share does. Files are uploaded by the thread that reads
     them, on a second stream, and results come down on a third one; both through pinned memory,
     which CuPy's pool keeps for the next, unless a result is to stay.
@@ -104,10 +104,12 @@ class Gpu(Host):
             self._computing = self._cp.cuda.get_current_stream()
             if self._computing == self._cp.cuda.Stream.ptds:  # another one in every thread
                 self._computing = _shared_stream(self._cp, index)
-            self._up, self._down = (self._cp.cuda.Stream(non_blocking=True) for _ in range(2))
+            self._uploading, self._downloading = (
+                self._cp.cuda.Stream(non_blocking=True) for _ in range(2)
+            )
 
     @contextmanager
-    def here(self):
+    def activate(self):
         """Make this the current device, and its computing stream the current one."""
         with self._cp.cuda.Device(self.index), self._computing:
             yield
@@ -122,47 +124,47 @@ class Gpu(Host):
             if lives_on_gpu(array):
                 return array
             out = self._cp.empty(array.shape, array.dtype)
-            self._up.wait_event(self._computing.record())  # it may still be read there
+            self._uploading.wait_event(self._computing.record())  # it may still be read there
             staged.append(self._pinned(array.shape, array.dtype))
             staged[-1][...] = array
-            out.set(staged[-1], stream=self._up)
+            out.set(staged[-1], stream=self._uploading)
             return out
 
         staged: list = []  # until the copies are done
-        with self.errors("upload"), self.here():
+        with self.errors("upload"), self.activate():
             try:
-                return _each(value, copy)
+                return _map_arrays(value, copy)
             finally:  # where memory ran out, too, the copies before go on
-                self._up.synchronize()
+                self._uploading.synchronize()
 
-    def later(self, value: Any, brief: bool = False) -> Later:
+    def download_later(self, value: Any, pinned: bool = False) -> PendingArray:
         """Start to copy `value` to the host, in the order of the computing stream."""
 
         def copy(array):
             if not lives_on_gpu(array):
                 return array
-            out = self._pinned(array.shape, array.dtype) if brief else None
-            return array.get(stream=self._down, out=out)
+            out = self._pinned(array.shape, array.dtype) if pinned else None
+            return array.get(stream=self._downloading, out=out)
 
-        with self.here():
+        with self.activate():
             computed = self._computing.record()
 
         def download():
-            with self.errors("download"), self.here():
-                self._down.wait_event(computed)
-                return _each(value, copy)
+            with self.errors("download"), self.activate():
+                self._downloading.wait_event(computed)
+                return _map_arrays(value, copy)
 
-        return Later(download)
+        return PendingArray(download)
 
     def finish(self) -> None:
         """Wait until everything is computed."""
-        with self.here():  # the null stream is that of the current device
+        with self.activate():  # the null stream is that of the current device
             self._computing.synchronize()
 
     def free_memory(self) -> int:
         """Return free device memory, with what CuPy's pool holds, in bytes."""
         cp = self._cp
-        with self.here():
+        with self.activate():
             pool = cp.get_default_memory_pool()
             free = cp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()
             limit = pool.get_limit()
@@ -175,7 +177,7 @@ class Gpu(Host):
             with cuda.errors(f"device {self.index}, {where}"):
                 yield
         except DeviceMemoryError:
-            with self.here():  # CuPy frees what it keeps on the current device
+            with self.activate():  # CuPy frees what it keeps on the current device
                 self._cp.get_default_memory_pool().free_all_blocks()
             raise
 
@@ -186,14 +188,14 @@ def _shared_stream(cp, index):
     return cp.cuda.Stream()
 
 
-def _each(value: Any, change: Callable) -> Any:
-    """Apply `change` to an array, to those of a tuple, or to those of a dataclass."""
+def _map_arrays(value: Any, function: Callable) -> Any:
+    """Apply `function` to an array, to those of a tuple, or to those of a dataclass."""
     if dataclasses.is_dataclass(value):
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(  # type: ignore[type-var]  # it is no class
             value,
-            **{name: change(array) for name, array in fields.items() if hasattr(array, "dtype")},
+            **{name: function(array) for name, array in fields.items() if hasattr(array, "dtype")},
         )
     if isinstance(value, tuple):
-        return tuple(_each(item, change) for item in value)
-    return change(value) if hasattr(value, "dtype") else value
+        return tuple(_map_arrays(item, function) for item in value)
+    return function(value) if hasattr(value, "dtype") else value

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpucoron.backend.device import choose_device, cpu_threads
-from gpucoron.cli.options import EXIT_CODES, Parser, add_talk_options
+from gpucoron.cli.options import EXIT_CODES, Parser, add_logging_options
 from gpucoron.cli.run import run_console
 from gpucoron.errors import UsageError
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         help="number of processes that compile kernels (default: the processors allowed, "
         f"{_MOST_PROCESSES} at most)",
     )
-    add_talk_options(parser)
+    add_logging_options(parser)
     options = parser.parse_args(argv)
     processes = options.processes
     if processes is None:
@@ -84,14 +84,14 @@ def compile_kernels(index: int, processes: int, progress) -> int:
     missing = [
         (file, name)
         for file, name in cuda.all_kernels()
-        if not kernel_cache.is_kept(cp, cuda.read_kernels(file).source, cuda.OPTIONS, name, index)
+        if not kernel_cache.is_cached(cp, cuda.read_kernels(file).source, cuda.OPTIONS, name, index)
     ]
     log.info(
         "%d of %d kernels to compile for device %d; they are kept in %s",
         len(missing),
         len(cuda.all_kernels()),
         index,
-        kernel_cache.folder(),
+        kernel_cache.cache_folder(),
     )
     if processes == 1 or len(missing) < 2:
         for done, (file, name) in enumerate(missing, 1):

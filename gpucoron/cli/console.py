@@ -99,7 +99,7 @@ class Console:
             log.addHandler(handler)
         for handler in self._handlers[1:]:  # warnings of other packages go to the file only
             logging.getLogger("py.warnings").addHandler(handler)
-        logging.getLogger("py.warnings").addHandler(_NOWHERE)
+        logging.getLogger("py.warnings").addHandler(_NULL_HANDLER)
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -111,7 +111,7 @@ class Console:
             log.removeHandler(handler)
             logging.getLogger("py.warnings").removeHandler(handler)
             handler.close()
-        logging.getLogger("py.warnings").removeHandler(_NOWHERE)
+        logging.getLogger("py.warnings").removeHandler(_NULL_HANDLER)
         logging.captureWarnings(False)
         log.setLevel(self._before[0])
         log.propagate = self._before[1]
@@ -269,4 +269,4 @@ def _open_log(path) -> logging.Handler:
     return handler
 
 
-_NOWHERE = logging.NullHandler()
+_NULL_HANDLER = logging.NullHandler()

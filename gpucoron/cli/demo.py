@@ -145,12 +145,14 @@ def find_planets(
 
 def planet_lines(path, simulation) -> Iterator[str]:
     """Yield the table of injected planets: true and recovered position, SNR."""
-    found, scale = find_planets(path, simulation.planets, simulation.star)
+    measured, scale = find_planets(path, simulation.planets, simulation.star)
     yield ""
     yield f"injected planets in {path}:"
     header = "planet,separation,PA,contrast,true x,y,found x,y,offset,,SNR,significance"
     rows = []
-    for number, (truth, ((x, y), seen)) in enumerate(zip(simulation.planets, found, strict=True)):
+    for number, (truth, ((x, y), seen)) in enumerate(
+        zip(simulation.planets, measured, strict=True)
+    ):
         offset = math.hypot(seen.x - x, seen.y - y)
         rows.append(
             (

@@ -92,10 +92,10 @@ def _kernel_lines(gpus) -> Iterator[str]:
     every = cuda.all_kernels()
     sources = [(cuda.read_kernels(file).source, name) for file, name in every]
     for gpu in gpus:
-        known = kernel_cache.count(cuda.cupy(), sources, cuda.OPTIONS, gpu.index)
+        known = kernel_cache.count_cached(cuda.cupy(), sources, cuda.OPTIONS, gpu.index)
         yield (
             f"device {gpu.label}: {known} of {len(every)} kernels are compiled for compute "
-            f"capability {gpu.capability}, kept in {kernel_cache.folder()}"
+            f"capability {gpu.capability}, kept in {kernel_cache.cache_folder()}"
             + (
                 f" (gpucoron compile --device {gpu.label} compiles all)"
                 if known < len(every)
@@ -157,8 +157,8 @@ def _product_lines(association, product) -> Iterator[str]:
             )
         )
     for member in product.ignored:
-        there = "ignored" if member.path.exists() else "ignored, missing"
-        rows.append((member.exptype, there, *5 * ("",), member.expname))
+        status = "ignored" if member.path.exists() else "ignored, missing"
+        rows.append((member.exptype, status, *5 * ("",), member.expname))
     yield from (f"  {line}" for line in format_table(rows, header))
     science, references = integrations["science"], integrations["psf"]
     exposures = len(product.science)

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from gpucoron.backend.signals import ENDS
+from gpucoron.backend.signals import EXITS
 from gpucoron.errors import OutputError, why
 
 __all__ = ["JsonFormatter", "end_event", "json_event", "json_handler"]
@@ -84,6 +84,6 @@ def end_event(handler: logging.Handler, error: BaseException | None) -> None:
     if error is None:
         json_event(handler, "end", "complete", exit_status=0)
         return
-    code = ENDS.get(type(error), ("", getattr(error, "exit_code", 1)))[1]
+    code = EXITS.get(type(error), ("", getattr(error, "exit_code", 1)))[1]
     text = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
     json_event(handler, "end", text, level=logging.ERROR, exit_status=code)

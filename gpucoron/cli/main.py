@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gpucoron.backend.signals import ENDS, STOPPED, Terminated, prompt_end, stopped_by
+from gpucoron.backend.signals import EXITS, STOP_CODES, Terminated, graceful_shutdown, stopped_by
 from gpucoron.cli.options import COMMANDS, run_parser
 from gpucoron.cli.run import fail, run_console, run_one, run_options
 from gpucoron.errors import GpucoronError, OutputError, UsageError, why
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        with prompt_end():
+        with graceful_shutdown():
             code = _dispatch(argv)
             sys.stdout.flush()
             return code
     except GpucoronError as error:
-        return fail(_noted(str(error), error), error.exit_code)
+        return fail(_with_notes(str(error), error), error.exit_code)
     except SystemExit as done:  # --help, --version
         return int(done.code or 0)
     except BrokenPipeError:
@@ -49,26 +49,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return fail(_noted(f"{where}{why(error)}", error), OutputError.exit_code)
+        return fail(_with_notes(f"{where}{why(error)}", error), OutputError.exit_code)
     except (KeyboardInterrupt, Terminated, Exception) as error:
         # interrupted, or a defect: one line, and the traceback with -v
-        text, code = ENDS.get(type(stopped_by(error) or error)) or (
-            _defect(error, argv),
+        text, code = EXITS.get(type(stopped_by(error) or error)) or (
+            _describe_defect(error, argv),
             GpucoronError.exit_code,
         )
-        return fail(_noted(text, error), code)
+        return fail(_with_notes(text, error), code)
 
 
 def script() -> None:
     """Console entry point; exits with 128 + signal if interrupted."""
-    from gpucoron.backend.compiling import share_compiling
-    from gpucoron.backend.process import collect_rarely, keep_memory
+    from gpucoron.backend.compiling import allow_second_compiler
+    from gpucoron.backend.process import tune_gc, tune_malloc
 
-    collect_rarely()
-    keep_memory()
-    share_compiling()
+    tune_gc()
+    tune_malloc()
+    allow_second_compiler()
     code = main()
-    if code in STOPPED:  # threads that still read a file are not waited for
+    if code in STOP_CODES:  # threads that still read a file are not waited for
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
@@ -171,12 +171,12 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
 # ---- ways to end
 
 
-def _noted(text: str, error: BaseException) -> str:
+def _with_notes(text: str, error: BaseException) -> str:
     """Append the notes that a run has added to its error."""
     return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
-def _defect(error: BaseException, argv: list[str]) -> str:
+def _describe_defect(error: BaseException, argv: list[str]) -> str:
     """Describe an internal error; print its traceback with -v."""
     import traceback
 

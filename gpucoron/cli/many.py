@@ -50,9 +50,9 @@ def run(options: argparse.Namespace, console) -> int:
             for asn, error in zip(options.associations, precheck(requests), strict=True)
         ]
         if 1 < len(device.indices) < len(requests):
-            _on_devices(requests, outcomes, [str(i) for i in device.indices], console)
+            _run_on_devices(requests, outcomes, [str(i) for i in device.indices], console)
         else:
-            _in_turn(options, outcomes, console)
+            _run_in_turn(options, outcomes, console)
     return _summary(options, outcomes, time.perf_counter() - start)
 
 
@@ -74,11 +74,11 @@ def _summary(options, outcomes: list[AssociationOutcome], seconds: float) -> int
         len(failed),
         seconds,
     )
-    codes = [fail(_named(o), getattr(o.error, "exit_code", 1)) for o in failed]
+    codes = [fail(_failure(o), getattr(o.error, "exit_code", 1)) for o in failed]
     return codes[0] if codes else 0
 
 
-def _named(outcome: AssociationOutcome) -> str:
+def _failure(outcome: AssociationOutcome) -> str:
     """Describe a failure; name the association once."""
     name, text = Path(outcome.asn).name, str(outcome.error)
     if not isinstance(outcome.error, GpucoronError):
@@ -89,7 +89,7 @@ def _named(outcome: AssociationOutcome) -> str:
 # ---- without a cluster
 
 
-def _in_turn(options, outcomes: list[AssociationOutcome], console) -> None:
+def _run_in_turn(options, outcomes: list[AssociationOutcome], console) -> None:
     """Run one after another."""
     for number, outcome in enumerate(outcomes, 1):
         if outcome.error is not None:
@@ -104,7 +104,9 @@ def _in_turn(options, outcomes: list[AssociationOutcome], console) -> None:
             log.debug("%s", error, exc_info=not isinstance(error, GpucoronError))
 
 
-def _on_devices(requests, outcomes: list[AssociationOutcome], devices: list[str], console) -> None:
+def _run_on_devices(
+    requests, outcomes: list[AssociationOutcome], devices: list[str], console
+) -> None:
     """Run one association on each device at a time, in a process for each."""
     waiting = [k for k, outcome in enumerate(outcomes) if outcome.error is None]
     total, free = len(waiting), [_Child(device) for device in devices]
@@ -114,11 +116,11 @@ def _on_devices(requests, outcomes: list[AssociationOutcome], devices: list[str]
             while waiting and free:
                 k, child = waiting.pop(0), free.pop(0)
                 log.info("%s on device %s", outcomes[k].asn, child.device)
-                child.give(requests[k])
+                child.submit(requests[k])
                 busy[child.pipe] = k, child
             for pipe in multiprocessing.connection.wait(list(busy)):
                 k, child = busy.pop(pipe)
-                outcomes[k].done, outcomes[k].error = child.take()
+                outcomes[k].done, outcomes[k].error = child.receive()
                 free.append(child if child.process.is_alive() else _Child(child.device))
                 outcomes[k].log()
             console.progress("associations", total - len(waiting) - len(busy), total)
@@ -138,15 +140,15 @@ class _Child:
         self.process.start()
         other.close()
 
-    def give(self, request: RunRequest) -> None:
+    def submit(self, request: RunRequest) -> None:
         """Send an association."""
         try:
             options = replace(request.options, device=self.device)
             self.pipe.send(replace(request, options=options))
-        except OSError:  # it is gone, as `take` will tell
+        except OSError:  # it is gone, as `receive` will tell
             pass
 
-    def take(self) -> tuple:
+    def receive(self) -> tuple:
         """Return what came of it: a TaskResult or None, and None or an error."""
         try:
             return self.pipe.recv()

@@ -15,7 +15,7 @@ __all__ = [
     "EXIT_CODES",
     "Parser",
     "add_run_options",
-    "add_talk_options",
+    "add_logging_options",
     "run_parser",
 ]
 
@@ -214,11 +214,11 @@ def add_run_options(parser: Parser, output_dir: bool = True) -> None:
     files.add_argument(
         "--save-params", metavar="FILE", help="write the parameters of this run to a TOML file"
     )
-    add_talk_options(parser)
+    add_logging_options(parser)
     parser.add_argument("--version", action=_Version, help="print the version and exit")
 
 
-def add_talk_options(parser: argparse.ArgumentParser) -> None:
+def add_logging_options(parser: argparse.ArgumentParser) -> None:
     """Add the logging options."""
     talk = parser.add_argument_group("logging")
     talk.add_argument("-v", "--verbose", action="count", default=0, help="log debug messages, too")

@@ -19,7 +19,7 @@ __all__ = ["fail", "read_parameters", "report_folder", "run_console", "run_one",
 
 
 def run_console(options: argparse.Namespace):
-    """Make the Console that the options of `add_talk_options` ask for."""
+    """Make the Console that the options of `add_logging_options` ask for."""
     from gpucoron.cli.console import Console
 
     return Console(

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import sys
 
-from gpucoron.cli.options import COMMANDS, EXIT_CODES, Parser, add_talk_options
+from gpucoron.cli.options import COMMANDS, EXIT_CODES, Parser, add_logging_options
 from gpucoron.cli.run import run_console
 from gpucoron.simulate import Options, Simulation, simulate
 
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     """Run ``gpucoron simulate``."""
     parser = Parser(prog="gpucoron simulate", description=COMMANDS["simulate"], epilog=EXIT_CODES)
     add_arguments(parser)
-    add_talk_options(parser)
+    add_logging_options(parser)
     options = parser.parse_args(argv)
     with run_console(options):
         made = from_arguments(options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from gpucoron.cli.options import COMMANDS, Parser, add_talk_options
+from gpucoron.cli.options import COMMANDS, Parser, add_logging_options
 from gpucoron.cli.run import run_console
 from gpucoron.verify import verify
 
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run jwst's alignment as it is, even where NumPy makes it work in single precision",
     )
-    add_talk_options(parser)
+    add_logging_options(parser)
 
 
 def run_from_arguments(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from gpucoron import __version__
-from gpucoron.backend.process import keep_memory
+from gpucoron.backend.process import tune_malloc
 from gpucoron.cluster.requests import RunRequest, TaskResult
 from gpucoron.errors import InputError, UsageError
 from gpucoron.pipeline.association import run_association
@@ -47,7 +47,7 @@ def run_request(request: RunRequest) -> TaskResult:
     """
     worker = f"{socket.gethostname()}, process {os.getpid()}"
     _check(request, worker)
-    keep_memory()
+    tune_malloc()
     options = replace(request.options, keep=frozenset(), memory_limit=_worker_limit())
     with _ONE_AT_A_TIME, _collected_lines() as lines:
         result = run_association(options)

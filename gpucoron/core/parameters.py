@@ -362,16 +362,16 @@ def _names(step: str) -> list[str]:
 def _nearest(key: str, step: str, name: str) -> str:
     """Suggest the nearest parameter, or list all."""
     full = [f"{s}.{n}" for s in STEPS for n in _names(s)]
-    own = [f"{step}.{n}" for n in _names(step)] if step in STEPS else []
+    of_step = [f"{step}.{n}" for n in _names(step)] if step in STEPS else []
     homes = [f for f in full if f.endswith(f".{name}") and not f.endswith(".skip")]
     close = (
         [f"{step}.{n}" for n in difflib.get_close_matches(name, _names(step))]
-        if own
+        if of_step
         else difflib.get_close_matches(key, full, n=1, cutoff=0.7)
     ) or homes
     if close:
         return f"did you mean {close[0]!r}?"
-    return "expected one of " + ", ".join(_names(step) if own else STEPS)
+    return "expected one of " + ", ".join(_names(step) if of_step else STEPS)
 
 
 def _toml(value: object) -> str:

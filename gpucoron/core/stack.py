@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from gpucoron.backend.cuda import as_arrays
+from gpucoron.backend.cuda import as_device_arrays
 from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError
 
@@ -60,7 +60,7 @@ class IntegrationStack:
 
     def __post_init__(self) -> None:
         names = ("data", "err", "dq", *VARIANCES)
-        arrays = as_arrays(*(getattr(self, name) for name in names))
+        arrays = as_device_arrays(*(getattr(self, name) for name in names))
         on_gpu(*arrays)
         for name, array in zip(names, arrays, strict=True):
             object.__setattr__(self, name, array)

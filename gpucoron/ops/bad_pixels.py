@@ -66,22 +66,24 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
     On a GPU the host waits for the number of holes, and measures the correlation itself: once in a
     run, and the exposures after the first are given it.
     """
-    images, bad, err, zero = cuda.as_arrays(images, bad, err, zero)
+    images, bad, err, zero = cuda.as_device_arrays(images, bad, err, zero)
     _check(images, bad, box, zero)
-    xp = cuda.namespace(images, bad, err, zero)
+    xp = cuda.array_namespace(images, bad, err, zero)
     usable = xp.isfinite(images) & ~bad
     if zero is not None:
         usable &= ~zero
     half, members_of = int(box) // 2, _members_of(groups, len(images))
-    combined = _over(lambda members: _combine(images, usable, members, err), members_of, xp)
+    combined = _map_exposures(
+        lambda members: _combine(images, usable, members, err), members_of, xp
+    )
     outside = xp.zeros((len(members_of), *images.shape[1:]), dtype=bool)
     if zero is not None:
         for i, members in enumerate(members_of):
             outside[i] = zero[xp.asarray(members)].all(axis=0)
     if correlation is None:
-        correlation = _measured(combined, outside, half)
+        correlation = _measure_correlation(combined, outside, half)
 
-    filled = _over(
+    filled = _map_exposures(
         lambda i: _fill_holes(*combined[i][:2], outside[i], correlation, half),  # type: ignore[call-arg]
         range(len(combined)),
         xp,
@@ -109,7 +111,7 @@ def refill(exposures, models, limit):
     Exposures
         `spread` of the pixels filled anew is that of the interpolated difference.
     """
-    xp = cuda.namespace(exposures.images, models, limit)
+    xp = cuda.array_namespace(exposures.images, models, limit)
     images, spread = exposures.images.copy(), exposures.spread.copy()
 
     def fill(i):
@@ -129,7 +131,7 @@ def refill(exposures, models, limit):
         images[i, y, x] = models[i, y, x] + values[better]
         spread[i, y, x] = xp.sqrt(variances[better])
 
-    _over(fill, np.flatnonzero(to_host(limit.any(axis=(1, 2)))), xp)
+    _map_exposures(fill, np.flatnonzero(to_host(limit.any(axis=(1, 2)))), xp)
     return exposures._replace(images=images, spread=spread)
 
 
@@ -184,9 +186,9 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
     Without `err`: the group's median, else the box's. jwst uses a 3x3 box alone, in place and in
     raster order, and writes 0 into row 0 and column 0: see `fill_bad_pixels_raster`.
     """
-    images, bad, zero, err = cuda.as_arrays(images, bad, zero, err)
+    images, bad, zero, err = cuda.as_device_arrays(images, bad, zero, err)
     _check(images, bad, box, zero)
-    xp = cuda.namespace(images, bad, zero, err)
+    xp = cuda.array_namespace(images, bad, zero, err)
     bad = bad | ~xp.isfinite(images)
     out = images.copy()
     usable = ~bad
@@ -227,7 +229,7 @@ def _members_of(groups, n):
     return [np.flatnonzero(groups == g) for g in np.unique(groups)]
 
 
-def _over(work, items, xp):
+def _map_exposures(work, items, xp):
     """Return `work` of each item, in threads on the CPU, in turn on a GPU."""
     return over_items(work, items) if xp is np else [work(item) for item in items]
 
@@ -265,7 +267,7 @@ def _combine_on_gpu(images, usable, members, err):
 
 def _terms(middle, known):
     """Derivatives of an image by shift y and x, brightness and background."""
-    xp = cuda.namespace(middle)
+    xp = cuda.array_namespace(middle)
     image = fill_bad_pixels(xp.where(known, middle, 0)[None], ~known[None])[0]
     return xp.stack([*gradient(image), image.astype(np.float64), xp.ones(image.shape)])
 
@@ -279,9 +281,9 @@ def _factors(terms, difference, usable, err):
     return np.linalg.lstsq(columns @ columns.T, columns @ right, rcond=None)[0]
 
 
-def _measured(combined, outside, half):
+def _measure_correlation(combined, outside, half):
     """Measure the correlation of pixels on the first exposure that has any."""
-    xp = cuda.namespace(outside)
+    xp = cuda.array_namespace(outside)
     for (image, noise, _), beyond in zip(combined, outside, strict=True):
         if xp.isfinite(image).any():
             filled = _fill_holes(image, noise, beyond, None, half)[0]
@@ -291,7 +293,7 @@ def _measured(combined, outside, half):
 
 def _fill_holes(image, noise, outside, correlation, half):
     """Fill the NaN pixels of an image; gives the first four parts of `Exposures`."""
-    xp = cuda.namespace(image)
+    xp = cuda.array_namespace(image)
     known = xp.isfinite(image) & ~outside
     filled, spread = image.astype(np.float64), xp.zeros(image.shape)
     filled[outside] = 0.0
@@ -387,11 +389,11 @@ def fill_bad_pixels_raster(images, bad, flagged, box=3, zero=None):
     Each pixel waits for those before it. So this runs on the host: arrays on a GPU are copied
     there, and the result back.
     """
-    images, bad, flagged, zero = cuda.as_arrays(images, bad, flagged, zero)
+    images, bad, flagged, zero = cuda.as_device_arrays(images, bad, flagged, zero)
     _check(images, bad, box, zero, smallest=0)
     if on_gpu(images, bad, flagged, zero):
-        there = (None if a is None else to_host(a) for a in (images, bad, flagged, zero))
-        images, bad, flagged, zero = there
+        on_host = (None if a is None else to_host(a) for a in (images, bad, flagged, zero))
+        images, bad, flagged, zero = on_host
         return cuda.cupy().asarray(fill_bad_pixels_raster(images, bad, flagged, box, zero))
     from gpucoron.ops.cpu.bad_pixels import raster_fill
 

@@ -122,8 +122,8 @@ def overlaps(
     """
     kernel, pixfrac, ratio = check_kernel(kernel, pixfrac, pixel_scale_ratio)
     output_shape = check_shape(output_shape)
-    (pixel_map,) = cuda.as_arrays(pixel_map)
-    xp = cuda.namespace(pixel_map)
+    (pixel_map,) = cuda.as_device_arrays(pixel_map)
+    xp = cuda.array_namespace(pixel_map)
     pixel_map = xp.ascontiguousarray(pixel_map, dtype=np.float64)
     if pixel_map.ndim != 3 or pixel_map.shape[2] != 2 or min(pixel_map.shape[:2]) < 2:
         raise InputError(
@@ -207,7 +207,7 @@ class Drizzle:
         self.n_added = 0
         self._n_inputs = n_inputs
         self._sums: Any = None
-        self._have = np.zeros(N_VARIANCES, dtype=bool)
+        self._has_variance = np.zeros(N_VARIANCES, dtype=bool)
 
     def overlaps(self, pixel_map: Any) -> Overlaps:
         """Return the geometry of a pixel map for this drizzle, to be given to `add` repeatedly."""
@@ -265,12 +265,12 @@ class Drizzle:
         The drizzle library keeps a running mean in single precision; it differs by its rounding,
         about 1e-7 of the value per thousand overlaps.
         """
-        images, weights, *variances = cuda.as_arrays(images, weights, *variances)
-        xp = cuda.namespace(images, weights, *variances)
+        images, weights, *variances = cuda.as_device_arrays(images, weights, *variances)
+        xp = cuda.array_namespace(images, weights, *variances)
         images = xp.ascontiguousarray(_planes(xp, images, "images"))
         if not isinstance(geometry, Overlaps):
             geometry = self.overlaps(geometry)
-        cuda.namespace(images, geometry.shares)  # on the same device, or TypeError
+        cuda.array_namespace(images, geometry.shares)  # on the same device, or TypeError
         self._check_geometry(geometry, images)
         weights = xp.ones(1) if weights is None else weights
         weights = _planes(xp, weights, "weights", images.shape)
@@ -280,18 +280,18 @@ class Drizzle:
         for k, variance in enumerate(variances):
             if variance is not None:
                 arrays[k] = _planes(xp, variance, f"variance {k}", images.shape)
-        have = np.array([a is not None for a in arrays])
-        index, per_plane = _variance_weight(weigh_variances, have, images.shape[0])
-        sums = self._room_for(xp, self.n_added + images.shape[0])
+        has_variance = np.array([a is not None for a in arrays])
+        index, per_plane = _variance_weight(weigh_variances, has_variance, images.shape[0])
+        sums = self._allocate_sums(xp, self.n_added + images.shape[0])
         add = self._add_cpu if xp is np else self._add_cuda
         add(images, geometry, weights, arrays, index, per_plane, float(scale), sums)
         self.n_added += images.shape[0]
-        self._have |= have
+        self._has_variance |= has_variance
 
     def _add_cpu(self, images, geometry, weights, variances, index, per_plane, scale, sums):
         from gpucoron.ops.cpu import drizzle as cpu
 
-        have = np.array([v is not None for v in variances])
+        has_variance = np.array([v is not None for v in variances])
         rows = (geometry.pointers, geometry.sources, geometry.shares)
         for start in range(0, images.shape[0], PLANES_AT_ONCE):
             part = slice(start, start + PLANES_AT_ONCE)
@@ -306,7 +306,7 @@ class Drizzle:
                 self.output_shape[0],
                 *rows,
                 *flat,
-                have,
+                has_variance,
                 index,
                 per_plane[part],
                 scale,
@@ -324,26 +324,28 @@ class Drizzle:
     def result(self) -> DrizzledImage:
         """Return the outcome so far; more may be added afterwards."""
         if self._sums is None:
-            self._room_for(np, 0)
+            self._allocate_sums(np, 0)
         weight, image, var_weight, var, context = self._sums
-        xp = cuda.namespace(weight)
+        xp = cuda.array_namespace(weight)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             data = xp.where(weight != 0, image / weight, self.fillval).astype(np.float32)
             variances = [
-                (var[k] / var_weight[k] / var_weight[k]).astype(np.float32) if have else None
-                for k, have in enumerate(self._have)
+                (var[k] / var_weight[k] / var_weight[k]).astype(np.float32)
+                if has_variance
+                else None
+                for k, has_variance in enumerate(self._has_variance)
             ]
         context = context[: _layers(self.n_added)].view(np.int32).copy()
         return DrizzledImage(data, weight.astype(np.float32), context, tuple(variances))  # type: ignore[arg-type]
 
-    def _room_for(self, xp, n):
+    def _allocate_sums(self, xp, n):
         """Sums of weight, image, variances' weights and variances, and the context of n inputs."""
         one, many = self.output_shape, (N_VARIANCES, *self.output_shape)
         if self._sums is None:
             context = xp.zeros((_layers(self._n_inputs), *one), dtype=np.uint32)
             self._sums = xp.zeros(one), xp.zeros(one), xp.zeros(many), xp.zeros(many), context
         *sums, context = self._sums
-        cuda.namespace(sums[0], xp.empty(0))  # on the same device, or TypeError
+        cuda.array_namespace(sums[0], xp.empty(0))  # on the same device, or TypeError
         missing = _layers(n) - context.shape[0]
         if missing > 0:
             more = xp.zeros((missing, *one), dtype=np.uint32)
@@ -379,13 +381,13 @@ def _planes(xp, array, name, shape=None):
         raise InputError(f"{name}: shape {array.shape} does not fit images of {shape}") from None
 
 
-def _variance_weight(weigh, have, n):
+def _variance_weight(weigh, has_variance, n):
     """Index of the variance that weighs (-1 for none), and a number for each plane."""
     if np.ndim(weigh) == 0:
         index = int(weigh)
         if not 0 <= index < N_VARIANCES:
             raise InputError(f"weigh_variances is {weigh!r}, expected 0 to {N_VARIANCES - 1}")
-        return (index if have[index] else -1), np.ones(n)
+        return (index if has_variance[index] else -1), np.ones(n)
     numbers = np.ascontiguousarray(weigh, dtype=np.float64)
     if numbers.shape != (n,):
         raise InputError(f"weigh_variances has shape {numbers.shape}, expected one number, or {n}")

@@ -55,7 +55,7 @@ class KLBasis:
     """
 
     def __init__(self, references, overwrite=False):
-        (references,) = cuda.as_arrays(references)
+        (references,) = cuda.as_device_arrays(references)
         if references.ndim != 3 or references.shape[0] < 1:
             raise InputError(
                 f"KLIP needs at least one reference image (nref, ny, nx); got {references.shape}"
@@ -104,17 +104,17 @@ class KLBasis:
         TypeError
             Targets on the host and references on a GPU, or the other way round.
         """
-        kept = [min(k, self.rank) for k in _wanted(truncate)]
-        (targets,) = cuda.as_arrays(targets)
+        kept = [min(k, self.rank) for k in _as_truncations(truncate)]
+        (targets,) = cuda.as_device_arrays(targets)
         if targets.ndim != 3 or targets.shape[1:] != self.shape:
             raise InputError(f"targets have shape {targets.shape}, references {self.shape}")
         on_gpu(targets, self.eigenvalues)
         results = self._basis.subtract(targets.reshape(len(targets), -1), kept)
-        results = [left.reshape(targets.shape) for left in results]
+        results = [residual.reshape(targets.shape) for residual in results]
         return results if np.ndim(truncate) else results[0]
 
-    def scatter(self, truncate):
-        """Scatter of the references about their own models: KLIP's noise map.
+    def residual_std(self, truncate):
+        """Return the standard deviation of references about their models: KLIP's noise map.
 
         Parameters
         ----------
@@ -127,8 +127,8 @@ class KLBasis:
             Population standard deviation, over the references, of what is left of each after its
             own projection. Exactly 0 where no vector is discarded.
         """
-        kept = [min(k, self.rank) for k in _wanted(truncate)]
-        results = [plane.reshape(self.shape) for plane in self._basis.scatter(kept)]
+        kept = [min(k, self.rank) for k in _as_truncations(truncate)]
+        results = [plane.reshape(self.shape) for plane in self._basis.residual_std(kept)]
         return results if np.ndim(truncate) else results[0]
 
 
@@ -152,8 +152,8 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None):
     -------
     residuals : (n, ny, nx) float64, or a list of such arrays for several truncations
         As `KLBasis.subtract` gives them.
-    scatters : (n, ny, nx) float64, or a list of such arrays
-        As `KLBasis.scatter`; NaN for a target without any finite pixel.
+    residual_stds : (n, ny, nx) float64, or a list of such arrays
+        As `KLBasis.residual_std`; NaN for a target without any finite pixel.
 
     Raises
     ------
@@ -170,8 +170,8 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None):
     ``kernels/klip.cu``), but for a float64 copy of float32 ones; it takes all targets at once, and
     the host waits for it once. The CPU takes one after another.
     """
-    wanted = _wanted(truncate)
-    references, targets = cuda.as_arrays(references, targets)
+    truncations = _as_truncations(truncate)
+    references, targets = cuda.as_device_arrays(references, targets)
     if references.ndim != 4 or targets.shape != (len(references), *references.shape[2:]):
         raise InputError(
             f"klip: references have shape {references.shape}, targets {targets.shape}; expected "
@@ -179,28 +179,30 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None):
         )
     klip = _klip_many_cuda if on_gpu(references, targets) else _klip_many_cpu
     spectra = [] if spectra is None else spectra
-    residuals, scatters = klip(references, targets, wanted, overwrite, spectra)
-    return (residuals, scatters) if np.ndim(truncate) else (residuals[0], scatters[0])
+    residuals, residual_stds = klip(references, targets, truncations, overwrite, spectra)
+    return (residuals, residual_stds) if np.ndim(truncate) else (residuals[0], residual_stds[0])
 
 
-def _klip_many_cpu(references, targets, wanted, overwrite, spectra):
-    residuals, scatters = ([np.full(targets.shape, np.nan) for _ in wanted] for _ in range(2))
-    for k, (own, target) in enumerate(zip(references, targets, strict=True)):
+def _klip_many_cpu(references, targets, truncations, overwrite, spectra):
+    residuals, residual_stds = (
+        [np.full(targets.shape, np.nan) for _ in truncations] for _ in range(2)
+    )
+    for k, (refs, target) in enumerate(zip(references, targets, strict=True)):
         if not np.isfinite(target).any():
             continue
-        usable = np.isfinite(own).all(axis=(1, 2))
-        _check_usable(usable.sum(), len(own), f" for target {k + 1}")
+        usable = np.isfinite(refs).all(axis=(1, 2))
+        _check_usable(usable.sum(), len(refs), f" for target {k + 1}")
         every = usable.all()
-        basis = KLBasis(own if every else own[usable], overwrite or not every)
+        basis = KLBasis(refs if every else refs[usable], overwrite or not every)
         spectra.append(basis.eigenvalues)
-        for plane, left in zip(residuals, basis.subtract(target[None], wanted), strict=True):
-            plane[k] = left[0]
-        for plane, left in zip(scatters, basis.scatter(wanted), strict=True):
-            plane[k] = left
-    return residuals, scatters
+        for plane, values in zip(residuals, basis.subtract(target[None], truncations), strict=True):
+            plane[k] = values[0]
+        for plane, values in zip(residual_stds, basis.residual_std(truncations), strict=True):
+            plane[k] = values
+    return residuals, residual_stds
 
 
-def _klip_many_cuda(references, targets, wanted, overwrite, spectra):
+def _klip_many_cuda(references, targets, truncations, overwrite, spectra):
     from gpucoron.ops.cuda.eigen import Bases
 
     cp, (n, nref), shape = cuda.cupy(), references.shape[:2], targets.shape
@@ -210,11 +212,11 @@ def _klip_many_cuda(references, targets, wanted, overwrite, spectra):
         _check_usable(bases.used[k], nref, f" for target {k + 1}")
         _check_rank(bases.ranks[k])
         spectra.append(bases.sums[k, : bases.ranks[k]] / (flat.shape[2] - 1))
-    residuals, scatters = bases.both(wanted)
+    residuals, residual_stds = bases.residuals_and_std(truncations)
     unseen = cp.asarray(bases.seen == 0)[:, None]
     return (
-        [left.reshape(shape) for left in residuals],
-        [cp.where(unseen, np.nan, plane).reshape(shape) for plane in scatters],
+        [residual.reshape(shape) for residual in residuals],
+        [cp.where(unseen, np.nan, plane).reshape(shape) for plane in residual_stds],
     )
 
 
@@ -245,7 +247,7 @@ def symmetric_eigen(matrices):
     ``A v - l v`` and every product of two vectors is compared with its bound; what fails is done
     again by cuSOLVER's syevd, and checked again. The host waits once.
     """
-    (matrices,) = cuda.as_arrays(matrices)
+    (matrices,) = cuda.as_device_arrays(matrices)
     if matrices.ndim != 3 or matrices.shape[1] != matrices.shape[2] or not matrices.size:
         raise InputError(f"matrices have shape {matrices.shape}, expected (batch, n, n)")
     if matrices.dtype.char != "d":
@@ -259,11 +261,11 @@ def symmetric_eigen(matrices):
     return _eigen_cpu.symmetric_eigen(matrices)
 
 
-def _wanted(truncate):
-    wanted = [int(k) for k in np.atleast_1d(truncate)]
-    if min(wanted, default=0) < 0:
-        raise ParameterError(f"truncate is {min(wanted)}, expected 0 or more")
-    return wanted
+def _as_truncations(truncate):
+    truncations = [int(k) for k in np.atleast_1d(truncate)]
+    if min(truncations, default=0) < 0:
+        raise ParameterError(f"truncate is {min(truncations)}, expected 0 or more")
+    return truncations
 
 
 def _check_usable(usable, n, where=""):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.backend.arrays import fourier, to_host
+from gpucoron.backend.arrays import fft_module, to_host
 from gpucoron.backend.device import on_gpu
 from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
@@ -46,13 +46,13 @@ def fourier_shift(images, shifts_yx):
     Whole-pixel shifts are exact to rounding; a shift and its opposite give the image back for odd
     sizes, and for even sizes but for the Nyquist frequency.
     """
-    images, shifts_yx = cuda.as_arrays(images, shifts_yx)
+    images, shifts_yx = cuda.as_device_arrays(images, shifts_yx)
     if images.ndim != 3:
         raise InputError(f"images have shape {images.shape}, expected (n, ny, nx)")
     shifts_yx = to_host(shifts_yx).astype(np.float64)
     if shifts_yx.shape != (images.shape[0], 2):
         raise InputError(f"shifts have shape {shifts_yx.shape}, expected {(images.shape[0], 2)}")
-    finite = to_host(cuda.namespace(images).isfinite(images).all(axis=(1, 2)))
+    finite = to_host(cuda.array_namespace(images).isfinite(images).all(axis=(1, 2)))
     finite &= np.isfinite(shifts_yx).all(axis=1)
     if not finite.all():
         raise InputError(
@@ -80,7 +80,7 @@ def spectra(images):
         return on_device(images)
     n, ny, nx = images.shape
     out = np.empty((n, ny, nx // 2 + 1), dtype=np.complex128)
-    rfft2 = fourier(images).rfft2
+    rfft2 = fft_module(images).rfft2
 
     def transform(k):
         out[k] = rfft2(np.asarray(images[k], dtype=np.float64))
@@ -117,7 +117,7 @@ def shift_spectra(half_spectra, shifts_yx, shape, out=None):
     row, column, corner = phases(np.asarray(shifts_yx, dtype=np.float64), shape)
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
     out = np.empty((len(half_spectra), *shape)) if out is None else out
-    irfft2 = fourier(half_spectra).irfft2
+    irfft2 = fft_module(half_spectra).irfft2
 
     def shift(k):  # one at a time stays in the processor's cache
         shifted = apply_phases(half_spectra[k], row[k], column[k], corner[k], both_even)
@@ -154,8 +154,8 @@ def multiply_phases(half_spectra, shifts_yx, shape):
     both_even = shape[0] % 2 == 0 and shape[1] % 2 == 0
     return np.array(
         [
-            apply_phases(spectrum, *own, both_even)  # type: ignore[call-arg]
-            for spectrum, *own in zip(half_spectra, *factors, strict=True)
+            apply_phases(spectrum, *pair, both_even)  # type: ignore[call-arg]
+            for spectrum, *pair in zip(half_spectra, *factors, strict=True)
         ]
     )
 
@@ -200,7 +200,7 @@ def gradient(image):
     (ny, nx) float64, (ny, nx) float64
         Its derivatives along y and x, per pixel. The Nyquist frequency of an even size has none.
     """
-    xp, fft = cuda.namespace(image), fourier(image)
+    xp, fft = cuda.array_namespace(image), fft_module(image)
     along_y, along_x = (xp.asarray(factors) for factors in derivatives(image.shape))
     spectrum = fft.rfft2(xp.asarray(image, dtype=np.float64))
     return (

@@ -62,7 +62,7 @@ def krige(image, usable, err, y, x, correlation=None, reach=NEAR):
     ----------
     .. [1] Cressie 1993, Statistics for Spatial Data, sect. 3.4.5.
     """
-    image, usable, err, y, x = cuda.as_arrays(image, usable, err, y, x)
+    image, usable, err, y, x = cuda.as_device_arrays(image, usable, err, y, x)
     if on_gpu(image, usable, err, y, x):
         from gpucoron.ops.cuda import kriging as _kriging_cuda
 
@@ -109,8 +109,8 @@ def correlation_of(image):
 
     This runs on the host: an image on a GPU is copied there, and the result back.
     """
-    (image,) = cuda.as_arrays(image)
-    if image.ndim != 2 or not cuda.namespace(image).isfinite(image).all():
+    (image,) = cuda.as_device_arrays(image)
+    if image.ndim != 2 or not cuda.array_namespace(image).isfinite(image).all():
         raise InputError(f"image has shape {image.shape}, expected (ny, nx) and finite values")
     if on_gpu(image):
         return cuda.cupy().asarray(correlation_of(to_host(image)))
@@ -150,7 +150,7 @@ def joint_spread(spread, correlation):
     that hardly differ within a hole, is that of independent pixels with the variances
     ``s(i) sum_j K(i, j) s(j)``.
     """
-    xp = cuda.namespace(spread, correlation)
+    xp = cuda.array_namespace(spread, correlation)
     offsets, _ = neighbours(NEAR)
     spread = xp.nan_to_num(spread)
     padded = xp.pad(spread, NEAR)

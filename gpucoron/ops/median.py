@@ -44,7 +44,7 @@ def median(images, good=None):
     stack, too, for up to 2048 integrations (beyond, one for each step of a bisection); see
     ``kernels/median.cu``.
     """
-    images, good = cuda.as_arrays(images, good)
+    images, good = cuda.as_device_arrays(images, good)
     if images.ndim != 3 or images.shape[0] == 0:
         raise InputError(f"images have shape {images.shape}, expected (n, ny, nx) with n > 0")
     if images.dtype.char not in "fd":

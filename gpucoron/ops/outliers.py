@@ -88,7 +88,7 @@ def flag_outliers(
     denormal float32 numbers count as 0. What the neighbours explain is computed in float64 on both,
     but in another order, so that a verdict may differ where it hangs on the 13th digit.
     """
-    data, err, dq, *variances = cuda.as_arrays(data, err, dq, *variances)
+    data, err, dq, *variances = cuda.as_device_arrays(data, err, dq, *variances)
     _check_exposure(data, err, dq, variances)
     if on_gpu(data, err, dq, *variances):
         from gpucoron.ops.cuda import outliers as _outliers_cuda
@@ -195,7 +195,7 @@ def sharp_outliers(difference, err, candidates, usable, snr):
     none first; those that pass may then vouch for others, so that a wide patch is cleared from
     its edge inwards, and the test is repeated until nothing changes (eight rounds at most).
     """
-    difference, err, candidates, usable = cuda.as_arrays(difference, err, candidates, usable)
+    difference, err, candidates, usable = cuda.as_device_arrays(difference, err, candidates, usable)
     if not difference.shape == err.shape == candidates.shape == usable.shape:
         raise InputError(
             f"difference has shape {difference.shape}, err {err.shape}, candidates "
@@ -214,8 +214,8 @@ def sharp_outliers(difference, err, candidates, usable, snr):
         )
     out = np.array(candidates)
     some = np.flatnonzero(candidates.any(axis=(1, 2)))
-    found = over_items(lambda k: _sharp(difference[k], err[k], candidates[k], usable[k], snr), some)
-    for k, sharp in zip(some, found, strict=True):
+    masks = over_items(lambda k: _sharp(difference[k], err[k], candidates[k], usable[k], snr), some)
+    for k, sharp in zip(some, masks, strict=True):
         out[k] = sharp
     return out
 

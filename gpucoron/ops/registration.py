@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.backend.arrays import fourier, in_batches, to_host
+from gpucoron.backend.arrays import fft_module, in_batches, to_host
 from gpucoron.backend.device import on_gpu
 from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import multiply_phases
-from gpucoron.ops.registration_norm import Frames, Norm
+from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm
 
 __all__ = ["CONVERGED", "FIT_DTYPE", "LEFT_OUT", "NOT_CONVERGED", "Registration", "left_out"]
 
@@ -129,8 +129,8 @@ class Registration:
         groups=None,
         usable=None,
     ):
-        references, guide = cuda.as_arrays(references, guide)
-        self._xp, self._on_gpu = cuda.namespace(references, guide), on_gpu(references)
+        references, guide = cuda.as_device_arrays(references, guide)
+        self._xp, self._on_gpu = cuda.array_namespace(references, guide), on_gpu(references)
         if references.ndim != 3:
             raise InputError(f"references have shape {references.shape}, expected (nref, ny, nx)")
         self.shape = references.shape[1:]
@@ -143,18 +143,18 @@ class Registration:
             from gpucoron.ops.cuda import registration as ops
         else:
             from gpucoron.ops.cpu import registration as ops  # type: ignore[no-redef]
-        xp, self._ops, self._at_once = self._xp, ops, ops.at_once(mask.size)
+        xp, self._ops, self._batch_size = self._xp, ops, ops.batch_size(mask.size)
         self.search, self._background = float(search), bool(background)
         weight = mask * mask
-        self._norm = Norm(ops, xp, weight, HALF_WIDTH, self._background)
+        self._mask_term = MaskTerm(ops, xp, weight, HALF_WIDTH, self._background)
         self._dof = max(1.0, weight.sum() ** 2 / (weight**2).sum() - 3 - self._background)
-        self._weight, self._total = xp.asarray(weight), self._norm.total
+        self._weight, self._total = xp.asarray(weight), self._mask_term.total
         if usable is None:
             usable = xp.isfinite(references).all(axis=(1, 2))
         self.usable = to_host(usable).astype(bool)
         self._prepare_references(references)
         points = np.linspace(-0.9, 0.9, GRID)
-        polynomials = np.cos(np.outer(np.arccos(points), np.arange(self._norm.terms)))
+        polynomials = np.cos(np.outer(np.arccos(points), np.arange(self._mask_term.terms)))
         self._grid = xp.asarray(points if search > 0 else points[:0]), xp.asarray(polynomials)
         self._errors: Any = None
         self._centres = np.zeros((len(references), 2), dtype=np.int64)
@@ -162,10 +162,10 @@ class Registration:
         self._guide = self._guide_fits = None
         if guide is not None and self.search > 0 and bool(xp.isfinite(guide).all()):
             groups = np.arange(len(references)) if groups is None else np.asarray(groups)
-            self._guide, self._guide_fits = guide, self._aim(guide, groups)
+            self._guide, self._guide_fits = guide, self._center_boxes(guide, groups)
 
     def _batches(self, indices):
-        return [indices[k : k + self._at_once] for k in range(0, len(indices), self._at_once)]
+        return [indices[k : k + self._batch_size] for k in range(0, len(indices), self._batch_size)]
 
     def _prepare_references(self, references):
         """Spectra of m^2 p, the sums of m^2 p^2 and of m^2 p; 0 for one that is left out."""
@@ -173,35 +173,35 @@ class Registration:
         self._packed = self._ops.allocate(n, ny, nx // 2 + 1)
         self._power, self._sums = xp.zeros(n), xp.zeros(n)
         usable = xp.asarray(self.usable)[:, None, None]
-        for k in range(0, n, self._at_once):
-            part = slice(k, k + self._at_once)
+        for k in range(0, n, self._batch_size):
+            part = slice(k, k + self._batch_size)
             images = xp.where(usable[part], references[part], 0.0).astype(np.float64, copy=False)
             weighted = self._weight * images
-            self._ops.put(self._packed, part, fourier(weighted).rfft2(weighted))
+            self._ops.put(self._packed, part, fft_module(weighted).rfft2(weighted))
             self._power[part] = xp.sum(weighted * images, axis=(1, 2))
             if self._background:
                 self._sums[part] = xp.sum(weighted, axis=(1, 2))
                 self._power[part] -= self._sums[part] ** 2 / self._total
 
-    def _aim(self, guide, groups):
-        """Move every reference's box to where the guide's fit lies; gives the fits."""
+    def _center_boxes(self, guide, groups):
+        """Center every reference's box on the guide's fit; returns the fits."""
         guide = self._xp.asarray(guide, dtype=np.float64)
-        frame, offsets = Frames(self._norm, guide[None]), np.zeros((len(groups), 2))
+        frame, offsets = FrameSpectra(self._mask_term, guide[None]), np.zeros((len(groups), 2))
         usable = np.flatnonzero(self.usable)
         numbers, firsts = np.unique(groups[usable], return_index=True)
-        found = [
+        peaks = [
             self._whole_pixel_peaks(
                 self._ops.unpack(self._packed, self._xp.asarray(r)), r, frame, np.zeros_like(r)
             )
             for r in self._batches(usable[firsts])
         ]
-        if found:
-            offsets[usable] = np.concatenate(found)[np.searchsorted(numbers, groups[usable])]
+        if peaks:
+            offsets[usable] = np.concatenate(peaks)[np.searchsorted(numbers, groups[usable])]
         for r in self._batches(usable):
-            self._move(r, offsets[r])
+            self._move_boxes(r, offsets[r])
         fits = self.fit(guide)
         for r in self._batches(np.flatnonzero(fits["status"] == CONVERGED)):
-            self._move(r, np.stack([fits["y"][r], fits["x"][r]], axis=1))
+            self._move_boxes(r, np.stack([fits["y"][r], fits["x"][r]], axis=1))
         return fits
 
     def propagate(self, references, errors, groups, frame, frame_error):
@@ -222,7 +222,7 @@ class Registration:
         """
         from gpucoron.ops.registration_noise import normal_equations, standard_deviations
 
-        references, errors, frame, frame_error = cuda.as_arrays(
+        references, errors, frame, frame_error = cuda.as_device_arrays(
             references, errors, frame, frame_error
         )
         xp = self._xp
@@ -235,11 +235,14 @@ class Registration:
         self._errors = np.full((len(fits), 3), np.nan)
 
         def equations(some):
-            own, at = firsts[some], np.stack([fits[firsts[some]][k] for k in ("y", "x", "beta")], 1)
-            errors_of = xp.asarray(errors[xp.asarray(groups[own])], dtype=np.float64)
+            first_refs, at = (
+                firsts[some],
+                np.stack([fits[firsts[some]][k] for k in ("y", "x", "beta")], 1),
+            )
+            errors_of = xp.asarray(errors[xp.asarray(groups[first_refs])], dtype=np.float64)
             both = to_host(
                 normal_equations(
-                    xp.asarray(references[xp.asarray(own)], dtype=np.float64),
+                    xp.asarray(references[xp.asarray(first_refs)], dtype=np.float64),
                     frame,
                     self._weight,
                     xp.asarray(at),
@@ -248,37 +251,41 @@ class Registration:
                     self._background,
                 )
             )
-            for k, pair in zip(own, both, strict=True):
+            for k, pair in zip(first_refs, both, strict=True):
                 self._errors[groups == groups[k]] = standard_deviations(*pair)
 
         if self._on_gpu:
-            in_batches(equations, len(firsts), self._at_once, "align_refs")
+            in_batches(equations, len(firsts), self._batch_size, "align_refs")
         else:
             over_items(lambda k: equations(slice(k, k + 1)), range(len(firsts)))
 
-    def _move(self, r, offsets):
+    def _move_boxes(self, r, offsets):
         """Put the boxes of references at the lattice points nearest to offsets (y, x)."""
         centres = _nearest(offsets)
         moved = (centres != self._centres[r]).any(axis=1)
         if moved.any():
             r, centres = r[moved], centres[moved]
             where = self._xp.asarray(r)
-            turned = self._turned(self._ops.unpack(self._packed, where), centres - self._centres[r])
+            turned = self._phase_shifted(
+                self._ops.unpack(self._packed, where), centres - self._centres[r]
+            )
             self._ops.put(self._packed, where, turned)
             self._centres[r] = centres
 
-    def _turned(self, spectra, centres):
+    def _phase_shifted(self, spectra, centres):
         """Spectra whose shift 0 is the given whole-pixel shift (y, x) of each."""
         return multiply_phases(spectra, -centres.astype(np.float64), self.shape)
 
-    def _whole_pixel_peaks(self, spectra, r, prepared, f):
+    def _whole_pixel_peaks(self, spectra, r, frame_spectra, f):
         """Find the whole-pixel shifts (y, x) of largest C^2/B within the search range.
 
         No shift where the brightness is positive nowhere.
         """
         xp, frames = self._xp, self._xp.asarray(f)
         share = (self._sums[self._xp.asarray(r)] / self._total)[:, None, None]
-        product = (spectra - share * self._norm.spectrum) * prepared.spectra[frames].conj()
+        product = (spectra - share * self._mask_term.spectrum) * frame_spectra.spectra[
+            frames
+        ].conj()
         reach = [min(int(np.ceil(self.search)), (n - 1) // 2) for n in self.shape]
         rows, cols = (np.r_[-n : n + 1] for n in reach)
 
@@ -286,8 +293,8 @@ class Registration:
             images = xp.take(images, xp.asarray(rows), axis=1)
             return to_host(xp.take(images, xp.asarray(cols), axis=2))
 
-        c = window(fourier(product).irfft2(product, s=self.shape))
-        norm = window(prepared.whole_pixel_norm[frames])
+        c = window(fft_module(product).irfft2(product, s=self.shape))
+        norm = window(frame_spectra.whole_pixel_norm[frames])
         score = np.where((c > 0) & (norm > 0), c * c / np.where(norm > 0, norm, 1.0), -np.inf)
         score = score.reshape(len(r), -1)
         iy, ix = np.unravel_index(score.argmax(axis=1), c.shape[1:])
@@ -318,7 +325,7 @@ class Registration:
         """
         if frame.shape != self.shape:
             raise InputError(f"frame has shape {frame.shape}, but the references have {self.shape}")
-        return self.fit_many(cuda.as_arrays(frame)[0][None])[0]
+        return self.fit_many(cuda.as_device_arrays(frame)[0][None])[0]
 
     def fit_many(self, frames):
         """Fit every frame to every reference.
@@ -337,7 +344,7 @@ class Registration:
         InputError
             Frames of another shape.
         """
-        (frames,) = cuda.as_arrays(frames)
+        (frames,) = cuda.as_device_arrays(frames)
         if frames.shape[1:] != self.shape or frames.ndim != 3:
             raise InputError(
                 f"frames have shape {frames.shape}, but the references have {self.shape}"
@@ -345,7 +352,7 @@ class Registration:
         if on_gpu(frames) != self._on_gpu:
             raise TypeError("frames and references must be on the same device")
         fits = np.tile(left_out(len(self.usable)), (len(frames), 1))
-        step = max(1, min(self._at_once, self._ops.PAIRS // max(1, len(self.usable))))
+        step = max(1, min(self._batch_size, self._ops.PAIRS // max(1, len(self.usable))))
 
         def fit(part):
             self._fit_batch(frames[part].astype(np.float64, copy=False), fits[part])
@@ -365,29 +372,33 @@ class Registration:
             return
         if finite.size < len(frames):
             frames = frames[xp.asarray(finite)]
-        prepared = Frames(self._norm, frames)
+        frame_spectra = FrameSpectra(self._mask_term, frames)
         r, f = np.repeat(todo, finite.size), np.tile(np.arange(finite.size), todo.size)
-        rows = self._solve(prepared, f, r, self._centres[r], self._packed, r)
-        _store(fits, finite[f], r, self._centres[r], rows)
+        rows = self._solve(frame_spectra, f, r, self._centres[r], self._packed, r)
+        _store_fits(fits, finite[f], r, self._centres[r], rows)
         edge = (np.abs(rows[:, :2]) > 0.95 * HALF_WIDTH).any(axis=1)
         for pairs in self._batches(np.flatnonzero((rows[:, 7] == 0) | edge)):
             own_f, own_r = f[pairs], r[pairs]
-            _store(fits, finite[own_f], own_r, *self._follow(prepared, own_f, own_r))
+            _store_fits(
+                fits, finite[own_f], own_r, *self._refit_neighbours(frame_spectra, own_f, own_r)
+            )
 
-    def _solve(self, prepared, f, r, centres, packed, which):
+    def _solve(self, frame_spectra, f, r, centres, packed, which):
         """Fit frames `f` to references `r`, whose spectra stand at packed[which], in their boxes.
 
         Returns the rows of `fit_pairs`, on the host.
         """
-        xp, ops, norm, (ny, nx) = self._xp, self._ops, self._norm, self.shape
-        series = ops.contract(packed, which, prepared.packed, f, norm.single, 1.0 / (ny * nx), 1)
-        if norm.both_even:
+        xp, ops, mask_term, (ny, nx) = self._xp, self._ops, self._mask_term, self.shape
+        series = ops.contract(
+            packed, which, frame_spectra.packed, f, mask_term.single, 1.0 / (ny * nx), 1
+        )
+        if mask_term.both_even:
             corner = xp.real(ops.unpack(packed, (xp.asarray(which), ny // 2, nx // 2)))
-            corner = corner * prepared.corner[xp.asarray(f)]
-            series -= corner[:, None, None] * norm.corner_series
+            corner = corner * frame_spectra.corner[xp.asarray(f)]
+            series -= corner[:, None, None] * mask_term.corner_series
         _, first, index = np.unique(centres @ [2**20, 1], return_index=True, return_inverse=True)
-        b_series, sums = prepared.boxes([tuple(c) for c in centres[first].tolist()])
-        index = index * len(prepared) + f
+        b_series, sums = frame_spectra.boxes([tuple(c) for c in centres[first].tolist()])
+        index = index * len(frame_spectra) + f
         if self._background:
             share = self._sums[xp.asarray(r)] / self._total
             series -= share[:, None, None] * sums[xp.asarray(index)]
@@ -404,29 +415,31 @@ class Registration:
             )
         )
 
-    def _follow(self, prepared, f, r):
-        """Fit pairs whose minimum is not well inside its box: search anew, then follow it.
+    def _refit_neighbours(self, frame_spectra, f, r):
+        """Fit pairs again whose minimum is near the edge of its box, in neighbouring boxes.
 
         Returns the centres of the last boxes, and the fits there.
         """
-        origin = self._turned(
+        origin = self._phase_shifted(
             self._ops.unpack(self._packed, self._xp.asarray(r)), -self._centres[r]
         )
         offsets, centres = np.zeros((len(r), 2)), np.zeros((len(r), 2), dtype=np.int64)
         if self.search > 0:
-            offsets[:] = self._whole_pixel_peaks(origin, r, prepared, f)
-        rows, walking = np.empty((len(r), 9)), np.arange(len(r))
+            offsets[:] = self._whole_pixel_peaks(origin, r, frame_spectra, f)
+        rows, active = np.empty((len(r), 9)), np.arange(len(r))
         for _ in range(MAX_WALK):
-            here = centres[walking] = _nearest(offsets[walking])
-            packed = self._ops.pack(self._turned(origin[self._xp.asarray(walking)], here))
-            found = rows[walking] = self._solve(
-                prepared, f[walking], r[walking], here, packed, np.arange(walking.size)
+            box_centres = centres[active] = _nearest(offsets[active])
+            packed = self._ops.pack(
+                self._phase_shifted(origin[self._xp.asarray(active)], box_centres)
             )
-            offsets[walking] = here + found[:, :2]
-            inside = (np.abs(found[:, :2]) < HALF_WIDTH).all(axis=1)
-            stays = (_nearest(offsets[walking]) == here).all(axis=1)
-            walking = walking[~(inside | stays)]
-            if not walking.size:
+            fitted = rows[active] = self._solve(
+                frame_spectra, f[active], r[active], box_centres, packed, np.arange(active.size)
+            )
+            offsets[active] = box_centres + fitted[:, :2]
+            inside = (np.abs(fitted[:, :2]) < HALF_WIDTH).all(axis=1)
+            stays = (_nearest(offsets[active]) == box_centres).all(axis=1)
+            active = active[~(inside | stays)]
+            if not active.size:
                 break
         return centres, rows
 
@@ -436,7 +449,7 @@ def _nearest(offsets):
     return (LATTICE * np.rint(offsets / LATTICE)).astype(np.int64)
 
 
-def _store(fits, f, r, centres, rows):
+def _store_fits(fits, f, r, centres, rows):
     fits["y"][f, r], fits["x"][f, r] = (centres + rows[:, :2]).T
     for i, name in enumerate(("beta", "y_err", "x_err", "beta_err", "residual"), start=2):
         fits[name][f, r] = rows[:, i]

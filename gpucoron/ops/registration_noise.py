@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.backend.arrays import fourier
+from gpucoron.backend.arrays import fft_module
 from gpucoron.ops.fourier_shift import derivatives
 
 
@@ -44,7 +44,7 @@ def normal_equations(
     What the residual has beyond noise, speckles that do not move with the star, is not
     random and does not count.
     """
-    xp, fft, shape = cuda.namespace(references), fourier(references), frame.shape
+    xp, fft, shape = cuda.array_namespace(references), fft_module(references), frame.shape
     y, x, beta = fits.T[:, :, None, None]
     ky, kx = (-xp.asarray(factors) for factors in derivatives(shape))
     k = [ky[:, None], kx[None, :]]
@@ -96,12 +96,12 @@ def _counts(shape, xp):
 
 def _sums(images):
     """Sums over the pixels of each image."""
-    return cuda.namespace(images).sum(images, axis=(-2, -1))
+    return cuda.array_namespace(images).sum(images, axis=(-2, -1))
 
 
 def _products(a, b):
     """Sums over the pixels of all products of two lists of images, (n, 3, ny, nx) each."""
-    xp = cuda.namespace(a)
+    xp = cuda.array_namespace(a)
     return xp.stack([_sums(a * b[:, k : k + 1]) for k in range(b.shape[1])], axis=2)
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import scipy.fft
 
 from gpucoron.backend import cuda
-from gpucoron.backend.arrays import fourier
+from gpucoron.backend.arrays import fft_module
 from gpucoron.ops.chebyshev import PhaseSeries, nodes_and_projection
 from gpucoron.ops.fourier_shift import multiply_phases
 
 BLOCKS = 16  # into which the sum for B is cut, for threads to share
 
 
-class Norm:
-    """The mask's part: its spectra, ready for the box round any whole-pixel shift.
+class MaskTerm:
+    """What depends on the mask alone: its spectra, for the box around any whole-pixel shift.
 
     Parameters
     ----------
@@ -92,13 +92,13 @@ class Norm:
         return self._projection @ values @ self._projection.T
 
 
-class Frames:
-    """The frames' part, made once for each batch of frames.
+class FrameSpectra:
+    """Spectra of a batch of frames, computed once for all references.
 
     Parameters
     ----------
-    norm : Norm
-        The mask's part.
+    norm : MaskTerm
+        What depends on the mask alone.
     frames : (n, ny, nx) float64
         Finite images.
     """
@@ -106,7 +106,7 @@ class Frames:
     def __init__(self, norm, frames):
         self.norm, self.frames = norm, frames
         ny, nx = norm.shape
-        fft, xp = fourier(frames), cuda.namespace(frames)
+        fft, xp = fft_module(frames), cuda.array_namespace(frames)
         self.spectra = fft.rfft2(frames)
         self.packed = norm.ops.pack(self.spectra)
         self.corner = xp.real(self.spectra[:, ny // 2, -1]) / (ny * nx)
@@ -120,7 +120,7 @@ class Frames:
     @functools.cached_property
     def whole_pixel_norm(self):
         """B at every whole-pixel shift, (n, ny, nx)."""
-        fft, shape, norm = fourier(self.frames), self.norm.shape, self.norm
+        fft, shape, norm = fft_module(self.frames), self.norm.shape, self.norm
         out = fft.irfft2(norm.spectrum * fft.rfft2(self.frames**2).conj(), s=shape)
         if norm.background:
             sums = fft.irfft2(norm.spectrum * self.spectra.conj(), s=shape)
@@ -140,7 +140,7 @@ class Frames:
                 self._boxes[centre] = self._box(centre)
         if len(centres) == 1:
             return self._boxes[centres[0]]
-        xp = cuda.namespace(self.frames)
+        xp = cuda.array_namespace(self.frames)
         return tuple(
             xp.concatenate(parts) for parts in zip(*(self._boxes[c] for c in centres), strict=True)
         )
@@ -172,7 +172,9 @@ def _upsampled(half_spectra, shape):
     """The images on a grid of half pixels, their Nyquist frequencies halved between both signs."""
     ny, nx = shape
     nh, top = nx // 2 + 1, (ny + 1) // 2
-    wide = cuda.namespace(half_spectra).zeros((len(half_spectra), 2 * ny, nx + 1), np.complex128)
+    wide = cuda.array_namespace(half_spectra).zeros(
+        (len(half_spectra), 2 * ny, nx + 1), np.complex128
+    )
     wide[:, :top, :nh] = half_spectra[:, :top]
     wide[:, -(ny - top) :, :nh] = half_spectra[:, top:]
     if ny % 2 == 0:
@@ -180,4 +182,4 @@ def _upsampled(half_spectra, shape):
         wide[:, -(ny // 2), :nh] = 0.5 * half_spectra[:, ny // 2]
     if nx % 2 == 0:
         wide[:, :, nh - 1] *= 0.5
-    return 4.0 * fourier(half_spectra).irfft2(wide, s=(2 * ny, 2 * nx))
+    return 4.0 * fft_module(half_spectra).irfft2(wide, s=(2 * ny, 2 * nx))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.inputs import ProductInputs
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.pipeline.run import Run
-    from gpucoron.pipeline.subtraction import Share
-    from gpucoron.steps.filling import PreparedReferences
+    from gpucoron.pipeline.subtraction import DeviceWork
+    from gpucoron.steps.bad_pixels import ReferenceLibrary
 
 __all__ = ["run_product"]
 
@@ -39,7 +39,7 @@ def run_product(run: Run, inputs: ProductInputs) -> ProductResult:
     ProductResult
     """
     product = ProductContext(run, inputs)
-    with product.places[0].here():
+    with product.backends[0].activate():
         # outlier_detection: flag pixels that deviate from their exposure's median
         references = []
         for exposure in inputs.references:
@@ -148,16 +148,16 @@ def _compare_truncation(product: ProductContext, n: int) -> None:
 
 def prepare_references(
     product: ProductContext, stacked: IntegrationStack
-) -> list[PreparedReferences] | None:
+) -> list[ReferenceLibrary] | None:
     """Fill and transform the references on every device; None where nothing is subtracted."""
-    from gpucoron.steps.filling import Filling, PreparedReferences
+    from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
 
     science = product.inputs.science
     if product.parameters.klip.skip or all(can_read_back(product, e) for e in science):
         return None
     product.run.wait_for_device()
     options, parameters = product.run.options, product.parameters.align_refs
-    filling = Filling(
+    filling = BadPixelFiller(
         parameters.median_box_length,
         parameters.bad_bits,
         (science[0].meta.instrument or "").upper() == "MIRI",
@@ -165,10 +165,10 @@ def prepare_references(
     )
     with_err = not parameters.skip and "psfalign" in options.save | options.keep
     prepared = []
-    for place in product.places:
+    for place in product.backends:
         with product.step("align_refs", place):
             own = product.on(place, stacked)
-            prepared.append(PreparedReferences(own, filling, with_err, product.mask))
+            prepared.append(ReferenceLibrary(own, filling, with_err, product.mask))
     return prepared
 
 
@@ -176,7 +176,7 @@ def subtract_psf(
     product: ProductContext,
     exposure: Exposure,
     science: IntegrationStack,
-    library: list[PreparedReferences] | None,
+    library: list[ReferenceLibrary] | None,
 ) -> dict[int, IntegrationStack]:
     """Subtract the PSF from a science exposure; return its images for each truncation."""
     from gpucoron.pipeline.subtraction import Subtraction
@@ -205,13 +205,13 @@ def subtract_psf(
     return subtracted
 
 
-def _shares(product: ProductContext, exposure, science, library) -> list[Share]:
+def _shares(product: ProductContext, exposure, science, library) -> list[DeviceWork]:
     """Plan the alignment of a science exposure on every device."""
-    from gpucoron.pipeline.subtraction import Share
+    from gpucoron.pipeline.subtraction import DeviceWork
     from gpucoron.steps.align_refs import Alignment
 
     shares = []
-    for place, prepared in zip(product.places, library or (), strict=True):
+    for place, prepared in zip(product.backends, library or (), strict=True):
         with product.step("align_refs", place):
             own = product.on(place, science)
             align = product.parameters.align_refs.align
@@ -219,7 +219,7 @@ def _shares(product: ProductContext, exposure, science, library) -> list[Share]:
                 alignment = Alignment(own, prepared, product.mask, batch=product.batch, align=align)
             except InputError as problem:
                 raise InputError(f"{exposure.path.name}: {problem}") from problem
-        shares.append(Share(place, own, alignment))
+        shares.append(DeviceWork(place, own, alignment))
     empty = [i + 1 for i in range(len(science)) if not shares[0].alignment.has_pixels(i)]
     if empty:
         log.warning(
@@ -333,7 +333,7 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
         for wcs, shape in zip(inputs, shapes, strict=True):
             if wcs.key not in maps:
                 pixel_map = wcs_module.pixel_map(wcs, output, shape)
-                maps[wcs.key] = product.places[0].upload(pixel_map)
+                maps[wcs.key] = product.backends[0].upload(pixel_map)
         image = resample(
             images,
             [maps[w.key] for w in inputs],

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucoron.analysis.record import Record
 from gpucoron.backend.prefetch import read_ahead
-from gpucoron.backend.transfer import Host, places
+from gpucoron.backend.transfer import CpuBackend, backends
 from gpucoron.errors import UsageError
 from gpucoron.pipeline.output_names import OutputNames
 from gpucoron.pipeline.planning import MIB, plan_product
@@ -41,7 +41,7 @@ class ProductContext:
     ----------
     parameters : Parameters
     names : OutputNames
-    places : list
+    backends : list
         Devices that share the work; the first holds what comes of it.
     result : ProductResult
     record : Record
@@ -61,7 +61,7 @@ class ProductContext:
         self.run, self.inputs = run, inputs
         self.parameters = run.options.parameters
         self.names = OutputNames(run.options, inputs.association.asn_id)
-        self.places = places(run.device)
+        self.backends = backends(run.device)
         self.record = Record.of(inputs.association, inputs.product)
         self.record.note_exposures(*inputs.science, *inputs.references)
         self.result = ProductResult(
@@ -71,24 +71,24 @@ class ProductContext:
         self.provenance = self._provenance()
         self.mask = self._psfmask()
         self.stacks = read_ahead(
-            lambda exposure: self.places[0].upload(exposure.load()),
+            lambda exposure: self.backends[0].upload(exposure.load()),
             [*inputs.references, *inputs.science],
             run.threads > 1,
         )
 
     @contextmanager
-    def step(self, name: str, place: Host | None = None) -> Iterator[None]:
+    def step(self, name: str, backend: CpuBackend | None = None) -> Iterator[None]:
         """Run a block as a step: timed, on a device, its errors converted to one line."""
-        place = place or self.places[0]
-        with self.run.timed(name), place.here(), place.errors(name):
+        backend = backend or self.backends[0]
+        with self.run.timed(name), backend.activate(), backend.errors(name):
             yield
-            place.finish()
+            backend.finish()
 
-    def on(self, place: Host, stack: IntegrationStack) -> IntegrationStack:
+    def on(self, backend: CpuBackend, stack: IntegrationStack) -> IntegrationStack:
         """Return a stack of the first device on another one."""
-        if place is self.places[0]:
+        if backend is self.backends[0]:
             return stack
-        return place.upload(self.places[0].later(stack)())
+        return backend.upload(self.backends[0].download_later(stack)())
 
     def output(
         self,
@@ -124,7 +124,7 @@ class ProductContext:
         The value on the host, or None.
         """
         kept = kind in self.run.options.keep
-        host = self.places[0].later(value, brief=not kept)
+        host = self.backends[0].download_later(value, pinned=not kept)
         found = host() if kept else None
         if kind in self.run.options.save:
             provenance = self.provenance

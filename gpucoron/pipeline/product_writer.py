@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpucoron.backend.prefetch import Background
-from gpucoron.backend.transfer import Later
+from gpucoron.backend.transfer import PendingArray
 from gpucoron.pipeline.run_record import RunRecord
 from gpucoron.pipeline.step_clock import StepClock
 
@@ -60,7 +60,7 @@ class ProductWriter:
             return
 
         def work():
-            values = [a() if isinstance(a, Later) else a for a in args]
+            values = [a() if isinstance(a, PendingArray) else a for a in args]
             writer(path, *values, overwrite=self.overwrite)
             log.debug("wrote %s", path)
             self.note(path)

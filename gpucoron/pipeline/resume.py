@@ -176,7 +176,7 @@ def read_back(
         paths = product.names.paths(exposure.root, "psfsub")
         for truncate, path in zip(product.parameters.klip.truncations, paths, strict=True):
             found = read_exposure(path, "science").stack
-            stacks[truncate] = product.places[0].upload(found)
+            stacks[truncate] = product.backends[0].upload(found)
         _read_fits(product, exposure)
     log.info("%s: read back, complete already", exposure.root)
     return {k: flagged.replace(data=s.data, err=s.err) for k, s in stacks.items()}

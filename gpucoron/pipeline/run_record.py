@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucoron import __version__
 from gpucoron.backend import cuda
-from gpucoron.backend.signals import ENDS, at_abrupt_end, stopped_by
+from gpucoron.backend.signals import EXITS, on_forced_exit, stopped_by
 from gpucoron.errors import GpucoronError, OutputError
 from gpucoron.pipeline import resume
 from gpucoron.pipeline.output_lock import FolderLock
@@ -37,7 +37,7 @@ log = logging.getLogger("gpucoron")
 
 FORMAT = 1
 _LIBRARIES = ("numpy", "scipy", "numba")
-_CODES = dict(ENDS.values())
+_CODES = dict(EXITS.values())
 
 
 @dataclass
@@ -103,7 +103,7 @@ class RunRecord:
         folder = planned[0].parent
         for name in dict.fromkeys(names):
             self._stack.callback(FolderLock(folder, name).release)
-        self._stack.enter_context(at_abrupt_end(self._abandon))
+        self._stack.enter_context(on_forced_exit(self._abandon))
         self._beginning = True
         self.path = folder / f"{names[0]}_run.json"
         self._files = {path.name: {"name": path.name, "state": "pending"} for path in planned}
@@ -291,7 +291,7 @@ class RunRecord:
             if error is None:
                 self._finish("complete", 0, None)
                 return
-            status, code = ENDS.get(
+            status, code = EXITS.get(
                 type(stopped_by(error) or error),
                 ("failed", getattr(error, "exit_code", GpucoronError.exit_code)),
             )

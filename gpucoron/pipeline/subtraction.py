@@ -16,10 +16,10 @@ from gpucoron.errors import DeviceMemoryError
 from gpucoron.steps.klip import klip
 
 if TYPE_CHECKING:
-    from gpucoron.backend.transfer import Host
+    from gpucoron.backend.transfer import CpuBackend
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.products import PsfalignWriter
-    from gpucoron.pipeline.run import Run as Job
+    from gpucoron.pipeline.run import Run
     from gpucoron.steps.align_refs import Alignment
 
 __all__ = ["Share", "Subtraction"]
@@ -33,7 +33,7 @@ _SPARE = 0.85  # share of a device's free memory that is planned for
 class Share(NamedTuple):
     """The work of one device: its stack and alignment."""
 
-    place: Host
+    place: CpuBackend
     stack: IntegrationStack  # the science exposure, there
     alignment: Alignment
 
@@ -43,7 +43,7 @@ class Subtraction:
 
     Parameters
     ----------
-    job : Job
+    job : Run
         The run: settings, progress, timings.
     root : str
         Of the exposure.
@@ -62,7 +62,7 @@ class Subtraction:
         Eigenvalues of each KL basis, where it was made.
     """
 
-    def __init__(self, job: Job, root: str, shares: list[Share], keep: bool):
+    def __init__(self, job: Run, root: str, shares: list[Share], keep: bool):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
         self.each = shares[0].alignment.align == "each"
         self.table: Any = None
@@ -82,7 +82,7 @@ class Subtraction:
             Takes the aligned references as they come about.
         """
         stack, integrations = self.shares[0].stack, self.shares[0].alignment.integrations
-        xp = cuda.namespace(stack.data)
+        xp = cuda.array_namespace(stack.data)
         self._out = {
             k: [xp.full(stack.shape, np.nan, dtype=np.float32) for _ in range(2)]
             for k in self.job.parameters.klip.truncations
@@ -90,26 +90,26 @@ class Subtraction:
         self._writer, self._total = writer, len(integrations)
         parts = [part.tolist() for part in np.array_split(integrations, len(self.shares))]
         if len(self.shares) == 1:
-            self._share(self.shares[0], parts[0])
+            self._run_on_device(self.shares[0], parts[0])
         else:
             with ThreadPoolExecutor(len(parts), "gpucoron-device") as pool:
-                list(pool.map(self._share, self.shares, parts))
+                list(pool.map(self._run_on_device, self.shares, parts))
         self.table = np.concatenate([self._tables[i] for i in integrations])
         self.kept = [self._aligned[i] for i in integrations if self._keep]
         return {k: stack.replace(data=data, err=err) for k, (data, err) in self._out.items()}
 
-    def _share(self, share, integrations):
+    def _run_on_device(self, work, integrations):
         """Process the integrations of one device, in smaller groups if its memory is full."""
-        size, start, buffer = self._group_size(share), 0, None
-        with share.place.here():
+        size, start, buffer = self._group_size(work), 0, None
+        with work.place.activate():
             while start < len(integrations):
                 group = integrations[start : start + size]
                 try:
-                    with share.place.errors("align_refs, klip"):
+                    with work.place.errors("align_refs, klip"):
                         if buffer is None:
-                            xp = cuda.namespace(share.stack.data)
-                            buffer = xp.empty((len(group), *share.alignment.shape))
-                        self._group(share, group, buffer[: len(group)])
+                            xp = cuda.array_namespace(work.stack.data)
+                            buffer = xp.empty((len(group), *work.alignment.shape))
+                        self._group(work, group, buffer[: len(group)])
                     start += len(group)
                 except DeviceMemoryError as problem:
                     if len(group) == 1:
@@ -124,45 +124,45 @@ class Subtraction:
                 if buffer is None:
                     gc.collect()  # what failed still holds its arrays
 
-    def _group_size(self, share):
+    def _group_size(self, work):
         """Return the number of integrations to process at once."""
-        free = share.place.free_memory()
+        free = work.place.free_memory()
         if free is None or not self.each:
             return 1
         if self.job.memory is not None:
             free = min(free, self.job.budget())
-        aligned = 8 * int(np.prod(share.alignment.shape, dtype=np.int64))
+        aligned = 8 * int(np.prod(work.alignment.shape, dtype=np.int64))
         # beside the aligned images: spectra on the way, the transform's and the products' memory
         return int(min(LARGEST_GROUP, max(1, (_SPARE * free - 4 * aligned) // (1.1 * aligned))))
 
-    def _group(self, share, group, aligned):
+    def _group(self, work, group, aligned):
         """Align the references to some integrations and subtract."""
-        place, _, alignment = share
+        place, _, alignment = work
         with self._timed(place, "align_refs"):
             skip = self.job.parameters.align_refs.skip
             fits = [alignment.unshifted(i) if skip else alignment.fit(i) for i in group]
-            for images, own in zip(aligned, fits, strict=True):
-                alignment.shift(own, images)
+            for images, pair_fits in zip(aligned, fits, strict=True):
+                alignment.shift(pair_fits, images)
             if self._keep:
                 kept = [
-                    place.later((images.copy(), alignment.shift_err(own)))()
-                    for images, own in zip(aligned, fits, strict=True)
+                    place.download_later((images.copy(), alignment.shift_err(pair_fits)))()
+                    for images, pair_fits in zip(aligned, fits, strict=True)
                 ]
                 self._aligned.update(zip(group, kept, strict=True))
         if not place.is_gpu:  # where klip changes the aligned images
-            self._write(share, group, aligned, fits)
+            self._write(work, group, aligned, fits)
         with self._timed(place, "klip"):
-            self._klip(share, group, aligned)
+            self._klip(work, group, aligned)
         if place.is_gpu:
-            self._write(share, group, aligned, fits)
+            self._write(work, group, aligned, fits)
         with self._lock:
             self._tables.update(zip(group, fits, strict=True))
             self._done += len(group)
             self.job.progress("align_refs, klip", self._done, self._total, self.root)
 
-    def _klip(self, share, group, aligned):
+    def _klip(self, work, group, aligned):
         planes = slice(group[0], group[-1] + 1) if self.each else slice(None)
-        filled = share.stack.replace(data=share.alignment.science).planes(planes)
+        filled = work.stack.replace(data=work.alignment.science).planes(planes)
         parts: Any = klip(
             filled,
             aligned if self.each else aligned[0],
@@ -172,27 +172,27 @@ class Subtraction:
         )
         first = self.shares[0].place
         for (data, err), part in zip(self._out.values(), parts, strict=True):
-            found = part.data, part.err
-            if share.place is not first:
-                found = first.upload(share.place.later(found)())
-            with first.here():
-                data[planes], err[planes] = found
+            images = part.data, part.err
+            if work.place is not first:
+                images = first.upload(work.place.download_later(images)())
+            with first.activate():
+                data[planes], err[planes] = images
 
-    def _write(self, share, group, aligned, fits):
+    def _write(self, work, group, aligned, fits):
         """Write aligned references in the background, on the CPU a batch at a time."""
         if self._writer is None:
             return
-        place, _, alignment = share
+        place, _, alignment = work
         parts = [slice(0, alignment.shape[0])] if place.is_gpu else alignment.batches()
-        for i, images, own in zip(group, aligned, fits, strict=True):
+        for i, images, pair_fits in zip(group, aligned, fits, strict=True):
             for part in parts:
                 with self.job.timed("align_refs"):
-                    planes = place.later(
+                    planes = place.download_later(
                         (
                             images[part].astype(np.float32),
-                            alignment.shift_err(own, part).astype(np.float32),
+                            alignment.shift_err(pair_fits, part).astype(np.float32),
                         ),
-                        brief=True,
+                        pinned=True,
                     )
                 with self.job.timed("write"):
                     self.job.background.submit(

@@ -1,7 +1,7 @@
 """The five steps of calwebb_coron3 on arrays."""
 
 from gpucoron.steps.align_refs import AlignedReferences, Alignment, align_refs
-from gpucoron.steps.filling import Filling, PreparedReferences
+from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
 from gpucoron.steps.klip import klip
 from gpucoron.steps.outlier_detection import OutlierResult, outlier_detection
 from gpucoron.steps.resample import ResampledImage, resample
@@ -10,9 +10,9 @@ from gpucoron.steps.stack_refs import stack_refs
 __all__ = [
     "AlignedReferences",
     "Alignment",
-    "Filling",
+    "BadPixelFiller",
     "OutlierResult",
-    "PreparedReferences",
+    "ReferenceLibrary",
     "ResampledImage",
     "align_refs",
     "klip",

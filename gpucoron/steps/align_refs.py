@@ -15,7 +15,7 @@ from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
-from gpucoron.steps.filling import Filling, PreparedReferences
+from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
 
@@ -41,7 +41,7 @@ class Alignment:
     science : IntegrationStack
         The integrations of one science exposure, on the host or on a GPU: the references must be
         there, too, and all but the tables of fits stays there.
-    references : IntegrationStack or PreparedReferences
+    references : IntegrationStack or ReferenceLibrary
         The stacked references. Where `sources` names their exposures, bad pixels are filled from
         the other integrations of the same exposure first. Prepared ones serve several exposures;
         the four parameters on filling are then theirs.
@@ -80,7 +80,7 @@ class Alignment:
     def __init__(
         self,
         science: IntegrationStack,
-        references: IntegrationStack | PreparedReferences,
+        references: IntegrationStack | ReferenceLibrary,
         mask: np.ndarray,
         *,
         align: str = "each",
@@ -96,9 +96,9 @@ class Alignment:
                 f"{references.shape[1:]}"
             )
         if isinstance(references, IntegrationStack):
-            references = PreparedReferences(
+            references = ReferenceLibrary(
                 references,
-                Filling(median_box_length, bad_bits, zero_non_science, preset),
+                BadPixelFiller(median_box_length, bad_bits, zero_non_science, preset),
                 mask=mask,
             )
         filling = references.filling
@@ -106,7 +106,7 @@ class Alignment:
         self.only = slice(None)
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
-        self._xp = cuda.namespace(self.science, references.images)
+        self._xp = cuda.array_namespace(self.science, references.images)
         self._usable = to_host(self._xp.isfinite(self.science).all(axis=(1, 2)))
         if not self._usable.any():
             raise InputError("align_refs: no science integration has a usable pixel")
@@ -154,9 +154,9 @@ class Alignment:
 
     @functools.cached_property
     def _all_fits(self) -> dict[int, np.ndarray]:
-        wanted = self.integrations
-        fits = self._registration.fit_many(self.science[wanted[0] : wanted[-1] + 1])
-        return dict(zip(wanted, fits, strict=True))
+        fitted = self.integrations
+        fits = self._registration.fit_many(self.science[fitted[0] : fitted[-1] + 1])
+        return dict(zip(fitted, fits, strict=True))
 
     def unshifted(self, integration: int) -> np.ndarray:
         """Return fits with zero shift, for references that are not aligned."""
@@ -273,5 +273,5 @@ def align_refs(
     data, err, fits = (list(column) for column in zip(*batches, strict=True))
     if plan.align == "first":
         return AlignedReferences(data[0], err[0], fits[0])
-    xp = cuda.namespace(*data)
+    xp = cuda.array_namespace(*data)
     return AlignedReferences(xp.stack(data), xp.stack(err), np.concatenate(fits))

@@ -58,22 +58,24 @@ def klip(
     (2012); err is the same plane for every integration that shares its references. The basis is
     computed once where the references are shared.
     """
-    images, references = cuda.as_arrays(stack.data, references)
+    images, references = cuda.as_device_arrays(stack.data, references)
     if references.shape[-2:] != stack.shape[1:] or references.ndim not in (3, 4):
         raise InputError(
             f"klip: references have shape {references.shape}, expected "
             f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front"
         )
-    wanted = [int(k) for k in np.atleast_1d(truncate)]
+    truncations = [int(k) for k in np.atleast_1d(truncate)]
     if references.ndim == 3:
-        pairs = _shared(images, references, wanted, overwrite_references, spectra)
+        pairs = _shared(images, references, truncations, overwrite_references, spectra)
     elif len(references) != len(stack):
         raise InputError(
             f"klip: references for {len(references)} integrations, but there are {len(stack)}"
         )
     else:
-        residuals, scatters = klip_many(references, images, wanted, overwrite_references, spectra)
-        pairs = zip(residuals, scatters, strict=True)
+        residuals, residual_stds = klip_many(
+            references, images, truncations, overwrite_references, spectra
+        )
+        pairs = zip(residuals, residual_stds, strict=True)
     stacks = [
         stack.replace(data=data.astype(np.float32), err=err.astype(np.float32))
         for data, err in pairs
@@ -84,19 +86,22 @@ def klip(
 def _shared(
     images: np.ndarray,
     references: np.ndarray,
-    wanted: Sequence[int],
+    truncations: Sequence[int],
     overwrite: bool,
     spectra: list | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield residuals and scatters, each truncation's, where all images share the references."""
-    xp = cuda.namespace(images, references)
+    xp = cuda.array_namespace(images, references)
     shared = basis(references, overwrite)
     if spectra is not None:
         spectra.append(shared.eigenvalues)
     seen = xp.isfinite(images).any(axis=(1, 2))[:, None, None]
-    residuals, scatters = shared.subtract(images, wanted), shared.scatter(wanted)
-    for left, plane in zip(residuals, scatters, strict=True):
-        yield left, xp.where(seen, plane.astype(np.float32), np.float32(np.nan))
+    residuals, residual_stds = (
+        shared.subtract(images, truncations),
+        shared.residual_std(truncations),
+    )
+    for residual, plane in zip(residuals, residual_stds, strict=True):
+        yield residual, xp.where(seen, plane.astype(np.float32), np.float32(np.nan))
 
 
 def basis(references: np.ndarray, overwrite: bool = False) -> KLBasis:
@@ -118,8 +123,8 @@ def basis(references: np.ndarray, overwrite: bool = False) -> KLBasis:
     InputError
         None of them is usable.
     """
-    (references,) = cuda.as_arrays(references)
-    usable = cuda.namespace(references).isfinite(references).all(axis=(1, 2))
+    (references,) = cuda.as_device_arrays(references)
+    usable = cuda.array_namespace(references).isfinite(references).all(axis=(1, 2))
     if not usable.any():
         raise InputError(f"klip: none of {len(usable)} reference images is usable")
     if usable.all():

@@ -63,7 +63,7 @@ def outlier_detection(
     integration nothing can be flagged; with two, the preset flags a pixel in both or in neither.
     """
     names = [name for name in VARIANCES if getattr(stack, name) is not None]
-    found = flag_outliers(
+    result = flag_outliers(
         stack.data,
         stack.err,
         stack.dq,
@@ -73,6 +73,6 @@ def outlier_detection(
         maskpt=maskpt,
         neighbours=preset != "jwst",
     )
-    variances = dict(zip(names, found.variances, strict=True))
-    flagged = stack.replace(data=found.data, err=found.err, dq=found.dq, **variances)
-    return OutlierResult(flagged, found.median, found.flagged)
+    variances = dict(zip(names, result.variances, strict=True))
+    flagged = stack.replace(data=result.data, err=result.err, dq=result.dq, **variances)
+    return OutlierResult(flagged, result.median, result.flagged)

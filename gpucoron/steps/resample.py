@@ -133,7 +133,7 @@ def resample(
     geometry: dict[int, Any] = {}
     for k, (stack, pixel_map) in enumerate(zip(stacks, pixel_maps, strict=True)):
         name = id(pixel_map)
-        xp = cuda.namespace(stack.data)
+        xp = cuda.array_namespace(stack.data)
         if name not in geometry:
             geometry[name] = drizzle.overlaps(pixel_map if xp is np else xp.asarray(pixel_map))
         at_once = PLANES_AT_ONCE
@@ -168,7 +168,7 @@ def _weights(
 ) -> np.ndarray:
     """Weight of every pixel, 0 for those that may not take part."""
     by_noise = time is None and stack.var_rnoise is not None
-    if cuda.namespace(stack.data) is not np:
+    if cuda.array_namespace(stack.data) is not np:
         from gpucoron.ops.cuda.drizzle_weights import pixel_weights
 
         return pixel_weights(
@@ -201,7 +201,7 @@ def _good(stack: IntegrationStack, variances: Sequence[np.ndarray | None]) -> np
 
 def _finish(image: DrizzledImage, ratio: float, drizzle_err: bool) -> ResampledImage:
     """Scale variances to the output pixel and derive ERR."""
-    xp = cuda.namespace(image.data)
+    xp = cuda.array_namespace(image.data)
     scale = np.float32(1.0 / ratio**2)
     nothing = xp.full(image.data.shape, np.nan, dtype=np.float32)
     variances = [nothing.copy() if v is None else v * scale for v in image.variances]

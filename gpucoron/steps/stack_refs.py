@@ -49,7 +49,7 @@ def stack_refs(
     sources: tuple[PlaneSource, ...] = ()
     if all(s.sources for s in stacks):
         sources = tuple(source for s in stacks for source in s.sources)
-    xp = cuda.namespace(*(s.data for s in stacks))
+    xp = cuda.array_namespace(*(s.data for s in stacks))
     stack = IntegrationStack(
         data=xp.concatenate([s.data for s in stacks]),
         err=xp.concatenate([s.err for s in stacks]),

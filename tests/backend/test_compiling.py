@@ -50,7 +50,7 @@ def test_what_is_compiled_beside_is_what_a_run_needs(tmp_path):
 @pytest.mark.parametrize("own, threads, started", [(False, 2, 0), (True, 1, 0), (True, 2, 1)])
 def test_when_a_process_is_started(own, threads, started, monkeypatch, caplog):
     made = []
-    monkeypatch.setattr(compiling, "_own", [True] if own else [])
+    monkeypatch.setattr(compiling, "_second_allowed", [True] if own else [])
     monkeypatch.setattr(compiling.subprocess, "Popen", lambda *a, **k: made.append(a))
     compiling._listener.cache_clear()
     caplog.set_level("INFO", "gpucoron")
@@ -65,17 +65,17 @@ def test_a_process_that_cannot_be_started_is_done_without(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(compiling.subprocess, "Popen", refuse)
-    compiling._start_other()
+    compiling._start_second_compiler()
 
 
 def test_the_command_shares_and_the_library_does_not():
     code = (
         "import sys; from gpucoron.backend import compiling\n"
         "from gpucoron.cli import main as cli; cli.main = lambda: 0\n"
-        "assert not compiling._own\n"
+        "assert not compiling._second_allowed\n"
         "try: cli.script()\n"
         "except SystemExit: pass\n"
-        "assert compiling._own"
+        "assert compiling._second_allowed"
     )
     assert python("-c", code).returncode == 0
 
@@ -84,8 +84,8 @@ def test_nothing_is_imported_from_the_folder_it_works_in(tmp_path, monkeypatch):
     for name in ("numba", "gpucoron", "logging"):
         (tmp_path / f"{name}.py").write_text("open('canary', 'w')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(compiling, "_OTHER", "import numba, gpucoron, logging; open('done', 'w')")
-    compiling._start_other()
+    monkeypatch.setattr(compiling, "_CODE", "import numba, gpucoron, logging; open('done', 'w')")
+    compiling._start_second_compiler()
     deadline = time.monotonic() + 60
     while not (tmp_path / "done").exists():
         assert time.monotonic() < deadline

@@ -104,9 +104,9 @@ def test_kernels_are_beside_the_module_or_beside_the_package():
 def test_host_arrays_pass_untouched_and_without_cupy(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     host = np.zeros(3)
-    assert cuda.as_arrays(host, None, [1])[0] is host
-    assert cuda.namespace(host, None) is np
-    assert cuda.namespace() is np
+    assert cuda.as_device_arrays(host, None, [1])[0] is host
+    assert cuda.array_namespace(host, None) is np
+    assert cuda.array_namespace() is np
 
 
 class Foreign:
@@ -134,13 +134,13 @@ def test_device_arrays_are_shared_not_copied(device, foreign):
     if not device.is_gpu:
         return
     mine = device.array(np.arange(6.0).reshape(2, 3))
-    taken, none, same = cuda.as_arrays(foreign(mine), None, mine)
+    taken, none, same = cuda.as_device_arrays(foreign(mine), None, mine)
     assert none is None and same is mine
     assert isinstance(taken, device.cupy.ndarray) and taken.shape == (2, 3)
     assert taken.data.ptr == mine.data.ptr
-    assert cuda.namespace(taken, foreign(mine)) is device.cupy
+    assert cuda.array_namespace(taken, foreign(mine)) is device.cupy
     with pytest.raises(TypeError, match="mixed"):
-        cuda.namespace(mine, np.zeros(2))
+        cuda.array_namespace(mine, np.zeros(2))
 
 
 def test_an_array_on_another_device_is_refused(device):
@@ -152,7 +152,7 @@ def test_an_array_on_another_device_is_refused(device):
         device.cupy.cuda.Device(1),
         pytest.raises(InputError, match=r"device 0, but the current device is 1; .*Device\(0\)"),
     ):
-        cuda.as_arrays(mine)
+        cuda.as_device_arrays(mine)
 
 
 # ---------------------------------------------------------------- errors

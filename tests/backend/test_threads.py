@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gpucoron.backend.device import cpu_threads
-from gpucoron.backend.threads import default_threads, limited_to, threads_here
+from gpucoron.backend.threads import current_threads, default_threads, limited_to
 from gpucoron.errors import UsageError
 from tests.helpers.processes import python
 from tests.helpers.tiny_sets import TinySet
@@ -12,12 +12,12 @@ def test_all_pools_get_the_number_and_their_own_back():
     import scipy.fft
     from threadpoolctl import threadpool_info
 
-    before = threads_here(), scipy.fft.get_workers()
+    before = current_threads(), scipy.fft.get_workers()
     np.ones((2, 2)) @ np.ones((2, 2))
     with limited_to(1) as n:
-        assert n == threads_here() == scipy.fft.get_workers() == 1
+        assert n == current_threads() == scipy.fft.get_workers() == 1
         assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}
-    assert (threads_here(), scipy.fft.get_workers()) == before
+    assert (current_threads(), scipy.fft.get_workers()) == before
 
 
 def test_environment_limits_the_default(monkeypatch):

@@ -70,8 +70,8 @@ def loaded(path, call=None):
 
 # ---------------------------------------------------------------- exercises
 def upload_into_memory_that_is_still_read(place, cp):
-    gpu = place.Gpu(0)
-    with gpu.here():
+    gpu = place.CudaBackend(0)
+    with gpu.activate():
         old = cp.ones(1000, "f4")
         total = old.sum()
         del old
@@ -80,20 +80,20 @@ def upload_into_memory_that_is_still_read(place, cp):
 
 
 def use_what_was_uploaded_by_a_thread(place, cp):
-    gpu = place.Gpu(0)
+    gpu = place.CudaBackend(0)
     with ThreadPoolExecutor(1) as pool:
         there = pool.submit(gpu.upload, (np.ones(1000, "f4"), np.arange(5))).result()
-    with gpu.here():
+    with gpu.activate():
         assert float(there[0].sum() + there[1].sum()) == 1010
 
 
 def bring_down_what_is_being_computed(place, cp):
-    gpu = place.Gpu(0)
-    for brief in (False, True):
-        with gpu.here():
+    gpu = place.CudaBackend(0)
+    for pinned in (False, True):
+        with gpu.activate():
             result = cp.ones(1000, "f4") * 2
-        later = gpu.later(result, brief)
-        with gpu.here():  # work goes on, with memory of what is gone
+        later = gpu.download_later(result, pinned)
+        with gpu.activate():  # work goes on, with memory of what is gone
             del result
             cp.zeros(1000, "f4").sum()
         with ThreadPoolExecutor(1) as pool:
@@ -101,8 +101,8 @@ def bring_down_what_is_being_computed(place, cp):
 
 
 def read_elsewhere_what_is_finished(place, cp):
-    gpu = place.Gpu(0)
-    with gpu.here():
+    gpu = place.CudaBackend(0)
+    with gpu.activate():
         result = cp.ones(1000, "f4") * 2
     gpu.finish()
     with cp.cuda.Stream(non_blocking=True):

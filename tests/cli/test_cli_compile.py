@@ -33,7 +33,7 @@ def kept(device, monkeypatch, tmp_path):
 
 def counted(device):
     sources = [(cuda.read_kernels(file).source, name) for file, name in cuda.all_kernels()]
-    return kernel_cache.count(device.cupy, sources, cuda.OPTIONS, 0)
+    return kernel_cache.count_cached(device.cupy, sources, cuda.OPTIONS, 0)
 
 
 @EMULATED
@@ -56,27 +56,27 @@ def test_the_first_launch_says_once_that_it_compiles(device, kept, caplog):
 def forget():
     """As in another process."""
     cuda._kernel.cache_clear()
-    kernel_cache._told.clear()
+    kernel_cache._logged.clear()
     kernel_cache._compiler.cache_clear()
 
 
 @EMULATED
 def test_another_compiler_source_or_gpu_is_another_kernel(device, kept, monkeypatch):
     mine = [device.cupy, "source", ("-std=c++17",), "name", 0]
-    kernel_cache.note(*mine)
-    assert kernel_cache.is_kept(*mine)
+    kernel_cache.mark_cached(*mine)
+    assert kernel_cache.is_cached(*mine)
     for place, other in ((1, "other"), (2, ("-std=c++20",)), (3, "other")):
-        assert not kernel_cache.is_kept(*[*mine[:place], other, *mine[place + 1 :]])
+        assert not kernel_cache.is_cached(*[*mine[:place], other, *mine[place + 1 :]])
     device.emulation.nvrtc = (13, 1)
     forget()
-    assert not kernel_cache.is_kept(*mine)
+    assert not kernel_cache.is_cached(*mine)
     device.emulation.nvrtc = (13, 0)
     facts = device.cupy.cuda.runtime.getDeviceProperties(0)
     monkeypatch.setattr(
         device.cupy.cuda.runtime, "getDeviceProperties", lambda index: {**facts, "minor": 1}
     )
     forget()
-    assert not kernel_cache.is_kept(*mine)
+    assert not kernel_cache.is_cached(*mine)
 
 
 @EMULATED

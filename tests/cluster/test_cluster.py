@@ -315,7 +315,7 @@ def test_one_on_each_device(tmp_path):
         def progress(self, *event):
             self.told.append(event)
 
-    cli_many._on_devices(list(map(make_request, options)), outcomes, ["cpu", "cpu"], Console())
+    cli_many._run_on_devices(list(map(make_request, options)), outcomes, ["cpu", "cpu"], Console())
     assert [len(outcome.done.result.files) for outcome in outcomes] == [3, 3]
     assert Console.told[-1] == ("associations", 2, 2)
     workers = {outcome.done.worker for outcome in outcomes}
@@ -326,6 +326,6 @@ def test_a_process_that_dies(tmp_path):
     child = cli_many._Child("cpu")
     child.process.kill()
     child.process.join()
-    child.give(RunRequest(RunOptions(Path("asn"), output_dir=Path("out"))))
-    done, error = child.take()
+    child.submit(RunRequest(RunOptions(Path("asn"), output_dir=Path("out"))))
+    done, error = child.receive()
     assert done is None and "the process that worked there ended with -9" in str(error)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpucoron.backend import cuda
-from gpucoron.backend.transfer import Gpu
+from gpucoron.backend.transfer import CudaBackend
 from tests.helpers import device_fixture
 from tests.helpers.cuda_on_host.order import Race
 
@@ -467,7 +467,7 @@ def test_there_are_as_many_devices_as_were_asked_for(device):
             lambda n: cp.cuda.Device(n).use(),
             cp.cuda.runtime.setDevice,
             cp.cuda.runtime.getDeviceProperties,
-            Gpu,
+            CudaBackend,
         ):
             with pytest.raises(Exception, match="cudaErrorInvalidDevice"):
                 refused(count)

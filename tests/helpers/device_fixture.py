@@ -25,7 +25,7 @@ class Cpu:
         return values
 
 
-class Gpu:
+class CudaBackend:
     """CuPy arrays, real or emulated.
 
     Attributes
@@ -141,7 +141,7 @@ def emulated(order="forward", **settings):
     sys.modules.update(made.modules)  # what else is imported meanwhile stays imported
     gc.freeze()  # each time that memory is full all is looked through for cycles: only what is new
     try:
-        yield Gpu(f"host-{order}", made.cupy, made)
+        yield CudaBackend(f"host-{order}", made.cupy, made)
         made.checker.raise_left()
     finally:
         gc.unfreeze()
@@ -163,5 +163,5 @@ def make(name):
     if name == "cuda":
         import cupy
 
-        return contextlib.nullcontext(Gpu(name, cupy))
+        return contextlib.nullcontext(CudaBackend(name, cupy))
     return emulated(name.removeprefix("host-"))

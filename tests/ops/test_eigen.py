@@ -43,7 +43,9 @@ def test_equals_an_svd_of_the_pixels(device, truncate):
         left,
         atol=tolerances.KLIP_ABS,
     )
-    np.testing.assert_allclose(device.get(basis.scatter(truncate)), err, atol=tolerances.KLIP_ABS)
+    np.testing.assert_allclose(
+        device.get(basis.residual_std(truncate)), err, atol=tolerances.KLIP_ABS
+    )
 
 
 def test_vectors_are_orthonormal_and_ordered(device):
@@ -77,7 +79,7 @@ def test_vectors_at_rounding_level_are_dropped(device):
         device.get(KLBasis(device.array(refs)).subtract(target, 50)),
         atol=1e-7,
     )
-    assert (device.get(basis.scatter(50)) == 0).all()
+    assert (device.get(basis.residual_std(50)) == 0).all()
     assert device.get(basis.eigenvectors).shape == (14, 8)
 
 
@@ -113,12 +115,12 @@ def test_several_truncations_equal_one_at_a_time(device):
     target = device.array(speckles((31, 28), seed=3)[None])
     wanted = [30, 0, 2, 3, 6, 8, 2]
     for k, left, err in zip(
-        wanted, basis.subtract(target, wanted), basis.scatter(wanted), strict=True
+        wanted, basis.subtract(target, wanted), basis.residual_std(wanted), strict=True
     ):
         np.testing.assert_allclose(
             device.get(left), device.get(basis.subtract(target, k)), rtol=0, atol=1e-11
         )
-        np.testing.assert_array_equal(device.get(err), device.get(basis.scatter(k)))
+        np.testing.assert_array_equal(device.get(err), device.get(basis.residual_std(k)))
 
 
 @pytest.mark.parametrize("n_targets", [1, 2, 5])
@@ -157,14 +159,14 @@ def sets(n, nref, shape, seed=0):
 @pytest.mark.slow
 def test_many_equal_one_at_a_time(device, n, nref, shape, wanted):
     refs, targets = sets(n, nref, shape)
-    residuals, scatters = klip_many(device.array(refs), device.array(targets), wanted)
+    residuals, residual_stds = klip_many(device.array(refs), device.array(targets), wanted)
     for k, own in enumerate(refs):
         basis = KLBasis(own)
         for left, expected in zip(
             residuals, basis.subtract(targets[k : k + 1], wanted), strict=True
         ):
             assert_close(device, left[k], expected[0])
-        for plane, expected in zip(scatters, basis.scatter(wanted), strict=True):
+        for plane, expected in zip(residual_stds, basis.residual_std(wanted), strict=True):
             assert_close(device, plane[k], expected)
 
 
@@ -179,7 +181,7 @@ def test_what_is_not_usable_is_left_out(device):
     for k, usable in enumerate([[0, 1, 3, 4, 5], [1, 2, 3, 4]]):
         basis = KLBasis(refs[k][usable])
         assert_close(device, left[k], basis.subtract(targets[k : k + 1], 2)[0])
-        assert_close(device, err[k], basis.scatter(2))
+        assert_close(device, err[k], basis.residual_std(2))
     assert np.isnan(device.get(left[2])).all() and np.isnan(device.get(err[2])).all()
 
 
@@ -280,7 +282,7 @@ def test_what_fails_its_check_is_done_again(device, monkeypatch, fault):
     assert len(again) == 2
     expected = KLBasis(refs[1])
     assert_close(device, left[1], expected.subtract(targets[1:], 3)[0])
-    assert_close(device, err[1], expected.scatter(3))
+    assert_close(device, err[1], expected.residual_std(3))
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
@@ -365,7 +367,7 @@ def test_products_of_tiles(device, n, pixels, shift):
     got = device.get(_eigen_cuda.covariance(there, bases.means))
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13 * abs(expected).max())
     wanted = np.unique([0, 1, n // 2, n - 1, n])[::-1].copy()
-    left, err = bases.both(wanted)
+    left, err = bases.residuals_and_std(wanted)
     vectors, values = device.get(bases.vectors), device.get(bases.sums)
     modes = vectors @ centred
     targets = targets - np.nanmean(targets, axis=2, keepdims=True)

@@ -203,7 +203,7 @@ def test_batches_change_nothing(device):
     frames = np.stack([frame + k for k in range(3)] + [np.roll(frame, 4, 0)])
     plan = Registration(device.array(references), mask)
     fits = []
-    for plan._at_once in (1, 3, 100):
+    for plan._batch_size in (1, 3, 100):
         fits.append(plan.fit_many(device.array(frames)))
     assert_same(fits[0], fits[1], device)
     assert_same(fits[0], fits[2], device)

@@ -136,7 +136,7 @@ def test_processors_as_the_environment_says(variable, tmp_path):
         "found = []\n"
         "real = association.run_product\n"
         "association.run_product = lambda run, inputs: found.append("
-        "(run.threads, threads.threads_here())) or real(run, inputs)\n"
+        "(run.threads, threads.current_threads())) or real(run, inputs)\n"
         "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
         "print(json.dumps(found))"
     )

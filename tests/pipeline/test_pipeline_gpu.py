@@ -7,7 +7,7 @@ import pytest
 
 import gpucoron
 from gpucoron.api import PRODUCTS
-from gpucoron.backend.transfer import Gpu
+from gpucoron.backend.transfer import CudaBackend
 from gpucoron.errors import DeviceMemoryError
 from gpucoron.pipeline.subtraction import Subtraction
 from tests.helpers.tiny_sets import TinySet
@@ -123,7 +123,9 @@ def test_a_run_where_each_thread_has_a_default_stream(device, tmp_path):
 def test_full_memory_halves_the_batch_and_the_run_goes_on(
     device, allowed, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(Gpu, "free_memory", lambda self: 2**40)  # so that the plan is too bold
+    monkeypatch.setattr(
+        CudaBackend, "free_memory", lambda self: 2**40
+    )  # so that the plan is too bold
     tiny, whole_group = TinySet(tmp_path), Subtraction._group
     pool = device.cupy.get_default_memory_pool()
     whole = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)

@@ -129,7 +129,7 @@ def test_compiled_code_that_goes_on_is_left_behind(number, tmp_path):
 def test_a_second_signal_does_not_disturb_the_end(tmp_path):
     seen = []
     with pytest.raises(signals.Terminated):
-        with signals.prompt_end():
+        with signals.graceful_shutdown():
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(1)
@@ -146,7 +146,7 @@ def test_handlers_are_given_back():
         return [signal.getsignal(n) for n in CODES]
 
     before = handlers()
-    with signals.prompt_end():
+    with signals.graceful_shutdown():
         assert handlers() != before
     assert handlers() == before
 
@@ -154,7 +154,7 @@ def test_handlers_are_given_back():
 def test_ignored_ctrl_c_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with signals.prompt_end():
+        with signals.graceful_shutdown():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
     finally:

@@ -8,7 +8,7 @@ from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.steps import Alignment, align_refs
 from gpucoron.steps.align_refs import FITS_DTYPE
-from gpucoron.steps.filling import Filling, PreparedReferences
+from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
 from tests.helpers.scenes import read_only, speckles
 
 SHAPE = (40, 41)
@@ -142,7 +142,7 @@ def test_devices_agree(scene, device, align, preset):
     err = references.err.copy()
     err[2] = np.nan
     science, references = science.replace(data=data[0]), references.replace(data=data[1], err=err)
-    prepared = PreparedReferences(references, Filling(preset=preset))
+    prepared = ReferenceLibrary(references, BadPixelFiller(preset=preset))
     expected = align_refs(science, prepared, align=align)
     planes = {k: device.array(getattr(science, k)) for k in ("data", "err", "dq")}
     out = align_refs(science.replace(**planes), moved(device, prepared), align=align)
@@ -156,7 +156,7 @@ def test_on_a_gpu_all_integrations_are_fitted_at_once(scene, device):
     if not device.is_gpu or not device.emulation:
         pytest.skip("counts the launches of the emulated GPU")
     science, references = scene
-    prepared = moved(device, PreparedReferences(references, Filling()))
+    prepared = moved(device, ReferenceLibrary(references, BadPixelFiller()))
     planes = {k: device.array(getattr(science, k)) for k in ("data", "err", "dq")}
     plan = Alignment(science.replace(**planes), prepared, np.ones(SHAPE))
     before = len(device.emulation.launches)

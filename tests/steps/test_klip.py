@@ -32,11 +32,11 @@ def run(device, stack, references, truncate, **options):
     return back if isinstance(out, list) else back[0]
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("per_integration", [False, True])
 @pytest.mark.parametrize("truncate", [1, 4, 50])
-def test_equals_the_oracle(device, truncate, own):
+def test_equals_the_oracle(device, truncate, per_integration):
     stack, refs = scene()
-    out = run(device, stack, np.stack([refs] * len(stack)) if own else refs, truncate)
+    out = run(device, stack, np.stack([refs] * len(stack)) if per_integration else refs, truncate)
     for i in range(len(stack)):
         left, err = oracles.klip(stack.data[i].astype(float), refs, truncate)
         np.testing.assert_allclose(out.data[i], left, atol=1e-4)  # float32 of values up to 300
@@ -51,23 +51,27 @@ def test_shared_references_equal_the_same_ones_repeated(device):
     np.testing.assert_allclose(once.err, each.err, atol=1e-6)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_one_unusable_reference_changes_nothing(device, own):
+@pytest.mark.parametrize("per_integration", [False, True])
+def test_one_unusable_reference_changes_nothing(device, per_integration):
     stack, refs = scene()
     with_nan = np.concatenate([refs, np.full((1, *SHAPE), np.nan)])
-    if own:
+    if per_integration:
         refs, with_nan = np.stack([refs] * len(stack)), np.stack([with_nan] * len(stack))
     without, out = run(device, stack, refs, 3), run(device, stack, with_nan, 3)
-    np.testing.assert_allclose(without.data, out.data, rtol=0, atol=1e-5 * device.is_gpu * own)
-    np.testing.assert_allclose(without.err, out.err, rtol=1e-6 * device.is_gpu * own)
+    np.testing.assert_allclose(
+        without.data, out.data, rtol=0, atol=1e-5 * device.is_gpu * per_integration
+    )
+    np.testing.assert_allclose(without.err, out.err, rtol=1e-6 * device.is_gpu * per_integration)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_a_target_without_pixels_stays_nan(device, own):
+@pytest.mark.parametrize("per_integration", [False, True])
+def test_a_target_without_pixels_stays_nan(device, per_integration):
     stack, refs = scene()
     data = stack.data.copy()
     data[1], data[2, 3, 4] = np.nan, np.inf
-    out = run(device, stack.replace(data=data), np.stack([refs] * 3) if own else refs, 3)
+    out = run(
+        device, stack.replace(data=data), np.stack([refs] * 3) if per_integration else refs, 3
+    )
     assert np.isnan(out.data[1]).all() and np.isnan(out.err[1]).all()
     assert np.isfinite(out.data[0]).all() and np.isfinite(out.err[[0, 2]]).all()
     assert np.isnan(out.data[2]).sum() == 1 and np.isnan(out.data[2, 3, 4])
@@ -112,10 +116,10 @@ def test_one_reference_is_scaled_and_subtracted(device):
     assert (out.err == 0).all()
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_several_truncations_come_as_a_list(device, own):
+@pytest.mark.parametrize("per_integration", [False, True])
+def test_several_truncations_come_as_a_list(device, per_integration):
     stack, refs = scene()
-    refs = np.stack([refs] * len(stack)) if own else refs
+    refs = np.stack([refs] * len(stack)) if per_integration else refs
     several = run(device, stack, refs, [1, 3, 50])
     for truncate, out in zip([1, 3, 50], several, strict=True):
         one = run(device, stack, refs, truncate)
@@ -131,13 +135,13 @@ def test_references_on_a_gpu_are_left_as_they_are(device):
     np.testing.assert_array_equal(device.get(there), refs)
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_eigenvalues_come_along(device, own):
+@pytest.mark.parametrize("per_integration", [False, True])
+def test_eigenvalues_come_along(device, per_integration):
     stack, refs = scene()
     spectra = []
-    run(device, stack, np.stack([refs] * 3) if own else refs, 3, spectra=spectra)
+    run(device, stack, np.stack([refs] * 3) if per_integration else refs, 3, spectra=spectra)
     centred = refs.reshape(len(refs), -1) - refs.mean(axis=(1, 2))[:, None]
     direct = np.linalg.eigvalsh(centred @ centred.T / (centred.shape[1] - 1))[::-1]
-    assert len(spectra) == (3 if own else 1)
+    assert len(spectra) == (3 if per_integration else 1)
     for values in spectra:
         np.testing.assert_allclose(device.get(values), direct, rtol=1e-9)

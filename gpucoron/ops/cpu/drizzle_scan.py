@@ -177,12 +177,12 @@ def _without_midpoints(polygon):
     if n < 3:
         return polygon
     kept = []
-    for k, here in enumerate(polygon):
+    for k, corner in enumerate(polygon):
         before, after = polygon[k - 1], polygon[(k + 1) % n]
         chord = (after[0] - before[0], after[1] - before[1])
-        step = (here[0] - before[0], here[1] - before[1])
+        step = (corner[0] - before[0], corner[1] - before[1])
         if abs(_cross(chord, step)) > COLLINEAR and math.hypot(*chord) > SAME_POINT:
-            kept.append(here)
+            kept.append(corner)
     return kept
 
 

@@ -68,16 +68,16 @@ class Basis:
         results = [np.empty_like(flat) for _ in kept]
 
         def subtract(block):
-            for factor, left in zip(factors, results, strict=True):
-                left[:, block] = flat[:, block] - factor @ references[:, block]
+            for factor, residual in zip(factors, results, strict=True):
+                residual[:, block] = flat[:, block] - factor @ references[:, block]
 
         over_blocks(subtract, flat.shape[1])
-        for left in results:
-            left[~finite] = np.nan
+        for residual in results:
+            residual[~finite] = np.nan
         return results
 
-    def scatter(self, kept):
-        """Return the scatter that each number of vectors leaves, as (pixels,) arrays."""
+    def residual_std(self, kept):
+        """Return the residual standard deviation for each number of vectors: (pixels,) arrays."""
         planes = {k: self._left(k) for k in set(kept)}
         return [planes[k] for k in kept]
 

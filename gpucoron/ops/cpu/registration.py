@@ -12,7 +12,7 @@ LONGEST_STEP = 0.2  # in units of the box
 PAIRS = 2**15  # fitted together, with 30 kB for each
 
 
-def at_once(pixels):
+def batch_size(pixels):
     """How many images of so many pixels are worked on together: one stays in the cache."""
     return 1
 

@@ -29,13 +29,13 @@ class Group:
         self.size, self.shape = len(members), images.shape[1:]
         self.n_pixels = np.int64(self.shape[0] * self.shape[1])
         self._type = c_type(images.dtype)
-        self._mine = self.members
+        self._member_index = self.members
         if (np.diff(members) == 1).all():
-            self._mine = slice(int(members[0]), int(members[-1]) + 1)  # a view, not a copy
+            self._member_index = slice(int(members[0]), int(members[-1]) + 1)  # a view, not a copy
 
     def median(self):
         """Median of the usable pixels."""
-        return column_median(self.images[self._mine], self.usable[self._mine])
+        return column_median(self.images[self._member_index], self.usable[self._member_index])
 
     def noise(self, err):
         """Standard deviation of the mean of the usable pixels."""
@@ -90,7 +90,7 @@ class Group:
             self.n_pixels,
             still,
         )
-        return column_median(still, self.usable[self._mine])
+        return column_median(still, self.usable[self._member_index])
 
     def fill_from_median(self, out, todo, middle, half):
         """Fill pixels from `middle`, and from box medians where that is NaN."""

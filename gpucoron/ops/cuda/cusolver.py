@@ -41,10 +41,10 @@ def eigh_batch(matrices):
     cp, library = cupy(), _library(cupy())
     batch, n, _ = matrices.shape
     if library is None or matrices.size > _MOST:
-        found = [cp.linalg.eigh(matrix) for matrix in matrices]
+        pairs = [cp.linalg.eigh(matrix) for matrix in matrices]
         return (
-            cp.stack([values for values, _ in found]),
-            cp.stack([columns.T for _, columns in found]),
+            cp.stack([values for values, _ in pairs]),
+            cp.stack([columns.T for _, columns in pairs]),
         )
     values, info = cp.empty((batch, n)), cp.empty(batch, np.int32)
     handle, params = cp.cuda.device.get_cusolver_handle(), ctypes.c_void_p()
@@ -72,17 +72,23 @@ def eigh_batch(matrices):
             _pointer(values),
             _DOUBLE,
         )
-        there, here = ctypes.c_size_t(), ctypes.c_size_t()
-        call("XsyevBatched_bufferSize", *problem, ctypes.byref(there), ctypes.byref(here), count)
-        on_device = cp.empty(max(1, there.value), np.uint8)
-        on_host = _KEPT.workspace = np.empty(max(1, here.value), np.uint8)
+        device_bytes, host_bytes = ctypes.c_size_t(), ctypes.c_size_t()
+        call(
+            "XsyevBatched_bufferSize",
+            *problem,
+            ctypes.byref(device_bytes),
+            ctypes.byref(host_bytes),
+            count,
+        )
+        on_device = cp.empty(max(1, device_bytes.value), np.uint8)
+        on_host = _KEPT.workspace = np.empty(max(1, host_bytes.value), np.uint8)
         call(
             "XsyevBatched",
             *problem,
             _pointer(on_device),
-            there,
+            device_bytes,
             ctypes.c_void_p(on_host.ctypes.data),
-            here,
+            host_bytes,
             _pointer(info),
             count,
         )

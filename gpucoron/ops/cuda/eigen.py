@@ -30,8 +30,8 @@ def decompose(matrices):
     """Decompose without waiting: values, vectors, and which of them pass the check."""
     cp = cupy()
     finite = cp.isfinite(matrices).all(axis=(1, 2))
-    found = eigh_batch(cp.where(finite[:, None, None], matrices, 0.0))
-    values, vectors = (cp.ascontiguousarray(ascending[:, ::-1]) for ascending in found)
+    decomposed = eigh_batch(cp.where(finite[:, None, None], matrices, 0.0))
+    values, vectors = (cp.ascontiguousarray(ascending[:, ::-1]) for ascending in decomposed)
     return values, vectors, finite & passes(matrices, values, vectors)
 
 
@@ -101,21 +101,21 @@ class Bases:
         seen = cp.isfinite(targets).reshape(len(used), -1).sum(axis=1)
         return cp.stack([used, ranks, seen, good.astype(used.dtype)]).get()
 
-    def both(self, wanted):
-        """Return residuals of the targets given first, and scatters: one array a truncation."""
-        kept = np.minimum(wanted, self.ranks[:, None])
-        return self._pass(self._targets, self._factors(self._inner, kept), kept)
+    def residuals_and_std(self, truncations):
+        """Return residuals of the targets given first, and residual standard deviations."""
+        kept = np.minimum(truncations, self.ranks[:, None])
+        return self._run_kernel(self._targets, self._factors(self._inner, kept), kept)
 
-    def subtract(self, targets, wanted):
+    def subtract(self, targets, truncations):
         """Return residuals (frames, n_targets, pixels) of other targets, one array a truncation."""
-        targets, kept = without_means(targets), np.minimum(wanted, self.ranks[:, None])
+        targets, kept = without_means(targets), np.minimum(truncations, self.ranks[:, None])
         _, inner = reference_sums(self._references, targets)
-        return self._pass(targets, self._factors(inner, kept), kept[:, :0])[0]
+        return self._run_kernel(targets, self._factors(inner, kept), kept[:, :0])[0]
 
-    def scatter(self, wanted):
-        """Return scatters (frames, pixels), one array a truncation."""
-        kept = np.minimum(wanted, self.ranks[:, None])
-        return self._pass(self._references[:, :0], self.vectors[:, :0], kept)[1]
+    def residual_std(self, truncations):
+        """Return residual standard deviations (frames, pixels), one array per truncation."""
+        kept = np.minimum(truncations, self.ranks[:, None])
+        return self._run_kernel(self._references[:, :0], self.vectors[:, :0], kept)[1]
 
     def _factors(self, inner, kept):
         """Return the weights of the references in the models: (frames, models, n)."""
@@ -126,15 +126,15 @@ class Bases:
         scaled = cp.where(counts, amplitudes[:, None] / sums, 0.0)
         return cp.matmul(scaled.reshape(frames, -1, n), self.vectors)
 
-    def _pass(self, targets, factors, kept):
-        """Return residuals for all factors and scatters for the vectors `kept`, in one pass."""
+    def _run_kernel(self, targets, factors, kept):
+        """Return residuals for all factors, and residual stds for the vectors `kept`."""
         cp, (frames, n, pixels) = cupy(), self._references.shape
         n_targets, models = targets.shape[1], factors.shape[1]
         rows = cp.concatenate([factors, self.vectors], axis=1) if models else self.vectors
         order = np.argsort(kept[np.argmax(self.ranks)], kind="stable")
         counts = np.column_stack([self.used, self.ranks, kept[:, order]])
         residuals = cp.empty((models // max(1, n_targets), frames, n_targets, pixels))
-        scatters = cp.empty((len(order), frames, pixels))
+        residual_stds = cp.empty((len(order), frames, pixels))
         sizes = map(np.int32, (n, pixels, n_targets, models, len(order)))
         kernel("klip", "residuals_and_scatter")(
             (-(-pixels // TILE), frames),
@@ -148,10 +148,10 @@ class Bases:
                 cp.asarray(counts.astype(np.int32, order="C")),
                 *sizes,
                 residuals,
-                scatters,
+                residual_stds,
             ),
         )
-        return list(residuals), [scatters[k] for k in np.argsort(order).tolist()]
+        return list(residuals), [residual_stds[k] for k in np.argsort(order).tolist()]
 
 
 def without_means(targets):
@@ -219,8 +219,8 @@ class Basis:
 
     def subtract(self, targets, kept):
         """Return what each number of vectors leaves of the targets, as (n, pixels) arrays."""
-        return [left[0] for left in self._bases.subtract(targets[None], kept)]
+        return [residual[0] for residual in self._bases.subtract(targets[None], kept)]
 
-    def scatter(self, kept):
-        """Return the scatter that each number of vectors leaves, as (pixels,) arrays."""
-        return [plane[0] for plane in self._bases.scatter(kept)]
+    def residual_std(self, kept):
+        """Return the residual standard deviation for each number of vectors: (pixels,) arrays."""
+        return [plane[0] for plane in self._bases.residual_std(kept)]

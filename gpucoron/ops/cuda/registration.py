@@ -11,7 +11,7 @@ WARPS, FIT_WARPS = 6, 4  # of a block of contract and of fit_pairs; registration
 _RESIDENT = {15: 2, 21: 1}  # blocks on a multiprocessor, by polynomials of each parity
 
 
-def at_once(pixels):
+def batch_size(pixels):
     """How many images of so many pixels are worked on together.
 
     40 of 320 x 320: their half spectra stay in an H100's L2 while references pass by.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from gpucoron.core.stack import IntegrationStack, PlaneSource
-from gpucoron.steps import Filling, PreparedReferences
+from gpucoron.steps import BadPixelFiller, ReferenceLibrary
 from tests.helpers import tolerances
 from tests.helpers.scenes import read_only, speckles
 
@@ -42,13 +42,13 @@ def agree(device, found, expected, share=2.4e-7):
 @pytest.mark.parametrize("with_mask", [True, False])
 def test_devices_agree(device, preset, with_mask):
     mask = np.ones(SHAPE) if with_mask else None
-    filling = Filling(zero_non_science=with_mask, preset=preset)
+    filling = BadPixelFiller(zero_non_science=with_mask, preset=preset)
     references, science = stack(0, [0, 0, 0, 1, 1, 2]), stack(1, [0, 0, 0])
     data = references.data.copy()
     data[4] = np.nan
     references = references.replace(data=read_only(data))
-    expected = PreparedReferences(references, filling, mask=mask)
-    found = PreparedReferences(moved(device, references), filling, mask=mask)
+    expected = ReferenceLibrary(references, filling, mask=mask)
+    found = ReferenceLibrary(moved(device, references), filling, mask=mask)
     for name in ("groups", "usable", "err_known"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     assert found.usable[4] == (preset == "jwst")  # which fills it with zeros
@@ -66,7 +66,7 @@ def test_double_precision_agrees_better(device):
     references = stack(2, [0, 0, 1, 1])
     double = {k: getattr(references, k).astype(np.float64) for k in ("data", "err")}
     references = references.replace(**double)
-    expected = PreparedReferences(references, Filling(), mask=np.ones(SHAPE))
-    found = PreparedReferences(moved(device, references), Filling(), mask=np.ones(SHAPE))
+    expected = ReferenceLibrary(references, BadPixelFiller(), mask=np.ones(SHAPE))
+    found = ReferenceLibrary(moved(device, references), BadPixelFiller(), mask=np.ones(SHAPE))
     agree(device, found.images, expected.images, tolerances.FILL_REL)
     agree(device, found.errors, expected.errors, tolerances.FILL_REL)

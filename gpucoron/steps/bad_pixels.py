@@ -1,4 +1,11 @@
-"""Find and fill the bad pixels of science and reference images."""
+"""Fill bad pixels before registration: from neighbours, other integrations and other exposures.
+
+Science exposures and references are filled by the same choices. A patch of detector pixels that is
+bad in every exposure hides another part of the star's image in each, because the star never stands
+in the same place: holes that their neighbours leave uncertain are filled from a mean image of all
+exposures. Where all must guess, they guess the same: a wrong speckle that moves with the star does
+not disturb a registration.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +15,93 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.backend.arrays import to_host
+from gpucoron.backend.arrays import fft_module, to_host
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.ops import dq as dq_bits
-from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels, fill_bad_pixels_raster
-from gpucoron.ops.fourier_shift import spectra
+from gpucoron.ops.bad_pixels import (
+    Exposures,
+    exposure_images,
+    fill_bad_pixels,
+    fill_bad_pixels_raster,
+    refill,
+)
+from gpucoron.ops.fourier_shift import multiply_phases, shift_spectra, spectra
 from gpucoron.ops.kriging import joint_spread
-from gpucoron.steps.common_psf import share_holes
+from gpucoron.ops.registration import Registration
 
-__all__ = ["Filling", "PreparedReferences"]
+__all__ = ["BadPixelFiller", "ReferenceLibrary"]
+
+UNCERTAIN = 3.0  # times the noise: holes less certain than this are worth the effort
+MOST_LEFT = 0.5  # most that may be left of the uncertainty
+COMMON_ERROR = 0.3  # share of a common error that still moves a fit of stars a third of a px apart
+
+
+def fill_from_common_psf(
+    exposures: Exposures, mask: np.ndarray, common: Any = None
+) -> tuple[Exposures, Any]:
+    """Fill clusters of bad pixels from a PSF common to all exposures.
+
+    Parameters
+    ----------
+    exposures : Exposures
+        From `gpucoron.ops.bad_pixels.exposure_images`.
+    mask : (ny, nx) floating
+        The psfmask that registration will use.
+    common : (ny, nx) float64, optional
+        The common image, where it is known from other exposures. Default: the mean of these
+        exposures, each moved to where the first is.
+
+    Returns
+    -------
+    Exposures, (ny, nx) float64 or None
+        The exposures, and the common image; as they were where no hole is worth the effort.
+
+    Notes
+    -----
+    The first exposure is fitted to all (shift, brightness, a constant), their mean is made where it
+    stands, and the difference of each exposure to that is interpolated over the holes. Where this
+    leaves more than half the uncertainty, holes stay as they were. Doing it twice brought little:
+    0.0067 px for 0.0080 on the set with the worst hole, nothing on others.
+    """
+    xp = cuda.array_namespace(exposures.images, common)
+    usable = np.flatnonzero(to_host(xp.isfinite(exposures.images).all(axis=(1, 2))))
+    if not len(usable):
+        return exposures, common
+    usable = xp.asarray(usable)
+    make_common, before = common is None, exposures.spread
+    if make_common:
+        common = exposures.images[usable[0]]
+    limit = xp.where(before > UNCERTAIN * exposures.noise, MOST_LEFT * before, 0.0)
+    if not limit[usable].any():
+        return exposures, common
+    images = exposures.images[usable]
+    fits = Registration(images, mask).fit(common)
+    shifts, beta = np.stack([fits["y"], fits["x"]], axis=1), xp.asarray(fits["beta"])[:, None, None]
+    if make_common:
+        common = _mean_at_origin(images / beta, shifts)
+    shifted = beta * shift_spectra(
+        xp.repeat(spectra(common[None]), len(usable), axis=0), shifts, common.shape
+    )
+    weight = xp.asarray(to_host(mask), dtype=np.float64) ** 2
+    constant = xp.sum(weight * (images - shifted), axis=(1, 2), keepdims=True) / weight.sum()
+    models = xp.full(exposures.images.shape, np.nan)
+    models[usable] = shifted + constant
+    exposures = refill(exposures, models, limit)
+    spread = exposures.spread
+    spread = xp.where(spread < before, xp.hypot(spread, COMMON_ERROR * before), before)
+    return exposures._replace(spread=spread), common
+
+
+def _mean_at_origin(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Mean of images, each moved back by its shift."""
+    moved = multiply_phases(spectra(images), -shifts, images.shape[1:])
+    return fft_module(moved).irfft2(moved.mean(axis=0), s=images.shape[1:])
+
 
 NON_SCIENCE = np.uint32(dq_bits.NON_SCIENCE)
 
 
-class Known(NamedTuple):
+class SharedPsf(NamedTuple):
     """The PSF that exposures of the same set-up have in common."""
 
     correlation: Any = None  # (145,) of pixels, by squared distance
@@ -29,11 +109,11 @@ class Known(NamedTuple):
     mask: Any = None  # (ny, nx) the psfmask
 
 
-NOTHING = Known()
+NOTHING_SHARED = SharedPsf()
 
 
 @dataclass(frozen=True)
-class Filling:
+class BadPixelFiller:
     """Finds and fills bad pixels; see `gpucoron.steps.align_refs.Alignment`."""
 
     median_box_length: int = 3
@@ -76,8 +156,8 @@ class Filling:
         return fill_bad_pixels(images, bad, self._box, groups, zero, err)
 
     def fill_stack(
-        self, stack: IntegrationStack, groups: np.ndarray, known: Known = NOTHING
-    ) -> tuple[np.ndarray, np.ndarray, Known]:
+        self, stack: IntegrationStack, groups: np.ndarray, shared: SharedPsf = NOTHING_SHARED
+    ) -> tuple[np.ndarray, np.ndarray, SharedPsf]:
         """Fill the bad pixels of a stack; return images and their uncertainties.
 
         Parameters
@@ -85,16 +165,16 @@ class Filling:
         stack : IntegrationStack
         groups : (n,) int
             Exposure of each image.
-        known : Known
+        shared : SharedPsf
             From exposures filled before.
 
         Returns
         -------
-        (n, ny, nx), (m, ny, nx) floating, Known
+        (n, ny, nx), (m, ny, nx) floating, SharedPsf
             The filled images, the standard deviations of the pixels of each exposure, finite, and
             what other exposures may use.
         """
-        spreads, xp = None, cuda.namespace(stack.data)
+        spreads, xp = None, cuda.array_namespace(stack.data)
         if self.like_jwst:
             filled = self.fill(stack.data, stack.dq, groups)
         else:
@@ -106,22 +186,22 @@ class Filling:
                 stack.err,
                 zero=zero,
                 box=self._box,
-                correlation=known.correlation,
+                correlation=shared.correlation,
             )
-            psf = known.psf
-            if known.mask is not None:
-                exposures, psf = share_holes(exposures, known.mask, psf)
+            psf = shared.psf
+            if shared.mask is not None:
+                exposures, psf = fill_from_common_psf(exposures, shared.mask, psf)
             filled = fill_bad_pixels(stack.data, bad, self._box, groups, zero, stack.err, exposures)
             unsure = xp.where(exposures.spread > exposures.noise, exposures.spread, 0.0)
             spreads = [joint_spread(spread, exposures.correlation) for spread in unsure]
-            known = Known(exposures.correlation, psf, known.mask)
+            shared = SharedPsf(exposures.correlation, psf, shared.mask)
         usable = to_host(xp.isfinite(filled).all(axis=(1, 2)))
         firsts = [int(np.argmax(usable & (groups == g))) for g in np.unique(groups)]
         errors = _filled_errors(stack.err[xp.asarray(firsts)])
         if spreads is not None:
             spreads = xp.stack(spreads)
             errors = xp.where(spreads > 0, spreads, errors).astype(errors.dtype, copy=False)
-        return filled, errors, known
+        return filled, errors, shared
 
     @property
     def _box(self) -> int:
@@ -131,7 +211,7 @@ class Filling:
         self, images: np.ndarray, dq: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Which pixels to replace, which are flagged, and which to set to 0 instead."""
-        xp = cuda.namespace(images, dq)
+        xp = cuda.array_namespace(images, dq)
         bits = np.uint32(dq_bits.interpret_bit_flags(self.bad_bits) or 0)
         flagged = (dq & bits) != 0
         bad = flagged | (xp.isnan(images) if self.like_jwst else ~xp.isfinite(images))
@@ -139,7 +219,7 @@ class Filling:
         return bad, flagged, zero
 
 
-class PreparedReferences:
+class ReferenceLibrary:
     """Reference images with bad pixels filled, and their spectra.
 
     Parameters
@@ -147,7 +227,7 @@ class PreparedReferences:
     references : IntegrationStack
         The stacked references, on the host or on a GPU. Where `sources` names their exposures,
         bad pixels are filled from the other integrations of the same exposure first.
-    filling : Filling
+    filling : BadPixelFiller
         How.
     with_err : bool
         Whether err will be wanted.
@@ -178,14 +258,16 @@ class PreparedReferences:
     def __init__(
         self,
         references: IntegrationStack,
-        filling: Filling,
+        filling: BadPixelFiller,
         with_err: bool = True,
         mask: np.ndarray | None = None,
     ):
         self.filling = filling
         self.groups = groups = exposure_numbers(references)
-        images, self.errors, self._known = filling.fill_stack(references, groups, Known(mask=mask))
-        xp = cuda.namespace(images)
+        images, self.errors, self._shared_psf = filling.fill_stack(
+            references, groups, SharedPsf(mask=mask)
+        )
+        xp = cuda.array_namespace(images)
         self.usable = to_host(xp.isfinite(images).all(axis=(1, 2)))
         if not self.usable.all():
             images[xp.asarray(~self.usable)] = 0.0
@@ -208,14 +290,14 @@ class PreparedReferences:
         (n, ny, nx), (ny, nx) floating
             The filled images, and the standard deviations of the exposure's pixels, finite.
         """
-        own = np.zeros(len(science), dtype=int)
-        images, errors, _ = self.filling.fill_stack(science, own, self._known)
+        groups = np.zeros(len(science), dtype=int)
+        images, errors, _ = self.filling.fill_stack(science, groups, self._shared_psf)
         return images, errors[0]
 
 
 def _filled_errors(err: np.ndarray) -> np.ndarray:
     """Fill bad pixels of err planes; with 1 where nothing is known."""
-    xp = cuda.namespace(err)
+    xp = cuda.array_namespace(err)
     known = xp.isfinite(err) & (err > 0)
     filled = fill_bad_pixels(xp.where(known, err, 0), ~known)
     return xp.where(known.any(axis=(1, 2), keepdims=True), filled, err.dtype.type(1))
