@@ -17,7 +17,7 @@ __all__ = ["Plan", "make_plan", "plan_product", "plan_products", "predict"]
 
 MIB = 2**20
 #: Memory of the interpreter with its libraries and compiled code.
-BASE = 185 * MIB
+BASE = 300 * MIB
 # Larger ones are no faster, and once their arrays are too large for malloc to keep, much slower.
 LARGEST_BATCH = 8
 # bytes per pixel of one image, 4 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT; while
@@ -150,7 +150,7 @@ def make_plan(
     aligned = 0 if parameters.klip.skip else sum(counts) if each else len(counts)
     fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, each)
     if threads > 1:  # one exposure is read ahead while another is written
-        fixed += 2 * _FULL * npix * max(s[0] for s in (*science, *references))
+        fixed += 3 * _FULL * npix * max(s[0] for s in (*science, *references))
     by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
     batch = min(nref, LARGEST_BATCH)
     if budget is not None:

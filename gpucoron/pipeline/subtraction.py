@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.run import Run
     from gpucoron.steps.align_refs import Alignment
 
-__all__ = ["Share", "Subtraction"]
+__all__ = ["DeviceWork", "Subtraction"]
 
 log = logging.getLogger("gpucoron")
 
@@ -30,7 +30,7 @@ LARGEST_GROUP = 32  # integrations that a GPU takes at once; more are no faster
 _SPARE = 0.85  # share of a device's free memory that is planned for
 
 
-class Share(NamedTuple):
+class DeviceWork(NamedTuple):
     """The work of one device: its stack and alignment."""
 
     place: CpuBackend
@@ -47,7 +47,7 @@ class Subtraction:
         The run: settings, progress, timings.
     root : str
         Of the exposure.
-    shares : list of Share
+    shares : list of DeviceWork
         One for each device; the result is put together on the first.
     keep : bool
         Whether aligned references are wanted in the end.
@@ -62,7 +62,7 @@ class Subtraction:
         Eigenvalues of each KL basis, where it was made.
     """
 
-    def __init__(self, job: Run, root: str, shares: list[Share], keep: bool):
+    def __init__(self, job: Run, root: str, shares: list[DeviceWork], keep: bool):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
         self.each = shares[0].alignment.align == "each"
         self.table: Any = None
