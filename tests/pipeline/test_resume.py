@@ -187,7 +187,7 @@ def test_what_was_damaged_is_made_anew(harm, tiny, caplog):
         harm(next(tiny.out.glob(f"*_{kind}.fits")))
     run(tiny, resume=True)
     assert contents(tiny.out) == right
-    told = [r.getMessage() for r in caplog.records if "not as it was written" in r.getMessage()]
+    told = [r.getMessage() for r in caplog.records if "missing or modified" in r.getMessage()]
     assert len(told) == 2 and record(tiny)[1]["resumed"]["taken_over"] == 9
 
 
