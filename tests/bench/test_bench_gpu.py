@@ -89,7 +89,7 @@ def test_the_scripts_from_end_to_end(tmp_path, name, parts, named, devices):
         script_name=name,
         GPUCORON_EMULATED=str(devices),
         GPUCORON_BENCH_TINY="1",
-        PYTHONPATH=str(BENCH.parent / "tests" / "cuda_on_host" / "site"),
+        PYTHONPATH=str(BENCH.parent / "tests" / "helpers" / "cuda_on_host" / "site"),
         LIMIT="600",
         CACHES=str(tmp_path),
         EXPECTED=str(tmp_path),
