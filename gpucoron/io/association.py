@@ -46,18 +46,34 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Product:
-    """One product and its members, each tuple in the order of the association.
+    """One product and its members, in the order of the association.
 
-    `members` holds all of them; `science`, `psf` and `ignored` (any other exptype) share them out.
     `left_out` are those that could not be used: see `gpucoron.io.inspection`.
     """
 
     name: str | None
     members: tuple[Member, ...]
-    science: tuple[Member, ...]
-    psf: tuple[Member, ...]
-    ignored: tuple[Member, ...]
     left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def science(self) -> tuple[Member, ...]:
+        """Exposures of the target."""
+        return tuple(m for m in self.members if m.exptype == "science")
+
+    @property
+    def psf(self) -> tuple[Member, ...]:
+        """Reference exposures."""
+        return tuple(m for m in self.members if m.exptype == "psf")
+
+    @property
+    def used(self) -> tuple[Member, ...]:
+        """`science`, then `psf`."""
+        return self.science + self.psf
+
+    @property
+    def ignored(self) -> tuple[Member, ...]:
+        """Members of any other exptype."""
+        return tuple(m for m in self.members if m.exptype not in USED_TYPES)
 
 
 @dataclass(frozen=True)
@@ -102,31 +118,28 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     """
     path = Path(path)
     table = _load(path)
-    products = tuple(_product(path, i, entry) for i, entry in enumerate(_entries(path, table)))
+    products = _products(path, table)
     asn_id = _asn_id(path, table)
     if check_files:
         _check_files(path, products)
     _check_unique(path, products, asn_id)
     for product in products:
         if product.ignored:
-            names = shorten(
-                ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored),
-                1000,
-                placeholder=" ...",
-            )
+            names = ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored)
             log.warning(
                 "%s: %s: ignoring %s: neither science nor psf",
                 path.name,
-                _label(product.name),
-                names,
+                f"product {product.name}" if product.name else "product without a name",
+                shorten(names, 1000, placeholder=" ..."),
             )
-    kind = table.get("asn_type")
+    kind, pool = table.get("asn_type"), table.get("asn_pool")
     if kind is not None and kind != "coron3":
         log.warning("%s: asn_type is %s, expected 'coron3'; going on", path.name, repr(kind)[:100])
     return Association(
         path=path,
         asn_id=asn_id,
-        asn_pool=_pool(table.get("asn_pool")),
+        # as it is, "none" included: products repeat it
+        asn_pool=pool.strip() or None if isinstance(pool, str) else None,
         table_name=path.name,
         program=program_id(table.get("program")),
         target=text_or_none(table.get("target")),
@@ -141,7 +154,7 @@ def _load(path: Path) -> dict[str, Any]:
     if content.startswith(b"SIMPLE  ="):
         raise AssociationError(f"{path}: is a FITS file, expected {expected}")
     if not content.strip():
-        raise AssociationError(f"{path}: is empty, expected a level-3 association file (JSON)")
+        raise AssociationError(f"{path}: is empty, expected {expected}")
     table = _parse(path, content)
     if not isinstance(table, dict):
         raise AssociationError(
@@ -180,8 +193,7 @@ def _parse(path: Path, content: bytes) -> Any:
         raise AssociationError(f"{path}: not valid JSON: {error}") from error
 
 
-def _entries(path: Path, table: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the entries of 'products', having looked at their types."""
+def _products(path: Path, table: dict[str, Any]) -> tuple[Product, ...]:
     entries = table.get("products")
     if not isinstance(entries, list) or not entries:
         found = "no 'products'" if entries is None else f"'products' is {_kind(entries)}"
@@ -189,47 +201,39 @@ def _entries(path: Path, table: dict[str, Any]) -> list[dict[str, Any]]:
             f"{path}: not a level-3 association: {found}, expected a list of products"
         )
     for number, entry in enumerate(entries, 1):
-        members = entry.get("members") if isinstance(entry, dict) else None
-        if not isinstance(members, list):
+        if not isinstance(entry, dict) or not isinstance(entry.get("members"), list):
             raise AssociationError(
                 f"{path}: not a level-3 association: product {number} has no list 'members'"
             )
-        for position, member in enumerate(members, 1):
-            for key in ("expname", "exptype"):
-                value = member.get(key) if isinstance(member, dict) else None
-                if not isinstance(value, str) or not value.strip():
-                    raise AssociationError(
-                        f"{path}: product {number}, member {position} has no "
-                        f"{key!r}, expected a text"
-                    )
-                if not value.strip().isprintable() or len(value) > _LONGEST[key]:
-                    raise AssociationError(
-                        f"{path}: product {number}, member {position} has the {key} "
-                        f"{value[:60]!r}, expected at most {_LONGEST[key]} printable characters"
-                    )
-    return entries
+        for position, member in enumerate(entry["members"], 1):
+            _check_member(f"{path}: product {number}, member {position}", member)
+    return tuple(_product(path, index, entry) for index, entry in enumerate(entries))
+
+
+def _check_member(where: str, member: Any) -> None:
+    for key, longest in _LONGEST.items():
+        value = member.get(key) if isinstance(member, dict) else None
+        if not isinstance(value, str) or not value.strip():
+            raise AssociationError(f"{where} has no {key!r}, expected a text")
+        if not value.strip().isprintable() or len(value) > longest:
+            raise AssociationError(
+                f"{where} has the {key} {value[:60]!r}, expected at most {longest} "
+                "printable characters"
+            )
 
 
 def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
-    name = _product_name(path, index, entry.get("name"))
-    members = tuple(
-        Member(
-            path=path.parent / m["expname"].strip(),
-            exptype=m["exptype"].strip().lower(),
-            expname=m["expname"].strip(),
-        )
-        for m in entry["members"]
-    )
-    by_type = {t: tuple(m for m in members if m.exptype == t) for t in USED_TYPES}
-    ignored = tuple(m for m in members if m.exptype not in USED_TYPES)
+    texts = [(m["expname"].strip(), m["exptype"].strip().lower()) for m in entry["members"]]
+    members = tuple(Member(path.parent / name, exptype, name) for name, exptype in texts)
+    product = Product(_product_name(path, index, entry.get("name")), members)
     for exptype, purpose in (("science", "exposure of the target"), ("psf", "reference exposure")):
-        if not by_type[exptype]:
+        if not getattr(product, exptype):
             found = ", ".join(sorted({m.exptype for m in members})) or "no members"
             raise AssociationError(
-                f"{path}: {_label(name, index)} has no member with exptype {exptype!r} (found: "
+                f"{path}: {_label(product, index)} has no member with exptype {exptype!r} (found: "
                 f"{found}), expected at least one {purpose}"
             )
-    return Product(name=name, members=members, ignored=ignored, **by_type)
+    return product
 
 
 def _product_name(path: Path, index: int, name: Any) -> str | None:
@@ -267,7 +271,7 @@ def _file_name_part(path: Path, what: str, text: str) -> str:
 
 def _check_files(path: Path, products: Sequence[Product]) -> None:
     """Raise unless every science and psf member is a file; list all that are missing."""
-    used = {m.expname: m.path for p in products for m in (*p.science, *p.psf)}
+    used = {m.expname: m.path for p in products for m in p.used}
     missing = [name for name, file in used.items() if not os.path.exists(file)]
     if missing:
         count = f"{len(missing)} of {len(used)} members missing"
@@ -289,9 +293,9 @@ def _check_unique(path: Path, products: Sequence[Product], asn_id: str) -> None:
     by_root: dict[str, tuple[Path, str]] = {}
     science_in: dict[Path, str] = {}
     for index, product in enumerate(products):
-        label = _label(product.name, index)
+        label = _label(product, index)
         exptype_of: dict[Path, str] = {}
-        for member in (*product.science, *product.psf):
+        for member in product.used:
             file = member.path.resolve()
             if file in exptype_of:
                 raise AssociationError(
@@ -328,26 +332,13 @@ def _root(path: Path, member: Member, asn_id: str) -> str:
     return root
 
 
-def _label(name: str | None, index: int | None = None) -> str:
-    if name is not None:
-        return f"product {name}"
-    return "product without a name" if index is None else f"product {index + 1}"
-
-
-def _pool(value: Any) -> str | None:
-    """Return the pool's name as it is, "none" included: products repeat it."""
-    return value.strip() or None if isinstance(value, str) else None
+def _label(product: Product, index: int) -> str:
+    return f"product {index + 1 if product.name is None else product.name}"
 
 
 def _kind(value: Any) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        type(None): "null",
-    }
-    text = names.get(type(value), type(value).__name__)
-    return "an empty list" if value == [] else text
+    """Name the kind of a JSON value."""
+    kinds = ((list, "a list"), (str, "a text"), (bool, "true or false"), (int | float, "a number"))
+    if value is None or value == []:
+        return "null" if value is None else "an empty list"
+    return next((name for kind, name in kinds if isinstance(value, kind)), "an object")

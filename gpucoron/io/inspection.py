@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,25 @@ import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.association import Association, LeftOut, Member, Product
-from gpucoron.io.exposures import Exposure, exposure_of
+from gpucoron.io.exposures import Exposure, ExposureMeta, exposure_of
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
+from gpucoron.ops.dq import DO_NOT_USE
 
 __all__ = ["Exposures", "Requirements", "check_members", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
 _GRID = ("pixel_scale", "pixel_scale_ratio", "rotation", "crpix", "crval", "output_shape")
-_DO_NOT_USE = np.uint32(1)
+_SAME = ("INSTRUME", "DETECTOR", "CHANNEL", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT")
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
 Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
+
+
+def _key(member: Member) -> tuple[Path, str]:
+    return member.path, member.exptype
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def inspect_members(
     Where the headers have checksums every byte is read, at some GB/s; otherwise headers, and
     images up to the first usable pixel.
     """
-    members = {(m.path, m.exptype): m for p in association.products for m in (*p.science, *p.psf)}
+    members = {_key(m): m for p in association.products for m in p.used}
     exposures: Exposures = {}
     reasons: dict[tuple[Path, str], str] = {}
     for done, (key, member) in enumerate(members.items(), start=1):
@@ -159,7 +164,7 @@ def _has_usable_pixel(file: FitsFile) -> bool:
     for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
         good = np.isfinite(file.floats(sci.plane(i)))
         if dq is not None and not dq.empty:
-            good &= (file.bits(dq.plane(i)) & _DO_NOT_USE) == 0
+            good &= (file.bits(dq.plane(i)) & DO_NOT_USE) == 0
         if good.any():
             return True
     return False
@@ -170,39 +175,37 @@ def _has_usable_pixel(file: FitsFile) -> bool:
 
 def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:
     """Return a product without the members that are left out."""
-    own = [m for m in (*product.science, *product.psf) if (m.path, m.exptype) in exposures]
-    bad = {
-        m: reasons[m.path, m.exptype]
-        for m in (*product.science, *product.psf)
-        if (m.path, m.exptype) in reasons
-    }
-
-    def exposure(member):
-        return exposures[member.path, member.exptype]
+    own = [m for m in product.used if _key(m) in exposures]
+    bad = {m: reasons[_key(m)] for m in product.used if _key(m) in reasons}
 
     def may_combine(group):
-        check_members([exposure(m) for m in group])
+        check_members([exposures[_key(m)] for m in group])
 
     def may_lie_together(group):
-        found = [exposure(m) for m in group]
-        with _quiet():
-            wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in found]
-            metas, shapes = [e.meta for e in found], [e.shape for e in found]
+        found = [exposures[_key(m)] for m in group]
+        wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in found]
+        metas, shapes = [e.meta for e in found], [e.shape for e in found]
+        layout = logging.getLogger("gpucoron.io.wcs.layout")
+        layout.disabled = True  # what it says is said again when the work is done
+        try:
             if len(group) == 1 or not skip_bad:
                 output_wcs(wcss, metas, shapes, **needs.grid)
             elif needs.grid.get("output_shape") is None and not needs.grid.get("output_wcs_file"):
                 check_outlines(wcss, metas, shapes)
+        finally:
+            layout.disabled = False
 
+    science = [m for m in own if m.exptype == "science"]
     if not skip_bad:
         may_combine(own)
         if needs.grid is not None:
-            may_lie_together([m for m in own if m.exptype == "science"])
+            may_lie_together(science)
         if needs.pixels:
             _check_references(association, product)
         return product
     bad |= _minority(own, may_combine)
     if needs.grid is not None:
-        science = [m for m in own if m.exptype == "science" and m not in bad]
+        science = [m for m in science if m not in bad]
         bad |= _unfit(science, may_lie_together)
         bad |= _minority([m for m in science if m not in bad], may_lie_together)
     return _without(association, product, bad)
@@ -251,8 +254,6 @@ def _without(association: Association, product: Product, bad: Mapping[Member, st
     product = replace(
         product,
         members=tuple(m for m in product.members if m not in bad),
-        science=tuple(m for m in product.science if m not in bad),
-        psf=tuple(m for m in product.psf if m not in bad),
         left_out=tuple(LeftOut(m.expname, m.exptype, reason) for m, reason in bad.items()),
     )
     for exptype in ("science", "psf"):
@@ -273,21 +274,6 @@ def _reason(problem: Exception, member: Member) -> str:
     for start in (f"{member.path}: ", f"{member.path.name}: "):
         text = text.removeprefix(start)
     return text
-
-
-@contextmanager
-def _quiet():
-    """Keep what is said again when the work is done from being said twice."""
-
-    def drop(record):
-        return False
-
-    logger = logging.getLogger("gpucoron.io.wcs.layout")
-    logger.addFilter(drop)
-    try:
-        yield
-    finally:
-        logger.removeFilter(drop)
 
 
 def check_members(exposures: Sequence[Exposure]) -> None:
@@ -313,25 +299,15 @@ def check_members(exposures: Sequence[Exposure]) -> None:
             )
 
 
-def _differences(first, other):
+def _differences(first: Exposure, other: Exposure) -> Iterator[tuple[str, Any, Any]]:
     """Yield (what, value in `first`, value in `other`) for all that should agree and does not."""
-    keywords = {
-        "instrument": "INSTRUME",
-        "detector": "DETECTOR",
-        "channel": "CHANNEL",
-        "filter": "FILTER",
-        "pupil": "PUPIL",
-        "coronmsk": "CORONMSK",
-        "subarray": "SUBARRAY",
-        "bunit": "BUNIT",
-    }
-    for name, keyword in keywords.items():
-        ours, theirs = getattr(first.meta, name), getattr(other.meta, name)
-        if None not in (ours, theirs) and ours.lower() != theirs.lower():
+    for entry in dataclasses.fields(ExposureMeta):
+        keyword = entry.metadata["keyword"]
+        ours, theirs = getattr(first.meta, entry.name), getattr(other.meta, entry.name)
+        if keyword in _SAME and None not in (ours, theirs) and ours.lower() != theirs.lower():
             yield keyword, ours, theirs
-    ours, theirs = first.shape[1:], other.shape[1:]
-    if ours != theirs:
-        yield "the image shape (ny, nx)", ours, theirs
+    if first.shape[1:] != other.shape[1:]:
+        yield "the image shape (ny, nx)", first.shape[1:], other.shape[1:]
     ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2
     if None not in (ours, theirs) and abs(ours - theirs) > 1e-3 * abs(ours):
         yield "PIXAR_A2 (arcsec2)", f"{ours:.6g}", f"{theirs:.6g}"
