@@ -90,12 +90,12 @@ class Association:
 
 
 def read_association(path: str | Path, *, check_files: bool = True) -> Association:
-    """Read a level-3 association and find its members.
+    """Read a level-3 association and find its members, relative to its folder.
 
     Parameters
     ----------
     path : path
-        The JSON file. Members are found relative to its folder.
+        The JSON file.
     check_files : bool
         False does not look whether members are there.
 
@@ -103,7 +103,8 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     -------
     Association
         Products in the order of the file, each with at least one science and one psf member.
-        A product without a name has ``name=None``: see `gpucoron.io.product_naming`.
+        A product without a name has ``name=None``: see `gpucoron.io.product_naming`. Members of
+        other exptypes are named in a warning and need not exist.
 
     Raises
     ------
@@ -111,10 +112,6 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
         The file is unreadable, not JSON (with line and column), not an association, or holds a
         product without science or psf members; a member is missing, not a file, or listed twice;
         two products, or the products of two exposures, would have the same file name.
-
-    Notes
-    -----
-    Members of other exptypes are kept in `Product.ignored`, named in a warning, and need not exist.
     """
     path = Path(path)
     table = _load(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,32 +21,14 @@ _OUTSIDE, _WITHIN = "outside calibration tolerance", "within commanded tolerance
 _GROUP = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE")
 
 
-def _multi(values):
-    return values[0] if len(set(values)) == 1 else "MULTIPLE"
-
-
-def _mean(values):
-    return sum(values) / len(values)
-
-
-def _wheel(values):
-    return _OUTSIDE if _OUTSIDE in values else _WITHIN
-
-
-_RULES = {
-    "multi": _multi,
-    "mean": _mean,
+_RULES: dict[str, Callable[[list], Any]] = {
+    "multi": lambda values: values[0] if len(set(values)) == 1 else "MULTIPLE",
+    "mean": lambda values: sum(values) / len(values),
     "sum": sum,
-    "max": max,
-    "min": min,
-    "wheeltol": _wheel,
+    "wheeltol": lambda values: _OUTSIDE if _OUTSIDE in values else _WITHIN,
     # dates and times are ISO 8601, where the order of text is the order of time
-    "mintime": min,
-    "mindate": min,
-    "mindatetime": min,
-    "maxtime": max,
-    "maxdate": max,
-    "maxdatetime": max,
+    **dict.fromkeys(("min", "mintime", "mindate", "mindatetime"), min),
+    **dict.fromkeys(("max", "maxtime", "maxdate", "maxdatetime"), max),
 }
 
 
@@ -59,12 +41,7 @@ def _value(headers: Headers, hdu: str, keyword: str):
 
 
 def blend(headers: Sequence[Headers]) -> dict[str, dict[str, Any]]:
-    """Combine keywords by the JWST schemas' rules.
-
-    Parameters
-    ----------
-    headers : sequence of mappings
-        EXTNAME ("" for PRIMARY) to header, one mapping an exposure.
+    """Combine the keywords of exposures by the JWST schemas' rules.
 
     Returns
     -------
@@ -74,10 +51,8 @@ def blend(headers: Sequence[Headers]) -> dict[str, dict[str, Any]]:
     """
     out: dict[str, dict[str, Any]] = {}
     for row in keywords():
-        if not row.rule:
-            continue
         values = [v for h in headers if (v := _value(h, row.hdu, row.keyword)) is not None]
-        if values:
+        if row.rule and values:
             out.setdefault(row.hdu, {})[row.keyword] = _combined(row, values)
     return out
 
@@ -102,19 +77,7 @@ def product_times(headers: Sequence[Headers], n_integrations: int) -> dict[str, 
 
     INTSTART and INTEND (where they are used) count the product's own integrations, and DATE-OBS
     and TIME-OBS are those of the exposure that started first (the schemas' rules take each
-    smallest by itself, which across midnight is no exposure's).
-
-    Parameters
-    ----------
-    headers : sequence of mappings
-        As for `blend`.
-    n_integrations : int
-        Integrations in the product: NINTS.
-
-    Returns
-    -------
-    dict
-        As `blend`.
+    smallest by itself, which across midnight is no exposure's). Returns what `blend` returns.
     """
     timed = {
         (k.hdu, k.keyword)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,11 +22,11 @@ from gpucoron.io.names import exposure_root
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-__all__ = ["Exposure", "ExposureMeta", "exposure_of", "read_exposure", "read_meta"]
+__all__ = ["Exposure", "ExposureMeta", "exposure_of", "read_exposure", "read_meta", "science_hdu"]
 
 log = logging.getLogger("gpucoron")
 
-EXPTYPES = ("science", "psf")
+_COMPANIONS = ("ERR", "DQ", *(name.upper() for name in VARIANCES))
 
 
 def _key(keyword: str, home: str = "PRIMARY"):
@@ -66,41 +67,18 @@ class ExposureMeta:
 
 @dataclass(frozen=True)
 class Exposure:
-    """One exposure in memory.
-
-    Parameters
-    ----------
-    path : Path
-    root : str
-        File name without ``_calints.fits``; products are named after it.
-    exptype : str
-        "science" or "psf".
-    shape : (int, int, int)
-        (n, ny, nx) of the images.
-    stack : IntegrationStack or None
-        Native float32 and uint32, contiguous; values exactly as in the file (NaN and inf too).
-        None where it was read with ``pixels=False``: see `load`.
-    area : (ny, nx) float32 array or None
-    int_times : structured array or None
-        May have another number of rows than `stack` has integrations.
-    primary_header : astropy Header
-    headers : dict of str to astropy Header
-        Of all extensions, by EXTNAME.
-    asdf_bytes : bytes or None
-        Contents of the ASDF extension.
-    meta : ExposureMeta
-    """
+    """One exposure in memory."""
 
     path: Path
-    root: str
-    exptype: str
-    shape: tuple[int, int, int]
-    stack: IntegrationStack | None
-    area: np.ndarray | None
-    int_times: np.ndarray | None
+    root: str  # file name without ``_calints.fits``; products are named after it
+    exptype: str  # "science" or "psf"
+    shape: tuple[int, int, int]  # (n, ny, nx) of the images
+    stack: IntegrationStack | None  # values exactly as in the file; None where not read: see `load`
+    area: np.ndarray | None  # (ny, nx) float32
+    int_times: np.ndarray | None  # structured; the number of rows may differ from n
     primary_header: Header
-    headers: dict[str, Header]
-    asdf_bytes: bytes | None
+    headers: dict[str, Header]  # of all extensions, by EXTNAME
+    asdf_bytes: bytes | None  # contents of the ASDF extension
     meta: ExposureMeta
 
     def load(self) -> IntegrationStack:
@@ -113,12 +91,12 @@ class Exposure:
         """
         if self.stack is not None:
             return self.stack
-        again = read_exposure(self.path, self.exptype)
-        if again.shape != self.shape:
+        stack = read_exposure(self.path, self.exptype).load()
+        if stack.shape != self.shape:
             raise ExposureError(
-                f"{self.path}: SCI has shape {again.shape}, but had {self.shape} when the run began"
+                f"{self.path}: SCI has shape {stack.shape}, but had {self.shape} when the run began"
             )
-        return again.stack
+        return stack
 
 
 def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exposure:
@@ -135,30 +113,33 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     Returns
     -------
     Exposure
+        A 2-D image counts as one integration. Without DQ it is all zero, with a warning; an AREA of
+        another shape is left out with a warning, for nothing is computed from it.
 
     Raises
     ------
     ExposureError
         No such file, not FITS, cut short; no SCI, or SCI that is not 2-D or 3-D or has no pixels;
         no ERR; ERR, DQ or VAR_* of another shape than SCI; a keyword of the wrong type.
-
-    Notes
-    -----
-    A 2-D image counts as one integration. No DQ: all zero, with a warning. An AREA of another
-    shape is left out with a warning, for nothing is computed from it. Values are not judged here.
     """
     exptype = exptype.strip().lower()
-    if exptype not in EXPTYPES:
+    if exptype not in ("science", "psf"):
         raise ExposureError(f"{path}: exptype is {exptype!r}, expected 'science' or 'psf'")
     return exposure_of(open_fits(path, ExposureError), exptype, pixels=pixels)
 
 
 def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
     """Return the exposure in a file that is open; as `read_exposure`."""
-    sci = _science_hdu(file)
+    sci = science_hdu(file)
+    ny, nx = sci.shape[-2:]
+    shape = (sci.shape[0] if len(sci.shape) == 3 else 1, ny, nx)
+    companions = {name: _companion(file, name, sci) for name in _COMPANIONS}
+    if companions["ERR"] is None:
+        raise ExposureError(
+            f"{file.path}: has no ERR data (found: {file.names}), expected errors "
+            f"of shape {sci.shape} as SCI has"
+        )
     root = exposure_root(file.path)
-    shape = sci.shape if len(sci.shape) == 3 else (1, *sci.shape)
-    stack = _read_stack(file, sci, root, shape) if pixels else _check_stack(file, sci)
     headers: dict[str, Header] = {}
     for hdu in file.hdus[1:]:
         headers.setdefault(hdu.name, hdu.header)
@@ -167,8 +148,8 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
         root=root,
         exptype=exptype,
         shape=shape,
-        stack=stack,
-        area=_read_area(file, shape[1:]),
+        stack=_read_stack(file, sci, companions, root, shape) if pixels else None,
+        area=_read_area(file, (ny, nx)),
         int_times=_read_int_times(file, shape[0]),
         primary_header=file.hdus[0].header,
         headers=headers,
@@ -186,10 +167,11 @@ def read_meta(path: str | Path) -> ExposureMeta:
         As `read_exposure`, as far as headers tell.
     """
     file = open_fits(path, ExposureError)
-    return _read_meta(file, _science_hdu(file))
+    return _read_meta(file, science_hdu(file))
 
 
-def _science_hdu(file: FitsFile) -> Hdu:
+def science_hdu(file: FitsFile) -> Hdu:
+    """Return SCI, an image or a cube with pixels; raise ExposureError where there is none."""
     sci = file.find("SCI")
     if sci is None:
         raise ExposureError(
@@ -212,41 +194,25 @@ def _science_hdu(file: FitsFile) -> Hdu:
     return sci
 
 
-def _check_stack(file: FitsFile, sci: Hdu) -> None:
-    """Do all of `_read_stack` but the reading."""
-    _errors(file, sci)
-    for name in ("DQ", *VARIANCES):
-        _companion(file, name.upper(), sci)
+def _read_stack(
+    file: FitsFile,
+    sci: Hdu,
+    companions: Mapping[str, Hdu | None],
+    root: str,
+    shape: tuple[int, int, int],
+) -> IntegrationStack:
+    def floats(hdu: Hdu | None) -> np.ndarray | None:
+        return None if hdu is None else file.floats(hdu).reshape(shape)
 
-
-def _errors(file: FitsFile, sci: Hdu) -> Hdu:
-    err = _companion(file, "ERR", sci)
-    if err is None:
-        raise ExposureError(
-            f"{file.path}: has no ERR data (found: {file.names}), expected errors "
-            f"of shape {sci.shape} as SCI has"
-        )
-    return err
-
-
-def _read_stack(file: FitsFile, sci: Hdu, root: str, shape) -> IntegrationStack:
-    err = _errors(file, sci)
-    dq = _companion(file, "DQ", sci)
+    dq = companions["DQ"]
     if dq is None:
         log.warning("%s: has no DQ data; taking all pixels as good", file.path.name)
-        bits = np.zeros(shape, np.uint32)
-    else:
-        bits = file.bits(dq).reshape(shape)
-    variances = {}
-    for name in VARIANCES:
-        hdu = _companion(file, name.upper(), sci)
-        variances[name] = None if hdu is None else file.floats(hdu).reshape(shape)
     return IntegrationStack(
         data=file.floats(sci).reshape(shape),
-        err=file.floats(err).reshape(shape),
-        dq=bits,
+        err=cast(np.ndarray, floats(companions["ERR"])),
+        dq=np.zeros(shape, np.uint32) if dq is None else file.bits(dq).reshape(shape),
         sources=tuple(PlaneSource(root, i) for i in range(1, shape[0] + 1)),
-        **variances,
+        **{name: floats(companions[name.upper()]) for name in VARIANCES},
     )
 
 
@@ -289,7 +255,7 @@ def _read_int_times(file: FitsFile, nints: int) -> np.ndarray | None:
 
 
 def _read_asdf(file: FitsFile) -> bytes | None:
-    """Return the ASDF file inside: one table cell of bytes, or (written long ago) an image."""
+    """Return the ASDF file inside: one table cell of bytes, or in old files an image."""
     hdu = file.find("ASDF")
     if hdu is None or hdu.empty:
         return None

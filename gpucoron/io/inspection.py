@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.association import Association, LeftOut, Member, Product
-from gpucoron.io.exposures import Exposure, ExposureMeta, exposure_of
+from gpucoron.io.exposures import Exposure, ExposureMeta, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
@@ -36,24 +36,12 @@ def _key(member: Member) -> tuple[Path, str]:
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a run needs of its members.
+    """What a run needs of its members."""
 
-    Parameters
-    ----------
-    grid : mapping or None
-        Keywords of `output_wcs`; None where science exposures are not combined.
-    times : bool
-        Science exposures are weighted by their exposure times.
-    pixels : bool
-        There must be usable ones: finite, and not DO_NOT_USE.
-    checksums : bool
-        DATASUM and CHECKSUM, where the headers have them, must be right.
-    """
-
-    grid: Mapping[str, Any] | None = field(default_factory=dict)
-    times: bool = False
-    pixels: bool = True
-    checksums: bool = True
+    grid: Mapping[str, Any] | None  # keywords of `output_wcs`; None where nothing is combined
+    times: bool  # science exposures are weighted by their exposure times
+    pixels: bool  # there must be usable ones: finite, and not DO_NOT_USE
+    checksums: bool  # DATASUM and CHECKSUM, where the headers have them, must be right
 
     @classmethod
     def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
@@ -160,7 +148,7 @@ def _check_sums_once(file: FitsFile) -> None:
 
 
 def _has_usable_pixel(file: FitsFile) -> bool:
-    sci, dq = file.find("SCI"), file.find("DQ")
+    sci, dq = science_hdu(file), file.find("DQ")
     for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
         good = np.isfinite(file.floats(sci.plane(i)))
         if dq is not None and not dq.empty:
@@ -211,7 +199,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
     return _without(association, product, bad)
 
 
-def _check_references(association, product) -> None:
+def _check_references(association: Association, product: Product) -> None:
     if not any(_has_usable_pixel(open_fits(m.path, ExposureError)) for m in product.psf):
         raise ExposureError(
             f"{association.path}: no reference integration has a usable pixel "
@@ -221,30 +209,28 @@ def _check_references(association, product) -> None:
 
 def _unfit(members: Sequence[Member], check) -> dict[Member, str]:
     """Return the members that fail a check by themselves, with the reason."""
-    found = {}
-    for member in members:
-        try:
-            check([member])
-        except ExposureError as problem:
-            found[member] = _reason(problem, member)
-    return found
+    return {m: problem for m in members if (problem := _problem(check, [m]))}
 
 
 def _minority(members: Sequence[Member], check) -> dict[Member, str]:
     """Return the members that do not go with the one that goes with most, and the reasons."""
     against = []
     for one in members:
-        found = {}
-        for other in members:
-            try:
-                if other is not one:
-                    check([one, other])
-            except ExposureError as problem:
-                found[other] = _reason(problem, other)
+        others = (m for m in members if m is not one)
+        found = {m: problem for m in others if (problem := _problem(check, [one, m]))}
         if not found:
             return found
         against.append(found)
     return min(against, key=len, default={})
+
+
+def _problem(check: Callable[[list[Member]], None], group: list[Member]) -> str:
+    """Return what a check says against the last member of a group; "" for nothing."""
+    try:
+        check(group)
+    except ExposureError as problem:
+        return _reason(problem, group[-1])
+    return ""
 
 
 def _without(association: Association, product: Product, bad: Mapping[Member, str]) -> Product:
@@ -277,19 +263,14 @@ def _reason(problem: Exception, member: Member) -> str:
 
 
 def check_members(exposures: Sequence[Exposure]) -> None:
-    """Make sure that the exposures of one product can be combined.
-
-    Parameters
-    ----------
-    exposures : sequence of Exposure
-        Each is compared with the first. A keyword that either lacks is passed over.
+    """Make sure that the exposures of one product can be combined: each is like the first.
 
     Raises
     ------
     ExposureError
         Instrument, detector, channel, filter, pupil, coronagraph mask, subarray, units, image
-        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ; names both files
-        and both values.
+        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ. A keyword that
+        either lacks is not compared.
     """
     for other in exposures[1:]:
         for what, ours, theirs in _differences(exposures[0], other):
@@ -309,5 +290,5 @@ def _differences(first: Exposure, other: Exposure) -> Iterator[tuple[str, Any, A
     if first.shape[1:] != other.shape[1:]:
         yield "the image shape (ny, nx)", first.shape[1:], other.shape[1:]
     ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2
-    if None not in (ours, theirs) and abs(ours - theirs) > 1e-3 * abs(ours):
+    if ours is not None and theirs is not None and abs(ours - theirs) > 1e-3 * abs(ours):
         yield "PIXAR_A2 (arcsec2)", f"{ours:.6g}", f"{theirs:.6g}"

@@ -45,31 +45,18 @@ _STEP_KEYWORDS = {
 class Provenance:
     """Where a product comes from; the same for all products of a run.
 
-    Parameters
-    ----------
-    version : str
-        gpucoron's version.
-    device : str
-        What the run computed on.
-    asn_id, asn_table, asn_pool : str or None
-        Of the association: its id, its file's name, its pool.
-    parameters : mapping
-        Every parameter by its full name, ``{"klip.truncate": 50}``; a step whose ``skip`` is true
-        is marked SKIPPED, and ``preset`` "jwst" keeps that package's header oddities.
-    inputs : sequence of str
-        Names of the input files.
-    psfmask : str or None
-        What R_PSFMAS says.
+    `parameters` has every parameter by its full name, ``{"klip.truncate": 50}``: a step whose
+    ``skip`` is true is marked SKIPPED, and ``preset`` "jwst" keeps that package's header oddities.
     """
 
-    version: str
-    device: str = "cpu"
+    version: str  # gpucoron's
+    device: str = "cpu"  # what the run computed on
     asn_id: str | None = None
-    asn_table: str | None = None
+    asn_table: str | None = None  # name of the association's file
     asn_pool: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Sequence[str] = ()
-    psfmask: str | None = None
+    inputs: Sequence[str] = ()  # names of the input files
+    psfmask: str | None = None  # what R_PSFMAS says
 
     @property
     def like_jwst(self) -> bool:
@@ -101,7 +88,7 @@ def product_hdus(
     inputs: Iterable[str],
     model: str = "CubeModel",
 ) -> list[Hdu]:
-    """Return PRIMARY and the HDUs of those `arrays` that are not None, by EXTNAME.
+    """Return PRIMARY and the HDUs of those `arrays` (by EXTNAME) that are not None.
 
     Parameters
     ----------
@@ -111,7 +98,6 @@ def product_hdus(
         Whose headers the product inherits; SCI and ERR always have a unit.
     arrays : mapping of str to array
     provenance : Provenance
-        Of the run.
     steps : iterable of str
         The steps whose status the product carries.
     inputs : iterable of str

@@ -21,10 +21,9 @@ def standard_product_name(association: Association, meta: ExposureMeta) -> str:
     Parameters
     ----------
     association : Association
-        Gives program, asn_id and target.
     meta : ExposureMeta
-        Of the product's first science exposure. Gives instrument, optical elements and subarray,
-        and program and target where the association has none.
+        Of the product's first science exposure; its program and target are used where the
+        association has none.
 
     Returns
     -------
@@ -54,10 +53,6 @@ def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tu
     metas : sequence of ExposureMeta
         One for each product: that of its first science exposure.
 
-    Returns
-    -------
-    tuple of str
-
     Raises
     ------
     AssociationError
@@ -70,16 +65,11 @@ def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tu
             name = standard_product_name(association, meta)
             if len(name) > LONGEST:
                 raise AssociationError(
-                    f"{association.path}: product {number} has no name, and the "
-                    f"standard one has {len(name)} characters; expected a name "
-                    f"of at most {LONGEST}"
+                    f"{association.path}: product {number} has no name, and the standard one "
+                    f"has {len(name)} characters; expected a name of at most {LONGEST}"
                 )
-            log.warning(
-                "%s: product %d has no name; using the standard one, %s",
-                association.path.name,
-                number,
-                name,
-            )
+            text = "%s: product %d has no name; using the standard one, %s"
+            log.warning(text, association.path.name, number, name)
         names.append(name)
     check_names(association.path, names)
     return tuple(names)

@@ -284,11 +284,9 @@ def _set_output_wcs(header: Header, wcs: OutputWcs, provenance: Provenance) -> N
     for keyword in {k for k in header if _OWN_WCS.fullmatch(k)}:
         del header[keyword]
     if not provenance.like_jwst:
-        for keyword, value, comment in (
-            ("PIXAR_SR", float(wcs.pixel_area_sr), "[sr] area of an output pixel"),
-            ("PIXAR_A2", float(wcs.pixel_area_arcsec2), "[arcsec2] area of an output pixel"),
-        ):
-            set_keyword(header, keyword, value, comment, hdu="SCI")
+        sr, arcsec2 = float(wcs.pixel_area_sr), float(wcs.pixel_area_arcsec2)
+        set_keyword(header, "PIXAR_SR", sr, "[sr] area of an output pixel", hdu="SCI")
+        set_keyword(header, "PIXAR_A2", arcsec2, "[arcsec2] area of an output pixel", hdu="SCI")
     for keyword, value, comment in wcs.to_header_cards():
         set_keyword(header, keyword, value, comment, hdu="SCI", section="WCS parameters")
     if wcs.s_region:

@@ -53,14 +53,13 @@ class PsfalignWriter:
     Parameters
     ----------
     path : path
-        Where to; the file has that name only after `close`.
+        The file has that name only after `close`.
     exposures : sequence of Exposure
         The references. Metadata and WCS are the first one's; times and integration counts are
         those of all (preset "jwst": the first one's, too).
     shape : (nref, ny, nx) or (nsci, nref, ny, nx)
         Of SCI: 3-D where all integrations share one alignment, else 4-D.
     provenance : Provenance
-        Of the run.
     overwrite : bool
         Whether a file of that name may be replaced.
 
@@ -71,8 +70,8 @@ class PsfalignWriter:
 
     Notes
     -----
-    Use it as a context manager: leaving the block without `close`, by an exception or not,
-    leaves nothing behind. `write` may be called from several threads. DQ is all zero.
+    A context manager: leaving the block without `close`, by an exception or not, leaves nothing
+    behind. `write` may be called from several threads. DQ is all zero.
     """
 
     def __init__(
@@ -176,10 +175,8 @@ class PsfalignWriter:
         ----------
         sci_index : int
             Science integration, counted from 0; 0 for a 3-D product.
-        data : (n, ny, nx) floating array, MJy/sr
-            Aligned images.
-        err : (n, ny, nx) floating array, MJy/sr, or None
-            Their errors; None is written as NaN.
+        data, err : (n, ny, nx) floating array, MJy/sr
+            Aligned images and their errors; `err` may be None, which is written as NaN.
         ref_index : int
             Which reference the first of them is, counted from 0.
 
@@ -283,14 +280,13 @@ class PsfalignWriter:
         """
         if self._over:
             raise InputError(f"{self.path} is closed already")
-        missing = int((~self._done).sum())
-        if missing:
-            self.abort()
-            raise OutputError(
-                f"cannot write {self.path}: {missing} of {self._done.size} aligned "
-                "images were never computed"
-            )
         with self._or_nothing():
+            missing = int((~self._done).sum())
+            if missing:
+                raise OutputError(
+                    f"cannot write {self.path}: {missing} of {self._done.size} aligned images "
+                    "were never computed"
+                )
             self._finish(fits_table)
             check_overwrite(self.path, self._overwrite)
             os.replace(self._partial, self.path)

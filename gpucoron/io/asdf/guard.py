@@ -14,7 +14,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,10 @@ _SOURCE = re.compile(r"fits:[\w, -]*")  # an HDU of the file around the ASDF ext
 _MAGIC = b"\xd3BLK"
 _HEAD = struct.Struct(">I4sQQQ16s")  # flags, compression, allocated, used, data size, checksum
 _STREAMED = 1
-_DECOMPRESSORS = {b"zlib": zlib.decompressobj, b"bzp2": bz2.BZ2Decompressor}
+_DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
+    b"zlib": zlib.decompressobj,
+    b"bzp2": bz2.BZ2Decompressor,
+}
 
 
 class UnsupportedAsdf(Exception):
@@ -61,10 +64,8 @@ def open_asdf(content: bytes, *, lazy_tree: bool = True) -> Iterator[Mapping[str
 
     Raises
     ------
-    AsdfTooComplex, UnsupportedAsdf
-        As `checked`.
     Exception
-        Whatever asdf, gwcs and astropy raise for its contents.
+        As `checked`, and whatever asdf, gwcs and astropy raise for its contents.
     """
     safe = checked(content)
     import asdf
@@ -86,7 +87,9 @@ def checked(content: bytes) -> bytes:
     UnsupportedAsdf
         No YAML, references to other files, damaged blocks, or a compression other than zlib, bzp2.
     """
-    return b"".join(_checked_parts(content))
+    end = _end_of_text(content)
+    tagged_tree(content)
+    return b"".join([content[:end], *_plain_blocks(content, end)])
 
 
 def tagged_tree(content: bytes) -> dict[str, Any]:
@@ -97,10 +100,7 @@ def tagged_tree(content: bytes) -> dict[str, Any]:
     import asdf.util
     import yaml
 
-    end = _END.search(content)
-    if end is None:
-        raise UnsupportedAsdf("no end of the YAML text")
-    text = content[: end.end()]
+    text = content[: _end_of_text(content)]
     try:
         _check_events(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         tree = asdf.util.load_yaml(io.BytesIO(text), tagged=True)
@@ -112,11 +112,11 @@ def tagged_tree(content: bytes) -> dict[str, Any]:
     return tree
 
 
-def _checked_parts(content: bytes) -> Iterator[bytes]:
-    tagged_tree(content)
-    place = _END.search(content).end()
-    yield content[:place]
-    yield from _plain_blocks(content, place)
+def _end_of_text(content: bytes) -> int:
+    end = _END.search(content)
+    if end is None:
+        raise UnsupportedAsdf("no end of the YAML text")
+    return end.end()
 
 
 # ---- the YAML text

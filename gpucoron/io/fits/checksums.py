@@ -42,13 +42,7 @@ _PUNCTUATION = frozenset(b":;<=>?@[\\]^_`")
 
 
 def crc32(path: str | os.PathLike, stop: Callable[[], bool] = lambda: False) -> str:
-    """Return the CRC-32 of a file's bytes, the one of zip and gzip, in hexadecimal.
-
-    Parameters
-    ----------
-    path : path
-    stop : callable
-        Asked now and then; True gives up, and what is returned is empty.
+    """Return the CRC-32 of a file's bytes, as of zip, in hexadecimal; "" once `stop` is true.
 
     Raises
     ------
@@ -77,16 +71,8 @@ def product_sums(path: str | os.PathLike) -> dict[str, str]:
 
 
 def is_whole(path: str | os.PathLike, sums: Mapping[str, str]) -> bool:
-    """Tell whether a FITS file has these checksums, and bytes that go with them.
+    """Tell whether a FITS file has these `product_sums`, and bytes that go with them.
 
-    Parameters
-    ----------
-    path : path
-    sums : mapping of str to str
-        What `product_sums` returned.
-
-    Notes
-    -----
     Every byte is read. The ones'-complement sum of an HDU is minus zero if header and data are as
     they were written.
     """

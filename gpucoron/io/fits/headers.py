@@ -86,17 +86,17 @@ def set_keyword(
     hdu: str = "",
     section: str = "",
 ) -> None:
-    """Set a keyword of a product's header; a new one goes to its usual place.
+    """Set a keyword of a product's header, in place; a new one goes to its usual place.
 
     Parameters
     ----------
     header : astropy Header
-        Without the cards that describe the data; is changed.
+        Without the cards that describe the data.
     keyword : str
     value : str, bool, int or float
-        Of a text what is not ASCII becomes backslash escapes.
+        What is not ASCII in a text becomes backslash escapes.
     comment : str
-        The keyword's present comment is kept where this is empty.
+        Empty keeps the keyword's present comment.
     hdu : str
         EXTNAME ("" for PRIMARY); decides where a new keyword goes.
     section : str

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -31,15 +32,7 @@ _PIECE = 1 << 21  # bytes
 
 @dataclass(frozen=True)
 class FitsFile:
-    """The HDUs of one file, whose sizes have been checked against the file's.
-
-    Parameters
-    ----------
-    path : Path
-    error : type
-        The exception that its methods raise, a kind of `InputError`.
-    hdus : tuple of Hdu
-    """
+    """The HDUs of one file, whose sizes have been checked; its methods raise `error`."""
 
     path: Path
     error: type[InputError]
@@ -80,13 +73,7 @@ class FitsFile:
         return bits
 
     def table(self, hdu: Hdu) -> np.ndarray | None:
-        """Read a binary table as a native structured array.
-
-        Returns
-        -------
-        structured array or None
-            None, with a warning, for what is no binary table, or has columns of variable length.
-        """
+        """Read a binary table of columns of fixed length; None, with a warning, for others."""
         try:
             _check_table(hdu)
             made = self._astropy(fits.BinTableHDU, hdu, character_as_bytes=True)
@@ -113,13 +100,7 @@ class FitsFile:
             ) from None
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes of the file from `offset` on, in pieces.
-
-        Raises
-        ------
-        InputError
-            (as the file's `error`) The file is gone, or shorter than it was.
-        """
+        """Yield `length` bytes of the file from `offset` on; it may be gone, or cut short now."""
         with open_input(self.path, self.error, "the file that was opened before") as file:
             try:
                 file.seek(offset)
@@ -132,7 +113,7 @@ class FitsFile:
             except OSError as problem:
                 raise self.error(f"{self.path}: cannot be read: {why(problem)}") from problem
 
-    def _astropy(self, kind: type, hdu: Hdu, **options):
+    def _astropy(self, kind: Any, hdu: Hdu, **options: Any) -> Any:
         """Return one HDU as astropy has it, by those cards alone that describe its data."""
         data = self.raw_bytes(hdu)
         with quiet():
@@ -162,18 +143,8 @@ class FitsFile:
             ) from problem
 
 
-def open_fits(path: str | Path, error: type[InputError]) -> FitsFile:
+def open_fits(path: str | os.PathLike, error: type[InputError]) -> FitsFile:
     """Read all headers of a FITS file and make sure that its data are all there.
-
-    Parameters
-    ----------
-    path : path
-    error : type
-        The exception to raise, a kind of `InputError`.
-
-    Returns
-    -------
-    FitsFile
 
     Raises
     ------
@@ -183,21 +154,18 @@ def open_fits(path: str | Path, error: type[InputError]) -> FitsFile:
     path = Path(path)
     try:
         with open_input(path, error, "a FITS file") as file:
-            _check_start(path, file.read(9), error)
+            head = file.read(9)
+            if head[:2] == b"\x1f\x8b":
+                raise error(f"{path}: is compressed with gzip, expected plain FITS (gunzip it)")
+            if head != b"SIMPLE  =":
+                found = f"begins with {head!r}" if head else "is empty"
+                raise error(f"{path}: not a FITS file: {found}, expected b'SIMPLE  ='")
             hdus = tuple(walk(path, file, os.fstat(file.fileno()).st_size, error))
     except InputError:
         raise
     except (OSError, ValueError) as problem:
         raise error(f"{path}: cannot be read: {why(problem)}") from problem
     return FitsFile(path, error, hdus)
-
-
-def _check_start(path: Path, head: bytes, error: type[InputError]) -> None:
-    if head[:2] == b"\x1f\x8b":
-        raise error(f"{path}: is compressed with gzip, expected plain FITS (gunzip it)")
-    if head != b"SIMPLE  =":
-        found = f"begins with {head!r}" if head else "is empty"
-        raise error(f"{path}: not a FITS file: {found}, expected b'SIMPLE  ='")
 
 
 def _check_table(hdu: Hdu) -> None:

@@ -77,31 +77,27 @@ class Hdu:
 
 
 def walk(path: Path, file: BinaryIO, size: int, error: type[InputError]) -> Iterator[Hdu]:
-    """Yield the HDUs of a file, each after its end has been compared with the size of the file.
-
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    file : binary file
-    size : int
-        Of the file, in bytes.
-    error : type
-        The exception to raise, a kind of `InputError`.
+    """Yield the HDUs of a file, each after its end has been compared with the file's `size`.
 
     Raises
     ------
     InputError
         (as `error`) The file is cut short, or a header makes no sense.
     """
-    position, last, count = 0, None, 0
-    while position < size:
-        count += 1
-        if count > _MAX_HDUS:
-            raise error(f"{path}: has more than {_MAX_HDUS} extensions, expected an exposure's")
+    position, last = 0, ""
+    for _ in range(_MAX_HDUS):
+        if position >= size:
+            return
         file.seek(position)
-        if position and file.read(8) != b"XTENSION":
-            _note_the_rest(path, file, position, size, last)
+        start = file.read(BLOCK)
+        if last and not start.startswith(b"XTENSION"):
+            if start.strip(b"\0 "):  # not padding
+                log.warning(
+                    "%s: ignoring %d bytes after the last extension, %s",
+                    path.name,
+                    size - position,
+                    last,
+                )
             return
         raw = _header_bytes(file, position)
         if raw is None:
@@ -120,15 +116,8 @@ def walk(path: Path, file: BinaryIO, size: int, error: type[InputError]) -> Iter
             log.warning("%s: lacks the padding after the last extension, %s", path.name, hdu.name)
         position, last = hdu.end, hdu.name
         yield hdu
-
-
-def _note_the_rest(path, file, position, size, last) -> None:
-    """Warn of what is behind the last extension, unless it is padding."""
-    file.seek(position)
-    if file.read(BLOCK).strip(b"\0 "):
-        log.warning(
-            "%s: ignoring %d bytes after the last extension, %s", path.name, size - position, last
-        )
+    if position < size:
+        raise error(f"{path}: has more than {_MAX_HDUS} extensions, expected an exposure's")
 
 
 def _header_bytes(file: BinaryIO, position: int) -> bytes | None:

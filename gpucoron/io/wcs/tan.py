@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,49 +16,38 @@ __all__ = ["OutputWcs", "tangent_plane"]
 MAX_SIDE_PX = 50_000  # of an output image
 ARCSEC2_PER_SR = (180.0 / np.pi * 3600.0) ** 2
 
+Pair = tuple[float, float]
+Box = tuple[Pair, Pair]
+
+
+def pair(values: Iterable[float]) -> Pair:
+    """Return two numbers as floats."""
+    first, second = values
+    return float(first), float(second)
+
 
 @dataclass(frozen=True)
 class OutputWcs:
-    """A gnomonic (TAN) WCS in ICRS without distortion.
+    """A gnomonic (TAN) WCS in ICRS without distortion; pixels count from 0 at the first's centre.
 
-    Pixels count from 0 at the centre of the first one.
-
-    Parameters
-    ----------
-    shape : (ny, nx)
-    crpix : (x, y)
-        Reference pixel.
-    crval : (ra, dec)
-        Its sky position in degrees.
-    cdelt : (x, y)
-        Degrees per pixel.
-    pc : ((pc1_1, pc1_2), (pc2_1, pc2_2))
-    pixel_scale : float
-        Side of an output pixel in arcsec.
-    pixel_scale_ratio : float
-        Side of an output pixel over that of an input pixel.
-    bounding_box : ((x1, x2), (y1, y2)) or None
-        Range of pixels that the inputs fill; None means all.
-    s_region : str or None
-        Footprint of the inputs in the image.
+    Its fields are what the FITS keywords of these names say, but for the origin of CRPIX.
     """
 
-    shape: tuple[int, int]
-    crpix: tuple[float, float]
-    crval: tuple[float, float]
-    cdelt: tuple[float, float]
-    pc: tuple[tuple[float, float], tuple[float, float]]
-    pixel_scale: float
-    pixel_scale_ratio: float = 1.0
-    bounding_box: tuple[tuple[float, float], tuple[float, float]] | None = None
-    s_region: str | None = None
+    shape: tuple[int, int]  # (ny, nx)
+    crpix: Pair  # x, y
+    crval: Pair  # RA, Dec in degrees
+    cdelt: Pair  # degrees per pixel
+    pc: Box
+    pixel_scale: float  # side of an output pixel, arcsec
+    pixel_scale_ratio: float = 1.0  # over that of an input pixel
+    bounding_box: Box | None = None  # ((x1, x2), (y1, y2)) that the inputs fill; None means all
+    s_region: str | None = None  # footprint of the inputs in the image
 
     @property
     def pixel_area_arcsec2(self) -> float:
-        """Area of an output pixel in square arcsec.
+        """Area of an output pixel in square arcsec; an input's nominal area differs by up to 0.5%.
 
-        It is the true one, so that surface brightness times area summed over pixels is flux; the
-        nominal area of the input, which a calints file gives, differs from it by up to 0.5%.
+        It is the true one: surface brightness times area summed over pixels is flux.
         """
         return self.pixel_scale**2
 
@@ -90,7 +80,7 @@ class OutputWcs:
         """Return the (2, 2) matrix from pixels to degrees on the tangent plane."""
         return np.diag(self.cdelt) @ np.asarray(self.pc, dtype=np.float64)
 
-    def box(self) -> tuple[tuple[float, float], tuple[float, float]]:
+    def box(self) -> Box:
         """Return the bounding box, of the whole image where none is set."""
         ny, nx = self.shape
         return self.bounding_box or ((-0.5, nx - 0.5), (-0.5, ny - 0.5))
