@@ -24,6 +24,7 @@ log = logging.getLogger("gpucoron")
 USED_TYPES = ("science", "psf")
 LARGEST = 64 << 20  # bytes; real ones have some thousand
 _LONGEST = {"expname": 4000, "exptype": 40}
+_EXPECTED = "a level-3 association file (JSON)"
 DEFAULT_ASN_ID = "a3001"  # what jwst gives an association made by hand
 
 
@@ -103,8 +104,7 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     -------
     Association
         Products in the order of the file, each with at least one science and one psf member.
-        A product without a name has ``name=None``: see `gpucoron.io.product_naming`. Members of
-        other exptypes are named in a warning and need not exist.
+        Members of other exptypes are named in a warning and need not exist.
 
     Raises
     ------
@@ -114,12 +114,24 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
         two products, or the products of two exposures, would have the same file name.
     """
     path = Path(path)
-    table = _load(path)
-    products = _products(path, table)
-    asn_id = _asn_id(path, table)
+    content = read_input(path, AssociationError, _EXPECTED, LARGEST)
+    try:
+        return _association(path, content, check_files)
+    except AssociationError as problem:
+        raise AssociationError(f"{path}: {problem.args[0]}") from problem
+
+
+def _association(path: Path, content: bytes, check_files: bool) -> Association:
+    """Make an association; the errors do not name the file."""
+    table = _load(content)
+    products = _products(path.parent, table)
+    asn_id = text_or_none(table.get("asn_id"))
+    if asn_id is None:
+        log.warning("%s: has no asn_id; using %s", path.name, DEFAULT_ASN_ID)
+    asn_id = _file_name_part("asn_id", asn_id or DEFAULT_ASN_ID)
     if check_files:
-        _check_files(path, products)
-    _check_unique(path, products, asn_id)
+        _check_files(path.parent, products)
+    _check_unique(products, asn_id)
     for product in products:
         if product.ignored:
             names = ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored)
@@ -144,31 +156,26 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """Parse the file as a JSON object."""
-    expected = "a level-3 association file (JSON)"
-    content = read_input(path, AssociationError, expected, LARGEST)
+def _load(content: bytes) -> dict[str, Any]:
     if content.startswith(b"SIMPLE  ="):
-        raise AssociationError(f"{path}: is a FITS file, expected {expected}")
+        raise AssociationError(f"is a FITS file, expected {_EXPECTED}")
     if not content.strip():
-        raise AssociationError(f"{path}: is empty, expected {expected}")
-    table = _parse(path, content)
+        raise AssociationError(f"is empty, expected {_EXPECTED}")
+    table = _parse(content)
     if not isinstance(table, dict):
         raise AssociationError(
-            f"{path}: holds {_kind(table)}, expected a JSON object with a list 'products'"
+            f"holds {_kind(table)}, expected a JSON object with a list 'products'"
         )
     return table
 
 
-def _parse(path: Path, content: bytes) -> Any:
+def _parse(content: bytes) -> Any:
     def no_duplicates(pairs):
         table = dict(pairs)
         if len(table) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
-            raise AssociationError(
-                f"{path}: key {twice!r} appears twice in one JSON object, expected once"
-            )
+            raise AssociationError(f"key {twice!r} appears twice in one JSON object, expected once")
         return table
 
     try:
@@ -177,34 +184,32 @@ def _parse(path: Path, content: bytes) -> Any:
         lines = error.doc.splitlines() or [""]
         line = lines[min(error.lineno, len(lines)) - 1].strip()
         raise AssociationError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
+            f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
             f"(the line reads: {line[:60]})"
         ) from error
     except UnicodeDecodeError as error:
-        raise AssociationError(f"{path}: not valid JSON: byte {error.start} is not text") from error
+        raise AssociationError(f"not valid JSON: byte {error.start} is not text") from error
     except RecursionError as error:
-        raise AssociationError(f"{path}: not an association: nested too deeply") from error
+        raise AssociationError("not an association: nested too deeply") from error
     except AssociationError:
         raise
     except ValueError as error:
-        raise AssociationError(f"{path}: not valid JSON: {error}") from error
+        raise AssociationError(f"not valid JSON: {error}") from error
 
 
-def _products(path: Path, table: dict[str, Any]) -> tuple[Product, ...]:
+def _products(folder: Path, table: dict[str, Any]) -> tuple[Product, ...]:
     entries = table.get("products")
     if not isinstance(entries, list) or not entries:
         found = "no 'products'" if entries is None else f"'products' is {_kind(entries)}"
-        raise AssociationError(
-            f"{path}: not a level-3 association: {found}, expected a list of products"
-        )
+        raise AssociationError(f"not a level-3 association: {found}, expected a list of products")
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict) or not isinstance(entry.get("members"), list):
             raise AssociationError(
-                f"{path}: not a level-3 association: product {number} has no list 'members'"
+                f"not a level-3 association: product {number} has no list 'members'"
             )
         for position, member in enumerate(entry["members"], 1):
-            _check_member(f"{path}: product {number}, member {position}", member)
-    return tuple(_product(path, index, entry) for index, entry in enumerate(entries))
+            _check_member(f"product {number}, member {position}", member)
+    return tuple(_product(folder, index, entry) for index, entry in enumerate(entries))
 
 
 def _check_member(where: str, member: Any) -> None:
@@ -219,74 +224,58 @@ def _check_member(where: str, member: Any) -> None:
             )
 
 
-def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
+def _product(folder: Path, index: int, entry: dict[str, Any]) -> Product:
     texts = [(m["expname"].strip(), m["exptype"].strip().lower()) for m in entry["members"]]
-    members = tuple(Member(path.parent / name, exptype, name) for name, exptype in texts)
-    product = Product(_product_name(path, index, entry.get("name")), members)
+    members = tuple(Member(folder / name, exptype, name) for name, exptype in texts)
+    product = Product(_product_name(index, entry.get("name")), members)
     for exptype, purpose in (("science", "exposure of the target"), ("psf", "reference exposure")):
         if not getattr(product, exptype):
             found = ", ".join(sorted({m.exptype for m in members})) or "no members"
             raise AssociationError(
-                f"{path}: {_label(product, index)} has no member with exptype {exptype!r} (found: "
+                f"{_label(product, index)} has no member with exptype {exptype!r} (found: "
                 f"{found}), expected at least one {purpose}"
             )
     return product
 
 
-def _product_name(path: Path, index: int, name: Any) -> str | None:
-    if name is None or (isinstance(name, str) and not name.strip()):
-        return None
-    if not isinstance(name, str):
-        raise AssociationError(
-            f"{path}: the name of product {index + 1} is {_kind(name)}, expected a text"
-        )
-    return _file_name_part(path, f"the name of product {index + 1}", name)
+def _product_name(index: int, name: Any) -> str | None:
+    what = f"the name of product {index + 1}"
+    if not isinstance(name, str | None):
+        raise AssociationError(f"{what} is {_kind(name)}, expected a text")
+    return _file_name_part(what, name) if name and name.strip() else None
 
 
-def _asn_id(path: Path, table: dict[str, Any]) -> str:
-    asn_id = text_or_none(table.get("asn_id"))
-    if asn_id is None:
-        log.warning("%s: has no asn_id; using %s", path.name, DEFAULT_ASN_ID)
-        return DEFAULT_ASN_ID
-    return _file_name_part(path, "asn_id", asn_id)
-
-
-def _file_name_part(path: Path, what: str, text: str) -> str:
+def _file_name_part(what: str, text: str) -> str:
     """Return `text` stripped, having made sure that it can stand in a file name."""
     text = text.strip()
     if not text.isprintable() or re.search(r"[/\\]", text) or text.startswith("."):
         raise AssociationError(
-            f"{path}: {what} is {text!r}, expected a text that can be part of "
-            "a file name (no folders)"
+            f"{what} is {text!r}, expected a text that can be part of a file name (no folders)"
         )
     if len(text.encode()) > LONGEST:
-        raise AssociationError(
-            f"{path}: {what} has {len(text.encode())} bytes, expected at most {LONGEST}"
-        )
+        raise AssociationError(f"{what} has {len(text.encode())} bytes, expected at most {LONGEST}")
     return text
 
 
-def _check_files(path: Path, products: Sequence[Product]) -> None:
+def _check_files(folder: Path, products: Sequence[Product]) -> None:
     """Raise unless every science and psf member is a file; list all that are missing."""
     used = {m.expname: m.path for p in products for m in p.used}
     missing = [name for name, file in used.items() if not os.path.exists(file)]
     if missing:
         count = f"{len(missing)} of {len(used)} members missing"
-        raise AssociationError(
-            f"{path}: {count} (looked for relative to {path.parent}): {', '.join(missing)}"
-        )
+        raise AssociationError(f"{count} (looked for relative to {folder}): {', '.join(missing)}")
     for name, file in used.items():
         if not os.path.isfile(file):
             what = "a folder" if os.path.isdir(file) else "not a regular file"
-            raise AssociationError(f"{path}: member {name} is {what}, expected a FITS file")
+            raise AssociationError(f"member {name} is {what}, expected a FITS file")
 
 
-def _check_unique(path: Path, products: Sequence[Product], asn_id: str) -> None:
+def _check_unique(products: Sequence[Product], asn_id: str) -> None:
     """Raise where an exposure is listed twice or two outputs would have one file name.
 
     Names that differ only by case are the same: some file systems see no difference.
     """
-    check_names(path, [p.name for p in products])
+    check_names([p.name for p in products])
     by_root: dict[str, tuple[Path, str]] = {}
     science_in: dict[Path, str] = {}
     for index, product in enumerate(products):
@@ -296,34 +285,33 @@ def _check_unique(path: Path, products: Sequence[Product], asn_id: str) -> None:
             file = member.path.resolve()
             if file in exptype_of:
                 raise AssociationError(
-                    f"{path}: {label} lists {member.expname} twice (as {exptype_of[file]} and as "
+                    f"{label} lists {member.expname} twice (as {exptype_of[file]} and as "
                     f"{member.exptype}), expected each exposure once"
                 )
             exptype_of[file] = member.exptype
-            root = _root(path, member, asn_id)
+            root = _root(member, asn_id)
             known, expname = by_root.setdefault(root.casefold(), (file, member.expname))
             if known != file:
                 raise AssociationError(
-                    f"{path}: members {expname} and {member.expname} differ, but their products "
+                    f"members {expname} and {member.expname} differ, but their products "
                     "would have the same names; expected distinct file names"
                 )
         for member in product.science:
             other = science_in.setdefault(member.path.resolve(), label)
             if other != label:
                 raise AssociationError(
-                    f"{path}: {member.expname} is science in {other} and in {label}, whose psfsub "
+                    f"{member.expname} is science in {other} and in {label}, whose psfsub "
                     "would have the same name; expected it in one product"
                 )
 
 
-def _root(path: Path, member: Member, asn_id: str) -> str:
-    """Return what the products of a member are named after."""
+def _root(member: Member, asn_id: str) -> str:
     root = exposure_root(member.expname)
     length = len(f"{root}_{asn_id}".encode())
     if not root or length > LONGEST:
         found = f"{length} bytes with the asn_id" if root else "nothing before its suffix"
         raise AssociationError(
-            f"{path}: the file name of member {member.expname} has {found}, "
+            f"the file name of member {member.expname} has {found}, "
             f"expected 1 to {LONGEST} to name products after"
         )
     return root
@@ -334,7 +322,6 @@ def _label(product: Product, index: int) -> str:
 
 
 def _kind(value: Any) -> str:
-    """Name the kind of a JSON value."""
     kinds = ((list, "a list"), (str, "a text"), (bool, "true or false"), (int | float, "a number"))
     if value is None or value == []:
         return "null" if value is None else "an empty list"

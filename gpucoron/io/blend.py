@@ -41,13 +41,10 @@ def _value(headers: Headers, hdu: str, keyword: str):
 
 
 def blend(headers: Sequence[Headers]) -> dict[str, dict[str, Any]]:
-    """Combine the keywords of exposures by the JWST schemas' rules.
+    """Combine the keywords of exposures by the JWST schemas' rules, by EXTNAME and keyword.
 
-    Returns
-    -------
-    dict
-        EXTNAME to keyword to value, of the keywords that have a rule and are in at least one
-        exposure; every other keyword is the first exposure's.
+    Only those that have a rule and are in at least one exposure are returned; every other keyword
+    of a product is the first exposure's.
     """
     out: dict[str, dict[str, Any]] = {}
     for row in keywords():
@@ -63,11 +60,8 @@ def _combined(row, values):
     except TypeError:  # texts and numbers
         value = math.nan
     if isinstance(value, float) and not math.isfinite(value):
-        log.warning(
-            "%s of the exposures cannot be combined; products have the first one's, %r",
-            row.keyword,
-            values[0],
-        )
+        text = "%s of the exposures cannot be combined; products have the first one's, %r"
+        log.warning(text, row.keyword, values[0])
         return values[0]
     return value
 
@@ -96,9 +90,9 @@ def product_times(headers: Sequence[Headers], n_integrations: int) -> dict[str, 
     starts = [_value(h, "", "DATE-BEG") for h in headers]
     if all(isinstance(s, str) for s in starts):
         first = headers[starts.index(min(starts))]
-        primary.update(
-            {k: v for k in ("DATE-OBS", "TIME-OBS") if (v := _value(first, "", k)) is not None}
-        )
+        for keyword in ("DATE-OBS", "TIME-OBS"):
+            if (value := _value(first, "", keyword)) is not None:
+                primary[keyword] = value
     return out
 
 
@@ -109,13 +103,10 @@ def count_pointings(headers: Sequence[Headers]) -> int:
 
 
 def header_table(headers: Sequence[Headers]) -> np.ndarray:
-    """Return HDRTAB: a row an exposure, a column a keyword that any exposure has.
+    """Return HDRTAB (n,): a row an exposure, a column a keyword that any exposure has.
 
-    Returns
-    -------
-    (n,) structured array
-        Text as byte strings, numbers as int64 or float64, flags as booleans. A missing value is
-        NaN, so a column of integers or of text that misses one becomes float64 or holds "nan".
+    Text is byte strings, numbers int64 or float64, flags booleans. A missing value is NaN, so a
+    column of integers or of text that misses one becomes float64 or holds "nan".
     """
     columns = {}
     for row in keywords():

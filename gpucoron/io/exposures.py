@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -100,21 +99,14 @@ class Exposure:
 
 
 def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exposure:
-    """Read a ``_calints`` or ``_cal`` file.
-
-    Parameters
-    ----------
-    path : path
-    exptype : {"science", "psf"}
-        In any case.
-    pixels : bool
-        False checks everything and reads all but the images.
+    """Read a ``_calints`` or ``_cal`` file; `exptype` is "science" or "psf".
 
     Returns
     -------
     Exposure
-        A 2-D image counts as one integration. Without DQ it is all zero, with a warning; an AREA of
-        another shape is left out with a warning, for nothing is computed from it.
+        Without `pixels` everything is checked, and read but for the images. A 2-D image counts as
+        one integration. Without DQ it is all zero, with a warning; an AREA of another shape is
+        left out with a warning, for nothing is computed from it.
 
     Raises
     ------
@@ -135,20 +127,19 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
     shape = (sci.shape[0] if len(sci.shape) == 3 else 1, ny, nx)
     companions = {name: _companion(file, name, sci) for name in _COMPANIONS}
     if companions["ERR"] is None:
-        raise ExposureError(
-            f"{file.path}: has no ERR data (found: {file.names}), expected errors "
+        raise file.problem(
+            f"has no ERR data (found: {file.names}), expected errors "
             f"of shape {sci.shape} as SCI has"
         )
-    root = exposure_root(file.path)
     headers: dict[str, Header] = {}
     for hdu in file.hdus[1:]:
         headers.setdefault(hdu.name, hdu.header)
     return Exposure(
         path=file.path,
-        root=root,
+        root=exposure_root(file.path),
         exptype=exptype,
         shape=shape,
-        stack=_read_stack(file, sci, companions, root, shape) if pixels else None,
+        stack=_read_stack(file, sci, companions, shape) if pixels else None,
         area=_read_area(file, (ny, nx)),
         int_times=_read_int_times(file, shape[0]),
         primary_header=file.hdus[0].header,
@@ -159,13 +150,7 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
 
 
 def read_meta(path: str | Path) -> ExposureMeta:
-    """Read the headers of an exposure alone.
-
-    Raises
-    ------
-    ExposureError
-        As `read_exposure`, as far as headers tell.
-    """
+    """Read the headers of an exposure alone; raise ExposureError as `read_exposure`."""
     file = open_fits(path, ExposureError)
     return _read_meta(file, science_hdu(file))
 
@@ -174,45 +159,36 @@ def science_hdu(file: FitsFile) -> Hdu:
     """Return SCI, an image or a cube with pixels; raise ExposureError where there is none."""
     sci = file.find("SCI")
     if sci is None:
-        raise ExposureError(
-            f"{file.path}: has no SCI extension (found: {file.names}), expected a "
-            "_calints or _cal file"
+        raise file.problem(
+            f"has no SCI extension (found: {file.names}), expected a _calints or _cal file"
         )
     if not sci.is_image:
-        raise ExposureError(f"{file.path}: SCI is a table, expected an image")
+        raise file.problem("SCI is a table, expected an image")
     if len(sci.shape) not in (2, 3):
         found = f"has {len(sci.shape)} axes {sci.shape}" if sci.shape else "is empty (NAXIS = 0)"
-        raise ExposureError(
-            f"{file.path}: SCI {found}, expected (nints, ny, nx) or (ny, nx): "
-            "a _calints or _cal file"
+        raise file.problem(
+            f"SCI {found}, expected (nints, ny, nx) or (ny, nx): a _calints or _cal file"
         )
     if sci.empty:
-        raise ExposureError(
-            f"{file.path}: SCI has shape {sci.shape}, expected at least one pixel "
-            "and one integration"
+        raise file.problem(
+            f"SCI has shape {sci.shape}, expected at least one pixel and one integration"
         )
     return sci
 
 
-def _read_stack(
-    file: FitsFile,
-    sci: Hdu,
-    companions: Mapping[str, Hdu | None],
-    root: str,
-    shape: tuple[int, int, int],
-) -> IntegrationStack:
-    def floats(hdu: Hdu | None) -> np.ndarray | None:
+def _read_stack(file: FitsFile, sci: Hdu, companions: dict, shape: tuple) -> IntegrationStack:
+    def read(hdu: Hdu | None) -> Any:
         return None if hdu is None else file.floats(hdu).reshape(shape)
 
-    dq = companions["DQ"]
+    root, dq = exposure_root(file.path), companions["DQ"]
     if dq is None:
         log.warning("%s: has no DQ data; taking all pixels as good", file.path.name)
     return IntegrationStack(
-        data=file.floats(sci).reshape(shape),
-        err=cast(np.ndarray, floats(companions["ERR"])),
+        data=read(sci),
+        err=read(companions["ERR"]),
         dq=np.zeros(shape, np.uint32) if dq is None else file.bits(dq).reshape(shape),
         sources=tuple(PlaneSource(root, i) for i in range(1, shape[0] + 1)),
-        **{name: floats(companions[name.upper()]) for name in VARIANCES},
+        **{name: read(companions[name.upper()]) for name in VARIANCES},
     )
 
 
@@ -222,11 +198,9 @@ def _companion(file: FitsFile, name: str, sci: Hdu) -> Hdu | None:
     if hdu is None or (hdu.is_image and hdu.empty):
         return None
     if not hdu.is_image:
-        raise ExposureError(f"{file.path}: {name} is a table, expected an image as SCI is")
+        raise file.problem(f"{name} is a table, expected an image as SCI is")
     if hdu.shape != sci.shape:
-        raise ExposureError(
-            f"{file.path}: {name} has shape {hdu.shape}, expected {sci.shape} as SCI has"
-        )
+        raise file.problem(f"{name} has shape {hdu.shape}, expected {sci.shape} as SCI has")
     return hdu
 
 
@@ -235,9 +209,8 @@ def _read_area(file: FitsFile, shape: tuple[int, int]) -> np.ndarray | None:
     if hdu is None or hdu.empty:
         return None
     if not hdu.is_image or hdu.shape != shape:
-        log.warning(
-            "%s: leaving out AREA of shape %s, expected %s", file.path.name, hdu.shape, shape
-        )
+        text = "%s: leaving out AREA of shape %s, expected %s"
+        log.warning(text, file.path.name, hdu.shape, shape)
         return None
     return file.floats(hdu)
 
@@ -248,9 +221,8 @@ def _read_int_times(file: FitsFile, nints: int) -> np.ndarray | None:
         return None
     table = file.table(hdu)
     if table is not None and len(table) < nints:
-        log.warning(
-            "%s: INT_TIMES has %d rows for %d integrations", file.path.name, len(table), nints
-        )
+        text = "%s: INT_TIMES has %d rows for %d integrations"
+        log.warning(text, file.path.name, len(table), nints)
     return table
 
 
@@ -260,18 +232,16 @@ def _read_asdf(file: FitsFile) -> bytes | None:
     if hdu is None or hdu.empty:
         return None
     if hdu.bitpix != 8:
-        raise ExposureError(f"{file.path}: ASDF has BITPIX {hdu.bitpix}, expected bytes")
+        raise file.problem(f"ASDF has BITPIX {hdu.bitpix}, expected bytes")
     return file.raw_bytes(hdu)
 
 
 def _read_meta(file: FitsFile, sci: Hdu) -> ExposureMeta:
-    headers = {"PRIMARY": file.hdus[0].header, "SCI": sci.header}
-    values = {}
+    primary, values = file.hdus[0].header, {}
     for field in dataclasses.fields(ExposureMeta):
-        keyword, home = field.metadata["keyword"], field.metadata["home"]
-        other = "SCI" if home == "PRIMARY" else "PRIMARY"
-        for place in (home, other):
-            value = _card(file, headers[place], keyword, str(field.type).split(" ")[0])
+        home = field.metadata["home"]
+        for header in (primary, sci.header) if home == "PRIMARY" else (sci.header, primary):
+            value = _card(file, header, field.metadata["keyword"], str(field.type).split(" ")[0])
             if value is not None:
                 values[field.name] = value
                 break
@@ -288,7 +258,7 @@ def _card(file: FitsFile, header: Any, keyword: str, kind: str) -> Any:
     if kind == "str":
         return str(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ExposureError(f"{file.path}: keyword {keyword} is {value!r}, expected a number")
+        raise file.problem(f"keyword {keyword} is {value!r}, expected a number")
     if kind == "int" and value != int(value):
-        raise ExposureError(f"{file.path}: keyword {keyword} is {value!r}, expected an integer")
+        raise file.problem(f"keyword {keyword} is {value!r}, expected an integer")
     return int(value) if kind == "int" else float(value)

@@ -53,13 +53,7 @@ def open_input(path: str | Path, error: type[InputError], expected: str) -> Bina
 
 
 def read_input(path: str | Path, error: type[InputError], expected: str, limit: int) -> bytes:
-    """Return the contents of a regular file of at most `limit` bytes.
-
-    Raises
-    ------
-    InputError
-        (as `error`) As `open_input`, or it is larger.
-    """
+    """Return a regular file; raise `error` as `open_input`, or for more than `limit` bytes."""
     with open_input(path, error, expected) as file:
         try:
             content = file.read(limit + 1)

@@ -49,12 +49,9 @@ class Requirements:
         resample = parameters.resample
         grid = {name: getattr(resample, name) for name in _GRID}
         grid["output_wcs_file"] = resample.output_wcs
-        return cls(
-            None if resample.skip else grid,
-            resample.weight_type == "exptime",
-            pixels and not parameters.klip.skip,
-            checksums,
-        )
+        times = resample.weight_type == "exptime"
+        pixels = pixels and not parameters.klip.skip
+        return cls(None if resample.skip else grid, times, pixels, checksums)
 
 
 def inspect_members(
@@ -64,23 +61,17 @@ def inspect_members(
     skip_bad: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> tuple[Association, Exposures]:
-    """Read all that is needed of all members but their pixels, and see whether they can be used.
+    """Read all but the pixels of all members, and see whether they can be used.
 
     Parameters
     ----------
     association : Association
     needs : Requirements
     skip_bad : bool
-        Leave out what cannot be used or does not go with most others, with a warning.
+        Leave out what cannot be used or does not go with most others, with a warning: see
+        `Product.left_out`.
     progress : callable
         Called as ``progress(done, total, name)``.
-
-    Returns
-    -------
-    association : Association
-        Without what is left out: see `Product.left_out`.
-    exposures : dict
-        By path and exptype.
 
     Raises
     ------
@@ -113,11 +104,7 @@ def inspect_members(
     return replace(association, products=products), exposures
 
 
-# ---- one by one
-
-
 def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
-    """Read a member; raise InputError where it cannot be used."""
     file = open_fits(member.path, ExposureError)
     exposure = exposure_of(file, member.exptype, pixels=False)
     science = member.exptype == "science"
@@ -139,7 +126,6 @@ def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
 
 
 def _check_sums_once(file: FitsFile) -> None:
-    """Check a file's sums unless this process has found them right before."""
     state = file.path.stat()
     key = (file.path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     if key not in _right:
@@ -158,11 +144,7 @@ def _has_usable_pixel(file: FitsFile) -> bool:
     return False
 
 
-# ---- together
-
-
 def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:
-    """Return a product without the members that are left out."""
     own = [m for m in product.used if _key(m) in exposures]
     bad = {m: reasons[_key(m)] for m in product.used if _key(m) in reasons}
 
@@ -208,7 +190,6 @@ def _check_references(association: Association, product: Product) -> None:
 
 
 def _unfit(members: Sequence[Member], check) -> dict[Member, str]:
-    """Return the members that fail a check by themselves, with the reason."""
     return {m: problem for m in members if (problem := _problem(check, [m]))}
 
 
@@ -244,9 +225,7 @@ def _without(association: Association, product: Product, bad: Mapping[Member, st
     )
     for exptype in ("science", "psf"):
         if not getattr(product, exptype):
-            texts = "; ".join(
-                f"{m.expname}: {reason}" for m, reason in bad.items() if m.exptype == exptype
-            )
+            texts = "; ".join(f"{m.expname}: {bad[m]}" for m in bad if m.exptype == exptype)
             raise ExposureError(
                 f"{association.path}: no {exptype} member can be used, expected at "
                 f"least one ({texts})"

@@ -55,13 +55,10 @@ _UNSUPPORTED: dict[str, dict[str, tuple]] = {
 
 
 def read_parameters(path: str | Path) -> list[tuple[str, Any]]:
-    """Read a parameter file.
+    """Read a parameter file: TOML, or ASDF as the jwst package writes it.
 
-    Parameters
-    ----------
-    path : path
-        TOML (a table for each step, ``preset`` and ``align`` at the top), or ASDF as the jwst
-        package writes it, of the whole coronagraphic pipeline or of one of its steps.
+    TOML has a table for each step, ``preset`` and ``align`` at the top; ASDF is of the whole
+    coronagraphic pipeline or of one of its steps.
 
     Returns
     -------

@@ -90,20 +90,8 @@ def product_hdus(
 ) -> list[Hdu]:
     """Return PRIMARY and the HDUs of those `arrays` (by EXTNAME) that are not None.
 
-    Parameters
-    ----------
-    path : path
-        The product's.
-    exposure : Exposure
-        Whose headers the product inherits; SCI and ERR always have a unit.
-    arrays : mapping of str to array
-    provenance : Provenance
-    steps : iterable of str
-        The steps whose status the product carries.
-    inputs : iterable of str
-        File names for HISTORY.
-    model : str
-        DATAMODL.
+    Headers are inherited from `exposure`; SCI and ERR always have a unit. PRIMARY carries the
+    status of `steps`, DATAMODL `model`, and a HISTORY that names the files `inputs`.
     """
     primary = _primary_header(exposure, Path(path).name, model, provenance, steps)
     add_history(primary, provenance.history(inputs))
@@ -160,16 +148,10 @@ def set_times(
 def asdf_hdu(
     source: bytes | gwcs.WCS | None, hdus: Sequence[Hdu], resample: Mapping[str, Any] | None = None
 ) -> Hdu:
-    """Return the ASDF extension of a product.
+    """Return the ASDF extension of a product whose other HDUs are `hdus`, PRIMARY first.
 
-    Parameters
-    ----------
-    source : bytes, gwcs.WCS or None
-        As for `gpucoron.io.asdf.extension.asdf_extension`.
-    hdus : sequence of Hdu
-        The product's others, PRIMARY first; their headers give the metadata.
-    resample : mapping, optional
-        Parts of ``meta.resample`` that have no keyword.
+    `source` is as for `gpucoron.io.asdf.extension.asdf_extension`; `resample` has those parts of
+    ``meta.resample`` that have no keyword.
     """
     values = meta_from_headers({h.name: header_values(h.header) for h in hdus if h.header})
     if resample:

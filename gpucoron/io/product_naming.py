@@ -18,19 +18,10 @@ log = logging.getLogger("gpucoron")
 def standard_product_name(association: Association, meta: ExposureMeta) -> str:
     """Build the name that the JWST archive would give a product.
 
-    Parameters
-    ----------
-    association : Association
-    meta : ExposureMeta
-        Of the product's first science exposure; its program and target are used where the
-        association has none.
-
-    Returns
-    -------
-    str
-        ``jw<program>-<asn_id>_<target>_<instrument>_<elements>[-<subarray>]`` in lower case, the
-        elements being filter and pupil in alphabetical order; the coronagraph mask stands in
-        where there is neither pupil nor subarray.
+    It is ``jw<program>-<asn_id>_<target>_<instrument>_<elements>[-<subarray>]`` in lower case, the
+    elements being filter and pupil in alphabetical order; the coronagraph mask stands in where
+    there is neither pupil nor subarray. `meta` is of the product's first science exposure; its
+    program and target are used where the association has none.
     """
     program = association.program or program_id(meta.program) or "00000"
     target = association.target or meta.target
@@ -47,11 +38,7 @@ def standard_product_name(association: Association, meta: ExposureMeta) -> str:
 def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tuple[str, ...]:
     """Return the name of every product, building those that the association leaves out.
 
-    Parameters
-    ----------
-    association : Association
-    metas : sequence of ExposureMeta
-        One for each product: that of its first science exposure.
+    `metas` has the metadata of each product's first science exposure.
 
     Raises
     ------
@@ -71,5 +58,8 @@ def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tu
             text = "%s: product %d has no name; using the standard one, %s"
             log.warning(text, association.path.name, number, name)
         names.append(name)
-    check_names(association.path, names)
+    try:
+        check_names(names)
+    except AssociationError as problem:
+        raise AssociationError(f"{association.path}: {problem.args[0]}") from problem
     return tuple(names)

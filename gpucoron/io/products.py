@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.core.stack import VARIANCES
+from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.errors import OutputError, why
 from gpucoron.io.blend import blend, count_pointings, header_table
 from gpucoron.io.files import check_overwrite, output_error, temporary_path
@@ -33,7 +32,6 @@ from gpucoron.io.psfalign import PsfalignWriter
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-    from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import OutputWcs
 
@@ -57,16 +55,11 @@ _OWN_WCS = re.compile(
 )
 
 
-# ---- names and folders
-
-
 def product_path(output_dir: str | os.PathLike, name: str, asn_id: str | None, suffix: str) -> Path:
     """Return where a product goes; `asn_id` is part of the names of exposure-based products only.
 
-    Raises
-    ------
-    OutputError
-        `name`, the exposure's root or the association's product, would lead out of the folder.
+    Raises OutputError where `name`, the exposure's root or the association's product, would lead
+    out of the folder.
     """
     if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise OutputError(
@@ -92,7 +85,7 @@ def preflight(
         would replace one of `inputs`.
     """
     folder = Path(output_dir)
-    read = {path.resolve() for path in inputs}
+    protected = {path.resolve() for path in inputs}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -102,21 +95,16 @@ def preflight(
     probe = temporary_path(folder / "probe")
     try:
         probe.touch()
+        probe.unlink()
     except OSError as problem:
         raise output_error(folder, problem) from problem
-    finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
     for name in names:
-        if read and (folder / name).resolve() in read:
+        if (folder / name).resolve() in protected:
             raise OutputError(
                 f"{folder / name} would replace an input of that name; choose another output folder"
             )
         check_overwrite(folder / name, overwrite)
     return folder
-
-
-# ---- products on the exposure's own pixels
 
 
 def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
@@ -145,13 +133,11 @@ def write_crfints(
     Parameters
     ----------
     path : path
-        Where to.
     exposure : Exposure
         The input; gives metadata, AREA and INT_TIMES.
     stack : IntegrationStack
         The flagged images.
     provenance : Provenance
-        Of the run.
     overwrite : bool
         Whether a file of that name may be replaced.
 
@@ -211,9 +197,6 @@ def write_median(
     write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
-# ---- the combined image
-
-
 def write_i2d(
     path: str | os.PathLike,
     exposures: Sequence[Exposure],
@@ -227,7 +210,8 @@ def write_i2d(
 
     Parameters
     ----------
-    path : path
+    path, provenance, overwrite
+        As for `write_crfints`, as is what is raised.
     exposures : sequence of Exposure
         The science exposures: their metadata are blended into the header, and kept in HDRTAB.
     resampled : gpucoron.steps.resample.ResampledImage
@@ -235,13 +219,6 @@ def write_i2d(
     wcs : OutputWcs
         Of the output grid. PIXAR_SR and PIXAR_A2 are its pixel's (preset "jwst": the first
         exposure's).
-    provenance, overwrite
-        As for `write_crfints`.
-
-    Raises
-    ------
-    OutputError
-        As `write_crfints`.
     """
     headers = [_in_association(input_headers(e), provenance) for e in exposures]
     arrays = {"SCI": resampled.data, "ERR": resampled.err}

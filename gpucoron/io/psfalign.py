@@ -50,13 +50,17 @@ _ALIGN_TEXT = (
 class PsfalignWriter:
     """Writes a psfalign file whose planes come in any order, a batch in memory at a time.
 
+    Metadata and WCS are those of the first of `exposures`, the references; times and integration
+    counts are those of all (preset "jwst": the first one's, too). DQ is all zero.
+
+    A context manager: leaving the block without `close`, by an exception or not, leaves nothing
+    behind. `write` may be called from several threads.
+
     Parameters
     ----------
     path : path
         The file has that name only after `close`.
     exposures : sequence of Exposure
-        The references. Metadata and WCS are the first one's; times and integration counts are
-        those of all (preset "jwst": the first one's, too).
     shape : (nref, ny, nx) or (nsci, nref, ny, nx)
         Of SCI: 3-D where all integrations share one alignment, else 4-D.
     provenance : Provenance
@@ -67,11 +71,6 @@ class PsfalignWriter:
     ------
     OutputError
         The file exists and must not be replaced, the disk has not room enough, or writing fails.
-
-    Notes
-    -----
-    A context manager: leaving the block without `close`, by an exception or not, leaves nothing
-    behind. `write` may be called from several threads. DQ is all zero.
     """
 
     def __init__(
@@ -160,7 +159,6 @@ class PsfalignWriter:
         return hdus
 
     def _summed(self, name):
-        """Return the bytes of a header, with the sums of what is written so far."""
         with quiet():
             return summed_header(self._headers[name], fold(self._sums[name]))
 
@@ -173,12 +171,10 @@ class PsfalignWriter:
 
         Parameters
         ----------
-        sci_index : int
-            Science integration, counted from 0; 0 for a 3-D product.
+        sci_index, ref_index : int
+            Science integration (0 for a 3-D product) and first reference, counted from 0.
         data, err : (n, ny, nx) floating array, MJy/sr
             Aligned images and their errors; `err` may be None, which is written as NaN.
-        ref_index : int
-            Which reference the first of them is, counted from 0.
 
         Raises
         ------
@@ -268,10 +264,7 @@ class PsfalignWriter:
     def close(self, fits_table: np.ndarray | None = None) -> None:
         """Complete the file and give it its name.
 
-        Parameters
-        ----------
-        fits_table : structured array, optional
-            The fits of `gpucoron.steps.align_refs`, a row a pair; becomes the ALIGN table.
+        `fits_table` has the fits of `gpucoron.steps.align_refs`, a row a pair; it becomes ALIGN.
 
         Raises
         ------

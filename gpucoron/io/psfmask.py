@@ -15,7 +15,7 @@ import numpy as np
 
 from gpucoron.errors import MaskError, one_line
 from gpucoron.io.fits.checksums import check_sums
-from gpucoron.io.fits.reading import open_fits
+from gpucoron.io.fits.reading import FitsFile, open_fits
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure, ExposureMeta
@@ -33,17 +33,9 @@ def read_psfmask(
     meta: ExposureMeta | None = None,
     checksums: bool = True,
 ) -> np.ndarray:
-    """Read a psfmask reference file: its SCI extension, or its primary HDU where there is no SCI.
+    """Read a psfmask reference file: SCI, or the primary HDU where there is no SCI.
 
-    Parameters
-    ----------
-    path : path
-    shape : (ny, nx)
-        Shape of the exposures' images.
-    meta : ExposureMeta or None
-        Of an exposure; a mask made for another instrument or coronagraph gives a warning.
-    checksums : bool
-        Compare the file with the checksums in its headers, where there are any.
+    A mask made for another instrument or coronagraph than `meta` says gives a warning.
 
     Returns
     -------
@@ -53,26 +45,27 @@ def read_psfmask(
     Raises
     ------
     MaskError
-        Unreadable, damaged, no image, another shape, NaN, infinite or negative values, all zero.
+        Unreadable, damaged (with `checksums`), no image, another shape than `shape`, the
+        exposures'; NaN, infinite or negative values, all zero.
     """
     file = open_fits(path, MaskError)
     if checksums:
         check_sums(file)
     hdu = file.find("SCI") or file.hdus[0]
     if not hdu.is_image:
-        raise MaskError(f"{path}: {hdu.name} is a table, expected an image of shape {shape}")
+        raise file.problem(f"{hdu.name} is a table, expected an image of shape {shape}")
     if hdu.empty:
-        raise MaskError(
-            f"{path}: no image in SCI or the primary HDU (found: {file.names}), "
+        raise file.problem(
+            f"no image in SCI or the primary HDU (found: {file.names}), "
             f"expected one of shape {shape}"
         )
     if hdu.shape != tuple(shape):
-        raise MaskError(
-            f"{path}: the psfmask has shape {hdu.shape}, but the exposures have "
+        raise file.problem(
+            f"the psfmask has shape {hdu.shape}, but the exposures have "
             f"{tuple(shape)}; expected the same (give another with --psfmask)"
         )
     mask = file.floats(hdu, "float64")
-    _check_values(path, mask)
+    _check_values(file, mask)
     if meta is not None:
         _compare_optics(file.path.name, file.hdus[0].header, meta)
     return mask
@@ -82,15 +75,6 @@ def find_psfmask(
     option_path: str | os.PathLike | None, exposure: Exposure, checksums: bool = True
 ) -> tuple[np.ndarray, str, str]:
     """Return the psfmask that a science exposure should use.
-
-    Parameters
-    ----------
-    option_path : path or None
-        What the user asked for.
-    exposure : Exposure
-        Gives the shape, and the keywords by which CRDS chooses.
-    checksums : bool
-        As for `read_psfmask`.
 
     Returns
     -------
@@ -124,16 +108,15 @@ def find_psfmask(
     return read_psfmask(path, shape, exposure.meta, checksums), name, how
 
 
-def _check_values(path: str | os.PathLike, mask: np.ndarray) -> None:
+def _check_values(file: FitsFile, mask: np.ndarray) -> None:
     nan, infinite = np.isnan(mask).sum(), np.isinf(mask).sum()
     negative, positive = (mask < 0).sum(), np.count_nonzero(mask)
     problem = None
     if nan or infinite:
         problem = f"has {nan} NaN and {infinite} infinite values, expected numbers of 0 or more"
     elif negative:
-        problem = (
-            f"has {negative} negative values (lowest {mask.min():g}), expected numbers of 0 or more"
-        )
+        low = mask.min()
+        problem = f"has {negative} negative values (lowest {low:g}), expected numbers of 0 or more"
     elif not positive:
         problem = "is 0 everywhere and leaves no pixel to fit, expected 1 where a pixel counts"
     elif positive <= FITTED:
@@ -142,7 +125,7 @@ def _check_values(path: str | os.PathLike, mask: np.ndarray) -> None:
             "as many unknowns"
         )
     if problem:
-        raise MaskError(f"{path}: the psfmask {problem}")
+        raise file.problem(f"the psfmask {problem}")
 
 
 def _compare_optics(name: str, header, meta: ExposureMeta) -> None:
@@ -163,8 +146,7 @@ def _same(text: str) -> str:
 
 def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:
     """Return the mask that CRDS recommends, or None and the reason."""
-    reason = _not_configured()
-    if reason:
+    if reason := _not_configured():
         return None, reason
     try:
         import crds

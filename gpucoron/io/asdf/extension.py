@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,16 +64,16 @@ def asdf_extension(
 
 def _same_arrays(tree, arrays: Iterable[Mapping]) -> bool:
     """Tell whether a tree refers to these arrays in FITS extensions, and no others."""
-    found = {node["source"]: dict(node) for node in _links(tree)}
+    found, nodes = {}, [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            nodes += node.values()
+            if isinstance(node.get("source"), str):
+                found[node["source"]] = dict(node)
+        elif isinstance(node, list):
+            nodes += node
     return found == {array["source"]: dict(array) for array in arrays}
-
-
-def _links(node) -> Iterator[Mapping]:
-    if isinstance(node, dict) and isinstance(node.get("source"), str):
-        yield node
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    for child in children:
-        yield from _links(child)
 
 
 def _removed(meta, values: Mapping[str, Any]) -> bool:

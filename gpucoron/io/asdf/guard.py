@@ -14,7 +14,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,10 +31,7 @@ _SOURCE = re.compile(r"fits:[\w, -]*")  # an HDU of the file around the ASDF ext
 _MAGIC = b"\xd3BLK"
 _HEAD = struct.Struct(">I4sQQQ16s")  # flags, compression, allocated, used, data size, checksum
 _STREAMED = 1
-_DECOMPRESSORS: dict[bytes, Callable[[], Any]] = {
-    b"zlib": zlib.decompressobj,
-    b"bzp2": bz2.BZ2Decompressor,
-}
+_DECOMPRESSORS: dict[bytes, Any] = {b"zlib": zlib.decompressobj, b"bzp2": bz2.BZ2Decompressor}
 
 
 class UnsupportedAsdf(Exception):
@@ -49,18 +46,9 @@ class AsdfTooComplex(Exception):
 def open_asdf(content: bytes, *, lazy_tree: bool = True) -> Iterator[Mapping[str, Any]]:
     """Open an ASDF file with the asdf package after checking it, without warnings.
 
-    Parameters
-    ----------
-    content : bytes
-    lazy_tree : bool
-        Make objects of entries when they are used, within the block: links to arrays in FITS
-        extensions, which asdf cannot follow, and entries of unknown types then do no harm. False
-        gives plain dicts and lists.
-
-    Yields
-    ------
-    mapping
-        The tree.
+    With `lazy_tree` entries become objects when they are used, within the block: links to arrays
+    in FITS extensions, which asdf cannot follow, and entries of unknown types then do no harm.
+    Without it the tree is plain dicts and lists.
 
     Raises
     ------
@@ -117,9 +105,6 @@ def _end_of_text(content: bytes) -> int:
     if end is None:
         raise UnsupportedAsdf("no end of the YAML text")
     return end.end()
-
-
-# ---- the YAML text
 
 
 def _check_events(events) -> None:
@@ -189,11 +174,7 @@ def _shape(array) -> list[int]:
     return [len(numbers)] if isinstance(numbers, list) else []
 
 
-# ---- the binary blocks
-
-
 def _plain_blocks(content: bytes, place: int) -> Iterator[bytes]:
-    """Yield the blocks after `place`, decompressed."""
     total = 0
     for kind, length, data in _blocks(content, place):
         data = _decompressed(kind, data, length)

@@ -86,7 +86,7 @@ def set_keyword(
     hdu: str = "",
     section: str = "",
 ) -> None:
-    """Set a keyword of a product's header, in place; a new one goes to its usual place.
+    """Set a keyword of a product's header, in place; a new one goes to its usual place in `hdu`.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def set_keyword(
     comment : str
         Empty keeps the keyword's present comment.
     hdu : str
-        EXTNAME ("" for PRIMARY); decides where a new keyword goes.
+        EXTNAME, "" for PRIMARY.
     section : str
         Title to put above a new keyword, unless the header has it already.
     """

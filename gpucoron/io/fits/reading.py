@@ -38,6 +38,10 @@ class FitsFile:
     error: type[InputError]
     hdus: tuple[Hdu, ...]
 
+    def problem(self, text: str) -> InputError:
+        """Return the exception that says what is wrong with the file."""
+        return self.error(f"{self.path}: {text}")
+
     @property
     def names(self) -> str:
         """Names of the HDUs, for messages."""
@@ -47,7 +51,7 @@ class FitsFile:
         """Return the HDU called `name`, None where there is none; two of them are an error."""
         found = [h for h in self.hdus if h.name == name]
         if len(found) > 1:
-            raise self.error(f"{self.path}: has {len(found)} {name} extensions, expected one")
+            raise self.problem(f"has {len(found)} {name} extensions, expected one")
         return found[0] if found else None
 
     def floats(self, hdu: Hdu, dtype: str = "float32") -> np.ndarray:
@@ -66,8 +70,8 @@ class FitsFile:
         with np.errstate(invalid="ignore"):
             bits = np.array(values, np.uint32, order="C")
         if not np.array_equal(bits, values):
-            raise self.error(
-                f"{self.path}: {hdu.name} holds values that are not unsigned "
+            raise self.problem(
+                f"{hdu.name} holds values that are not unsigned "
                 "32-bit integers, expected data quality bits"
             )
         return bits
@@ -95,8 +99,8 @@ class FitsFile:
         try:
             return b"".join(self.pieces(hdu.offset, hdu.nbytes))
         except MemoryError:
-            raise self.error(
-                f"{self.path}: {hdu.name} of shape {hdu.shape} does not fit into memory"
+            raise self.problem(
+                f"{hdu.name} of shape {hdu.shape} does not fit into memory"
             ) from None
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
@@ -107,11 +111,11 @@ class FitsFile:
                 while length:
                     piece = file.read(min(length, _PIECE))
                     if not piece:
-                        raise self.error(f"{self.path}: was cut short while it was read")
+                        raise self.problem("was cut short while it was read")
                     length -= len(piece)
                     yield piece
             except OSError as problem:
-                raise self.error(f"{self.path}: cannot be read: {why(problem)}") from problem
+                raise self.problem(f"cannot be read: {why(problem)}") from problem
 
     def _astropy(self, kind: Any, hdu: Hdu, **options: Any) -> Any:
         """Return one HDU as astropy has it, by those cards alone that describe its data."""
@@ -123,13 +127,11 @@ class FitsFile:
     def _image(self, hdu: Hdu) -> np.ndarray:
         """Return the values of an image as astropy has them, scaled."""
         if not hdu.is_image:
-            raise self.error(f"{self.path}: {hdu.name} is a table, expected an image")
+            raise self.problem(f"{hdu.name} is a table, expected an image")
         for keyword in ("BSCALE", "BZERO", "BLANK"):
             value = hdu.header.get(keyword)
             if keyword in hdu.header and not _is_number(value):
-                raise self.error(
-                    f"{self.path}: {keyword} of {hdu.name} is {value!r}, expected a number"
-                )
+                raise self.problem(f"{keyword} of {hdu.name} is {value!r}, expected a number")
         kind = fits.ImageHDU if "XTENSION" in hdu.header else fits.PrimaryHDU
         try:
             made = self._astropy(kind, hdu)
@@ -138,8 +140,8 @@ class FitsFile:
         except InputError:
             raise
         except Exception as problem:  # whatever astropy makes of odd headers
-            raise self.error(
-                f"{self.path}: {hdu.name} of shape {hdu.shape} cannot be read: {one_line(problem)}"
+            raise self.problem(
+                f"{hdu.name} of shape {hdu.shape} cannot be read: {one_line(problem)}"
             ) from problem
 
 

@@ -72,10 +72,7 @@ class InputWcs:
         return np.column_stack([np.mod(ra, 360.0), dec])
 
     def mean_pixel_area(self, shape: tuple[int, int]) -> float:
-        """Return the mean area (sr) of the pixels, from the outline of the bounding box.
-
-        The outline, a point at least every 15 pixels, is laid on an equal-area plane.
-        """
+        """Return the mean area (sr) of the pixels: the bounding box on an equal-area plane."""
         ny, nx = shape
         (x1, x2), (y1, y2) = self.box(shape)
         x1, x2 = max(0, int(x1 + 0.5)), min(nx - 1, int(x2 - 0.5))
@@ -167,14 +164,7 @@ def reason(error: Exception) -> str:
 
 
 def pixel_map(input_wcs: InputWcs, output_wcs: OutputWcs, shape: tuple[int, ...]) -> np.ndarray:
-    """Map every pixel of an input image to the output image.
-
-    Parameters
-    ----------
-    input_wcs : InputWcs
-    output_wcs : OutputWcs
-    shape : (..., ny, nx)
-        Shape of the input.
+    """Map every pixel of an input image of `shape` (..., ny, nx) to the output image.
 
     Returns
     -------

@@ -33,13 +33,8 @@ def read_output_wcs(
 ) -> OutputWcs:
     """Read the WCS of the output image from an ASDF file; see `gpucoron.io.wcs.output_wcs`.
 
-    Parameters
-    ----------
-    path : str
-    shape : (ny, nx) or None
-        Shape asked for; None takes the file's.
-    wcs, meta, input_shape : InputWcs, ExposureMeta, (ny, nx)
-        First exposure, whose pixel scale the output's is compared with.
+    `shape` None takes the file's. `wcs`, `meta` and `input_shape` are the first exposure's, whose
+    pixel scale the output's is compared with.
 
     Raises
     ------

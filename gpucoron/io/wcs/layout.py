@@ -41,8 +41,6 @@ def output_wcs(
 ) -> OutputWcs:
     """Lay out the image that combines exposures, as the jwst package does.
 
-    The keywords are parameters of resample, as `gpucoron.core.parameters.Resample` checks them.
-
     Parameters
     ----------
     wcss, metas, shapes : sequences, one entry an exposure
@@ -63,41 +61,39 @@ def output_wcs(
         ASDF file with a WCS under ``wcs``, and perhaps ``pixel_scale``, ``pixel_area``,
         ``array_shape`` or ``pixel_shape``. The other parameters but `output_shape` are ignored.
 
-    Returns
-    -------
-    OutputWcs
-
     Raises
     ------
     ParameterError
         A file that cannot be used, a CRVAL that is no position or far away, or a shape of less
         than 2 or more than 50,000 pixels a side.
     ExposureError
-        The first exposure's WCS cannot be evaluated.
+        A WCS cannot be evaluated.
 
     Notes
     -----
     CRVAL is the direction of the middle between least and greatest Cartesian coordinates of all
     corners of S_REGION; the scale is the geometric mean of the x and y scales; PC follows ROLL_REF,
     V3I_YANG and VPARITY; CRPIX puts the least corner at 0, and the shape is the greatest, rounded.
-    An exposure without S_REGION counts with the footprint of its GWCS, and one without angles with
-    the orientation of its GWCS, each with a line in the log.
+    What an exposure lacks of these is taken from its GWCS, with a line in the log.
     """
     shape = None if output_shape is None else (int(output_shape[1]), int(output_shape[0]))
     images = [(shape[-2], shape[-1]) for shape in shapes]
     first = wcss[0], metas[0], images[0]
+    by_exposure = _regions(wcss, metas, images)
+    regions = [polygon for polygons in by_exposure for polygon in polygons]
     if output_wcs_file:
         layout = read_output_wcs(output_wcs_file, shape, *first)
     else:
-        by_exposure = _regions(wcss, metas, images)
         if shape is None:
             _check_near(wcss, by_exposure)
-        regions = [polygon for own in by_exposure for polygon in own]
         scale, ratio = _scale(*first, pixel_scale, pixel_scale_ratio)
         pc = _orientation(*first, rotation)
         centre = _middle(np.vstack(regions)) if crval is None else pair(crval)
         layout = _place(regions, scale, ratio, pc, centre, crpix, shape)
-    return dataclasses.replace(layout, s_region=_combined_region(layout, wcss, metas, images))
+    region = combine_regions(regions, layout.box(), layout.sky_to_pixel, layout.pixel_to_sky)
+    if region is None:
+        log.warning("no exposure overlaps the output image; it gets no S_REGION")
+    return dataclasses.replace(layout, s_region=region)
 
 
 def _place(regions, scale, ratio, pc, crval, crpix, shape) -> OutputWcs:
@@ -181,7 +177,6 @@ def _middle(corners: np.ndarray) -> Pair:
 
 
 def _separation(ra1, dec1, ra2, dec2) -> np.ndarray:
-    """Angle between positions, all in degrees."""
     from astropy import units
     from astropy.coordinates import angular_separation
 
@@ -190,7 +185,6 @@ def _separation(ra1, dec1, ra2, dec2) -> np.ndarray:
 
 
 def _scale(wcs, meta, shape, pixel_scale, ratio) -> Pair:
-    """Return the output scale in degrees, and its ratio to the input's."""
     if pixel_scale is not None:
         degrees = pixel_scale / 3600.0
         return degrees, degrees / math.degrees(math.sqrt(wcs.mean_pixel_area(shape)))
@@ -233,14 +227,3 @@ def _orientation(wcs, meta, shape, rotation) -> Box:
         angle = math.radians(rotation)
     c, s = math.cos(angle), math.sin(angle)
     return ((parity * c, s), (-parity * s, c))
-
-
-def _combined_region(layout: OutputWcs, wcss, metas, shapes) -> str | None:
-    """S_REGION of the output: what the exposures cover of it."""
-    regions = []
-    for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
-        regions += parse_region(meta.s_region) or [wcs.footprint(shape)]
-    region = combine_regions(regions, layout.box(), layout.sky_to_pixel, layout.pixel_to_sky)
-    if region is None:
-        log.warning("no exposure overlaps the output image; it gets no S_REGION")
-    return region

@@ -48,13 +48,8 @@ def combine_regions(
 ) -> str | None:
     """Join the footprints of exposures, clipped to the output image.
 
-    Parameters
-    ----------
-    regions : sequence of (n, 2) arrays, degrees
-        RA, Dec of the corners of polygons.
-    box : ((x1, x2), (y1, y2)), output pixels
-    sky_to_pixel, pixel_to_sky : callable
-        The output WCS, both ways.
+    `regions` are corners (n, 2) of polygons, RA and Dec in degrees; `box` is ((x1, x2), (y1, y2))
+    in output pixels; `sky_to_pixel` and `pixel_to_sky` are the output WCS, both ways.
 
     Returns
     -------
@@ -78,7 +73,6 @@ def combine_regions(
 
 
 def _clockwise(polygon) -> np.ndarray:
-    """Return the outer corners, each once."""
     ring = np.array(polygon.exterior.coords)[:-1]
     return ring[::-1] if polygon.exterior.is_ccw else ring
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -103,27 +103,24 @@ class OutputWcs:
         wcs.pixel_shape = self.shape[::-1]
         return wcs
 
-    def to_header_cards(self) -> list[tuple[str, object, str]]:
+    def to_header_cards(self) -> list[tuple[str, Any, str]]:
         """Keyword, value and comment of the FITS cards, in the order of the jwst package's i2d."""
-        (pc11, pc12), (pc21, pc22) = self.pc
-        cards = [
+        axes = (
+            ("CRPIX", tuple(c + 1 for c in self.crpix), "pixel coordinate of ref point, 1-indexed"),
+            ("CRVAL", self.crval, "coordinate value at reference point"),
+            ("CTYPE", ("RA---TAN", "DEC--TAN"), "type"),
+            ("CUNIT", ("deg", "deg"), "units"),
+            ("CDELT", self.cdelt, "coordinate increment at reference point"),
+        )
+        cards: list[tuple[str, Any, str]] = [
             ("RADESYS", "ICRS", "Name of the coordinate reference frame"),
             ("WCSAXES", 2, "number of World Coordinate System axes"),
-            ("CRPIX1", self.crpix[0] + 1, "Axis 1 pixel coordinate of ref point, 1-indexed"),
-            ("CRPIX2", self.crpix[1] + 1, "Axis 2 pixel coordinate of ref point, 1-indexed"),
-            ("CRVAL1", self.crval[0], "Axis 1 coordinate value at reference point"),
-            ("CRVAL2", self.crval[1], "Axis 2 coordinate value at reference point"),
-            ("CTYPE1", "RA---TAN", "Axis 1 type"),
-            ("CTYPE2", "DEC--TAN", "Axis 2 type"),
-            ("CUNIT1", "deg", "Axis 1 units"),
-            ("CUNIT2", "deg", "Axis 2 units"),
-            ("CDELT1", self.cdelt[0], "Axis 1 coordinate increment at reference point"),
-            ("CDELT2", self.cdelt[1], "Axis 2 coordinate increment at reference point"),
-            ("PC1_1", pc11, "Linear transformation matrix element"),
-            ("PC1_2", pc12, "Linear transformation matrix element"),
-            ("PC2_1", pc21, "Linear transformation matrix element"),
-            ("PC2_2", pc22, "Linear transformation matrix element"),
         ]
+        for name, values, comment in axes:
+            cards += [(f"{name}{i}", v, f"Axis {i} {comment}") for i, v in enumerate(values, 1)]
+        for i, row in enumerate(self.pc, 1):
+            comment = "Linear transformation matrix element"
+            cards += [(f"PC{i}_{j}", v, comment) for j, v in enumerate(row, 1)]
         if self.s_region:
             cards.append(("S_REGION", self.s_region, "Spatial footprint of the observation"))
         return cards
