@@ -225,12 +225,12 @@ def find_candidates(
     """
     reach = APART * fwhm_px
     rest = np.array(image, dtype=np.float64)
-    snr, n = snr_map(rest, star, fwhm_px) if snr is None else map(np.array, snr)
+    ratio, n = snr_map(rest, star, fwhm_px) if snr is None else map(np.array, snr)
     places: list[tuple[float, float]] = []
     for _ in range(ROUNDS):
         new = [
             _centre(image, p, fwhm_px)
-            for p in _peaks(significance(snr, n), reach, threshold, at_most - len(places))
+            for p in _peaks(significance(ratio, n), reach, threshold, at_most - len(places))
         ]
         new = [p for k, p in enumerate(new) if _clear(p, [*places, *new[:k]], reach)]
         if not new:
@@ -240,9 +240,9 @@ def find_candidates(
             _cut(rest, p, fwhm_px)
         near = _rings(image.shape, star, new, 2.5 * fwhm_px)
         again = snr_map(rest, star, fwhm_px, where=near)
-        snr[near], n[near] = again[0][near], again[1][near]
+        ratio[near], n[near] = again[0][near], again[1][near]
         for p in new:
-            _cut(snr, p, reach)
+            _cut(ratio, p, reach)
     found = [_measure(image, p, star, fwhm_px, [q for q in places if q is not p]) for p in places]
     found = [c for c in found if c.significance >= threshold]
     return sorted(found, key=lambda c: -c.significance)
@@ -264,13 +264,14 @@ def _measure(image, place, star, fwhm_px, others):
     # of a Gaussian PSF centred in a pixel; half its light is in the aperture
     most = 2 * math.erf(math.sqrt(math.log(2)) / fwhm_px) ** 2
     narrow = bool(share > NARROW * most)
-    return Candidate(*place, math.dist(place, star), flux, snr, sigmas, n, narrow)
+    x, y = place
+    return Candidate(x, y, math.dist(place, star), flux, snr, sigmas, n, narrow)
 
 
 def _peaks(sigmas, reach, threshold, at_most):
     """Return the pixels (x, y) of highest significance, none within `reach` of a higher one."""
     sigmas = np.where(np.isfinite(sigmas), sigmas, -np.inf)
-    peaks = []
+    peaks: list[tuple[float, float]] = []
     while len(peaks) < at_most:
         j, i = np.unravel_index(np.argmax(sigmas), sigmas.shape)
         if sigmas[j, i] < threshold:

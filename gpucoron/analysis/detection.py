@@ -285,7 +285,8 @@ def _window(shape, centre, reach: float) -> tuple[slice, slice]:
     for c, length in zip(centre[::-1], shape, strict=True):
         start = min(max(math.floor(c - reach), 0), length)
         spans.append(slice(start, max(min(math.ceil(c + reach) + 1, length), start)))
-    return tuple(spans)
+    rows, columns = spans
+    return rows, columns
 
 
 def _matched_peak(image, near, sigma_px: float, search_px: float) -> tuple[int, int] | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
 from gpucoron.analysis.candidates import Candidate, find_candidates, snr_map
 from gpucoron.analysis.detection import aperture_snr, psf_fwhm, significance
 from gpucoron.analysis.record import ExposureRecord, Record
-from gpucoron.io.wcs.tan import tangent_plane
+from gpucoron.io.wcs.tan import OutputWcs, pair, tangent_plane
 
 __all__ = [
     "Shifts",
@@ -62,12 +63,12 @@ def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky 
     if star is not None:
         places = np.array([wcs.sky_to_pixel(*star)], float)
     else:
-        own = [(e, star_in_exposure(e)) for e in science]
+        own = [(e.wcs, star_in_exposure(e)) for e in science]
         places = np.array(
             [
-                wcs.sky_to_pixel(*e.wcs.pixel_to_sky(*p[:2], everywhere=True))
-                for e, p in own
-                if p is not None
+                wcs.sky_to_pixel(*w.pixel_to_sky(*p[:2], everywhere=True))
+                for w, p in own
+                if w is not None and p is not None
             ],
             float,
         )
@@ -198,8 +199,9 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Sk
     peaks = find_candidates(image, sky.star, sky.fwhm_px, snr=snr)
     places = [(c.x, c.y) for c in peaks]
     views = [v for e in science_exposures(record) if (v := _exposure_view(e, sky, truncate))]
-    area = record.wcs.pixel_area_sr
-    skies = [tuple(map(float, record.wcs.pixel_to_sky(*p))) for p in places]
+    wcs = cast(OutputWcs, record.wcs)
+    area = wcs.pixel_area_sr
+    skies = [tuple(map(float, wcs.pixel_to_sky(*p))) for p in places]
     candidates: list[SkyCandidate] = []
     for k, c in enumerate(peaks):
         ra, dec = skies[k]
@@ -236,8 +238,7 @@ def _measure_exposures(entry: SkyCandidate, views: list, others: list) -> None:
     """Measure a candidate in every exposure; apertures near other candidates are left out."""
     for exposure, image, (x, y, scale), fwhm_px in views:
         at, *rest = (
-            tuple(float(v) for v in exposure.wcs.sky_to_pixel(*sky))
-            for sky in ((entry.ra, entry.dec), *others)
+            pair(exposure.wcs.sky_to_pixel(*sky)) for sky in ((entry.ra, entry.dec), *others)
         )
         flux, snr = (
             aperture_snr(image, at, (x, y), fwhm_px=fwhm_px, others=rest)[:2]

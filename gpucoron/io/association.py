@@ -24,6 +24,7 @@ log = logging.getLogger("gpucoron")
 USED_TYPES = ("science", "psf")
 LARGEST = 64 << 20  # bytes; real ones have some thousand
 _LONGEST = {"expname": 4000, "exptype": 40}
+_EXPECTED = "a level-3 association file (JSON)"
 DEFAULT_ASN_ID = "a3001"  # what jwst gives an association made by hand
 
 
@@ -46,18 +47,34 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Product:
-    """One product and its members, each tuple in the order of the association.
+    """One product and its members, in the order of the association.
 
-    `members` holds all of them; `science`, `psf` and `ignored` (any other exptype) share them out.
     `left_out` are those that could not be used: see `gpucoron.io.inspection`.
     """
 
     name: str | None
     members: tuple[Member, ...]
-    science: tuple[Member, ...]
-    psf: tuple[Member, ...]
-    ignored: tuple[Member, ...]
     left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def science(self) -> tuple[Member, ...]:
+        """Exposures of the target."""
+        return tuple(m for m in self.members if m.exptype == "science")
+
+    @property
+    def psf(self) -> tuple[Member, ...]:
+        """Reference exposures."""
+        return tuple(m for m in self.members if m.exptype == "psf")
+
+    @property
+    def used(self) -> tuple[Member, ...]:
+        """`science`, then `psf`."""
+        return self.science + self.psf
+
+    @property
+    def ignored(self) -> tuple[Member, ...]:
+        """Members of any other exptype."""
+        return tuple(m for m in self.members if m.exptype not in USED_TYPES)
 
 
 @dataclass(frozen=True)
@@ -74,12 +91,12 @@ class Association:
 
 
 def read_association(path: str | Path, *, check_files: bool = True) -> Association:
-    """Read a level-3 association and find its members.
+    """Read a level-3 association and find its members, relative to its folder.
 
     Parameters
     ----------
     path : path
-        The JSON file. Members are found relative to its folder.
+        The JSON file.
     check_files : bool
         False does not look whether members are there.
 
@@ -87,7 +104,7 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     -------
     Association
         Products in the order of the file, each with at least one science and one psf member.
-        A product without a name has ``name=None``: see `gpucoron.io.product_naming`.
+        Members of other exptypes are named in a warning and need not exist.
 
     Raises
     ------
@@ -95,38 +112,43 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
         The file is unreadable, not JSON (with line and column), not an association, or holds a
         product without science or psf members; a member is missing, not a file, or listed twice;
         two products, or the products of two exposures, would have the same file name.
-
-    Notes
-    -----
-    Members of other exptypes are kept in `Product.ignored`, named in a warning, and need not exist.
     """
     path = Path(path)
-    table = _load(path)
-    products = tuple(_product(path, i, entry) for i, entry in enumerate(_entries(path, table)))
-    asn_id = _asn_id(path, table)
+    content = read_input(path, AssociationError, _EXPECTED, LARGEST)
+    try:
+        return _association(path, content, check_files)
+    except AssociationError as problem:
+        raise AssociationError(f"{path}: {problem.args[0]}") from problem
+
+
+def _association(path: Path, content: bytes, check_files: bool) -> Association:
+    """Make an association; the errors do not name the file."""
+    table = _load(content)
+    products = _products(path.parent, table)
+    asn_id = text_or_none(table.get("asn_id"))
+    if asn_id is None:
+        log.warning("%s: has no asn_id; using %s", path.name, DEFAULT_ASN_ID)
+    asn_id = _file_name_part("asn_id", asn_id or DEFAULT_ASN_ID)
     if check_files:
-        _check_files(path, products)
-    _check_unique(path, products, asn_id)
+        _check_files(path.parent, products)
+    _check_unique(products, asn_id)
     for product in products:
         if product.ignored:
-            names = shorten(
-                ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored),
-                1000,
-                placeholder=" ...",
-            )
+            names = ", ".join(f"{m.expname} ({m.exptype})" for m in product.ignored)
             log.warning(
                 "%s: %s: ignoring %s: neither science nor psf",
                 path.name,
-                _label(product.name),
-                names,
+                f"product {product.name}" if product.name else "product without a name",
+                shorten(names, 1000, placeholder=" ..."),
             )
-    kind = table.get("asn_type")
+    kind, pool = table.get("asn_type"), table.get("asn_pool")
     if kind is not None and kind != "coron3":
         log.warning("%s: asn_type is %s, expected 'coron3'; going on", path.name, repr(kind)[:100])
     return Association(
         path=path,
         asn_id=asn_id,
-        asn_pool=_pool(table.get("asn_pool")),
+        # as it is, "none" included: products repeat it
+        asn_pool=pool.strip() or None if isinstance(pool, str) else None,
         table_name=path.name,
         program=program_id(table.get("program")),
         target=text_or_none(table.get("target")),
@@ -134,31 +156,26 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    """Parse the file as a JSON object."""
-    expected = "a level-3 association file (JSON)"
-    content = read_input(path, AssociationError, expected, LARGEST)
+def _load(content: bytes) -> dict[str, Any]:
     if content.startswith(b"SIMPLE  ="):
-        raise AssociationError(f"{path}: is a FITS file, expected {expected}")
+        raise AssociationError(f"is a FITS file, expected {_EXPECTED}")
     if not content.strip():
-        raise AssociationError(f"{path}: is empty, expected a level-3 association file (JSON)")
-    table = _parse(path, content)
+        raise AssociationError(f"is empty, expected {_EXPECTED}")
+    table = _parse(content)
     if not isinstance(table, dict):
         raise AssociationError(
-            f"{path}: holds {_kind(table)}, expected a JSON object with a list 'products'"
+            f"holds {_kind(table)}, expected a JSON object with a list 'products'"
         )
     return table
 
 
-def _parse(path: Path, content: bytes) -> Any:
+def _parse(content: bytes) -> Any:
     def no_duplicates(pairs):
         table = dict(pairs)
         if len(table) < len(pairs):
             counts = Counter(key for key, _ in pairs)
             twice = next(key for key, count in counts.items() if count > 1)
-            raise AssociationError(
-                f"{path}: key {twice!r} appears twice in one JSON object, expected once"
-            )
+            raise AssociationError(f"key {twice!r} appears twice in one JSON object, expected once")
         return table
 
     try:
@@ -167,187 +184,145 @@ def _parse(path: Path, content: bytes) -> Any:
         lines = error.doc.splitlines() or [""]
         line = lines[min(error.lineno, len(lines)) - 1].strip()
         raise AssociationError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
+            f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
             f"(the line reads: {line[:60]})"
         ) from error
     except UnicodeDecodeError as error:
-        raise AssociationError(f"{path}: not valid JSON: byte {error.start} is not text") from error
+        raise AssociationError(f"not valid JSON: byte {error.start} is not text") from error
     except RecursionError as error:
-        raise AssociationError(f"{path}: not an association: nested too deeply") from error
+        raise AssociationError("not an association: nested too deeply") from error
     except AssociationError:
         raise
     except ValueError as error:
-        raise AssociationError(f"{path}: not valid JSON: {error}") from error
+        raise AssociationError(f"not valid JSON: {error}") from error
 
 
-def _entries(path: Path, table: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the entries of 'products', having looked at their types."""
+def _products(folder: Path, table: dict[str, Any]) -> tuple[Product, ...]:
     entries = table.get("products")
     if not isinstance(entries, list) or not entries:
         found = "no 'products'" if entries is None else f"'products' is {_kind(entries)}"
-        raise AssociationError(
-            f"{path}: not a level-3 association: {found}, expected a list of products"
-        )
+        raise AssociationError(f"not a level-3 association: {found}, expected a list of products")
     for number, entry in enumerate(entries, 1):
-        members = entry.get("members") if isinstance(entry, dict) else None
-        if not isinstance(members, list):
+        if not isinstance(entry, dict) or not isinstance(entry.get("members"), list):
             raise AssociationError(
-                f"{path}: not a level-3 association: product {number} has no list 'members'"
+                f"not a level-3 association: product {number} has no list 'members'"
             )
-        for position, member in enumerate(members, 1):
-            for key in ("expname", "exptype"):
-                value = member.get(key) if isinstance(member, dict) else None
-                if not isinstance(value, str) or not value.strip():
-                    raise AssociationError(
-                        f"{path}: product {number}, member {position} has no "
-                        f"{key!r}, expected a text"
-                    )
-                if not value.strip().isprintable() or len(value) > _LONGEST[key]:
-                    raise AssociationError(
-                        f"{path}: product {number}, member {position} has the {key} "
-                        f"{value[:60]!r}, expected at most {_LONGEST[key]} printable characters"
-                    )
-    return entries
+        for position, member in enumerate(entry["members"], 1):
+            _check_member(f"product {number}, member {position}", member)
+    return tuple(_product(folder, index, entry) for index, entry in enumerate(entries))
 
 
-def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
-    name = _product_name(path, index, entry.get("name"))
-    members = tuple(
-        Member(
-            path=path.parent / m["expname"].strip(),
-            exptype=m["exptype"].strip().lower(),
-            expname=m["expname"].strip(),
-        )
-        for m in entry["members"]
-    )
-    by_type = {t: tuple(m for m in members if m.exptype == t) for t in USED_TYPES}
-    ignored = tuple(m for m in members if m.exptype not in USED_TYPES)
+def _check_member(where: str, member: Any) -> None:
+    for key, longest in _LONGEST.items():
+        value = member.get(key) if isinstance(member, dict) else None
+        if not isinstance(value, str) or not value.strip():
+            raise AssociationError(f"{where} has no {key!r}, expected a text")
+        if not value.strip().isprintable() or len(value) > longest:
+            raise AssociationError(
+                f"{where} has the {key} {value[:60]!r}, expected at most {longest} "
+                "printable characters"
+            )
+
+
+def _product(folder: Path, index: int, entry: dict[str, Any]) -> Product:
+    texts = [(m["expname"].strip(), m["exptype"].strip().lower()) for m in entry["members"]]
+    members = tuple(Member(folder / name, exptype, name) for name, exptype in texts)
+    product = Product(_product_name(index, entry.get("name")), members)
     for exptype, purpose in (("science", "exposure of the target"), ("psf", "reference exposure")):
-        if not by_type[exptype]:
+        if not getattr(product, exptype):
             found = ", ".join(sorted({m.exptype for m in members})) or "no members"
             raise AssociationError(
-                f"{path}: {_label(name, index)} has no member with exptype {exptype!r} (found: "
+                f"{_label(product, index)} has no member with exptype {exptype!r} (found: "
                 f"{found}), expected at least one {purpose}"
             )
-    return Product(name=name, members=members, ignored=ignored, **by_type)
+    return product
 
 
-def _product_name(path: Path, index: int, name: Any) -> str | None:
-    if name is None or (isinstance(name, str) and not name.strip()):
-        return None
-    if not isinstance(name, str):
-        raise AssociationError(
-            f"{path}: the name of product {index + 1} is {_kind(name)}, expected a text"
-        )
-    return _file_name_part(path, f"the name of product {index + 1}", name)
+def _product_name(index: int, name: Any) -> str | None:
+    what = f"the name of product {index + 1}"
+    if not isinstance(name, str | None):
+        raise AssociationError(f"{what} is {_kind(name)}, expected a text")
+    return _file_name_part(what, name) if name and name.strip() else None
 
 
-def _asn_id(path: Path, table: dict[str, Any]) -> str:
-    asn_id = text_or_none(table.get("asn_id"))
-    if asn_id is None:
-        log.warning("%s: has no asn_id; using %s", path.name, DEFAULT_ASN_ID)
-        return DEFAULT_ASN_ID
-    return _file_name_part(path, "asn_id", asn_id)
-
-
-def _file_name_part(path: Path, what: str, text: str) -> str:
+def _file_name_part(what: str, text: str) -> str:
     """Return `text` stripped, having made sure that it can stand in a file name."""
     text = text.strip()
     if not text.isprintable() or re.search(r"[/\\]", text) or text.startswith("."):
         raise AssociationError(
-            f"{path}: {what} is {text!r}, expected a text that can be part of "
-            "a file name (no folders)"
+            f"{what} is {text!r}, expected a text that can be part of a file name (no folders)"
         )
     if len(text.encode()) > LONGEST:
-        raise AssociationError(
-            f"{path}: {what} has {len(text.encode())} bytes, expected at most {LONGEST}"
-        )
+        raise AssociationError(f"{what} has {len(text.encode())} bytes, expected at most {LONGEST}")
     return text
 
 
-def _check_files(path: Path, products: Sequence[Product]) -> None:
+def _check_files(folder: Path, products: Sequence[Product]) -> None:
     """Raise unless every science and psf member is a file; list all that are missing."""
-    used = {m.expname: m.path for p in products for m in (*p.science, *p.psf)}
+    used = {m.expname: m.path for p in products for m in p.used}
     missing = [name for name, file in used.items() if not os.path.exists(file)]
     if missing:
         count = f"{len(missing)} of {len(used)} members missing"
-        raise AssociationError(
-            f"{path}: {count} (looked for relative to {path.parent}): {', '.join(missing)}"
-        )
+        raise AssociationError(f"{count} (looked for relative to {folder}): {', '.join(missing)}")
     for name, file in used.items():
         if not os.path.isfile(file):
             what = "a folder" if os.path.isdir(file) else "not a regular file"
-            raise AssociationError(f"{path}: member {name} is {what}, expected a FITS file")
+            raise AssociationError(f"member {name} is {what}, expected a FITS file")
 
 
-def _check_unique(path: Path, products: Sequence[Product], asn_id: str) -> None:
+def _check_unique(products: Sequence[Product], asn_id: str) -> None:
     """Raise where an exposure is listed twice or two outputs would have one file name.
 
     Names that differ only by case are the same: some file systems see no difference.
     """
-    check_names(path, [p.name for p in products])
+    check_names([p.name for p in products])
     by_root: dict[str, tuple[Path, str]] = {}
     science_in: dict[Path, str] = {}
     for index, product in enumerate(products):
-        label = _label(product.name, index)
+        label = _label(product, index)
         exptype_of: dict[Path, str] = {}
-        for member in (*product.science, *product.psf):
+        for member in product.used:
             file = member.path.resolve()
             if file in exptype_of:
                 raise AssociationError(
-                    f"{path}: {label} lists {member.expname} twice (as {exptype_of[file]} and as "
+                    f"{label} lists {member.expname} twice (as {exptype_of[file]} and as "
                     f"{member.exptype}), expected each exposure once"
                 )
             exptype_of[file] = member.exptype
-            root = _root(path, member, asn_id)
+            root = _root(member, asn_id)
             known, expname = by_root.setdefault(root.casefold(), (file, member.expname))
             if known != file:
                 raise AssociationError(
-                    f"{path}: members {expname} and {member.expname} differ, but their products "
+                    f"members {expname} and {member.expname} differ, but their products "
                     "would have the same names; expected distinct file names"
                 )
         for member in product.science:
             other = science_in.setdefault(member.path.resolve(), label)
             if other != label:
                 raise AssociationError(
-                    f"{path}: {member.expname} is science in {other} and in {label}, whose psfsub "
+                    f"{member.expname} is science in {other} and in {label}, whose psfsub "
                     "would have the same name; expected it in one product"
                 )
 
 
-def _root(path: Path, member: Member, asn_id: str) -> str:
-    """Return what the products of a member are named after."""
+def _root(member: Member, asn_id: str) -> str:
     root = exposure_root(member.expname)
     length = len(f"{root}_{asn_id}".encode())
     if not root or length > LONGEST:
         found = f"{length} bytes with the asn_id" if root else "nothing before its suffix"
         raise AssociationError(
-            f"{path}: the file name of member {member.expname} has {found}, "
+            f"the file name of member {member.expname} has {found}, "
             f"expected 1 to {LONGEST} to name products after"
         )
     return root
 
 
-def _label(name: str | None, index: int | None = None) -> str:
-    if name is not None:
-        return f"product {name}"
-    return "product without a name" if index is None else f"product {index + 1}"
-
-
-def _pool(value: Any) -> str | None:
-    """Return the pool's name as it is, "none" included: products repeat it."""
-    return value.strip() or None if isinstance(value, str) else None
+def _label(product: Product, index: int) -> str:
+    return f"product {index + 1 if product.name is None else product.name}"
 
 
 def _kind(value: Any) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        type(None): "null",
-    }
-    text = names.get(type(value), type(value).__name__)
-    return "an empty list" if value == [] else text
+    kinds = ((list, "a list"), (str, "a text"), (bool, "true or false"), (int | float, "a number"))
+    if value is None or value == []:
+        return "null" if value is None else "an empty list"
+    return next((name for kind, name in kinds if isinstance(value, kind)), "an object")

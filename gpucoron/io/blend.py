@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,32 +21,14 @@ _OUTSIDE, _WITHIN = "outside calibration tolerance", "within commanded tolerance
 _GROUP = ("PROGRAM", "OBSERVTN", "VISIT", "VISITGRP", "SEQ_ID", "ACT_ID", "EXPOSURE")
 
 
-def _multi(values):
-    return values[0] if len(set(values)) == 1 else "MULTIPLE"
-
-
-def _mean(values):
-    return sum(values) / len(values)
-
-
-def _wheel(values):
-    return _OUTSIDE if _OUTSIDE in values else _WITHIN
-
-
-_RULES = {
-    "multi": _multi,
-    "mean": _mean,
+_RULES: dict[str, Callable[[list], Any]] = {
+    "multi": lambda values: values[0] if len(set(values)) == 1 else "MULTIPLE",
+    "mean": lambda values: sum(values) / len(values),
     "sum": sum,
-    "max": max,
-    "min": min,
-    "wheeltol": _wheel,
+    "wheeltol": lambda values: _OUTSIDE if _OUTSIDE in values else _WITHIN,
     # dates and times are ISO 8601, where the order of text is the order of time
-    "mintime": min,
-    "mindate": min,
-    "mindatetime": min,
-    "maxtime": max,
-    "maxdate": max,
-    "maxdatetime": max,
+    **dict.fromkeys(("min", "mintime", "mindate", "mindatetime"), min),
+    **dict.fromkeys(("max", "maxtime", "maxdate", "maxdatetime"), max),
 }
 
 
@@ -59,25 +41,15 @@ def _value(headers: Headers, hdu: str, keyword: str):
 
 
 def blend(headers: Sequence[Headers]) -> dict[str, dict[str, Any]]:
-    """Combine keywords by the JWST schemas' rules.
+    """Combine the keywords of exposures by the JWST schemas' rules, by EXTNAME and keyword.
 
-    Parameters
-    ----------
-    headers : sequence of mappings
-        EXTNAME ("" for PRIMARY) to header, one mapping an exposure.
-
-    Returns
-    -------
-    dict
-        EXTNAME to keyword to value, of the keywords that have a rule and are in at least one
-        exposure; every other keyword is the first exposure's.
+    Only those that have a rule and are in at least one exposure are returned; every other keyword
+    of a product is the first exposure's.
     """
     out: dict[str, dict[str, Any]] = {}
     for row in keywords():
-        if not row.rule:
-            continue
         values = [v for h in headers if (v := _value(h, row.hdu, row.keyword)) is not None]
-        if values:
+        if row.rule and values:
             out.setdefault(row.hdu, {})[row.keyword] = _combined(row, values)
     return out
 
@@ -88,11 +60,8 @@ def _combined(row, values):
     except TypeError:  # texts and numbers
         value = math.nan
     if isinstance(value, float) and not math.isfinite(value):
-        log.warning(
-            "%s of the exposures cannot be combined; products have the first one's, %r",
-            row.keyword,
-            values[0],
-        )
+        text = "%s of the exposures cannot be combined; products have the first one's, %r"
+        log.warning(text, row.keyword, values[0])
         return values[0]
     return value
 
@@ -102,19 +71,7 @@ def product_times(headers: Sequence[Headers], n_integrations: int) -> dict[str, 
 
     INTSTART and INTEND (where they are used) count the product's own integrations, and DATE-OBS
     and TIME-OBS are those of the exposure that started first (the schemas' rules take each
-    smallest by itself, which across midnight is no exposure's).
-
-    Parameters
-    ----------
-    headers : sequence of mappings
-        As for `blend`.
-    n_integrations : int
-        Integrations in the product: NINTS.
-
-    Returns
-    -------
-    dict
-        As `blend`.
+    smallest by itself, which across midnight is no exposure's). Returns what `blend` returns.
     """
     timed = {
         (k.hdu, k.keyword)
@@ -133,9 +90,9 @@ def product_times(headers: Sequence[Headers], n_integrations: int) -> dict[str, 
     starts = [_value(h, "", "DATE-BEG") for h in headers]
     if all(isinstance(s, str) for s in starts):
         first = headers[starts.index(min(starts))]
-        primary.update(
-            {k: v for k in ("DATE-OBS", "TIME-OBS") if (v := _value(first, "", k)) is not None}
-        )
+        for keyword in ("DATE-OBS", "TIME-OBS"):
+            if (value := _value(first, "", keyword)) is not None:
+                primary[keyword] = value
     return out
 
 
@@ -146,13 +103,10 @@ def count_pointings(headers: Sequence[Headers]) -> int:
 
 
 def header_table(headers: Sequence[Headers]) -> np.ndarray:
-    """Return HDRTAB: a row an exposure, a column a keyword that any exposure has.
+    """Return HDRTAB (n,): a row an exposure, a column a keyword that any exposure has.
 
-    Returns
-    -------
-    (n,) structured array
-        Text as byte strings, numbers as int64 or float64, flags as booleans. A missing value is
-        NaN, so a column of integers or of text that misses one becomes float64 or holds "nan".
+    Text is byte strings, numbers int64 or float64, flags booleans. A missing value is NaN, so a
+    column of integers or of text that misses one becomes float64 or holds "nan".
     """
     columns = {}
     for row in keywords():

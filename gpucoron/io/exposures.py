@@ -21,11 +21,11 @@ from gpucoron.io.names import exposure_root
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
-__all__ = ["Exposure", "ExposureMeta", "exposure_of", "read_exposure", "read_meta"]
+__all__ = ["Exposure", "ExposureMeta", "exposure_of", "read_exposure", "read_meta", "science_hdu"]
 
 log = logging.getLogger("gpucoron")
 
-EXPTYPES = ("science", "psf")
+_COMPANIONS = ("ERR", "DQ", *(name.upper() for name in VARIANCES))
 
 
 def _key(keyword: str, home: str = "PRIMARY"):
@@ -66,41 +66,18 @@ class ExposureMeta:
 
 @dataclass(frozen=True)
 class Exposure:
-    """One exposure in memory.
-
-    Parameters
-    ----------
-    path : Path
-    root : str
-        File name without ``_calints.fits``; products are named after it.
-    exptype : str
-        "science" or "psf".
-    shape : (int, int, int)
-        (n, ny, nx) of the images.
-    stack : IntegrationStack or None
-        Native float32 and uint32, contiguous; values exactly as in the file (NaN and inf too).
-        None where it was read with ``pixels=False``: see `load`.
-    area : (ny, nx) float32 array or None
-    int_times : structured array or None
-        May have another number of rows than `stack` has integrations.
-    primary_header : astropy Header
-    headers : dict of str to astropy Header
-        Of all extensions, by EXTNAME.
-    asdf_bytes : bytes or None
-        Contents of the ASDF extension.
-    meta : ExposureMeta
-    """
+    """One exposure in memory."""
 
     path: Path
-    root: str
-    exptype: str
-    shape: tuple[int, int, int]
-    stack: IntegrationStack | None
-    area: np.ndarray | None
-    int_times: np.ndarray | None
+    root: str  # file name without ``_calints.fits``; products are named after it
+    exptype: str  # "science" or "psf"
+    shape: tuple[int, int, int]  # (n, ny, nx) of the images
+    stack: IntegrationStack | None  # values exactly as in the file; None where not read: see `load`
+    area: np.ndarray | None  # (ny, nx) float32
+    int_times: np.ndarray | None  # structured; the number of rows may differ from n
     primary_header: Header
-    headers: dict[str, Header]
-    asdf_bytes: bytes | None
+    headers: dict[str, Header]  # of all extensions, by EXTNAME
+    asdf_bytes: bytes | None  # contents of the ASDF extension
     meta: ExposureMeta
 
     def load(self) -> IntegrationStack:
@@ -113,62 +90,57 @@ class Exposure:
         """
         if self.stack is not None:
             return self.stack
-        again = read_exposure(self.path, self.exptype)
-        if again.shape != self.shape:
+        stack = read_exposure(self.path, self.exptype).load()
+        if stack.shape != self.shape:
             raise ExposureError(
-                f"{self.path}: SCI has shape {again.shape}, but had {self.shape} when the run began"
+                f"{self.path}: SCI has shape {stack.shape}, but had {self.shape} when the run began"
             )
-        return again.stack
+        return stack
 
 
 def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exposure:
-    """Read a ``_calints`` or ``_cal`` file.
-
-    Parameters
-    ----------
-    path : path
-    exptype : {"science", "psf"}
-        In any case.
-    pixels : bool
-        False checks everything and reads all but the images.
+    """Read a ``_calints`` or ``_cal`` file; `exptype` is "science" or "psf".
 
     Returns
     -------
     Exposure
+        Without `pixels` everything is checked, and read but for the images. A 2-D image counts as
+        one integration. Without DQ it is all zero, with a warning; an AREA of another shape is
+        left out with a warning, for nothing is computed from it.
 
     Raises
     ------
     ExposureError
         No such file, not FITS, cut short; no SCI, or SCI that is not 2-D or 3-D or has no pixels;
         no ERR; ERR, DQ or VAR_* of another shape than SCI; a keyword of the wrong type.
-
-    Notes
-    -----
-    A 2-D image counts as one integration. No DQ: all zero, with a warning. An AREA of another
-    shape is left out with a warning, for nothing is computed from it. Values are not judged here.
     """
     exptype = exptype.strip().lower()
-    if exptype not in EXPTYPES:
+    if exptype not in ("science", "psf"):
         raise ExposureError(f"{path}: exptype is {exptype!r}, expected 'science' or 'psf'")
     return exposure_of(open_fits(path, ExposureError), exptype, pixels=pixels)
 
 
 def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
     """Return the exposure in a file that is open; as `read_exposure`."""
-    sci = _science_hdu(file)
-    root = exposure_root(file.path)
-    shape = sci.shape if len(sci.shape) == 3 else (1, *sci.shape)
-    stack = _read_stack(file, sci, root, shape) if pixels else _check_stack(file, sci)
+    sci = science_hdu(file)
+    ny, nx = sci.shape[-2:]
+    shape = (sci.shape[0] if len(sci.shape) == 3 else 1, ny, nx)
+    companions = {name: _companion(file, name, sci) for name in _COMPANIONS}
+    if companions["ERR"] is None:
+        raise file.problem(
+            f"has no ERR data (found: {file.names}), expected errors "
+            f"of shape {sci.shape} as SCI has"
+        )
     headers: dict[str, Header] = {}
     for hdu in file.hdus[1:]:
         headers.setdefault(hdu.name, hdu.header)
     return Exposure(
         path=file.path,
-        root=root,
+        root=exposure_root(file.path),
         exptype=exptype,
         shape=shape,
-        stack=stack,
-        area=_read_area(file, shape[1:]),
+        stack=_read_stack(file, sci, companions, shape) if pixels else None,
+        area=_read_area(file, (ny, nx)),
         int_times=_read_int_times(file, shape[0]),
         primary_header=file.hdus[0].header,
         headers=headers,
@@ -178,75 +150,45 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
 
 
 def read_meta(path: str | Path) -> ExposureMeta:
-    """Read the headers of an exposure alone.
-
-    Raises
-    ------
-    ExposureError
-        As `read_exposure`, as far as headers tell.
-    """
+    """Read the headers of an exposure alone; raise ExposureError as `read_exposure`."""
     file = open_fits(path, ExposureError)
-    return _read_meta(file, _science_hdu(file))
+    return _read_meta(file, science_hdu(file))
 
 
-def _science_hdu(file: FitsFile) -> Hdu:
+def science_hdu(file: FitsFile) -> Hdu:
+    """Return SCI, an image or a cube with pixels; raise ExposureError where there is none."""
     sci = file.find("SCI")
     if sci is None:
-        raise ExposureError(
-            f"{file.path}: has no SCI extension (found: {file.names}), expected a "
-            "_calints or _cal file"
+        raise file.problem(
+            f"has no SCI extension (found: {file.names}), expected a _calints or _cal file"
         )
     if not sci.is_image:
-        raise ExposureError(f"{file.path}: SCI is a table, expected an image")
+        raise file.problem("SCI is a table, expected an image")
     if len(sci.shape) not in (2, 3):
         found = f"has {len(sci.shape)} axes {sci.shape}" if sci.shape else "is empty (NAXIS = 0)"
-        raise ExposureError(
-            f"{file.path}: SCI {found}, expected (nints, ny, nx) or (ny, nx): "
-            "a _calints or _cal file"
+        raise file.problem(
+            f"SCI {found}, expected (nints, ny, nx) or (ny, nx): a _calints or _cal file"
         )
     if sci.empty:
-        raise ExposureError(
-            f"{file.path}: SCI has shape {sci.shape}, expected at least one pixel "
-            "and one integration"
+        raise file.problem(
+            f"SCI has shape {sci.shape}, expected at least one pixel and one integration"
         )
     return sci
 
 
-def _check_stack(file: FitsFile, sci: Hdu) -> None:
-    """Do all of `_read_stack` but the reading."""
-    _errors(file, sci)
-    for name in ("DQ", *VARIANCES):
-        _companion(file, name.upper(), sci)
+def _read_stack(file: FitsFile, sci: Hdu, companions: dict, shape: tuple) -> IntegrationStack:
+    def read(hdu: Hdu | None) -> Any:
+        return None if hdu is None else file.floats(hdu).reshape(shape)
 
-
-def _errors(file: FitsFile, sci: Hdu) -> Hdu:
-    err = _companion(file, "ERR", sci)
-    if err is None:
-        raise ExposureError(
-            f"{file.path}: has no ERR data (found: {file.names}), expected errors "
-            f"of shape {sci.shape} as SCI has"
-        )
-    return err
-
-
-def _read_stack(file: FitsFile, sci: Hdu, root: str, shape) -> IntegrationStack:
-    err = _errors(file, sci)
-    dq = _companion(file, "DQ", sci)
+    root, dq = exposure_root(file.path), companions["DQ"]
     if dq is None:
         log.warning("%s: has no DQ data; taking all pixels as good", file.path.name)
-        bits = np.zeros(shape, np.uint32)
-    else:
-        bits = file.bits(dq).reshape(shape)
-    variances = {}
-    for name in VARIANCES:
-        hdu = _companion(file, name.upper(), sci)
-        variances[name] = None if hdu is None else file.floats(hdu).reshape(shape)
     return IntegrationStack(
-        data=file.floats(sci).reshape(shape),
-        err=file.floats(err).reshape(shape),
-        dq=bits,
+        data=read(sci),
+        err=read(companions["ERR"]),
+        dq=np.zeros(shape, np.uint32) if dq is None else file.bits(dq).reshape(shape),
         sources=tuple(PlaneSource(root, i) for i in range(1, shape[0] + 1)),
-        **variances,
+        **{name: read(companions[name.upper()]) for name in VARIANCES},
     )
 
 
@@ -256,11 +198,9 @@ def _companion(file: FitsFile, name: str, sci: Hdu) -> Hdu | None:
     if hdu is None or (hdu.is_image and hdu.empty):
         return None
     if not hdu.is_image:
-        raise ExposureError(f"{file.path}: {name} is a table, expected an image as SCI is")
+        raise file.problem(f"{name} is a table, expected an image as SCI is")
     if hdu.shape != sci.shape:
-        raise ExposureError(
-            f"{file.path}: {name} has shape {hdu.shape}, expected {sci.shape} as SCI has"
-        )
+        raise file.problem(f"{name} has shape {hdu.shape}, expected {sci.shape} as SCI has")
     return hdu
 
 
@@ -269,9 +209,8 @@ def _read_area(file: FitsFile, shape: tuple[int, int]) -> np.ndarray | None:
     if hdu is None or hdu.empty:
         return None
     if not hdu.is_image or hdu.shape != shape:
-        log.warning(
-            "%s: leaving out AREA of shape %s, expected %s", file.path.name, hdu.shape, shape
-        )
+        text = "%s: leaving out AREA of shape %s, expected %s"
+        log.warning(text, file.path.name, hdu.shape, shape)
         return None
     return file.floats(hdu)
 
@@ -282,30 +221,27 @@ def _read_int_times(file: FitsFile, nints: int) -> np.ndarray | None:
         return None
     table = file.table(hdu)
     if table is not None and len(table) < nints:
-        log.warning(
-            "%s: INT_TIMES has %d rows for %d integrations", file.path.name, len(table), nints
-        )
+        text = "%s: INT_TIMES has %d rows for %d integrations"
+        log.warning(text, file.path.name, len(table), nints)
     return table
 
 
 def _read_asdf(file: FitsFile) -> bytes | None:
-    """Return the ASDF file inside: one table cell of bytes, or (written long ago) an image."""
+    """Return the ASDF file inside: one table cell of bytes, or in old files an image."""
     hdu = file.find("ASDF")
     if hdu is None or hdu.empty:
         return None
     if hdu.bitpix != 8:
-        raise ExposureError(f"{file.path}: ASDF has BITPIX {hdu.bitpix}, expected bytes")
+        raise file.problem(f"ASDF has BITPIX {hdu.bitpix}, expected bytes")
     return file.raw_bytes(hdu)
 
 
 def _read_meta(file: FitsFile, sci: Hdu) -> ExposureMeta:
-    headers = {"PRIMARY": file.hdus[0].header, "SCI": sci.header}
-    values = {}
+    primary, values = file.hdus[0].header, {}
     for field in dataclasses.fields(ExposureMeta):
-        keyword, home = field.metadata["keyword"], field.metadata["home"]
-        other = "SCI" if home == "PRIMARY" else "PRIMARY"
-        for place in (home, other):
-            value = _card(file, headers[place], keyword, str(field.type).split(" ")[0])
+        home = field.metadata["home"]
+        for header in (primary, sci.header) if home == "PRIMARY" else (sci.header, primary):
+            value = _card(file, header, field.metadata["keyword"], str(field.type).split(" ")[0])
             if value is not None:
                 values[field.name] = value
                 break
@@ -322,7 +258,7 @@ def _card(file: FitsFile, header: Any, keyword: str, kind: str) -> Any:
     if kind == "str":
         return str(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ExposureError(f"{file.path}: keyword {keyword} is {value!r}, expected a number")
+        raise file.problem(f"keyword {keyword} is {value!r}, expected a number")
     if kind == "int" and value != int(value):
-        raise ExposureError(f"{file.path}: keyword {keyword} is {value!r}, expected an integer")
+        raise file.problem(f"keyword {keyword} is {value!r}, expected an integer")
     return int(value) if kind == "int" else float(value)

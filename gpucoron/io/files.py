@@ -33,15 +33,7 @@ _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that cann
 
 
 def open_input(path: str | Path, error: type[InputError], expected: str) -> BinaryIO:
-    """Open a regular file for reading.
-
-    Parameters
-    ----------
-    path : path
-    error : type
-        The exception to raise, a kind of `InputError`.
-    expected : str
-        What the file should be, for messages: "a FITS file".
+    """Open a regular file for reading; `expected` says in messages what it should be.
 
     Raises
     ------
@@ -50,27 +42,18 @@ def open_input(path: str | Path, error: type[InputError], expected: str) -> Bina
     """
     try:
         mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise error(f"{path}: is a folder, expected {expected}")
-        if not stat.S_ISREG(mode):
-            raise error(f"{path}: is a pipe, a device or the like, expected {expected}")
-        return open(path, "rb")
+        if stat.S_ISREG(mode):
+            return open(path, "rb")
     except FileNotFoundError:
         raise error(f"{path}: no such file, expected {expected}") from None
-    except InputError:
-        raise
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
         raise error(f"{path}: cannot be read: {why(problem)}") from problem
+    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or the like"
+    raise error(f"{path}: is {kind}, expected {expected}")
 
 
 def read_input(path: str | Path, error: type[InputError], expected: str, limit: int) -> bytes:
-    """Return the contents of a regular file of at most `limit` bytes.
-
-    Raises
-    ------
-    InputError
-        (as `error`) As `open_input`, or it is larger.
-    """
+    """Return a regular file; raise `error` as `open_input`, or for more than `limit` bytes."""
     with open_input(path, error, expected) as file:
         try:
             content = file.read(limit + 1)
@@ -101,19 +84,9 @@ def check_overwrite(path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name only when it is complete.
+    """Open a file for writing that gets the name `path` only when it is complete.
 
-    Parameters
-    ----------
-    path : path
-        The name it is to have.
-    overwrite : bool
-        Whether a file of that name may be replaced.
-
-    Yields
-    ------
-    binary file
-        Under a temporary name in the same folder; removed when anything goes wrong.
+    Until then it has a temporary name in the same folder; when anything goes wrong it is removed.
 
     Raises
     ------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +13,35 @@ import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.association import Association, LeftOut, Member, Product
-from gpucoron.io.exposures import Exposure, exposure_of
+from gpucoron.io.exposures import Exposure, ExposureMeta, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
+from gpucoron.ops.dq import DO_NOT_USE
 
 __all__ = ["Exposures", "Requirements", "check_members", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
 _GRID = ("pixel_scale", "pixel_scale_ratio", "rotation", "crpix", "crval", "output_shape")
-_DO_NOT_USE = np.uint32(1)
+_SAME = ("INSTRUME", "DETECTOR", "CHANNEL", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT")
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
 Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
 
 
+def _key(member: Member) -> tuple[Path, str]:
+    return member.path, member.exptype
+
+
 @dataclass(frozen=True)
 class Requirements:
-    """What a run needs of its members.
+    """What a run needs of its members."""
 
-    Parameters
-    ----------
-    grid : mapping or None
-        Keywords of `output_wcs`; None where science exposures are not combined.
-    times : bool
-        Science exposures are weighted by their exposure times.
-    pixels : bool
-        There must be usable ones: finite, and not DO_NOT_USE.
-    checksums : bool
-        DATASUM and CHECKSUM, where the headers have them, must be right.
-    """
-
-    grid: Mapping[str, Any] | None = field(default_factory=dict)
-    times: bool = False
-    pixels: bool = True
-    checksums: bool = True
+    grid: Mapping[str, Any] | None  # keywords of `output_wcs`; None where nothing is combined
+    times: bool  # science exposures are weighted by their exposure times
+    pixels: bool  # there must be usable ones: finite, and not DO_NOT_USE
+    checksums: bool  # DATASUM and CHECKSUM, where the headers have them, must be right
 
     @classmethod
     def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
@@ -56,12 +49,9 @@ class Requirements:
         resample = parameters.resample
         grid = {name: getattr(resample, name) for name in _GRID}
         grid["output_wcs_file"] = resample.output_wcs
-        return cls(
-            None if resample.skip else grid,
-            resample.weight_type == "exptime",
-            pixels and not parameters.klip.skip,
-            checksums,
-        )
+        times = resample.weight_type == "exptime"
+        pixels = pixels and not parameters.klip.skip
+        return cls(None if resample.skip else grid, times, pixels, checksums)
 
 
 def inspect_members(
@@ -71,23 +61,17 @@ def inspect_members(
     skip_bad: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, total, name: None,
 ) -> tuple[Association, Exposures]:
-    """Read all that is needed of all members but their pixels, and see whether they can be used.
+    """Read all but the pixels of all members, and see whether they can be used.
 
     Parameters
     ----------
     association : Association
     needs : Requirements
     skip_bad : bool
-        Leave out what cannot be used or does not go with most others, with a warning.
+        Leave out what cannot be used or does not go with most others, with a warning: see
+        `Product.left_out`.
     progress : callable
         Called as ``progress(done, total, name)``.
-
-    Returns
-    -------
-    association : Association
-        Without what is left out: see `Product.left_out`.
-    exposures : dict
-        By path and exptype.
 
     Raises
     ------
@@ -102,7 +86,7 @@ def inspect_members(
     Where the headers have checksums every byte is read, at some GB/s; otherwise headers, and
     images up to the first usable pixel.
     """
-    members = {(m.path, m.exptype): m for p in association.products for m in (*p.science, *p.psf)}
+    members = {_key(m): m for p in association.products for m in p.used}
     exposures: Exposures = {}
     reasons: dict[tuple[Path, str], str] = {}
     for done, (key, member) in enumerate(members.items(), start=1):
@@ -120,11 +104,7 @@ def inspect_members(
     return replace(association, products=products), exposures
 
 
-# ---- one by one
-
-
 def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
-    """Read a member; raise InputError where it cannot be used."""
     file = open_fits(member.path, ExposureError)
     exposure = exposure_of(file, member.exptype, pixels=False)
     science = member.exptype == "science"
@@ -146,7 +126,6 @@ def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
 
 
 def _check_sums_once(file: FitsFile) -> None:
-    """Check a file's sums unless this process has found them right before."""
     state = file.path.stat()
     key = (file.path.resolve(), state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     if key not in _right:
@@ -155,60 +134,54 @@ def _check_sums_once(file: FitsFile) -> None:
 
 
 def _has_usable_pixel(file: FitsFile) -> bool:
-    sci, dq = file.find("SCI"), file.find("DQ")
+    sci, dq = science_hdu(file), file.find("DQ")
     for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
         good = np.isfinite(file.floats(sci.plane(i)))
         if dq is not None and not dq.empty:
-            good &= (file.bits(dq.plane(i)) & _DO_NOT_USE) == 0
+            good &= (file.bits(dq.plane(i)) & DO_NOT_USE) == 0
         if good.any():
             return True
     return False
 
 
-# ---- together
-
-
 def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:
-    """Return a product without the members that are left out."""
-    own = [m for m in (*product.science, *product.psf) if (m.path, m.exptype) in exposures]
-    bad = {
-        m: reasons[m.path, m.exptype]
-        for m in (*product.science, *product.psf)
-        if (m.path, m.exptype) in reasons
-    }
-
-    def exposure(member):
-        return exposures[member.path, member.exptype]
+    own = [m for m in product.used if _key(m) in exposures]
+    bad = {m: reasons[_key(m)] for m in product.used if _key(m) in reasons}
 
     def may_combine(group):
-        check_members([exposure(m) for m in group])
+        check_members([exposures[_key(m)] for m in group])
 
     def may_lie_together(group):
-        found = [exposure(m) for m in group]
-        with _quiet():
-            wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in found]
-            metas, shapes = [e.meta for e in found], [e.shape for e in found]
+        found = [exposures[_key(m)] for m in group]
+        wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in found]
+        metas, shapes = [e.meta for e in found], [e.shape for e in found]
+        layout = logging.getLogger("gpucoron.io.wcs.layout")
+        layout.disabled = True  # what it says is said again when the work is done
+        try:
             if len(group) == 1 or not skip_bad:
                 output_wcs(wcss, metas, shapes, **needs.grid)
             elif needs.grid.get("output_shape") is None and not needs.grid.get("output_wcs_file"):
                 check_outlines(wcss, metas, shapes)
+        finally:
+            layout.disabled = False
 
+    science = [m for m in own if m.exptype == "science"]
     if not skip_bad:
         may_combine(own)
         if needs.grid is not None:
-            may_lie_together([m for m in own if m.exptype == "science"])
+            may_lie_together(science)
         if needs.pixels:
             _check_references(association, product)
         return product
     bad |= _minority(own, may_combine)
     if needs.grid is not None:
-        science = [m for m in own if m.exptype == "science" and m not in bad]
+        science = [m for m in science if m not in bad]
         bad |= _unfit(science, may_lie_together)
         bad |= _minority([m for m in science if m not in bad], may_lie_together)
     return _without(association, product, bad)
 
 
-def _check_references(association, product) -> None:
+def _check_references(association: Association, product: Product) -> None:
     if not any(_has_usable_pixel(open_fits(m.path, ExposureError)) for m in product.psf):
         raise ExposureError(
             f"{association.path}: no reference integration has a usable pixel "
@@ -217,31 +190,28 @@ def _check_references(association, product) -> None:
 
 
 def _unfit(members: Sequence[Member], check) -> dict[Member, str]:
-    """Return the members that fail a check by themselves, with the reason."""
-    found = {}
-    for member in members:
-        try:
-            check([member])
-        except ExposureError as problem:
-            found[member] = _reason(problem, member)
-    return found
+    return {m: problem for m in members if (problem := _problem(check, [m]))}
 
 
 def _minority(members: Sequence[Member], check) -> dict[Member, str]:
     """Return the members that do not go with the one that goes with most, and the reasons."""
     against = []
     for one in members:
-        found = {}
-        for other in members:
-            try:
-                if other is not one:
-                    check([one, other])
-            except ExposureError as problem:
-                found[other] = _reason(problem, other)
+        others = (m for m in members if m is not one)
+        found = {m: problem for m in others if (problem := _problem(check, [one, m]))}
         if not found:
             return found
         against.append(found)
     return min(against, key=len, default={})
+
+
+def _problem(check: Callable[[list[Member]], None], group: list[Member]) -> str:
+    """Return what a check says against the last member of a group; "" for nothing."""
+    try:
+        check(group)
+    except ExposureError as problem:
+        return _reason(problem, group[-1])
+    return ""
 
 
 def _without(association: Association, product: Product, bad: Mapping[Member, str]) -> Product:
@@ -251,15 +221,11 @@ def _without(association: Association, product: Product, bad: Mapping[Member, st
     product = replace(
         product,
         members=tuple(m for m in product.members if m not in bad),
-        science=tuple(m for m in product.science if m not in bad),
-        psf=tuple(m for m in product.psf if m not in bad),
         left_out=tuple(LeftOut(m.expname, m.exptype, reason) for m, reason in bad.items()),
     )
     for exptype in ("science", "psf"):
         if not getattr(product, exptype):
-            texts = "; ".join(
-                f"{m.expname}: {reason}" for m, reason in bad.items() if m.exptype == exptype
-            )
+            texts = "; ".join(f"{m.expname}: {bad[m]}" for m in bad if m.exptype == exptype)
             raise ExposureError(
                 f"{association.path}: no {exptype} member can be used, expected at "
                 f"least one ({texts})"
@@ -275,35 +241,15 @@ def _reason(problem: Exception, member: Member) -> str:
     return text
 
 
-@contextmanager
-def _quiet():
-    """Keep what is said again when the work is done from being said twice."""
-
-    def drop(record):
-        return False
-
-    logger = logging.getLogger("gpucoron.io.wcs.layout")
-    logger.addFilter(drop)
-    try:
-        yield
-    finally:
-        logger.removeFilter(drop)
-
-
 def check_members(exposures: Sequence[Exposure]) -> None:
-    """Make sure that the exposures of one product can be combined.
-
-    Parameters
-    ----------
-    exposures : sequence of Exposure
-        Each is compared with the first. A keyword that either lacks is passed over.
+    """Make sure that the exposures of one product can be combined: each is like the first.
 
     Raises
     ------
     ExposureError
         Instrument, detector, channel, filter, pupil, coronagraph mask, subarray, units, image
-        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ; names both files
-        and both values.
+        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ. A keyword that
+        either lacks is not compared.
     """
     for other in exposures[1:]:
         for what, ours, theirs in _differences(exposures[0], other):
@@ -313,25 +259,15 @@ def check_members(exposures: Sequence[Exposure]) -> None:
             )
 
 
-def _differences(first, other):
+def _differences(first: Exposure, other: Exposure) -> Iterator[tuple[str, Any, Any]]:
     """Yield (what, value in `first`, value in `other`) for all that should agree and does not."""
-    keywords = {
-        "instrument": "INSTRUME",
-        "detector": "DETECTOR",
-        "channel": "CHANNEL",
-        "filter": "FILTER",
-        "pupil": "PUPIL",
-        "coronmsk": "CORONMSK",
-        "subarray": "SUBARRAY",
-        "bunit": "BUNIT",
-    }
-    for name, keyword in keywords.items():
-        ours, theirs = getattr(first.meta, name), getattr(other.meta, name)
-        if None not in (ours, theirs) and ours.lower() != theirs.lower():
+    for entry in dataclasses.fields(ExposureMeta):
+        keyword = entry.metadata["keyword"]
+        ours, theirs = getattr(first.meta, entry.name), getattr(other.meta, entry.name)
+        if keyword in _SAME and None not in (ours, theirs) and ours.lower() != theirs.lower():
             yield keyword, ours, theirs
-    ours, theirs = first.shape[1:], other.shape[1:]
-    if ours != theirs:
-        yield "the image shape (ny, nx)", ours, theirs
+    if first.shape[1:] != other.shape[1:]:
+        yield "the image shape (ny, nx)", first.shape[1:], other.shape[1:]
     ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2
-    if None not in (ours, theirs) and abs(ours - theirs) > 1e-3 * abs(ours):
+    if ours is not None and theirs is not None and abs(ours - theirs) > 1e-3 * abs(ours):
         yield "PIXAR_A2 (arcsec2)", f"{ours:.6g}", f"{theirs:.6g}"

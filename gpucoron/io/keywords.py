@@ -23,14 +23,13 @@ class Keyword(NamedTuple):
     hdu: str  # EXTNAME, "" for PRIMARY
     type: str  # s, n, i or b: string, number, integer, boolean
     rule: str  # how values of several exposures become one; "" for the first exposure's
-    in_table: bool  # whether HDRTAB has a column for it
+    in_table: int  # 1 or 0: whether HDRTAB has a column for it
 
 
 @functools.cache
 def keywords() -> tuple[Keyword, ...]:
     """Return every keyword, in the order of headers and of HDRTAB's columns."""
-    rows = json.loads(_TABLE.read_text())
-    return tuple(Keyword(*row[:5], bool(row[5])) for row in rows)
+    return tuple(map(Keyword._make, json.loads(_TABLE.read_text())))
 
 
 @functools.cache

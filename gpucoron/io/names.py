@@ -23,8 +23,8 @@ def exposure_root(path: str | Path) -> str:
     return re.sub(r"(_calints|_cal)?(\.fits)?$", "", Path(path).name, count=1)
 
 
-def check_names(path: Path, names: Sequence[str | None]) -> None:
-    """Raise AssociationError where two names are the same, whatever their case."""
+def check_names(names: Sequence[str | None]) -> None:
+    """Raise AssociationError where two products' names are the same, whatever their case."""
     seen: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if name is None:
@@ -32,7 +32,7 @@ def check_names(path: Path, names: Sequence[str | None]) -> None:
         first = seen.setdefault(name.lower(), number)
         if first != number:
             raise AssociationError(
-                f"{path}: products {first} and {number} would both be named "
+                f"products {first} and {number} would both be named "
                 f"{name}; expected a name of its own for each"
             )
 

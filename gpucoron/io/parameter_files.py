@@ -54,14 +54,11 @@ _UNSUPPORTED: dict[str, dict[str, tuple]] = {
 }
 
 
-def read_parameters(path) -> list[tuple[str, Any]]:
-    """Read a parameter file.
+def read_parameters(path: str | Path) -> list[tuple[str, Any]]:
+    """Read a parameter file: TOML, or ASDF as the jwst package writes it.
 
-    Parameters
-    ----------
-    path : path
-        TOML (a table for each step, ``preset`` and ``align`` at the top), or ASDF as the jwst
-        package writes it, of the whole coronagraphic pipeline or of one of its steps.
+    TOML has a table for each step, ``preset`` and ``align`` at the top; ASDF is of the whole
+    coronagraphic pipeline or of one of its steps.
 
     Returns
     -------
@@ -75,29 +72,31 @@ def read_parameters(path) -> list[tuple[str, Any]]:
     """
     path = Path(path)
     content = read_input(path, InputError, "a parameter file (TOML, or ASDF pars-*)", _LARGEST)
-    if content.startswith(b"#ASDF"):
-        return list(_from_asdf(path, content))
-    return _from_toml(path, content)
+    return list((_from_asdf if content.startswith(b"#ASDF") else _from_toml)(path, content))
 
 
-def _from_toml(path: Path, content: bytes) -> list[tuple[str, Any]]:
+def _from_toml(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
     try:
         tree = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as problem:  # ValueError: not UTF-8, not TOML, long numbers
         raise InputError(
             f"{path}: not a parameter file (TOML, or ASDF pars-*): {problem}"
         ) from None
-    pairs = []
     for key, value in tree.items():
         if isinstance(value, dict):
-            pairs += [(f"{key}.{name}", inner) for name, inner in value.items()]
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
         else:
-            pairs.append((key, value))
-    return pairs
+            yield key, value
 
 
 def _from_asdf(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
-    tree = _asdf_tree(path, content)
+    try:
+        with open_asdf(content, lazy_tree=False) as tree:
+            pass  # plain dicts and lists, also afterwards
+    except Exception as problem:  # asdf and yaml raise many kinds; all mean the same here
+        raise InputError(
+            f"{path}: not a readable ASDF parameter file: {one_line(problem)}"
+        ) from None
     kind = str(tree.get("class", "")).rpartition(".")[2]
     if kind == _PIPELINE:
         yield from _select(path, "pipeline", tree.get("parameters"))
@@ -116,16 +115,6 @@ def _from_asdf(path: Path, content: bytes) -> Iterator[tuple[str, Any]]:
         )
 
 
-def _asdf_tree(path: Path, content: bytes) -> dict:
-    try:
-        with open_asdf(content, lazy_tree=False) as tree:
-            return tree
-    except Exception as problem:  # asdf and yaml raise many kinds; all mean the same here
-        raise InputError(
-            f"{path}: not a readable ASDF parameter file: {one_line(problem)}"
-        ) from None
-
-
 def _same(value, other) -> bool:
     return type(value) in (type(other), int, float) and bool(value == other)
 
@@ -139,15 +128,9 @@ def _select(path: Path, step: str, parameters) -> Iterator[tuple[str, Any]]:
     for name, value in (parameters or {}).items():
         if name in unsupported:
             if not any(_same(value, harmless) for harmless in unsupported[name]):
+                found = f"{step}.{name} = {value!r}"
                 hint = "; use --psfmask" if name == "override_psfmask" else ""
-                log.warning(
-                    "%s: %s.%s = %r is not supported here and changes nothing%s",
-                    path,
-                    step,
-                    name,
-                    value,
-                    hint,
-                )
+                log.warning("%s: %s is not supported here and changes nothing%s", path, found, hint)
         elif name in ignored:
             log.debug("%s: %s.%s is of no use here", path, step, name)
         else:

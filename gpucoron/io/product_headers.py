@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.io.asdf.extension import ArrayLink, asdf_extension, meta_from_headers
+from gpucoron.io.asdf.extension import asdf_extension, meta_from_headers
+from gpucoron.io.blend import product_times
 from gpucoron.io.fits.headers import add_history, header_values, inherited, set_keyword
 from gpucoron.io.fits.writing import Hdu, image_dtype
 
@@ -22,14 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Provenance",
-    "as_sequence",
     "asdf_hdu",
-    "extension_header",
     "input_headers",
-    "primary_header",
+    "product_hdus",
+    "set_times",
+    "set_values",
 ]
-
-SOFTWARE_KEYWORD = "GPUCORON"
 
 # what a step calls itself in headers: keyword, comment
 _STEP_KEYWORDS = {
@@ -39,47 +39,29 @@ _STEP_KEYWORDS = {
     "klip": ("S_KLIP", "klip: PSF subtracted"),
     "resample": ("S_RESAMP", "resample: resampled and combined"),
 }
-_ATTRIBUTES = {"SCI": "data"}  # every other array is called like its HDU, in lower case
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Where a product comes from; the same for all products of a run.
 
-    Parameters
-    ----------
-    version : str
-        gpucoron's version.
-    device : str
-        What the run computed on.
-    asn_id, asn_table, asn_pool : str or None
-        Of the association: its id, its file's name, its pool.
-    parameters : mapping
-        Every parameter by its full name, ``{"klip.truncate": 50}``; a step whose ``skip`` is true
-        is marked SKIPPED, and ``preset`` "jwst" keeps that package's header oddities.
-    inputs : sequence of str
-        Names of the input files.
-    psfmask : str or None
-        What R_PSFMAS says.
+    `parameters` has every parameter by its full name, ``{"klip.truncate": 50}``: a step whose
+    ``skip`` is true is marked SKIPPED, and ``preset`` "jwst" keeps that package's header oddities.
     """
 
-    version: str
-    device: str = "cpu"
+    version: str  # gpucoron's
+    device: str = "cpu"  # what the run computed on
     asn_id: str | None = None
-    asn_table: str | None = None
+    asn_table: str | None = None  # name of the association's file
     asn_pool: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    inputs: Sequence[str] = ()
-    psfmask: str | None = None
+    inputs: Sequence[str] = ()  # names of the input files
+    psfmask: str | None = None  # what R_PSFMAS says
 
     @property
     def like_jwst(self) -> bool:
         """True where header values keep the jwst package's oddities."""
         return self.parameters.get("preset") == "jwst"
-
-    def step_status(self, step: str) -> str:
-        """Return COMPLETE or SKIPPED."""
-        return "SKIPPED" if self.parameters.get(f"{step}.skip") else "COMPLETE"
 
     def history(self, inputs: Iterable[str]) -> list[str]:
         """Return the lines of HISTORY: software, association, input files, parameters."""
@@ -91,106 +73,95 @@ class Provenance:
         return lines
 
 
-def as_sequence(exposures: Exposure | Sequence[Exposure]) -> tuple[Exposure, ...]:
-    """Return one or several exposures as a tuple."""
-    return tuple(exposures) if isinstance(exposures, Sequence) else (exposures,)
-
-
 def input_headers(exposure: Exposure) -> dict[str, dict[str, Any]]:
     """Return an exposure's header values by HDU ("" for PRIMARY)."""
     headers = {"": exposure.primary_header, **exposure.headers}
     return {hdu: header_values(headers[hdu]) for hdu in ("", "SCI", "ERR") if hdu in headers}
 
 
-def primary_header(
+def product_hdus(
+    path: str | os.PathLike,
     exposure: Exposure,
-    path: Path,
-    model: str,
+    arrays: Mapping[str, np.ndarray | None],
     provenance: Provenance,
     steps: Iterable[str],
     inputs: Iterable[str],
-) -> Header:
-    """Return the primary header of a product: the exposure's, brought up to date.
+    model: str = "CubeModel",
+) -> list[Hdu]:
+    """Return PRIMARY and the HDUs of those `arrays` (by EXTNAME) that are not None.
 
-    Parameters
-    ----------
-    exposure : Exposure
-        Whose header the product inherits.
-    path : Path
-        The product's.
-    model : str
-        DATAMODL.
-    provenance : Provenance
-        Of the run.
-    steps : iterable of str
-        The steps whose status the product carries.
-    inputs : iterable of str
-        File names for HISTORY.
+    Headers are inherited from `exposure`; SCI and ERR always have a unit. PRIMARY carries the
+    status of `steps`, DATAMODL `model`, and a HISTORY that names the files `inputs`.
     """
+    primary = _primary_header(exposure, Path(path).name, model, provenance, steps)
+    add_history(primary, provenance.history(inputs))
+    hdus = [Hdu("", header=primary)]
+    for name, array in arrays.items():
+        if array is not None:
+            header = inherited(exposure.headers.get(name))
+            unit = exposure.meta.bunit
+            if name in ("SCI", "ERR") and "BUNIT" not in header and unit:
+                set_keyword(header, "BUNIT", unit, "unit of the values", hdu=name)
+            hdus.append(Hdu(name, array, header))
+    return hdus
+
+
+def _primary_header(
+    exposure: Exposure, filename: str, model: str, provenance: Provenance, steps: Iterable[str]
+) -> Header:
     header = inherited(exposure.primary_header)
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
     set_keyword(header, "DATE", now, "UTC date file created")
-    set_keyword(header, "FILENAME", path.name, "name of the file")
+    set_keyword(header, "FILENAME", filename, "name of the file")
     set_keyword(header, "DATAMODL", model, "type of data model")
-    association = (
+    for keyword, value, comment in (
         ("ASNPOOL", provenance.asn_pool, "association pool"),
         ("ASNTABLE", provenance.asn_table, "association file"),
-    )
-    for keyword, value, comment in association:
+    ):
         if value is not None:
             set_keyword(header, keyword, value, comment, section="Association information")
     for step in steps:
         keyword, comment = _STEP_KEYWORDS[step]
-        status = provenance.step_status(step)
+        status = "SKIPPED" if provenance.parameters.get(f"{step}.skip") else "COMPLETE"
         set_keyword(header, keyword, status, comment, section="Calibration step information")
     comment = "gpucoron version that wrote this file"
-    set_keyword(header, SOFTWARE_KEYWORD, provenance.version, comment)
-    add_history(header, provenance.history(inputs))
+    set_keyword(header, "GPUCORON", provenance.version, comment)
     return header
 
 
-def extension_header(exposure: Exposure, name: str) -> Header:
-    """Return the header of an exposure's HDU `name` for a product; SCI and ERR have a unit."""
-    header = inherited(exposure.headers.get(name))
-    unit = exposure.meta.bunit
-    if name in ("SCI", "ERR") and "BUNIT" not in header and unit:
-        set_keyword(header, "BUNIT", unit, "unit of the values", hdu=name)
-    return header
+def set_values(hdus: Iterable[Hdu], values: Mapping[str, Mapping[str, Any]]) -> None:
+    """Set keywords (by EXTNAME, "" for PRIMARY) in those headers that are there."""
+    for hdu in hdus:
+        if hdu.header is not None:
+            for keyword, value in values.get(hdu.name, {}).items():
+                set_keyword(hdu.header, keyword, value, hdu=hdu.name)
 
 
-def _link(hdu: Hdu) -> ArrayLink:
-    attribute = _ATTRIBUTES.get(hdu.name, hdu.name.lower())
-    dtype = hdu.array.dtype
-    if dtype.names is None:
-        dtype = np.dtype(image_dtype(hdu.array))
-    return attribute, hdu.name, dtype, hdu.array.shape
+def set_times(
+    hdus: Iterable[Hdu], exposures: Iterable[Exposure], n: int, provenance: Provenance
+) -> None:
+    """Set times and counts of a product of `n` integrations; preset "jwst" leaves them alone."""
+    if not provenance.like_jwst:
+        set_values(hdus, product_times([input_headers(e) for e in exposures], n))
 
 
 def asdf_hdu(
-    source: bytes | gwcs.WCS | None,
-    hdus: Sequence[Hdu],
-    *,
-    extra: Mapping[str, Any] | None = None,
-    links: Sequence[ArrayLink] | None = None,
+    source: bytes | gwcs.WCS | None, hdus: Sequence[Hdu], resample: Mapping[str, Any] | None = None
 ) -> Hdu:
-    """Return the ASDF extension of a product.
+    """Return the ASDF extension of a product whose other HDUs are `hdus`, PRIMARY first.
 
-    Parameters
-    ----------
-    source : bytes, gwcs.WCS or None
-        As for `gpucoron.io.asdf.extension.asdf_extension`.
-    hdus : sequence of Hdu
-        The product's others, PRIMARY first; their headers give the metadata.
-    extra : mapping, optional
-        Metadata without a keyword, nested.
-    links : sequence, optional
-        The arrays, where `hdus` do not hold them.
+    `source` is as for `gpucoron.io.asdf.extension.asdf_extension`; `resample` has those parts of
+    ``meta.resample`` that have no keyword.
     """
     values = meta_from_headers({h.name: header_values(h.header) for h in hdus if h.header})
-    for name, entry in (extra or {}).items():
-        values[name] = {**values.get(name, {}), **entry} if isinstance(entry, dict) else entry
-    if links is None:
-        links = [_link(h) for h in hdus if h.array is not None]
+    if resample:
+        values.setdefault("resample", {}).update(resample)
+    links = []
+    for name, array, *_ in hdus:
+        if array is not None:
+            attribute = "data" if name == "SCI" else name.lower()
+            dtype = array.dtype if array.dtype.names else np.dtype(image_dtype(array))
+            links.append((attribute, name, dtype, array.shape))
     content = asdf_extension(source, links, values)
     row = np.zeros(1, dtype=[("ASDF_METADATA", np.uint8, (len(content),))])
     row["ASDF_METADATA"][0] = np.frombuffer(content, dtype=np.uint8)

@@ -18,20 +18,10 @@ log = logging.getLogger("gpucoron")
 def standard_product_name(association: Association, meta: ExposureMeta) -> str:
     """Build the name that the JWST archive would give a product.
 
-    Parameters
-    ----------
-    association : Association
-        Gives program, asn_id and target.
-    meta : ExposureMeta
-        Of the product's first science exposure. Gives instrument, optical elements and subarray,
-        and program and target where the association has none.
-
-    Returns
-    -------
-    str
-        ``jw<program>-<asn_id>_<target>_<instrument>_<elements>[-<subarray>]`` in lower case, the
-        elements being filter and pupil in alphabetical order; the coronagraph mask stands in
-        where there is neither pupil nor subarray.
+    It is ``jw<program>-<asn_id>_<target>_<instrument>_<elements>[-<subarray>]`` in lower case, the
+    elements being filter and pupil in alphabetical order; the coronagraph mask stands in where
+    there is neither pupil nor subarray. `meta` is of the product's first science exposure; its
+    program and target are used where the association has none.
     """
     program = association.program or program_id(meta.program) or "00000"
     target = association.target or meta.target
@@ -48,15 +38,7 @@ def standard_product_name(association: Association, meta: ExposureMeta) -> str:
 def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tuple[str, ...]:
     """Return the name of every product, building those that the association leaves out.
 
-    Parameters
-    ----------
-    association : Association
-    metas : sequence of ExposureMeta
-        One for each product: that of its first science exposure.
-
-    Returns
-    -------
-    tuple of str
+    `metas` has the metadata of each product's first science exposure.
 
     Raises
     ------
@@ -70,16 +52,14 @@ def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tu
             name = standard_product_name(association, meta)
             if len(name) > LONGEST:
                 raise AssociationError(
-                    f"{association.path}: product {number} has no name, and the "
-                    f"standard one has {len(name)} characters; expected a name "
-                    f"of at most {LONGEST}"
+                    f"{association.path}: product {number} has no name, and the standard one "
+                    f"has {len(name)} characters; expected a name of at most {LONGEST}"
                 )
-            log.warning(
-                "%s: product %d has no name; using the standard one, %s",
-                association.path.name,
-                number,
-                name,
-            )
+            text = "%s: product %d has no name; using the standard one, %s"
+            log.warning(text, association.path.name, number, name)
         names.append(name)
-    check_names(association.path, names)
+    try:
+        check_names(names)
+    except AssociationError as problem:
+        raise AssociationError(f"{association.path}: {problem.args[0]}") from problem
     return tuple(names)

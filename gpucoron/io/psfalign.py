@@ -13,7 +13,6 @@ import numpy as np
 from astropy.io.fits import Header
 
 from gpucoron.errors import InputError, OutputError
-from gpucoron.io.blend import product_times
 from gpucoron.io.files import (
     check_overwrite,
     fsync,
@@ -22,17 +21,10 @@ from gpucoron.io.files import (
     temporary_path,
 )
 from gpucoron.io.fits.checksums import fold, summed_header
-from gpucoron.io.fits.headers import add_history, quiet, set_keyword, set_keywords
+from gpucoron.io.fits.headers import add_history, quiet, set_keyword
 from gpucoron.io.fits.walk import BLOCK
 from gpucoron.io.fits.writing import Hdu, astropy_hdu, hdu_bytes
-from gpucoron.io.product_headers import (
-    Provenance,
-    as_sequence,
-    asdf_hdu,
-    extension_header,
-    input_headers,
-    primary_header,
-)
+from gpucoron.io.product_headers import Provenance, asdf_hdu, product_hdus, set_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["PsfalignWriter"]
 
 _CHUNK = 1 << 20  # bytes of one write of a constant
-_NAN = np.float32(np.nan)
+_NAN = np.float32(np.nan).view(np.uint32)
 _ZERO_DQ = np.uint32(0x80000000)  # stored with BZERO 2^31
 _ALIGN_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
 _ALIGN_TEXT = (
@@ -58,17 +50,20 @@ _ALIGN_TEXT = (
 class PsfalignWriter:
     """Writes a psfalign file whose planes come in any order, a batch in memory at a time.
 
+    Metadata and WCS are those of the first of `exposures`, the references; times and integration
+    counts are those of all (preset "jwst": the first one's, too). DQ is all zero.
+
+    A context manager: leaving the block without `close`, by an exception or not, leaves nothing
+    behind. `write` may be called from several threads.
+
     Parameters
     ----------
     path : path
-        Where to; the file has that name only after `close`.
-    exposures : Exposure or sequence of Exposure
-        The references. Metadata and WCS are the first one's; times and integration counts are
-        those of all (preset "jwst": the first one's, too).
+        The file has that name only after `close`.
+    exposures : sequence of Exposure
     shape : (nref, ny, nx) or (nsci, nref, ny, nx)
         Of SCI: 3-D where all integrations share one alignment, else 4-D.
     provenance : Provenance
-        Of the run.
     overwrite : bool
         Whether a file of that name may be replaced.
 
@@ -76,17 +71,12 @@ class PsfalignWriter:
     ------
     OutputError
         The file exists and must not be replaced, the disk has not room enough, or writing fails.
-
-    Notes
-    -----
-    Use it as a context manager: leaving the block without `close`, by an exception or not,
-    leaves nothing behind. `write` may be called from several threads. DQ is all zero.
     """
 
     def __init__(
         self,
         path: str | os.PathLike,
-        exposures: Exposure | Sequence[Exposure],
+        exposures: Sequence[Exposure],
         shape: tuple[int, ...],
         provenance: Provenance,
         *,
@@ -97,14 +87,17 @@ class PsfalignWriter:
                 f"psfalign has shape {shape}, expected (nref, ny, nx) or (nsci, nref, ny, nx)"
             )
         self.path, self.shape, self._overwrite = Path(path), tuple(shape), overwrite
-        self._exposures, self._provenance = as_sequence(exposures), provenance
+        self._exposures, self._provenance = exposures, provenance
         check_overwrite(self.path, overwrite)
         self._lock = threading.Lock()
         self._done = np.zeros(shape[:-2], dtype=bool).reshape(-1, shape[-3])
         self._sums = {"SCI": 0, "ERR": 0, "DQ": 0}
         self._partial = temporary_path(self.path)
-        self._file = None
         self._over, self._writing = False, 0
+        try:
+            self._file = open(self._partial, "x+b")
+        except OSError as problem:
+            raise output_error(self.path, problem) from problem
         with self._or_nothing():
             self._lay_out()
 
@@ -113,13 +106,10 @@ class PsfalignWriter:
         """Leave nothing behind if a block fails, and say in one line why it did."""
         try:
             yield
-        except OSError as problem:
+        except BaseException as problem:
             self.abort()
-            if isinstance(problem, OutputError):
-                raise
-            raise output_error(self.path, problem) from problem
-        except BaseException:
-            self.abort()
+            if isinstance(problem, OSError) and not isinstance(problem, OutputError):
+                raise output_error(self.path, problem) from problem
             raise
 
     # ---- layout
@@ -130,7 +120,8 @@ class PsfalignWriter:
         primary = hdu_bytes(self._hdus[0])
         place = len(primary)
         self._size = 4 * int(np.prod(self.shape, dtype=np.int64))
-        self._starts, self._headers = {}, {}
+        self._starts: dict[str, tuple[int, int]] = {}  # of header and data
+        self._headers: dict[str, Header] = {}
         for hdu in self._hdus[1:]:
             self._headers[hdu.name] = astropy_hdu(hdu).header
             header = self._summed(hdu.name)
@@ -143,66 +134,47 @@ class PsfalignWriter:
                 f"cannot write {self.path}: it takes {place / 2**30:.2f} GiB, "
                 f"and the disk has {free / 2**30:.2f} GiB free"
             )
-        self._file = open(self._partial, "x+b")
         self._file.write(primary)
         self._file.flush()
         os.ftruncate(self._file.fileno(), self._end)
 
     def _make_hdus(self):
         """Return PRIMARY, SCI, ERR and DQ; one value stands for all of an array."""
-        first, provenance = self._exposures[0], self._provenance
-        primary = primary_header(
-            first,
+        provenance = self._provenance
+        kinds = {"SCI": ">f4", "ERR": ">f4", "DQ": ">u4"}
+        hdus = product_hdus(
             self.path,
-            "CubeModel" if len(self.shape) == 3 else "QuadModel",
+            self._exposures[0],
+            {k: np.broadcast_to(np.zeros((), kind), self.shape) for k, kind in kinds.items()},
             provenance,
-            ("outlier_detection", "stack_refs", "align_refs"),
-            provenance.inputs or [e.path.name for e in self._exposures],
+            ["outlier_detection", "stack_refs", "align_refs"],
+            provenance.inputs,
+            "CubeModel" if len(self.shape) == 3 else "QuadModel",
         )
         if provenance.psfmask:
-            set_keyword(
-                primary,
-                "R_PSFMAS",
-                provenance.psfmask,
-                "psfmask of the fit",
-                section="PSF mask reference file information",
-            )
-        hdus = [Hdu("", header=primary)]
-        for name, kind in (("SCI", ">f4"), ("ERR", ">f4"), ("DQ", ">u4")):
-            array = np.broadcast_to(np.zeros((), kind), self.shape)
-            hdus.append(Hdu(name, array, extension_header(first, name)))
-        if not provenance.like_jwst:
-            times = product_times([input_headers(e) for e in self._exposures], self.shape[-3])
-            for hdu in hdus:
-                set_keywords(hdu.header, times.get(hdu.name, {}), hdu.name)
+            section = "PSF mask reference file information"
+            mask, comment = provenance.psfmask, "psfmask of the fit"
+            set_keyword(hdus[0].header, "R_PSFMAS", mask, comment, section=section)
+        set_times(hdus, self._exposures, self.shape[-3], provenance)
         return hdus
 
     def _summed(self, name):
-        """Return the bytes of a header, with the sums of what is written so far."""
         with quiet():
             return summed_header(self._headers[name], fold(self._sums[name]))
 
     # ---- planes
 
     def write(
-        self,
-        sci_index: int,
-        data: np.ndarray,
-        err: np.ndarray | None,
-        ref_index: int = 0,
+        self, sci_index: int, data: np.ndarray, err: np.ndarray | None, ref_index: int = 0
     ) -> None:
         """Write aligned references of one science integration.
 
         Parameters
         ----------
-        sci_index : int
-            Science integration, counted from 0; 0 for a 3-D product.
-        data : (n, ny, nx) floating array, MJy/sr
-            Aligned images.
-        err : (n, ny, nx) floating array, MJy/sr, or None
-            Their errors; None is written as NaN.
-        ref_index : int
-            Which reference the first of them is, counted from 0.
+        sci_index, ref_index : int
+            Science integration (0 for a 3-D product) and first reference, counted from 0.
+        data, err : (n, ny, nx) floating array, MJy/sr
+            Aligned images and their errors; `err` may be None, which is written as NaN.
 
         Raises
         ------
@@ -213,10 +185,8 @@ class PsfalignWriter:
         """
         n = self._claim(sci_index, data, err, ref_index)
         try:
-            self._write_planes(sci_index, ref_index, n, data, err)
-        except OSError as problem:
-            self.abort()
-            raise output_error(self.path, problem) from problem
+            with self._or_nothing():
+                self._write_planes(sci_index, ref_index, n, data, err)
         finally:
             with self._lock:
                 self._writing -= 1
@@ -227,15 +197,16 @@ class PsfalignWriter:
         first = sci_index * self.shape[-3] + ref_index
         plane = 4 * self.shape[-1] * self.shape[-2]
         places = {name: start + first * plane for name, (_, start) in self._starts.items()}
+        size = n * plane
         sums = {
             "SCI": self._put(places["SCI"], data),
-            "ERR": self._fill(places["ERR"], n * plane, _NAN.view(np.uint32))
-            if err is None
-            else self._put(places["ERR"], err),
-            "DQ": self._fill(places["DQ"], n * plane, _ZERO_DQ),
+            "ERR": self._put(places["ERR"], err)
+            if err is not None
+            else self._fill(places["ERR"], size, _NAN),
+            "DQ": self._fill(places["DQ"], size, _ZERO_DQ),
         }
         for place in places.values():
-            start_writeback(self._file, place, n * plane)
+            start_writeback(self._file, place, size)
         with self._lock:
             for name, total in sums.items():
                 self._sums[name] += total
@@ -293,10 +264,7 @@ class PsfalignWriter:
     def close(self, fits_table: np.ndarray | None = None) -> None:
         """Complete the file and give it its name.
 
-        Parameters
-        ----------
-        fits_table : structured array, optional
-            The fits of `gpucoron.steps.align_refs`, a row a pair; becomes the ALIGN table.
+        `fits_table` has the fits of `gpucoron.steps.align_refs`, a row a pair; it becomes ALIGN.
 
         Raises
         ------
@@ -305,14 +273,13 @@ class PsfalignWriter:
         """
         if self._over:
             raise InputError(f"{self.path} is closed already")
-        missing = int((~self._done).sum())
-        if missing:
-            self.abort()
-            raise OutputError(
-                f"cannot write {self.path}: {missing} of {self._done.size} aligned "
-                "images were never computed"
-            )
         with self._or_nothing():
+            missing = int((~self._done).sum())
+            if missing:
+                raise OutputError(
+                    f"cannot write {self.path}: {missing} of {self._done.size} aligned images "
+                    "were never computed"
+                )
             self._finish(fits_table)
             check_overwrite(self.path, self._overwrite)
             os.replace(self._partial, self.path)
@@ -344,7 +311,7 @@ class PsfalignWriter:
     def _let_go(self):
         """Close the file unless another thread is writing to it; that one then does."""
         with self._lock:
-            if self._file is not None and not self._writing:
+            if not self._writing:
                 with suppress(OSError):
                     self._file.close()
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpucoron.errors import MaskError, one_line
 from gpucoron.io.fits.checksums import check_sums
-from gpucoron.io.fits.reading import open_fits
+from gpucoron.io.fits.reading import FitsFile, open_fits
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure, ExposureMeta
@@ -28,23 +28,14 @@ FITTED = 4  # a shift along either axis, a brightness, a constant
 
 
 def read_psfmask(
-    path: str | Path,
+    path: str | os.PathLike,
     shape: tuple[int, int],
     meta: ExposureMeta | None = None,
     checksums: bool = True,
 ) -> np.ndarray:
-    """Read a psfmask reference file.
+    """Read a psfmask reference file: SCI, or the primary HDU where there is no SCI.
 
-    Parameters
-    ----------
-    path : path
-        Its SCI extension is read, or its primary HDU where there is no SCI.
-    shape : (ny, nx)
-        Shape of the exposures' images.
-    meta : ExposureMeta or None
-        Of an exposure; a mask made for another instrument or coronagraph gives a warning.
-    checksums : bool
-        Compare it with the checksums in its headers, where there are any.
+    A mask made for another instrument or coronagraph than `meta` says gives a warning.
 
     Returns
     -------
@@ -54,44 +45,36 @@ def read_psfmask(
     Raises
     ------
     MaskError
-        Unreadable, damaged, no image, another shape, NaN, infinite or negative values, all zero.
+        Unreadable, damaged (with `checksums`), no image, another shape than `shape`, the
+        exposures'; NaN, infinite or negative values, all zero.
     """
     file = open_fits(path, MaskError)
     if checksums:
         check_sums(file)
     hdu = file.find("SCI") or file.hdus[0]
     if not hdu.is_image:
-        raise MaskError(f"{path}: {hdu.name} is a table, expected an image of shape {shape}")
+        raise file.problem(f"{hdu.name} is a table, expected an image of shape {shape}")
     if hdu.empty:
-        raise MaskError(
-            f"{path}: no image in SCI or the primary HDU (found: {file.names}), "
+        raise file.problem(
+            f"no image in SCI or the primary HDU (found: {file.names}), "
             f"expected one of shape {shape}"
         )
     if hdu.shape != tuple(shape):
-        raise MaskError(
-            f"{path}: the psfmask has shape {hdu.shape}, but the exposures have "
+        raise file.problem(
+            f"the psfmask has shape {hdu.shape}, but the exposures have "
             f"{tuple(shape)}; expected the same (give another with --psfmask)"
         )
     mask = file.floats(hdu, "float64")
-    _check_values(path, mask)
+    _check_values(file, mask)
     if meta is not None:
         _compare_optics(file.path.name, file.hdus[0].header, meta)
     return mask
 
 
 def find_psfmask(
-    option_path: str | Path | None, exposure: Exposure, checksums: bool = True
+    option_path: str | os.PathLike | None, exposure: Exposure, checksums: bool = True
 ) -> tuple[np.ndarray, str, str]:
-    """Return the psfmask that an exposure should use.
-
-    Parameters
-    ----------
-    option_path : path or None
-        What the user asked for.
-    exposure : Exposure
-        A science exposure; gives the shape, and the keywords by which CRDS chooses.
-    checksums : bool
-        As for `read_psfmask`.
+    """Return the psfmask that a science exposure should use.
 
     Returns
     -------
@@ -104,50 +87,45 @@ def find_psfmask(
     Raises
     ------
     MaskError
-        A mask was given or found, and cannot be used (see `read_psfmask`).
+        As `read_psfmask`.
 
     Notes
     -----
-    Without `option_path`, CRDS is asked if the package ``crds`` is installed and configured:
-    CRDS_PATH set, and a context known from the cache or from the server at CRDS_SERVER_URL.
-    Nothing goes over the network unless CRDS_SERVER_URL is set. Otherwise every weight is 1.
+    Without `option_path`, CRDS is asked if the package ``crds`` is installed, CRDS_PATH is set, and
+    a context is known from its cache or from the server at CRDS_SERVER_URL. gpucoron makes no
+    network connection unless that is set. Otherwise every weight is 1.
     """
     shape = exposure.shape[1:]
     if option_path is not None:
-        mask = read_psfmask(option_path, shape, exposure.meta, checksums)
-        return mask, str(option_path), f"given: {option_path}"
-    found, reason = _ask_crds(exposure)
-    if found is not None:
-        name = f"crds://{found.name}"
+        path, name, how = option_path, str(option_path), f"given: {option_path}"
+    else:
+        found, reason = _ask_crds(exposure)
+        if found is None:
+            log.info("psfmask: none given and %s; built in: all ones, every pixel counts", reason)
+            return np.ones(shape), "N/A", f"built in: all ones ({reason})"
         log.info("psfmask: %s, chosen by CRDS", found.name)
-        mask = read_psfmask(found, shape, exposure.meta, checksums)
-        return mask, name, f"chosen by CRDS: {found.name}"
-    log.info("psfmask: none given and %s; built in: all ones, every pixel counts", reason)
-    return np.ones(shape), "N/A", f"built in: all ones ({reason})"
+        path, name, how = found, f"crds://{found.name}", f"chosen by CRDS: {found.name}"
+    return read_psfmask(path, shape, exposure.meta, checksums), name, how
 
 
-def _check_values(path: str | Path, mask: np.ndarray) -> None:
-    nan, infinite = int(np.isnan(mask).sum()), int(np.isinf(mask).sum())
+def _check_values(file: FitsFile, mask: np.ndarray) -> None:
+    nan, infinite = np.isnan(mask).sum(), np.isinf(mask).sum()
+    negative, positive = (mask < 0).sum(), np.count_nonzero(mask)
+    problem = None
     if nan or infinite:
-        raise MaskError(
-            f"{path}: the psfmask has {nan} NaN and {infinite} infinite values, "
-            "expected numbers of 0 or more"
+        problem = f"has {nan} NaN and {infinite} infinite values, expected numbers of 0 or more"
+    elif negative:
+        low = mask.min()
+        problem = f"has {negative} negative values (lowest {low:g}), expected numbers of 0 or more"
+    elif not positive:
+        problem = "is 0 everywhere and leaves no pixel to fit, expected 1 where a pixel counts"
+    elif positive <= FITTED:
+        problem = (
+            f"is above 0 in {positive} pixels only, expected more than {FITTED}: a fit has "
+            "as many unknowns"
         )
-    if mask.min() < 0:
-        raise MaskError(
-            f"{path}: the psfmask has {int((mask < 0).sum())} negative values (lowest "
-            f"{mask.min():g}), expected numbers of 0 or more"
-        )
-    if not mask.any():
-        raise MaskError(
-            f"{path}: the psfmask is 0 everywhere and leaves no pixel to fit, "
-            "expected 1 where a pixel counts"
-        )
-    if np.count_nonzero(mask) <= FITTED:
-        raise MaskError(
-            f"{path}: the psfmask is above 0 in {np.count_nonzero(mask)} pixels only, "
-            f"expected more than {FITTED}: a fit has as many unknowns"
-        )
+    if problem:
+        raise file.problem(f"the psfmask {problem}")
 
 
 def _compare_optics(name: str, header, meta: ExposureMeta) -> None:
@@ -155,12 +133,9 @@ def _compare_optics(name: str, header, meta: ExposureMeta) -> None:
     for keyword, ours in (("INSTRUME", meta.instrument), ("CORONMSK", meta.coronmsk)):
         theirs = header.get(keyword)
         if isinstance(theirs, str) and theirs.strip() and ours and _same(theirs) != _same(ours):
+            made_for = f"{keyword} {theirs.strip()}"
             log.warning(
-                "%s: the psfmask was made for %s %s, but the exposures have %s",
-                name,
-                keyword,
-                theirs.strip(),
-                ours,
+                "%s: the psfmask was made for %s, but the exposures have %s", name, made_for, ours
             )
 
 
@@ -171,8 +146,7 @@ def _same(text: str) -> str:
 
 def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:
     """Return the mask that CRDS recommends, or None and the reason."""
-    reason = _not_configured()
-    if reason:
+    if reason := _not_configured():
         return None, reason
     try:
         import crds
@@ -182,11 +156,8 @@ def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:
                 _crds_parameters(exposure), reftypes=["psfmask"], observatory="jwst"
             )
     except (Exception, SystemExit) as problem:  # CRDS even exits; the run can go on without it
-        log.warning(
-            "psfmask: CRDS is configured but gave no answer: %s %s",
-            type(problem).__name__,
-            one_line(problem),
-        )
+        kind, text = type(problem).__name__, one_line(problem)
+        log.warning("psfmask: CRDS is configured but gave no answer: %s %s", kind, text)
         return None, "CRDS failed"
     answer = str(chosen.get("psfmask", "N/A"))
     if "NOT FOUND" in answer.upper() or answer.upper().endswith("N/A"):
@@ -213,13 +184,11 @@ def _not_configured() -> str:
 
 def _crds_parameters(exposure: Exposure) -> dict[str, str]:
     meta = exposure.meta
+    optics = ("detector", "channel", "filter", "pupil")
     values = {
         "META.TELESCOPE": "JWST",
         "META.INSTRUMENT.NAME": meta.instrument,
-        "META.INSTRUMENT.DETECTOR": meta.detector,
-        "META.INSTRUMENT.CHANNEL": meta.channel,
-        "META.INSTRUMENT.FILTER": meta.filter,
-        "META.INSTRUMENT.PUPIL": meta.pupil,
+        **{f"META.INSTRUMENT.{name.upper()}": getattr(meta, name) for name in optics},
         "META.INSTRUMENT.CORONAGRAPH": meta.coronmsk,
         "META.SUBARRAY.NAME": meta.subarray,
         "META.EXPOSURE.TYPE": meta.exp_type,

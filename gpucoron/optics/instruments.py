@@ -126,7 +126,7 @@ _NIRCAM = Instrument(
     ring_brightness=9.0,
 )
 
-_MIRI = {
+_MIRI: dict[str, str | int] = {
     "name": "MIRI",
     "detector": "MIRIMAGE",
     "template": "MIRI Coronagraphic Imaging",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy import fft, ndimage
@@ -277,7 +278,7 @@ class Coronagraph:
         """
         tilt = [self.pupil.axis * (o * s * RAD) for o, s in zip(offset_px, self.scale, strict=True)]
         path = opd + tilt[0].astype(np.float32) + tilt[1].astype(np.float32)[:, None]
-        total = 0.0
+        total: Any = 0.0
         for wavelength, mask, (left, right) in zip(
             self.wavelengths, self.masks, self._transforms, strict=True
         ):

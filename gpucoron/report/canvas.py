@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import quote
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 __all__ = [
@@ -35,10 +35,12 @@ class Drawing(NamedTuple):
     alt: str
 
 
-def drawing(figure: Figure, alt: str) -> Drawing:
+def drawing(figure: Figure | SubFigure, alt: str) -> Drawing:
     """Convert a figure to SVG in a data URL."""
     file = io.BytesIO()
-    figure.savefig(file, format="svg", facecolor="white", metadata={"Date": None}, dpi=200)
+    cast(Figure, figure).savefig(
+        file, format="svg", facecolor="white", metadata={"Date": None}, dpi=200
+    )
     svg = file.getvalue().decode("utf-8")
     for character in '%#"<>\n':  # what must not stand in a data URL
         svg = svg.replace(character, quote(character))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from matplotlib import colormaps
@@ -92,12 +93,13 @@ def asinh_norm(image: np.ndarray) -> AsinhNorm | None:
 
 def round_values(norm: AsinhNorm) -> list[float]:
     """Choose round values that are well apart on the colour bar of an asinh stretch."""
-    top = math.floor(math.log10(max(abs(norm.vmin), abs(norm.vmax))))
+    low, high = cast(float, norm.vmin), cast(float, norm.vmax)
+    top = math.floor(math.log10(max(abs(low), abs(high))))
     steps = [m * 10.0**k for k in range(top, top - 4, -1) for m in (1, 5, 2)]
     chosen: list[float] = []
     for value in (0.0, *(sign * step for step in steps for sign in (1, -1))):
         near = np.abs(np.ma.getdata(norm(np.array(chosen))) - float(norm(value))) < 0.09
-        if norm.vmin <= value <= norm.vmax and not near.any():
+        if low <= value <= high and not near.any():
             chosen.append(value)
     return sorted(chosen)
 
@@ -176,11 +178,11 @@ def draw_compass(axes: Axes, sky: Sky) -> None:
 
 def draw_candidates(axes: Axes, candidates: Sequence[SkyCandidate], frame: Frame, sky: Sky) -> None:
     """Draw numbered circles around the candidates without caveat, three FWHM across or more."""
-    radius = max(1.5 * sky.fwhm_px * frame.scale, 0.012 * np.ptp(axes.get_xlim()))
+    radius = max(1.5 * sky.fwhm_px * (frame.scale or 1), 0.012 * np.ptp(axes.get_xlim()))
     good = [(k, c.candidate) for k, c in enumerate(candidates[:LISTED], 1) if not c.caveat]
     points = frame(np.reshape([(c.x, c.y) for _, c in good], (-1, 2)))
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    visible = (
+    visible: Any = (
         np.abs(points - ((left + right) / 2, (bottom + top) / 2))
         < (
             (right - left) / 2,

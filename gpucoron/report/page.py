@@ -11,6 +11,7 @@ import numpy as np
 
 from gpucoron import __version__
 from gpucoron.analysis import measure
+from gpucoron.analysis.measure import SkyCandidate
 from gpucoron.analysis.record import Record
 from gpucoron.report import sections
 
@@ -145,17 +146,18 @@ def _product(result: Any, product: Any, prefix: str, star) -> dict[str, Any]:
     if record is None:
         return common
     sky = measure.locate_star(record, star)
-    significance, candidates = None, []
+    candidates: list[SkyCandidate] = []
+    snr = None
     if sky is not None and record.images:
         significance, candidates = measure.search(record, sky, max(record.images))
+        snr = sections.significance_map(record, sky, significance, candidates)
     return {
         **common,
         "sky": sky,
         "masked": record.mask is not None and bool((np.asarray(record.mask) < 0.5).any()),
         "images": sections.combined(record, sky, candidates),
         "candidates": candidates,
-        "snr": significance is not None
-        and sections.significance_map(record, sky, significance, candidates),
+        "snr": snr,
         "table": sections.candidate_table(record, candidates),
         "exposures": sections.before_after(record, sky),
         "residuals": sections.residuals(record, sky),

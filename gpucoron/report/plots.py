@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -32,7 +33,7 @@ __all__ = [
     "spectrum",
 ]
 
-DASHES = ("-", "--", "-.", ":")
+DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 NAMED = 12  # entries of a legend
 DOTS = 3000  # single fits that are drawn
 
@@ -80,7 +81,9 @@ def exposure_curves(record: Record, sky: Sky | None) -> list[Curve]:
 def image_curves(record: Record, sky: Sky | None) -> list[Curve]:
     """Measure the residual rms of the combined image of each truncation."""
     curves = []
-    for truncate, image in record.images.items() if sky else ():
+    if sky is None:
+        return []
+    for truncate, image in record.images.items():
         r, rms = measure.profile(image, sky.star, max(sky.fwhm_px, 1.0))
         curves.append(Curve("", truncate, r * sky.arcsec_per_px, rms))
     return [c for c in curves if np.isfinite(c.rms).any()]
@@ -89,7 +92,7 @@ def image_curves(record: Record, sky: Sky | None) -> list[Curve]:
 def draw_residuals(axes: Axes, curves: Sequence[Curve]) -> None:
     """Draw rms against separation: a colour for each truncation, a dash for each exposure."""
     truncations = sorted({c.truncate for c in curves if c.truncate is not None})
-    looks = {None: {"color": "0.35", "linewidth": 1.3}}
+    looks: dict[int | None, dict[str, Any]] = {None: {"color": "0.35", "linewidth": 1.3}}
     for t, place in zip(truncations, np.linspace(0, 1, len(truncations)), strict=True):
         # the last are thinner, and leave the first visible where they are the same
         looks[t] = {"color": colormaps["plasma"](0.85 * place), "linewidth": 2.4 - 1.1 * place}
@@ -163,7 +166,7 @@ def draw_shifts(axes: Axes, shifts: Mapping[str, Shifts], *, within: bool = Fals
 def _name_references(axes: Axes, s: Shifts) -> None:
     """Write R1, R2, ... beside the median of each reference exposure."""
     groups = [g for g in np.unique(s.group) if np.isfinite((s.x + s.y)[s.group == g]).any()]
-    points = [[np.nanmedian(v[s.group == g]) for v in (s.x, s.y)] for g in groups]
+    points = [(np.nanmedian(s.x[s.group == g]), np.nanmedian(s.y[s.group == g])) for g in groups]
     for g, point, way in zip(groups, points, label_directions(axes, points), strict=True):
         axes.annotate(
             f"R{g + 1}",
@@ -247,7 +250,7 @@ def _mark_truncations(axes: Axes, truncations: Iterable[int], modes: int) -> Non
                 ha="center",
             )
     axes.set_xlim(0.4, modes + 0.6)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
 
 
 def draw_flags(axes: Axes, counts: Sequence[tuple[str, np.ndarray]]) -> None:
@@ -270,7 +273,7 @@ def draw_flags(axes: Axes, counts: Sequence[tuple[str, np.ndarray]]) -> None:
             )
         start += len(values)
     axes.set_xlim(0.4, total + 0.6)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params("x", integer=True)
     axes.legend(
         handles=[
             Line2D([], [], color=COLOURS[k], linewidth=6, label=text)
@@ -289,7 +292,7 @@ def draw_timeline(axes: Axes, spans: Sequence[tuple[str, float, float]]) -> None
         starts, ends = times[:, 0], np.maximum.accumulate(times[:, 1])
         apart = starts[1:] - ends[:-1] > (end - begin) / 400  # less is not to be seen
         starts, ends = starts[np.r_[True, apart]], ends[np.r_[apart, True]]
-        bars = np.transpose([starts, ends - starts])
+        bars = list(zip(starts, ends - starts, strict=True))
         axes.broken_barh(bars, (row - 0.35, 0.7), color=COLOURS[0], linewidth=0.8)
     axes.set_yticks(range(len(steps)), steps)
     axes.set(xlim=(0, None), ylim=(len(steps) - 0.4, -0.6))

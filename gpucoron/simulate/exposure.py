@@ -271,4 +271,5 @@ def _int_times(plan):
         for which, share in (("start", 0.0), ("mid", 0.5), ("end", 1.0)):
             times = plan.start_mjd + (np.arange(n) + share) * day
             columns[f"int_{which}_{scale}"] = times + offset_s / 86400
-    return np.rec.fromarrays(list(columns.values()), names=list(columns))
+    dtype = [(name, column.dtype) for name, column in columns.items()]
+    return np.rec.fromarrays(list(columns.values()), dtype=dtype)

@@ -114,7 +114,7 @@ def write_psfmask(directory: Path, instrument, bandpass, window, science_area) -
         "subarray": subarray(instrument, bandpass, window),
     }
     tree = {"meta": meta, "data": _annulus(instrument, window, science_area)}
-    path = directory / meta["filename"]
+    path = directory / "psfmask.fits"
     write_hdus(path, model_hdus(datamodels.PsfMaskModel, tree))
     return path
 

@@ -40,13 +40,14 @@ class Window:
             first = round(aperture.reference_pixel[k] - (size + 1) / 2)
             start.append(int(np.clip(first, 0, aperture.shape[1 - k] - size)))
         corner = (aperture.corner[0] + start[0], aperture.corner[1] + start[1])
-        return cls(aperture, tuple(shape), corner)
+        return cls(aperture, (shape[0], shape[1]), corner)
 
     @property
     def centre(self) -> tuple[float, float]:
         """Mask centre (x, y), counted from 0: the aperture's reference pixel."""
         a = self.aperture
-        return tuple(a.corner[k] + a.reference_pixel[k] - self.corner[k] - 1 for k in (0, 1))
+        x, y = (a.corner[k] + a.reference_pixel[k] - self.corner[k] - 1 for k in (0, 1))
+        return x, y
 
 
 def polynomial_grid(coefficients, degree: int) -> np.ndarray:

@@ -169,7 +169,7 @@ def _plan(instrument, bandpass, window, options, rng):
         jitter = options.jitter_px * rng.standard_normal((count, 2))
         if options.n_optical_states:
             jitter = jitter[np.arange(count) % options.n_optical_states]
-        position = tuple(float(v) for v in np.array(window.centre) + dither + miss)
+        position = _pair(np.array(window.centre) + dither + miss)
         target = STAR if science else REFERENCE_STAR
         roll = ROLL_DEG + (options.roll_step * number if science else 0.0)
         plans.append(
@@ -180,7 +180,7 @@ def _plan(instrument, bandpass, window, options, rng):
                 start,
                 integration_s,
                 position,
-                tuple(float(v) for v in dither),
+                _pair(dither),
                 jitter,
                 aim(window, *target, roll, position),
                 target,
@@ -197,6 +197,11 @@ def _plan(instrument, bandpass, window, options, rng):
     return plans
 
 
+def _pair(values) -> tuple[float, float]:
+    first, second = values
+    return float(first), float(second)
+
+
 def _planets(instrument, options, plans, window):
     wanted = options.planets
     if wanted is None:
@@ -208,7 +213,7 @@ def _planets(instrument, options, plans, window):
     for p in wanted:
         ra, dec = offset_sky(*STAR, p.separation, p.angle)
         pixels = {
-            plan.root: tuple(float(v) for v in plan.pointing.sky_to_pixel(ra, dec))
+            plan.root: _pair(plan.pointing.sky_to_pixel(ra, dec))
             for plan in plans
             if plan.exptype == "science"
         }

@@ -167,7 +167,7 @@ class Scene:
         -------
         (ny + 2 margin, nx + 2 margin) float64, MJy/sr
         """
-        total = 0.0
+        total = np.zeros(())
         for dx, dy in ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)):
             x, y = np.meshgrid(self._columns + dx, self._rows + dy)
             ra, dec = pointing.pixel_to_sky(x, y)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.io.asdf.guard import checked, tagged_tree
 from gpucoron.io.keywords import keywords
-from gpucoron.io.wcs.exposure import read_wcs
+from gpucoron.io.wcs.exposure import read_wcs, reason
 
 if TYPE_CHECKING:
     import gwcs
@@ -25,8 +25,6 @@ __all__ = ["ArrayLink", "asdf_extension", "meta_from_headers", "write_asdf"]
 log = logging.getLogger("gpucoron")
 
 ArrayLink = tuple[str, str, np.dtype, tuple[int, ...]]  # attribute, EXTNAME, dtype, shape
-
-_MAX_INTEGER = 2**63 - 1  # that asdf writes
 
 
 def asdf_extension(
@@ -38,51 +36,44 @@ def asdf_extension(
     ----------
     source : bytes, gwcs.WCS or None
         The ASDF extension of the input, which is passed on as it is if its arrays are those of the
-        product and it has no keywords that the headers lack, and else gives its GWCS; or the GWCS
-        of the product.
+        product and it has no keywords that the headers lack, and else gives its GWCS (none, with a
+        warning, where it cannot be read); or the GWCS of the product.
     links : iterable of (attribute, EXTNAME, dtype, shape)
         The product's arrays.
     values : mapping
         Metadata, from `meta_from_headers`.
-
-    Returns
-    -------
-    bytes
-        An ASDF file. Without GWCS, and with a warning, where that of `source` cannot be read.
     """
     arrays = {link[0]: _array(*link[1:]) for link in links}
     wcs = source
     try:
-        if isinstance(source, bytes | bytearray):
+        if isinstance(source, bytes):
             tree = tagged_tree(source)
             if _same_arrays(tree, arrays.values()) and not _removed(tree.get("meta"), values):
                 checked(source)
-                return bytes(source)
+                return source
             wcs = read_wcs(source, "input").gwcs
         if wcs is not None:
             return write_asdf({**arrays, "meta": {**values, "wcs": wcs}})
     except Exception as problem:  # whatever asdf makes of it; the pixels do not depend on it
         log.warning(
-            "the ASDF extension of an input cannot be read, so that products do not inherit it: "
-            "%s %s",
-            type(problem).__name__,
-            " ".join(str(problem).split())[:200],
+            "the ASDF extension of an input cannot be read, so that products do not inherit it: %s",
+            reason(problem),
         )
     return write_asdf({**arrays, "meta": dict(values)})
 
 
 def _same_arrays(tree, arrays: Iterable[Mapping]) -> bool:
     """Tell whether a tree refers to these arrays in FITS extensions, and no others."""
-    found = {node["source"]: dict(node) for node in _links(tree)}
+    found, nodes = {}, [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, dict):
+            nodes += node.values()
+            if isinstance(node.get("source"), str):
+                found[node["source"]] = dict(node)
+        elif isinstance(node, list):
+            nodes += node
     return found == {array["source"]: dict(array) for array in arrays}
-
-
-def _links(node) -> Iterator[Mapping]:
-    if isinstance(node, dict) and isinstance(node.get("source"), str):
-        yield node
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    for child in children:
-        yield from _links(child)
 
 
 def _removed(meta, values: Mapping[str, Any]) -> bool:
@@ -101,9 +92,11 @@ def _array(name: str, dtype: np.dtype, shape: tuple[int, ...]):
     """Return the entry that says which HDU holds an array."""
     from asdf.tagged import TaggedDict
 
-    columns = [
-        {"byteorder": "big", "datatype": _column(dtype[n]), "name": n} for n in dtype.names or ()
-    ]
+    columns = []
+    for column in dtype.names or ():
+        size, kind = dtype[column].itemsize, dtype[column].kind
+        stored = {"S": ["ascii", size], "b": "int8"}.get(kind, dtype[column].name)
+        columns.append({"byteorder": "big", "datatype": stored, "name": column})
     entry = {
         "source": f"fits:{name},1",
         "datatype": columns or dtype.name,
@@ -111,12 +104,6 @@ def _array(name: str, dtype: np.dtype, shape: tuple[int, ...]):
         "shape": [int(n) for n in shape],
     }
     return TaggedDict(entry, "tag:stsci.edu:asdf/core/ndarray-1.1.0")
-
-
-def _column(dtype: np.dtype):
-    if dtype.kind == "S":
-        return ["ascii", dtype.itemsize]
-    return "int8" if dtype.kind == "b" else dtype.name
 
 
 def write_asdf(tree: Mapping[str, Any]) -> bytes:
@@ -128,16 +115,14 @@ def write_asdf(tree: Mapping[str, Any]) -> bytes:
     import asdf
     from asdf.tags.core import ExtensionMetadata
 
-    content = _written(asdf.AsdfFile(dict(tree)))
-    used = tagged_tree(content).get("history", {}).get("extensions", [])
+    def written(tree: dict[str, Any]) -> bytes:
+        buffer = io.BytesIO()
+        asdf.AsdfFile(tree).write_to(buffer)
+        return buffer.getvalue()
+
+    used = tagged_tree(written(dict(tree))).get("history", {}).get("extensions", [])
     used = [ExtensionMetadata(entry) for entry in sorted(used, key=str)]
-    return _written(asdf.AsdfFile({**tree, "history": {"extensions": used}}))
-
-
-def _written(file) -> bytes:
-    buffer = io.BytesIO()
-    file.write_to(buffer)
-    return buffer.getvalue()
+    return written({**tree, "history": {"extensions": used}})
 
 
 def meta_from_headers(headers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -145,7 +130,7 @@ def meta_from_headers(headers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     meta: dict[str, Any] = {}
     for row in keywords():
         value = headers.get(row.hdu, {}).get(row.keyword)
-        if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        if isinstance(value, int) and abs(value) >= 2**63:  # more than asdf writes
             continue
         if isinstance(value, str | bool | int | float):
             *parents, last = row.attribute.split(".")

@@ -31,7 +31,7 @@ _SOURCE = re.compile(r"fits:[\w, -]*")  # an HDU of the file around the ASDF ext
 _MAGIC = b"\xd3BLK"
 _HEAD = struct.Struct(">I4sQQQ16s")  # flags, compression, allocated, used, data size, checksum
 _STREAMED = 1
-_DECOMPRESSORS = {b"zlib": zlib.decompressobj, b"bzp2": bz2.BZ2Decompressor}
+_DECOMPRESSORS: dict[bytes, Any] = {b"zlib": zlib.decompressobj, b"bzp2": bz2.BZ2Decompressor}
 
 
 class UnsupportedAsdf(Exception):
@@ -46,25 +46,14 @@ class AsdfTooComplex(Exception):
 def open_asdf(content: bytes, *, lazy_tree: bool = True) -> Iterator[Mapping[str, Any]]:
     """Open an ASDF file with the asdf package after checking it, without warnings.
 
-    Parameters
-    ----------
-    content : bytes
-    lazy_tree : bool
-        Make objects of entries when they are used, within the block: links to arrays in FITS
-        extensions, which asdf cannot follow, and entries of unknown types then do no harm. False
-        gives plain dicts and lists.
-
-    Yields
-    ------
-    mapping
-        The tree.
+    With `lazy_tree` entries become objects when they are used, within the block: links to arrays
+    in FITS extensions, which asdf cannot follow, and entries of unknown types then do no harm.
+    Without it the tree is plain dicts and lists.
 
     Raises
     ------
-    AsdfTooComplex, UnsupportedAsdf
-        As `checked`.
     Exception
-        Whatever asdf, gwcs and astropy raise for its contents.
+        As `checked`, and whatever asdf, gwcs and astropy raise for its contents.
     """
     safe = checked(content)
     import asdf
@@ -86,7 +75,9 @@ def checked(content: bytes) -> bytes:
     UnsupportedAsdf
         No YAML, references to other files, damaged blocks, or a compression other than zlib, bzp2.
     """
-    return b"".join(_checked_parts(content))
+    end = _end_of_text(content)
+    tagged_tree(content)
+    return b"".join([content[:end], *_plain_blocks(content, end)])
 
 
 def tagged_tree(content: bytes) -> dict[str, Any]:
@@ -97,10 +88,7 @@ def tagged_tree(content: bytes) -> dict[str, Any]:
     import asdf.util
     import yaml
 
-    end = _END.search(content)
-    if end is None:
-        raise UnsupportedAsdf("no end of the YAML text")
-    text = content[: end.end()]
+    text = content[: _end_of_text(content)]
     try:
         _check_events(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         tree = asdf.util.load_yaml(io.BytesIO(text), tagged=True)
@@ -112,14 +100,11 @@ def tagged_tree(content: bytes) -> dict[str, Any]:
     return tree
 
 
-def _checked_parts(content: bytes) -> Iterator[bytes]:
-    tagged_tree(content)
-    place = _END.search(content).end()
-    yield content[:place]
-    yield from _plain_blocks(content, place)
-
-
-# ---- the YAML text
+def _end_of_text(content: bytes) -> int:
+    end = _END.search(content)
+    if end is None:
+        raise UnsupportedAsdf("no end of the YAML text")
+    return end.end()
 
 
 def _check_events(events) -> None:
@@ -189,11 +174,7 @@ def _shape(array) -> list[int]:
     return [len(numbers)] if isinstance(numbers, list) else []
 
 
-# ---- the binary blocks
-
-
 def _plain_blocks(content: bytes, place: int) -> Iterator[bytes]:
-    """Yield the blocks after `place`, decompressed."""
     total = 0
     for kind, length, data in _blocks(content, place):
         data = _decompressed(kind, data, length)

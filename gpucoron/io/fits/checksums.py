@@ -15,6 +15,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import numpy as np
 from astropy.io import fits
@@ -42,13 +43,7 @@ _PUNCTUATION = frozenset(b":;<=>?@[\\]^_`")
 
 
 def crc32(path: str | os.PathLike, stop: Callable[[], bool] = lambda: False) -> str:
-    """Return the CRC-32 of a file's bytes, the one of zip and gzip, in hexadecimal.
-
-    Parameters
-    ----------
-    path : path
-    stop : callable
-        Asked now and then; True gives up, and what is returned is empty.
+    """Return the CRC-32 of a file's bytes, as of zip, in hexadecimal; "" once `stop` is true.
 
     Raises
     ------
@@ -64,40 +59,28 @@ def crc32(path: str | os.PathLike, stop: Callable[[], bool] = lambda: False) -> 
     return f"{value:08x}"
 
 
-def product_sums(path: str | os.PathLike) -> dict[str, str]:
-    """Return CHECKSUM of every HDU of a product, by name, as its header says.
-
-    Raises
-    ------
-    OSError
-        It cannot be read.
-    """
-    with fits.open(path) as hdus:
-        return {hdu.name: hdu.header.get("CHECKSUM") for hdu in hdus}
+def product_sums(path: str | os.PathLike) -> dict[str, str | None]:
+    """Return CHECKSUM of every HDU of a product, by name, as its header says."""
+    return _sums(open_fits(path, InputError))
 
 
-def is_whole(path: str | os.PathLike, sums: Mapping[str, str]) -> bool:
-    """Tell whether a FITS file has these checksums, and bytes that go with them.
+def _sums(file: FitsFile) -> dict[str, str | None]:
+    return {hdu.name: hdu.header.get("CHECKSUM") for hdu in file.hdus}
 
-    Parameters
-    ----------
-    path : path
-    sums : mapping of str to str
-        What `product_sums` returned.
 
-    Notes
-    -----
+def is_whole(path: str | os.PathLike, sums: Mapping[str, str | None]) -> bool:
+    """Tell whether a FITS file has these `product_sums`, and bytes that go with them.
+
     Every byte is read. The ones'-complement sum of an HDU is minus zero if header and data are as
     they were written.
     """
     try:
         file = open_fits(path, InputError)
-        if {hdu.name: hdu.header.get("CHECKSUM") for hdu in file.hdus} != dict(sums):
-            return False
         ends = [hdu.end for hdu in file.hdus]
-        return os.path.getsize(path) == ends[-1] and all(
-            _byte_sum(file, start, end) == _MINUS_ZERO
-            for start, end in zip([0, *ends], ends, strict=False)
+        if _sums(file) != dict(sums) or os.path.getsize(path) != ends[-1]:
+            return False
+        return all(
+            _byte_sum(file, start, end) == _MINUS_ZERO for start, end in pairwise([0, *ends])
         )
     except (InputError, OSError):
         return False
@@ -106,15 +89,13 @@ def is_whole(path: str | os.PathLike, sums: Mapping[str, str]) -> bool:
 def check_sums(file: FitsFile) -> None:
     """Compare the checksums in a file's headers, where there are any, with its bytes.
 
+    CHECKSUM covers the header, too: where it alone is wrong, someone has edited a keyword, which
+    gives a warning.
+
     Raises
     ------
     InputError
         (as the file's `error`) Some data are not those for which DATASUM was made.
-
-    Notes
-    -----
-    CHECKSUM covers the header, too: where it alone is wrong, someone has edited a keyword, which
-    gives a warning.
     """
     start, size = 0, file.path.stat().st_size  # the padding at the end may be missing
     for hdu in file.hdus:
@@ -129,20 +110,19 @@ def _check_sum(file: FitsFile, hdu: Hdu, start: int, end: int, data_sum, checksu
     found = _byte_sum(file, hdu.offset, end)
     hint = "damaged, or changed since (--no-checksums does not look)"
     if data_sum and (not data_sum.isdecimal() or int(data_sum[:20]) != found):
-        raise file.error(
-            f"{file.path}: the data of {hdu.name} do not go with the checksum in its header "
+        raise file.problem(
+            f"the data of {hdu.name} do not go with the checksum in its header "
             f"(DATASUM is {data_sum[:20]}, found {found}): {hint}"
         )
     if checksum and fold(_byte_sum(file, start, hdu.offset) + found) != _MINUS_ZERO:
         if not data_sum:
-            raise file.error(f"{file.path}: {hdu.name} does not go with its CHECKSUM: {hint}")
+            raise file.problem(f"{hdu.name} does not go with its CHECKSUM: {hint}")
         log.warning(
             "%s: the header of %s was changed after its CHECKSUM was made", file.path.name, hdu.name
         )
 
 
 def _byte_sum(file: FitsFile, start: int, end: int) -> int:
-    """Return the sum of the words from `start` to `end`."""
     return fold(sum(map(_word_sum, file.pieces(start, end - start))))
 
 

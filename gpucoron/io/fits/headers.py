@@ -6,7 +6,7 @@ import copy
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,6 @@ __all__ = [
     "plain_value",
     "quiet",
     "set_keyword",
-    "set_keywords",
 ]
 
 _LAYOUT = re.compile(
@@ -87,19 +86,19 @@ def set_keyword(
     hdu: str = "",
     section: str = "",
 ) -> None:
-    """Set a keyword of a product's header; a new one goes to its usual place.
+    """Set a keyword of a product's header, in place; a new one goes to its usual place in `hdu`.
 
     Parameters
     ----------
     header : astropy Header
-        Without the cards that describe the data; is changed.
+        Without the cards that describe the data.
     keyword : str
     value : str, bool, int or float
-        Of a text what is not ASCII becomes backslash escapes.
+        What is not ASCII in a text becomes backslash escapes.
     comment : str
-        The keyword's present comment is kept where this is empty.
+        Empty keeps the keyword's present comment.
     hdu : str
-        EXTNAME ("" for PRIMARY); decides where a new keyword goes.
+        EXTNAME, "" for PRIMARY.
     section : str
         Title to put above a new keyword, unless the header has it already.
     """
@@ -123,12 +122,6 @@ def _place(header: fits.Header, keyword: str, hdu: str) -> int:
         return len(header)
     before = {known for known, rank in order.items() if rank < order[keyword]}
     return max((i for i, known in enumerate(header, start=1) if known in before), default=0)
-
-
-def set_keywords(header: fits.Header, values: Mapping[str, Any], hdu: str = "") -> None:
-    """Set several keywords, keeping the comments that they have."""
-    for keyword, value in values.items():
-        set_keyword(header, keyword, value, hdu=hdu)
 
 
 def add_history(header: fits.Header, lines: Iterable[str], keyword: str = "HISTORY") -> None:

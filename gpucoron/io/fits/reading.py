@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -31,19 +32,15 @@ _PIECE = 1 << 21  # bytes
 
 @dataclass(frozen=True)
 class FitsFile:
-    """The HDUs of one file, whose sizes have been checked against the file's.
-
-    Parameters
-    ----------
-    path : Path
-    error : type
-        The exception that its methods raise, a kind of `InputError`.
-    hdus : tuple of Hdu
-    """
+    """The HDUs of one file, whose sizes have been checked; its methods raise `error`."""
 
     path: Path
     error: type[InputError]
     hdus: tuple[Hdu, ...]
+
+    def problem(self, text: str) -> InputError:
+        """Return the exception that says what is wrong with the file."""
+        return self.error(f"{self.path}: {text}")
 
     @property
     def names(self) -> str:
@@ -54,7 +51,7 @@ class FitsFile:
         """Return the HDU called `name`, None where there is none; two of them are an error."""
         found = [h for h in self.hdus if h.name == name]
         if len(found) > 1:
-            raise self.error(f"{self.path}: has {len(found)} {name} extensions, expected one")
+            raise self.problem(f"has {len(found)} {name} extensions, expected one")
         return found[0] if found else None
 
     def floats(self, hdu: Hdu, dtype: str = "float32") -> np.ndarray:
@@ -73,20 +70,14 @@ class FitsFile:
         with np.errstate(invalid="ignore"):
             bits = np.array(values, np.uint32, order="C")
         if not np.array_equal(bits, values):
-            raise self.error(
-                f"{self.path}: {hdu.name} holds values that are not unsigned "
+            raise self.problem(
+                f"{hdu.name} holds values that are not unsigned "
                 "32-bit integers, expected data quality bits"
             )
         return bits
 
     def table(self, hdu: Hdu) -> np.ndarray | None:
-        """Read a binary table as a native structured array.
-
-        Returns
-        -------
-        structured array or None
-            None, with a warning, for what is no binary table, or has columns of variable length.
-        """
+        """Read a binary table of columns of fixed length; None, with a warning, for others."""
         try:
             _check_table(hdu)
             made = self._astropy(fits.BinTableHDU, hdu, character_as_bytes=True)
@@ -108,31 +99,25 @@ class FitsFile:
         try:
             return b"".join(self.pieces(hdu.offset, hdu.nbytes))
         except MemoryError:
-            raise self.error(
-                f"{self.path}: {hdu.name} of shape {hdu.shape} does not fit into memory"
+            raise self.problem(
+                f"{hdu.name} of shape {hdu.shape} does not fit into memory"
             ) from None
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes of the file from `offset` on, in pieces.
-
-        Raises
-        ------
-        InputError
-            (as the file's `error`) The file is gone, or shorter than it was.
-        """
+        """Yield `length` bytes of the file from `offset` on; it may be gone, or cut short now."""
         with open_input(self.path, self.error, "the file that was opened before") as file:
             try:
                 file.seek(offset)
                 while length:
                     piece = file.read(min(length, _PIECE))
                     if not piece:
-                        raise self.error(f"{self.path}: was cut short while it was read")
+                        raise self.problem("was cut short while it was read")
                     length -= len(piece)
                     yield piece
             except OSError as problem:
-                raise self.error(f"{self.path}: cannot be read: {why(problem)}") from problem
+                raise self.problem(f"cannot be read: {why(problem)}") from problem
 
-    def _astropy(self, kind: type, hdu: Hdu, **options):
+    def _astropy(self, kind: Any, hdu: Hdu, **options: Any) -> Any:
         """Return one HDU as astropy has it, by those cards alone that describe its data."""
         data = self.raw_bytes(hdu)
         with quiet():
@@ -142,13 +127,11 @@ class FitsFile:
     def _image(self, hdu: Hdu) -> np.ndarray:
         """Return the values of an image as astropy has them, scaled."""
         if not hdu.is_image:
-            raise self.error(f"{self.path}: {hdu.name} is a table, expected an image")
+            raise self.problem(f"{hdu.name} is a table, expected an image")
         for keyword in ("BSCALE", "BZERO", "BLANK"):
             value = hdu.header.get(keyword)
             if keyword in hdu.header and not _is_number(value):
-                raise self.error(
-                    f"{self.path}: {keyword} of {hdu.name} is {value!r}, expected a number"
-                )
+                raise self.problem(f"{keyword} of {hdu.name} is {value!r}, expected a number")
         kind = fits.ImageHDU if "XTENSION" in hdu.header else fits.PrimaryHDU
         try:
             made = self._astropy(kind, hdu)
@@ -157,23 +140,13 @@ class FitsFile:
         except InputError:
             raise
         except Exception as problem:  # whatever astropy makes of odd headers
-            raise self.error(
-                f"{self.path}: {hdu.name} of shape {hdu.shape} cannot be read: {one_line(problem)}"
+            raise self.problem(
+                f"{hdu.name} of shape {hdu.shape} cannot be read: {one_line(problem)}"
             ) from problem
 
 
-def open_fits(path: str | Path, error: type[InputError]) -> FitsFile:
+def open_fits(path: str | os.PathLike, error: type[InputError]) -> FitsFile:
     """Read all headers of a FITS file and make sure that its data are all there.
-
-    Parameters
-    ----------
-    path : path
-    error : type
-        The exception to raise, a kind of `InputError`.
-
-    Returns
-    -------
-    FitsFile
 
     Raises
     ------
@@ -183,21 +156,18 @@ def open_fits(path: str | Path, error: type[InputError]) -> FitsFile:
     path = Path(path)
     try:
         with open_input(path, error, "a FITS file") as file:
-            _check_start(path, file.read(9), error)
+            head = file.read(9)
+            if head[:2] == b"\x1f\x8b":
+                raise error(f"{path}: is compressed with gzip, expected plain FITS (gunzip it)")
+            if head != b"SIMPLE  =":
+                found = f"begins with {head!r}" if head else "is empty"
+                raise error(f"{path}: not a FITS file: {found}, expected b'SIMPLE  ='")
             hdus = tuple(walk(path, file, os.fstat(file.fileno()).st_size, error))
     except InputError:
         raise
     except (OSError, ValueError) as problem:
         raise error(f"{path}: cannot be read: {why(problem)}") from problem
     return FitsFile(path, error, hdus)
-
-
-def _check_start(path: Path, head: bytes, error: type[InputError]) -> None:
-    if head[:2] == b"\x1f\x8b":
-        raise error(f"{path}: is compressed with gzip, expected plain FITS (gunzip it)")
-    if head != b"SIMPLE  =":
-        found = f"begins with {head!r}" if head else "is empty"
-        raise error(f"{path}: not a FITS file: {found}, expected b'SIMPLE  ='")
 
 
 def _check_table(hdu: Hdu) -> None:

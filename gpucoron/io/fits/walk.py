@@ -6,11 +6,10 @@ runs out, and a card that it cannot parse fails wherever it is used next.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +28,7 @@ _CARD = 80
 _BITPIX = (8, 16, 32, 64, -32, -64)
 _MAX_HEADER = 8192 * BLOCK  # 300 000 cards; what has no END by then is not a header
 _MAX_HDUS = 1000
+Problem = Callable[[str], InputError]
 _MAX_BAD_CARDS = 50  # beyond these a header is damaged rather than sloppy
 
 
@@ -67,93 +67,76 @@ class Hdu:
         header["NAXIS"] = 2
         del header["NAXIS3"]
         length = abs(self.bitpix) // 8 * self.shape[1] * self.shape[2]
-        return dataclasses.replace(
-            self,
-            header=header,
-            shape=self.shape[1:],
-            offset=self.offset + i * length,
-            nbytes=length,
-        )
+        offset = self.offset + i * length
+        return replace(self, header=header, shape=self.shape[1:], offset=offset, nbytes=length)
 
 
 def walk(path: Path, file: BinaryIO, size: int, error: type[InputError]) -> Iterator[Hdu]:
-    """Yield the HDUs of a file, each after its end has been compared with the size of the file.
-
-    Parameters
-    ----------
-    path : Path
-        For messages.
-    file : binary file
-    size : int
-        Of the file, in bytes.
-    error : type
-        The exception to raise, a kind of `InputError`.
+    """Yield the HDUs of a file, each after its end has been compared with the file's `size`.
 
     Raises
     ------
     InputError
         (as `error`) The file is cut short, or a header makes no sense.
     """
-    position, last, count = 0, None, 0
-    while position < size:
-        count += 1
-        if count > _MAX_HDUS:
-            raise error(f"{path}: has more than {_MAX_HDUS} extensions, expected an exposure's")
-        file.seek(position)
-        if position and file.read(8) != b"XTENSION":
-            _note_the_rest(path, file, position, size, last)
+
+    def problem(text: str) -> InputError:
+        return error(f"{path}: {text}")
+
+    position, last = 0, ""
+    for _ in range(_MAX_HDUS):
+        if position >= size:
             return
-        raw = _header_bytes(file, position)
-        if raw is None:
+        file.seek(position)
+        start = file.read(BLOCK)
+        if last and not start.startswith(b"XTENSION"):
+            if start.strip(b"\0 "):  # not padding
+                rest = size - position
+                log.warning(
+                    "%s: ignoring %d bytes after the last extension, %s", path.name, rest, last
+                )
+            return
+        file.seek(position)
+        text = _header_text(file)
+        if text is None:
             after = f"after {last} " if last else ""
-            raise error(
-                f"{path}: is cut short or damaged: the header {after}at byte {position} "
+            raise problem(
+                f"is cut short or damaged: the header {after}at byte {position} "
                 f"of {size} has no END"
             )
-        hdu = _hdu(path, _read_header(path, raw, error), position + len(raw), error)
+        hdu = _hdu(_read_header(path, text, problem), file.tell(), problem)
         if hdu.offset + hdu.nbytes > size:
-            raise error(
-                f"{path}: is cut short: by its header {hdu.name} ends at byte "
+            raise problem(
+                f"is cut short: by its header {hdu.name} ends at byte "
                 f"{hdu.offset + hdu.nbytes}, but the file has {size} bytes"
             )
         if hdu.end > size:
             log.warning("%s: lacks the padding after the last extension, %s", path.name, hdu.name)
         position, last = hdu.end, hdu.name
         yield hdu
+    if position < size:
+        raise problem(f"has more than {_MAX_HDUS} extensions, expected an exposure's")
 
 
-def _note_the_rest(path, file, position, size, last) -> None:
-    """Warn of what is behind the last extension, unless it is padding."""
-    file.seek(position)
-    if file.read(BLOCK).strip(b"\0 "):
-        log.warning(
-            "%s: ignoring %d bytes after the last extension, %s", path.name, size - position, last
-        )
-
-
-def _header_bytes(file: BinaryIO, position: int) -> bytes | None:
-    """Return the blocks of a header up to and with the one that holds END."""
-    file.seek(position)
-    blocks: list[bytes] = []
-    while len(blocks) * BLOCK < _MAX_HEADER:
-        block = file.read(BLOCK)
-        if len(block) < BLOCK:
-            return None
-        blocks.append(block)
-        if any(block[i : i + 8] == b"END     " for i in range(0, BLOCK, _CARD)):
-            return b"".join(blocks)
+def _header_text(file: BinaryIO) -> bytes | None:
+    """Read a header from the beginning of an HDU to its data, and return what is before END."""
+    text = b""
+    while len(text) < _MAX_HEADER and len(block := file.read(BLOCK)) == BLOCK:
+        for i in range(0, BLOCK, _CARD):
+            if block[i : i + 8] == b"END     ":
+                return text + block[:i]
+        text += block
     return None
 
 
-def _read_header(path: Path, raw: bytes, error: type[InputError]) -> fits.Header:
+def _read_header(path: Path, text: bytes, problem: Problem) -> fits.Header:
     """Return a header without the cards that astropy cannot parse, each of which is a warning."""
-    end = next(i for i in range(0, len(raw), _CARD) if raw[i : i + 8] == b"END     ")
     with quiet():
-        header = fits.Header.fromstring(raw[:end])
+        header = fits.Header.fromstring(text)
         bad = [i for i, card in enumerate(header.cards) if not _parses(card)]
         if len(bad) > _MAX_BAD_CARDS:
-            raise error(
-                f"{path}: has a header with more than {_MAX_BAD_CARDS} cards that are "
+            raise problem(
+                f"has a header with more than {_MAX_BAD_CARDS} cards that are "
                 "not FITS, expected an undamaged one"
             )
         for i in reversed(bad):
@@ -172,7 +155,7 @@ def _parses(card: fits.Card) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _hdu(path: Path, header: fits.Header, offset: int, error: type[InputError]) -> Hdu:
+def _hdu(header: fits.Header, offset: int, problem: Problem) -> Hdu:
     """Make an `Hdu` of a header, whose structural keywords must be integers that make sense."""
     name, kind = header.get("EXTNAME"), header.get("XTENSION", "IMAGE")
     if not isinstance(name, str) or not name.strip():
@@ -184,17 +167,17 @@ def _hdu(path: Path, header: fits.Header, offset: int, error: type[InputError]) 
         if type(value) is not int or not low <= value <= high:
             found = "missing" if value is None else repr(value)
             bounds = f"from {low} to {high}" if high < 10**17 else f"of {low} or more"
-            raise error(f"{path}: {keyword} of {name} is {found}, expected an integer {bounds}")
+            raise problem(f"{keyword} of {name} is {found}, expected an integer {bounds}")
         return value
 
     bitpix = integer("BITPIX", -64, 64)
     if bitpix not in _BITPIX:
-        raise error(f"{path}: BITPIX of {name} is {bitpix}, expected 8, 16, 32, 64, -32 or -64")
+        raise problem(f"BITPIX of {name} is {bitpix}, expected 8, 16, 32, 64, -32 or -64")
     shape = tuple(integer(f"NAXIS{i}", 0) for i in range(integer("NAXIS", 0, 999), 0, -1))
     count = math.prod(shape) if shape else 0
     if count > 10**18:
-        raise error(
-            f"{path}: {name} has {len(shape)} axes of {shape[:3]} (and so on) values by "
+        raise problem(
+            f"{name} has {len(shape)} axes of {shape[:3]} (and so on) values by "
             "its header, more than any file holds"
         )
     groups = integer("GCOUNT", 1, default=1)

@@ -32,13 +32,7 @@ class Hdu(NamedTuple):
 
 
 def write_fits(path: str | os.PathLike, hdus: Iterable[Hdu], overwrite: bool = True) -> None:
-    """Write a FITS file, PRIMARY first.
-
-    Raises
-    ------
-    OutputError
-        The file exists and `overwrite` is False, or writing failed; nothing is left behind.
-    """
+    """Write a FITS file, PRIMARY first; raise OutputError, and leave nothing, where that fails."""
     with output_file(path, overwrite) as file:
         for hdu in hdus:
             file.write(hdu_bytes(hdu))
@@ -47,8 +41,6 @@ def write_fits(path: str | os.PathLike, hdus: Iterable[Hdu], overwrite: bool = T
 def hdu_bytes(hdu: Hdu) -> memoryview:
     """Return all bytes of an HDU: header with checksums, data and padding.
 
-    Notes
-    -----
     astropy does not write to the disk itself: where that is full it does not say so.
     """
     made = astropy_hdu(hdu)
@@ -68,8 +60,6 @@ def image_dtype(array: np.ndarray) -> str:
 def astropy_hdu(hdu: Hdu) -> fits.PrimaryHDU | fits.ImageHDU | fits.BinTableHDU:
     """Return an HDU as astropy has it, whose data are a big-endian copy.
 
-    Notes
-    -----
     astropy swaps the bytes of what it writes or sums in place, and back: another thread that reads
     the array meanwhile would see them swapped.
     """

@@ -15,40 +15,27 @@ import numpy as np
 
 from gpucoron.errors import ExposureError
 from gpucoron.io.asdf.guard import open_asdf
-from gpucoron.io.wcs.tan import OutputWcs, tangent_plane
+from gpucoron.io.wcs.tan import Box, OutputWcs, pair, tangent_plane
 
 if TYPE_CHECKING:
     import gwcs
 
 __all__ = ["InputWcs", "pixel_map", "read_wcs", "reason", "unusable"]
 
-_CACHED = 64
 _BOUNDARY_STEP_PX = 15
 
 
 @dataclass(frozen=True)
 class InputWcs:
-    """The distorted WCS of an exposure. Equal, and equal in hash, where the ASDF extensions are.
+    """The distorted WCS of an exposure; pixels count from 0 at the first's centre."""
 
-    Pixels count from 0 at the centre of the first one.
-
-    Parameters
-    ----------
-    gwcs : gwcs.WCS
-        Pixels to RA and Dec in ICRS, degrees.
-    key : str
-        What equality and hash go by.
-    where : str
-        Name of the file, for messages.
-    """
-
-    gwcs: gwcs.WCS = field(repr=False, compare=False)
-    key: str
-    where: str = field(default="", compare=False)
+    gwcs: gwcs.WCS = field(repr=False, compare=False)  # pixels to RA and Dec in ICRS, degrees
+    key: str  # the same for the same ASDF extension
+    where: str = field(default="", compare=False)  # name of the file, for messages
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Say in one line what astropy.modeling and gwcs make of odd transforms."""
+        """Turn what astropy.modeling and gwcs raise for odd transforms into an ExposureError."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)
@@ -68,14 +55,14 @@ class InputWcs:
         with self._evaluating():
             return _values(self.gwcs.invert(ra, dec, with_bounding_box=False), "pix")
 
-    def box(self, shape: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+    def box(self, shape: tuple[int, int]) -> Box:
         """Return the bounding box ((x1, x2), (y1, y2)); all of an image of `shape` if unset."""
         with self._evaluating():
             box = self.gwcs.bounding_box
             if box is None:
                 return (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
-            (x1, x2), (y1, y2) = (sorted(map(float, b)) for b in box.bounding_box(order="F"))
-        return (x1, x2), (y1, y2)
+            x, y = (pair(sorted(limits)) for limits in box.bounding_box(order="F"))
+        return x, y
 
     def footprint(self, shape: tuple[int, int]) -> np.ndarray:
         """Return RA, Dec (4, 2) of the corners of the bounding box."""
@@ -85,10 +72,7 @@ class InputWcs:
         return np.column_stack([np.mod(ra, 360.0), dec])
 
     def mean_pixel_area(self, shape: tuple[int, int]) -> float:
-        """Return the mean area (sr) of the pixels, from the outline of the bounding box.
-
-        The outline, a point at least every 15 pixels, is laid on an equal-area plane.
-        """
+        """Return the mean area (sr) of the pixels: the bounding box on an equal-area plane."""
         ny, nx = shape
         (x1, x2), (y1, y2) = self.box(shape)
         x1, x2 = max(0, int(x1 + 0.5)), min(nx - 1, int(x2 - 0.5))
@@ -119,19 +103,9 @@ def _values(pair, unit: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
-    """Read the GWCS of an exposure from the contents of its ASDF extension.
+    """Read the GWCS of an exposure called `where` from the contents of its ASDF extension.
 
-    Parameters
-    ----------
-    asdf_bytes : bytes or None
-        The embedded ASDF file.
-    where : str
-        Name of the file, for messages.
-
-    Returns
-    -------
-    InputWcs
-        From a cache where the extension was read before.
+    The last 64 different ones are kept.
 
     Raises
     ------
@@ -143,9 +117,8 @@ def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
         raise ExposureError(
             f"{where}: no ASDF extension, so no WCS; expected one from assign_wcs (calwebb_image2)"
         )
-    content = bytes(asdf_bytes)
     try:
-        wcs = _parse(content)
+        wcs = _parse(asdf_bytes)
         problem = unusable(wcs)
     except Exception as error:
         raise ExposureError(
@@ -156,10 +129,10 @@ def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
             f"{where}: {problem} in the ASDF extension (meta.wcs); "
             f"expected RA and Dec in ICRS, from assign_wcs (calwebb_image2)"
         )
-    return InputWcs(wcs, hashlib.sha256(content).hexdigest(), where)
+    return InputWcs(wcs, hashlib.sha256(asdf_bytes).hexdigest(), where)
 
 
-@functools.lru_cache(maxsize=_CACHED)
+@functools.lru_cache(maxsize=64)
 def _parse(content: bytes) -> gwcs.WCS | None:
     with open_asdf(content) as tree:
         return tree.get("meta", {}).get("wcs")
@@ -191,14 +164,7 @@ def reason(error: Exception) -> str:
 
 
 def pixel_map(input_wcs: InputWcs, output_wcs: OutputWcs, shape: tuple[int, ...]) -> np.ndarray:
-    """Map every pixel of an input image to the output image.
-
-    Parameters
-    ----------
-    input_wcs : InputWcs
-    output_wcs : OutputWcs
-    shape : (..., ny, nx)
-        Shape of the input.
+    """Map every pixel of an input image of `shape` (..., ny, nx) to the output image.
 
     Returns
     -------

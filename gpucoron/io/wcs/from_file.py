@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.errors import GpucoronError, InputError, ParameterError
 from gpucoron.io.asdf.guard import open_asdf
 from gpucoron.io.files import read_input
-from gpucoron.io.wcs.exposure import reason, unusable
-from gpucoron.io.wcs.tan import ARCSEC2_PER_SR, MAX_SIDE_PX, OutputWcs, tangent_plane
+from gpucoron.io.wcs.exposure import InputWcs, reason, unusable
+from gpucoron.io.wcs.tan import ARCSEC2_PER_SR, MAX_SIDE_PX, OutputWcs, pair, tangent_plane
+
+if TYPE_CHECKING:
+    from gpucoron.io.exposures import ExposureMeta
 
 __all__ = ["read_output_wcs"]
 
@@ -19,17 +24,17 @@ _PLANE_PX = 1e-6  # how well a tangent plane must reproduce the WCS
 _LARGEST_FILE = 256 << 20  # bytes
 
 
-def read_output_wcs(path, shape, wcs, meta, input_shape) -> OutputWcs:
-    """Read the WCS of the output image from an ASDF file.
+def read_output_wcs(
+    path: str,
+    shape: tuple[int, int] | None,
+    wcs: InputWcs,
+    meta: ExposureMeta,
+    input_shape: tuple[int, int],
+) -> OutputWcs:
+    """Read the WCS of the output image from an ASDF file; see `gpucoron.io.wcs.output_wcs`.
 
-    Parameters
-    ----------
-    path : str
-        ASDF file; see `gpucoron.io.wcs.output_wcs`.
-    shape : (ny, nx) or None
-        Shape asked for; None takes the file's.
-    wcs, meta, input_shape : InputWcs, ExposureMeta, (ny, nx)
-        First exposure, whose pixel scale the output's is compared with.
+    `shape` None takes the file's. `wcs`, `meta` and `input_shape` are the first exposure's, whose
+    pixel scale the output's is compared with.
 
     Raises
     ------
@@ -48,13 +53,12 @@ def read_output_wcs(path, shape, wcs, meta, input_shape) -> OutputWcs:
         raise ParameterError(f"output_wcs {path}: cannot be used: {reason(error)}") from error
 
 
-def _from_tree(path, tree, shape, wcs, meta, input_shape) -> OutputWcs:
-    custom = tree.get("wcs")
+def _from_tree(path, tree: Mapping[str, Any], shape, wcs, meta, input_shape) -> OutputWcs:
+    custom: Any = tree.get("wcs")
     problem = unusable(custom)
     if problem:
         raise ParameterError(f"output_wcs {path}: {problem} under 'wcs', expected a GWCS in ICRS")
     plane = _as_plane(custom, path)
-    shape = shape or _shape_of(custom, tree, path)
     scale = tree.get("pixel_scale")
     if scale is None and tree.get("pixel_area") is not None:
         scale = math.sqrt(tree["pixel_area"])
@@ -63,37 +67,41 @@ def _from_tree(path, tree, shape, wcs, meta, input_shape) -> OutputWcs:
     nominal = meta.pixar_sr
     if nominal is None or nominal <= 0:
         nominal = wcs.mean_pixel_area(input_shape)
-    ratio = float(scale) / math.sqrt(nominal * ARCSEC2_PER_SR)
-    box = None
-    if custom.bounding_box is not None:
-        box = tuple(tuple(map(float, b)) for b in custom.bounding_box.bounding_box(order="F"))
+    box = custom.bounding_box
+    if box is not None:
+        x, y = box.bounding_box(order="F")
+        box = pair(x), pair(y)
     return replace(
-        plane, shape=shape, pixel_scale=float(scale), pixel_scale_ratio=ratio, bounding_box=box
+        plane,
+        shape=shape or _shape_of(custom, tree, path),
+        pixel_scale=float(scale),
+        pixel_scale_ratio=float(scale) / math.sqrt(nominal * ARCSEC2_PER_SR),
+        bounding_box=box,
     )
 
 
-def _shape_of(custom, tree, path):
-    shape = custom.array_shape
-    if shape is None and tree.get("array_shape") is not None:
-        shape = tree["array_shape"]
+def _shape_of(custom, tree: Mapping[str, Any], path) -> tuple[int, int]:
+    shape, box = custom.array_shape, custom.bounding_box
+    if shape is None:
+        shape = tree.get("array_shape")
     if shape is None and tree.get("pixel_shape") is not None:
         shape = tree["pixel_shape"][::-1]
-    if shape is None and custom.bounding_box is not None:
-        shape = [int(limits[1] + 0.5) for limits in custom.bounding_box.bounding_box(order="C")]
+    if shape is None and box is not None:
+        shape = [limits[1] + 0.5 for limits in box.bounding_box(order="C")]
     if shape is None:
         raise ParameterError(
             f"output_wcs {path}: no array_shape, pixel_shape or bounding_box; give output_shape"
         )
-    shape = (int(shape[0]), int(shape[1]))
-    if not 2 <= min(shape) <= max(shape) <= MAX_SIDE_PX:
+    ny, nx = int(shape[0]), int(shape[1])
+    if not 2 <= min(ny, nx) <= max(ny, nx) <= MAX_SIDE_PX:
         raise ParameterError(
-            f"output_wcs {path}: its image has shape {shape} (ny, nx), expected "
+            f"output_wcs {path}: its image has shape {ny, nx} (ny, nx), expected "
             f"2 to {MAX_SIDE_PX} pixels a side"
         )
-    return shape
+    return ny, nx
 
 
-def _as_plane(custom, path):
+def _as_plane(custom, path) -> OutputWcs:
     """Express a GWCS as a tangent plane; `ParameterError` where it is not one."""
     from gwcs import FITSImagingWCSTransform
 
@@ -113,30 +121,21 @@ def _as_plane(custom, path):
     return plane
 
 
-def _plane(crpix, crval, cdelt, pc):
-    as_tuple = tuple(tuple(float(v) for v in row) for row in pc)
-    return OutputWcs(
-        (1, 1),
-        tuple(map(float, crpix)),
-        tuple(map(float, crval)),
-        tuple(map(float, cdelt)),
-        as_tuple,
-        1.0,
-    )
+def _plane(crpix, crval, cdelt, pc) -> OutputWcs:
+    across, up = pc
+    return OutputWcs((1, 1), pair(crpix), pair(crval), pair(cdelt), (pair(across), pair(up)), 1.0)
 
 
-def _fitted_plane(transform, path):
+def _fitted_plane(transform, path) -> OutputWcs:
     """Find the tangent plane behind a compound transform from where it points to."""
-    poles = [
-        m
-        for m in getattr(transform, "traverse_postorder", list)()
-        if type(m).__name__ == "RotateNative2Celestial"
-    ]
+    models: Iterable[Any] = getattr(transform, "traverse_postorder", list)()
+    poles = [m for m in models if type(m).__name__ == "RotateNative2Celestial"]
     if not poles:
         raise ParameterError(f"output_wcs {path}: expected a TAN projection of the sky")
     crval = (float(poles[-1].lon.value) % 360.0, float(poles[-1].lat.value))
     x, y = np.array([0.0, 1000.0, 0.0]), np.array([0.0, 0.0, 1000.0])
-    u, v = tangent_plane(*transform(x, y), *crval)
+    ra, dec = transform(x, y)
+    u, v = tangent_plane(ra, dec, *crval)
     matrix = np.array([[u[1] - u[0], u[2] - u[0]], [v[1] - v[0], v[2] - v[0]]]) / 1000.0
     crpix = -np.linalg.solve(matrix, [u[0], v[0]])
     scale = math.sqrt(abs(np.linalg.det(matrix)))

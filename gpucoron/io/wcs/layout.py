@@ -13,7 +13,7 @@ import numpy as np
 from gpucoron.errors import ExposureError, ParameterError
 from gpucoron.io.wcs.from_file import read_output_wcs
 from gpucoron.io.wcs.sregion import combine_regions, parse_region
-from gpucoron.io.wcs.tan import MAX_SIDE_PX, OutputWcs, tangent_plane
+from gpucoron.io.wcs.tan import MAX_SIDE_PX, Box, OutputWcs, Pair, pair, tangent_plane
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import ExposureMeta
@@ -41,8 +41,6 @@ def output_wcs(
 ) -> OutputWcs:
     """Lay out the image that combines exposures, as the jwst package does.
 
-    The keywords are parameters of resample, as `gpucoron.core.parameters.Resample` checks them.
-
     Parameters
     ----------
     wcss, metas, shapes : sequences, one entry an exposure
@@ -63,88 +61,77 @@ def output_wcs(
         ASDF file with a WCS under ``wcs``, and perhaps ``pixel_scale``, ``pixel_area``,
         ``array_shape`` or ``pixel_shape``. The other parameters but `output_shape` are ignored.
 
-    Returns
-    -------
-    OutputWcs
-
     Raises
     ------
     ParameterError
         A file that cannot be used, a CRVAL that is no position or far away, or a shape of less
         than 2 or more than 50,000 pixels a side.
     ExposureError
-        The first exposure's WCS cannot be evaluated.
+        A WCS cannot be evaluated.
 
     Notes
     -----
     CRVAL is the direction of the middle between least and greatest Cartesian coordinates of all
     corners of S_REGION; the scale is the geometric mean of the x and y scales; PC follows ROLL_REF,
     V3I_YANG and VPARITY; CRPIX puts the least corner at 0, and the shape is the greatest, rounded.
-    An exposure without S_REGION counts with the footprint of its GWCS, and one without angles with
-    the orientation of its GWCS, each with a line in the log.
+    What an exposure lacks of these is taken from its GWCS, with a line in the log.
     """
     shape = None if output_shape is None else (int(output_shape[1]), int(output_shape[0]))
-    shapes = [tuple(shape[-2:]) for shape in shapes]
-    first = wcss[0], metas[0], shapes[0]
+    images = [(shape[-2], shape[-1]) for shape in shapes]
+    first = wcss[0], metas[0], images[0]
+    by_exposure = _regions(wcss, metas, images)
+    regions = [polygon for polygons in by_exposure for polygon in polygons]
     if output_wcs_file:
         layout = read_output_wcs(output_wcs_file, shape, *first)
     else:
-        by_exposure = _regions(wcss, metas, shapes)
         if shape is None:
             _check_near(wcss, by_exposure)
-        regions = [polygon for own in by_exposure for polygon in own]
         scale, ratio = _scale(*first, pixel_scale, pixel_scale_ratio)
         pc = _orientation(*first, rotation)
-        crval = tuple(crval) if crval is not None else _middle(np.vstack(regions))
-        layout = _place(regions, scale, ratio, pc, crval, crpix, shape)
-    return dataclasses.replace(layout, s_region=_combined_region(layout, wcss, metas, shapes))
+        centre = _middle(np.vstack(regions)) if crval is None else pair(crval)
+        layout = _place(regions, scale, ratio, pc, centre, crpix, shape)
+    region = combine_regions(regions, layout.box(), layout.sky_to_pixel, layout.pixel_to_sky)
+    if region is None:
+        log.warning("no exposure overlaps the output image; it gets no S_REGION")
+    return dataclasses.replace(layout, s_region=region)
 
 
-def _place(regions, scale, ratio, pc, crval, crpix, shape):
+def _place(regions, scale, ratio, pc, crval, crpix, shape) -> OutputWcs:
     """Choose reference pixel and shape so that all corners lie at 0 or above."""
     if not -90.0 <= crval[1] <= 90.0:
         raise ParameterError(f"crval is {crval}, expected a declination from -90 to 90 degrees")
-    offset_free = OutputWcs((1, 1), (0.0, 0.0), crval, (scale, scale), pc, scale * 3600.0, ratio)
-    corners = np.array(offset_free.sky_to_pixel(*np.vstack(regions).T))
+    layout = OutputWcs((1, 1), (0.0, 0.0), crval, (scale, scale), pc, scale * 3600.0, ratio)
+    corners = np.array(layout.sky_to_pixel(*np.vstack(regions).T))
     if not np.all(np.isfinite(corners)):
         raise ParameterError(f"crval is {crval}, expected a position less than 90 degrees away")
-    if crpix is None:
-        crpix = tuple(-corners.min(axis=1))
-    low, high = corners.min(axis=1) + crpix, corners.max(axis=1) + crpix
+    crpix = pair(-corners.min(axis=1) if crpix is None else crpix)
+    (x1, y1), (x2, y2) = corners.min(axis=1) + crpix, corners.max(axis=1) + crpix
     box = None
     if shape is None:
-        shape = (int(high[1] + 0.5), int(high[0] + 0.5))
+        shape = (int(y2 + 0.5), int(x2 + 0.5))
     else:
-        box = tuple(
-            (max(0, int(a + 0.5)) - 0.5, min(int(b + 0.5), n) - 0.5)
-            for a, b, n in zip(low, high, shape[::-1], strict=True)
-        )
+        box = _clipped(x1, x2, shape[1]), _clipped(y1, y2, shape[0])
     if min(shape) < 2 or max(shape) > MAX_SIDE_PX:
         raise ParameterError(
             f"the output image would have shape {shape} (ny, nx), expected 2 to {MAX_SIDE_PX} "
             f"pixels a side; see output_shape, crpix, crval and pixel_scale"
         )
-    return OutputWcs(
-        shape,
-        (float(crpix[0]), float(crpix[1])),
-        crval,
-        (scale, scale),
-        pc,
-        scale * 3600.0,
-        ratio,
-        box,
-    )
+    return dataclasses.replace(layout, shape=shape, crpix=crpix, bounding_box=box)
+
+
+def _clipped(low: float, high: float, n: int) -> Pair:
+    return max(0, int(low + 0.5)) - 0.5, min(int(high + 0.5), n) - 0.5
 
 
 def check_outlines(
     wcss: Sequence[InputWcs], metas: Sequence[ExposureMeta], shapes: Sequence[tuple[int, ...]]
 ) -> None:
     """Raise ExposureError where exposures are too far apart for one image; as `output_wcs`."""
-    _check_near(wcss, _regions(wcss, metas, [tuple(shape[-2:]) for shape in shapes]))
+    _check_near(wcss, _regions(wcss, metas, [shape[-2:] for shape in shapes]))
 
 
-def _regions(wcss, metas, shapes):
-    """Corners on the sky, polygons for every exposure."""
+def _regions(wcss, metas, shapes) -> list[list[np.ndarray]]:
+    """Return the polygons (n, 2) in degrees of every exposure."""
     regions = []
     for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
         polygons = parse_region(meta.s_region)
@@ -161,18 +148,18 @@ def _regions(wcss, metas, shapes):
     return regions
 
 
-def _check_near(wcss, regions):
+def _check_near(wcss, regions) -> None:
     """Raise where an exposure points elsewhere: an image that holds all would fill the memory."""
-    middles = [_middle(np.vstack(own)) for own in regions]
-    for wcs, own, middle in zip(wcss, regions, middles, strict=True):
-        reach = 60.0 * float(np.max(_separation(*middle, *np.vstack(own).T)))
+    middles = [_middle(np.vstack(polygons)) for polygons in regions]
+    for wcs, polygons, middle in zip(wcss, regions, middles, strict=True):
+        reach = 60.0 * float(np.max(_separation(*middle, *np.vstack(polygons).T)))
         if not reach <= 2 * _FAR_ARCMIN:
             raise ExposureError(
                 f"{wcs.where}: its outline (S_REGION) reaches {reach:.0f} arcmin "
                 f"from its middle, expected at most {2 * _FAR_ARCMIN:g}"
             )
     for wcs, middle in zip(wcss[1:], middles[1:], strict=True):
-        apart = float(_separation(*middles[0], *middle)) * 60.0
+        apart = 60.0 * float(_separation(*middles[0], *middle))
         if apart > _FAR_ARCMIN:
             raise ExposureError(
                 f"{wcs.where}: points {apart:.1f} arcmin away from {wcss[0].where}, expected "
@@ -180,7 +167,7 @@ def _check_near(wcss, regions):
             )
 
 
-def _middle(corners):
+def _middle(corners: np.ndarray) -> Pair:
     """Direction of the middle between least and greatest Cartesian coordinates."""
     ra, dec = np.deg2rad(corners).T
     xyz = np.array([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
@@ -189,8 +176,7 @@ def _middle(corners):
     return float(ra % 360.0), float(dec)
 
 
-def _separation(ra1, dec1, ra2, dec2):
-    """Angle between positions, all in degrees."""
+def _separation(ra1, dec1, ra2, dec2) -> np.ndarray:
     from astropy import units
     from astropy.coordinates import angular_separation
 
@@ -198,13 +184,11 @@ def _separation(ra1, dec1, ra2, dec2):
     return angular_separation(*angles).to_value(units.deg)
 
 
-def _scale(wcs, meta, shape, pixel_scale, ratio):
-    """Output scale in degrees, and its ratio to the input's."""
+def _scale(wcs, meta, shape, pixel_scale, ratio) -> Pair:
     if pixel_scale is not None:
         degrees = pixel_scale / 3600.0
         return degrees, degrees / math.degrees(math.sqrt(wcs.mean_pixel_area(shape)))
-    x, y = _reference_pixel(wcs, meta, shape)
-    ra, dec = wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
+    ra, dec = _neighbours(wcs, *_reference_pixel(wcs, meta, shape))
     steps = _separation(ra[0], dec[0], ra[1:], dec[1:])
     input_scale = float(np.sqrt(steps[0] * steps[1]))
     if not math.isfinite(input_scale) or input_scale <= 0:
@@ -212,8 +196,13 @@ def _scale(wcs, meta, shape, pixel_scale, ratio):
     return input_scale * ratio, ratio
 
 
-def _reference_pixel(wcs, meta, shape):
-    """Pixel of RA_REF, DEC_REF; the middle of the image where they are not known."""
+def _neighbours(wcs, x, y) -> tuple[np.ndarray, np.ndarray]:
+    """Return RA and Dec of a pixel, the next one along x, and the next one along y."""
+    return wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
+
+
+def _reference_pixel(wcs, meta, shape) -> Pair:
+    """Return the pixel of RA_REF, DEC_REF; the middle of the image where they are not known."""
     if meta.ra_ref is not None and meta.dec_ref is not None:
         x, y = wcs.sky_to_pixel(meta.ra_ref, meta.dec_ref)
         if math.isfinite(x) and math.isfinite(y):
@@ -222,35 +211,19 @@ def _reference_pixel(wcs, meta, shape):
     return (shape[1] - 1) / 2.0, (shape[0] - 1) / 2.0
 
 
-def _orientation(wcs, meta, shape, rotation):
-    """PC matrix from the position angle of the y axis and the handedness."""
-    angle, parity = _y_axis(wcs, meta, shape)
+def _orientation(wcs, meta, shape, rotation) -> Box:
+    """Return the PC matrix; its parity is -1 where x points to the west, north being up."""
+    known = (meta.roll_ref, meta.v3i_yang)
+    if None not in known and meta.vparity in (1, -1):
+        parity = int(meta.vparity)
+        angle = math.radians(meta.roll_ref) - parity * math.radians(meta.v3i_yang)
+    else:
+        log.info("%s: no ROLL_REF, V3I_YANG, VPARITY; orientation taken from the GWCS", wcs.where)
+        ra, dec = _neighbours(wcs, (shape[1] - 1) / 2.0, (shape[0] - 1) / 2.0)
+        (east_x, east_y), (north_x, north_y) = tangent_plane(ra[1:], dec[1:], ra[0], dec[0])
+        parity = 1 if east_x * north_y - east_y * north_x > 0 else -1
+        angle = math.atan2(east_y, north_y)
     if rotation is not None:
         angle = math.radians(rotation)
     c, s = math.cos(angle), math.sin(angle)
     return ((parity * c, s), (-parity * s, c))
-
-
-def _y_axis(wcs, meta, shape):
-    """Position angle (rad) of the y axis and parity (-1: x points to the west, north being up)."""
-    known = (meta.roll_ref, meta.v3i_yang)
-    if None not in known and meta.vparity in (1, -1):
-        parity = int(meta.vparity)
-        return math.radians(meta.roll_ref) - parity * math.radians(meta.v3i_yang), parity
-    log.info("%s: no ROLL_REF, V3I_YANG, VPARITY; orientation taken from the GWCS", wcs.where)
-    x, y = (shape[1] - 1) / 2.0, (shape[0] - 1) / 2.0
-    ra, dec = wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
-    (east_x, east_y), (north_x, north_y) = tangent_plane(ra[1:], dec[1:], ra[0], dec[0])
-    parity = 1 if east_x * north_y - east_y * north_x > 0 else -1
-    return math.atan2(east_y, north_y), parity
-
-
-def _combined_region(layout: OutputWcs, wcss, metas, shapes) -> str | None:
-    """S_REGION of the output: what the exposures cover of it."""
-    regions = []
-    for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
-        regions += parse_region(meta.s_region) or [wcs.footprint(shape)]
-    region = combine_regions(regions, layout.box(), layout.sky_to_pixel, layout.pixel_to_sky)
-    if region is None:
-        log.warning("no exposure overlaps the output image; it gets no S_REGION")
-    return region

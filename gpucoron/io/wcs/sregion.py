@@ -16,12 +16,7 @@ Plane = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def parse_region(text: str | None) -> list[np.ndarray]:
-    """Read the polygons of an S_REGION.
-
-    Parameters
-    ----------
-    text : str or None
-        One or several of ``POLYGON ICRS ra dec ra dec ...``, in degrees.
+    """Read an S_REGION, one or several of ``POLYGON ICRS ra dec ra dec ...``, in degrees.
 
     Returns
     -------
@@ -41,11 +36,8 @@ def parse_region(text: str | None) -> list[np.ndarray]:
 
 def format_region(polygons: Sequence[np.ndarray]) -> str:
     """Write polygons (n, 2) in degrees as an S_REGION, with nine decimals."""
-    parts = []
-    for polygon in polygons:
-        corners = " ".join(f"{ra:.9f} {dec:.9f}" for ra, dec in polygon)
-        parts.append(f"POLYGON ICRS  {corners}")
-    return "  ".join(parts)
+    texts = (" ".join(f"{ra:.9f} {dec:.9f}" for ra, dec in polygon) for polygon in polygons)
+    return "  ".join(f"POLYGON ICRS  {corners}" for corners in texts)
 
 
 def combine_regions(
@@ -56,23 +48,14 @@ def combine_regions(
 ) -> str | None:
     """Join the footprints of exposures, clipped to the output image.
 
-    Parameters
-    ----------
-    regions : sequence of (n, 2) arrays
-        RA, Dec in degrees of the corners of polygons.
-    box : ((x1, x2), (y1, y2))
-        Bounding box of the output in its pixels.
-    sky_to_pixel, pixel_to_sky : callable
-        The output WCS, both ways.
+    `regions` are corners (n, 2) of polygons, RA and Dec in degrees; `box` is ((x1, x2), (y1, y2))
+    in output pixels; `sky_to_pixel` and `pixel_to_sky` are the output WCS, both ways.
 
     Returns
     -------
     str or None
-        The union as an S_REGION, clockwise in output pixels; None where nothing overlaps.
-
-    Notes
-    -----
-    The corners are those of the jwst package, which starts the ring at another one of them.
+        The union as an S_REGION, clockwise in output pixels; None where nothing overlaps. The
+        jwst package has the same corners, but starts the ring at another one of them.
     """
     import shapely
 
@@ -83,15 +66,13 @@ def combine_regions(
     corners = np.vstack([_clockwise(polygon) for polygon in inputs] or [np.empty((0, 2))])
     rings = []
     for part in shapely.get_parts(union):
-        ring = _simplify(_clockwise(part)) if part.geom_type == "Polygon" else ()
-        if len(ring) >= 3:
+        if part.geom_type == "Polygon" and len(ring := _simplify(_clockwise(part))) >= 3:
             rings.append(_from_first(ring, corners))
     rings.sort(key=lambda found: found[0])
     return format_region([np.column_stack(pixel_to_sky(*ring.T)) for _, ring in rings]) or None
 
 
 def _clockwise(polygon) -> np.ndarray:
-    """Return the outer corners, each once."""
     ring = np.array(polygon.exterior.coords)[:-1]
     return ring[::-1] if polygon.exterior.is_ccw else ring
 
@@ -103,7 +84,7 @@ def _from_first(ring: np.ndarray, corners: np.ndarray) -> tuple[int, np.ndarray]
     return int(first), np.roll(ring, -start, axis=0)
 
 
-def _simplify(ring):
+def _simplify(ring: np.ndarray) -> np.ndarray:
     """Drop corners next to the one before, and those on a straight line."""
     step = ring - np.roll(ring, 1, axis=0)
     ring = ring[~np.all(np.abs(step) < _SHORT_EDGE_PX, axis=1)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,49 +16,38 @@ __all__ = ["OutputWcs", "tangent_plane"]
 MAX_SIDE_PX = 50_000  # of an output image
 ARCSEC2_PER_SR = (180.0 / np.pi * 3600.0) ** 2
 
+Pair = tuple[float, float]
+Box = tuple[Pair, Pair]
+
+
+def pair(values: Iterable[float]) -> Pair:
+    """Return two numbers as floats."""
+    first, second = values
+    return float(first), float(second)
+
 
 @dataclass(frozen=True)
 class OutputWcs:
-    """A gnomonic (TAN) WCS in ICRS without distortion.
+    """A gnomonic (TAN) WCS in ICRS without distortion; pixels count from 0 at the first's centre.
 
-    Pixels count from 0 at the centre of the first one.
-
-    Parameters
-    ----------
-    shape : (ny, nx)
-    crpix : (x, y)
-        Reference pixel.
-    crval : (ra, dec)
-        Its sky position in degrees.
-    cdelt : (x, y)
-        Degrees per pixel.
-    pc : ((pc1_1, pc1_2), (pc2_1, pc2_2))
-    pixel_scale : float
-        Side of an output pixel in arcsec.
-    pixel_scale_ratio : float
-        Side of an output pixel over that of an input pixel.
-    bounding_box : ((x1, x2), (y1, y2)) or None
-        Range of pixels that the inputs fill; None means all.
-    s_region : str or None
-        Footprint of the inputs in the image.
+    Its fields are what the FITS keywords of these names say, but for the origin of CRPIX.
     """
 
-    shape: tuple[int, int]
-    crpix: tuple[float, float]
-    crval: tuple[float, float]
-    cdelt: tuple[float, float]
-    pc: tuple[tuple[float, float], tuple[float, float]]
-    pixel_scale: float
-    pixel_scale_ratio: float = 1.0
-    bounding_box: tuple[tuple[float, float], tuple[float, float]] | None = None
-    s_region: str | None = None
+    shape: tuple[int, int]  # (ny, nx)
+    crpix: Pair  # x, y
+    crval: Pair  # RA, Dec in degrees
+    cdelt: Pair  # degrees per pixel
+    pc: Box
+    pixel_scale: float  # side of an output pixel, arcsec
+    pixel_scale_ratio: float = 1.0  # over that of an input pixel
+    bounding_box: Box | None = None  # ((x1, x2), (y1, y2)) that the inputs fill; None means all
+    s_region: str | None = None  # footprint of the inputs in the image
 
     @property
     def pixel_area_arcsec2(self) -> float:
-        """Area of an output pixel in square arcsec.
+        """Area of an output pixel in square arcsec; an input's nominal area differs by up to 0.5%.
 
-        It is the true one, so that surface brightness times area summed over pixels is flux; the
-        nominal area of the input, which a calints file gives, differs from it by up to 0.5%.
+        It is the true one: surface brightness times area summed over pixels is flux.
         """
         return self.pixel_scale**2
 
@@ -90,7 +80,7 @@ class OutputWcs:
         """Return the (2, 2) matrix from pixels to degrees on the tangent plane."""
         return np.diag(self.cdelt) @ np.asarray(self.pc, dtype=np.float64)
 
-    def box(self) -> tuple[tuple[float, float], tuple[float, float]]:
+    def box(self) -> Box:
         """Return the bounding box, of the whole image where none is set."""
         ny, nx = self.shape
         return self.bounding_box or ((-0.5, nx - 0.5), (-0.5, ny - 0.5))
@@ -113,27 +103,24 @@ class OutputWcs:
         wcs.pixel_shape = self.shape[::-1]
         return wcs
 
-    def to_header_cards(self) -> list[tuple[str, object, str]]:
+    def to_header_cards(self) -> list[tuple[str, Any, str]]:
         """Keyword, value and comment of the FITS cards, in the order of the jwst package's i2d."""
-        (pc11, pc12), (pc21, pc22) = self.pc
-        cards = [
+        axes = (
+            ("CRPIX", tuple(c + 1 for c in self.crpix), "pixel coordinate of ref point, 1-indexed"),
+            ("CRVAL", self.crval, "coordinate value at reference point"),
+            ("CTYPE", ("RA---TAN", "DEC--TAN"), "type"),
+            ("CUNIT", ("deg", "deg"), "units"),
+            ("CDELT", self.cdelt, "coordinate increment at reference point"),
+        )
+        cards: list[tuple[str, Any, str]] = [
             ("RADESYS", "ICRS", "Name of the coordinate reference frame"),
             ("WCSAXES", 2, "number of World Coordinate System axes"),
-            ("CRPIX1", self.crpix[0] + 1, "Axis 1 pixel coordinate of ref point, 1-indexed"),
-            ("CRPIX2", self.crpix[1] + 1, "Axis 2 pixel coordinate of ref point, 1-indexed"),
-            ("CRVAL1", self.crval[0], "Axis 1 coordinate value at reference point"),
-            ("CRVAL2", self.crval[1], "Axis 2 coordinate value at reference point"),
-            ("CTYPE1", "RA---TAN", "Axis 1 type"),
-            ("CTYPE2", "DEC--TAN", "Axis 2 type"),
-            ("CUNIT1", "deg", "Axis 1 units"),
-            ("CUNIT2", "deg", "Axis 2 units"),
-            ("CDELT1", self.cdelt[0], "Axis 1 coordinate increment at reference point"),
-            ("CDELT2", self.cdelt[1], "Axis 2 coordinate increment at reference point"),
-            ("PC1_1", pc11, "Linear transformation matrix element"),
-            ("PC1_2", pc12, "Linear transformation matrix element"),
-            ("PC2_1", pc21, "Linear transformation matrix element"),
-            ("PC2_2", pc22, "Linear transformation matrix element"),
         ]
+        for name, values, comment in axes:
+            cards += [(f"{name}{i}", v, f"Axis {i} {comment}") for i, v in enumerate(values, 1)]
+        for i, row in enumerate(self.pc, 1):
+            comment = "Linear transformation matrix element"
+            cards += [(f"PC{i}_{j}", v, comment) for j, v in enumerate(row, 1)]
         if self.s_region:
             cards.append(("S_REGION", self.s_region, "Spatial footprint of the observation"))
         return cards
