@@ -11,16 +11,6 @@ import numpy as np
 
 from gpucoron.errors import InputError
 
-__all__ = [
-    "Detection",
-    "aperture_snr",
-    "aperture_sums",
-    "detect",
-    "locate",
-    "psf_fwhm",
-    "significance",
-]
-
 _FINE = 10  # points across a pixel in aperture sums
 _SIGMA_OF_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 _ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre, 6.5 m across
@@ -28,32 +18,15 @@ _ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre,
 
 @dataclass(frozen=True)
 class Detection:
-    """Position, flux and signal-to-noise of a planet.
+    """Position, flux and signal-to-noise of a planet."""
 
-    Parameters
-    ----------
-    x, y : float
-        Position, pixels counted from 0; NaN if there were no pixels to fit.
-    converged : bool
-        False where the fit of the position failed; `x` and `y` are then the peak pixel's.
-    flux : float
-        Sum in the aperture minus the mean of the comparison apertures, MJy/sr times pixels.
-    snr : float
-        `flux` over its standard deviation, corrected for the small number of comparison apertures;
-        NaN if fewer than two are left.
-    significance : float
-        Gaussian sigmas with the same false-alarm probability.
-    n_apertures : int
-        Comparison apertures that the noise is measured in.
-    """
-
-    x: float
+    x: float  # pixels counted from 0; NaN if there were no pixels to fit
     y: float
-    converged: bool
-    flux: float
-    snr: float
-    significance: float
-    n_apertures: int
+    converged: bool  # False where the fit failed; `x` and `y` are then the peak pixel's
+    flux: float  # in the aperture less the mean of the comparison apertures, MJy/sr times pixels
+    snr: float  # of `flux`, corrected for few apertures; NaN if fewer than two are left
+    significance: float  # Gaussian sigmas with the same false-alarm probability
+    n_apertures: int  # comparison apertures that the noise is measured in
 
 
 def detect(
@@ -171,9 +144,8 @@ def aperture_snr(
     image = _checked(image, fwhm_px)
     radius = math.hypot(at[0] - star[0], at[1] - star[1])
     count = int(2 * math.pi * radius / fwhm_px)
-    angles = math.atan2(at[1] - star[1], at[0] - star[0]) + 2 * np.pi * np.arange(count) / max(
-        count, 1
-    )
+    first = math.atan2(at[1] - star[1], at[0] - star[0])
+    angles = first + 2 * np.pi * np.arange(count) / max(count, 1)
     ring = np.stack([star[0] + radius * np.cos(angles), star[1] + radius * np.sin(angles)], -1)
     for source in (at, *others):
         ring = ring[np.hypot(*(ring - source).T) >= 1.5 * fwhm_px]

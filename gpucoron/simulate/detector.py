@@ -9,8 +9,6 @@ import numpy as np
 from gpucoron.optics.instruments import Filter, Instrument
 from gpucoron.simulate.geometry import Window
 
-__all__ = ["Detector", "Frames"]
-
 DO_NOT_USE, SATURATED, JUMP_DET, NON_SCIENCE = 1, 2, 4, 512
 DEAD, HOT, WARM, OTHER, REFERENCE_PIXEL = 1 << 10, 1 << 11, 1 << 12, 1 << 30, 1 << 31
 
@@ -39,8 +37,6 @@ class Detector:
 
     Parameters
     ----------
-    instrument, bandpass, window : Instrument, Filter, Window
-    integration_s : float
     rng : numpy.random.Generator
         For everything that does not change between exposures.
     subtracted : (ny, nx) float64, MJy/sr
@@ -99,10 +95,6 @@ class Detector:
             Noiseless image of every integration, with all its background.
         rngs : dict of numpy.random.Generator
             ``noise``, ``hits`` and ``jumps``: switching one effect off does not change the others.
-
-        Returns
-        -------
-        Frames
         """
         planes = [self._integrate(np.where(self.border_is_dark, 0.0, s), rngs) for s in scenes]
         names = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat", "cosmic_rays")
