@@ -169,29 +169,13 @@ def find_candidates(
     at_most: int = 20,
     snr: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Candidate]:
-    """Find the most significant point sources in an image.
+    """Find the most significant point sources in an image, by decreasing significance.
 
-    Parameters
-    ----------
-    image, star, fwhm_px
-        As `snr_map`.
-    threshold : float
-        Lowest significance of a candidate, Gaussian sigmas.
-    at_most : int
-        Largest number of candidates.
-    snr : (array, array), optional
-        Result of `snr_map`, to save computing it again.
-
-    Returns
-    -------
-    list of Candidate
-        By decreasing significance. Each is measured at the centre of a Gaussian fitted to it,
-        against apertures that avoid it and all other candidates.
-
-    Notes
-    -----
-    A source raises the noise at its separation: candidates are cut out and the map is computed
-    again, until it has no further peak.
+    Arguments are those of `snr_map`; the lowest significance of a candidate, Gaussian sigmas; the
+    largest number of candidates; and the result of `snr_map`, if it is known. Each candidate is
+    measured at the centre of a Gaussian fitted to it, against apertures that avoid it and all
+    other candidates. A source raises the noise at its separation: candidates are cut out and the
+    map is computed again, until it has no further peak.
     """
     reach = APART * fwhm_px
     rest = np.array(image, dtype=np.float64)

@@ -44,20 +44,12 @@ def detect(
     ----------
     image : (ny, nx) floating array, MJy/sr
         NaN where there are no data.
-    near : (x, y)
-        Expected position, pixels counted from 0.
-    star : (x, y)
-        Position of the star.
-    fwhm_px : float
-        Full width at half maximum of the PSF, pixels.
+    near, star : (x, y)
+        Expected position, and that of the star, pixels counted from 0.
     search_px : float, optional
         How far from `near` the peak may lie; one FWHM by default.
     others : sequence of (x, y)
         Other known sources; apertures near them are not used for the noise.
-
-    Returns
-    -------
-    Detection
 
     Raises
     ------
@@ -80,23 +72,12 @@ def locate(
 ) -> tuple[float, float, bool]:
     """Fit the position of a point source near an expected one.
 
-    Returns
-    -------
-    x, y : float
-        Pixels counted from 0; NaN if all pixels searched are NaN.
-    converged : bool
-        Whether the fit succeeded and stayed near the peak.
+    Returns x, y (pixels counted from 0; NaN if all pixels searched are NaN), and whether the fit
+    succeeded and stayed near the peak; raises as `detect`.
 
-    Notes
-    -----
     The peak of the image smoothed by a Gaussian of the PSF's width (a matched filter that ignores
     NaN) is the start of a least-squares fit of a circular Gaussian of free width plus a constant
     to the pixels within one FWHM (1.5 pixels at least) of the peak.
-
-    Raises
-    ------
-    InputError
-        As `detect`.
     """
     image = _checked(image, fwhm_px)
     search_px = fwhm_px if search_px is None else search_px
@@ -161,18 +142,9 @@ def aperture_snr(
 
 
 def significance(snr, n_apertures) -> np.ndarray:
-    """Convert an SNR measured with few apertures to Gaussian sigmas.
+    """Convert an SNR measured with few apertures to Gaussian sigmas; NaN with fewer than two.
 
-    Parameters
-    ----------
-    snr : array or float
-    n_apertures : array or float
-        The result is NaN below 2.
-
-    Returns
-    -------
-    array
-        The Gaussian quantile of Student's t with n - 1 degrees of freedom, at most 37.
+    They are the Gaussian quantile of Student's t with n - 1 degrees of freedom, at most 37.
     """
     from scipy.special import ndtri, stdtr
 
@@ -182,24 +154,11 @@ def significance(snr, n_apertures) -> np.ndarray:
 
 
 def aperture_sums(image: np.ndarray, centres, radius_px: float) -> np.ndarray:
-    """Sum an image in circular apertures.
+    """Sum an image (ny, nx) in circular apertures around centres (n, 2), x and y from 0.
 
-    Parameters
-    ----------
-    image : (ny, nx) floating array
-    centres : (n, 2) array
-        x and y, pixels counted from 0.
-    radius_px : float
-
-    Returns
-    -------
-    (n,) float64 array
-        NaN if less than nine tenths of an aperture has finite pixels; other sums are scaled to the
-        whole aperture.
-
-    Notes
-    -----
-    The weight of a pixel is the fraction of its 10 x 10 sub-pixels inside the aperture.
+    Returns (n,) float64: NaN if less than nine tenths of an aperture has finite pixels; other sums
+    are scaled to the whole aperture. The weight of a pixel is the fraction of its 10 x 10
+    sub-pixels inside the aperture.
     """
     centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
     side = 2 * math.ceil(radius_px + 1) + 1

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Background:
-    """A background thread that runs one task at a time; not `threaded`, the caller's thread.
+    """A background thread that runs one task at a time, or none (`threaded=False`).
 
     What fails there is raised by the next `submit` or `wait`. Leaving the block as a context
     manager waits for what is under way; its failure is raised unless something failed before.
@@ -60,8 +60,8 @@ class Background:
 def read_ahead(read: Callable[[Any], T], items: Iterable, threaded: bool = True) -> Iterator[T]:
     """Read items in order, each in the background while the caller uses the previous one.
 
-    Yields what `read` returns, in order; what it raises is raised where its turn comes. Not
-    `threaded`, each is read when it is asked for.
+    Yields what `read` returns, in order; what it raises is raised where its turn comes. With
+    `threaded=False` each is read when it is asked for.
     """
     if not threaded:
         yield from map(read, items)

@@ -45,21 +45,10 @@ class _StreamHandler(logging.Handler):
 class Console:
     """Receives log records and progress events while used as a context.
 
-    Parameters
-    ----------
-    verbosity : int
-        Below 0: warnings and errors only; 0: one line per event; above: everything.
-    log_file : path, optional
-        Gets every log record, whatever `verbosity`.
-    stream : text stream, optional
-        Where people read; standard error by default. Progress bars appear if it is a terminal.
-    log_json : path, optional
-        Gets everything as JSON lines; ``"-"`` is standard error, which then shows nothing else.
-
-    Raises
-    ------
-    OutputError
-        `log_file` or `log_json` cannot be written.
+    A `verbosity` below 0 shows warnings and errors only, 0 one line per event, more everything, on
+    standard error or another stream; progress bars appear if that is a terminal. `log_file` gets
+    every record whatever the verbosity; `log_json` everything as JSON lines, and ``"-"`` is
+    standard error, which then shows nothing else. Raises OutputError if a log cannot be written.
     """
 
     def __init__(
@@ -151,12 +140,7 @@ class Console:
     def summary(self, result: Any, wall: float | None = None) -> None:
         """Log wall time per step, then the warnings of the run.
 
-        Parameters
-        ----------
-        result : object
-            Has ``timings`` (dict of step to seconds) and ``warnings`` (list of str).
-        wall : float, optional
-            Wall time of the whole run, seconds; the sum of the steps by default.
+        `wall` is that of the whole run, seconds; the sum of the steps by default.
         """
         self._reporter.close()
         if self.json is not None:

@@ -232,22 +232,11 @@ class Coronagraph:
     def image(
         self, opd: np.ndarray, offset_px: tuple[float, float], masked: bool = True
     ) -> np.ndarray:
-        """Intensity of a point source.
+        """Intensity of a point source at an offset (x, y) in pixels from the mask centre.
 
-        Parameters
-        ----------
-        opd : (n, n) float32, m
-            Wavefront error over the pupil.
-        offset_px : (float, float), px
-            Position of the source (x, y) relative to the mask centre.
-        masked : bool
-            False removes the mask (but not the Lyot stop).
-
-        Returns
-        -------
-        (ny, nx) float64
-            Fraction of the light per pixel; 1 is the light of a source far from the mask after the
-            Lyot stop.
+        `opd` is the wavefront error over the pupil, (n, n) float32, m; without `masked` there is no
+        mask (but the Lyot stop). Returns (ny, nx) float64, the fraction of the light per pixel; 1
+        is the light of a source far from the mask after the Lyot stop.
         """
         tilt = [self.pupil.axis * (o * s * RAD) for o, s in zip(offset_px, self.scale, strict=True)]
         path = opd + tilt[0].astype(np.float32) + tilt[1].astype(np.float32)[:, None]

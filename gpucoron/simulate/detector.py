@@ -87,14 +87,10 @@ class Detector:
         return self.flags & NON_SCIENCE == 0
 
     def expose(self, scenes: list[np.ndarray], rngs: dict[str, np.random.Generator]) -> Frames:
-        """Simulate the integrations of an exposure.
+        """Simulate the integrations of an exposure from noiseless images (MJy/sr) of all light.
 
-        Parameters
-        ----------
-        scenes : list of (ny, nx) float64, MJy/sr
-            Noiseless image of every integration, with all its background.
-        rngs : dict of numpy.random.Generator
-            ``noise``, ``hits`` and ``jumps``: switching one effect off does not change the others.
+        `rngs` are ``noise``, ``hits`` and ``jumps``: switching one effect off does not change the
+        others.
         """
         planes = [self._integrate(np.where(self.border_is_dark, 0.0, s), rngs) for s in scenes]
         names = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat", "cosmic_rays")
