@@ -10,8 +10,6 @@ import numpy as np
 from gpucoron.analysis.detection import aperture_snr, aperture_sums, locate, significance
 from gpucoron.errors import InputError
 
-__all__ = ["Candidate", "find_candidates", "snr_map"]
-
 THRESHOLD = 5.0  # Gaussian sigmas
 APART = 1.5  # FWHM; apertures closer than this to a source are not used for the noise
 PHASES = 6  # steps in angle per aperture
@@ -22,35 +20,16 @@ NARROW = 1.7  # with this many times the PSF's share of light in one pixel: no p
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate point source, measured in one image.
+    """A candidate point source, measured in one image."""
 
-    Parameters
-    ----------
-    x, y : float
-        Pixels counted from 0.
-    separation_px : float
-        From the star.
-    flux : float
-        Sum in an aperture of one FWHM minus the mean of the comparison apertures, MJy/sr times
-        pixels.
-    snr : float
-        Mawet et al. 2014, equation 9.
-    significance : float
-        Gaussian sigmas with the same false-alarm probability.
-    n_apertures : int
-        Comparison apertures that the noise is measured in.
-    narrow : bool
-        One pixel has more of the light than the PSF allows: probably a defect.
-    """
-
-    x: float
+    x: float  # pixels counted from 0
     y: float
-    separation_px: float
-    flux: float
-    snr: float
-    significance: float
-    n_apertures: int
-    narrow: bool
+    separation_px: float  # from the star
+    flux: float  # in an aperture of one FWHM less the mean of the others, MJy/sr times pixels
+    snr: float  # Mawet et al. 2014, equation 9
+    significance: float  # Gaussian sigmas with the same false-alarm probability
+    n_apertures: int  # comparison apertures that the noise is measured in
+    narrow: bool  # one pixel has more of the light than the PSF allows: probably a defect
 
 
 def snr_map(
@@ -150,18 +129,9 @@ def _ring(finer, star, r, n):
 
 def _interpolate(image, x, y):
     """Interpolate bilinearly; NaN outside, and where one of the four pixels is NaN."""
-    ny, nx = image.shape
-    i, j = np.floor(x).astype(int), np.floor(y).astype(int)
-    inside = (i >= 0) & (j >= 0) & (i < nx - 1) & (j < ny - 1)
-    i, j = np.clip(i, 0, nx - 2), np.clip(j, 0, ny - 2)
-    u, v = x - i, y - j
-    value = (
-        image[j, i] * (1 - u) * (1 - v)
-        + image[j, i + 1] * u * (1 - v)
-        + image[j + 1, i] * (1 - u) * v
-        + image[j + 1, i + 1] * u * v
-    )
-    return np.where(inside, value, np.nan)
+    from scipy.ndimage import map_coordinates
+
+    return map_coordinates(image, (y, x), order=1, cval=np.nan)
 
 
 def _disc_sums(image, radius_px):
@@ -199,29 +169,13 @@ def find_candidates(
     at_most: int = 20,
     snr: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> list[Candidate]:
-    """Find the most significant point sources in an image.
+    """Find the most significant point sources in an image, by decreasing significance.
 
-    Parameters
-    ----------
-    image, star, fwhm_px
-        As `snr_map`.
-    threshold : float
-        Lowest significance of a candidate, Gaussian sigmas.
-    at_most : int
-        Largest number of candidates.
-    snr : (array, array), optional
-        Result of `snr_map`, to save computing it again.
-
-    Returns
-    -------
-    list of Candidate
-        By decreasing significance. Each is measured at the centre of a Gaussian fitted to it,
-        against apertures that avoid it and all other candidates.
-
-    Notes
-    -----
-    A source raises the noise at its separation: candidates are cut out and the map is computed
-    again, until it has no further peak.
+    Arguments are those of `snr_map`; the lowest significance of a candidate, Gaussian sigmas; the
+    largest number of candidates; and the result of `snr_map`, if it is known. Each candidate is
+    measured at the centre of a Gaussian fitted to it, against apertures that avoid it and all
+    other candidates. A source raises the noise at its separation: candidates are cut out and the
+    map is computed again, until it has no further peak.
     """
     reach = APART * fwhm_px
     rest = np.array(image, dtype=np.float64)

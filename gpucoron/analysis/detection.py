@@ -11,16 +11,6 @@ import numpy as np
 
 from gpucoron.errors import InputError
 
-__all__ = [
-    "Detection",
-    "aperture_snr",
-    "aperture_sums",
-    "detect",
-    "locate",
-    "psf_fwhm",
-    "significance",
-]
-
 _FINE = 10  # points across a pixel in aperture sums
 _SIGMA_OF_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 _ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre, 6.5 m across
@@ -28,32 +18,15 @@ _ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre,
 
 @dataclass(frozen=True)
 class Detection:
-    """Position, flux and signal-to-noise of a planet.
+    """Position, flux and signal-to-noise of a planet."""
 
-    Parameters
-    ----------
-    x, y : float
-        Position, pixels counted from 0; NaN if there were no pixels to fit.
-    converged : bool
-        False where the fit of the position failed; `x` and `y` are then the peak pixel's.
-    flux : float
-        Sum in the aperture minus the mean of the comparison apertures, MJy/sr times pixels.
-    snr : float
-        `flux` over its standard deviation, corrected for the small number of comparison apertures;
-        NaN if fewer than two are left.
-    significance : float
-        Gaussian sigmas with the same false-alarm probability.
-    n_apertures : int
-        Comparison apertures that the noise is measured in.
-    """
-
-    x: float
+    x: float  # pixels counted from 0; NaN if there were no pixels to fit
     y: float
-    converged: bool
-    flux: float
-    snr: float
-    significance: float
-    n_apertures: int
+    converged: bool  # False where the fit failed; `x` and `y` are then the peak pixel's
+    flux: float  # in the aperture less the mean of the comparison apertures, MJy/sr times pixels
+    snr: float  # of `flux`, corrected for few apertures; NaN if fewer than two are left
+    significance: float  # Gaussian sigmas with the same false-alarm probability
+    n_apertures: int  # comparison apertures that the noise is measured in
 
 
 def detect(
@@ -71,20 +44,12 @@ def detect(
     ----------
     image : (ny, nx) floating array, MJy/sr
         NaN where there are no data.
-    near : (x, y)
-        Expected position, pixels counted from 0.
-    star : (x, y)
-        Position of the star.
-    fwhm_px : float
-        Full width at half maximum of the PSF, pixels.
+    near, star : (x, y)
+        Expected position, and that of the star, pixels counted from 0.
     search_px : float, optional
         How far from `near` the peak may lie; one FWHM by default.
     others : sequence of (x, y)
         Other known sources; apertures near them are not used for the noise.
-
-    Returns
-    -------
-    Detection
 
     Raises
     ------
@@ -107,23 +72,12 @@ def locate(
 ) -> tuple[float, float, bool]:
     """Fit the position of a point source near an expected one.
 
-    Returns
-    -------
-    x, y : float
-        Pixels counted from 0; NaN if all pixels searched are NaN.
-    converged : bool
-        Whether the fit succeeded and stayed near the peak.
+    Returns x, y (pixels counted from 0; NaN if all pixels searched are NaN), and whether the fit
+    succeeded and stayed near the peak; raises as `detect`.
 
-    Notes
-    -----
     The peak of the image smoothed by a Gaussian of the PSF's width (a matched filter that ignores
     NaN) is the start of a least-squares fit of a circular Gaussian of free width plus a constant
     to the pixels within one FWHM (1.5 pixels at least) of the peak.
-
-    Raises
-    ------
-    InputError
-        As `detect`.
     """
     image = _checked(image, fwhm_px)
     search_px = fwhm_px if search_px is None else search_px
@@ -171,9 +125,8 @@ def aperture_snr(
     image = _checked(image, fwhm_px)
     radius = math.hypot(at[0] - star[0], at[1] - star[1])
     count = int(2 * math.pi * radius / fwhm_px)
-    angles = math.atan2(at[1] - star[1], at[0] - star[0]) + 2 * np.pi * np.arange(count) / max(
-        count, 1
-    )
+    first = math.atan2(at[1] - star[1], at[0] - star[0])
+    angles = first + 2 * np.pi * np.arange(count) / max(count, 1)
     ring = np.stack([star[0] + radius * np.cos(angles), star[1] + radius * np.sin(angles)], -1)
     for source in (at, *others):
         ring = ring[np.hypot(*(ring - source).T) >= 1.5 * fwhm_px]
@@ -189,18 +142,9 @@ def aperture_snr(
 
 
 def significance(snr, n_apertures) -> np.ndarray:
-    """Convert an SNR measured with few apertures to Gaussian sigmas.
+    """Convert an SNR measured with few apertures to Gaussian sigmas; NaN with fewer than two.
 
-    Parameters
-    ----------
-    snr : array or float
-    n_apertures : array or float
-        The result is NaN below 2.
-
-    Returns
-    -------
-    array
-        The Gaussian quantile of Student's t with n - 1 degrees of freedom, at most 37.
+    They are the Gaussian quantile of Student's t with n - 1 degrees of freedom, at most 37.
     """
     from scipy.special import ndtri, stdtr
 
@@ -210,24 +154,11 @@ def significance(snr, n_apertures) -> np.ndarray:
 
 
 def aperture_sums(image: np.ndarray, centres, radius_px: float) -> np.ndarray:
-    """Sum an image in circular apertures.
+    """Sum an image (ny, nx) in circular apertures around centres (n, 2), x and y from 0.
 
-    Parameters
-    ----------
-    image : (ny, nx) floating array
-    centres : (n, 2) array
-        x and y, pixels counted from 0.
-    radius_px : float
-
-    Returns
-    -------
-    (n,) float64 array
-        NaN if less than nine tenths of an aperture has finite pixels; other sums are scaled to the
-        whole aperture.
-
-    Notes
-    -----
-    The weight of a pixel is the fraction of its 10 x 10 sub-pixels inside the aperture.
+    Returns (n,) float64: NaN if less than nine tenths of an aperture has finite pixels; other sums
+    are scaled to the whole aperture. The weight of a pixel is the fraction of its 10 x 10
+    sub-pixels inside the aperture.
     """
     centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
     side = 2 * math.ceil(radius_px + 1) + 1

@@ -13,18 +13,6 @@ from gpucoron.analysis.detection import aperture_snr, psf_fwhm, significance
 from gpucoron.analysis.record import ExposureRecord, Record
 from gpucoron.io.wcs.tan import OutputWcs, pair, tangent_plane
 
-__all__ = [
-    "Shifts",
-    "Sky",
-    "SkyCandidate",
-    "locate_star",
-    "profile",
-    "reference_shifts",
-    "science_exposures",
-    "search",
-    "star_in_exposure",
-]
-
 APART = 2.8  # standard deviations between fluxes of one source, where they differ by a factor of 2
 LOBE = 3.0  # FWHM; closer than this to a source its own diffraction rings are detected
 
@@ -51,11 +39,7 @@ class Sky:
 def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky | None:
     """Locate the star in the combined image; None without an image or a star position.
 
-    Parameters
-    ----------
-    record : Record
-    star : (ra, dec), degrees, optional
-        Where the star is. Default: the mean over the exposures, see `star_in_exposure`.
+    `star` is ra, dec in degrees; default: the mean over the exposures, see `star_in_exposure`.
     """
     wcs, science = record.wcs, science_exposures(record)
     if wcs is None or not science:
@@ -112,13 +96,9 @@ def star_in_exposure(
 ) -> tuple[float, float, float] | None:
     """Return the star's x, y in an exposure and the pixel scale in arcsec; None if unknown.
 
-    Parameters
-    ----------
-    exposure : ExposureRecord
-    sky : (ra, dec), degrees, optional
-        Where the star is. Default: the reference pixel (CRPIX, or RA_REF and DEC_REF), where target
-        acquisition puts the star to some hundredths of an arcsec. The target's coordinates are
-        less accurate, because of guide-star errors and proper motion.
+    `sky` is ra, dec in degrees. Default: the reference pixel (CRPIX, or RA_REF and DEC_REF), where
+    target acquisition puts the star to some hundredths of an arcsec. The target's coordinates are
+    less accurate, because of guide-star errors and proper motion.
     """
     if exposure.wcs is None:
         return None
@@ -141,39 +121,21 @@ def star_in_exposure(
 
 @dataclass
 class SkyCandidate:
-    """A candidate point source with sky position, photometry and caveat.
+    """A candidate point source with sky position, photometry and caveat."""
 
-    Parameters
-    ----------
-    candidate : Candidate
-        The measurement in the combined image.
-    separation : float, arcsec
-        From the star.
-    angle : float, degrees
-        Position angle, from north through east.
-    ra, dec : float, degrees
-    flux_ujy : float
-        Flux in the aperture, without aperture, throughput or coronagraph correction.
-    by_truncation : dict of int to float
-        SNR in the combined image of each truncation.
-    by_exposure : dict of str to float
-        SNR in each exposure; NaN outside its field of view.
-    fluxes : list of (float, float)
-        Flux and its noise in each exposure that covers it, MJy/sr arcsec2.
-    caveat : str
-        Why it may not be a point source on the sky; empty if there is no reason for doubt.
-    """
-
-    candidate: Candidate
-    separation: float
-    angle: float
-    ra: float
+    candidate: Candidate  # the measurement in the combined image
+    separation: float  # from the star, arcsec
+    angle: float  # position angle, from north through east, degrees
+    ra: float  # degrees
     dec: float
-    flux_ujy: float
+    flux_ujy: float  # in the aperture, without aperture, throughput or coronagraph correction
+    #: SNR in the combined image of each truncation.
     by_truncation: dict[int, float] = field(default_factory=dict)
+    #: SNR in each exposure; NaN outside its field of view.
     by_exposure: dict[str, float] = field(default_factory=dict)
+    #: Flux and its noise in each exposure that covers it, MJy/sr arcsec2.
     fluxes: list[tuple[float, float]] = field(default_factory=list)
-    caveat: str = ""
+    caveat: str = ""  # why it may not be a point source on the sky, if there is reason for doubt
 
 
 def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[SkyCandidate]]:
@@ -346,32 +308,19 @@ def reference_shifts(fits: np.ndarray, sources) -> Shifts:
     roots = [sources[p - 1][0] for p in planes]
     numbers = [sources[p - 1][1] for p in planes]
     good = fits["status"] == 0
-    columns, failed = {}, np.zeros(len(planes), int)
-    for name in ("x", "y", "x_err", "y_err"):
-        columns[name] = np.array(
-            [_median(fits[name][good & (fits["ref_plane"] == p)]) for p in planes]
-        )
-    for k, p in enumerate(planes):
-        failed[k] = np.sum((fits["status"] != 0) & (fits["ref_plane"] == p))
+    mine = [fits["ref_plane"] == p for p in planes]
+    columns = {
+        name: np.array([_median(fits[name][good & m]) for m in mine])
+        for name in ("x", "y", "x_err", "y_err")
+    }
+    failed = np.array([np.sum(~good & m) for m in mine], dtype=int)
     order = list(dict.fromkeys(roots))
     group = np.array([order.index(r) for r in roots], dtype=int)
     dx, dy = (
         columns[n] - np.array([_median(columns[n][group == g]) for g in group]) for n in ("x", "y")
     )
     names = [f"{r} integration {n}" for r, n in zip(roots, numbers, strict=True)]
-    out = Shifts(
-        names,
-        columns["x"],
-        columns["y"],
-        columns["x_err"],
-        columns["y_err"],
-        dx,
-        dy,
-        failed,
-        group,
-        fits[good],
-        [],
-    )
+    out = Shifts(names, *columns.values(), dx, dy, failed, group, fits[good], [])
     out.outliers = _outliers(out)
     return out
 

@@ -21,81 +21,44 @@ if TYPE_CHECKING:
     from gpucoron.steps.outlier_detection import OutlierResult
     from gpucoron.steps.resample import ResampledImage
 
-__all__ = ["ExposureRecord", "Record"]
-
 
 @dataclass
 class ExposureRecord:
-    """Diagnostics of one exposure; None or empty where a step was skipped.
-
-    Attributes
-    ----------
-    root, file, exptype : str
-    shape : (int, int, int)
-        (n, ny, nx).
-    meta : ExposureMeta
-    wcs : InputWcs
-        Of a science exposure only.
-    reference_px : (float, float)
-        Its reference pixel x, y (CRPIX), from 0.
-    outliers : (n,) int
-        Pixels that outlier_detection flagged in each integration.
-    unusable : (n,) int
-        Pixels of each integration with DO_NOT_USE, outliers included.
-    before : (ny, nx) float32, MJy/sr
-        Mean of the integrations of a science exposure, without flagged pixels.
-    after : dict of int to (ny, nx) float32, MJy/sr
-        The same after PSF subtraction, by truncation.
-    eigenvalues : list of (rank,) float64
-        Eigenvalues of each KL basis, descending.
-    """
+    """Diagnostics of one exposure; None or empty where a step was skipped."""
 
     root: str
     file: str
     exptype: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, int, int]  # (n, ny, nx)
     meta: ExposureMeta
-    wcs: InputWcs | None = None
-    reference_px: tuple[float, float] | None = None
-    outliers: Any = None
-    unusable: Any = None
-    before: Any = None
+    wcs: InputWcs | None = None  # of a science exposure only
+    reference_px: tuple[float, float] | None = None  # its x, y (CRPIX), from 0
+    outliers: Any = None  # (n,) int, pixels flagged in each integration
+    unusable: Any = None  # (n,) int, pixels with DO_NOT_USE, outliers included
+    before: Any = None  # (ny, nx) float32, MJy/sr, mean of a science exposure's good pixels
+    #: The same after PSF subtraction, by truncation.
     after: dict[int, Any] = field(default_factory=dict)
+    #: Of each KL basis, (rank,) float64, descending.
     eigenvalues: list[Any] = field(default_factory=list)
 
 
 @dataclass
 class Record:
-    """Diagnostics of one product.
+    """Diagnostics of one product."""
 
-    Attributes
-    ----------
-    asn, asn_id, program, target : str
-        File name, id, programme and target of the association.
-    ignored : list of (str, str)
-        Members that are neither science nor psf: name and exptype.
-    exposures : dict of str to ExposureRecord
-        By root name, science first.
-    sources : tuple of PlaneSource
-        Exposure and integration of each reference image.
-    mask : (ny, nx) array
-        The psfmask, 1 where pixels are used.
-    images : dict of int to (ny, nx) float32, MJy/sr
-        The combined image of each truncation.
-    wcs : OutputWcs
-        Of the images.
-    """
-
-    asn: str = ""
+    asn: str = ""  # file name of the association
     asn_id: str = ""
     program: str | None = None
     target: str | None = None
+    #: Members that are neither science nor psf, or left out: name and exptype.
     ignored: list[tuple[str, str]] = field(default_factory=list)
+    #: By root name, science first.
     exposures: dict[str, ExposureRecord] = field(default_factory=dict)
-    sources: tuple[PlaneSource, ...] = ()
-    mask: Any = None
+    sources: tuple[PlaneSource, ...] = ()  # exposure and integration of each reference image
+    mask: Any = None  # (ny, nx), the psfmask, 1 where pixels are used
+    #: The combined image of each truncation, (ny, nx) float32, MJy/sr.
     images: dict[int, Any] = field(default_factory=dict)
-    wcs: OutputWcs | None = None
+    wcs: OutputWcs | None = None  # of the images
 
     @classmethod
     def of(cls, association: Association, product: Product) -> Record:

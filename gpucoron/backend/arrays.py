@@ -9,17 +9,9 @@ from gpucoron.backend import cuda
 from gpucoron.backend.device import lives_on_gpu, on_gpu
 from gpucoron.errors import DeviceMemoryError, InputError
 
-__all__ = ["fft_module", "in_batches", "listed_size", "to_host"]
-
 
 def fft_module(*arrays):
-    """Return the FFT module for the arrays: `scipy.fft`, or CuPy's for arrays on a GPU.
-
-    Raises
-    ------
-    TypeError
-        Host and device arrays are mixed.
-    """
+    """Return the FFT module for the arrays: `scipy.fft`, or CuPy's for arrays on a GPU."""
     if on_gpu(*arrays):
         return cuda.cupy().fft
     import scipy.fft
@@ -33,13 +25,7 @@ def to_host(array) -> np.ndarray:
 
 
 def listed_size(shape) -> int:
-    """Return the number of pixels of an exposure; kernels index them with 32 bits.
-
-    Raises
-    ------
-    InputError
-        There are too many.
-    """
+    """Return the number of pixels of an exposure, fewer than 2**32: kernels index with 32 bits."""
     size = math.prod(shape)
     if size >= 2**32:
         raise InputError(

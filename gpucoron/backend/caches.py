@@ -11,8 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["cupy_cache", "numba_cache"]
-
 log = logging.getLogger("gpucoron")
 
 

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from contextlib import suppress
 
-__all__ = ["allow_second_compiler", "watch_compiling"]
-
 log = logging.getLogger("gpucoron")
 
 _CODE = "from gpucoron.ops.cpu.compile_late import compile_late; compile_late()"
@@ -24,13 +22,8 @@ def allow_second_compiler() -> None:
 def watch_compiling(threads: int) -> None:
     """Log once that numba compiles, and start a second process that compiles what is needed last.
 
-    Parameters
-    ----------
-    threads : int
-        Of the run; with one, all is compiled here.
+    With one thread, all is compiled here.
 
-    Notes
-    -----
     numba compiles one function at a time in a process. Both put what they compile into the cache
     on disk, and look there before they compile.
     """

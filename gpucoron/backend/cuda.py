@@ -13,18 +13,6 @@ from gpucoron.backend import kernel_cache
 from gpucoron.backend.device import import_cupy, lives_on_gpu, on_gpu
 from gpucoron.errors import DeviceError, DeviceMemoryError, InputError
 
-__all__ = [
-    "as_device_arrays",
-    "all_kernels",
-    "cupy",
-    "cupyx",
-    "errors",
-    "kernel",
-    "kernel_files",
-    "array_namespace",
-    "read_kernels",
-]
-
 OPTIONS = ("-std=c++17",)
 
 _CUPY = ("cupy", "cupy_backends", "cupyx", "cuda")  # and cuda.pathfinder, which finds libraries
@@ -36,13 +24,7 @@ _MEMORY = re.compile(r"OutOfMemory|out of memory|MemoryAllocation|OUT_OF_MEMORY|
 
 
 def cupy() -> Any:
-    """Return the CuPy module, imported at the first call.
-
-    Raises
-    ------
-    DeviceError
-        CuPy is not installed, or does not load.
-    """
+    """Return the CuPy module, imported at the first call; raise DeviceError if it is missing."""
     try:
         return import_cupy()
     except ImportError as problem:
@@ -54,13 +36,7 @@ def cupy() -> Any:
 
 
 def cupyx(name: str = "cupyx") -> Any:
-    """Return the package cupyx, or a module of it: ``cupyx("cupyx.scipy.fft")``.
-
-    Raises
-    ------
-    DeviceError
-        As `cupy`.
-    """
+    """Return the package cupyx, or a module of it: ``cupyx("cupyx.scipy.fft")``."""
     cupy()
     return importlib.import_module(name)
 
@@ -83,15 +59,7 @@ def array_namespace(*arrays) -> Any:
 def as_device_arrays(*arrays) -> tuple:
     """Convert arrays on a GPU to CuPy arrays, without copies; return others unchanged.
 
-    Parameters
-    ----------
-    *arrays : array or None
-        Device arrays are those with ``__cuda_array_interface__`` or a DLPack on a CUDA device.
-
-    Returns
-    -------
-    tuple
-        As many as were given.
+    Arrays on a GPU are those with ``__cuda_array_interface__`` or a DLPack on a CUDA device.
 
     Raises
     ------
@@ -117,12 +85,7 @@ def _as_cupy(array):
 
 @contextlib.contextmanager
 def errors(where: str):
-    """Convert CUDA errors in a block to DeviceError with a text of one line.
-
-    Parameters
-    ----------
-    where : str
-        What was going on, e.g. ``"klip"``; the line begins with it.
+    """Convert CUDA errors in a block to DeviceError: one line that begins with `where`.
 
     Raises
     ------
@@ -178,22 +141,11 @@ def _folder() -> Path:
 
 @functools.cache
 def read_kernels(file: str) -> Kernels:
-    """Read a .cu file with its local includes pasted in.
+    """Read a .cu file (by its stem in ``kernels/``) with its local includes pasted in.
 
-    Parameters
-    ----------
-    file : str
-        Stem of the file in ``kernels/``.
-
-    Returns
-    -------
-    Kernels
-        Its source, and the name expressions of its lines ``// instantiate: name<...>``.
-
-    Notes
-    -----
-    CuPy caches compiled kernels under a hash of the source that it is given, which does not see
-    included files: an edit of ``common.cuh`` would go unnoticed.
+    The names are those of its lines ``// instantiate: name<...>``. CuPy caches compiled kernels
+    under a hash of the source that it is given, which does not see included files: an edit of
+    ``common.cuh`` would go unnoticed.
     """
     source = paste_includes(_folder() / f"{file}.cu")
     lines = (_INSTANTIATE.fullmatch(line.strip()) for line in source.splitlines())
@@ -230,16 +182,6 @@ def kernel(file: str, name: str) -> Kernel:
         Stem of the file in ``kernels/``, e.g. ``"median"``.
     name : str
         One of the name expressions that the file declares, e.g. ``"column_median<float, 32>"``.
-
-    Returns
-    -------
-    Kernel
-        Called as ``kernel(grid, block, args, shared_mem=0)``.
-
-    Raises
-    ------
-    ValueError
-        The file declares no such instantiation.
     """
     return _kernel(cupy(), file, name)
 
@@ -253,17 +195,7 @@ def _kernel(cp, file, name):
 
 
 class Kernel:
-    """One instantiation of a kernel, compiled separately; made by `kernel`.
-
-    Parameters
-    ----------
-    cp : module
-        CuPy.
-    label : str
-        What errors call it.
-    source, name : str
-        CUDA C++, and the name expression of the kernel in it.
-    """
+    """One instantiation of a kernel, compiled separately; made by `kernel`."""
 
     def __init__(self, cp, label: str, source: str, name: str):
         self._cp, self._label, self._source, self._name = cp, label, source, name
@@ -294,13 +226,7 @@ class Kernel:
             function(grid, block, args, shared_mem=shared_mem)
 
     def compile(self) -> None:
-        """Compile for the current device, or load it from CuPy's cache.
-
-        Raises
-        ------
-        DeviceError
-            The kernel does not compile.
-        """
+        """Compile for the current device, or load it from CuPy's cache."""
         with errors(self._label):
             self._function()
 

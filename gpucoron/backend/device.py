@@ -17,19 +17,6 @@ from gpucoron.backend.caches import cupy_cache
 from gpucoron.backend.proof import proof
 from gpucoron.errors import DeviceError, UsageError, one_line
 
-__all__ = [
-    "Device",
-    "choose_device",
-    "cpu_device",
-    "cpu_threads",
-    "describe_devices",
-    "find_gpus",
-    "is_open",
-    "lives_on_gpu",
-    "memory",
-    "on_gpu",
-]
-
 _UNPROVEN = "the GPU code of this version is not proven on a GPU; --device 0 uses it all the same"
 _DEV, _NODES = Path("/dev"), ("nvidia[0-9]*", "dxg", "nvhost-gpu")  # of a PC, WSL, Jetson
 _NO_NODE = "there is no NVIDIA GPU here (no /dev/nvidia0)"
@@ -41,33 +28,15 @@ _PROBE = 'extern "C" __global__ void gpucoron_probe(int *x) { *x = 40 + 2; }'
 
 @dataclass(frozen=True)
 class Device:
-    """A CPU, a GPU, or several GPUs.
+    """A CPU, a GPU, or several GPUs."""
 
-    Parameters
-    ----------
-    kind : str
-        ``"cpu"`` or ``"gpu"``.
-    index : int or None
-        CUDA's number of the GPU; None for the CPU.
-    name : str
-        Model, as the system names it.
-    description : str
-        One line for people: model, memory, threads or compute capability.
-    reason : str
-        Why it was chosen; empty where nothing was chosen.
-    others : tuple of int
-        GPUs that share the work with this one.
-    capability : str
-        Compute capability, as ``"9.0"``; empty for the CPU.
-    """
-
-    kind: str
-    index: int | None
-    name: str
-    description: str
-    reason: str = ""
-    others: tuple[int, ...] = ()
-    capability: str = ""
+    kind: str  # "cpu" or "gpu"
+    index: int | None  # CUDA's number of the GPU; None for the CPU
+    name: str  # model, as the system names it
+    description: str  # one line: model, memory, threads or compute capability
+    reason: str = ""  # why it was chosen
+    others: tuple[int, ...] = ()  # GPUs that share the work with this one
+    capability: str = ""  # compute capability, as "9.0"; empty for the CPU
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -135,11 +104,7 @@ def choose_device(
 def is_open(spec: str | int | Device) -> bool:
     """Return whether the device is to be chosen later: by CuPy, or when the array sizes are known.
 
-    Parameters
-    ----------
-    spec : str, int or Device
-        As for `choose_device`, which says in no time what it will be, or what is wrong, where this
-        is False.
+    Where this is False, `choose_device` says in no time what it will be, or what is wrong.
     """
     text = str(spec).strip().lower()
     if isinstance(spec, (Device, bool)) or not _may_have_gpu():
@@ -198,17 +163,8 @@ def describe_devices() -> list[Device]:
 def find_gpus(index: int | None = None) -> tuple[tuple[Device, ...], str]:
     """Find usable GPUs: CuPy imports, sees devices, and a small kernel compiles and runs.
 
-    Parameters
-    ----------
-    index : int, optional
-        Look at this one only: on the others no context is made.
-
-    Returns
-    -------
-    gpus : tuple of Device
-        Empty where there are none.
-    problem : str
-        What was missing; empty where nothing was.
+    Returns them, and what was missing where there are none. With an `index` only this one is looked
+    at: on the others no context is made.
     """
     if not _may_have_gpu():
         return (), _NO_NODE
@@ -234,13 +190,7 @@ def find_gpus(index: int | None = None) -> tuple[tuple[Device, ...], str]:
 
 
 def import_cupy() -> Any:
-    """Import CuPy, set up for a short start unless the caller has imported it already.
-
-    Raises
-    ------
-    ImportError
-        It is not installed, or does not load.
-    """
+    """Import CuPy, set up for a short start unless the caller has imported it already."""
     ours = "cupy" not in sys.modules
     import cupy
 
@@ -318,17 +268,7 @@ def _read(path: str) -> str:
 
 
 def on_gpu(*arrays) -> bool:
-    """Return whether the arrays are on a GPU.
-
-    Parameters
-    ----------
-    *arrays : array or None
-        ``None`` is passed over.
-
-    Returns
-    -------
-    bool
-        True where all live on a GPU, as `lives_on_gpu` tells.
+    """Return whether all arrays that are not None are on a GPU, as `lives_on_gpu` tells.
 
     Raises
     ------

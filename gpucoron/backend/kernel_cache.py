@@ -10,8 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["count_cached", "cache_folder", "is_cached", "mark_cached", "log_compiling"]
-
 log = logging.getLogger("gpucoron")
 
 _logged: list[bool] = []

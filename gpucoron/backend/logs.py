@@ -6,8 +6,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Progress", "collected_warnings", "no_progress", "quiet"]
-
 log = logging.getLogger("gpucoron")
 
 Progress = Callable[..., None]

@@ -7,19 +7,10 @@ from concurrent.futures import Future
 
 from gpucoron.backend.device import Device, choose_device
 
-__all__ = ["Opening"]
-
 
 class Opening:
     """A thread that chooses a device, then initialises its libraries.
 
-    Parameters
-    ----------
-    spec : str, int or Device
-        As for `gpucoron.backend.device.choose_device`.
-
-    Notes
-    -----
     A context manager. Leaving the block waits for the thread, so that no process ends while CUDA
     starts in it, unless a signal ends the block: then nothing is waited for.
     """
@@ -33,23 +24,11 @@ class Opening:
         self._thread.start()
 
     def device(self) -> Device:
-        """Wait until the device is chosen, and return it.
-
-        Raises
-        ------
-        DeviceError
-            It is not there, or cannot be used.
-        """
+        """Wait until the device is chosen, and return it; raises as `choose_device`."""
         return self._device.result()
 
     def wait(self) -> None:
-        """Wait until the libraries are initialised.
-
-        Raises
-        ------
-        DeviceError
-            One of CUDA's libraries does not start.
-        """
+        """Wait until the libraries are initialised; raise DeviceError if one does not start."""
         self._ready.result()
 
     def _open(self, spec):
@@ -77,13 +56,7 @@ class Opening:
 
 
 def start_libraries(index: int) -> None:
-    """Initialise cuFFT, cuBLAS and cuSOLVER on a device by a first use.
-
-    Raises
-    ------
-    DeviceError
-        One of them fails.
-    """
+    """Initialise cuFFT, cuBLAS and cuSOLVER on a device by a first use."""
     from gpucoron.backend import cuda
 
     with cuda.errors(f"device {index}, start"):

@@ -15,25 +15,14 @@ import numpy as np
 
 from gpucoron.backend.threads import current_threads, set_threads
 
-__all__ = ["over_blocks", "over_items", "over_rows"]
-
 BLOCK = 8192  # pixels of a stack multiplied at a time
 
 
 def over_blocks(work, n_pixels):
-    """Call ``work(slice)`` for all blocks of pixels in parallel.
+    """Call ``work(slice)`` for all blocks of pixels in parallel; return its results in order.
 
-    Parameters
-    ----------
-    work : callable
-        Multiplies matrices; the BLAS does so in one thread meanwhile.
-    n_pixels : int
-        Cut into blocks of a fixed size: what is computed does not depend on the threads.
-
-    Returns
-    -------
-    list
-        What `work` returned, in the order of the blocks.
+    The BLAS uses one thread meanwhile, and the blocks have a fixed size: results do not depend on
+    the number of threads.
     """
     blocks = [slice(k, min(k + BLOCK, n_pixels)) for k in range(0, n_pixels, BLOCK)]
     n_threads = min(current_threads(), len(blocks))
@@ -57,18 +46,9 @@ def _pools():
 
 
 def over_items(work, items):
-    """Call ``work(item)`` for all items in parallel; loops inside use one thread.
+    """Call ``work(item)`` for all items in parallel; return its results in order.
 
-    Parameters
-    ----------
-    work : callable
-        Must not depend on the order of the calls.
-    items : sequence
-
-    Returns
-    -------
-    list
-        What `work` returned, in the order of the items.
+    Loops inside use one thread.
     """
     n_threads = min(current_threads(), len(items))
     if n_threads < 2:

@@ -7,21 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["Background", "read_ahead"]
-
 T = TypeVar("T")
 
 
 class Background:
-    """A background thread that runs one task at a time.
+    """A background thread that runs one task at a time, or none (`threaded=False`).
 
-    Parameters
-    ----------
-    threaded : bool
-        False does everything at once in the caller's thread.
-
-    Notes
-    -----
     What fails there is raised by the next `submit` or `wait`. Leaving the block as a context
     manager waits for what is under way; its failure is raised unless something failed before.
     """
@@ -69,18 +60,8 @@ class Background:
 def read_ahead(read: Callable[[Any], T], items: Iterable, threaded: bool = True) -> Iterator[T]:
     """Read items in order, each in the background while the caller uses the previous one.
 
-    Parameters
-    ----------
-    read : callable
-        Reads one item.
-    items : iterable
-        What to read.
-    threaded : bool
-        False reads each when it is asked for.
-
-    Yields
-    ------
-    What `read` returns, in order; what it raises is raised where its turn comes.
+    Yields what `read` returns, in order; what it raises is raised where its turn comes. With
+    `threaded=False` each is read when it is asked for.
     """
     if not threaded:
         yield from map(read, items)

@@ -7,8 +7,6 @@ import functools
 import gc
 from contextlib import suppress
 
-__all__ = ["tune_gc", "tune_malloc"]
-
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 

@@ -9,28 +9,16 @@ from typing import NamedTuple
 
 from gpucoron import __version__
 
-__all__ = ["Proof", "proof"]
-
 #: Written by ``bench/bench_gpu.py prove``; tests/bench/test_proof.py sees that it fits the code.
 FILE = Path(__file__).with_name("gpu_proof.json")
 
 
 class Proof(NamedTuple):
-    """A passed comparison of all products and all kernels.
+    """A passed comparison of all products and all kernels."""
 
-    Attributes
-    ----------
-    card : str
-        On which GPU.
-    capability : str
-        Its compute capability, as ``"9.0"``.
-    date : str
-        When, ISO 8601.
-    """
-
-    card: str
-    capability: str
-    date: str
+    card: str  # on which GPU
+    capability: str  # its compute capability, as "9.0"
+    date: str  # ISO 8601
 
 
 @functools.cache

@@ -9,17 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = [
-    "EXITS",
-    "GRACE_S",
-    "EXITS_BY_SIGNAL",
-    "STOP_CODES",
-    "Terminated",
-    "on_forced_exit",
-    "graceful_shutdown",
-    "stopped_by",
-]
-
 #: What a clean end may take before the process is ended from beside, s.
 GRACE_S = 1.4
 
@@ -52,10 +41,7 @@ def stopped_by(error: BaseException | None) -> BaseException | None:
 def on_forced_exit(hook: Callable[[str], str]) -> Iterator[None]:
     """Call `hook` if the process is forced to exit while the block runs.
 
-    Parameters
-    ----------
-    hook : callable
-        Gets "interrupted" or "terminated"; what it returns is told the user.
+    It gets "interrupted" or "terminated"; the text that it returns is shown to the user.
     """
     _exit_hooks.append(hook)
     try:
@@ -68,18 +54,9 @@ def on_forced_exit(hook: Callable[[str], str]) -> Iterator[None]:
 def graceful_shutdown(grace: float = GRACE_S) -> Iterator[None]:
     """Turn the first SIGTERM or Ctrl-C into an exception, and force an exit if it is not enough.
 
-    Parameters
-    ----------
-    grace : float
-        Seconds that the block has to come to its end.
+    KeyboardInterrupt or Terminated is raised in the block as soon as Python code runs there, which
+    then has `grace` seconds to end; further signals are ignored.
 
-    Raises
-    ------
-    KeyboardInterrupt, Terminated
-        In the block, as soon as Python code runs there; further signals are ignored.
-
-    Notes
-    -----
     Compiled code does not see signals. A thread does, and where the block has not ended in time,
     calls what `on_forced_exit` was given, tells it in one line, and ends the process. Only the
     main thread can receive signals; in others this does nothing.

@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from gpucoron.backend.device import cpu_threads
 from gpucoron.errors import UsageError
 
-__all__ = ["default_threads", "limited_to", "set_threads", "current_threads"]
-
 _VARIABLES = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 _of_thread = threading.local()
 
@@ -23,11 +21,8 @@ _of_thread = threading.local()
 def default_threads() -> int:
     """Return the default number of threads of a run.
 
-    Returns
-    -------
-    int
-        The processors that this process may use, or fewer where NUMBA_NUM_THREADS or
-        OMP_NUM_THREADS say so.
+    The processors that this process may use, or fewer where NUMBA_NUM_THREADS or OMP_NUM_THREADS
+    say so.
     """
     limits = [os.environ.get(name, "") for name in _VARIABLES]
     return min([cpu_threads(), *(int(text) for text in limits if text.isdecimal() and int(text))])
@@ -41,43 +36,27 @@ def current_threads() -> int:
 def set_threads(threads: int | None) -> None:
     """Set the number of threads that loops use when called from this thread.
 
-    Parameters
-    ----------
-    threads : int or None
-        None: `default_threads`.
+    None is `default_threads`.
     """
     _of_thread.threads = threads
 
 
 @contextmanager
 def limited_to(threads: int | None = None) -> Iterator[int]:
-    """Set the size of all thread pools while a block runs.
+    """Set the size of all thread pools while a block runs; yield the number of threads.
 
-    Parameters
-    ----------
-    threads : int, optional
-        Default: `default_threads`.
-
-    Yields
-    ------
-    int
-        The number of threads.
+    None is `default_threads`. The pools never run at the same time, so each may have all the
+    threads.
 
     Raises
     ------
     UsageError
         Fewer than one, or more than the processors that this process may use.
-
-    Notes
-    -----
-    The pools never run at the same time, so each may have all the threads.
     """
     import scipy.fft
     from threadpoolctl import threadpool_limits
 
-    n, most = threads, cpu_threads()
-    if n is None:
-        n = default_threads()
+    n, most = default_threads() if threads is None else threads, cpu_threads()
     if not 1 <= n <= most:
         raise UsageError(f"threads is {n}, expected 1 to {most}")
     before = getattr(_of_thread, "threads", None)

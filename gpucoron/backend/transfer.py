@@ -13,8 +13,6 @@ from gpucoron.backend import cuda
 from gpucoron.backend.device import Device, lives_on_gpu
 from gpucoron.errors import DeviceMemoryError
 
-__all__ = ["CudaBackend", "CpuBackend", "PendingArray", "backends"]
-
 
 def backends(device: Device) -> list[CpuBackend | CudaBackend]:
     """Return the backends that share the work of a run: the CPU, or one for each GPU."""
@@ -22,13 +20,7 @@ def backends(device: Device) -> list[CpuBackend | CudaBackend]:
 
 
 class PendingArray:
-    """An array on its way to the host; the first call waits for it.
-
-    Parameters
-    ----------
-    fetch : callable
-        Copies it.
-    """
+    """An array on its way to the host; the first call waits for it."""
 
     def __init__(self, fetch: Callable[[], Any]):
         self._fetch: Callable[[], Any] | None = fetch
@@ -57,13 +49,9 @@ class CpuBackend:
         return value
 
     def download_later(self, value: Any, pinned: bool = False) -> PendingArray:
-        """Start to copy `value` to the host; return a callable that waits for it, in any thread.
+        """Start to copy arrays to the host; return a callable that waits for it, in any thread.
 
-        Parameters
-        ----------
-        value : array, or dataclass or tuple of them
-        pinned : bool
-            Copy into pinned memory, which is faster but scarce: for results that are not kept.
+        Pinned memory is faster but scarce: for results that are not kept.
         """
         return PendingArray(lambda: value)
 
@@ -81,15 +69,8 @@ class CpuBackend:
 
 
 class CudaBackend(CpuBackend):
-    """A CUDA device.
+    """A CUDA device, by its number.
 
-    Parameters
-    ----------
-    index : int
-        CUDA's number.
-
-    Notes
-    -----
     The stream that is current when the backend is made computes; where each thread has a default
     stream of its own, one that all of them share does. Files are uploaded by the thread that reads
     them, on a second stream, and results come down on a third one; both through pinned memory,

@@ -12,37 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpucoron.backend.device import choose_device, cpu_threads
-from gpucoron.cli.options import EXIT_CODES, Parser, add_logging_options
+from gpucoron.cli.options import add_logging_options, command_parser
 from gpucoron.cli.run import run_console
 from gpucoron.errors import UsageError
-
-__all__ = ["compile_kernels", "main", "tiny_runs"]
 
 log = logging.getLogger("gpucoron")
 
 _MOST_PROCESSES = 8  # each has a context on the GPU, some hundred MB there
-_DESCRIPTION = """\
-Compile CUDA kernels and numba loops ahead of the first run. Compiled code is kept on disk for all
-later runs with the same versions: on a GPU all kernels, in several processes, and what CuPy
-compiles in a small run; on the CPU the loops of a small run."""
 
 
 def main(argv: list[str]) -> int:
     """Run ``gpucoron compile``."""
-    parser = Parser(prog="gpucoron compile", description=_DESCRIPTION, epilog=EXIT_CODES)
-    parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="auto|cpu|N",
-        help="device to compile for, as in a run (default: auto)",
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        metavar="N",
-        help="number of processes that compile kernels (default: the processors allowed, "
-        f"{_MOST_PROCESSES} at most)",
-    )
+    parser = command_parser("compile", processes=_MOST_PROCESSES)
     add_logging_options(parser)
     options = parser.parse_args(argv)
     processes = options.processes
@@ -62,21 +43,10 @@ def main(argv: list[str]) -> int:
 
 
 def compile_kernels(index: int, processes: int, progress) -> int:
-    """Compile every kernel that is not kept for a GPU yet; return how many these were.
+    """Compile every kernel that is not in the cache yet; return how many these were.
 
-    Parameters
-    ----------
-    index : int
-        CUDA's number of the GPU.
-    processes : int
-        That compile at a time.
-    progress : callable
-        Called as ``progress(what, done, total, text)``.
-
-    Raises
-    ------
-    DeviceError
-        One does not compile.
+    `index` is CUDA's number of the GPU; `processes` compile at a time. A kernel that does not
+    compile raises DeviceError.
     """
     from gpucoron.backend import cuda, kernel_cache
 
@@ -122,14 +92,7 @@ def _compile_one(index: int, file: str, name: str) -> None:
 
 
 def tiny_runs(device, progress) -> None:
-    """Run small associations, which compiles all the rest.
-
-    Parameters
-    ----------
-    device : Device
-    progress : callable
-        Called as ``progress(what, done, total, text)``.
-    """
+    """Run small associations, which compiles all the rest."""
     from gpucoron import api as pipeline
     from gpucoron.simulate import simulate
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from pathlib import Path
 from typing import Any, TextIO
 
-from gpucoron.cli.json_log import end_event, json_event, json_handler
+from gpucoron.cli.json_log import JsonFormatter, end_event, json_event
 from gpucoron.core.text import format_table
 from gpucoron.errors import GpucoronError, OutputError, plural, why
-
-__all__ = ["Console", "format_table"]
 
 log = logging.getLogger("gpucoron")
 
@@ -48,21 +45,10 @@ class _StreamHandler(logging.Handler):
 class Console:
     """Receives log records and progress events while used as a context.
 
-    Parameters
-    ----------
-    verbosity : int
-        Below 0: warnings and errors only; 0: one line per event; above: everything.
-    log_file : path, optional
-        Gets every log record, whatever `verbosity`.
-    stream : text stream, optional
-        Where people read; standard error by default. Progress bars appear if it is a terminal.
-    log_json : path, optional
-        Gets everything as JSON lines; ``"-"`` is standard error, which then shows nothing else.
-
-    Raises
-    ------
-    OutputError
-        `log_file` or `log_json` cannot be written.
+    A `verbosity` below 0 shows warnings and errors only, 0 one line per event, more everything, on
+    standard error or another stream; progress bars appear if that is a terminal. `log_file` gets
+    every record whatever the verbosity; `log_json` everything as JSON lines, and ``"-"`` is
+    standard error, which then shows nothing else. Raises OutputError if a log cannot be written.
     """
 
     def __init__(
@@ -82,10 +68,14 @@ class Console:
         self._handlers[0].setFormatter(_ConsoleFormatter())
         if log_file is not None:
             self._handlers.append(_open_log(log_file))
-        self.json = None if log_json is None else json_handler(log_json)
-        if self.json is not None:
+            self._handlers[-1].setFormatter(_LONG)
+        self.json: logging.Handler | None = None
+        if log_json is not None:
+            to_stderr = log_json == "-"
+            self.json = logging.StreamHandler(sys.stderr) if to_stderr else _open_log(log_json)
+            self.json.setFormatter(JsonFormatter())
             self._handlers.append(self.json)
-            if log_json == "-":
+            if to_stderr:
                 self.quiet, self.level = True, logging.CRITICAL + 1
         self.terminal = not self.quiet and getattr(self.stream, "isatty", lambda: False)()
         self._reporter = _Bars(self.stream) if self.terminal else _Lines(self.quiet)
@@ -150,12 +140,7 @@ class Console:
     def summary(self, result: Any, wall: float | None = None) -> None:
         """Log wall time per step, then the warnings of the run.
 
-        Parameters
-        ----------
-        result : object
-            Has ``timings`` (dict of step to seconds) and ``warnings`` (list of str).
-        wall : float, optional
-            Wall time of the whole run, seconds; the sum of the steps by default.
+        `wall` is that of the whole run, seconds; the sum of the steps by default.
         """
         self._reporter.close()
         if self.json is not None:
@@ -262,11 +247,9 @@ def _write_line(stream: TextIO, text: str) -> None:
 
 def _open_log(path) -> logging.Handler:
     try:
-        handler = logging.FileHandler(Path(path), mode="w", encoding="utf-8")
+        return logging.FileHandler(path, mode="w", encoding="utf-8")
     except OSError as problem:
-        raise OutputError(f"{path}: cannot write the log file: {why(problem)}") from None
-    handler.setFormatter(_LONG)
-    return handler
+        raise OutputError(f"{path}: cannot write the log: {why(problem)}") from None
 
 
 _NULL_HANDLER = logging.NullHandler()

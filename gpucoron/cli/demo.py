@@ -10,28 +10,23 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucoron.cli.options import EXIT_CODES, Parser, add_run_options
+from gpucoron.cli.options import add_run_options, command_parser
 from gpucoron.cli.run import run_console, run_one
 from gpucoron.core.text import format_table
-from gpucoron.errors import OutputError
 
 if TYPE_CHECKING:
     from gpucoron.analysis.detection import Detection
 
-__all__ = ["find_planets", "main", "planet_lines"]
-
 log = logging.getLogger("gpucoron")
 
 _TRUNCATE = 10
-_DESCRIPTION = f"""\
-Simulate a small association with planets, run it as `gpucoron ASN` would, and compare the
-recovered with the injected planets. The simulated psfmask and klip.truncate = {_TRUNCATE} are
-used unless others are given. Exposures are written to DIR/input, products to DIR/products."""
 
 
 def main(argv: list[str]) -> int:
     """Run ``gpucoron demo``."""
-    options = _parser().parse_args(argv)
+    parser = command_parser("demo", truncate=_TRUNCATE)
+    add_run_options(parser, "demo")
+    options = parser.parse_args(argv)
     directory = Path(options.directory)
     with run_console(options) as console:
         simulation = _simulate(options, directory / "input")
@@ -57,36 +52,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
-    from gpucoron.optics.instruments import INSTRUMENTS
-
-    parser = Parser(prog="gpucoron demo", epilog=EXIT_CODES, description=_DESCRIPTION)
-    parser.add_argument(
-        "directory",
-        metavar="DIR",
-        nargs="?",
-        default="gpucoron-demo",
-        help="folder for input and products (default: gpucoron-demo)",
-    )
-    parser.add_argument(
-        "--instrument",
-        choices=INSTRUMENTS,
-        default="nircam",
-        help="coronagraph to simulate (default: nircam)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
-    add_run_options(parser, output_dir=False)
-    return parser
-
-
 def _simulate(options: argparse.Namespace, directory: Path):
     from gpucoron.simulate import DEMO, simulate
 
     log.info("simulating %s exposures in %s (seed %d)", options.instrument, directory, options.seed)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(f"{directory}: cannot be created: {problem.strerror}") from None
     wanted: dict[str, Any] = dict(DEMO)
     if options.instrument == "miri-lyot":
         del wanted["shape"]  # the mask is as large as the cut-out
@@ -98,22 +67,10 @@ def _simulate(options: argparse.Namespace, directory: Path):
 def find_planets(
     path: Path, planets: Iterable[Any], star: tuple[float, float]
 ) -> tuple[list[tuple[tuple[float, float], Detection]], float]:
-    """Measure position and SNR of injected planets in an i2d file.
+    """Measure position and SNR of injected planets (with ``ra`` and ``dec``) in an i2d file.
 
-    Parameters
-    ----------
-    path : path
-        The i2d product.
-    planets : sequence with ``ra`` and ``dec``, degrees
-        The injected planets.
-    star : (ra, dec), degrees
-
-    Returns
-    -------
-    list of ((x, y), Detection)
-        For each planet its true pixel position by the WCS of the i2d, and the detection.
-    pixel_scale : float
-        arcsec.
+    Returns for each planet its true pixel position by the WCS of the i2d, and the detection; and
+    the pixel scale in arcsec.
     """
     from astropy.wcs import WCS
     from astropy.wcs.utils import proj_plane_pixel_scales
@@ -130,17 +87,11 @@ def find_planets(
     skies = [star, *((p.ra, p.dec) for p in planets)]
     pixels = [wcs.all_world2pix(*sky, 0) for sky in skies]
     star_xy, *expected = ((float(x), float(y)) for x, y in pixels)
-    detections = [
-        detect(
-            image,
-            xy,
-            star_xy,
-            fwhm_px=fwhm_px,
-            others=[other for other in expected if other != xy],
-        )
-        for xy in expected
-    ]
-    return list(zip(expected, detections, strict=True)), scale
+    found = []
+    for xy in expected:
+        others = [other for other in expected if other != xy]
+        found.append((xy, detect(image, xy, star_xy, fwhm_px=fwhm_px, others=others)))
+    return found, scale
 
 
 def planet_lines(path, simulation) -> Iterator[str]:
@@ -149,14 +100,12 @@ def planet_lines(path, simulation) -> Iterator[str]:
     yield ""
     yield f"injected planets in {path}:"
     header = "planet,separation,PA,contrast,true x,y,found x,y,offset,,SNR,significance"
-    rows = []
-    for number, (truth, ((x, y), seen)) in enumerate(
-        zip(simulation.planets, measured, strict=True)
-    ):
+    rows, planets = [], zip(simulation.planets, measured, strict=True)
+    for number, (truth, ((x, y), seen)) in enumerate(planets, 1):
         offset = math.hypot(seen.x - x, seen.y - y)
         rows.append(
             (
-                number + 1,
+                number,
                 f'{truth.separation:.2f}"',
                 f"{truth.angle:.0f} deg",
                 f"{truth.contrast:.1e}",

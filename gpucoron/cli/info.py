@@ -9,41 +9,20 @@ from platform import machine, python_version, system
 from typing import Any
 
 from gpucoron.cli.console import Console
-from gpucoron.cli.options import COMMANDS, Parser
+from gpucoron.cli.options import command_parser
 from gpucoron.core.text import format_table
 from gpucoron.errors import plural
 
-__all__ = ["association_lines", "main", "system_lines"]
-
 _PACKAGES = (
-    "numpy",
-    "scipy",
-    "numba",
-    "astropy",
-    "asdf",
-    "asdf-astropy",
-    "gwcs",
-    "stdatamodels",
-    "rich",
-    "jwst",
-    "crds",
+    *("numpy", "scipy", "numba", "astropy", "asdf", "asdf-astropy", "gwcs", "stdatamodels"),
+    *("rich", "jwst", "crds"),
 )
 _CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
 
 
 def main(argv: list[str]) -> int:
     """Run ``gpucoron info``."""
-    parser = Parser(prog="gpucoron info", description=COMMANDS["info"])
-    parser.add_argument(
-        "asn",
-        metavar="ASN",
-        nargs="?",
-        help="association to describe (default: show versions and devices)",
-    )
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", help="show the traceback of an internal error"
-    )
-    options = parser.parse_args(argv)
+    options = command_parser("info").parse_args(argv)
     with Console():  # shows what the readers warn about
         for line in association_lines(options.asn) if options.asn else system_lines():
             sys.stdout.write(line + "\n")
@@ -93,14 +72,12 @@ def _kernel_lines(gpus) -> Iterator[str]:
     sources = [(cuda.read_kernels(file).source, name) for file, name in every]
     for gpu in gpus:
         known = kernel_cache.count_cached(cuda.cupy(), sources, cuda.OPTIONS, gpu.index)
+        more = (
+            f" (gpucoron compile --device {gpu.label} compiles all)" if known < len(every) else ""
+        )
         yield (
             f"device {gpu.label}: {known} of {len(every)} kernels are compiled for compute "
-            f"capability {gpu.capability}, kept in {kernel_cache.cache_folder()}"
-            + (
-                f" (gpucoron compile --device {gpu.label} compiles all)"
-                if known < len(every)
-                else ""
-            )
+            f"capability {gpu.capability}, kept in {kernel_cache.cache_folder()}{more}"
         )
 
 
@@ -115,13 +92,7 @@ def _version(package: str) -> str:
 
 
 def association_lines(path) -> Iterator[str]:
-    """Describe an association from its JSON and the headers of its members.
-
-    Raises
-    ------
-    AssociationError, ExposureError
-        As the readers of both.
-    """
+    """Describe an association from its JSON and the headers of its members."""
     from gpucoron.io.association import read_association
 
     association = read_association(path)
@@ -148,14 +119,8 @@ def _product_lines(association, product) -> Iterator[str]:
         shape, meta = _shape_and_meta(member.path)
         integrations[member.exptype] += shape[0]
         optics = (meta.instrument, meta.filter, meta.pupil, meta.coronmsk, meta.subarray)
-        rows.append(
-            (
-                member.exptype,
-                " x ".join(map(str, shape)),
-                *(value or "?" for value in optics),
-                member.expname,
-            )
-        )
+        size = " x ".join(map(str, shape))
+        rows.append((member.exptype, size, *(value or "?" for value in optics), member.expname))
     for member in product.ignored:
         status = "ignored" if member.path.exists() else "ignored, missing"
         rows.append((member.exptype, status, *5 * ("",), member.expname))

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from gpucoron.backend.signals import EXITS
-from gpucoron.errors import OutputError, why
-
-__all__ = ["JsonFormatter", "end_event", "json_event", "json_handler"]
 
 
 class JsonFormatter(logging.Formatter):
@@ -36,32 +32,6 @@ class JsonFormatter(logging.Formatter):
             "numbers": getattr(record, "numbers", {}),
         }
         return json.dumps(line)
-
-
-def json_handler(path: str) -> logging.Handler:
-    """Open a JSON log.
-
-    Parameters
-    ----------
-    path : str
-        A file, or ``"-"`` for standard error.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
-    try:
-        stream = path == "-"
-        handler = (
-            logging.StreamHandler(sys.stderr)
-            if stream
-            else logging.FileHandler(path, mode="w", encoding="utf-8")
-        )
-    except OSError as problem:
-        raise OutputError(f"{path}: cannot write the log: {why(problem)}") from None
-    handler.setFormatter(JsonFormatter())
-    return handler
 
 
 def json_event(

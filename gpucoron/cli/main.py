@@ -7,15 +7,14 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from gpucoron.backend.signals import EXITS, STOP_CODES, Terminated, graceful_shutdown, stopped_by
 from gpucoron.cli.options import COMMANDS, run_parser
 from gpucoron.cli.run import fail, run_console, run_one, run_options
 from gpucoron.errors import GpucoronError, OutputError, UsageError, why
-
-__all__ = ["main"]
 
 log = logging.getLogger("gpucoron")
 
@@ -76,7 +75,7 @@ def script() -> None:
 
 def _dispatch(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
-        return _COMMANDS[argv[0]](argv[1:])
+        return import_module(f"gpucoron.cli.{argv[0]}").main(argv[1:])
     parser = run_parser()
     if not argv:
         raise UsageError("no association given (see gpucoron --help)")
@@ -124,48 +123,6 @@ def _guess_command(asn: str) -> None:
     close = difflib.get_close_matches(asn.lower(), COMMANDS, n=1, cutoff=0.7)
     if close and not Path(asn).exists():
         raise UsageError(f"there is no file {asn}; did you mean the command {close[0]!r}?")
-
-
-# ---- the other commands, each imported when it is called for
-
-
-def _simulate(argv: list[str]) -> int:
-    from gpucoron.cli import simulate as cli_simulate
-
-    return cli_simulate.main(argv)
-
-
-def _demo(argv: list[str]) -> int:
-    from gpucoron.cli import demo as cli_demo
-
-    return cli_demo.main(argv)
-
-
-def _compile(argv: list[str]) -> int:
-    from gpucoron.cli import compile as cli_compile
-
-    return cli_compile.main(argv)
-
-
-def _info(argv: list[str]) -> int:
-    from gpucoron.cli import info as cli_info
-
-    return cli_info.main(argv)
-
-
-def _verify(argv: list[str]) -> int:
-    from gpucoron.cli import verify as cli_verify
-
-    return cli_verify.main(argv)
-
-
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "simulate": _simulate,
-    "demo": _demo,
-    "compile": _compile,
-    "info": _info,
-    "verify": _verify,
-}
 
 
 # ---- ways to end

@@ -19,20 +19,11 @@ from gpucoron.cluster.requests import AssociationOutcome, RunRequest, make_reque
 from gpucoron.cluster.tasks import run_request
 from gpucoron.errors import DeviceError, GpucoronError, UsageError, plural
 
-__all__ = ["run"]
-
 log = logging.getLogger("gpucoron")
 
 
 def run(options: argparse.Namespace, console) -> int:
-    """Run all associations; return the exit code.
-
-    Parameters
-    ----------
-    options : argparse.Namespace
-        Of ``gpucoron ASN``.
-    console : Console
-    """
+    """Run all associations; return the exit code."""
     start = time.perf_counter()
     if options.report and options.report.lower().endswith((".html", ".htm")):
         raise UsageError("--report names one file for several associations; expected a folder")

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.result import Result
     from gpucoron.pipeline.run_options import RunOptions
 
-__all__ = ["fail", "read_parameters", "report_folder", "run_console", "run_one", "run_options"]
-
 
 def run_console(options: argparse.Namespace):
     """Make the Console that the options of `add_logging_options` ask for."""

@@ -6,35 +6,27 @@ import argparse
 import dataclasses
 import sys
 
-from gpucoron.cli.options import COMMANDS, EXIT_CODES, Parser, add_logging_options
+from gpucoron.cli.options import add_logging_options, command_parser
 from gpucoron.cli.run import run_console
-from gpucoron.simulate import Options, Simulation, simulate
-
-__all__ = ["add_arguments", "from_arguments", "main"]
+from gpucoron.simulate import Options, simulate
 
 
 def main(argv: list[str]) -> int:
     """Run ``gpucoron simulate``."""
-    parser = Parser(prog="gpucoron simulate", description=COMMANDS["simulate"], epilog=EXIT_CODES)
+    parser = command_parser("simulate")
     add_arguments(parser)
     add_logging_options(parser)
     options = parser.parse_args(argv)
+    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
     with run_console(options):
-        made = from_arguments(options)
+        made = simulate(options.directory, **chosen)
     if not options.quiet:
         sys.stdout.write(f"{made.asn}\n")
     return 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the simulator's options to a parser.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Gets a positional ``directory`` and an option for each field of `Options`.
-    """
-    parser.add_argument("directory", help="where to write; created if absent")
+    """Add an option for each field of `gpucoron.simulate.Options`."""
     for field in dataclasses.fields(Options):
         name = field.name.removeprefix("n_").replace("_", "-")
         words = {"dest": field.name, "help": field.metadata["help"]}
@@ -50,24 +42,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument("--no-planets", dest="planets", action="store_const", const=())
         else:
             parser.add_argument(f"--{name}", **words)
-
-
-def from_arguments(arguments: argparse.Namespace) -> Simulation:
-    """Run the simulator with the values that a parser with `add_arguments` returned.
-
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        Other attributes are ignored.
-
-    Returns
-    -------
-    Simulation
-
-    Raises
-    ------
-    ParameterError, OutputError
-        As `simulate`.
-    """
-    names = {f.name for f in dataclasses.fields(Options)}
-    return simulate(arguments.directory, **{k: v for k, v in vars(arguments).items() if k in names})

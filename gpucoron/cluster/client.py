@@ -23,8 +23,6 @@ from gpucoron.pipeline.run_options import RunOptions
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["connect", "run_many", "run_on"]
-
 log = logging.getLogger("gpucoron")
 
 TIMEOUT = 5.0  # seconds until an address counts as wrong
@@ -34,25 +32,14 @@ _POLL = 0.5
 
 @contextmanager
 def connect(address: str, timeout: float | None = None) -> Iterator[Client]:
-    """Connect to a Dask scheduler while a block runs.
-
-    Parameters
-    ----------
-    address : str
-        As ``tcp://host:8786``.
-    timeout : float, s
-        How long to try; `TIMEOUT` by default.
-
-    Yields
-    ------
-    distributed.Client
+    """Connect to a Dask scheduler (``tcp://host:8786``) while a block runs.
 
     Raises
     ------
     UsageError
         The package distributed is not installed.
     ClusterError
-        No scheduler answers there.
+        No scheduler answers there within `timeout` seconds (default `TIMEOUT`).
     """
     try:
         from distributed import Client
@@ -98,17 +85,7 @@ async def _ask(address: str, timeout: float) -> None:
 def run_on(client: Client, options: RunOptions, progress: Progress = no_progress) -> Result:
     """Run one association; see `gpucoron.run`, which calls this.
 
-    Parameters
-    ----------
-    client : distributed.Client
-    options : RunOptions
-    progress : callable
-        As for `gpucoron.run`.
-
-    Raises
-    ------
-    GpucoronError
-        As `gpucoron.run`; ClusterError where the cluster fails.
+    Raises the errors of `gpucoron.run`; ClusterError where the cluster fails.
     """
     (outcome,) = run_many(client, [make_request(options)], progress)
     if outcome.error is not None:
@@ -121,19 +98,6 @@ def run_many(
     client: Client, requests: Sequence[RunRequest], progress: Progress = no_progress
 ) -> list[AssociationOutcome]:
     """Run associations, each as one task; one that fails leaves the others alone.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    requests : sequence of RunRequest
-        From `make_request`.
-    progress : callable
-        As for `gpucoron.run`.
-
-    Returns
-    -------
-    list of AssociationOutcome
-        In the order of `requests`.
 
     Raises
     ------

@@ -18,50 +18,26 @@ from gpucoron.pipeline.run_options import RunOptions
 if TYPE_CHECKING:
     from gpucoron.pipeline.result import Result
 
-__all__ = ["AssociationOutcome", "RunRequest", "TaskResult", "make_request", "precheck"]
-
 log = logging.getLogger("gpucoron")
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A request to run one association on a worker.
+    """A request to run one association on a worker."""
 
-    Attributes
-    ----------
-    options : RunOptions
-        With full paths, which mean the same in any folder of any node.
-    report : str or None
-        Where the report goes.
-    star : (float, float) or None
-        For the report: right ascension and declination, degrees.
-    version : str
-        Of the gpucoron that asks.
-    """
-
-    options: RunOptions
-    report: str | None = None
-    star: tuple[float, float] | None = None
-    version: str = __version__
+    options: RunOptions  # with full paths, which mean the same in any folder of any node
+    report: str | None = None  # where it goes
+    star: tuple[float, float] | None = None  # for the report: ra, dec, degrees
+    version: str = __version__  # of the gpucoron that asks
 
 
 @dataclass
 class TaskResult:
-    """The result of a task.
+    """The result of a task."""
 
-    Attributes
-    ----------
-    result : Result
-        Its products have nothing but names, fits, psfmask and left_out.
-    lines : list of (int, str)
-        Level and text of what was logged.
-    worker : str
-        Host and process.
-    """
-
-    result: Result
-    lines: list[tuple[int, str]]
-    worker: str
+    result: Result  # its products have nothing but names, fits, psfmask and left_out
+    lines: list[tuple[int, str]]  # level and text of what was logged
+    worker: str  # host and process
 
 
 @dataclass
@@ -82,14 +58,7 @@ class AssociationOutcome:
 
 
 def make_request(options: RunOptions, report: str | None = None) -> RunRequest:
-    """Make a request with full paths, valid in any folder of any node.
-
-    Parameters
-    ----------
-    options : RunOptions
-    report : path, optional
-        Folder of the report.
-    """
+    """Make a request with full paths, valid in any folder of any node."""
     parameters, resample = options.parameters, options.parameters.resample
     if resample.output_wcs:
         full = os.path.abspath(resample.output_wcs)
@@ -110,23 +79,8 @@ def make_request(options: RunOptions, report: str | None = None) -> RunRequest:
 def precheck(requests: Sequence[RunRequest]) -> list[GpucoronError | None]:
     """Check all associations and output files before any processing.
 
-    Parameters
-    ----------
-    requests : sequence of RunRequest
-
-    Returns
-    -------
-    list of GpucoronError or None
-        Why an association cannot be run.
-
-    Raises
-    ------
-    UsageError
-        Two associations would write the same file.
-
-    Notes
-    -----
-    Checksums of inputs are compared when an association is run.
+    Returns for each association why it cannot be run, or None. Raises UsageError if two would write
+    the same file. Checksums of inputs are compared only when an association is run.
     """
     errors: list[GpucoronError | None] = []
     owners: dict[Path, Path] = {}

@@ -21,8 +21,6 @@ from gpucoron.errors import InputError, UsageError
 from gpucoron.pipeline.association import run_association
 from gpucoron.pipeline.result import ProductResult, Result
 
-__all__ = ["run_request"]
-
 log = logging.getLogger("gpucoron")
 
 MOST_LINES = 200  # of a task's log that travel
@@ -30,21 +28,7 @@ _ONE_AT_A_TIME = threading.Lock()  # the sizes of thread pools are the process's
 
 
 def run_request(request: RunRequest) -> TaskResult:
-    """Run an association from beginning to end.
-
-    Parameters
-    ----------
-    request : RunRequest
-
-    Returns
-    -------
-    TaskResult
-
-    Raises
-    ------
-    GpucoronError
-        As `gpucoron.run`.
-    """
+    """Run an association from beginning to end; raises as `gpucoron.run`."""
     worker = f"{socket.gethostname()}, process {os.getpid()}"
     _check(request, worker)
     tune_malloc()

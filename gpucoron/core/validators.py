@@ -28,16 +28,8 @@ __all__ = [
 ]
 
 _NONE = ("", "none", "null", "indef")
-_WORDS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
+_WORDS = dict.fromkeys(("true", "yes", "on", "1"), True)
+_WORDS |= dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 def boolean(value: object) -> bool:

@@ -15,40 +15,21 @@ TOLERANCE = 1e-15
 
 @dataclass(frozen=True)
 class PhaseSeries:
-    """Coefficients of exp(-2 pi i k t S / N) in T_j(t), |t| <= 1, for the frequencies of one axis.
+    """Coefficients of exp(-2 pi i k t S / N) in T_j(t), |t| <= 1, by frequency of an axis."""
 
-    Parameters
-    ----------
-    even, odd : (size // 2 + 1, terms / 2) float64
-        Factors of T_0, T_2, ... (real), and of T_1, T_3, ... (to be multiplied by -i).
-    sine : (terms,) float64
-        Coefficients of sin(pi t S): the Nyquist phase's other half.
-    terms : int
-        Length of the whole series.
-    """
-
-    even: np.ndarray
-    odd: np.ndarray
-    sine: np.ndarray
-    terms: int
+    even: np.ndarray  # (size // 2 + 1, terms / 2) float64, of T_0, T_2, ...
+    odd: np.ndarray  # of T_1, T_3, ..., to be multiplied by -i
+    sine: np.ndarray  # (terms,), coefficients of sin(pi t S): the Nyquist phase's other half
+    terms: int  # length of the whole series
 
     @classmethod
     @functools.cache  # few axes, many plans
     def of_axis(cls, size: int, half_width: float, *, half_spectrum: bool) -> PhaseSeries:
-        """Build the series of an axis.
+        """Build the series of an axis of `size` samples, for shifts within `half_width` (S) of 0.
 
-        Parameters
-        ----------
-        size : int
-            Samples along the axis.
-        half_width : float, samples
-            S: the series hold for shifts within this of 0.
-        half_spectrum : bool
-            Weight each frequency by how often it occurs in the full spectrum (the axis that a real
-            transform halves).
+        `half_spectrum` weights each frequency by how often it occurs in the full spectrum (the axis
+        that a real transform halves).
 
-        Notes
-        -----
         exp(-i theta t) = sum_j (2 - [j = 0]) (-i)^j J_j(theta) T_j(t), the Jacobi-Anger expansion;
         it ends where J_j is below 1e-15 for the highest frequency. The Nyquist frequency of an
         even size has a cosine for its phase (the real part of a Fourier shift) and so no odd terms.
@@ -84,19 +65,8 @@ def _terms(theta_max: float) -> int:
 def nodes_and_projection(terms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Chebyshev nodes, the polynomials on them, and the matrix from values to coefficients.
 
-    Parameters
-    ----------
-    terms : int
-        Number of nodes and of coefficients.
-
-    Returns
-    -------
-    t : (terms,) float64
-        cos(pi (i + 1/2) / terms).
-    polynomials : (terms, terms) float64
-        T_j(t_i) at [i, j].
-    projection : (terms, terms) float64
-        Coefficients = projection @ values.
+    Returns t_i = cos(pi (i + 1/2) / terms), T_j(t_i) at [i, j], and the matrix in
+    ``coefficients = projection @ values``.
     """
     angle = np.pi * (np.arange(terms) + 0.5) / terms
     polynomials = np.cos(np.outer(angle, np.arange(terms)))

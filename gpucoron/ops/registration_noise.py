@@ -106,16 +106,9 @@ def _products(a, b):
 
 
 def standard_deviations(hessian, spread):
-    """Standard deviations of y, x and beta; NaN where the Hessian is not positive definite.
+    """Standard deviations of y, x and beta, (3,); NaN where the Hessian is not positive definite.
 
-    Parameters
-    ----------
-    hessian, spread : (3, 3) float64
-        From `normal_equations`, on the host.
-
-    Returns
-    -------
-    (3,) float64
+    Hessian and spread (3, 3) are from `normal_equations`, on the host.
     """
     if not np.isfinite(hessian).all() or not (np.linalg.eigvalsh(hessian) > 0).all():
         return np.full(3, np.nan)

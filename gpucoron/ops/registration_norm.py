@@ -19,18 +19,9 @@ BLOCKS = 16  # into which the sum for B is cut, for threads to share
 class MaskTerm:
     """What depends on the mask alone: its spectra, for the box around any whole-pixel shift.
 
-    Parameters
-    ----------
-    ops : module
-        `gpucoron.ops.cpu.registration` or `gpucoron.ops.cuda.registration`.
-    xp : module
-        NumPy or CuPy.
-    weight : (ny, nx) float64
-        m^2, on the host.
-    half_width : float, pixels
-        Of the boxes.
-    background : bool
-        Whether a constant is fitted.
+    `ops` is `gpucoron.ops.cpu.registration` or that of cuda, `xp` NumPy or CuPy; `weight` (ny, nx)
+    float64 is m^2 on the host, `half_width` that of the boxes in pixels; with `background` a
+    constant is fitted.
     """
 
     def __init__(self, ops, xp, weight, half_width, background):
@@ -93,15 +84,7 @@ class MaskTerm:
 
 
 class FrameSpectra:
-    """Spectra of a batch of frames, computed once for all references.
-
-    Parameters
-    ----------
-    norm : MaskTerm
-        What depends on the mask alone.
-    frames : (n, ny, nx) float64
-        Finite images.
-    """
+    """Spectra of a batch of finite frames (n, ny, nx), computed once for all references."""
 
     def __init__(self, norm, frames):
         self.norm, self.frames = norm, frames
@@ -130,10 +113,7 @@ class FrameSpectra:
     def boxes(self, centres):
         """Chebyshev coefficients round whole-pixel shifts (y, x), centres outermost.
 
-        Returns
-        -------
-        (ncentres n, terms, terms), (ncentres n, terms', terms') float64
-            Of B, and of the sum of m^2 S_s f.
+        Returns those of B (ncentres n, terms, terms), and of the sum of m^2 S_s f.
         """
         for centre in centres:
             if centre not in self._boxes:

@@ -24,8 +24,6 @@ from typing import Any
 import numpy as np
 from scipy import fft, ndimage
 
-__all__ = ["Coronagraph", "Pupil", "make_pupil"]
-
 RAD = np.pi / 180 / 3600
 SEGMENT_M = 1.32
 GAP_M = 0.003
@@ -37,25 +35,13 @@ _FINE = 3
 
 @dataclass(frozen=True)
 class Pupil:
-    """Entrance pupil and Lyot stop on one grid.
+    """Entrance pupil and Lyot stop on one grid."""
 
-    Parameters
-    ----------
-    aperture, stop : (n, n) float32
-        Transmission, 0 to 1.
-    segment : (n, n) int8
-        Index of the nearest mirror segment, 0 to 17.
-    centres : (18, 2) float64, m
-        Segment centres (x, y).
-    axis : (n,) float64, m
-        Coordinate of the samples along either axis.
-    """
-
-    aperture: np.ndarray
-    stop: np.ndarray
-    segment: np.ndarray
-    centres: np.ndarray
-    axis: np.ndarray
+    aperture: np.ndarray  # (n, n) float32, transmission 0 to 1
+    stop: np.ndarray  # (n, n) float32, likewise
+    segment: np.ndarray  # (n, n) int8, index of the nearest mirror segment, 0 to 17
+    centres: np.ndarray  # (18, 2) float64, segment centres (x, y), m
+    axis: np.ndarray  # (n,) float64, coordinate of the samples along either axis, m
 
     @property
     def step(self) -> float:
@@ -120,10 +106,6 @@ def make_pupil(rotation_deg: float, erosion_m: float, n: int = N_PUPIL) -> Pupil
         between segments are ignored.
     n : int
         Samples across ``WIDTH_M``.
-
-    Returns
-    -------
-    Pupil
     """
     axis, x, y = _grid(n, rotation_deg)
     step = axis[1] - axis[0]
@@ -164,7 +146,7 @@ class _RoundMask:
 class _PhaseMask:
     """Four quadrants of alternating sign, edges along the detector's rows and columns."""
 
-    def __init__(self, pupil):
+    def __init__(self, unused_radius, unused_wavelength, pupil):
         n = pupil.axis.size
         lag = np.subtract.outer(np.arange(n), np.arange(n))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -201,12 +183,7 @@ class _Spot:
         return field - self.back @ hit @ self.back.T
 
 
-def _mask(kind, radius, wavelength, pupil):
-    if kind == "round":
-        return _RoundMask(radius, wavelength, pupil)
-    if kind == "4qpm":
-        return _PhaseMask(pupil)
-    return _Spot(radius, wavelength, pupil)
+_MASKS = {"round": _RoundMask, "4qpm": _PhaseMask, "spot": _Spot}
 
 
 class Coronagraph:
@@ -231,7 +208,7 @@ class Coronagraph:
         self.pupil = pupil
         self.wavelengths = np.asarray(wavelengths, dtype=np.float64)
         self.scale = scale
-        self.masks = [_mask(kind, radius, w, pupil) for w in self.wavelengths]
+        self.masks = [_MASKS[kind](radius, w, pupil) for w in self.wavelengths]
         used_y, used_x = (np.flatnonzero(pupil.stop.any(axis=a)) for a in (1, 0))
         self._box = (slice(used_y[0], used_y[-1] + 1), slice(used_x[0], used_x[-1] + 1))
         self._stop = pupil.stop[self._box]
@@ -254,27 +231,13 @@ class Coronagraph:
         return limit / self.scale[0], limit / self.scale[1]
 
     def image(
-        self,
-        opd: np.ndarray,
-        offset_px: tuple[float, float],
-        masked: bool = True,
+        self, opd: np.ndarray, offset_px: tuple[float, float], masked: bool = True
     ) -> np.ndarray:
-        """Intensity of a point source.
+        """Intensity of a point source at an offset (x, y) in pixels from the mask centre.
 
-        Parameters
-        ----------
-        opd : (n, n) float32, m
-            Wavefront error over the pupil.
-        offset_px : (float, float), px
-            Position of the source (x, y) relative to the mask centre.
-        masked : bool
-            False removes the mask (but not the Lyot stop).
-
-        Returns
-        -------
-        (ny, nx) float64
-            Fraction of the light per pixel; 1 is the light of a source far from the mask after the
-            Lyot stop.
+        `opd` is the wavefront error over the pupil, (n, n) float32, m; without `masked` there is no
+        mask (but the Lyot stop). Returns (ny, nx) float64, the fraction of the light per pixel; 1
+        is the light of a source far from the mask after the Lyot stop.
         """
         tilt = [self.pupil.axis * (o * s * RAD) for o, s in zip(offset_px, self.scale, strict=True)]
         path = opd + tilt[0].astype(np.float32) + tilt[1].astype(np.float32)[:, None]

@@ -7,8 +7,6 @@ from scipy import fft
 
 from gpucoron.optics.telescope import WIDTH_M, Pupil
 
-__all__ = ["Wavefront"]
-
 N_SCREENS = 8
 HOURS = 1 / 24
 
@@ -59,12 +57,10 @@ class Wavefront:
 
     Parameters
     ----------
-    pupil : Pupil
     static_nm, drift_nm : float
         Rms of the static part and of the drift over the aperture.
     times_days : (nt,) float64
         Times of the states, ascending.
-    rng : numpy.random.Generator
     correlation_hours : float
         Correlation time of the drift.
     """
@@ -79,12 +75,8 @@ class Wavefront:
         correlation_hours: float = 3.0,
     ):
         groups = [_zernikes(pupil), _segment_modes(pupil), _screens(pupil, rng, 2 * N_SCREENS)]
-        weights = np.concatenate(
-            [
-                np.full(len(g), np.sqrt(share / len(g)))
-                for g, share in zip(groups, (0.45, 0.2, 0.35), strict=True)
-            ]
-        )
+        counts = [len(g) for g in groups]
+        weights = np.repeat(np.sqrt(np.divide((0.45, 0.2, 0.35), counts)), counts)
         modes = np.array([m for g in groups for m in g])
         self._modes = _level(modes, pupil) * weights[:, None, None].astype(np.float32)
         n = len(modes)
@@ -95,17 +87,7 @@ class Wavefront:
         )
 
     def opd(self, state: int) -> np.ndarray:
-        """Optical path difference of one state.
-
-        Parameters
-        ----------
-        state : int
-            Index into `times_days`.
-
-        Returns
-        -------
-        (n, n) float32, m
-        """
+        """Optical path difference at the time of this index: (n, n) float32, m."""
         coefficients = (self._figure + self._drift[state]).astype(np.float32) * np.float32(1e-9)
         return np.tensordot(coefficients, self._modes, axes=1)
 
@@ -129,13 +111,8 @@ def _level(modes, pupil):
 
 
 def _ou_process(rng, n, times, correlation):
-    values = np.empty((len(times), n))
-    previous = None
-    for i, draw in enumerate(rng.standard_normal((len(times), n))):
-        if previous is None:
-            values[i] = draw
-        else:
-            memory = np.exp(-(times[i] - times[previous]) / correlation)
-            values[i] = memory * values[previous] + np.sqrt(1 - memory**2) * draw
-        previous = i
+    values = rng.standard_normal((len(times), n))
+    for i in range(1, len(times)):
+        memory = np.exp(-(times[i] - times[i - 1]) / correlation)
+        values[i] = memory * values[i - 1] + np.sqrt(1 - memory**2) * values[i]
     return values

@@ -16,28 +16,13 @@ from gpucoron.pipeline.result import ProductResult, Result
 from gpucoron.pipeline.run import Run
 from gpucoron.pipeline.run_options import RunOptions
 
-__all__ = ["check_outputs", "plan_association", "run_association"]
-
 log = logging.getLogger("gpucoron")
 
 
 def run_association(options: RunOptions, progress: Progress = no_progress) -> Result:
     """Run an association: check all that can be checked first, then process product by product.
 
-    Parameters
-    ----------
-    options : RunOptions
-    progress : callable
-        As for `gpucoron.run`.
-
-    Returns
-    -------
-    Result
-
-    Raises
-    ------
-    GpucoronError
-        As `gpucoron.run`.
+    `progress`, the result and the errors are those of `gpucoron.run`.
     """
     with Run.begin(options, progress) as run:
         products = _run_products(run)
@@ -74,13 +59,7 @@ def _run_products(run: Run) -> tuple[ProductResult, ...]:
 
 
 def check_outputs(options: RunOptions, inputs: RunInputs) -> list[Path]:
-    """Make sure, before any work, that all products can be written; return their paths.
-
-    Raises
-    ------
-    OutputError
-        They cannot.
-    """
+    """Return the paths of all products; raise OutputError if they cannot be written."""
     from gpucoron.io.products import preflight
 
     planned = OutputNames(options, inputs.association.asn_id).planned(inputs)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
     from gpucoron.pipeline.run_options import RunOptions
 
-__all__ = ["ProductInputs", "RunInputs", "read_inputs"]
-
 
 @dataclass(frozen=True)
 class ProductInputs:
@@ -30,15 +28,7 @@ class ProductInputs:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """An association, the names of its products, and its exposures.
-
-    Attributes
-    ----------
-    association : Association
-    names : tuple of str
-        Of the products.
-    products : tuple of ProductInputs
-    """
+    """An association, the names of its products, and their exposures."""
 
     association: Association
     names: tuple[str, ...]
@@ -61,22 +51,8 @@ def read_inputs(
 ) -> RunInputs:
     """Read an association, check its members, and name its products.
 
-    Parameters
-    ----------
-    options : RunOptions
-    progress : callable
-        As for `gpucoron.run`.
-    pixels : bool
-        Whether each member must have usable pixels.
-
-    Returns
-    -------
-    RunInputs
-
-    Raises
-    ------
-    InputError
-        The association or a member cannot be used.
+    With `pixels` each member must have usable pixels. An association or member that cannot be used
+    raises InputError.
     """
     from gpucoron.io.association import read_association
     from gpucoron.io.inspection import Requirements, inspect_members

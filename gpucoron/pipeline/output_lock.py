@@ -13,8 +13,6 @@ from filelock import FileLock, Timeout
 
 from gpucoron.errors import OutputError, why
 
-__all__ = ["FolderLock"]
-
 log = logging.getLogger("gpucoron")
 
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
@@ -23,21 +21,10 @@ _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.
 class FolderLock:
     """Holds a product's name in a folder for this process, until `release` or the process's end.
 
-    Parameters
-    ----------
-    folder : path
-    name : str
-        Of the product; the hidden file ``.<name>.lock`` is locked (flock).
-
-    Raises
-    ------
-    OutputError
-        Another run holds it; names its process and host. Or the file cannot be made.
-
-    Notes
-    -----
-    A lock ends with its process, however that ends. On NFS it holds among hosts where server and
-    mount support locks (NFSv4 does); where a file system has none, a warning is all there is.
+    Locks the hidden file ``.<name>.lock``. Raises OutputError if another run holds it (naming its
+    process and host), or if the file cannot be made. A lock ends with its process, however that
+    ends. On NFS it holds among hosts where server and mount support locks (NFSv4 does); where a
+    file system has none, a warning is all there is.
     """
 
     def __init__(self, folder: Path, name: str):

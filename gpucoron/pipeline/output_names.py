@@ -12,35 +12,16 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.inputs import RunInputs
     from gpucoron.pipeline.run_options import RunOptions
 
-__all__ = ["OutputNames"]
-
 
 @dataclass(frozen=True)
 class OutputNames:
-    """Names the products of a run.
-
-    Parameters
-    ----------
-    options : RunOptions
-    asn_id : str or None
-        Of the association; part of the names of exposure-based products.
-    """
+    """Names the products of a run."""
 
     options: RunOptions
-    asn_id: str | None
+    asn_id: str | None  # part of the names of exposure-based products
 
     def path(self, name: str, suffix: str, truncate: int | None = None) -> Path:
-        """Return where a product goes.
-
-        Parameters
-        ----------
-        name : str
-            Root of an exposure, or name of a product.
-        suffix : str
-            Type of product, as "psfsub".
-        truncate : int, optional
-            Number of KL vectors, for psfsub and i2d.
-        """
+        """Return where a product goes: `name` is an exposure's root, or a product's name."""
         from gpucoron.io.products import product_path
 
         path = product_path(self.options.folder, name, self.asn_id, suffix)

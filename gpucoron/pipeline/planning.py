@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.inputs import ProductInputs, RunInputs
     from gpucoron.pipeline.run_options import RunOptions
 
-__all__ = ["Plan", "make_plan", "plan_product", "plan_products", "predict"]
-
 MIB = 2**20
 #: Memory of the interpreter with its libraries and compiled code.
 BASE = 300 * MIB
@@ -40,42 +38,18 @@ _CPU_START, _GPU_START, _GPU_PAIR = 1.3, 2.92, 6.7e-10
 
 @dataclass(frozen=True)
 class Plan:
-    """Estimated memory, disk and time of one product.
-
-    Attributes
-    ----------
-    name : str
-        The product.
-    pairs : int
-        Fits of a reference to a science integration.
-    references : int
-        Reference images.
-    integrations : tuple of int
-        Of each science exposure.
-    shape : (int, int)
-        Of an image, (ny, nx).
-    batch : int
-        References shifted at a time.
-    memory : int
-        Peak, bytes, with what Python and its libraries take.
-    least_memory : int
-        The same with batches of one.
-    disk : int
-        Bytes to be written.
-    seconds : float
-        Expected wall time, without reading and writing.
-    """
+    """Estimated memory, disk and time of one product."""
 
     name: str
-    pairs: int
-    references: int
-    integrations: tuple[int, ...]
-    shape: tuple[int, int]
-    batch: int
-    memory: int
-    least_memory: int
-    disk: int
-    seconds: float
+    pairs: int  # fits of a reference to a science integration
+    references: int  # images
+    integrations: tuple[int, ...]  # of each science exposure
+    shape: tuple[int, int]  # of an image, (ny, nx)
+    batch: int  # references shifted at a time
+    memory: int  # peak, bytes, with what Python and its libraries take
+    least_memory: int  # the same with batches of one
+    disk: int  # bytes to be written
+    seconds: float  # wall time without reading and writing
 
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
@@ -122,26 +96,9 @@ def make_plan(
     budget: int | None = None,
     threads: int = 1,
 ) -> Plan:
-    """Estimate memory, disk and time of a product from the shapes of its exposures.
+    """Estimate memory, disk and time of a product from the shapes (n, ny, nx) of its exposures.
 
-    Parameters
-    ----------
-    name : str
-        The product.
-    science, references : sequence of (n, ny, nx)
-        Shapes of the exposures.
-    parameters : Parameters
-        Of the run.
-    save, keep : collection of str
-        What is written, and what is held in memory.
-    budget : int, optional
-        Bytes that the run may use; decides the batch. Default: as much as it likes.
-    threads : int
-        That it uses.
-
-    Returns
-    -------
-    Plan
+    `budget`, the bytes that the run may use, decides the batch; None is no limit.
     """
     ny, nx = science[0][1:]
     npix, nref = ny * nx, sum(s[0] for s in references)
@@ -204,15 +161,13 @@ def _wide_drops(resample):
 
 
 def _disk(npix, nref, counts, parameters, save, aligned):
+    truncations = len(parameters.klip.truncations)
     sizes = {
         "crfints": _FULL * (nref + sum(counts)) * (not parameters.outlier_detection.skip),
         "psfstack": _PLAIN * nref,
         "psfalign": _PLAIN * nref * aligned * (not parameters.align_refs.skip),
-        "psfsub": _FULL
-        * sum(counts)
-        * len(parameters.klip.truncations)
-        * (not parameters.klip.skip),
-        "i2d": 40 * len(parameters.klip.truncations) * (not parameters.resample.skip),
+        "psfsub": _FULL * sum(counts) * truncations * (not parameters.klip.skip),
+        "i2d": 40 * truncations * (not parameters.resample.skip),
     }
     return npix * sum(size for name, size in sizes.items() if name in save)
 
@@ -241,15 +196,7 @@ def _worth(threads: int) -> float:
 def predict(plans: Sequence[Plan]) -> tuple[float, float]:
     """Predict the seconds that a run takes on a GPU, and on the CPU.
 
-    Parameters
-    ----------
-    plans : sequence of Plan
-        Of its products.
-
-    Returns
-    -------
-    on_gpu, on_cpu : float
-        Of whole processes, with compiled code kept from before.
+    They are those of whole processes, with compiled code kept from before.
     """
     pixels = sum(plan.pairs * plan.shape[0] * plan.shape[1] for plan in plans)
     return _GPU_START + _GPU_PAIR * pixels, _CPU_START + sum(plan.seconds for plan in plans)

@@ -21,23 +21,11 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.subtraction import DeviceWork
     from gpucoron.steps.bad_pixels import ReferenceLibrary
 
-__all__ = ["run_product"]
-
 log = logging.getLogger("gpucoron")
 
 
 def run_product(run: Run, inputs: ProductInputs) -> ProductResult:
-    """Run the five steps on one product of an association.
-
-    Parameters
-    ----------
-    run : Run
-    inputs : ProductInputs
-
-    Returns
-    -------
-    ProductResult
-    """
+    """Run the five steps on one product of an association."""
     product = ProductContext(run, inputs)
     with product.backends[0].activate():
         # outlier_detection: flag pixels that deviate from their exposure's median

@@ -24,25 +24,18 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.inputs import ProductInputs
     from gpucoron.pipeline.run import Run
 
-__all__ = ["ProductContext"]
-
 log = logging.getLogger("gpucoron")
 
 
 class ProductContext:
     """The state of one product while its steps run.
 
-    Parameters
-    ----------
-    run : Run
-    inputs : ProductInputs
-
     Attributes
     ----------
     parameters : Parameters
     names : OutputNames
     backends : list
-        Devices that share the work; the first holds what comes of it.
+        Devices that share the work; the first holds the result.
     result : ProductResult
     record : Record
         What the report shows.
@@ -53,8 +46,7 @@ class ProductContext:
     batch : int
         References to shift at a time, within the memory allowed.
     stacks : iterator of IntegrationStack
-        The images of all exposures, references first; each is read while the one before is worked
-        on.
+        The images of all exposures, references first, each read ahead.
     """
 
     def __init__(self, run: Run, inputs: ProductInputs):
@@ -111,17 +103,7 @@ class ProductContext:
         value : array or dataclass of arrays
             On the first device.
         writer : callable
-            Of `gpucoron.io.products`.
-        source : Exposure or list of Exposure
-            That it was made from.
-        *extra
-            More that the writer takes.
-        truncate : int, optional
-            Number of KL vectors.
-
-        Returns
-        -------
-        The value on the host, or None.
+            Of `gpucoron.io.products`; gets `source` (what it was made from), value and `extra`.
         """
         kept = kind in self.run.options.keep
         host = self.backends[0].download_later(value, pinned=not kept)

@@ -11,46 +11,27 @@ from gpucoron.backend.transfer import PendingArray
 from gpucoron.pipeline.run_record import RunRecord
 from gpucoron.pipeline.step_clock import StepClock
 
-__all__ = ["ProductWriter"]
-
 log = logging.getLogger("gpucoron")
 
 
 class ProductWriter:
     """Writes products in the background, and records each when it is complete.
 
-    Parameters
-    ----------
-    background : Background
-    record : RunRecord
-        A product that it has already is not written again.
-    clock : StepClock
-        Gets the time that the caller waits, as "write".
-    overwrite : bool
-        Whether files that exist may be replaced.
-
-    Attributes
-    ----------
-    files : list of Path
-        What is complete, in order.
+    A product that the record has already is not written again. The clock gets the time that the
+    caller waits, as "write".
     """
 
     def __init__(self, background: Background, record: RunRecord, clock: StepClock, overwrite):
         self.background, self.record, self.clock = background, record, clock
         self.overwrite = overwrite
-        self.files: list[Path] = []
+        self.files: list[Path] = []  # what is complete, in order
         self._begun: set[Path] = set()
 
     def write(self, path: Path, writer: Callable[..., None], *args) -> None:
         """Write a product: once, however many products of an association share an exposure.
 
-        Parameters
-        ----------
-        path : Path
-        writer : callable
-            Of `gpucoron.io.products`; called as ``writer(path, *args, overwrite=...)``.
-        *args
-            What is still on a GPU is fetched in the background.
+        Calls ``writer(path, *args, overwrite=...)`` in the background, where arguments that are
+        still on a GPU are fetched.
         """
         if path in self._begun:
             return

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from gpucoron.steps.align_refs import AlignedReferences
     from gpucoron.steps.resample import ResampledImage
 
-__all__ = ["ProductResult", "Result"]
-
 log = logging.getLogger("gpucoron")
 
 
@@ -152,23 +150,10 @@ class Result:
     def with_report(
         self, path: str | PathLike, star: tuple[float, float] | None, overwrite: bool
     ) -> Result:
-        """Return this result with a report written, its file and time included.
+        """Return this result with a report written (see `report`), its file and time included.
 
-        Parameters
-        ----------
-        path, star, overwrite
-            As for `report`.
-
-        Returns
-        -------
-        Result
-            Where the report fails for a reason of its own, with a warning instead: products are
-            complete all the same.
-
-        Raises
-        ------
-        OutputError
-            As `report`.
+        Where the report fails for a reason of its own, with a warning instead: products are
+        complete all the same.
         """
         start, files, warnings = time.perf_counter(), self.files, self.warnings
         try:

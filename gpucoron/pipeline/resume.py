@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
     from gpucoron.pipeline.product_context import ProductContext
 
-__all__ = ["can_read_back", "difference", "read", "read_back", "verified"]
-
 log = logging.getLogger("gpucoron")
 
 _KEYS = {
@@ -52,42 +50,20 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe the first difference between two runs that matters; empty if there is none.
+    """Describe the first difference between the records of two runs; empty if none matters.
 
-    Parameters
-    ----------
-    earlier, now : mapping
-        Records, as they are read and written.
-
-    Notes
-    -----
     What decides about bits: format and version, libraries, device, parameters, input files (by
     name, size and CRC). Threads, memory, folders, host and the products to write do not.
     """
     for key in ("format", "gpucoron"):
         if earlier[key] != now[key]:
             return f"{key} was {earlier[key]} and is {now[key]}"
-    devices = [
-        {"device": d.get("label"), "its name": d.get("name")}
-        for d in (earlier["device"], now["device"])
-    ]
-    inputs: list[dict[str, Any]] = (
-        [
-            {Path(str(e["path"])).name: (e["size"], e["crc32"]) for e in r["inputs"]}
-            for r in (earlier, now)
-        ]
-        if _plain(earlier["inputs"])
-        else [{"inputs": None}, {}]
-    )
-    for before, after in (
-        (earlier["versions"], now["versions"]),
-        devices,
-        (earlier["parameters"], now["parameters"]),
-    ):
+    before_after = [_what_counts(record) for record in (earlier, now)]
+    for before, after in zip(*before_after, strict=True):
         for key in dict.fromkeys([*before, *after]):
             if before.get(key) != after.get(key):
                 return f"{key} was {before.get(key)} and is {after.get(key)}"
-    before, after = inputs
+    before, after = (_inputs(record["inputs"]) for record in (earlier, now))
     for name in dict.fromkeys([*before, *after]):
         if name not in before or name not in after:
             return f"{name} is {'no longer' if name in before else 'now'} an input"
@@ -96,24 +72,24 @@ def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ""
 
 
-def _plain(entries) -> bool:
-    return all(isinstance(e, dict) and {"path", "size", "crc32"} <= set(e) for e in entries)
+def _what_counts(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    device = record["device"]
+    shown = {"device": device.get("label"), "its name": device.get("name")}
+    return record["versions"], shown, record["parameters"]
+
+
+def _inputs(entries: list) -> dict[str, Any]:
+    """Return size and CRC of the input files by name; none of a record that was tampered with."""
+    try:
+        return {Path(str(e["path"])).name: (e["size"], e["crc32"]) for e in entries}
+    except (TypeError, KeyError):
+        return {}
 
 
 def verified(
     folder: Path, entries: Iterable[Mapping[str, Any]], wanted: Iterable[str], threads: int
 ) -> dict[str, dict[str, Any]]:
-    """Return, by name, the entries of files that are needed, complete and unmodified.
-
-    Parameters
-    ----------
-    folder : Path
-    entries : iterable of mapping
-        Of an earlier record.
-    wanted : iterable of str
-    threads : int
-        That read files at a time.
-    """
+    """Return, by name, the entries of files that are wanted, complete and unmodified."""
     from gpucoron.io.fits.checksums import is_whole
 
     wanted = set(wanted)
@@ -156,18 +132,8 @@ def read_back(
 ) -> dict[int, IntegrationStack]:
     """Return a science exposure's subtracted images for each truncation, from its products.
 
-    Parameters
-    ----------
-    product : ProductContext
-        Its `result` gets the fits, where psfalign has them.
-    exposure : Exposure
-    flagged : IntegrationStack
-        With its outliers flagged; SCI and ERR are replaced, DQ and variances klip leaves alone.
-
-    Raises
-    ------
-    InputError
-        A product is not what it was a moment ago.
+    SCI and ERR of `flagged` are replaced; klip leaves DQ and variances alone. The product's result
+    gets the fits, where psfalign has them.
     """
     from gpucoron.io.exposures import read_exposure
 

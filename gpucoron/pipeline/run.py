@@ -20,30 +20,11 @@ from gpucoron.pipeline.run_options import RunOptions
 from gpucoron.pipeline.run_record import RunRecord
 from gpucoron.pipeline.step_clock import StepClock
 
-__all__ = ["Run"]
-
 log = logging.getLogger("gpucoron")
 
 
 class Run:
-    """What all steps of a run share; made by `Run.begin`.
-
-    Attributes
-    ----------
-    options : RunOptions
-    progress : callable
-        As for `gpucoron.run`.
-    threads : int
-        That the run uses.
-    warnings : list of str
-        So far.
-    device : Device
-        Once it is chosen.
-    clock : StepClock
-    record : RunRecord
-    background : Background
-    writer : ProductWriter
-    """
+    """What all steps of a run share; made by `Run.begin`."""
 
     def __init__(self, options: RunOptions, progress: Progress, threads: int, warnings: list[str]):
         self.options, self.progress, self.threads = options, progress, threads
@@ -52,7 +33,7 @@ class Run:
         self.warnings = warnings
         self.clock = StepClock()
         self.timed = self.clock.timed
-        self.device: Any = None
+        self.device: Any = None  # until it is chosen
         self.record = RunRecord(
             options.parameters, None, options.resume, self.clock.timings, warnings, threads
         )

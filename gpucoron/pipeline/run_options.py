@@ -13,52 +13,19 @@ from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import ParameterError, UsageError
 
-__all__ = ["DEFAULT_SAVE", "RunOptions", "parse_size"]
-
 #: Share of the free memory that a run may use unless told.
 SHARE = 0.5
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
+_UNITS = {"": 1} | {
+    f"{letter}{binary}": base**power
+    for power, letter in enumerate("kmgt", 1)
+    for binary, base in (("", 1000), ("i", 1024))
 }
 DEFAULT_SAVE = frozenset(PRODUCTS) - {"median"}
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Settings of a run, validated.
-
-    Attributes
-    ----------
-    asn : Path
-        The association.
-    parameters : Parameters
-        Of the five steps.
-    device : str, int or Device
-        As for `gpucoron.backend.device.choose_device`.
-    output_dir : Path or None
-        Where products are written.
-    save, keep : frozenset of str
-        The products to write, and to hold in memory.
-    psfmask : path or None
-        The psfmask file; None asks CRDS, or takes ones.
-    psfmask_name : str or None
-        What products call it, where that is not `psfmask`.
-    overwrite, skip_bad, checksums, resume : bool
-        As for `gpucoron.run`.
-    threads : int or None
-        Of every thread pool.
-    memory : int, str or None
-        What the run may use.
-    memory_limit : int or None
-        Bytes beyond which something outside ends this process, as a Dask nanny does.
+    """Settings of a run, validated; those without a comment are as for `gpucoron.run`.
 
     Raises
     ------
@@ -73,14 +40,14 @@ class RunOptions:
     save: frozenset[str] = DEFAULT_SAVE
     keep: frozenset[str] = frozenset()
     psfmask: str | PathLike | None = None
-    psfmask_name: str | None = None
+    psfmask_name: str | None = None  # what products call it, where that is not `psfmask`
     overwrite: bool = True
     skip_bad: bool = False
     checksums: bool = True
     resume: bool = False
     threads: int | None = None
     memory: int | str | None = None
-    memory_limit: int | None = None
+    memory_limit: int | None = None  # bytes at which a Dask nanny ends this process
 
     def __post_init__(self):
         for name in ("save", "keep"):

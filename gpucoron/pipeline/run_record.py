@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from gpucoron.backend.device import Device
 
-__all__ = ["FORMAT", "RunRecord"]
-
 log = logging.getLogger("gpucoron")
 
 FORMAT = 1
@@ -44,20 +42,6 @@ _CODES = dict(EXITS.values())
 class RunRecord:
     """Writes the record of one run, and locks its output names.
 
-    Parameters
-    ----------
-    parameters : Parameters
-    device : Device
-    continuing : bool
-        Whether to take over what an earlier run has completed.
-    timings : mapping of str to float
-        Seconds by step so far; looked at whenever the record is written.
-    warnings : sequence of str
-        Likewise.
-    threads : int
-
-    Notes
-    -----
     A context manager. Nothing happens before `begin`, which a run that writes nothing never calls;
     until then `has` is False and `wrote` does nothing. An exception that ends the block gets a
     note (PEP 678) of what is complete.
@@ -65,9 +49,9 @@ class RunRecord:
 
     parameters: Any = None
     device: Any = None
-    continuing: bool = False
-    timings: Mapping[str, float] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
+    continuing: bool = False  # take over what an earlier run has completed
+    timings: Mapping[str, float] = field(default_factory=dict)  # seconds by step so far
+    warnings: Sequence[str] = ()  # so far
     threads: int = 1
 
     def __post_init__(self):
@@ -85,19 +69,8 @@ class RunRecord:
     def begin(self, names: Iterable[str], planned: Iterable[Path], inputs: Iterable[Path]) -> None:
         """Lock the products' names, read an earlier run's record, and write a new one.
 
-        Parameters
-        ----------
-        names : iterable of str
-            The products of the association; the record is named after the first.
-        planned : iterable of Path
-            Every file that will be written, all in one folder.
-        inputs : iterable of Path
-            Every file that will be read.
-
-        Raises
-        ------
-        OutputError
-            Another run writes there, or the record cannot be written.
+        The record is named after the first product; `planned` are all files that will be written,
+        `inputs` all that will be read. Raises OutputError if another run writes there.
         """
         names, planned = list(names), list(dict.fromkeys(planned))
         folder = planned[0].parent
@@ -134,12 +107,7 @@ class RunRecord:
             "process": os.getpid(),
             "versions": _versions(device),
             "platform": platform.platform(),
-            "device": {
-                "label": device.label,
-                "name": device.name,
-                "description": device.description,
-                "reason": device.reason,
-            },
+            "device": {k: getattr(device, k) for k in ("label", "name", "description", "reason")},
             "threads": self.threads,
             "resumed": None,
             "parameters": json.loads(json.dumps(self.parameters.flat())),
@@ -309,16 +277,13 @@ class RunRecord:
         """End the record from another thread while the run is blocked."""
         if not self._lock.acquire(timeout=0.2):
             return ""
-        self._remove_partials_of_mine()
+        for path in self.path.parent.glob(f".*.{os.getpid()}-*.part"):
+            with suppress(OSError):
+                path.unlink()
         if not self._beginning:
             self._finish(what, _CODES[what], None)
         self._stack.close()
         return "" if self._beginning else self.kept()
-
-    def _remove_partials_of_mine(self) -> None:
-        for path in self.path.parent.glob(f".*.{os.getpid()}-*.part"):
-            with suppress(OSError):
-                path.unlink()
 
 
 def _now() -> str:

@@ -7,23 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["StepClock"]
-
 
 class StepClock:
-    """Adds up the wall time of each step, from any thread.
-
-    Attributes
-    ----------
-    timings : dict of str to float
-        Seconds by step.
-    spans : list of (str, float, float)
-        Step, start and end of each piece of work, s on the clock of `time.perf_counter`.
-    """
+    """Adds up the wall time of each step, from any thread."""
 
     def __init__(self):
-        self.timings: dict[str, float] = {}
-        self.spans: list[tuple[str, float, float]] = []
+        self.timings: dict[str, float] = {}  # seconds by step
+        self.spans: list[tuple[str, float, float]] = []  # step, start, end; as perf_counter counts
         self._lock = threading.Lock()
 
     @contextmanager

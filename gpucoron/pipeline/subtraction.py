@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.run import Run
     from gpucoron.steps.align_refs import Alignment
 
-__all__ = ["DeviceWork", "Subtraction"]
-
 log = logging.getLogger("gpucoron")
 
 LARGEST_GROUP = 32  # integrations that a GPU takes at once; more are no faster
@@ -41,16 +39,8 @@ class DeviceWork(NamedTuple):
 class Subtraction:
     """Align the references to a science exposure and subtract its KLIP model.
 
-    Parameters
-    ----------
-    job : Run
-        The run: settings, progress, timings.
-    root : str
-        Of the exposure.
-    shares : list of DeviceWork
-        One for each device; the result is put together on the first.
-    keep : bool
-        Whether aligned references are wanted in the end.
+    The result is put together on the first of the devices that share the work; with `keep`, aligned
+    references are kept.
 
     Attributes
     ----------
@@ -76,10 +66,7 @@ class Subtraction:
     def run(self, writer: PsfalignWriter | None) -> dict[int, IntegrationStack]:
         """Align and subtract; return a stack for each truncation.
 
-        Parameters
-        ----------
-        writer : PsfalignWriter or None
-            Takes the aligned references as they come about.
+        Aligned references are written as they come about.
         """
         stack, integrations = self.shares[0].stack, self.shares[0].alignment.integrations
         xp = cuda.array_namespace(stack.data)

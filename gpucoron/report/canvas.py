@@ -11,18 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-__all__ = [
-    "COLOURS",
-    "Drawing",
-    "chart",
-    "drawing",
-    "equal_scale",
-    "image_axes",
-    "label_directions",
-    "log_scale",
-    "style",
-]
-
 #: Okabe and Ito's, which do without telling red from green, dark enough for lines on white.
 COLOURS = ("#0072b2", "#d55e00", "#8a3f93", "#00797a", "#b28500", "#4d4d4d")
 WIDTH = 5.0  # inches; as wide as half a page, or a phone
@@ -103,17 +91,7 @@ def equal_scale(axes: Axes) -> None:
 def label_directions(axes: Axes, points) -> np.ndarray:
     """Choose on which side of each point its label goes: away from other points and the frame.
 
-    Parameters
-    ----------
-    axes : Axes
-        With the limits that it will have.
-    points : (n, 2) array
-        x and y in data units.
-
-    Returns
-    -------
-    (n, 2) float64
-        Unit vectors.
+    The axes must have their limits; points are (n, 2) in data units. Returns unit vectors (n, 2).
     """
     low, high = np.sort(np.transpose([axes.get_xlim(), axes.get_ylim()]), axis=0)
     at = (np.asarray(points, float).reshape(-1, 2) - low) / (high - low)

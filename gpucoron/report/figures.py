@@ -10,22 +10,12 @@ from gpucoron.analysis import measure
 from gpucoron.analysis.record import Record
 from gpucoron.report import images, plots
 
-__all__ = ["plot"]
-
 
 def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
-    """Draw the combined image, residuals, shifts and eigenvalues of a product.
+    """Draw the combined image, residuals, shifts and eigenvalues of a `gpucoron.ProductResult`.
 
-    Parameters
-    ----------
-    product : gpucoron.ProductResult
-    star : (ra, dec), degrees, optional
-        See `gpucoron.analysis.measure.locate_star`.
-
-    Returns
-    -------
-    Figure
-        Panels of skipped steps say so.
+    `star` is ra, dec in degrees; see `gpucoron.analysis.measure.locate_star`. Panels of skipped
+    steps say so.
     """
     record = product.record or Record()
     sky = measure.locate_star(record, star)

@@ -21,18 +21,6 @@ from gpucoron.analysis.measure import Sky, SkyCandidate, science_exposures
 from gpucoron.analysis.record import Record
 from gpucoron.report.canvas import label_directions
 
-__all__ = [
-    "Frame",
-    "asinh_norm",
-    "combined_frame",
-    "draw_candidates",
-    "draw_compass",
-    "draw_image",
-    "draw_outlines",
-    "mask_outline",
-    "sky_outlines",
-]
-
 LISTED = 10  # candidates in the table and in the images
 LARGEST = 700  # pixels to a side that are drawn one by one; larger images are averaged down
 NO_DATA = "0.6"  # grey
@@ -44,18 +32,10 @@ CROSS = Path(
 
 @dataclass(frozen=True)
 class Frame:
-    """Coordinates of an image panel: arcsec from the star, or pixels.
+    """Coordinates of an image panel: arcsec from the star, or pixels."""
 
-    Parameters
-    ----------
-    star : (x, y), optional
-        Pixels from 0.
-    scale : float, optional
-        arcsec per pixel.
-    """
-
-    star: tuple[float, float] | None = None
-    scale: float | None = None
+    star: tuple[float, float] | None = None  # x, y in pixels from 0
+    scale: float | None = None  # arcsec per pixel
 
     def __call__(self, points) -> np.ndarray:
         """Convert pixels (..., 2), x and y, to what the axes show."""
@@ -114,22 +94,10 @@ def draw_image(
     colours: str = "viridis",
     box: tuple[int, int, int, int] | None = None,
 ) -> None:
-    """Draw an image with its colour bar, and a cross on the star.
+    """Draw an image (ny, nx) with its colour bar, and a cross on the star.
 
-    Parameters
-    ----------
-    axes : Axes
-    image : (ny, nx) floating array
-        NaN is grey.
-    norm : Normalize or None
-        None if the image has no finite pixel.
-    frame : Frame
-    unit : str
-        Of the values.
-    colours : str
-        Name of a matplotlib colour map.
-    box : (x0, y0, x1, y1), optional
-        Pixels to show; default all.
+    NaN is grey; `norm` is None if the image has no finite pixel. `box` are the pixels to show (x0,
+    y0, x1, y1); default all.
     """
     x0, y0, x1, y1 = box or (0, 0, *image.shape[::-1])
     (left, bottom), (right, top) = frame([(x0 - 0.5, y0 - 0.5), (x1 - 0.5, y1 - 0.5)])
@@ -182,13 +150,7 @@ def draw_candidates(axes: Axes, candidates: Sequence[SkyCandidate], frame: Frame
     good = [(k, c.candidate) for k, c in enumerate(candidates[:LISTED], 1) if not c.caveat]
     points = frame(np.reshape([(c.x, c.y) for _, c in good], (-1, 2)))
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    visible: Any = (
-        np.abs(points - ((left + right) / 2, (bottom + top) / 2))
-        < (
-            (right - left) / 2,
-            (top - bottom) / 2,
-        )
-    ).all(axis=1)
+    visible = ((points > (left, bottom)) & (points < (right, top))).all(axis=1)
     good = [g for g, inside in zip(good, visible, strict=True) if inside]
     points = points[visible]
     for (k, _), point, way in zip(good, points, label_directions(axes, points), strict=True):

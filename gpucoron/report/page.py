@@ -15,8 +15,6 @@ from gpucoron.analysis.measure import SkyCandidate
 from gpucoron.analysis.record import Record
 from gpucoron.report import sections
 
-__all__ = ["make_report", "report_path", "write_report"]
-
 
 def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
     """Make the report of a run.

@@ -17,22 +17,6 @@ from gpucoron.analysis.measure import Shifts, Sky, science_exposures
 from gpucoron.analysis.record import Record
 from gpucoron.report.canvas import COLOURS, equal_scale, label_directions, log_scale, style
 
-__all__ = [
-    "Curve",
-    "Spectrum",
-    "draw_flags",
-    "draw_residuals",
-    "draw_shifts",
-    "draw_spectrum",
-    "draw_timeline",
-    "draw_variance",
-    "exposure_curves",
-    "image_curves",
-    "kl_vectors",
-    "shifts_by_exposure",
-    "spectrum",
-]
-
 DASHES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 NAMED = 12  # entries of a legend
 DOTS = 3000  # single fits that are drawn
@@ -40,22 +24,12 @@ DOTS = 3000  # single fits that are drawn
 
 @dataclass(frozen=True)
 class Curve:
-    """Residual rms of one image against separation.
+    """Residual rms of one image against separation."""
 
-    Parameters
-    ----------
-    exposure : str
-        S1, S2, ...; empty for the combined image.
-    truncate : int or None
-        None before subtraction.
-    separation : (n,) array, arcsec
-    rms : (n,) array, MJy/sr
-    """
-
-    exposure: str
-    truncate: int | None
-    separation: np.ndarray
-    rms: np.ndarray
+    exposure: str  # S1, S2, ...; empty for the combined image
+    truncate: int | None  # None before subtraction
+    separation: np.ndarray  # (n,), arcsec
+    rms: np.ndarray  # (n,), MJy/sr
 
 
 def kl_vectors(truncate: int) -> str:
@@ -124,17 +98,11 @@ def shifts_by_exposure(record: Record, fits: Mapping[str, np.ndarray]) -> dict[s
 
 
 def draw_shifts(axes: Axes, shifts: Mapping[str, Shifts], *, within: bool = False) -> None:
-    """Draw the shift of every reference image with its error bars.
+    """Draw the shift of every reference image with its error bars, by science exposure.
 
-    Parameters
-    ----------
-    axes : Axes
-    shifts : dict of str to Shifts
-        By science exposure. Names stand beside the points of the first; a legend if there are
-        several.
-    within : bool
-        Draw what is left after subtracting the median of each reference's own exposure, in
-        thousandths of a pixel.
+    Names stand beside the points of the first; a legend if there are several. `within` draws what
+    is left after subtracting the median of each reference's own exposure, in thousandths of a
+    pixel.
     """
     unit, scale = ("10⁻³ px", 1000) if within else ("px", 1)
     style(axes, f"Δx ({unit})", f"Δy ({unit})")
@@ -181,21 +149,11 @@ def _name_references(axes: Axes, s: Shifts) -> None:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues of the KL bases of a product.
+    """Eigenvalues of the KL bases of a product."""
 
-    Parameters
-    ----------
-    values : (bases, modes) array, (MJy/sr)²
-        NaN where a basis has fewer modes.
-    each : (modes,) array
-        Median share of the variance of each mode, percent.
-    total : (modes,) array
-        Median share of all modes up to each, percent.
-    """
-
-    values: np.ndarray
-    each: np.ndarray
-    total: np.ndarray
+    values: np.ndarray  # (bases, modes), (MJy/sr)²; NaN where a basis has fewer modes
+    each: np.ndarray  # (modes,), median share of the variance of each mode, percent
+    total: np.ndarray  # (modes,), median share of all modes up to each, percent
 
 
 def spectrum(record: Record) -> Spectrum | None:

@@ -15,20 +15,6 @@ from gpucoron.report import images, plots
 from gpucoron.report.canvas import Drawing, chart, drawing, image_axes
 from gpucoron.report.images import LISTED, Frame, asinh_norm
 
-__all__ = [
-    "before_after",
-    "candidate_table",
-    "combined",
-    "eigenvalues",
-    "flags",
-    "labels",
-    "number",
-    "residuals",
-    "shifts",
-    "significance_map",
-    "timeline",
-]
-
 INNER_ARCSEC = 3.5  # half a side of the enlarged middle
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from gpucoron.optics.instruments import Filter, Instrument
 from gpucoron.simulate.geometry import Window
 
-__all__ = ["Detector", "Frames"]
-
 DO_NOT_USE, SATURATED, JUMP_DET, NON_SCIENCE = 1, 2, 4, 512
 DEAD, HOT, WARM, OTHER, REFERENCE_PIXEL = 1 << 10, 1 << 11, 1 << 12, 1 << 30, 1 << 31
 
@@ -39,8 +37,6 @@ class Detector:
 
     Parameters
     ----------
-    instrument, bandpass, window : Instrument, Filter, Window
-    integration_s : float
     rng : numpy.random.Generator
         For everything that does not change between exposures.
     subtracted : (ny, nx) float64, MJy/sr
@@ -91,18 +87,10 @@ class Detector:
         return self.flags & NON_SCIENCE == 0
 
     def expose(self, scenes: list[np.ndarray], rngs: dict[str, np.random.Generator]) -> Frames:
-        """Simulate the integrations of an exposure.
+        """Simulate the integrations of an exposure from noiseless images (MJy/sr) of all light.
 
-        Parameters
-        ----------
-        scenes : list of (ny, nx) float64, MJy/sr
-            Noiseless image of every integration, with all its background.
-        rngs : dict of numpy.random.Generator
-            ``noise``, ``hits`` and ``jumps``: switching one effect off does not change the others.
-
-        Returns
-        -------
-        Frames
+        `rngs` are ``noise``, ``hits`` and ``jumps``: switching one effect off does not change the
+        others.
         """
         planes = [self._integrate(np.where(self.border_is_dark, 0.0, s), rngs) for s in scenes]
         names = ("data", "err", "dq", "var_poisson", "var_rnoise", "var_flat", "cosmic_rays")

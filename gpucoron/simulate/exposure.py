@@ -16,8 +16,6 @@ from gpucoron.io.files import output_file
 from gpucoron.simulate.geometry import VA_SCALE, pixel_area
 from gpucoron.simulate.wcs import build_gwcs, sip_keywords
 
-__all__ = ["SOFTWARE", "model_hdus", "subarray", "write_exposure", "write_hdus"]
-
 SOFTWARE = "gpucoron.simulate"
 STEPS = (
     "assign_wcs dark_sub dq_init flat_field gain_scale jump linearity photom ramp_fit refpix "
@@ -28,23 +26,7 @@ BARYCENTRIC_S = 69.184 + 280.0  # TDB - UTC and a light travel time
 
 
 def write_exposure(directory: Path, instrument, bandpass, plan, n_references: int, frames) -> None:
-    """Write one ``_calints`` file with stdatamodels.
-
-    Parameters
-    ----------
-    directory : Path
-    instrument, bandpass : Instrument, Filter
-    plan : ExposurePlan
-    n_references : int
-        Positions of the reference star's dither pattern.
-    frames : Frames
-        The arrays.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
+    """Write one ``_calints`` file with stdatamodels; the dither pattern has `n_references`."""
     meta = _metadata(instrument, bandpass, plan, n_references)
     gwcs = build_gwcs(plan.pointing)
     tree = {
@@ -62,19 +44,10 @@ def write_exposure(directory: Path, instrument, bandpass, plan, n_references: in
 
 
 def model_hdus(model: type, tree: dict) -> HDUList:
-    """Convert a tree of metadata and arrays to HDUs by a datamodel's schema.
+    """Convert a tree (``meta``, and arrays by name) to HDUs by a datamodel's schema.
 
-    Parameters
-    ----------
-    model : type
-        A class of `stdatamodels.jwst.datamodels`.
-    tree : dict
-        ``meta`` and the arrays by their names in the schema. `model.save` would replace its date by
-        the present one; here it stays, so that the same seed gives the same file.
-
-    Returns
-    -------
-    HDUList
+    `model.save` would replace its date by the present one; here it stays, so that the same seed
+    gives the same file.
     """
     tree["meta"]["model_type"] = model.__name__
     return fits_support.to_fits(tree, _schema(model))
@@ -86,13 +59,7 @@ def _schema(model):
 
 
 def write_hdus(path: Path, hdus: HDUList) -> None:
-    """Write a FITS file that gets its name only when it is complete.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
+    """Write a FITS file that gets its name only when it is complete."""
     content = io.BytesIO()  # an OSError within astropy would lose its errno
     hdus.writeto(content)
     with output_file(path) as file:

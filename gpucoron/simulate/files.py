@@ -12,15 +12,6 @@ from stdatamodels.jwst import datamodels
 from gpucoron.io.files import output_file
 from gpucoron.simulate.exposure import SOFTWARE, model_hdus, subarray, write_hdus
 
-__all__ = [
-    "association_name",
-    "root_name",
-    "write_association",
-    "write_psfmask",
-    "write_scenes",
-    "write_truth",
-]
-
 PROGRAM = "09100"
 _ASN_IDS = {"round": "c1001", "4qpm": "c1002", "spot": "c1003"}
 
@@ -122,12 +113,7 @@ def write_psfmask(directory: Path, instrument, bandpass, window, science_area) -
 def write_truth(
     directory: Path, options, bandpass, window, plans, planets, truth
 ) -> tuple[Path, Path]:
-    """Write the ground truth: ``truth.npz`` (arrays) and ``truth.json``.
-
-    Returns
-    -------
-    (Path, Path)
-    """
+    """Write the ground truth: ``truth.npz`` (arrays) and ``truth.json``; return their paths."""
     arrays = {
         "mask_centre": np.array(window.centre),
         "bad_pixels": truth["bad_pixels"],

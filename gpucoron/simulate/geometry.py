@@ -5,30 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.coordinates.matrix_utilities import rotation_matrix
 
 from gpucoron.optics.instruments import Aperture
-
-__all__ = ["Pointing", "Window", "aim", "pixel_area", "polynomial_grid"]
 
 VA_SCALE = 1.00003  # differential velocity aberration, as a visit would have it
 
 
 @dataclass(frozen=True)
 class Window:
-    """The part of the detector that is read out.
-
-    Parameters
-    ----------
-    aperture : Aperture
-    shape : (int, int)
-        Rows and columns.
-    corner : (int, int)
-        First pixel (x, y) on the full detector, counted from 1.
-    """
+    """The part of the detector that is read out."""
 
     aperture: Aperture
-    shape: tuple[int, int]
-    corner: tuple[int, int]
+    shape: tuple[int, int]  # rows and columns
+    corner: tuple[int, int]  # first pixel (x, y) on the full detector, counted from 1
 
     @classmethod
     def centred(cls, aperture: Aperture, shape: tuple[int, int] | None) -> Window:
@@ -51,18 +41,7 @@ class Window:
 
 
 def polynomial_grid(coefficients, degree: int) -> np.ndarray:
-    """Arrange SIAF coefficients as ``grid[i, j]`` of ``x**i * y**j``.
-
-    Parameters
-    ----------
-    coefficients : sequence of float
-        In SIAF order: 1, x, y, x^2, xy, y^2, ...
-    degree : int
-
-    Returns
-    -------
-    (degree + 1, degree + 1) float64
-    """
+    """Arrange coefficients in SIAF order (1, x, y, x^2, xy, ...) as ``grid[i, j]`` of x^i y^j."""
     grid = np.zeros((degree + 1, degree + 1))
     values = iter(coefficients)
     for total in range(degree + 1):
@@ -73,49 +52,24 @@ def polynomial_grid(coefficients, degree: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pointing:
-    """Pointing of one exposure: transforms between pixels and sky.
-
-    Parameters
-    ----------
-    window : Window
-    ra_ref, dec_ref : float, deg
-        Sky position of the aperture's reference point.
-    roll_ref_deg : float
-        Position angle of V3 there, north over east.
-    """
+    """Pointing of one exposure: transforms between pixels and sky."""
 
     window: Window
-    ra_ref: float
+    ra_ref: float  # sky position of the aperture's reference point, deg
     dec_ref: float
-    roll_ref_deg: float
+    roll_ref_deg: float  # position angle of V3 there, north over east
 
     def rotation(self) -> np.ndarray:
         """Rotation matrix (3, 3) from V2V3 to the sky, for unit vectors."""
         a = self.window.aperture
         angles = (a.v2_ref / 3600, -a.v3_ref / 3600, self.roll_ref_deg, self.dec_ref, -self.ra_ref)
         matrix = np.eye(3)
-        for axis, angle in zip("zyxyz", np.deg2rad(angles), strict=True):
-            c, s = np.cos(angle), np.sin(angle)
-            turn = {
-                "x": [[1, 0, 0], [0, c, s], [0, -s, c]],
-                "y": [[c, 0, -s], [0, 1, 0], [s, 0, c]],
-                "z": [[c, s, 0], [-s, c, 0], [0, 0, 1]],
-            }[axis]
-            matrix = np.array(turn) @ matrix
+        for axis, angle in zip("zyxyz", angles, strict=True):
+            matrix = rotation_matrix(angle, axis) @ matrix
         return matrix
 
     def pixel_to_sky(self, x, y) -> tuple[np.ndarray, np.ndarray]:
-        """Sky coordinates of pixel positions.
-
-        Parameters
-        ----------
-        x, y : array-like, px
-            Counted from 0.
-
-        Returns
-        -------
-        ra, dec : float64 arrays, deg
-        """
+        """Sky coordinates (ra, dec, deg) of pixel positions counted from 0."""
         v2, v3 = _to_v2v3(self.window, np.asarray(x, float), np.asarray(y, float))
         a = self.window.aperture
         v2 = np.deg2rad((VA_SCALE * v2 + (1 - VA_SCALE) * a.v2_ref) / 3600)
@@ -125,16 +79,7 @@ class Pointing:
         return np.rad2deg(np.arctan2(sy, sx)) % 360, np.rad2deg(np.arctan2(sz, np.hypot(sx, sy)))
 
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
-        """Pixel positions of sky coordinates, to about 1e-9 px.
-
-        Parameters
-        ----------
-        ra, dec : array-like, deg
-
-        Returns
-        -------
-        x, y : float64 arrays, px, counted from 0
-        """
+        """Pixel positions (x, y, from 0) of sky coordinates in degrees, to about 1e-9 px."""
         ra, dec = np.deg2rad(np.asarray(ra, float)), np.deg2rad(np.asarray(dec, float))
         sky = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
         vx, vy, vz = np.tensordot(self.rotation().T, sky, axes=1)
@@ -161,13 +106,8 @@ def _invert(window, v2, v3):
     x = np.full(np.shape(v2), window.centre[0])
     y = np.full(np.shape(v2), window.centre[1])
     base = np.array(_to_v2v3(window, *window.centre))
-    unit = np.array(
-        [
-            np.array(_to_v2v3(window, window.centre[0] + dx, window.centre[1] + dy)) - base
-            for dx, dy in ((1, 0), (0, 1))
-        ]
-    ).T
-    inverse = np.linalg.inv(unit)
+    steps = np.array(window.centre) + np.eye(2)
+    inverse = np.linalg.inv(np.array([np.array(_to_v2v3(window, *to)) - base for to in steps]).T)
     for _ in range(12):
         found = _to_v2v3(window, x, y)
         error = np.stack([v2 - found[0], v3 - found[1]])
@@ -177,27 +117,11 @@ def _invert(window, v2, v3):
 
 
 def aim(
-    window: Window,
-    ra: float,
-    dec: float,
-    roll_deg: float,
-    position: tuple[float, float],
+    window: Window, ra: float, dec: float, roll_deg: float, position: tuple[float, float]
 ) -> Pointing:
-    """Find the pointing that puts a target on a given pixel position.
+    """Find the pointing that puts a target (ra, dec, deg) on a pixel position (x, y, from 0).
 
-    Parameters
-    ----------
-    window : Window
-    ra, dec : float, deg
-        The target.
-    roll_deg : float
-        Position angle of V3 at the reference point.
-    position : (float, float), px
-        Pixel position of the target (x, y), counted from 0.
-
-    Returns
-    -------
-    Pointing
+    `roll_deg` is the position angle of V3 at the reference point.
     """
     pointing = Pointing(window, ra, dec, roll_deg)
     for _ in range(5):
@@ -212,25 +136,11 @@ def aim(
 
 
 def pixel_area(window: Window) -> np.ndarray:
-    """Area of every pixel relative to the nominal pixel.
-
-    Parameters
-    ----------
-    window : Window
-
-    Returns
-    -------
-    (ny, nx) float32
-    """
+    """Area of every pixel relative to the nominal pixel, (ny, nx) float32."""
     ny, nx = window.shape
     x, y = np.meshgrid(np.arange(nx + 1) - 0.5, np.arange(ny + 1) - 0.5)
     v2, v3 = _to_v2v3(window, x, y)
-    area = (
-        np.abs(
-            (v2[1:, 1:] - v2[:-1, :-1]) * (v3[1:, :-1] - v3[:-1, 1:])
-            - (v3[1:, 1:] - v3[:-1, :-1]) * (v2[1:, :-1] - v2[:-1, 1:])
-        )
-        / 2
-    )
+    diagonal, other = ((v[1:, 1:] - v[:-1, :-1], v[1:, :-1] - v[:-1, 1:]) for v in (v2, v3))
+    area = np.abs(diagonal[0] * other[1] - other[0] * diagonal[1]) / 2
     sx, sy = window.aperture.scale
     return (area / (sx * sy)).astype(np.float32)

@@ -12,65 +12,30 @@ from gpucoron.core.validators import boolean, choice, integer, number, optional
 from gpucoron.errors import ParameterError
 from gpucoron.optics.instruments import INSTRUMENTS
 
-__all__ = ["DEMO", "LARGE", "Options", "Planet", "PlanetTruth", "Simulation"]
-
 MIN_SIDE = 32
 
-DEMO = {
-    "shape": (160, 160),
-    "n_science": 2,
-    "n_integrations": 4,
-    "n_references": 9,
-    "n_reference_integrations": 2,
-}
-LARGE = {
-    "n_science": 2,
-    "n_integrations": 60,
-    "n_references": 9,
-    "n_reference_integrations": 20,
-    "n_optical_states": 4,
-}
+DEMO = {"shape": (160, 160), "n_integrations": 4, "n_reference_integrations": 2}
+LARGE = {"n_integrations": 60, "n_reference_integrations": 20, "n_optical_states": 4}
 
 
 @dataclass(frozen=True)
 class Planet:
-    """A planet to inject.
+    """A planet to inject."""
 
-    Parameters
-    ----------
-    separation : float, arcsec
-    angle : float, deg
-        Position angle, north over east.
-    contrast : float
-        Its flux over the star's.
-    """
-
-    separation: float
-    angle: float
-    contrast: float
+    separation: float  # arcsec
+    angle: float  # position angle, north over east, deg
+    contrast: float  # its flux over the star's
 
 
 @dataclass(frozen=True)
 class PlanetTruth(Planet):
-    """A planet that was injected.
+    """A planet that was injected."""
 
-    Parameters
-    ----------
-    separation, angle, contrast : float
-        As in `Planet`.
-    ra, dec : float, deg
-    flux_jy : float
-    flux_mjysr : float
-        Sum over the pixels of its image without the mask.
-    pixels : dict of str to (float, float)
-        Mean position (x, y), counted from 0, in each science exposure by root name.
-    """
-
-    ra: float
+    ra: float  # deg
     dec: float
     flux_jy: float
-    flux_mjysr: float
-    pixels: dict[str, tuple[float, float]]
+    flux_mjysr: float  # sum over the pixels of its image without the mask
+    pixels: dict[str, tuple[float, float]]  # mean (x, y) from 0 in each science exposure, by root
 
 
 @dataclass(frozen=True)
@@ -209,13 +174,7 @@ class Options:
 
     @classmethod
     def from_keywords(cls, **keywords) -> Options:
-        """Make options; for a name that does not exist, the error suggests the nearest.
-
-        Raises
-        ------
-        ParameterError
-            Unknown name or invalid value.
-        """
+        """Make options; for a name that does not exist, the error suggests the nearest."""
         names = [f.name for f in dataclasses.fields(cls)]
         for name in [n for n in keywords if n not in names]:
             near = difflib.get_close_matches(name, names, 1)

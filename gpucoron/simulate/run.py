@@ -18,8 +18,6 @@ from gpucoron.simulate.geometry import Pointing, Window, aim
 from gpucoron.simulate.options import Options, Planet, PlanetTruth, Simulation
 from gpucoron.simulate.scene import Scene, offset_sky
 
-__all__ = ["ExposurePlan", "run"]
-
 log = logging.getLogger(__name__)
 
 START_MJD = 60340.25
@@ -64,16 +62,8 @@ class ExposurePlan:
 def dither_pattern(count: int, step_px: float) -> np.ndarray:
     """Small-grid dither: the centre, then eight points on a circle, in opposite pairs.
 
-    Parameters
-    ----------
-    count : int
-    step_px : float
-        Distance between neighbours on the circle.
-
-    Returns
-    -------
-    (count, 2) float64, px
-        From the tenth point on with half the radius, then a third, ...
+    `step_px` is the distance between neighbours on the circle. Returns (count, 2) px; from the
+    tenth point on with half the radius, then a third, ...
     """
     radius_px = step_px / (2 * np.sin(np.pi / 8))
     angles = np.deg2rad([0, 180, 90, 270, 45, 225, 135, 315])
@@ -186,13 +176,9 @@ def _plan(instrument, bandpass, window, options, rng):
                 target,
             )
         )
-        pause = (
-            BETWEEN_DITHERS_S
-            if not science
-            else BETWEEN_ROLLS_S
-            if k + 1 < options.n_science
-            else BETWEEN_TARGETS_S
-        )
+        pause = BETWEEN_DITHERS_S
+        if science:
+            pause = BETWEEN_ROLLS_S if k + 1 < options.n_science else BETWEEN_TARGETS_S
         start += (count * integration_s + pause) / 86400
     return plans
 

@@ -10,26 +10,12 @@ from gpucoron.optics.telescope import Coronagraph, make_pupil
 from gpucoron.optics.wavefront import Wavefront
 from gpucoron.simulate.geometry import Pointing, Window
 
-__all__ = ["Scene", "offset_sky"]
-
 MARGIN = 8  # px around the window, so that FFTs do not wrap around into it
 DIFFUSION_PX = 0.25  # charge diffusion and capacitive coupling
 
 
 def offset_sky(ra: float, dec: float, separation: float, angle_deg: float) -> tuple[float, float]:
-    """Sky position at a separation and position angle from a star.
-
-    Parameters
-    ----------
-    ra, dec : float, deg
-    separation : float, arcsec
-    angle_deg : float
-        North over east.
-
-    Returns
-    -------
-    ra, dec : float, deg
-    """
+    """Sky position (deg) at a separation (arcsec) and position angle (north over east)."""
     d, s, a = np.deg2rad(dec), np.deg2rad(separation / 3600), np.deg2rad(angle_deg)
     dec2 = np.arcsin(np.sin(d) * np.cos(s) + np.cos(d) * np.sin(s) * np.cos(a))
     turn = np.arctan2(np.sin(a) * np.sin(s) * np.cos(d), np.cos(s) - np.sin(d) * np.sin(dec2))
@@ -37,12 +23,7 @@ def offset_sky(ra: float, dec: float, separation: float, angle_deg: float) -> tu
 
 
 class Scene:
-    """Noiseless images (MJy/sr) of one instrument configuration.
-
-    Parameters
-    ----------
-    instrument, bandpass, window : Instrument, Filter, Window
-    """
+    """Noiseless images (MJy/sr) of one instrument configuration."""
 
     def __init__(self, instrument: Instrument, bandpass: Filter, window: Window):
         self.instrument, self.bandpass, self.window = instrument, bandpass, window
@@ -73,19 +54,9 @@ class Scene:
         return flux_jy * 1e-6 / self.pixel_sr
 
     def star(self, flux_jy: float, opd: np.ndarray, position: tuple[float, float]) -> np.ndarray:
-        """Fourier transform of the image of a star behind the mask.
+        """Fourier transform of the image of a star behind the mask, as `image` takes it.
 
-        Parameters
-        ----------
-        flux_jy : float
-        opd : (n, n) float32, m
-        position : (float, float), px
-            Position (x, y), counted from 0.
-
-        Returns
-        -------
-        complex128
-            Argument of `image`.
+        `opd` is the wavefront error (n, n), m; `position` is x, y in pixels from 0.
         """
         image = self.coronagraph.image(opd, self._offset(position))
         return fft.rfft2(self.flux_to_pixels(flux_jy) * image)
@@ -96,18 +67,7 @@ class Scene:
         opd: np.ndarray,
         disk: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Fourier transform of the image of planets and disk.
-
-        Parameters
-        ----------
-        sources : list of (flux_jy, (x, y))
-        opd : (n, n) float32, m
-        disk : array from `ring`, or None
-
-        Returns
-        -------
-        complex128
-        """
+        """Fourier transform of the image of planets (Jy, (x, y)) and disk (from `ring`)."""
         image = np.zeros((self._rows.size, self._columns.size))
         reach = self.coronagraph.reach_px
         for flux, position in sources:
@@ -130,18 +90,9 @@ class Scene:
         companions: np.ndarray | None = None,
         jitter_px: tuple[float, float] = (0.0, 0.0),
     ) -> np.ndarray:
-        """Integrate over pixels and add the background.
+        """Integrate over pixels and add the background: (ny, nx) float64, MJy/sr.
 
-        Parameters
-        ----------
-        spectrum : complex128
-            From `star`.
-        companions : complex128 or None
-            From `companions`, shifted by `jitter_px` (x, y).
-
-        Returns
-        -------
-        (ny, nx) float64, MJy/sr
+        Companions are shifted by `jitter_px` (x, y).
         """
         if companions is not None:
             phase = np.exp(-2j * np.pi * (self._fx * jitter_px[0] + self._fy * jitter_px[1]))
@@ -155,17 +106,7 @@ class Scene:
     ) -> np.ndarray:
         """Surface brightness of an inclined debris ring behind the mask, before convolution.
 
-        Parameters
-        ----------
-        pointing : Pointing
-        star : (float, float), deg
-            Its centre (ra, dec).
-        inclination_deg : float
-            90 is edge-on.
-
-        Returns
-        -------
-        (ny + 2 margin, nx + 2 margin) float64, MJy/sr
+        An inclination of 90 is edge-on. Returns (ny + 2 margin, nx + 2 margin) float64, MJy/sr.
         """
         total = np.zeros(())
         for dx, dy in ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)):

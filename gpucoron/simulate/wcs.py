@@ -17,8 +17,6 @@ from gwcs.geometry import CartesianToSpherical, SphericalToCartesian
 
 from gpucoron.simulate.geometry import VA_SCALE, Pointing, Window, polynomial_grid
 
-__all__ = ["build_gwcs", "sip_keywords"]
-
 INVERSE_DEGREE = 7
 SIP_DEGREE = 4
 
@@ -106,16 +104,7 @@ def _to_sky(pointing: Pointing):
 
 
 def build_gwcs(pointing: Pointing) -> gwcs.WCS:
-    """Build the GWCS: detector, v2v3, v2v3vacorr, world.
-
-    Parameters
-    ----------
-    pointing : Pointing
-
-    Returns
-    -------
-    gwcs.WCS
-    """
+    """Build the GWCS: detector, v2v3, v2v3vacorr, world."""
 
     def telescope(name):
         return cf.Frame2D(
@@ -136,18 +125,9 @@ def build_gwcs(pointing: Pointing) -> gwcs.WCS:
 
 
 def sip_keywords(wcs: gwcs.WCS, centre: tuple[float, float]) -> dict[str, float | int | str]:
-    """Approximate a GWCS by a TAN-SIP WCS for the header.
+    """Approximate a GWCS by a TAN-SIP WCS around a pixel (from 0), better than 0.01 px.
 
-    Parameters
-    ----------
-    wcs : gwcs.WCS
-    centre : (float, float), px
-        Reference pixel (x, y), counted from 0.
-
-    Returns
-    -------
-    dict
-        ``crpix1`` ... ``bp_order``, named as in ``meta.wcsinfo``; better than 0.01 px.
+    Returns ``crpix1`` ... ``bp_order``, named as in ``meta.wcsinfo``.
     """
     reference = [c + 1 for c in centre]
     header = wcs.to_fits_sip(degree=SIP_DEGREE, inv_degree=SIP_DEGREE, crpix=reference)

@@ -13,8 +13,6 @@ from gpucoron.errors import OutputError
 from gpucoron.verify.report import Report, compare_products
 from gpucoron.verify.runs import require_jwst, run_module
 
-__all__ = ["verify"]
-
 log = logging.getLogger("gpucoron")
 
 _MARK = "gpucoron-verify.txt"  # marks folders that may be emptied
@@ -130,9 +128,9 @@ def _make(folder: Path, places) -> None:
             if place.is_dir():
                 shutil.rmtree(place)
             place.mkdir()
+    except OutputError:
+        raise
     except OSError as problem:
-        if isinstance(problem, OutputError):
-            raise
         raise OutputError(f"cannot make output folder {folder}: {problem.strerror}") from problem
 
 

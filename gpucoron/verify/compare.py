@@ -8,16 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "PRODUCTS",
-    "HduDifference",
-    "ShiftDifference",
-    "TableDifference",
-    "compare_hdus",
-    "compare_shifts",
-    "product_of",
-]
-
 PRODUCTS = ("crfints", "psfstack", "psfalign", "psfsub", "i2d")
 
 #: Decimal numbers in a table may differ by their last binary digits.
@@ -26,38 +16,20 @@ TABLE_RELATIVE = 1e-12
 
 @dataclass(frozen=True)
 class HduDifference:
-    """Differences of one image extension of gpucoron from jwst's.
+    """Differences of one image extension of gpucoron from jwst's."""
 
-    Parameters
-    ----------
-    product, file, hdu : str
-        Such as "psfsub", the file's name, "SCI".
-    shape, shape_jwst : tuple of int
-        Where the shapes differ, all that follows is 0, False or NaN.
-    same_bits : bool
-        Same type and every value equal bit for bit; any NaN equals any other.
-    values, different : int
-        Number of values, and of those that differ at all.
-    nan_mismatch : int
-        Values that are finite in only one of the two.
-    largest, rms : float
-        Of the difference, where both are finite.
-    largest_jwst, rms_jwst : float
-        Of jwst's values.
-    """
-
-    product: str
+    product: str  # as "psfsub"
     file: str
     hdu: str
     shape: tuple[int, ...]
-    shape_jwst: tuple[int, ...]
-    same_bits: bool = False
+    shape_jwst: tuple[int, ...]  # where the shapes differ, all that follows is 0, False or NaN
+    same_bits: bool = False  # same type and every value equal; any NaN equals any other
     values: int = 0
-    different: int = 0
-    nan_mismatch: int = 0
-    largest: float = np.nan
+    different: int = 0  # values that differ at all
+    nan_mismatch: int = 0  # values that are finite in only one of the two
+    largest: float = np.nan  # difference where both are finite
     rms: float = np.nan
-    largest_jwst: float = np.nan
+    largest_jwst: float = np.nan  # of jwst's values
     rms_jwst: float = np.nan
 
     @property
@@ -114,14 +86,9 @@ def product_of(file: str) -> str | None:
 def compare_hdus(
     product: str, file: str, ours: Any, theirs: Any
 ) -> Iterator[HduDifference | TableDifference]:
-    """Compare every extension with data that both files have, ASDF excepted.
+    """Compare every extension with data that both files (astropy HDULists) have, but ASDF.
 
-    Parameters
-    ----------
-    product, file : str
-        Product type and file name.
-    ours, theirs : astropy HDUList
-        Where gpucoron's psfalign is 4-D and jwst's 3-D, the first science integration is compared.
+    Where gpucoron's psfalign is 4-D and jwst's 3-D, the first science integration is compared.
     """
     names = {hdu.name for hdu in ours} - {"ASDF"}
     for hdu in theirs:
@@ -195,16 +162,10 @@ def _same_column(ours, theirs):
 
 
 def compare_shifts(exposure: str, table: Any, theirs: np.ndarray) -> ShiftDifference:
-    """Compare the fitted shifts of one science exposure.
+    """Compare the fitted shifts of one science exposure, by its root name.
 
-    Parameters
-    ----------
-    exposure : str
-        Root name.
-    table : structured array
-        psfalign's ALIGN table; the rows of its first science integration are compared.
-    theirs : (nref, 3) float64
-        jwst's x, y (px) and beta.
+    The rows of the first science integration in psfalign's ALIGN table are compared with jwst's x,
+    y (px) and beta, (nref, 3).
     """
     first = np.asarray(table)[np.asarray(table["sci_integration"]) == table["sci_integration"][0]]
     if len(first) != len(theirs):

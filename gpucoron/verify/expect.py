@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from gpucoron.verify.compare import HduDifference, ShiftDifference, TableDifference
 from gpucoron.verify.headers import KeywordDifference
 
-__all__ = ["LANCZOS_LIMITS", "LIMITS", "SHIFT_PX", "keyword_line", "problems", "table_lines"]
-
 SHIFT_PX = 1e-6
 
 #: rms(difference) / rms for the SCI, ERR and VAR_* that are not equal bit for bit.

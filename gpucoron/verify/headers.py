@@ -3,68 +3,39 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["EXPECTED_EXTENSIONS", "EXPECTED_KEYWORDS", "KeywordDifference", "compare_headers"]
-
-
-_VERSION = (
-    "jwst's own version; gpucoron keeps the version that calibrated the exposures, and writes its "
-    "own in GPUCORON"
-)
-_CRDS = (
-    "jwst writes the CRDS context even where the psfmask is given; gpucoron names the psfmask in "
-    "R_PSFMAS and keeps the exposures' CRDS keywords"
-)
-_CRPIX = "px; gpucoron inverts the output grid in closed form, jwst by iteration"
-_S_REGION = "the same polygon, listed from another corner; corners within 2e-9 degrees"
-_UNKNOWN = (
-    "an extension of the exposure that no JWST schema describes (such as those that the publisher "
-    "of a data set added): jwst carries it along, gpucoron does not"
-)
-
 
 class Expected(NamedTuple):
-    """A keyword that may differ.
+    """A keyword that may differ, as ``expected.toml`` describes it."""
 
-    `within` says how far: None is no limit, a number is the largest absolute difference, and
-    "polygon" means the same polygon, from any corner.
-    """
-
-    products: str  # separated by blanks; * is all
+    products: str
     hdu: str
-    keyword: str  # may hold wildcards
-    within: float | str | None
+    keyword: str
+    reason: str
+    within: float | str | None = None
+
+
+class ExpectedExtension(NamedTuple):
+    """An extension that only one of the two has."""
+
+    products: str
+    extension: str
     reason: str
 
 
-#: Every keyword that may differ; docs/deviations.md shows the same table.
-EXPECTED_KEYWORDS: tuple[Expected, ...] = (
-    Expected("*", "PRIMARY", "DATE", None, "time at which the file was written"),
-    Expected("*", "PRIMARY", "GPUCORON", None, "gpucoron's version, only in its own products"),
-    Expected("*", "PRIMARY", "CAL_VER", None, _VERSION),
-    Expected("*", "PRIMARY", "CAL_VCS", None, "as CAL_VER"),
-    Expected("psfalign", "PRIMARY", "CRDS_*", None, _CRDS),
-    Expected("*", "ASDF", "NAXIS1", None, "length of the ASDF extension: gpucoron's holds less"),
-    Expected("*", "ASDF", "TFORM1", None, "as NAXIS1"),
-    Expected("*", "ASDF", "EXTVER", None, "gpucoron numbers this extension as it does the others"),
-    Expected("i2d", "SCI", "CRPIX?", 1e-6, _CRPIX),
-    Expected("i2d", "SCI", "CRVAL?", 1e-9, "degrees; rounding of sums"),
-    Expected("i2d", "SCI", "PC?_?", 1e-9, "rounding of sines and cosines"),
-    Expected("i2d", "SCI", "CDELT?", 1e-15, "degrees; rounding"),
-    Expected("i2d", "SCI", "S_REGION", "polygon", _S_REGION),
+_TABLES = tomllib.loads(
+    resources.files(__package__).joinpath("expected.toml").read_text(encoding="utf-8")
 )
-
-#: Extensions that only one of the two has; docs/deviations.md shows the same table.
-EXPECTED_EXTENSIONS: tuple[tuple[str, str, str], ...] = (
-    ("psfalign", "ALIGN", "the fitted shifts, only in gpucoron's product"),
-    ("crfints psfsub", "*", _UNKNOWN),
-)
+EXPECTED_KEYWORDS = tuple(Expected(**row) for row in _TABLES["keywords"])
+EXPECTED_EXTENSIONS = tuple(ExpectedExtension(**row) for row in _TABLES["extensions"])
 
 _NOT_COMPARED = {"", "HISTORY", "COMMENT", "CHECKSUM", "DATASUM"}
 _EXTENSIONS = ("SCI", "ERR", "DQ", "AREA", "INT_TIMES", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")

@@ -25,37 +25,25 @@ from gpucoron.verify.compare import (
 )
 from gpucoron.verify.headers import KeywordDifference, compare_headers
 
-__all__ = ["SHIFTS_FILE", "Report", "compare_products"]
-
 #: File with the shifts that jwst fitted, in the folder of its products.
 SHIFTS_FILE = "shifts.json"
 
 
 @dataclass
 class Report:
-    """Result of a comparison.
-
-    Attributes
-    ----------
-    images, tables, shifts, keywords
-        Everything that was compared; of keywords, only those that differ.
-    missing : list of str
-        A line for each file that only one of the two wrote.
-    runs : dict
-        By "jwst" and "gpucoron": versions, wall time (s) and peak memory (MiB), if they were run.
-    notes : list of str
-        Changes of the input, such as integrations that were left out.
-    parameters : dict
-        Those of both runs that are not the preset's defaults, by full name.
-    """
+    """Result of a comparison: everything that was compared, but only keywords that differ."""
 
     images: list[HduDifference] = field(default_factory=list)
     tables: list[TableDifference] = field(default_factory=list)
     shifts: list[ShiftDifference] = field(default_factory=list)
     keywords: list[KeywordDifference] = field(default_factory=list)
+    #: A line for each file that only one of the two wrote.
     missing: list[str] = field(default_factory=list)
+    #: By "jwst" and "gpucoron": versions, wall time (s) and peak memory (MiB), if they were run.
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Changes of the input, such as integrations that were left out.
     notes: list[str] = field(default_factory=list)
+    #: Those of both runs that are not the preset's defaults, by full name.
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
@@ -132,10 +120,9 @@ def compare_products(
         product = str(product_of(name))
         with fits.open(ours[name]) as mine, fits.open(theirs[name]) as other:
             for difference in compare_hdus(product, name, mine, other):
-                kind: list = report.images
-                if not isinstance(difference, HduDifference):
-                    kind = report.tables
-                kind.append(difference)
+                is_image = isinstance(difference, HduDifference)
+                found: list = report.images if is_image else report.tables
+                found.append(difference)
             report.keywords += compare_headers(product, name, mine, other)
             root = name.rsplit("_", 2)[0]
             if product == "psfalign" and root in shifts and "ALIGN" in mine:

@@ -9,8 +9,6 @@ from typing import Any
 
 from gpucoron.verify.runs import recorded
 
-__all__ = ["run"]
-
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run gpucoron with the preset "jwst"; return versions, wall time and time by step (s)."""

@@ -17,8 +17,6 @@ from typing import Any
 from gpucoron.verify.report import SHIFTS_FILE
 from gpucoron.verify.runs import recorded
 
-__all__ = ["run", "step_parameters"]
-
 TRIAL_OFFSET_PX = 0.3
 TRIAL_TOLERANCE_PX = 0.01
 

@@ -14,8 +14,6 @@ from typing import Any
 
 from gpucoron.errors import GpucoronError, InputError
 
-__all__ = ["PeerError", "peak_memory_mib", "recorded", "require_jwst", "run_module"]
-
 log = logging.getLogger("gpucoron")
 
 
@@ -26,13 +24,7 @@ class PeerError(GpucoronError):
 
 
 def require_jwst() -> None:
-    """Check, without importing it, that the jwst package is installed.
-
-    Raises
-    ------
-    PeerError
-        It is not.
-    """
+    """Raise PeerError unless the jwst package, which is not imported, is installed."""
     if find_spec("jwst") is None:
         raise PeerError(
             "the jwst package is not installed, so there is nothing to compare with; "
@@ -41,20 +33,10 @@ def require_jwst() -> None:
 
 
 def run_module(module: str, job: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Run ``python -m gpucoron.verify.<module>`` on a job; return its record.
+    """Run ``python -m gpucoron.verify.<module>`` on a job, which its `run` gets; return its record.
 
-    Parameters
-    ----------
-    module : {"run_jwst", "run_gpucoron"}
-    job : mapping
-        The arguments of the module's `run`, of types that JSON has.
-    folder : path
-        Where job, record and log are written.
-
-    Returns
-    -------
-    dict
-        The module's record and ``process_s``, the wall seconds of the whole process.
+    Job, record and log are written to the folder; ``process_s`` in the record are the wall seconds
+    of the whole process.
 
     Raises
     ------
@@ -99,18 +81,7 @@ def _fail(name: str, code: int, record: dict, log_file: Path) -> None:
 
 
 def recorded(run: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
-    """Run the job of a module that `run_module` starts, and write the record.
-
-    Parameters
-    ----------
-    run : callable
-        Gets the job, returns the record.
-
-    Returns
-    -------
-    int
-        The exit status.
-    """
+    """Run the job that `run_module` gave, and write the record; return the exit status."""
     job_file, record_file = (Path(p) for p in sys.argv[1:3])
     job = json.loads(job_file.read_text())
     try:

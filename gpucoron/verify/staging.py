@@ -17,8 +17,6 @@ from gpucoron.errors import InputError
 if TYPE_CHECKING:
     from gpucoron.io.association import Member
 
-__all__ = ["Staged", "stage"]
-
 DO_NOT_USE = np.uint32(1)
 
 
@@ -35,27 +33,9 @@ class Staged:
 def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = None) -> Staged:
     """Write an association of links to the exposures, without what jwst cannot process.
 
-    Parameters
-    ----------
-    asn : path
-        Association; its first product is used, its science and psf members in this order.
-    folder : path
-        New or empty folder for links, trimmed copies, the association and (without `psfmask`) a
-        mask.
-    psfmask : path, optional
-        Default: the mask that gpucoron would use, written to a file.
+    The first product is used. The folder, new or empty, gets links, trimmed copies, the association
+    and, without `psfmask`, the mask that gpucoron would use.
 
-    Returns
-    -------
-    Staged
-
-    Raises
-    ------
-    GpucoronError
-        An input that gpucoron cannot read.
-
-    Notes
-    -----
     A reference integration without a usable pixel gives jwst's KLIP an eigenvector of rounding
     noise, which is not reproducible. Such integrations are left out of a copy of their exposure,
     and exposures without any other are left out of the association.

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from gpucoron.core.text import format_table
 from gpucoron.verify.expect import keyword_line, table_lines
 
-__all__ = ["alignment_line", "report_lines"]
-
 
 def report_lines(report) -> Iterator[str]:
     """Yield the report, a line at a time."""

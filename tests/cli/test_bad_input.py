@@ -293,7 +293,7 @@ bad("device 7 cannot be used: ", given("--device", "7"), code=4)
 bad("device is 'tpu'; expected auto, cpu, or", given("--device", "tpu"), code=2)
 bad("no.toml: no such file, expected a parameter file", given("--params", "INPUT/no.toml"))
 bad(
-    "no/run.log: cannot write the log file: No such file",
+    "no/run.log: cannot write the log: No such file",
     given("--log-file", "INPUT/no/run.log"),
     code=5,
 )

@@ -211,7 +211,7 @@ def test_files_that_cannot_be_read_or_written(pipeline, capsys, monkeypatch):
     assert cli.main(["asn.json", "--save-params", "no/p.toml"]) == 5
     assert "no/p.toml: cannot write: No such file" in capsys.readouterr().err
     assert cli.main(["asn.json", "--log-file", "no/run.log"]) == 5
-    assert "no/run.log: cannot write the log file: No such" in capsys.readouterr().err
+    assert "no/run.log: cannot write the log: No such" in capsys.readouterr().err
     assert cli.main(["asn.json", "--device", "0"]) == 4
     assert "device 0 cannot be used: there is no NVIDIA GPU here" in capsys.readouterr().err
     assert not pipeline.calls

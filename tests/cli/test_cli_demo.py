@@ -12,6 +12,8 @@ from astropy.wcs import WCS
 from gpucoron.analysis.detection import psf_fwhm
 from gpucoron.cli import demo as cli_demo
 from gpucoron.cli import main as cli
+from gpucoron.cli.options import command_parser
+from gpucoron.optics.instruments import INSTRUMENTS
 
 STAR = (150.2, -30.4)
 SCALE = 0.0625  # arcsec
@@ -62,6 +64,12 @@ def test_the_table_has_a_row_for_each_planet(i2d):
 def test_width_of_the_psf():
     assert psf_fwhm("F444W") == pytest.approx(1.1 * 4.44e-6 / 6.5 * 206264.8, rel=1e-5)
     assert psf_fwhm("F1140C") == pytest.approx(1.1 * 11.4e-6 / 6.5 * 206264.8, rel=1e-5)
+
+
+def test_the_demo_offers_every_instrument():
+    actions = command_parser("demo", truncate=1)._actions
+    (choices,) = (action.choices for action in actions if action.dest == "instrument")
+    assert choices == list(INSTRUMENTS)
 
 
 def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):

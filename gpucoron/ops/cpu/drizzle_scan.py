@@ -25,17 +25,8 @@ COLLINEAR = 1e3 * np.finfo(np.float64).tiny
 def scan_limits(pixel_map: np.ndarray, output_shape: tuple[int, int]) -> np.ndarray:
     """Find the range of input pixels to visit in every row.
 
-    Parameters
-    ----------
-    pixel_map : (ny, nx, 2) float64
-        Output x, y (0-based) of every input pixel centre; NaN where there is none.
-    output_shape : (ny, nx)
-        Shape of the output image.
-
-    Returns
-    -------
-    (ny, 2) int64
-        First and last column, inclusive; the first is larger than the last in rows without any.
+    `pixel_map` (ny, nx, 2) holds the output x, y from 0 of every input pixel centre, NaN where
+    there is none. Returns (ny, 2) int64, first and last column; first > last in rows without any.
     """
     ny, nx = pixel_map.shape[:2]
     limits = np.empty((ny, 2), dtype=np.int64)

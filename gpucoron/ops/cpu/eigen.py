@@ -18,15 +18,10 @@ def symmetric_eigen(matrices):
 
 
 class Basis:
-    """All eigenvectors of one set of references.
+    """All eigenvectors of one set of references (n, pixels).
 
-    Parameters
-    ----------
-    references : (n, pixels) floating
-    tolerance : float
-        Values above `tolerance` times n times the largest count for the rank.
-    overwrite : bool
-        Take the means off in place, where the references are float64.
+    Values above `tolerance` times n times the largest count for the rank. With `overwrite` the
+    means are taken off in place, where the references are float64.
 
     Attributes
     ----------

@@ -161,24 +161,10 @@ def _contract_blocks(
 def contract(spectra, which, frames, of_frame, of_axes, scale, blocks):
     """Contract the chosen spectra with the chosen frames', in a fixed number of blocks of rows.
 
-    The blocks are what threads share where there are few pairs; their number, and not that of the
-    threads, decides the order of summation.
-
-    Parameters
-    ----------
-    spectra, frames : packed
-        From `pack`.
-    which, of_frame : (n,) int
-        Which of them makes each pair.
-    of_axes : tuple
-        From `tables`.
-    scale : float
-        Multiplies the result.
-    blocks : int
-
-    Returns
-    -------
-    (n, terms_y, terms_x) float64
+    `which` and `of_frame` (n,) say which of the packed spectra and frames make each pair; `of_axes`
+    is from `tables`. Returns (n, terms_y, terms_x) float64, multiplied by `scale`. The blocks are
+    what threads share where there are few pairs; their number, and not that of the threads, decides
+    the order of summation.
     """
     y_even, y_odd, x_even, x_odd = of_axes
     ny, nx = y_even.shape[1] + y_odd.shape[1], x_even.shape[1] + x_odd.shape[1]

@@ -12,15 +12,7 @@ _SUM_BLOCKS, _SUMS = 64, 14  # partial sums of an integration
 
 
 class Group:
-    """Integrations of one exposure.
-
-    Parameters
-    ----------
-    images : (n, ny, nx) floating, on the device
-    usable : (n, ny, nx) bool
-    members : (m,) int, on the host
-        Which of the n these are.
-    """
+    """The integrations `members` (on the host) of images (n, ny, nx) on the device."""
 
     def __init__(self, images, usable, members):
         cp = cuda.cupy()

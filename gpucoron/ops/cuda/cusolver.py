@@ -22,21 +22,9 @@ _KEPT = threading.local()  # the last call's memory on the host, which may still
 def eigh_batch(matrices):
     """Decompose symmetric matrices by XsyevBatched; one by one where cuSOLVER has no such function.
 
-    Parameters
-    ----------
-    matrices : (batch, n, n) float64, C-contiguous, on the device
-        Finite; overwritten.
-
-    Returns
-    -------
-    (batch, n), (batch, n, n) float64
-        Eigenvalues, ascending, and a vector in each row. What does not converge is not told:
-        check.
-
-    Raises
-    ------
-    DeviceError
-        cuSOLVER refuses the call.
+    The matrices (batch, n, n) are float64, C-contiguous, finite, on the device; overwritten.
+    Returns eigenvalues (batch, n), ascending, and a vector in each row. What does not converge is
+    not reported: check the result.
     """
     cp, library = cupy(), _library(cupy())
     batch, n, _ = matrices.shape

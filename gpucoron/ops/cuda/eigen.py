@@ -60,16 +60,10 @@ def _syevd(matrix):
 
 
 class Bases:
-    """All eigenvectors of several sets of references.
+    """All eigenvectors of several sets of references (frames, n, pixels), float64 C-contiguous.
 
-    Parameters
-    ----------
-    references : (frames, n, pixels) float64, C-contiguous
-        They are read again whenever something is subtracted, not copied.
-    tolerance : float
-        Of the rank, as on the CPU.
-    targets : (frames, n_targets, pixels) floating, optional
-        What will be subtracted from; their products then come from the first pass.
+    They are read again whenever something is subtracted, not copied. The tolerance of the rank is
+    that of the CPU. The products of `targets` (frames, n_targets, pixels) come from the first pass.
 
     Attributes
     ----------
