@@ -24,7 +24,7 @@ NVCC = shutil.which("nvcc")
 #: registers that was indexed with something the compiler does not know.
 ALLOWED = {
     # two registers of 254, on a generation with little float64; once per frame, not per pair
-    ("contract<21, 6, 1>", 75): {"stack": 8, "spills": 16},
+    ("contract<21, 6, 1>", 75): {"stack": 8, "spills": 16}
 }
 
 needs_nvrtc = pytest.mark.skipif(

@@ -55,14 +55,7 @@ def test_masks_and_good_pixels_equal_astropy(flags):
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        *"1+2,4 3+4 ~ () (1 1) 1~2 DO_NOT_US 1+".split(),
-        "a b",
-        [3, 4],
-        [1.5],
-        1.5,
-        True,
-    ],
+    [*"1+2,4 3+4 ~ () (1 1) 1~2 DO_NOT_US 1+".split(), "a b", [3, 4], [1.5], 1.5, True],
     ids=repr,
 )
 def test_what_is_no_selection(flags):

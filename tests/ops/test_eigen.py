@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.errors import DeviceError, InputError, ParameterError
 from gpucoron.ops.cuda import cusolver as _cusolver
@@ -27,7 +28,7 @@ def assert_close(device, result, expected):
     """The goal of every GPU result: rms of the difference within 1e-8 of the rms."""
     result = device.get(result)
     assert result.dtype == np.float64
-    np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+    assert_array_equal(np.isnan(result), np.isnan(expected))
     difference = np.sqrt(np.nanmean((result - expected) ** 2))
     assert difference <= tolerances.KLIP_RMS * np.sqrt(np.nanmean(expected**2))
 
@@ -38,14 +39,12 @@ def test_equals_an_svd_of_the_pixels(device, truncate):
     target = speckles((31, 28), (0.1, -0.2)) + 7.0
     left, err = oracles.klip(target, refs, truncate)
     basis = KLBasis(device.array(refs))
-    np.testing.assert_allclose(
+    assert_allclose(
         device.get(basis.subtract(device.array(target[None]), truncate))[0],
         left,
         atol=tolerances.KLIP_ABS,
     )
-    np.testing.assert_allclose(
-        device.get(basis.residual_std(truncate)), err, atol=tolerances.KLIP_ABS
-    )
+    assert_allclose(device.get(basis.residual_std(truncate)), err, atol=tolerances.KLIP_ABS)
 
 
 def test_vectors_are_orthonormal_and_ordered(device):
@@ -54,9 +53,9 @@ def test_vectors_are_orthonormal_and_ordered(device):
     values, vectors = device.get(basis.eigenvalues), device.get(basis.eigenvectors)
     flat = refs.reshape(8, -1) - refs.reshape(8, -1).mean(axis=1, keepdims=True)
     kl = vectors.T @ flat / np.sqrt(values[:, None] * (flat.shape[1] - 1))
-    np.testing.assert_allclose(kl @ kl.T, np.eye(8), atol=1e-10)
+    assert_allclose(kl @ kl.T, np.eye(8), atol=1e-10)
     assert (np.diff(values) < 0).all()
-    np.testing.assert_allclose(values, np.linalg.eigvalsh(np.cov(flat))[::-1], rtol=1e-9)
+    assert_allclose(values, np.linalg.eigvalsh(np.cov(flat))[::-1], rtol=1e-9)
 
 
 def test_a_constant_background_changes_nothing(device):
@@ -65,7 +64,7 @@ def test_a_constant_background_changes_nothing(device):
         device.get(KLBasis(device.array(r)).subtract(device.array(t), 4))
         for r, t in [(refs, target), (refs + 1000.0, target - 500.0)]
     )
-    np.testing.assert_allclose(a, b, atol=1e-8)
+    assert_allclose(a, b, atol=1e-8)
 
 
 def test_vectors_at_rounding_level_are_dropped(device):
@@ -74,7 +73,7 @@ def test_vectors_at_rounding_level_are_dropped(device):
     basis = KLBasis(device.array(doubled))
     assert basis.rank == 8
     target = device.array(speckles((31, 28), seed=3)[None])
-    np.testing.assert_allclose(
+    assert_allclose(
         device.get(basis.subtract(target, 50)),
         device.get(KLBasis(device.array(refs)).subtract(target, 50)),
         atol=1e-7,
@@ -117,10 +116,8 @@ def test_several_truncations_equal_one_at_a_time(device):
     for k, left, err in zip(
         wanted, basis.subtract(target, wanted), basis.residual_std(wanted), strict=True
     ):
-        np.testing.assert_allclose(
-            device.get(left), device.get(basis.subtract(target, k)), rtol=0, atol=1e-11
-        )
-        np.testing.assert_array_equal(device.get(err), device.get(basis.residual_std(k)))
+        assert_allclose(device.get(left), device.get(basis.subtract(target, k)), rtol=0, atol=1e-11)
+        assert_array_equal(device.get(err), device.get(basis.residual_std(k)))
 
 
 @pytest.mark.parametrize("n_targets", [1, 2, 5])
@@ -231,14 +228,12 @@ def matrices():
 def assert_decomposed(matrix, values, vectors):
     n, size = len(matrix), max(abs(values).max(), np.finfo(float).tiny)
     bound = 8 * n * np.finfo(float).eps
-    np.testing.assert_allclose(vectors @ vectors.T, np.eye(n), rtol=0, atol=bound)
-    np.testing.assert_allclose(
+    assert_allclose(vectors @ vectors.T, np.eye(n), rtol=0, atol=bound)
+    assert_allclose(
         vectors @ (matrix / size), (values / size)[:, None] * vectors, rtol=0, atol=bound
     )
     assert (np.diff(values) <= 0).all()
-    np.testing.assert_allclose(
-        values / size, np.linalg.eigvalsh(matrix / size)[::-1], rtol=0, atol=bound
-    )
+    assert_allclose(values / size, np.linalg.eigvalsh(matrix / size)[::-1], rtol=0, atol=bound)
 
 
 def test_difficult_matrices(device):
@@ -365,7 +360,7 @@ def test_products_of_tiles(device, n, pixels, shift):
     centred = np.where(usable, refs - refs.mean(axis=2, keepdims=True), 0.0)
     expected = centred @ centred.transpose(0, 2, 1)
     got = device.get(_eigen_cuda.covariance(there, bases.means))
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13 * abs(expected).max())
+    assert_allclose(got, expected, rtol=0, atol=1e-13 * abs(expected).max())
     wanted = np.unique([0, 1, n // 2, n - 1, n])[::-1].copy()
     left, err = bases.residuals_and_std(wanted)
     vectors, values = device.get(bases.vectors), device.get(bases.sums)
@@ -376,7 +371,7 @@ def test_products_of_tiles(device, n, pixels, shift):
         for f, rank in enumerate(bases.ranks):
             kept = slice(0, min(many, rank))
             model = filled[f] @ modes[f, kept].T / values[f, kept] @ modes[f, kept]
-            np.testing.assert_allclose(device.get(left[k])[f], targets[f] - model, atol=1e-9)
+            assert_allclose(device.get(left[k])[f], targets[f] - model, atol=1e-9)
             rest = vectors[f, kept.stop : rank].T @ modes[f, kept.stop : rank]
             rest = rest[usable[f, :, 0]]
-            np.testing.assert_allclose(device.get(err[k])[f], rest.std(axis=0), atol=2e-7)
+            assert_allclose(device.get(err[k])[f], rest.std(axis=0), atol=2e-7)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.errors import InputError
 from gpucoron.ops.kriging import FAR, NEAR, correlation_of, joint_spread, krige
@@ -39,7 +40,7 @@ def test_the_measured_correlation_is_that_of_the_spectrum(cutoff):
 def test_white_noise_does_not_count():
     image = diffraction_limited(1, (96, 96), 0.25)[0]
     noisy = image + np.random.default_rng(1).normal(0, 10, image.shape)
-    np.testing.assert_allclose(correlation_of(noisy)[:10], correlation_of(image)[:10], atol=0.05)
+    assert_allclose(correlation_of(noisy)[:10], correlation_of(image)[:10], atol=0.05)
 
 
 def test_an_image_that_shows_nothing_has_the_finest_structure():
@@ -104,7 +105,7 @@ def check(device, arrays, correlation=None, reach=NEAR):
     expected = oracles.krige(*arrays, table, reach)
     found = krige(*map(device.array, arrays), device.array(correlation), reach)
     for got, want in zip(map(device.get, found), expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=tolerances.KRIGING_REL, atol=1e-12)
+        assert_allclose(got, want, rtol=tolerances.KRIGING_REL, atol=1e-12)
     return expected
 
 
@@ -123,7 +124,7 @@ def test_from_no_noise_to_nothing_but_noise(device, noise):
 def test_a_measured_correlation(device):
     image = read_only(diffraction_limited(1, (64, 64))[0])
     table = device.get(correlation_of(device.array(image)))
-    np.testing.assert_array_equal(table, correlation_of(image))
+    assert_array_equal(table, correlation_of(image))
     check(device, with_gaps(seed=2), table)
 
 
@@ -153,7 +154,7 @@ def test_joint_spread_is_the_sum_over_neighbours(device):
     near = np.where(square <= NEAR**2, np.maximum(table[square], 0), 0)
     expected = np.zeros_like(known)
     expected[y, x] = np.sqrt(known[y, x] * (near @ known[y, x]))
-    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    assert_allclose(found, expected, rtol=1e-14)
 
 
 def test_errors():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from gpucoron.errors import InputError
 from gpucoron.ops.cuda import median as _median_cuda
@@ -25,9 +26,9 @@ def noisy(n, dtype, shape=(3, 23)):
 def test_equals_the_oracle_bit_for_bit(device, n, dtype):
     images, good = noisy(n, dtype)
     found = median(device.array(images), device.array(good))
-    np.testing.assert_array_equal(device.get(found), oracles.median(images, good))
+    assert_array_equal(device.get(found), oracles.median(images, good))
     everywhere = device.get(median(device.array(images)))
-    np.testing.assert_array_equal(everywhere, oracles.median(images, np.ones_like(good)))
+    assert_array_equal(everywhere, oracles.median(images, np.ones_like(good)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -35,14 +36,14 @@ def test_equals_the_oracle_bit_for_bit(device, n, dtype):
 def test_many_integrations(device, n, dtype):
     images, good = noisy(n, dtype, (3, 7))
     found = median(device.array(images), device.array(good))
-    np.testing.assert_array_equal(device.get(found), oracles.median(images, good))
+    assert_array_equal(device.get(found), oracles.median(images, good))
 
 
 @pytest.mark.parametrize("n", [5, 64, 250])
 def test_ties(device, n):
     images = np.random.default_rng(1).integers(-3, 3, (n, 3, 21)).astype(np.float32)
     found = median(device.array(images))
-    np.testing.assert_array_equal(device.get(found), np.median(images, axis=0))
+    assert_array_equal(device.get(found), np.median(images, axis=0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -54,7 +55,7 @@ def test_infinities_are_ordered_and_sorted_input_is_no_trap(device, n, dtype):
     images[: n // 2, 1, 1], images[n // 2 :, 1, 1] = -np.inf, 3
     found = median(device.array(images))
     with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(device.get(found), np.median(images, axis=0))
+        assert_array_equal(device.get(found), np.median(images, axis=0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -66,13 +67,13 @@ def test_the_smallest_and_largest_numbers_keep_their_order(device, n, dtype):
     values = np.concatenate([values, -values])
     images = np.random.default_rng(3).choice(values, (n, 2, 9))
     found = device.get(median(device.array(images)))
-    np.testing.assert_array_equal(found, np.median(images, axis=0))
+    assert_array_equal(found, np.median(images, axis=0))
 
 
 def test_views_and_empty_images(device):
     images = np.random.default_rng(4).normal(size=(5, 6, 8))
     found = median(device.array(images)[:, ::-1, 1::2])
-    np.testing.assert_array_equal(device.get(found), np.median(images[:, ::-1, 1::2], axis=0))
+    assert_array_equal(device.get(found), np.median(images[:, ::-1, 1::2], axis=0))
     assert median(device.array(images[:, :0])).shape == (0, 8)
 
 

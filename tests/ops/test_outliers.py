@@ -2,6 +2,7 @@ import types
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from gpucoron.errors import InputError
 from gpucoron.ops.outliers import flag_outliers, sharp_outliers
@@ -48,7 +49,7 @@ def test_without_witnesses_a_candidate_stays(device):
     difference, err = field(0.0, n=1)
     difference[0, 5, 5] = 100
     candidates, sharp = run(device, difference, err, usable=np.zeros(err.shape, bool))
-    np.testing.assert_array_equal(sharp, candidates)
+    assert_array_equal(sharp, candidates)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -65,7 +66,7 @@ def test_sharp_outliers_are_those_of_the_cpu(device, seed, dtype):
     arrays = (difference.astype(dtype), err.astype(dtype), 3.0, usable)
     candidates, sharp = run(device, *arrays)
     expected = sharp_outliers(arrays[0], arrays[1], candidates, usable, 3.0)
-    np.testing.assert_array_equal(sharp, expected)
+    assert_array_equal(sharp, expected)
     assert 0 < expected.sum() < 0.7 * candidates.sum()
 
 
@@ -102,7 +103,7 @@ def check(device, arrays, **options):
     found = flag_outliers(*on[:3], on[3:], **options)
     for name in found._fields:
         got, want = device.get(getattr(found, name)), getattr(expected, name)
-        np.testing.assert_array_equal(got, want, err_msg=name)
+        assert_array_equal(got, want, err_msg=name)
         if name != "flagged":
             assert [np.asarray(a).dtype for a in got] == [np.asarray(a).dtype for a in want]
     return expected
@@ -168,7 +169,7 @@ def test_views(device):
     expected = flag_outliers(*(a[:, ::-1, 2:] for a in arrays[:3]), snr=5.0)
     found = flag_outliers(*(device.array(a)[:, ::-1, 2:] for a in arrays[:3]), snr=5.0)
     for name in ("data", "err", "dq", "median", "flagged"):
-        np.testing.assert_array_equal(device.get(getattr(found, name)), getattr(expected, name))
+        assert_array_equal(device.get(getattr(found, name)), getattr(expected, name))
 
 
 def test_nothing_is_copied_to_the_host(device):

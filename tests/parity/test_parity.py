@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from astropy.io import fits
+from numpy.testing import assert_array_equal
 
 from tests.parity.conftest import SETS
 
@@ -33,7 +34,7 @@ def test_flagged_and_stacked_images_are_equal_bit_for_bit(comparison, product):
         for hdu in ("SCI", "ERR", "DQ"):
             ours, theirs = read(pair, hdu)
             assert ours.dtype == theirs.dtype
-            np.testing.assert_array_equal(ours, theirs)
+            assert_array_equal(ours, theirs)
 
 
 def test_shifts(comparison):
@@ -50,13 +51,13 @@ def test_psfalign(comparison):
         assert ours.shape == theirs.shape
         assert rms(ours - theirs) <= 1e-4 * rms(theirs)
         ours, theirs = read(pair, "ERR")
-        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+        assert_array_equal(np.isnan(ours), np.isnan(theirs))
 
 
 def test_psfsub(comparison):
     for pair in comparison.pairs("psfsub"):
         ours, theirs = read(pair, "SCI")
-        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+        assert_array_equal(np.isnan(ours), np.isnan(theirs))
         assert rms(ours - theirs) <= 1e-4 * rms(theirs)
     assert [
         i.hdu
@@ -70,10 +71,10 @@ def test_combined_image(comparison):
     for name in ("SCI", "ERR", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"):
         ours, theirs = read(pair, name)
         assert ours.shape == theirs.shape
-        np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
+        assert_array_equal(np.isnan(ours), np.isnan(theirs))
         if not np.isnan(theirs).all():
             assert rms(ours - theirs) <= 1e-4 * rms(theirs)
-    np.testing.assert_array_equal(*read(pair, "CON"))
+    assert_array_equal(*read(pair, "CON"))
     ours, theirs = read(pair, "WHT")
     assert np.abs(ours - theirs).max() <= 1e-6 * theirs.max()
     ours, theirs = (fits.getheader(path, "SCI") for path in pair)

@@ -2,6 +2,7 @@ import copy
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
@@ -48,7 +49,7 @@ def test_each_aligns_every_reference_to_every_integration(scene):
         truth = np.array(OFFSETS[r]) - np.array([0.01, -0.02]) * i
         assert abs(row["y"] - truth[0]) < 0.02 and abs(row["x"] - truth[1]) < 0.02
         moved = fourier_shift(references.data[r : r + 1], np.array([[-row["y"], -row["x"]]]))
-        np.testing.assert_allclose(out.data[i, r], moved[0], atol=1e-9)
+        assert_allclose(out.data[i, r], moved[0], atol=1e-9)
     assert np.isfinite(out.err).all() and (out.err >= 0).all()
 
 
@@ -56,17 +57,17 @@ def test_first_uses_the_first_integration_for_all(scene):
     science, references = scene
     first, each = align_refs(science, references, align="first"), align_refs(science, references)
     assert first.data.shape == (4, *SHAPE)
-    np.testing.assert_array_equal(first.data, each.data[0])
-    np.testing.assert_array_equal(first.fits, each.fits[:4])
+    assert_array_equal(first.data, each.data[0])
+    assert_array_equal(first.fits, each.fits[:4])
 
 
 def test_iterating_equals_the_whole(scene):
     science, references = scene
     whole = align_refs(science, references)
     for i, data, err, fits in Alignment(science, references, np.ones(SHAPE)):
-        np.testing.assert_array_equal(data, whole.data[i])
-        np.testing.assert_array_equal(err, whole.err[i])
-        np.testing.assert_array_equal(fits, whole.fits[4 * i : 4 * i + 4])
+        assert_array_equal(data, whole.data[i])
+        assert_array_equal(err, whole.err[i])
+        assert_array_equal(fits, whole.fits[4 * i : 4 * i + 4])
 
 
 def test_bad_pixels_in_the_masked_core_do_not_move_the_fit():
@@ -96,7 +97,7 @@ def test_an_integration_without_pixels_is_left_out(scene):
     assert out.fits["status"].tolist() == [2] * 4 + [0] * 8
     first = align_refs(science, references, align="first")
     assert first.fits["sci_integration"].tolist() == [2] * 4
-    np.testing.assert_array_equal(first.data, out.data[1])
+    assert_array_equal(first.data, out.data[1])
 
 
 def test_preset_leaves_err_unfilled(scene):
@@ -147,9 +148,9 @@ def test_devices_agree(scene, device, align, preset):
     planes = {k: device.array(getattr(science, k)) for k in ("data", "err", "dq")}
     out = align_refs(science.replace(**planes), moved(device, prepared), align=align)
     for name in FITS_DTYPE.names:
-        np.testing.assert_allclose(out.fits[name].astype(float), expected.fits[name], atol=1e-9)
-    np.testing.assert_allclose(device.get(out.data), expected.data, atol=1e-9)
-    np.testing.assert_allclose(device.get(out.err), expected.err, atol=1e-9)
+        assert_allclose(out.fits[name].astype(float), expected.fits[name], atol=1e-9)
+    assert_allclose(device.get(out.data), expected.data, atol=1e-9)
+    assert_allclose(device.get(out.err), expected.err, atol=1e-9)
 
 
 def test_on_a_gpu_all_integrations_are_fitted_at_once(scene, device):

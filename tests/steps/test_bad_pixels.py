@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.steps import BadPixelFiller, ReferenceLibrary
@@ -35,7 +36,7 @@ def agree(device, found, expected, share=2.4e-7):
     """Equal to a share of the largest value: by default two float32 roundings."""
     found = device.get(found)
     assert found.dtype == expected.dtype
-    np.testing.assert_allclose(found, expected, atol=share * np.nanmax(np.abs(expected)), rtol=0)
+    assert_allclose(found, expected, atol=share * np.nanmax(np.abs(expected)), rtol=0)
 
 
 @pytest.mark.parametrize("preset", [None, "jwst"])
@@ -50,7 +51,7 @@ def test_devices_agree(device, preset, with_mask):
     expected = ReferenceLibrary(references, filling, mask=mask)
     found = ReferenceLibrary(moved(device, references), filling, mask=mask)
     for name in ("groups", "usable", "err_known"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert_array_equal(getattr(found, name), getattr(expected, name))
     assert found.usable[4] == (preset == "jwst")  # which fills it with zeros
     agree(device, found.images, expected.images)
     agree(device, found.errors, expected.errors)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
@@ -39,16 +40,16 @@ def test_equals_the_oracle(device, truncate, per_integration):
     out = run(device, stack, np.stack([refs] * len(stack)) if per_integration else refs, truncate)
     for i in range(len(stack)):
         left, err = oracles.klip(stack.data[i].astype(float), refs, truncate)
-        np.testing.assert_allclose(out.data[i], left, atol=1e-4)  # float32 of values up to 300
-        np.testing.assert_allclose(out.err[i], err, atol=1e-5)
+        assert_allclose(out.data[i], left, atol=1e-4)  # float32 of values up to 300
+        assert_allclose(out.err[i], err, atol=1e-5)
 
 
 def test_shared_references_equal_the_same_ones_repeated(device):
     stack, refs = scene()
     once = run(device, stack, refs, 3)
     each = run(device, stack, np.stack([refs] * 3), 3)
-    np.testing.assert_allclose(once.data, each.data, atol=1e-5)
-    np.testing.assert_allclose(once.err, each.err, atol=1e-6)
+    assert_allclose(once.data, each.data, atol=1e-5)
+    assert_allclose(once.err, each.err, atol=1e-6)
 
 
 @pytest.mark.parametrize("per_integration", [False, True])
@@ -58,10 +59,8 @@ def test_one_unusable_reference_changes_nothing(device, per_integration):
     if per_integration:
         refs, with_nan = np.stack([refs] * len(stack)), np.stack([with_nan] * len(stack))
     without, out = run(device, stack, refs, 3), run(device, stack, with_nan, 3)
-    np.testing.assert_allclose(
-        without.data, out.data, rtol=0, atol=1e-5 * device.is_gpu * per_integration
-    )
-    np.testing.assert_allclose(without.err, out.err, rtol=1e-6 * device.is_gpu * per_integration)
+    assert_allclose(without.data, out.data, rtol=0, atol=1e-5 * device.is_gpu * per_integration)
+    assert_allclose(without.err, out.err, rtol=1e-6 * device.is_gpu * per_integration)
 
 
 @pytest.mark.parametrize("per_integration", [False, True])
@@ -112,7 +111,7 @@ def test_one_reference_is_scaled_and_subtracted(device):
     for target, left in zip(stack.data.astype(float), out.data, strict=True):
         target = target - target.mean()
         scale = (target * reference).sum() / (reference**2).sum()
-        np.testing.assert_allclose(left, target - scale * reference, atol=1e-4)
+        assert_allclose(left, target - scale * reference, atol=1e-4)
     assert (out.err == 0).all()
 
 
@@ -123,8 +122,8 @@ def test_several_truncations_come_as_a_list(device, per_integration):
     several = run(device, stack, refs, [1, 3, 50])
     for truncate, out in zip([1, 3, 50], several, strict=True):
         one = run(device, stack, refs, truncate)
-        np.testing.assert_allclose(out.data, one.data, rtol=0, atol=1e-5 * device.is_gpu)
-        np.testing.assert_array_equal(out.err, one.err)
+        assert_allclose(out.data, one.data, rtol=0, atol=1e-5 * device.is_gpu)
+        assert_array_equal(out.err, one.err)
 
 
 def test_references_on_a_gpu_are_left_as_they_are(device):
@@ -132,7 +131,7 @@ def test_references_on_a_gpu_are_left_as_they_are(device):
     there = device.array(refs.copy())
     there_too = IntegrationStack(*map(device.array, (stack.data, stack.err, stack.dq)))
     klip(there_too, there, 3, overwrite_references=device.is_gpu)
-    np.testing.assert_array_equal(device.get(there), refs)
+    assert_array_equal(device.get(there), refs)
 
 
 @pytest.mark.parametrize("per_integration", [False, True])
@@ -144,4 +143,4 @@ def test_eigenvalues_come_along(device, per_integration):
     direct = np.linalg.eigvalsh(centred @ centred.T / (centred.shape[1] - 1))[::-1]
     assert len(spectra) == (3 if per_integration else 1)
     for values in spectra:
-        np.testing.assert_allclose(device.get(values), direct, rtol=1e-9)
+        assert_allclose(device.get(values), direct, rtol=1e-9)

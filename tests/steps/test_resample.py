@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError, ParameterError
@@ -60,12 +61,12 @@ def test_read_noise_weighs_and_flags_count():
     d = Drizzle(OUTPUT)
     d.add(given.data, pixel_map(5.0), np.where(good, 1 / given.var_rnoise, 0))
     expected = d.result()
-    np.testing.assert_allclose(result.data, expected.data, rtol=1e-6)
-    np.testing.assert_allclose(result.wht, expected.weight, rtol=1e-6)
-    np.testing.assert_array_equal(result.con, expected.context)
+    assert_allclose(result.data, expected.data, rtol=1e-6)
+    assert_allclose(result.wht, expected.weight, rtol=1e-6)
+    assert_array_equal(result.con, expected.context)
     assert result.data.dtype == result.err.dtype == np.float32
     variances = [result.var_poisson, result.var_rnoise, result.var_flat]
-    np.testing.assert_allclose(result.err, np.sqrt(np.sum(variances, axis=0)), rtol=1e-6)
+    assert_allclose(result.err, np.sqrt(np.sum(variances, axis=0)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_bad_pixel_in_any_array_takes_no_part(name, value):
     result = resample([spoilt], [pixel_map()], OUTPUT)
     expected = resample([flagged], [pixel_map()], OUTPUT)
     for field in dataclasses.fields(result):
-        np.testing.assert_array_equal(getattr(result, field.name), getattr(expected, field.name))
+        assert_array_equal(getattr(result, field.name), getattr(expected, field.name))
     assert not np.array_equal(result.wht, resample([clean], [pixel_map()], OUTPUT).wht)
 
 
@@ -100,7 +101,7 @@ def test_other_flags_do_not_matter():
     given = stack()
     flagged = given.replace(dq=given.dq | np.uint32(4 + 16))
     a, b = (resample([s], [pixel_map()], OUTPUT) for s in (given, flagged))
-    np.testing.assert_array_equal(a.data, b.data)
+    assert_array_equal(a.data, b.data)
 
 
 def test_exposure_time_weighs():
@@ -110,8 +111,8 @@ def test_exposure_time_weighs():
     middle = result.wht[8:18, 8:18]
     assert np.median(middle) == pytest.approx(2 * 10.0 + 30.0, rel=0.2)
     swapped = resample(given, maps, OUTPUT, weight_type="exptime", exposure_times=[20.0, 60.0])
-    np.testing.assert_allclose(swapped.data, result.data, rtol=1e-6)
-    np.testing.assert_allclose(swapped.err, result.err, rtol=1e-6)
+    assert_allclose(swapped.data, result.data, rtol=1e-6)
+    assert_allclose(swapped.err, result.err, rtol=1e-6)
 
 
 def test_variances_of_equal_planes_average_down():
@@ -124,8 +125,8 @@ def test_variances_of_equal_planes_average_down():
     result = resample([given], [aligned], SHAPE, pixel_scale_ratio=0.5)
     inner = np.s_[2:-2, 2:-2]
     for name, value in (("var_poisson", 2), ("var_rnoise", 3), ("var_flat", 5)):
-        np.testing.assert_allclose(getattr(result, name)[inner], value / 4 / 0.25, rtol=1e-6)
-    np.testing.assert_allclose(result.err[inner], np.sqrt(10.0), rtol=1e-6)
+        assert_allclose(getattr(result, name)[inner], value / 4 / 0.25, rtol=1e-6)
+    assert_allclose(result.err[inner], np.sqrt(10.0), rtol=1e-6)
 
 
 def test_exposures_one_by_one_and_shared_maps():
@@ -135,7 +136,7 @@ def test_exposures_one_by_one_and_shared_maps():
     again = resample(given, [shared.copy(), pixel_map(-3.0), shared], OUTPUT)
     assert result.con.shape == (2, *OUTPUT)
     for field in dataclasses.fields(result):
-        np.testing.assert_array_equal(getattr(result, field.name), getattr(again, field.name))
+        assert_array_equal(getattr(result, field.name), getattr(again, field.name))
 
 
 def test_without_read_noise(caplog):
@@ -148,7 +149,7 @@ def test_without_read_noise(caplog):
     assert np.isnan(result.var_rnoise).all()
     covered = result.wht > 1
     expected = np.sqrt(result.var_poisson + result.var_flat)
-    np.testing.assert_allclose(result.err[covered], expected[covered], rtol=1e-6)
+    assert_allclose(result.err[covered], expected[covered], rtol=1e-6)
 
 
 def test_err_without_variances(caplog):
@@ -160,7 +161,7 @@ def test_err_without_variances(caplog):
         bare = resample(given, [aligned], SHAPE, err_from="var")
         assert "ERR is NaN everywhere" in caplog.text
     assert np.isnan(bare.err).all()
-    np.testing.assert_array_equal(auto.data, bare.data)
+    assert_array_equal(auto.data, bare.data)
     for name in ("var_poisson", "var_rnoise", "var_flat"):
         assert np.isnan(getattr(auto, name)).all()
     good = (given[0].dq & 513) == 0
@@ -168,7 +169,7 @@ def test_err_without_variances(caplog):
     with np.errstate(invalid="ignore", divide="ignore"):
         expected = np.sqrt(np.sum(np.where(good, given[0].err, 0) ** 2, axis=0)) / n
     inner = np.s_[2:-2, 2:-2]
-    np.testing.assert_allclose(auto.err[inner], expected[inner], rtol=1e-5)
+    assert_allclose(auto.err[inner], expected[inner], rtol=1e-5)
 
 
 def test_nothing_good():
@@ -294,13 +295,13 @@ def test_equals_the_jwst_package(shared_data, parameters):
         **rest,
     )
     assert ours.data.shape == theirs.data.shape
-    np.testing.assert_array_equal(ours.con, theirs.con)
+    assert_array_equal(ours.con, theirs.con)
     # the maps differ by the rounding of gwcs, 1e-9 px: slivers of weight 1e-4 by 1e-5 of theirs,
     # and lanczos reads the next entry of its table (worst seen: 7 pixels by 0.0018 of the largest)
     lanczos = parameters.get("kernel", "").startswith("lanczos")
     close = np.isclose(ours.wht, theirs.wht, rtol=1e-6, atol=1e-6 * theirs.wht.max())
     assert np.count_nonzero(~close) <= 50 * lanczos
-    np.testing.assert_allclose(ours.wht, theirs.wht, atol=0.003 * theirs.wht.max())
+    assert_allclose(ours.wht, theirs.wht, atol=0.003 * theirs.wht.max())
     limit = LANCZOS_REL if lanczos else 1e-6
     for mine, name in (
         (ours.data, "data"),
@@ -310,7 +311,7 @@ def test_equals_the_jwst_package(shared_data, parameters):
         (ours.var_flat, "var_flat"),
     ):
         other = getattr(theirs, name)
-        np.testing.assert_array_equal(np.isnan(mine), np.isnan(other))
+        assert_array_equal(np.isnan(mine), np.isnan(other))
         assert rms(mine - other) <= limit * rms(other), name
     assert output.pixel_area_sr == pytest.approx(
         theirs.meta.photometry.pixelarea_steradians, rel=1e-12

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.steps.resample import resample
@@ -26,11 +27,11 @@ def both(device, given, maps, **keywords):
 
 
 def assert_close(result, expected):
-    np.testing.assert_array_equal(result.pop("con"), expected.pop("con"))
+    assert_array_equal(result.pop("con"), expected.pop("con"))
     for name, wanted in expected.items():
         assert result[name].dtype == wanted.dtype == np.float32
-        np.testing.assert_array_equal(np.isnan(result[name]), np.isnan(wanted))
-        np.testing.assert_allclose(result[name], wanted, rtol=10 * DRIZZLE_ROUNDED, err_msg=name)
+        assert_array_equal(np.isnan(result[name]), np.isnan(wanted))
+        assert_allclose(result[name], wanted, rtol=10 * DRIZZLE_ROUNDED, err_msg=name)
 
 
 @pytest.mark.parametrize("at_once", [2**24, 2 * SHAPE[0] * SHAPE[1]])
@@ -88,8 +89,8 @@ def test_other_types_and_a_map_on_the_device(device):
     )
     result = resample([moved(device, wide)], [device.array(pixel_map())], OUTPUT)
     expected = resample([given], [pixel_map()], OUTPUT)
-    np.testing.assert_allclose(device.get(result.data), expected.data, rtol=1e-5)
-    np.testing.assert_allclose(device.get(result.wht), expected.wht, rtol=1e-6)
+    assert_allclose(device.get(result.data), expected.data, rtol=1e-5)
+    assert_allclose(device.get(result.wht), expected.wht, rtol=1e-6)
 
 
 def test_nothing_good(device):
