@@ -1,5 +1,6 @@
 """The emulated device finds what nothing orders, and blames nothing that is in order."""
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,34 +26,33 @@ def filled(device, stream, value=1.0, n=1000):
 
 
 # ---------------------------------------------------------------- accesses
-def test_a_read_after_a_write(device):
-    a, b = streams(device)
-    x = filled(device, a)
-    with (
-        device.race(
-            r"multiply on stream 0x\w+ of device 0 reads a device array of float64 "
-            r"\(1000,\), but nothing orders it after cupy.full on stream 0x\w+ of"
+@pytest.mark.parametrize(
+    "first, second, found",
+    [
+        (
+            None,
+            lambda x: x * 2,
+            r"multiply on stream 0x\w+ of device 0 reads a device array of float64 \(1000,\), but "
+            r"nothing orders it after cupy.full on stream 0x\w+ of",
         ),
-        b,
-    ):
-        x * 2
-
-
-def test_a_write_after_a_read(device):
+        (
+            lambda x: x.sum(),
+            lambda x: x.__setitem__(3, 0),
+            f"an assignment .* writes .* {UNORDERED} cupy.ndarray.sum",
+        ),
+        (None, lambda x: x.fill(0), f"fill on .* writes .* {UNORDERED} cupy.full"),
+    ],
+)
+def test_a_race_of_two_accesses(device, first, second, found):
     a, b = streams(device)
     x = filled(device, a)
-    a.synchronize()
-    with b:
-        x.sum()
-    with device.race(f"an assignment .* writes .* {UNORDERED} cupy.ndarray.sum"), a:
-        x[3] = 0
-
-
-def test_a_write_after_a_write(device):
-    a, b = streams(device)
-    x = filled(device, a)
-    with device.race(f"fill on .* writes .* {UNORDERED} cupy.full"), b:
-        x.fill(0)
+    if first:
+        a.synchronize()
+        with b:
+            first(x)
+        a, b = b, a
+    with device.race(found), b:
+        second(x)
 
 
 def test_two_reads_are_no_race(device):
@@ -93,12 +93,8 @@ def test_views_and_shapes_are_no_access(device):
     x = filled(device, a)
     with b:
         y = x.reshape(10, 100)[2:, 3].T
-        assert (y.shape, x[5].ndim, cp.broadcast_to(x, (2, 1000)).size, len(x)) == (
-            (8,),
-            0,
-            2000,
-            1000,
-        )
+        assert (y.shape, x[5].ndim, len(x)) == ((8,), 0, 1000)
+        assert cp.broadcast_to(x, (2, 1000)).size == 2000
         assert cp.asarray(x).data.ptr == x.ravel().data.ptr == x.data.ptr
     with device.race(UNORDERED), b:
         y.sum()
@@ -135,25 +131,12 @@ def test_what_a_kernel_takes_as_constant_it_only_reads(device, written):
 
     with a:
         launched(outs[0])
-    if written:
-        with device.race(f"kernel column_median<float, 8> .* {UNORDERED} kernel column_med"), b:
-            launched(outs[0])
-    else:
-        with b:
-            launched(outs[1])
+    text = f"kernel column_median<float, 8> .* {UNORDERED} kernel column_med"
+    with device.race(text) if written else contextlib.nullcontext(), b:
+        launched(outs[0 if written else 1])
 
 
 # ---------------------------------------------------------------- what orders
-def by_event(cp, a, b):
-    b.wait_event(a.record())
-
-
-def by_event_given(cp, a, b):
-    event = cp.cuda.Event()
-    a.record(event)
-    b.wait_event(event)
-
-
 def by_event_on_the_current_stream(cp, a, b):
     event = cp.cuda.Event(disable_timing=True)
     with a:
@@ -168,8 +151,8 @@ def by_others(cp, a, b):
 
 
 WAYS = [
-    by_event,
-    by_event_given,
+    lambda cp, a, b: b.wait_event(a.record()),
+    lambda cp, a, b: b.wait_event(a.record(cp.cuda.Event())),
     by_event_on_the_current_stream,
     by_others,
     lambda cp, a, b: a.synchronize(),
@@ -225,20 +208,14 @@ def test_an_event_stands_for_what_was_there_when_it_was_recorded(device):
 
 
 @pytest.mark.parametrize(
-    "first, second, ordered",
+    "kinds, ordered",
     [
-        ("null", "blocking", True),
-        ("blocking", "null", True),
-        ("null", "other", False),
-        ("other", "null", False),
-        ("blocking", "blocking", False),
-        ("blocking", "other", False),
-        ("null", "own", True),
-        ("own", "null", True),
-        ("own", "other", False),
+        *((k, True) for k in ("null blocking", "blocking null", "null own", "own null")),
+        *((k, False) for k in ("null other", "other null", "own other")),
+        *((k, False) for k in ("blocking blocking", "blocking other")),
     ],
 )
-def test_the_null_stream_and_blocking_ones_wait_for_each_other(device, first, second, ordered):
+def test_the_null_stream_and_blocking_ones_wait_for_each_other(device, kinds, ordered):
     cuda = device.cupy.cuda
     make = {
         "null": lambda: cuda.Stream.null,
@@ -246,14 +223,10 @@ def test_the_null_stream_and_blocking_ones_wait_for_each_other(device, first, se
         "own": lambda: cuda.Stream.ptds,
         "other": lambda: cuda.Stream(non_blocking=True),
     }
-    a, b = make[first](), make[second]()
+    a, b = (make[kind]() for kind in kinds.split())
     x = filled(device, a)
-    if ordered:
-        with b:
-            x += 1
-    else:
-        with device.race(UNORDERED), b:
-            x += 1
+    with contextlib.nullcontext() if ordered else device.race(UNORDERED), b:
+        x += 1
 
 
 def test_a_wait_for_the_null_stream_is_for_blocking_ones_too(device):
@@ -270,15 +243,9 @@ def test_a_wait_for_the_null_stream_is_for_blocking_ones_too(device):
 
 def test_a_value_that_the_host_looks_at_was_waited_for(device):
     a, b = streams(device)
-    for look in (
-        lambda x: float(x[0]),
-        lambda x: bool(x[0]),
-        lambda x: x.item(),
-        device.get,
-        lambda x: x.tolist(),
-        device.cupy.nonzero,
-        lambda x: x[x > 0],
-    ):
+    looks = [lambda x, kind=kind: kind(x[0]) for kind in (float, bool)]
+    looks += [lambda x: x.item(), lambda x: x.tolist(), lambda x: x[x > 0]]
+    for look in (*looks, device.get, device.cupy.nonzero):
         x = filled(device, a, n=1)
         with a:
             look(x)
@@ -332,9 +299,16 @@ def test_memory_that_another_stream_still_reads(device):
         filled(device, a, 2.0)
 
 
-def test_memory_that_another_stream_has_read(device):
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda cp, a, b: a.wait_event(b.record()),
+        lambda cp, a, b: cp.get_default_memory_pool().free_all_blocks(),  # cudaFree waits
+    ],
+)
+def test_memory_that_another_stream_has_read(device, finish):
     a, b = given_back_while_read(device)
-    a.wait_event(b.record())
+    finish(device.cupy, a, b)
     filled(device, a, 2.0)
 
 
@@ -357,12 +331,6 @@ def test_only_the_part_that_is_in_use_is_in_use(device):
     del y
     with device.race("whose memory it has got"):
         filled(device, a, n=64), filled(device, a, n=64)
-
-
-def test_memory_that_was_given_back_to_cuda(device):
-    a, b = given_back_while_read(device)
-    device.cupy.get_default_memory_pool().free_all_blocks()  # cudaFree waits
-    filled(device, a)
 
 
 def test_another_stream_does_not_get_the_memory(device):
@@ -471,7 +439,6 @@ def test_there_are_as_many_devices_as_were_asked_for(device):
         ):
             with pytest.raises(Exception, match="cudaErrorInvalidDevice"):
                 refused(count)
-    with device_fixture.emulated(devices=2) as two:
-        assert two.cupy.cuda.runtime.getDeviceCount() == 2
-    with device_fixture.emulated() as one:
-        assert one.cupy.cuda.runtime.getDeviceCount() == 1
+    for settings in ({"devices": 2}, {}):
+        with device_fixture.emulated(**settings) as made:
+            assert made.cupy.cuda.runtime.getDeviceCount() == settings.get("devices", 1)
