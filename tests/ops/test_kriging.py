@@ -103,8 +103,7 @@ def with_gaps(seed=0, shape=(17, 23), noise=1.0):
 def check(device, arrays, correlation=None, reach=NEAR):
     table = finest_correlation() if correlation is None else correlation
     expected = oracles.krige(*arrays, table, reach)
-    found = krige(*map(device.array, arrays), device.array(correlation), reach)
-    for got, want in zip(map(device.get, found), expected, strict=True):
+    for got, want in zip(device.call(krige, *arrays, correlation, reach), expected, strict=True):
         assert_allclose(got, want, rtol=tolerances.KRIGING_REL, atol=1e-12)
     return expected
 
@@ -123,7 +122,7 @@ def test_from_no_noise_to_nothing_but_noise(device, noise):
 
 def test_a_measured_correlation(device):
     image = read_only(diffraction_limited(1, (64, 64))[0])
-    table = device.get(correlation_of(device.array(image)))
+    table = device.call(correlation_of, image)
     assert_array_equal(table, correlation_of(image))
     check(device, with_gaps(seed=2), table)
 
@@ -131,9 +130,9 @@ def test_a_measured_correlation(device):
 def test_one_value_everywhere_is_predicted_without_variance(device):
     image, usable, err, y, x = with_gaps()
     flat = np.full_like(image, 7.0)
-    values, variances = krige(*map(device.array, (flat, usable, np.zeros_like(err), y, x)))
-    known = ~np.isnan(device.get(values))
-    assert (device.get(values)[known] == 7).all() and (device.get(variances)[known] == 0).all()
+    values, variances = device.call(krige, flat, usable, np.zeros_like(err), y, x)
+    known = ~np.isnan(values)
+    assert (values[known] == 7).all() and (variances[known] == 0).all()
 
 
 def test_float32_images_and_nothing_to_do(device):
@@ -141,13 +140,13 @@ def test_float32_images_and_nothing_to_do(device):
     single = image.astype(np.float32), usable, err.astype(np.float32), y, x
     check(device, single)
     none = np.zeros(0, np.int64)
-    assert all(a.shape == (0,) for a in krige(*map(device.array, (image, usable, err, none, none))))
+    assert all(a.shape == (0,) for a in device.call(krige, image, usable, err, none, none))
 
 
 def test_joint_spread_is_the_sum_over_neighbours(device):
     spread = np.where(np.random.default_rng(4).random((9, 11)) < 0.3, 2.0, 0.0)
     spread[2, 3], table = np.nan, finest_correlation()
-    found = device.get(joint_spread(device.array(read_only(spread)), device.array(table)))
+    found = device.call(joint_spread, read_only(spread), table)
     known = np.nan_to_num(spread)
     y, x = np.nonzero(known)
     square = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2

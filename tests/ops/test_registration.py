@@ -11,6 +11,7 @@ from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, NOT_CONVER
 from tests.helpers import oracles, tolerances
 from tests.helpers.scenes import read_only, speckles
 
+NUMBERS = "x y beta residual x_err".split()
 OFFSETS = [(0.0, 0.0), (0.31, -0.22), (0.95, 0.48), (-1.2, 0.6), (2.5, -1.5)]
 
 
@@ -34,8 +35,7 @@ def assert_same(a, b, device):
 
 def fitted(device, frame, references, mask=None, guide=None, **options):
     """Fits of one frame; `guide` is a host array like the others."""
-    guide = None if guide is None else device.array(guide)
-    plan = Registration(device.array(references), mask, guide=guide, **options)
+    plan = Registration(device.array(references), mask, guide=device.put(guide), **options)
     return plan.fit(device.array(frame))
 
 
@@ -68,7 +68,7 @@ def test_result_does_not_depend_on_the_guide(device):
     other = speckles((48, 48), (1.8, -2.2))
     a = fitted(device, frame, references, mask, guide=frame)
     b = fitted(device, frame, references, mask, guide=other)
-    for name in ("x", "y", "beta", "residual", "x_err"):
+    for name in NUMBERS:
         assert_allclose(a[name], b[name], rtol=1e-9, atol=1e-10)
 
 
@@ -84,7 +84,7 @@ def test_a_background_moves_nothing(device):
     frame, references, mask = case((40, 41))
     plain = fitted(device, frame, references, mask)
     lifted = fitted(device, frame - 80.0, references + 300.0, mask)
-    for name in ("x", "y", "beta", "residual", "x_err"):
+    for name in NUMBERS:
         assert_allclose(plain[name], lifted[name], rtol=1e-6, atol=1e-8)
 
 
@@ -149,20 +149,15 @@ def test_devices_agree_on_hard_cases(shape, search, device):
     mask[9:12, 8:12] = 0
     guide = frames[0] if search else None
     expected = Registration(references, mask, guide=guide, search=search).fit_many(frames)
-    plan = Registration(
-        device.array(references),
-        device.array(mask),
-        guide=None if guide is None else device.array(guide),
-        search=search,
-    )
+    more = {"guide": device.put(guide), "search": search}
+    plan = Registration(device.array(references), device.array(mask), **more)
     fits = plan.fit_many(device.array(frames))
     assert {NOT_CONVERGED, CONVERGED} == set(expected["status"].ravel())
     assert_array_equal(fits["status"], expected["status"])
     good = expected["status"] == CONVERGED
     for name in FIT_DTYPE.names[:-1]:
-        assert_allclose(
-            fits[name][good], expected[name][good], rtol=1e-9, atol=tolerances.REGISTRATION_PX
-        )
+        close = {"rtol": 1e-9, "atol": tolerances.REGISTRATION_PX}
+        assert_allclose(fits[name][good], expected[name][good], **close)
     assert_same(plan.fit(device.array(frames[1])), fits[1], device)
 
 
@@ -263,10 +258,12 @@ def test_series_reproduce_the_phases():
 
 def test_errors():
     references = np.zeros((2, 8, 8))
-    with pytest.raises(InputError, match="mask has shape"):
-        Registration(references, np.ones((8, 9)))
-    with pytest.raises(InputError, match="no more than three pixels"):
-        Registration(references, np.zeros((8, 8)))
+    for text, mask in (
+        ("mask has shape", np.ones((8, 9))),
+        ("no more than three pixels", np.zeros((8, 8))),
+    ):
+        with pytest.raises(InputError, match=text):
+            Registration(references, mask)
     with pytest.raises(InputError, match="frame has shape"):
         Registration(references).fit(np.zeros((9, 8)))
 
@@ -284,13 +281,9 @@ def test_propagated_uncertainties_match_the_scatter_of_noisy_images():
     for _ in range(draws):
         references = clean + rng.normal(size=(n, *shape)) * reference_error
         plan = Registration(references, mask)
-        plan.propagate(
-            np.repeat(clean[None], n, 0),
-            reference_error[None],
-            np.zeros(n, int),
-            frame,
-            frame_error,
-        )
+        groups = np.zeros(n, int)
+        given = np.repeat(clean[None], n, 0), reference_error[None], groups, frame, frame_error
+        plan.propagate(*given)
         truth = Registration(clean[None], mask).fit(frame)[0]
         for _ in range(draws):
             fits = plan.fit(frame + rng.normal(size=shape) * frame_error)
