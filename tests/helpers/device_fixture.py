@@ -53,13 +53,7 @@ class Cpu(Device):
 
 
 class CudaBackend(Device):
-    """CuPy arrays, real or emulated.
-
-    Attributes
-    ----------
-    emulation : Emulation or None
-        Counters and settings of the emulated device; None on a real one.
-    """
+    """CuPy arrays, real or emulated; `emulation` has counters and settings, None on a real one."""
 
     is_gpu = True
 

@@ -16,6 +16,7 @@ from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import KERNELS, Drizzle, fill_value, overlaps
 from tests.helpers import drizzle_oracle
 from tests.helpers.processes import python
+from tests.helpers.scenes import read_only
 from tests.helpers.tolerances import DRIZZLE_CANCELLING_VARIANCE, DRIZZLE_SUM_ABS, DRIZZLE_SUM_REL
 
 SHAPE, OUTPUT = (41, 33), (39, 46)
@@ -45,9 +46,7 @@ def scene(n, shape=SHAPE, seed=1, bad=0.05):
     weights = rng.uniform(0.1, 2.0, size=images.shape).astype(np.float32)
     weights[rng.uniform(size=images.shape) < bad] = 0.0
     images[weights == 0] = np.nan
-    for array in (images, weights):
-        array.flags.writeable = False
-    return images, weights
+    return read_only(images, weights)
 
 
 def package(images, pixel_maps, weights, output_shape=OUTPUT, fillval="NAN", **keywords):
@@ -355,8 +354,7 @@ def variances_of(images, seed=5):
     arrays = tuple(rng.uniform(0.1, 4.0, images.shape).astype(np.float32) for _ in range(3))
     for array in arrays:
         array[np.isnan(images)] = np.nan
-        array.flags.writeable = False
-    return arrays
+    return read_only(*arrays)
 
 
 @pytest.mark.parametrize("kernel", ["square", "turbo", "gaussian", "lanczos3"])

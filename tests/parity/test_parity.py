@@ -5,7 +5,9 @@ import pytest
 from astropy.io import fits
 from numpy.testing import assert_array_equal
 
-from tests.parity.conftest import SETS
+from gpucoron.simulate import simulate
+from gpucoron.verify import verify
+from tests.parity.conftest import SETS, SIMULATED
 
 pytestmark = pytest.mark.slow
 
@@ -101,3 +103,43 @@ def test_reference_without_pixels_is_left_out_of_both(comparison):
     assert "00002_nrcalong_calints.fits: reference integration 3 of 3" in note
     (pair,) = comparison.pairs("psfstack")
     assert {array.shape[0] for array in read(pair, "SCI")} == {7}
+
+
+def test_another_kernel(tmp_path):
+    """All of the kernels: tests/steps/test_resample.py."""
+    pytest.importorskip("jwst", reason="the jwst package is not installed (extra jwst)")
+    made = simulate(tmp_path / "input", "nircam", **SIMULATED)
+    chosen = {"resample.kernel": "lanczos3", "resample.pixel_scale_ratio": 0.7}
+    sets = [f"{name}={value}" for name, value in chosen.items()]
+    report = verify(made.asn, psfmask=made.psfmask, sets=sets, output_dir=tmp_path / "verify")
+    assert report.problems() == []
+    assert report.parameters == chosen
+    differences = {image.hdu: image for image in report.images if image.product == "i2d"}
+    assert differences["CON"].same_bits
+
+
+# ---- real data: AU Mic and its edge-on disk, behind NIRCam's round mask
+STAR = (150, 174)  # x, y from 0
+RADII = (8, 40)  # px
+#: Standard deviation in the annulus, MJy/sr: of the exposure, and of what the jwst package leaves.
+ROLLS = {"jw01184001001": (49.8, 2.695), "jw01184002001": (47.9, 2.439)}
+
+
+def scatter(path):
+    image = fits.getdata(path, "SCI")[0]
+    y, x = np.indices(image.shape)
+    r = np.hypot(x - STAR[0], y - STAR[1])
+    return float(np.nanstd(image[(r >= RADII[0]) & (r <= RADII[1])], dtype=np.float64))
+
+
+@pytest.mark.parametrize(
+    "comparison", [s for s in SETS if s.values == ("aumic_f444w",)], indirect=True
+)
+@pytest.mark.parametrize("roll", ROLLS)
+def test_star_is_removed_to_what_jwst_leaves(comparison, shared_data, roll):
+    before, after = ROLLS[roll]
+    exposure = next((shared_data / "aumic_f444w").glob(f"{roll}*_calints.fits"))
+    assert scatter(exposure) == pytest.approx(before, rel=0.005)
+    for folder in (comparison.ours, comparison.theirs):
+        product = next(folder.glob(f"{roll}*_psfsub.fits"))
+        assert scatter(product) == pytest.approx(after, rel=0.005)

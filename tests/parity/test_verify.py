@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from astropy.io import fits
 from gpucoron.cli import main as cli
 from gpucoron.errors import InputError, OutputError, ParameterError
 from gpucoron.verify import PeerError, Report, command, compare_products, runs, verify
+from gpucoron.verify.headers import EXPECTED_EXTENSIONS, EXPECTED_KEYWORDS, _same_polygon
 from gpucoron.verify.run_jwst import step_parameters
 from gpucoron.verify.staging import stage
 from tests.helpers.tiny_sets import TinySet
 
 NAME = "exp_c1001_psfsub.fits"
+PAGE = Path(__file__).parents[2] / "docs" / "deviations.md"
 
 
 def write(folder, data, name=NAME, err=None, dq=None, **keywords):
@@ -120,8 +123,6 @@ def test_keywords(tmp_path, image):
 
 
 def test_polygon_may_start_at_any_corner():
-    from gpucoron.verify.headers import _same_polygon
-
     corners = ["150.1 -30.4", "150.2 -30.4", "150.2 -30.3"]
     text = "POLYGON ICRS  " + " ".join(corners)
     turned = "POLYGON ICRS  " + " ".join(corners[1:] + corners[:1])
@@ -269,3 +270,24 @@ def test_staging_writes_what_jwst_can_read(tmp_path):
     assert all((tmp_path / "staged" / m["expname"]).exists() for m in made["members"])
     assert fits.getdata(staged.psfmask, "SCI").min() == 1
     assert "both use psfmask.fits" in staged.notes[0]
+
+
+# ---- docs/deviations.md
+
+
+def rows(heading):
+    section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+def shown(within):
+    words = {None: "any difference", "polygon": "the same polygon"}
+    return words[within] if within in words else f"{within:g}"
+
+
+def test_the_page_says_what_the_comparison_lets_pass_word_for_word():
+    assert rows("Header keywords") == [
+        (r.products, r.hdu, r.keyword, shown(r.within), r.reason) for r in EXPECTED_KEYWORDS
+    ]
+    assert rows("Extensions") == list(EXPECTED_EXTENSIONS)

@@ -10,13 +10,9 @@ from gpucoron.steps import stack_refs
 
 def exposure(name, n, shape=(4, 5), value=1.0):
     data = np.full((n, *shape), value, np.float32)
-    return IntegrationStack(
-        data,
-        data * 0.1,
-        np.zeros(data.shape, np.uint32),
-        var_flat=data,
-        sources=tuple(PlaneSource(name, i + 1) for i in range(n)),
-    )
+    sources = tuple(PlaneSource(name, i + 1) for i in range(n))
+    dq = np.zeros(data.shape, np.uint32)
+    return IntegrationStack(data, data * 0.1, dq, var_flat=data, sources=sources)
 
 
 def test_order_and_sources():

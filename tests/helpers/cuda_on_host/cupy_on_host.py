@@ -66,8 +66,6 @@ class Emulation:
 
     Attributes
     ----------
-    cupy : Namespace
-        The module.
     modules : dict
         What is to stand in `sys.modules` for "cupy" and "cupyx".
     order, seed : str, int
@@ -82,14 +80,6 @@ class Emulation:
         Copied from and to the host so far.
     count : int
         How many devices there are.
-    checker : Checker
-        Judges whether accesses to memory are in order; `checker.races` has what was wrong.
-    streams : Streams
-        All of them.
-    memory : Memory
-        The allocation of each array.
-    pools : list of Pool
-        Each device's memory.
     """
 
     def __init__(self):
