@@ -25,6 +25,21 @@ def filled(device, stream, value=1.0, n=1000):
         return device.cupy.full(n, value)
 
 
+@pytest.fixture
+def a(device):
+    return streams(device)[0]
+
+
+@pytest.fixture
+def b(device):
+    return streams(device)[0]
+
+
+@pytest.fixture
+def x(device, a):
+    return filled(device, a)
+
+
 # ---------------------------------------------------------------- accesses
 @pytest.mark.parametrize(
     "first, second, found",
@@ -43,9 +58,7 @@ def filled(device, stream, value=1.0, n=1000):
         (None, lambda x: x.fill(0), f"fill on .* writes .* {UNORDERED} cupy.full"),
     ],
 )
-def test_a_race_of_two_accesses(device, first, second, found):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_a_race_of_two_accesses(device, a, b, x, first, second, found):
     if first:
         a.synchronize()
         with b:
@@ -55,9 +68,7 @@ def test_a_race_of_two_accesses(device, first, second, found):
         second(x)
 
 
-def test_two_reads_are_no_race(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_two_reads_are_no_race(device, a, b, x):
     a.synchronize()
     for stream in (a, b, a):
         with stream:
@@ -78,9 +89,7 @@ def test_two_reads_are_no_race(device):
         lambda cp, x: x.reshape(10, 100).T.__setitem__(0, 1.0),
     ],
 )
-def test_all_that_writes_is_a_write(device, change):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_all_that_writes_is_a_write(device, a, b, x, change):
     a.synchronize()
     with b:
         x.sum()
@@ -165,9 +174,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_orders_two_streams(device, way):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_what_orders_two_streams(device, a, b, x, way):
     device.cupy.cuda.Stream.null.wait_event(a.record())
     way(device.cupy, a, b)
     with b:
@@ -186,17 +193,13 @@ def test_what_orders_two_streams(device, way):
         lambda cp, a, b: b.wait_event(cp.cuda.Stream.null.record()),
     ],
 )
-def test_what_orders_nothing(device, way):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_what_orders_nothing(device, a, b, x, way):
     way(device.cupy, a, b)
     with device.race(UNORDERED), b:
         x += 1
 
 
-def test_an_event_stands_for_what_was_there_when_it_was_recorded(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_an_event_stands_for_what_was_there_when_it_was_recorded(device, a, b, x):
     event = a.record()
     with a:
         y = x + 1
@@ -241,8 +244,7 @@ def test_a_wait_for_the_null_stream_is_for_blocking_ones_too(device):
         x.sum()
 
 
-def test_a_value_that_the_host_looks_at_was_waited_for(device):
-    a, b = streams(device)
+def test_a_value_that_the_host_looks_at_was_waited_for(device, a, b):
     looks = [lambda x, kind=kind: kind(x[0]) for kind in (float, bool)]
     looks += [lambda x: x.item(), lambda x: x.tolist(), lambda x: x[x > 0]]
     for look in (*looks, device.get, device.cupy.nonzero):
@@ -320,8 +322,7 @@ def test_memory_that_was_not_written_passes_on_what_is_done_with_it(device):
         filled(device, a)
 
 
-def test_only_the_part_that_is_in_use_is_in_use(device):
-    a, b = streams(device)
+def test_only_the_part_that_is_in_use_is_in_use(device, a, b):
     x, y = filled(device, a, n=64), filled(device, a, n=64)
     a.synchronize()
     with b:
@@ -333,9 +334,7 @@ def test_only_the_part_that_is_in_use_is_in_use(device):
         filled(device, a, n=64), filled(device, a, n=64)
 
 
-def test_another_stream_does_not_get_the_memory(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_another_stream_does_not_get_the_memory(device, a, b, x):
     del x
     filled(device, b)
 
@@ -360,9 +359,7 @@ def test_threads_that_hand_on_what_they_waited_for(device):
     assert results == [20] * 24
 
 
-def test_what_one_thread_waited_for_is_done_for_all(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_what_one_thread_waited_for_is_done_for_all(device, a, b, x):
     thread = threading.Thread(target=a.synchronize)
     thread.start()
     thread.join()
@@ -414,9 +411,7 @@ def test_a_race_that_was_swallowed_is_raised_in_the_end(device):
     device.emulation.checker.races.clear()
 
 
-def test_what_is_kept_from_before_is_done(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_what_is_kept_from_before_is_done(device, a, b, x):
     device.emulation.reset()
     with b:
         x += 1

@@ -210,9 +210,8 @@ def test_fill_and_scale(device, fillval):
     images, weights = scene(2)
     maps = [distorted_map(SHAPE, OUTPUT, ratio=2.0, angle=3.0)] * 2
     expected = package(images, maps, weights, fillval=fillval, iscale=0.25)
-    assert_like_package(
-        drizzled(device, images, maps, weights, fillval=fillval, scale=0.25), expected
-    )
+    result = drizzled(device, images, maps, weights, fillval=fillval, scale=0.25)
+    assert_like_package(result, expected)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -389,20 +388,15 @@ def test_variances(device, by_time, kernel):
     d = Drizzle(OUTPUT, kernel=kernel, pixel_scale_ratio=1.0)
     sure = np.ones(OUTPUT, dtype=bool)
     total, summed = np.zeros((3, *OUTPUT)), np.zeros((3, *OUTPUT))
-    for k in range(3):
-        times = [10.0 * (k + 1)]
-        planes = device.put([v[k] for v in variances])
-        weigh = times if by_time else 1
-        d.add(
-            *device.put([images[k], maps[k], weights[k]]), variances=planes, weigh_variances=weigh
-        )
-        drizzled = [
-            package([v[k] ** 0.5], [maps[k]], [weights[k]], kernel=kernel) for v in variances
-        ]
+    for k, time in enumerate((10.0, 20.0, 30.0)):
+        planes, weigh = [v[k] for v in variances], [time] if by_time else 1
+        given = device.put([images[k], maps[k], weights[k]])
+        d.add(*given, variances=device.put(planes), weigh_variances=weigh)
+        drizzled = [package([v**0.5], [maps[k]], [weights[k]], kernel=kernel) for v in planes]
         if kernel == "lanczos3":  # elsewhere the terms of the sum of weights cancel
             sure &= (drizzled[0][1] == 0) | (drizzled[0][1] > 0.2)
         drizzled = [image.astype(float) ** 2 for image, _, _ in drizzled]
-        factor = np.full(OUTPUT, times[0]) if by_time else 1.0 / drizzled[1]
+        factor = np.full(OUTPUT, time) if by_time else 1.0 / drizzled[1]
         for n, value in enumerate(drizzled):
             known = np.isfinite(value)
             total[n][known] += factor[known]
@@ -469,15 +463,12 @@ def test_input_errors(device):
     images, weights = map(device.array, scene(2))
     pixel_map = device.array(distorted_map(SHAPE, OUTPUT))
     d = Drizzle(OUTPUT)
+    other = overlaps(pixel_map, OUTPUT, pixfrac=0.5)
     for message, *given in (
         (r"pixel map is for images of shape \(41, 33\), but", images[:, 1:], pixel_map),
         (r"weights: shape \(2, 40, 33\) does not fit", images, pixel_map, weights[:, 1:]),
         (r"pixel map has shape \(41, 33\), expected", images, pixel_map[..., 0]),
-        (
-            r"kernel, pixfrac and pixel_scale_ratio \(\(39, 46\), ",
-            images,
-            overlaps(pixel_map, OUTPUT, pixfrac=0.5),
-        ),
+        (r"kernel, pixfrac and pixel_scale_ratio \(\(39, 46\), ", images, other),
     ):
         with pytest.raises(InputError, match=message):
             d.add(*given)

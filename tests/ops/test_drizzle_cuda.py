@@ -98,19 +98,15 @@ def as_rows(device, found):
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_equals_the_cpu(device, kernel, n_variances):
     images, weights = scene(5, SHAPE)
-    given = (
-        images[None],
-        [distorted_map(SHAPE, OUTPUT, angle=10.0, bend=0.02)],
-        weights[None],
-        OUTPUT,
-    )
+    maps = [distorted_map(SHAPE, OUTPUT, angle=10.0, bend=0.02)]
+    given = images[None], maps, weights[None], OUTPUT
     keywords = {"kernel": kernel, "pixfrac": 0.9}
     variances = [v[None] for v in variances_of(images)[:n_variances]]
     more = {"variances": variances, "weigh": min(n_variances, 1), **keywords}
     result, expected = drizzled(device, *given, **more), drizzled(CPU, *given, **more)
     if kernel.startswith("lanczos"):  # variances of planes whose weights nearly cancel
         result, expected = (dataclasses.replace(r, variances=()) for r in (result, expected))
-    assert_close(result, expected, images, [weights.sum(axis=0)], given[1], **keywords)
+    assert_close(result, expected, images, [weights.sum(axis=0)], maps, **keywords)
 
 
 @pytest.mark.parametrize(
