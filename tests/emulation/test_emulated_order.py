@@ -97,9 +97,8 @@ def test_all_that_writes_is_a_write(device, a, b, x, change):
         change(device.cupy, x)
 
 
-def test_views_and_shapes_are_no_access(device):
-    cp, (a, b) = device.cupy, streams(device)
-    x = filled(device, a)
+def test_views_and_shapes_are_no_access(device, b, x):
+    cp = device.cupy
     with b:
         y = x.reshape(10, 100)[2:, 3].T
         assert (y.shape, x[5].ndim, len(x)) == ((8,), 0, 1000)
@@ -115,23 +114,20 @@ def test_an_element_is_a_view(device):
     assert x.get().tolist() == [0, 5, 0]
 
 
-def test_foreign_views_are_of_the_same_memory(device):
+def test_foreign_views_are_of_the_same_memory(device, b, x):
     class Foreign:
         def __init__(self, array):
             self.__cuda_array_interface__ = array.__cuda_array_interface__
 
-    a, b = streams(device)
-    x = filled(device, a)
     y = device.cupy.asarray(Foreign(x[10:]))
     with device.race(UNORDERED), b:
         y.sum()
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_what_a_kernel_takes_as_constant_it_only_reads(device, written):
-    (a, b), images = streams(device), device.array(np.ones((3, 1, 256), "f4"))
+def test_what_a_kernel_takes_as_constant_it_only_reads(device, a, b, written):
+    images, mask = (device.array(np.ones((3, 1, 256), dtype)) for dtype in ("f4", "?"))
     outs = [device.array(np.zeros((1, 256), "f4")) for _ in range(2)]
-    mask = device.array(np.ones((3, 1, 256), "?"))
     device.cupy.cuda.Device().synchronize()
     launch = cuda.kernel("median", "column_median<float, 8>")
 
@@ -142,7 +138,7 @@ def test_what_a_kernel_takes_as_constant_it_only_reads(device, written):
         launched(outs[0])
     text = f"kernel column_median<float, 8> .* {UNORDERED} kernel column_med"
     with device.race(text) if written else contextlib.nullcontext(), b:
-        launched(outs[0 if written else 1])
+        launched(outs[not written])
 
 
 # ---------------------------------------------------------------- what orders
@@ -285,18 +281,16 @@ def test_an_event_is_of_one_device(device):
 
 
 # ---------------------------------------------------------------- memory that is used again
-def given_back_while_read(device):
-    """Two streams: the first one's memory was given back, with a sum of it on the second."""
-    a, b = streams(device)
+@pytest.fixture
+def given_back(device, a, b):
+    """Memory of the first stream is given back, with a sum of it on the second."""
     x = filled(device, a)
     b.wait_event(a.record())
     with b:
         x.sum()
-    return a, b
 
 
-def test_memory_that_another_stream_still_reads(device):
-    a, b = given_back_while_read(device)
+def test_memory_that_another_stream_still_reads(device, a, b, given_back):
     with device.race(rf"full on .* {UNORDERED} cupy.ndarray.sum on .*, whose memory it has got"):
         filled(device, a, 2.0)
 
@@ -308,14 +302,12 @@ def test_memory_that_another_stream_still_reads(device):
         lambda cp, a, b: cp.get_default_memory_pool().free_all_blocks(),  # cudaFree waits
     ],
 )
-def test_memory_that_another_stream_has_read(device, finish):
-    a, b = given_back_while_read(device)
+def test_memory_that_another_stream_has_read(device, a, b, given_back, finish):
     finish(device.cupy, a, b)
     filled(device, a, 2.0)
 
 
-def test_memory_that_was_not_written_passes_on_what_is_done_with_it(device):
-    a, b = given_back_while_read(device)
+def test_memory_that_was_not_written_passes_on_what_is_done_with_it(device, a, b, given_back):
     with a:
         device.cupy.empty(1000)
     with device.race("whose memory it has got"):
@@ -334,8 +326,8 @@ def test_only_the_part_that_is_in_use_is_in_use(device, a, b):
         filled(device, a, n=64), filled(device, a, n=64)
 
 
-def test_another_stream_does_not_get_the_memory(device, a, b, x):
-    del x
+def test_another_stream_does_not_get_the_memory(device, a, b):
+    filled(device, a)
     filled(device, b)
 
 
@@ -385,9 +377,9 @@ def test_each_thread_has_a_stream_of_its_own(device):
     assert float(x.sum()) == 2000
 
 
-def test_streams_are_current_by_thread_and_by_device(device):
+def test_streams_are_current_by_thread_and_by_device(device, a, b):
     device.have(2)
-    cp, (a, b) = device.cupy, streams(device)
+    cp = device.cupy
     current = cp.cuda.get_current_stream
     with a:
         with b, cp.cuda.Device(1):
@@ -426,12 +418,8 @@ def test_there_are_as_many_devices_as_were_asked_for(device):
         assert cp.cuda.runtime.getDeviceCount() == count
         with cp.cuda.Device(count - 1):
             assert cp.ones(3).device.id == count - 1
-        for refused in (
-            lambda n: cp.cuda.Device(n).use(),
-            cp.cuda.runtime.setDevice,
-            cp.cuda.runtime.getDeviceProperties,
-            CudaBackend,
-        ):
+        calls = cp.cuda.runtime.setDevice, cp.cuda.runtime.getDeviceProperties, CudaBackend
+        for refused in (*calls, lambda n: cp.cuda.Device(n).use()):
             with pytest.raises(Exception, match="cudaErrorInvalidDevice"):
                 refused(count)
     for settings in ({"devices": 2}, {}):
