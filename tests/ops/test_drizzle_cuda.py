@@ -47,18 +47,20 @@ def check(device, images, weights, pixel_map, output=OUTPUT, variances=(), weigh
     given = images[None], [pixel_map], weights[None], output
     more = {"variances": [v[None] for v in variances], "weigh": weigh, **keywords}
     result, expected = drizzled(device, *given, **more), drizzled(CPU, *given, **more)
-    geometry = {k: v for k, v in keywords.items() if k != "fillval"}
-    assert_close(result, expected, images, [weights.sum(axis=0)], [pixel_map], output, **geometry)
+    assert_close(result, expected, images, [weights.sum(axis=0)], [pixel_map], output, **keywords)
     return expected
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_shares_are_those_of_the_cpu_to_the_bit(device, geometry, kernel):
+@pytest.mark.parametrize("holes", [False, True])
+def test_shares_are_those_of_the_cpu_to_the_bit(device, holes, geometry, kernel):
     """Whether a sliver of an overlap exists decides a bit of the context."""
     pixel_map = distorted_map(SHAPE, OUTPUT, **GEOMETRIES[geometry])
     if geometry == "shifted":  # edges fall on edges
         pixel_map = np.round(pixel_map)
+    if holes:
+        pixel_map[:3] = pixel_map[:, -2:] = pixel_map[9:12, 4:6] = np.nan
     expected = overlaps(pixel_map, OUTPUT, kernel=kernel, pixfrac=0.8)
     found = overlaps(device.array(pixel_map), OUTPUT, kernel=kernel, pixfrac=0.8)
     names = ("pointers", "sources", "shares")
@@ -132,23 +134,6 @@ def test_a_tile_that_needs_both_ends_of_the_input(device):
     images, weights = scene(2, shape, bad=0)
     expected = check(device, images, weights, pixel_map, output, kernel="point")
     assert expected.context.sum() == 2 * 3
-
-
-@pytest.mark.parametrize("where", ["nowhere", "far", "edge", "inside"])
-@pytest.mark.parametrize("kernel", ["square", "point", "turbo"])
-def test_maps_with_holes(device, where, kernel):
-    images, weights = scene(2, SHAPE)
-    pixel_map = distorted_map(SHAPE, OUTPUT, angle=8.0, bend=0.02)
-    if where == "nowhere":
-        pixel_map[:] = np.nan
-    elif where == "far":
-        pixel_map += 500.0
-    elif where == "edge":
-        pixel_map[:3], pixel_map[:, -2:] = np.nan, np.nan
-    else:
-        pixel_map[9:12, 4:6] = np.nan
-    expected = check(device, images, weights, pixel_map, kernel=kernel, fillval="-2.5")
-    assert expected.weight.any() == (where in ("edge", "inside"))
 
 
 @pytest.mark.parametrize("ratio", [1.0, 2.2])
