@@ -10,7 +10,7 @@ from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.steps import Alignment, align_refs
 from gpucoron.steps.align_refs import FITS_DTYPE
 from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
-from tests.helpers.scenes import read_only, speckles
+from tests.helpers.scenes import changed, read_only, speckles
 
 SHAPE = (40, 41)
 OFFSETS = [(0.4, -0.3), (-0.8, 0.2), (0.1, 0.9), (1.4, -1.2)]
@@ -84,9 +84,7 @@ def test_bad_pixels_in_the_masked_core_do_not_move_the_fit():
 
 def test_an_integration_without_pixels_is_left_out(scene):
     science, references = scene
-    data = science.data.copy()
-    data[0] = np.nan
-    science = science.replace(data=data)
+    science = changed(science, data=(0, np.nan))
     out = align_refs(science, references)
     assert np.isnan(out.data[0]).all() and np.isfinite(out.data[1:]).all()
     assert out.fits["status"].tolist() == [2] * 4 + [0] * 8
@@ -97,9 +95,7 @@ def test_an_integration_without_pixels_is_left_out(scene):
 
 def test_preset_leaves_err_unfilled(scene):
     science, references = scene
-    err = references.err.copy()
-    err[2, 5, 5] = np.nan
-    references = references.replace(err=err)
+    references = changed(references, err=((2, 5, 5), np.nan))
     out = align_refs(science, references, preset="jwst", align="first")
     assert np.isnan(out.err[2]).all() and np.isfinite(out.err[[0, 1, 3]]).all()
     assert np.isfinite(align_refs(science, references).err).all()
@@ -107,9 +103,8 @@ def test_preset_leaves_err_unfilled(scene):
 
 def test_non_science_pixels_become_zero(scene):
     science, references = scene
-    dq = science.dq.copy()
-    dq[:, :, :4] = 1 | 512
-    plan = Alignment(science.replace(dq=dq), references, np.ones(SHAPE), zero_non_science=True)
+    science = changed(science, dq=(np.s_[:, :, :4], 1 | 512))
+    plan = Alignment(science, references, np.ones(SHAPE), zero_non_science=True)
     assert (plan.science[:, :, :4] == 0).all()
 
 
@@ -119,7 +114,6 @@ def moved(device, prepared):
     for name, value in vars(prepared).items():
         if isinstance(value, np.ndarray) and value.ndim == 3:
             setattr(out, name, device.array(value))
-
     out.fill_science = lambda science: device.put(prepared.fill_science(device.get(science)))
     return out
 
@@ -128,12 +122,8 @@ def moved(device, prepared):
 @pytest.mark.parametrize("align", ["each", "first"])
 def test_devices_agree(scene, device, align, preset):
     """With an integration, a reference and the err of another left out."""
-    science, references = scene
-    data = [stack.data.copy() for stack in scene]
-    data[0][0] = data[1][1] = np.nan
-    err = references.err.copy()
-    err[2] = np.nan
-    science, references = science.replace(data=data[0]), references.replace(data=data[1], err=err)
+    science = changed(scene[0], data=(0, np.nan))
+    references = changed(scene[1], data=(1, np.nan), err=(2, np.nan))
     prepared = ReferenceLibrary(references, BadPixelFiller(preset=preset))
     expected = align_refs(science, prepared, align=align)
     out = align_refs(device.put(science), moved(device, prepared), align=align)
@@ -161,4 +151,4 @@ def test_errors(scene):
     with pytest.raises(InputError, match=r"science images are \(40, 41\), references are"):
         align_refs(science, stack(np.ones((2, 9, 9))))
     with pytest.raises(InputError, match="no science integration has a usable pixel"):
-        align_refs(science.replace(data=np.full_like(science.data, np.nan)), references)
+        align_refs(changed(science, data=(np.s_[:], np.nan)), references)

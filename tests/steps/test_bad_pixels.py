@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.steps import BadPixelFiller, ReferenceLibrary
 from tests.helpers import tolerances
-from tests.helpers.scenes import read_only, speckles
+from tests.helpers.scenes import changed, read_only, speckles
 
 SHAPE = (34, 37)
 
@@ -41,9 +41,7 @@ def test_devices_agree(device, preset, with_mask):
     mask = np.ones(SHAPE) if with_mask else None
     filling = BadPixelFiller(zero_non_science=with_mask, preset=preset)
     references, science = stack(0, [0, 0, 0, 1, 1, 2]), stack(1, [0, 0, 0])
-    data = references.data.copy()
-    data[4] = np.nan
-    references = references.replace(data=read_only(data))
+    references = changed(references, data=(4, np.nan))
     expected = ReferenceLibrary(references, filling, mask=mask)
     found = ReferenceLibrary(device.put(references), filling, mask=mask)
     for name in ("groups", "usable", "err_known"):

@@ -6,7 +6,7 @@ from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.steps import klip
 from tests.helpers import oracles
-from tests.helpers.scenes import read_only, speckles
+from tests.helpers.scenes import changed, read_only, speckles
 
 SHAPE = (30, 29)
 
@@ -67,9 +67,8 @@ def test_one_unusable_reference_changes_nothing(device, per_integration):
 @pytest.mark.parametrize("per_integration", [False, True])
 def test_a_target_without_pixels_stays_nan(device, per_integration):
     stack, refs = scene()
-    data = stack.data.copy()
-    data[1], data[2, 3, 4] = np.nan, np.inf
-    out = run(device, stack.replace(data=data), given(refs, per_integration), 3)
+    stack = changed(changed(stack, data=(1, np.nan)), data=((2, 3, 4), np.inf))
+    out = run(device, stack, given(refs, per_integration), 3)
     assert np.isnan(out.data[1]).all() and np.isnan(out.err[1]).all()
     assert np.isfinite(out.data[0]).all() and np.isfinite(out.err[[0, 2]]).all()
     assert np.isnan(out.data[2]).sum() == 1 and np.isnan(out.data[2, 3, 4])
@@ -77,17 +76,16 @@ def test_a_target_without_pixels_stays_nan(device, per_integration):
 
 def test_references_of_a_target_without_pixels_may_be_missing(device):
     stack, refs = scene()
-    data, refs = stack.data.copy(), np.stack([refs] * 3)
-    data[1], refs[1] = np.nan, np.nan
-    out = run(device, stack.replace(data=data), refs, 3)
+    refs = np.stack([refs] * 3)
+    refs[1] = np.nan
+    out = run(device, changed(stack, data=(1, np.nan)), refs, 3)
     assert np.isnan(out.data[1]).all() and np.isfinite(out.data[[0, 2]]).all()
 
 
 def test_a_planet_keeps_its_place(device):
     stack, refs = scene()
-    data = stack.data.copy()
-    data[:, 20, 8] += 500
-    out = run(device, stack.replace(data=data), refs, 3).data
+    stack = changed(stack, data=(np.s_[:, 20, 8], stack.data[:, 20, 8] + 500))
+    out = run(device, stack, refs, 3).data
     assert all(np.unravel_index(np.argmax(d), SHAPE) == (20, 8) for d in out)
 
 

@@ -12,7 +12,7 @@ from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import Drizzle
 from gpucoron.steps.resample import resample
-from tests.helpers.scenes import read_only
+from tests.helpers.scenes import changed, read_only
 from tests.helpers.tolerances import DRIZZLE_ROUNDED, LANCZOS_REL
 
 SHAPE, OUTPUT = (24, 21), (27, 26)
@@ -49,15 +49,6 @@ def stack(n=3, seed=0, variances=True):
     arrays += [rng.uniform(0.2, 2.0, shape) for _ in range(3 * variances)]
     data, err, *variances = read_only(*(array.astype(np.float32) for array in arrays))
     return IntegrationStack(data, err, read_only(dq), *variances)
-
-
-def changed(given, **changes):
-    """A stack with some values of some arrays exchanged: name=(index, value)."""
-    arrays = {}
-    for name, (index, value) in changes.items():
-        arrays[name] = getattr(given, name).copy()
-        arrays[name][index] = value
-    return given.replace(**arrays)
 
 
 def run(device, given, maps, output=OUTPUT, **keywords):
