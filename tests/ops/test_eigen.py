@@ -169,7 +169,7 @@ def test_what_is_not_usable_is_left_out(device):
     refs[1, 0, 3, 3], refs[1, 5, 0, 0] = np.inf, np.nan
     refs[2], targets[2] = np.nan, np.nan
     targets[1, 4, 4] = np.nan
-    found = device.call(klip_many, *read_only(refs, targets), [2])
+    found = [[plane] for plane in device.call(klip_many, *read_only(refs, targets), 2)]
     assert_many_close(found, refs[:2], targets[:2], [2])
     for (plane,) in found:
         assert np.isnan(plane[2]).all()
@@ -237,8 +237,7 @@ def test_difficult_matrices(device):
 @pytest.mark.parametrize("n", [1, 2, 3, 31, 32, 33, 65])
 def test_sizes(device, n):
     random = np.random.default_rng(n).normal(size=(2, n, n))
-    batch = random @ random.transpose(0, 2, 1)
-    assert_all_decomposed(device, batch)
+    assert_all_decomposed(device, random @ random.transpose(0, 2, 1))
 
 
 @on_gpus
@@ -273,8 +272,7 @@ def test_the_library_decomposes_all_at_once_and_well(device, monkeypatch):
     for n in (5, 36, 64, 180):
         random = np.random.default_rng(n).normal(size=(20, n, 4 * n))
         random *= np.geomspace(1e4, 1, n)[:, None]
-        batch = random @ random.transpose(0, 2, 1)
-        assert_all_decomposed(device, batch)
+        assert_all_decomposed(device, random @ random.transpose(0, 2, 1))
 
 
 @on_gpus
@@ -290,8 +288,7 @@ def test_what_fails_twice_is_an_error(device):
 def test_without_the_library_they_go_one_by_one(device, monkeypatch):
     monkeypatch.setattr(_cusolver, "_library", lambda cp: None)
     random = np.random.default_rng(0).normal(size=(3, 9, 9))
-    batch = random + random.transpose(0, 2, 1)
-    assert_all_decomposed(device, batch)
+    assert_all_decomposed(device, random + random.transpose(0, 2, 1))
 
 
 def test_errors_of_matrices(device):
