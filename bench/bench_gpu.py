@@ -5,9 +5,8 @@
 on_gpu.sh says what the parts are; besides them: simulate (the sets, on the CPU), name (of the file
 that --out should be, in a folder), table (what the file holds, in short), prove (from a file
 whose parts are all well write gpucoron/backend/gpu_proof.json, with which --device auto takes a
-GPU), renew (that file, where kernels were written otherwise and their PTX is the proven one, or
-where Python code is the proven one under other names; with --since COMMIT, where what counts of
-Python code has changed and the code has not since then), withdraw (remove that file).
+GPU), renew (that file, where kernels were written otherwise and their PTX is the proven one),
+withdraw (remove that file).
 """
 
 import argparse
@@ -217,7 +216,6 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
     parser.add_argument("--limit", type=float, default=120.0)
-    parser.add_argument("--since", metavar="COMMIT", help="in which the proof was valid, for renew")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument(
         "--expected",
@@ -243,10 +241,8 @@ def main(arguments=None):
         gpu_proof.PROOF.unlink(missing_ok=True)
         return 0
     if options.part in ("prove", "renew"):
-        if options.part == "prove":
-            problem = gpu_proof.prove(options.out)
-        else:
-            problem = gpu_proof.renew(since=options.since)
+        proving = options.part == "prove"
+        problem = gpu_proof.prove(options.out) if proving else gpu_proof.renew()
         say(f"no proof: {problem}" if problem else f"{gpu_proof.PROOF} is written")
         return 1 if problem else 0
     options.work.mkdir(parents=True, exist_ok=True)

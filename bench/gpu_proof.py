@@ -13,9 +13,6 @@ import ast
 import hashlib
 import json
 import re
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -386,56 +383,13 @@ def prove(out, to=PROOF):
     return ""
 
 
-def renew(to=PROOF, since=None):
-    """Store the checksum of code that was written otherwise and computes what was proven.
+def renew(to=PROOF):
+    """Store the checksum of kernels that are written differently and compile to the proven PTX.
 
-    That is of kernels which compile to the same PTX; of Python that is the proven program under
-    other names (`gpu_renamed`); with a commit, after a change of what counts, of Python that is the
-    commit's by what counts now, if the proof was valid in the commit. Returns what kept it from
-    that, or nothing.
+    Returns what prevents that; empty where nothing does.
     """
-    import gpu_renamed
-
     proof, code = json.loads(to.read_text()), with_ptx(checksum())
-    proven = proof["code"]
-    if since:
-        with tempfile.TemporaryDirectory() as folder:
-            check_out(since, folder, "gpucoron", "bench")
-            if {_by_its_own_rule(folder), _stored(folder)} != {proven["python"]}:
-                return f"the proof was not valid in {since}"
-            proven = {**proven, "python": digest(definitions(folder))}
-    if proven["python"] != code["python"]:
-        with gpu_renamed.proven_checkout(proven["python"]) as folder:
-            if folder is None:
-                return f"none of the last {gpu_renamed.COMMITS} commits is that of the proof"
-            try:
-                gpu_renamed.compare(folder, ROOT)
-            except gpu_renamed.Differs as problem:
-                return f"the code is not that of the proof under other names: {problem}"
-        proven = {**proven, "python": code["python"]}
-    if not same(proven, code):
-        return "the kernels, or NVRTC, are not those of the proof"
-    to.write_text(json.dumps({**proof, "code": {**proven, **code}}, indent=1) + "\n")
+    if "ptx" not in code or not same(proof["code"], code):
+        return "the code, or NVRTC, is not that of the proof"
+    to.write_text(json.dumps({**proof, "code": code}, indent=1) + "\n")
     return ""
-
-
-def check_out(commit, folder, *paths):
-    """Write files of a commit into a folder."""
-    files = subprocess.run(
-        ["git", "archive", commit, *paths], cwd=ROOT, capture_output=True, check=True
-    )
-    subprocess.run(["tar", "-x", "-C", folder], input=files.stdout, check=True)
-
-
-def _stored(folder):
-    """The checksum of Python code in a checkout's proof."""
-    return json.loads((Path(folder) / PROOF.relative_to(ROOT)).read_text())["code"]["python"]
-
-
-def _by_its_own_rule(folder):
-    """The checksum of a checkout's Python code by what counted then."""
-    program = "import gpu_proof as p; print(p.digest(p.definitions()))"
-    command, where = [sys.executable, "-c", program], Path(folder) / "bench"
-    return subprocess.run(
-        command, cwd=where, capture_output=True, text=True, check=True
-    ).stdout.strip()

@@ -49,7 +49,7 @@ def no_proof(monkeypatch):
     ]
 )
 def device(request):
-    """Where a test computes: `device.array(values)` puts them there, `device.get(result)` back.
+    """Where a test computes: `device.call(function, ...)` takes arrays there and the result back.
 
     "cpu" is NumPy in and out. "host-forward", "host-backward" and "host-shuffled" run the CUDA
     kernels' own source on the CPU, with the threads in that order (the last two are slow tests);

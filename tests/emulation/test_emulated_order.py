@@ -1,5 +1,6 @@
 """The emulated device finds what nothing orders, and blames nothing that is in order."""
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,40 +25,50 @@ def filled(device, stream, value=1.0, n=1000):
         return device.cupy.full(n, value)
 
 
+@pytest.fixture
+def a(device):
+    return streams(device)[0]
+
+
+@pytest.fixture
+def b(device):
+    return streams(device)[0]
+
+
+@pytest.fixture
+def x(device, a):
+    return filled(device, a)
+
+
 # ---------------------------------------------------------------- accesses
-def test_a_read_after_a_write(device):
-    a, b = streams(device)
-    x = filled(device, a)
-    with (
-        device.race(
-            r"multiply on stream 0x\w+ of device 0 reads a device array of float64 "
-            r"\(1000,\), but nothing orders it after cupy.full on stream 0x\w+ of"
+@pytest.mark.parametrize(
+    "first, second, found",
+    [
+        (
+            None,
+            lambda x: x * 2,
+            r"multiply on stream 0x\w+ of device 0 reads a device array of float64 \(1000,\), but "
+            r"nothing orders it after cupy.full on stream 0x\w+ of",
         ),
-        b,
-    ):
-        x * 2
+        (
+            lambda x: x.sum(),
+            lambda x: x.__setitem__(3, 0),
+            f"an assignment .* writes .* {UNORDERED} cupy.ndarray.sum",
+        ),
+        (None, lambda x: x.fill(0), f"fill on .* writes .* {UNORDERED} cupy.full"),
+    ],
+)
+def test_a_race_of_two_accesses(device, a, b, x, first, second, found):
+    if first:
+        a.synchronize()
+        with b:
+            first(x)
+        a, b = b, a
+    with device.race(found), b:
+        second(x)
 
 
-def test_a_write_after_a_read(device):
-    a, b = streams(device)
-    x = filled(device, a)
-    a.synchronize()
-    with b:
-        x.sum()
-    with device.race(f"an assignment .* writes .* {UNORDERED} cupy.ndarray.sum"), a:
-        x[3] = 0
-
-
-def test_a_write_after_a_write(device):
-    a, b = streams(device)
-    x = filled(device, a)
-    with device.race(f"fill on .* writes .* {UNORDERED} cupy.full"), b:
-        x.fill(0)
-
-
-def test_two_reads_are_no_race(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_two_reads_are_no_race(device, a, b, x):
     a.synchronize()
     for stream in (a, b, a):
         with stream:
@@ -78,9 +89,7 @@ def test_two_reads_are_no_race(device):
         lambda cp, x: x.reshape(10, 100).T.__setitem__(0, 1.0),
     ],
 )
-def test_all_that_writes_is_a_write(device, change):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_all_that_writes_is_a_write(device, a, b, x, change):
     a.synchronize()
     with b:
         x.sum()
@@ -88,17 +97,12 @@ def test_all_that_writes_is_a_write(device, change):
         change(device.cupy, x)
 
 
-def test_views_and_shapes_are_no_access(device):
-    cp, (a, b) = device.cupy, streams(device)
-    x = filled(device, a)
+def test_views_and_shapes_are_no_access(device, b, x):
+    cp = device.cupy
     with b:
         y = x.reshape(10, 100)[2:, 3].T
-        assert (y.shape, x[5].ndim, cp.broadcast_to(x, (2, 1000)).size, len(x)) == (
-            (8,),
-            0,
-            2000,
-            1000,
-        )
+        assert (y.shape, x[5].ndim, len(x)) == ((8,), 0, 1000)
+        assert cp.broadcast_to(x, (2, 1000)).size == 2000
         assert cp.asarray(x).data.ptr == x.ravel().data.ptr == x.data.ptr
     with device.race(UNORDERED), b:
         y.sum()
@@ -110,23 +114,20 @@ def test_an_element_is_a_view(device):
     assert x.get().tolist() == [0, 5, 0]
 
 
-def test_foreign_views_are_of_the_same_memory(device):
+def test_foreign_views_are_of_the_same_memory(device, b, x):
     class Foreign:
         def __init__(self, array):
             self.__cuda_array_interface__ = array.__cuda_array_interface__
 
-    a, b = streams(device)
-    x = filled(device, a)
     y = device.cupy.asarray(Foreign(x[10:]))
     with device.race(UNORDERED), b:
         y.sum()
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_what_a_kernel_takes_as_constant_it_only_reads(device, written):
-    (a, b), images = streams(device), device.array(np.ones((3, 1, 256), "f4"))
+def test_what_a_kernel_takes_as_constant_it_only_reads(device, a, b, written):
+    images, mask = (device.array(np.ones((3, 1, 256), dtype)) for dtype in ("f4", "?"))
     outs = [device.array(np.zeros((1, 256), "f4")) for _ in range(2)]
-    mask = device.array(np.ones((3, 1, 256), "?"))
     device.cupy.cuda.Device().synchronize()
     launch = cuda.kernel("median", "column_median<float, 8>")
 
@@ -135,25 +136,12 @@ def test_what_a_kernel_takes_as_constant_it_only_reads(device, written):
 
     with a:
         launched(outs[0])
-    if written:
-        with device.race(f"kernel column_median<float, 8> .* {UNORDERED} kernel column_med"), b:
-            launched(outs[0])
-    else:
-        with b:
-            launched(outs[1])
+    text = f"kernel column_median<float, 8> .* {UNORDERED} kernel column_med"
+    with device.race(text) if written else contextlib.nullcontext(), b:
+        launched(outs[not written])
 
 
 # ---------------------------------------------------------------- what orders
-def by_event(cp, a, b):
-    b.wait_event(a.record())
-
-
-def by_event_given(cp, a, b):
-    event = cp.cuda.Event()
-    a.record(event)
-    b.wait_event(event)
-
-
 def by_event_on_the_current_stream(cp, a, b):
     event = cp.cuda.Event(disable_timing=True)
     with a:
@@ -168,8 +156,8 @@ def by_others(cp, a, b):
 
 
 WAYS = [
-    by_event,
-    by_event_given,
+    lambda cp, a, b: b.wait_event(a.record()),
+    lambda cp, a, b: b.wait_event(a.record(cp.cuda.Event())),
     by_event_on_the_current_stream,
     by_others,
     lambda cp, a, b: a.synchronize(),
@@ -182,9 +170,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_orders_two_streams(device, way):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_what_orders_two_streams(device, a, b, x, way):
     device.cupy.cuda.Stream.null.wait_event(a.record())
     way(device.cupy, a, b)
     with b:
@@ -203,17 +189,13 @@ def test_what_orders_two_streams(device, way):
         lambda cp, a, b: b.wait_event(cp.cuda.Stream.null.record()),
     ],
 )
-def test_what_orders_nothing(device, way):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_what_orders_nothing(device, a, b, x, way):
     way(device.cupy, a, b)
     with device.race(UNORDERED), b:
         x += 1
 
 
-def test_an_event_stands_for_what_was_there_when_it_was_recorded(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_an_event_stands_for_what_was_there_when_it_was_recorded(device, a, b, x):
     event = a.record()
     with a:
         y = x + 1
@@ -225,20 +207,14 @@ def test_an_event_stands_for_what_was_there_when_it_was_recorded(device):
 
 
 @pytest.mark.parametrize(
-    "first, second, ordered",
+    "kinds, ordered",
     [
-        ("null", "blocking", True),
-        ("blocking", "null", True),
-        ("null", "other", False),
-        ("other", "null", False),
-        ("blocking", "blocking", False),
-        ("blocking", "other", False),
-        ("null", "own", True),
-        ("own", "null", True),
-        ("own", "other", False),
+        *((k, True) for k in ("null blocking", "blocking null", "null own", "own null")),
+        *((k, False) for k in ("null other", "other null", "own other")),
+        *((k, False) for k in ("blocking blocking", "blocking other")),
     ],
 )
-def test_the_null_stream_and_blocking_ones_wait_for_each_other(device, first, second, ordered):
+def test_the_null_stream_and_blocking_ones_wait_for_each_other(device, kinds, ordered):
     cuda = device.cupy.cuda
     make = {
         "null": lambda: cuda.Stream.null,
@@ -246,14 +222,10 @@ def test_the_null_stream_and_blocking_ones_wait_for_each_other(device, first, se
         "own": lambda: cuda.Stream.ptds,
         "other": lambda: cuda.Stream(non_blocking=True),
     }
-    a, b = make[first](), make[second]()
+    a, b = (make[kind]() for kind in kinds.split())
     x = filled(device, a)
-    if ordered:
-        with b:
-            x += 1
-    else:
-        with device.race(UNORDERED), b:
-            x += 1
+    with contextlib.nullcontext() if ordered else device.race(UNORDERED), b:
+        x += 1
 
 
 def test_a_wait_for_the_null_stream_is_for_blocking_ones_too(device):
@@ -268,17 +240,10 @@ def test_a_wait_for_the_null_stream_is_for_blocking_ones_too(device):
         x.sum()
 
 
-def test_a_value_that_the_host_looks_at_was_waited_for(device):
-    a, b = streams(device)
-    for look in (
-        lambda x: float(x[0]),
-        lambda x: bool(x[0]),
-        lambda x: x.item(),
-        device.get,
-        lambda x: x.tolist(),
-        device.cupy.nonzero,
-        lambda x: x[x > 0],
-    ):
+def test_a_value_that_the_host_looks_at_was_waited_for(device, a, b):
+    looks = [lambda x, kind=kind: kind(x[0]) for kind in (float, bool)]
+    looks += [lambda x: x.item(), lambda x: x.tolist(), lambda x: x[x > 0]]
+    for look in (*looks, device.get, device.cupy.nonzero):
         x = filled(device, a, n=1)
         with a:
             look(x)
@@ -316,38 +281,40 @@ def test_an_event_is_of_one_device(device):
 
 
 # ---------------------------------------------------------------- memory that is used again
-def given_back_while_read(device):
-    """Two streams: the first one's memory was given back, with a sum of it on the second."""
-    a, b = streams(device)
+@pytest.fixture
+def given_back(device, a, b):
+    """Memory of the first stream is given back, with a sum of it on the second."""
     x = filled(device, a)
     b.wait_event(a.record())
     with b:
         x.sum()
-    return a, b
 
 
-def test_memory_that_another_stream_still_reads(device):
-    a, b = given_back_while_read(device)
+def test_memory_that_another_stream_still_reads(device, a, b, given_back):
     with device.race(rf"full on .* {UNORDERED} cupy.ndarray.sum on .*, whose memory it has got"):
         filled(device, a, 2.0)
 
 
-def test_memory_that_another_stream_has_read(device):
-    a, b = given_back_while_read(device)
-    a.wait_event(b.record())
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda cp, a, b: a.wait_event(b.record()),
+        lambda cp, a, b: cp.get_default_memory_pool().free_all_blocks(),  # cudaFree waits
+    ],
+)
+def test_memory_that_another_stream_has_read(device, a, b, given_back, finish):
+    finish(device.cupy, a, b)
     filled(device, a, 2.0)
 
 
-def test_memory_that_was_not_written_passes_on_what_is_done_with_it(device):
-    a, b = given_back_while_read(device)
+def test_memory_that_was_not_written_passes_on_what_is_done_with_it(device, a, b, given_back):
     with a:
         device.cupy.empty(1000)
     with device.race("whose memory it has got"):
         filled(device, a)
 
 
-def test_only_the_part_that_is_in_use_is_in_use(device):
-    a, b = streams(device)
+def test_only_the_part_that_is_in_use_is_in_use(device, a, b):
     x, y = filled(device, a, n=64), filled(device, a, n=64)
     a.synchronize()
     with b:
@@ -359,16 +326,8 @@ def test_only_the_part_that_is_in_use_is_in_use(device):
         filled(device, a, n=64), filled(device, a, n=64)
 
 
-def test_memory_that_was_given_back_to_cuda(device):
-    a, b = given_back_while_read(device)
-    device.cupy.get_default_memory_pool().free_all_blocks()  # cudaFree waits
+def test_another_stream_does_not_get_the_memory(device, a, b):
     filled(device, a)
-
-
-def test_another_stream_does_not_get_the_memory(device):
-    a, b = streams(device)
-    x = filled(device, a)
-    del x
     filled(device, b)
 
 
@@ -392,9 +351,7 @@ def test_threads_that_hand_on_what_they_waited_for(device):
     assert results == [20] * 24
 
 
-def test_what_one_thread_waited_for_is_done_for_all(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_what_one_thread_waited_for_is_done_for_all(device, a, b, x):
     thread = threading.Thread(target=a.synchronize)
     thread.start()
     thread.join()
@@ -420,9 +377,9 @@ def test_each_thread_has_a_stream_of_its_own(device):
     assert float(x.sum()) == 2000
 
 
-def test_streams_are_current_by_thread_and_by_device(device):
+def test_streams_are_current_by_thread_and_by_device(device, a, b):
     device.have(2)
-    cp, (a, b) = device.cupy, streams(device)
+    cp = device.cupy
     current = cp.cuda.get_current_stream
     with a:
         with b, cp.cuda.Device(1):
@@ -446,9 +403,7 @@ def test_a_race_that_was_swallowed_is_raised_in_the_end(device):
     device.emulation.checker.races.clear()
 
 
-def test_what_is_kept_from_before_is_done(device):
-    a, b = streams(device)
-    x = filled(device, a)
+def test_what_is_kept_from_before_is_done(device, a, b, x):
     device.emulation.reset()
     with b:
         x += 1
@@ -463,15 +418,10 @@ def test_there_are_as_many_devices_as_were_asked_for(device):
         assert cp.cuda.runtime.getDeviceCount() == count
         with cp.cuda.Device(count - 1):
             assert cp.ones(3).device.id == count - 1
-        for refused in (
-            lambda n: cp.cuda.Device(n).use(),
-            cp.cuda.runtime.setDevice,
-            cp.cuda.runtime.getDeviceProperties,
-            CudaBackend,
-        ):
+        calls = cp.cuda.runtime.setDevice, cp.cuda.runtime.getDeviceProperties, CudaBackend
+        for refused in (*calls, lambda n: cp.cuda.Device(n).use()):
             with pytest.raises(Exception, match="cudaErrorInvalidDevice"):
                 refused(count)
-    with device_fixture.emulated(devices=2) as two:
-        assert two.cupy.cuda.runtime.getDeviceCount() == 2
-    with device_fixture.emulated() as one:
-        assert one.cupy.cuda.runtime.getDeviceCount() == 1
+    for settings in ({"devices": 2}, {}):
+        with device_fixture.emulated(**settings) as made:
+            assert made.cupy.cuda.runtime.getDeviceCount() == settings.get("devices", 1)

@@ -1,6 +1,7 @@
 """Pinned memory of the emulated device: copies that are still going on are in order or found."""
 
 import gc
+import operator
 
 import numpy as np
 import pytest
@@ -30,19 +31,9 @@ WRITES = [
     lambda p: np.cumsum(np.ones(1000), out=p),
     lambda p: np.add.at(p, 3, 1),
 ]
-READS = [
-    lambda p: p[3],
-    lambda p: p.sum(),
-    lambda p: p + 1,
-    lambda p: np.mean(p),
-    lambda p: p.tolist(),
-    lambda p: p[5:].copy(),
-    lambda p: p.astype("f4"),
-    lambda p: p.tobytes(),
-    lambda p: np.stack([p, p]),
-    lambda p: p[p > 0],
-    lambda p: np.array_equal(p, p),
-]
+READS = [np.mean, *map(operator.methodcaller, "sum tolist tobytes".split())]
+READS += [lambda p: p[3], lambda p: p + 1, lambda p: p[5:].copy(), lambda p: p.astype("f4")]
+READS += [lambda p: np.stack([p, p]), lambda p: p[p > 0], lambda p: np.array_equal(p, p)]
 
 
 def test_pinned_memory_that_is_copied_from_may_be_read_and_not_written(device, pinned):
@@ -66,8 +57,7 @@ def test_pinned_memory_that_is_copied_to_may_not_be_read(device, pinned):
     for access in READS + WRITES:
         with device.race(rf"the host, .* a pinned array .* {UNORDERED} a copy to the host"):
             access(pinned)
-    event = a.record()
-    event.synchronize()
+    a.record().synchronize()
     assert pinned.tolist() == [3.0] * 1000
     for access in READS + WRITES:
         access(pinned)

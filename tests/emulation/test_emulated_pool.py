@@ -1,5 +1,6 @@
 """The emulated device's memory is kept, split and refused as CuPy's pool does it."""
 
+import contextlib
 import random
 
 import numpy as np
@@ -113,13 +114,10 @@ def test_the_past_stays_with_its_bytes(pool):
     a, b, c = take(pool, 1), take(pool, 2), take(pool, 4)
     whole = take(pool, 8)
     pool.give_back(whole, {})
-    parts = [take(pool, 8)]
-    pool.give_back(parts[0], {"whole": 1})
+    pool.give_back(take(pool, 8), {"whole": 1})
     first, second = take(pool, 3), take(pool, 5)
-    assert [part.past for part in (first, second)] == [
-        [(3 * UNIT, {"whole": 1})],
-        [(5 * UNIT, {"whole": 1})],
-    ]
+    for part, units in ((first, 3), (second, 5)):
+        assert part.past == [(units * UNIT, {"whole": 1})]
     pool.give_back(first, {"first": 1})
     pool.give_back(second, {"second": 1})
     first, second = take(pool, 4), take(pool, 4, stream=0)
@@ -135,10 +133,8 @@ def test_no_byte_is_lost_or_given_twice(pool, seed):
         if held and rng.random() < 0.5:
             pool.give_back(held.pop(rng.randrange(len(held))), {})
         else:
-            try:
+            with contextlib.suppress(OutOfMemoryError):
                 held.append(take(pool, rng.randint(1, 60), rng.randrange(3)))
-            except OutOfMemoryError:
-                pass
         used, total = state(pool)
         kept = sum(size for arena in pool._arenas.values() for size, *_ in arena.chunks)
         assert used == sum(chunk.size for chunk in held) // UNIT

@@ -1,6 +1,7 @@
 """The fixture `device`: the same test on the CPU, on the emulated GPU and on a real one."""
 
 import contextlib
+import dataclasses
 import functools
 import gc
 import sys
@@ -11,7 +12,33 @@ import pytest
 from tests.helpers.cuda_on_host import build
 
 
-class Cpu:
+def each(function, value):
+    """Apply a function to the members of a list, tuple, dict or dataclass, which keeps its type."""
+    if isinstance(value, dict):
+        return {k: function(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(value, **each(function, vars(value)))
+    made = map(function, value)
+    return type(value)(*made) if hasattr(value, "_fields") else type(value)(made)
+
+
+class Device:
+    """What each device can do with functions and arrays."""
+
+    def put(self, value):
+        """Copy every NumPy array in lists, tuples and dataclasses to the device."""
+        if isinstance(value, np.ndarray):
+            return self.array(value)
+        members = isinstance(value, (list, tuple)) or dataclasses.is_dataclass(value)
+        return each(self.put, value) if members else value
+
+    def call(self, function, *args, **options):
+        """Call a function with all arrays on the device; return its result on the host."""
+        options = {k: self.put(v) for k, v in options.items()}
+        return self.get(function(*map(self.put, args), **options))
+
+
+class Cpu(Device):
     """NumPy in, NumPy out."""
 
     name = "cpu"
@@ -25,14 +52,8 @@ class Cpu:
         return values
 
 
-class CudaBackend:
-    """CuPy arrays, real or emulated.
-
-    Attributes
-    ----------
-    emulation : Emulation or None
-        Counters and settings of the emulated device; None on a real one.
-    """
+class CudaBackend(Device):
+    """CuPy arrays, real or emulated; `emulation` has counters and settings, None on a real one."""
 
     is_gpu = True
 
@@ -61,11 +82,9 @@ class CudaBackend:
         return None if values is None else self.cupy.asarray(np.asarray(values))
 
     def get(self, values):
-        """Copy to the host: an array, or each of a tuple, list or dict of them."""
-        if isinstance(values, (tuple, list)):
-            return tuple(self.get(v) for v in values)
-        if isinstance(values, dict):
-            return {k: self.get(v) for k, v in values.items()}
+        """Copy to the host: an array, or each of a tuple, list, dict or dataclass of them."""
+        if isinstance(values, (tuple, list, dict)) or dataclasses.is_dataclass(values):
+            return each(self.get, values)
         if values is None or np.isscalar(values):
             return values
         assert isinstance(values, self.cupy.ndarray), f"{type(values)} is no device array"

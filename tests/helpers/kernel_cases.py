@@ -109,7 +109,10 @@ def klips(device):
     refs = rng.normal(5, 2, (3, 50, 83))
     for n in (1, 2, 5):
         basis = KLBasis(device.array(refs))
-        results += [basis.subtract(device.array(refs[:1].repeat(n, axis=0)), 2), basis.scatter(1)]
+        results += [
+            basis.subtract(device.array(refs[:1].repeat(n, axis=0)), 2),
+            basis.residual_std(1),
+        ]
     return results
 
 
@@ -133,10 +136,8 @@ def registrations(device):
     for shape in ((12, 14), (9, 13)):
         images = np.stack([speckles(shape, s) for s in ((0, 0), (0.4, -0.3), (2.4, 2.6))])
         plan = Registration(device.array(images), guide=device.array(images[0]), search=3)
-        results += [
-            device.array(plan.fit_many(device.array(images[:2]))[name])
-            for name in ("x", "y", "beta", "residual")
-        ]
+        fits = plan.fit_many(device.array(images[:2]))
+        results += [device.array(fits[name]) for name in ("x", "y", "beta", "residual")]
     return results
 
 
@@ -151,11 +152,9 @@ def wide_contractions(device):
     results = []
     for half_width in (2.3, 4.6):
         y, x = (PhaseSeries.of_axis(n, half_width, half_spectrum=n > 36) for n in (36, 410))
-        results.append(
-            ops.contract(
-                spectra, np.array([0, 1, 1]), spectra, np.array([1, 0, 1]), ops.tables(y, x), 1.0, 1
-            )
-        )
+        which = np.array([0, 1, 1]), np.array([1, 0, 1])
+        given = spectra, which[0], spectra, which[1], ops.tables(y, x)
+        results.append(ops.contract(*given, 1.0, 1))
     return results
 
 
@@ -189,15 +188,8 @@ def drizzle_weights(device):
 
     images = [device.array(cube(3, bad=bad)[0]) for bad in (0.1, 0.1, 0, 0.1, 0)]
     dq = device.array((cube(4)[0] > 110).astype(np.uint32))
-    return [
-        pixel_weights(
-            images[0],
-            images[1],
-            dq,
-            [images[k] if k in known else None for k in (2, 3, 4)],
-            np.uint32(1),
-            by,
-            2.0,
-        )
-        for known, by in (((), None), ((3,), 1), ((2, 3, 4), 1), ((2, 4), None))
-    ]
+    results = []
+    for known, by in (((), None), ((3,), 1), ((2, 3, 4), 1), ((2, 4), None)):
+        variances = [images[k] if k in known else None for k in (2, 3, 4)]
+        results.append(pixel_weights(*images[:2], dq, variances, np.uint32(1), by, 2.0))
+    return results

@@ -6,46 +6,30 @@ import warnings
 import numpy as np
 from astropy.io import fits
 
-PRIMARY = {
-    "TELESCOP": "JWST",
-    "DATAMODL": "CubeModel",
-    "INSTRUME": "NIRCAM",
-    "DETECTOR": "NRCALONG",
-    "CHANNEL": "LONG",
-    "FILTER": "F444W",
-    "PUPIL": "MASKRND",
-    "CORONMSK": "MASKA335R",
-    "SUBARRAY": "SUB320A335R",
-    "EXP_TYPE": "NRC_CORON",
-    "PROGRAM": "01234",
-    "TARGNAME": "A STAR",
-    "DATE-OBS": "2024-01-02",
-    "TIME-OBS": "03:04:05.000",
-    "SUBSTRT1": 492,
-    "SUBSTRT2": 1502,
-    "NINTS": 2,
-    "NGROUPS": 10,
-    "EFFEXPTM": 20.0,
-    "TMEASURE": 19.0,
-    "DURATION": 21.0,
-    "EFFINTTM": 10.0,
-    "EXPSTART": 60000.25,
-    "EXPMID": 60000.26,
-    "EXPEND": 60000.27,
-}
+_WORDS = """
+TELESCOP=JWST DATAMODL=CubeModel INSTRUME=NIRCAM DETECTOR=NRCALONG CHANNEL=LONG FILTER=F444W
+PUPIL=MASKRND CORONMSK=MASKA335R SUBARRAY=SUB320A335R EXP_TYPE=NRC_CORON PROGRAM=01234
+DATE-OBS=2024-01-02 TIME-OBS=03:04:05.000
+"""
+_NUMBERS = """
+SUBSTRT1=492 SUBSTRT2=1502 NINTS=2 NGROUPS=10 EFFEXPTM=20.0 TMEASURE=19.0 DURATION=21.0
+EFFINTTM=10.0 EXPSTART=60000.25 EXPMID=60000.26 EXPEND=60000.27
+"""
+_SCI_NUMBERS = """
+PIXAR_SR=9.2e-14 PIXAR_A2=0.0039 RA_REF=150.0 DEC_REF=-30.0 ROLL_REF=100.0 V3I_YANG=0.05 VPARITY=-1
+XPOSURE=20.0 TELAPSE=21.0
+"""
+
+
+def _table(text, kind=str):
+    return {key: kind(value) for key, _, value in (w.partition("=") for w in text.split())}
+
+
+PRIMARY = _table(_WORDS) | {"TARGNAME": "A STAR"} | _table(_NUMBERS, json.loads)
 SCI = {
     "BUNIT": "MJy/sr",
-    "PIXAR_SR": 9.2e-14,
-    "PIXAR_A2": 0.0039,
-    "RA_REF": 150.0,
-    "DEC_REF": -30.0,
-    "ROLL_REF": 100.0,
-    "V3I_YANG": 0.05,
-    "VPARITY": -1,
-    "XPOSURE": 20.0,
-    "TELAPSE": 21.0,
     "S_REGION": "POLYGON ICRS  " + " ".join(["150.198490788 -30.400866233"] * 4),
-}
+} | _table(_SCI_NUMBERS, json.loads)
 ASDF = b"#ASDF 1.0.0\n#ASDF_STANDARD 1.5.0\n%YAML 1.1\n--- {}\n...\n"
 
 
@@ -115,14 +99,8 @@ def make_asn(
     """
     if products is None:
         products = [product(members, name)]
-    table = {
-        "asn_type": "coron3",
-        "asn_id": "c1001",
-        "program": "01234",
-        "target": "t001",
-        "asn_pool": "none",
-        "products": products,
-    } | changes
+    table = _table("asn_type=coron3 asn_id=c1001 program=01234 target=t001 asn_pool=none")
+    table |= {"products": products} | changes
     path.write_text(json.dumps({k: v for k, v in table.items() if v is not None}))
     for entry in products if touch else ():
         for member in entry["members"]:

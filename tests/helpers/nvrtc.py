@@ -65,27 +65,12 @@ def _text(program, what) -> bytes:
 
 
 def compile_kernels(source, arch, names=(), options=("-std=c++17",)) -> dict:
-    """Compile as CuPy would for a compute capability; tell what each kernel uses.
+    """Compile as CuPy would for a compute capability such as 90; tell what each kernel uses.
 
-    Parameters
-    ----------
-    source : str
-    arch : int
-        Compute capability without its point, e.g. 90.
-    names : sequence of str
-        Name expressions.
-    options : tuple of str
-        For the compiler, besides CuPy's own.
-
-    Returns
-    -------
-    dict
-        ``"log"``: the compiler's, without ptxas's; ``"kernels"``: name expression -> dict of
-        registers, threads (the launch bound; 1024 without), and bytes of stack, spills, shared.
-
-    Notes
-    -----
-    What compiled once is remembered by the hash of all that matters, in ``build/nvrtc``.
+    `names` are name expressions; `options` come before CuPy's own. Returns ``"log"``: the
+    compiler's, without ptxas's; ``"kernels"``: name expression -> dict of registers, threads (the
+    launch bound; 1024 without), and bytes of stack, spills, shared. What compiled once is
+    remembered by the hash of all that matters, in ``build/nvrtc``.
     """
     options = [*options, *CUPY_OPTIONS, f"-arch=sm_{arch}", "--ptxas-options=-v"]
     return _kept(_compile, source, names, options)
@@ -138,11 +123,8 @@ def _ptx(source, names, options):
 @contextlib.contextmanager
 def _program(source, names, options):
     library, program = _library(), ctypes.c_void_p()
-    _check(
-        library.nvrtcCreateProgram(
-            ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None
-        )
-    )
+    given = source.encode(), b"kernels.cu", 0, None, None
+    _check(library.nvrtcCreateProgram(ctypes.byref(program), *given))
     try:
         for name in names:
             _check(library.nvrtcAddNameExpression(program, name.encode()))

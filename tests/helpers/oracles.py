@@ -10,11 +10,8 @@ def median(images, good):
     out = np.full((ny, nx), np.nan, images.dtype)
     for y in range(ny):
         for x in range(nx):
-            values = sorted(
-                v
-                for v, g in zip(images[:, y, x], good[:, y, x], strict=True)
-                if g and not np.isnan(v)
-            )
+            column = zip(images[:, y, x], good[:, y, x], strict=True)
+            values = sorted(value for value, use in column if use and not np.isnan(value))
             if len(values) % 2:
                 out[y, x] = values[len(values) // 2]
             elif values:
@@ -72,9 +69,8 @@ def registration(frame, reference, mask, start):
         model = p[2] * fourier_shift(frame, (p[1], p[0])) + (p[3] if len(p) > 3 else 0.0)
         return (mask * (reference - model)).ravel()
 
-    best = least_squares(
-        residual, start, jac="3-point", x_scale="jac", xtol=1e-15, ftol=1e-15, gtol=1e-15
-    )
+    exact = {"xtol": 1e-15, "ftol": 1e-15, "gtol": 1e-15}
+    best = least_squares(residual, start, jac="3-point", x_scale="jac", **exact)
     return best.x, 2 * best.cost
 
 

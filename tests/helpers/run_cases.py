@@ -63,11 +63,8 @@ def unnoticed(file):
         start = time.perf_counter()
         right = [result for _, result in each_case(file, build.PLAIN, order, seed)]
         limit = 1 + 3 * (time.perf_counter() - start)
-        left = [
-            barrier
-            for barrier in left
-            if _without(file, barrier, order, seed, right, limit) == UNNOTICED
-        ]
+        tried = {barrier: _without(file, barrier, order, seed, right, limit) for barrier in left}
+        left = [barrier for barrier, status in tried.items() if status == UNNOTICED]
     return left
 
 

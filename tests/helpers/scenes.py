@@ -22,3 +22,13 @@ def read_only(*arrays):
     for array in arrays:
         array.setflags(write=False)
     return arrays if len(arrays) > 1 else arrays[0]
+
+
+def changed(stack, **changes):
+    """A stack with some values of some arrays exchanged: name=(index, value)."""
+    arrays = {}
+    for name, (index, value) in changes.items():
+        arrays[name] = getattr(stack, name).copy()
+        arrays[name][index] = value
+    read_only(*arrays.values())
+    return stack.replace(**arrays)

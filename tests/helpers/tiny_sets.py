@@ -1,6 +1,5 @@
 """A small simulated association, copied and spoilt by the tests of whole runs."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -8,6 +7,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from astropy.io import fits
@@ -26,24 +26,11 @@ NOTHING_ELSE = {"planets": (), "disk": False, "n_optical_states": 1}
 def simulated(instrument="nircam", seed=11):
     """Simulate two science and three reference exposures, once a process."""
     folder = tempfile.TemporaryDirectory(prefix="gpucoron-tests-")
-    made = simulate(
-        folder.name,
-        instrument,
-        seed,
-        shape=SHAPE,
-        n_science=2,
-        n_integrations=N_SCIENCE,
-        n_references=3,
-        n_reference_integrations=N_REFERENCES,
-        **NOTHING_ELSE,
-    )
-    return _Kept(made, folder)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kept:
-    made: object
-    folder: tempfile.TemporaryDirectory  # removed when the process ends
+    science = {"n_science": 2, "n_integrations": N_SCIENCE}
+    references = {"n_references": 3, "n_reference_integrations": N_REFERENCES}
+    options = {"shape": SHAPE, **science, **references, **NOTHING_ELSE}
+    made = simulate(folder.name, instrument, seed, **options)
+    return SimpleNamespace(made=made, folder=folder)  # which is removed when the process ends
 
 
 class TinySet:

@@ -9,26 +9,10 @@ from gpucoron.ops.dq import DO_NOT_USE, FLAGS, NON_SCIENCE, OUTLIER, good_pixels
 from gpucoron.ops.dq import interpret_bit_flags as interpret
 
 TEXTS = [
-    None,
-    "",
-    " ",
-    *"None INDEF 0 1 12 ~0 ~1 1+4 1,4 1|4 ~1+4 ~(1+4)".split(),
-    "( 1 , 4 )",
-    "((1))",
-    "DO_NOT_USE",
-    "~DO_NOT_USE",
-    "DO_NOT_USE,SATURATED",
-    "DO_NOT_USE + NON_SCIENCE",
-    "~(DO_NOT_USE|OUTLIER)",
-    "REFERENCE_PIXEL",
-    "GOOD",
-    0,
-    1,
-    12,
-    -2,
-    [1, 4],
-    ["DO_NOT_USE", "OUTLIER"],
-    np.int64(5),
+    *"None INDEF 0 1 12 ~0 ~1 1+4 1,4 1|4 ~1+4 ~(1+4) ((1)) DO_NOT_USE ~DO_NOT_USE".split(),
+    *"DO_NOT_USE,SATURATED ~(DO_NOT_USE|OUTLIER) REFERENCE_PIXEL GOOD".split(),
+    *(None, "", " ", "( 1 , 4 )", "DO_NOT_USE + NON_SCIENCE"),
+    *(0, 1, 12, -2, np.int64(5), [1, 4], ["DO_NOT_USE", "OUTLIER"]),
 ]
 
 
@@ -55,14 +39,7 @@ def test_masks_and_good_pixels_equal_astropy(flags):
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        *"1+2,4 3+4 ~ () (1 1) 1~2 DO_NOT_US 1+".split(),
-        "a b",
-        [3, 4],
-        [1.5],
-        1.5,
-        True,
-    ],
+    [*"1+2,4 3+4 ~ () (1 1) 1~2 DO_NOT_US 1+".split(), "a b", [3, 4], [1.5], 1.5, True],
     ids=repr,
 )
 def test_what_is_no_selection(flags):

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.errors import DeviceError, InputError, ParameterError
 from gpucoron.ops.cuda import cusolver as _cusolver
 from gpucoron.ops.cuda import eigen as _eigen_cuda
 from gpucoron.ops.eigen import KLBasis, klip_many, symmetric_eigen
-from tests.helpers import oracles, tolerances
+from tests.helpers import device_fixture, oracles, tolerances
 from tests.helpers.scenes import read_only, speckles
 
+CPU = device_fixture.Cpu()
 on_gpus = pytest.mark.parametrize(
     "device", ["host-forward", pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True
 )
@@ -23,13 +25,28 @@ def references(n=8, shape=(31, 28), seed=0):
     return read_only(np.array(images))
 
 
-def assert_close(device, result, expected):
+def assert_close(result, expected):
     """The goal of every GPU result: rms of the difference within 1e-8 of the rms."""
-    result = device.get(result)
     assert result.dtype == np.float64
-    np.testing.assert_array_equal(np.isnan(result), np.isnan(expected))
+    assert_array_equal(np.isnan(result), np.isnan(expected))
     difference = np.sqrt(np.nanmean((result - expected) ** 2))
     assert difference <= tolerances.KLIP_RMS * np.sqrt(np.nanmean(expected**2))
+
+
+def subtracted(device, refs, targets, truncate):
+    """Residuals of targets, and the standard deviation of the references' own."""
+    basis, targets = KLBasis(device.array(refs)), device.array(targets)
+    return device.get((basis.subtract(targets, truncate), basis.residual_std(truncate)))
+
+
+def assert_many_close(found, refs, targets, truncate):
+    """Compare residuals and deviations with those of one set of references after another."""
+    for k, own in enumerate(refs):
+        usable = own[np.isfinite(own).all(axis=(1, 2))]
+        expected = subtracted(CPU, usable, targets[k : k + 1], truncate)
+        for planes, wanted in zip(found, expected, strict=True):
+            for plane, one in zip(planes, wanted, strict=True):
+                assert_close(plane[k : k + 1], one.reshape(1, *targets.shape[1:]))
 
 
 @pytest.mark.parametrize("truncate", [0, 1, 3, 7, 8, 50])
@@ -37,15 +54,9 @@ def test_equals_an_svd_of_the_pixels(device, truncate):
     refs = references()
     target = speckles((31, 28), (0.1, -0.2)) + 7.0
     left, err = oracles.klip(target, refs, truncate)
-    basis = KLBasis(device.array(refs))
-    np.testing.assert_allclose(
-        device.get(basis.subtract(device.array(target[None]), truncate))[0],
-        left,
-        atol=tolerances.KLIP_ABS,
-    )
-    np.testing.assert_allclose(
-        device.get(basis.residual_std(truncate)), err, atol=tolerances.KLIP_ABS
-    )
+    found = subtracted(device, refs, target[None], truncate)
+    assert_allclose(found[0][0], left, atol=tolerances.KLIP_ABS)
+    assert_allclose(found[1], err, atol=tolerances.KLIP_ABS)
 
 
 def test_vectors_are_orthonormal_and_ordered(device):
@@ -54,52 +65,47 @@ def test_vectors_are_orthonormal_and_ordered(device):
     values, vectors = device.get(basis.eigenvalues), device.get(basis.eigenvectors)
     flat = refs.reshape(8, -1) - refs.reshape(8, -1).mean(axis=1, keepdims=True)
     kl = vectors.T @ flat / np.sqrt(values[:, None] * (flat.shape[1] - 1))
-    np.testing.assert_allclose(kl @ kl.T, np.eye(8), atol=1e-10)
+    assert_allclose(kl @ kl.T, np.eye(8), atol=1e-10)
     assert (np.diff(values) < 0).all()
-    np.testing.assert_allclose(values, np.linalg.eigvalsh(np.cov(flat))[::-1], rtol=1e-9)
+    assert_allclose(values, np.linalg.eigvalsh(np.cov(flat))[::-1], rtol=1e-9)
 
 
 def test_a_constant_background_changes_nothing(device):
     refs, target = references(), speckles((31, 28), seed=3)[None]
-    a, b = (
-        device.get(KLBasis(device.array(r)).subtract(device.array(t), 4))
-        for r, t in [(refs, target), (refs + 1000.0, target - 500.0)]
-    )
-    np.testing.assert_allclose(a, b, atol=1e-8)
+    a, _ = subtracted(device, refs, target, 4)
+    b, _ = subtracted(device, refs + 1000.0, target - 500.0, 4)
+    assert_allclose(a, b, atol=1e-8)
 
 
 def test_vectors_at_rounding_level_are_dropped(device):
     refs = references()
     doubled = np.concatenate([refs, refs[:3], 2 * refs[:1] + 5, np.ones_like(refs[:2])])
     basis = KLBasis(device.array(doubled))
-    assert basis.rank == 8
-    target = device.array(speckles((31, 28), seed=3)[None])
-    np.testing.assert_allclose(
-        device.get(basis.subtract(target, 50)),
-        device.get(KLBasis(device.array(refs)).subtract(target, 50)),
-        atol=1e-7,
-    )
-    assert (device.get(basis.residual_std(50)) == 0).all()
-    assert device.get(basis.eigenvectors).shape == (14, 8)
+    assert basis.rank == 8 and basis.eigenvectors.shape == (14, 8)
+    target = speckles((31, 28), seed=3)[None]
+    left, err = subtracted(device, doubled, target, 50)
+    assert_allclose(left, subtracted(device, refs, target, 50)[0], atol=1e-7)
+    assert (err == 0).all()
 
 
 def test_bad_target_pixels_take_no_part(device):
     refs, target = references(), speckles((31, 28), seed=3)[None].copy()
     target[0, 4, 4] = np.nan
-    out = device.get(KLBasis(device.array(refs)).subtract(device.array(target), 5))
+    out, _ = subtracted(device, refs, target, 5)
     assert np.isnan(out[0, 4, 4]) and np.isfinite(np.delete(out.ravel(), 4 * 28 + 4)).all()
-    assert_close(device, device.array(out), KLBasis(refs).subtract(target, 5))
+    assert_close(out, subtracted(CPU, refs, target, 5)[0])
 
 
 def test_errors(device):
-    with pytest.raises(InputError, match="at least one reference image"):
-        KLBasis(device.array(np.zeros((0, 4, 4))))
-    with pytest.raises(InputError, match="constant"):
-        KLBasis(device.array(np.ones((3, 4, 4))))
     refs = references().copy()
     refs[2, 0, 0] = np.inf
-    with pytest.raises(InputError, match="reference 3 of 8 is not finite"):
-        KLBasis(device.array(refs))
+    for text, wrong in (
+        ("at least one reference image", np.zeros((0, 4, 4))),
+        ("constant", np.ones((3, 4, 4))),
+        ("reference 3 of 8 is not finite", refs),
+    ):
+        with pytest.raises(InputError, match=text):
+            KLBasis(device.array(wrong))
     basis = KLBasis(device.array(references()))
     with pytest.raises(ParameterError, match="truncate is -1"):
         basis.subtract(device.array(np.zeros((1, 31, 28))), -1)
@@ -111,16 +117,12 @@ def test_errors(device):
 
 
 def test_several_truncations_equal_one_at_a_time(device):
-    basis = KLBasis(device.array(references()))
-    target = device.array(speckles((31, 28), seed=3)[None])
+    refs, target = references(), speckles((31, 28), seed=3)[None]
     wanted = [30, 0, 2, 3, 6, 8, 2]
-    for k, left, err in zip(
-        wanted, basis.subtract(target, wanted), basis.residual_std(wanted), strict=True
-    ):
-        np.testing.assert_allclose(
-            device.get(left), device.get(basis.subtract(target, k)), rtol=0, atol=1e-11
-        )
-        np.testing.assert_array_equal(device.get(err), device.get(basis.residual_std(k)))
+    for k, left, err in zip(wanted, *subtracted(device, refs, target, wanted), strict=True):
+        one, its_err = subtracted(device, refs, target, k)
+        assert_allclose(left, one, rtol=0, atol=1e-11)
+        assert_array_equal(err, its_err)
 
 
 @pytest.mark.parametrize("n_targets", [1, 2, 5])
@@ -129,11 +131,9 @@ def test_any_number_of_targets_in_either_precision(device, n_targets, dtype):
     shape = (7, 19)
     refs = references(5, shape).astype(dtype)
     targets = references(n_targets, shape, seed=1).astype(dtype)
-    basis, oracle = KLBasis(device.array(refs)), KLBasis(refs)
-    for left, expected in zip(
-        basis.subtract(device.array(targets), [2, 4]), oracle.subtract(targets, [2, 4]), strict=True
-    ):
-        assert_close(device, left, expected)
+    found, expected = (subtracted(d, refs, targets, [2, 4])[0] for d in (device, CPU))
+    for left, wanted in zip(found, expected, strict=True):
+        assert_close(left, wanted)
 
 
 # ---------------------------------------------------------------- many sets at once
@@ -159,15 +159,7 @@ def sets(n, nref, shape, seed=0):
 @pytest.mark.slow
 def test_many_equal_one_at_a_time(device, n, nref, shape, wanted):
     refs, targets = sets(n, nref, shape)
-    residuals, residual_stds = klip_many(device.array(refs), device.array(targets), wanted)
-    for k, own in enumerate(refs):
-        basis = KLBasis(own)
-        for left, expected in zip(
-            residuals, basis.subtract(targets[k : k + 1], wanted), strict=True
-        ):
-            assert_close(device, left[k], expected[0])
-        for plane, expected in zip(residual_stds, basis.residual_std(wanted), strict=True):
-            assert_close(device, plane[k], expected)
+    assert_many_close(device.call(klip_many, refs, targets, wanted), refs, targets, wanted)
 
 
 def test_what_is_not_usable_is_left_out(device):
@@ -177,26 +169,24 @@ def test_what_is_not_usable_is_left_out(device):
     refs[1, 0, 3, 3], refs[1, 5, 0, 0] = np.inf, np.nan
     refs[2], targets[2] = np.nan, np.nan
     targets[1, 4, 4] = np.nan
-    left, err = klip_many(*map(device.array, read_only(refs, targets)), 2)
-    for k, usable in enumerate([[0, 1, 3, 4, 5], [1, 2, 3, 4]]):
-        basis = KLBasis(refs[k][usable])
-        assert_close(device, left[k], basis.subtract(targets[k : k + 1], 2)[0])
-        assert_close(device, err[k], basis.residual_std(2))
-    assert np.isnan(device.get(left[2])).all() and np.isnan(device.get(err[2])).all()
+    found = [[plane] for plane in device.call(klip_many, *read_only(refs, targets), 2)]
+    assert_many_close(found, refs[:2], targets[:2], [2])
+    for (plane,) in found:
+        assert np.isnan(plane[2]).all()
 
 
 def test_errors_of_many(device):
     refs, targets = (np.array(a) for a in sets(2, 3, (5, 6)))
-    with pytest.raises(InputError, match=r"references have shape \(2, 3, 5, 6\), targets \(1, 5"):
-        klip_many(device.array(refs), device.array(targets[:1]), 2)
-    with pytest.raises(ParameterError, match="truncate is -2"):
-        klip_many(device.array(refs), device.array(targets), [3, -2])
-    refs[1] = 4.0
-    with pytest.raises(InputError, match="are all constant"):
-        klip_many(device.array(refs), device.array(targets), 2)
-    refs[1] = np.nan
-    with pytest.raises(InputError, match="none of 3 reference images is usable for target 2"):
-        klip_many(device.array(refs), device.array(targets), 2)
+    constant, unusable = refs.copy(), refs.copy()
+    constant[1], unusable[1] = 4.0, np.nan
+    for error, text, *given in (
+        (InputError, r"references have shape \(2, 3, 5, 6\), targets \(1, 5", refs, targets[:1], 2),
+        (ParameterError, "truncate is -2", refs, targets, [3, -2]),
+        (InputError, "are all constant", constant, targets, 2),
+        (InputError, "none of 3 reference images is usable for target 2", unusable, targets, 2),
+    ):
+        with pytest.raises(error, match=text):
+            device.call(klip_many, *given)
 
 
 # ---------------------------------------------------------------- eigen-decomposition
@@ -228,33 +218,26 @@ def matrices():
     }
 
 
-def assert_decomposed(matrix, values, vectors):
-    n, size = len(matrix), max(abs(values).max(), np.finfo(float).tiny)
-    bound = 8 * n * np.finfo(float).eps
-    np.testing.assert_allclose(vectors @ vectors.T, np.eye(n), rtol=0, atol=bound)
-    np.testing.assert_allclose(
-        vectors @ (matrix / size), (values / size)[:, None] * vectors, rtol=0, atol=bound
-    )
-    assert (np.diff(values) <= 0).all()
-    np.testing.assert_allclose(
-        values / size, np.linalg.eigvalsh(matrix / size)[::-1], rtol=0, atol=bound
-    )
+def assert_all_decomposed(device, batch):
+    for matrix, values, vectors in zip(batch, *device.call(symmetric_eigen, batch), strict=True):
+        n, size = len(matrix), max(abs(values).max(), np.finfo(float).tiny)
+        exact = {"rtol": 0, "atol": 8 * n * np.finfo(float).eps}
+        scaled, matrix = (values / size)[:, None], matrix / size
+        assert_allclose(vectors @ vectors.T, np.eye(n), **exact)
+        assert_allclose(vectors @ matrix, scaled * vectors, **exact)
+        assert (np.diff(values) <= 0).all()
+        assert_allclose(scaled[:, 0], np.linalg.eigvalsh(matrix)[::-1], **exact)
 
 
 def test_difficult_matrices(device):
     batch = np.array([(m + m.T) / 2 for m in matrices().values()])
-    values, vectors = map(device.get, symmetric_eigen(device.array(read_only(batch))))
-    for matrix, value, vector in zip(batch, values, vectors, strict=True):
-        assert_decomposed(matrix, value, vector)
+    assert_all_decomposed(device, read_only(batch))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 31, 32, 33, 65])
 def test_sizes(device, n):
     random = np.random.default_rng(n).normal(size=(2, n, n))
-    batch = random @ random.transpose(0, 2, 1)
-    values, vectors = map(device.get, symmetric_eigen(device.array(batch)))
-    for matrix, value, vector in zip(batch, values, vectors, strict=True):
-        assert_decomposed(matrix, value, vector)
+    assert_all_decomposed(device, random @ random.transpose(0, 2, 1))
 
 
 @on_gpus
@@ -273,16 +256,12 @@ def test_what_fails_its_check_is_done_again(device, monkeypatch, fault):
     monkeypatch.setattr(_eigen_cuda, "eigh_batch", spoilt)
     syevd = _eigen_cuda._syevd
     monkeypatch.setattr(_eigen_cuda, "_syevd", lambda m: again.append(1) or syevd(m))
-    values, vectors = map(device.get, symmetric_eigen(device.array(batch)))
+    assert_all_decomposed(device, batch)
     assert len(again) == 1
-    for matrix, value, vector in zip(batch, values, vectors, strict=True):
-        assert_decomposed(matrix, value, vector)
     refs, targets = sets(2, 9, (5, 6))
-    left, err = klip_many(device.array(refs), device.array(targets), 3)
+    found = device.call(klip_many, refs, targets, [3])
     assert len(again) == 2
-    expected = KLBasis(refs[1])
-    assert_close(device, left[1], expected.subtract(targets[1:], 3)[0])
-    assert_close(device, err[1], expected.residual_std(3))
+    assert_many_close(found, refs, targets, [3])
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)], indirect=True)
@@ -293,10 +272,7 @@ def test_the_library_decomposes_all_at_once_and_well(device, monkeypatch):
     for n in (5, 36, 64, 180):
         random = np.random.default_rng(n).normal(size=(20, n, 4 * n))
         random *= np.geomspace(1e4, 1, n)[:, None]
-        batch = random @ random.transpose(0, 2, 1)
-        values, vectors = map(device.get, symmetric_eigen(device.array(batch)))
-        for matrix, value, vector in zip(batch, values, vectors, strict=True):
-            assert_decomposed(matrix, value, vector)
+        assert_all_decomposed(device, random @ random.transpose(0, 2, 1))
 
 
 @on_gpus
@@ -312,17 +288,14 @@ def test_what_fails_twice_is_an_error(device):
 def test_without_the_library_they_go_one_by_one(device, monkeypatch):
     monkeypatch.setattr(_cusolver, "_library", lambda cp: None)
     random = np.random.default_rng(0).normal(size=(3, 9, 9))
-    batch = random + random.transpose(0, 2, 1)
-    values, vectors = map(device.get, symmetric_eigen(device.array(batch)))
-    for matrix, value, vector in zip(batch, values, vectors, strict=True):
-        assert_decomposed(matrix, value, vector)
+    assert_all_decomposed(device, random + random.transpose(0, 2, 1))
 
 
 def test_errors_of_matrices(device):
     with pytest.raises(InputError, match="matrices have shape"):
-        symmetric_eigen(device.array(np.zeros((2, 3, 4))))
+        device.call(symmetric_eigen, np.zeros((2, 3, 4)))
     with pytest.raises(InputError, match="dtype float32"):
-        symmetric_eigen(device.array(np.zeros((2, 3, 3), np.float32)))
+        device.call(symmetric_eigen, np.zeros((2, 3, 3), np.float32))
 
 
 def tiles(n, pixels, shift=0):
@@ -344,17 +317,8 @@ def tiles(n, pixels, shift=0):
 @pytest.mark.parametrize(
     "n, pixels, shift",
     [
-        (1, 1, 0),
-        (2, 16, 0),
-        (2, 18, 1),
-        (5, 4110, 0),
-        (4, 4097, 0),
-        (33, 31, 0),
-        (64, 48, 0),
-        (66, 80, 0),
-        (66, 130, 1),
-        (67, 130, 0),
-        (130, 66, 0),
+        *((1, 1, 0), (2, 16, 0), (2, 18, 1), (5, 4110, 0), (4, 4097, 0), (33, 31, 0)),
+        *((64, 48, 0), (66, 80, 0), (66, 130, 1), (67, 130, 0), (130, 66, 0)),
     ],
 )
 def test_products_of_tiles(device, n, pixels, shift):
@@ -365,7 +329,7 @@ def test_products_of_tiles(device, n, pixels, shift):
     centred = np.where(usable, refs - refs.mean(axis=2, keepdims=True), 0.0)
     expected = centred @ centred.transpose(0, 2, 1)
     got = device.get(_eigen_cuda.covariance(there, bases.means))
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13 * abs(expected).max())
+    assert_allclose(got, expected, rtol=0, atol=1e-13 * abs(expected).max())
     wanted = np.unique([0, 1, n // 2, n - 1, n])[::-1].copy()
     left, err = bases.residuals_and_std(wanted)
     vectors, values = device.get(bases.vectors), device.get(bases.sums)
@@ -376,7 +340,7 @@ def test_products_of_tiles(device, n, pixels, shift):
         for f, rank in enumerate(bases.ranks):
             kept = slice(0, min(many, rank))
             model = filled[f] @ modes[f, kept].T / values[f, kept] @ modes[f, kept]
-            np.testing.assert_allclose(device.get(left[k])[f], targets[f] - model, atol=1e-9)
+            assert_allclose(device.get(left[k])[f], targets[f] - model, atol=1e-9)
             rest = vectors[f, kept.stop : rank].T @ modes[f, kept.stop : rank]
             rest = rest[usable[f, :, 0]]
-            np.testing.assert_allclose(device.get(err[k])[f], rest.std(axis=0), atol=2e-7)
+            assert_allclose(device.get(err[k])[f], rest.std(axis=0), atol=2e-7)

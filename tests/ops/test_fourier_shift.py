@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import fourier_shift as scipy_phases
 
 from gpucoron.errors import InputError
@@ -17,7 +18,7 @@ SHAPES = [(20, 30), (21, 30), (20, 31), (21, 31), (8, 5), (2, 2)]
 
 
 def shifted(device, images, shifts):
-    return device.get(fourier_shift(device.array(images), device.array(shifts)))
+    return device.call(fourier_shift, images, np.asarray(shifts))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -27,34 +28,30 @@ def test_equals_direct_sum_and_scipy(shape, device):
     out = shifted(device, images, shifts)
     for image, shift, result in zip(images, shifts, out, strict=True):
         full = np.fft.ifftn(scipy_phases(np.fft.fftn(image), shift)).real
-        np.testing.assert_allclose(result, full, atol=tolerances.SHIFT_ABS)
-        np.testing.assert_allclose(
-            result, oracles.fourier_shift(image, shift), atol=tolerances.SHIFT_ABS
-        )
+        assert_allclose(result, full, atol=tolerances.SHIFT_ABS)
+        assert_allclose(result, oracles.fourier_shift(image, shift), atol=tolerances.SHIFT_ABS)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_whole_pixels_roll(shape, device):
     image = np.random.default_rng(1).normal(size=(1, *shape))
-    out = shifted(device, image, np.array([[2, -1]]))
-    np.testing.assert_allclose(out[0], np.roll(image[0], (2, -1), (0, 1)), atol=1e-12)
+    out = shifted(device, image, [[2, -1]])
+    assert_allclose(out[0], np.roll(image[0], (2, -1), (0, 1)), atol=1e-12)
 
 
 def test_there_and_back_and_against_the_scene(device):
     image = speckles((65, 65))[None]
-    there = shifted(device, image, np.array([[0.37, -1.21]]))
-    np.testing.assert_allclose(there[0], speckles((65, 65), (0.37, -1.21)), atol=0.02)
-    back = shifted(device, there, np.array([[-0.37, 1.21]]))
-    np.testing.assert_allclose(back, image, atol=1e-10)
+    there = shifted(device, image, [[0.37, -1.21]])
+    assert_allclose(there[0], speckles((65, 65), (0.37, -1.21)), atol=0.02)
+    back = shifted(device, there, [[-0.37, 1.21]])
+    assert_allclose(back, image, atol=1e-10)
 
 
 def test_float32_input_is_shifted_in_double(device):
     image = speckles((64, 64))[None].astype(np.float32)
-    out = shifted(device, image, np.array([[0.25, 0.25]]))
+    out = shifted(device, image, [[0.25, 0.25]])
     assert out.dtype == np.float64
-    np.testing.assert_array_equal(
-        out, shifted(device, image.astype(float), np.array([[0.25, 0.25]]))
-    )
+    assert_array_equal(out, shifted(device, image.astype(float), [[0.25, 0.25]]))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -64,9 +61,9 @@ def test_shifted_spectra_belong_to_real_images(shape, device):
     images, shifts = rng.normal(size=(3, *shape)), rng.uniform(-5, 5, (3, 2))
     both = device.get(multiply_phases(spectra(device.array(images)), shifts, shape))
     back = np.fft.rfft2(np.fft.irfft2(both, s=shape))
-    np.testing.assert_allclose(both, back, atol=1e-12)
+    assert_allclose(both, back, atol=1e-12)
     moved = [oracles.fourier_shift(i, s) for i, s in zip(images, shifts, strict=True)]
-    np.testing.assert_allclose(both, np.fft.rfft2(moved), atol=1e-11)
+    assert_allclose(both, np.fft.rfft2(moved), atol=1e-11)
 
 
 def test_part_of_the_spectra_into_a_given_array(device):
@@ -77,7 +74,7 @@ def test_part_of_the_spectra_into_a_given_array(device):
     out = device.array(np.zeros((6, 9, 12)))
     of_images = spectra(device.array(images))
     shift_spectra(of_images[::2], shifts[::2], (9, 12), out[1:4])
-    np.testing.assert_array_equal(device.get(out)[1:4], whole[::2])
+    assert_array_equal(device.get(out)[1:4], whole[::2])
     assert not device.get(out)[[0, 4, 5]].any()
     assert device.get(shift_spectra(of_images[:0], shifts[:0], (9, 12))).shape == (0, 9, 12)
 
@@ -90,7 +87,7 @@ def test_gradient_is_a_small_shift(shape, device):
     for k, found in enumerate((along_y, along_x)):
         shift = np.where(np.arange(2) == k, step, 0.0)
         expected = oracles.fourier_shift(image, -shift) - oracles.fourier_shift(image, shift)
-        np.testing.assert_allclose(found, expected / (2 * step), atol=1e-5)
+        assert_allclose(found, expected / (2 * step), atol=1e-5)
 
 
 def test_large_stacks_go_in_parts(device, monkeypatch):
@@ -98,22 +95,17 @@ def test_large_stacks_go_in_parts(device, monkeypatch):
     rng = np.random.default_rng(4)
     images, shifts = rng.normal(size=(5, 6, 7)), rng.uniform(-2, 2, (5, 2))
     expected = [oracles.fourier_shift(i, s) for i, s in zip(images, shifts, strict=True)]
-    np.testing.assert_allclose(shifted(device, images, shifts), expected, atol=1e-12)
+    assert_allclose(shifted(device, images, shifts), expected, atol=1e-12)
 
 
-def test_errors():
+def test_errors(device):
     image = np.zeros((2, 8, 8))
     with pytest.raises(InputError, match="shifts have shape"):
-        fourier_shift(image, np.zeros((1, 2)))
-    image[1, 3, 3] = np.nan
+        shifted(device, image, np.zeros((1, 2)))
     with pytest.raises(InputError, match="image or shift 1 is not finite"):
-        fourier_shift(image, np.zeros((2, 2)))
-
-
-def test_errors_on_a_device(device):
-    image = np.zeros((2, 8, 8))
+        shifted(device, np.where(np.indices(image.shape)[0] == 1, np.nan, image), np.zeros((2, 2)))
     with pytest.raises(InputError, match="image or shift 1 is not finite"):
-        fourier_shift(device.array(image), device.array(np.array([[0, 0], [np.inf, 0]])))
+        shifted(device, image, [[0, 0], [np.inf, 0]])
 
 
 def test_any_array_takes_the_result(device):
@@ -126,4 +118,4 @@ def test_any_array_takes_the_result(device):
         out = out if make.flags.c_contiguous else device.array(np.empty((6, 9, 12)))[::2]
         assert shift_spectra(of, shifts, (9, 12), out) is out
         tolerance = 1e-12 if make.dtype == np.float64 else 1e-6
-        np.testing.assert_allclose(device.get(out), expected, atol=tolerance)
+        assert_allclose(device.get(out), expected, atol=tolerance)

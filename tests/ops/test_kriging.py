@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.errors import InputError
 from gpucoron.ops.kriging import FAR, NEAR, correlation_of, joint_spread, krige
@@ -39,7 +40,7 @@ def test_the_measured_correlation_is_that_of_the_spectrum(cutoff):
 def test_white_noise_does_not_count():
     image = diffraction_limited(1, (96, 96), 0.25)[0]
     noisy = image + np.random.default_rng(1).normal(0, 10, image.shape)
-    np.testing.assert_allclose(correlation_of(noisy)[:10], correlation_of(image)[:10], atol=0.05)
+    assert_allclose(correlation_of(noisy)[:10], correlation_of(image)[:10], atol=0.05)
 
 
 def test_an_image_that_shows_nothing_has_the_finest_structure():
@@ -102,9 +103,8 @@ def with_gaps(seed=0, shape=(17, 23), noise=1.0):
 def check(device, arrays, correlation=None, reach=NEAR):
     table = finest_correlation() if correlation is None else correlation
     expected = oracles.krige(*arrays, table, reach)
-    found = krige(*map(device.array, arrays), device.array(correlation), reach)
-    for got, want in zip(map(device.get, found), expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=tolerances.KRIGING_REL, atol=1e-12)
+    for got, want in zip(device.call(krige, *arrays, correlation, reach), expected, strict=True):
+        assert_allclose(got, want, rtol=tolerances.KRIGING_REL, atol=1e-12)
     return expected
 
 
@@ -122,17 +122,17 @@ def test_from_no_noise_to_nothing_but_noise(device, noise):
 
 def test_a_measured_correlation(device):
     image = read_only(diffraction_limited(1, (64, 64))[0])
-    table = device.get(correlation_of(device.array(image)))
-    np.testing.assert_array_equal(table, correlation_of(image))
+    table = device.call(correlation_of, image)
+    assert_array_equal(table, correlation_of(image))
     check(device, with_gaps(seed=2), table)
 
 
 def test_one_value_everywhere_is_predicted_without_variance(device):
     image, usable, err, y, x = with_gaps()
     flat = np.full_like(image, 7.0)
-    values, variances = krige(*map(device.array, (flat, usable, np.zeros_like(err), y, x)))
-    known = ~np.isnan(device.get(values))
-    assert (device.get(values)[known] == 7).all() and (device.get(variances)[known] == 0).all()
+    values, variances = device.call(krige, flat, usable, np.zeros_like(err), y, x)
+    known = ~np.isnan(values)
+    assert (values[known] == 7).all() and (variances[known] == 0).all()
 
 
 def test_float32_images_and_nothing_to_do(device):
@@ -140,20 +140,20 @@ def test_float32_images_and_nothing_to_do(device):
     single = image.astype(np.float32), usable, err.astype(np.float32), y, x
     check(device, single)
     none = np.zeros(0, np.int64)
-    assert all(a.shape == (0,) for a in krige(*map(device.array, (image, usable, err, none, none))))
+    assert all(a.shape == (0,) for a in device.call(krige, image, usable, err, none, none))
 
 
 def test_joint_spread_is_the_sum_over_neighbours(device):
     spread = np.where(np.random.default_rng(4).random((9, 11)) < 0.3, 2.0, 0.0)
     spread[2, 3], table = np.nan, finest_correlation()
-    found = device.get(joint_spread(device.array(read_only(spread)), device.array(table)))
+    found = device.call(joint_spread, read_only(spread), table)
     known = np.nan_to_num(spread)
     y, x = np.nonzero(known)
     square = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
     near = np.where(square <= NEAR**2, np.maximum(table[square], 0), 0)
     expected = np.zeros_like(known)
     expected[y, x] = np.sqrt(known[y, x] * (near @ known[y, x]))
-    np.testing.assert_allclose(found, expected, rtol=1e-14)
+    assert_allclose(found, expected, rtol=1e-14)
 
 
 def test_errors():

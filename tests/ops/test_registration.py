@@ -1,21 +1,17 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.errors import DeviceMemoryError, InputError
 from gpucoron.ops.chebyshev import PhaseSeries
 from gpucoron.ops.cpu import registration as _registration_cpu
 from gpucoron.ops.cuda import registration as _registration_cuda
 from gpucoron.ops.fourier_shift import phases
-from gpucoron.ops.registration import (
-    CONVERGED,
-    FIT_DTYPE,
-    LEFT_OUT,
-    NOT_CONVERGED,
-    Registration,
-)
+from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, NOT_CONVERGED, Registration
 from tests.helpers import oracles, tolerances
 from tests.helpers.scenes import read_only, speckles
 
+NUMBERS = "x y beta residual x_err".split()
 OFFSETS = [(0.0, 0.0), (0.31, -0.22), (0.95, 0.48), (-1.2, 0.6), (2.5, -1.5)]
 
 
@@ -34,13 +30,12 @@ def assert_same(a, b, device):
     """To the bit; on a GPU to rounding, for its libraries choose how they sum by the batch."""
     for name in FIT_DTYPE.names:
         slack = 1e-11 if device.name == "cuda" else 0.0
-        np.testing.assert_allclose(a[name], b[name], rtol=slack, atol=slack, err_msg=name)
+        assert_allclose(a[name], b[name], rtol=slack, atol=slack, err_msg=name)
 
 
 def fitted(device, frame, references, mask=None, guide=None, **options):
     """Fits of one frame; `guide` is a host array like the others."""
-    guide = None if guide is None else device.array(guide)
-    plan = Registration(device.array(references), mask, guide=guide, **options)
+    plan = Registration(device.array(references), mask, guide=device.put(guide), **options)
     return plan.fit(device.array(frame))
 
 
@@ -54,7 +49,7 @@ def test_finds_the_minimum_of_the_direct_objective(shape, background, device):
     for fit, reference in zip(fits, references, strict=True):
         found = [fit["x"], fit["y"], fit["beta"]]
         best, cost = oracles.registration(frame, reference, mask, found + [0.0] * background)
-        np.testing.assert_allclose(found, best[:3], atol=tolerances.REGISTRATION_PX)
+        assert_allclose(found, best[:3], atol=tolerances.REGISTRATION_PX)
         assert fit["residual"] ** 2 * np.sum(mask**2) == pytest.approx(cost, rel=1e-9)
 
 
@@ -73,8 +68,8 @@ def test_result_does_not_depend_on_the_guide(device):
     other = speckles((48, 48), (1.8, -2.2))
     a = fitted(device, frame, references, mask, guide=frame)
     b = fitted(device, frame, references, mask, guide=other)
-    for name in ("x", "y", "beta", "residual", "x_err"):
-        np.testing.assert_allclose(a[name], b[name], rtol=1e-9, atol=1e-10)
+    for name in NUMBERS:
+        assert_allclose(a[name], b[name], rtol=1e-9, atol=1e-10)
 
 
 def test_without_search_it_walks_to_the_nearest_minimum(device):
@@ -82,15 +77,15 @@ def test_without_search_it_walks_to_the_nearest_minimum(device):
     fits = fitted(device, frame, references, mask, search=0, background=False)
     for fit, reference in zip(fits, references, strict=True):
         best, _ = oracles.registration(frame, reference, mask, (0, 0, 1))
-        np.testing.assert_allclose([fit["x"], fit["y"]], best[:2], atol=1e-7)
+        assert_allclose([fit["x"], fit["y"]], best[:2], atol=1e-7)
 
 
 def test_a_background_moves_nothing(device):
     frame, references, mask = case((40, 41))
     plain = fitted(device, frame, references, mask)
     lifted = fitted(device, frame - 80.0, references + 300.0, mask)
-    for name in ("x", "y", "beta", "residual", "x_err"):
-        np.testing.assert_allclose(plain[name], lifted[name], rtol=1e-6, atol=1e-8)
+    for name in NUMBERS:
+        assert_allclose(plain[name], lifted[name], rtol=1e-6, atol=1e-8)
 
 
 def test_noise_free_shift_is_recovered_exactly(device):
@@ -99,8 +94,8 @@ def test_noise_free_shift_is_recovered_exactly(device):
     shifts = [(0.3, 0.7), (-0.61, 0.02)]
     references = np.array([2.5 * oracles.fourier_shift(frame, s) for s in shifts])
     fits = fitted(device, frame, references)
-    np.testing.assert_allclose(np.stack([fits["y"], fits["x"]], 1), shifts, atol=1e-9)
-    np.testing.assert_allclose(fits["beta"], 2.5, rtol=1e-12)
+    assert_allclose(np.stack([fits["y"], fits["x"]], 1), shifts, atol=1e-9)
+    assert_allclose(fits["beta"], 2.5, rtol=1e-12)
     assert (fits["residual"] < 1e-5 * frame.max()).all()
 
 
@@ -154,20 +149,15 @@ def test_devices_agree_on_hard_cases(shape, search, device):
     mask[9:12, 8:12] = 0
     guide = frames[0] if search else None
     expected = Registration(references, mask, guide=guide, search=search).fit_many(frames)
-    plan = Registration(
-        device.array(references),
-        device.array(mask),
-        guide=None if guide is None else device.array(guide),
-        search=search,
-    )
+    more = {"guide": device.put(guide), "search": search}
+    plan = Registration(device.array(references), device.array(mask), **more)
     fits = plan.fit_many(device.array(frames))
     assert {NOT_CONVERGED, CONVERGED} == set(expected["status"].ravel())
-    np.testing.assert_array_equal(fits["status"], expected["status"])
+    assert_array_equal(fits["status"], expected["status"])
     good = expected["status"] == CONVERGED
     for name in FIT_DTYPE.names[:-1]:
-        np.testing.assert_allclose(
-            fits[name][good], expected[name][good], rtol=1e-9, atol=tolerances.REGISTRATION_PX
-        )
+        close = {"rtol": 1e-9, "atol": tolerances.REGISTRATION_PX}
+        assert_allclose(fits[name][good], expected[name][good], **close)
     assert_same(plan.fit(device.array(frames[1])), fits[1], device)
 
 
@@ -195,7 +185,7 @@ def test_contraction_is_the_sum_over_frequencies(shape, device):
         twice = np.where((np.arange(nh) > 0) & (2 * np.arange(nh) != shape[1]), 2.0, 1.0)
         product = g[which].conj() * f[of_frame] * twice
         expected = 0.5 * np.einsum("pyx,iy,jx->pij", product, phase_y, phase_x).real
-        np.testing.assert_allclose(found, expected, atol=1e-11)
+        assert_allclose(found, expected, atol=1e-11)
 
 
 def test_batches_change_nothing(device):
@@ -262,16 +252,18 @@ def test_series_reproduce_the_phases():
             expected = np.exp(-2j * np.pi * k * 0.8 * t / size)
             if 2 * k == size:
                 expected = expected.real
-            np.testing.assert_allclose(phase, expected, atol=1e-14)
-        np.testing.assert_allclose(series.sine @ basis.T, np.sin(np.pi * 0.8 * t), atol=1e-14)
+            assert_allclose(phase, expected, atol=1e-14)
+        assert_allclose(series.sine @ basis.T, np.sin(np.pi * 0.8 * t), atol=1e-14)
 
 
 def test_errors():
     references = np.zeros((2, 8, 8))
-    with pytest.raises(InputError, match="mask has shape"):
-        Registration(references, np.ones((8, 9)))
-    with pytest.raises(InputError, match="no more than three pixels"):
-        Registration(references, np.zeros((8, 8)))
+    for text, mask in (
+        ("mask has shape", np.ones((8, 9))),
+        ("no more than three pixels", np.zeros((8, 8))),
+    ):
+        with pytest.raises(InputError, match=text):
+            Registration(references, mask)
     with pytest.raises(InputError, match="frame has shape"):
         Registration(references).fit(np.zeros((9, 8)))
 
@@ -289,13 +281,9 @@ def test_propagated_uncertainties_match_the_scatter_of_noisy_images():
     for _ in range(draws):
         references = clean + rng.normal(size=(n, *shape)) * reference_error
         plan = Registration(references, mask)
-        plan.propagate(
-            np.repeat(clean[None], n, 0),
-            reference_error[None],
-            np.zeros(n, int),
-            frame,
-            frame_error,
-        )
+        groups = np.zeros(n, int)
+        given = np.repeat(clean[None], n, 0), reference_error[None], groups, frame, frame_error
+        plan.propagate(*given)
         truth = Registration(clean[None], mask).fit(frame)[0]
         for _ in range(draws):
             fits = plan.fit(frame + rng.normal(size=shape) * frame_error)

@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,27 +11,23 @@ from astropy.io import fits
 from gpucoron.cli import main as cli
 from gpucoron.errors import InputError, OutputError, ParameterError
 from gpucoron.verify import PeerError, Report, command, compare_products, runs, verify
+from gpucoron.verify.headers import EXPECTED_EXTENSIONS, EXPECTED_KEYWORDS, _same_polygon
 from gpucoron.verify.run_jwst import step_parameters
 from gpucoron.verify.staging import stage
 from tests.helpers.tiny_sets import TinySet
 
 NAME = "exp_c1001_psfsub.fits"
+PAGE = Path(__file__).parents[2] / "docs" / "deviations.md"
 
 
 def write(folder, data, name=NAME, err=None, dq=None, **keywords):
     folder.mkdir(exist_ok=True)
-    primary = fits.PrimaryHDU()
-    primary.header["DATE"] = folder.name
-    primary.header.update(keywords)
+    hdus = fits.HDUList([fits.PrimaryHDU()])
+    hdus[0].header.update({"DATE": folder.name, **keywords})
+    err = np.zeros_like(data) if err is None else err
     dq = np.zeros(data.shape, np.uint32) if dq is None else dq
-    fits.HDUList(
-        [
-            primary,
-            fits.ImageHDU(data, name="SCI"),
-            fits.ImageHDU(np.zeros_like(data) if err is None else err, name="ERR"),
-            fits.ImageHDU(dq, name="DQ"),
-        ]
-    ).writeto(folder / name, overwrite=True)
+    hdus += [fits.ImageHDU(a, name=n) for n, a in (("SCI", data), ("ERR", err), ("DQ", dq))]
+    hdus.writeto(folder / name, overwrite=True)
 
 
 @pytest.fixture
@@ -41,9 +38,11 @@ def image():
     return data
 
 
-def compared(tmp_path, ours, theirs, **both):
-    write(tmp_path / "ours", ours, **both)
-    write(tmp_path / "theirs", theirs, **both)
+def compared(tmp_path, ours=None, theirs=None, **both):
+    """Compare files of two images, or those that are there."""
+    for name, data in (("ours", ours), ("theirs", theirs)):
+        if data is not None:
+            write(tmp_path / name, data, **both)
     return compare_products(tmp_path / "ours", tmp_path / "theirs")
 
 
@@ -73,26 +72,30 @@ def test_psfsub_may_differ_by_its_tolerance(tmp_path, image, size, passes):
     assert passes or "SCI: rms(difference)/rms is 0.01, expected 0.0001" in problems[0]
 
 
-def test_one_bit_is_too_much_for_crfints(tmp_path, image):
+@pytest.mark.parametrize(
+    "name, change, text",
+    [
+        (
+            "exp_c1001_crfints.fits",
+            lambda value: np.nextafter(value, np.float32(np.inf)),
+            "SCI is not equal bit for bit: 1 of 144 values differ",
+        ),
+        (NAME, lambda value: np.nan, "1 values are finite in only one of the two"),
+    ],
+)
+def test_one_value_may_be_too_much(tmp_path, image, name, change, text):
     ours = np.array(image)
-    ours[1, 1, 1] = np.nextafter(ours[1, 1, 1], np.float32(np.inf))
-    (problem,) = compared(tmp_path, ours, image, name="exp_c1001_crfints.fits").problems()
-    assert "SCI is not equal bit for bit: 1 of 144 values differ" in problem
-
-
-def test_nan_in_one_of_the_two(tmp_path, image):
-    ours = np.array(image)
-    ours[1, 4, 4] = np.nan
-    (problem,) = compared(tmp_path, ours, image).problems()
-    assert "1 values are finite in only one of the two" in problem
+    ours[1, 4, 4] = change(ours[1, 4, 4])
+    (problem,) = compared(tmp_path, ours, image, name=name).problems()
+    assert text in problem
 
 
 def test_err_that_is_rounding_noise_passes_but_no_other(tmp_path, image):
     write(tmp_path / "ours", image)
     write(tmp_path / "theirs", image, err=np.full_like(image, 1e-9))
-    assert compare_products(tmp_path / "ours", tmp_path / "theirs").problems() == []
+    assert compared(tmp_path).problems() == []
     write(tmp_path / "theirs", image, err=np.full_like(image, 1e-2))
-    (problem,) = compare_products(tmp_path / "ours", tmp_path / "theirs").problems()
+    (problem,) = compared(tmp_path).problems()
     assert "ERR: rms(difference)/rms is 1" in problem
 
 
@@ -100,18 +103,18 @@ def test_shape_dq_and_missing_file(tmp_path, image):
     write(tmp_path / "ours", image[:1], dq=np.ones((1, 8, 9), np.uint32))
     write(tmp_path / "theirs", image[1:])
     write(tmp_path / "theirs", image, name="exp_c1001_crfints.fits")
-    problems = compare_products(tmp_path / "ours", tmp_path / "theirs").problems()
+    problems = compared(tmp_path).problems()
     assert "exp_c1001_crfints.fits: gpucoron did not write it" in problems
     assert any("DQ is not equal bit for bit" in p for p in problems)
     write(tmp_path / "ours", image)
-    problems = compare_products(tmp_path / "ours", tmp_path / "theirs").problems()
+    problems = compared(tmp_path).problems()
     assert any("SCI has shape (2, 8, 9), jwst's has (1, 8, 9)" in p for p in problems)
 
 
 def test_keywords(tmp_path, image):
     write(tmp_path / "ours", image, NINTS=3, FILTER="F410M", GPUCORON="0.1.0")
     write(tmp_path / "theirs", image, NINTS=2, FILTER="F410M", TARGNAME="X")
-    report = compare_products(tmp_path / "ours", tmp_path / "theirs")
+    report = compared(tmp_path)
     assert {d.keyword for d in report.keywords if d.reason} == {"DATE", "GPUCORON"}
     assert report.problems() == [
         f"{NAME}: PRIMARY NINTS is 3, jwst's is 2",
@@ -120,8 +123,6 @@ def test_keywords(tmp_path, image):
 
 
 def test_polygon_may_start_at_any_corner():
-    from gpucoron.verify.headers import _same_polygon
-
     corners = ["150.1 -30.4", "150.2 -30.4", "150.2 -30.3"]
     text = "POLYGON ICRS  " + " ".join(corners)
     turned = "POLYGON ICRS  " + " ".join(corners[1:] + corners[:1])
@@ -135,14 +136,12 @@ def test_shifts_are_read_from_beside_the_products(tmp_path, image):
     name = "exp_c1001_psfalign.fits"
     table = np.zeros(4, [("sci_integration", "i4"), ("x", "f8"), ("y", "f8")])
     table["sci_integration"], table["x"] = [1, 1, 2, 2], [0.5, 0.25, 9, 9]
-    write(tmp_path / "theirs", image, name=name)
-    write(tmp_path / "ours", image, name=name)
+    compared(tmp_path, image, image, name=name)
     with fits.open(tmp_path / "ours" / name, mode="append") as hdus:
         hdus.append(fits.BinTableHDU(table, name="ALIGN"))
-    (tmp_path / "theirs" / "shifts.json").write_text(
-        json.dumps({"exp": [[0.5, 0, 1], [0.25, 3e-6, 1]]})
-    )
-    report = compare_products(tmp_path / "ours", tmp_path / "theirs")
+    shifts = {"exp": [[0.5, 0, 1], [0.25, 3e-6, 1]]}
+    (tmp_path / "theirs" / "shifts.json").write_text(json.dumps(shifts))
+    report = compared(tmp_path)
     (shifts,) = report.shifts
     assert (shifts.exposure, shifts.pairs) == ("exp", 2)
     assert shifts.largest == pytest.approx(3e-6)
@@ -190,32 +189,16 @@ def test_parameters_are_checked_before_any_work(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "expect, missing, code",
-    [
-        (False, ["a: jwst did not write it"], 0),
-        (True, ["a: jwst did not write it"], 1),
-        (True, [], 0),
-    ],
-)
-def test_exit_code_of_expect(monkeypatch, capsys, expect, missing, code):
+@pytest.mark.parametrize("expect, n_missing, code", [(False, 1, 0), (True, 1, 1), (True, 0, 0)])
+def test_exit_code_of_expect(monkeypatch, capsys, expect, n_missing, code):
     from gpucoron.cli import verify as command
 
+    missing = ["a: jwst did not write it"] * n_missing
     monkeypatch.setattr(command, "verify", lambda *a, **k: Report(missing=missing))
-    options = Namespace(
-        asn="asn.json",
-        output_dir="out",
-        psfmask=None,
-        set=[],
-        align=None,
-        device="cpu",
-        single_fft=False,
-        expect=expect,
-        quiet=True,
-        verbose=0,
-        log_file=None,
-    )
-    assert command.run_from_arguments(options) == code
+    asked = {"asn": "asn.json", "output_dir": "out", "psfmask": None, "set": [], "align": None}
+    how = {"device": "cpu", "single_fft": False, "expect": expect}
+    logging = {"quiet": True, "verbose": 0, "log_file": None}
+    assert command.run_from_arguments(Namespace(**asked, **how, **logging)) == code
     shown = capsys.readouterr().out
     assert ("beyond the limit: a" in shown) == bool(code)
     assert ("within their limits" in shown) == (expect and not missing)
@@ -239,15 +222,8 @@ def test_what_a_failing_process_says(tmp_path, monkeypatch):
 
 
 def test_parameters_that_jwst_is_given():
-    steps = step_parameters(
-        {
-            "align_refs.align": "each",
-            "klip.truncate": 3,
-            "resample.crval": (1.0, 2.0),
-            "outlier_detection.snr": "4.0",
-        }
-    )
-    assert steps == {
+    given = {"align_refs.align": "each", "klip.truncate": 3, "outlier_detection.snr": "4.0"}
+    assert step_parameters({**given, "resample.crval": (1.0, 2.0)}) == {
         "klip": {"truncate": 3},
         "resample": {"crval": [1.0, 2.0]},
         "outlier_detection": {"snr": "4.0 4.0"},
@@ -270,8 +246,7 @@ def test_staging_trims_references_without_pixels(tmp_path):
     with fits.open(trimmed) as hdus, fits.open(source.psf[0]) as whole:
         assert hdus[0].header["NINTS"] == 1
         for name in ("SCI", "ERR", "DQ", "VAR_RNOISE", "INT_TIMES"):
-            assert len(hdus[name].data) == 1
-            assert len(whole[name].data) == 2
+            assert (len(hdus[name].data), len(whole[name].data)) == (1, 2)
         np.testing.assert_array_equal(hdus["SCI"].data, whole["SCI"].data[:1])
         assert hdus["DQ"].data.dtype == np.uint32
 
@@ -295,3 +270,24 @@ def test_staging_writes_what_jwst_can_read(tmp_path):
     assert all((tmp_path / "staged" / m["expname"]).exists() for m in made["members"])
     assert fits.getdata(staged.psfmask, "SCI").min() == 1
     assert "both use psfmask.fits" in staged.notes[0]
+
+
+# ---- docs/deviations.md
+
+
+def rows(heading):
+    section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+def shown(within):
+    words = {None: "any difference", "polygon": "the same polygon"}
+    return words[within] if within in words else f"{within:g}"
+
+
+def test_the_page_says_what_the_comparison_lets_pass_word_for_word():
+    assert rows("Header keywords") == [
+        (r.products, r.hdu, r.keyword, shown(r.within), r.reason) for r in EXPECTED_KEYWORDS
+    ]
+    assert rows("Extensions") == list(EXPECTED_EXTENSIONS)

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.steps import BadPixelFiller, ReferenceLibrary
 from tests.helpers import tolerances
-from tests.helpers.scenes import read_only, speckles
+from tests.helpers.scenes import changed, read_only, speckles
 
 SHAPE = (34, 37)
 
@@ -27,15 +28,11 @@ def stack(seed, groups, holes=True):
     return IntegrationStack(*arrays, sources=tuple(PlaneSource(f"e{g}", 1) for g in groups))
 
 
-def moved(device, stack):
-    return stack.replace(**{k: device.array(getattr(stack, k)) for k in ("data", "err", "dq")})
-
-
 def agree(device, found, expected, share=2.4e-7):
     """Equal to a share of the largest value: by default two float32 roundings."""
     found = device.get(found)
     assert found.dtype == expected.dtype
-    np.testing.assert_allclose(found, expected, atol=share * np.nanmax(np.abs(expected)), rtol=0)
+    assert_allclose(found, expected, atol=share * np.nanmax(np.abs(expected)), rtol=0)
 
 
 @pytest.mark.parametrize("preset", [None, "jwst"])
@@ -44,20 +41,16 @@ def test_devices_agree(device, preset, with_mask):
     mask = np.ones(SHAPE) if with_mask else None
     filling = BadPixelFiller(zero_non_science=with_mask, preset=preset)
     references, science = stack(0, [0, 0, 0, 1, 1, 2]), stack(1, [0, 0, 0])
-    data = references.data.copy()
-    data[4] = np.nan
-    references = references.replace(data=read_only(data))
+    references = changed(references, data=(4, np.nan))
     expected = ReferenceLibrary(references, filling, mask=mask)
-    found = ReferenceLibrary(moved(device, references), filling, mask=mask)
+    found = ReferenceLibrary(device.put(references), filling, mask=mask)
     for name in ("groups", "usable", "err_known"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert_array_equal(getattr(found, name), getattr(expected, name))
     assert found.usable[4] == (preset == "jwst")  # which fills it with zeros
-    agree(device, found.images, expected.images)
-    agree(device, found.errors, expected.errors)
-    for name in ("spectra", "err_spectra"):
+    for name in ("images", "errors", "spectra", "err_spectra"):
         agree(device, getattr(found, name), getattr(expected, name))
     for got, want in zip(
-        found.fill_science(moved(device, science)), expected.fill_science(science), strict=True
+        found.fill_science(device.put(science)), expected.fill_science(science), strict=True
     ):
         agree(device, got, want)
 
@@ -67,6 +60,6 @@ def test_double_precision_agrees_better(device):
     double = {k: getattr(references, k).astype(np.float64) for k in ("data", "err")}
     references = references.replace(**double)
     expected = ReferenceLibrary(references, BadPixelFiller(), mask=np.ones(SHAPE))
-    found = ReferenceLibrary(moved(device, references), BadPixelFiller(), mask=np.ones(SHAPE))
-    agree(device, found.images, expected.images, tolerances.FILL_REL)
-    agree(device, found.errors, expected.errors, tolerances.FILL_REL)
+    found = ReferenceLibrary(device.put(references), BadPixelFiller(), mask=np.ones(SHAPE))
+    for name in ("images", "errors"):
+        agree(device, getattr(found, name), getattr(expected, name), tolerances.FILL_REL)

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.steps import klip
 from tests.helpers import oracles
-from tests.helpers.scenes import read_only, speckles
+from tests.helpers.scenes import changed, read_only, speckles
 
 SHAPE = (30, 29)
 
@@ -22,56 +23,52 @@ def scene(n=3, nref=6):
 
 
 def run(device, stack, references, truncate, **options):
-    """Put everything on the device, subtract, and bring data and err back."""
-    there = IntegrationStack(*map(device.array, (stack.data, stack.err, stack.dq)))
+    """Subtract on the device; data and err come back in single precision, dq is passed on."""
+    there = device.put(stack)
     out = klip(there, device.array(references), truncate, **options)
-    several = out if isinstance(out, list) else [out]
-    assert all(o.dq is there.dq for o in several)
-    back = [stack.replace(data=device.get(o.data), err=device.get(o.err)) for o in several]
-    assert all(o.data.dtype == o.err.dtype == np.float32 for o in back)
-    return back if isinstance(out, list) else back[0]
+    for one in out if isinstance(out, list) else [out]:
+        assert one.dq is there.dq and one.data.dtype == one.err.dtype == np.float32
+    return device.get(out)
+
+
+def given(refs, per_integration, n=3):
+    """References as klip takes them: shared by all integrations, or some for each."""
+    return np.stack([refs] * n) if per_integration else refs
 
 
 @pytest.mark.parametrize("per_integration", [False, True])
 @pytest.mark.parametrize("truncate", [1, 4, 50])
 def test_equals_the_oracle(device, truncate, per_integration):
     stack, refs = scene()
-    out = run(device, stack, np.stack([refs] * len(stack)) if per_integration else refs, truncate)
+    out = run(device, stack, given(refs, per_integration), truncate)
     for i in range(len(stack)):
         left, err = oracles.klip(stack.data[i].astype(float), refs, truncate)
-        np.testing.assert_allclose(out.data[i], left, atol=1e-4)  # float32 of values up to 300
-        np.testing.assert_allclose(out.err[i], err, atol=1e-5)
+        assert_allclose(out.data[i], left, atol=1e-4)  # float32 of values up to 300
+        assert_allclose(out.err[i], err, atol=1e-5)
 
 
 def test_shared_references_equal_the_same_ones_repeated(device):
     stack, refs = scene()
     once = run(device, stack, refs, 3)
     each = run(device, stack, np.stack([refs] * 3), 3)
-    np.testing.assert_allclose(once.data, each.data, atol=1e-5)
-    np.testing.assert_allclose(once.err, each.err, atol=1e-6)
+    assert_allclose(once.data, each.data, atol=1e-5)
+    assert_allclose(once.err, each.err, atol=1e-6)
 
 
 @pytest.mark.parametrize("per_integration", [False, True])
 def test_one_unusable_reference_changes_nothing(device, per_integration):
     stack, refs = scene()
     with_nan = np.concatenate([refs, np.full((1, *SHAPE), np.nan)])
-    if per_integration:
-        refs, with_nan = np.stack([refs] * len(stack)), np.stack([with_nan] * len(stack))
-    without, out = run(device, stack, refs, 3), run(device, stack, with_nan, 3)
-    np.testing.assert_allclose(
-        without.data, out.data, rtol=0, atol=1e-5 * device.is_gpu * per_integration
-    )
-    np.testing.assert_allclose(without.err, out.err, rtol=1e-6 * device.is_gpu * per_integration)
+    without, out = (run(device, stack, given(r, per_integration), 3) for r in (refs, with_nan))
+    assert_allclose(without.data, out.data, rtol=0, atol=1e-5 * device.is_gpu * per_integration)
+    assert_allclose(without.err, out.err, rtol=1e-6 * device.is_gpu * per_integration)
 
 
 @pytest.mark.parametrize("per_integration", [False, True])
 def test_a_target_without_pixels_stays_nan(device, per_integration):
     stack, refs = scene()
-    data = stack.data.copy()
-    data[1], data[2, 3, 4] = np.nan, np.inf
-    out = run(
-        device, stack.replace(data=data), np.stack([refs] * 3) if per_integration else refs, 3
-    )
+    stack = changed(changed(stack, data=(1, np.nan)), data=((2, 3, 4), np.inf))
+    out = run(device, stack, given(refs, per_integration), 3)
     assert np.isnan(out.data[1]).all() and np.isnan(out.err[1]).all()
     assert np.isfinite(out.data[0]).all() and np.isfinite(out.err[[0, 2]]).all()
     assert np.isnan(out.data[2]).sum() == 1 and np.isnan(out.data[2, 3, 4])
@@ -79,30 +76,29 @@ def test_a_target_without_pixels_stays_nan(device, per_integration):
 
 def test_references_of_a_target_without_pixels_may_be_missing(device):
     stack, refs = scene()
-    data, refs = stack.data.copy(), np.stack([refs] * 3)
-    data[1], refs[1] = np.nan, np.nan
-    out = run(device, stack.replace(data=data), refs, 3)
+    refs = np.stack([refs] * 3)
+    refs[1] = np.nan
+    out = run(device, changed(stack, data=(1, np.nan)), refs, 3)
     assert np.isnan(out.data[1]).all() and np.isfinite(out.data[[0, 2]]).all()
 
 
 def test_a_planet_keeps_its_place(device):
     stack, refs = scene()
-    data = stack.data.copy()
-    data[:, 20, 8] += 500
-    out = run(device, stack.replace(data=data), refs, 3).data
+    stack = changed(stack, data=(np.s_[:, 20, 8], stack.data[:, 20, 8] + 500))
+    out = run(device, stack, refs, 3).data
     assert all(np.unravel_index(np.argmax(d), SHAPE) == (20, 8) for d in out)
 
 
 def test_errors(device):
     stack, refs = scene()
-    with pytest.raises(InputError, match=r"references have shape \(6, 3, 3\)"):
-        run(device, stack, np.zeros((6, 3, 3)), 50)
-    with pytest.raises(InputError, match="references for 2 integrations, but there are 3"):
-        run(device, stack, np.stack([refs] * 2), 50)
-    with pytest.raises(InputError, match="none of 6 reference images is usable"):
-        run(device, stack, np.full_like(refs, np.nan), 50)
-    with pytest.raises(InputError, match="none of 6 reference images is usable for target 1"):
-        run(device, stack, np.full((3, *refs.shape), np.nan), 50)
+    for text, references in (
+        (r"references have shape \(6, 3, 3\)", np.zeros((6, 3, 3))),
+        ("references for 2 integrations, but there are 3", np.stack([refs] * 2)),
+        ("none of 6 reference images is usable", np.full_like(refs, np.nan)),
+        ("none of 6 reference images is usable for target 1", np.full((3, *refs.shape), np.nan)),
+    ):
+        with pytest.raises(InputError, match=text):
+            run(device, stack, references, 50)
 
 
 def test_one_reference_is_scaled_and_subtracted(device):
@@ -112,36 +108,35 @@ def test_one_reference_is_scaled_and_subtracted(device):
     for target, left in zip(stack.data.astype(float), out.data, strict=True):
         target = target - target.mean()
         scale = (target * reference).sum() / (reference**2).sum()
-        np.testing.assert_allclose(left, target - scale * reference, atol=1e-4)
+        assert_allclose(left, target - scale * reference, atol=1e-4)
     assert (out.err == 0).all()
 
 
 @pytest.mark.parametrize("per_integration", [False, True])
 def test_several_truncations_come_as_a_list(device, per_integration):
     stack, refs = scene()
-    refs = np.stack([refs] * len(stack)) if per_integration else refs
+    refs = given(refs, per_integration)
     several = run(device, stack, refs, [1, 3, 50])
     for truncate, out in zip([1, 3, 50], several, strict=True):
         one = run(device, stack, refs, truncate)
-        np.testing.assert_allclose(out.data, one.data, rtol=0, atol=1e-5 * device.is_gpu)
-        np.testing.assert_array_equal(out.err, one.err)
+        assert_allclose(out.data, one.data, rtol=0, atol=1e-5 * device.is_gpu)
+        assert_array_equal(out.err, one.err)
 
 
 def test_references_on_a_gpu_are_left_as_they_are(device):
     stack, refs = scene()
     there = device.array(refs.copy())
-    there_too = IntegrationStack(*map(device.array, (stack.data, stack.err, stack.dq)))
-    klip(there_too, there, 3, overwrite_references=device.is_gpu)
-    np.testing.assert_array_equal(device.get(there), refs)
+    klip(device.put(stack), there, 3, overwrite_references=device.is_gpu)
+    assert_array_equal(device.get(there), refs)
 
 
 @pytest.mark.parametrize("per_integration", [False, True])
 def test_eigenvalues_come_along(device, per_integration):
     stack, refs = scene()
     spectra = []
-    run(device, stack, np.stack([refs] * 3) if per_integration else refs, 3, spectra=spectra)
+    run(device, stack, given(refs, per_integration), 3, spectra=spectra)
     centred = refs.reshape(len(refs), -1) - refs.mean(axis=(1, 2))[:, None]
     direct = np.linalg.eigvalsh(centred @ centred.T / (centred.shape[1] - 1))[::-1]
     assert len(spectra) == (3 if per_integration else 1)
     for values in spectra:
-        np.testing.assert_allclose(device.get(values), direct, rtol=1e-9)
+        assert_allclose(device.get(values), direct, rtol=1e-9)

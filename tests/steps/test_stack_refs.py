@@ -6,17 +6,14 @@ import pytest
 from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
 from gpucoron.steps import stack_refs
+from tests.helpers.scenes import changed
 
 
 def exposure(name, n, shape=(4, 5), value=1.0):
     data = np.full((n, *shape), value, np.float32)
-    return IntegrationStack(
-        data,
-        data * 0.1,
-        np.zeros(data.shape, np.uint32),
-        var_flat=data,
-        sources=tuple(PlaneSource(name, i + 1) for i in range(n)),
-    )
+    sources = tuple(PlaneSource(name, i + 1) for i in range(n))
+    dq = np.zeros(data.shape, np.uint32)
+    return IntegrationStack(data, data * 0.1, dq, var_flat=data, sources=sources)
 
 
 def test_order_and_sources():
@@ -27,11 +24,7 @@ def test_order_and_sources():
 
 
 def test_unusable_integrations_are_named_and_left_out(caplog):
-    b = exposure("b", 3)
-    data, dq = b.data.copy(), b.dq.copy()
-    data[1] = np.nan
-    dq[2] = 1
-    b = b.replace(data=data, dq=dq)
+    b = changed(exposure("b", 3), data=(1, np.nan), dq=(2, 1))
     with caplog.at_level(logging.WARNING, "gpucoron"):
         out = stack_refs([exposure("a", 1), b])
     assert out.sources == (("a", 1), ("b", 1))

@@ -110,14 +110,8 @@ class DeviceArray(NDArrayOperatorsMixin):
     @property
     def __cuda_array_interface__(self):
         host = self._host.__array_interface__
-        return {
-            "shape": host["shape"],
-            "typestr": host["typestr"],
-            "strides": host["strides"],
-            "data": (host["data"][0], False),
-            "version": 3,
-            "stream": 1,
-        }
+        kept = {key: host[key] for key in ("shape", "typestr", "strides")}
+        return {**kept, "data": (host["data"][0], False), "version": 3, "stream": 1}
 
     def __array__(self, *args, **kwargs):
         raise TypeError("Implicit conversion to a NumPy array is not allowed; use .get()")
@@ -189,10 +183,8 @@ class DeviceArray(NDArrayOperatorsMixin):
         found = DeviceArray(host, made)
         if made:
             self.home.work("an index", read, made)
-            if any(
-                isinstance(part, np.ndarray) and part.dtype == bool
-                for part in (parts if isinstance(parts, tuple) else (parts,))
-            ):
+            several = parts if isinstance(parts, tuple) else (parts,)
+            if any(isinstance(part, np.ndarray) and part.dtype == bool for part in several):
                 self.home.streams.current().synchronize()  # to know how many
         return found
 
@@ -207,17 +199,9 @@ class DeviceArray(NDArrayOperatorsMixin):
     def __len__(self):
         return len(self._host)
 
-    def __bool__(self):
-        return bool(self._seen())
-
-    def __int__(self):
-        return int(self._seen())
-
-    def __float__(self):
-        return float(self._seen())
-
-    def __complex__(self):
-        return complex(self._seen())
+    __bool__, __int__, __float__, __complex__ = (
+        lambda self, kind=kind: kind(self._seen()) for kind in (bool, int, float, complex)
+    )
 
     def _seen(self):
         """Return the values, after a wait as of every value that the host looks at."""
@@ -261,29 +245,16 @@ def on_device(name, host, real, own=None):
 def operate(name, function, args, options, out=(), own=None):
     """Call a function of NumPy on what lies behind device arrays: work for the current stream.
 
-    Parameters
-    ----------
-    name : str
-        For people.
-    function : callable
-    args, options : sequence, dict
-        With device arrays, but for ``options["out"]``.
-    out : tuple of DeviceArray or None
-        Arrays that it writes.
-    own : DeviceArray or None
-        The array whose method it is.
+    `args` and `options` hold device arrays, but for ``options["out"]``; `out` are those that it
+    writes, `own` is the one whose method it is.
 
-    Notes
-    -----
     What makes no array, writes none and returns something has only looked at shapes, or made a
     view: that is no work. What returns nothing has changed its first array.
     """
     read, made = [] if own is None else [own._block], []
     args = [unwrap(value, read) for value in args]
-    result = function(
-        *args,
-        **{key: value if key == "out" else unwrap(value, read) for key, value in options.items()},
-    )
+    options = {k: value if k == "out" else unwrap(value, read) for k, value in options.items()}
+    result = function(*args, **options)
     found = wrap(result, out, made)
     writes = made + [o._block for o in out if o is not None]
     if result is None:

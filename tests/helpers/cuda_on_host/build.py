@@ -27,10 +27,8 @@ FLAGS = (
 PLAIN = ("-ffp-contract=off",)
 SANITIZED = (
     *PLAIN,
-    *(
-        "-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=object-size "
-        "-fno-sanitize-recover=all -fno-omit-frame-pointer -O1"
-    ).split(),
+    *"-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=object-size".split(),
+    *"-fno-sanitize-recover=all -fno-omit-frame-pointer -O1".split(),
     "-w",  # the other builds tell of warnings
 )
 #: A float32 kernel that computes in double without saying so.

@@ -13,16 +13,8 @@ import types
 import numpy as np
 import scipy.fft
 
-from tests.helpers.cuda_on_host import build
-from tests.helpers.cuda_on_host.arrays import (
-    DeviceArray,
-    Memory,
-    on_device,
-    operate,
-    staged,
-    unwrap,
-    wrap,
-)
+from tests.helpers.cuda_on_host import arrays, build
+from tests.helpers.cuda_on_host.arrays import DeviceArray, on_device, staged, unwrap, wrap
 from tests.helpers.cuda_on_host.launcher import MOST_SHARED, PLAIN_SHARED, HostModule, LaunchError
 from tests.helpers.cuda_on_host.order import Checker
 from tests.helpers.cuda_on_host.pinned import PinnedArray, pinned
@@ -62,13 +54,8 @@ class Namespace(types.ModuleType):
             function = on_device(f"{self.__name__}.{name}", value, real)
             for method in ("at", "reduce", "accumulate", "outer"):
                 if isinstance(value, np.ufunc) and hasattr(real, method):
-                    setattr(
-                        function,
-                        method,
-                        on_device(
-                            f"{name}.{method}", getattr(value, method), getattr(real, method)
-                        ),
-                    )
+                    pair = getattr(value, method), getattr(real, method)
+                    setattr(function, method, on_device(f"{name}.{method}", *pair))
             value = function
         setattr(self, name, value)
         return value
@@ -79,8 +66,6 @@ class Emulation:
 
     Attributes
     ----------
-    cupy : Namespace
-        The module.
     modules : dict
         What is to stand in `sys.modules` for "cupy" and "cupyx".
     order, seed : str, int
@@ -95,14 +80,6 @@ class Emulation:
         Copied from and to the host so far.
     count : int
         How many devices there are.
-    checker : Checker
-        Judges whether accesses to memory are in order; `checker.races` has what was wrong.
-    streams : Streams
-        All of them.
-    memory : Memory
-        The allocation of each array.
-    pools : list of Pool
-        Each device's memory.
     """
 
     def __init__(self):
@@ -110,7 +87,7 @@ class Emulation:
         self.libraries = {}  # source -> flags -> HostModule
         self.checker = Checker()
         self.streams = Streams(self.checker, lambda: self.device, CUDARuntimeError)
-        self.memory = Memory(self)
+        self.memory = arrays.Memory(self)
         self.reset()
         real = importlib.import_module("cupy")
         self.cupy = cp = Namespace("cupy", real, np)
@@ -129,15 +106,11 @@ class Emulation:
         cp.RawKernel = self._raw_kernel
         cp.cuda = fake_cuda(self)
         cp.get_default_memory_pool = lambda: MemoryPool(self)
-        cp.get_default_pinned_memory_pool = lambda: types.SimpleNamespace(
-            free_all_blocks=lambda: None
-        )
-        cupyx = types.SimpleNamespace(
-            **{
-                f"{name}_pinned": functools.partial(self._pinned, getattr(np, name))
-                for name in ("empty", "zeros", "empty_like", "zeros_like")
-            }
-        )
+        nothing = types.SimpleNamespace(free_all_blocks=lambda: None)
+        cp.get_default_pinned_memory_pool = lambda: nothing
+        cupyx = types.SimpleNamespace()
+        for name in ("empty", "zeros", "empty_like", "zeros_like"):
+            setattr(cupyx, f"{name}_pinned", functools.partial(self._pinned, getattr(np, name)))
         transforms = importlib.import_module("cupyx.scipy.fft")
         on_host = Namespace("cupyx.scipy.fft", transforms, scipy.fft)
         on_host.get_fft_plan = Plan
@@ -170,27 +143,15 @@ class Emulation:
     def work(self, what, reads=(), writes=(), stream=None):
         """Do something on a stream, or the current one, with blocks that it reads and writes."""
         queue = (self.streams.current() if stream is None else stream).queue
-        return self.checker.work(
-            queue,
-            what,
-            [block for block in reads if block is not None],
-            [block for block in writes if block is not None],
-        )
+        known = ([block for block in blocks if block is not None] for blocks in (reads, writes))
+        return self.checker.work(queue, what, *known)
 
     def reset(self, order="forward", seed=0, flags=None, devices=1, per_thread=False):
         """Begin anew: nothing counted, no limit of memory, nothing under way.
 
         Shuffled threads come with multiplications and additions contracted into one rounding
-        (nvcc does that), so that a result which depends on it is seen.
-
-        Parameters
-        ----------
-        order, seed, flags : str, int, tuple
-            As the attributes.
-        devices : int
-            How many there are.
-        per_thread : bool
-            Whether every thread has a default stream of its own.
+        (nvcc does that), so that a result which depends on it is seen. `per_thread` gives every
+        thread a default stream of its own.
         """
         if flags is None:
             flags = build.contracting() if order == "shuffled" else build.PLAIN
@@ -206,7 +167,7 @@ class Emulation:
     def _from_host(self, function, value, *args, **kwargs):
         blocking = kwargs.pop("blocking", False)
         if isinstance(value, DeviceArray):
-            return operate(function.__name__, function, (value, *args), kwargs)
+            return arrays.operate(function.__name__, function, (value, *args), kwargs)
         if hasattr(value, "__cuda_array_interface__"):
             return DeviceArray(_view(value.__cuda_array_interface__))
         kwargs.pop("copy", None)
@@ -232,9 +193,8 @@ class Emulation:
         return wrap(host)
 
     def _raw_kernel(self, code, name, options=()):
-        return _RawModule(self, f'#line 1 "{name}"\n{code}', name_expressions=[name]).get_function(
-            name
-        )
+        module = _RawModule(self, f'#line 1 "{name}"\n{code}', name_expressions=[name])
+        return module.get_function(name)
 
     def _as_numpy(self, value, stream=None, order="C", out=None, *, blocking=True):
         if not isinstance(value, DeviceArray):
@@ -265,14 +225,8 @@ class Plan:
 
 def _view(interface):
     """The memory that a ``__cuda_array_interface__`` tells of, as a NumPy array."""
-    address = {
-        "data": interface["data"],
-        "version": 3,
-        "shape": interface["shape"],
-        "typestr": interface["typestr"],
-        "strides": interface.get("strides"),
-    }
-    return np.asarray(types.SimpleNamespace(__array_interface__=address))
+    address = {key: interface.get(key) for key in ("data", "shape", "typestr", "strides")}
+    return np.asarray(types.SimpleNamespace(__array_interface__={**address, "version": 3}))
 
 
 class _RawModule:
@@ -351,14 +305,8 @@ def device_class(emulation):
 
 def fake_cuda(emulation):
     """Return what stands for `cupy.cuda`."""
-    facts = {
-        "name": b"Emulated",
-        "major": 9,
-        "minor": 0,
-        "totalGlobalMem": MEMORY,
-        "multiProcessorCount": 2,
-        "sharedMemPerBlockOptin": MOST_SHARED,
-    }
+    facts = {"name": b"Emulated", "major": 9, "minor": 0, "totalGlobalMem": MEMORY}
+    facts |= {"multiProcessorCount": 2, "sharedMemPerBlockOptin": MOST_SHARED}
 
     def properties(index):
         emulation.check_device(index)

@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint, c_void_p
 
 import numpy as np
 
@@ -10,19 +11,7 @@ from tests.helpers.cuda_on_host import build
 ORDERS = {"forward": 0, "backward": 1, "shuffled": 2}
 PLAIN_SHARED, MOST_SHARED = 48 * 1024, 99 * 1024  # 99 KiB is what sm_86, 89 and 120 have
 
-_DTYPES = {
-    "f": "float32",
-    "d": "float64",
-    "?": "bool",
-    "b": "int8",
-    "B": "uint8",
-    "h": "int16",
-    "H": "uint16",
-    "i": "int32",
-    "I": "uint32",
-    "q": "int64",
-    "Q": "uint64",
-}
+_DTYPES = {kind: np.dtype(kind).name for kind in "fd?bBhHiIqQ"}
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -32,10 +21,10 @@ class LaunchError(RuntimeError):
 
 class _Description(ctypes.Structure):
     _fields_ = [
-        ("function", ctypes.c_void_p),
-        ("call", ctypes.c_void_p),
-        ("parameters", ctypes.c_char_p),
-        ("elements", ctypes.c_char_p),
+        ("function", c_void_p),
+        ("call", c_void_p),
+        ("parameters", c_char_p),
+        ("elements", c_char_p),
     ]
 
 
@@ -46,23 +35,14 @@ class HostModule:
         self.names = list(names)
         self._library = build.library(stem, source, self.names, flags)
         self._launch = self._library.cuda_on_host_launch
-        self._launch.restype = ctypes.c_char_p
-        self._launch.argtypes = [
-            ctypes.POINTER(_Description),
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_size_t,
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_uint,
-            ctypes.c_char_p,
-            ctypes.c_int,
-        ]
+        self._launch.restype = c_char_p
+        order = [c_int, c_uint, c_char_p, c_int]  # of threads, its seed, the file and line left out
+        self._launch.argtypes = [POINTER(_Description), *[c_void_p] * 2, c_size_t, c_void_p, *order]
 
     def get_function(self, name):
         """Return one instantiation."""
         find = getattr(self._library, f"cuda_on_host_kernel_{self.names.index(name)}")
-        find.restype = ctypes.POINTER(_Description)
+        find.restype = POINTER(_Description)
         left_out = ctypes.c_long.in_dll(self._library, "cuda_on_host_left_out")
         return HostKernel(name, find(), self._launch, left_out)
 
@@ -91,23 +71,14 @@ class HostKernel:
         grid, block = _three(self.name, "grid", grid), _three(self.name, "block", block)
         _check_sizes(self.name, grid, block, shared_mem)
         if len(args) != len(self.parameters):
-            raise TypeError(
-                f"{self.name} takes {len(self.parameters)} arguments, {len(args)} were given"
-            )
+            n, given = len(self.parameters), len(args)
+            raise TypeError(f"{self.name} takes {n} arguments, {given} were given")
         buffers = [self._buffer(k, value) for k, value in enumerate(args)]
-        pointers = (ctypes.c_void_p * max(1, len(args)))(*map(ctypes.addressof, buffers))
+        pointers = (c_void_p * max(1, len(args)))(*map(ctypes.addressof, buffers))
         with _ONE_AT_A_TIME:
-            problem = self._launch(
-                self._description,
-                (ctypes.c_uint * 3)(*grid),
-                (ctypes.c_uint * 3)(*block),
-                shared_mem,
-                pointers,
-                ORDERS[order],
-                seed,
-                without[0].encode(),
-                without[1],
-            )
+            sizes = (c_uint * 3)(*grid), (c_uint * 3)(*block), shared_mem
+            run = ORDERS[order], seed, without[0].encode(), without[1]
+            problem = self._launch(self._description, *sizes, pointers, *run)
         if problem:
             raise LaunchError(f"{self.name}: {problem.decode()}")
         return self._left_out.value
@@ -122,12 +93,10 @@ class HostKernel:
                 raise TypeError(f"{where} must be of {_DTYPES[element]}, not {value.dtype}")
             if not value.flags.c_contiguous:
                 raise TypeError(f"{where} is not C-contiguous")
-            return ctypes.c_void_p(value.ctypes.data)
+            return c_void_p(value.ctypes.data)
         if not isinstance(value, np.generic) or value.dtype != _DTYPES.get(kind):
-            raise TypeError(
-                f"{where} must be numpy.{_DTYPES.get(kind)}, not "
-                f"{type(value).__module__}.{type(value).__name__}"
-            )
+            found = f"{type(value).__module__}.{type(value).__name__}"
+            raise TypeError(f"{where} must be numpy.{_DTYPES.get(kind)}, not {found}")
         return (ctypes.c_char * 8).from_buffer_copy(value.tobytes().ljust(8, b"\0"))
 
 

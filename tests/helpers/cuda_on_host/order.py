@@ -76,12 +76,7 @@ class Queue:
 class Record:
     """What was done to one piece of memory: the last write and the reads since.
 
-    Parameters
-    ----------
-    array : numpy.ndarray
-        What lies there, for people.
-    earlier : dict of int to Access
-        What was done by those that had the memory before.
+    `earlier` holds, by a queue's number, what was done by those that had the memory before.
     """
 
     __slots__ = ("shape", "dtype", "write", "reads", "earlier")
@@ -133,16 +128,7 @@ class Checker:
 
     # ------------------------------------------------------------ what orders
     def work(self, queue, what, reads=(), writes=()):
-        """Put a piece of work into a queue; return what it is to be remembered by.
-
-        Parameters
-        ----------
-        queue : Queue
-        what : str
-            For people.
-        reads, writes : iterable of Record
-            Memory that it touches.
-        """
+        """Put work that reads and writes some Records into a queue; return its Access."""
         with self._lock:
             self._complain()
             after = self._come_after(queue)

@@ -11,11 +11,9 @@ from tests.helpers.cuda_on_host.order import Record
 
 _WRITING = {"fill", "sort", "partition", "put", "byteswap", "itemset", "resize", "setfield"}
 _READING = set(
-    (
-        "all any argmax argmin argsort astype choose clip compress copy cumprod cumsum "
-        "dot dump dumps flatten item max mean min nonzero prod ptp repeat round "
-        "searchsorted std sum take tobytes tofile tolist trace var"
-    ).split()
+    "all any argmax argmin argsort astype choose clip compress copy cumprod cumsum dot dump dumps "
+    "flatten item max mean min nonzero prod ptp repeat round searchsorted std sum take tobytes "
+    "tofile tolist trace var".split()
 )
 
 
@@ -51,9 +49,8 @@ class PinnedArray(np.ndarray):
     def __array_function__(self, function, types, args, kwargs):
         write = function in (np.copyto, np.put, np.place, np.putmask, np.fill_diagonal)
         args = [plain(value, write and k == 0) for k, value in enumerate(args)]
-        return function(
-            *args, **{name: plain(value, name == "out") for name, value in kwargs.items()}
-        )
+        kwargs = {name: plain(value, name == "out") for name, value in kwargs.items()}
+        return function(*args, **kwargs)
 
     def __getitem__(self, index):
         found = super().__getitem__(index)

@@ -11,13 +11,7 @@ NULL, PER_THREAD = 0, 2  # CUDA's handles
 class Streams:
     """All streams of the emulated devices, and which one is current in each thread.
 
-    Parameters
-    ----------
-    checker : Checker
-    device : callable
-        Gives the number of the current device.
-    error : type
-        What CUDA's refusals are.
+    `device` is a function that gives the number of the current device, `error` CUDA's exception.
 
     Attributes
     ----------
@@ -60,11 +54,8 @@ class Streams:
         place = self.device(), self.key(handle)
         with self._lock:
             if place not in self._default:
-                name = (
-                    "the null stream"
-                    if handle == NULL
-                    else f"the own stream of thread {threading.current_thread().name}"
-                )
+                own = f"the own stream of thread {threading.current_thread().name}"
+                name = "the null stream" if handle == NULL else own
                 self._default[place] = self._make(place[0], name, handle != NULL, handle == NULL)
             return self._default[place]
 
