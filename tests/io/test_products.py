@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from stdatamodels.jwst import datamodels
 
 from gpucoron.errors import OutputError
 from gpucoron.io.products import (
@@ -75,42 +76,28 @@ def written(data, tmp_path_factory):
 
 
 def test_layout(data, written):
-    n, ny, nx = data.science[0].stack.shape
+    shape = data.science[0].stack.shape
     n_int, n_ref = len(data.science[0].int_times), len(data.references.data)
-    cube = [
-        ("SCI", "float32", (n, ny, nx)),
-        ("ERR", "float32", (n, ny, nx)),
-        ("DQ", "uint32", (n, ny, nx)),
-        ("AREA", "float32", (ny, nx)),
-        ("INT_TIMES", "table", (n_int,)),
-        ("VAR_POISSON", "float32", (n, ny, nx)),
-        ("VAR_RNOISE", "float32", (n, ny, nx)),
-        ("VAR_FLAT", "float32", (n, ny, nx)),
-    ]
+
+    def images(shape, names, dtype="float32"):
+        return [(name, dtype, shape) for name in names.split()]
+
+    def stack(*shape):
+        return images(shape, "SCI ERR") + images(shape, "DQ", "uint32")
+
+    variances = "VAR_POISSON VAR_RNOISE VAR_FLAT"
+    cube = stack(*shape) + images(shape[1:], "AREA") + images((n_int,), "INT_TIMES", "table")
+    cube += images(shape, variances)
     assert layout(written["crfints"]) == layout(written["psfsub"]) == cube
-    stack = [
-        ("SCI", "float32", (n_ref, ny, nx)),
-        ("ERR", "float32", (n_ref, ny, nx)),
-        ("DQ", "uint32", (n_ref, ny, nx)),
-    ]
-    assert layout(written["psfstack"]) == stack
-    assert layout(written["psfalign"]) == [*stack, ("ALIGN", "table", (n_ref,))]
-    assert layout(written["quad"]) == [
-        *[(a, b, (2, *c)) for a, b, c in stack],
-        ("ALIGN", "table", (2 * n_ref,)),
-    ]
-    image = (40, 50)
-    assert layout(written["i2d"]) == [
-        ("SCI", "float32", image),
-        ("ERR", "float32", image),
-        ("CON", "int32", (2, *image)),
-        ("WHT", "float32", image),
-        ("VAR_POISSON", "float32", image),
-        ("VAR_RNOISE", "float32", image),
-        ("VAR_FLAT", "float32", image),
-        ("HDRTAB", "table", (len(data.science),)),
-    ]
-    assert layout(written["median"]) == [("SCI", "float32", (ny, nx))]
+    references = stack(n_ref, *shape[1:])
+    assert layout(written["psfstack"]) == references
+    assert layout(written["psfalign"]) == [*references, ("ALIGN", "table", (n_ref,))]
+    quad = stack(2, n_ref, *shape[1:])
+    assert layout(written["quad"]) == [*quad, ("ALIGN", "table", (2 * n_ref,))]
+    i2d = images((40, 50), "SCI ERR") + images((2, 40, 50), "CON", "int32")
+    i2d += images((40, 50), f"WHT {variances}") + images((len(data.science),), "HDRTAB", "table")
+    assert layout(written["i2d"]) == i2d
+    assert layout(written["median"]) == images(shape[1:], "SCI")
 
 
 @pytest.mark.filterwarnings("error")
@@ -126,10 +113,9 @@ def test_arrays_checksums_and_standard(data, written):
         stack = data.science[0].stack
         for name, array in (("SCI", stack.data), ("DQ", stack.dq), ("VAR_FLAT", stack.var_flat)):
             np.testing.assert_array_equal(hdus[name].data, array)
-        for column in data.science[0].int_times.dtype.names:
-            np.testing.assert_array_equal(
-                hdus["INT_TIMES"].data[column], data.science[0].int_times[column]
-            )
+        times = data.science[0].int_times
+        for column in times.dtype.names:
+            np.testing.assert_array_equal(hdus["INT_TIMES"].data[column], times[column])
     with fits.open(written["quad"]) as hdus:
         np.testing.assert_array_equal(hdus["SCI"].data[1], data.references.data + 1)
         np.testing.assert_array_equal(hdus["ERR"].data[0], data.references.err)
@@ -138,64 +124,40 @@ def test_arrays_checksums_and_standard(data, written):
         assert "0 converged" in str(hdus["ALIGN"].header["COMMENT"])
     with fits.open(written["psfalign"]) as hdus:
         assert np.isnan(hdus["ERR"].data).all()
-        np.testing.assert_array_equal(
-            hdus["ALIGN"].data["ref_plane"], np.arange(len(data.references.data)) + 1
-        )
+        planes = np.arange(len(data.references.data)) + 1
+        np.testing.assert_array_equal(hdus["ALIGN"].data["ref_plane"], planes)
 
 
-MODELS = {
-    "crfints": "CubeModel",
-    "psfstack": "CubeModel",
-    "psfalign": "CubeModel",
-    "quad": "QuadModel",
-    "psfsub": "CubeModel",
-    "i2d": "ImageModel",
-    "median": "ImageModel",
-}
+MODELS = dict.fromkeys(("crfints", "psfstack", "psfalign", "psfsub"), "CubeModel")
+MODELS |= {"quad": "QuadModel", "i2d": "ImageModel", "median": "ImageModel"}
 
 
 @pytest.mark.parametrize("suffix", MODELS)
 @pytest.mark.parametrize("on_assignment", [False, True])
+@pytest.mark.filterwarnings("error::stdatamodels.exceptions.ValidationWarning")
 def test_strict_validation(data, written, suffix, on_assignment, monkeypatch):
-    from stdatamodels.exceptions import ValidationWarning
-    from stdatamodels.jwst import datamodels
-
     monkeypatch.setenv("STRICT_VALIDATION", "true")
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ValidationWarning)
-        with datamodels.open(
-            written[suffix],
-            strict_validation=True,
-            validate_arrays=True,
-            validate_on_assignment=on_assignment,
-        ) as model:
-            model.validate()
-            assert type(model).__name__ == MODELS[suffix]
-            ra, dec = model.meta.wcs(10.0, 20.0)
-            x, y = model.meta.wcs.invert(ra, dec)
-            np.testing.assert_allclose((x, y), (10, 20), atol=0.01)
-            assert (
-                model.meta.target.catalog_name
-                == (data.psf if suffix in ("psfstack", "psfalign", "quad") else data.science)[
-                    0
-                ].meta.target
-            )
-            entries = [e["description"] for e in model.instance["history"]["entries"]]
-            assert entries[0] == "gpucoron 9.8.7, device cpu"
-            assert "parameter klip.truncate = 50" in entries
-            assert any(e.startswith("input jw09001") for e in entries)
+    strict = {"strict_validation": True, "validate_arrays": True}
+    path = written[suffix]
+    with datamodels.open(path, validate_on_assignment=on_assignment, **strict) as model:
+        model.validate()
+        assert type(model).__name__ == MODELS[suffix]
+        there_and_back = model.meta.wcs.invert(*model.meta.wcs(10.0, 20.0))
+        np.testing.assert_allclose(there_and_back, (10, 20), atol=0.01)
+        of_references = suffix in ("psfstack", "psfalign", "quad")
+        first = (data.psf if of_references else data.science)[0]
+        assert model.meta.target.catalog_name == first.meta.target
+        entries = [e["description"] for e in model.instance["history"]["entries"]]
+        assert entries[0] == "gpucoron 9.8.7, device cpu"
+        assert "parameter klip.truncate = 50" in entries
+        assert any(e.startswith("input jw09001") for e in entries)
 
 
-STATUS = {
-    "crfints": {"S_OUTLIR"},
-    "psfstack": {"S_OUTLIR", "S_PSFSTK"},
-    "median": set(),
-    "psfalign": {"S_OUTLIR", "S_PSFSTK", "S_PSFALI"},
-    "psfsub": {"S_OUTLIR", "S_KLIP"},
-    "i2d": {"S_OUTLIR", "S_KLIP", "S_RESAMP"},
+STEPS = {
+    **{"crfints": "OUTLIR", "psfstack": "OUTLIR PSFSTK", "psfalign": "OUTLIR PSFSTK PSFALI"},
+    **{"median": "", "psfsub": "OUTLIR KLIP", "i2d": "OUTLIR KLIP RESAMP"},
 }
+STATUS = {suffix: {f"S_{step}" for step in steps.split()} for suffix, steps in STEPS.items()}
 
 
 @pytest.mark.parametrize("suffix", STATUS)
@@ -215,11 +177,8 @@ def test_primary_keywords(data, written, suffix):
 def test_inherited_keywords(data, written):
     with fits.open(written["psfsub"]) as hdus:
         before = data.science[0]
-        for name, header in (
-            ("PRIMARY", before.primary_header),
-            ("SCI", before.headers["SCI"]),
-            ("ERR", before.headers["ERR"]),
-        ):
+        for name in ("PRIMARY", "SCI", "ERR"):
+            header = before.headers.get(name, before.primary_header)
             for keyword in set(header) - {"DATE", "FILENAME", "ASNTABLE", "ASNPOOL", ""}:
                 if not keyword.startswith("NAXIS"):
                     assert hdus[name].header[keyword] == header[keyword], keyword
@@ -244,12 +203,8 @@ def test_times_are_the_products(data, written):
 def test_i2d_keywords(data, written):
     with fits.open(written["i2d"]) as hdus:
         primary, sci = hdus[0].header, hdus["SCI"].header
-        assert (primary["NDRIZ"], primary["RESWHT"], primary["PIXFRAC"], primary["PXSCLRT"]) == (
-            2,
-            "ivm",
-            1.0,
-            1.5,
-        )
+        ours = {"NDRIZ": 2, "RESWHT": "ivm", "PIXFRAC": 1.0, "PXSCLRT": 1.5}
+        assert {k: primary[k] for k in ours} == ours
         assert (sci["PIXAR_SR"], sci["PIXAR_A2"]) == (2.0e-13, 0.0088)
         assert sci["S_REGION"] == Grid.s_region and sci["BUNIT"] == "MJy/sr"
         assert hdus["ERR"].header["BUNIT"] == "MJy/sr"
@@ -261,8 +216,6 @@ def test_i2d_keywords(data, written):
 
 
 def test_i2d_tells_kernel_in_asdf(written):
-    from stdatamodels.jwst import datamodels
-
     with datamodels.open(written["i2d"]) as model:
         assert model.meta.resample.kernel == "square" and model.meta.resample.fillval == "NAN"
 
@@ -270,8 +223,6 @@ def test_i2d_tells_kernel_in_asdf(written):
 @pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
 @pytest.mark.parametrize("suffix", MODELS)
 def test_header_wcs_agrees_with_gwcs(written, suffix):
-    from stdatamodels.jwst import datamodels
-
     with datamodels.open(written[suffix]) as model:
         ra, dec = model.meta.wcs(12.0, 30.0)
     header = fits.getheader(written[suffix], "SCI")
@@ -335,11 +286,12 @@ def test_inputs_are_not_changed(small, tmp_path):
 
 
 def test_names():
-    assert product_path("out", "jw1_nrcalong", "c1001", "psfsub").name == (
-        "jw1_nrcalong_c1001_psfsub.fits"
-    )
-    assert product_path("out", "jw1_t001", "c1001", "i2d").name == "jw1_t001_i2d.fits"
-    assert product_path("out", "jw1_nrcalong", None, "crfints").name == "jw1_nrcalong_crfints.fits"
+    for words, name in (
+        (("jw1_nrcalong", "c1001", "psfsub"), "jw1_nrcalong_c1001_psfsub.fits"),
+        (("jw1_t001", "c1001", "i2d"), "jw1_t001_i2d.fits"),
+        (("jw1_nrcalong", None, "crfints"), "jw1_nrcalong_crfints.fits"),
+    ):
+        assert product_path("out", *words).name == name
     for name in ("../x", "/etc/x", "", "..", "a\0b"):
         with pytest.raises(OutputError, match="not a plain file name"):
             product_path("out", name, None, "i2d")
@@ -350,12 +302,13 @@ def test_preflight(tmp_path, monkeypatch):
     assert folder.is_dir() and not list(folder.iterdir())
     (folder / "x.fits").touch()
     assert preflight(folder, ["x.fits"]) == folder
-    with pytest.raises(OutputError, match=r"x\.fits exists"):
-        preflight(folder, ["y.fits", "x.fits"], overwrite=False)
-    with pytest.raises(OutputError, match="is a file, expected a folder"):
-        preflight(folder / "x.fits", [])
-    with pytest.raises(OutputError, match="cannot make output folder"):
-        preflight(folder / "x.fits" / "deeper", [])
+    for place, match in (
+        (folder, r"x\.fits exists"),
+        (folder / "x.fits", "is a file, expected a folder"),
+        (folder / "x.fits" / "deeper", "cannot make output folder"),
+    ):
+        with pytest.raises(OutputError, match=match):
+            preflight(place, ["y.fits", "x.fits"], overwrite=False)
 
     def refuse(self, *args, **keywords):
         raise PermissionError(13, os.strerror(13))
@@ -389,7 +342,6 @@ def test_jwst_steps_take_our_files(shared_data, tmp_path, monkeypatch):
     from jwst.datamodels import ModelLibrary
     from jwst.pipeline.calwebb_coron3 import to_container
     from jwst.resample import ResampleStep
-    from stdatamodels.jwst import datamodels
 
     rng = np.random.default_rng(2)
     shape = small.references.data.shape
