@@ -83,13 +83,16 @@ def test_text_is_turned_into_values(text, step, name, value):
     assert untouched.items() <= changed.flat().items()
 
 
+MEANT = "did you mean 'klip.truncate'?"
+
+
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("klip.truncate=ten", "klip.truncate is 'ten'; expected an integer of 0 or more"),
-        ("klip.truncate=2.5", "klip.truncate is '2.5'; expected an integer of 0 or more"),
-        ("klip.truncate=-1", "klip.truncate is '-1'; expected an integer of 0 or more"),
-        ("klip.truncate=inf", "klip.truncate is 'inf'; expected an integer of 0 or more"),
+        *(
+            (f"klip.truncate={bad}", f"klip.truncate is '{bad}'; expected an integer of 0 or more")
+            for bad in ("ten", "2.5", "-1", "inf")
+        ),
         ("klip.skip=maybe", "klip.skip is 'maybe'; expected true or false"),
         ("outlier_detection.snr=-5", "expected one or two positive numbers, such as '5.0 4.0'"),
         ("outlier_detection.snr=5 4 3", "expected one or two positive numbers, such as '5.0 4.0'"),
@@ -101,12 +104,12 @@ def test_text_is_turned_into_values(text, step, name, value):
         ("resample.output_shape=10,0", "expected two integers, nx and ny"),
         ("resample.pixel_scale=0", "expected a number of arcsec above 0"),
         ("resample.fillval=red", "expected NAN, INDEF or a number"),
-        ("klip.truncat=3", "klip has no parameter 'truncat'; did you mean 'klip.truncate'?"),
+        ("klip.truncat=3", f"klip has no parameter 'truncat'; {MEANT}"),
         ("klip.foo=3", "klip has no parameter 'foo'; expected one of skip, truncate"),
-        ("klp.truncate=3", "there is no step 'klp'; did you mean 'klip.truncate'?"),
+        ("klp.truncate=3", f"there is no step 'klp'; {MEANT}"),
         ("foo.bar=3", "there is no step 'foo'; expected one of outlier_detection, stack_refs, "),
-        ("truncate=3", "there is no parameter 'truncate'; did you mean 'klip.truncate'?"),
-        ("resample.truncate=3", "resample has no parameter 'truncate'; did you mean 'klip.trunc"),
+        ("truncate=3", f"there is no parameter 'truncate'; {MEANT}"),
+        ("resample.truncate=3", f"resample has no parameter 'truncate'; {MEANT}"),
         ("klip.truncate", "expected STEP.PARAMETER=VALUE, as klip.truncate=10"),
         ("=3", "expected STEP.PARAMETER=VALUE, as klip.truncate=10"),
     ],

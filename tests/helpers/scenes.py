@@ -22,3 +22,9 @@ def read_only(*arrays):
     for array in arrays:
         array.setflags(write=False)
     return arrays if len(arrays) > 1 else arrays[0]
+
+
+def gaussian(shape, x, y, peak, fwhm):
+    """A round Gaussian of a full width at half maximum in pixels."""
+    yy, xx = np.indices(shape)
+    return peak * np.exp(-4 * np.log(2) * ((xx - x) ** 2 + (yy - y) ** 2) / fwhm**2)

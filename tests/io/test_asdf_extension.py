@@ -11,7 +11,7 @@ from gpucoron.io.asdf.guard import tagged_tree
 from gpucoron.io.exposures import read_exposure
 from gpucoron.io.keywords import keywords
 from gpucoron.io.products import Provenance, write_crfints
-from tests.io.product_tools import Grid
+from tests.io.product_tools import grid
 
 LINKS = [
     ("data", "SCI", np.dtype("f4"), (2, 3, 4)),
@@ -75,13 +75,14 @@ def test_other_arrays_get_a_tree_with_the_same_gwcs(source):
 
 @pytest.mark.filterwarnings("error")
 def test_the_gwcs_of_a_product():
-    wcs = Grid().to_gwcs()
+    wcs = grid().to_gwcs()
     with opened(asdf_extension(wcs, (), {"telescope": "JWST"})) as tree:
         tree.validate()
         again = tree["meta"]["wcs"]
         np.testing.assert_array_equal(again(3.0, 4.0), wcs(3.0, 4.0))
         assert tree["meta"]["telescope"] == "JWST"
         assert again.bounding_box == wcs.bounding_box and again.pixel_shape == wcs.pixel_shape
+        assert type(again.forward_transform).__name__ == "FITSImagingWCSTransform"
 
 
 def test_no_source_and_no_wcs(caplog):

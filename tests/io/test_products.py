@@ -18,7 +18,7 @@ from gpucoron.io.products import (
     write_psfstack,
     write_psfsub,
 )
-from tests.io.product_tools import FITS_FIELDS, Grid, Set, layout, resampled
+from tests.io.product_tools import FITS_FIELDS, Set, grid, layout, resampled
 
 SETS = ("nircam_small", "miri_4qpm")
 
@@ -63,7 +63,7 @@ def write_all(data, folder):
         for i in (1, 0):
             writer.write(i, data.references.data + i, data.references.err)
         writer.close(fits_table(2, shape[0]))
-    write_i2d(names["i2d"], data.science, resampled((40, 50)), Grid(), provenance)
+    write_i2d(names["i2d"], data.science, resampled((40, 50)), grid(), provenance)
     return names
 
 
@@ -205,8 +205,9 @@ def test_i2d_keywords(data, written):
         primary, sci = hdus[0].header, hdus["SCI"].header
         ours = {"NDRIZ": 2, "RESWHT": "ivm", "PIXFRAC": 1.0, "PXSCLRT": 1.5}
         assert {k: primary[k] for k in ours} == ours
-        assert (sci["PIXAR_SR"], sci["PIXAR_A2"]) == (2.0e-13, 0.0088)
-        assert sci["S_REGION"] == Grid.s_region and sci["BUNIT"] == "MJy/sr"
+        areas = pytest.approx((np.deg2rad(2.6e-5) ** 2, 0.0936**2), rel=1e-12)
+        assert (sci["PIXAR_SR"], sci["PIXAR_A2"]) == areas
+        assert sci["S_REGION"] == grid().s_region and sci["BUNIT"] == "MJy/sr"
         assert hdus["ERR"].header["BUNIT"] == "MJy/sr"
         assert not {"CD1_1", "A_ORDER", "V2_REF", "ROLL_REF"} & set(sci)
         assert "DQ" not in hdus
@@ -276,7 +277,7 @@ def test_inputs_are_not_changed(small, tmp_path):
     for array in arrays:
         array.setflags(write=False)
     write_crfints(tmp_path / "x.fits", science, science.stack, small.provenance)
-    write_i2d(tmp_path / "i.fits", small.science, resampled((40, 50)), Grid(), small.provenance)
+    write_i2d(tmp_path / "i.fits", small.science, resampled((40, 50)), grid(), small.provenance)
     assert before == (science.primary_header.tostring(), science.headers["SCI"].tostring())
     for array, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(array, copy)

@@ -161,16 +161,6 @@ def test_beyond_the_horizon_is_nan():
     assert np.isnan(PLANE.sky_to_pixel(PLANE.crval[0] + 180.0, 0.0)).all()
 
 
-def test_gwcs_survives_asdf(tmp_path):
-    path = tmp_path / "wcs.asdf"
-    asdf.AsdfFile({"wcs": PLANE.to_gwcs()}).write_to(path)
-    with asdf.open(path) as file:
-        again = file["wcs"]
-        assert type(again.forward_transform).__name__ == "FITSImagingWCSTransform"
-        assert again.array_shape == PLANE.shape
-        np.testing.assert_array_equal(again(3.0, 4.0), PLANE.to_gwcs()(3.0, 4.0))
-
-
 def test_area_follows_the_scale(pair):
     _, one = layout(pair)
     _, half = layout(pair, pixel_scale_ratio=0.5)

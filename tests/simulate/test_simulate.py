@@ -19,6 +19,7 @@ from gpucoron.cli.simulate import add_arguments
 from gpucoron.errors import OutputError, ParameterError
 from gpucoron.simulate import DEMO, LARGE, Options, simulate
 
+
 def counts(n_science, n_integrations, n_references, n_reference_integrations=1, **more):
     """Options of a simulation: its numbers of exposures and of integrations of each, and more."""
     science = {"n_science": n_science, "n_integrations": n_integrations}
