@@ -1,7 +1,9 @@
 """Tiny exposures, damaged on purpose: strategies that change headers, data and the bytes."""
 
 import functools
+import io
 
+from astropy.io import fits
 from hypothesis import strategies as st
 
 from tests.helpers.tiny_sets import simulated
@@ -64,29 +66,14 @@ def originals():
 
 def parts(content):
     """Take a good file apart: a list of [cards, data] for each HDU."""
-    found, place = [], 0
-    while place < len(content):
-        start, cards = place, []
-        while True:
-            card = content[place : place + CARD]
-            place += CARD
-            if card.startswith(b"END     "):
-                break
-            cards.append(card)
-        place = start + -(-(place - start) // BLOCK) * BLOCK
-        size = _size(cards)
-        found.append([cards, content[place : place + size]])
-        place += -(-size // BLOCK) * BLOCK
+    found = []
+    with fits.open(io.BytesIO(content)) as hdus:
+        for hdu in hdus:
+            header, data = (hdu.fileinfo()[name] for name in ("hdrLoc", "datLoc"))
+            cards = _cards(content[header:data])
+            end = cards.index(b"END".ljust(CARD))
+            found.append([cards[:end], content[data : data + hdu.size]])
     return found
-
-
-def _size(cards):
-    values = {c[:8].strip(): c[10:].split(b"/")[0].strip() for c in cards}
-    naxis = int(values[b"NAXIS"])
-    count = 1 if naxis else 0
-    for i in range(naxis):
-        count *= int(values[f"NAXIS{i + 1}".encode()])
-    return abs(int(values[b"BITPIX"])) // 8 * (count + int(values.get(b"PCOUNT", 0)))
 
 
 def joined(hdus):
