@@ -195,9 +195,8 @@ def test_times_are_the_products(data, written):
         assert header["EFFEXPTM"] == pytest.approx(sum(h["EFFEXPTM"] for h in inputs), rel=1e-14)
     header = fits.getheader(written["i2d"])
     assert header["NINTS"] == sum(len(e.stack) for e in data.science)
-    assert fits.getval(written["i2d"], "XPOSURE", "SCI") == pytest.approx(
-        sum(e.meta.exposure_time for e in data.science), rel=1e-14
-    )
+    total = sum(e.meta.exposure_time for e in data.science)
+    assert fits.getval(written["i2d"], "XPOSURE", "SCI") == pytest.approx(total, rel=1e-14)
 
 
 def test_i2d_keywords(data, written):
@@ -256,12 +255,10 @@ def test_preset_jwst_keeps_first_exposures_values(shared_data, tmp_path):
 def test_bare_exposure(small, tmp_path):
     """No AREA, INT_TIMES, VAR_*, ASDF; and a name, parameters and pool beyond ASCII and 72."""
     stack = small.science[0].stack.replace(var_poisson=None, var_rnoise=None, var_flat=None)
-    bare = dataclasses.replace(
-        small.science[0], area=None, int_times=None, asdf_bytes=None, headers={}, stack=stack
-    )
-    provenance = dataclasses.replace(
-        small.provenance, parameters={"resample.output_wcs": "/é/" + "x" * 200}, asn_pool=None
-    )
+    absent = dict.fromkeys(("area", "int_times", "asdf_bytes"))
+    bare = dataclasses.replace(small.science[0], headers={}, stack=stack, **absent)
+    parameters = {"resample.output_wcs": "/é/" + "x" * 200}
+    provenance = dataclasses.replace(small.provenance, parameters=parameters, asn_pool=None)
     write_crfints(tmp_path / "x.fits", bare, stack, provenance)
     assert [row[0] for row in layout(tmp_path / "x.fits")] == ["SCI", "ERR", "DQ"]
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:

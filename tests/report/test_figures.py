@@ -27,7 +27,7 @@ def drawn(result):
     figures, real = {}, sections.drawing
 
     def noted(figure, alt):
-        figures[alt] = figure
+        figures.setdefault(alt, figure)
         return real(figure, alt)
 
     with pytest.MonkeyPatch.context() as patch:
