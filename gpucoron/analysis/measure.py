@@ -309,18 +309,16 @@ def reference_shifts(fits: np.ndarray, sources) -> Shifts:
     numbers = [sources[p - 1][1] for p in planes]
     good = fits["status"] == 0
     mine = [fits["ref_plane"] == p for p in planes]
-    columns = {
-        name: np.array([_median(fits[name][good & m]) for m in mine])
+    x, y, x_err, y_err = (
+        np.array([_median(fits[name][good & m]) for m in mine])
         for name in ("x", "y", "x_err", "y_err")
-    }
+    )
     failed = np.array([np.sum(~good & m) for m in mine], dtype=int)
     order = list(dict.fromkeys(roots))
     group = np.array([order.index(r) for r in roots], dtype=int)
-    dx, dy = (
-        columns[n] - np.array([_median(columns[n][group == g]) for g in group]) for n in ("x", "y")
-    )
+    dx, dy = (v - np.array([_median(v[group == g]) for g in group]) for v in (x, y))
     names = [f"{r} integration {n}" for r, n in zip(roots, numbers, strict=True)]
-    out = Shifts(names, *columns.values(), dx, dy, failed, group, fits[good], [])
+    out = Shifts(names, x, y, x_err, y_err, dx, dy, failed, group, fits[good], [])
     out.outliers = _outliers(out)
     return out
 

@@ -150,7 +150,7 @@ def draw_candidates(axes: Axes, candidates: Sequence[SkyCandidate], frame: Frame
     good = [(k, c.candidate) for k, c in enumerate(candidates[:LISTED], 1) if not c.caveat]
     points = frame(np.reshape([(c.x, c.y) for _, c in good], (-1, 2)))
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    visible = ((points > (left, bottom)) & (points < (right, top))).all(axis=1)
+    visible: Any = ((points > (left, bottom)) & (points < (right, top))).all(axis=1)
     good = [g for g, inside in zip(good, visible, strict=True) if inside]
     points = points[visible]
     for (k, _), point, way in zip(good, points, label_directions(axes, points), strict=True):

@@ -8,18 +8,15 @@ from scipy import stats
 
 from gpucoron.analysis.detection import aperture_snr, aperture_sums, detect, locate
 from gpucoron.errors import InputError
+from tests.helpers.scenes import gaussian
 
 FWHM = 2.3
 STAR = (40.3, 38.8)
 
 
 def scene(sources, noise=0.0, seed=1, shape=(80, 84), level=0.0):
-    yy, xx = np.mgrid[: shape[0], : shape[1]]
-    image = (
-        np.random.default_rng(seed).normal(level, noise, shape) if noise else np.full(shape, level)
-    )
-    for x, y, peak in sources:
-        image = image + peak * np.exp(-4 * math.log(2) * ((xx - x) ** 2 + (yy - y) ** 2) / FWHM**2)
+    image = np.random.default_rng(seed).normal(level, noise, shape)
+    image += sum(gaussian(shape, *source, FWHM) for source in sources)
     image = image.astype(np.float32)
     image.flags.writeable = False
     return image
@@ -38,12 +35,8 @@ def test_position_in_noise_scatters_as_theory_says():
     # Centroid error of a Gaussian of known noise: sigma_x = noise / peak / sqrt(pi) * sqrt(2)
     # (Condon 1997, with pixels of unit area); allow a little for the free width and level.
     peak, noise = 10.0, 0.5
-    found = np.array(
-        [
-            locate(scene([(50.3, 47.6, peak)], noise, seed=k), (50, 48), fwhm_px=FWHM)
-            for k in range(60)
-        ]
-    )
+    images = (scene([(50.3, 47.6, peak)], noise, seed=k) for k in range(60))
+    found = np.array([locate(image, (50, 48), fwhm_px=FWHM) for image in images])
     assert found[:, 2].all()
     errors = found[:, :2] - (50.3, 47.6)
     expected = noise / peak * math.sqrt(2 / math.pi)

@@ -31,13 +31,8 @@ def test_defaults_are_those_of_jwst():
     from jwst.outlier_detection import OutlierDetectionStep
     from jwst.resample import ResampleStep
 
-    theirs = {
-        "outlier_detection": OutlierDetectionStep(),
-        "stack_refs": StackRefsStep(),
-        "align_refs": AlignRefsStep(),
-        "klip": KlipStep(),
-        "resample": ResampleStep(),
-    }
+    kinds = (OutlierDetectionStep, StackRefsStep, AlignRefsStep, KlipStep, ResampleStep)
+    theirs = {name: kind() for name, kind in zip(STEPS, kinds, strict=True)}
     ours = Parameters().flat()
     assert ours.pop("align_refs.align") == "each"
     for name, value in ours.items():
@@ -66,12 +61,7 @@ def test_parameters_are_frozen():
         ("klip.skip=true", "klip", "skip", True),
         ("klip.skip=No", "klip", "skip", False),
         ("align=first", "align_refs", "align", "first"),
-        (
-            "align_refs.bad_bits=DO_NOT_USE,SATURATED",
-            "align_refs",
-            "bad_bits",
-            "DO_NOT_USE,SATURATED",
-        ),
+        ("align_refs.bad_bits=DO_NOT_USE,HOT", "align_refs", "bad_bits", "DO_NOT_USE,HOT"),
         ("outlier_detection.snr=7", "outlier_detection", "snr", "7"),
         ("outlier_detection.snr=6.0, 4", "outlier_detection", "snr", "6.0 4"),
         ("resample.output_shape=10,20", "resample", "output_shape", (10, 20)),
@@ -93,13 +83,16 @@ def test_text_is_turned_into_values(text, step, name, value):
     assert untouched.items() <= changed.flat().items()
 
 
+MEANT = "did you mean 'klip.truncate'?"
+
+
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("klip.truncate=ten", "klip.truncate is 'ten'; expected an integer of 0 or more"),
-        ("klip.truncate=2.5", "klip.truncate is '2.5'; expected an integer of 0 or more"),
-        ("klip.truncate=-1", "klip.truncate is '-1'; expected an integer of 0 or more"),
-        ("klip.truncate=inf", "klip.truncate is 'inf'; expected an integer of 0 or more"),
+        *(
+            (f"klip.truncate={bad}", f"klip.truncate is '{bad}'; expected an integer of 0 or more")
+            for bad in ("ten", "2.5", "-1", "inf")
+        ),
         ("klip.skip=maybe", "klip.skip is 'maybe'; expected true or false"),
         ("outlier_detection.snr=-5", "expected one or two positive numbers, such as '5.0 4.0'"),
         ("outlier_detection.snr=5 4 3", "expected one or two positive numbers, such as '5.0 4.0'"),
@@ -111,15 +104,12 @@ def test_text_is_turned_into_values(text, step, name, value):
         ("resample.output_shape=10,0", "expected two integers, nx and ny"),
         ("resample.pixel_scale=0", "expected a number of arcsec above 0"),
         ("resample.fillval=red", "expected NAN, INDEF or a number"),
-        ("klip.truncat=3", "klip has no parameter 'truncat'; did you mean 'klip.truncate'?"),
+        ("klip.truncat=3", f"klip has no parameter 'truncat'; {MEANT}"),
         ("klip.foo=3", "klip has no parameter 'foo'; expected one of skip, truncate"),
-        ("klp.truncate=3", "there is no step 'klp'; did you mean 'klip.truncate'?"),
+        ("klp.truncate=3", f"there is no step 'klp'; {MEANT}"),
         ("foo.bar=3", "there is no step 'foo'; expected one of outlier_detection, stack_refs, "),
-        ("truncate=3", "there is no parameter 'truncate'; did you mean 'klip.truncate'?"),
-        (
-            "resample.truncate=3",
-            "resample has no parameter 'truncate'; did you mean 'klip.truncate'?",
-        ),
+        ("truncate=3", f"there is no parameter 'truncate'; {MEANT}"),
+        ("resample.truncate=3", f"resample has no parameter 'truncate'; {MEANT}"),
         ("klip.truncate", "expected STEP.PARAMETER=VALUE, as klip.truncate=10"),
         ("=3", "expected STEP.PARAMETER=VALUE, as klip.truncate=10"),
     ],
@@ -145,26 +135,17 @@ def test_only_the_first_number_of_snr_counts():
     assert OutlierDetection(snr=7).threshold == 7.0
 
 
-@pytest.mark.parametrize(
-    "keywords",
-    [
-        {"klip_truncate": 10},
-        {"klip": {"truncate": 10}},
-        {"klip.truncate": 10},
-        {"klip": Klip(truncate=10)},
-    ],
-)
-def test_keyword_forms(keywords):
-    assert Parameters.from_sources(keywords=keywords) == Parameters(klip=Klip(truncate=10))
+def test_keyword_forms():
+    forms = {"klip_truncate": 10, "klip.truncate": 10, "klip": {"truncate": 10}}
+    for keywords in [dict([form]) for form in forms.items()] + [{"klip": Klip(truncate=10)}]:
+        assert Parameters.from_sources(keywords=keywords) == Parameters(klip=Klip(truncate=10))
 
 
 def test_keyword_errors_name_the_parameter():
-    assert error_of(Parameters.from_sources, keywords={"klip_truncat": 1}) == (
-        "klip has no parameter 'truncat'; did you mean 'klip.truncate'?"
-    )
-    assert error_of(Parameters.from_sources, keywords={"trunkate": 1}).startswith(
-        "there is no parameter 'trunkate'"
-    )
+    known = "klip has no parameter 'truncat'; did you mean 'klip.truncate'?"
+    assert error_of(Parameters.from_sources, keywords={"klip_truncat": 1}) == known
+    unknown = error_of(Parameters.from_sources, keywords={"trunkate": 1})
+    assert unknown.startswith("there is no parameter 'trunkate'")
 
 
 def test_the_preset_lies_beneath_what_is_set():
@@ -192,16 +173,9 @@ def test_later_sources_win(tmp_path):
 
 
 def test_toml_round_trip(tmp_path):
-    parameters = Parameters.from_sources(
-        preset="jwst",
-        sets=[
-            "klip.truncate=3",
-            "resample.crval=83.1,-66.5",
-            "resample.output_shape=7,8",
-            'resample.output_wcs=a "b"\\c\x7f\u00e9.asdf',
-            "klip.skip=true",
-        ],
-    )
+    sets = ["klip.truncate=3", "resample.crval=83.1,-66.5", "resample.output_shape=7,8"]
+    sets += ['resample.output_wcs=a "b"\\c\x7f\u00e9.asdf', "klip.skip=true"]
+    parameters = Parameters.from_sources(preset="jwst", sets=sets)
     path = tmp_path / "p.toml"
     path.write_text(parameters.to_toml(), encoding="utf-8")
     assert Parameters.from_sources([path]) == parameters

@@ -7,12 +7,8 @@ from gpucoron.errors import InputError
 
 def stack(n=3, put=lambda array: array):
     data = put(np.arange(n * 6, dtype=np.float32).reshape(n, 2, 3))
-    return IntegrationStack(
-        data,
-        data,
-        put(np.zeros(data.shape, np.uint32)),
-        sources=tuple(PlaneSource("e", i + 1) for i in range(n)),
-    )
+    sources = tuple(PlaneSource("e", i + 1) for i in range(n))
+    return IntegrationStack(data, data, put(np.zeros(data.shape, np.uint32)), sources=sources)
 
 
 def test_planes_selects_arrays_and_sources(device):
@@ -27,14 +23,15 @@ def test_it_is_frozen_and_checked():
     s = stack()
     with pytest.raises(AttributeError):
         s.data = None
-    with pytest.raises(InputError, match=r"err has shape \(1, 2, 3\), but data has \(3, 2, 3\)"):
-        s.replace(err=s.err[:1])
-    with pytest.raises(InputError, match="dtype int32, expected uint32"):
-        s.replace(dq=s.dq.astype(np.int32))
-    with pytest.raises(InputError, match=r"expected \(n, ny, nx\)"):
-        IntegrationStack(s.data[0], s.err[0], s.dq[0])
-    with pytest.raises(InputError, match="1 sources given for 3"):
-        s.replace(sources=s.sources[:1])
+    image = {"data": s.data[0], "err": s.err[0], "dq": s.dq[0]}
+    for changes, match in (
+        ({"err": s.err[:1]}, r"err has shape \(1, 2, 3\), but data has \(3, 2, 3\)"),
+        ({"dq": s.dq.astype(np.int32)}, "dtype int32, expected uint32"),
+        (image, r"expected \(n, ny, nx\)"),
+        ({"sources": s.sources[:1]}, "1 sources given for 3"),
+    ):
+        with pytest.raises(InputError, match=match):
+            s.replace(**changes)
 
 
 def test_arrays_of_one_stack_live_together(device):

@@ -31,13 +31,8 @@ def test_the_slurm_script_with_one_worker_here(tmp_path):
     }.items():
         (commands / name).write_text(f"#!/bin/sh\n{text}\n")
         (commands / name).chmod(0o755)
-    environment = {
-        "PATH": f"{commands}:{os.environ['PATH']}",
-        "SLURM_JOB_ID": "7",
-        "SLURM_NTASKS": "1",
-        "SLURM_CPUS_PER_TASK": "1",
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_CPUS_PER_TASK": "1"}
+    environment |= {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     words = (tiny.out, tiny.asn, *"--set klip.truncate=2 --device cpu".split())
     done = run("bash", ROOT / "docs" / "slurm" / "gpucoron.sbatch", *words, **environment)
     assert done.returncode == 0, done.stderr
@@ -52,12 +47,10 @@ def test_container_recipes_copy_what_the_package_is_made_of():
     lines = [line for line in docker.splitlines() if line and not line.startswith("#")]
     assert {line.split()[0] for line in lines} == set("FROM ARG COPY RUN ENV ENTRYPOINT".split())
     apptainer = (CONTAINER / "gpucoron.def").read_text()
-    assert (
-        re.findall(r"^%(\w+)$", apptainer, re.M) == "files post environment runscript test".split()
-    )
+    sections = re.findall(r"^%(\w+)$", apptainer, re.M)
+    assert sections == "files post environment runscript test".split()
     copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]}
     assert copied == {line.split()[0] for line in apptainer.splitlines() if " /src/" in line}
     assert all((ROOT / name).exists() for name in copied)
-    assert (
-        re.search(r"^FROM (\S+)", docker, re.M)[1] == re.search(r"^From: (\S+)", apptainer, re.M)[1]
-    )
+    base = re.search(r"^FROM (\S+)", docker, re.M)[1]
+    assert base == re.search(r"^From: (\S+)", apptainer, re.M)[1]

@@ -6,6 +6,7 @@ import signal
 import warnings
 from contextlib import contextmanager
 
+import pytest
 from astropy.io import fits
 from hypothesis import HealthCheck, settings
 
@@ -65,6 +66,13 @@ def refused_or(function, *arguments, **keywords):
         except GpucoronError as error:
             one_line(str(error))
             return None
+
+
+def refused(function, *arguments, error=GpucoronError, match=None, seconds=SECONDS):
+    """Assert that a call fails within bounds, in one line."""
+    with bounded(seconds), pytest.raises(error, match=match) as caught:
+        function(*arguments)
+    one_line(str(caught.value))
 
 
 def one_line(text):

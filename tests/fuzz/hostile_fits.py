@@ -1,189 +1,58 @@
 """Tiny exposures, damaged on purpose: strategies that change headers, data and the bytes."""
 
 import functools
+import io
 
+from astropy.io import fits
 from hypothesis import strategies as st
 
 from tests.helpers.tiny_sets import simulated
 
 BLOCK, CARD = 2880, 80
 
-STRUCTURAL = [
-    "SIMPLE",
-    "XTENSION",
-    "BITPIX",
-    "NAXIS",
-    "NAXIS1",
-    "NAXIS2",
-    "NAXIS3",
-    "PCOUNT",
-    "GCOUNT",
-    "EXTNAME",
-    "EXTVER",
-    "TFIELDS",
-    "TFORM1",
-    "TFORM2",
-    "TTYPE1",
-    "TTYPE2",
-    "TSCAL1",
-    "TDIM1",
-    "BSCALE",
-    "BZERO",
-    "BLANK",
-    "EXTEND",
-    "GROUPS",
-    "DATASUM",
-    "CHECKSUM",
-    "THEAP",
-    "ZIMAGE",
-    "ZCMPTYPE",
-    "INHERIT",
-]
-READ = [
-    "INSTRUME",
-    "DETECTOR",
-    "FILTER",
-    "PUPIL",
-    "CORONMSK",
-    "SUBARRAY",
-    "BUNIT",
-    "PIXAR_SR",
-    "PIXAR_A2",
-    "SUBSTRT1",
-    "SUBSTRT2",
-    "RA_REF",
-    "DEC_REF",
-    "ROLL_REF",
-    "V3I_YANG",
-    "VPARITY",
-    "S_REGION",
-    "PROGRAM",
-    "TARGNAME",
-    "DATE-OBS",
-    "TIME-OBS",
-    "DATE-BEG",
-    "XPOSURE",
-    "TMEASURE",
-    "EXPSTART",
-    "EXPMID",
-    "EXPEND",
-    "NINTS",
-    "NGROUPS",
-    "INTSTART",
-    "INTEND",
-    "CRPIX1",
-    "CRVAL1",
-    "CTYPE1",
-    "EXPOSURE",
-    "OBSERVTN",
-    "VISIT",
-    "FILENAME",
-    "R_PSFMAS",
-    "CAL_VER",
-    "TELAPSE",
-]
+STRUCTURAL = (
+    "SIMPLE XTENSION BITPIX NAXIS NAXIS1 NAXIS2 NAXIS3 PCOUNT GCOUNT EXTNAME EXTVER TFIELDS TFORM1 "
+    "TFORM2 TTYPE1 TTYPE2 TSCAL1 TDIM1 BSCALE BZERO BLANK EXTEND GROUPS DATASUM CHECKSUM THEAP "
+    "ZIMAGE ZCMPTYPE INHERIT"
+).split()
+READ = (
+    "INSTRUME DETECTOR FILTER PUPIL CORONMSK SUBARRAY BUNIT PIXAR_SR PIXAR_A2 SUBSTRT1 SUBSTRT2 "
+    "RA_REF DEC_REF ROLL_REF V3I_YANG VPARITY S_REGION PROGRAM TARGNAME DATE-OBS TIME-OBS DATE-BEG "
+    "XPOSURE TMEASURE EXPSTART EXPMID EXPEND NINTS NGROUPS INTSTART INTEND CRPIX1 CRVAL1 CTYPE1 "
+    "EXPOSURE OBSERVTN VISIT FILENAME R_PSFMAS CAL_VER TELAPSE"
+).split()
 VALUES = [
-    "0",
-    "1",
-    "2",
-    "3",
-    "-1",
-    "-32",
-    "8",
-    "16",
-    "64",
-    "-64",
-    "7",
-    "T",
-    "F",
-    "",
-    "'",
-    "''",
-    "' '",
-    "999",
-    "1000",
-    "2147483647",
-    "2147483648",
-    "4294967296",
-    "9223372036854775807",
-    "9223372036854775808",
-    "18446744073709551616",
-    "99999999999999999",
+    *(
+        "0|1|2|3|-1|-32|8|16|64|-64|7|T|F||'|''|' '|999|1000|2147483647|2147483648|4294967296|"
+        "9223372036854775807|9223372036854775808|18446744073709551616|99999999999999999"
+    ).split("|"),
     "9" * 60,
     "-" + "9" * 60,
-    "1E400",
-    "-1E400",
-    "1E-400",
-    "1D3",
-    "1.5",
-    "NaN",
-    "Inf",
-    "0x10",
-    "1e5",
-    "+1",
-    "1_000",
-    "(1,2)",
-    "'SCI'",
-    "'ERR     '",
-    "'IMAGE   '",
-    "'BINTABLE'",
-    "'TABLE   '",
-    "'A3DTABLE'",
-    "'PRIMARY '",
-    "'1J'",
-    "'0A'",
-    "'99999999999999999999A'",
-    "'2147483648A'",
-    "'1PB(99999)'",
-    "'1QD'",
-    "'C'",
-    "'99999999D'",
-    "'GZIP_1'",
-    "'a''b'",
-    "'text&'",
-    "'\\n'",
-    "'%s %d {0}'",
-    "'caf\xe9'",
-    "'\x00'",
-    "'\x1b[31m'",
-    "'../../x'",
-    "'!!python/object/apply:os.system [id]'",
-    "'a}, b: !x {'",
-    "'POLYGON ICRS 0 0 1 0 1 1'",
-    "'POLYGON ICRS  0 0 90 0 90 80 0 80'",
-    "'POLYGON ICRS 1E400 0'",
-    "'POLYGON ICRS  0 0 0 0 0 0'",
-    "'2020-01-01'",
-    "5 / a comment",
+    *(
+        "1E400|-1E400|1E-400|1D3|1.5|NaN|Inf|0x10|1e5|+1|1_000|(1,2)|'SCI'|'ERR     '|'IMAGE   '|"
+        "'BINTABLE'|'TABLE   '|'A3DTABLE'|'PRIMARY '|'1J'|'0A'|'99999999999999999999A'|"
+        "'2147483648A'|'1PB(99999)'|'1QD'|'C'|'99999999D'|'GZIP_1'|'a''b'|'text&'|'\\n'|"
+        "'%s %d {0}'|'caf\xe9'|'\x00'|'\x1b[31m'|'../../x'|'!!python/object/apply:os.system [id]'|"
+        "'a}, b: !x {'|'POLYGON ICRS 0 0 1 0 1 1'|'POLYGON ICRS  0 0 90 0 90 80 0 80'|"
+        "'POLYGON ICRS 1E400 0'|'POLYGON ICRS  0 0 0 0 0 0'|'2020-01-01'|5 / a comment"
+    ).split("|"),
     "'x' / " + "y" * 60,
-    "'unfinished",
-    "= =",
-    "1.0E+",
-    "--1",
+    *"'unfinished|= =|1.0E+|--1".split("|"),
     "'" + "z" * 67 + "&'",
 ]
 CARDS = [
-    b"CONTINUE  'more&'",
-    b"CONTINUE  'end' / of it",
-    b"CONTINUE",
-    b"END",
-    b"END     x",
-    b"",
-    b"HISTORY caf\xe9",
-    b"COMMENT \x00\x01",
-    b"HIERARCH ESO DET CHIP = 5",
-    b"hierarch lower = 'x'",
-    b"lower   = 5",
-    b"NOEQUAL   5",
-    b"KEY WORD= 5",
+    *(
+        b"CONTINUE  'more&'|CONTINUE  'end' / of it|CONTINUE|END|END     x||HISTORY caf\xe9|"
+        b"COMMENT \x00\x01|HIERARCH ESO DET CHIP = 5|hierarch lower = 'x'|lower   = 5|NOEQUAL   5|"
+        b"KEY WORD= 5"
+    ).split(b"|"),
     b"\xff" * 80,
     b"\0" * 80,
     b"=" * 80,
-    b"LONGSTRN= 'OGIP 1.0'",
-    b"EXTNAME = 'SCI     '",
-    b"EXTNAME =                    5",
-    b"XTENSION= 'IMAGE   '",
-    b"KEY     = 'it''s ''&'",
+    *(
+        b"LONGSTRN= 'OGIP 1.0'|EXTNAME = 'SCI     '|EXTNAME =                    5|"
+        b"XTENSION= 'IMAGE   '|KEY     = 'it''s ''&'"
+    ).split(b"|"),
     b"KEY     = '" + b"'" * 69,
 ]
 
@@ -197,29 +66,14 @@ def originals():
 
 def parts(content):
     """Take a good file apart: a list of [cards, data] for each HDU."""
-    found, place = [], 0
-    while place < len(content):
-        start, cards = place, []
-        while True:
-            card = content[place : place + CARD]
-            place += CARD
-            if card.startswith(b"END     "):
-                break
-            cards.append(card)
-        place = start + -(-(place - start) // BLOCK) * BLOCK
-        size = _size(cards)
-        found.append([cards, content[place : place + size]])
-        place += -(-size // BLOCK) * BLOCK
+    found = []
+    with fits.open(io.BytesIO(content)) as hdus:
+        for hdu in hdus:
+            header, data = (hdu.fileinfo()[name] for name in ("hdrLoc", "datLoc"))
+            cards = _cards(content[header:data])
+            end = cards.index(b"END".ljust(CARD))
+            found.append([cards[:end], content[data : data + hdu.size]])
     return found
-
-
-def _size(cards):
-    values = {c[:8].strip(): c[10:].split(b"/")[0].strip() for c in cards}
-    naxis = int(values[b"NAXIS"])
-    count = 1 if naxis else 0
-    for i in range(naxis):
-        count *= int(values[f"NAXIS{i + 1}".encode()])
-    return abs(int(values[b"BITPIX"])) // 8 * (count + int(values.get(b"PCOUNT", 0)))
 
 
 def joined(hdus):
@@ -252,11 +106,8 @@ values = st.one_of(
 @st.composite
 def change(draw, hdus):
     """Draw one change of a list of [cards, data]."""
-    kind = draw(
-        st.sampled_from(
-            ["value"] * 8 + ["card", "card", "drop card", "double", "data", "hdu", "swap", "chain"]
-        )
-    )
+    others = ["card", "card", "drop card", "double", "data", "hdu", "swap", "chain"]
+    kind = draw(st.sampled_from(["value"] * 8 + others))
     i = draw(st.integers(0, len(hdus) - 1))
     cards, data = hdus[i]
     if kind == "value":
@@ -278,16 +129,8 @@ def change(draw, hdus):
         cards = [*cards, b"LONG    = 'begin&'", *[b"CONTINUE  'on and&'"] * n]
     elif kind == "data":
         at, more = draw(st.integers(0, len(data))), draw(st.binary(max_size=40))
-        data = draw(
-            st.sampled_from(
-                [
-                    data[:at],
-                    data[:at] + more + data[at + len(more) :],
-                    b"\xff" * len(data),
-                    data + data,
-                ]
-            )
-        )
+        spoilt = data[:at] + more + data[at + len(more) :]
+        data = draw(st.sampled_from([data[:at], spoilt, b"\xff" * len(data), data + data]))
     elif kind == "hdu":
         return hdus[:i] + hdus[i + 1 :] + draw(st.sampled_from([[], [hdus[i]] * 2]))
     elif kind == "swap":
@@ -317,14 +160,7 @@ def files(draw, which=0):
     content = joined(hdus)
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(content)))
-        content = draw(
-            st.sampled_from(
-                [
-                    content[:at],
-                    content[:at] + draw(st.binary(max_size=8)) + content[at:],
-                    content[:at] + draw(st.binary(max_size=8)) + content[at + 8 :],
-                    content + b"\0" * 100,
-                ]
-            )
-        )
+        longer = content[:at] + draw(st.binary(max_size=8)) + content[at:]
+        other = content[:at] + draw(st.binary(max_size=8)) + content[at + 8 :]
+        content = draw(st.sampled_from([content[:at], longer, other, content + b"\0" * 100]))
     return Content(content)

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpucoron.core.parameters import Parameters
-from gpucoron.errors import ExposureError, GpucoronError, InputError
+from gpucoron.errors import ExposureError
 from gpucoron.io.asdf.extension import asdf_extension, write_asdf
 from gpucoron.io.asdf.guard import UnsupportedAsdf, checked, open_asdf
 from gpucoron.io.exposures import ExposureMeta, read_exposure
 from gpucoron.io.wcs import OutputWcs, output_wcs, read_wcs
-from tests.fuzz.bounds import bounded, fuzz, one_line, refused_or
+from tests.fuzz.bounds import bounded, fuzz, refused, refused_or
 from tests.helpers.tiny_sets import SHAPE, simulated
 
 HEAD = (
@@ -36,11 +36,8 @@ LAUGHS = b"".join(
     b"l%d: &l%d [%s]\n" % (i, i, b", ".join([b"*l%d" % (i - 1)] * 9) if i else b"ha")
     for i in range(12)
 )
-MERGES = b"".join(
-    b"m%d: &m%d {<<: [%s]}\n" % (i, i, b", ".join([b"*m%d" % (i - 1)] * 9))
-    if i
-    else b"m0: &m0 {a: 1}\n"
-    for i in range(9)
+MERGES = b"m0: &m0 {a: 1}\n" + b"".join(
+    b"m%d: &m%d {<<: [%s]}\n" % (i, i, b", ".join([b"*m%d" % (i - 1)] * 9)) for i in range(1, 9)
 )
 ARRAY = b"a: !core/ndarray-1.0.0 {source: %s, datatype: uint8, byteorder: little, shape: [4]}\n"
 
@@ -51,20 +48,15 @@ def document(yaml, *blocks):
 
 def block(data, *, kind=b"", flags=0, used=None, allocated=None, size=None, head=48):
     used = len(data) if used is None else used
-    return (
-        b"\xd3BLK"
-        + struct.pack(
-            ">HI4sQQQ16s",
-            head,
-            flags,
-            kind,
-            used if allocated is None else allocated,
-            used,
-            len(data) if size is None else size,
-            b"",
-        )
-        + data
-    )
+    allocated = used if allocated is None else allocated
+    size = len(data) if size is None else size
+    fields = (head, flags, kind, allocated, used, size, b"")
+    return b"\xd3BLK" + struct.pack(">HI4sQQQ16s", *fields) + data
+
+
+def one_array(data, **claims):
+    """An ASDF file with one array of 4 bytes, in a block that claims what it likes."""
+    return document(ARRAY % b"0", block(data, **claims))
 
 
 WORLD = (
@@ -88,34 +80,29 @@ def with_transform(transform):
 
 def nested(first, pattern):
     for i in range(40):
-        first = f"&a{i + 1} " + pattern.format(first.replace("&a0", "&a0", 1), f"*a{i}")
+        first = f"&a{i + 1} " + pattern.format(first, f"*a{i}")
     return first
 
 
 SHIFT = "!transform/shift-1.4.0 {offset: 0.0}"
 SAME = f"!transform/concatenate-1.4.0 {{forward: [{SHIFT}, {SHIFT}]}}"
+IDENTITY, COMPOSE = "!transform/identity-1.4.0", "!transform/compose-1.4.0"
+POLYNOMIAL = "!transform/polynomial-1.3.0 {coefficients:"
+BYTES = "!core/ndarray-1.1.0 {source: 0, datatype: uint8, byteorder: little"
 TRANSFORMS = {
     "composed of itself": "&a !transform/compose-1.4.0 {forward: [*a, *a]}",
     "many by aliases": nested(
-        "&a0 !transform/identity-1.4.0 {n_dims: 2}",
-        "!transform/compose-1.4.0 {{forward: [{}, {}]}}",
+        f"&a0 {IDENTITY} {{n_dims: 2}}", f"{COMPOSE} {{{{forward: [{{}}, {{}}]}}}}"
     ),
-    "many numbers by aliases": "!transform/polynomial-1.3.0 {coefficients: "
-    + nested("&a0 [1, 2]", "[{}, {}]")
-    + "}",
-    "a polynomial of a million terms": "!transform/polynomial-1.3.0 {coefficients: "
-    "!core/ndarray-1.1.0 {source: 0, datatype: uint8, byteorder: little, shape: [1000, 1000]}}",
+    "many numbers by aliases": f"{POLYNOMIAL} {nested('&a0 [1, 2]', '[{}, {}]')}}}",
+    "a polynomial of a million terms": f"{POLYNOMIAL} {BYTES}, shape: [1000, 1000]}}}}",
     "an array of strides 0": "!transform/affine-1.5.0 {translation: [0, 0], matrix: "
-    "!core/ndarray-1.1.0 {source: 0, datatype: uint8, byteorder: little, strides: [0, 0], "
-    "shape: [100000, 100000]}}",
-    "a billion axes": "!transform/identity-1.4.0 {n_dims: 1000000000}",
+    f"{BYTES}, strides: [0, 0], shape: [100000, 100000]}}}}",
+    "a billion axes": f"{IDENTITY} {{n_dims: 1000000000}}",
     "a billionth axis": "!transform/remap_axes-1.5.0 {mapping: [0, 1000000000]}",
-    "numbers that hold themselves": "!transform/polynomial-1.3.0 {coefficients: &a {data: *a}}",
-    "lists of aliases": "!transform/remap_axes-1.5.0 {n_inputs: &a ["
-    + "1, " * 30_000
-    + "], mapping: ["
-    + "*a, " * 30_000
-    + "]}",
+    "numbers that hold themselves": f"{POLYNOMIAL} &a {{data: *a}}}}",
+    "lists of aliases": f"!transform/remap_axes-1.5.0 {{n_inputs: &a [{'1, ' * 30_000}], "
+    f"mapping: [{'*a, ' * 30_000}]}}",
     "no axes": "!transform/remap_axes-1.5.0 {mapping: []}",
     "an axis before the first": "!transform/remap_axes-1.5.0 {mapping: [0, -1]}",
     "a word for a number": "!transform/identity-1.4.0 {n_dims: two}",
@@ -125,50 +112,38 @@ TRANSFORMS = {
     "numbers for transforms": "!transform/compose-1.4.0 {forward: [1, 2]}",
     "a letter for transforms": "!transform/compose-1.4.0 {forward: x}",
     "a ragged matrix": "!transform/affine-1.5.0 {matrix: [[1, 2], [3]], translation: [0, 0]}",
-    "no such block": "!transform/polynomial-1.3.0 {coefficients: !core/ndarray-1.1.0 {source: 7, "
-    "datatype: float64, byteorder: little, shape: [2, 2]}}",
+    "no such block": f"{POLYNOMIAL} !core/ndarray-1.1.0 {{source: 7, datatype: float64, "
+    "byteorder: little, shape: [2, 2]}}",
     "a number for a box": "!transform/identity-1.4.0 {n_dims: 2, bounding_box: 5}",
-    "no transform": "null",
-    "a text": "text",
-    "a list": "[]",
-    "a mapping": "{}",
-    "an alias of nothing": "*nothing",
+    **{text: text for text in ("null", "text", "[]", "{}", "*nothing")},
     "code": "!!python/object/apply:os.system ['exit 1']",
 }
 
 
+CHAIN = b"a0: &a0 !transform/shift-1.4.0 {offset: 1}\n" + b"".join(
+    b"a%d: &a%d !transform/compose-1.4.0 {forward: [*a%d, *a0]}\n" % (i, i, i - 1)
+    for i in range(1, 300)
+)
+BOMB = zlib.compress(bytes(10**8))
 HOSTILE = {
     "a billion laughs": document(LAUGHS + b"meta: {wcs: *l11}\n"),
     "laughs by merging": document(MERGES + b"meta: {wcs: *m8}\n"),
     "a tree in itself": document(b"meta: &a\n  wcs: [*a, *a]\n"),
     "deep lists": document(b"meta: " + b"[" * 100_000 + b"\n"),
-    "deep by aliases": document(
-        b"a0: &a0 !transform/shift-1.4.0 {offset: 1}\n"
-        + b"".join(
-            b"a%d: &a%d !transform/compose-1.4.0 {forward: [*a%d, *a0]}\n" % (i, i, i - 1)
-            for i in range(1, 300)
-        )
-        + b"meta: {wcs: *a299}\n"
-    ),
+    "deep by aliases": document(CHAIN + b"meta: {wcs: *a299}\n"),
     "deep blocks": document(b"".join(b" " * i + b"a:\n" for i in range(3000))),
     "a long number": document(b"meta: {wcs: " + b"9" * 100_000 + b"}\n"),
-    "a terabyte claimed": document(ARRAY % b"0", block(b"abcd", used=2**40)),
-    "2^63 bytes claimed": document(ARRAY % b"0", block(b"abcd", size=2**63 - 1, kind=b"zlib")),
+    "a terabyte claimed": one_array(b"abcd", used=2**40),
+    "2^63 bytes claimed": one_array(b"abcd", size=2**63 - 1, kind=b"zlib"),
     "2^64 - 1 allocated": document(ARRAY % b"0", block(b"abcd", allocated=2**64 - 1) * 3),
-    "a zlib bomb": document(
-        ARRAY % b"0", block(zlib.compress(bytes(10**8)), kind=b"zlib", size=10**8)
-    ),
-    "a bzip2 bomb": document(
-        ARRAY % b"0", block(bz2.compress(bytes(10**8)) * 8, kind=b"bzp2", size=4)
-    ),
-    "many bombs": document(
-        ARRAY % b"0", block(zlib.compress(bytes(10**8)), kind=b"zlib", size=10**8) * 9
-    ),
-    "not zlib": document(ARRAY % b"0", block(b"abcd" * 9, kind=b"zlib", size=4)),
-    "lz4": document(ARRAY % b"0", block(b"abcd" * 9, kind=b"lz4", size=4)),
-    "a kind of its own": document(ARRAY % b"0", block(b"abcd", kind=b"\xff\x00a")),
-    "a short head": document(ARRAY % b"0", block(b"abcd", head=2)),
-    "a head without end": document(ARRAY % b"0", block(b"abcd", head=65535)),
+    "a zlib bomb": one_array(BOMB, kind=b"zlib", size=10**8),
+    "a bzip2 bomb": one_array(bz2.compress(bytes(10**8)) * 8, kind=b"bzp2", size=4),
+    "many bombs": document(ARRAY % b"0", block(BOMB, kind=b"zlib", size=10**8) * 9),
+    "not zlib": one_array(b"abcd" * 9, kind=b"zlib", size=4),
+    "lz4": one_array(b"abcd" * 9, kind=b"lz4", size=4),
+    "a kind of its own": one_array(b"abcd", kind=b"\xff\x00a"),
+    "a short head": one_array(b"abcd", head=2),
+    "a head without end": one_array(b"abcd", head=65535),
     "another file": document(ARRAY % b"'file:///etc/passwd'"),
     "another address": document(ARRAY % b"'http://127.0.0.1:9/x.asdf'"),
     "another file by an alias": document(
@@ -176,11 +151,7 @@ HOSTILE = {
         b"a: !core/ndarray-1.0.0 {source: *s, datatype: uint8, shape: [4]}\n"
     ),
     "a reference": document(b"meta: {wcs: {$ref: 'file:///etc/passwd#/a'}}\n"),
-    "an array of terabytes": document(
-        b"a: !core/ndarray-1.0.0 {source: 0, datatype: uint8, byteorder: little, "
-        b"shape: [1099511627776]}\n",
-        block(b"abcd"),
-    ),
+    "an array of terabytes": one_array(b"abcd").replace(b"[4]", b"[1099511627776]"),
     "no end": HEAD + b"meta: {}\n",
     "nothing": b"",
     "zeros": bytes(5000),
@@ -206,24 +177,17 @@ def test_hostile(name, tmp_path, caplog):
         lambda: Parameters.from_sources([_file(tmp_path, content or b"?", "p.asdf")]),
         lambda: _grid(_file(tmp_path, content, "w.asdf")),
     ):
-        with bounded(), pytest.raises(GpucoronError) as caught:
-            reading()
-        one_line(str(caught.value))
-    with bounded():
-        made = asdf_extension(
-            content, [], {"a": 1}
-        )  # without what cannot be read; the pixels matter
+        refused(reading)
+    with bounded():  # without what cannot be read; the pixels matter
+        made = asdf_extension(content, [], {"a": 1})
     assert made.startswith(b"#ASDF") and len(made) < 200_000
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_hostile_transforms(name, tmp_path):
     content = with_transform(TRANSFORMS[name])
-    path = _file(tmp_path, content, "w.asdf")
-    for reading in (lambda: read_wcs(content, "x.fits"), lambda: _grid(path)):
-        with bounded(), pytest.raises(GpucoronError) as caught:
-            reading()
-        one_line(str(caught.value))
+    refused(read_wcs, content, "x.fits")
+    refused(_grid, _file(tmp_path, content, "w.asdf"))
 
 
 def test_an_honest_transform():
@@ -256,17 +220,14 @@ def _good():
     return read_exposure(simulated().made.science[1], "science", pixels=False)
 
 
+PLACES = [
+    *(b"meta: {wcs: %s}\n", b"meta: {a: %s}\n", b"a: %s\n", b"history: {extensions: [%s]}\n"),
+    b"asdf_library: %s\n",
+]
+
+
 @pytest.mark.parametrize("tag", TAGS)
-@pytest.mark.parametrize(
-    "place",
-    [
-        b"meta: {wcs: %s}\n",
-        b"meta: {a: %s}\n",
-        b"a: %s\n",
-        b"history: {extensions: [%s]}\n",
-        b"asdf_library: %s\n",
-    ],
-)
+@pytest.mark.parametrize("place", PLACES)
 def test_nothing_is_executed(tag, place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = document(place % tag)
@@ -288,13 +249,6 @@ def test_the_canary_can_sing(tmp_path, monkeypatch):
     assert (tmp_path / "CANARY").exists()
 
 
-@pytest.mark.parametrize("pack, kind", [(zlib.compress, b"zlib"), (bz2.compress, b"bzp2")])
-def test_honest_compression_is_read(pack, kind):
-    content = document(ARRAY % b"0", block(pack(b"abcd"), kind=kind, size=4))
-    with open_asdf(content) as tree:
-        assert bytes(np.asarray(tree["a"])) == b"abcd"
-
-
 def test_what_is_checked_is_what_is_read():
     """An end of the text, or a block, that asdf does not see there would be a way round."""
     inner = document(ARRAY % b"0", block(b"abcd"))
@@ -314,50 +268,13 @@ def test_what_is_checked_is_what_is_read():
 
 TOKENS = re.compile(rb"[\w.+-]+|[^\w\s]")
 NASTY = [
-    b"null",
-    b"~",
-    b"[]",
-    b"{}",
-    b"-1",
-    b"0",
-    b"1e400",
-    b".nan",
-    b".inf",
+    *b"null,~,[],{},-1,0,1e400,.nan,.inf".split(b","),
     b"9" * 30,
-    b"''",
-    b"2147483648",
-    b"&a",
-    b"*a",
-    b"*id001",
-    b"!!python/name:os.system",
-    b"[[[[]]]]",
-    b"<<",
-    b"true",
-    b"1:60:60",
-    b"2020-01-01",
-    b"!!binary aGk=",
-    b"!core/ndarray-1.0.0",
-    b"-",
-    b"shape",
-    b"source",
-    b"x",
-    b"y",
-    b"!transform/identity-1.2.0",
-    b"degree",
-    b"\x00",
-    b"\xe9",
-    b"{",
-    b"]",
-    b"'",
-    b'"',
-    b"#",
-    b"? ",
-    b"|",
-    b"%",
-    b"@",
-    b"0x7fffffff",
-    b"0o17",
-    b"1_000",
+    *(
+        b"'',2147483648,&a,*a,*id001,!!python/name:os.system,[[[[]]]],<<,true,1:60:60,2020-01-01,"
+        b"!!binary aGk=,!core/ndarray-1.0.0,-,shape,source,x,y,!transform/identity-1.2.0,degree,"
+        b"\x00,\xe9,{,],',\",#,? ,|,%,@,0x7fffffff,0o17,1_000"
+    ).split(b","),
 ]
 
 
@@ -369,29 +286,17 @@ def damaged(draw, original):
     content = original
     for _ in range(draw(st.integers(1, 3))):
         word = words[draw(st.integers(0, len(words) - 1))]
-        content = (
-            content[: word.start()]
-            + draw(st.sampled_from(NASTY) | st.binary(max_size=6))
-            + content[word.end() :]
-        )
+        new = draw(st.sampled_from(NASTY) | st.binary(max_size=6))
+        content = content[: word.start()] + new + content[word.end() :]
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(content)))
-        content = draw(
-            st.sampled_from(
-                [content[:at], content[:at] + draw(st.binary(max_size=8)) + content[at + 8 :]]
-            )
-        )
+        changed = content[:at] + draw(st.binary(max_size=8)) + content[at + 8 :]
+        content = draw(st.sampled_from([content[:at], changed]))
     return content
 
 
-def _plane():
-    plane = OutputWcs(
-        SHAPE, (20.0, 18.0), (10.0, 5.0), (1e-5, 1e-5), ((-1.0, 0.0), (0.0, 1.0)), 0.036
-    )
-    return write_asdf({"wcs": plane.to_gwcs()})
-
-
-PLANE = _plane()
+_GRID = (20.0, 18.0), (10.0, 5.0), (1e-5, 1e-5), ((-1.0, 0.0), (0.0, 1.0)), 0.036
+PLANE = write_asdf({"wcs": OutputWcs(SHAPE, *_GRID).to_gwcs()})
 
 
 @given(data=st.data())
@@ -406,9 +311,8 @@ def test_a_wcs(data):
         refused_or(wcs.pixel_to_sky, np.arange(3.0), np.arange(3.0))
         refused_or(wcs.sky_to_pixel, np.arange(3.0), np.arange(3.0))
     with bounded():
-        asdf_extension(
-            content, [("data", "SCI", np.dtype("f4"), (2, 3, 4))], {"target": {"ra": 1.0}}
-        )
+        links = [("data", "SCI", np.dtype("f4"), (2, 3, 4))]
+        asdf_extension(content, links, {"target": {"ra": 1.0}})
 
 
 @given(data=st.data())
@@ -452,36 +356,17 @@ snr = "5.0 4.0"
 TOML_VALUES = [
     b"[" * 20_000,
     b"9" * 10_000,
-    b"{a.b.c = 1}",
-    b"nan",
-    b"inf",
-    b"-1",
-    b"1e400",
-    b"[]",
-    b'"x"',
-    b"1979-05-27",
-    b"true",
-    b"[[]]",
-    b"'''",
-    b"\xff",
-    b"[1,2,3]",
-    b'""',
-    b"[nan]",
-    b"99999999999999999999999",
-    b"0x7f",
-    b"{}",
-    b'"\\ud800"',
-    b"[true, 1]",
+    *(
+        b'{a.b.c = 1}|nan|inf|-1|1e400|[]|"x"|1979-05-27|true|[[]]|\'\'\'|\xff|[1,2,3]|""|[nan]|'
+        b'99999999999999999999999|0x7f|{}|"\\ud800"|[true, 1]'
+    ).split(b"|"),
 ]
 
 
-@given(
-    at=st.lists(
-        st.tuples(st.integers(0, 40), st.sampled_from(TOML_VALUES) | st.binary(max_size=6)),
-        min_size=1,
-        max_size=3,
-    )
-)
+places = st.tuples(st.integers(0, 40), st.sampled_from(TOML_VALUES) | st.binary(max_size=6))
+
+
+@given(at=st.lists(places, min_size=1, max_size=3))
 @fuzz(100)
 def test_parameter_files_in_toml(at, tmp_path_factory):
     content = TOML
@@ -493,21 +378,15 @@ def test_parameter_files_in_toml(at, tmp_path_factory):
     refused_or(Parameters.from_sources, [path])
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"a = " + b"[" * 100_000,
-        b"a = " + b"9" * 100_000,
-        b".".join([b"a"] * 3000) + b" = 1",
-        b"\xef\xbb\xbfa = 1",
-        b"\x00",
-        b"a = 1\na = 2",
-    ],
-)
+HOSTILE_TOML = [
+    *(b"a = " + b"[" * 100_000, b"a = " + b"9" * 100_000, b".".join([b"a"] * 3000) + b" = 1"),
+    *(b"\xef\xbb\xbfa = 1", b"\x00", b"a = 1\na = 2"),
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE_TOML)
 def test_hostile_toml(content, tmp_path):
-    with bounded(), pytest.raises((InputError, GpucoronError)) as caught:
-        Parameters.from_sources([_file(tmp_path, content, "p.toml")])
-    one_line(str(caught.value))
+    refused(Parameters.from_sources, [_file(tmp_path, content, "p.toml")])
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "fifo"])
@@ -522,11 +401,9 @@ def test_endless_files(device, tmp_path):
         lambda: _grid(path),
         lambda: read_exposure(path, "psf"),
     ):
-        with bounded(5), pytest.raises(GpucoronError) as caught:
-            reading()
-        assert "is a pipe, a device or the like" in str(caught.value)
+        refused(reading, seconds=5, match="is a pipe, a device or the like")
 
 
-def test_an_exposure_error_is_one(tmp_path):
-    with pytest.raises(ExposureError, match="x.fits: the ASDF extension cannot be read"):
-        read_wcs(HOSTILE["a billion laughs"], "x.fits")
+def test_an_exposure_error_is_one():
+    problem = "x.fits: the ASDF extension cannot be read"
+    refused(read_wcs, HOSTILE["a billion laughs"], "x.fits", error=ExposureError, match=problem)

@@ -13,7 +13,10 @@ from tests.fuzz.bounds import EXAMPLES, bounded, fuzz, one_line, whole
 from tests.fuzz.hostile_fits import files
 from tests.helpers.tiny_sets import one_thread, simulated  # noqa: F401
 
-OPTIONS = ["--device", "cpu", "-q", "--set", "klip.truncate=2"]
+OPTIONS = "--device cpu -q --set klip.truncate=2".split()
+MORE = (
+    "--skip-bad --no-checksums --preset=jwst --align=first --set=resample.weight_type=exptime"
+).split()
 
 
 @pytest.mark.skipif(not EXAMPLES, reason="only where GPUCORON_FUZZ_EXAMPLES is set: 0.5 s a run")
@@ -27,21 +30,7 @@ def test_a_run(data, tmp_path_factory, capsys):
     members = [m["expname"] for m in json.loads(asn.read_text())["products"][0]["members"]]
     for name in data.draw(st.lists(st.sampled_from(members), min_size=1, max_size=2, unique=True)):
         (folder / "in" / name).write_bytes(data.draw(files(int("003001" not in name) ^ 1)))
-    options = data.draw(
-        st.lists(
-            st.sampled_from(
-                [
-                    "--skip-bad",
-                    "--no-checksums",
-                    "--preset=jwst",
-                    "--align=first",
-                    "--set=resample.weight_type=exptime",
-                ]
-            ),
-            max_size=2,
-            unique=True,
-        )
-    )
+    options = data.draw(st.lists(st.sampled_from(MORE), max_size=2, unique=True))
     capsys.readouterr()
     with bounded(60):
         code = cli.main([str(asn), "--output-dir", str(folder / "out"), *OPTIONS, *options])

@@ -4,6 +4,7 @@ import json
 import warnings
 
 import numpy as np
+import pytest
 from astropy.io import fits
 
 _WORDS = """
@@ -112,6 +113,21 @@ def product(members, name=None):
     """Return one entry of the list of products."""
     entry = {"members": [{"expname": e, "exptype": t} for e, t in members]}
     return entry if name is None else {"name": name} | entry
+
+
+def read_error(error, reading, path, *arguments):
+    """Return the text of the error that reading gives: one line that names the file."""
+    with pytest.raises(error) as caught:
+        reading(path, *arguments)
+    text = str(caught.value)
+    assert "\n" not in text and text.startswith(f"{path}: ")
+    return text.removeprefix(f"{path}: ")
+
+
+def alike(text, expected):
+    """Assert that a text is the expected one, in which "…" stands for any characters."""
+    begin, dots, end = expected.partition("…")
+    assert text.startswith(begin) and text.endswith(end) and (dots or text == expected), text
 
 
 def edit_card(path, keyword, text, hdu=0):

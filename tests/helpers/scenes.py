@@ -32,3 +32,9 @@ def changed(stack, **changes):
         arrays[name][index] = value
     read_only(*arrays.values())
     return stack.replace(**arrays)
+
+
+def gaussian(shape, x, y, peak, fwhm):
+    """A round Gaussian of a full width at half maximum in pixels."""
+    yy, xx = np.indices(shape)
+    return peak * np.exp(-4 * np.log(2) * ((xx - x) ** 2 + (yy - y) ** 2) / fwhm**2)

@@ -1,6 +1,5 @@
 """Associations: what is read, and what each bad one is told."""
 
-import dataclasses
 import json
 import logging
 from types import SimpleNamespace
@@ -10,19 +9,24 @@ import pytest
 from gpucoron import io
 from gpucoron.errors import AssociationError, ExposureError
 from gpucoron.io.exposures import ExposureMeta
-from tests.helpers.makers import make_asn, product
+from tests.helpers.makers import alike, make_asn, product, read_error
 
 SCI, SCI2, PSF, PSF2 = (f"jw0123400{i}001_03102_00001_nrcalong_calints.fits" for i in range(1, 5))
-GOOD = [(SCI, "science"), (PSF, "psf")]
+GOOD, GOOD2 = ([(name, "science"), (PSF, "psf")] for name in (SCI, SCI2))
 
 
 def error_of(path):
-    """Return the text of the error that reading gives: one line that names the file."""
-    with pytest.raises(AssociationError) as caught:
-        io.read_association(path)
-    text = str(caught.value)
-    assert "\n" not in text and text.startswith(f"{path}: ")
-    return text.removeprefix(f"{path}: ")
+    return read_error(AssociationError, io.read_association, path)
+
+
+def asn_of(path, *products):
+    """Write an association of products, (members, name) each, and return its path."""
+    return make_asn(path, None, products=[product(*p) for p in products])
+
+
+def only_product(path):
+    (only,) = io.read_association(path).products
+    return only
 
 
 @pytest.fixture
@@ -48,35 +52,27 @@ def test_subfolders_and_absolute_paths(tmp_path, asn_path):
     (tmp_path / "refs").mkdir()
     elsewhere = tmp_path / "elsewhere_calints.fits"
     make_asn(asn_path, [(str(elsewhere), "science"), (f"refs/{PSF}", "psf")])
-    (only,) = io.read_association(asn_path).products
+    only = only_product(asn_path)
     assert only.science[0].path == elsewhere
     assert only.psf[0].path == tmp_path / "refs" / PSF
 
 
 def test_other_exptypes_are_reported_and_ignored(asn_path, caplog):
-    make_asn(asn_path, GOOD)
-    table = json.loads(asn_path.read_text())
-    table["products"][0]["members"].append({"expname": "ta.fits", "exptype": "TARGET_ACQUISITION"})
-    asn_path.write_text(json.dumps(table))
-    (only,) = io.read_association(asn_path).products
+    make_asn(asn_path, [*GOOD, ("ta.fits", "TARGET_ACQUISITION")])
+    (asn_path.parent / "ta.fits").unlink()
+    only = only_product(asn_path)
     assert [m.expname for m in only.ignored] == ["ta.fits"]
     assert len(only.members) == 3
     assert "ignoring ta.fits (target_acquisition): neither science nor psf" in caplog.text
 
 
-def test_several_products(asn_path):
-    make_asn(
-        asn_path,
-        None,
-        products=[product(GOOD, "one"), product([(SCI2, "science"), (PSF, "psf")], "two")],
-    )
-    assert [p.name for p in io.read_association(asn_path).products] == ["one", "two"]
-
-
-@pytest.mark.parametrize("name", [None, "", "  "])
-def test_product_without_a_name(asn_path, name):
-    make_asn(asn_path, None, products=[product(GOOD, name)])
-    assert io.read_association(asn_path).products[0].name is None
+@pytest.mark.parametrize(
+    "names, expected",
+    [(("one", "two"), ["one", "two"]), *(((name,), [None]) for name in (None, "", "  "))],
+)
+def test_names_of_products(asn_path, names, expected):
+    asn_of(asn_path, *zip((GOOD, GOOD2), names, strict=False))
+    assert [p.name for p in io.read_association(asn_path).products] == expected
 
 
 def test_real_associations(shared_data):
@@ -114,11 +110,14 @@ def test_the_example_repaired_is_read(shared_data, asn_path):
     assert io.standard_product_name(asn, meta) == "jw10005-c1001_t001_nircam_f140m-maskbar"
 
 
+def of_member(member):
+    return b'{"products": [{"members": [%s]}]}' % member
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "is empty, expected a level-3 association"),
-        (b" \n", "is empty, expected a level-3 association"),
+        *((content, "is empty, expected a level-3 association") for content in (b"", b" \n")),
         (b"hello", "not valid JSON at line 1, column 1: Expecting value (the line reads: hello)"),
         (b'{"products": [\n  {"name": "a",}]}', "not valid JSON at line 2, column "),
         (b'{"products": "\xff"}', "not valid JSON: byte 14 is not text"),
@@ -132,14 +131,14 @@ def test_the_example_repaired_is_read(shared_data, asn_path):
         (b'{"products": ["a"]}', "product 1 has no list 'members'"),
         (b'{"products": [{"name": "a"}]}', "product 1 has no list 'members'"),
         (
-            b'{"products": [{"members": [{"expname": "a.fits"}]}]}',
+            of_member(b'{"expname": "a.fits"}'),
             "product 1, member 1 has no 'exptype', expected a text",
         ),
         (
-            b'{"products": [{"members": [{"expname": " ", "exptype": "psf"}]}]}',
+            of_member(b'{"expname": " ", "exptype": "psf"}'),
             "product 1, member 1 has no 'expname', expected a text",
         ),
-        (b'{"products": [{"members": ["a.fits"]}]}', "product 1, member 1 has no 'expname'"),
+        (of_member(b'"a.fits"'), "product 1, member 1 has no 'expname'"),
     ],
 )
 def test_not_an_association(asn_path, content, expected):
@@ -163,42 +162,44 @@ def test_no_file_and_a_folder(tmp_path):
 # members
 
 
-def test_no_psf_members(asn_path):
-    make_asn(asn_path, [(SCI, "science"), (SCI2, "science")], name="aumic")
-    assert error_of(asn_path) == (
-        "product aumic has no member with exptype 'psf' (found: science), expected at least one "
-        "reference exposure"
-    )
-
-
-def test_no_science_members(asn_path):
-    make_asn(asn_path, [(PSF, "psf"), (PSF2, "background")], name=None)
-    assert error_of(asn_path).startswith(
-        "product 1 has no member with exptype 'science' (found: background, psf), expected"
-    )
-    make_asn(asn_path, [], name="a")
-    assert "(found: no members)" in error_of(asn_path)
+@pytest.mark.parametrize(
+    "members, name, expected",
+    [
+        (
+            [(SCI, "science"), (SCI2, "science")],
+            "aumic",
+            "product aumic has no member with exptype 'psf' (found: science), expected at least "
+            "one reference exposure",
+        ),
+        (
+            [(PSF, "psf"), (PSF2, "background")],
+            None,
+            "product 1 has no member with exptype 'science' (found: background, psf), expected…",
+        ),
+        ([], "a", "…(found: no members), expected at least one exposure of the target"),
+    ],
+)
+def test_kinds_of_members_that_lack(asn_path, members, name, expected):
+    alike(error_of(make_asn(asn_path, members, name=name)), expected)
 
 
 def test_all_missing_members_are_listed(asn_path):
     make_asn(asn_path, [*GOOD, (PSF2, "psf"), (SCI2, "science"), ("bg.fits", "background")])
     for name in (SCI2, PSF2, "bg.fits"):
         (asn_path.parent / name).unlink()
-    text = error_of(asn_path)
-    assert text == (
+    assert error_of(asn_path) == (
         f"2 of 4 members missing (looked for relative to {asn_path.parent}): {SCI2}, {PSF2}"
     )
+
+
+UNPRINTABLE = r"'a\x00b.fits', expected at most 4000 printable characters"
 
 
 @pytest.mark.parametrize(
     "name, expected",
     [
         ("x" * 300 + ".fits", "1 of 2 members missing"),
-        (
-            "a\0b.fits",
-            r"product 1, member 2 has the expname 'a\x00b.fits', expected at most 4000 "
-            "printable characters",
-        ),
+        ("a\0b.fits", f"product 1, member 2 has the expname {UNPRINTABLE}"),
     ],
 )
 def test_member_names_that_no_file_can_have(asn_path, name, expected):
@@ -207,31 +208,30 @@ def test_member_names_that_no_file_can_have(asn_path, name, expected):
     assert error_of(asn_path).startswith(expected)
 
 
-def test_a_member_name_too_long_for_its_products(asn_path):
-    make_asn(asn_path, [(SCI, "science"), ("x" * 240 + ".fits", "psf")])
-    assert "has 246 bytes with the asn_id, expected 1 to 200 to name products" in error_of(asn_path)
+SAME = "would have the same names; expected distinct file names"
+LONG, LIMIT = "x" * 240 + ".fits", "expected 1 to 200 to name products after"
 
 
-def test_member_names_that_differ_only_by_case(asn_path):
-    make_asn(asn_path, [*GOOD, (SCI.replace("jw", "JW"), "psf")])
-    assert "their products would have the same names" in error_of(asn_path)
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (LONG, f"the file name of member {LONG} has 246 bytes with the asn_id, {LIMIT}"),
+        (SCI.replace("jw", "JW"), f"…their products {SAME}"),
+        (PSF.replace("calints", "cal"), f"…their products {SAME}"),
+        (PSF, f"product p lists {PSF} twice (as psf and as psf), expected each exposure once"),
+        (SCI, f"product p lists {SCI} twice (as science and as psf), expected each exposure once"),
+        (f"sub/{PSF}", f"members {PSF} and sub/{PSF} differ, but their products {SAME}"),
+    ],
+)
+def test_a_member_too_many(asn_path, more, expected):
+    (asn_path.parent / "sub").mkdir()
+    alike(error_of(make_asn(asn_path, [*GOOD, (more, "psf")], name="p")), expected)
 
 
 def test_member_that_is_a_folder(asn_path):
     (asn_path.parent / PSF).mkdir()
     make_asn(asn_path, GOOD)
     assert error_of(asn_path) == f"member {PSF} is a folder, expected a FITS file"
-
-
-@pytest.mark.parametrize(
-    ("again", "types"),
-    [((PSF, "psf"), "as psf and as psf"), ((SCI, "psf"), "as science and as psf")],
-)
-def test_member_listed_twice(asn_path, again, types):
-    make_asn(asn_path, [*GOOD, again], name="p")
-    assert error_of(asn_path) == (
-        f"product p lists {again[0]} twice ({types}), expected each exposure once"
-    )
 
 
 def test_member_listed_twice_by_a_link(asn_path):
@@ -241,35 +241,15 @@ def test_member_listed_twice_by_a_link(asn_path):
     assert "twice (as science and as psf)" in error_of(asn_path)
 
 
-def test_members_whose_products_would_have_one_name(tmp_path, asn_path):
-    (tmp_path / "sub").mkdir()
-    make_asn(asn_path, [*GOOD, (f"sub/{PSF}", "psf")])
-    assert error_of(asn_path) == (
-        f"members {PSF} and sub/{PSF} differ, but their products would have the same names; "
-        "expected distinct file names"
-    )
-    make_asn(asn_path, [*GOOD, (PSF.replace("calints", "cal"), "psf")])
-    assert "would have the same names" in error_of(asn_path)
-
-
 def test_products_of_one_name(asn_path):
-    make_asn(
-        asn_path,
-        None,
-        products=[product(GOOD, "a"), product([(SCI2, "science"), (PSF, "psf")], "A")],
-    )
-    assert error_of(asn_path) == (
+    assert error_of(asn_of(asn_path, (GOOD, "a"), (GOOD2, "A"))) == (
         "products 1 and 2 would both be named A; expected a name of its own for each"
     )
 
 
 def test_science_in_two_products(asn_path):
-    make_asn(
-        asn_path,
-        None,
-        products=[product(GOOD, "a"), product([(SCI, "science"), (PSF2, "psf")], "b")],
-    )
-    assert error_of(asn_path).startswith(
+    other = [(SCI, "science"), (PSF2, "psf")]
+    assert error_of(asn_of(asn_path, (GOOD, "a"), (other, "b"))).startswith(
         f"{SCI} is science in product a and in product b, whose psfsub would have the same name"
     )
 
@@ -298,98 +278,65 @@ def test_header_of_the_association(asn_path, caplog):
 # names
 
 
-@pytest.mark.parametrize(
-    ("path", "root"),
-    [
-        ("d/jw1_nrcalong_calints.fits", "jw1_nrcalong"),
-        ("jw1_nrcalong_cal.fits", "jw1_nrcalong"),
-        ("star.fits", "star"),
-        ("star_calints", "star"),
-    ],
-)
+ROOTS = {
+    **{"d/jw1_nrcalong_calints.fits": "jw1_nrcalong", "jw1_nrcalong_cal.fits": "jw1_nrcalong"},
+    **{"star.fits": "star", "star_calints": "star"},
+}
+
+
+@pytest.mark.parametrize(("path", "root"), ROOTS.items())
 def test_exposure_root(path, root):
     assert io.exposure_root(path) == root
 
 
-META = ExposureMeta(
-    instrument="NIRCAM",
-    filter="F444W",
-    pupil="MASKRND",
-    coronmsk="MASKA335R",
-    subarray="SUB320A335R",
-    program="01184",
-    target="V* AU Mic",
-)
+def meta_of(instrument="NIRCAM", filter="F444W", pupil="MASKRND", coronmsk="MASKA335R", **more):
+    given = {"subarray": "SUB320A335R", "program": "01184", "target": "V* AU Mic"} | more
+    return ExposureMeta(
+        instrument=instrument, filter=filter, pupil=pupil, coronmsk=coronmsk, **given
+    )
+
+
+MIRI = meta_of("MIRI", "F1140C", None, "4QPM_1140", subarray="MASK1140")
+UNNAMED = {"program": None, "target": None}
 
 
 @pytest.mark.parametrize(
     ("asn", "meta", "expected"),
     [
-        ({}, {}, "jw10005-c1001_t001_nircam_f444w-maskrnd-sub320a335r"),
-        (
-            {"program": None, "target": None},
-            {},
-            "jw01184-c1001_vaumic_nircam_f444w-maskrnd-sub320a335r",
-        ),
-        ({"target": "3"}, {"subarray": "FULL"}, "jw10005-c1001_t003_nircam_f444w-maskrnd"),
-        (
-            {},
-            {
-                "instrument": "MIRI",
-                "filter": "F1140C",
-                "pupil": None,
-                "coronmsk": "4QPM_1140",
-                "subarray": "MASK1140",
-            },
-            "jw10005-c1001_t001_miri_f1140c-mask1140",
-        ),
-        (
-            {},
-            {"filter": "F444W", "pupil": "F405N"},
-            "jw10005-c1001_t001_nircam_f405n-f444w-sub320a335r",
-        ),
-        ({}, {"pupil": None, "subarray": None}, "jw10005-c1001_t001_nircam_f444w-maska335r"),
-        (
-            {"target": None, "program": None},
-            dict.fromkeys(
-                ["instrument", "filter", "pupil", "coronmsk", "subarray", "program", "target"]
-            ),
-            "jw00000-c1001_t000_unknown_clear",
-        ),
+        ({}, meta_of(), "jw10005-c1001_t001_nircam_f444w-maskrnd-sub320a335r"),
+        (UNNAMED, meta_of(), "jw01184-c1001_vaumic_nircam_f444w-maskrnd-sub320a335r"),
+        ({"target": "3"}, meta_of(subarray="FULL"), "jw10005-c1001_t003_nircam_f444w-maskrnd"),
+        ({}, MIRI, "jw10005-c1001_t001_miri_f1140c-mask1140"),
+        ({}, meta_of(pupil="F405N"), "jw10005-c1001_t001_nircam_f405n-f444w-sub320a335r"),
+        ({}, meta_of(pupil=None, subarray=None), "jw10005-c1001_t001_nircam_f444w-maska335r"),
+        (UNNAMED, ExposureMeta(), "jw00000-c1001_t000_unknown_clear"),
     ],
 )
 def test_standard_product_name(asn, meta, expected):
-    association = SimpleNamespace(
-        **({"program": "10005", "asn_id": "c1001", "target": "t001"} | asn)
-    )
-    assert io.standard_product_name(association, dataclasses.replace(META, **meta)) == expected
+    given = {"program": "10005", "asn_id": "c1001", "target": "t001"} | asn
+    assert io.standard_product_name(SimpleNamespace(**given), meta) == expected
 
 
 def test_product_names(asn_path, caplog):
-    make_asn(
-        asn_path, None, products=[product(GOOD, "mine"), product([(SCI2, "science"), (PSF, "psf")])]
-    )
-    asn = io.read_association(asn_path)
+    asn = io.read_association(asn_of(asn_path, (GOOD, "mine"), (GOOD2,)))
     with caplog.at_level(logging.WARNING, "gpucoron"):
-        names = io.product_names(asn, [META, META])
+        names = io.product_names(asn, [meta_of()] * 2)
     assert names == ("mine", "jw01234-c1001_t001_nircam_f444w-maskrnd-sub320a335r")
     assert f"product 2 has no name; using the standard one, {names[1]}" in caplog.text
 
 
 def test_product_names_that_come_out_the_same(asn_path):
-    make_asn(asn_path, None, products=[product(GOOD), product([(SCI2, "science"), (PSF, "psf")])])
+    asn = io.read_association(asn_of(asn_path, (GOOD,), (GOOD2,)))
     with pytest.raises(AssociationError, match="products 1 and 2 would both be named jw01234-"):
-        io.product_names(io.read_association(asn_path), [META, META])
+        io.product_names(asn, [meta_of()] * 2)
 
 
 # what must agree among members
 
 
-def fake(name, shape=(3, 8, 7), **meta):
-    base = dataclasses.replace(META, bunit="MJy/sr", pixar_a2=0.0039, detector="NRCALONG")
-    return SimpleNamespace(
-        path=SimpleNamespace(name=name), meta=dataclasses.replace(base, **meta), shape=shape
-    )
+def fake(name, shape=(3, 8, 7), **keywords):
+    found = meta_of(**{"bunit": "MJy/sr", "pixar_a2": 0.0039, "detector": "NRCALONG"} | keywords)
+    return SimpleNamespace(path=SimpleNamespace(name=name), meta=found, shape=shape)
 
 
 @pytest.mark.parametrize(
@@ -413,14 +360,8 @@ def test_members_that_differ(change, expected):
 
 
 def test_members_that_may_differ():
-    io.check_members(
-        [
-            fake("a.fits"),
-            fake("b.fits", shape=(1, 8, 7)),
-            fake("c.fits", pixar_a2=0.003902),
-            fake("d.fits", bunit="mjy/sr", target="other"),
-            fake("e.fits", pixar_a2=None, filter=None),
-        ]
-    )
-    io.check_members([])
-    io.check_members([fake("a.fits")])
+    others = [fake("b.fits", shape=(1, 8, 7)), fake("c.fits", pixar_a2=0.003902)]
+    others.append(fake("d.fits", bunit="mjy/sr", target="other"))
+    others.append(fake("e.fits", pixar_a2=None, filter=None))
+    for members in ([], [fake("a.fits")], [fake("a.fits"), *others]):
+        io.check_members(members)

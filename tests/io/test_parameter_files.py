@@ -29,18 +29,19 @@ def test_what_is_neither_toml_nor_asdf(tmp_path, content):
         read_parameters(path)
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"no\.toml: no such file, expected a parameter file"):
-        Parameters.from_sources([tmp_path / "no.toml"])
-
-
-def test_errors_name_the_file(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "error", "match"),
+    [
+        (None, InputError, "no such file, expected a parameter file"),
+        ("[klip]\ntruncat = 10\n", ParameterError, "klip has no parameter 'truncat'; did you"),
+        ('preset = "hst"\n', ParameterError, "preset is 'hst'; expected 'jwst'"),
+    ],
+)
+def test_errors_name_the_file(tmp_path, content, error, match):
     path = tmp_path / "p.toml"
-    path.write_text("[klip]\ntruncat = 10\n")
-    with pytest.raises(ParameterError, match=r"p\.toml: klip has no parameter 'truncat'; did you"):
-        Parameters.from_sources([path])
-    path.write_text('preset = "hst"\n')
-    with pytest.raises(ParameterError, match=r"p\.toml: preset is 'hst'; expected 'jwst'"):
+    if content:
+        path.write_text(content)
+    with pytest.raises(error, match=rf"p\.toml: {match}"):
         Parameters.from_sources([path])
 
 
@@ -71,21 +72,12 @@ def test_files_that_jwst_exports(tmp_path, caplog):
 
 
 def test_what_a_jwst_file_may_hold_besides(tmp_path, caplog):
-    step = "jwst.coron.align_refs_step.AlignRefsStep"
-    path = asdf_file(
-        tmp_path / "a.asdf",
-        name="x",
-        **{"class": step},
-        parameters={
-            "override_psfmask": "mask.fits",
-            "pre_hooks": [],
-            "suffix": "x",
-            "bad_bits": "HOT",
-        },
-    )
+    step = {"class": "jwst.coron.align_refs_step.AlignRefsStep"}
+    more = {"override_psfmask": "mask.fits", "pre_hooks": [], "suffix": "x", "bad_bits": "HOT"}
+    path = asdf_file(tmp_path / "a.asdf", name="x", **step, parameters=more)
     assert read_parameters(path) == [("align_refs.bad_bits", "HOT")]
     assert "'mask.fits' is not supported here and changes nothing; use --psfmask" in caplog.text
-    path = asdf_file(tmp_path / "b.asdf", **{"class": step}, parameters={"bad_bit": 1})
+    path = asdf_file(tmp_path / "b.asdf", **step, parameters={"bad_bit": 1})
     with pytest.raises(ParameterError, match=r"b\.asdf: align_refs has no .* 'align_refs.bad_bits"):
         Parameters.from_sources([path])
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from stdatamodels.jwst import datamodels
 
 from gpucoron.errors import OutputError
 from gpucoron.io.products import (
@@ -17,7 +18,7 @@ from gpucoron.io.products import (
     write_psfstack,
     write_psfsub,
 )
-from tests.io.product_tools import FITS_FIELDS, Grid, Set, layout, resampled
+from tests.io.product_tools import FITS_FIELDS, Set, grid, layout, resampled
 
 SETS = ("nircam_small", "miri_4qpm")
 
@@ -62,7 +63,7 @@ def write_all(data, folder):
         for i in (1, 0):
             writer.write(i, data.references.data + i, data.references.err)
         writer.close(fits_table(2, shape[0]))
-    write_i2d(names["i2d"], data.science, resampled((40, 50)), Grid(), provenance)
+    write_i2d(names["i2d"], data.science, resampled((40, 50)), grid(), provenance)
     return names
 
 
@@ -75,42 +76,28 @@ def written(data, tmp_path_factory):
 
 
 def test_layout(data, written):
-    n, ny, nx = data.science[0].stack.shape
+    shape = data.science[0].stack.shape
     n_int, n_ref = len(data.science[0].int_times), len(data.references.data)
-    cube = [
-        ("SCI", "float32", (n, ny, nx)),
-        ("ERR", "float32", (n, ny, nx)),
-        ("DQ", "uint32", (n, ny, nx)),
-        ("AREA", "float32", (ny, nx)),
-        ("INT_TIMES", "table", (n_int,)),
-        ("VAR_POISSON", "float32", (n, ny, nx)),
-        ("VAR_RNOISE", "float32", (n, ny, nx)),
-        ("VAR_FLAT", "float32", (n, ny, nx)),
-    ]
+
+    def images(shape, names, dtype="float32"):
+        return [(name, dtype, shape) for name in names.split()]
+
+    def stack(*shape):
+        return images(shape, "SCI ERR") + images(shape, "DQ", "uint32")
+
+    variances = "VAR_POISSON VAR_RNOISE VAR_FLAT"
+    cube = stack(*shape) + images(shape[1:], "AREA") + images((n_int,), "INT_TIMES", "table")
+    cube += images(shape, variances)
     assert layout(written["crfints"]) == layout(written["psfsub"]) == cube
-    stack = [
-        ("SCI", "float32", (n_ref, ny, nx)),
-        ("ERR", "float32", (n_ref, ny, nx)),
-        ("DQ", "uint32", (n_ref, ny, nx)),
-    ]
-    assert layout(written["psfstack"]) == stack
-    assert layout(written["psfalign"]) == [*stack, ("ALIGN", "table", (n_ref,))]
-    assert layout(written["quad"]) == [
-        *[(a, b, (2, *c)) for a, b, c in stack],
-        ("ALIGN", "table", (2 * n_ref,)),
-    ]
-    image = (40, 50)
-    assert layout(written["i2d"]) == [
-        ("SCI", "float32", image),
-        ("ERR", "float32", image),
-        ("CON", "int32", (2, *image)),
-        ("WHT", "float32", image),
-        ("VAR_POISSON", "float32", image),
-        ("VAR_RNOISE", "float32", image),
-        ("VAR_FLAT", "float32", image),
-        ("HDRTAB", "table", (len(data.science),)),
-    ]
-    assert layout(written["median"]) == [("SCI", "float32", (ny, nx))]
+    references = stack(n_ref, *shape[1:])
+    assert layout(written["psfstack"]) == references
+    assert layout(written["psfalign"]) == [*references, ("ALIGN", "table", (n_ref,))]
+    quad = stack(2, n_ref, *shape[1:])
+    assert layout(written["quad"]) == [*quad, ("ALIGN", "table", (2 * n_ref,))]
+    i2d = images((40, 50), "SCI ERR") + images((2, 40, 50), "CON", "int32")
+    i2d += images((40, 50), f"WHT {variances}") + images((len(data.science),), "HDRTAB", "table")
+    assert layout(written["i2d"]) == i2d
+    assert layout(written["median"]) == images(shape[1:], "SCI")
 
 
 @pytest.mark.filterwarnings("error")
@@ -126,10 +113,9 @@ def test_arrays_checksums_and_standard(data, written):
         stack = data.science[0].stack
         for name, array in (("SCI", stack.data), ("DQ", stack.dq), ("VAR_FLAT", stack.var_flat)):
             np.testing.assert_array_equal(hdus[name].data, array)
-        for column in data.science[0].int_times.dtype.names:
-            np.testing.assert_array_equal(
-                hdus["INT_TIMES"].data[column], data.science[0].int_times[column]
-            )
+        times = data.science[0].int_times
+        for column in times.dtype.names:
+            np.testing.assert_array_equal(hdus["INT_TIMES"].data[column], times[column])
     with fits.open(written["quad"]) as hdus:
         np.testing.assert_array_equal(hdus["SCI"].data[1], data.references.data + 1)
         np.testing.assert_array_equal(hdus["ERR"].data[0], data.references.err)
@@ -138,64 +124,40 @@ def test_arrays_checksums_and_standard(data, written):
         assert "0 converged" in str(hdus["ALIGN"].header["COMMENT"])
     with fits.open(written["psfalign"]) as hdus:
         assert np.isnan(hdus["ERR"].data).all()
-        np.testing.assert_array_equal(
-            hdus["ALIGN"].data["ref_plane"], np.arange(len(data.references.data)) + 1
-        )
+        planes = np.arange(len(data.references.data)) + 1
+        np.testing.assert_array_equal(hdus["ALIGN"].data["ref_plane"], planes)
 
 
-MODELS = {
-    "crfints": "CubeModel",
-    "psfstack": "CubeModel",
-    "psfalign": "CubeModel",
-    "quad": "QuadModel",
-    "psfsub": "CubeModel",
-    "i2d": "ImageModel",
-    "median": "ImageModel",
-}
+MODELS = dict.fromkeys(("crfints", "psfstack", "psfalign", "psfsub"), "CubeModel")
+MODELS |= {"quad": "QuadModel", "i2d": "ImageModel", "median": "ImageModel"}
 
 
 @pytest.mark.parametrize("suffix", MODELS)
 @pytest.mark.parametrize("on_assignment", [False, True])
+@pytest.mark.filterwarnings("error::stdatamodels.exceptions.ValidationWarning")
 def test_strict_validation(data, written, suffix, on_assignment, monkeypatch):
-    from stdatamodels.exceptions import ValidationWarning
-    from stdatamodels.jwst import datamodels
-
     monkeypatch.setenv("STRICT_VALIDATION", "true")
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ValidationWarning)
-        with datamodels.open(
-            written[suffix],
-            strict_validation=True,
-            validate_arrays=True,
-            validate_on_assignment=on_assignment,
-        ) as model:
-            model.validate()
-            assert type(model).__name__ == MODELS[suffix]
-            ra, dec = model.meta.wcs(10.0, 20.0)
-            x, y = model.meta.wcs.invert(ra, dec)
-            np.testing.assert_allclose((x, y), (10, 20), atol=0.01)
-            assert (
-                model.meta.target.catalog_name
-                == (data.psf if suffix in ("psfstack", "psfalign", "quad") else data.science)[
-                    0
-                ].meta.target
-            )
-            entries = [e["description"] for e in model.instance["history"]["entries"]]
-            assert entries[0] == "gpucoron 9.8.7, device cpu"
-            assert "parameter klip.truncate = 50" in entries
-            assert any(e.startswith("input jw09001") for e in entries)
+    strict = {"strict_validation": True, "validate_arrays": True}
+    path = written[suffix]
+    with datamodels.open(path, validate_on_assignment=on_assignment, **strict) as model:
+        model.validate()
+        assert type(model).__name__ == MODELS[suffix]
+        there_and_back = model.meta.wcs.invert(*model.meta.wcs(10.0, 20.0))
+        np.testing.assert_allclose(there_and_back, (10, 20), atol=0.01)
+        of_references = suffix in ("psfstack", "psfalign", "quad")
+        first = (data.psf if of_references else data.science)[0]
+        assert model.meta.target.catalog_name == first.meta.target
+        entries = [e["description"] for e in model.instance["history"]["entries"]]
+        assert entries[0] == "gpucoron 9.8.7, device cpu"
+        assert "parameter klip.truncate = 50" in entries
+        assert any(e.startswith("input jw09001") for e in entries)
 
 
-STATUS = {
-    "crfints": {"S_OUTLIR"},
-    "psfstack": {"S_OUTLIR", "S_PSFSTK"},
-    "median": set(),
-    "psfalign": {"S_OUTLIR", "S_PSFSTK", "S_PSFALI"},
-    "psfsub": {"S_OUTLIR", "S_KLIP"},
-    "i2d": {"S_OUTLIR", "S_KLIP", "S_RESAMP"},
+STEPS = {
+    **{"crfints": "OUTLIR", "psfstack": "OUTLIR PSFSTK", "psfalign": "OUTLIR PSFSTK PSFALI"},
+    **{"median": "", "psfsub": "OUTLIR KLIP", "i2d": "OUTLIR KLIP RESAMP"},
 }
+STATUS = {suffix: {f"S_{step}" for step in steps.split()} for suffix, steps in STEPS.items()}
 
 
 @pytest.mark.parametrize("suffix", STATUS)
@@ -215,11 +177,8 @@ def test_primary_keywords(data, written, suffix):
 def test_inherited_keywords(data, written):
     with fits.open(written["psfsub"]) as hdus:
         before = data.science[0]
-        for name, header in (
-            ("PRIMARY", before.primary_header),
-            ("SCI", before.headers["SCI"]),
-            ("ERR", before.headers["ERR"]),
-        ):
+        for name in ("PRIMARY", "SCI", "ERR"):
+            header = before.headers.get(name, before.primary_header)
             for keyword in set(header) - {"DATE", "FILENAME", "ASNTABLE", "ASNPOOL", ""}:
                 if not keyword.startswith("NAXIS"):
                     assert hdus[name].header[keyword] == header[keyword], keyword
@@ -236,22 +195,18 @@ def test_times_are_the_products(data, written):
         assert header["EFFEXPTM"] == pytest.approx(sum(h["EFFEXPTM"] for h in inputs), rel=1e-14)
     header = fits.getheader(written["i2d"])
     assert header["NINTS"] == sum(len(e.stack) for e in data.science)
-    assert fits.getval(written["i2d"], "XPOSURE", "SCI") == pytest.approx(
-        sum(e.meta.exposure_time for e in data.science), rel=1e-14
-    )
+    total = sum(e.meta.exposure_time for e in data.science)
+    assert fits.getval(written["i2d"], "XPOSURE", "SCI") == pytest.approx(total, rel=1e-14)
 
 
 def test_i2d_keywords(data, written):
     with fits.open(written["i2d"]) as hdus:
         primary, sci = hdus[0].header, hdus["SCI"].header
-        assert (primary["NDRIZ"], primary["RESWHT"], primary["PIXFRAC"], primary["PXSCLRT"]) == (
-            2,
-            "ivm",
-            1.0,
-            1.5,
-        )
-        assert (sci["PIXAR_SR"], sci["PIXAR_A2"]) == (2.0e-13, 0.0088)
-        assert sci["S_REGION"] == Grid.s_region and sci["BUNIT"] == "MJy/sr"
+        ours = {"NDRIZ": 2, "RESWHT": "ivm", "PIXFRAC": 1.0, "PXSCLRT": 1.5}
+        assert {k: primary[k] for k in ours} == ours
+        areas = pytest.approx((np.deg2rad(2.6e-5) ** 2, 0.0936**2), rel=1e-12)
+        assert (sci["PIXAR_SR"], sci["PIXAR_A2"]) == areas
+        assert sci["S_REGION"] == grid().s_region and sci["BUNIT"] == "MJy/sr"
         assert hdus["ERR"].header["BUNIT"] == "MJy/sr"
         assert not {"CD1_1", "A_ORDER", "V2_REF", "ROLL_REF"} & set(sci)
         assert "DQ" not in hdus
@@ -261,8 +216,6 @@ def test_i2d_keywords(data, written):
 
 
 def test_i2d_tells_kernel_in_asdf(written):
-    from stdatamodels.jwst import datamodels
-
     with datamodels.open(written["i2d"]) as model:
         assert model.meta.resample.kernel == "square" and model.meta.resample.fillval == "NAN"
 
@@ -270,8 +223,6 @@ def test_i2d_tells_kernel_in_asdf(written):
 @pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
 @pytest.mark.parametrize("suffix", MODELS)
 def test_header_wcs_agrees_with_gwcs(written, suffix):
-    from stdatamodels.jwst import datamodels
-
     with datamodels.open(written[suffix]) as model:
         ra, dec = model.meta.wcs(12.0, 30.0)
     header = fits.getheader(written[suffix], "SCI")
@@ -304,12 +255,10 @@ def test_preset_jwst_keeps_first_exposures_values(shared_data, tmp_path):
 def test_bare_exposure(small, tmp_path):
     """No AREA, INT_TIMES, VAR_*, ASDF; and a name, parameters and pool beyond ASCII and 72."""
     stack = small.science[0].stack.replace(var_poisson=None, var_rnoise=None, var_flat=None)
-    bare = dataclasses.replace(
-        small.science[0], area=None, int_times=None, asdf_bytes=None, headers={}, stack=stack
-    )
-    provenance = dataclasses.replace(
-        small.provenance, parameters={"resample.output_wcs": "/é/" + "x" * 200}, asn_pool=None
-    )
+    absent = dict.fromkeys(("area", "int_times", "asdf_bytes"))
+    bare = dataclasses.replace(small.science[0], headers={}, stack=stack, **absent)
+    parameters = {"resample.output_wcs": "/é/" + "x" * 200}
+    provenance = dataclasses.replace(small.provenance, parameters=parameters, asn_pool=None)
     write_crfints(tmp_path / "x.fits", bare, stack, provenance)
     assert [row[0] for row in layout(tmp_path / "x.fits")] == ["SCI", "ERR", "DQ"]
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
@@ -325,7 +274,7 @@ def test_inputs_are_not_changed(small, tmp_path):
     for array in arrays:
         array.setflags(write=False)
     write_crfints(tmp_path / "x.fits", science, science.stack, small.provenance)
-    write_i2d(tmp_path / "i.fits", small.science, resampled((40, 50)), Grid(), small.provenance)
+    write_i2d(tmp_path / "i.fits", small.science, resampled((40, 50)), grid(), small.provenance)
     assert before == (science.primary_header.tostring(), science.headers["SCI"].tostring())
     for array, copy in zip(arrays, copies, strict=True):
         np.testing.assert_array_equal(array, copy)
@@ -335,11 +284,12 @@ def test_inputs_are_not_changed(small, tmp_path):
 
 
 def test_names():
-    assert product_path("out", "jw1_nrcalong", "c1001", "psfsub").name == (
-        "jw1_nrcalong_c1001_psfsub.fits"
-    )
-    assert product_path("out", "jw1_t001", "c1001", "i2d").name == "jw1_t001_i2d.fits"
-    assert product_path("out", "jw1_nrcalong", None, "crfints").name == "jw1_nrcalong_crfints.fits"
+    for words, name in (
+        (("jw1_nrcalong", "c1001", "psfsub"), "jw1_nrcalong_c1001_psfsub.fits"),
+        (("jw1_t001", "c1001", "i2d"), "jw1_t001_i2d.fits"),
+        (("jw1_nrcalong", None, "crfints"), "jw1_nrcalong_crfints.fits"),
+    ):
+        assert product_path("out", *words).name == name
     for name in ("../x", "/etc/x", "", "..", "a\0b"):
         with pytest.raises(OutputError, match="not a plain file name"):
             product_path("out", name, None, "i2d")
@@ -350,12 +300,13 @@ def test_preflight(tmp_path, monkeypatch):
     assert folder.is_dir() and not list(folder.iterdir())
     (folder / "x.fits").touch()
     assert preflight(folder, ["x.fits"]) == folder
-    with pytest.raises(OutputError, match=r"x\.fits exists"):
-        preflight(folder, ["y.fits", "x.fits"], overwrite=False)
-    with pytest.raises(OutputError, match="is a file, expected a folder"):
-        preflight(folder / "x.fits", [])
-    with pytest.raises(OutputError, match="cannot make output folder"):
-        preflight(folder / "x.fits" / "deeper", [])
+    for place, match in (
+        (folder, r"x\.fits exists"),
+        (folder / "x.fits", "is a file, expected a folder"),
+        (folder / "x.fits" / "deeper", "cannot make output folder"),
+    ):
+        with pytest.raises(OutputError, match=match):
+            preflight(place, ["y.fits", "x.fits"], overwrite=False)
 
     def refuse(self, *args, **keywords):
         raise PermissionError(13, os.strerror(13))
@@ -389,7 +340,6 @@ def test_jwst_steps_take_our_files(shared_data, tmp_path, monkeypatch):
     from jwst.datamodels import ModelLibrary
     from jwst.pipeline.calwebb_coron3 import to_container
     from jwst.resample import ResampleStep
-    from stdatamodels.jwst import datamodels
 
     rng = np.random.default_rng(2)
     shape = small.references.data.shape

@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,17 +24,25 @@ def planes():
     return random.normal(size=SHAPE).astype("f4"), random.random(SHAPE, dtype="f4")
 
 
+@pytest.fixture
+def writer(small, tmp_path):
+    """Return a function that opens x.fits to be written."""
+    return lambda shape=SHAPE, path="x.fits": PsfalignWriter(
+        tmp_path / path, small.psf, shape, small.provenance
+    )
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_psfalign_any_order_same_file(small, tmp_path, planes, order, batch):
+def test_psfalign_any_order_same_file(writer, tmp_path, planes, order, batch):
     data, err = planes
-    with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
+    with writer() as file:
         for sci in order:
             for ref in range(0, 4, batch):
                 part = slice(ref, ref + batch)
-                writer.write(sci, data[sci, part].astype("f8"), err[sci, part], ref_index=ref)
-        writer.close()
+                file.write(sci, data[sci, part].astype("f8"), err[sci, part], ref_index=ref)
+        file.close()
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
         np.testing.assert_array_equal(hdus["SCI"].data, data)
         np.testing.assert_array_equal(hdus["ERR"].data, err)
@@ -41,88 +50,75 @@ def test_psfalign_any_order_same_file(small, tmp_path, planes, order, batch):
     assert [p.name for p in tmp_path.iterdir()] == ["x.fits"]
 
 
-def test_psfalign_from_threads(small, tmp_path, planes):
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_psfalign_from_threads(writer, tmp_path, planes):
     data, err = planes
-    with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
+    with writer() as file:
         with ThreadPoolExecutor(3) as pool:
-            list(pool.map(lambda i: writer.write(i, data[i], err[i]), range(3)))
-        writer.close()
+            list(pool.map(lambda i: file.write(i, data[i], err[i]), range(3)))
+        file.close()
     with fits.open(tmp_path / "x.fits") as hdus:
         np.testing.assert_array_equal(hdus["SCI"].data, data)
 
 
-def test_psfalign_leaves_nothing_when_left(small, tmp_path, planes):
+def test_psfalign_leaves_nothing_when_left(writer, tmp_path, planes):
     data, err = planes
-    with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
-        writer.write(0, data[0], err[0])
-    with (
-        pytest.raises(RuntimeError),
-        PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance),
-    ):
+    with writer() as file:
+        file.write(0, data[0], err[0])
+    with pytest.raises(RuntimeError), writer():
         raise RuntimeError
-    writer = PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance)
-    writer.write(0, data[0], err[0])
+    file = writer()
+    file.write(0, data[0], err[0])
     with pytest.raises(OutputError, match="8 of 12 aligned images were never computed"):
-        writer.close()
+        file.close()
     with pytest.raises(InputError, match="closed"):
-        writer.write(1, data[1], err[1])
+        file.write(1, data[1], err[1])
     assert not list(tmp_path.iterdir())
 
 
-def test_psfalign_refuses_what_does_not_fit(small, tmp_path, planes):
-    data, err = planes
-    with PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance) as writer:
-        for call in (
-            (3, data[0], None),
-            (0, data[0, :, :8], None),
-            (-1, data[0], None),
-            (0, data[0], err[0, :2]),
+def test_psfalign_refuses_what_does_not_fit(writer, planes):
+    (data, *_), (err, *_) = planes
+    with writer() as file:
+        for sci, images, errors, ref in (
+            *((3, data, None, 0), (0, data[:, :8], None, 0), (-1, data, None, 0)),
+            *((0, data, err[:2], 0), (0, data, None, 1)),
         ):
             with pytest.raises(InputError, match="do not fit"):
-                writer.write(*call)
-        with pytest.raises(InputError, match="do not fit"):
-            writer.write(0, data[0], None, ref_index=1)
-        writer.write(0, data[0], None)
+                file.write(sci, images, errors, ref_index=ref)
+        file.write(0, data, None)
         with pytest.raises(InputError, match="written before"):
-            writer.write(0, data[0, :1], None)
+            file.write(0, data[:1], None)
     with pytest.raises(InputError, match="psfalign has shape"):
-        PsfalignWriter(tmp_path / "x.fits", small.psf, (4, 4), small.provenance)
+        writer((4, 4))
 
 
-def test_psfalign_on_the_disk_before_it_has_its_name(small, tmp_path, planes, monkeypatch):
-    path, calls = tmp_path / "a_psfalign.fits", []
-    sync = files._sync
-    monkeypatch.setattr(
-        files,
-        "_sync",
-        lambda fd: (
-            calls.append((os.fstat(fd).st_ino, os.fstat(fd).st_size, path.exists())) or sync(fd)
-        ),
-    )
-    data, err = planes
-    with PsfalignWriter(path, small.psf, SHAPE, small.provenance) as writer:
-        for sci in range(3):
-            writer.write(sci, data[sci], err[sci])
-        writer.close()
+def test_psfalign_on_the_disk_before_it_has_its_name(writer, tmp_path, planes, monkeypatch):
+    path, calls, sync = tmp_path / "x.fits", [], files._sync
+
+    def noted(fd):
+        calls.append((os.fstat(fd).st_ino, os.fstat(fd).st_size, path.exists()))
+        return sync(fd)
+
+    monkeypatch.setattr(files, "_sync", noted)
+    with writer() as file:
+        for sci, (data, err) in enumerate(zip(*planes, strict=True)):
+            file.write(sci, data, err)
+        file.close()
     assert calls == [(path.stat().st_ino, path.stat().st_size, False)]
 
 
-def test_psfalign_disk_full(small, tmp_path, planes, monkeypatch):
+def test_psfalign_disk_full(writer, tmp_path, planes, monkeypatch):
     data, err = planes
-    big = (10**6, 10**3, 1000, 1000)
     with pytest.raises(OutputError, match="GiB free"):
-        PsfalignWriter(tmp_path / "x.fits", small.psf, big, small.provenance)
-    writer = PsfalignWriter(tmp_path / "x.fits", small.psf, SHAPE, small.provenance)
+        writer((10**6, 10**3, 1000, 1000))
+    file = writer()
 
     def full(*args):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(OutputError, match=r"x\.fits: No space left on device"):
-        writer.write(0, data[0], err[0])
+        file.write(0, data[0], err[0])
     monkeypatch.undo()
     assert not list(tmp_path.iterdir())
     with pytest.raises(OutputError, match="No such file"):
-        PsfalignWriter(tmp_path / "no" / "x.fits", small.psf, SHAPE, small.provenance)
+        writer(path="no/x.fits")

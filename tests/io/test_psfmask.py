@@ -13,7 +13,7 @@ from astropy.io import fits
 from gpucoron import io
 from gpucoron.errors import MaskError
 from gpucoron.io import psfmask as module
-from tests.helpers.makers import make_calints, make_mask
+from tests.helpers.makers import alike, make_calints, make_mask, read_error
 
 SHAPE = (6, 5)
 
@@ -36,11 +36,7 @@ def exposure(tmp_path):
 
 
 def error_of(path, shape=SHAPE):
-    with pytest.raises(MaskError) as caught:
-        io.read_psfmask(path, shape)
-    text = str(caught.value)
-    assert "\n" not in text and text.startswith(f"{path}: ")
-    return text.removeprefix(f"{path}: ")
+    return read_error(MaskError, io.read_psfmask, path, shape)
 
 
 def good():
@@ -68,19 +64,25 @@ def test_other_shapes(path, shape):
     )
 
 
-def test_values_that_make_no_mask(path):
-    bad = good()
-    bad[1, 1], bad[2, 2], bad[3, 3] = np.nan, np.inf, -np.inf
-    assert error_of(make_mask(path, bad)) == (
-        "the psfmask has 1 NaN and 2 infinite values, expected numbers of 0 or more"
-    )
-    bad = good() - 0.1
-    assert error_of(make_mask(path, bad)).startswith(
-        "the psfmask has 3 negative values (lowest -0.1), expected numbers of 0 or more"
-    )
-    assert error_of(make_mask(path, np.zeros(SHAPE))) == (
-        "the psfmask is 0 everywhere and leaves no pixel to fit, expected 1 where a pixel counts"
-    )
+def with_values(*values):
+    mask = good()
+    mask.flat[: len(values)] = values
+    return mask
+
+
+NUMBERS = "expected numbers of 0 or more"
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (with_values(np.nan, np.inf, -np.inf), f"has 1 NaN and 2 infinite values, {NUMBERS}"),
+        (with_values(*[-0.1] * 3), f"has 3 negative values (lowest -0.1), {NUMBERS}…"),
+        (0 * good(), "is 0 everywhere and leaves no pixel to fit, expected 1 where a pixel counts"),
+    ],
+)
+def test_values_that_make_no_mask(path, mask, expected):
+    alike(error_of(make_mask(path, mask)), f"the psfmask {expected}")
 
 
 def test_files_that_hold_no_mask(path, tmp_path):
@@ -89,11 +91,9 @@ def test_files_that_hold_no_mask(path, tmp_path):
     path.write_text("not FITS, but long enough to look into")
     assert error_of(path).startswith("not a FITS file: begins with b'not FITS,'")
     fits.PrimaryHDU().writeto(path, overwrite=True)
-    assert error_of(path) == (
-        "no image in SCI or the primary HDU (found: PRIMARY), expected one of shape (6, 5)"
-    )
-    make_mask(path, None)
-    assert error_of(path).startswith("no image in SCI or the primary HDU (found: PRIMARY, SCI)")
+    found = "no image in SCI or the primary HDU (found: PRIMARY"
+    assert error_of(path) == f"{found}), expected one of shape (6, 5)"
+    assert error_of(make_mask(path, None)).startswith(f"{found}, SCI)")
     text = fits.BinTableHDU(np.array([("a",)], [("a", "S3")]), name="SCI")
     fits.HDUList([fits.PrimaryHDU(), text]).writeto(path, overwrite=True)
     assert error_of(path) == "SCI is a table, expected an image of shape (6, 5)"
@@ -102,48 +102,34 @@ def test_files_that_hold_no_mask(path, tmp_path):
 
 
 def test_warns_of_a_mask_for_another_coronagraph(path, exposure, caplog):
-    make_mask(path, good(), INSTRUME="NIRCAM", CORONMSK="MASK335R")
-    io.read_psfmask(path, SHAPE, exposure.meta)
-    assert not caplog.text  # MASKA335R and MASK335R are one
-    make_mask(path, good(), INSTRUME="NIRCAM", CORONMSK="MASK430R")
-    io.read_psfmask(path, SHAPE, exposure.meta)
-    assert (
-        "mask.fits: the psfmask was made for CORONMSK MASK430R, but the exposures have MASKA335R"
-    ) in caplog.text
+    for name, expected in (("335R", ""), ("430R", "made for CORONMSK MASK430R, but the exposures")):
+        make_mask(path, good(), INSTRUME="NIRCAM", CORONMSK=f"MASK{name}")
+        io.read_psfmask(path, SHAPE, exposure.meta)  # MASKA335R and MASK335R are one
+        assert bool(caplog.text) == bool(expected)
+    assert f"mask.fits: the psfmask was {expected} have MASKA335R" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("jwst_miri_psfmask_0009", (304, 320)),
-        ("jwst_nircam_psfmask_0003", (320, 320)),
-        ("jwst_nircam_psfmask_0019", (320, 320)),
-        ("jwst_nircam_psfmask_0027", (320, 320)),
-        ("jwst_nircam_psfmask_0049", (640, 640)),
-    ],
-)
+REAL = {"miri_psfmask_0009": (304, 320), "nircam_psfmask_0049": (640, 640)}
+REAL |= {f"nircam_psfmask_{number}": (320, 320) for number in ("0003", "0019", "0027")}
+
+
+@pytest.mark.parametrize(("name", "shape"), REAL.items())
 def test_real_masks(shared_data, name, shape):
-    mask = io.read_psfmask(shared_data / "psfmask" / f"{name}.fits", shape)
+    path = shared_data / "psfmask" / f"jwst_{name}.fits"
+    mask = io.read_psfmask(path, shape)
     assert mask.min() >= 0 and 0.9 < mask.max() <= 1
-
-
-def test_real_mask_larger_than_the_exposure(shared_data, tmp_path):
-    path = shared_data / "psfmask" / "jwst_nircam_psfmask_0019.fits"
-    assert "has shape (320, 320), but the exposures have (128, 128)" in error_of(path, (128, 128))
+    assert f"has shape {shape}, but the exposures have (128, 128)" in error_of(path, (128, 128))
 
 
 # finding
 
 
 def test_find_given(path, exposure):
+    with pytest.raises(MaskError, match="no such file"):
+        io.find_psfmask(path, exposure)
     mask, name, how = io.find_psfmask(make_mask(path, good()), exposure)
     np.testing.assert_array_equal(mask, good())
     assert (name, how) == (str(path), f"given: {path}")
-
-
-def test_find_given_but_bad(path, exposure):
-    with pytest.raises(MaskError, match="no such file"):
-        io.find_psfmask(path, exposure)
 
 
 def test_find_built_in_does_not_import_crds(exposure, monkeypatch, caplog):
@@ -218,6 +204,14 @@ def test_crds_that_does_not_help(exposure, monkeypatch, tmp_path, caplog, answer
 
 
 HEADER = {"observatory": "JWST", "sha1sum": "x", "description": "x", "derived_from": "x"}
+PARKEY = (
+    ("META.INSTRUMENT.FILTER", "META.INSTRUMENT.CORONAGRAPH", "META.SUBARRAY.NAME"),
+    ("META.OBSERVATION.DATE", "META.OBSERVATION.TIME"),
+)
+SELECTOR = (
+    "Match({('F444W', 'MASKA335R', 'SUB320A335R'): UseAfter({"
+    "'2020-01-01 00:00:00': 'jwst_nircam_psfmask_0099.fits'})})"
+)
 
 
 def make_crds_cache(cache, mask):
@@ -227,47 +221,20 @@ def make_crds_cache(cache, mask):
     for folder in folders:
         folder.mkdir(parents=True)
     config, mappings, references = folders
-    (config / "server_config").write_text(
-        repr(
-            {f"{k}_context": context for k in ("operational", "latest", "edit")}
-            | {
-                "observatory": "jwst",
-                "bad_files": "",
-                "bad_files_list": [],
-                "last_synced": "never",
-                "force_remote_mode": False,
-                "status": "cache",
-                "connected": False,
-            }
-        )
-    )
-    reference = {
-        "filekind": "PSFMASK",
-        "classes": ("Match", "UseAfter"),
-        "parkey": (
-            ("META.INSTRUMENT.FILTER", "META.INSTRUMENT.CORONAGRAPH", "META.SUBARRAY.NAME"),
-            ("META.OBSERVATION.DATE", "META.OBSERVATION.TIME"),
-        ),
-    }
-    for name, changes, selector in (
-        (
-            context,
-            {"mapping": "PIPELINE", "parkey": ("META.INSTRUMENT.NAME",)},
-            "{'NIRCAM': 'jwst_nircam_0001.imap'}",
-        ),
-        (
-            "jwst_nircam_0001.imap",
-            {"mapping": "INSTRUMENT", "parkey": ("REFTYPE",)},
-            "{'psfmask': 'jwst_nircam_psfmask_0001.rmap'}",
-        ),
-        (
-            "jwst_nircam_psfmask_0001.rmap",
-            {"mapping": "REFERENCE"} | reference,
-            "Match({('F444W', 'MASKA335R', 'SUB320A335R'): UseAfter({"
-            "'2020-01-01 00:00:00': 'jwst_nircam_psfmask_0099.fits'})})",
-        ),
-    ):
-        header = HEADER | {"name": name, "instrument": "NIRCAM"} | changes
+    server = {f"{k}_context": context for k in ("operational", "latest", "edit")}
+    server |= {"observatory": "jwst", "bad_files": "", "bad_files_list": [], "status": "cache"}
+    server |= {"last_synced": "never", "force_remote_mode": False, "connected": False}
+    (config / "server_config").write_text(repr(server))
+    names = [context, "jwst_nircam_0001.imap", "jwst_nircam_psfmask_0001.rmap"]
+    reference = {"filekind": "PSFMASK", "classes": ("Match", "UseAfter"), "parkey": PARKEY}
+    headers = [
+        {"mapping": "PIPELINE", "parkey": ("META.INSTRUMENT.NAME",)},
+        {"mapping": "INSTRUMENT", "parkey": ("REFTYPE",)},
+        {"mapping": "REFERENCE", **reference},
+    ]
+    selectors = [{"NIRCAM": names[1]}, {"psfmask": names[2]}, SELECTOR]
+    for name, header, selector in zip(names, headers, selectors, strict=True):
+        header |= HEADER | {"name": name, "instrument": "NIRCAM"}
         (mappings / name).write_text(f"header = {header}\nselector = {selector}\n")
     make_mask(references / "jwst_nircam_psfmask_0099.fits", mask)
 
@@ -287,19 +254,12 @@ for name in sys.argv[1:]:
 def test_real_crds_without_the_network(tmp_path):
     pytest.importorskip("crds", reason="the optional package crds is not installed")
     make_crds_cache(tmp_path / "cache", good())
+    one = make_calints(tmp_path / "a_calints.fits")
     other = make_calints(tmp_path / "b_calints.fits", primary={"FILTER": "F410M"})
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, make_calints(tmp_path / "a_calints.fits"), other],
-        env={
-            "CRDS_PATH": str(tmp_path / "cache"),
-            "CRDS_IGNORE_MAPPING_CHECKSUM": "1",
-            "PATH": "",
-            "HOME": str(tmp_path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    env = {"CRDS_PATH": str(tmp_path / "cache"), "CRDS_IGNORE_MAPPING_CHECKSUM": "1"}
+    env |= {"PATH": "", "HOME": str(tmp_path)}
+    words = [sys.executable, "-c", SCRIPT, one, other]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == [
         "crds://jwst_nircam_psfmask_0099.fits chosen by CRDS: jwst_nircam_psfmask_0099.fits 15.0",
         "N/A built in: all ones (CRDS failed) 30.0",

@@ -11,16 +11,8 @@ ROLLS = {"n_science": 2, "n_reference_integrations": 2}
 @pytest.fixture(scope="session")
 def planets(tmp_path_factory):
     """A run whose star is where target acquisition puts it, with planets that are known."""
-    made = simulate(
-        tmp_path_factory.mktemp("planets"),
-        seed=4,
-        shape=(160, 160),
-        n_integrations=3,
-        n_references=5,
-        acquisition_px=0.0,
-        disk=False,
-        **ROLLS,
-    )
-    return made, gpucoron.run(
-        made.asn, psfmask=made.psfmask, klip_truncate=(2, 6), keep=("i2d",), device="cpu"
-    )
+    sizes = {"shape": (160, 160), "n_integrations": 3, "n_references": 5, **ROLLS}
+    folder = tmp_path_factory.mktemp("planets")
+    made = simulate(folder, seed=4, acquisition_px=0.0, disk=False, **sizes)
+    options = {"klip_truncate": (2, 6), "keep": ("i2d",), "device": "cpu"}
+    return made, gpucoron.run(made.asn, psfmask=made.psfmask, **options)

@@ -28,9 +28,8 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     sizes = {"shape": (96, 96), "n_integrations": 3, "n_references": 4}
     made = simulate(folder / "in", seed=2, **sizes, **ROLLS)
-    result = gpucoron.run(
-        made.asn, device="cpu", psfmask=made.psfmask, klip_truncate=(1, 3, 50), keep=()
-    )
+    options = {"device": "cpu", "klip_truncate": (1, 3, 50), "keep": ()}
+    result = gpucoron.run(made.asn, psfmask=made.psfmask, **options)
     assert result.warnings
     return result.report(folder)
 
@@ -46,15 +45,10 @@ def chromium(*words):
 @pytest.fixture(scope="module")
 def seen(report):
     """What a page finds that has the report in a frame."""
-    out, complaints = chromium(
-        "--disable-web-security",
-        "--allow-file-access-from-files",
-        f"--user-data-dir={report.with_name('profile')}",
-        "--enable-logging=stderr",
-        "--virtual-time-budget=60000",
-        "--dump-dom",
-        f"{LOOK.as_uri()}#{report.as_uri()}",
-    )
+    flags = "--disable-web-security --allow-file-access-from-files --enable-logging=stderr"
+    flags += " --virtual-time-budget=60000 --dump-dom"
+    profile = f"--user-data-dir={report.with_name('profile')}"
+    out, complaints = chromium(*flags.split(), profile, f"{LOOK.as_uri()}#{report.as_uri()}")
     assert "CONSOLE" not in complaints, complaints
     return json.loads(html.unescape(re.search("<pre>(.*?)</pre>", out)[1]))
 

@@ -1,10 +1,7 @@
 """The figures of the report and of `Result.plot`: they show the data, and can be read."""
 
 import logging
-import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +12,7 @@ from matplotlib.figure import Figure
 from gpucoron.analysis import measure
 from gpucoron.backend.logs import quiet
 from gpucoron.report import canvas, images, make_report, plots, sections
+from tests.helpers.processes import python
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +24,14 @@ def result(planets):
 @pytest.fixture(scope="module")
 def drawn(result):
     """The figures of a report, by what they show."""
-    figures = {}
+    figures, real = {}, sections.drawing
+
+    def noted(figure, alt):
+        figures.setdefault(alt, figure)
+        return real(figure, alt)
+
     with pytest.MonkeyPatch.context() as patch:
-        real = sections.drawing
-        patch.setattr(
-            sections, "drawing", lambda f, alt: real(figures.setdefault(alt, f) and f, alt)
-        )
+        patch.setattr(sections, "drawing", noted)
         make_report(result)
     return figures
 
@@ -60,9 +60,8 @@ def test_combined_image(result, drawn):
         np.testing.assert_allclose((right, top), (nx - 0.5 - x, ny - 0.5 - y))
         assert [line.get_xydata().tolist() for line in axes.lines] == [[[0, 0]]]  # the star
         for name, way in (("N", sky.north), ("E", sky.east)):
-            np.testing.assert_allclose(
-                np.divide(texts(axes)[name].get_position(), 27), way, atol=1e-9
-            )
+            place = np.divide(texts(axes)[name].get_position(), 27)
+            np.testing.assert_allclose(place, way, atol=1e-9)
         candidates = result.candidates()
         circles = [p for p in axes.patches if hasattr(p, "radius")]
         good = {str(k): c for k, c in enumerate(candidates, 1) if not c.caveat}
@@ -87,10 +86,13 @@ def test_the_middle_is_cut_out(result, drawn):
     assert ny < shown.get_array().shape[0]
 
 
+def first_science(record):
+    return next(e for e in record.exposures.values() if e.exptype == "science")
+
+
 def test_outlines_are_where_the_mask_is_a_half(result, drawn):
     record = result.product.record
-    e = next(e for e in record.exposures.values() if e.exptype == "science")
-    x, y, scale = measure.star_in_exposure(e)
+    x, y, scale = measure.star_in_exposure(first_science(record))
     for line in axes_of(drawn, "Mean image of S1").collections[0].get_segments():
         i, j = (np.floor(v).astype(int) for v in (line / scale + (x, y)).T)
         around = [record.mask[np.clip(j + a, 0, 159), np.clip(i + b, 0, 159)] for a, b in
@@ -100,8 +102,7 @@ def test_outlines_are_where_the_mask_is_a_half(result, drawn):
 
 
 def test_residuals(result, drawn):
-    record = result.product.record
-    e = next(e for e in record.exposures.values() if e.exptype == "science")
+    e = first_science(result.product.record)
     x, y, scale = measure.star_in_exposure(e)
     yy, xx = np.indices(e.before.shape)
     separation = np.hypot(xx - x, yy - y) * scale
@@ -157,9 +158,8 @@ def test_flags_and_timeline(result, drawn):
     record = result.product.record
     axes = axes_of(drawn, "Number of outliers")
     shown = np.concatenate([p.get_data().values for p in axes.patches])
-    np.testing.assert_array_equal(
-        shown, np.concatenate([e.outliers for e in record.exposures.values()])
-    )
+    noted = np.concatenate([e.outliers for e in record.exposures.values()])
+    np.testing.assert_array_equal(shown, noted)
     colours = [p.get_facecolor()[:3] for p in axes.patches]
     assert colours == [to_rgb(canvas.COLOURS[k]) for k in (1, 1, 0, 0, 0, 0, 0)]
     axes = axes_of(drawn, "When")
@@ -175,9 +175,8 @@ def test_flags_and_timeline(result, drawn):
 def test_plot(result):
     figure = result.plot()
     image, residuals, shifts, eigenvalues = figure.axes[:4]
-    np.testing.assert_array_equal(
-        image.images[0].get_array().filled(np.nan), result.product.i2ds[6].data
-    )
+    shown = image.images[0].get_array().filled(np.nan)
+    np.testing.assert_array_equal(shown, result.product.i2ds[6].data)
     assert len(residuals.lines) == 2 and len(eigenvalues.lines) == 1
     assert [t.get_text() for t in shifts.get_legend().get_texts()] == ["S1", "S2"]
     assert not any("not in this run" in texts(axes) for axes in figure.axes)
@@ -230,17 +229,14 @@ def test_the_stretch_shows_noise_and_sources(scale, level):
     values = images.round_values(norm)
     assert 3 <= len(values) <= 11 and all(norm.vmin <= v <= norm.vmax for v in values)
     assert np.diff(np.asarray(norm(np.array(values)))).min() >= 0.089
-    assert all(
-        f"{abs(v):.0e}"[0] in "0125" and float(f"{v:.0e}") == pytest.approx(v) for v in values
-    )
+    for v in values:
+        assert f"{abs(v):.0e}"[0] in "0125" and float(f"{v:.0e}") == pytest.approx(v)
 
 
 def test_images_larger_than_a_page_are_averaged():
     for size, kind in ((700, "none"), (701, "auto")):
-        axes = canvas.image_axes((size, size))
-        images.draw_image(
-            axes, np.zeros((size, size)), images.asinh_norm(np.eye(size)), images.Frame()
-        )
+        axes, norm = canvas.image_axes((size, size)), images.asinh_norm(np.eye(size))
+        images.draw_image(axes, np.zeros((size, size)), norm, images.Frame())
         assert axes.images[0].get_interpolation() == kind
 
 
@@ -269,13 +265,7 @@ def test_no_folder_for_fonts_no_pyplot_and_silence(result, tmp_path):
         f"result.report({str(tmp_path / 'r.html')!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "MPLCONFIGDIR": "/dev/null/x", "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = python("-c", code, MPLCONFIGDIR="/dev/null/x", TMPDIR=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "r.html").stat().st_size > 100_000
 

@@ -8,11 +8,8 @@ NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 
 def cells():
-    return [
-        "".join(c["source"])
-        for c in json.loads(NOTEBOOK.read_text())["cells"]
-        if c["cell_type"] == "code"
-    ]
+    found = json.loads(NOTEBOOK.read_text())["cells"]
+    return ["".join(c["source"]) for c in found if c["cell_type"] == "code"]
 
 
 def test_every_cell_runs(tmp_path, monkeypatch, capsys):

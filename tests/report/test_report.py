@@ -16,6 +16,7 @@ from gpucoron.errors import OutputError
 from gpucoron.report import make_report
 from gpucoron.simulate import simulate
 from gpucoron.steps.align_refs import FITS_DTYPE
+from tests.helpers.scenes import gaussian
 from tests.helpers.tiny_sets import TinySet
 from tests.report.conftest import ROLLS
 
@@ -77,10 +78,8 @@ def tiny(tmp_path_factory):
 
 
 def run(tiny, **keywords):
-    return gpucoron.run(
-        tiny.asn,
-        **{"psfmask": tiny.mask, "device": "cpu", "klip_truncate": 3, "keep": ()} | keywords,
-    )
+    options = {"psfmask": tiny.mask, "device": "cpu", "klip_truncate": 3, "keep": ()}
+    return gpucoron.run(tiny.asn, **options | keywords)
 
 
 # ---- all of it
@@ -150,16 +149,11 @@ def test_what_is_noted_is_what_the_products_hold(tiny):
     result = run(tiny, keep=("crfints", "psfsub", "i2d"))
     product, record = result.product, result.product.record
     for root, stack in product.psfsub.items():
-        entry = record.exposures[root]
-        for noted, images in (
-            (entry.after[3], stack.data),
-            (entry.before, product.crfints[root].data),
-        ):
+        entry, before = record.exposures[root], product.crfints[root]
+        for noted, images in ((entry.after[3], stack.data), (entry.before, before.data)):
             mean = np.ma.masked_invalid(images).mean(axis=0).filled(np.nan)
             np.testing.assert_allclose(noted, mean, rtol=1e-5, atol=1e-5)
-        np.testing.assert_array_equal(
-            entry.unusable, (product.crfints[root].dq & 1 > 0).sum(axis=(1, 2))
-        )
+        np.testing.assert_array_equal(entry.unusable, (before.dq & 1 > 0).sum(axis=(1, 2)))
     np.testing.assert_array_equal(record.images[3], product.i2d.data)
 
 
@@ -199,16 +193,14 @@ def test_one_integration_of_each(tmp_path):
     assert "No outlier was found" in text["flags"] and "1 integration in 1 exposure" in html
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        {"SCI": lambda a: np.where(np.arange(len(a))[:, None, None] == 0, np.nan, a)},
-        {"DQ": lambda a: a | np.uint32(np.indices(a.shape)[1] > 18)},
-        {"CRPIX1": None, "RA_REF": None},
-        {"CRPIX1": 1e9},
-        {"FILTER": "CLEAR"},
-    ],
-)
+SPOILT = [
+    {"SCI": lambda a: np.where(np.arange(len(a))[:, None, None] == 0, np.nan, a)},
+    {"DQ": lambda a: a | np.uint32(np.indices(a.shape)[1] > 18)},
+    *({"CRPIX1": None, "RA_REF": None}, {"CRPIX1": 1e9}, {"FILTER": "CLEAR"}),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
 def test_holes_and_missing_keywords(tmp_path, spoil):
     tiny = TinySet(tmp_path)
     tiny.edit(**spoil)
@@ -246,11 +238,8 @@ def test_several_products(tmp_path):
     def twice(content):
         (product,) = content["products"]
         content["products"] = [
-            {
-                "name": f"prod{k}",
-                "members": [m for m in product["members"] if m["expname"] != other],
-            }
-            for k, other in enumerate(path.name for path in tiny.science)
+            {"name": other, "members": [m for m in product["members"] if m["expname"] != other]}
+            for other in (path.name for path in tiny.science)
         ]
 
     tiny.edit_asn(twice)
@@ -271,9 +260,8 @@ def test_text_from_files_stays_text(tmp_path):
 
     def name(content):
         content["target"] = evil
-        content["products"][0]["members"].append(
-            {"expname": "<img src=x onerror=y>.fits", "exptype": "<b>"}
-        )
+        member = {"expname": "<img src=x onerror=y>.fits", "exptype": "<b>"}
+        content["products"][0]["members"].append(member)
 
     tiny.edit_asn(name)
     result = run(tiny)
@@ -301,11 +289,8 @@ def test_references_that_stand_out_are_named():
     fits["status"][20] = 1
     found = dict(reference_shifts(fits, sources).outliers)
     assert list(found) == [5, 9, 20]
-    assert (
-        "exposure's median" in found[5]
-        and "median of all" in found[9]
-        and "1 failed fit" in found[20]
-    )
+    for k, reason in {5: "exposure's median", 9: "median of all", 20: "1 failed fit"}.items():
+        assert reason in found[k]
     assert reference_shifts(fits[:0], ()).names == []
     assert reference_shifts(fits, ()).names[3] == "reference 4 integration 1"
 
@@ -348,15 +333,15 @@ def test_command_line(tiny, tmp_path, capsys):
 
 def test_a_terminal_gets_a_report(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    base = [str(tiny.asn), "--device", "cpu", "--output-dir", str(tmp_path), "--save", "i2d"]
+    base = [str(tiny.asn), *f"--device cpu --output-dir {tmp_path} --save i2d".split()]
     assert cli.main([*base, "--no-report"]) == 0 and not list(tmp_path.glob("*.html"))
     assert cli.main(base) == 0 and len(list(tmp_path.glob("*.html"))) == 1
 
 
 def test_a_defect_in_the_report_is_a_warning(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("gpucoron.report.page.make_report", lambda *a: 1 / 0)
-    words = ("--device", "cpu", "--output-dir", tmp_path, "--report", tmp_path)
-    assert cli.main([str(tiny.asn), *map(str, words)]) == 0
+    words = f"--device cpu --output-dir {tmp_path} --report {tmp_path}".split()
+    assert cli.main([str(tiny.asn), *words]) == 0
     assert "no report: ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -365,9 +350,7 @@ def test_a_defect_in_the_report_is_a_warning(tiny, tmp_path, monkeypatch, capsys
 
 def add_source(images, key, x, y, peak=6.0):
     """Add a point source to an image of a dictionary, as a new array."""
-    yy, xx = np.indices(images[key].shape)
-    source = peak * np.exp(-4 * math.log(2) * ((xx - x) ** 2 + (yy - y) ** 2) / 2.5**2)
-    images[key] = images[key] + source.astype("f4")
+    images[key] = images[key] + gaussian(images[key].shape, x, y, peak, 2.5).astype("f4")
 
 
 def test_what_one_exposure_alone_shows_gets_a_caveat(planets):
