@@ -125,10 +125,10 @@ class TinySet:
         if pid == 0:
             code = 1
             try:
+                before()
                 sys.stderr = open(err, "w", buffering=1)
                 os.dup2(sys.stderr.fileno(), 2)
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                before()
                 code = self.command(*words)
             finally:
                 os._exit(code)
