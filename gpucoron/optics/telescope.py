@@ -183,7 +183,7 @@ class _Spot:
         return field - self.back @ hit @ self.back.T
 
 
-_MASKS = {"round": _RoundMask, "4qpm": _PhaseMask, "spot": _Spot}
+_MASKS: dict[str, Any] = {"round": _RoundMask, "4qpm": _PhaseMask, "spot": _Spot}
 
 
 class Coronagraph:

@@ -62,12 +62,9 @@ def test_its_thread_is_there_before_there_is_work(monkeypatch):
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_what_fails_beside_is_raised_by_the_block(beside):
+def test_what_fails_beside_is_raised_by_the_block_if_that_does_not_fail(beside):
     with pytest.raises(ZeroDivisionError), Background(beside) as background:
         background.submit(lambda: 1 // 0)
-
-
-def test_what_failed_first_is_what_is_raised():
     with pytest.raises(KeyError), Background() as background:
         background.submit(lambda: 1 // 0)
         raise KeyError

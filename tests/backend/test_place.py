@@ -16,13 +16,9 @@ EMULATED = pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=
 def stack():
     rng = np.random.default_rng(1)
     shape = (3, 4, 5)
-    return IntegrationStack(
-        rng.normal(size=shape).astype("f4"),
-        np.ones(shape, "f4"),
-        np.zeros(shape, "u4"),
-        var_rnoise=np.ones(shape, "f4"),
-        sources=tuple(PlaneSource("a", k) for k in (1, 2, 3)),
-    )
+    data, ones = rng.normal(size=shape).astype("f4"), np.ones(shape, "f4")
+    sources = tuple(PlaneSource("a", k) for k in (1, 2, 3))
+    return IntegrationStack(data, ones, np.zeros(shape, "u4"), var_rnoise=ones, sources=sources)
 
 
 @pytest.mark.parametrize("count", [1, 2])

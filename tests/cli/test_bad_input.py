@@ -4,9 +4,7 @@ No case may leave a half-written file; what is found wrong while reading leaves 
 """
 
 import errno
-import functools
 import io
-import json
 import os
 import re
 import shutil
@@ -17,8 +15,7 @@ import pytest
 from astropy.io import fits
 
 from gpucoron.io import files
-from tests.helpers.processes import MAIN, python
-from tests.helpers.tiny_sets import N_REFERENCES, N_SCIENCE, complete, one_thread  # noqa: F401
+from tests.helpers.tiny_sets import N_REFERENCES, complete, one_thread, only_error  # noqa: F401
 
 NAN, INF = np.nan, np.inf
 IMAGES = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
@@ -54,23 +51,55 @@ def named(tiny, name):
     return [paths[int(name[3:])]] if name[3:] else paths
 
 
+# What prepares a case: a function of the set; it may return options.
+
+
 def edit(*which, **changes):
-    """Return what edits the exposures of those names; all by default."""
+    """Edit the exposures of those names; all by default."""
     return lambda tiny: tiny.edit(*(p for name in which for p in named(tiny, name)), **changes)
 
 
+def content(name, change):
+    """Put other bytes into a file, which may be those that a function makes of the old ones."""
+
+    def prepare(tiny):
+        (path,) = named(tiny, name)
+        path.write_bytes(change(path.read_bytes()) if callable(change) else change)
+
+    return prepare
+
+
+def lost(name):
+    return lambda tiny: named(tiny, name)[0].unlink()
+
+
+def only(*names):
+    """Keep the members of those names."""
+    return lambda tiny: tiny.members(lambda n: n in [p.name for k in names for p in named(tiny, k)])
+
+
 def psfmask(change):
-    """Return what edits the psfmask and lets it be used."""
+    """Edit the psfmask and use it."""
     return lambda tiny: tiny.edit(tiny.mask, SCI=change) or ["--psfmask", tiny.mask]
 
 
-def given(*options):
-    """Return what gives options, in which INPUT stands for the folder."""
-    return lambda tiny: [option.replace("INPUT", str(tiny.folder)) for option in options]
+def given(options):
+    """Give options, in which INPUT stands for the folder."""
+    return lambda tiny: options.replace("INPUT", str(tiny.folder)).split()
+
+
+def out(name, make=lambda path: None):
+    """Write into another folder."""
+
+    def prepare(tiny):
+        make(tiny.out)
+        tiny.out = tiny.out / name
+
+    return prepare
 
 
 def both(*prepares):
-    """Return what does one after another, and returns what the last does."""
+    """Do one after another; return what the last returns."""
     return lambda tiny: [prepare(tiny) for prepare in prepares][-1]
 
 
@@ -80,14 +109,12 @@ Bad = namedtuple("Bad", "prepare code text late")
 CASES = []
 
 
-def bad(text, prepare=None, *, code=3, late=False):
-    """Register a case: prepare(tiny) spoils it and may return a list of options; or decorate it.
+def bad(text, prepare, code=3, late=False):
+    """Register a case: prepare(tiny) spoils it and may return a list of options.
 
     `text` is a regular expression, in which {asn}, {sci0}, {psf0} ... stand for names of files.
     `late` says that whole products may be there when the error is found.
     """
-    if prepare is None:
-        return functools.partial(bad, text, code=code, late=late)
     CASES.append(pytest.param(Bad(prepare, code, text, late), id=text))
 
 
@@ -115,75 +142,36 @@ def test_errors(case, tiny, capsys):
         complete(tiny.out / name)
 
 
-def only_error(err):
-    """Return the one line that reports an error, which is the last."""
-    assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if "error:" in line]
-    assert len(lines) == 1 and lines[0] == err.splitlines()[-1]
-    assert lines[0].startswith("gpucoron: error: ") and "internal error" not in lines[0]
-    return lines[0]
-
-
-# ---- the association
-
-bad("{asn}: no such file, expected a level-3 association", lambda tiny: tiny.asn.unlink())
-bad(
-    '{asn}: not valid JSON at line 2, column 6: .*the line reads: "b" 2',
-    lambda tiny: tiny.asn.write_text('{"a": 1,\n "b" 2}'),
-)
-
-
-@bad(r"{asn}: not valid JSON at line \d+, column \d+: ")
-def the_specification_s_example(tiny):
-    """As it is printed: a list of members whose texts lack a comma."""
-    tiny.asn.write_text(
-        '{"asn_type": "coron3",\n "products": [\n  {"members": [\n   '
-        '{"expname": "a_calints.fits"\n    "exptype": "psf"}\n  ]}]}'
-    )
-
-
+# The association; the third is as the specification prints it: a list of members without a comma.
+NO_JSON = b'{"a": 1,\n "b" 2}'
+NO_COMMA = b"""{"asn_type": "coron3",
+ "products": [
+  {"members": [
+   {"expname": "a_calints.fits"
+    "exptype": "psf"}
+  ]}]}"""
+NO_PRODUCTS = "not a level-3 association: no 'products', expected a list of products"
+bad("{asn}: no such file, expected a level-3 association", lost("asn"))
+bad('{asn}: not valid JSON at line 2, column 6: .*the line reads: "b" 2', content("asn", NO_JSON))
+bad(r"{asn}: not valid JSON at line \d+, column \d+: ", content("asn", NO_COMMA))
 bad(
     "{asn}: is a FITS file, expected a level-3 association",
     lambda tiny: shutil.copy(tiny.science[0], tiny.asn),
 )
-bad(
-    "not a level-3 association: no 'products', expected a list of products",
-    lambda tiny: tiny.asn.write_text('{"asn_type": "coron3"}'),
-)
-bad(
-    r"no member with exptype 'psf' \(found: science\), expected at least one reference",
-    lambda tiny: tiny.members(lambda name: name in [p.name for p in tiny.science]),
-)
-bad(
-    r"no member with exptype 'science' \(found: psf\), expected at least one exposure of the",
-    lambda tiny: tiny.members(lambda name: name in [p.name for p in tiny.psf]),
-)
-bad(
-    r"{asn}: 1 of 5 members missing \(looked for relative to .*/input\): {psf1}",
-    lambda tiny: tiny.psf[1].unlink(),
-)
+bad(NO_PRODUCTS, content("asn", b'{"asn_type": "coron3"}'))
+found = r"no member with exptype '{}' \(found: {}\), expected at least one "
+bad(found.format("psf", "science") + "reference", only("sci"))
+bad(found.format("science", "psf") + "exposure of the", only("psf"))
+bad(r"{asn}: 1 of 5 members missing \(looked for relative to .*/input\): {psf1}", lost("psf1"))
 
-
-@bad("there is no file inof; did you mean the command 'info'", code=2)
-def misspelt_command(tiny):
-    tiny.asn = "inof"
-
-
-# ---- exposures that cannot be read
-
-bad("{psf1}: not a FITS file: is empty", lambda tiny: tiny.psf[1].write_bytes(b""))
-bad(
-    "{psf1}: not a FITS file: begins with ",
-    lambda tiny: tiny.psf[1].write_bytes(b"not FITS" * 1000),
-)
+# Exposures that cannot be read
+bad("{psf1}: not a FITS file: is empty", content("psf1", b""))
+bad("{psf1}: not a FITS file: begins with ", content("psf1", b"not FITS" * 1000))
 bad(
     r"{sci1}: is cut short: by its header \w+ ends at byte \d+, but the file has \d+",
-    lambda tiny: tiny.science[1].write_bytes(tiny.science[1].read_bytes()[:60_000]),
+    content("sci1", lambda old: old[:60_000]),
 )
-bad(
-    "{psf2}: is cut short: ",
-    lambda tiny: tiny.psf[2].write_bytes(tiny.psf[2].read_bytes()[:-5000]),
-)
+bad("{psf2}: is cut short: ", content("psf2", lambda old: old[:-5000]))
 bad(
     "{psf2}: has no SCI extension .found: PRIMARY, ERR, .*expected a _calints or _cal",
     edit("psf2", SCI=None),
@@ -198,37 +186,25 @@ bad(
     edit("sci0", DQ=lambda a: a[:2]),
 )
 
-# ---- exposures that do not belong together
-
-bad(
-    r"{psf0}: the image shape \(ny, nx\) is \(36, 40\), but {sci0} has \(36, 39\); members of",
-    edit("sci", **dict.fromkeys((*IMAGES, "AREA"), lambda a: a[..., 1:])),
-)
-bad(
-    r"{psf1}: the image shape \(ny, nx\) is \(35, 40\), but {sci0} has \(36, 40\)",
-    edit("psf1", **dict.fromkeys((*IMAGES, "AREA"), lambda a: a[..., 1:, :])),
-)
+# Exposures that do not belong together
+shape = r"{{psf{}}}: the image shape \(ny, nx\) is \({}, 40\), but {{sci0}} has \(36, {}\)"
+narrow = dict.fromkeys((*IMAGES, "AREA"), lambda a: a[..., 1:])
+low = dict.fromkeys((*IMAGES, "AREA"), lambda a: a[..., 1:, :])
+bad(shape.format(0, 36, 39) + "; members of", edit("sci", **narrow))
+bad(shape.format(1, 35, 40), edit("psf1", **low))
 for keyword, value, unit in (
-    ("BUNIT", "DN/s", ""),
-    ("FILTER", "F335M", ""),
-    ("CORONMSK", "MASKA210R", ""),
-    ("PUPIL", "MASKBAR", ""),
-    ("DETECTOR", "NRCA2", ""),
-    ("SUBARRAY", "SUB640A210R", ""),
-    ("INSTRUME", "MIRI", ""),
-    ("PIXAR_A2", 0.001, r" \(arcsec2\)"),
+    *(("BUNIT", "DN/s", ""), ("FILTER", "F335M", ""), ("CORONMSK", "MASKA210R", "")),
+    *(("PUPIL", "MASKBAR", ""), ("DETECTOR", "NRCA2", ""), ("SUBARRAY", "SUB640A210R", "")),
+    *(("INSTRUME", "MIRI", ""), ("PIXAR_A2", 0.001, r" \(arcsec2\)")),
 ):
     text = f"{{psf2}}: {keyword}{unit} is {value}, but {{sci0}} has "
     bad(text, edit("psf2", **{keyword: value}))
-
-
 bad(
     "{sci1}: points .* arcmin away from {sci0}, expected science exposures within",
     edit("sci1", S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.1 10.1 9.1 10.1 9.0"),
 )
 
-# ---- exposures without what a step needs
-
+# Exposures without what a step needs
 bad("{sci0}: no ASDF extension, so no WCS; expected one from assign_wcs", edit(ASDF=None))
 bad("{sci1}: no ASDF extension, so no WCS; expected one from assign_wcs", edit("sci1", ASDF=None))
 bad("{asn}: no reference integration has a usable pixel", edit("psf", SCI=put(NAN)))
@@ -238,102 +214,46 @@ bad(
     edit("sci", SCI=put(NAN)),
 )
 bad("{sci1}: no integration has a usable pixel", edit("sci1", SCI=put(NAN)))
-bad(
-    "the reference images are all constant: no PSF to model",
-    edit("psf", SCI=put(0.0)),
-    late=True,
-)
-
-
+bad("the reference images are all constant: no PSF to model", edit("psf", SCI=put(0.0)), late=True)
 bad(
     "{sci1}: has neither TMEASURE nor XPOSURE, expected one of them to weight by "
     r"\(resample.weight_type=exptime\)",
-    both(edit("sci1", XPOSURE=None, TMEASURE=None), given("--set", "resample.weight_type=exptime")),
+    both(edit("sci1", XPOSURE=None, TMEASURE=None), given("--set resample.weight_type=exptime")),
 )
 
-
-# ---- the psfmask
-
-bad(
-    "no.fits: no such file, expected a FITS file",
-    lambda tiny: ["--psfmask", tiny.folder / "no.fits"],
-)
+# The psfmask; tests/io/test_psfmask.py has more
+bad("no.fits: no such file, expected a FITS file", given("--psfmask INPUT/no.fits"))
 bad(
     r"{mask}: the psfmask has shape \(35, 40\), but the exposures have \(36, 40\)",
     psfmask(lambda a: a[1:]),
 )
 bad(
-    "{mask}: the psfmask has 1 NaN and 0 infinite values, expected numbers of 0 or more",
-    psfmask(put(NAN, 3, 3)),
-)
-bad("{mask}: the psfmask has 0 NaN and 2 infinite values", psfmask(put(INF, 3, [3, 4])))
-bad(r"{mask}: the psfmask has 40 negative values \(lowest -1\)", psfmask(put(-1, 3)))
-bad("{mask}: the psfmask is 0 everywhere and leaves no pixel to fit", psfmask(put(0)))
-bad(
     "{mask}: the psfmask is above 0 in 3 pixels only, expected more than 4",
     psfmask(lambda a: put(1, 3, slice(0, 3))(0 * a)),
 )
 bad("{sci0}: the psfmask has shape", lambda tiny: ["--psfmask", tiny.science[0]])
-# ---- parameters and device
 
-bad("did you mean 'klip.truncate'", given("--set", "klip.trunctae=3"), code=2)
-bad("there is no step 'klipp'.*klip.truncate", given("--set", "klipp.truncate=3"), code=2)
-bad(
-    "--set klip.truncate=-1: .*expected an integer of 0 or more",
-    given("--set", "klip.truncate=-1"),
-    code=2,
-)
-bad(
-    "'lanczos4'.*expected 'square' or 'point' or 'turbo'",
-    given("--set", "resample.kernel=lanczos4"),
-    code=2,
-)
-bad("stack_refs.skip is true, but klip needs", given("--set", "stack_refs.skip=true"), code=2)
-bad("device 7 cannot be used: ", given("--device", "7"), code=4)
-bad("device is 'tpu'; expected auto, cpu, or", given("--device", "tpu"), code=2)
-bad("no.toml: no such file, expected a parameter file", given("--params", "INPUT/no.toml"))
-bad(
-    "no/run.log: cannot write the log: No such file",
-    given("--log-file", "INPUT/no/run.log"),
-    code=5,
-)
-bad("no/p.toml: cannot write: No such file", given("--save-params", "INPUT/no/p.toml"), code=5)
+# Parameters and device; tests/cli/test_cli.py has more
+bad("there is no step 'klipp'.*klip.truncate", given("--set klipp.truncate=3"), 2)
+bad("--set klip.truncate=-1: .*expected an integer of 0 or", given("--set klip.truncate=-1"), 2)
+bad("'lanczos4'.*'square' or 'point' or 'turbo'", given("--set resample.kernel=lanczos4"), 2)
+bad("stack_refs.skip is true, but klip needs", given("--set stack_refs.skip=true"), 2)
+bad("device 7 cannot be used: ", given("--device 7"), 4)
+for setting in ("output_shape=1,1", "crval=10,95", "output_wcs=no.asdf"):
+    bad(setting.split("=")[0], given(f"--set resample.{setting}"), 2, late=True)
 
-
-@pytest.mark.parametrize(
-    "setting, code",
-    [
-        ("resample.output_shape=1,1", 2),
-        ("resample.crval=10,95", 2),
-        ("resample.output_wcs=no.asdf", 2),
-    ],
-)
-def test_an_output_grid_that_cannot_be(setting, code, tiny, capsys):
-    assert tiny.command(*OPTIONS, "--set", setting) == code
-    assert setting.split("=")[0].split(".")[1] in only_error(capsys.readouterr().err)
-    for name in tiny.files():
-        complete(tiny.out / name)
-
-
-# ---- the output folder
-
+# The output folder
 bad(
     "output folder .*/out is a file, expected a folder",
     lambda tiny: tiny.out.write_text(""),
     code=5,
 )
-
-
-@bad("cannot make output folder .*/file/out: Not a directory", code=5)
-def output_folder_below_a_file(tiny):
-    file = tiny.out.with_name("file")
-    file.write_text("")
-    tiny.out = file / "out"
-
-
-@bad("cannot (make output folder|write) /proc/gpucoron: ", code=5)
-def output_folder_where_nothing_can_be_made(tiny):
-    tiny.out = type(tiny.out)("/proc/gpucoron")
+bad(
+    "cannot make output folder .*/out/deep: Not a directory",
+    out("deep", lambda path: path.write_text("")),
+    code=5,
+)
+bad("cannot (make output folder|write) /proc/gpucoron: ", out("/proc/gpucoron"), 5)
 
 
 def test_output_folder_read_only(tiny, capsys, monkeypatch):
@@ -346,27 +266,19 @@ def test_output_folder_read_only(tiny, capsys, monkeypatch):
 
         monkeypatch.setattr("pathlib.Path.touch", refuse)
     assert tiny.command(*OPTIONS) == 5
-    assert only_error(capsys.readouterr().err) == (
-        f"gpucoron: error: cannot write {tiny.out}: Permission denied"
-    )
+    error = only_error(capsys.readouterr().err)
+    assert error == f"gpucoron: error: cannot write {tiny.out}: Permission denied"
     assert tiny.files() == []
 
 
-def test_output_folder_is_made(tiny):
-    tiny.out = tiny.out / "deep" / "er"
-    assert tiny.command(*OPTIONS) == 0
-    assert len(tiny.files()) == 11
-
-
 def test_products_that_exist(tiny, capsys):
+    tiny.out = tiny.out / "deep" / "er"
     assert tiny.command(*OPTIONS, "--save", "i2d") == 0
     (name,) = tiny.files()
     old = (tiny.out / name).read_bytes()
     assert tiny.command(*OPTIONS, "--no-overwrite") == 5
-    assert re.search(
-        f"{name} exists; allow overwriting or choose another output folder",
-        only_error(capsys.readouterr().err),
-    )
+    error = only_error(capsys.readouterr().err)
+    assert f"{name} exists; allow overwriting or choose another output folder" in error
     assert tiny.files() == [name] and (tiny.out / name).read_bytes() == old
     assert tiny.command(*OPTIONS, "--no-overwrite", "--save", "psfsub") == 0
     assert tiny.command(*OPTIONS, "--save", "i2d") == 0
@@ -374,8 +286,6 @@ def test_products_that_exist(tiny, capsys):
 
 
 # ---- writing that fails
-
-
 @pytest.mark.parametrize("suffix", ["crfints", "psfsub", "i2d"])
 def test_disk_that_fills_up(suffix, tiny, capsys, monkeypatch):
     class SmallFile(io.BufferedWriter):
@@ -414,39 +324,9 @@ def test_psfalign_on_a_disk_that_fails(fail, tiny, capsys, monkeypatch):
 
     monkeypatch.setattr(f"gpucoron.io.psfalign.os.{fail}", no)
     assert tiny.command(*OPTIONS, "--save", "psfalign") == 5
-    assert re.search(
-        r"cannot write \S+_psfalign\.fits: Input/output error$", only_error(capsys.readouterr().err)
-    )
+    error = only_error(capsys.readouterr().err)
+    assert re.search(r"cannot write \S+_psfalign\.fits: Input/output error$", error)
     assert tiny.files() == []
-
-
-def test_psfalign_larger_than_the_disk(tiny, capsys, monkeypatch):
-    usage = namedtuple("usage", "total used free")(1000, 900, 100)
-    monkeypatch.setattr("gpucoron.io.psfalign.shutil.disk_usage", lambda path: usage)
-    assert tiny.command(*OPTIONS, "--save", "psfalign") == 5
-    assert re.search(
-        r"psfalign\.fits: it takes \d+\.\d+ GiB, and the disk has 0\.00 GiB free$",
-        only_error(capsys.readouterr().err),
-    )
-    assert tiny.files() == []
-
-
-def test_file_size_limit_of_the_system(tiny):
-    """A failure of the system's own: no file may be larger than 90 kB."""
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000)); "
-    words = tiny.words("-q", "--save", "psfstack")
-    variables = {"NUMBA_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = python("-c", limit + MAIN, *words, **variables)
-    assert done.returncode == 5 and done.stdout == ""
-    assert re.search(r"cannot write \S+_psfstack\.fits: File too large$", only_error(done.stderr))
-    assert tiny.files() == []
-
-
-def test_exit_code_of_a_process(tiny):
-    tiny.asn.write_text("{]")
-    done = python("-c", MAIN, tiny.asn, cwd=tiny.folder)
-    assert done.returncode == 3 and done.stdout == ""
-    assert re.search("not valid JSON at line 1, column 2", only_error(done.stderr))
 
 
 # ---- what gives a result, and a warning where something is amiss
@@ -482,37 +362,34 @@ def test_results(case, tiny, capsys):
     (case.check or whole)(tiny)
 
 
-odd("nothing odd", lambda tiny: None)
+def exptype_in_upper_case(association):
+    for member in association["products"][0]["members"]:
+        member["exptype"] = member["exptype"].upper()
 
 
-def exptype_in_upper_case(tiny):
-    def change(content):
-        for member in content["products"][0]["members"]:
-            member["exptype"] = member["exptype"].upper()
-
-    tiny.edit_asn(change)
+def background(association):
+    member = {"expname": "sky_calints.fits", "exptype": "background"}
+    association["products"][0]["members"].append(member)
 
 
-odd("exptype in upper case", exptype_in_upper_case)
+def no_name(association):
+    del association["products"][0]["name"]
 
 
+odd("exptype in upper case", lambda tiny: tiny.edit_asn(exptype_in_upper_case))
 odd(
     "background member",
-    lambda tiny: tiny.edit_asn(
-        lambda content: content["products"][0]["members"].append(
-            {"expname": "sky_calints.fits", "exptype": "background"}
-        )
-    ),
+    lambda tiny: tiny.edit_asn(background),
     r"ignoring sky_calints.fits \(background\): neither science nor psf",
 )
 odd(
     "product without a name",
-    lambda tiny: tiny.edit_asn(lambda content: content["products"][0].pop("name") and None),
+    lambda tiny: tiny.edit_asn(no_name),
     r"product 1 has no name; using the standard one, jw09100-c1001_t001_nircam_f444w-maskrnd-",
 )
 odd(
     "one reference integration",
-    lambda tiny: tiny.members(lambda name: name in [p.name for p in (*tiny.science, tiny.psf[1])]),
+    only("sci", "psf1"),
     "klip.truncate is 3, and there is 1 reference image: ",
 )
 
@@ -523,54 +400,15 @@ def no_scatter(tiny):
         assert np.abs(product["ERR"]).max() < 1e-5
 
 
-odd(
-    "fewer references than truncate",
-    lambda tiny: ["--set", "klip.truncate=9"],
-    "klip.truncate is 9, and there are 5 reference images: the basis spans all of them, and "
-    "psfsub's ERR .* is 0",
-    check=no_scatter,
-)
-
-
 def two_planes(tiny):
     whole(tiny)
     assert [len(p["SCI"]) for p in read(tiny, "psfsub").values()] == [1, 2]
-
-
-odd(
-    "one integration and a cal image",
-    both(
-        edit("sci0", **dict.fromkeys(IMAGES, lambda a: a[:1])),
-        edit("psf0", **dict.fromkeys(IMAGES, lambda a: a[0])),
-    ),
-    check=two_planes,
-)
 
 
 def four_references(tiny):
     whole(tiny)
     (stack,) = read(tiny, "psfstack").values()
     assert len(stack["SCI"]) == sum(N_REFERENCES) - 1
-
-
-odd(
-    "one reference integration nan",
-    edit("psf0", SCI=put(NAN, 0)),
-    "reference without a usable pixel left out: jw09100003001_0310a_00001_nrcalong, integration 1",
-    check=four_references,
-)
-odd(
-    "one reference integration flagged",
-    edit("psf1", DQ=lambda a: a | 1),
-    "without a usable pixel left out: jw09100003001_0310a_00002_nrcalong, integration 1",
-    check=four_references,
-)
-odd(
-    "one reference integration inf",
-    edit("psf0", SCI=put(INF, 0)),
-    "without a usable pixel left out: jw09100003001_0310a_00001_nrcalong, integration 1",
-    check=four_references,
-)
 
 
 def first_plane_missing(tiny):
@@ -583,19 +421,32 @@ def first_plane_missing(tiny):
 
 
 odd(
-    "first science integration nan",
-    edit("sci0", SCI=put(NAN, 0)),
-    "jw09100001001_03108_00001_nrcalong: no usable pixel in integration 1, which will be NaN",
-    check=first_plane_missing,
+    "fewer references than truncate",
+    given("--set klip.truncate=9"),
+    "klip.truncate is 9, and there are 5 reference images: the basis spans all of them, and "
+    "psfsub's ERR .* is 0",
+    check=no_scatter,
 )
-
-
 odd(
-    "first science integration nan align first",
-    both(edit("sci0", SCI=put(NAN, 0)), given("--align", "first")),
-    "jw09100001001_03108_00001_nrcalong: no usable pixel in integration 1, which will be NaN",
-    check=first_plane_missing,
+    "one integration and a cal image",
+    both(
+        edit("sci0", **dict.fromkeys(IMAGES, lambda a: a[:1])),
+        edit("psf0", **dict.fromkeys(IMAGES, lambda a: a[0])),
+    ),
+    check=two_planes,
 )
+for name, prepare, number in (
+    ("nan", edit("psf0", SCI=put(NAN, 0)), 1),
+    ("inf", edit("psf0", SCI=put(INF, 0)), 1),
+    ("flagged", edit("psf1", DQ=lambda a: a | 1), 2),
+):
+    exposure = f"jw09100003001_0310a_0000{number}_nrcalong"
+    text = f"reference without a usable pixel left out: {exposure}, integration 1"
+    odd(f"one reference integration {name}", prepare, text, check=four_references)
+missing = edit("sci0", SCI=put(NAN, 0))
+for name, prepare in (("", missing), (" align first", both(missing, given("--align first")))):
+    text = "jw09100001001_03108_00001_nrcalong: no usable pixel in integration 1, which will be NaN"
+    odd(f"first science integration nan{name}", prepare, text, check=first_plane_missing)
 odd("inf in science", edit("sci0", SCI=put(-INF, 0, 5, 6)))
 odd("inf in a reference", edit("psf0", SCI=put(INF, 0, 5, 6)))
 
@@ -615,8 +466,6 @@ odd(
     "inf in err and variances",
     edit(ERR=put(INF, 0, 5, 6), VAR_RNOISE=put(INF, 0, 7, 6), VAR_POISSON=put(INF, 0, 8, 6)),
 )
-
-
 for name, change in (("no variances", None), ("empty variances", lambda a: None)):
     text = "resample: 2 of 2 exposures without VAR_RNOISE; the weight of their pixels is 1"
     odd(name, edit(**dict.fromkeys(VARIANCES, change)), text)
@@ -625,15 +474,9 @@ odd(
     both(edit(SCI=np.nan_to_num), edit(DQ=None)),
     *["has no DQ data; taking all pixels as good"] * 5,
 )
-odd(
-    "no s region",
-    edit(S_REGION=None),
-    "jw09100001001.*no polygon in S_REGION; its footprint is taken from the GWCS",
-    "jw09100002001.*no polygon in S_REGION; its footprint is taken from the GWCS",
-)
+text = "jw0910000{}001.*no polygon in S_REGION; its footprint is taken from the GWCS"
+odd("no s region", edit(S_REGION=None), text.format(1), text.format(2))
 odd("no wcs in the references", edit("psf", ASDF=None))
-
-
 odd(
     "quirks of real files: ERR in float64, edges of NaN without a flag, other INT_TIMES or none",
     both(
@@ -646,6 +489,9 @@ odd(
         edit("psf1", AREA=None),
     ),
 )
+text = "{} of {} alignments did not converge .integration/reference 1/3, 2/3"
+constant = edit("psf1", SCI=put(0.0))
+odd("a constant reference", constant, text.format(3, 15) + ", 3/3", text.format(2, 10))
 
 
 def built_in(tiny):
@@ -654,45 +500,23 @@ def built_in(tiny):
         assert fits.getval(path, "R_PSFMAS") == "N/A"
 
 
-odd("no psfmask", lambda tiny: None, check=built_in)
+odd("nothing odd, no psfmask", lambda tiny: None, check=built_in)
 
 
 def test_no_psfmask_is_logged(tiny, capsys, monkeypatch):
     monkeypatch.delenv("CRDS_PATH", raising=False)
     assert tiny.command("--save", "psfsub") == 0
-    assert re.search(
-        "psfmask: none given and .*; built in: all ones, every pixel counts",
-        capsys.readouterr().err,
-    )
-
-
-odd(
-    "a constant reference",
-    edit("psf1", SCI=put(0.0)),
-    "3 of 15 alignments did not converge .integration/reference 1/3, 2/3, 3/3",
-    "2 of 10 alignments did not converge .integration/reference 1/3, 2/3",
-)
-
-
-def test_several_science_exposures_of_different_lengths():
-    assert len(set(N_SCIENCE)) > 1 and len(set(N_REFERENCES)) > 1
+    err = capsys.readouterr().err
+    assert re.search("psfmask: none given and .*; built in: all ones, every pixel counts", err)
 
 
 def test_an_error_in_the_second_product_leaves_the_first_whole(tiny, capsys):
-    def change(content):
-        first, *_ = content["products"]
-        second = json.loads(json.dumps(first)) | {"name": "second"}
-        first["members"] = [m for m in first["members"] if m["expname"] != tiny.science[1].name]
-        second["members"] = [m for m in second["members"] if m["expname"] != tiny.science[0].name]
-        content["products"] = [first, second]
-
-    tiny.edit_asn(change)
-    tiny.edit(tiny.science[1], FILTER="F335M")
+    tiny.split("first", "second")
+    psf, science = tiny.psf[0].name, tiny.science[1]
+    tiny.edit(science, FILTER="F335M")
     assert tiny.command(*OPTIONS) == 3
-    assert (
-        f"{tiny.psf[0].name}: FILTER is F444W, but {tiny.science[1].name} has F335M"
-        in only_error(capsys.readouterr().err)
-    )
+    error = only_error(capsys.readouterr().err)
+    assert f"{psf}: FILTER is F444W, but {science.name} has F335M" in error
     left = tiny.files()
     for name in left:
         complete(tiny.out / name)

@@ -1,7 +1,9 @@
 """Compiling ahead, what is known to be compiled, and saying so: on the emulated device."""
 
 import re
+import tempfile
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,12 +20,8 @@ def kept(device, monkeypatch, tmp_path):
     """An emulated device with a compiler, and nothing compiled yet; the folder."""
     if device.is_gpu:
         device.emulation.nvrtc = (13, 0)
-        monkeypatch.setattr(
-            device.cupy.cuda,
-            "nvrtc",
-            types.SimpleNamespace(getVersion=lambda: device.emulation.nvrtc),
-            raising=False,
-        )
+        nvrtc = types.SimpleNamespace(getVersion=lambda: device.emulation.nvrtc)
+        monkeypatch.setattr(device.cupy.cuda, "nvrtc", nvrtc, raising=False)
         monkeypatch.setattr(device.cupy, "__version__", "14.2.0", raising=False)
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cache"))
     forget()
@@ -99,54 +97,39 @@ def _fail(name):
     raise RuntimeError("CuPy failed to load NVRTC")
 
 
+def info(capsys):
+    assert cli.main(["info"]) == 0
+    return capsys.readouterr().out
+
+
 @EMULATED
 def test_compile_compiles_everything(device, kept, capsys, monkeypatch):
+    out, n = info(capsys), len(cuda.all_kernels())
+    compiled = "kernels are compiled for compute capability 9.0, kept in"
+    more = "gpucoron compile --device 0 compiles all"
+    assert f"device 0: 0 of {n} {compiled} {kept} ({more})\n" in out
     runs = []
     monkeypatch.setattr(cli_compile, "tiny_runs", lambda device, progress: runs.append(device))
     cuda.kernel("median", "column_median<float, 4>").compile()
-    asked = []
-    whole = cli_compile._compile_one
-    monkeypatch.setattr(
-        cli_compile, "_compile_one", lambda *args: (asked.append(args), whole(*args))
-    )
+    asked, one = [], cli_compile._compile_one
+    monkeypatch.setattr(cli_compile, "_compile_one", lambda *args: asked.append(args) or one(*args))
     assert cli.main(["compile", "--device", "0", "--processes", "1"]) == 0
-    every = cuda.all_kernels()
-    assert len(asked) == len(every) - 1 and counted(device) == len(every)
+    assert len(asked) == n - 1 and counted(device) == n
     assert [d.label for d in runs] == ["0"]
     err = capsys.readouterr().err
-    n = len(every)
     assert f"{n - 1} of {n} kernels to compile for device 0; they are kept in {kept}\n" in err
     assert f"kernels: {n - 1} of {n - 1}" in err
     assert re.search(r"everything is compiled, \d+\.\d s", err)
-    assert cli.main(["info"]) == 0
-    out = capsys.readouterr().out
-    told = f"device 0: {n} of {n} kernels are compiled for compute capability 9.0, kept in {kept}"
-    assert f"{told}\n" in out
-
-
-@EMULATED
-def test_info_tells_what_is_missing(device, kept, capsys):
-    assert cli.main(["info"]) == 0
-    told = (
-        f"device 0: 0 of {len(cuda.all_kernels())} kernels are compiled for compute capability "
-        f"9.0, kept in {kept} (gpucoron compile --device 0 compiles all)\n"
-    )
-    assert told in capsys.readouterr().out
+    assert f"device 0: {n} of {n} {compiled} {kept}\n" in info(capsys)
 
 
 @EMULATED
 def test_several_processes_share_the_kernels(device, kept, monkeypatch):
     """With threads in their place: the emulated device is in this process only."""
-    import concurrent.futures
-
-    monkeypatch.setattr(
-        concurrent.futures,
-        "ProcessPoolExecutor",
-        lambda n, context: concurrent.futures.ThreadPoolExecutor(n),
-    )
-    monkeypatch.setattr(
-        cuda, "all_kernels", lambda: [("median", f"column_median<float, {n}>") for n in (4, 8, 16)]
-    )
+    pool = "concurrent.futures.ProcessPoolExecutor"
+    monkeypatch.setattr(pool, lambda n, context: ThreadPoolExecutor(n))
+    few = [("median", f"column_median<float, {n}>") for n in (4, 8, 16)]
+    monkeypatch.setattr(cuda, "all_kernels", lambda: few)
     told = []
     assert cli_compile.compile_kernels(0, 2, lambda *state: told.append(state)) == 3
     assert [state[:3] for state in told] == [("kernels", k, 3) for k in (1, 2, 3)]
@@ -159,8 +142,6 @@ def test_several_processes_share_the_kernels(device, kept, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "host-forward"], indirect=True)
 @pytest.mark.slow
 def test_tiny_runs_leave_nothing_behind(device, kept, capsys, monkeypatch, tmp_path):
-    import tempfile
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr("gpucoron.ops.cpu.compile_late.compile_late", lambda: None)
     words = ["--device", "0"] if device.is_gpu else ["--device", "cpu"]
@@ -173,15 +154,3 @@ def test_tiny_runs_leave_nothing_behind(device, kept, capsys, monkeypatch, tmp_p
     assert set(tmp_path.iterdir()) - before <= {kept}
     if device.is_gpu:
         assert 15 < counted(device) < len(cuda.all_kernels())
-
-
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        (["--processes", "0"], "--processes is 0, expected 1 or more"),
-        (["--device", "many"], "device is 'many'; expected auto, cpu"),
-    ],
-)
-def test_what_is_wrong(words, said, capsys):
-    assert cli.main(["compile", *words]) == 2
-    assert said in capsys.readouterr().err

@@ -38,10 +38,8 @@ def test_short_steps_speak_once():
             for done in range(101):
                 console.progress("klip", done, 100)
             console.progress("resample", 1, 1)
-    assert [line[10:] for line in stream.getvalue().splitlines()] == 2 * [
-        "klip: 100 of 100",
-        "resample: 1 of 1",
-    ]
+    lines = [line[10:] for line in stream.getvalue().splitlines()]
+    assert lines == 2 * ["klip: 100 of 100", "resample: 1 of 1"]
 
 
 def test_progress_on_a_terminal_draws_bars_and_lines():
@@ -78,12 +76,8 @@ def test_summary_collects_warnings_once():
     stream = io.StringIO()
     with Console(stream=stream) as console:
         log.warning("reference %d left out", 3)
-        console.summary(
-            types.SimpleNamespace(
-                timings={"klip": 1.0, "resample": 3.0}, warnings=["reference 3 left out", "another"]
-            ),
-            5.0,
-        )
+        timings, warned = {"klip": 1.0, "resample": 3.0}, ["reference 3 left out", "another"]
+        console.summary(types.SimpleNamespace(timings=timings, warnings=warned), 5.0)
     lines = [line[10:] for line in stream.getvalue().splitlines()]
     assert lines == [
         "warning: reference 3 left out",
@@ -107,8 +101,5 @@ def test_warnings_of_other_packages_go_to_the_log_file_only(tmp_path, capsys):
 
 
 def test_format_table():
-    assert format_table([("a", 1), ("bcd", 22)], ("x", "n"), right=(1,)) == [
-        "x     n",
-        "a     1",
-        "bcd  22",
-    ]
+    table = format_table([("a", 1), ("bcd", 22)], ("x", "n"), right=(1,))
+    assert table == ["x     n", "a     1", "bcd  22"]

@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import json
+import os
 import shutil
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -19,6 +21,7 @@ from gpucoron.simulate import simulate
 SHAPE = (36, 40)
 N_SCIENCE = (3, 2)  # integrations of the science exposures
 N_REFERENCES = (2, 1, 2)
+NAME = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"  # of its product
 NOTHING_ELSE = {"planets": (), "disk": False, "n_optical_states": 1}
 
 
@@ -63,6 +66,21 @@ class TinySet:
         content = json.loads(self.asn.read_text())
         self.asn.write_text(json.dumps(change(content) or content))
 
+    def split(self, *names):
+        """Make a product of each science exposure and all references; None leaves out the name."""
+
+        def change(content):
+            members = content["products"][0]["members"]
+            content["products"] = [
+                {"name": name, "members": [m for m in members if m["expname"] not in others]}
+                for k, name in enumerate(names)
+                for others in [[p.name for p in self.science[:k] + self.science[k + 1 :]]]
+            ]
+            if None in names:
+                del content["products"][names.index(None)]["name"]
+
+        self.edit_asn(change)
+
     def members(self, keep):
         """Keep the members of which `keep` (of file name) is true."""
 
@@ -84,6 +102,29 @@ class TinySet:
     def command(self, *options):
         """Run gpucoron with those words; return the exit code."""
         return cli.main(self.words(*options))
+
+    def fork(self, *words, err=os.devnull, before=lambda: None):
+        """Run the command in a fork of this process, which has everything imported and compiled.
+
+        Its standard error goes to a file; `before` is called in it first. Return its process ID.
+        """
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                before()
+                sys.stderr = open(err, "w", buffering=1)
+                os.dup2(sys.stderr.fileno(), 2)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                code = self.command(*words)
+            finally:
+                os._exit(code)
+        return pid
+
+    def record(self):
+        """Return the contents of the only record in the output folder."""
+        (path,) = self.out.glob("*_run.json")
+        return json.loads(path.read_text())
 
     def files(self):
         """Return the names of all files in the output folder, hidden too, but the run's record."""
@@ -123,3 +164,17 @@ def complete(path):
             for hdu in hdus:
                 assert hdu.verify_checksum() == hdu.verify_datasum() == 1
                 hdu.data
+
+
+def wait(pid):
+    """Wait for the end of a fork; return its exit code, -N after signal N."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def only_error(err):
+    """Return the one line that reports an error, which is the last."""
+    assert "Traceback" not in err
+    lines = [line for line in err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and lines[0] == err.splitlines()[-1]
+    assert lines[0].startswith("gpucoron: error: ") and "internal error" not in lines[0]
+    return lines[0]

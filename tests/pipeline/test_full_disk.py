@@ -1,19 +1,17 @@
 """A disk that fills up ends a run cleanly, and the run is continued."""
 
 import contextlib
-import os
 import resource
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gpucoron.pipeline import run_record
 from tests.helpers import processes
-from tests.helpers.tiny_sets import one_thread  # noqa: F401
+from tests.helpers.tiny_sets import one_thread, only_error, wait  # noqa: F401
 from tests.pipeline.test_kill import contents, look
-from tests.pipeline.test_resume import only_line, run, times
+from tests.pipeline.test_resume import WORDS, run, times
 
 pytestmark = pytest.mark.slow
 
@@ -32,13 +30,12 @@ def small_disk(folder: Path, size: str):
 
 @pytest.mark.parametrize("kib", [4, 100, 500, 1000, 1300, 1600, 1800])
 def test_a_file_system_that_fills_up(kib, tiny, capsys, tmp_path):
-    words = ("-q", "--set", "klip.truncate=3")
-    assert tiny.command(*words) == 0
+    assert tiny.command(*WORDS) == 0
     right = contents(tiny.out)
     tiny.out = tmp_path / "small"
     with small_disk(tiny.out, f"{kib}k"):
-        assert tiny.command(*words) == 5
-        line = only_line(capsys.readouterr().err)
+        assert tiny.command(*WORDS) == 5
+        line = only_error(capsys.readouterr().err)
         assert "No space left on device" in line or "GiB free" in line
         whole, rest = look(tiny.out)
         assert rest == [] and len(whole) < 11 and not list(tiny.out.glob(".*"))
@@ -46,7 +43,7 @@ def test_a_file_system_that_fills_up(kib, tiny, capsys, tmp_path):
             assert f"{len(whole)} of 11 products are complete in {tiny.out}, --resume" in line
         subprocess.run(["mount", "-o", "remount,size=20m", str(tiny.out)], check=True)
         before = times(tiny)
-        assert tiny.command(*words, "--resume") == 0
+        assert tiny.command(*WORDS, "--resume") == 0
         assert contents(tiny.out) == right
         kept = [name for name, t in before.items() if times(tiny)[name] == t]
         assert len(kept) >= len(whole) - 1  # the last may have lacked the room for its entry
@@ -54,38 +51,30 @@ def test_a_file_system_that_fills_up(kib, tiny, capsys, tmp_path):
 
 @pytest.mark.parametrize("kib", [8, 150, 250])
 def test_a_limit_on_the_size_of_files(kib, tiny, tmp_path):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            sys.stderr = open(tmp_path / "err", "w", buffering=1)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024,) * 2)
-            code = tiny.command("-q", "--set", "klip.truncate=3")
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
-    assert "File too large" in only_line((tmp_path / "err").read_text())
+    limit = (kib * 1024,) * 2
+    pid = tiny.fork(
+        *WORDS,
+        err=tmp_path / "err",
+        before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert wait(pid) == 5
+    assert "File too large" in only_error((tmp_path / "err").read_text())
     assert look(tiny.out)[1] == [] and not list(tiny.out.glob(".*"))
 
 
-def test_a_record_that_no_longer_fits_costs_a_warning(tiny, caplog, monkeypatch):
+def test_a_record_that_no_longer_fits_costs_a_warning(tiny, monkeypatch):
     real, calls = run_record.RunRecord._save, []
 
     def save(self, first=False):
-        if not first:
-            calls.append(self.path)
-            monkeypatch.setattr(
-                "gpucoron.io.files.temporary_path", lambda path: tiny.out / "no" / "where"
-            )
-        try:
+        with monkeypatch.context() as patch:
+            if not first:
+                calls.append(self.path)
+                nowhere = tiny.out / "no" / "where"
+                patch.setattr("gpucoron.io.files.temporary_path", lambda path: nowhere)
             real(self, first)
-        finally:
-            monkeypatch.undo()
-            monkeypatch.setattr(run_record.RunRecord, "_save", save)
 
     monkeypatch.setattr(run_record.RunRecord, "_save", save)
     result = run(tiny, threads=1)
     assert len(calls) == 12 and len(result.files) == 11
-    assert [w for w in result.warnings if "_run.json" in w] == [
-        f"cannot write {calls[0]}: No such file or directory"
-    ]
+    expected = [f"cannot write {calls[0]}: No such file or directory"]
+    assert [w for w in result.warnings if "_run.json" in w] == expected

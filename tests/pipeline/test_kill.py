@@ -6,16 +6,13 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from gpucoron.io.fits.checksums import product_sums
-from gpucoron.simulate import simulate
-from tests.helpers.processes import MAIN, python
-from tests.helpers.tiny_sets import TinySet, complete, one_thread  # noqa: F401
+from tests.helpers.processes import python
+from tests.helpers.tiny_sets import TinySet, complete, one_thread, wait  # noqa: F401
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")]
 
@@ -111,63 +108,18 @@ def test_killed_while_writing(function, number, whole, rest, tmp_path):
     assert len(look(tiny.out)[0]) == len(tiny.files()) == 11
 
 
-def test_killed_from_outside_while_references_are_written(tmp_path):
-    made = simulate(
-        tmp_path / "in",
-        "nircam",
-        3,
-        shape=(160, 160),
-        n_science=1,
-        n_integrations=9,
-        n_references=2,
-        n_reference_integrations=10,
-        planets=(),
-        disk=False,
-        n_optical_states=1,
-    )
-    out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, made.asn, "--output-dir", out, *WORDS],
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not list(out.glob(".*_psfalign.fits.*.part")) and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.1)
-    process.kill()
-    process.wait()
-    whole, left = look(out)
-    if process.returncode == -signal.SIGKILL and not any("psfalign" in name for name in whole):
-        assert len(left) == 1 and not any("psfsub" in name for name in whole)
-
-
 # ---- killed at random moments, again and again, and continued until done
-
 KILLS = 100
 # what says when a file was written, in PRIMARY and in the metadata of ASDF, and what sums it up
 VARYING = re.compile(rb"(DATE    |CHECKSUM|DATASUM )= .{70}|\n *date: [^\n]*")
-
-
-def in_a_process_of_its_own(tiny, *words):
-    """Start a run in a fork of this process, which has everything imported and compiled."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            code = tiny.command(*WORDS, "--threads", "2", "--resume", *words)
-        finally:
-            os._exit(code)
-    return pid
 
 
 def killed(pid, seconds):
     """Kill a process after some time; return its exit code, None if it was killed."""
     time.sleep(seconds)
     os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    code = wait(pid)
+    return None if code < 0 else code
 
 
 def contents(folder):
@@ -180,11 +132,11 @@ def contents(folder):
 
 def test_a_hundred_kills(tmp_path):
     tiny = TinySet(tmp_path)
-    tiny.command(*WORDS, "--threads", "2")  # compiles
+    words = (*WORDS, "--threads", "2")
+    tiny.command(*words)  # compiles
     tiny.out = tmp_path / "uninterrupted"
     start = time.monotonic()
-    pid = in_a_process_of_its_own(tiny)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait(tiny.fork(*words, "--resume")) == 0
     wall = time.monotonic() - start
     right = contents(tiny.out)
     moments = random.Random(1)
@@ -194,13 +146,10 @@ def test_a_hundred_kills(tmp_path):
         tiny.out = tmp_path / f"chain{chains}"
         code, chains, seen = None, chains + 1, {}
         while code is None and kills < KILLS:
-            code = killed(in_a_process_of_its_own(tiny), moments.uniform(0, wall))
+            code = killed(tiny.fork(*words, "--resume"), moments.uniform(0, wall))
             kills += code is None
             states.add(len(look(tiny.out, seen)[0]))
-        if code is None:
-            assert os.waitpid(in_a_process_of_its_own(tiny), 0)[1] == 0
-        else:
-            assert code == 0
+        assert (wait(tiny.fork(*words, "--resume")) if code is None else code) == 0
         assert contents(tiny.out) == right
         assert len(tiny.files()) == len(right) == 11  # and nothing half-written
     assert chains >= 3  # fewer come to their end on a busy machine than on an idle one

@@ -12,13 +12,7 @@ from astropy.io import fits
 import gpucoron
 from gpucoron.errors import ExposureError
 from gpucoron.pipeline.product_writer import ProductWriter
-from tests.helpers.tiny_sets import one_thread  # noqa: F401
-
-NAME = "jw09100-c1001_t001_nircam_f444w-maskrnd-sub320a335r"
-
-
-def record(tiny, name=NAME):
-    return json.loads((tiny.out / f"{name}_run.json").read_text())
+from tests.helpers.tiny_sets import NAME, one_thread  # noqa: F401
 
 
 def run(tiny, **options):
@@ -28,14 +22,13 @@ def run(tiny, **options):
 
 def test_a_complete_run(tiny):
     result = run(tiny, psfmask=tiny.mask, threads=1)
-    found = record(tiny)
+    found = tiny.record()
     assert (found["status"], found["exit_status"], found["error"]) == ("complete", 0, None)
     start, end = (datetime.fromisoformat(found[key]) for key in ("start", "end"))
     assert start.utcoffset().total_seconds() == 0 and 0 < (end - start).total_seconds() < 100
     assert found["gpucoron"] == gpucoron.__version__
     assert found["versions"]["numpy"] == np.__version__
-    assert found["device"]["label"] == "cpu"
-    assert found["device"]["name"] == result.device.name
+    assert (found["device"]["label"], found["device"]["name"]) == ("cpu", result.device.name)
     assert found["parameters"] == json.loads(json.dumps(result.parameters.flat()))
     assert found["threads"] == 1 and found["resumed"] is None
     assert found["timings"].keys() == result.timings.keys()
@@ -53,7 +46,7 @@ def test_a_complete_run(tiny):
 
 def test_products_are_named_with_the_checksums_of_their_hdus(tiny):
     result = run(tiny, save=("crfints", "psfalign", "psfsub", "i2d", "median"))
-    entries = {e["name"]: e for e in record(tiny)["files"]}
+    entries = {e["name"]: e for e in tiny.record()["files"]}
     assert entries.keys() == {p.name for p in result.files} and len(entries) == 15
     for path in result.files:
         entry = entries[path.name]
@@ -69,7 +62,7 @@ def test_while_it_runs_the_record_tells_what_is_complete(tiny, monkeypatch):
 
     def write(self, path, *args):
         self.background.wait()
-        content = record(tiny)
+        content = tiny.record()
         seen.append(sum(e["state"] == "complete" for e in content["files"]))
         assert content["status"] == "running" and content["end"] is None
         assert len(content["files"]) == 11 and (tiny.out / f".{NAME}.lock").exists()
@@ -86,7 +79,7 @@ def test_a_run_that_fails(tiny):
         run(tiny)
     assert not getattr(caught.value, "__notes__", None)
     if tiny.out.is_dir() and list(tiny.out.iterdir()):
-        found = record(tiny)
+        found = tiny.record()
         assert (found["status"], found["exit_status"]) == ("failed", 3)
         assert found["error"] == str(caught.value)
         assert {e["state"] for e in found["files"]} == {"pending"}
@@ -99,45 +92,29 @@ def test_a_defect_is_recorded_and_notes_what_is_complete(tiny, monkeypatch):
     monkeypatch.setattr("gpucoron.pipeline.product.combine", broken)
     with pytest.raises(ZeroDivisionError) as caught:
         run(tiny)
-    assert caught.value.__notes__ == [
-        f"10 of 11 products are complete in {tiny.out}, --resume continues"
-    ]
-    found = record(tiny)
+    note = f"10 of 11 products are complete in {tiny.out}, --resume continues"
+    assert caught.value.__notes__ == [note]
+    found = tiny.record()
     assert (found["status"], found["exit_status"]) == ("failed", 1)
     assert found["error"] == "ZeroDivisionError: no"
     assert [e["name"] for e in found["files"] if e["state"] == "pending"] == [f"{NAME}_i2d.fits"]
     monkeypatch.undo()
     run(tiny, resume=True)
-    assert record(tiny)["resumed"] == {
-        "start": found["start"],
-        "status": "failed",
-        "taken_over": 10,
-    }
+    resumed = {"start": found["start"], "status": "failed", "taken_over": 10}
+    assert tiny.record()["resumed"] == resumed
 
 
 def test_warnings_of_the_run_that_is_continued_are_kept(tiny):
     tiny.edit(tiny.science[0], VAR_RNOISE=None)
-    first = record_warnings(tiny)
+    run(tiny)
+    first = tiny.record()["warnings"]
     (tiny.out / f"{NAME}_i2d.fits").unlink()
     run(tiny, resume=True)
-    assert set(record(tiny)["warnings"]) >= set(first) != set()
-
-
-def record_warnings(tiny):
-    run(tiny)
-    return record(tiny)["warnings"]
+    assert set(tiny.record()["warnings"]) >= set(first) != set()
 
 
 def test_several_products_have_one_record_and_all_their_names_are_held(tiny, monkeypatch):
-    def change(content):
-        first = content["products"][0]
-        chosen = [[p.name for p in tiny.science[k : k + 1] + tiny.psf] for k in (0, 1)]
-        content["products"] = [
-            {"name": name, "members": [m for m in first["members"] if m["expname"] in names]}
-            for name, names in zip(("one", "two"), chosen, strict=True)
-        ]
-
-    tiny.edit_asn(change)
+    tiny.split("one", "two")
     locks, real = [], ProductWriter.write
 
     def write(self, path, *args):
@@ -147,32 +124,26 @@ def test_several_products_have_one_record_and_all_their_names_are_held(tiny, mon
     monkeypatch.setattr(ProductWriter, "write", write)
     run(tiny)
     assert all(found == [".one.lock", ".two.lock"] for found in locks)
-    found = record(tiny, "one")
+    found = tiny.record()
     assert found["psfmasks"].keys() == {"one", "two"} and not list(tiny.out.glob("two_run.json"))
     assert {e["state"] for e in found["files"]} == {"complete"}
     assert len(found["inputs"]) == len({e["path"] for e in found["inputs"]}) == 6
     for name in ("one_i2d.fits", "two_psfstack.fits"):
         (tiny.out / name).unlink()
     run(tiny, resume=True)
-    assert record(tiny, "one")["resumed"]["taken_over"] == len(found["files"]) - 2
+    assert tiny.record()["resumed"]["taken_over"] == len(found["files"]) - 2
 
 
-def test_nothing_is_recorded_where_nothing_is_written(tiny):
-    run(tiny, output_dir=None)
+def test_the_command_is_in_the_record_and_nothing_where_nothing_is_written(tiny, monkeypatch):
     run(tiny, save=())
     assert not tiny.out.exists()
-
-
-def test_the_command_is_in_the_record(tiny, monkeypatch):
     monkeypatch.setattr("sys.argv", ["gpucoron", "asn.json", "-q"])
     assert tiny.command("-q") == 0
-    assert record(tiny)["command"] == ["gpucoron", "asn.json", "-q"]
-    assert re.fullmatch(r"3\.\d+\.\d+.*", record(tiny)["versions"]["python"])
+    assert tiny.record()["command"] == ["gpucoron", "asn.json", "-q"]
+    assert re.fullmatch(r"3\.\d+\.\d+.*", tiny.record()["versions"]["python"])
 
 
 # ---- a log for machines
-
-
 @pytest.mark.parametrize("where", ["run.jsonl", "-"])
 def test_log_json(where, tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -191,7 +162,7 @@ def test_log_json(where, tiny, tmp_path, capsys, monkeypatch):
     assert all(0 < line["numbers"]["done"] <= line["numbers"]["total"] for line in progress)
     steps = {line["step"]: line["numbers"] for line in found if line["event"] == "step"}
     assert all(numbers["seconds"] >= 0 for numbers in steps.values())
-    assert steps.keys() == record(tiny)["timings"].keys()
+    assert steps.keys() == tiny.record()["timings"].keys()
     assert any(line["level"] == "warning" for line in found)
 
 

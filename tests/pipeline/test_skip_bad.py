@@ -23,15 +23,18 @@ def shorten(path):
     path.write_bytes(path.read_bytes()[:-9000])
 
 
-def flip(path, at=0.5):
+def flip(path):
     """Change one byte of SCI, as a bad disk does."""
     with fits.open(path) as hdus:
-        place = hdus["SCI"].fileinfo()["datLoc"] + int(at * hdus["SCI"].data.nbytes)
-    with open(path, "r+b") as file:
-        file.seek(place)
-        byte = file.read(1)
-        file.seek(place)
-        file.write(bytes([byte[0] ^ 1]))
+        place = hdus["SCI"].fileinfo()["datLoc"] + hdus["SCI"].data.nbytes // 2
+    put(path, place, lambda byte: byte ^ 1)
+
+
+def put(path, place, change):
+    """Change one byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] = change(content[place])
+    path.write_bytes(content)
 
 
 def sealed(*paths):
@@ -46,55 +49,40 @@ def sealed_and_flipped(tiny, path):
     flip(path)
 
 
+def edit(**changes):
+    return lambda tiny, path: tiny.edit(path, **changes)
+
+
+def narrow(array):
+    return array[..., 1:]
+
+
+OUTLINE = "POLYGON ICRS  10.0 9.0 10.0 {0} {1} {0} {1} 9.0"
+ARRAYS = "SCI ERR DQ AREA VAR_POISSON VAR_RNOISE VAR_FLAT".split()
 BAD = {
     "missing": (lambda tiny, p: p.unlink(), "no such file"),
     "empty": (lambda tiny, p: p.write_bytes(b""), "not a FITS file: is empty"),
     "cut short": (lambda tiny, p: shorten(p), "is cut short"),
     "a folder": (lambda tiny, p: (p.unlink(), p.mkdir()), "is a folder"),
     "a pipe": (lambda tiny, p: (p.unlink(), os.mkfifo(p)), "is a pipe"),
-    "no SCI": (lambda tiny, p: tiny.edit(p, SCI=None), "has no SCI extension"),
-    "no ERR": (lambda tiny, p: tiny.edit(p, ERR=None), "has no ERR data"),
-    "DQ of another shape": (lambda tiny, p: tiny.edit(p, DQ=lambda a: a[..., 1:]), "DQ has shape"),
-    "another filter": (lambda tiny, p: tiny.edit(p, FILTER="F335M"), "FILTER is F335M, but"),
-    "another shape": (
-        lambda tiny, p: tiny.edit(
-            p,
-            **{
-                n: lambda a: a[..., 1:]
-                for n in ("SCI", "ERR", "DQ", "AREA", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
-            },
-        ),
-        "the image shape",
-    ),
-    "all NaN": (lambda tiny, p: tiny.edit(p, SCI=lambda a: a * np.nan), "no integration has a us"),
-    "all flagged": (lambda tiny, p: tiny.edit(p, DQ=lambda a: a | 1), "no integration has a us"),
+    "no SCI": (edit(SCI=None), "has no SCI extension"),
+    "no ERR": (edit(ERR=None), "has no ERR data"),
+    "DQ of another shape": (edit(DQ=narrow), "DQ has shape"),
+    "another filter": (edit(FILTER="F335M"), "FILTER is F335M, but"),
+    "another shape": (edit(**dict.fromkeys(ARRAYS, narrow)), "the image shape"),
+    "all NaN": (edit(SCI=lambda a: a * np.nan), "no integration has a us"),
+    "all flagged": (edit(DQ=lambda a: a | 1), "no integration has a us"),
     "damaged": (sealed_and_flipped, "the data of SCI do not go with the checksum in its header"),
 }
 BAD_SCIENCE = {
-    "no WCS": (lambda tiny, p: tiny.edit(p, ASDF=None), "no ASDF extension"),
-    "points elsewhere": (
-        lambda tiny, p: tiny.edit(
-            p, S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.01 10.01 9.01 10.01 9.0"
-        ),
-        "arcmin away from",
-    ),
-    "an endless outline": (
-        lambda tiny, p: tiny.edit(
-            p, S_REGION="POLYGON ICRS  10.0 9.0 10.0 19.0 20.0 19.0 20.0 9.0"
-        ),
-        "its outline",
-    ),
+    "no WCS": (edit(ASDF=None), "no ASDF extension"),
+    "points elsewhere": (edit(S_REGION=OUTLINE.format(9.01, 10.01)), "arcmin away from"),
+    "an endless outline": (edit(S_REGION=OUTLINE.format(19.0, 20.0)), "its outline"),
 }
-CASES = (
-    [("science", name, 1) for name in BAD | BAD_SCIENCE]
-    + [("psf", name, 1) for name in BAD]
-    + [
-        # the first one is not what all others must agree with
-        ("science", "another filter", 0),
-        ("science", "another shape", 0),
-        ("science", "missing", 0),
-    ]
-)
+# the first science exposure is not what all others must agree with
+FIRST = ("another filter", "another shape", "missing")
+CASES = [("science", name, 1) for name in BAD | BAD_SCIENCE] + [("psf", name, 1) for name in BAD]
+CASES += [("science", name, 0) for name in FIRST]
 
 
 @pytest.mark.parametrize("kind, name, number", CASES)
@@ -132,10 +120,8 @@ def test_the_result_names_what_was_left_out(tiny):
         (tiny.science[0].name, "science"),
     ]
     assert product.left_out[0].reason.startswith("is cut short")
-    assert (
-        tiny.psf[2].name,
-        f"psf, left out: {product.left_out[0].reason}",
-    ) in product.record.ignored
+    ignored = (tiny.psf[2].name, f"psf, left out: {product.left_out[0].reason}")
+    assert ignored in product.record.ignored
 
 
 def test_the_same_as_without_the_bad_member(tiny):
@@ -151,11 +137,8 @@ def test_the_same_as_without_the_bad_member(tiny):
 def test_too_few_left(kind, tiny):
     for path in getattr(tiny, kind):
         shorten(path)
-    with pytest.raises(
-        InputError,
-        match=f"no {kind} member can be used, expected at least one "
-        r"\(.*is cut short.*; .*is cut short",
-    ):
+    message = f"no {kind} member can be used, expected at least one "
+    with pytest.raises(InputError, match=message + r"\(.*is cut short.*; .*is cut short"):
         run(tiny, skip_bad=True, output_dir=tiny.out)
     assert tiny.files() == []
 
@@ -167,8 +150,6 @@ def test_science_and_references_that_do_not_go_together(tiny):
 
 
 # ---- checksums
-
-
 def test_right_checksums_pass(tiny):
     sealed(*tiny.science, *tiny.psf, tiny.mask)
     assert not run(tiny, psfmask=tiny.mask, keep=["i2d"]).warnings
@@ -188,9 +169,8 @@ def test_a_damaged_psfmask(tiny):
 
 def test_an_edited_header_is_a_warning(tiny):
     sealed(tiny.psf[0])
-    content = tiny.psf[0].read_bytes()
-    place = content.index(b"EXTNAME = 'SCI") + 60
-    tiny.psf[0].write_bytes(content[:place] + b"x" + content[place + 1 :])
+    place = tiny.psf[0].read_bytes().index(b"EXTNAME = 'SCI") + 60
+    put(tiny.psf[0], place, lambda byte: ord("x"))
     assert run(tiny, keep=["i2d"]).warnings == (
         f"{tiny.psf[0].name}: the header of SCI was changed after its CHECKSUM was made",
     )
@@ -200,16 +180,14 @@ def test_damage_in_any_extension(tiny):
     sealed(tiny.science[1])
     with fits.open(tiny.science[1]) as hdus:
         places = {h.name: h.fileinfo()["datLoc"] + 40 for h in hdus if h.data is not None}
-    good = tiny.science[1].read_bytes()
     for name, place in places.items():
-        tiny.science[1].write_bytes(good[:place] + bytes([good[place] ^ 16]) + good[place + 1 :])
+        put(tiny.science[1], place, lambda byte: byte ^ 16)
         with pytest.raises(ExposureError, match=f"the data of {name} do not go with"):
-            gpucoron.run(tiny.asn, **OPTIONS)
+            run(tiny)
+        put(tiny.science[1], place, lambda byte: byte ^ 16)
 
 
 # ---- products and inputs
-
-
 def test_a_product_never_replaces_an_input(tiny):
     name = "abc_i2d.fits"
     tiny.psf[0].rename(tiny.folder / name)

@@ -1,53 +1,38 @@
 """Ctrl-C and SIGTERM: within two seconds, at whatever moment, nothing half-written is left."""
 
-import json
 import os
 import random
 import re
 import signal
-import sys
 import time
 
 import pytest
 
 from gpucoron.backend import signals
-from tests.helpers.tiny_sets import TinySet, one_thread  # noqa: F401
+from tests.helpers.tiny_sets import TinySet, one_thread, wait  # noqa: F401
 from tests.pipeline.test_kill import contents, look
 
 WORDS = ("-q", "--set", "klip.truncate=3", "--threads", "2")
 STOPS = 16
+ERROR = "gpucoron: error: {}; {} of 11 products are complete in {}, --resume continues\n"
 CODES = {signal.SIGTERM: (143, "terminated"), signal.SIGINT: (130, "interrupted")}
 
 
-def start(tiny, err, hold=None):
+def start(tiny, err, hold=lambda: None):
     """Run the command in a fork of this process; `hold` is done to it first."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            sys.stderr = open(err, "w", buffering=1)
-            os.dup2(sys.stderr.fileno(), 2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            if hold:
-                hold()
-            code = tiny.command(*WORDS, "--resume")
-        finally:
-            os._exit(code)
-    return pid
+
+    def before():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        hold()
+
+    return tiny.fork(*WORDS, "--resume", err=err, before=before)
 
 
 def stop(pid, number):
     """Send a signal; return the exit code and how long the end took."""
     sent = time.monotonic()
     os.kill(pid, number)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code, time.monotonic() - sent
-
-
-def record(tiny):
-    (path,) = tiny.out.glob("*_run.json")
-    return json.loads(path.read_text())
+    return wait(pid), time.monotonic() - sent
 
 
 @pytest.mark.slow
@@ -57,7 +42,7 @@ def test_stopped_at_random_moments(tmp_path):
     right, err = contents(tiny.out), tmp_path / "err"
     tiny.out = tmp_path / "timed"
     begun = time.monotonic()
-    os.waitpid(start(tiny, err), 0)
+    wait(start(tiny, err))
     wall = time.monotonic() - begun
     moments, stopped, chains = random.Random(2), 0, 0
     while stopped < STOPS:
@@ -75,18 +60,15 @@ def test_stopped_at_random_moments(tmp_path):
             whole, rest = look(tiny.out)
             assert rest == []
             if code > 0 and "--resume" in err.read_text():
-                assert record(tiny)["status"] == CODES[number][1]
-                told = re.search(
-                    rf"{CODES[number][1]}; (\d+) of 11 products are complete in "
-                    rf"{tiny.out}, --resume continues\n",
-                    err.read_text(),
-                )
+                word = CODES[number][1]
+                assert tiny.record()["status"] == word
+                told = re.search(ERROR.format(word, r"(\d+)", tiny.out), err.read_text())
                 # the last may have its name and not yet its entry in the record (seen once)
                 assert len(whole) - int(told[1]) in (0, 1)
                 assert not list(tiny.out.glob(".*"))
         if code == 0:
             assert contents(tiny.out) == right
-    assert os.waitpid(start(tiny, err), 0)[1] == 0
+    assert wait(start(tiny, err)) == 0
     assert contents(tiny.out) == right
 
 
@@ -117,13 +99,11 @@ def test_compiled_code_that_goes_on_is_left_behind(number, tmp_path):
     assert code == CODES[number][0] and signals.GRACE_S < seconds < 2
     whole, rest = look(tiny.out)
     assert rest == [] and len(whole) == 5 and not list(tiny.out.glob(".*"))
-    assert err.read_text() == (
-        f"gpucoron: error: {CODES[number][1]}; 5 of 11 products are complete in {tiny.out}, "
-        "--resume continues\n"
-    )
-    assert record(tiny)["status"] == CODES[number][1]
+    word = CODES[number][1]
+    assert err.read_text() == ERROR.format(word, 5, tiny.out)
+    assert tiny.record()["status"] == word
     assert tiny.command(*WORDS, "--resume") == 0
-    assert record(tiny)["resumed"]["taken_over"] == 5
+    assert tiny.record()["resumed"]["taken_over"] == 5
 
 
 def test_a_second_signal_does_not_disturb_the_end(tmp_path):
@@ -141,7 +121,7 @@ def test_a_second_signal_does_not_disturb_the_end(tmp_path):
     assert seen == ["cleaned"]
 
 
-def test_handlers_are_given_back():
+def test_handlers_are_given_back_and_an_ignored_ctrl_c_stays_ignored():
     def handlers():
         return [signal.getsignal(n) for n in CODES]
 
@@ -149,9 +129,6 @@ def test_handlers_are_given_back():
     with signals.graceful_shutdown():
         assert handlers() != before
     assert handlers() == before
-
-
-def test_ignored_ctrl_c_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with signals.graceful_shutdown():
