@@ -79,7 +79,7 @@ def _what_counts(record: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
 
 
 def _inputs(entries: list) -> dict[str, Any]:
-    """Return size and CRC of the input files by name; none of a record that was tampered with."""
+    """Return size and CRC of the input files by name; none where the record is malformed."""
     try:
         return {Path(str(e["path"])).name: (e["size"], e["crc32"]) for e in entries}
     except (TypeError, KeyError):
