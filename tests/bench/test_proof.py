@@ -12,6 +12,7 @@ import pytest
 from gpucoron import __version__
 from gpucoron.backend import cuda, proof
 from tests.helpers import nvrtc
+from tests.helpers.processes import python
 from tests.helpers.small_package import write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,11 +52,11 @@ def test_the_proof_is_of_this_code():
 def package(tmp_path):
     """A package in small: files by name; gives the checksum of what they hold."""
 
-    def python(**files):
+    def checksum(**files):
         write(tmp_path, files)
         return gpu_proof.digest(gpu_proof.definitions(tmp_path))
 
-    return python
+    return checksum
 
 
 STEP = '''
@@ -85,65 +86,48 @@ def unused():
 CUDA = "def kernel(file, name):\n    return file, name\n"
 CPU = "import numba\nfrom gpucoron.ops.loop import loop\ndef on_cpu(image):\n    return loop(image)"
 LOOP = "def loop(image):\n    return image + 1"
-FILES = {
-    "steps__one": STEP,
-    "ops__blur": BLUR,
-    "ops___blur_cpu": CPU,
-    "ops__loop": LOOP,
-    "backend__cuda": CUDA,
-}
+FILES = {"steps__one": STEP, "ops__blur": BLUR, "ops___blur_cpu": CPU, "ops__loop": LOOP}
+FILES["backend__cuda"] = CUDA
 
 
-def replaced(name, old, new):
-    assert old in FILES[name]
-    return {**FILES, name: FILES[name].replace(old, new)}
+def replaced(name, *old_new, **more):
+    """Return the files with texts of one replaced one after another, and more files."""
+    text = FILES[name]
+    for old, new in zip(old_new[::2], old_new[1::2], strict=True):
+        assert old in text
+        text = text.replace(old, new)
+    return {**FILES, name: text, **more}
+
+
+blur = functools.partial(replaced, "ops__blur")
 
 
 def test_what_changes_nothing_does_not_expire_it(package):
     code = package(**FILES)
-    moved = {
-        **FILES,
-        "ops__haze": BLUR,
-        "steps__one": STEP.replace("import blur", "import haze").replace("blur.", "haze."),
-    }
+    step = functools.partial(replaced, "steps__one")
+    moved = step("import blur", "import haze", "blur.", "haze.", ops__haze=BLUR)
     del moved["ops__blur"]
-    direct = {
-        **FILES,
-        "steps__one": STEP.replace("ops import blur", "ops.blur import blurred").replace(
-            "blur.blurred", "blurred"
-        ),
-    }
-    renamed = {
-        **FILES,
-        "steps__one": STEP.replace("import blur", "import blur as b").replace(
-            "blur.blurred", "b.blurred"
-        ),
-    }
-    split = {
-        **FILES,
-        "ops__blur": BLUR.replace("WIDTH = 3", "from gpucoron.ops.wide import WIDTH"),
-        "ops__wide": "WIDTH = 3",
-    }
+    direct = step("ops import blur", "ops.blur import blurred", "blur.blurred", "blurred")
+    renamed = step("import blur", "import blur as b", "blur.blurred", "b.blurred")
+    wide = ("WIDTH = 3", "from gpucoron.ops.wide import WIDTH")
+    split = blur(*wide, ops__wide="WIDTH = 3")
     for files in (
+        *(moved, direct, renamed, split),
         replaced("steps__one", "# on the device", "# elsewhere"),
         replaced("steps__one", '"""Do it."""', '"""Do it all,\n\n    and well."""'),
         replaced("steps__one", '"""A step."""', ""),
-        replaced("ops__blur", "np.zeros(WIDTH)", "np.zeros(\n        WIDTH,\n    )"),
-        replaced("ops__blur", '" all"', "' all'"),
-        replaced("ops__blur", 'of" " all"', 'of all"'),
-        replaced("ops__blur", 'kernel("blur"', 'kernel("haze"'),  # the file of the kernel
-        replaced("ops__blur", "import numpy as np", "import sys, numpy as np"),
-        replaced("ops__blur", "blurred(image)", "blurred(image: np.ndarray) -> tuple[OTHER]"),
-        replaced("ops__blur", "    total =", "    count: OTHER\n    total: OTHER ="),
-        replaced("ops__blur", "WIDTH = 3", "if TYPE_CHECKING:\n    import x\nWIDTH: int = 3"),
-        replaced("ops__blur", "OTHER = 5", "OTHER = 6"),  # nothing on the device reads it
-        replaced("ops__blur", "return OTHER", "return -OTHER"),
+        blur("np.zeros(WIDTH)", "np.zeros(\n        WIDTH,\n    )"),
+        blur('" all"', "' all'"),
+        blur('of" " all"', 'of all"'),
+        blur('kernel("blur"', 'kernel("haze"'),  # the file of the kernel
+        blur("import numpy as np", "import sys, numpy as np"),
+        blur("blurred(image)", "blurred(image: np.ndarray) -> tuple[OTHER]"),
+        blur("    total =", "    count: OTHER\n    total: OTHER ="),
+        blur("WIDTH = 3", "if TYPE_CHECKING:\n    import x\nWIDTH: int = 3"),
+        blur("OTHER = 5", "OTHER = 6"),  # nothing on the device reads it
+        blur("return OTHER", "return -OTHER"),
         replaced("ops__loop", "image + 1", "image + 2"),  # for the CPU alone
         replaced("ops___blur_cpu", "loop(image)", "loop(2 * image)"),
-        moved,
-        direct,
-        renamed,
-        split,
     ):
         assert package(**files) == code, files
 
@@ -153,14 +137,14 @@ def test_what_may_change_a_result_expires_it(package):
         package(**files)
         for files in (
             FILES,
-            replaced("ops__blur", "total", "totals"),
-            replaced("ops__blur", "WIDTH = 3", "class WIDTH:\n    a: int = 3"),
-            replaced("ops__blur", "WIDTH = 3", "class WIDTH:\n    a: ClassVar[int] = 3"),
-            replaced("ops__blur", "WIDTH = 3", "WIDTH = 4"),
-            replaced("ops__blur", "np.zeros(WIDTH)", "np.zeros(OTHER)"),
-            replaced("ops__blur", "blur<float>", "blur<double>"),
-            replaced("ops__blur", "(32,)", "(64,)"),
-            replaced("ops__blur", "import numpy", "import cupy"),
+            blur("total", "totals"),
+            blur("WIDTH = 3", "class WIDTH:\n    a: int = 3"),
+            blur("WIDTH = 3", "class WIDTH:\n    a: ClassVar[int] = 3"),
+            blur("WIDTH = 3", "WIDTH = 4"),
+            blur("np.zeros(WIDTH)", "np.zeros(OTHER)"),
+            blur("blur<float>", "blur<double>"),
+            blur("(32,)", "(64,)"),
+            blur("import numpy", "import cupy"),
             replaced("backend__cuda", "file, name\n", "name, file\n"),
             replaced("steps__one", "if image.ndim", "if not image.ndim"),
             replaced("steps__one", "blur.blurred", "blur.unused"),
@@ -215,11 +199,8 @@ def test_names_that_lead_nowhere_are_an_error(package):
 
 def test_what_runs_on_the_device_is_reached():
     code = "\n".join(gpu_proof.definitions())
-    for name in (
-        "upload Kernel klip_many RawModule set_reduction_accelerators multiply_phases "
-        "tile_shares _write"
-    ).split():
-        assert name in code
+    names = "upload Kernel klip_many RawModule set_reduction_accelerators multiply_phases"
+    assert all(name in code for name in f"{names} tile_shares _write".split())
     assert "choose_device" not in code and "numba" not in code
     texts = " ".join(re.findall(r"value='([^']*)'", code))
     kernels = {
@@ -283,10 +264,8 @@ def test_kernels(old, new, by_tokens, by_ptx):
 
 
 def test_other_instantiations_are_other_kernels():
-    (one, with_ptx), (other, other_ptx) = (
-        kernel_codes(KERNELS),
-        kernel_codes(KERNELS, ("blur<double>", "plain")),
-    )
+    one, with_ptx = kernel_codes(KERNELS)
+    other, other_ptx = kernel_codes(KERNELS, ("blur<double>", "plain"))
     assert not gpu_proof.same(one, other) and not gpu_proof.same(with_ptx, other_ptx)
     assert gpu_proof.same(one, kernel_codes(KERNELS, ("plain", "blur< float >"))[0])
 
@@ -301,9 +280,7 @@ def test_ptx_is_the_same_in_another_process():
         "sys.stdout.write(nvrtc._ptx(t.KERNELS, t.NAMES, [*nvrtc.CUPY_OPTIONS, "
         "'-std=c++17', '-arch=compute_90']))"
     )
-    other = subprocess.run(
-        [sys.executable, "-c", beside], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    other = python("-c", beside, cwd=ROOT).stdout
     assert gpu_proof.bare(text) == gpu_proof.bare(other)
     name = "_ZN{}_INTERNAL_00000000_10_kernels_cu_{}6newton5WARPSE"
     one, two = (name.format(len(k) + 33, k) for k in ("e7713579_1783", "82a80b39_17836"))
@@ -319,18 +296,10 @@ def result(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_proof, "with_ptx", lambda code: {**code, "ptx": "x", "nvrtc": "13.0"})
     monkeypatch.setattr(gpu_proof, "checksum", CHECKSUM)
     part = {"ok": True, "code": gpu_proof.checksum(), "commit": "abc1234", "date": "2026-01-02"}
-    stored = {
-        "where": {
-            "gpu": {
-                "name": "NVIDIA X",
-                "description": "NVIDIA X, 8 GiB, compute capability 9.0",
-                "cupy": "14.2.0",
-                "cuda_driver": 13000,
-                "cuda_runtime": 13020,
-            }
-        },
-        **{name: dict(part) for name in ("compare", "kernels", "tests", "cases", "start")},
-    }
+    stored = {name: part for name in ("compare", "kernels", "tests", "cases", "start")}
+    gpu = {"name": "NVIDIA X", "description": "NVIDIA X, 8 GiB, compute capability 9.0"}
+    gpu |= {"cupy": "14.2.0", "cuda_driver": 13000, "cuda_runtime": 13020}
+    stored["where"] = {"gpu": gpu}
 
     def prove(change=lambda stored: None):
         changed = json.loads(json.dumps(stored))
@@ -346,17 +315,10 @@ def result(tmp_path, monkeypatch):
 def test_a_result_that_is_well_is_a_proof(result, monkeypatch, capsys):
     assert result() == 0
     stored = json.loads(result.file.read_text())
-    assert stored == {
-        "version": __version__,
-        "date": "2026-01-02",
-        "card": "NVIDIA X",
-        "capability": "9.0",
-        "cupy": "14.2.0",
-        "cuda": 13020,
-        "commit": "abc1234",
-        "result": "result.json",
-        "code": {**gpu_proof.checksum(), "ptx": "x", "nvrtc": "13.0"},
-    }
+    expected = {"date": "2026-01-02", "card": "NVIDIA X", "capability": "9.0", "cupy": "14.2.0"}
+    expected |= {"version": __version__, "cuda": 13020, "commit": "abc1234"}
+    code = {**gpu_proof.checksum(), "ptx": "x", "nvrtc": "13.0"}
+    assert stored == {**expected, "result": "result.json", "code": code}
     monkeypatch.setattr(proof, "FILE", result.file)
     read = proof.proof.__wrapped__
     assert read() == proof.Proof("NVIDIA X", "9.0", "2026-01-02")
@@ -396,12 +358,9 @@ def test_what_is_no_proof(result, capsys, part, key, value, said):
     assert result.file.exists() == (said is None)
 
 
-def test_failed_tests_are_named(result, capsys):
+def test_failed_tests_are_named_and_the_emulated_device_proves_nothing(result, capsys):
     assert result(lambda s: s["tests"].update(ok=False, names=["a::b", "a::c"])) == 1
     assert capsys.readouterr().out == "no proof: tests: not ok a::b, a::c\n"
-
-
-def test_the_emulated_device_proves_nothing(result):
     assert result(lambda s: s["where"]["gpu"].update(name="Emulated")) == 1
 
 
@@ -453,6 +412,6 @@ def test_a_proof_is_renewed_after_a_change_of_what_counts(package, tmp_path, mon
     assert json.loads(file.read_text()) == {"code": {"python": code, **kernels}}
     stored("others")
     assert gpu_proof.renew(file, "HEAD") == "the proof was not valid in HEAD"
-    code = package(**replaced("ops__blur", "WIDTH = 3", "WIDTH = 4"))
+    code = package(**blur("WIDTH = 3", "WIDTH = 4"))
     stored("by another rule")
     assert "not that of the proof under other names" in gpu_proof.renew(file, "HEAD")
