@@ -349,9 +349,9 @@ def test_many_runs_into_one_folder(tiny, tmp_path):
 def test_runs_of_different_products_share_a_folder(tiny):
     pids = []
     for k in range(3):
+        tiny.asn = Path(shutil.copy(tiny.asn, tiny.folder / f"asn{k}.json"))
         tiny.edit_asn(lambda c, k=k: c["products"][0].update(name=f"product{k}"))
         tiny.edit_asn(lambda c, k=k: c.update(asn_id=f"a300{k}"))
-        tiny.asn = Path(shutil.copy(tiny.asn, tiny.folder / f"asn{k}.json"))
         pids.append(tiny.fork(*WORDS))
     assert [wait(pid) for pid in pids] == [0, 0, 0]
     assert len(tiny.files()) == 33 and len(list(tiny.out.glob("*_run.json"))) == 3
