@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,23 +38,17 @@ def program(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_runs, "process", lambda *args, **kwargs: {"median_s": 1.0})
 
     def call(part, *options):
-        code = bench_gpu.main(
-            [part, "--out", str(out), "--work", str(tmp_path / "work"), "--tiny", *options]
-        )
+        words = [part, "--out", out, "--work", call.work, "--tiny", *options]
+        code = bench_gpu.main(list(map(str, words)))
         return code, json.loads(out.read_text()).get(part) if out.is_file() else None
 
     call.out, call.work = out, tmp_path / "work"
     return call
 
 
-def script(*arguments, script_name="on_gpu.sh", **environment):
-    environment = {"PYTHON": sys.executable, **environment}
-    return run(BENCH / script_name, *arguments, timeout=3600, **environment)
-
-
 @pytest.mark.skipif(not device_fixture.why_no_gpu(), reason="there is a GPU")
 def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path):
-    done = script(tmp_path / "out")
+    done = run(BENCH / "on_gpu.sh", tmp_path / "out", PYTHON=sys.executable)
     assert done.returncode == 3 and not done.stdout
     assert done.stderr.startswith("on_gpu.sh: no GPU: there is no ")
     assert done.stderr.count("\n") == 1
@@ -61,14 +56,12 @@ def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path):
 
 
 SMOKE = {"libraries", "compile", "tiny", "cases", "memcheck", "tests"}
-FULL = set(
-    "libraries compile start rates kernels compare large canonical tests cold sanitize".split()
-)
+FULL = {"libraries", "compile", "start", "rates", "kernels", "compare", "large", "canonical"}
+FULL |= {"tests", "cold", "sanitize"}
+NO_EMULATION = device_fixture.why_no_emulation()
 
 
-@pytest.mark.skipif(
-    bool(device_fixture.why_no_emulation()), reason=device_fixture.why_no_emulation()
-)
+@pytest.mark.skipif(bool(NO_EMULATION), reason=NO_EMULATION)
 @pytest.mark.parametrize(
     "name, parts, named, devices",
     [
@@ -83,19 +76,16 @@ def test_the_scripts_from_end_to_end(tmp_path, name, parts, named, devices):
 
     It needs the packages of the test extra, as the one that runs the tests has them.
     """
-    done = script(
-        tmp_path,
-        *named,
-        script_name=name,
-        GPUCORON_EMULATED=str(devices),
-        GPUCORON_BENCH_TINY="1",
-        PYTHONPATH=str(BENCH.parent / "tests" / "helpers" / "cuda_on_host" / "site"),
-        LIMIT="600",
-        CACHES=str(tmp_path),
-        EXPECTED=str(tmp_path),
-        GPUCORON_COMMIT="abc1234",
-        PYTHON=os.environ.get("GPUCORON_PYTHON", sys.executable),
-    )
+    variables = {
+        "GPUCORON_EMULATED": str(devices),
+        "GPUCORON_BENCH_TINY": "1",
+        "PYTHONPATH": str(BENCH.parent / "tests" / "helpers" / "cuda_on_host" / "site"),
+        "LIMIT": "600",
+        "GPUCORON_COMMIT": "abc1234",
+        "PYTHON": os.environ.get("GPUCORON_PYTHON", sys.executable),
+        **dict.fromkeys(("CACHES", "EXPECTED"), str(tmp_path)),
+    }
+    done = run(BENCH / name, tmp_path, *named, timeout=3600, **variables)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     (result,) = tmp_path.glob("*-gpu-emulated.json")
     stored = json.loads(result.read_text())
@@ -136,10 +126,8 @@ def test_kernels_are_timed_beside_the_copy_of_this_device(device, program, monke
     assert median["of_copy"] == pytest.approx(median["GB_s"] / rates["copy_GB_s"])
     assert sum(row["difference"] < 1e-6 for row in found["rows"] if "difference" in row) >= 5
     used = {label for row in found["rows"] for label in row["kernels"]}
-    files = set(
-        "median outliers bad_pixels fourier_shift registration klip drizzle drizzle_weights".split()
-    )
-    assert {label.partition(".")[0] for label in used} == files
+    files = "median outliers bad_pixels fourier_shift registration klip drizzle drizzle_weights"
+    assert {label.partition(".")[0] for label in used} == set(files.split())
     assert capsys.readouterr().out.count("\n") > len(rows)
     assert gpu_kernels.share(1.0, 0.0) is None
 
@@ -172,27 +160,21 @@ def test_a_case_that_fails_leaves_the_others(device, monkeypatch):
 
 @EMULATED
 def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path, capsys):
+    from gpu_runs import GOAL
+
     TinySet(tmp_path).folder.rename(program.work.mkdir() or program.work / "canonical")
     code, found = program("compare")
     assert code == 0 and found["ok"]
     arrays = {(row["product"], row["array"]) for row in found["rows"]}
-    assert {
-        ("crfints", "dq"),
-        ("psfalign, float64", "data"),
-        ("fits", "x"),
-        ("i2d", "con"),
-        ("klip, float64", "scatter"),
-        ("psfsub", "data"),
-    } <= arrays
+    some = {("crfints", "dq"), ("psfalign, float64", "data"), ("fits", "x"), ("i2d", "con")}
+    assert some | {("klip, float64", "scatter"), ("psfsub", "data")} <= arrays
     code, found = program("canonical")
     assert code == 0, found
     for name in ("gpu", "cpu"):
-        assert {"wall_s", "steps_s", "compute_s", "waiting_for_files_s"} <= set(found[name])
-        assert found[name]["busy_s"]["read"] > 0 and found[name]["busy_s"]["write"] > 0
-        assert (found[name]["bytes"]["upload"] > 0) == (name == "gpu")
-        assert (found[name]["busy_s"]["download"] > 0) == (name == "gpu")
-    from gpu_runs import GOAL
-
+        facts, busy = found[name], found[name]["busy_s"]
+        assert {"wall_s", "steps_s", "compute_s", "waiting_for_files_s"} <= set(facts)
+        assert busy["read"] > 0 and busy["write"] > 0
+        assert (facts["bytes"]["upload"] > 0) == (busy["download"] > 0) == (name == "gpu")
     assert set(GOAL) <= set(found["device"]["parts"]) and found["device"]["goal_ms"] == 0
     assert any("contract" in label for label in found["device"]["kernels"])
     assert found["jwst"]["median_s"] > 10 and found["jwst"]["machine"]
@@ -227,15 +209,8 @@ def test_limits_and_the_band_of_flags():
     near = np.array([True, False])
     table.flags("a", "near", [1, 0], [0, 0], near)
     table.flags("a", "not near", [1, 1], [0, 0], near)
-    ok = {row["array"]: row["ok"] for row in table.listed()}
-    assert ok == {
-        "close": True,
-        "far": False,
-        "single": False,
-        "other NaN": False,
-        "near": True,
-        "not near": False,
-    }
+    assert {row["array"] for row in table.listed() if row["ok"]} == {"close", "near"}
+    assert len(table.listed()) == 6
 
 
 @EMULATED
@@ -244,21 +219,17 @@ def test_what_is_compiled_and_the_tests_are_counted(device, program, monkeypatch
 
     code, found = program("compile")
     assert code == 0 and len(found["kernels"]) > 80 and not found["with_local_memory"]
-    good, bad = (
-        f"[gw1] [ {k}%] {word} tests/x.py::t[a-{k} b] \n"
-        for k, word in enumerate(("PASSED", "FAILED"))
-    )
-    for text, code_of_pytest, passed, names in (
-        (good + bad, 1, 1, ["tests/x.py::t[a-1 b]"]),
+    line, failed = "[gw1] [ {0}%] {1} tests/x.py::t[a-{0} b] \n", ["tests/x.py::t[a-1 b]"]
+    good, bad = line.format(0, "PASSED"), line.format(1, "FAILED")
+    for text, ended, passed, names in (
+        (good + bad, 1, 1, failed),
         (good, 0, 1, []),
         ("no tests ran in 3s\n", 5, 0, []),
-        (good + bad + "stopped after 3 s", None, 1, ["tests/x.py::t[a-1 b]"]),
+        (good + bad + "stopped after 3 s", None, 1, failed),
     ):
-        monkeypatch.setattr(
-            gpu_checks, "call", lambda *_, text=text, code=code_of_pytest: (code, text)
-        )
+        monkeypatch.setattr(gpu_checks, "call", lambda *_, end=(ended, text): end)
         code, found = program("tests")
-        assert code == (0 if code_of_pytest == 0 else 1)
+        assert code == (0 if ended == 0 else 1)
         assert found.get("passed", 0) == passed and found["names"] == names
 
 
@@ -276,9 +247,8 @@ def test_a_kernel_that_does_not_compile_leaves_the_others(device, program, monke
     names = [("median", "column_median<float, 4>"), ("median", "median_of_nothing")]
     monkeypatch.setattr(cuda, "kernel", spoilt)
     monkeypatch.setattr(cuda, "kernel_files", lambda: [Path("median.cu")])
-    monkeypatch.setattr(
-        cuda, "read_kernels", lambda file: cuda.Kernels("", tuple(name for _, name in names))
-    )
+    kernels = cuda.Kernels("", tuple(name for _, name in names))
+    monkeypatch.setattr(cuda, "read_kernels", lambda file: kernels)
     code, found = program("compile")
     assert code == 1 and len(found["kernels"]) == 2
     assert ["error" in row for row in found["kernels"]] == [False, True]
@@ -309,7 +279,8 @@ def test_git_and_the_driver_are_asked_once(device, program, monkeypatch):
 def test_small_calls_are_compared_with_what_was_kept(device, program, monkeypatch, tmp_path):
     import gpu_checks
 
-    gpu_checks.run_cases("drizzle_weights", device, tmp_path / "expected")
+    expected = tmp_path / "expected"
+    gpu_checks.run_cases("drizzle_weights", device, expected)
 
     def call(command, timeout_s, **environment):
         assert environment == {"CUDA_LAUNCH_BLOCKING": "1"} and timeout_s > 0
@@ -317,16 +288,16 @@ def test_small_calls_are_compared_with_what_was_kept(device, program, monkeypatc
         return 0, ""
 
     monkeypatch.setattr(gpu_checks, "call", call)
-    code, found = program("cases", "--expected", str(tmp_path / "expected"))
+    code, found = program("cases", "--expected", expected)
     assert code == 0 and found["rows"][0]["compared"] == 4
-    path = tmp_path / "expected" / "drizzle_weights.npz"
+    path = expected / "drizzle_weights.npz"
     with np.load(path) as kept:
         arrays = {name: kept[name] * (1 + 1e-4 * (k == 1)) for k, name in enumerate(kept.files)}
     np.savez(path, **{name: a.astype("f4") for name, a in arrays.items()})
-    code, found = program("cases", "--expected", str(tmp_path / "expected"))
+    code, found = program("cases", "--expected", expected)
     assert code == 1 and len(found["rows"][0]["wrong"]) == 1
     monkeypatch.setattr(gpu_checks, "call", lambda *_, **__: (139, "an illegal address"))
-    code, found = program("cases", "--expected", str(tmp_path / "expected"))
+    code, found = program("cases", "--expected", expected)
     assert code == 1 and found["rows"][0]["end"] == "an illegal address"
 
 
@@ -343,25 +314,18 @@ def test_a_sanitizer_that_does_not_end_is_not_well(monkeypatch):
 
 @pytest.mark.parametrize(
     "failed, lost, worker, left",
-    [
-        (True, True, "gw1", [70]),
-        (True, False, "gw1", []),
-        (False, True, "gw1", []),
-        (True, True, None, []),
-    ],
+    [(True, True, "gw1", [70]), (True, False, "gw1", [])]
+    + [(False, True, "gw1", []), (True, True, None, [])],
 )
 def test_a_process_whose_gpu_is_lost_is_left(monkeypatch, failed, lost, worker, left):
-    from types import SimpleNamespace
-
     from tests import conftest
 
     codes = []
     monkeypatch.setattr(device_fixture, "gpu_is_lost", lambda: lost)
     monkeypatch.setattr(conftest.os, "_exit", codes.append)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     if worker:
         monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
-    else:
-        monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     conftest.pytest_runtest_logreport(SimpleNamespace(failed=failed, keywords={"gpu": 1}))
     conftest.pytest_runtest_logreport(SimpleNamespace(failed=True, keywords={}))
     assert codes == left
@@ -371,14 +335,22 @@ def test_the_files_with_gpu_tests_are_those_that_are_run(tmp_path):
     """Collected as where there is a GPU."""
     import gpu_checks
 
-    (tmp_path / "with_a_gpu.py").write_text(
-        "from tests.helpers import device_fixture\ndevice_fixture.why_no_gpu = lambda: ''\n"
-    )
+    code = "from tests.helpers import device_fixture\ndevice_fixture.why_no_gpu = lambda: ''\n"
+    (tmp_path / "with_a_gpu.py").write_text(code)
     root = BENCH.parent
     words = "-m pytest -p with_a_gpu -m gpu --collect-only -q -p no:cacheprovider -n0".split()
     done = python(*words, cwd=root, timeout=600, PYTHONPATH=f"{root}{os.pathsep}{tmp_path}")
     files = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
     assert files == set(gpu_checks.TEST_FILES), done.stdout[-500:]
+
+
+SANITIZER = """#!/bin/bash
+if [ "$2" = memcheck ]; then
+echo '========= Invalid __global__ write of size 4 bytes'
+echo '=========     at void weigh_pixels(const float *)+0x30'
+echo '========= ERROR SUMMARY: 1 error'; exit 0; fi
+echo '========= ERROR SUMMARY: 0 errors'
+"""
 
 
 @EMULATED
@@ -390,21 +362,13 @@ def test_sanitizers(device, program, monkeypatch, tmp_path, capsys):
         code, found = program("sanitize")
         assert code == 0 and found["skipped"] == "compute-sanitizer is not installed"
     tool = tmp_path / "compute-sanitizer"
-    tool.write_text(
-        "#!/bin/bash\n"
-        'if [ "$2" = memcheck ]; then\n'
-        "echo '========= Invalid __global__ write of size 4 bytes'\n"
-        "echo '=========     at void weigh_pixels(const float *)+0x30'\n"
-        "echo '========= ERROR SUMMARY: 1 error'; exit 0; fi\n"
-        "echo '========= ERROR SUMMARY: 0 errors'\n"
-    )
+    tool.write_text(SANITIZER)
     tool.chmod(0o755)
     monkeypatch.setattr(gpu_checks, "sanitizer", lambda: str(tool))
     code, found = program("sanitize")
     assert code == 1 and len(found["rows"]) == 4
-    assert [(r["errors"], r["ours"]) for r in found["rows"]] == [(1, ["weigh_pixels"])] + 3 * [
-        (0, [])
-    ]
+    rows = [(r["errors"], r["ours"]) for r in found["rows"]]
+    assert rows == [(1, ["weigh_pixels"]), (0, []), (0, []), (0, [])]
     gpu_checks.run_cases("drizzle_weights", device)
     assert "drizzle_weights: drizzle_weights " in capsys.readouterr().out
 

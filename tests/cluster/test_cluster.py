@@ -9,11 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from astropy.io import fits
 
 import gpucoron
 from gpucoron.cli import many as cli_many
@@ -25,7 +25,8 @@ from gpucoron.errors import DeviceError, InputError, MaskError, OutputError, Usa
 from gpucoron.pipeline.output_lock import FolderLock
 from gpucoron.pipeline.run_options import RunOptions
 from tests.helpers.processes import python
-from tests.helpers.tiny_sets import TinySet, complete, one_thread  # noqa: F401
+from tests.helpers.tiny_sets import NAME, TinySet, complete, one_thread  # noqa: F401
+from tests.pipeline.test_kill import contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 OPTIONS = {"device": "cpu", "klip_truncate": "2,3"}
@@ -34,44 +35,21 @@ OPTIONS = {"device": "cpu", "klip_truncate": "2,3"}
 @pytest.fixture(scope="module")
 def client():
     distributed = pytest.importorskip("distributed")
+    quiet = {"dashboard_address": None, "silence_logs": "CRITICAL"}
     with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            silence_logs="CRITICAL",
-        ) as workers,
+        distributed.LocalCluster(2, threads_per_worker=1, processes=True, **quiet) as workers,
         distributed.Client(workers) as connected,
     ):
         yield connected
 
 
-def comparable(path):
-    """All of a product but when it was made."""
-    content = []
-    with fits.open(path, memmap=False) as hdus:
-        for hdu in hdus:
-            header = [
-                str(card)
-                for card in hdu.header.cards
-                if card.keyword not in ("DATE", "CHECKSUM", "DATASUM")
-            ]
-            data = b"" if hdu.data is None else hdu.data.tobytes()
-            if hdu.name == "ASDF":
-                data = re.sub(rb"\bdate: '[^']*'", b"", data)
-            content.append((header, data))
-    return content
-
-
 def same(folder, other):
     """Assert that two folders hold the same products, all whole; return their names."""
-    names, others = (sorted(p.name for p in f.glob("[!.]*.fits")) for f in (folder, other))
-    assert names == others
-    for name in names:
-        complete(other / name)
-        assert comparable(folder / name) == comparable(other / name), name
-    return names
+    for path in other.glob("[!.]*.fits"):
+        complete(path)
+    right = contents(folder)
+    assert contents(other) == right
+    return list(right)
 
 
 def both(tiny, client, **options):
@@ -107,8 +85,7 @@ def test_an_association_is_a_task(tiny, client, options, files):
 @pytest.mark.parametrize("save", [["psfsub", "i2d"], None])
 def test_a_record_that_a_run_here_goes_on_from(tiny, client, save):
     gpucoron.run(tiny.asn, "cpu", tiny.out, psfmask=tiny.mask, client=client, save=save)
-    (path,) = tiny.out.glob("*_run.json")
-    record = json.loads(path.read_text())
+    record = tiny.record()
     assert record["status"] == "complete" and record["device"]["label"] == "cpu"
     assert {e["state"] for e in record["files"]} == {"complete"}
     assert all(e["crc32"] for e in record["inputs"])
@@ -119,31 +96,17 @@ def test_a_record_that_a_run_here_goes_on_from(tiny, client, save):
     assert f"--resume: {n} of {n} products are complete already" in ran.stderr
 
 
-def test_one_run_at_a_time_in_a_folder(tiny, client):
-    tiny.out.mkdir()
-    name = json.loads(tiny.asn.read_text())["products"][0]["name"]
-    lock = FolderLock(tiny.out, name)
-    try:
-        with pytest.raises(OutputError, match="another run .* writes"):
-            gpucoron.run(tiny.asn, "cpu", tiny.out, client=client)
-    finally:
-        lock.release()
-
-
 def test_a_run_on_the_cluster_continues_an_interrupted_one(tiny, client):
     options = {"psfmask": tiny.mask, "client": client}
     first = gpucoron.run(tiny.asn, "cpu", tiny.out, **options)
     lost = next(path for path in first.files if path.name.endswith("_i2d.fits"))
     lost.unlink()
     again = gpucoron.run(tiny.asn, "cpu", tiny.out, resume=True, **options)
-    (path,) = tiny.out.glob("*_run.json")
-    assert json.loads(path.read_text())["resumed"]["taken_over"] == len(first.files) - 1
+    assert tiny.record()["resumed"]["taken_over"] == len(first.files) - 1
     assert lost.exists() and {p.name for p in again.files} == {p.name for p in first.files}
 
 
 # ---- what goes wrong
-
-
 def stuck(folder):
     """Have the first worker that has subtracted an exposure stay there, and say who it is."""
     from gpucoron.pipeline import product
@@ -179,11 +142,14 @@ def test_a_killed_worker_changes_nothing(tiny, client):
 
 
 def test_errors_arrive_as_they_are(tiny, client):
+    tiny.edit(tiny.mask, SCI=lambda a: a[:-1])
     with pytest.raises(MaskError, match="the psfmask has shape"):
-        with fits.open(tiny.mask) as hdus:
-            hdus["SCI"].data = hdus["SCI"].data[:-1]
-            hdus.writeto(tiny.folder / "other.fits")
-        gpucoron.run(tiny.asn, "cpu", tiny.out, psfmask=tiny.folder / "other.fits", client=client)
+        gpucoron.run(tiny.asn, "cpu", tiny.out, psfmask=tiny.mask, client=client)
+    tiny.out.mkdir(exist_ok=True)
+    lock = FolderLock(tiny.out, NAME)
+    with pytest.raises(OutputError, match="another run .* writes"):
+        gpucoron.run(tiny.asn, "cpu", tiny.out, client=client)
+    lock.release()
     assert not list(tiny.out.rglob("*.fits"))
     with pytest.raises(UsageError, match="expected an output_dir, and no keep"):
         gpucoron.run(tiny.asn, client=client)
@@ -200,9 +166,8 @@ def test_what_a_worker_refuses(tiny):
 
 
 def test_messages_are_small(tiny):
-    request = make_request(
-        RunOptions(Path(tiny.asn), device="cpu", output_dir=tiny.out, save=frozenset({"i2d"}))
-    )
+    save = frozenset({"i2d"})
+    request = make_request(RunOptions(tiny.asn, device="cpu", output_dir=tiny.out, save=save))
     tiny.out.mkdir()
     done = run_request(request)
     assert len(pickle.dumps(request)) < 4000
@@ -212,36 +177,24 @@ def test_messages_are_small(tiny):
 
 def test_no_scheduler(tiny, capfd, monkeypatch):
     monkeypatch.setattr(cluster, "TIMEOUT", 1.0)
-    start = time.monotonic()
-    assert tiny.command("--scheduler", "tcp://127.0.0.1:9") == 4
-    assert time.monotonic() - start < 8
-    error = capfd.readouterr().err.strip()
-    assert error.startswith("gpucoron: error: no Dask scheduler answers at tcp://127.0.0.1:9 (")
-    assert "\n" not in error
-    assert tiny.command("--scheduler", "nonsense") == 4
-    error = capfd.readouterr().err.strip()
-    assert error.startswith("gpucoron: error: no Dask scheduler answers at nonsense (")
-    assert "\n" not in error
+    for address in ("tcp://127.0.0.1:9", "nonsense"):
+        start = time.monotonic()
+        assert tiny.command("--scheduler", address) == 4
+        assert time.monotonic() - start < 8
+        error = capfd.readouterr().err.strip()
+        assert error.startswith(f"gpucoron: error: no Dask scheduler answers at {address} (")
+        assert "\n" not in error
 
 
 def test_the_scheduler_is_lost(tiny, tmp_path):
-    scheduler = subprocess.Popen(
-        [
-            sys.executable,
-            *"-m distributed.cli.dask_scheduler --port 0 --no-dashboard --scheduler-file".split(),
-            tmp_path / "scheduler.json",
-        ],
-        stderr=subprocess.DEVNULL,
-    )
+    file, python = tmp_path / "scheduler.json", (sys.executable, "-m")
+    words = "distributed.cli.dask_scheduler --port 0 --no-dashboard --scheduler-file".split()
+    scheduler = subprocess.Popen([*python, *words, file], stderr=subprocess.DEVNULL)
     try:
-        while not (tmp_path / "scheduler.json").exists():
+        while not (file.exists() and file.read_text()):
             time.sleep(0.05)
-        address = json.loads((tmp_path / "scheduler.json").read_text())["address"]
-        run = subprocess.Popen(
-            [sys.executable, "-m", "gpucoron", *tiny.words("--scheduler", address)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        words = ["gpucoron", *tiny.words("--scheduler", json.loads(file.read_text())["address"])]
+        run = subprocess.Popen([*python, *words], stderr=subprocess.PIPE, text=True)
         told = run.stderr.readline()
         assert "1 association on 0 workers" in told and "waiting for workers" in told
         time.sleep(0.5)
@@ -256,8 +209,6 @@ def test_the_scheduler_is_lost(tiny, tmp_path):
 
 
 # ---- several associations from the command line
-
-
 def several(tmp_path, n=2):
     """Copies of the tiny set whose products have names of their own."""
     sets = []
@@ -270,8 +221,7 @@ def several(tmp_path, n=2):
             content["products"][0]["name"] += f"-{k}"
 
         tiny.edit_asn(change)
-        asn = tiny.asn.with_name(f"set{k}.json")
-        tiny.asn = tiny.asn.rename(asn)
+        tiny.asn = tiny.asn.rename(tiny.asn.with_name(f"set{k}.json"))
         sets.append(tiny)
     return sets
 
@@ -287,9 +237,8 @@ def test_one_that_fails_leaves_the_others_alone(where, tmp_path, capfd, request)
     assert re.search(r"3 associations: 2 done, 1 failed, [0-9.]+ s", told.err)
     assert "none.json: no such file, expected" in told.err.strip().split("\n")[-1]
     assert told.err.count("gpucoron: error:") == 1
-    assert sorted(told.out.split()) == sorted(
-        str(p) for p in one.out.iterdir() if p.suffix in (".fits", ".html")
-    )
+    written = [str(p) for p in one.out.iterdir() if p.suffix in (".fits", ".html")]
+    assert sorted(told.out.split()) == sorted(written)
     assert len(told.out.split()) == 2 * 12
     assert sum(name.endswith("_report.html") for name in one.files()) == 2
 
@@ -309,17 +258,12 @@ def test_one_on_each_device(tmp_path):
     out.mkdir()
     outcomes = [AssociationOutcome(str(own.asn)) for own in options]
 
-    class Console:
-        told = []
-
-        def progress(self, *event):
-            self.told.append(event)
-
-    cli_many._run_on_devices(list(map(make_request, options)), outcomes, ["cpu", "cpu"], Console())
+    told = []
+    console = types.SimpleNamespace(progress=lambda *event: told.append(event))
+    cli_many._run_on_devices(list(map(make_request, options)), outcomes, ["cpu", "cpu"], console)
     assert [len(outcome.done.result.files) for outcome in outcomes] == [3, 3]
-    assert Console.told[-1] == ("associations", 2, 2)
-    workers = {outcome.done.worker for outcome in outcomes}
-    assert len(workers) == 2
+    assert told[-1] == ("associations", 2, 2)
+    assert len({outcome.done.worker for outcome in outcomes}) == 2
 
 
 def test_a_process_that_dies(tmp_path):

@@ -19,14 +19,10 @@ def fits(science, references, mask, preset=None, zero=False):
 
 
 def clean(stack, scene):
-    return stack.replace(
-        data=scene.astype(np.float32),
-        err=np.ones(scene.shape, np.float32),
-        dq=np.where(stack.dq & 512, stack.dq, 0).astype(np.uint32),
-        var_poisson=None,
-        var_rnoise=None,
-        var_flat=None,
-    )
+    dq = np.where(stack.dq & 512, stack.dq, 0).astype(np.uint32)
+    variances = dict.fromkeys(("var_poisson", "var_rnoise", "var_flat"))
+    err = np.ones(scene.shape, np.float32)
+    return stack.replace(data=scene.astype(np.float32), err=err, dq=dq, **variances)
 
 
 def without(stack: IntegrationStack, lost) -> IntegrationStack:
@@ -57,17 +53,9 @@ class Scene:
     """One simulated set: exposures as the detector gives them, and without noise and defects."""
 
     def __init__(self, folder, instrument, seed, integrations=3, references=3):
-        made = simulate(
-            folder,
-            instrument,
-            seed=seed,
-            shape=(128, 128),
-            n_science=1,
-            n_references=references,
-            n_integrations=integrations,
-            n_reference_integrations=integrations,
-            truth_scenes=True,
-        )
+        n = {"n_integrations": integrations, "n_reference_integrations": integrations}
+        n |= {"n_science": 1, "n_references": references}
+        made = simulate(folder, instrument, seed, shape=(128, 128), truth_scenes=True, **n)
         (self.own, own), *others = [
             (read_exposure(p, role).stack, np.load(str(p).replace("_calints.fits", "_clean.npy")))
             for paths, role in ((made.science, "science"), (made.psf, "psf"))
@@ -89,27 +77,28 @@ class Scene:
         return errors(found, truth)
 
 
-@pytest.mark.parametrize("instrument, bound", [("nircam", 0.004), ("miri-4qpm", 0.002)])
-def test_defects_hardly_move_a_fit(tmp_path, instrument, bound):
+@pytest.mark.parametrize(
+    "instrument, seed, bound", [("nircam", 3, 0.004), ("miri-4qpm", 3, 0.002), ("nircam", 1, 0.012)]
+)
+def test_defects_hardly_move_a_fit(tmp_path, instrument, seed, bound):
     """Seeds 1 to 5, rms px: nircam 0.0057 0.0016 0.0022 0.0015 0.0015; 4QPM 0.0010 0.0008 0.0005
-    and less; with jwst's flags and fill 0.005 to 0.022 and 0.10 to 0.24. Seed 3 is run. Nine fits,
-    three by three and correlated, tell the spread of pulls only to a factor.
+    and less; with jwst's flags and fill 0.005 to 0.022 and 0.10 to 0.24. NIRCam's seed 1 has 4x5
+    pixels bad in everything, its brightest speckle in them: the pull is 1.3, and was 4.7 before.
+    Nine fits, three by three and correlated, tell the spread of pulls only to a factor.
     """
-    made = Scene(tmp_path, instrument, seed=3)
+    made = Scene(tmp_path, instrument, seed)
     error, pull = made.errors()
     assert error < bound
-    assert error < 0.3 * made.errors(preset="jwst")[0]
-    assert 0.4 < pull < 2.0
+    if seed == 3:
+        assert error < 0.3 * made.errors(preset="jwst")[0] and 0.4 < pull < 2.0
+    else:
+        assert 0.3 < pull < 2.5
 
 
 @pytest.mark.parametrize(
     "instrument, seed, integrations, bound",
-    [
-        ("nircam", 2, 3, 0.009),
-        ("miri-4qpm", 1, 3, 0.004),
-        ("nircam", 2, 1, 0.009),
-        ("miri-4qpm", 1, 1, 0.004),
-    ],
+    [("nircam", 2, 3, 0.009), ("miri-4qpm", 1, 3, 0.004)]
+    + [("nircam", 2, 1, 0.009), ("miri-4qpm", 1, 1, 0.004)],
 )
 def test_a_patch_that_is_bad_in_everything(tmp_path, instrument, seed, integrations, bound):
     """3x3 pixels on the steepest slope of all, rms px: 0.0061, 0.0022, 0.0040, 0.0018. With the
@@ -121,15 +110,6 @@ def test_a_patch_that_is_bad_in_everything(tmp_path, instrument, seed, integrati
     assert pull < 2.5
 
 
-def test_a_hole_that_hides_a_whole_speckle_is_owned_up_to(tmp_path):
-    """Seed 1 has 4x5 pixels bad in everything, its brightest speckle in them: 0.0057 px, pull 1.3;
-    0.0075 px and 4.7 before.
-    """
-    error, pull = Scene(tmp_path, "nircam", seed=1).errors()
-    assert error < 0.012
-    assert 0.3 < pull < 2.5
-
-
 @pytest.mark.parametrize("lost, bound", [("2% of all pixels", 0.001), ("3x3 on the peak", 0.03)])
 def test_bad_pixels_planted_in_real_exposures(shared_data, lost, bound):
     """AU Mic, one integration an exposure: 1 to 3% of the pixels move a fit by 0.0001 to 0.0005 px,
@@ -137,29 +117,20 @@ def test_bad_pixels_planted_in_real_exposures(shared_data, lost, bound):
     """
     folder = shared_data / "aumic_f444w"
     members = json.loads(next(folder.glob("*asn.json")).read_text())["products"][0]["members"]
-    science, *_ = [
-        read_exposure(folder / m["expname"], "science").stack
-        for m in members
-        if m["exptype"] == "science"
-    ]
-    references = stack_refs(
-        [
-            read_exposure(folder / m["expname"], "psf").stack
-            for m in members
-            if m["exptype"] == "psf"
-        ]
+    (science, *_), psf = (
+        [read_exposure(folder / m["expname"], k).stack for m in members if m["exptype"] == k]
+        for k in ("science", "psf")
     )
-    mask = read_psfmask(
-        shared_data / "psfmask" / "jwst_nircam_psfmask_0019.fits", science.shape[1:]
-    )
+    references = stack_refs(psf)
+    mask = shared_data / "psfmask" / "jwst_nircam_psfmask_0019.fits"
+    mask = read_psfmask(mask, science.shape[1:])
     rng = np.random.default_rng(0)
     if lost.startswith("2%"):
         holes = [rng.random(stack.shape) < 0.02 for stack in (science, references)]
     else:
         holes = [steepest(np.nan_to_num(science.data[0]) * mask)] * 2
     whole = fits(science, references, mask)
-    error, pull = errors(
-        fits(without(science, holes[0]), without(references, holes[1]), mask), whole
-    )
+    spoilt = without(science, holes[0]), without(references, holes[1])
+    error, pull = errors(fits(*spoilt, mask), whole)
     assert error < bound
     assert pull < 2.0

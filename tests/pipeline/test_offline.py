@@ -11,7 +11,7 @@ import pytest
 
 from gpucoron.backend import caches
 from tests.helpers import processes
-from tests.helpers.tiny_sets import TinySet, one_thread  # noqa: F401
+from tests.helpers.tiny_sets import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
@@ -46,18 +46,18 @@ def can(*command):
         return False
 
 
-def test_no_socket_is_opened(tmp_path):
-    run(TinySet(tmp_path), sys.executable, "-c", NO_SOCKETS, CRDS_PATH=None)
+def test_no_socket_is_opened(tiny):
+    run(tiny, sys.executable, "-c", NO_SOCKETS, CRDS_PATH=None)
 
 
 @pytest.mark.skipif(not can("unshare", "-rn", "true"), reason="unshare -n is not allowed here")
-def test_without_any_network(tmp_path):
-    run(TinySet(tmp_path), "unshare", "-rn", *RUN)
+def test_without_any_network(tiny):
+    run(tiny, "unshare", "-rn", *RUN)
 
 
 @pytest.mark.parametrize("home", [None, "/dev/null/home"])
-def test_without_a_home(home, tmp_path):
-    told = run(TinySet(tmp_path), *RUN, HOME=home, XDG_CACHE_HOME=None, XDG_CONFIG_HOME=None)
+def test_without_a_home(home, tiny):
+    told = run(tiny, *RUN, HOME=home, XDG_CACHE_HOME=None, XDG_CONFIG_HOME=None)
     assert "/dev/null" not in told
 
 
@@ -70,32 +70,17 @@ exec "$@"
 
 
 @pytest.mark.skipif(
-    not can("unshare", "-rm", "mount", "--bind", "/tmp", "/mnt"),
-    reason="unshare -m is not allowed here",
+    not can(*"unshare -rm mount --bind /tmp /mnt".split()), reason="unshare -m is not allowed here"
 )
-def test_package_and_home_are_read_only(tmp_path):
-    tiny, cache = TinySet(tmp_path), tmp_path / "cache"
+def test_package_and_home_are_read_only(tiny, tmp_path):
+    cache = tmp_path / "cache"
     cache.mkdir()
     mounted = {line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()}
-    frozen = " ".join(
-        sorted({str(ROOT)} | {m for m in mounted if str(ROOT).startswith(m) and m != "/"})
-    )
-    script = READ_ONLY.format(work=tmp_path, frozen=frozen, root=ROOT)
-    told = run(
-        tiny,
-        "unshare",
-        "-rm",
-        "sh",
-        "-c",
-        script,
-        "sh",
-        *RUN,
-        HOME="/dev/null/home",
-        XDG_CACHE_HOME=None,
-        PYTHONDONTWRITEBYTECODE="1",
-        NUMBA_CACHE_DIR=None,
-        TMPDIR=str(cache),
-    )
+    frozen = {str(ROOT)} | {m for m in mounted if str(ROOT).startswith(m) and m != "/"}
+    script = READ_ONLY.format(work=tmp_path, frozen=" ".join(sorted(frozen)), root=ROOT)
+    homeless = {"HOME": "/dev/null/home", "XDG_CACHE_HOME": None, "NUMBA_CACHE_DIR": None}
+    variables = {"PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(cache), **homeless}
+    told = run(tiny, *"unshare -rm sh -c".split(), script, "sh", *RUN, **variables)
     kept = next(cache.glob("gpucoron-*"))
     assert list(kept.rglob("*.nbi"))
     assert f"compiled loops are kept in {kept}; set NUMBA_CACHE_DIR" in told
@@ -129,7 +114,7 @@ def test_where_kernels_are_kept(place, kept, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
-def test_processors_as_the_environment_says(variable, tmp_path):
+def test_processors_as_the_environment_says(variable, tiny):
     code = (
         "import gpucoron, json, sys; from gpucoron.pipeline import association\n"
         "from gpucoron.backend import threads\n"
@@ -140,7 +125,6 @@ def test_processors_as_the_environment_says(variable, tmp_path):
         "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
         "print(json.dumps(found))"
     )
-    tiny = TinySet(tmp_path)
     variables = {"PYTHONPATH": str(ROOT), variable: "1"}
     done = processes.python("-c", code, tiny.asn, **variables)
     assert done.returncode == 0, done.stderr

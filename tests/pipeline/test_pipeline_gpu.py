@@ -4,13 +4,13 @@ import gc
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 import gpucoron
 from gpucoron.api import PRODUCTS
 from gpucoron.backend.transfer import CudaBackend
 from gpucoron.errors import DeviceMemoryError
 from gpucoron.pipeline.subtraction import Subtraction
-from tests.helpers.tiny_sets import TinySet
 
 pytestmark = pytest.mark.slow
 
@@ -21,6 +21,7 @@ SAVED = ("data", "err", "var_poisson", "var_rnoise", "var_flat")
 
 
 def run(tiny, device, **options):
+    options = {"klip_truncate": 3, "keep": PRODUCTS} | options
     return gpucoron.run(tiny.asn, device=device, psfmask=tiny.mask, **options)
 
 
@@ -59,9 +60,8 @@ def compare(ours, cpu):
         for root in b.psfalign:
             assert_same(a.psfalign[root].data, b.psfalign[root].data)
             assert_same(a.psfalign[root].err, b.psfalign[root].err)
-            for name in ("x", "y"):
-                difference = a.fits[root][name] - b.fits[root][name]
-                assert np.nanmax(np.abs(difference)) < 1e-9
+            for name in "xy":
+                assert np.nanmax(np.abs(a.fits[root][name] - b.fits[root][name])) < 1e-9
         for root in b.psfsub:
             assert_same_stacks(a.psfsub[root], b.psfsub[root])
         for name in ("data", "err", "wht", "con"):
@@ -70,19 +70,15 @@ def compare(ours, cpu):
 
 @BOTH
 @pytest.mark.parametrize("align", ["each", "first"])
-def test_a_run_on_the_gpu_gives_what_the_cpu_gives(device, align, tmp_path):
-    tiny = TinySet(tmp_path)
-    ours = run(tiny, 0, align=align, klip_truncate=3, keep=PRODUCTS)
+def test_a_run_on_the_gpu_gives_what_the_cpu_gives(device, align, tiny):
+    ours = run(tiny, 0, align=align)
     assert str(ours.device) == "0"
-    compare(ours, run(tiny, "cpu", align=align, klip_truncate=3, keep=PRODUCTS))
+    compare(ours, run(tiny, "cpu", align=align))
 
 
 @GPUS
-def test_files_written_from_the_gpu_hold_what_the_result_holds(device, tmp_path):
-    from astropy.io import fits
-
-    tiny = TinySet(tmp_path)
-    result = run(tiny, 0, klip_truncate=(1, 3), output_dir=tiny.out, keep=PRODUCTS)
+def test_files_written_from_the_gpu_hold_what_the_result_holds(device, tiny):
+    result = run(tiny, 0, klip_truncate=(1, 3), output_dir=tiny.out)
     kinds = {path.stem.rpartition("_")[2] for path in result.files}
     assert kinds == {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}
     product = result.products[0]
@@ -99,11 +95,10 @@ def test_files_written_from_the_gpu_hold_what_the_result_holds(device, tmp_path)
 
 
 @GPUS
-def test_several_gpus_share_the_integrations(device, tmp_path):
+def test_several_gpus_share_the_integrations(device, tiny):
     device.have(2)
-    tiny = TinySet(tmp_path)
-    one = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)
-    both = run(tiny, "0,1", klip_truncate=3, keep=PRODUCTS)
+    one = run(tiny, 0)
+    both = run(tiny, "0,1")
     assert str(both.device) == "0,1"
     compare(both, one)
     if device.emulation:  # cuFFT's bits depend on how many it is given
@@ -111,24 +106,22 @@ def test_several_gpus_share_the_integrations(device, tmp_path):
 
 
 @pytest.mark.parametrize("device", ["host-forward"], indirect=True)
-def test_a_run_where_each_thread_has_a_default_stream(device, tmp_path):
+def test_a_run_where_each_thread_has_a_default_stream(device, tiny):
     device.emulation.streams.per_thread = True
-    tiny = TinySet(tmp_path)
-    ours = run(tiny, 0, klip_truncate=3, output_dir=tiny.out, keep=PRODUCTS)
-    compare(ours, run(tiny, "cpu", klip_truncate=3, keep=PRODUCTS))
+    ours = run(tiny, 0, output_dir=tiny.out)
+    compare(ours, run(tiny, "cpu"))
 
 
 @GPUS
 @pytest.mark.parametrize("allowed", [1000, 150_000])
 def test_full_memory_halves_the_batch_and_the_run_goes_on(
-    device, allowed, tmp_path, caplog, monkeypatch
+    device, allowed, tiny, caplog, monkeypatch
 ):
-    monkeypatch.setattr(
-        CudaBackend, "free_memory", lambda self: 2**40
-    )  # so that the plan is too bold
-    tiny, whole_group = TinySet(tmp_path), Subtraction._group
+    # so that the plan is too bold
+    monkeypatch.setattr(CudaBackend, "free_memory", lambda self: 2**40)
+    whole_group = Subtraction._group
     pool = device.cupy.get_default_memory_pool()
-    whole = run(tiny, 0, klip_truncate=3, keep=PRODUCTS)
+    whole = run(tiny, 0)
     caplog.set_level("INFO", "gpucoron")
 
     def with_little_memory(self, share, group, aligned):
@@ -143,10 +136,10 @@ def test_full_memory_halves_the_batch_and_the_run_goes_on(
 
     monkeypatch.setattr(Subtraction, "_group", with_little_memory)
     fit = 1
-    result = run(tiny, 0, klip_truncate=3, keep=PRODUCTS, threads=1)
+    result = run(tiny, 0, threads=1)
     assert "going on with 2 integrations at a time" in caplog.text
     assert "going on with 1 integration at a time" in caplog.text
     compare(result, whole)
     fit = 0
     with pytest.raises(DeviceMemoryError, match="^[^\n]*the GPU's memory is full[^\n]*$"):
-        run(tiny, 0, klip_truncate=3, keep=PRODUCTS, threads=1)
+        run(tiny, 0, threads=1)

@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-import sys
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +14,13 @@ from gpucoron.io.fits.checksums import is_whole, product_sums
 from gpucoron.pipeline.output_lock import FolderLock
 from gpucoron.pipeline.subtraction import Subtraction
 from tests.helpers.cuda_on_host import cupy_on_host
-from tests.helpers.tiny_sets import TinySet, one_thread  # noqa: F401
+from tests.helpers.tiny_sets import NAME, one_thread, only_error, wait  # noqa: F401
 from tests.pipeline.test_kill import contents, look
 
 pytestmark = pytest.mark.slow
 
 OPTIONS = {"device": "cpu", "klip_truncate": 3}
+WORDS = ("-q", "--set", "klip.truncate=3")
 
 
 @pytest.fixture
@@ -38,34 +40,22 @@ def run(tiny, **options):
     return gpucoron.run(tiny.asn, output_dir=tiny.out, **OPTIONS | options)
 
 
-def record(tiny):
-    (path,) = tiny.out.glob("*_run.json")
-    return path, json.loads(path.read_text())
-
-
-def only_line(err):
-    lines = [line for line in err.splitlines() if "error:" in line]
-    assert len(lines) == 1 and "Traceback" not in err
-    return lines[0]
+def lose(tiny, kind):
+    """Remove a product of a kind; return its name."""
+    path = next(tiny.out.glob(f"*_{kind}.fits"))
+    path.unlink()
+    return path.name
 
 
 def times(tiny):
     return {path.name: path.stat().st_mtime_ns for path in tiny.out.glob("*.fits")}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"klip_truncate": (1, 3)},
-        {"align": "first"},
-        {"preset": "jwst"},
-        {"align_refs": {"skip": True}},
-        {"outlier_detection": {"skip": True}},
-        {"save": ("psfsub", "i2d", "median")},
-        {"threads": 1},
-    ],
-)
+SKIPS = [{"align_refs_skip": True}, {"outlier_detection_skip": True}]
+OTHERS = [{"klip_truncate": (1, 3)}, {"align": "first"}, {"preset": "jwst"}, {"threads": 1}]
+
+
+@pytest.mark.parametrize("options", [{}, *SKIPS, *OTHERS, {"save": ("psfsub", "i2d", "median")}])
 def test_what_is_missing_is_made_anew(options, tiny, subtracted):
     first = run(tiny, **options)
     right, n_science = contents(tiny.out), len(subtracted)
@@ -73,19 +63,20 @@ def test_what_is_missing_is_made_anew(options, tiny, subtracted):
     for kind in sorted(kinds & {"psfsub", "i2d"} if options else kinds):
         subtracted.clear()
         before = times(tiny)
-        victim = next(tiny.out.glob(f"*_{kind}.fits"))
-        victim.unlink()
+        victim = lose(tiny, kind)
         again = run(tiny, **options, resume=True)
         assert contents(tiny.out) == right and set(again.files) == set(first.files)
-        assert {n for n, t in times(tiny).items() if t != before[n]} == {victim.name}
+        assert {n for n, t in times(tiny).items() if t != before[n]} == {victim}
         assert len(subtracted) == (kind in ("psfalign", "psfsub"))
     assert n_science == 2
 
 
 def test_results_in_memory_are_those_of_the_whole_run(tiny):
     first = run(tiny, threads=1).product
-    next(tiny.out.glob("*_i2d.fits")).unlink()
-    again = run(tiny, threads=1, resume=True).product
+    lose(tiny, "i2d")
+    result = run(tiny, threads=1, resume=True)
+    assert "<html" in result.report(tiny.out).read_text()
+    again = result.product
     assert again.i2d.data.tobytes() == first.i2d.data.tobytes()
     for root, stack in first.psfsub.items():
         for name in ("data", "err", "dq", "var_rnoise"):
@@ -94,9 +85,8 @@ def test_results_in_memory_are_those_of_the_whole_run(tiny):
         assert again.crfints[root].dq.tobytes() == first.crfints[root].dq.tobytes()
         assert again.fits[root].dtype == first.fits[root].dtype
         assert again.fits[root].tobytes() == first.fits[root].tobytes()
-        assert again.record.exposures[root].after[3].tobytes() == (
-            first.record.exposures[root].after[3].tobytes()
-        )
+        after, right = (p.record.exposures[root].after[3] for p in (again, first))
+        assert after.tobytes() == right.tobytes()
 
 
 @pytest.mark.parametrize("device", ["host-forward", "cuda"], indirect=True)
@@ -105,11 +95,11 @@ def test_on_a_gpu(device, tiny, subtracted):
     run(tiny, **options)
     right = contents(tiny.out)
     for kind in ("i2d", "psfsub"):
-        next(tiny.out.glob(f"*_{kind}.fits")).unlink()
+        lose(tiny, kind)
     subtracted.clear()
     run(tiny, **options, resume=True)
     assert contents(tiny.out) == right and len(subtracted) == 1
-    assert len(record(tiny)[1]["device_memory_bytes"]) == 1  # none is left in use
+    assert len(tiny.record()["device_memory_bytes"]) == 1  # none is left in use
 
 
 @pytest.mark.parametrize("device", ["host-forward"], indirect=True)
@@ -125,14 +115,14 @@ def test_a_gpu_that_is_lost(device, tiny, monkeypatch, capsys, tmp_path):
         return launch(kernel, *arguments, **keywords)
 
     monkeypatch.setattr(cupy_on_host._RawKernel, "__call__", call)
-    words = ("--device", "0", "-q", "--set", "klip.truncate=3")
+    words = ("--device", "0", *WORDS)
     assert tiny.command(*words) == 0
     right, n, seen = contents(tiny.out), len(launches), set()
     for tenth in range(10):
         tiny.out = tmp_path / f"out{tenth}"
         left[0] = n * tenth // 10
         assert tiny.command(*words) == 4
-        assert "cudaErrorDeviceUnavailable: device is lost" in only_line(capsys.readouterr().err)
+        assert "cudaErrorDeviceUnavailable: device is lost" in only_error(capsys.readouterr().err)
         whole, rest = look(tiny.out)
         assert rest == []
         seen.add(len(whole))
@@ -140,12 +130,6 @@ def test_a_gpu_that_is_lost(device, tiny, monkeypatch, capsys, tmp_path):
         assert tiny.command(*words, "--resume") == 0
         assert contents(tiny.out) == right
     assert len(seen) > 2
-
-
-def test_a_report_of_a_continued_run(tiny):
-    run(tiny)
-    next(tiny.out.glob("*_i2d.fits")).unlink()
-    assert "<html" in run(tiny, resume=True, keep=()).report(tiny.out).read_text()
 
 
 @pytest.mark.parametrize(
@@ -188,7 +172,7 @@ def test_what_was_damaged_is_made_anew(harm, tiny, caplog):
     run(tiny, resume=True)
     assert contents(tiny.out) == right
     told = [r.getMessage() for r in caplog.records if "missing or modified" in r.getMessage()]
-    assert len(told) == 2 and record(tiny)[1]["resumed"]["taken_over"] == 9
+    assert len(told) == 2 and tiny.record()["resumed"]["taken_over"] == 9
 
 
 def test_every_byte_counts(tiny):
@@ -204,12 +188,18 @@ def test_every_byte_counts(tiny):
 
 
 # ---- another run than before
+def recorded(*keys, **values):
+    """Return what changes the record; `keys` lead to what is updated."""
 
+    def change(tiny):
+        path = next(tiny.out.glob("*_run.json"))
+        content = place = tiny.record()
+        for key in keys:
+            place = place[key]
+        place.update(values)
+        path.write_text(json.dumps(content))
 
-def edit_record(tiny, change):
-    path, content = record(tiny)
-    change(content)
-    path.write_text(json.dumps(content))
+    return change
 
 
 @pytest.mark.parametrize(
@@ -220,26 +210,11 @@ def edit_record(tiny, change):
         (lambda t: t.edit(t.psf[1], SCI=lambda a: a * 1.01), {}, "{psf} is not as it was"),
         (lambda t: t.members(lambda name: name != t.psf[1].name), {}, "{asn} is not as it was"),
         (None, {"psfmask": "{mask}"}, "{mask} is now an input"),
-        (
-            lambda t: edit_record(t, lambda c: c.update(gpucoron="0.0.1")),
-            {},
-            "gpucoron was 0.0.1 and",
-        ),
-        (
-            lambda t: edit_record(t, lambda c: c["versions"].update(numpy="1.0")),
-            {},
-            "numpy was 1.0 and is",
-        ),
-        (
-            lambda t: edit_record(t, lambda c: c["device"].update(name="6502")),
-            {},
-            "its name was 6502 and is",
-        ),
-        (
-            lambda t: edit_record(t, lambda c: c["inputs"][2].update(crc32=None)),
-            {},
-            "{psf} is not as it was",
-        ),
+        (recorded(gpucoron="0.0.1"), {}, "gpucoron was 0.0.1 and"),
+        (recorded("versions", numpy="1.0"), {}, "numpy was 1.0 and is"),
+        (recorded("device", name="6502"), {}, "its name was 6502 and is"),
+        (recorded("inputs", 2, crc32=None), {}, "{psf} is not as it was"),
+        (recorded("psfmasks", NAME, name="old", crc32="0"), {}, "the psfmask was old and is N/A"),
     ],
 )
 def test_another_run_starts_over_and_says_why(change, options, reason, tiny, caplog, subtracted):
@@ -251,15 +226,8 @@ def test_another_run_starts_over_and_says_why(change, options, reason, tiny, cap
     run(tiny, keep=(), resume=True, **options)
     names = {"psf": tiny.psf[1].name, "asn": tiny.asn.name, "mask": tiny.mask.name}
     assert f"starting over: {reason.format(**names)}" in caplog.text
-    assert len(subtracted) == 2 and record(tiny)[1]["resumed"]["taken_over"] == 0
-
-
-def test_a_psfmask_that_crds_exchanged(tiny, caplog, subtracted):
-    run(tiny)
-    edit_record(tiny, lambda c: next(iter(c["psfmasks"].values())).update(name="old", crc32="0"))
-    subtracted.clear()
-    run(tiny, resume=True)
-    assert "starting over: the psfmask was old and is N/A" in caplog.text and len(subtracted) == 2
+    taken_over = 11 if "psfmask was" in reason else 0  # it is compared after that count
+    assert len(subtracted) == 2 and tiny.record()["resumed"]["taken_over"] == taken_over
 
 
 def test_other_threads_memory_and_folders_are_no_other_run(tiny, subtracted):
@@ -270,18 +238,18 @@ def test_other_threads_memory_and_folders_are_no_other_run(tiny, subtracted):
     tiny.asn = moved / tiny.asn.name
     tiny.out = tiny.out.rename(tiny.out.with_name("renamed"))
     run(tiny, resume=True, threads=1, memory="1GiB", save=("psfsub", "psfalign"))
-    assert subtracted == [] and record(tiny)[1]["resumed"]["taken_over"] == 4
+    assert subtracted == [] and tiny.record()["resumed"]["taken_over"] == 4
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', "[" * 100000])
 def test_a_record_that_is_none_is_passed_over(text, tiny, caplog):
     tiny.out.mkdir()
     run(tiny)
-    path, _ = record(tiny)
+    (path,) = tiny.out.glob("*_run.json")
     path.write_text(text)
     run(tiny, resume=True)
     assert f"{path.name}: not a valid run record, ignored" in caplog.text
-    assert record(tiny)[1]["status"] == "complete"
+    assert tiny.record()["status"] == "complete"
 
 
 @pytest.mark.parametrize(
@@ -289,26 +257,22 @@ def test_a_record_that_is_none_is_passed_over(text, tiny, caplog):
     [
         {"inputs": [1, {}]},
         {"files": [1, {"name": "x"}, {"state": "complete"}]},
-        {"psfmasks": {}},
-        {"device": {}},
-        {"versions": {}},
         {"warnings": [1, None]},
-        {"process": "x"},
-        {"process": None},
+        *({name: {}} for name in ("psfmasks", "device", "versions")),
+        *({"process": value} for value in ("x", None)),
     ],
 )
 def test_records_with_odd_contents(change, tiny):
     run(tiny)
     right = contents(tiny.out)
-    edit_record(tiny, lambda c: c.update(change))
+    recorded(**change)(tiny)
     run(tiny, resume=True)
     assert contents(tiny.out) == right
 
 
 def test_what_a_killed_run_left_is_removed_and_nothing_else(tiny):
     result = run(tiny)
-    path, content = record(tiny)
-    path.write_text(json.dumps({**content, "process": 99}))
+    recorded(process=99)(tiny)
     name = result.product.name
     left = {f".{name}_{kind}.99-7-0a1b.part" for kind in ("report.html", "i2d.fits", "run.json")}
     others = {f".{name}_i2d.fits.98-7-0a1b.part", ".mine_i2d.fits.99-7-0a1b.part", ".part"}
@@ -334,20 +298,19 @@ def test_calls_that_contradict_themselves(tiny, capsys):
 
 
 # ---- two runs at a time
-
-
 def test_a_lock_ends_with_its_holder(tmp_path):
     lock = FolderLock(tmp_path, "a")
-    with pytest.raises(
-        OutputError,
-        match=rf"another run \(process {os.getpid()} on \S+\) writes a "
-        rf"into {tmp_path}; wait for its end or choose another",
-    ):
+    message = rf"another run \(process {os.getpid()} on \S+\) writes a into {tmp_path}; "
+    with pytest.raises(OutputError, match=f"{message}wait for its end or choose another"):
         FolderLock(tmp_path, "a")
     FolderLock(tmp_path, "b").release()
     lock.release()
     FolderLock(tmp_path, "a").release()
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write \S+/file/.a.lock: "):
+        FolderLock(tmp_path / "file", "a")
+    (tmp_path / "file").unlink()
     pid = os.fork()
     if pid == 0:
         FolderLock(tmp_path, "a")
@@ -355,12 +318,6 @@ def test_a_lock_ends_with_its_holder(tmp_path):
     os.waitpid(pid, 0)
     assert [p.name for p in tmp_path.iterdir()] == [".a.lock"]
     FolderLock(tmp_path, "a").release()
-
-
-def test_a_lock_cannot_be_made(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match=r"cannot write \S+/file/.a.lock: "):
-        FolderLock(tmp_path / "file", "a")
 
 
 def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
@@ -372,44 +329,30 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
     assert "has no locks; let no other run write there" in caplog.text
 
 
-def forked(tiny, err, *words):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            sys.stderr = open(err, "w", buffering=1)
-            code = tiny.command("-q", "--set", "klip.truncate=3", *words)
-        finally:
-            os._exit(code)
-    return pid
-
-
 def test_many_runs_into_one_folder(tiny, tmp_path):
     """All but those that hold the folder end at once; whoever gets it does all of the work."""
-    assert tiny.command("-q", "--set", "klip.truncate=3") == 0
+    assert tiny.command(*WORDS) == 0
     right = contents(tiny.out)
     tiny.out = tmp_path / "contested"
-    pids = [forked(tiny, tmp_path / f"err{k}", *["--resume"] * (k % 2)) for k in range(6)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    errs = [tmp_path / f"err{k}" for k in range(6)]
+    pids = [tiny.fork(*WORDS, *["--resume"] * (k % 2), err=err) for k, err in enumerate(errs)]
+    codes = [wait(pid) for pid in pids]
     assert 0 in codes and set(codes) <= {0, 5}
-    for k, code in enumerate(codes):
+    for err, code in zip(errs, codes, strict=True):
         if code:
-            line = only_line((tmp_path / f"err{k}").read_text())
+            line = only_error(err.read_text())
             assert "another run (" in line and "wait for its end" in line
     assert 5 in codes
     assert contents(tiny.out) == right and len(tiny.files()) == 11
 
 
-def test_runs_of_different_products_share_a_folder(tiny, tmp_path):
+def test_runs_of_different_products_share_a_folder(tiny):
     pids = []
     for k in range(3):
+        tiny.asn = Path(shutil.copy(tiny.asn, tiny.folder / f"asn{k}.json"))
         tiny.edit_asn(lambda c, k=k: c["products"][0].update(name=f"product{k}"))
         tiny.edit_asn(lambda c, k=k: c.update(asn_id=f"a300{k}"))
-        copy = tiny.asn.with_name(f"asn{k}.json")
-        copy.write_text(tiny.asn.read_text())
-        one = TinySet.__new__(TinySet)
-        one.asn, one.out = copy, tiny.out
-        pids.append(forked(one, tmp_path / f"err{k}"))
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+        pids.append(tiny.fork(*WORDS))
+    assert [wait(pid) for pid in pids] == [0, 0, 0]
     assert len(tiny.files()) == 33 and len(list(tiny.out.glob("*_run.json"))) == 3
     look(tiny.out)
