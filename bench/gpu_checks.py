@@ -37,6 +37,7 @@ TEST_FILES = (
         f"tests/ops/test_{name}.py"
         for name in (
             "bad_pixels",
+            "drizzle",
             "drizzle_cuda",
             "eigen",
             "fourier_shift",
@@ -48,7 +49,7 @@ TEST_FILES = (
     ),
     *(
         f"tests/steps/test_{name}.py"
-        for name in ("align_refs", "bad_pixels", "klip", "outlier_detection", "resample_cuda")
+        for name in ("align_refs", "bad_pixels", "klip", "outlier_detection", "resample")
     ),
 )
 _RESULT = re.compile(r"\[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S.*)")

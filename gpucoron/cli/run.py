@@ -79,7 +79,10 @@ def read_parameters(options: argparse.Namespace):
         options.params, options.set, options.preset, {"align": options.align}
     )
     if options.save_params:
-        _write_text(options.save_params, parameters.to_toml())
+        try:
+            Path(options.save_params).write_text(parameters.to_toml(), encoding="utf-8")
+        except OSError as problem:
+            raise OutputError(f"{options.save_params}: cannot write: {why(problem)}") from None
     return parameters
 
 
@@ -90,13 +93,6 @@ def chosen_products(options: argparse.Namespace, parameters) -> frozenset[str]:
         median = parameters.outlier_detection.save_intermediate_results
         chosen = frozenset(PRODUCTS) - (frozenset() if median else {"median"})
     return chosen - options.no_save
-
-
-def _write_text(path: str, text: str) -> None:
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise OutputError(f"{path}: cannot write: {why(problem)}") from None
 
 
 def fail(message: str, code: int) -> int:

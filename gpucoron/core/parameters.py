@@ -7,7 +7,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from gpucoron.core.validators import (
     Check,
@@ -52,7 +52,9 @@ def _parameter(default: Any, check: Check, text: str) -> Any:
 class _Step:
     """Base of step parameters; validates every field."""
 
-    step = ""
+    step: ClassVar[str] = ""
+
+    skip: bool = _parameter(False, boolean, "skip the step")
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -71,7 +73,6 @@ class OutlierDetection(_Step):
 
     step = "outlier_detection"
 
-    skip: bool = _parameter(False, boolean, "skip the step")
     snr: str = _parameter(
         "5.0 4.0", thresholds, "threshold in units of ERR; only the first number is used"
     )
@@ -97,8 +98,6 @@ class StackRefs(_Step):
 
     step = "stack_refs"
 
-    skip: bool = _parameter(False, boolean, "skip the step")
-
 
 @dataclass(frozen=True)
 class AlignRefs(_Step):
@@ -106,7 +105,6 @@ class AlignRefs(_Step):
 
     step = "align_refs"
 
-    skip: bool = _parameter(False, boolean, "skip the step")
     align: str = _parameter(
         "each",
         choice("each", "first"),
@@ -124,7 +122,6 @@ class Klip(_Step):
 
     step = "klip"
 
-    skip: bool = _parameter(False, boolean, "skip the step")
     truncate: int | tuple[int, ...] = _parameter(
         50, integers(0), "number of KL modes; several give a psfsub and an i2d each"
     )
@@ -141,7 +138,6 @@ class Resample(_Step):
 
     step = "resample"
 
-    skip: bool = _parameter(False, boolean, "skip the step")
     pixfrac: float = _parameter(
         1.0,
         number("a number from 0 to 1", lambda x: 0 <= x <= 1),
@@ -183,6 +179,12 @@ class Resample(_Step):
     output_wcs: str = _parameter(
         "", file_name, "ASDF file of the output WCS; overrides most of these"
     )
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The parameters of the output grid, as `gpucoron.io.wcs.output_wcs` takes them."""
+        names = "pixel_scale pixel_scale_ratio rotation crpix crval output_shape".split()
+        return {n: getattr(self, n) for n in names} | {"output_wcs_file": self.output_wcs}
 
 
 STEPS: dict[str, type[_Step]] = {

@@ -23,7 +23,6 @@ __all__ = ["Exposures", "Requirements", "check_members", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
-_GRID = ("pixel_scale", "pixel_scale_ratio", "rotation", "crpix", "crval", "output_shape")
 _SAME = ("INSTRUME", "DETECTOR", "CHANNEL", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT")
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
@@ -47,11 +46,9 @@ class Requirements:
     def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
         """Return what the steps need with these `gpucoron.Parameters`."""
         resample = parameters.resample
-        grid = {name: getattr(resample, name) for name in _GRID}
-        grid["output_wcs_file"] = resample.output_wcs
         times = resample.weight_type == "exptime"
         pixels = pixels and not parameters.klip.skip
-        return cls(None if resample.skip else grid, times, pixels, checksums)
+        return cls(None if resample.skip else resample.grid, times, pixels, checksums)
 
 
 def inspect_members(

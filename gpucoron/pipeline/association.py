@@ -42,18 +42,12 @@ def _run_products(run: Run) -> tuple[ProductResult, ...]:
     with run.timed("read"):
         inputs = read_inputs(options, run.progress)
     run.settle_device(inputs)
-    if options.save:
-        planned = check_outputs(options, inputs)
-        if planned:
-            run.record.begin(inputs.names, planned, inputs.files(options))
+    if options.save and (planned := check_outputs(options, inputs)):
+        run.record.begin(inputs.names, planned, inputs.files(options))
     results = []
     for own in inputs.products:
-        log.info(
-            "product %s: %d science and %d reference exposures",
-            own.name,
-            len(own.science),
-            len(own.references),
-        )
+        counts = len(own.science), len(own.references)
+        log.info("product %s: %d science and %d reference exposures", own.name, *counts)
         results.append(run_product(run, own))
     return tuple(results)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucoron.core.products import PRODUCTS
+
 if TYPE_CHECKING:
     from gpucoron.io.association import Product
     from gpucoron.pipeline.inputs import RunInputs
@@ -55,17 +57,17 @@ class OutputNames:
         from gpucoron.io.names import exposure_root
 
         p = self.options.parameters
-        flagged = {"crfints", "median"} if not p.outlier_detection.skip else set()
-        subtracted = set() if p.klip.skip else {"psfsub"}
-        if not (p.klip.skip or p.align_refs.skip):
-            subtracted.add("psfalign")
-        combined = {"psfstack"} | (set() if p.resample.skip else {"i2d"})
+        skipped = {
+            "crfints": p.outlier_detection.skip,
+            "median": p.outlier_detection.skip,
+            "psfalign": p.align_refs.skip or p.klip.skip,
+            "psfsub": p.klip.skip,
+            "i2d": p.resample.skip,
+        }
+        kinds = [k for k in PRODUCTS if k in self.options.save and not skipped.get(k)]
         for member in (*product.science, *product.psf):
-            made = flagged | subtracted if member.exptype == "science" else flagged
-            yield from self._saved(exposure_root(member.path), made)
-        yield from self._saved(name, combined)
-
-    def _saved(self, name, made) -> Iterator[tuple[str, str]]:
-        from gpucoron.core.products import PRODUCTS
-
-        return ((name, suffix) for suffix in PRODUCTS if suffix in made & self.options.save)
+            of_science = ("psfalign", "psfsub") if member.exptype == "science" else ()
+            for kind in kinds:
+                if kind in ("crfints", "median", *of_science):
+                    yield exposure_root(member.path), kind
+        yield from ((name, kind) for kind in kinds if kind in ("psfstack", "i2d"))

@@ -110,18 +110,8 @@ def stack_references(
 
     with product.step("stack_refs"):
         stacked = stack_refs(references, keep_unusable=product.parameters.like_jwst)
-    _compare_truncation(product, len(stacked))
-    product.record.sources = stacked.sources
-    product.result.psfstack = product.output(
-        "psfstack", product.result.name, stacked, write_psfstack, product.inputs.references
-    )
-    return stacked
-
-
-def _compare_truncation(product: ProductContext, n: int) -> None:
-    klip = product.parameters.klip
-    truncate = max(klip.truncations)
-    if not klip.skip and truncate >= n:
+    n, truncate = len(stacked), max(product.parameters.klip.truncations)
+    if not product.parameters.klip.skip and truncate >= n:
         log.warning(
             "klip.truncate is %d, and there %s %s: the basis spans all of "
             "them, and psfsub's ERR (what the basis leaves of the references) is 0",
@@ -129,6 +119,11 @@ def _compare_truncation(product: ProductContext, n: int) -> None:
             "is" if n == 1 else "are",
             plural(n, "reference image"),
         )
+    product.record.sources = stacked.sources
+    product.result.psfstack = product.output(
+        "psfstack", product.result.name, stacked, write_psfstack, product.inputs.references
+    )
+    return stacked
 
 
 # ---- align_refs and klip
@@ -305,18 +300,11 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
     with product.step("resample"):
         inputs = [wcs_module.read_wcs(e.asdf_bytes, e.path.name) for e in science]
         shapes = [s.shape[1:] for s in images]
-        output = wcs_module.output_wcs(
-            inputs,
-            [e.meta for e in science],
-            shapes,
-            pixel_scale=parameters.pixel_scale,
-            pixel_scale_ratio=parameters.pixel_scale_ratio,
-            rotation=parameters.rotation,
-            crpix=parameters.crpix,
-            crval=parameters.crval,
-            output_shape=parameters.output_shape,
-            output_wcs_file=parameters.output_wcs,
-        )
+        metas: list[Any] = [e.meta for e in science]
+        output = wcs_module.output_wcs(inputs, metas, shapes, **parameters.grid)
+        times = [
+            m.exposure_time if m.measurement_time is None else m.measurement_time for m in metas
+        ]
         maps = {}
         for wcs, shape in zip(inputs, shapes, strict=True):
             if wcs.key not in maps:
@@ -327,7 +315,7 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
             [maps[w.key] for w in inputs],
             output.shape,
             pixel_scale_ratio=output.pixel_scale_ratio,
-            exposure_times=[_exposure_time(e) for e in science],
+            exposure_times=times,
             pixfrac=parameters.pixfrac,
             kernel=parameters.kernel,
             fillval=parameters.fillval,
@@ -341,9 +329,3 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
     if kept is not None:
         result.i2ds[truncate] = kept
         result.i2d, result.wcs = next(iter(result.i2ds.values())), output
-
-
-def _exposure_time(exposure: Exposure) -> Any:
-    """Return what weights an exposure with ``weight_type="exptime"``, s."""
-    meta = exposure.meta
-    return meta.exposure_time if meta.measurement_time is None else meta.measurement_time

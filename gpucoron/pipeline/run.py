@@ -37,8 +37,8 @@ class Run:
         self.record = RunRecord(
             options.parameters, None, options.resume, self.clock.timings, warnings, threads
         )
-        self.background = Background(threads > 1)
-        self.writer = ProductWriter(self.background, self.record, self.clock, options.overwrite)
+        self.background: Background
+        self.writer: ProductWriter
         self._opening: Opening | None = None
         self._stack = ExitStack()
 
@@ -50,7 +50,10 @@ class Run:
             run = cls(options, progress, threads, warnings)
             with run._stack:
                 run._open_device()
-                with run.record, run.background:
+                with run.record, Background(threads > 1) as run.background:
+                    run.writer = ProductWriter(
+                        run.background, run.record, run.clock, options.overwrite
+                    )
                     yield run
 
     # ---- the device
