@@ -228,13 +228,8 @@ def _psfalign(product: ProductContext, exposure, alignment):
     shape = alignment.shape
     if alignment.align == "each":
         shape = (len(alignment.science), *shape)
-    return PsfalignWriter(
-        path,
-        product.inputs.references,
-        shape,
-        product.provenance,
-        overwrite=run.options.overwrite,
-    )
+    references, overwrite = product.inputs.references, run.options.overwrite
+    return PsfalignWriter(path, references, shape, product.provenance, overwrite=overwrite)
 
 
 def _report_fits(root: str, table: np.ndarray) -> None:

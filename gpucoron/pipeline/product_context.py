@@ -122,12 +122,8 @@ class ProductContext:
     def _batch(self) -> int:
         run, plan = self.run, plan_product(self.run.options, self.inputs, self.run.threads)
         budget = run.options.budget()
-        log.debug(
-            "%d pairs, %d references at a time, about %d MiB",
-            plan.pairs,
-            plan.batch,
-            plan.memory // MIB,
-        )
+        sizes = plan.pairs, plan.batch, plan.memory // MIB
+        log.debug("%d pairs, %d references at a time, about %d MiB", *sizes)
         if plan.least_memory > budget:
             text = (
                 f"{self.result.name}: needs about {plan.least_memory // MIB} MiB, and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -73,10 +74,8 @@ class Run:
         if self._opening is not None:
             self._use(self._opening.device())
         else:
-            self._use(choose_device("auto", lambda: predict(self._plans(inputs))))
-
-    def _plans(self, inputs):
-        return plan_products(self.options, inputs, self.threads)
+            plans = functools.partial(plan_products, self.options, inputs, self.threads)
+            self._use(choose_device("auto", lambda: predict(plans())))
 
     def _use(self, device: Device) -> None:
         self.device = self.record.device = device

@@ -24,6 +24,8 @@ __all__ = ["ArrayLink", "asdf_extension", "meta_from_headers", "write_asdf"]
 
 log = logging.getLogger("gpucoron")
 
+_USED: dict[frozenset[str], list[Any]] = {}  # by the classes in a GWCS: extensions, sorted
+
 ArrayLink = tuple[str, str, np.dtype, tuple[int, ...]]  # attribute, EXTNAME, dtype, shape
 
 
@@ -97,12 +99,8 @@ def _array(name: str, dtype: np.dtype, shape: tuple[int, ...]):
         size, kind = dtype[column].itemsize, dtype[column].kind
         stored = {"S": ["ascii", size], "b": "int8"}.get(kind, dtype[column].name)
         columns.append({"byteorder": "big", "datatype": stored, "name": column})
-    entry = {
-        "source": f"fits:{name},1",
-        "datatype": columns or dtype.name,
-        "byteorder": "big",
-        "shape": [int(n) for n in shape],
-    }
+    entry: dict[str, Any] = {"source": f"fits:{name},1", "datatype": columns or dtype.name}
+    entry |= {"byteorder": "big", "shape": [int(n) for n in shape]}
     return TaggedDict(entry, "tag:stsci.edu:asdf/core/ndarray-1.1.0")
 
 
@@ -110,7 +108,7 @@ def write_asdf(tree: Mapping[str, Any]) -> bytes:
     """Return a tree as an ASDF file, the same bytes for the same tree.
 
     asdf lists the extensions that it used in the order of a set, which is another in each process,
-    but keeps the order of a list that is there: so it writes twice.
+    but keeps the order of a list that is there: so it writes twice, once for each kind of GWCS.
     """
     import asdf
     from asdf.tags.core import ExtensionMetadata
@@ -120,9 +118,14 @@ def write_asdf(tree: Mapping[str, Any]) -> bytes:
         asdf.AsdfFile(tree).write_to(buffer)
         return buffer.getvalue()
 
-    used = tagged_tree(written(dict(tree))).get("history", {}).get("extensions", [])
-    used = [ExtensionMetadata(entry) for entry in sorted(used, key=str)]
-    return written({**tree, "history": {"extensions": used}})
+    steps = getattr(tree.get("meta", {}).get("wcs"), "pipeline", ())
+    parts = [part for step in steps for part in (step.frame, step.transform)]
+    parts += [m for p in parts if hasattr(p, "traverse_postorder") for m in p.traverse_postorder()]
+    kind = frozenset(type(part).__name__ for part in parts)
+    if kind not in _USED:
+        history = tagged_tree(written(dict(tree))).get("history", {})
+        _USED[kind] = sorted(history.get("extensions", []), key=str)
+    return written({**tree, "history": {"extensions": list(map(ExtensionMetadata, _USED[kind]))}})
 
 
 def meta_from_headers(headers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ or an address elsewhere, which would be opened; a transform may claim a billion 
 from __future__ import annotations
 
 import bz2
+import functools
 import io
 import math
 import re
@@ -80,6 +81,7 @@ def checked(content: bytes) -> bytes:
     return b"".join([content[:end], *_plain_blocks(content, end)])
 
 
+@functools.lru_cache(maxsize=32)
 def tagged_tree(content: bytes) -> dict[str, Any]:
     """Return the tree of an ASDF file as dicts and lists that know their tags; errors as `checked`.
 
