@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 @functools.cache
 def tune_malloc() -> None:
-    """Let malloc keep freed memory for reuse.
+    """Make malloc reuse freed memory instead of returning it to the system.
 
     The kernel need not map and clear the same memory again: a tenth of a second of a short run. A
     Dask nanny sets MALLOC_TRIM_THRESHOLD_ to 64 KiB; under it runs took twice the processor time.

@@ -71,27 +71,7 @@ def write_report(
     star: tuple[float, float] | None = None,
     overwrite: bool = True,
 ) -> Path:
-    """Write the report of a run; the file gets its name once it is complete.
-
-    Parameters
-    ----------
-    result, star
-        As `make_report`.
-    path : path
-        A file that ends in .html, or a folder.
-    overwrite : bool
-        Whether an existing report may be replaced.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    OutputError
-        It cannot be written, or exists and must not be replaced.
-    """
+    """Write the report of a run, see `gpucoron.Result.report`."""
     from gpucoron.io.files import output_error, output_file
 
     path = report_path(result, path)

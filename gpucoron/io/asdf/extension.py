@@ -65,7 +65,7 @@ def asdf_extension(
 
 
 def _same_arrays(tree, arrays: Iterable[Mapping]) -> bool:
-    """Tell whether a tree refers to these arrays in FITS extensions, and no others."""
+    """Return whether the arrays that a tree links to are exactly `arrays`."""
     found, nodes = {}, [tree]
     while nodes:
         node = nodes.pop()
@@ -79,7 +79,7 @@ def _same_arrays(tree, arrays: Iterable[Mapping]) -> bool:
 
 
 def _removed(meta, values: Mapping[str, Any]) -> bool:
-    """Tell whether metadata hold a keyword that is in no header, which readers would believe."""
+    """Return whether the metadata have a keyword that the headers no longer have."""
 
     def get(tree, attribute):
         for name in attribute.split("."):

@@ -1,4 +1,4 @@
-"""Tell whether a file is what it was: by its FITS checksums, or a CRC of all its bytes.
+"""FITS checksums (DATASUM, CHECKSUM) and CRC-32: detect damaged or modified files.
 
 The sums are made here, not by astropy: its `verify_checksum` takes the data's sum as 0 where there
 is no DATASUM, rewrites cards against the standard before it sums them, does not see the bytes that
@@ -69,7 +69,7 @@ def _sums(file: FitsFile) -> dict[str, str | None]:
 
 
 def is_whole(path: str | os.PathLike, sums: Mapping[str, str | None]) -> bool:
-    """Tell whether a FITS file has these `product_sums`, and bytes that go with them.
+    """Return whether a FITS file is unmodified: its `product_sums` are these, its bytes match them.
 
     Every byte is read. The ones'-complement sum of an HDU is minus zero if header and data are as
     they were written.
