@@ -183,8 +183,8 @@ def subtract_psf(
         if writer is not None:
             with run.timed("write"):
                 run.background.wait()
-                writer.close(work.table)
-            run.writer.note(writer.path)
+                checksums = writer.close(work.table)
+            run.writer.note(writer.path, checksums)
     return subtracted
 
 

@@ -27,7 +27,7 @@ class ProductWriter:
         self.files: list[Path] = []  # what is complete, in order
         self._begun: set[Path] = set()
 
-    def write(self, path: Path, writer: Callable[..., None], *args) -> None:
+    def write(self, path: Path, writer: Callable[..., dict[str, str]], *args) -> None:
         """Write a product: once, however many products of an association share an exposure.
 
         Calls ``writer(path, *args, overwrite=...)`` in the background, where arguments that are
@@ -42,14 +42,14 @@ class ProductWriter:
 
         def work():
             values = [a() if isinstance(a, PendingArray) else a for a in args]
-            writer(path, *values, overwrite=self.overwrite)
+            checksums = writer(path, *values, overwrite=self.overwrite)
             log.debug("wrote %s", path)
-            self.note(path)
+            self.note(path, checksums)
 
         with self.clock.timed("write"):
             self.background.submit(work)
 
-    def note(self, path: Path) -> None:
-        """Note that a file is complete."""
-        self.record.wrote(path)
+    def note(self, path: Path, checksums: dict[str, str]) -> None:
+        """Note that a file is complete; `checksums` are CHECKSUM of its HDUs by name."""
+        self.record.wrote(path, checksums)
         self.files.append(path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.io.asdf.guard import checked, tagged_tree
+from gpucoron.io.asdf.guard import asdf_package, checked, tagged_tree
 from gpucoron.io.keywords import keywords
 from gpucoron.io.wcs.exposure import read_wcs, reason
 
@@ -110,7 +110,7 @@ def write_asdf(tree: Mapping[str, Any]) -> bytes:
     asdf lists the extensions that it used in the order of a set, which is another in each process,
     but keeps the order of a list that is there: so it writes twice, once for each kind of GWCS.
     """
-    import asdf
+    asdf = asdf_package()
     from asdf.tags.core import ExtensionMetadata
 
     def written(tree: dict[str, Any]) -> bytes:

@@ -30,7 +30,6 @@ __all__ = [
     "crc32",
     "fold",
     "is_whole",
-    "product_sums",
     "summed_header",
 ]
 
@@ -59,17 +58,8 @@ def crc32(path: str | os.PathLike, stop: Callable[[], bool] = lambda: False) -> 
     return f"{value:08x}"
 
 
-def product_sums(path: str | os.PathLike) -> dict[str, str | None]:
-    """Return CHECKSUM of every HDU of a product, by name, as its header says."""
-    return _sums(open_fits(path, InputError))
-
-
-def _sums(file: FitsFile) -> dict[str, str | None]:
-    return {hdu.name: hdu.header.get("CHECKSUM") for hdu in file.hdus}
-
-
 def is_whole(path: str | os.PathLike, sums: Mapping[str, str | None]) -> bool:
-    """Return whether a FITS file is unmodified: its `product_sums` are these, its bytes match them.
+    """Return whether a FITS file is unmodified: its HDUs have the CHECKSUM in `sums`, by name.
 
     Every byte is read. The ones'-complement sum of an HDU is minus zero if header and data are as
     they were written.
@@ -77,7 +67,8 @@ def is_whole(path: str | os.PathLike, sums: Mapping[str, str | None]) -> bool:
     try:
         file = open_fits(path, InputError)
         ends = [hdu.end for hdu in file.hdus]
-        if _sums(file) != dict(sums) or os.path.getsize(path) != ends[-1]:
+        found = {hdu.name: hdu.header.get("CHECKSUM") for hdu in file.hdus}
+        if found != dict(sums) or os.path.getsize(path) != ends[-1]:
             return False
         return all(
             _byte_sum(file, start, end) == _MINUS_ZERO for start, end in pairwise([0, *ends])

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO, NamedTuple, TypeGuard
 
 import numpy as np
 from astropy.io import fits
 
 from gpucoron.io.files import output_file
-from gpucoron.io.fits.checksums import SUM_COMMENT
+from gpucoron.io.fits.checksums import SUM_COMMENT, fold, summed_header
 from gpucoron.io.fits.headers import quiet
 from gpucoron.io.fits.walk import BLOCK
 
-__all__ = ["Hdu", "astropy_hdu", "hdu_bytes", "image_dtype", "write_fits"]
+__all__ = [
+    "UNSIGNED_ZERO",
+    "Hdu",
+    "astropy_hdu",
+    "image_dtype",
+    "stored_words",
+    "write_fits",
+    "write_hdu",
+]
+
+UNSIGNED_ZERO = np.uint32(0x80000000)  # FITS integers have signs: 0 is stored as -2^31, BZERO 2^31
 
 
 class Hdu(NamedTuple):
@@ -31,25 +41,59 @@ class Hdu(NamedTuple):
     units: dict[str, str] | None = None
 
 
-def write_fits(path: str | os.PathLike, hdus: Iterable[Hdu], overwrite: bool = True) -> None:
-    """Write a FITS file, PRIMARY first; raise OutputError, and leave nothing, where that fails."""
-    with output_file(path, overwrite) as file:
-        for hdu in hdus:
-            file.write(hdu_bytes(hdu))
+def write_fits(
+    path: str | os.PathLike, hdus: Iterable[Hdu], overwrite: bool = True
+) -> dict[str, str]:
+    """Write a FITS file, PRIMARY first; return CHECKSUM of every HDU by name.
 
-
-def hdu_bytes(hdu: Hdu) -> memoryview:
-    """Return all bytes of an HDU: header with checksums, data and padding.
-
-    astropy does not write to the disk itself: where that is full it does not say so.
+    Raises
+    ------
+    OutputError
+        That fails; nothing is left.
     """
+    with output_file(path, overwrite) as file:
+        return {hdu.name or "PRIMARY": write_hdu(file, hdu) for hdu in hdus}
+
+
+def write_hdu(file: BinaryIO, hdu: Hdu) -> str:
+    """Write an HDU: header with checksums, data and padding. Return CHECKSUM."""
     made = astropy_hdu(hdu)
-    with quiet():
-        made.add_checksum(when=SUM_COMMENT)
-    before = [] if hdu.array is None else [fits.PrimaryHDU()]  # a block, which is left out
-    file = io.BytesIO()
-    fits.HDUList([*before, made]).writeto(file, output_verify="ignore")
-    return file.getbuffer()[BLOCK * len(before) :]
+    if is_words(hdu.array):
+        total = sum(int(words.sum(dtype=np.uint64)) for words in stored_words(hdu.array))
+        file.write(summed_header(made.header, fold(total)))
+        for words in stored_words(hdu.array):
+            file.write(words.byteswap().data.cast("B"))
+        file.write(bytes(-4 * hdu.array.size % BLOCK))
+    else:  # astropy does not write to the disk itself: where that is full it does not say so
+        with quiet():
+            made.add_checksum(when=SUM_COMMENT)
+        before = [] if hdu.array is None else [fits.PrimaryHDU()]  # a block, which is left out
+        content = io.BytesIO()
+        fits.HDUList([*before, made]).writeto(content, output_verify="ignore")
+        file.write(content.getbuffer()[BLOCK * len(before) :])
+    return made.header["CHECKSUM"]
+
+
+def is_words(array: np.ndarray | None) -> TypeGuard[np.ndarray]:
+    """Return whether an array is stored as an image of 32-bit words: floats, data quality bits."""
+    return (
+        array is not None
+        and array.ndim > 0
+        and (array.dtype.kind == "f" or array.dtype == np.uint32)
+    )
+
+
+def stored_words(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the words, native uint32, that a FITS file has for floats or unsigned integers.
+
+    One image (ny, nx) after another.
+    """
+    for image in array.reshape(-1, *array.shape[-2:]):
+        if array.dtype == np.uint32:
+            yield np.ascontiguousarray(image ^ UNSIGNED_ZERO)
+        else:
+            with np.errstate(over="ignore"):
+                yield np.ascontiguousarray(image, dtype=np.float32).view(np.uint32)
 
 
 def image_dtype(array: np.ndarray) -> str:
@@ -58,17 +102,20 @@ def image_dtype(array: np.ndarray) -> str:
 
 
 def astropy_hdu(hdu: Hdu) -> fits.PrimaryHDU | fits.ImageHDU | fits.BinTableHDU:
-    """Return an HDU as astropy has it, whose data are a big-endian copy.
+    """Return an HDU as astropy has it: of an image of words the header alone, else with its data.
 
-    astropy swaps the bytes of what it writes or sums in place, and back: another thread that reads
-    the array meanwhile would see them swapped.
+    The data are a big-endian copy: astropy swaps the bytes of what it writes or sums in place, and
+    back, and another thread that reads the array meanwhile would see them swapped.
     """
     if hdu.array is None:
         made = fits.PrimaryHDU()
     elif hdu.array.dtype.names is None:
         stored = np.dtype(image_dtype(hdu.array)).newbyteorder(">")
-        with np.errstate(over="ignore"):
-            made = fits.ImageHDU(hdu.array.astype(stored, copy=False), name=hdu.name, ver=1)
+        if is_words(hdu.array):
+            array = np.broadcast_to(np.zeros((), stored), hdu.array.shape)
+        else:
+            array = hdu.array.astype(stored, copy=False)
+        made = fits.ImageHDU(array, name=hdu.name, ver=1)
     else:
         columns = fits.ColDefs(hdu.array)
         for column in columns:
