@@ -90,7 +90,8 @@ class Exposure:
         """
         if self.stack is not None:
             return self.stack
-        stack = read_exposure(self.path, self.exptype).load()
+        file = open_fits(self.path, ExposureError)
+        stack = _read_stack(file, science_hdu(file))
         if stack.shape != self.shape:
             raise ExposureError(
                 f"{self.path}: SCI has shape {stack.shape}, but had {self.shape} when the run began"
@@ -123,14 +124,8 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
 def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
     """Return the exposure in a file that is open; as `read_exposure`."""
     sci = science_hdu(file)
-    ny, nx = sci.shape[-2:]
-    shape = (sci.shape[0] if len(sci.shape) == 3 else 1, ny, nx)
-    companions = {name: _companion(file, name, sci) for name in _COMPANIONS}
-    if companions["ERR"] is None:
-        raise file.problem(
-            f"has no ERR data (found: {file.names}), expected errors "
-            f"of shape {sci.shape} as SCI has"
-        )
+    shape = _stack_shape(sci)
+    _companions(file, sci)
     headers: dict[str, Header] = {}
     for hdu in file.hdus[1:]:
         headers.setdefault(hdu.name, hdu.header)
@@ -139,8 +134,8 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
         root=exposure_root(file.path),
         exptype=exptype,
         shape=shape,
-        stack=_read_stack(file, sci, companions, shape) if pixels else None,
-        area=_read_area(file, (ny, nx)),
+        stack=_read_stack(file, sci) if pixels else None,
+        area=_read_area(file, shape[1:]),
         int_times=_read_int_times(file, shape[0]),
         primary_header=file.hdus[0].header,
         headers=headers,
@@ -176,7 +171,25 @@ def science_hdu(file: FitsFile) -> Hdu:
     return sci
 
 
-def _read_stack(file: FitsFile, sci: Hdu, companions: dict, shape: tuple) -> IntegrationStack:
+def _stack_shape(sci: Hdu) -> tuple[int, int, int]:
+    n = sci.shape[0] if len(sci.shape) == 3 else 1
+    return n, sci.shape[-2], sci.shape[-1]
+
+
+def _companions(file: FitsFile, sci: Hdu) -> dict[str, Hdu | None]:
+    """Return the HDUs that belong to SCI's pixels; raise ExposureError where ERR is missing."""
+    companions = {name: _companion(file, name, sci) for name in _COMPANIONS}
+    if companions["ERR"] is None:
+        raise file.problem(
+            f"has no ERR data (found: {file.names}), expected errors "
+            f"of shape {sci.shape} as SCI has"
+        )
+    return companions
+
+
+def _read_stack(file: FitsFile, sci: Hdu) -> IntegrationStack:
+    shape, companions = _stack_shape(sci), _companions(file, sci)
+
     def read(hdu: Hdu | None) -> Any:
         return None if hdu is None else file.floats(hdu).reshape(shape)
 

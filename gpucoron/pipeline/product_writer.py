@@ -5,11 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpucoron.backend.prefetch import Background
 from gpucoron.backend.transfer import PendingArray
 from gpucoron.pipeline.run_record import RunRecord
 from gpucoron.pipeline.step_clock import StepClock
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpucoron.io.psfalign import PsfalignWriter
 
 log = logging.getLogger("gpucoron")
 
@@ -48,6 +54,11 @@ class ProductWriter:
 
         with self.clock.timed("write"):
             self.background.submit(work)
+
+    def close(self, writer: PsfalignWriter, fits_table: np.ndarray) -> None:
+        """Complete a psfalign file, whose planes are written, in the background."""
+        with self.clock.timed("write"):
+            self.background.submit(lambda: self.note(writer.path, writer.close(fits_table)))
 
     def note(self, path: Path, checksums: dict[str, str]) -> None:
         """Note that a file is complete; `checksums` are CHECKSUM of its HDUs by name."""

@@ -21,6 +21,7 @@ import numpy as np
 from astropy.io import fits
 
 from gpucoron.errors import InputError
+from gpucoron.io.fits.headers import quiet
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.fits.walk import Hdu
 
@@ -38,6 +39,7 @@ log = logging.getLogger("gpucoron")
 SUM_COMMENT = "sum of 32-bit words, FITS standard"
 _MINUS_ZERO = 0xFFFFFFFF  # as a ones'-complement sum
 _CHUNK = 1 << 23  # bytes
+_NO_SUM = "0" * 16  # what CHECKSUM is while the sum is made
 _PUNCTUATION = frozenset(b":;<=>?@[\\]^_`")
 
 
@@ -131,11 +133,16 @@ def fold(total: int) -> int:
 
 
 def summed_header(header: fits.Header, data_sum: int) -> bytes:
-    """Return a header's blocks with DATASUM and a CHECKSUM that covers it and the data."""
-    header["CHECKSUM"], header["DATASUM"] = "0" * 16, str(data_sum)
-    total = fold(_word_sum(header.tostring().encode("ascii")) + data_sum)
-    header["CHECKSUM"] = _encoded(total)
-    return header.tostring().encode("ascii")
+    """Return a header's blocks with DATASUM and a CHECKSUM that covers it and the data.
+
+    Both are set in the header, too.
+    """
+    header["CHECKSUM"], header["DATASUM"] = _NO_SUM, str(data_sum)
+    with quiet():
+        text = header.tostring()
+    header["CHECKSUM"] = _encoded(fold(_word_sum(text.encode("ascii")) + data_sum))
+    before, after = (f"CHECKSUM= '{value}'" for value in (_NO_SUM, header["CHECKSUM"]))
+    return text.replace(before, after).encode("ascii")
 
 
 def _encoded(total: int) -> str:

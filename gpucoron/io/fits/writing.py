@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple, TypeGuard
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 from astropy.io import fits
@@ -18,8 +19,8 @@ from gpucoron.io.fits.walk import BLOCK
 __all__ = [
     "UNSIGNED_ZERO",
     "Hdu",
-    "astropy_hdu",
     "image_dtype",
+    "image_header",
     "stored_words",
     "write_fits",
     "write_hdu",
@@ -57,37 +58,37 @@ def write_fits(
 
 def write_hdu(file: BinaryIO, hdu: Hdu) -> str:
     """Write an HDU: header with checksums, data and padding. Return CHECKSUM."""
-    made = astropy_hdu(hdu)
-    if is_words(hdu.array):
-        total = sum(int(words.sum(dtype=np.uint64)) for words in stored_words(hdu.array))
-        file.write(summed_header(made.header, fold(total)))
-        for words in stored_words(hdu.array):
+    if hdu.array is None or is_words(hdu.array):
+        header, array = image_header(hdu), hdu.array
+        total = 0
+        for words in stored_words(array):
+            total += int(words.sum(dtype=np.uint64))
+        file.write(summed_header(header, fold(total)))
+        for words in stored_words(array):
             file.write(words.byteswap().data.cast("B"))
-        file.write(bytes(-4 * hdu.array.size % BLOCK))
-    else:  # astropy does not write to the disk itself: where that is full it does not say so
-        with quiet():
-            made.add_checksum(when=SUM_COMMENT)
-        before = [] if hdu.array is None else [fits.PrimaryHDU()]  # a block, which is left out
-        content = io.BytesIO()
-        fits.HDUList([*before, made]).writeto(content, output_verify="ignore")
-        file.write(content.getbuffer()[BLOCK * len(before) :])
+        file.write(bytes(-file.tell() % BLOCK))
+        return header["CHECKSUM"]
+    made = _astropy_hdu(hdu)
+    with quiet():
+        made.add_checksum(when=SUM_COMMENT)
+    content = io.BytesIO()  # astropy does not notice that a disk is full
+    fits.HDUList([fits.PrimaryHDU(), made]).writeto(content, output_verify="ignore")
+    file.write(content.getbuffer()[BLOCK:])  # the primary header is one block
     return made.header["CHECKSUM"]
 
 
-def is_words(array: np.ndarray | None) -> TypeGuard[np.ndarray]:
+def is_words(array: np.ndarray) -> bool:
     """Return whether an array is stored as an image of 32-bit words: floats, data quality bits."""
-    return (
-        array is not None
-        and array.ndim > 0
-        and (array.dtype.kind == "f" or array.dtype == np.uint32)
-    )
+    return array.dtype.kind == "f" or array.dtype == np.uint32
 
 
-def stored_words(array: np.ndarray) -> Iterator[np.ndarray]:
+def stored_words(array: np.ndarray | None) -> Iterator[np.ndarray]:
     """Yield the words, native uint32, that a FITS file has for floats or unsigned integers.
 
-    One image (ny, nx) after another.
+    One image (ny, nx) after another; nothing where there is no array.
     """
+    if array is None:
+        return
     for image in array.reshape(-1, *array.shape[-2:]):
         if array.dtype == np.uint32:
             yield np.ascontiguousarray(image ^ UNSIGNED_ZERO)
@@ -101,30 +102,43 @@ def image_dtype(array: np.ndarray) -> str:
     return "float32" if array.dtype.kind == "f" else array.dtype.name
 
 
-def astropy_hdu(hdu: Hdu) -> fits.PrimaryHDU | fits.ImageHDU | fits.BinTableHDU:
-    """Return an HDU as astropy has it: of an image of words the header alone, else with its data.
+def image_header(hdu: Hdu) -> fits.Header:
+    """Return the header of PRIMARY or an image, with CHECKSUM and DATASUM yet to be set."""
+    if hdu.array is None:
+        header = fits.PrimaryHDU().header
+    else:
+        header = _image_layout(hdu.name, image_dtype(hdu.array), hdu.array.shape).copy()
+    return _completed(header, hdu)
+
+
+@functools.lru_cache(maxsize=128)
+def _image_layout(name: str, dtype: str, shape: tuple[int, ...]) -> fits.Header:
+    """Return the cards that describe an image."""
+    return fits.ImageHDU(np.broadcast_to(np.zeros((), dtype), shape), name=name, ver=1).header
+
+
+def _completed(header: fits.Header, hdu: Hdu) -> fits.Header:
+    """Add an HDU's own cards and those of its checksums to the cards that describe its data."""
+    with quiet():
+        header.extend(hdu.header or (), strip=False, end=True)
+    header.extend([("CHECKSUM", "", SUM_COMMENT), ("DATASUM", "", SUM_COMMENT)], end=True)
+    return header
+
+
+def _astropy_hdu(hdu: Hdu) -> fits.ImageHDU | fits.BinTableHDU:
+    """Return a table, or an image of other than 32-bit words, as astropy has it.
 
     The data are a big-endian copy: astropy swaps the bytes of what it writes or sums in place, and
     back, and another thread that reads the array meanwhile would see them swapped.
     """
-    if hdu.array is None:
-        made = fits.PrimaryHDU()
-    elif hdu.array.dtype.names is None:
-        stored = np.dtype(image_dtype(hdu.array)).newbyteorder(">")
-        if is_words(hdu.array):
-            array = np.broadcast_to(np.zeros((), stored), hdu.array.shape)
-        else:
-            array = hdu.array.astype(stored, copy=False)
-        made = fits.ImageHDU(array, name=hdu.name, ver=1)
+    array = cast(np.ndarray, hdu.array)
+    if array.dtype.names is None:
+        made = fits.ImageHDU(array.astype(array.dtype.newbyteorder(">")), name=hdu.name, ver=1)
     else:
-        columns = fits.ColDefs(hdu.array)
+        columns = fits.ColDefs(array)
         for column in columns:
             column.dim = None  # a row of numbers is one without TDIM, too
             column.unit = (hdu.units or {}).get(column.name)
         made = fits.BinTableHDU.from_columns(columns, name=hdu.name, ver=1)
-    if hdu.header:
-        with quiet():  # as text: a card that has been changed would be formatted time and again
-            text = hdu.header.tostring(endcard=False, padding=False)
-            made.header.extend(fits.Header.fromstring(text), strip=False, end=True)
-    made.header.extend([("CHECKSUM", "", SUM_COMMENT), ("DATASUM", "", SUM_COMMENT)], end=True)
+    _completed(made.header, hdu)
     return made
