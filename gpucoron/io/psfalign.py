@@ -23,7 +23,7 @@ from gpucoron.io.files import (
 from gpucoron.io.fits.checksums import fold, summed_header
 from gpucoron.io.fits.headers import add_history, quiet, set_keyword
 from gpucoron.io.fits.walk import BLOCK
-from gpucoron.io.fits.writing import UNSIGNED_ZERO, Hdu, image_header, stored_words, write_hdu
+from gpucoron.io.fits.writing import UNSIGNED_ZERO, Hdu, hdu_header, stored_words, write_hdu
 from gpucoron.io.product_headers import Provenance, asdf_hdu, product_hdus, set_times
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class PsfalignWriter:
         self._starts: dict[str, tuple[int, int]] = {}  # of header and data
         self._headers: dict[str, Header] = {}
         for hdu in self._hdus[1:]:
-            self._headers[hdu.name] = image_header(hdu)
+            self._headers[hdu.name] = hdu_header(hdu)
             header = self._summed(hdu.name)
             self._starts[hdu.name] = (place, place + len(header))
             place += len(header) + -(-self._size // BLOCK) * BLOCK

@@ -32,6 +32,7 @@ __all__ = [
     "fold",
     "is_whole",
     "summed_header",
+    "word_sum",
 ]
 
 log = logging.getLogger("gpucoron")
@@ -116,10 +117,10 @@ def _check_sum(file: FitsFile, hdu: Hdu, start: int, end: int, data_sum, checksu
 
 
 def _byte_sum(file: FitsFile, start: int, end: int) -> int:
-    return fold(sum(map(_word_sum, file.pieces(start, end - start))))
+    return fold(sum(map(word_sum, file.pieces(start, end - start))))
 
 
-def _word_sum(data: bytes) -> int:
+def word_sum(data: bytes) -> int:
     """Return the sum of the big-endian 32-bit words of `data`, zeros filling the last one."""
     words = np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), dtype=">u4")
     return int(words.sum(dtype=np.uint64))
@@ -140,7 +141,7 @@ def summed_header(header: fits.Header, data_sum: int) -> bytes:
     header["CHECKSUM"], header["DATASUM"] = _NO_SUM, str(data_sum)
     with quiet():
         text = header.tostring()
-    header["CHECKSUM"] = _encoded(fold(_word_sum(text.encode("ascii")) + data_sum))
+    header["CHECKSUM"] = _encoded(fold(word_sum(text.encode("ascii")) + data_sum))
     before, after = (f"CHECKSUM= '{value}'" for value in (_NO_SUM, header["CHECKSUM"]))
     return text.replace(before, after).encode("ascii")
 

@@ -1,26 +1,25 @@
-"""Write FITS files with astropy: with checksums, and complete or not at all."""
+"""Write FITS files, with headers by astropy: with checksums, and complete or not at all."""
 
 from __future__ import annotations
 
 import functools
-import io
 import os
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from astropy.io import fits
 
 from gpucoron.io.files import output_file
-from gpucoron.io.fits.checksums import SUM_COMMENT, fold, summed_header
+from gpucoron.io.fits.checksums import SUM_COMMENT, fold, summed_header, word_sum
 from gpucoron.io.fits.headers import quiet
 from gpucoron.io.fits.walk import BLOCK
 
 __all__ = [
     "UNSIGNED_ZERO",
     "Hdu",
+    "hdu_header",
     "image_dtype",
-    "image_header",
     "stored_words",
     "write_fits",
     "write_hdu",
@@ -58,23 +57,20 @@ def write_fits(
 
 def write_hdu(file: BinaryIO, hdu: Hdu) -> str:
     """Write an HDU: header with checksums, data and padding. Return CHECKSUM."""
-    if hdu.array is None or is_words(hdu.array):
-        header, array = image_header(hdu), hdu.array
+    header, array = hdu_header(hdu), hdu.array
+    if array is None or is_words(array):
         total = 0
         for words in stored_words(array):
             total += int(words.sum(dtype=np.uint64))
         file.write(summed_header(header, fold(total)))
         for words in stored_words(array):
             file.write(words.byteswap().data.cast("B"))
-        file.write(bytes(-file.tell() % BLOCK))
-        return header["CHECKSUM"]
-    made = _astropy_hdu(hdu)
-    with quiet():
-        made.add_checksum(when=SUM_COMMENT)
-    content = io.BytesIO()  # astropy does not notice that a disk is full
-    fits.HDUList([fits.PrimaryHDU(), made]).writeto(content, output_verify="ignore")
-    file.write(content.getbuffer()[BLOCK:])  # the primary header is one block
-    return made.header["CHECKSUM"]
+    else:
+        data = _stored(array).tobytes()
+        file.write(summed_header(header, fold(word_sum(data))))
+        file.write(data)
+    file.write(bytes(-file.tell() % BLOCK))
+    return header["CHECKSUM"]
 
 
 def is_words(array: np.ndarray) -> bool:
@@ -97,18 +93,41 @@ def stored_words(array: np.ndarray | None) -> Iterator[np.ndarray]:
                 yield np.ascontiguousarray(image, dtype=np.float32).view(np.uint32)
 
 
+def _stored(array: np.ndarray) -> np.ndarray:
+    """Return numbers or a table as a FITS file has them: big-endian, T and F for booleans."""
+    names = array.dtype.names
+    if names is not None:
+        columns = {name: _stored(array[name]) for name in names}
+        stored = np.empty(len(array), [(n, c.dtype, c.shape[1:]) for n, c in columns.items()])
+        for name, column in columns.items():
+            stored[name] = column
+        return stored
+    if array.dtype.kind == "b":
+        return np.where(array, b"T", b"F")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array ^ array.dtype.type(1 << 8 * array.dtype.itemsize - 1)
+    return array.astype(array.dtype.newbyteorder(">"))
+
+
 def image_dtype(array: np.ndarray) -> str:
     """Return the name of the type that an image is stored in."""
     return "float32" if array.dtype.kind == "f" else array.dtype.name
 
 
-def image_header(hdu: Hdu) -> fits.Header:
-    """Return the header of PRIMARY or an image, with CHECKSUM and DATASUM yet to be set."""
-    if hdu.array is None:
+def hdu_header(hdu: Hdu) -> fits.Header:
+    """Return the header of an HDU, with CHECKSUM and DATASUM yet to be set."""
+    array = hdu.array
+    if array is None:
         header = fits.PrimaryHDU().header
+    elif array.dtype.names is None:
+        header = _image_layout(hdu.name, image_dtype(array), array.shape).copy()
     else:
-        header = _image_layout(hdu.name, image_dtype(hdu.array), hdu.array.shape).copy()
-    return _completed(header, hdu)
+        units = tuple((hdu.units or {}).get(name) for name in array.dtype.names)
+        header = _table_layout(hdu.name, array.dtype, len(array), units).copy()
+    with quiet():
+        header.extend(hdu.header or (), strip=False, end=True)
+    header.extend([("CHECKSUM", "", SUM_COMMENT), ("DATASUM", "", SUM_COMMENT)], end=True)
+    return header
 
 
 @functools.lru_cache(maxsize=128)
@@ -117,28 +136,11 @@ def _image_layout(name: str, dtype: str, shape: tuple[int, ...]) -> fits.Header:
     return fits.ImageHDU(np.broadcast_to(np.zeros((), dtype), shape), name=name, ver=1).header
 
 
-def _completed(header: fits.Header, hdu: Hdu) -> fits.Header:
-    """Add an HDU's own cards and those of its checksums to the cards that describe its data."""
-    with quiet():
-        header.extend(hdu.header or (), strip=False, end=True)
-    header.extend([("CHECKSUM", "", SUM_COMMENT), ("DATASUM", "", SUM_COMMENT)], end=True)
-    return header
-
-
-def _astropy_hdu(hdu: Hdu) -> fits.ImageHDU | fits.BinTableHDU:
-    """Return a table, or an image of other than 32-bit words, as astropy has it.
-
-    The data are a big-endian copy: astropy swaps the bytes of what it writes or sums in place, and
-    back, and another thread that reads the array meanwhile would see them swapped.
-    """
-    array = cast(np.ndarray, hdu.array)
-    if array.dtype.names is None:
-        made = fits.ImageHDU(array.astype(array.dtype.newbyteorder(">")), name=hdu.name, ver=1)
-    else:
-        columns = fits.ColDefs(array)
-        for column in columns:
-            column.dim = None  # a row of numbers is one without TDIM, too
-            column.unit = (hdu.units or {}).get(column.name)
-        made = fits.BinTableHDU.from_columns(columns, name=hdu.name, ver=1)
-    _completed(made.header, hdu)
-    return made
+@functools.lru_cache(maxsize=32)
+def _table_layout(name: str, dtype: np.dtype, rows: int, units: tuple) -> fits.Header:
+    """Return the cards that describe a table whose columns have these units, or None."""
+    columns = fits.ColDefs(np.zeros(rows, dtype))
+    for column, unit in zip(columns, units, strict=True):
+        column.dim = None  # a row of numbers is one without TDIM, too
+        column.unit = unit
+    return fits.BinTableHDU.from_columns(columns, name=name, ver=1).header
