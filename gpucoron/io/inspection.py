@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
+from gpucoron.io.agreement import check_members, warn_of_differences
 from gpucoron.io.association import Association, LeftOut, Member, Product
-from gpucoron.io.exposures import Exposure, ExposureMeta, exposure_of, science_hdu
+from gpucoron.io.exposures import Exposure, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 from gpucoron.ops.dq import DO_NOT_USE
 
-__all__ = ["Exposures", "Requirements", "check_members", "inspect_members"]
+__all__ = ["Exposures", "Requirements", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
-_SAME = ("INSTRUME", "DETECTOR", "CHANNEL", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT")
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
 Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
@@ -98,6 +97,8 @@ def inspect_members(
         _inspected(association, product, exposures, reasons, needs, skip_bad)
         for product in association.products
     )
+    for product in products:
+        warn_of_differences([exposures[_key(m)] for m in product.used])
     return replace(association, products=products), exposures
 
 
@@ -171,6 +172,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
             _check_references(association, product)
         return product
     bad |= _minority(own, may_combine)
+    bad |= _contradicting([m for m in own if m not in bad], may_combine)
     if needs.grid is not None:
         science = [m for m in science if m not in bad]
         bad |= _unfit(science, may_lie_together)
@@ -200,6 +202,19 @@ def _minority(members: Sequence[Member], check) -> dict[Member, str]:
             return found
         against.append(found)
     return min(against, key=len, default={})
+
+
+def _contradicting(members: Sequence[Member], check) -> dict[Member, str]:
+    """Return the members that do not go with an earlier one: both have what the first lacks."""
+    kept: list[Member] = []
+    bad = {}
+    for member in members:
+        problems = (_problem(check, [one, member]) for one in kept)
+        if problem := next(filter(None, problems), ""):
+            bad[member] = problem
+        else:
+            kept.append(member)
+    return bad
 
 
 def _problem(check: Callable[[list[Member]], None], group: list[Member]) -> str:
@@ -236,35 +251,3 @@ def _reason(problem: Exception, member: Member) -> str:
     for start in (f"{member.path}: ", f"{member.path.name}: "):
         text = text.removeprefix(start)
     return text
-
-
-def check_members(exposures: Sequence[Exposure]) -> None:
-    """Make sure that the exposures of one product can be combined: each is like the first.
-
-    Raises
-    ------
-    ExposureError
-        Instrument, detector, channel, filter, pupil, coronagraph mask, subarray, units, image
-        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ. A keyword that
-        either lacks is not compared.
-    """
-    for other in exposures[1:]:
-        for what, ours, theirs in _differences(exposures[0], other):
-            raise ExposureError(
-                f"{other.path.name}: {what} is {theirs}, but {exposures[0].path.name} has {ours}; "
-                "members of one product must agree"
-            )
-
-
-def _differences(first: Exposure, other: Exposure) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (what, value in `first`, value in `other`) for all that should agree and does not."""
-    for entry in dataclasses.fields(ExposureMeta):
-        keyword = entry.metadata["keyword"]
-        ours, theirs = getattr(first.meta, entry.name), getattr(other.meta, entry.name)
-        if keyword in _SAME and None not in (ours, theirs) and ours.lower() != theirs.lower():
-            yield keyword, ours, theirs
-    if first.shape[1:] != other.shape[1:]:
-        yield "the image shape (ny, nx)", first.shape[1:], other.shape[1:]
-    ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2
-    if ours is not None and theirs is not None and abs(ours - theirs) > 1e-3 * abs(ours):
-        yield "PIXAR_A2 (arcsec2)", f"{ours:.6g}", f"{theirs:.6g}"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpucoron import io
-from gpucoron.errors import AssociationError, ExposureError
+from gpucoron.errors import AssociationError
 from gpucoron.io.exposures import ExposureMeta
 from tests.helpers.makers import alike, make_asn, product, read_error
 
@@ -329,39 +329,3 @@ def test_product_names_that_come_out_the_same(asn_path):
     asn = io.read_association(asn_of(asn_path, (GOOD,), (GOOD2,)))
     with pytest.raises(AssociationError, match="products 1 and 2 would both be named jw01234-"):
         io.product_names(asn, [meta_of()] * 2)
-
-
-# what must agree among members
-
-
-def fake(name, shape=(3, 8, 7), **keywords):
-    found = meta_of(**{"bunit": "MJy/sr", "pixar_a2": 0.0039, "detector": "NRCALONG"} | keywords)
-    return SimpleNamespace(path=SimpleNamespace(name=name), meta=found, shape=shape)
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"instrument": "MIRI"}, "INSTRUME is MIRI, but a.fits has NIRCAM"),
-        ({"detector": "NRCBLONG"}, "DETECTOR is NRCBLONG, but a.fits has NRCALONG"),
-        ({"filter": "F410M"}, "FILTER is F410M, but a.fits has F444W"),
-        ({"pupil": "MASKBAR"}, "PUPIL is MASKBAR, but a.fits has MASKRND"),
-        ({"coronmsk": "MASKA430R"}, "CORONMSK is MASKA430R, but a.fits has MASKA335R"),
-        ({"subarray": "FULL"}, "SUBARRAY is FULL, but a.fits has SUB320A335R"),
-        ({"bunit": "DN/s"}, "BUNIT is DN/s, but a.fits has MJy/sr"),
-        ({"pixar_a2": 0.0041}, "PIXAR_A2 (arcsec2) is 0.0041, but a.fits has 0.0039"),
-        ({"shape": (3, 8, 8)}, "the image shape (ny, nx) is (8, 8), but a.fits has (8, 7)"),
-    ],
-)
-def test_members_that_differ(change, expected):
-    with pytest.raises(ExposureError) as caught:
-        io.check_members([fake("a.fits"), fake("b.fits"), fake("c.fits", **change)])
-    assert str(caught.value) == f"c.fits: {expected}; members of one product must agree"
-
-
-def test_members_that_may_differ():
-    others = [fake("b.fits", shape=(1, 8, 7)), fake("c.fits", pixar_a2=0.003902)]
-    others.append(fake("d.fits", bunit="mjy/sr", target="other"))
-    others.append(fake("e.fits", pixar_a2=None, filter=None))
-    for members in ([], [fake("a.fits")], [fake("a.fits"), *others]):
-        io.check_members(members)
