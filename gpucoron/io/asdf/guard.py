@@ -19,7 +19,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["AsdfTooComplex", "UnsupportedAsdf", "checked", "open_asdf", "tagged_tree"]
+__all__ = [
+    "AsdfTooComplex",
+    "UnsupportedAsdf",
+    "check_events",
+    "checked",
+    "open_asdf",
+    "tagged_tree",
+]
 
 _MAX_DEPTH = 200  # levels; libyaml's composer overflows the C stack at some ten thousand
 _MAX_NODES = 100_000  # with every alias written out; an exposure of JWST has some 2000
@@ -92,7 +99,7 @@ def tagged_tree(content: bytes) -> dict[str, Any]:
 
     text = content[: _end_of_text(content)]
     try:
-        _check_events(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        check_events(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         tree = asdf.util.load_yaml(io.BytesIO(text), tagged=True)
     except (yaml.YAMLError, ValueError, TypeError) as problem:  # numbers, dates, keys
         raise UnsupportedAsdf(f"YAML: {' '.join(str(problem).split())}") from problem
@@ -109,8 +116,8 @@ def _end_of_text(content: bytes) -> int:
     return end.end()
 
 
-def _check_events(events) -> None:
-    """Check what the parser finds before anything is made of it, in constant memory."""
+def check_events(events) -> None:
+    """Check what a parser of YAML finds before anything is made of it; raise as `checked`."""
     from yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
     depth = 0
