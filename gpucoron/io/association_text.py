@@ -17,7 +17,7 @@ __all__ = ["parse_association"]
 log = logging.getLogger("gpucoron")
 
 _LARGEST_MENDED = 4 << 20  # characters; real ones have some thousand
-_STRING = r'"(?:[^"\\]|\\.)*"'
+_STRING = r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)'  # or to the end of the text: linear in time
 _COMMENT = re.compile(rf"{_STRING}|(//[^\n]*|\#[^\n]*)", re.DOTALL)
 _COMMA = re.compile(rf"{_STRING}|(,)(?=\s*[\]}}])", re.DOTALL)
 

@@ -12,9 +12,10 @@ from typing import Any
 __all__ = ["parse_cfg"]
 
 _LEVELS = 2  # [steps] and [[klip]]
+_LONGEST = 4000  # characters of a line
 _QUOTED = r"""\"[^\"]*\"|'[^']*'"""
 _SECTION = re.compile(r"(\[+)([^\[\]]+)(\]+)\s*(#.*)?")
-_ENTRY = re.compile(rf"(\w+)\s*=\s*((?:{_QUOTED}|[^#\"'])*)(#.*)?")
+_ENTRY = re.compile(rf"(\w+)\s*=((?:{_QUOTED}|[^#\"'])*)(#.*)?")
 _ITEM = re.compile(rf"(?:{_QUOTED}|[^,\"'])+")
 _WORDS = {"true": True, "false": False, "none": None}
 
@@ -36,13 +37,14 @@ def parse_cfg(text: str) -> dict[str, Any]:
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("#"):
             continue
-        section, entry = _SECTION.fullmatch(line), _ENTRY.fullmatch(line)
+        fits = len(line) <= _LONGEST
+        section, entry = fits and _SECTION.fullmatch(line), fits and _ENTRY.fullmatch(line)
         value: Any
         if section:
             level, name, value = len(section[1]), section[2].strip(" \"'"), {}
             known = len(section[3]) == level <= min(len(open_sections), _LEVELS)
         else:
-            level, known = len(open_sections), entry is not None
+            level, known = len(open_sections), bool(entry)
             name, value = (entry[1], _value(entry[2])) if entry else ("", None)
         if not known or name in open_sections[level - 1]:
             raise ValueError(

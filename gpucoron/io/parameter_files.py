@@ -30,7 +30,7 @@ _PIPELINE = "Coron3Pipeline"
 _STEP_OF_NAME = {step: step for step in _STEP_OF_CLASS.values()}
 _STEP_OF_NAME |= {"stackrefs": "stack_refs", "alignrefs": "align_refs"}  # as jwst calls them
 _EXPECTED = "a parameter file (TOML, or pars-*.asdf or .cfg of jwst)"
-_CFG = re.compile(rb"^\s*class\s*=\s*['\"]?jwst\.", re.MULTILINE)
+_CFG = re.compile(rb"^[ \t]*class[ \t]*=[ \t]*['\"]?jwst\.", re.MULTILINE)
 
 # Parameters of jwst that choose files, memory or order of work, or that coronagraphy never reads.
 _IGNORED = {
