@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
@@ -41,6 +41,11 @@ class Member:
     path: Path
     exptype: str  # lower case
     expname: str  # as the association spells it
+
+    @property
+    def used(self) -> bool:
+        """Whether it is science or psf; members of other exptypes are ignored."""
+        return self.exptype in USED_TYPES
 
 
 class LeftOut(NamedTuple):
@@ -80,7 +85,7 @@ class Product:
     @property
     def ignored(self) -> tuple[Member, ...]:
         """Members of any other exptype."""
-        return tuple(m for m in self.members if m.exptype not in USED_TYPES)
+        return tuple(m for m in self.members if not m.used)
 
 
 @dataclass(frozen=True)
@@ -215,7 +220,7 @@ def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
                 f"{_label(product, index)} has no member with exptype {exptype!r} (found: "
                 f"{found}), expected at least one {purpose}"
             )
-    return replace(product, members=tuple(_without_repeated(path, product, index)))
+    return replace(product, members=_without_repeated(path, product, index))
 
 
 def _product_name(path: Path, index: int, name: Any) -> str | None:
@@ -232,34 +237,39 @@ def _product_name(path: Path, index: int, name: Any) -> str | None:
     return root
 
 
-def _without_repeated(path: Path, product: Product, index: int) -> Iterator[Member]:
-    """Yield the members, each used one once; raise where one is science and psf."""
+def _without_repeated(path: Path, product: Product, index: int) -> tuple[Member, ...]:
+    """Return the members, each used one once; raise where one is science and psf."""
+    label = _label(product, index)
     first: dict[Any, Member] = {}
+    kept, repeated = [], []
     for member in product.members:
-        known = member if member in product.ignored else first.setdefault(_file(member), member)
-        if known is member:
-            yield member
-            continue
+        known = first.setdefault(_file(member), member) if member.used else member
         also = "" if known.expname == member.expname else f" (also as {known.expname})"
-        if known.exptype != member.exptype:
+        if known is member:
+            kept.append(member)
+        elif known.exptype == member.exptype:
+            repeated.append(f"{member.expname}{also}")
+        else:
             raise AssociationError(
-                f"{_label(product, index)} lists {member.expname}{also} twice, as "
-                f"{known.exptype} and as {member.exptype}, but an exposure cannot be subtracted "
-                "from itself; to use rolls as references of each other, list one product for each "
-                "roll, in which that roll is science and the others are psf"
+                f"{label} lists {member.expname}{also} twice, as {known.exptype} and as "
+                f"{member.exptype}, but an exposure cannot be subtracted from itself; to use rolls "
+                "as references of each other, list one product for each roll, in which that roll "
+                "is science and the others are psf"
             )
-        text = "%s: %s lists %s%s twice as %s; it is used once"
-        label = _label(product, index)
-        log.warning(text, path.name, label, member.expname, also, member.exptype)
+    if repeated:
+        names = shorten(", ".join(dict.fromkeys(repeated)), 1000, placeholder=" ...")
+        text = "%s: %s lists more than once what is used once: %s"
+        log.warning(text, path.name, label, names)
+    return tuple(kept)
 
 
 def _file(member: Member) -> Any:
-    """Return what two names of one file have in common, links included."""
+    """Return what all names of one file have in common, links included."""
     try:
         state = member.path.stat()
     except OSError:
-        return member.path.resolve()
-    return (state.st_dev, state.st_ino) if state.st_ino else member.path.resolve()
+        return os.path.realpath(member.path)
+    return (state.st_dev, state.st_ino) if state.st_ino else os.path.realpath(member.path)
 
 
 def _file_name_part(what: str, text: str, given: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,12 +147,7 @@ def _tree(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
 
 def _select(path: Path, tree: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return what means something here; say what does not."""
-    kind = _last(tree.get("class"))
-    if kind != _PIPELINE and kind not in _STEP_OF_CLASS:
-        raise InputError(
-            f"{path}: holds parameters of {kind or 'nothing'}; expected {_PIPELINE} or one of "
-            + ", ".join(_STEP_OF_CLASS)
-        )
+    kind = _checked_class(path, tree, f"{_PIPELINE} or one of ", (_PIPELINE, *_STEP_OF_CLASS))
     parts = [("pipeline" if kind == _PIPELINE else _STEP_OF_CLASS[kind], tree.get("parameters"))]
     for entry in tree.get("steps") or [] if kind == _PIPELINE else []:
         name = str(entry.get("name"))
@@ -170,13 +165,26 @@ def _last(kind: Any) -> str:
     return str(kind or "").rpartition(".")[2]
 
 
+def _checked_class(path: Path, tree: dict[str, Any], what: str, known: Iterable[str]) -> str:
+    """Return the class whose parameters a file holds, which must be one of those known."""
+    kind = _last(tree.get("class"))
+    if kind not in known:
+        raise InputError(
+            f"{path}: holds parameters of {kind or 'nothing'}; expected {what}"
+            + ", ".join(_STEP_OF_CLASS)
+        )
+    return kind
+
+
 def _with_its_file(path: Path, parameters: Any) -> Any:
     """Put parameters of a step over those of the file that they name as config_file."""
     if not isinstance(parameters, dict) or "config_file" not in parameters:
         return parameters
     own = dict(parameters)
     file = path.parent / str(own.pop("config_file"))
-    below = _jwst_tree(file, read_input(file, InputError, _EXPECTED, _LARGEST)).get("parameters")
+    tree = _jwst_tree(file, read_input(file, InputError, _EXPECTED, _LARGEST))
+    _checked_class(file, tree, "one of ", _STEP_OF_CLASS)
+    below = tree.get("parameters")
     return {**below, **own} if isinstance(below, dict) else own
 
 
