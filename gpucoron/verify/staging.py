@@ -68,7 +68,7 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
     table = parse_association(Path(asn).read_bytes(), Path(asn).name)
     table["asn_id"] = association.asn_id
     table["products"] = [{**table["products"][0], "name": name, "members": members}]
-    staged = folder / Path(asn).name
+    staged = folder / f"{Path(asn).stem}.json"
     staged.write_text(json.dumps(table, indent=1))
     if psfmask is None:
         mask = _found_mask(read_exposure(product.science[0].path, "science"), folder, notes)
