@@ -47,7 +47,7 @@ def run(
     Parameters
     ----------
     asn : path
-        A level-3 association (JSON) of ``_calints`` exposures.
+        A level-3 association (JSON or YAML) of ``_calints`` exposures.
     device : str, int or Device
         "auto", "cpu", or the number of a CUDA device; "0,1" shares the work between two. "auto"
         is decided when the association is known.

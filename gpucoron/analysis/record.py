@@ -72,6 +72,12 @@ class Record:
             + [(m.expname, f"{m.exptype}, left out: {m.reason}") for m in product.left_out],
         )
 
+    @property
+    def unit(self) -> str:
+        """The unit of all images, as a label shows it."""
+        found = (e.meta.bunit for e in self.exposures.values() if e.exptype == "science")
+        return (next(found, None) or "no unit").replace("$", "")[:40]
+
     def note_exposures(self, *exposures: Exposure) -> None:
         """Record the exposures; their pixels need not be read."""
         from gpucoron.io.wcs import read_wcs

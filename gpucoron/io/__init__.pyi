@@ -1,8 +1,8 @@
+from .agreement import check_members as check_members
 from .association import read_association as read_association
 from .exposures import ExposureMeta as ExposureMeta
 from .exposures import read_exposure as read_exposure
 from .exposures import read_meta as read_meta
-from .inspection import check_members as check_members
 from .names import exposure_root as exposure_root
 from .product_naming import product_names as product_names
 from .product_naming import standard_product_name as standard_product_name

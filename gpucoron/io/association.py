@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
 
 from gpucoron.errors import AssociationError
+from gpucoron.io.association_text import parse_association
 from gpucoron.io.files import read_input
-from gpucoron.io.names import LONGEST, check_names, exposure_root, program_id, text_or_none
+from gpucoron.io.names import (
+    LONGEST,
+    check_names,
+    exposure_root,
+    product_root,
+    program_id,
+    text_or_none,
+)
 
 __all__ = ["Association", "LeftOut", "Member", "Product", "read_association"]
 
@@ -24,7 +30,7 @@ log = logging.getLogger("gpucoron")
 USED_TYPES = ("science", "psf")
 LARGEST = 64 << 20  # bytes; real ones have some thousand
 _LONGEST = {"expname": 4000, "exptype": 40}
-_EXPECTED = "a level-3 association file (JSON)"
+_EXPECTED = "a level-3 association file (JSON or YAML)"
 DEFAULT_ASN_ID = "a3001"  # what jwst gives an association made by hand
 
 
@@ -35,6 +41,11 @@ class Member:
     path: Path
     exptype: str  # lower case
     expname: str  # as the association spells it
+
+    @property
+    def used(self) -> bool:
+        """Whether it is science or psf; members of other exptypes are ignored."""
+        return self.exptype in USED_TYPES
 
 
 class LeftOut(NamedTuple):
@@ -74,7 +85,7 @@ class Product:
     @property
     def ignored(self) -> tuple[Member, ...]:
         """Members of any other exptype."""
-        return tuple(m for m in self.members if m.exptype not in USED_TYPES)
+        return tuple(m for m in self.members if not m.used)
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     Parameters
     ----------
     path : path
-        The JSON file.
+        The file: JSON, or YAML (see `gpucoron.io.association_text`).
     check_files : bool
         False does not look whether members are there.
 
@@ -104,14 +115,16 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     -------
     Association
         Products in the order of the file, each with at least one science and one psf member.
-        Members of other exptypes are named in a warning and need not exist.
+        Members of other exptypes are named in a warning and need not exist. A member that is
+        listed twice is there once, with a warning.
 
     Raises
     ------
     AssociationError
         The file is unreadable, not JSON (with line and column), not an association, or holds a
-        product without science or psf members; a member is missing, not a file, or listed twice;
-        two products, or the products of two exposures, would have the same file name.
+        product without science or psf members; a member is missing, not a file, or listed as
+        science and as psf; two products, or the products of two exposures, would have the same
+        file name.
     """
     path = Path(path)
     content = read_input(path, AssociationError, _EXPECTED, LARGEST)
@@ -123,8 +136,8 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
 
 def _association(path: Path, content: bytes, check_files: bool) -> Association:
     """Make an association; the errors do not name the file."""
-    table = _load(content)
-    products = _products(path.parent, table)
+    table = _load(content, path.name)
+    products = _products(path, table)
     asn_id = text_or_none(table.get("asn_id"))
     if asn_id is None:
         log.warning("%s: has no asn_id; using %s", path.name, DEFAULT_ASN_ID)
@@ -156,12 +169,12 @@ def _association(path: Path, content: bytes, check_files: bool) -> Association:
     )
 
 
-def _load(content: bytes) -> dict[str, Any]:
+def _load(content: bytes, name: str) -> dict[str, Any]:
     if content.startswith(b"SIMPLE  ="):
         raise AssociationError(f"is a FITS file, expected {_EXPECTED}")
     if not content.strip():
         raise AssociationError(f"is empty, expected {_EXPECTED}")
-    table = _parse(content)
+    table = parse_association(content, name)
     if not isinstance(table, dict):
         raise AssociationError(
             f"holds {_kind(table)}, expected a JSON object with a list 'products'"
@@ -169,35 +182,7 @@ def _load(content: bytes) -> dict[str, Any]:
     return table
 
 
-def _parse(content: bytes) -> Any:
-    def no_duplicates(pairs):
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            counts = Counter(key for key, _ in pairs)
-            twice = next(key for key, count in counts.items() if count > 1)
-            raise AssociationError(f"key {twice!r} appears twice in one JSON object, expected once")
-        return table
-
-    try:
-        return json.loads(content, object_pairs_hook=no_duplicates)
-    except json.JSONDecodeError as error:
-        lines = error.doc.splitlines() or [""]
-        line = lines[min(error.lineno, len(lines)) - 1].strip()
-        raise AssociationError(
-            f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg} "
-            f"(the line reads: {line[:60]})"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise AssociationError(f"not valid JSON: byte {error.start} is not text") from error
-    except RecursionError as error:
-        raise AssociationError("not an association: nested too deeply") from error
-    except AssociationError:
-        raise
-    except ValueError as error:
-        raise AssociationError(f"not valid JSON: {error}") from error
-
-
-def _products(folder: Path, table: dict[str, Any]) -> tuple[Product, ...]:
+def _products(path: Path, table: dict[str, Any]) -> tuple[Product, ...]:
     entries = table.get("products")
     if not isinstance(entries, list) or not entries:
         found = "no 'products'" if entries is None else f"'products' is {_kind(entries)}"
@@ -209,7 +194,7 @@ def _products(folder: Path, table: dict[str, Any]) -> tuple[Product, ...]:
             )
         for position, member in enumerate(entry["members"], 1):
             _check_member(f"product {number}, member {position}", member)
-    return tuple(_product(folder, index, entry) for index, entry in enumerate(entries))
+    return tuple(_product(path, index, entry) for index, entry in enumerate(entries))
 
 
 def _check_member(where: str, member: Any) -> None:
@@ -224,10 +209,10 @@ def _check_member(where: str, member: Any) -> None:
             )
 
 
-def _product(folder: Path, index: int, entry: dict[str, Any]) -> Product:
+def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
     texts = [(m["expname"].strip(), m["exptype"].strip().lower()) for m in entry["members"]]
-    members = tuple(Member(folder / name, exptype, name) for name, exptype in texts)
-    product = Product(_product_name(index, entry.get("name")), members)
+    members = tuple(Member(path.parent / name, exptype, name) for name, exptype in texts)
+    product = Product(_product_name(path, index, entry.get("name")), members)
     for exptype, purpose in (("science", "exposure of the target"), ("psf", "reference exposure")):
         if not getattr(product, exptype):
             found = ", ".join(sorted({m.exptype for m in members})) or "no members"
@@ -235,22 +220,69 @@ def _product(folder: Path, index: int, entry: dict[str, Any]) -> Product:
                 f"{_label(product, index)} has no member with exptype {exptype!r} (found: "
                 f"{found}), expected at least one {purpose}"
             )
-    return product
+    return replace(product, members=_without_repeated(path, product, index))
 
 
-def _product_name(index: int, name: Any) -> str | None:
+def _product_name(path: Path, index: int, name: Any) -> str | None:
+    """Return the name that products are called after, which is that of jwst."""
     what = f"the name of product {index + 1}"
     if not isinstance(name, str | None):
         raise AssociationError(f"{what} is {_kind(name)}, expected a text")
-    return _file_name_part(what, name) if name and name.strip() else None
+    if not name or not name.strip():
+        return None
+    root = _file_name_part(what, product_root(name), name)
+    if root != name.strip():
+        text = "%s: %s is %s; its products are named %s_..., as jwst names them"
+        log.warning(text, path.name, what, name.strip(), root)
+    return root
 
 
-def _file_name_part(what: str, text: str) -> str:
-    """Return `text` stripped, having made sure that it can stand in a file name."""
+def _without_repeated(path: Path, product: Product, index: int) -> tuple[Member, ...]:
+    """Return the members, each used one once; raise where one is science and psf."""
+    label = _label(product, index)
+    first: dict[Any, Member] = {}
+    kept, repeated = [], []
+    for member in product.members:
+        known = first.setdefault(_file(member), member) if member.used else member
+        also = "" if known.expname == member.expname else f" (also as {known.expname})"
+        if known is member:
+            kept.append(member)
+        elif known.exptype == member.exptype:
+            repeated.append(f"{member.expname}{also}")
+        else:
+            raise AssociationError(
+                f"{label} lists {member.expname}{also} twice, as {known.exptype} and as "
+                f"{member.exptype}, but an exposure cannot be subtracted from itself; to use rolls "
+                "as references of each other, list one product for each roll, in which that roll "
+                "is science and the others are psf"
+            )
+    if repeated:
+        names = shorten(", ".join(dict.fromkeys(repeated)), 1000, placeholder=" ...")
+        text = "%s: %s lists more than once what is used once: %s"
+        log.warning(text, path.name, label, names)
+    return tuple(kept)
+
+
+def _file(member: Member) -> Any:
+    """Return what all names of one file have in common, links included."""
+    try:
+        state = member.path.stat()
+    except OSError:
+        return os.path.realpath(member.path)
+    return (state.st_dev, state.st_ino) if state.st_ino else os.path.realpath(member.path)
+
+
+def _file_name_part(what: str, text: str, given: str = "") -> str:
+    """Return `text` stripped, having made sure that it can stand in a file name.
+
+    It may be a part of what was `given`, which the error then shows.
+    """
     text = text.strip()
-    if not text.isprintable() or re.search(r"[/\\]", text) or text.startswith("."):
+    given = given.strip() or text
+    printable = text and given.isprintable()
+    if not printable or re.search(r"[/\\]", text) or text.startswith("."):
         raise AssociationError(
-            f"{what} is {text!r}, expected a text that can be part of a file name (no folders)"
+            f"{what} is {given[:300]!r}, expected a text that can be part of a file name"
         )
     if len(text.encode()) > LONGEST:
         raise AssociationError(f"{what} has {len(text.encode())} bytes, expected at most {LONGEST}")
@@ -271,7 +303,7 @@ def _check_files(folder: Path, products: Sequence[Product]) -> None:
 
 
 def _check_unique(products: Sequence[Product], asn_id: str) -> None:
-    """Raise where an exposure is listed twice or two outputs would have one file name.
+    """Raise where two outputs would have one file name.
 
     Names that differ only by case are the same: some file systems see no difference.
     """
@@ -280,15 +312,8 @@ def _check_unique(products: Sequence[Product], asn_id: str) -> None:
     science_in: dict[Path, str] = {}
     for index, product in enumerate(products):
         label = _label(product, index)
-        exptype_of: dict[Path, str] = {}
         for member in product.used:
             file = member.path.resolve()
-            if file in exptype_of:
-                raise AssociationError(
-                    f"{label} lists {member.expname} twice (as {exptype_of[file]} and as "
-                    f"{member.exptype}), expected each exposure once"
-                )
-            exptype_of[file] = member.exptype
             root = _root(member, asn_id)
             known, expname = by_root.setdefault(root.casefold(), (file, member.expname))
             if known != file:

@@ -16,7 +16,7 @@ from gpucoron.errors import ExposureError
 from gpucoron.io.fits.headers import plain_value
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.fits.walk import Hdu
-from gpucoron.io.names import exposure_root
+from gpucoron.io.names import exposure_root, says_nothing
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -47,6 +47,8 @@ class ExposureMeta:
     pupil: str | None = _key("PUPIL")
     coronmsk: str | None = _key("CORONMSK")
     subarray: str | None = _key("SUBARRAY")
+    corner_x: int | None = _key("SUBSTRT1")
+    corner_y: int | None = _key("SUBSTRT2")
     exp_type: str | None = _key("EXP_TYPE")
     bunit: str | None = _key("BUNIT", "SCI")
     pixar_sr: float | None = _key("PIXAR_SR", "SCI")
@@ -262,10 +264,10 @@ def _read_meta(file: FitsFile, sci: Hdu) -> ExposureMeta:
 
 
 def _card(file: FitsFile, header: Any, keyword: str, kind: str) -> Any:
-    """Return a keyword's value as `kind`; None where absent or blank."""
+    """Return a keyword's value as `kind`; None where it is absent or says nothing (N/A, NONE)."""
     value = plain_value(header.get(keyword))
     if isinstance(value, str):
-        value = value.strip() or None
+        value = None if says_nothing(value) else value.strip()
     if value is None:
         return None
     if kind == "str":

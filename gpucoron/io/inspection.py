@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
+from gpucoron.io.agreement import check_members, warn_of_differences
 from gpucoron.io.association import Association, LeftOut, Member, Product
-from gpucoron.io.exposures import Exposure, ExposureMeta, exposure_of, science_hdu
+from gpucoron.io.exposures import Exposure, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 from gpucoron.ops.dq import DO_NOT_USE
 
-__all__ = ["Exposures", "Requirements", "check_members", "inspect_members"]
+__all__ = ["Exposures", "Requirements", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
-_SAME = ("INSTRUME", "DETECTOR", "CHANNEL", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT")
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
 Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
@@ -85,10 +85,14 @@ def inspect_members(
     """
     members = {_key(m): m for p in association.products for m in p.used}
     exposures: Exposures = {}
+    fingerprints: dict[tuple[Path, str], bytes] = {}
     reasons: dict[tuple[Path, str], str] = {}
     for done, (key, member) in enumerate(members.items(), start=1):
         try:
-            exposures[key] = _look_at(member, needs, strict=skip_bad)
+            file = open_fits(member.path, ExposureError)
+            exposures[key] = _look_at(file, member, needs, strict=skip_bad)
+            if needs.pixels and (fingerprint := _fingerprint(file)):
+                fingerprints[key] = fingerprint
         except InputError as problem:
             if not skip_bad:
                 raise
@@ -98,11 +102,13 @@ def inspect_members(
         _inspected(association, product, exposures, reasons, needs, skip_bad)
         for product in association.products
     )
+    for product in products:
+        warn_of_differences([exposures[_key(m)] for m in product.used])
+        _warn_of_copies(product, fingerprints)
     return replace(association, products=products), exposures
 
 
-def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
-    file = open_fits(member.path, ExposureError)
+def _look_at(file: FitsFile, member: Member, needs: Requirements, strict: bool) -> Exposure:
     exposure = exposure_of(file, member.exptype, pixels=False)
     science = member.exptype == "science"
     if needs.checksums:
@@ -131,14 +137,45 @@ def _check_sums_once(file: FitsFile) -> None:
 
 
 def _has_usable_pixel(file: FitsFile) -> bool:
-    sci, dq = science_hdu(file), file.find("DQ")
-    for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
-        good = np.isfinite(file.floats(sci.plane(i)))
+    dq = file.find("DQ")
+    for i, image in enumerate(_images(file)):
+        good = np.isfinite(image)
         if dq is not None and not dq.empty:
             good &= (file.bits(dq.plane(i)) & DO_NOT_USE) == 0
         if good.any():
             return True
     return False
+
+
+def _images(file: FitsFile) -> Iterator[np.ndarray]:
+    """Read the images of SCI one after another."""
+    sci = science_hdu(file)
+    for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
+        yield file.floats(sci.plane(i))
+
+
+def _fingerprint(file: FitsFile) -> bytes | None:
+    """Return what tells the first image that is not constant from all others."""
+    for image in _images(file):
+        finite = image[np.isfinite(image)]
+        if finite.size and finite.min() < finite.max():
+            return hashlib.blake2b(image.tobytes()).digest()
+    return None
+
+
+def _warn_of_copies(product: Product, fingerprints: Mapping[tuple[Path, str], bytes]) -> None:
+    """Warn of exposures with the same images under different names."""
+    first: dict[bytes, Member] = {}
+    for member in product.used:
+        fingerprint = fingerprints.get(_key(member))
+        known = first.setdefault(fingerprint, member) if fingerprint else member
+        if known is not member:
+            twice = known.exptype == member.exptype
+            log.warning(
+                "%s (%s) begins with the same image as %s (%s): %s",
+                *(member.expname, member.exptype, known.expname, known.exptype),
+                "it counts twice" if twice else "the target is subtracted from itself",
+            )
 
 
 def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:
@@ -171,6 +208,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
             _check_references(association, product)
         return product
     bad |= _minority(own, may_combine)
+    bad |= _contradicting([m for m in own if m not in bad], may_combine)
     if needs.grid is not None:
         science = [m for m in science if m not in bad]
         bad |= _unfit(science, may_lie_together)
@@ -200,6 +238,19 @@ def _minority(members: Sequence[Member], check) -> dict[Member, str]:
             return found
         against.append(found)
     return min(against, key=len, default={})
+
+
+def _contradicting(members: Sequence[Member], check) -> dict[Member, str]:
+    """Return the members that do not go with an earlier one: both have what the first lacks."""
+    kept: list[Member] = []
+    bad = {}
+    for member in members:
+        problems = (_problem(check, [one, member]) for one in kept)
+        if problem := next(filter(None, problems), ""):
+            bad[member] = problem
+        else:
+            kept.append(member)
+    return bad
 
 
 def _problem(check: Callable[[list[Member]], None], group: list[Member]) -> str:
@@ -236,35 +287,3 @@ def _reason(problem: Exception, member: Member) -> str:
     for start in (f"{member.path}: ", f"{member.path.name}: "):
         text = text.removeprefix(start)
     return text
-
-
-def check_members(exposures: Sequence[Exposure]) -> None:
-    """Make sure that the exposures of one product can be combined: each is like the first.
-
-    Raises
-    ------
-    ExposureError
-        Instrument, detector, channel, filter, pupil, coronagraph mask, subarray, units, image
-        shape or pixel scale (PIXAR_A2, beyond one part in a thousand) differ. A keyword that
-        either lacks is not compared.
-    """
-    for other in exposures[1:]:
-        for what, ours, theirs in _differences(exposures[0], other):
-            raise ExposureError(
-                f"{other.path.name}: {what} is {theirs}, but {exposures[0].path.name} has {ours}; "
-                "members of one product must agree"
-            )
-
-
-def _differences(first: Exposure, other: Exposure) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (what, value in `first`, value in `other`) for all that should agree and does not."""
-    for entry in dataclasses.fields(ExposureMeta):
-        keyword = entry.metadata["keyword"]
-        ours, theirs = getattr(first.meta, entry.name), getattr(other.meta, entry.name)
-        if keyword in _SAME and None not in (ours, theirs) and ours.lower() != theirs.lower():
-            yield keyword, ours, theirs
-    if first.shape[1:] != other.shape[1:]:
-        yield "the image shape (ny, nx)", first.shape[1:], other.shape[1:]
-    ours, theirs = first.meta.pixar_a2, other.meta.pixar_a2
-    if ours is not None and theirs is not None and abs(ours - theirs) > 1e-3 * abs(ours):
-        yield "PIXAR_A2 (arcsec2)", f"{ours:.6g}", f"{theirs:.6g}"

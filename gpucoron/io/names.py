@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,18 +10,72 @@ from typing import Any
 
 from gpucoron.errors import AssociationError
 
-__all__ = ["LONGEST", "check_names", "exposure_root", "program_id", "slug", "text_or_none"]
+__all__ = [
+    "LONGEST",
+    "check_names",
+    "exposure_root",
+    "product_root",
+    "program_id",
+    "says_nothing",
+    "slug",
+    "text_or_none",
+]
 
 LONGEST = 200  # bytes; file systems allow 255, suffix and name while being written included
-_NOTHING = {"", "none", "null", "n/a", "noprogram", "full"}
+_SAYS_NOTHING = {"", "none", "null", "n/a", "na", "unknown", "undefined", "any"}
+_NOTHING = _SAYS_NOTHING | {"noprogram", "full"}
+
+# What jwst takes for the suffix of a file name: types of products, names of steps and pipelines.
+# tests/io/test_names.py compares them with those of the jwst package.
+_SUFFIXES = """
+adaptive_trace_model align_refs ami ami-oi ami_analyze ami_normalize aminorm aminorm-oi
+assign_mtwcs assign_wcs bkg_subtract blot bsub bsubints c1d cal calints cat clean_flicker_noise
+combine_1d crf crfints cube_build dark dark_current dq_init emicorr engdblog extract_1d
+extract_2d firstframe flat_field fringe gain_scale group_scale guider_cds hlsp i2d imprint ipc
+jump klip lastframe linearity master_background mbsub median outlier_detection pathloss
+persistence phot photom picture_frame psfalign psfstack psfsub ramp ramp_fit rate rateints
+refpix resample resample_spec reset residual_fringe rscd s2d s3d saturation skymatch snr
+source_catalog spec2nrslamp spectral_leak srctype stackrefs straylight superbias targ_centroid
+tweakreg uncal wfscmb wfscombine white_light whtlt x1d x1dints
+""".split()
+_STEPS = """
+adaptivetracemodel alignrefs amianalyze aminormalize assignmtwcs assignwcs background
+badpixselfcal barshadow chargemigration cleanflickernoise combine1d cubebuild darkcurrent dqinit
+emicorr extract1d extract2d firstframe flatfield fringe gainscale groupscale guidercds hlsp
+imprint ipc jump klip lastframe linearity masterbackgroundmos masterbackground msaflagopen
+outlierdetection pathloss persistence photom pictureframe pixelreplace rampfit refpix
+resamplespec resample reset residualfringe rscd saturation skymatch sourcecatalog sourcetype
+spectralleak stackrefs straylight superbias targcentroid tsophotometry tweakreg wavecorr
+wfscombine wfsscontam whitelight
+""".split()
+_PIPELINES = "ami3 coron3 dark detector1 guider image2 image3 spec2 spec3 tso3".split()
+_SUFFIX = re.compile(
+    "^(.+?)[_-](?:"
+    + "|".join([*_SUFFIXES, *(f"{s}step" for s in _STEPS), *(f"{p}pipeline" for p in _PIPELINES)])
+    + ")$"
+)
+_FITS = re.compile(r"\.(fits?|fts)(\.(gz|fz|bz2))?$", re.IGNORECASE)
 
 
 def exposure_root(path: str | Path) -> str:
-    """Return the file name without ``.fits`` and without ``_calints`` or ``_cal``.
+    """Return the file name without ``.fits`` and without a suffix of jwst such as ``_calints``.
 
-    Products of one exposure are named ``<root>_<asn_id>_<suffix>.fits``.
+    Products of one exposure are named ``<root>_<asn_id>_<suffix>.fits``, as jwst names them: a
+    suffix in upper case is part of the root, ``.FITS`` is not.
     """
-    return re.sub(r"(_calints|_cal)?(\.fits)?$", "", Path(path).name, count=1)
+    return _without_suffix(_FITS.sub("", Path(path).name))
+
+
+def product_root(name: str) -> str:
+    """Return what jwst makes of a product's name in an association before it adds a suffix.
+
+    Folders, a suffix of jwst such as ``_i2d``, and what follows the last dot are left out.
+    """
+    return _without_suffix(os.path.splitext(name.strip().rpartition("/")[2])[0])
+
+
+def _without_suffix(name: str) -> str:
+    return _SUFFIX.sub(r"\1", name)
 
 
 def check_names(names: Sequence[str | None]) -> None:
@@ -35,6 +90,11 @@ def check_names(names: Sequence[str | None]) -> None:
                 f"products {first} and {number} would both be named "
                 f"{name}; expected a name of its own for each"
             )
+
+
+def says_nothing(text: str) -> bool:
+    """Return whether the value of a keyword means that there is none: blank, NONE, N/A, ..."""
+    return text.strip().lower() in _SAYS_NOTHING
 
 
 def text_or_none(value: Any) -> str | None:

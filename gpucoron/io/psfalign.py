@@ -298,7 +298,8 @@ class PsfalignWriter:
     def _align_hdu(self, table):
         header = Header()
         add_history(header, _ALIGN_TEXT, "COMMENT")
-        units = _ALIGN_UNITS | {"residual": self._exposures[0].meta.bunit or "MJy/sr"}
+        unit = self._exposures[0].meta.bunit
+        units = _ALIGN_UNITS | ({"residual": unit} if unit else {})
         return Hdu("ALIGN", table, header, units)
 
     def abort(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from contextlib import redirect_stderr
 from importlib.util import find_spec
 from io import StringIO
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucoron.errors import MaskError, one_line
+from gpucoron.io.agreement import same_name
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 
@@ -132,16 +132,11 @@ def _compare_optics(name: str, header, meta: ExposureMeta) -> None:
     """Warn where the mask was made for another instrument or coronagraph mask."""
     for keyword, ours in (("INSTRUME", meta.instrument), ("CORONMSK", meta.coronmsk)):
         theirs = header.get(keyword)
-        if isinstance(theirs, str) and theirs.strip() and ours and _same(theirs) != _same(ours):
+        if isinstance(theirs, str) and ours and not same_name(theirs, ours):
             made_for = f"{keyword} {theirs.strip()}"
             log.warning(
                 "%s: the psfmask was made for %s, but the exposures have %s", name, made_for, ours
             )
-
-
-def _same(text: str) -> str:
-    """Drop NIRCam's module letter: MASKA335R and MASK335R are one mask."""
-    return re.sub(r"^MASK[AB](?=\d|LWB|SWB)", "MASK", text.strip().upper())
 
 
 def _ask_crds(exposure: Exposure) -> tuple[Path | None, str]:

@@ -29,13 +29,13 @@ def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
         truncate = max(record.images)
         image = record.images[truncate]
         frame = images.combined_frame(record, sky)
-        images.draw_image(panels[0], image, images.asinh_norm(image), frame)
+        images.draw_image(panels[0], image, images.asinh_norm(image), frame, unit=record.unit)
         if sky:
             images.draw_compass(panels[0], sky)
             candidates = measure.search(record, sky, truncate)[1]
             images.draw_candidates(panels[0], candidates, frame, sky)
     if curves:
-        plots.draw_residuals(panels[1], curves)
+        plots.draw_residuals(panels[1], curves, record.unit)
     if fits:
         plots.draw_shifts(panels[2], fits)
     if spectrum:

@@ -90,7 +90,7 @@ def draw_image(
     norm: Normalize | None,
     frame: Frame,
     *,
-    unit: str = "MJy/sr",
+    unit: str,
     colours: str = "viridis",
     box: tuple[int, int, int, int] | None = None,
 ) -> None:

@@ -29,7 +29,7 @@ class Curve:
     exposure: str  # S1, S2, ...; empty for the combined image
     truncate: int | None  # None before subtraction
     separation: np.ndarray  # (n,), arcsec
-    rms: np.ndarray  # (n,), MJy/sr
+    rms: np.ndarray  # (n,), in the unit of the images
 
 
 def kl_vectors(truncate: int) -> str:
@@ -63,7 +63,7 @@ def image_curves(record: Record, sky: Sky | None) -> list[Curve]:
     return [c for c in curves if np.isfinite(c.rms).any()]
 
 
-def draw_residuals(axes: Axes, curves: Sequence[Curve]) -> None:
+def draw_residuals(axes: Axes, curves: Sequence[Curve], unit: str) -> None:
     """Draw rms against separation: a colour for each truncation, a dash for each exposure."""
     truncations = sorted({c.truncate for c in curves if c.truncate is not None})
     looks: dict[int | None, dict[str, Any]] = {None: {"color": "0.35", "linewidth": 1.3}}
@@ -72,7 +72,7 @@ def draw_residuals(axes: Axes, curves: Sequence[Curve]) -> None:
         looks[t] = {"color": colormaps["plasma"](0.85 * place), "linewidth": 2.4 - 1.1 * place}
     names = list(dict.fromkeys(c.exposure for c in curves))
     dashes = {name: DASHES[k % len(DASHES)] for k, name in enumerate(names)}
-    style(axes, "separation (arcsec)", "rms (MJy/sr)")
+    style(axes, "separation (arcsec)", f"rms ({unit})")
     for c in curves:
         axes.plot(c.separation, c.rms, linestyle=dashes[c.exposure], **looks[c.truncate])
     axes.set_xlim(left=0)
@@ -151,9 +151,10 @@ def _name_references(axes: Axes, s: Shifts) -> None:
 class Spectrum:
     """Eigenvalues of the KL bases of a product."""
 
-    values: np.ndarray  # (bases, modes), (MJy/sr)²; NaN where a basis has fewer modes
+    values: np.ndarray  # (bases, modes), `unit`²; NaN where a basis has fewer modes
     each: np.ndarray  # (modes,), median share of the variance of each mode, percent
     total: np.ndarray  # (modes,), median share of all modes up to each, percent
+    unit: str  # of the images
 
 
 def spectrum(record: Record) -> Spectrum | None:
@@ -167,12 +168,12 @@ def spectrum(record: Record) -> Spectrum | None:
         row[: len(basis)] = basis
     share = 100 * values / np.nansum(values, axis=1, keepdims=True)
     total = np.nanmedian(np.nancumsum(share, axis=1), axis=0)
-    return Spectrum(values, np.nanmedian(share, axis=0), total)
+    return Spectrum(values, np.nanmedian(share, axis=0), total, record.unit)
 
 
 def draw_spectrum(axes: Axes, spectrum: Spectrum, truncations: Iterable[int] = ()) -> None:
     """Draw the eigenvalues: median over the bases, and their range as a band."""
-    style(axes, "mode", "eigenvalue ((MJy/sr)²)")
+    style(axes, "mode", f"eigenvalue (({spectrum.unit})²)")
     modes = np.arange(1, spectrum.values.shape[1] + 1)
     low, high = np.nanmin(spectrum.values, axis=0), np.nanmax(spectrum.values, axis=0)
     axes.fill_between(modes, low, high, color=COLOURS[0], alpha=0.25, linewidth=0)

@@ -75,6 +75,7 @@ def combined(
         truncate: _sky_views(
             *(image, None, record, sky, candidates, outlines),
             f"Combined image, {plots.kl_vectors(truncate)}",
+            unit=record.unit,
         )
         for truncate, image in record.images.items()
     }
@@ -148,7 +149,7 @@ def _exposure(
     place = measure.star_in_exposure(e, sky.radec if sky and sky.given else None)
     frame = Frame(place[:2], place[2]) if place else Frame()
     axes = image_axes(image.shape)
-    images.draw_image(axes, image, asinh_norm(image), frame)
+    images.draw_image(axes, image, asinh_norm(image), frame, unit=record.unit)
     if np.shape(record.mask) == image.shape:
         images.draw_outlines(axes, outlines, frame)
     return drawing(axes.figure, f"Mean image of {alt}")
@@ -163,7 +164,7 @@ def residuals(record: Record, sky: Sky | None) -> list[tuple[str, Drawing]]:
     ):
         if curves:
             axes = chart()
-            plots.draw_residuals(axes, curves)
+            plots.draw_residuals(axes, curves, record.unit)
             drawn.append((title, drawing(axes.figure, f"{title}: residual rms against separation")))
     return drawn
 

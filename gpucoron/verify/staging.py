@@ -41,6 +41,7 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
     and exposures without any other are left out of the association.
     """
     from gpucoron.io.association import read_association
+    from gpucoron.io.association_text import parse_association
     from gpucoron.io.exposures import read_exposure, read_meta
     from gpucoron.io.names import exposure_root
     from gpucoron.io.product_naming import product_names
@@ -64,10 +65,10 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
             members.append({"expname": member.path.name, "exptype": "psf"})
     if len(members) == len(product.science):
         raise InputError(f"{asn}: no reference integration has a usable pixel")
-    table = json.loads(Path(asn).read_text(encoding="utf-8-sig"))
+    table = parse_association(Path(asn).read_bytes(), Path(asn).name)
     table["asn_id"] = association.asn_id
     table["products"] = [{**table["products"][0], "name": name, "members": members}]
-    staged = folder / Path(asn).name
+    staged = folder / f"{Path(asn).stem}.json"
     staged.write_text(json.dumps(table, indent=1))
     if psfmask is None:
         mask = _found_mask(read_exposure(product.science[0].path, "science"), folder, notes)

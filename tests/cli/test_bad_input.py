@@ -387,6 +387,54 @@ odd(
     lambda tiny: tiny.edit_asn(no_name),
     r"product 1 has no name; using the standard one, jw09100-c1001_t001_nircam_f444w-maskrnd-",
 )
+
+
+def copied(kind):
+    """List a copy of the first exposure of a kind as another reference."""
+
+    def prepare(tiny):
+        copy = tiny.folder / "copy_calints.fits"
+        shutil.copy(named(tiny, f"{kind}0")[0], copy)
+        member = {"expname": copy.name, "exptype": "psf"}
+        tiny.edit_asn(lambda association: association["products"][0]["members"].append(member))
+
+    return prepare
+
+
+SAME_IMAGE = r"copy_calints.fits \(psf\) begins with the same image as jw0910000{}\S+ \({}\): "
+odd(
+    "science copied as a reference",
+    copied("sci"),
+    SAME_IMAGE.format(1, "science") + "the target is subtracted from itself",
+    check=lambda tiny: None,
+)
+odd("a reference copied", copied("psf"), SAME_IMAGE.format(3, "psf") + "it counts twice")
+names = {"CORONMSK": "MASK335R", "DETECTOR": "NRCA5", "SUBARRAY": " n/a", "PUPIL": "ANY"}
+odd("keywords in another spelling", edit("psf", **names, BUNIT="MJy sr-1"))
+odd(
+    "a reference from elsewhere on the detector",
+    edit("psf1", SUBSTRT1=1),
+    r"the subarray's corner \(SUBSTRT1, SUBSTRT2\) is \(1, \d+\), but jw09100001001.* has \(\d+, ",
+)
+
+
+def rolls_as_references(association):
+    """Let each science exposure be the reference of the other, in a product of its own."""
+    rolls = [m["expname"] for m in association["products"][0]["members"][:2]]
+    association["products"] = [
+        {"name": roll[:13], "members": [{"expname": roll, "exptype": "science"}]} for roll in rolls
+    ]
+    for product, other in zip(association["products"], rolls[::-1], strict=True):
+        product["members"].append({"expname": other, "exptype": "psf"})
+
+
+text = "klip.truncate is 3, and there are {} reference images: "
+odd(
+    "rolls that are references of each other",
+    lambda tiny: tiny.edit_asn(rolls_as_references),
+    *(text.format(2), text.format(3)),
+    check=lambda tiny: [complete(tiny.out / f"jw0910000{i}001_i2d.fits") for i in (1, 2)],
+)
 odd(
     "one reference integration",
     only("sci", "psf1"),

@@ -378,6 +378,44 @@ def test_parameter_files_in_toml(at, tmp_path_factory):
     refused_or(Parameters.from_sources, [path])
 
 
+CFG = b"""name = "coron3"
+class = jwst.pipeline.Coron3Pipeline
+[steps]
+  [[klip]]
+    truncate = 10  # modes
+  [[resample]]
+    crpix = 1.0, 2
+    kernel = 'square'
+"""
+cfg_places = st.tuples(
+    st.integers(0, len(CFG)),
+    st.binary(max_size=4)
+    | st.sampled_from([b"[", b"[[a]]\n", b"'", b",", b"#", b"\n=", b"config_file = p.cfg\n"]),
+)
+
+
+@given(at=st.lists(cfg_places, min_size=1, max_size=3))
+@fuzz(100)
+def test_parameter_files_in_cfg(at, tmp_path_factory):
+    content = CFG
+    for number, value in at:
+        content = content[:number] + value + content[number:]
+    path = _file(tmp_path_factory.getbasetemp(), content, "p.cfg")
+    refused_or(Parameters.from_sources, [path])
+
+
+HOSTILE_CFG = [
+    *(b"a = " + b"'" * 500_001, b"[" * 500_000, b"[a]" * 500_000, b"a = " + b" " * 500_000 + b'"'),
+    *(b"[[a]]", b"[a]\n[[b]]\n[[[c]]]", b"[steps]\n[[klip]]\nconfig_file = p.cfg", b"\xff"),
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE_CFG)
+def test_hostile_cfg(content, tmp_path):
+    head = b"class = jwst.pipeline.Coron3Pipeline\n"
+    refused(Parameters.from_sources, [_file(tmp_path, head + content, "p.cfg")])
+
+
 HOSTILE_TOML = [
     *(b"a = " + b"[" * 100_000, b"a = " + b"9" * 100_000, b".".join([b"a"] * 3000) + b" = 1"),
     *(b"\xef\xbb\xbfa = 1", b"\x00", b"a = 1\na = 2"),

@@ -123,14 +123,14 @@ codings = st.sampled_from("utf-8 utf-8-sig utf-16 utf-32-le latin1".split())
 changes = st.tuples(codings, tables(), st.integers(0, 400), st.binary(max_size=5))
 
 
-@given(content=st.binary(max_size=200) | changes)
+@given(content=st.binary(max_size=200) | changes, name=st.sampled_from(["y_asn.json", "y.yaml"]))
 @fuzz(150)
-def test_bytes(content, folder, shown):
+def test_bytes(content, name, folder, shown):
     if isinstance(content, tuple):
         coding, table, at, more = content
         whole = json.dumps(table, ensure_ascii=False).encode(coding, "replace")
         content = whole[:at] + more + whole[at + len(more) :]
-    path = folder / "y_asn.json"
+    path = folder / name
     path.write_bytes(content)
     _check(path, folder.parent / "out", shown)
 
@@ -151,12 +151,21 @@ HOSTILE = {
     "bom": b"\xef\xbb\xbf{}",
     "null": b"null",
     "zeros": bytes(10_000),
+    "commas": b'{"products": [' + b", " * 500_000,
+    "comments": b"#\n" * 500_000 + b"{,",
+    "quotes": b'{"\\' * 1_000_000,
+    "spaces": b"{," + b" " * 1_000_000,
+    "yaml lists": b"- " * 500_000,
+    "yaml keys": b"? " * 500_000,
+    "yaml entries": b"- 1\n" * 500_000,
+    "yaml aliases": b"a: &a [x]\nb: &b [*a, *a]\nproducts: [*b, *b]",
+    "yaml objects": b"products: !!python/object/apply:os.system ['exit 1']",
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile(name, folder):
-    path = folder / "z_asn.json"
+    path = folder / ("z_asn.yaml" if name.startswith("yaml") else "z_asn.json")
     path.write_bytes(HOSTILE[name])
     refused(read_association, path, error=AssociationError)
 

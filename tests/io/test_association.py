@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpucoron import io
-from gpucoron.errors import AssociationError, ExposureError
+from gpucoron.errors import AssociationError
 from gpucoron.io.exposures import ExposureMeta
 from tests.helpers.makers import alike, make_asn, product, read_error
 
@@ -119,7 +119,7 @@ def of_member(member):
     [
         *((content, "is empty, expected a level-3 association") for content in (b"", b" \n")),
         (b"hello", "not valid JSON at line 1, column 1: Expecting value (the line reads: hello)"),
-        (b'{"products": [\n  {"name": "a",}]}', "not valid JSON at line 2, column "),
+        (b'{"products": [\n  {"name": "a",,}]}', "not valid JSON at line 2, column "),
         (b'{"products": "\xff"}', "not valid JSON: byte 14 is not text"),
         (b"[" * 200000, "not an association: nested too deeply"),
         (b'{"products": [], "products": []}', "key 'products' appears twice in one JSON object"),
@@ -146,6 +146,89 @@ def test_not_an_association(asn_path, content, expected):
     assert expected in error_of(asn_path)
 
 
+PLAIN = {"asn_id": "c1001", "program": "01234", "products": [product(GOOD, "p")]}
+JSON_TEXT = json.dumps(PLAIN, indent=1)
+YAML_TEXT = f"""asn_id: c1001
+program: 01234
+target:
+products:
+- members:
+  - expname: {SCI}
+    exptype: science
+  - {{expname: {PSF}, exptype: psf}}
+  name: p
+"""
+PASSING_OVER = "not valid JSON, passing over"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "warning"),
+    [
+        ("asn.json", JSON_TEXT, ""),
+        ("asn.json", JSON_TEXT.replace("]", ",]"), f"{PASSING_OVER} 2 trailing commas, the first "),
+        ("asn.json", JSON_TEXT[:-1] + ",}", f"{PASSING_OVER} a trailing comma in line "),
+        ("asn.json", "# " + JSON_TEXT, "error"),
+        ("asn.json", "// a, ]\n" + JSON_TEXT, f"{PASSING_OVER} a comment in line 1"),
+        ("asn.json", "[1,]" + JSON_TEXT, "error"),
+        ("asn.json", YAML_TEXT, "is YAML, expected JSON; read as YAML"),
+        ("asn.json", YAML_TEXT.replace(":", "", 1), "error"),
+        ("asn.yaml", YAML_TEXT, ""),
+        ("asn.YML", YAML_TEXT.replace("c1001", "'c1001'  # id"), ""),
+        ("asn.yaml", JSON_TEXT, ""),
+        ("asn.yaml", JSON_TEXT.replace("]", ",]"), ""),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_formats(tmp_path, name, text, warning, encoding, caplog):
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    if warning == "error":
+        assert error_of(tmp_path / name).startswith("not valid JSON at line ")
+        return
+    asn = io.read_association(tmp_path / name, check_files=False)
+    (only,) = asn.products
+    assert (asn.asn_id, asn.program, asn.target, only.name) == ("c1001", "01234", None, "p")
+    assert [(m.expname, m.exptype) for m in only.members] == GOOD
+    assert len(caplog.records) == bool(warning)
+    assert (f"{name}: {warning}" if warning else "") in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("products: [\n", "not valid YAML at line 2, column 1: "),
+        ("a: b: c", "not valid YAML at line 1, column 5: "),
+        ("hello", "holds a text, expected a JSON object with a list 'products'"),
+        ("a: &x 1\nb: *x", "line 2: YAML alias *x, expected none"),
+        ("a: &x [1]\nb: {<<: [1]}", "not an association: the key <<"),
+        ("a: 1\na: 2", "key 'a' appears twice in one YAML mapping, expected once"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML at line 1, column 4: "),
+        ("a: 1\n---\nb: 2", "not valid YAML at line 2, column 1: "),
+        ("[" * 300, "not an association: more than 200 levels of nesting"),
+        ("- 1\n" * 250_000, "not an association: more than 100000 entries"),
+    ],
+)
+def test_yaml_that_is_no_association(tmp_path, text, expected):
+    (tmp_path / "asn.yaml").write_text(text)
+    assert error_of(tmp_path / "asn.yaml").startswith(expected)
+
+
+def test_yaml_that_jwst_writes(tmp_path):
+    pytest.importorskip("jwst", reason="the jwst package is not installed")
+    from jwst.associations.asn_from_list import asn_from_list
+    from jwst.associations.lib.rules_level3_base import DMS_Level3_Base
+
+    rule = {"rule": DMS_Level3_Base, "with_exptype": True, "product_name": "p"}
+    made = asn_from_list(GOOD, **rule, meta={"program": "01234", "asn_type": "coron3"})
+    with pytest.warns(DeprecationWarning):
+        (tmp_path / "asn.yaml").write_text(made.dump(format="yaml")[1])
+    (tmp_path / "asn.json").write_text(made.dump(format="json")[1])
+    one, other = (
+        io.read_association(tmp_path / f"asn.{e}", check_files=False) for e in ("yaml", "json")
+    )
+    assert one.products == other.products and one.products[0].science[0].expname == SCI
+    assert (one.program, one.asn_id, one.target) == (other.program, other.asn_id, other.target)
+
+
 def test_byte_order_mark_is_accepted(asn_path):
     make_asn(asn_path, GOOD)
     asn_path.write_bytes(b"\xef\xbb\xbf" + asn_path.read_bytes())
@@ -154,7 +237,7 @@ def test_byte_order_mark_is_accepted(asn_path):
 
 def test_no_file_and_a_folder(tmp_path):
     assert error_of(tmp_path / "none.json") == (
-        "no such file, expected a level-3 association file (JSON)"
+        "no such file, expected a level-3 association file (JSON or YAML)"
     )
     assert error_of(tmp_path).startswith("is a folder, expected a level-3 association")
 
@@ -209,6 +292,10 @@ def test_member_names_that_no_file_can_have(asn_path, name, expected):
 
 
 SAME = "would have the same names; expected distinct file names"
+HOW = (
+    "but an exposure cannot be subtracted from itself; to use rolls as references of each other, "
+    "list one product for each roll, in which that roll is science and the others are psf"
+)
 LONG, LIMIT = "x" * 240 + ".fits", "expected 1 to 200 to name products after"
 
 
@@ -218,8 +305,11 @@ LONG, LIMIT = "x" * 240 + ".fits", "expected 1 to 200 to name products after"
         (LONG, f"the file name of member {LONG} has 246 bytes with the asn_id, {LIMIT}"),
         (SCI.replace("jw", "JW"), f"…their products {SAME}"),
         (PSF.replace("calints", "cal"), f"…their products {SAME}"),
-        (PSF, f"product p lists {PSF} twice (as psf and as psf), expected each exposure once"),
-        (SCI, f"product p lists {SCI} twice (as science and as psf), expected each exposure once"),
+        (SCI, f"product p lists {SCI} twice, as science and as psf, {HOW}"),
+        (
+            f"./{SCI}",
+            f"product p lists ./{SCI} (also as {SCI}) twice, as science and as psf, {HOW}",
+        ),
         (f"sub/{PSF}", f"members {PSF} and sub/{PSF} differ, but their products {SAME}"),
     ],
 )
@@ -234,11 +324,31 @@ def test_member_that_is_a_folder(asn_path):
     assert error_of(asn_path) == f"member {PSF} is a folder, expected a FITS file"
 
 
-def test_member_listed_twice_by_a_link(asn_path):
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_science_listed_as_psf_by_a_link(asn_path, link):
     make_asn(asn_path, GOOD, touch=False)
     (asn_path.parent / SCI).touch()
-    (asn_path.parent / PSF).symlink_to(asn_path.parent / SCI)
-    assert "twice (as science and as psf)" in error_of(asn_path)
+    getattr(asn_path.parent / PSF, link)(asn_path.parent / SCI)
+    expected = f"product p lists {PSF} (also as {SCI}) twice, as science and as psf, {HOW}"
+    make_asn(asn_path, GOOD, name="p", touch=False)
+    assert error_of(asn_path) == expected
+
+
+@pytest.mark.parametrize("more", [PSF, f"./{PSF}", f"sub/../{PSF}", "link.fits", "/absolute"])
+def test_member_listed_twice_is_used_once(asn_path, more, caplog):
+    (asn_path.parent / "sub").mkdir()
+    make_asn(asn_path, GOOD)
+    if more == "link.fits":
+        (asn_path.parent / more).hardlink_to(asn_path.parent / PSF)
+    if more == "/absolute":
+        more = str(asn_path.parent / PSF)
+    make_asn(asn_path, [*GOOD, (PSF2, "psf"), (more, "PSF")], name="p")
+    assert [m.expname for m in only_product(asn_path).psf] == [PSF, PSF2]
+    also = "" if more == PSF else f" (also as {PSF})"
+    assert (
+        f"jw_asn.json: product p lists more than once what is used once: {more}{also}\n"
+        in caplog.text
+    )
 
 
 def test_products_of_one_name(asn_path):
@@ -254,12 +364,16 @@ def test_science_in_two_products(asn_path):
     )
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "a\\b", "a\nb", ".hidden"])
+@pytest.mark.parametrize("name", ["a\\b", "a\nb", "a\n/b", ".hidden", "a/", "..", "a/.fits"])
 def test_names_that_are_no_file_names(asn_path, name):
     make_asn(asn_path, GOOD, name=name)
     assert error_of(asn_path).startswith(f"the name of product 1 is {name!r}, expected")
-    make_asn(asn_path, GOOD, asn_id=name)
-    assert error_of(asn_path).startswith(f"asn_id is {name!r}, expected")
+
+
+@pytest.mark.parametrize("asn_id", ["../up", "a/b", "a\\b", "a\nb", ".hidden"])
+def test_ids_that_are_no_part_of_a_file_name(asn_path, asn_id):
+    make_asn(asn_path, GOOD, asn_id=asn_id)
+    assert error_of(asn_path).startswith(f"asn_id is {asn_id!r}, expected")
 
 
 def test_name_that_is_no_text(asn_path):
@@ -276,17 +390,6 @@ def test_header_of_the_association(asn_path, caplog):
 
 
 # names
-
-
-ROOTS = {
-    **{"d/jw1_nrcalong_calints.fits": "jw1_nrcalong", "jw1_nrcalong_cal.fits": "jw1_nrcalong"},
-    **{"star.fits": "star", "star_calints": "star"},
-}
-
-
-@pytest.mark.parametrize(("path", "root"), ROOTS.items())
-def test_exposure_root(path, root):
-    assert io.exposure_root(path) == root
 
 
 def meta_of(instrument="NIRCAM", filter="F444W", pupil="MASKRND", coronmsk="MASKA335R", **more):
@@ -329,39 +432,3 @@ def test_product_names_that_come_out_the_same(asn_path):
     asn = io.read_association(asn_of(asn_path, (GOOD,), (GOOD2,)))
     with pytest.raises(AssociationError, match="products 1 and 2 would both be named jw01234-"):
         io.product_names(asn, [meta_of()] * 2)
-
-
-# what must agree among members
-
-
-def fake(name, shape=(3, 8, 7), **keywords):
-    found = meta_of(**{"bunit": "MJy/sr", "pixar_a2": 0.0039, "detector": "NRCALONG"} | keywords)
-    return SimpleNamespace(path=SimpleNamespace(name=name), meta=found, shape=shape)
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"instrument": "MIRI"}, "INSTRUME is MIRI, but a.fits has NIRCAM"),
-        ({"detector": "NRCBLONG"}, "DETECTOR is NRCBLONG, but a.fits has NRCALONG"),
-        ({"filter": "F410M"}, "FILTER is F410M, but a.fits has F444W"),
-        ({"pupil": "MASKBAR"}, "PUPIL is MASKBAR, but a.fits has MASKRND"),
-        ({"coronmsk": "MASKA430R"}, "CORONMSK is MASKA430R, but a.fits has MASKA335R"),
-        ({"subarray": "FULL"}, "SUBARRAY is FULL, but a.fits has SUB320A335R"),
-        ({"bunit": "DN/s"}, "BUNIT is DN/s, but a.fits has MJy/sr"),
-        ({"pixar_a2": 0.0041}, "PIXAR_A2 (arcsec2) is 0.0041, but a.fits has 0.0039"),
-        ({"shape": (3, 8, 8)}, "the image shape (ny, nx) is (8, 8), but a.fits has (8, 7)"),
-    ],
-)
-def test_members_that_differ(change, expected):
-    with pytest.raises(ExposureError) as caught:
-        io.check_members([fake("a.fits"), fake("b.fits"), fake("c.fits", **change)])
-    assert str(caught.value) == f"c.fits: {expected}; members of one product must agree"
-
-
-def test_members_that_may_differ():
-    others = [fake("b.fits", shape=(1, 8, 7)), fake("c.fits", pixar_a2=0.003902)]
-    others.append(fake("d.fits", bunit="mjy/sr", target="other"))
-    others.append(fake("e.fits", pixar_a2=None, filter=None))
-    for members in ([], [fake("a.fits")], [fake("a.fits"), *others]):
-        io.check_members(members)

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from gpucoron import io
 from gpucoron.errors import ExposureError
-from gpucoron.io.inspection import check_members
+from gpucoron.io.agreement import check_members
 from tests.helpers.makers import (
     ASDF,
     PRIMARY,

@@ -120,7 +120,8 @@ def test_residuals(result, drawn):
 def test_a_long_legend_is_cut():
     curves = [plots.Curve(f"S{k}", 1, np.arange(3), np.ones(3)) for k in range(1, 31)]
     axes = canvas.chart()
-    plots.draw_residuals(axes, curves)
+    plots.draw_residuals(axes, curves, "DN/s")
+    assert axes.get_ylabel() == "rms (DN/s)"
     names = [t.get_text() for t in axes.get_legend().get_texts()]
     assert len(axes.lines) == 30 and len(names) == 12 and names[-1] == "and 20 more"
 
@@ -236,7 +237,7 @@ def test_the_stretch_shows_noise_and_sources(scale, level):
 def test_images_larger_than_a_page_are_averaged():
     for size, kind in ((700, "none"), (701, "auto")):
         axes, norm = canvas.image_axes((size, size)), images.asinh_norm(np.eye(size))
-        images.draw_image(axes, np.zeros((size, size)), norm, images.Frame())
+        images.draw_image(axes, np.zeros((size, size)), norm, images.Frame(), unit="")
         assert axes.images[0].get_interpolation() == kind
 
 

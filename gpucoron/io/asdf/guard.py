@@ -24,6 +24,7 @@ __all__ = [
     "AsdfTooComplex",
     "UnsupportedAsdf",
     "asdf_package",
+    "check_events",
     "checked",
     "open_asdf",
     "tagged_tree",
@@ -120,7 +121,7 @@ def tagged_tree(content: bytes) -> dict[str, Any]:
 
     text = content[: _end_of_text(content)]
     try:
-        _check_events(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        check_events(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
         tree = asdf.util.load_yaml(io.BytesIO(text), tagged=True)
     except (yaml.YAMLError, ValueError, TypeError) as problem:  # numbers, dates, keys
         raise UnsupportedAsdf(f"YAML: {' '.join(str(problem).split())}") from problem
@@ -137,8 +138,8 @@ def _end_of_text(content: bytes) -> int:
     return end.end()
 
 
-def _check_events(events) -> None:
-    """Check what the parser finds before anything is made of it, in constant memory."""
+def check_events(events) -> None:
+    """Check what a parser of YAML finds before anything is made of it; raise as `checked`."""
     from yaml.events import CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
     depth = 0
