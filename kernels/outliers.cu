@@ -91,6 +91,7 @@ template <class T> struct Judge {
     unsigned dq = e.dq;
     bool outlier = fabs(difference) > snr * finite_or_zero(e.err);
     if (neighbours) {
+      outlier = outlier && e.err > T(0);
       const bool usable = !(dq & DO_NOT_USE) && isfinite(difference) && isfinite(e.err);
       witness[i] = witness_of(usable, outlier);
       if (outlier && usable) {

@@ -143,6 +143,7 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours):
         difference = data - middle
         outlier = np.abs(difference) > limit
     if neighbours:
+        outlier &= err > 0
         usable = (dq & DO_NOT_USE) == 0
         usable &= np.isfinite(difference) & np.isfinite(err)
         outlier &= ~usable | sharp_outliers(difference, err, outlier & usable, usable, snr)

@@ -296,11 +296,10 @@ class ReferenceLibrary:
 
 
 def _filled_errors(err: np.ndarray) -> np.ndarray:
-    """Fill bad pixels of err planes; with 1 where nothing is known."""
+    """Fill bad pixels of err planes; NaN where nothing is known."""
     xp = cuda.array_namespace(err)
     known = xp.isfinite(err) & (err > 0)
-    filled = fill_bad_pixels(xp.where(known, err, 0), ~known)
-    return xp.where(known.any(axis=(1, 2), keepdims=True), filled, err.dtype.type(1))
+    return fill_bad_pixels(xp.where(known, err, 0), ~known)
 
 
 def exposure_numbers(stack: IntegrationStack) -> np.ndarray:

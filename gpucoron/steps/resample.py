@@ -23,6 +23,7 @@ WEIGHT_TYPES = ("ivm", "exptime")
 ERR_SOURCES = ("auto", "var")
 READ_NOISE = VARIANCES.index("var_rnoise")
 BAD = np.uint32(DO_NOT_USE | NON_SCIENCE)
+LEAST_VARIANCE = np.finfo(np.float32).tiny  # of the read noise; a pixel with less has weight 0
 PLANES_AT_ONCE = 16
 GPU_PIXELS_AT_ONCE = 2**24  # of planes, whose weights exist at a time: every launch has a cost
 
@@ -184,9 +185,9 @@ def _weights(
     if time is not None:
         weights *= np.float32(time)
     elif by_noise:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            inverse = np.float32(1.0) / np.asarray(stack.var_rnoise, dtype=np.float32)
-        weights *= np.where(np.isfinite(inverse), inverse, np.float32(0.0))
+        variance = np.asarray(stack.var_rnoise, dtype=np.float32)
+        weighs = variance >= LEAST_VARIANCE
+        weights *= np.where(weighs, np.float32(1.0) / np.where(weighs, variance, 1), 0)
     return weights
 
 
