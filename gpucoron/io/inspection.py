@@ -9,21 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.association import Association, LeftOut, Member, Product
+from gpucoron.io.error_planes import ErrorPlanes
 from gpucoron.io.exposures import Exposure, ExposureMeta, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
-from gpucoron.ops.dq import DO_NOT_USE
 
 __all__ = ["Exposures", "Requirements", "check_members", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
 _SAME = ("INSTRUME", "DETECTOR", "CHANNEL", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT")
+_UNUSED = {"ERR": "it is not used, and no pixel is flagged as an outlier"}
+_MOST_SECONDS = 1e8  # three years; a longer exposure time cannot be right
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
 Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
@@ -39,16 +39,25 @@ class Requirements:
 
     grid: Mapping[str, Any] | None  # keywords of `output_wcs`; None where nothing is combined
     times: bool  # science exposures are weighted by their exposure times
-    pixels: bool  # there must be usable ones: finite, and not DO_NOT_USE
+    values: bool  # pixels may be read: ERR and VAR_* are looked at
+    pixels: bool  # there must be usable ones
+    nan_spoils: bool  # a pixel cannot be used where ERR or a VAR_* is NaN
+    like_jwst: bool  # ERR and VAR_* that tell nothing are used, too
     checksums: bool  # DATASUM and CHECKSUM, where the headers have them, must be right
 
     @classmethod
     def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
         """Return what the steps need with these `gpucoron.Parameters`."""
         resample = parameters.resample
-        times = resample.weight_type == "exptime"
-        pixels = pixels and not parameters.klip.skip
-        return cls(None if resample.skip else resample.grid, times, pixels, checksums)
+        return cls(
+            grid=None if resample.skip else resample.grid,
+            times=resample.weight_type == "exptime",
+            values=pixels,
+            pixels=pixels and not parameters.klip.skip,
+            nan_spoils=not parameters.outlier_detection.skip,
+            like_jwst=parameters.like_jwst,
+            checksums=checksums,
+        )
 
 
 def inspect_members(
@@ -86,14 +95,17 @@ def inspect_members(
     members = {_key(m): m for p in association.products for m in p.used}
     exposures: Exposures = {}
     reasons: dict[tuple[Path, str], str] = {}
+    odd: dict[str, list[str]] = {}  # what is odd, and in which files
     for done, (key, member) in enumerate(members.items(), start=1):
         try:
-            exposures[key] = _look_at(member, needs, strict=skip_bad)
+            exposures[key] = _look_at(member, needs, skip_bad, odd)
         except InputError as problem:
             if not skip_bad:
                 raise
             reasons[key] = _reason(problem, member)
         progress(done, len(members), member.path.name)
+    for text, names in odd.items():
+        log.warning("%s: %s", ", ".join(names), text)
     products = tuple(
         _inspected(association, product, exposures, reasons, needs, skip_bad)
         for product in association.products
@@ -101,7 +113,9 @@ def inspect_members(
     return replace(association, products=products), exposures
 
 
-def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
+def _look_at(
+    member: Member, needs: Requirements, strict: bool, odd: dict[str, list[str]]
+) -> Exposure:
     file = open_fits(member.path, ExposureError)
     exposure = exposure_of(file, member.exptype, pixels=False)
     science = member.exptype == "science"
@@ -109,17 +123,48 @@ def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
         _check_sums_once(file)
     if science and needs.grid is not None:
         read_wcs(exposure.asdf_bytes, exposure.path.name)
-        if needs.times and exposure.meta.measurement_time is None is exposure.meta.exposure_time:
-            raise ExposureError(
-                f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
-                "weight by (resample.weight_type=exptime)"
-            )
-    if needs.pixels and (science or strict) and not _has_usable_pixel(file):
-        raise ExposureError(
-            f"{exposure.path}: no integration has a usable pixel (finite and not "
-            "flagged DO_NOT_USE)"
+        if needs.times:
+            _check_time(exposure)
+    if not needs.values:
+        return exposure
+    planes = ErrorPlanes(file, science_hdu(file))
+    unused = planes.unused(science)
+    if needs.pixels and (science or strict):
+        spoil = _spoiling(planes, unused, needs)
+        if problem := planes.why_unusable(spoil):
+            raise ExposureError(f"{exposure.path}: {problem}")
+    if needs.like_jwst:
+        return exposure
+    for name, problem in unused.items():
+        odd.setdefault(f"{problem}; {_UNUSED.get(name, 'it is left out')}", []).append(
+            file.path.name
         )
-    return exposure
+    return replace(exposure, unused=tuple(unused))
+
+
+def _check_time(exposure: Exposure) -> None:
+    """Raise ExposureError for an exposure time that cannot be a weight."""
+    time = exposure.meta.weighing_time
+    if time is None:
+        raise ExposureError(
+            f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
+            "weight by (resample.weight_type=exptime)"
+        )
+    if not 0 < time <= _MOST_SECONDS:
+        keyword = "XPOSURE" if exposure.meta.measurement_time is None else "TMEASURE"
+        raise ExposureError(
+            f"{exposure.path}: {keyword} is {time:g} s, expected more than 0 and at most "
+            f"{_MOST_SECONDS:g} s to weight by (resample.weight_type=exptime)"
+        )
+
+
+def _spoiling(
+    planes: ErrorPlanes, unused: Mapping[str, str], needs: Requirements
+) -> tuple[str, ...]:
+    """Return which of ERR and VAR_* make a pixel bad where they are NaN."""
+    if not needs.nan_spoils:
+        return ()
+    return tuple(name for name in planes.names if needs.like_jwst or name not in unused)
 
 
 def _check_sums_once(file: FitsFile) -> None:
@@ -128,17 +173,6 @@ def _check_sums_once(file: FitsFile) -> None:
     if key not in _right:
         check_sums(file)
         _right.add(key)
-
-
-def _has_usable_pixel(file: FitsFile) -> bool:
-    sci, dq = science_hdu(file), file.find("DQ")
-    for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
-        good = np.isfinite(file.floats(sci.plane(i)))
-        if dq is not None and not dq.empty:
-            good &= (file.bits(dq.plane(i)) & DO_NOT_USE) == 0
-        if good.any():
-            return True
-    return False
 
 
 def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:
@@ -168,7 +202,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
         if needs.grid is not None:
             may_lie_together(science)
         if needs.pixels:
-            _check_references(association, product)
+            _check_references(association, product, needs)
         return product
     bad |= _minority(own, may_combine)
     if needs.grid is not None:
@@ -178,12 +212,19 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
     return _without(association, product, bad)
 
 
-def _check_references(association: Association, product: Product) -> None:
-    if not any(_has_usable_pixel(open_fits(m.path, ExposureError)) for m in product.psf):
-        raise ExposureError(
-            f"{association.path}: no reference integration has a usable pixel "
-            "(finite and not flagged DO_NOT_USE)"
-        )
+def _check_references(association: Association, product: Product, needs: Requirements) -> None:
+    problems = []
+    for member in product.psf:
+        file = open_fits(member.path, ExposureError)
+        planes = ErrorPlanes(file, science_hdu(file))
+        unused = planes.unused(science=False)
+        problem = planes.why_unusable(_spoiling(planes, unused, needs))
+        if not problem:
+            return
+        problems.append(f"{member.path.name}: {problem}")
+    raise ExposureError(
+        f"{association.path}: no reference integration has a usable pixel: {problems[0]}"
+    )
 
 
 def _unfit(members: Sequence[Member], check) -> dict[Member, str]:
