@@ -25,7 +25,7 @@ _GOOD = {
 _KINDS = (
     ("NaN", np.isnan),
     ("infinite", np.isinf),
-    ("negative", lambda v: v < 0),
+    ("negative", lambda v: (v < 0) & np.isfinite(v)),
     ("0", lambda v: v == 0),
     (f"below {LEAST_VARIANCE:.2g}", lambda v: (v > 0) & (v < LEAST_VARIANCE)),
 )

@@ -48,15 +48,18 @@ class Weights:
         if "ERR" not in exposure.unused:
             flagged = self._parameters.like_jwst
             consequence = "any that differ from the median are" if flagged else "none of them is"
-            with np.errstate(invalid="ignore"):
-                warn(stack.err <= 0, "ERR is 0 or negative", f"{consequence} flagged as an outlier")
+            none = ~(stack.err > 0) & ~np.isnan(stack.err)
+            warn(none, "ERR is 0 or negative", f"{consequence} flagged as an outlier")
+            warn(stack.err == np.inf, "ERR is infinite", "none of them is flagged as an outlier")
         science = exposure.exptype == "science"
         for part in ("err", *VARIANCES):
             values = getattr(stack, part)
             if values is not None:
                 warn(np.isnan(values), f"{part.upper()} is NaN", "they are not used")
                 if science and part in ("var_poisson", "var_flat"):
-                    warn(values < 0, f"{part.upper()} is negative", "it is NaN there in i2d")
+                    unknown = (values < 0) | np.isinf(values)
+                    odd = f"{part.upper()} is negative or infinite"
+                    warn(unknown, odd, "i2d has NaN for it there")
         if science:
             self._look_at_weights(exposure, stack, good, warn)
 

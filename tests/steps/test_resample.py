@@ -21,11 +21,11 @@ VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 #: Values with which a pixel takes no part, and others that are odd.
 BAD = [
     *(("data", value) for value in (np.nan, np.inf, -np.inf)),
-    *(("var_rnoise", value) for value in (np.nan, np.inf, 0.0)),
+    *(("var_rnoise", value) for value in (np.nan, np.inf, 0.0, -2.0, 1e-39)),
     *(("dq", value) for value in (1, 512, 1 + 4)),
     *(("err", np.nan), ("var_flat", np.nan)),
 ]
-ODD = [("err", np.inf), ("var_flat", np.inf), ("var_rnoise", -2.0), ("dq", 4)]
+ODD = [("err", np.inf), ("var_flat", np.inf), ("dq", 4)]
 
 
 def pixel_map(angle=0.0, shape=SHAPE, output=OUTPUT):

@@ -154,6 +154,8 @@ class FitsFile:
         dtype = np.dtype(f"{'>i' if hdu.bitpix > 8 else 'u'}{hdu.bitpix // 8}")
         stored = np.frombuffer(self.raw_bytes(hdu), dtype).reshape(hdu.shape)
         scale, zero = hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0)
+        if isinstance(zero, float) and math.isclose(zero, 2**63, rel_tol=1e-12):
+            zero = 2**63  # of unsigned integers, written with the digits of a float
         least, most = int(stored.min()), int(stored.max())
         values: Any
         if scale == 1 and zero == int(zero):
