@@ -274,13 +274,16 @@ def _terms(middle, known):
 
 
 def _factors(terms, difference, usable, err):
-    """Fit shift, brightness and background of an integration relative to the median."""
+    """Fit shift, brightness and background of an integration relative to the median.
+
+    The four terms have different units, so lstsq gets them scaled to like sizes, by powers of two,
+    which are exact: what it takes for zero must not depend on the unit of the images.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(usable & (err > 0), 1.0 / err.astype(np.float64), 0.0).ravel()
     columns = terms.reshape(len(terms), -1) * weight
     right = np.where(weight > 0, difference.ravel(), 0.0) * weight
     matrix = columns @ columns.T
-    # terms of like size, by exact powers of two: what is cut off must not depend on the unit
     unit = _unit(np.sqrt(np.diag(matrix)))
     scaled = matrix / np.outer(unit, unit)
     return np.linalg.lstsq(scaled, columns @ right / unit, rcond=None)[0] / unit

@@ -57,7 +57,8 @@ def flag_outliers(
     variances : sequence of (n, ny, nx) floating
         Up to three more arrays that become NaN where data does.
     snr : float
-        A pixel is a candidate where ``|data - median| > snr * err``; NaN in `err` counts as 0.
+        A pixel is a candidate where ``|data - median| > snr * err`` and `err` is above 0; without
+        `neighbours` also where `err` is not, NaN counting as 0.
     good_bits : str, int or None
         DQ flags that a pixel may carry and still enter the median.
     maskpt : float

@@ -51,12 +51,13 @@ class Weights:
             none = ~(stack.err > 0) & ~np.isnan(stack.err)
             warn(none, "ERR is 0 or negative", f"{consequence} flagged as an outlier")
             warn(stack.err == np.inf, "ERR is infinite", "none of them is flagged as an outlier")
+            warn(np.isnan(stack.err), "ERR is NaN", "they are not used")
         science = exposure.exptype == "science"
-        for part in ("err", *VARIANCES):
+        for part in VARIANCES:
             values = getattr(stack, part)
             if values is not None:
                 warn(np.isnan(values), f"{part.upper()} is NaN", "they are not used")
-                if science and part in ("var_poisson", "var_flat"):
+                if science and (part in ("var_poisson", "var_flat") or self._by_time):
                     unknown = (values < 0) | np.isinf(values)
                     odd = f"{part.upper()} is negative or infinite"
                     warn(unknown, odd, "i2d has NaN for it there")
