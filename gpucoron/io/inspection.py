@@ -23,7 +23,7 @@ log = logging.getLogger("gpucoron")
 
 _SAME = ("INSTRUME", "DETECTOR", "CHANNEL", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT")
 _UNUSED = {"ERR": "it is not used, and no pixel is flagged as an outlier"}
-_MOST_SECONDS = 1e8  # three years; a longer exposure time cannot be right
+_SECONDS = (1e-3, 1e8)  # a shorter or longer exposure time cannot be right: a frame, three years
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
 Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
@@ -150,11 +150,12 @@ def _check_time(exposure: Exposure) -> None:
             f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
             "weight by (resample.weight_type=exptime)"
         )
-    if not 0 < time <= _MOST_SECONDS:
+    least, most = _SECONDS
+    if not least <= time <= most:
         keyword = "XPOSURE" if exposure.meta.measurement_time is None else "TMEASURE"
         raise ExposureError(
-            f"{exposure.path}: {keyword} is {time:g} s, expected more than 0 and at most "
-            f"{_MOST_SECONDS:g} s to weight by (resample.weight_type=exptime)"
+            f"{exposure.path}: {keyword} is {time:g} s, expected {least:g} to {most:g} s "
+            "to weight by (resample.weight_type=exptime)"
         )
 
 

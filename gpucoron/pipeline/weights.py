@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ MOST_ODD = 0.01  # share of an integration's good pixels; real and simulated set
 MOST_OUTLIERS = 0.05  # share of an exposure's pixels; real and simulated sets reach 0.007
 MOST_UNLIKE = 1000.0  # factor between the weights of exposures
 MOST_PRECISE = 1e-4  # of a read-noise variance's median; on real and simulated sets 0.25
-SAMPLE = 8  # integrations that the median of an exposure is taken of
+STRIDE = 4  # px between those that a read-noise variance's median is taken of
 
 
 class Weights:
@@ -40,6 +41,8 @@ class Weights:
         name, known = exposure.path.name, np.maximum(good.sum(axis=(1, 2)), 1)
 
         def warn(odd: np.ndarray, what: str, consequence: str) -> None:
+            if not odd.any():
+                return
             counts = (good & odd).sum(axis=(1, 2))
             if (counts > MOST_ODD * known).any():
                 pixels = f"{counts.sum()} of {plural(int(good.sum()), 'good pixel')}"
@@ -47,7 +50,7 @@ class Weights:
 
         if "ERR" not in exposure.unused:
             flagged = self._parameters.like_jwst
-            consequence = "any that differ from the median are" if flagged else "none of them is"
+            consequence = "any that differs from the median is" if flagged else "none of them is"
             none = ~(stack.err > 0) & ~np.isnan(stack.err)
             warn(none, "ERR is 0 or negative", f"{consequence} flagged as an outlier")
             warn(stack.err == np.inf, "ERR is infinite", "none of them is flagged as an outlier")
@@ -61,27 +64,10 @@ class Weights:
                     unknown = (values < 0) | np.isinf(values)
                     odd = f"{part.upper()} is negative or infinite"
                     warn(unknown, odd, "i2d has NaN for it there")
-        if science:
-            self._look_at_weights(exposure, stack, good, warn)
-
-    def _look_at_weights(self, exposure, stack, good, warn):
-        """Warn of pixels without a weight or with too much; note the exposure's typical weight."""
-        typical = exposure.meta.weighing_time
-        if not self._by_time:
-            typical, variance = None, stack.var_rnoise
-            if variance is not None:
-                weighs = good & (variance >= LEAST_VARIANCE) & np.isfinite(variance)
-                lost = "VAR_RNOISE is not above 0, or infinite,"
-                warn(~weighs & ~np.isnan(variance), lost, "their weight is 0")
-                some = variance[:SAMPLE][weighs[:SAMPLE]]
-                if some.size:
-                    middle = np.median(some).astype(np.float64)
-                    precise = f"VAR_RNOISE is below {MOST_PRECISE:g} of its median"
-                    warn(weighs & (variance < MOST_PRECISE * middle), precise, "they rule i2d")
-                    typical = float(1.0 / middle)
-                elif weighs.any():
-                    typical = float(1.0 / np.median(variance[weighs]))
-        self._typical[exposure.path.name] = typical
+        if science and self._by_time:
+            self._typical[name] = exposure.meta.weighing_time
+        elif science:
+            self._typical[name] = _look_at_read_noise(stack.var_rnoise, good, warn)
 
     @property
     def without_read_noise(self) -> float:
@@ -113,6 +99,25 @@ class Weights:
                     "these" if ratio > 1 else "it",
                     "TMEASURE, XPOSURE" if self._by_time else "VAR_RNOISE",
                 )
+
+
+def _look_at_read_noise(
+    variance: np.ndarray | None, good: np.ndarray, warn: Callable[..., None]
+) -> float | None:
+    """Warn of pixels without a weight or with too much; return their typical weight."""
+    if variance is None:
+        return None
+    weighs = good & (variance >= LEAST_VARIANCE) & np.isfinite(variance)
+    lost = "VAR_RNOISE is not above 0, or infinite,"
+    warn(~weighs & ~np.isnan(variance), lost, "their weight is 0")
+    if not weighs.any():
+        return None
+    sample = np.s_[:, ::STRIDE, ::STRIDE]
+    some = variance[sample][weighs[sample]]
+    middle = float(np.median(some if some.size else variance[weighs]))
+    precise = f"VAR_RNOISE is below {MOST_PRECISE:g} of its median"
+    warn(weighs & (variance < MOST_PRECISE * middle), precise, "they rule i2d")
+    return 1.0 / middle
 
 
 def warn_of_outliers(name: str, found: OutlierResult) -> None:
