@@ -10,7 +10,8 @@
 // integrations is not known.
 //
 // member_noise<T>: sqrt(sum of err^2) / n over a pixel's usable integrations, added in their order
-// as numpy adds them. A thread a pixel, n (sizeof(T) + 1) + 8 bytes.
+// as numpy adds them. A first loop finds the power of two below the largest err, in units of which
+// no square overflows or vanishes. A thread a pixel, n (sizeof(T) + 1) + 8 bytes.
 //
 // change_sums<T>, solve_changes: how integration k differs from its group's median m, by least
 // squares with weights w = 1 / err,
@@ -19,7 +20,7 @@
 // the pixels of an integration; each leaves 14 partial sums, which are added in fixed order. Bytes
 // a pixel and integration: 2 sizeof(T) + 1 of its own, 25 + sizeof(T) of its group from the L2
 // cache. One thread an integration solves, by Jacobi rotations, leaving out what the sums do not
-// tell, as numpy.linalg.lstsq does.
+// tell, as numpy.linalg.lstsq does, once powers of two have brought the terms to like sizes.
 //
 // hold_still<T>: images[k] less that change; 2 sizeof(T) bytes and 24 from the L2 cache.
 //
@@ -40,6 +41,13 @@
 // A sum that takes no product in before that is rounded.
 __device__ __forceinline__ float add_rounded(float a, float b) { return __fadd_rn(a, b); }
 __device__ __forceinline__ double add_rounded(double a, double b) { return __dadd_rn(a, b); }
+
+// The power of two not above a value, by which one divides exactly; 1/2 for 0.
+__device__ __forceinline__ double unit_of(double value) {
+  int exponent;
+  frexp(value, &exponent);
+  return ldexp(1.0, exponent - 1);
+}
 
 __device__ __forceinline__ double noise_of(double err) { return isfinite(err) ? err * err : 0.0; }
 
@@ -145,16 +153,22 @@ __global__ void __launch_bounds__(256) member_noise(const T *__restrict__ err,
                                                     long long n_pixels, double *__restrict__ out) {
   const long long p = flat_index();
   if (p >= n_pixels) return;
-  T sum = T(0);
+  T largest = T(0), sum = T(0);
+#pragma unroll 4
+  for (int j = 0; j < n; ++j) {
+    const long long i = members[j] * n_pixels + p;
+    if (usable[i] && isfinite(err[i])) largest = max(largest, fabs(err[i]));
+  }
+  const T unit = static_cast<T>(unit_of(static_cast<double>(largest)));
   int count = 0;
 #pragma unroll 4
   for (int j = 0; j < n; ++j) {
     const long long i = members[j] * n_pixels + p;
-    const T e = usable[i] && isfinite(err[i]) ? err[i] : T(0);
+    const T e = usable[i] && isfinite(err[i]) ? err[i] / unit : T(0);
     sum = add_rounded(sum, e * e);
     count += usable[i];
   }
-  out[p] = static_cast<double>(sqrt(sum)) / max(count, 1);
+  out[p] = static_cast<double>(unit * sqrt(sum)) / max(count, 1);
 }
 
 constexpr int TERMS = 4, SUMS = TERMS * (TERMS + 1) / 2 + TERMS;
@@ -225,16 +239,18 @@ __global__ void __launch_bounds__(128) solve_changes(const double *__restrict__ 
                                                      int n, double *__restrict__ changes) {
   const int j = blockIdx.x * blockDim.x + threadIdx.x;
   if (j >= n) return;
-  double sum[SUMS] = {}, m[TERMS][TERMS], v[TERMS][TERMS];
+  double sum[SUMS] = {}, unit[TERMS], m[TERMS][TERMS], v[TERMS][TERMS];
   for (int k = 0; k < blocks; ++k) {
 #pragma unroll
     for (int s = 0; s < SUMS; ++s) sum[s] += partial[(j * blocks + k) * SUMS + s];
   }
 #pragma unroll
   for (int a = 0, s = 0; a < TERMS; ++a) {
+    unit[a] = unit_of(sqrt(sum[s + a]));
+    sum[SUMS - TERMS + a] /= unit[a];
 #pragma unroll
     for (int b = 0; b <= a; ++b, ++s) {
-      m[a][b] = m[b][a] = sum[s];
+      m[a][b] = m[b][a] = sum[s] / (unit[a] * unit[b]);
       v[a][b] = v[b][a] = a == b;
     }
   }
@@ -259,7 +275,7 @@ __global__ void __launch_bounds__(128) solve_changes(const double *__restrict__ 
     for (int k = 0; k < TERMS; ++k) out[k] += v[k][a] * (along / m[a][a]);
   }
 #pragma unroll
-  for (int k = 0; k < TERMS; ++k) changes[j * TERMS + k] = out[k];
+  for (int k = 0; k < TERMS; ++k) changes[j * TERMS + k] = out[k] / unit[k];
 }
 
 __device__ __forceinline__ double change_at(const double *change, const double *terms,

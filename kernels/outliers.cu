@@ -1,7 +1,8 @@
 // Outliers of one exposure: the median of its integrations, the threshold, and neighbours' word.
 //
 //   m[p]          = median over k of data[k, p], where (dq & bits) == wanted and data is not NaN
-//   candidate     : |data - m| > snr * err, NaN in err counting as 0
+//   candidate     : |data - m| > snr * err, and err > 0 where the neighbours are asked; else NaN in
+//                   err counts as 0
 //   outlier       : a candidate that kriging from its neighbours does not explain (see sharp_round)
 //   data, err, variances out: NaN where any of them is, or where dq says DO_NOT_USE, which is set
 //
@@ -91,6 +92,7 @@ template <class T> struct Judge {
     unsigned dq = e.dq;
     bool outlier = fabs(difference) > snr * finite_or_zero(e.err);
     if (neighbours) {
+      outlier = outlier && e.err > T(0);
       const bool usable = !(dq & DO_NOT_USE) && isfinite(difference) && isfinite(e.err);
       witness[i] = witness_of(usable, outlier);
       if (outlier && usable) {

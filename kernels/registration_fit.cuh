@@ -16,6 +16,7 @@
 
 namespace newton {
 constexpr double STEP_TOLERANCE = 1e-8;  // pixels
+constexpr double SAME = 2e-12;           // share of C^2 / B that rounding may take off
 constexpr int MAX_ITERATIONS = 40;
 constexpr double LONGEST_STEP = 0.2;  // in units of the box
 constexpr int WARPS = 4;              // of a block; ops/cuda/registration.py knows
@@ -60,16 +61,16 @@ __device__ Jet evaluate(const double *__restrict__ series, const double *of_y, c
           warp_sum(out.yy), warp_sum(out.xy), warp_sum(out.xx)};
 }
 
-// ln(C^2 / B), or a number below any such where the brightness would be negative.
+// C^2 / B, or 0 where the brightness would not be positive.
 __device__ __forceinline__ double score(double c, double b) {
-  return c <= 0.0 || b <= 0.0 ? -1e300 : 2.0 * log(c) - log(b);
+  return c > 0.0 && b > 0.0 ? c / b * c : 0.0;
 }
 
 // The first of the grid's points (in reading order) with the best score; -1 where none has a
 // positive brightness.
 __device__ __forceinline__ int best_point(const double *__restrict__ c,
                                           const double *__restrict__ b, int n, int lane) {
-  double best = -1e300;
+  double best = 0.0;
   int at = -1;
   for (int i = lane; i < n; i += 32) {
     const double value = score(c[i], b[i]);
@@ -163,7 +164,7 @@ __global__ void __launch_bounds__(32 * newton::WARPS) fit_pairs(
       y = within_box(ty + fraction * step.y), x = within_box(tx + fraction * step.x);
       evaluate_at(y, x);
       next = score(c.v, b.v);
-      if (next >= value - 1e-13 * fabs(value) || fraction < 1e-3) break;
+      if (next >= (1.0 - SAME) * value || fraction < 1e-3) break;
       fraction *= 0.5;
     }
     const double moved = half_width * sqrt((y - ty) * (y - ty) + (x - tx) * (x - tx));

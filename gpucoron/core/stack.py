@@ -11,9 +11,11 @@ from gpucoron.backend.cuda import as_device_arrays
 from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError
 
-__all__ = ["IntegrationStack", "PlaneSource"]
+__all__ = ["LEAST_VARIANCE", "VARIANCES", "IntegrationStack", "PlaneSource"]
 
 VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+#: The smallest normal number of float32: a read-noise variance below it gives no weight.
+LEAST_VARIANCE = 2.0**-126
 
 
 class PlaneSource(NamedTuple):

@@ -65,6 +65,11 @@ class ExposureMeta:
     exposure_time: float | None = _key("XPOSURE", "SCI")
     measurement_time: float | None = _key("TMEASURE")
 
+    @property
+    def weighing_time(self) -> float | None:
+        """The measurement time, else the exposure time: what an exposure is weighted by."""
+        return self.exposure_time if self.measurement_time is None else self.measurement_time
+
 
 @dataclass(frozen=True)
 class Exposure:
@@ -81,6 +86,7 @@ class Exposure:
     headers: dict[str, Header]  # of all extensions, by EXTNAME
     asdf_bytes: bytes | None  # contents of the ASDF extension
     meta: ExposureMeta
+    unused: tuple[str, ...] = ()  # ERR and VAR_* that tell nothing: `load` gives 0, and none
 
     def load(self) -> IntegrationStack:
         """Return the images, read now where they are not in memory.
@@ -98,7 +104,10 @@ class Exposure:
             raise ExposureError(
                 f"{self.path}: SCI has shape {stack.shape}, but had {self.shape} when the run began"
             )
-        return stack
+        changes: dict[str, Any] = {name.lower(): None for name in self.unused}
+        if "err" in changes:
+            changes["err"] = np.zeros_like(stack.err)
+        return stack.replace(**changes)
 
 
 def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exposure:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.agreement import check_members, warn_of_differences
 from gpucoron.io.association import Association, LeftOut, Member, Product
+from gpucoron.io.error_planes import ErrorPlanes
 from gpucoron.io.exposures import Exposure, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
-from gpucoron.ops.dq import DO_NOT_USE
 
 __all__ = ["Exposures", "Requirements", "inspect_members"]
 
 log = logging.getLogger("gpucoron")
 
+_UNUSED = {"ERR": "it is not used, and no pixel is flagged as an outlier"}
+_SECONDS = (1e-3, 1e8)  # a shorter or longer exposure time cannot be right: a frame, three years
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
 Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
@@ -39,16 +38,25 @@ class Requirements:
 
     grid: Mapping[str, Any] | None  # keywords of `output_wcs`; None where nothing is combined
     times: bool  # science exposures are weighted by their exposure times
-    pixels: bool  # there must be usable ones: finite, and not DO_NOT_USE
+    values: bool  # pixels may be read: ERR and VAR_* are looked at
+    pixels: bool  # there must be usable ones
+    nan_spoils: bool  # a pixel cannot be used where ERR or a VAR_* is NaN
+    like_jwst: bool  # ERR and VAR_* that tell nothing are used, too
     checksums: bool  # DATASUM and CHECKSUM, where the headers have them, must be right
 
     @classmethod
     def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
         """Return what the steps need with these `gpucoron.Parameters`."""
         resample = parameters.resample
-        times = resample.weight_type == "exptime"
-        pixels = pixels and not parameters.klip.skip
-        return cls(None if resample.skip else resample.grid, times, pixels, checksums)
+        return cls(
+            grid=None if resample.skip else resample.grid,
+            times=resample.weight_type == "exptime",
+            values=pixels,
+            pixels=pixels and not parameters.klip.skip,
+            nan_spoils=not parameters.outlier_detection.skip,
+            like_jwst=parameters.like_jwst,
+            checksums=checksums,
+        )
 
 
 def inspect_members(
@@ -87,17 +95,19 @@ def inspect_members(
     exposures: Exposures = {}
     fingerprints: dict[tuple[Path, str], bytes] = {}
     reasons: dict[tuple[Path, str], str] = {}
+    odd: dict[str, list[str]] = {}  # what is odd, and in which files
     for done, (key, member) in enumerate(members.items(), start=1):
         try:
-            file = open_fits(member.path, ExposureError)
-            exposures[key] = _look_at(file, member, needs, strict=skip_bad)
-            if needs.pixels and (fingerprint := _fingerprint(file)):
+            exposures[key], fingerprint = _look_at(member, needs, skip_bad, odd)
+            if fingerprint:
                 fingerprints[key] = fingerprint
         except InputError as problem:
             if not skip_bad:
                 raise
             reasons[key] = _reason(problem, member)
         progress(done, len(members), member.path.name)
+    for text, names in odd.items():
+        log.warning("%s: %s", ", ".join(names), text)
     products = tuple(
         _inspected(association, product, exposures, reasons, needs, skip_bad)
         for product in association.products
@@ -108,24 +118,61 @@ def inspect_members(
     return replace(association, products=products), exposures
 
 
-def _look_at(file: FitsFile, member: Member, needs: Requirements, strict: bool) -> Exposure:
+def _look_at(
+    member: Member, needs: Requirements, strict: bool, odd: dict[str, list[str]]
+) -> tuple[Exposure, bytes | None]:
+    """Return a member's exposure, and the fingerprint of its pixels; note what is odd of them."""
+    file = open_fits(member.path, ExposureError)
     exposure = exposure_of(file, member.exptype, pixels=False)
     science = member.exptype == "science"
     if needs.checksums:
         _check_sums_once(file)
     if science and needs.grid is not None:
         read_wcs(exposure.asdf_bytes, exposure.path.name)
-        if needs.times and exposure.meta.measurement_time is None is exposure.meta.exposure_time:
-            raise ExposureError(
-                f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
-                "weight by (resample.weight_type=exptime)"
-            )
-    if needs.pixels and (science or strict) and not _has_usable_pixel(file):
-        raise ExposureError(
-            f"{exposure.path}: no integration has a usable pixel (finite and not "
-            "flagged DO_NOT_USE)"
+        if needs.times:
+            _check_time(exposure)
+    if not needs.values:
+        return exposure, None
+    planes = ErrorPlanes(file, science_hdu(file))
+    unused = planes.unused(science)
+    if needs.pixels and (science or strict):
+        spoil = _spoiling(planes, unused, needs)
+        if problem := planes.why_unusable(spoil):
+            raise ExposureError(f"{exposure.path}: {problem}")
+    fingerprint = planes.fingerprint() if needs.pixels else None
+    if needs.like_jwst:
+        return exposure, fingerprint
+    for name, problem in unused.items():
+        odd.setdefault(f"{problem}; {_UNUSED.get(name, 'it is left out')}", []).append(
+            file.path.name
         )
-    return exposure
+    return replace(exposure, unused=tuple(unused)), fingerprint
+
+
+def _check_time(exposure: Exposure) -> None:
+    """Raise ExposureError for an exposure time that cannot be a weight."""
+    time = exposure.meta.weighing_time
+    if time is None:
+        raise ExposureError(
+            f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
+            "weight by (resample.weight_type=exptime)"
+        )
+    least, most = _SECONDS
+    if not least <= time <= most:
+        keyword = "XPOSURE" if exposure.meta.measurement_time is None else "TMEASURE"
+        raise ExposureError(
+            f"{exposure.path}: {keyword} is {time:g} s, expected {least:g} to {most:g} s "
+            "to weight by (resample.weight_type=exptime)"
+        )
+
+
+def _spoiling(
+    planes: ErrorPlanes, unused: Mapping[str, str], needs: Requirements
+) -> tuple[str, ...]:
+    """Return which of ERR and VAR_* make a pixel bad where they are NaN."""
+    if not needs.nan_spoils:
+        return ()
+    return tuple(name for name in planes.names if needs.like_jwst or name not in unused)
 
 
 def _check_sums_once(file: FitsFile) -> None:
@@ -134,33 +181,6 @@ def _check_sums_once(file: FitsFile) -> None:
     if key not in _right:
         check_sums(file)
         _right.add(key)
-
-
-def _has_usable_pixel(file: FitsFile) -> bool:
-    dq = file.find("DQ")
-    for i, image in enumerate(_images(file)):
-        good = np.isfinite(image)
-        if dq is not None and not dq.empty:
-            good &= (file.bits(dq.plane(i)) & DO_NOT_USE) == 0
-        if good.any():
-            return True
-    return False
-
-
-def _images(file: FitsFile) -> Iterator[np.ndarray]:
-    """Read the images of SCI one after another."""
-    sci = science_hdu(file)
-    for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
-        yield file.floats(sci.plane(i))
-
-
-def _fingerprint(file: FitsFile) -> bytes | None:
-    """Return what tells the first image that is not constant from all others."""
-    for image in _images(file):
-        finite = image[np.isfinite(image)]
-        if finite.size and finite.min() < finite.max():
-            return hashlib.blake2b(image.tobytes()).digest()
-    return None
 
 
 def _warn_of_copies(product: Product, fingerprints: Mapping[tuple[Path, str], bytes]) -> None:
@@ -205,7 +225,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
         if needs.grid is not None:
             may_lie_together(science)
         if needs.pixels:
-            _check_references(association, product)
+            _check_references(association, product, needs)
         return product
     bad |= _minority(own, may_combine)
     bad |= _contradicting([m for m in own if m not in bad], may_combine)
@@ -216,12 +236,19 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
     return _without(association, product, bad)
 
 
-def _check_references(association: Association, product: Product) -> None:
-    if not any(_has_usable_pixel(open_fits(m.path, ExposureError)) for m in product.psf):
-        raise ExposureError(
-            f"{association.path}: no reference integration has a usable pixel "
-            "(finite and not flagged DO_NOT_USE)"
-        )
+def _check_references(association: Association, product: Product, needs: Requirements) -> None:
+    problems = []
+    for member in product.psf:
+        file = open_fits(member.path, ExposureError)
+        planes = ErrorPlanes(file, science_hdu(file))
+        unused = planes.unused(science=False)
+        problem = planes.why_unusable(_spoiling(planes, unused, needs))
+        if not problem:
+            return
+        problems.append(f"{member.path.name}: {problem}")
+    raise ExposureError(
+        f"{association.path}: no reference integration has a usable pixel: {problems[0]}"
+    )
 
 
 def _unfit(members: Sequence[Member], check) -> dict[Member, str]:

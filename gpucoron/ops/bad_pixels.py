@@ -240,8 +240,9 @@ def _combine(images, usable, members, err):
         return _combine_on_gpu(images, usable, members, err)
     good = usable[members]
     middle = median(images[members], good)
-    variance = np.where(good & np.isfinite(err[members]), err[members], 0.0) ** 2
-    noise = np.sqrt(variance.sum(axis=0)) / np.maximum(good.sum(axis=0), 1)
+    sigma = np.where(good & np.isfinite(err[members]), err[members], 0.0)
+    unit = _unit(np.abs(sigma).max(axis=0))  # in which no square overflows or vanishes
+    noise = unit * np.sqrt(((sigma / unit) ** 2).sum(axis=0)) / np.maximum(good.sum(axis=0), 1)
     known = np.isfinite(middle)
     if len(members) == 1 or not known.any():
         return middle, noise, None
@@ -273,12 +274,24 @@ def _terms(middle, known):
 
 
 def _factors(terms, difference, usable, err):
-    """Fit shift, brightness and background of an integration relative to the median."""
+    """Fit shift, brightness and background of an integration relative to the median.
+
+    The four terms have different units, so lstsq gets them scaled to like sizes, by powers of two,
+    which are exact: what it takes for zero must not depend on the unit of the images.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = np.where(usable & (err > 0), 1.0 / err.astype(np.float64), 0.0).ravel()
     columns = terms.reshape(len(terms), -1) * weight
     right = np.where(weight > 0, difference.ravel(), 0.0) * weight
-    return np.linalg.lstsq(columns @ columns.T, columns @ right, rcond=None)[0]
+    matrix = columns @ columns.T
+    unit = _unit(np.sqrt(np.diag(matrix)))
+    scaled = matrix / np.outer(unit, unit)
+    return np.linalg.lstsq(scaled, columns @ right / unit, rcond=None)[0] / unit
+
+
+def _unit(values):
+    """Powers of two not above `values`, by which one divides exactly; 1/2 where they are 0."""
+    return np.ldexp(values.dtype.type(1), np.frexp(values)[1] - 1)
 
 
 def _measure_correlation(combined, outside, half):

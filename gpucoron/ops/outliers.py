@@ -57,7 +57,8 @@ def flag_outliers(
     variances : sequence of (n, ny, nx) floating
         Up to three more arrays that become NaN where data does.
     snr : float
-        A pixel is a candidate where ``|data - median| > snr * err``; NaN in `err` counts as 0.
+        A pixel is a candidate where ``|data - median| > snr * err`` and `err` is above 0; without
+        `neighbours` also where `err` is not, NaN counting as 0.
     good_bits : str, int or None
         DQ flags that a pixel may carry and still enter the median.
     maskpt : float
@@ -143,6 +144,7 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours):
         difference = data - middle
         outlier = np.abs(difference) > limit
     if neighbours:
+        outlier &= err > 0
         usable = (dq & DO_NOT_USE) == 0
         usable &= np.isfinite(difference) & np.isfinite(err)
         outlier &= ~usable | sharp_outliers(difference, err, outlier & usable, usable, snr)

@@ -214,11 +214,12 @@ class Registration:
         references : (nref, ny, nx) floating
             The references again.
         errors : (ngroups, ny, nx) floating
-            Standard deviations of the pixels of each group's references; finite.
+            Standard deviations of the pixels of each group's references; finite, or NaN where
+            they are not known: the uncertainties are then those of least squares.
         groups : (nref,) int
             Which of `errors` is each reference's; on the host.
         frame, frame_error : (ny, nx) floating
-            A frame, and the standard deviations of its pixels; finite.
+            A frame, finite, and the standard deviations of its pixels, as `errors`.
         """
         from gpucoron.ops.registration_noise import normal_equations, standard_deviations
 

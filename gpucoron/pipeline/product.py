@@ -11,6 +11,7 @@ import numpy as np
 from gpucoron.errors import InputError, plural
 from gpucoron.pipeline.product_context import ProductContext
 from gpucoron.pipeline.resume import can_read_back, read_back
+from gpucoron.pipeline.weights import warn_of_outliers
 
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
@@ -87,6 +88,7 @@ def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationSta
                 preset=product.parameters.preset,
             )
         log.debug("%s: %d outliers", exposure.root, int(found.flagged.sum()))
+        warn_of_outliers(exposure.path.name, found)
         root, stack = exposure.root, found.stack
         product.record.note_outliers(root, found)
         for kind, value, writer in (
@@ -291,14 +293,12 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
     science, parameters = product.inputs.science, product.parameters.resample
     if parameters.skip:
         return
+    product.weights.compare()
     with product.step("resample"):
         inputs = [wcs_module.read_wcs(e.asdf_bytes, e.path.name) for e in science]
         shapes = [s.shape[1:] for s in images]
         metas: list[Any] = [e.meta for e in science]
         output = wcs_module.output_wcs(inputs, metas, shapes, **parameters.grid)
-        times = [
-            m.exposure_time if m.measurement_time is None else m.measurement_time for m in metas
-        ]
         maps = {}
         for wcs, shape in zip(inputs, shapes, strict=True):
             if wcs.key not in maps:
@@ -309,11 +309,12 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
             [maps[w.key] for w in inputs],
             output.shape,
             pixel_scale_ratio=output.pixel_scale_ratio,
-            exposure_times=times,
+            exposure_times=[m.weighing_time for m in metas],
             pixfrac=parameters.pixfrac,
             kernel=parameters.kernel,
             fillval=parameters.fillval,
             weight_type=parameters.weight_type,
+            weight_without_read_noise=product.weights.without_read_noise,
             err_from="var" if product.parameters.like_jwst else "auto",
         )
     result = product.result

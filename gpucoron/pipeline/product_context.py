@@ -17,9 +17,11 @@ from gpucoron.errors import UsageError
 from gpucoron.pipeline.output_names import OutputNames
 from gpucoron.pipeline.planning import MIB, plan_product
 from gpucoron.pipeline.result import ProductResult
+from gpucoron.pipeline.weights import Weights
 
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
+    from gpucoron.io.exposures import Exposure
     from gpucoron.io.products import Provenance
     from gpucoron.pipeline.inputs import ProductInputs
     from gpucoron.pipeline.run import Run
@@ -45,6 +47,8 @@ class ProductContext:
         What the headers of all products say.
     batch : int
         References to shift at a time, within the memory allowed.
+    weights : Weights
+        Of the science exposures' pixels.
     stacks : iterator of IntegrationStack
         The images of all exposures, references first, each read ahead.
     """
@@ -62,8 +66,9 @@ class ProductContext:
         self.batch = self._batch()
         self.provenance = self._provenance()
         self.mask = self._psfmask()
+        self.weights = Weights(self.parameters)
         self.stacks = read_ahead(
-            lambda exposure: self.backends[0].upload(exposure.load()),
+            self._load,
             [*inputs.references, *inputs.science],
             run.threads > 1,
         )
@@ -116,6 +121,11 @@ class ProductContext:
             path = self.names.path(name, kind, truncate)
             self.run.writer.write(path, writer, source, host, *extra, provenance)
         return found
+
+    def _load(self, exposure: Exposure) -> IntegrationStack:
+        stack = exposure.load()
+        self.weights.look_at(exposure, stack)
+        return self.backends[0].upload(stack)
 
     # ---- before the steps
 

@@ -171,8 +171,8 @@ class BadPixelFiller:
         Returns
         -------
         (n, ny, nx), (m, ny, nx) floating, SharedPsf
-            The filled images, the standard deviations of the pixels of each exposure, finite, and
-            what other exposures may use.
+            The filled images, the standard deviations of the pixels of each exposure (NaN where
+            err is above 0 nowhere), and what other exposures may use.
         """
         spreads, xp = None, cuda.array_namespace(stack.data)
         if self.like_jwst:
@@ -248,7 +248,7 @@ class ReferenceLibrary:
     groups : (nref,) int
         Exposure of each reference, numbered from 0.
     errors : (ngroups, ny, nx) floating
-        Standard deviation of the pixels of each exposure, filled.
+        Standard deviation of the pixels of each exposure, filled; NaN without any err above 0.
     err_spectra : (nref, ny, nx // 2 + 1) complex128 or None
         Of err, filled (unfilled with the preset).
     err_known : (nref,) bool or None
@@ -288,7 +288,7 @@ class ReferenceLibrary:
         Returns
         -------
         (n, ny, nx), (ny, nx) floating
-            The filled images, and the standard deviations of the exposure's pixels, finite.
+            The filled images, and the standard deviations of the exposure's pixels, as `errors`.
         """
         groups = np.zeros(len(science), dtype=int)
         images, errors, _ = self.filling.fill_stack(science, groups, self._shared_psf)
@@ -296,11 +296,10 @@ class ReferenceLibrary:
 
 
 def _filled_errors(err: np.ndarray) -> np.ndarray:
-    """Fill bad pixels of err planes; with 1 where nothing is known."""
+    """Fill bad pixels of err planes; NaN where nothing is known."""
     xp = cuda.array_namespace(err)
     known = xp.isfinite(err) & (err > 0)
-    filled = fill_bad_pixels(xp.where(known, err, 0), ~known)
-    return xp.where(known.any(axis=(1, 2), keepdims=True), filled, err.dtype.type(1))
+    return fill_bad_pixels(xp.where(known, err, 0), ~known)
 
 
 def exposure_numbers(stack: IntegrationStack) -> np.ndarray:

@@ -33,15 +33,16 @@ def outlier_detection(
     stack : IntegrationStack
         The integrations of one exposure.
     snr : float
-        A pixel is an outlier where ``|data - median| > snr * err``; NaN in `err` counts as 0.
+        A pixel is an outlier where ``|data - median| > snr * err`` and `err` is above 0: otherwise
+        nothing is known of its noise.
     maskpt : float
         Pixels whose weight (1 good, 0 bad) is below this share of the mean weight stay out of the
         median; 0 lets bad pixels in.
     good_bits : str or int or None
         DQ flags that a pixel may carry and still enter the median.
     preset : {None, "jwst"}
-        "jwst" flags all that exceeds the threshold, lets infinite values into the median and leaves
-        them standing, as the package does.
+        "jwst" flags all that exceeds the threshold, also where `err` is not above 0 (NaN counts as
+        0), lets infinite values into the median and leaves them standing, as the package does.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.core.stack import VARIANCES, IntegrationStack
+from gpucoron.core.stack import LEAST_VARIANCE, VARIANCES, IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Drizzle, DrizzledImage, Overlaps
@@ -56,6 +56,7 @@ def resample(
     kernel: str = "square",
     fillval: str | float | None = "NAN",
     weight_type: str = "ivm",
+    weight_without_read_noise: float = 1.0,
     err_from: str = "auto",
 ) -> ResampledImage:
     """Combine every integration of every exposure in one image by drizzle.
@@ -83,6 +84,9 @@ def resample(
         `data` where nothing falls: a number, or "NAN" or "INDEF".
     weight_type : {"ivm", "exptime"}
         Weight of a pixel: the inverse of its read-noise variance, or its exposure's time.
+    weight_without_read_noise : float, (MJy/sr)^-2
+        With ``ivm`` the weight of the pixels of an exposure without VAR_RNOISE: 1, as jwst has it,
+        or what makes it like the others, such as the median of their weights.
     err_from : {"auto", "var"}
         "var": `err` is the square root of the sum of the variances, all NaN without any. "auto":
         the same, but without any VAR_* the inputs' ERR is drizzled like the root of a variance.
@@ -101,8 +105,9 @@ def resample(
     Notes
     -----
     Pixels with DO_NOT_USE or NON_SCIENCE, a SCI that is not finite, or a NaN in ERR or a VAR_* have
-    weight 0. Without VAR_RNOISE the ``ivm`` weight is 1, with one warning. With V(k, i) the square
-    of the drizzled root of variance k of integration i, variance k is
+    weight 0; so have, with ``ivm``, those whose VAR_RNOISE is negative, 0, infinite or denormal.
+    Without VAR_RNOISE the ``ivm`` weight is `weight_without_read_noise`, with one warning. With
+    V(k, i) the square of the drizzled root of variance k of integration i, variance k is
     ``sum(u_i^2 V(k, i)) / sum(u_i)^2 / pixel_scale_ratio^2``, where u is 1 / V(read noise, i) for
     ``ivm`` and the exposure time for ``exptime``. The scatter of the PSF residuals, which klip puts
     into ERR, is in none of the VAR_* and so not in `err` where those exist.
@@ -129,7 +134,10 @@ def resample(
     if drizzle.pixfrac != float(pixfrac):
         log.warning("resample: kernel %s takes no pixfrac; %s counts as 1", kernel, pixfrac)
     drizzle_err = err_from == "auto" and not any(map(_has_variance, stacks))
-    _report(stacks, weight_type, err_from, drizzle_err)
+    fixed: Sequence[float | None] | None = times
+    if fixed is None:
+        fixed = [weight_without_read_noise if s.var_rnoise is None else None for s in stacks]
+    _report(stacks, weight_type, err_from, drizzle_err, weight_without_read_noise)
     geometry: dict[int, Any] = {}
     for k, (stack, pixel_map) in enumerate(zip(stacks, pixel_maps, strict=True)):
         name = id(pixel_map)
@@ -141,7 +149,7 @@ def resample(
             at_once = max(1, GPU_PIXELS_AT_ONCE // (stack.shape[1] * stack.shape[2]))
         for start in range(0, len(stack), at_once):
             part = stack.planes(slice(start, start + at_once))
-            _add(drizzle, part, geometry[name], None if times is None else times[k], drizzle_err)
+            _add(drizzle, part, geometry[name], fixed[k], drizzle_err)
         if all(id(later) != name for later in pixel_maps[k + 1 :]):
             del geometry[name]
     return _finish(drizzle.result(), ratio, drizzle_err)
@@ -151,23 +159,23 @@ def _add(
     drizzle: Drizzle,
     stack: IntegrationStack,
     geometry: Overlaps,
-    time: float | None,
+    weight: float | None,
     drizzle_err: bool,
 ) -> None:
-    """Add planes of one exposure; `time` is None for weights from the read noise."""
+    """Add planes of one exposure; `weight` is None for weights from the read noise."""
     variances = [getattr(stack, name) for name in VARIANCES]
-    weights = _weights(stack, variances, time)
-    weigh_variances = READ_NOISE if time is None else np.full(len(stack), float(time))
+    weights = _weights(stack, variances, weight)
+    weigh_variances = READ_NOISE if weight is None else np.full(len(stack), float(weight))
     if drizzle_err:
-        variances = [stack.err * stack.err, None, None]
+        xp = cuda.array_namespace(stack.err)
+        variances = [xp.where(stack.err != 0, stack.err * stack.err, np.nan), None, None]
     drizzle.add(stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances)
 
 
 def _weights(
-    stack: IntegrationStack, variances: Sequence[np.ndarray | None], time: float | None
+    stack: IntegrationStack, variances: Sequence[np.ndarray | None], weight: float | None
 ) -> np.ndarray:
     """Weight of every pixel, 0 for those that may not take part."""
-    by_noise = time is None and stack.var_rnoise is not None
     if cuda.array_namespace(stack.data) is not np:
         from gpucoron.ops.cuda.drizzle_weights import pixel_weights
 
@@ -177,17 +185,15 @@ def _weights(
             stack.dq,
             variances,
             BAD,
-            READ_NOISE if by_noise else None,
-            1.0 if time is None else time,
+            READ_NOISE if weight is None else None,
+            1.0 if weight is None else weight,
         )
     weights = _good(stack, variances).astype(np.float32)
-    if time is not None:
-        weights *= np.float32(time)
-    elif by_noise:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            inverse = np.float32(1.0) / np.asarray(stack.var_rnoise, dtype=np.float32)
-        weights *= np.where(np.isfinite(inverse), inverse, np.float32(0.0))
-    return weights
+    if weight is not None:
+        return weights * np.float32(weight)
+    variance = np.asarray(stack.var_rnoise, dtype=np.float32)
+    weighs = variance >= LEAST_VARIANCE
+    return weights * np.where(weighs, np.float32(1.0) / np.where(weighs, variance, 1), 0)
 
 
 def _good(stack: IntegrationStack, variances: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -224,14 +230,21 @@ def _has_variance(stack: IntegrationStack) -> bool:
 
 
 def _report(
-    stacks: Sequence[IntegrationStack], weight_type: str, err_from: str, drizzle_err: bool
+    stacks: Sequence[IntegrationStack],
+    weight_type: str,
+    err_from: str,
+    drizzle_err: bool,
+    weight: float,
 ) -> None:
-    without = sum(stack.var_rnoise is None for stack in stacks)
+    without = [stack for stack in stacks if stack.var_rnoise is None]
     if weight_type == "ivm" and without:
+        names = [stack.sources[0].exposure for stack in without if stack.sources]
         log.warning(
-            "resample: %d of %d exposures without VAR_RNOISE; the weight of their pixels is 1",
-            without,
+            "resample: %d of %d exposures without VAR_RNOISE; the weight of their pixels is %s%s",
+            len(without),
             len(stacks),
+            "1" if weight == 1 else "the median of the others'",
+            f" ({', '.join(names)})" if len(without) < len(stacks) and names else "",
         )
     if drizzle_err:
         log.info("resample: no VAR_* in any exposure; ERR is drizzled from the exposures' ERR")

@@ -221,6 +221,19 @@ bad(
     both(edit("sci1", XPOSURE=None, TMEASURE=None), given("--set resample.weight_type=exptime")),
 )
 
+by_time = given("--set resample.weight_type=exptime")
+for value in (0.0, -5.0, 1e-30, 1e300):
+    text = rf"{{sci1}}: TMEASURE is {value:g} s, expected 0.001 to 1e\+08 s to weight"
+    bad(text.replace("1e+300", r"1e\+300"), both(edit("sci1", TMEASURE=value), by_time))
+
+# ERR and VAR_* that leave no usable pixel
+like_jwst = given("--preset jwst")
+top, bottom = (put(NAN, ..., rows, slice(None)) for rows in (slice(0, 18), slice(18, None)))
+bad("{sci0}: VAR_FLAT is NaN in every pixel, and", both(edit(VAR_FLAT=put(NAN)), like_jwst))
+bad("{sci1}: ERR is NaN in every pixel, and a", both(edit("sci1", ERR=put(NAN)), like_jwst))
+bad("{psf0}: VAR_RNOISE is NaN in", both(edit("psf", VAR_RNOISE=put(NAN)), like_jwst))
+bad("{sci0}: no integration has a usable pixel that is not NaN", edit(ERR=top, VAR_FLAT=bottom))
+
 # The psfmask; tests/io/test_psfmask.py has more
 bad("no.fits: no such file, expected a FITS file", given("--psfmask INPUT/no.fits"))
 bad(
@@ -517,6 +530,55 @@ odd(
 for name, change in (("no variances", None), ("empty variances", lambda a: None)):
     text = "resample: 2 of 2 exposures without VAR_RNOISE; the weight of their pixels is 1"
     odd(name, edit(**dict.fromkeys(VARIANCES, change)), text)
+
+
+def like_sane_weights(tiny):
+    """Expect what the exposures would give with the VAR_RNOISE that they had."""
+    whole(tiny)
+    (i2d,) = read(tiny, "i2d").values()
+    assert np.isfinite(i2d["WHT"]).all() and (i2d["WHT"] >= 0).all()
+    assert np.bitwise_or.reduce(i2d["CON"], axis=None) == 0b11111
+
+
+def weights(which, value, *index):
+    return edit(which, VAR_RNOISE=put(value, *index))
+
+
+for value, is_what in ((0, "0"), (-1, "negative"), (INF, "infinite"), (1e-40, "below 1.2e-38")):
+    odd(
+        f"read noise {is_what} in all science exposures",
+        weights("sci", value),
+        f"00001_.*, .*0002001_.*: VAR_RNOISE is {is_what} in every pixel; it is left out",
+        "resample: 2 of 2 exposures without VAR_RNOISE; the weight of their pixels is 1",
+        check=like_sane_weights,
+    )
+first = "jw09100001001_03108_00001_nrcalong"
+odd(
+    "read noise nan in one exposure",
+    weights("sci0", NAN),
+    f"{first}.*: VAR_RNOISE is NaN in every pixel; it is left out",
+    f"1 of 2 exposures without VAR_RNOISE; the weight .* is the median of the others' .{first}",
+    check=like_sane_weights,
+)
+odd(
+    "read noise negative in an integration",
+    weights("sci1", -1, 0),
+    "2001_.*: VAR_RNOISE is not above 0, or infinite, in 1344 of 2688 good pixels; their weight is",
+)
+times = "have .* times the weight of the other exposures'"
+odd(
+    "read noise too small in one exposure",
+    weights("sci0", 1e-30),
+    f"{first}_calints.fits: its pixels {times}.*hardly anything of these",
+    f"jw09100002001.*: its pixels {times}.*hardly anything of it",
+)
+for value, is_what in ((0, "0"), (NAN, "NaN"), (-1, "negative")):
+    text = f"3_nrcalong_calints.fits: ERR is {is_what} in every pixel; it is not used"
+    odd(f"err {is_what}", edit(ERR=put(value)), text)
+odd("flat nan", edit(VAR_FLAT=put(NAN)), "0003_nrcalong.*: VAR_FLAT is NaN in every pixel; it is l")
+small = edit("sci0", ERR=lambda a: a * 1e-6, SCI=lambda a: a + np.random.default_rng(0).normal(a))
+odd("err too small", small, f"{first}.*: outlier_detection flagged .* pixels", check=lambda tiny: 0)
+
 odd(
     "no dq",
     both(edit(SCI=np.nan_to_num), edit(DQ=None)),

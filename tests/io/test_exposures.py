@@ -144,6 +144,41 @@ def test_dq_of_any_type(path, dtype):
     np.testing.assert_array_equal(dq, bits.view("u4") if dtype == "sign" else bits)
 
 
+@pytest.mark.parametrize(
+    "stored, scale, zero, value",
+    [
+        (np.int64(7 - 2**63), 1, 2**63, 7),  # unsigned 64-bit integers, as FITS has them
+        (np.int64(2**32 - 1 - 2**63), 1, 2.0**63, 2**32 - 1),
+        (np.int64(2**62 + 5), 1, -(2**62), 5),
+        (np.int32(-1), 1, 2**31, 2**31 - 1),
+        (np.int16(3), 2**16 + 1, 0, 3 * 2**16 + 3),
+        (np.int16(-32768), 1, 2**31 + 32769, 2**31 + 1),
+        (np.uint8(255), 2**24 - 1, 1, 255 * (2**24 - 1) + 1),
+    ],
+)
+def test_scaled_integers_are_exact(path, stored, scale, zero, value):
+    make_calints(path, replace={"DQ": np.full((2, 6, 5), stored)})
+    with fits.open(path, mode="update", do_not_scale_image_data=True, uint=False) as opened:
+        opened["DQ"].header.update({"BSCALE": scale, "BZERO": zero})
+    np.testing.assert_array_equal(io.read_exposure(path, "psf").stack.dq, np.full((2, 6, 5), value))
+
+
+@pytest.mark.parametrize("dtype", ["u8", "i8"])
+def test_integers_of_64_bits_as_pixels(path, dtype):
+    values = np.arange(60, dtype=dtype).reshape(2, 6, 5)
+    values[0, 0] += 2**40
+    data = made(path, replace={"SCI": values}).stack.data
+    np.testing.assert_array_equal(data, values.astype(np.float32))
+
+
+@pytest.mark.parametrize("scale, zero", [(0.5, 0), (1, 0.5), (1, -(2**63))])
+def test_integers_that_cannot_be_exact(path, scale, zero):
+    make_calints(path, replace={"SCI": np.full((2, 6, 5), -(2**60) - 1)})
+    with fits.open(path, mode="update", do_not_scale_image_data=True, uint=False) as opened:
+        opened["SCI"].header.update({"BSCALE": scale, "BZERO": zero})
+    assert "SCI has 64-bit integers with BSCALE" in error_of(path)
+
+
 @pytest.mark.parametrize("bad", [-1.0, 0.5, np.nan, 2.0**32, 2**32, np.uint64(2**63)])
 def test_dq_that_is_no_bits(path, bad):
     make_calints(path, replace={"DQ": np.full((2, 6, 5), bad)})

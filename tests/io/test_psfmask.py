@@ -43,7 +43,7 @@ def good():
     return np.linspace(0, 1, 30).reshape(SHAPE)
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "u1", "i2"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "u1", "i2", "u8", "i8"])
 def test_reads_sci_as_float64(path, dtype):
     values = np.round(good()).astype(dtype)
     mask = io.read_psfmask(make_mask(path, values), SHAPE, None)

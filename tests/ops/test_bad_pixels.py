@@ -222,6 +222,19 @@ def exposures_to_fill(seed, dtype, shape=(23, 26)):
     return *read_only(images.astype(dtype), bad, err.astype(dtype)), groups
 
 
+@pytest.mark.parametrize("k", [-50, 50])
+def test_the_unit_of_the_pixels_does_not_matter(device, k):
+    images, bad, err, groups = exposures_to_fill(0, np.float32)
+    err = np.where(bad, 2e5, err).astype(np.float32)  # whose square times 2^100 is no float32
+    want = fill(device, images, bad, 3, groups, err=err)
+    got = fill(device, np.ldexp(images, k), bad, 3, groups, err=np.ldexp(err, k))
+    rtol = 1e-6 if device.name == "cuda" else 0
+    assert_allclose(np.ldexp(got, -k), want, rtol=rtol)
+    noise = device.call(exposure_images, images, bad, groups, err).noise
+    scaled = device.call(exposure_images, *np.ldexp([images], k), bad, groups, np.ldexp(err, k))
+    assert_array_equal(np.ldexp(scaled.noise, -k), noise)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_devices_agree(device, seed, dtype):

@@ -63,6 +63,15 @@ def test_large_offsets_are_found_with_and_without_a_guide(offset, device):
         assert fit["x"] == pytest.approx(offset[1], abs=0.1)
 
 
+@pytest.mark.parametrize("k", [-50, 50])
+def test_the_unit_of_the_pixels_does_not_matter(device, k):
+    frame, references, mask = case((33, 40), offsets=[(0.3, -0.2), (2.5, -1.5), (9.0, 1.0)])
+    a = fitted(device, frame, references, mask, guide=frame)
+    b = fitted(device, *np.ldexp([frame], k), np.ldexp(references, k), mask)
+    b["residual"] = np.ldexp(b["residual"], -k)
+    assert_same(a, b, device)
+
+
 def test_result_does_not_depend_on_the_guide(device):
     frame, references, mask = case((48, 48))
     other = speckles((48, 48), (1.8, -2.2))

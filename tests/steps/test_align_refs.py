@@ -93,6 +93,17 @@ def test_an_integration_without_pixels_is_left_out(scene):
     assert_array_equal(first.data, out.data[1])
 
 
+@pytest.mark.parametrize("nothing", [0.0, -1.0, np.nan])
+def test_uncertainties_without_an_err_are_those_of_the_residual(scene, nothing):
+    science, references = scene
+    bare = [s.replace(err=np.full_like(s.err, nothing)) for s in scene]
+    known, found = align_refs(science, references).fits, align_refs(*bare).fits
+    for name in ("x", "y", "beta", "residual", "status"):
+        assert_array_equal(found[name], known[name])
+    # the residual of these scenes is their noise, 0.5, which is what `err` says
+    assert_allclose(found["x_err"], known["x_err"], rtol=0.2)
+
+
 def test_preset_leaves_err_unfilled(scene):
     science, references = scene
     references = changed(references, err=((2, 5, 5), np.nan))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpucoron.core.stack import IntegrationStack
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import Drizzle
 from gpucoron.steps.resample import resample
@@ -21,11 +21,11 @@ VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
 #: Values with which a pixel takes no part, and others that are odd.
 BAD = [
     *(("data", value) for value in (np.nan, np.inf, -np.inf)),
-    *(("var_rnoise", value) for value in (np.nan, np.inf, 0.0)),
+    *(("var_rnoise", value) for value in (np.nan, np.inf, 0.0, -2.0, 1e-39)),
     *(("dq", value) for value in (1, 512, 1 + 4)),
     *(("err", np.nan), ("var_flat", np.nan)),
 ]
-ODD = [("err", np.inf), ("var_flat", np.inf), ("var_rnoise", -2.0), ("dq", 4)]
+ODD = [("err", np.inf), ("var_flat", np.inf), ("dq", 4)]
 
 
 def pixel_map(angle=0.0, shape=SHAPE, output=OUTPUT):
@@ -149,6 +149,24 @@ def test_without_read_noise(device, caplog):
     covered = result.wht > 1
     expected = np.sqrt(result.var_poisson + result.var_flat)
     assert_allclose(result.err[covered], expected[covered], rtol=1e-6)
+
+
+def test_one_exposure_without_read_noise_weighs_as_it_is_told(device, caplog):
+    given = [stack(3, 1), stack(2, 2)]
+    maps, weight = [pixel_map(), pixel_map(4.0)], 4.0
+    known = np.full_like(given[1].var_rnoise, 1 / weight)
+    expected = run(device, [given[0], given[1].replace(var_rnoise=known)], maps)
+    without = given[1].replace(var_rnoise=None, sources=[PlaneSource("b", 1)] * 2)
+    found = run(device, [given[0], without], maps, weight_without_read_noise=weight)
+    assert "1 of 2 exposures without VAR_RNOISE" in caplog.text and "(b)" in caplog.text
+    for name in ("data", "wht", "con"):
+        assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_err_of_0_is_no_error(device):
+    given = stack(variances=False)
+    zero = run(device, [given.replace(err=np.zeros_like(given.err))], [pixel_map()])
+    assert np.isnan(zero.err).all() and np.isfinite(zero.data).any()
 
 
 def test_err_without_variances(device, caplog):

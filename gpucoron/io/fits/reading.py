@@ -64,7 +64,7 @@ class FitsFile:
 
     def bits(self, hdu: Hdu) -> np.ndarray:
         """Read an image of data quality bits as native uint32."""
-        values = self._image(hdu)
+        values = self._image(hdu, exact=True)
         if values.dtype.kind == "i" and values.dtype.itemsize == 4:
             values = values.view(values.dtype.str.replace("i", "u"))
         with np.errstate(invalid="ignore"):
@@ -124,14 +124,16 @@ class FitsFile:
             header = layout(hdu.header).tostring().encode("ascii")
             return kind.fromstring(header + data, **options)
 
-    def _image(self, hdu: Hdu) -> np.ndarray:
-        """Return the values of an image as astropy has them, scaled."""
+    def _image(self, hdu: Hdu, exact: bool = False) -> np.ndarray:
+        """Return the values of an image as astropy has them, scaled; integers `exact` if wanted."""
         if not hdu.is_image:
             raise self.problem(f"{hdu.name} is a table, expected an image")
         for keyword in ("BSCALE", "BZERO", "BLANK"):
             value = hdu.header.get(keyword)
             if keyword in hdu.header and not _is_number(value):
                 raise self.problem(f"{keyword} of {hdu.name} is {value!r}, expected a number")
+        if hdu.bitpix == 64 or (exact and hdu.bitpix in (8, 16)):
+            return self._integers(hdu)
         kind = fits.ImageHDU if "XTENSION" in hdu.header else fits.PrimaryHDU
         try:
             made = self._astropy(kind, hdu)
@@ -143,6 +145,36 @@ class FitsFile:
             raise self.problem(
                 f"{hdu.name} of shape {hdu.shape} cannot be read: {one_line(problem)}"
             ) from problem
+
+    def _integers(self, hdu: Hdu) -> np.ndarray:
+        """Return an image of integers with BSCALE and BZERO applied exactly, BLANK as NaN.
+
+        astropy does so in float64, or float32 for 16 bits.
+        """
+        dtype = np.dtype(f"{'>i' if hdu.bitpix > 8 else 'u'}{hdu.bitpix // 8}")
+        stored = np.frombuffer(self.raw_bytes(hdu), dtype).reshape(hdu.shape)
+        scale, zero = hdu.header.get("BSCALE", 1), hdu.header.get("BZERO", 0)
+        if isinstance(zero, float) and math.isclose(zero, 2**63, rel_tol=1e-12):
+            zero = 2**63  # of unsigned integers, written with the digits of a float
+        least, most = int(stored.min()), int(stored.max())
+        values: Any
+        if scale == 1 and zero == int(zero):
+            values = stored.astype(np.uint64) + np.uint64(int(zero) % 2**64)  # modulo 2^64
+            least, most = least + int(zero), most + int(zero)
+            signed = least < 0
+            values = values.view(np.int64) if signed else values
+            exact = -(2**63) <= least and most < (2**63 if signed else 2**64)
+        else:
+            values = stored * float(scale) + float(zero)
+            exact = max(-least, most, abs(zero), abs(most * scale), abs(least * scale)) <= 2**53
+        if not exact:
+            raise self.problem(
+                f"{hdu.name} has {hdu.bitpix}-bit integers with BSCALE {scale} and BZERO {zero}, "
+                "expected values that 64 bits hold exactly"
+            )
+        if "BLANK" in hdu.header:
+            values = np.where(stored == hdu.header["BLANK"], np.nan, values.astype(np.float64))
+        return values
 
 
 def open_fits(path: str | os.PathLike, error: type[InputError]) -> FitsFile:

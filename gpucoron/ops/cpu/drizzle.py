@@ -303,12 +303,11 @@ def accumulate(
                 for e in range(pointers[pixel], pointers[pixel + 1]):
                     k = sources[e]
                     w = shares[e] * weight[k]
-                    stored = np.float32(w)  # what the package sees: decides whether w counts
-                    if stored == 0.0:
+                    if w == 0.0:
                         continue
                     total += w
                     summed += w * image[k]
-                    used |= stored > 0.0
+                    used |= w > 0.0
                     if any_variance:
                         s0 += w * u0[k]
                         s1 += w * u1[k]

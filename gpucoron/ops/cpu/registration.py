@@ -8,6 +8,7 @@ from gpucoron.backend.parallel import over_rows
 ROWS = 4  # of a spectrum, summed together
 STEP_TOLERANCE = 1e-8  # of Newton's last step, in pixels: the error left is its square
 MAX_ITERATIONS = 40
+SAME = 2e-12  # share of C^2/B that rounding may take off at the maximum
 LONGEST_STEP = 0.2  # in units of the box
 PAIRS = 2**15  # fitted together, with 30 kB for each
 
@@ -219,10 +220,8 @@ def _evaluate(c, ty, tx, work, out):
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _score(c, b):
-    """ln(C^2/B), or a number below any such where the brightness would be negative."""
-    if c <= 0.0 or b <= 0.0:
-        return -1e300 + c
-    return 2.0 * np.log(c) - np.log(b)
+    """C^2/B, or 0 where the brightness would not be positive."""
+    return c / b * c if c > 0.0 and b > 0.0 else 0.0
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -251,7 +250,7 @@ def _start(c, b, grid, polynomials):
     cv = _on_grid(c, *terms)
     terms = polynomials[:, : b.shape[0]], polynomials[:, : b.shape[1]]
     bv = _on_grid(b, *terms)
-    best, by, bx = -1e300, 0.0, 0.0
+    best, by, bx = 0.0, 0.0, 0.0
     for i in range(grid.size):
         for k in range(grid.size):
             value = _score(cv[i, k], bv[i, k])
@@ -306,7 +305,7 @@ def _maximise(c, b, grid, polynomials, half_width, work, cv, bv):
             _evaluate(c, ny, nx, work, cv)
             _evaluate(b, ny, nx, work, bv)
             new = _score(cv[0], bv[0])
-            if new >= value - 1e-13 * abs(value) or fraction < 1e-3:
+            if new >= (1.0 - SAME) * value or fraction < 1e-3:
                 break
             fraction *= 0.5
         moved = half_width * np.sqrt((ny - ty) ** 2 + (nx - tx) ** 2)
