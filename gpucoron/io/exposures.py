@@ -25,7 +25,8 @@ __all__ = ["Exposure", "ExposureMeta", "exposure_of", "read_exposure", "read_met
 
 log = logging.getLogger("gpucoron")
 
-_COMPANIONS = ("ERR", "DQ", *(name.upper() for name in VARIANCES))
+_NEEDED = ("ERR", "DQ")  # which must go with SCI; other companions are left out if they do not
+_COMPANIONS = (*_NEEDED, *(name.upper() for name in VARIANCES))
 
 
 def _key(keyword: str, home: str = "PRIMARY"):
@@ -105,14 +106,15 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     -------
     Exposure
         Without `pixels` everything is checked, and read but for the images. A 2-D image counts as
-        one integration. Without DQ it is all zero, with a warning; an AREA of another shape is
-        left out with a warning, for nothing is computed from it.
+        one integration. Without DQ it is all zero, with a warning; AREA and VAR_* that do not go
+        with SCI, as after coadding or cropping by tools that leave them alone, are left out with
+        a warning.
 
     Raises
     ------
     ExposureError
         No such file, not FITS, cut short; no SCI, or SCI that is not 2-D or 3-D or has no pixels;
-        no ERR; ERR, DQ or VAR_* of another shape than SCI; a keyword of the wrong type.
+        no ERR; ERR or DQ of another shape than SCI; a keyword of the wrong type.
     """
     exptype = exptype.strip().lower()
     if exptype not in ("science", "psf"):
@@ -193,26 +195,40 @@ def _read_stack(file: FitsFile, sci: Hdu, companions: dict, shape: tuple) -> Int
 
 
 def _companion(file: FitsFile, name: str, sci: Hdu) -> Hdu | None:
-    """Return the HDU called `name`, which must be like SCI; None where absent or empty."""
+    """Return the HDU called `name`, which must be like SCI; None where absent or empty.
+
+    A cube of one integration is like an image. ERR and DQ that are not like SCI are an error;
+    others are left out.
+    """
     hdu = file.find(name)
     if hdu is None or (hdu.is_image and hdu.empty):
         return None
     if not hdu.is_image:
-        raise file.problem(f"{name} is a table, expected an image as SCI is")
-    if hdu.shape != sci.shape:
-        raise file.problem(f"{name} has shape {hdu.shape}, expected {sci.shape} as SCI has")
-    return hdu
+        problem = f"{name} is a table, expected an image as SCI is"
+    elif _without_ones(hdu.shape) != _without_ones(sci.shape):
+        problem = f"{name} has shape {hdu.shape}, expected {sci.shape} as SCI has"
+    else:
+        return hdu
+    if name in _NEEDED:
+        raise file.problem(problem)
+    log.warning("%s: leaving out %s", file.path.name, problem)
+    return None
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an image or cube, that of its image if it has only one."""
+    return shape[-2:] if math.prod(shape[:-2]) == 1 else shape
 
 
 def _read_area(file: FitsFile, shape: tuple[int, int]) -> np.ndarray | None:
     hdu = file.find("AREA")
     if hdu is None or hdu.empty:
         return None
-    if not hdu.is_image or hdu.shape != shape:
+    if not hdu.is_image or _without_ones(hdu.shape) != shape:
         text = "%s: leaving out AREA of shape %s, expected %s"
         log.warning(text, file.path.name, hdu.shape, shape)
         return None
-    return file.floats(hdu)
+    return file.floats(hdu).reshape(shape)
 
 
 def _read_int_times(file: FitsFile, nints: int) -> np.ndarray | None:

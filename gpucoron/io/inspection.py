@@ -13,6 +13,7 @@ import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.association import Association, LeftOut, Member, Product
+from gpucoron.io.exposure_wcs import settle_wcs
 from gpucoron.io.exposures import Exposure, ExposureMeta, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
@@ -45,10 +46,9 @@ class Requirements:
     @classmethod
     def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
         """Return what the steps need with these `gpucoron.Parameters`."""
-        resample = parameters.resample
-        times = resample.weight_type == "exptime"
+        times = parameters.resample.weight_type == "exptime"
         pixels = pixels and not parameters.klip.skip
-        return cls(None if resample.skip else resample.grid, times, pixels, checksums)
+        return cls(None if parameters.resample.skip else parameters.grid, times, pixels, checksums)
 
 
 def inspect_members(
@@ -108,7 +108,7 @@ def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
     if needs.checksums:
         _check_sums_once(file)
     if science and needs.grid is not None:
-        read_wcs(exposure.asdf_bytes, exposure.path.name)
+        exposure = settle_wcs(exposure, needs.grid["by_s_region"])
         if needs.times and exposure.meta.measurement_time is None is exposure.meta.exposure_time:
             raise ExposureError(
                 f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
@@ -158,7 +158,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
             if len(group) == 1 or not skip_bad:
                 output_wcs(wcss, metas, shapes, **needs.grid)
             elif needs.grid.get("output_shape") is None and not needs.grid.get("output_wcs_file"):
-                check_outlines(wcss, metas, shapes)
+                check_outlines(wcss, metas, shapes, needs.grid["by_s_region"])
         finally:
             layout.disabled = False
 
