@@ -16,11 +16,11 @@ _NOTHING = {"", "none", "null", "n/a", "noprogram", "full"}
 
 
 def exposure_root(path: str | Path) -> str:
-    """Return the file name without ``.fits`` and without ``_calints`` or ``_cal``.
+    """Return the file name without ``.fits`` (``.fits.gz``) and without ``_calints`` or ``_cal``.
 
     Products of one exposure are named ``<root>_<asn_id>_<suffix>.fits``.
     """
-    return re.sub(r"(_calints|_cal)?(\.fits)?$", "", Path(path).name, count=1)
+    return re.sub(r"(_calints|_cal)?(\.fits(\.[fg]z)?)?$", "", Path(path).name, count=1)
 
 
 def check_names(names: Sequence[str | None]) -> None:
