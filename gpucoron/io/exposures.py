@@ -91,7 +91,8 @@ class Exposure:
         """
         if self.stack is not None:
             return self.stack
-        stack = read_exposure(self.path, self.exptype).load()
+        file = open_fits(self.path, ExposureError)
+        stack = exposure_of(file, self.exptype, pixels=True, again=True).load()
         if stack.shape != self.shape:
             raise ExposureError(
                 f"{self.path}: SCI has shape {stack.shape}, but had {self.shape} when the run began"
@@ -122,12 +123,18 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     return exposure_of(open_fits(path, ExposureError), exptype, pixels=pixels)
 
 
-def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
-    """Return the exposure in a file that is open; as `read_exposure`."""
+def exposure_of(file: FitsFile, exptype: str, *, pixels: bool, again: bool = False) -> Exposure:
+    """Return the exposure in a file that is open; as `read_exposure`.
+
+    With `again` it does not say again what is left out.
+    """
     sci = science_hdu(file)
     ny, nx = sci.shape[-2:]
     shape = (sci.shape[0] if len(sci.shape) == 3 else 1, ny, nx)
-    companions = {name: _companion(file, name, sci) for name in _COMPANIONS}
+    companions, left_out = _companions(file, sci)
+    area, problem = _read_area(file, (ny, nx))
+    for what in [] if again else [*left_out, *problem]:
+        log.warning("%s: leaving out %s", file.path.name, what)
     if companions["ERR"] is None:
         raise file.problem(
             f"has no ERR data (found: {file.names}), expected errors "
@@ -142,7 +149,7 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
         exptype=exptype,
         shape=shape,
         stack=_read_stack(file, sci, companions, shape) if pixels else None,
-        area=_read_area(file, (ny, nx)),
+        area=area,
         int_times=_read_int_times(file, shape[0]),
         primary_header=file.hdus[0].header,
         headers=headers,
@@ -194,25 +201,28 @@ def _read_stack(file: FitsFile, sci: Hdu, companions: dict, shape: tuple) -> Int
     )
 
 
-def _companion(file: FitsFile, name: str, sci: Hdu) -> Hdu | None:
-    """Return the HDU called `name`, which must be like SCI; None where absent or empty.
+def _companions(file: FitsFile, sci: Hdu) -> tuple[dict[str, Hdu | None], list[str]]:
+    """Return the HDUs that must be like SCI, and in words those of VAR_* that are not.
 
-    A cube of one integration is like an image. ERR and DQ that are not like SCI are an error;
-    others are left out.
+    Those are None, as is what is absent or empty. A cube of one integration is like an image.
     """
-    hdu = file.find(name)
-    if hdu is None or (hdu.is_image and hdu.empty):
-        return None
-    if not hdu.is_image:
-        problem = f"{name} is a table, expected an image as SCI is"
-    elif _without_ones(hdu.shape) != _without_ones(sci.shape):
-        problem = f"{name} has shape {hdu.shape}, expected {sci.shape} as SCI has"
-    else:
-        return hdu
-    if name in _NEEDED:
-        raise file.problem(problem)
-    log.warning("%s: leaving out %s", file.path.name, problem)
-    return None
+    found: dict[str, Hdu | None] = {}
+    unlike: dict[str, list[str]] = {}
+    for name in _COMPANIONS:
+        hdu = file.find(name)
+        found[name] = hdu = None if hdu is None or (hdu.is_image and hdu.empty) else hdu
+        if hdu is None or (hdu.is_image and _without_ones(hdu.shape) == _without_ones(sci.shape)):
+            continue
+        if name in _NEEDED:
+            what = f"has shape {hdu.shape}" if hdu.is_image else "is a table"
+            raise file.problem(f"{name} {what}, expected {sci.shape} as SCI has")
+        found[name] = None
+        what = f"of shape {hdu.shape}" if hdu.is_image else "(a table)"
+        unlike.setdefault(what, []).append(name)
+    return found, [
+        f"{', '.join(names)} {what}, expected {sci.shape} as SCI has"
+        for what, names in unlike.items()
+    ]
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -220,15 +230,14 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[-2:] if math.prod(shape[:-2]) == 1 else shape
 
 
-def _read_area(file: FitsFile, shape: tuple[int, int]) -> np.ndarray | None:
+def _read_area(file: FitsFile, shape: tuple[int, int]) -> tuple[np.ndarray | None, list[str]]:
+    """Return AREA, and in words why it is left out."""
     hdu = file.find("AREA")
     if hdu is None or hdu.empty:
-        return None
+        return None, []
     if not hdu.is_image or _without_ones(hdu.shape) != shape:
-        text = "%s: leaving out AREA of shape %s, expected %s"
-        log.warning(text, file.path.name, hdu.shape, shape)
-        return None
-    return file.floats(hdu).reshape(shape)
+        return None, [f"AREA of shape {hdu.shape}, expected {shape}"]
+    return file.floats(hdu).reshape(shape), []
 
 
 def _read_int_times(file: FitsFile, nints: int) -> np.ndarray | None:

@@ -148,21 +148,18 @@ def _check_tiles(hdu: Hdu, data: bytes, shape: tuple[int, ...], bytes_a_pixel: i
     sides = [
         hdu.header.get(f"ZTILE{ndim - k}", shape[k] if k == ndim - 1 else 1) for k in range(ndim)
     ]
-    tiles = math.prod(-(-n // side) for n, side in zip(shape, sides, strict=True))
-    if len(hdu.shape) != 2 or hdu.shape[0] != tiles:
-        raise ValueError(f"it has {hdu.shape[:1]} rows, expected {tiles}: one for each tile")
-    pixels = math.prod(sides)
-    largest = pixels * max(8, bytes_a_pixel)
+    grid = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
+    if len(hdu.shape) != 2 or hdu.shape[0] != math.prod(grid):
+        found = f"it has {hdu.shape[:1]} rows"
+        raise ValueError(f"{found}, expected {math.prod(grid)}: one for each tile")
     method = str(hdu.header["ZCMPTYPE"]).strip()
-    for name, tile in _tiles(hdu, data):
+    for row, name, tile in _tiles(hdu, data):
+        corner = np.unravel_index(row, grid)
+        pixels = math.prod(
+            min(side, n - int(k) * side) for side, n, k in zip(sides, shape, corner, strict=True)
+        )
         if name == "GZIP_COMPRESSED_DATA" or (name == "COMPRESSED_DATA" and "GZIP" in method):
-            stream = zlib.decompressobj(_GZIP_FORMAT)
-            try:
-                stream.decompress(tile, largest + 1)
-            except zlib.error as problem:
-                raise ValueError(f"a tile is damaged: {problem}") from problem
-            if not stream.eof:
-                raise ValueError(f"a tile is damaged, or more than {largest} bytes")
+            _check_gzip(tile, pixels * max(8, bytes_a_pixel))
         elif name == "COMPRESSED_DATA" and method == "HCOMPRESS_1":
             if len(tile) < 10 or math.prod(np.frombuffer(tile, ">i4", 2, 2).tolist()) != pixels:
                 raise ValueError("a tile has another size than ZTILE1, ZTILE2 state")
@@ -172,13 +169,24 @@ def _check_tiles(hdu: Hdu, data: bytes, shape: tuple[int, ...], bytes_a_pixel: i
                 raise ValueError("a tile is damaged")
 
 
+def _check_gzip(tile: bytes, largest: int) -> None:
+    """Raise ValueError where a tile is damaged, or unpacks to more than `largest` bytes."""
+    stream = zlib.decompressobj(_GZIP_FORMAT)
+    try:
+        stream.decompress(tile, largest + 1)
+    except zlib.error as problem:
+        raise ValueError(f"a tile is damaged: {problem}") from problem
+    if not stream.eof:
+        raise ValueError(f"a tile is damaged, or more than {largest} bytes")
+
+
 def _plio_words(words: np.ndarray) -> int:
     """Return how many 16-bit words a line list of PLIO claims to have."""
     return int(words[2] if words[2] > 0 else (words[4] << 15) + words[3])
 
 
-def _tiles(hdu: Hdu, data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the column's name and the bytes of each tile, from columns of variable length."""
+def _tiles(hdu: Hdu, data: bytes) -> Iterator[tuple[int, str, bytes]]:
+    """Yield row, column's name and bytes of each tile, from columns of variable length."""
     width, rows = hdu.shape[1], hdu.shape[0]
     heap, place = hdu.header.get("THEAP", width * rows), 0
     if type(heap) is not int or not width * rows <= heap <= hdu.nbytes:
@@ -199,12 +207,12 @@ def _tiles(hdu: Hdu, data: bytes) -> Iterator[tuple[str, bytes]]:
         where = table[:, place : place + 2 * kind.itemsize].copy().view(kind).astype(np.int64)
         place += 2 * kind.itemsize
         name = str(hdu.header.get(f"TTYPE{i}")).strip().upper()
-        for count, offset in where.tolist():
+        for row, (count, offset) in enumerate(where.tolist()):
             length = count * _ITEM_BYTES[found[2]]
             if count < 0 or offset < 0 or heap + offset + length > hdu.nbytes:
                 raise ValueError(f"column {i} has a tile that lies outside of the table")
             if count:
-                yield name, data[heap + offset : heap + offset + length]
+                yield row, name, data[heap + offset : heap + offset + length]
 
 
 def _fixed_bytes(form: str) -> int:
