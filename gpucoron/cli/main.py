@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def script() -> None:
     """Console entry point; exits with 128 + signal if interrupted."""
     from gpucoron.backend.compiling import allow_second_compiler
-    from gpucoron.backend.process import tune_gc, tune_malloc
+    from gpucoron.backend.process import spare_gc, tune_gc, tune_malloc
 
     tune_gc()
     tune_malloc()
@@ -70,6 +70,7 @@ def script() -> None:
     if code in STOP_CODES:  # threads that still read a file are not waited for
         sys.stderr.flush()
         os._exit(code)
+    spare_gc()
     sys.exit(code)
 
 

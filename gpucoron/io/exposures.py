@@ -92,7 +92,7 @@ class Exposure:
         if self.stack is not None:
             return self.stack
         file = open_fits(self.path, ExposureError)
-        stack = exposure_of(file, self.exptype, pixels=True, again=True).load()
+        stack = _read_stack(file, science_hdu(file))
         if stack.shape != self.shape:
             raise ExposureError(
                 f"{self.path}: SCI has shape {stack.shape}, but had {self.shape} when the run began"
@@ -123,23 +123,14 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     return exposure_of(open_fits(path, ExposureError), exptype, pixels=pixels)
 
 
-def exposure_of(file: FitsFile, exptype: str, *, pixels: bool, again: bool = False) -> Exposure:
-    """Return the exposure in a file that is open; as `read_exposure`.
-
-    With `again` it does not say again what is left out.
-    """
+def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
+    """Return the exposure in a file that is open; as `read_exposure`."""
     sci = science_hdu(file)
-    ny, nx = sci.shape[-2:]
-    shape = (sci.shape[0] if len(sci.shape) == 3 else 1, ny, nx)
-    companions, left_out = _companions(file, sci)
-    area, problem = _read_area(file, (ny, nx))
-    for what in [] if again else [*left_out, *problem]:
+    shape = _stack_shape(sci)
+    left_out = _companions(file, sci)[1]
+    area, problem = _read_area(file, shape[1:])
+    for what in [*left_out, *problem]:
         log.warning("%s: leaving out %s", file.path.name, what)
-    if companions["ERR"] is None:
-        raise file.problem(
-            f"has no ERR data (found: {file.names}), expected errors "
-            f"of shape {sci.shape} as SCI has"
-        )
     headers: dict[str, Header] = {}
     for hdu in file.hdus[1:]:
         headers.setdefault(hdu.name, hdu.header)
@@ -148,7 +139,7 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool, again: bool = Fal
         root=exposure_root(file.path),
         exptype=exptype,
         shape=shape,
-        stack=_read_stack(file, sci, companions, shape) if pixels else None,
+        stack=_read_stack(file, sci) if pixels else None,
         area=area,
         int_times=_read_int_times(file, shape[0]),
         primary_header=file.hdus[0].header,
@@ -185,7 +176,14 @@ def science_hdu(file: FitsFile) -> Hdu:
     return sci
 
 
-def _read_stack(file: FitsFile, sci: Hdu, companions: dict, shape: tuple) -> IntegrationStack:
+def _stack_shape(sci: Hdu) -> tuple[int, int, int]:
+    n = sci.shape[0] if len(sci.shape) == 3 else 1
+    return n, sci.shape[-2], sci.shape[-1]
+
+
+def _read_stack(file: FitsFile, sci: Hdu) -> IntegrationStack:
+    shape, companions = _stack_shape(sci), _companions(file, sci)[0]
+
     def read(hdu: Hdu | None) -> Any:
         return None if hdu is None else file.floats(hdu).reshape(shape)
 
@@ -205,12 +203,18 @@ def _companions(file: FitsFile, sci: Hdu) -> tuple[dict[str, Hdu | None], list[s
     """Return the HDUs that must be like SCI, and in words those of VAR_* that are not.
 
     Those are None, as is what is absent or empty. A cube of one integration is like an image.
+    Raises ExposureError where ERR is missing, or ERR or DQ are not like SCI.
     """
     found: dict[str, Hdu | None] = {}
     unlike: dict[str, list[str]] = {}
     for name in _COMPANIONS:
         hdu = file.find(name)
         found[name] = hdu = None if hdu is None or (hdu.is_image and hdu.empty) else hdu
+        if hdu is None and name == "ERR":
+            raise file.problem(
+                f"has no ERR data (found: {file.names}), expected errors "
+                f"of shape {sci.shape} as SCI has"
+            )
         if hdu is None or (hdu.is_image and _without_ones(hdu.shape) == _without_ones(sci.shape)):
             continue
         if name in _NEEDED:
@@ -227,7 +231,7 @@ def _companions(file: FitsFile, sci: Hdu) -> tuple[dict[str, Hdu | None], list[s
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of an image or cube, that of its image if it has only one."""
-    return shape[-2:] if math.prod(shape[:-2]) == 1 else shape
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
 
 
 def _read_area(file: FitsFile, shape: tuple[int, int]) -> tuple[np.ndarray | None, list[str]]:

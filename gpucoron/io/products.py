@@ -117,7 +117,7 @@ def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
         **{name.upper(): getattr(stack, name) for name in VARIANCES},
     }
     hdus = product_hdus(path, exposure, arrays, provenance, steps, inputs)
-    write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
+    return write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
 def write_crfints(
@@ -127,8 +127,8 @@ def write_crfints(
     provenance: Provenance,
     *,
     overwrite: bool = True,
-) -> None:
-    """Write an exposure whose outliers are flagged.
+) -> dict[str, str]:
+    """Write an exposure whose outliers are flagged; return CHECKSUM of every HDU by name.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def write_crfints(
         The file cannot be written, or exists and must not be replaced. Nothing is left behind.
     """
     inputs = [exposure.path.name]
-    _write_cube(path, exposure, stack, provenance, ["outlier_detection"], inputs, overwrite)
+    return _write_cube(path, exposure, stack, provenance, ["outlier_detection"], inputs, overwrite)
 
 
 def write_psfsub(
@@ -157,10 +157,10 @@ def write_psfsub(
     provenance: Provenance,
     *,
     overwrite: bool = True,
-) -> None:
+) -> dict[str, str]:
     """Write a science exposure whose PSF is subtracted; as `write_crfints`."""
     steps = ["outlier_detection", "klip"]
-    _write_cube(path, exposure, stack, provenance, steps, provenance.inputs, overwrite)
+    return _write_cube(path, exposure, stack, provenance, steps, provenance.inputs, overwrite)
 
 
 def write_psfstack(
@@ -170,7 +170,7 @@ def write_psfstack(
     provenance: Provenance,
     *,
     overwrite: bool = True,
-) -> None:
+) -> dict[str, str]:
     """Write the stack of all references: SCI, ERR, DQ; as `write_crfints`.
 
     Metadata and WCS are those of the first of `exposures`; times and integration counts are those
@@ -180,7 +180,7 @@ def write_psfstack(
     steps, inputs = ["outlier_detection", "stack_refs"], [e.path.name for e in exposures]
     hdus = product_hdus(path, exposures[0], arrays, provenance, steps, inputs)
     set_times(hdus, exposures, len(stack.data), provenance)
-    write_fits(path, [*hdus, asdf_hdu(exposures[0].asdf_bytes, hdus)], overwrite)
+    return write_fits(path, [*hdus, asdf_hdu(exposures[0].asdf_bytes, hdus)], overwrite)
 
 
 def write_median(
@@ -190,11 +190,11 @@ def write_median(
     provenance: Provenance,
     *,
     overwrite: bool = True,
-) -> None:
+) -> dict[str, str]:
     """Write the median image (ny, nx) of an exposure's integrations; as `write_crfints`."""
     arrays, inputs = {"SCI": median}, [exposure.path.name]
     hdus = product_hdus(path, exposure, arrays, provenance, [], inputs, "ImageModel")
-    write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
+    return write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
 def write_i2d(
@@ -205,7 +205,7 @@ def write_i2d(
     provenance: Provenance,
     *,
     overwrite: bool = True,
-) -> None:
+) -> dict[str, str]:
     """Write the resampled and combined image: SCI, ERR, CON, WHT, VAR_*, HDRTAB.
 
     Parameters
@@ -236,7 +236,7 @@ def write_i2d(
     hdus.append(Hdu("HDRTAB", header_table(headers)))
     chosen = {name: parameters.get(f"resample.{name}") for name in ("kernel", "fillval")}
     extra = {name: value for name, value in chosen.items() if value is not None}
-    write_fits(path, [*hdus, asdf_hdu(wcs.to_gwcs(), hdus, resample=extra)], overwrite)
+    return write_fits(path, [*hdus, asdf_hdu(wcs.to_gwcs(), hdus, resample=extra)], overwrite)
 
 
 def _in_association(headers, provenance):

@@ -23,7 +23,7 @@ from gpucoron.io.files import (
 from gpucoron.io.fits.checksums import fold, summed_header
 from gpucoron.io.fits.headers import add_history, quiet, set_keyword
 from gpucoron.io.fits.walk import BLOCK
-from gpucoron.io.fits.writing import Hdu, astropy_hdu, hdu_bytes
+from gpucoron.io.fits.writing import UNSIGNED_ZERO, Hdu, hdu_header, stored_words, write_hdu
 from gpucoron.io.product_headers import Provenance, asdf_hdu, product_hdus, set_times
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ __all__ = ["PsfalignWriter"]
 
 _CHUNK = 1 << 20  # bytes of one write of a constant
 _NAN = np.float32(np.nan).view(np.uint32)
-_ZERO_DQ = np.uint32(0x80000000)  # stored with BZERO 2^31
 _ALIGN_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
 _ALIGN_TEXT = (
     "A row for each pair of science integration and reference plane (third",
@@ -117,13 +116,13 @@ class PsfalignWriter:
     def _lay_out(self):
         """Fix where everything goes and give the file its size."""
         self._hdus = self._make_hdus()
-        primary = hdu_bytes(self._hdus[0])
-        place = len(primary)
+        self._checksums = {"PRIMARY": write_hdu(self._file, self._hdus[0])}
+        place = self._file.tell()
         self._size = 4 * int(np.prod(self.shape, dtype=np.int64))
         self._starts: dict[str, tuple[int, int]] = {}  # of header and data
         self._headers: dict[str, Header] = {}
         for hdu in self._hdus[1:]:
-            self._headers[hdu.name] = astropy_hdu(hdu).header
+            self._headers[hdu.name] = hdu_header(hdu)
             header = self._summed(hdu.name)
             self._starts[hdu.name] = (place, place + len(header))
             place += len(header) + -(-self._size // BLOCK) * BLOCK
@@ -134,7 +133,6 @@ class PsfalignWriter:
                 f"cannot write {self.path}: it takes {place / 2**30:.2f} GiB, "
                 f"and the disk has {free / 2**30:.2f} GiB free"
             )
-        self._file.write(primary)
         self._file.flush()
         os.ftruncate(self._file.fileno(), self._end)
 
@@ -203,7 +201,7 @@ class PsfalignWriter:
             "ERR": self._put(places["ERR"], err)
             if err is not None
             else self._fill(places["ERR"], size, _NAN),
-            "DQ": self._fill(places["DQ"], size, _ZERO_DQ),
+            "DQ": self._fill(places["DQ"], size, UNSIGNED_ZERO),
         }
         for place in places.values():
             start_writeback(self._file, place, size)
@@ -243,10 +241,7 @@ class PsfalignWriter:
     def _put(self, offset, values):
         """Write values as big-endian float32; return the sum of their words."""
         total, fd = 0, self._file.fileno()
-        for image in values:
-            with np.errstate(over="ignore"):
-                native = np.ascontiguousarray(image, dtype=np.float32)
-            words = native.view(np.uint32)
+        for words in stored_words(values):
             total += int(words.sum(dtype=np.uint64))
             offset = _write_at(fd, words.byteswap().data.cast("B"), offset)
         return total
@@ -261,8 +256,8 @@ class PsfalignWriter:
 
     # ---- the end
 
-    def close(self, fits_table: np.ndarray | None = None) -> None:
-        """Complete the file and give it its name.
+    def close(self, fits_table: np.ndarray | None = None) -> dict[str, str]:
+        """Complete the file and give it its name; return CHECKSUM of every HDU by name.
 
         `fits_table` has the fits of `gpucoron.steps.align_refs`, a row a pair; it becomes ALIGN.
 
@@ -283,14 +278,19 @@ class PsfalignWriter:
             self._finish(fits_table)
             check_overwrite(self.path, self._overwrite)
             os.replace(self._partial, self.path)
+        return self._checksums
 
     def _finish(self, fits_table):
         for name, (place, _) in self._starts.items():
             _write_at(self._file.fileno(), memoryview(self._summed(name)), place)
+            self._checksums[name] = self._headers[name]["CHECKSUM"]
         self._file.seek(self._end)
+        last = []
         if fits_table is not None:
-            self._file.write(hdu_bytes(self._align_hdu(fits_table)))
-        self._file.write(hdu_bytes(asdf_hdu(self._exposures[0].asdf_bytes, self._hdus)))
+            last.append(self._align_hdu(fits_table))
+        last.append(asdf_hdu(self._exposures[0].asdf_bytes, self._hdus))
+        for hdu in last:
+            self._checksums[hdu.name] = write_hdu(self._file, hdu)
         fsync(self._file)
         self._over = True
         self._file.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,7 +172,8 @@ def subtract_psf(
     run, result, root = product.run, product.result, exposure.root
     skip = product.parameters.align_refs.skip
     shares = _shares(product, exposure, science, library)
-    with _psfalign(product, exposure, shares[0].alignment) as writer:
+    with ExitStack() as unless_complete:
+        writer = unless_complete.enter_context(_psfalign(product, exposure, shares[0].alignment))
         work = Subtraction(run, root, shares, "psfalign" in run.options.keep and not skip)
         subtracted = work.run(writer)
         product.record.exposures[root].eigenvalues = work.spectra
@@ -185,10 +186,8 @@ def subtract_psf(
             )
             result.psfalign[root] = AlignedReferences(images, errors, work.table)
         if writer is not None:
-            with run.timed("write"):
-                run.background.wait()
-                writer.close(work.table)
-            run.writer.note(writer.path)
+            run.writer.close(writer, work.table)
+            unless_complete.pop_all()
     return subtracted
 
 

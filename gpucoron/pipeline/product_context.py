@@ -87,7 +87,7 @@ class ProductContext:
         kind: str,
         name: str,
         value: Any,
-        writer: Callable[..., None],
+        writer: Callable[..., dict[str, str]],
         source: Any,
         *extra: Any,
         truncate: int | None = None,

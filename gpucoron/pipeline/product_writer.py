@@ -5,11 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpucoron.backend.prefetch import Background
 from gpucoron.backend.transfer import PendingArray
 from gpucoron.pipeline.run_record import RunRecord
 from gpucoron.pipeline.step_clock import StepClock
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gpucoron.io.psfalign import PsfalignWriter
 
 log = logging.getLogger("gpucoron")
 
@@ -27,7 +33,7 @@ class ProductWriter:
         self.files: list[Path] = []  # what is complete, in order
         self._begun: set[Path] = set()
 
-    def write(self, path: Path, writer: Callable[..., None], *args) -> None:
+    def write(self, path: Path, writer: Callable[..., dict[str, str]], *args) -> None:
         """Write a product: once, however many products of an association share an exposure.
 
         Calls ``writer(path, *args, overwrite=...)`` in the background, where arguments that are
@@ -42,14 +48,19 @@ class ProductWriter:
 
         def work():
             values = [a() if isinstance(a, PendingArray) else a for a in args]
-            writer(path, *values, overwrite=self.overwrite)
+            checksums = writer(path, *values, overwrite=self.overwrite)
             log.debug("wrote %s", path)
-            self.note(path)
+            self.note(path, checksums)
 
         with self.clock.timed("write"):
             self.background.submit(work)
 
-    def note(self, path: Path) -> None:
-        """Note that a file is complete."""
-        self.record.wrote(path)
+    def close(self, writer: PsfalignWriter, fits_table: np.ndarray) -> None:
+        """Complete a psfalign file, whose planes are written, in the background."""
+        with self.clock.timed("write"):
+            self.background.submit(lambda: self.note(writer.path, writer.close(fits_table)))
+
+    def note(self, path: Path, checksums: dict[str, str]) -> None:
+        """Note that a file is complete; `checksums` are CHECKSUM of its HDUs by name."""
+        self.record.wrote(path, checksums)
         self.files.append(path)

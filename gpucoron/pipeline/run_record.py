@@ -176,18 +176,16 @@ class RunRecord:
         """Return whether a file is complete already."""
         return self._files.get(path.name, {}).get("state") == "complete"
 
-    def wrote(self, path: Path) -> None:
-        """Record that a file is complete."""
+    def wrote(self, path: Path, checksums: Mapping[str, str]) -> None:
+        """Record that a file is complete; `checksums` are CHECKSUM of its HDUs by name."""
         if self.path is None:
             return
-        from gpucoron.io.fits.checksums import product_sums
-
         entry = {
             "name": path.name,
             "state": "complete",
             "size": path.stat().st_size,
             "written": _now(),
-            "checksums": product_sums(path),
+            "checksums": dict(checksums),
         }
         with self._lock:
             self._files[path.name] = entry

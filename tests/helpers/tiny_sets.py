@@ -166,6 +166,12 @@ def complete(path):
                 hdu.data
 
 
+def checksums(path):
+    """Return CHECKSUM of every HDU of a product by name."""
+    with fits.open(path) as hdus:
+        return {hdu.name: hdu.header["CHECKSUM"] for hdu in hdus}
+
+
 def wait(pid):
     """Wait for the end of a fork; return its exit code, -N after signal N."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

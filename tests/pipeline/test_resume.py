@@ -10,11 +10,11 @@ import pytest
 
 import gpucoron
 from gpucoron.errors import OutputError, UsageError
-from gpucoron.io.fits.checksums import is_whole, product_sums
+from gpucoron.io.fits.checksums import is_whole
 from gpucoron.pipeline.output_lock import FolderLock
 from gpucoron.pipeline.subtraction import Subtraction
 from tests.helpers.cuda_on_host import cupy_on_host
-from tests.helpers.tiny_sets import NAME, one_thread, only_error, wait  # noqa: F401
+from tests.helpers.tiny_sets import NAME, checksums, one_thread, only_error, wait  # noqa: F401
 from tests.pipeline.test_kill import contents, look
 
 pytestmark = pytest.mark.slow
@@ -178,7 +178,7 @@ def test_what_was_damaged_is_made_anew(harm, tiny, caplog):
 def test_every_byte_counts(tiny):
     run(tiny, save=("i2d",))
     (path,) = tiny.out.glob("*_i2d.fits")
-    sums, size = product_sums(path), path.stat().st_size
+    sums, size = checksums(path), path.stat().st_size
     assert is_whole(path, sums)
     for where in range(0, size, size // 97):
         flip(path, where)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.io.asdf.guard import checked, tagged_tree
+from gpucoron.io.asdf.guard import asdf_package, checked, tagged_tree
 from gpucoron.io.keywords import keywords
 from gpucoron.io.wcs.exposure import read_wcs, reason
 
@@ -24,7 +25,8 @@ __all__ = ["ArrayLink", "asdf_extension", "meta_from_headers", "write_asdf"]
 
 log = logging.getLogger("gpucoron")
 
-_USED: dict[frozenset[str], list[Any]] = {}  # by the classes in a GWCS: extensions, sorted
+_ENTRY = re.compile(rb"  - .*\n(?:    .*\n)*")
+_EXTENSIONS = re.compile(rb"(?m)^history:\n  extensions:\n((?:%b)+)" % _ENTRY.pattern)
 
 ArrayLink = tuple[str, str, np.dtype, tuple[int, ...]]  # attribute, EXTNAME, dtype, shape
 
@@ -107,25 +109,15 @@ def _array(name: str, dtype: np.dtype, shape: tuple[int, ...]):
 def write_asdf(tree: Mapping[str, Any]) -> bytes:
     """Return a tree as an ASDF file, the same bytes for the same tree.
 
-    asdf lists the extensions that it used in the order of a set, which is another in each process,
-    but keeps the order of a list that is there: so it writes twice, once for each kind of GWCS.
+    asdf lists the extensions that it used in the order of a set, which is another in each process.
     """
-    import asdf
-    from asdf.tags.core import ExtensionMetadata
-
-    def written(tree: dict[str, Any]) -> bytes:
-        buffer = io.BytesIO()
-        asdf.AsdfFile(tree).write_to(buffer)
-        return buffer.getvalue()
-
-    steps = getattr(tree.get("meta", {}).get("wcs"), "pipeline", ())
-    parts = [part for step in steps for part in (step.frame, step.transform)]
-    parts += [m for p in parts if hasattr(p, "traverse_postorder") for m in p.traverse_postorder()]
-    kind = frozenset(type(part).__name__ for part in parts)
-    if kind not in _USED:
-        history = tagged_tree(written(dict(tree))).get("history", {})
-        _USED[kind] = sorted(history.get("extensions", []), key=str)
-    return written({**tree, "history": {"extensions": list(map(ExtensionMetadata, _USED[kind]))}})
+    buffer = io.BytesIO()
+    asdf_package().AsdfFile(dict(tree)).write_to(buffer)
+    content = buffer.getvalue()
+    if found := _EXTENSIONS.search(content):
+        entries = sorted(_ENTRY.findall(found[1]))
+        content = content[: found.start(1)] + b"".join(entries) + content[found.end(1) :]
+    return content
 
 
 def meta_from_headers(headers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

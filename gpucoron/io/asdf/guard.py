@@ -17,9 +17,17 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
-__all__ = ["AsdfTooComplex", "UnsupportedAsdf", "checked", "open_asdf", "tagged_tree"]
+__all__ = [
+    "AsdfTooComplex",
+    "UnsupportedAsdf",
+    "asdf_package",
+    "checked",
+    "open_asdf",
+    "tagged_tree",
+]
 
 _MAX_DEPTH = 200  # levels; libyaml's composer overflows the C stack at some ten thousand
 _MAX_NODES = 100_000  # with every alias written out; an exposure of JWST has some 2000
@@ -57,13 +65,33 @@ def open_asdf(content: bytes, *, lazy_tree: bool = True) -> Iterator[Mapping[str
         As `checked`, and whatever asdf, gwcs and astropy raise for its contents.
     """
     safe = checked(content)
-    import asdf
+    asdf = asdf_package()
 
     with warnings.catch_warnings(), asdf.config_context() as config:
         warnings.simplefilter("ignore")
         config.validate_on_read = False  # 0.6 s for its schemas; converters check what they use
         with asdf.open(io.BytesIO(safe), memmap=False, lazy_load=False, lazy_tree=lazy_tree) as f:
             yield f.tree
+
+
+@functools.cache
+def asdf_package() -> ModuleType:
+    """Import asdf with the extensions and schemas of the packages that it finds.
+
+    All at once, and before any `asdf.config_context`, which would forget them at its end: asdf
+    looks for them in each file anew. Their manifests are parsed by libyaml, not by PyYAML's own
+    parser, which takes half a second for them.
+    """
+    import asdf
+    import yaml
+
+    config, slow = asdf.get_config(), yaml.SafeLoader
+    try:
+        yaml.SafeLoader = getattr(yaml, "CSafeLoader", slow)
+        _ = config.extensions, config.resource_manager
+    finally:
+        yaml.SafeLoader = slow
+    return asdf
 
 
 def checked(content: bytes) -> bytes:

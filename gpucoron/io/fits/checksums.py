@@ -21,6 +21,7 @@ import numpy as np
 from astropy.io import fits
 
 from gpucoron.errors import InputError
+from gpucoron.io.fits.headers import quiet
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.fits.walk import Hdu
 
@@ -30,8 +31,8 @@ __all__ = [
     "crc32",
     "fold",
     "is_whole",
-    "product_sums",
     "summed_header",
+    "word_sum",
 ]
 
 log = logging.getLogger("gpucoron")
@@ -39,6 +40,7 @@ log = logging.getLogger("gpucoron")
 SUM_COMMENT = "sum of 32-bit words, FITS standard"
 _MINUS_ZERO = 0xFFFFFFFF  # as a ones'-complement sum
 _CHUNK = 1 << 23  # bytes
+_NO_SUM = "0" * 16  # what CHECKSUM is while the sum is made
 _PUNCTUATION = frozenset(b":;<=>?@[\\]^_`")
 
 
@@ -59,17 +61,8 @@ def crc32(path: str | os.PathLike, stop: Callable[[], bool] = lambda: False) -> 
     return f"{value:08x}"
 
 
-def product_sums(path: str | os.PathLike) -> dict[str, str | None]:
-    """Return CHECKSUM of every HDU of a product, by name, as its header says."""
-    return _sums(open_fits(path, InputError))
-
-
-def _sums(file: FitsFile) -> dict[str, str | None]:
-    return {hdu.name: hdu.header.get("CHECKSUM") for hdu in file.hdus}
-
-
 def is_whole(path: str | os.PathLike, sums: Mapping[str, str | None]) -> bool:
-    """Return whether a FITS file is unmodified: its `product_sums` are these, its bytes match them.
+    """Return whether a FITS file is unmodified: its HDUs have the CHECKSUM in `sums`, by name.
 
     Every byte is read. The ones'-complement sum of an HDU is minus zero if header and data are as
     they were written.
@@ -77,7 +70,8 @@ def is_whole(path: str | os.PathLike, sums: Mapping[str, str | None]) -> bool:
     try:
         file = open_fits(path, InputError)
         ends = [hdu.end for hdu in file.hdus]
-        if _sums(file) != dict(sums) or os.path.getsize(path) != ends[-1]:
+        found = {hdu.name: hdu.header.get("CHECKSUM") for hdu in file.hdus}
+        if found != dict(sums) or os.path.getsize(path) != ends[-1]:
             return False
         return all(
             _byte_sum(file, start, end) == _MINUS_ZERO for start, end in pairwise([0, *ends])
@@ -124,10 +118,10 @@ def _check_sum(file: FitsFile, hdu: Hdu, start: int, end: int, data_sum, checksu
 
 
 def _byte_sum(file: FitsFile, start: int, end: int) -> int:
-    return fold(sum(map(_word_sum, file.pieces(start, end - start))))
+    return fold(sum(map(word_sum, file.pieces(start, end - start))))
 
 
-def _word_sum(data: bytes) -> int:
+def word_sum(data: bytes) -> int:
     """Return the sum of the big-endian 32-bit words of `data`, zeros filling the last one."""
     words = np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), dtype=">u4")
     return int(words.sum(dtype=np.uint64))
@@ -141,11 +135,16 @@ def fold(total: int) -> int:
 
 
 def summed_header(header: fits.Header, data_sum: int) -> bytes:
-    """Return a header's blocks with DATASUM and a CHECKSUM that covers it and the data."""
-    header["CHECKSUM"], header["DATASUM"] = "0" * 16, str(data_sum)
-    total = fold(_word_sum(header.tostring().encode("ascii")) + data_sum)
-    header["CHECKSUM"] = _encoded(total)
-    return header.tostring().encode("ascii")
+    """Return a header's blocks with DATASUM and a CHECKSUM that covers it and the data.
+
+    Both are set in the header, too.
+    """
+    header["CHECKSUM"], header["DATASUM"] = _NO_SUM, str(data_sum)
+    with quiet():
+        text = header.tostring()
+    header["CHECKSUM"] = _encoded(fold(word_sum(text.encode("ascii")) + data_sum))
+    before, after = (f"CHECKSUM= '{value}'" for value in (_NO_SUM, header["CHECKSUM"]))
+    return text.replace(before, after).encode("ascii")
 
 
 def _encoded(total: int) -> str:

@@ -6,6 +6,7 @@ runs out, and a card that it cannot parse fails wherever it is used next.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -131,19 +132,27 @@ def _header_text(file: BinaryIO) -> bytes | None:
 
 def _read_header(path: Path, text: bytes, problem: Problem) -> fits.Header:
     """Return a header without the cards that astropy cannot parse, each of which is a warning."""
+    header, bad = _parsed(text)
+    if len(bad) > _MAX_BAD_CARDS:
+        raise problem(
+            f"has a header with more than {_MAX_BAD_CARDS} cards that are "
+            "not FITS, expected an undamaged one"
+        )
+    for name in bad:
+        log.warning("%s: ignoring header card %s, which is not FITS", path.name, name)
+    return header
+
+
+@functools.lru_cache(maxsize=256)  # a run reads every header twice: before the work, and in it
+def _parsed(text: bytes) -> tuple[fits.Header, list[str]]:
+    """Return the header that astropy can read, which nobody may change, and what it cannot."""
     with quiet():
         header = fits.Header.fromstring(text)
         bad = [i for i, card in enumerate(header.cards) if not _parses(card)]
-        if len(bad) > _MAX_BAD_CARDS:
-            raise problem(
-                f"has a header with more than {_MAX_BAD_CARDS} cards that are "
-                "not FITS, expected an undamaged one"
-            )
-        for i in reversed(bad):
-            name = ascii(header.cards[i].keyword)[1:-1]
-            log.warning("%s: ignoring header card %s, which is not FITS", path.name, name)
+        names = [ascii(header.cards[i].keyword)[1:-1] for i in reversed(bad)]
+        for i in reversed(bad if len(bad) <= _MAX_BAD_CARDS else ()):
             del header[i]
-    return header
+    return header, names
 
 
 def _parses(card: fits.Card) -> bool:
