@@ -180,12 +180,6 @@ class Resample(_Step):
         "", file_name, "ASDF file of the output WCS; overrides most of these"
     )
 
-    @property
-    def grid(self) -> dict[str, Any]:
-        """The parameters of the output grid, as `gpucoron.io.wcs.output_wcs` takes them."""
-        names = "pixel_scale pixel_scale_ratio rotation crpix crval output_shape".split()
-        return {n: getattr(self, n) for n in names} | {"output_wcs_file": self.output_wcs}
-
 
 STEPS: dict[str, type[_Step]] = {
     c.step: c for c in (OutlierDetection, StackRefs, AlignRefs, Klip, Resample)
@@ -273,6 +267,16 @@ class Parameters:
     def like_jwst(self) -> bool:
         """Whether the steps reproduce the defects of the jwst package."""
         return self.preset == "jwst"
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The keywords of the output grid, as `gpucoron.io.wcs.output_wcs` takes them."""
+        names = "pixel_scale pixel_scale_ratio rotation crpix crval output_shape".split()
+        given = {name: getattr(self.resample, name) for name in names}
+        return given | {
+            "output_wcs_file": self.resample.output_wcs,
+            "by_s_region": self.like_jwst,
+        }
 
     def flat(self) -> dict[str, Any]:
         """Return every parameter under its full name, ``{"klip.truncate": 50, ...}``."""

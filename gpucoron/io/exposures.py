@@ -25,7 +25,8 @@ __all__ = ["Exposure", "ExposureMeta", "exposure_of", "read_exposure", "read_met
 
 log = logging.getLogger("gpucoron")
 
-_COMPANIONS = ("ERR", "DQ", *(name.upper() for name in VARIANCES))
+_NEEDED = ("ERR", "DQ")  # which must go with SCI; other companions are left out if they do not
+_COMPANIONS = (*_NEEDED, *(name.upper() for name in VARIANCES))
 
 
 def _key(keyword: str, home: str = "PRIMARY"):
@@ -117,14 +118,15 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     -------
     Exposure
         Without `pixels` everything is checked, and read but for the images. A 2-D image counts as
-        one integration. Without DQ it is all zero, with a warning; an AREA of another shape is
-        left out with a warning, for nothing is computed from it.
+        one integration. Without DQ it is all zero, with a warning; AREA and VAR_* that do not go
+        with SCI, as after coadding or cropping by tools that leave them alone, are left out with
+        a warning.
 
     Raises
     ------
     ExposureError
         No such file, not FITS, cut short; no SCI, or SCI that is not 2-D or 3-D or has no pixels;
-        no ERR; ERR, DQ or VAR_* of another shape than SCI; a keyword of the wrong type.
+        no ERR; ERR or DQ of another shape than SCI; a keyword of the wrong type.
     """
     exptype = exptype.strip().lower()
     if exptype not in ("science", "psf"):
@@ -136,7 +138,10 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
     """Return the exposure in a file that is open; as `read_exposure`."""
     sci = science_hdu(file)
     shape = _stack_shape(sci)
-    _companions(file, sci)
+    left_out = _companions(file, sci)[1]
+    area, problem = _read_area(file, shape[1:])
+    for what in [*left_out, *problem]:
+        log.warning("%s: leaving out %s", file.path.name, what)
     headers: dict[str, Header] = {}
     for hdu in file.hdus[1:]:
         headers.setdefault(hdu.name, hdu.header)
@@ -146,7 +151,7 @@ def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:
         exptype=exptype,
         shape=shape,
         stack=_read_stack(file, sci) if pixels else None,
-        area=_read_area(file, shape[1:]),
+        area=area,
         int_times=_read_int_times(file, shape[0]),
         primary_header=file.hdus[0].header,
         headers=headers,
@@ -187,19 +192,8 @@ def _stack_shape(sci: Hdu) -> tuple[int, int, int]:
     return n, sci.shape[-2], sci.shape[-1]
 
 
-def _companions(file: FitsFile, sci: Hdu) -> dict[str, Hdu | None]:
-    """Return the HDUs that belong to SCI's pixels; raise ExposureError where ERR is missing."""
-    companions = {name: _companion(file, name, sci) for name in _COMPANIONS}
-    if companions["ERR"] is None:
-        raise file.problem(
-            f"has no ERR data (found: {file.names}), expected errors "
-            f"of shape {sci.shape} as SCI has"
-        )
-    return companions
-
-
 def _read_stack(file: FitsFile, sci: Hdu) -> IntegrationStack:
-    shape, companions = _stack_shape(sci), _companions(file, sci)
+    shape, companions = _stack_shape(sci), _companions(file, sci)[0]
 
     def read(hdu: Hdu | None) -> Any:
         return None if hdu is None else file.floats(hdu).reshape(shape)
@@ -216,27 +210,49 @@ def _read_stack(file: FitsFile, sci: Hdu) -> IntegrationStack:
     )
 
 
-def _companion(file: FitsFile, name: str, sci: Hdu) -> Hdu | None:
-    """Return the HDU called `name`, which must be like SCI; None where absent or empty."""
-    hdu = file.find(name)
-    if hdu is None or (hdu.is_image and hdu.empty):
-        return None
-    if not hdu.is_image:
-        raise file.problem(f"{name} is a table, expected an image as SCI is")
-    if hdu.shape != sci.shape:
-        raise file.problem(f"{name} has shape {hdu.shape}, expected {sci.shape} as SCI has")
-    return hdu
+def _companions(file: FitsFile, sci: Hdu) -> tuple[dict[str, Hdu | None], list[str]]:
+    """Return the HDUs that must be like SCI, and in words those of VAR_* that are not.
+
+    Those are None, as is what is absent or empty. A cube of one integration is like an image.
+    Raises ExposureError where ERR is missing, or ERR or DQ are not like SCI.
+    """
+    found: dict[str, Hdu | None] = {}
+    unlike: dict[str, list[str]] = {}
+    for name in _COMPANIONS:
+        hdu = file.find(name)
+        found[name] = hdu = None if hdu is None or (hdu.is_image and hdu.empty) else hdu
+        if hdu is None and name == "ERR":
+            raise file.problem(
+                f"has no ERR data (found: {file.names}), expected errors "
+                f"of shape {sci.shape} as SCI has"
+            )
+        if hdu is None or (hdu.is_image and _without_ones(hdu.shape) == _without_ones(sci.shape)):
+            continue
+        if name in _NEEDED:
+            what = f"has shape {hdu.shape}" if hdu.is_image else "is a table"
+            raise file.problem(f"{name} {what}, expected {sci.shape} as SCI has")
+        found[name] = None
+        what = f"of shape {hdu.shape}" if hdu.is_image else "(a table)"
+        unlike.setdefault(what, []).append(name)
+    return found, [
+        f"{', '.join(names)} {what}, expected {sci.shape} as SCI has"
+        for what, names in unlike.items()
+    ]
 
 
-def _read_area(file: FitsFile, shape: tuple[int, int]) -> np.ndarray | None:
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an image or cube, that of its image if it has only one."""
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+
+
+def _read_area(file: FitsFile, shape: tuple[int, int]) -> tuple[np.ndarray | None, list[str]]:
+    """Return AREA, and in words why it is left out."""
     hdu = file.find("AREA")
     if hdu is None or hdu.empty:
-        return None
-    if not hdu.is_image or hdu.shape != shape:
-        text = "%s: leaving out AREA of shape %s, expected %s"
-        log.warning(text, file.path.name, hdu.shape, shape)
-        return None
-    return file.floats(hdu)
+        return None, []
+    if not hdu.is_image or _without_ones(hdu.shape) != shape:
+        return None, [f"AREA of shape {hdu.shape}, expected {shape}"]
+    return file.floats(hdu).reshape(shape), []
 
 
 def _read_int_times(file: FitsFile, nints: int) -> np.ndarray | None:

@@ -12,6 +12,7 @@ from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.agreement import check_members, warn_of_differences
 from gpucoron.io.association import Association, LeftOut, Member, Product
 from gpucoron.io.error_planes import ErrorPlanes
+from gpucoron.io.exposure_wcs import settle_wcs
 from gpucoron.io.exposures import Exposure, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
@@ -49,7 +50,7 @@ class Requirements:
         """Return what the steps need with these `gpucoron.Parameters`."""
         resample = parameters.resample
         return cls(
-            grid=None if resample.skip else resample.grid,
+            grid=None if resample.skip else parameters.grid,
             times=resample.weight_type == "exptime",
             values=pixels,
             pixels=pixels and not parameters.klip.skip,
@@ -128,7 +129,7 @@ def _look_at(
     if needs.checksums:
         _check_sums_once(file)
     if science and needs.grid is not None:
-        read_wcs(exposure.asdf_bytes, exposure.path.name)
+        exposure = settle_wcs(exposure, needs.grid["by_s_region"])
         if needs.times:
             _check_time(exposure)
     if not needs.values:
@@ -215,7 +216,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
             if len(group) == 1 or not skip_bad:
                 output_wcs(wcss, metas, shapes, **needs.grid)
             elif needs.grid.get("output_shape") is None and not needs.grid.get("output_wcs_file"):
-                check_outlines(wcss, metas, shapes)
+                check_outlines(wcss, metas, shapes, needs.grid["by_s_region"])
         finally:
             layout.disabled = False
 

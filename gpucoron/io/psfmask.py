@@ -46,7 +46,8 @@ def read_psfmask(
     ------
     MaskError
         Unreadable, damaged (with `checksums`), no image, another shape than `shape`, the
-        exposures'; NaN, infinite or negative values, all zero.
+        exposures'; NaN (but in rows and columns added at the edges, which count as 0, with a
+        warning), infinite or negative values, all zero.
     """
     file = open_fits(path, MaskError)
     if checksums:
@@ -64,7 +65,7 @@ def read_psfmask(
             f"the psfmask has shape {hdu.shape}, but the exposures have "
             f"{tuple(shape)}; expected the same (give another with --psfmask)"
         )
-    mask = file.floats(hdu, "float64")
+    mask = _without_padding(file, file.floats(hdu, "float64"))
     _check_values(file, mask)
     if meta is not None:
         _compare_optics(file.path.name, file.hdus[0].header, meta)
@@ -106,6 +107,27 @@ def find_psfmask(
         log.info("psfmask: %s, chosen by CRDS", found.name)
         path, name, how = found, f"crds://{found.name}", f"chosen by CRDS: {found.name}"
     return read_psfmask(path, shape, exposure.meta, checksums), name, how
+
+
+def _without_padding(file: FitsFile, mask: np.ndarray) -> np.ndarray:
+    """Return a mask with 0 where whole rows or columns at its edges are NaN, with a warning.
+
+    So spaceKLIP pads masks; NaN elsewhere is left.
+    """
+    known = np.isfinite(mask)
+    rows, columns = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return mask
+    padding = np.ones(mask.shape, dtype=bool)
+    padding[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
+    padding &= np.isnan(mask)
+    if padding.any():
+        log.warning(
+            "%s: the psfmask is NaN in %d pixels at its edges, which count as 0",
+            file.path.name,
+            padding.sum(),
+        )
+    return np.where(padding, 0.0, mask)
 
 
 def _check_values(file: FitsFile, mask: np.ndarray) -> None:

@@ -59,10 +59,10 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
     members = []
     for member in product.science:
         _link(member.path, folder)
-        members.append({"expname": member.path.name, "exptype": "science"})
+        members.append({"expname": _plain_name(member.path), "exptype": "science"})
     for member in product.psf:
         if _stage_reference(member, folder, notes):
-            members.append({"expname": member.path.name, "exptype": "psf"})
+            members.append({"expname": _plain_name(member.path), "exptype": "psf"})
     if len(members) == len(product.science):
         raise InputError(f"{asn}: no reference integration has a usable pixel")
     table = parse_association(Path(asn).read_bytes(), Path(asn).name)
@@ -77,9 +77,19 @@ def stage(asn: str | PathLike, folder: Path, psfmask: str | PathLike | None = No
     return Staged(staged, mask, tuple(exposure_root(m.path) for m in product.science), tuple(notes))
 
 
+def _plain_name(path: Path) -> str:
+    """Return the file name of an exposure that is not compressed."""
+    return path.stem if path.suffix in (".gz", ".fz") else path.name
+
+
 def _link(path: Path, folder: Path) -> None:
-    """Link an exposure into the folder, or copy it where links are not supported."""
-    target = folder / path.name
+    """Link an exposure into the folder, or copy it: unpacked, or where links are not supported."""
+    from gpucoron.io.fits.reading import open_fits
+
+    target, content = folder / _plain_name(path), open_fits(path, InputError).content
+    if content is not None:
+        target.write_bytes(content)
+        return
     try:
         os.symlink(path.resolve(), target)
     except OSError:
@@ -100,7 +110,7 @@ def _stage_reference(member: Member, folder: Path, notes: list[str]) -> bool:
         "usable pixel (jwst would make an eigenvector of noise of it); both run without it"
     )
     if usable.any():
-        _write_trimmed(member.path, folder / member.path.name, usable)
+        _write_trimmed(member.path, folder / _plain_name(member.path), usable)
     return bool(usable.any())
 
 

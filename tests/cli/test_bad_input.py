@@ -201,12 +201,13 @@ for keyword, value, unit in (
     bad(text, edit("psf2", **{keyword: value}))
 bad(
     "{sci1}: points .* arcmin away from {sci0}, expected science exposures within",
-    edit("sci1", S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.1 10.1 9.1 10.1 9.0"),
+    edit("sci1", ASDF=None, CRVAL1=151.0),
 )
 
 # Exposures without what a step needs
-bad("{sci0}: no ASDF extension, so no WCS; expected one from assign_wcs", edit(ASDF=None))
-bad("{sci1}: no ASDF extension, so no WCS; expected one from assign_wcs", edit("sci1", ASDF=None))
+for name in ("sci0", "sci1"):
+    text = "no ASDF extension, so no WCS, and no FITS WCS in the header of SCI .*resample.skip=true"
+    bad(f"{{{name}}}: {text}", edit(name, ASDF=None, CTYPE1=None))
 bad("{asn}: no reference integration has a usable pixel", edit("psf", SCI=put(NAN)))
 bad("{asn}: no reference integration has a usable pixel", edit("psf", DQ=lambda a: a | 1))
 bad(
@@ -586,6 +587,11 @@ odd(
 )
 text = "jw0910000{}001.*no polygon in S_REGION; its footprint is taken from the GWCS"
 odd("no s region", edit(S_REGION=None), text.format(1), text.format(2))
+odd(
+    "an S_REGION elsewhere",
+    edit("sci1", S_REGION="POLYGON ICRS  10.0 9.0 10.0 9.1 10.1 9.1 10.1 9.0"),
+    "jw09100002001.*S_REGION is .* px from the outline of the GWCS; the output .* by the GWCS",
+)
 odd("no wcs in the references", edit("psf", ASDF=None))
 odd(
     "quirks of real files: ERR in float64, edges of NaN without a flag, other INT_TIMES or none",

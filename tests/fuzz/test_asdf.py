@@ -1,6 +1,7 @@
 """ASDF, YAML and TOML that mean harm: nothing is executed, nothing is fetched, nothing explodes."""
 
 import bz2
+import dataclasses
 import re
 import struct
 import zlib
@@ -14,6 +15,7 @@ from gpucoron.core.parameters import Parameters
 from gpucoron.errors import ExposureError
 from gpucoron.io.asdf.extension import asdf_extension, write_asdf
 from gpucoron.io.asdf.guard import UnsupportedAsdf, checked, open_asdf
+from gpucoron.io.exposure_wcs import settle_wcs
 from gpucoron.io.exposures import ExposureMeta, read_exposure
 from gpucoron.io.wcs import OutputWcs, output_wcs, read_wcs
 from tests.fuzz.bounds import bounded, fuzz, refused, refused_or
@@ -295,7 +297,7 @@ def damaged(draw, original):
     return content
 
 
-_GRID = (20.0, 18.0), (10.0, 5.0), (1e-5, 1e-5), ((-1.0, 0.0), (0.0, 1.0)), 0.036
+_GRID = (20.0, 18.0), (150.2, -30.4), (1e-5, 1e-5), ((-1.0, 0.0), (0.0, 1.0)), 0.036
 PLANE = write_asdf({"wcs": OutputWcs(SHAPE, *_GRID).to_gwcs()})
 
 
@@ -306,6 +308,7 @@ def test_a_wcs(data):
     content = data.draw(damaged(good.asdf_bytes))
     wcs = refused_or(read_wcs, content, "x.fits")
     if wcs is not None:
+        refused_or(settle_wcs, dataclasses.replace(good, asdf_bytes=content))
         for meta in (good.meta, ExposureMeta()):
             refused_or(output_wcs, [wcs], [meta], [SHAPE])
         refused_or(wcs.pixel_to_sky, np.arange(3.0), np.arange(3.0))

@@ -83,7 +83,7 @@ LIARS = {  # cards of SCI, or what makes the file
     "100 cards of noise": (lambda: with_cards(*[b"\xff" * 80] * 100), "more than 50 cards that"),
     "1001 extensions": (many_extensions, "has more than 1000 extensions"),
     "gzip": (lambda: b"\x1f\x8b\x08\x00" + bytes(100), "is compressed with gzip"),
-    "tile compression": (TABLE | RICE, "SCI is a table"),
+    "tile compression": (TABLE | RICE, "SCI is a compressed image that cannot be read: ZBITPIX"),
     "a table for SCI": ({"XTENSION": "'TABLE   '"}, "SCI is a table, expected an im"),
 }
 

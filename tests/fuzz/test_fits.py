@@ -1,11 +1,14 @@
 """Exposures and masks whose headers lie: refused in one line, or read, and then written whole."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 
 from gpucoron.io.asdf.extension import asdf_extension
 from gpucoron.io.blend import blend, count_pointings, header_table, product_times
+from gpucoron.io.exposure_wcs import compare_stars, settle_wcs
 from gpucoron.io.exposures import read_exposure, read_meta
 from gpucoron.io.product_headers import input_headers
 from gpucoron.io.products import Provenance, write_crfints, write_psfstack
@@ -54,6 +57,9 @@ def test_an_exposure(content, folder, read):
 
 
 def _lay_out(good, found):
+    refused_or(settle_wcs, dataclasses.replace(found, asdf_bytes=None))
+    found = settle_wcs(found)
+    compare_stars([found, good], [((0.0, 0.0), 0.0), ((0.1, 0.0), 0.0)])
     wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in (found, good)]
     layout = output_wcs(wcss, [found.meta, good.meta], [found.shape, good.shape])
     assert np.prod(layout.shape, dtype=float) < 1e8

@@ -245,7 +245,7 @@ def of_shape(*shape, name="SCI", dtype=np.float32):
                 of_shape(2, 6, 4, name=name, dtype=np.uint32 if name == "DQ" else np.float32),
                 f"{name} has shape (2, 6, 4), expected (2, 6, 5) as SCI has",
             )
-            for name in ["ERR", "DQ", *VARIANCES]
+            for name in ["ERR", "DQ"]
         ),
     ],
 )
@@ -256,7 +256,7 @@ def test_hdus_that_cannot_be_used(path, options, expected):
 NOT_FITS = {
     b"": "not a FITS file: is empty, expected b'SIMPLE  ='",
     b"\x89PNG\r\n" * 1000: r"not a FITS file: begins with b'\x89PNG…",
-    b"\x1f\x8b" + bytes(100): "is compressed with gzip, expected plain FITS (gunzip it)",
+    b"\x1f\x8b" + bytes(100): "is compressed with gzip and damaged…",
 }
 
 
@@ -387,3 +387,25 @@ def test_without_pixels_everything_else_is_read_and_checked(tmp_path):
         io.read_exposure(path, "psf", pixels=False)
     with pytest.raises(ExposureError):
         light.load()
+
+
+def test_variances_that_do_not_go_with_sci_are_left_out(path, caplog):
+    wrong = {"VAR_POISSON": (1, 6, 5), "VAR_RNOISE": (1, 6, 5), "VAR_FLAT": (6, 4)}
+    found = made(path, replace={n: np.ones(s, np.float32) for n, s in wrong.items()}).stack
+    assert found.var_poisson is found.var_rnoise is found.var_flat is None
+    shapes = "(1, 6, 5), expected (2, 6, 5) as SCI has"
+    assert f"{path.name}: leaving out VAR_POISSON, VAR_RNOISE of shape {shapes}" in caplog.text
+    assert "leaving out VAR_FLAT of shape (6, 4), expected (2, 6, 5) as SCI has" in caplog.text
+    assert caplog.text.count("leaving out") == 2
+
+
+@pytest.mark.parametrize("sci", [(6, 5), (1, 6, 5)])
+def test_an_image_is_like_a_cube_of_one(path, sci, caplog):
+    """Tools that coadd write SCI, ERR and DQ as images or as cubes, and leave the others."""
+    others = (1, *sci) if len(sci) == 2 else sci[1:]
+    arrays = {n: np.full(others, 4, np.float32) for n in ("ERR", *VARIANCES)}
+    arrays |= {"SCI": np.ones(sci, np.float32), "DQ": np.full(others, 4, np.uint32)}
+    found = made(path, replace=arrays, rows=1).stack
+    for array in (found.err, found.dq, found.var_flat):
+        np.testing.assert_array_equal(array, np.full((1, 6, 5), 4))
+    assert "leaving out" not in caplog.text

@@ -75,7 +75,11 @@ def same(wcs, content=None):
 def test_transforms(first, box):
     wcs = distorted(first, bounding_box=box)
     ours = same(wcs)
-    assert ours.box((10, 20)) == (box or ((-0.5, 19.5), (-0.5, 9.5)))
+    assert ours.full_box() == box
+    assert ours.box((300, 200)) == (box or ((-0.5, 199.5), (-0.5, 299.5)))
+    assert ours.box((10, 20)) == ((-0.5, 19.5), (3.25 if box else -0.5, 9.5))  # of a smaller image
+    if box:
+        assert ours.box((2, 20)) == ((-0.5, 19.5), (-0.5, 1.5))  # of one beside it
 
 
 def test_parameters_with_units():

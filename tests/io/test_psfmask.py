@@ -272,3 +272,16 @@ def test_exposure_without_keywords_can_ask_crds(path, exposure, monkeypatch, tmp
     bare = dataclasses.replace(exposure, meta=io.ExposureMeta(), primary_header=fits.Header())
     io.find_psfmask(None, bare)
     assert calls[0][0] == {"META.TELESCOPE": "JWST"}
+
+
+@pytest.mark.parametrize(
+    "padding", [np.s_[:2, :], np.s_[:, -1:], np.s_[[0, 1, -1], :], np.s_[:, [0, -1]]]
+)
+def test_padding_of_a_mask_counts_as_0(path, padding, caplog):
+    mask = good()
+    mask[padding] = np.nan
+    with caplog.at_level(logging.WARNING):
+        found = io.read_psfmask(make_mask(path, mask), mask.shape)
+    np.testing.assert_array_equal(found, np.nan_to_num(mask))
+    count = np.isnan(mask).sum()
+    assert f"the psfmask is NaN in {count} pixels at its edges, which count as 0" in caplog.text

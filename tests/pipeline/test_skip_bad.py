@@ -57,7 +57,6 @@ def narrow(array):
     return array[..., 1:]
 
 
-OUTLINE = "POLYGON ICRS  10.0 9.0 10.0 {0} {1} {0} {1} 9.0"
 ARRAYS = "SCI ERR DQ AREA VAR_POISSON VAR_RNOISE VAR_FLAT".split()
 BAD = {
     "missing": (lambda tiny, p: p.unlink(), "no such file"),
@@ -75,9 +74,9 @@ BAD = {
     "damaged": (sealed_and_flipped, "the data of SCI do not go with the checksum in its header"),
 }
 BAD_SCIENCE = {
-    "no WCS": (edit(ASDF=None), "no ASDF extension"),
-    "points elsewhere": (edit(S_REGION=OUTLINE.format(9.01, 10.01)), "arcmin away from"),
-    "an endless outline": (edit(S_REGION=OUTLINE.format(19.0, 20.0)), "its outline"),
+    "no WCS": (edit(ASDF=None, CTYPE1=None), "no ASDF extension"),
+    "points elsewhere": (edit(ASDF=None, CRVAL2=-30.5), "arcmin away from"),
+    "an endless outline": (edit(ASDF=None, CD1_1=1.0), "its outline"),
 }
 # the first science exposure is not what all others must agree with
 FIRST = ("another filter", "another shape", "missing")

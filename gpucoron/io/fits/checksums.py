@@ -91,7 +91,8 @@ def check_sums(file: FitsFile) -> None:
     InputError
         (as the file's `error`) Some data are not those for which DATASUM was made.
     """
-    start, size = 0, file.path.stat().st_size  # the padding at the end may be missing
+    file = file.stored or file
+    start, size = 0, file.size  # the padding at the end may be missing
     for hdu in file.hdus:
         given = [hdu.header.get(keyword) for keyword in ("DATASUM", "CHECKSUM")]
         given = [v.strip() if isinstance(v, str) else None for v in given]

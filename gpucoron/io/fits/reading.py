@@ -6,6 +6,7 @@ the process.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -21,6 +22,7 @@ from astropy.io import fits
 from gpucoron.errors import InputError, one_line, why
 from gpucoron.io.files import open_input
 from gpucoron.io.fits.headers import layout, quiet
+from gpucoron.io.fits.packed import GZIP, gunzipped, is_packed, plain_image, unpacked_limit
 from gpucoron.io.fits.walk import Hdu, walk
 
 __all__ = ["FitsFile", "open_fits"]
@@ -37,6 +39,13 @@ class FitsFile:
     path: Path
     error: type[InputError]
     hdus: tuple[Hdu, ...]
+    content: bytes | None = None  # of a compressed file, as plain FITS
+    stored: FitsFile | None = None  # where images are tile-compressed: the file with the tables
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, of a compressed one when it is unpacked."""
+        return self.path.stat().st_size if self.content is None else len(self.content)
 
     def problem(self, text: str) -> InputError:
         """Return the exception that says what is wrong with the file."""
@@ -105,6 +114,10 @@ class FitsFile:
 
     def pieces(self, offset: int, length: int) -> Iterator[bytes]:
         """Yield `length` bytes of the file from `offset` on; it may be gone, or cut short now."""
+        if self.content is not None:
+            for start in range(offset, offset + length, _PIECE):
+                yield self.content[start : min(start + _PIECE, offset + length)]
+            return
         with open_input(self.path, self.error, "the file that was opened before") as file:
             try:
                 file.seek(offset)
@@ -183,23 +196,60 @@ def open_fits(path: str | os.PathLike, error: type[InputError]) -> FitsFile:
     Raises
     ------
     InputError
-        (as `error`) No such file, not FITS, compressed, cut short, or a header that makes no sense.
+        (as `error`) No such file, not FITS, cut short, a header that makes no sense, or a
+        compressed file that is damaged or unpacks to more than 256 MiB and 50 times its size.
+
+    Notes
+    -----
+    Files compressed with gzip, and tile-compressed images, are unpacked in memory.
     """
-    path = Path(path)
+    path, content = Path(path), None
     try:
         with open_input(path, error, "a FITS file") as file:
-            head = file.read(9)
-            if head[:2] == b"\x1f\x8b":
-                raise error(f"{path}: is compressed with gzip, expected plain FITS (gunzip it)")
-            if head != b"SIMPLE  =":
-                found = f"begins with {head!r}" if head else "is empty"
-                raise error(f"{path}: not a FITS file: {found}, expected b'SIMPLE  ='")
-            hdus = tuple(walk(path, file, os.fstat(file.fileno()).st_size, error))
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(len(GZIP))
+            file.seek(0)
+            if start == GZIP:
+                content = gunzipped(path, file, size, error)
+                hdus = _walk(path, io.BytesIO(content), len(content), error)
+            else:
+                hdus = _walk(path, file, size, error)
     except InputError:
         raise
     except (OSError, ValueError) as problem:
         raise error(f"{path}: cannot be read: {why(problem)}") from problem
-    return FitsFile(path, error, hdus)
+    return _with_plain_images(FitsFile(path, error, hdus, content))
+
+
+def _walk(path: Path, file: BinaryIO, size: int, error: type[InputError]) -> tuple[Hdu, ...]:
+    head = file.read(9)
+    if head != b"SIMPLE  =":
+        found = f"begins with {head!r}" if head else "is empty"
+        raise error(f"{path}: not a FITS file: {found}, expected b'SIMPLE  ='")
+    return tuple(walk(path, file, size, error))
+
+
+def _with_plain_images(file: FitsFile) -> FitsFile:
+    """Return a file with its tile-compressed images as images; itself if it has none."""
+    if not any(map(is_packed, file.hdus)):
+        return file
+    parts, start, allowed = [], 0, unpacked_limit(file.size)
+    for hdu in file.hdus:
+        length = min(hdu.end, file.size) - start  # the padding at the end may be missing
+        part = b"".join(file.pieces(start, length)).ljust(hdu.end - start, b"\0")
+        if is_packed(hdu):
+            try:
+                part = plain_image(hdu, part, allowed)
+            except ValueError as problem:
+                raise file.problem(
+                    f"{hdu.name} is a compressed image that cannot be read: {problem}"
+                ) from problem
+        allowed -= len(part)
+        parts.append(part)
+        start = hdu.end
+    content = b"".join(parts)
+    hdus = tuple(walk(file.path, io.BytesIO(content), len(content), file.error))
+    return FitsFile(file.path, file.error, hdus, content, file)
 
 
 def _check_table(hdu: Hdu) -> None:

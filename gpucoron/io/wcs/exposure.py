@@ -20,7 +20,7 @@ from gpucoron.io.wcs.tan import Box, OutputWcs, pair, tangent_plane
 if TYPE_CHECKING:
     import gwcs
 
-__all__ = ["InputWcs", "pixel_map", "read_wcs", "reason", "unusable"]
+__all__ = ["InputWcs", "find_wcs", "pixel_map", "read_wcs", "reason", "unusable"]
 
 _BOUNDARY_STEP_PX = 15
 
@@ -56,18 +56,35 @@ class InputWcs:
             return _values(self.gwcs.invert(ra, dec, with_bounding_box=False), "pix")
 
     def box(self, shape: tuple[int, int]) -> Box:
-        """Return the bounding box ((x1, x2), (y1, y2)); all of an image of `shape` if unset."""
+        """Return the bounding box ((x1, x2), (y1, y2)), as far as it lies in an image of `shape`.
+
+        That is all of the image if it is not set, or lies outside.
+        """
+        image = (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
+        x, y = (
+            (max(low, first), min(high, last))
+            for (low, high), (first, last) in zip(self.full_box() or image, image, strict=True)
+        )
+        return (x, y) if x[0] < x[1] and y[0] < y[1] else image
+
+    def full_box(self) -> Box | None:
+        """Return the bounding box as the GWCS has it; None where it is not set."""
         with self._evaluating():
             box = self.gwcs.bounding_box
             if box is None:
-                return (-0.5, shape[1] - 0.5), (-0.5, shape[0] - 0.5)
+                return None
             x, y = (pair(sorted(limits)) for limits in box.bounding_box(order="F"))
         return x, y
 
-    def footprint(self, shape: tuple[int, int]) -> np.ndarray:
-        """Return RA, Dec (4, 2) of the corners of the bounding box."""
+    def footprint(self, shape: tuple[int, int], *, whole_pixels: bool = False) -> np.ndarray:
+        """Return RA, Dec (4, 2) of the corners of the bounding box.
+
+        With `whole_pixels` they are rounded, halves up, as those of S_REGION in JWST's files.
+        """
         (x1, x2), (y1, y2) = self.box(shape)
-        corners = np.array([(x1, y1), (x1, y2), (x2, y2), (x2, y1)])
+        if whole_pixels:
+            x1, x2, y1, y2 = (math.floor(value + 0.5) for value in (x1, x2, y1, y2))
+        corners = np.array([(x1, y1), (x1, y2), (x2, y2), (x2, y1)], dtype=np.float64)
         ra, dec = self.pixel_to_sky(*corners.T, everywhere=True)
         return np.column_stack([np.mod(ra, 360.0), dec])
 
@@ -113,13 +130,21 @@ def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
         No extension, no WCS in it, one that cannot be read, or one that does not lead from two
         axes of pixels to RA and Dec in ICRS.
     """
+    found = find_wcs(asdf_bytes, where)
+    if found is None:
+        what = "no WCS with two axes in the ASDF extension (meta.wcs)"
+        what = what if asdf_bytes else "no ASDF extension, so no WCS"
+        raise ExposureError(f"{where}: {what}; expected one from assign_wcs (calwebb_image2)")
+    return found
+
+
+def find_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs | None:
+    """Return what `read_wcs` does; None where there is no extension, or no WCS in it."""
     if not asdf_bytes:
-        raise ExposureError(
-            f"{where}: no ASDF extension, so no WCS; expected one from assign_wcs (calwebb_image2)"
-        )
+        return None
     try:
         wcs = _parse(asdf_bytes)
-        problem = unusable(wcs)
+        problem = None if wcs is None else unusable(wcs)
     except Exception as error:
         raise ExposureError(
             f"{where}: the ASDF extension cannot be read: {reason(error)}"
@@ -129,7 +154,7 @@ def read_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs:
             f"{where}: {problem} in the ASDF extension (meta.wcs); "
             f"expected RA and Dec in ICRS, from assign_wcs (calwebb_image2)"
         )
-    return InputWcs(wcs, hashlib.sha256(asdf_bytes).hexdigest(), where)
+    return None if wcs is None else InputWcs(wcs, hashlib.sha256(asdf_bytes).hexdigest(), where)
 
 
 @functools.lru_cache(maxsize=64)
@@ -172,7 +197,7 @@ def pixel_map(input_wcs: InputWcs, output_wcs: OutputWcs, shape: tuple[int, ...]
         x and y in output pixels (0-based); NaN outside the input's bounding box.
     """
     ny, nx = shape[-2:]
-    (x1, x2), (y1, y2) = input_wcs.box((ny, nx))
+    (x1, x2), (y1, y2) = input_wcs.full_box() or input_wcs.box((ny, nx))
     inside = x1 <= 0 and y1 <= 0 and x2 >= nx - 1 and y2 >= ny - 1
     y, x = np.indices((ny, nx), dtype=np.float64)
     sky = input_wcs.pixel_to_sky(x, y, everywhere=inside)

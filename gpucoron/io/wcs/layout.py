@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from gpucoron.io.exposures import ExposureMeta
     from gpucoron.io.wcs.exposure import InputWcs
 
-__all__ = ["check_outlines", "output_wcs"]
+__all__ = ["check_outlines", "output_wcs", "region_distance"]
 
 log = logging.getLogger(__name__)
 
 _FAR_ARCMIN = 5.0
+_SAME_PX = 0.05  # S_REGION has nine decimals, 1e-4 px
 
 
 def output_wcs(
@@ -38,8 +39,9 @@ def output_wcs(
     crval: Sequence[float] | None = None,
     output_shape: Sequence[int] | None = None,
     output_wcs_file: str | None = None,
+    by_s_region: bool = False,
 ) -> OutputWcs:
-    """Lay out the image that combines exposures, as the jwst package does.
+    """Lay out the image that combines exposures.
 
     Parameters
     ----------
@@ -60,26 +62,29 @@ def output_wcs(
     output_wcs_file : str
         ASDF file with a WCS under ``wcs``, and perhaps ``pixel_scale``, ``pixel_area``,
         ``array_shape`` or ``pixel_shape``. The other parameters but `output_shape` are ignored.
+    by_s_region : bool
+        Lay out by S_REGION even where it is not the outline of the GWCS, as the jwst package does.
 
     Raises
     ------
     ParameterError
-        A file that cannot be used, a CRVAL that is no position or far away, or a shape of less
-        than 2 or more than 50,000 pixels a side.
+        A file that cannot be used, a CRVAL that is no position or far away, a shape of less
+        than 2 or more than 50,000 pixels a side, or an image that no exposure overlaps.
     ExposureError
         A WCS cannot be evaluated.
 
     Notes
     -----
     CRVAL is the direction of the middle between least and greatest Cartesian coordinates of all
-    corners of S_REGION; the scale is the geometric mean of the x and y scales; PC follows ROLL_REF,
-    V3I_YANG and VPARITY; CRPIX puts the least corner at 0, and the shape is the greatest, rounded.
+    corners of the exposures' outlines; the scale is the geometric mean of the x and y scales; PC
+    follows ROLL_REF, V3I_YANG and VPARITY; CRPIX puts the least corner at 0, and the shape is the
+    greatest, rounded. An outline is S_REGION, or if that lies elsewhere, the GWCS's bounding box.
     What an exposure lacks of these is taken from its GWCS, with a line in the log.
     """
     shape = None if output_shape is None else (int(output_shape[1]), int(output_shape[0]))
     images = [(shape[-2], shape[-1]) for shape in shapes]
     first = wcss[0], metas[0], images[0]
-    by_exposure = _regions(wcss, metas, images)
+    by_exposure = _regions(wcss, metas, images, by_s_region)
     regions = [polygon for polygons in by_exposure for polygon in polygons]
     if output_wcs_file:
         layout = read_output_wcs(output_wcs_file, shape, *first)
@@ -92,7 +97,11 @@ def output_wcs(
         layout = _place(regions, scale, ratio, pc, centre, crpix, shape)
     region = combine_regions(regions, layout.box(), layout.sky_to_pixel, layout.pixel_to_sky)
     if region is None:
-        log.warning("no exposure overlaps the output image; it gets no S_REGION")
+        raise ParameterError(
+            f"the output image of {layout.shape[1]} x {layout.shape[0]} pixels with crpix "
+            f"{layout.crpix} at crval {layout.crval} holds no pixel of any exposure, expected an "
+            "overlap; see output_wcs, output_shape, crpix and crval"
+        )
     return dataclasses.replace(layout, s_region=region)
 
 
@@ -124,13 +133,16 @@ def _clipped(low: float, high: float, n: int) -> Pair:
 
 
 def check_outlines(
-    wcss: Sequence[InputWcs], metas: Sequence[ExposureMeta], shapes: Sequence[tuple[int, ...]]
+    wcss: Sequence[InputWcs],
+    metas: Sequence[ExposureMeta],
+    shapes: Sequence[tuple[int, ...]],
+    by_s_region: bool = False,
 ) -> None:
     """Raise ExposureError where exposures are too far apart for one image; as `output_wcs`."""
-    _check_near(wcss, _regions(wcss, metas, [shape[-2:] for shape in shapes]))
+    _check_near(wcss, _regions(wcss, metas, [shape[-2:] for shape in shapes], by_s_region))
 
 
-def _regions(wcss, metas, shapes) -> list[list[np.ndarray]]:
+def _regions(wcss, metas, shapes, by_s_region) -> list[list[np.ndarray]]:
     """Return the polygons (n, 2) in degrees of every exposure."""
     regions = []
     for wcs, meta, shape in zip(wcss, metas, shapes, strict=True):
@@ -139,13 +151,41 @@ def _regions(wcss, metas, shapes) -> list[list[np.ndarray]]:
             log.warning(
                 "%s: no polygon in S_REGION; its footprint is taken from the GWCS", wcs.where
             )
-            polygons = [wcs.footprint(shape)]
-            if not np.all(np.isfinite(polygons[0])):
+        if not (by_s_region and polygons):
+            outline = wcs.footprint(shape)
+            if not polygons and not np.all(np.isfinite(outline)):
                 raise ExposureError(
                     f"{wcs.where}: the WCS gives no sky position at the corners of the image"
                 )
+            if np.all(np.isfinite(outline)) and region_distance(wcs, polygons, shape) > _SAME_PX:
+                polygons = [outline]
         regions.append(polygons)
     return regions
+
+
+def region_distance(wcs: InputWcs, polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> float:
+    """Return how far S_REGION is from the outline of an image by its GWCS, in pixels.
+
+    `polygons` are corners (n, 2) in degrees, from `parse_region`; infinite if there are none, or
+    one is beyond 90 degrees. The outline is the nearest of two: the edges of the bounding box, or
+    its corners in whole pixels, which calwebb_image2 writes.
+    """
+    import shapely
+
+    distances = [math.inf]
+    for whole_pixels in (False, True) if polygons else ():
+        outline = wcs.footprint(shape, whole_pixels=whole_pixels)
+        ra, dec = _middle(outline)
+        planes = [
+            np.column_stack(tangent_plane(p[:, 0], p[:, 1], ra, dec)) for p in (outline, *polygons)
+        ]
+        if all(np.all(np.isfinite(plane)) for plane in planes):
+            own, *others = shapely.make_valid([shapely.Polygon(plane) for plane in planes])
+            (x1, x2), (y1, y2) = wcs.box(shape)
+            scale = math.sqrt(own.area / ((x2 - x1) * (y2 - y1)))
+            apart = shapely.hausdorff_distance(own.boundary, shapely.union_all(others).boundary)
+            distances.append(apart / scale if scale > 0 and math.isfinite(apart) else math.inf)
+    return min(distances)
 
 
 def _check_near(wcss, regions) -> None:
@@ -155,7 +195,7 @@ def _check_near(wcss, regions) -> None:
         reach = 60.0 * float(np.max(_separation(*middle, *np.vstack(polygons).T)))
         if not reach <= 2 * _FAR_ARCMIN:
             raise ExposureError(
-                f"{wcs.where}: its outline (S_REGION) reaches {reach:.0f} arcmin "
+                f"{wcs.where}: its outline reaches {reach:.0f} arcmin "
                 f"from its middle, expected at most {2 * _FAR_ARCMIN:g}"
             )
     for wcs, middle in zip(wcss[1:], middles[1:], strict=True):
