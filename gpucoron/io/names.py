@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,15 @@ from typing import Any
 
 from gpucoron.errors import AssociationError
 
-__all__ = ["LONGEST", "check_names", "exposure_root", "program_id", "slug", "text_or_none"]
+__all__ = [
+    "LONGEST",
+    "check_names",
+    "exposure_root",
+    "program_id",
+    "report_path",
+    "slug",
+    "text_or_none",
+]
 
 LONGEST = 200  # bytes; file systems allow 255, suffix and name while being written included
 _NOTHING = {"", "none", "null", "n/a", "noprogram", "full"}
@@ -35,6 +44,17 @@ def check_names(names: Sequence[str | None]) -> None:
                 f"products {first} and {number} would both be named "
                 f"{name}; expected a name of its own for each"
             )
+
+
+def report_path(where: str | os.PathLike, names: Sequence[str], asn: str | None) -> Path:
+    """Name the report of a run: `where` itself if it ends in .html, else a file in that folder.
+
+    `names` are those of its products; that of several is named after the association file `asn`.
+    """
+    where = Path(where)
+    if where.suffix.lower() in (".html", ".htm") and not where.is_dir():
+        return where
+    return where / f"{names[0] if len(names) == 1 or not asn else Path(asn).stem}_report.html"
 
 
 def text_or_none(value: Any) -> str | None:
