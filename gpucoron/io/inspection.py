@@ -28,6 +28,7 @@ __all__ = ["Exposures", "Requirements", "check_members", "inspect_members", "out
 log = logging.getLogger("gpucoron")
 
 _SAME = ("INSTRUME", "DETECTOR", "CHANNEL", "FILTER", "PUPIL", "CORONMSK", "SUBARRAY", "BUNIT")
+_LONGEST_S = 1e9  # of an exposure
 _right: set[tuple] = set()  # files whose sums have been checked: a worker reads them many times
 
 Exposures = dict[tuple[Path, str], Exposure]  # by path and exptype, without their pixels
@@ -113,17 +114,30 @@ def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
         _check_sums_once(file)
     if science and needs.grid is not None:
         read_wcs(exposure.asdf_bytes, exposure.path.name)
-        if needs.times and exposure.meta.measurement_time is None is exposure.meta.exposure_time:
-            raise ExposureError(
-                f"{exposure.path}: has neither TMEASURE nor XPOSURE, expected one of them to "
-                "weight by (resample.weight_type=exptime)"
-            )
+        if needs.times:
+            _check_time(exposure)
     if needs.pixels and (science or strict) and not _has_usable_pixel(file):
         raise ExposureError(
             f"{exposure.path}: no integration has a usable pixel (finite and not "
             "flagged DO_NOT_USE)"
         )
     return exposure
+
+
+def _check_time(exposure: Exposure) -> None:
+    """Raise where an exposure has no time to weight it by."""
+    name, seconds = "TMEASURE", exposure.meta.measurement_time
+    if seconds is None:
+        name, seconds = "XPOSURE", exposure.meta.exposure_time
+    if seconds is None or not 0 < seconds < _LONGEST_S:
+        found = (
+            "has neither TMEASURE nor XPOSURE" if seconds is None else f"{name} is {seconds:g} s"
+        )
+        expected = "one of them" if seconds is None else "a time above 0"
+        raise ExposureError(
+            f"{exposure.path}: {found}, expected {expected} to weight by "
+            "(resample.weight_type=exptime)"
+        )
 
 
 def _check_sums_once(file: FitsFile) -> None:
