@@ -14,6 +14,7 @@ __all__ = [
     "OutputError",
     "one_line",
     "plural",
+    "printable",
     "why",
 ]
 
@@ -30,9 +31,7 @@ class GpucoronError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        text = super().__str__()
-        if not text.isprintable():
-            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        text = printable(super().__str__())
         return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 400]} ... {text[-400:]}"
 
 
@@ -82,6 +81,13 @@ class OutputError(GpucoronError, OSError):
     """A product cannot be written."""
 
     exit_code = 5
+
+
+def printable(text: str) -> str:
+    """Return text with everything that acts on a terminal shown as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def one_line(problem: object) -> str:

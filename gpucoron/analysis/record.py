@@ -121,8 +121,10 @@ class Record:
 
 
 def _reference_pixel(exposure: Exposure) -> tuple[float, float] | None:
+    from gpucoron.io.fits.headers import plain_value
+
     header = exposure.headers.get("SCI", {})
-    values = [header.get(name) for name in ("CRPIX1", "CRPIX2")]
+    values = [plain_value(header.get(name)) for name in ("CRPIX1", "CRPIX2")]
     if not all(isinstance(v, (int, float)) and np.isfinite(v) for v in values):
         return None
     return float(values[0]) - 1, float(values[1]) - 1

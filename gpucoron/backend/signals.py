@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from gpucoron.errors import printable
+
 #: What a clean end may take before the process is ended from beside, s.
 GRACE_S = 1.4
 
@@ -115,5 +117,6 @@ def _force_exit(what: str, code: int) -> None:
     acting.join(_LAST_S)  # a file system that hangs holds nobody here
     cursor = "\x1b[?25h\r" if os.isatty(2) else ""  # progress bars have hidden it
     with suppress(OSError):
-        os.write(2, f"{cursor}gpucoron: error: {'; '.join(filter(None, lines))}\n".encode())
+        text = printable("; ".join(filter(None, lines)))
+        os.write(2, f"{cursor}gpucoron: error: {text}\n".encode())
     os._exit(code)

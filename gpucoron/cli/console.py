@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
+from gpucoron.cli import streams
 from gpucoron.cli.json_log import JsonFormatter, end_event, json_event
+from gpucoron.cli.streams import LogFile, SafeFormatter, TolerantStream
 from gpucoron.core.text import format_table
-from gpucoron.errors import GpucoronError, OutputError, plural, why
+from gpucoron.errors import GpucoronError, plural, printable
 
 log = logging.getLogger("gpucoron")
 
-_SHORT = logging.Formatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
-_LONG = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+_SHORT = SafeFormatter("%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+_LONG = SafeFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 class _ConsoleFormatter(logging.Formatter):
@@ -48,7 +50,8 @@ class Console:
     A `verbosity` below 0 shows warnings and errors only, 0 one line per event, more everything, on
     standard error or another stream; progress bars appear if that is a terminal. `log_file` gets
     every record whatever the verbosity; `log_json` everything as JSON lines, and ``"-"`` is
-    standard error, which then shows nothing else. Raises OutputError if a log cannot be written.
+    standard error, which then shows nothing else. Raises OutputError if a log cannot be opened;
+    where it cannot be written, or standard error is closed or full, the run goes on without.
     """
 
     def __init__(
@@ -62,23 +65,23 @@ class Console:
         self.level = {-1: logging.WARNING, 0: logging.INFO, 1: logging.DEBUG}[
             max(-1, min(1, verbosity))
         ]
-        self.stream = sys.stderr if stream is None else stream
+        self.stream: Any = TolerantStream(sys.stderr if stream is None else stream)
         self.seen_warnings: list[str] = []
         self._handlers: list[logging.Handler] = [_StreamHandler(self)]
         self._handlers[0].setFormatter(_ConsoleFormatter())
         if log_file is not None:
-            self._handlers.append(_open_log(log_file))
+            self._handlers.append(LogFile(log_file))
             self._handlers[-1].setFormatter(_LONG)
         self.json: logging.Handler | None = None
         if log_json is not None:
             to_stderr = log_json == "-"
-            self.json = logging.StreamHandler(sys.stderr) if to_stderr else _open_log(log_json)
+            self.json = logging.StreamHandler(self.stream) if to_stderr else LogFile(log_json)
             self.json.setFormatter(JsonFormatter())
             self._handlers.append(self.json)
             if to_stderr:
                 self.quiet, self.level = True, logging.CRITICAL + 1
-        self.terminal = not self.quiet and getattr(self.stream, "isatty", lambda: False)()
-        self._reporter = _Bars(self.stream) if self.terminal else _Lines(self.quiet)
+        self.terminal = not self.quiet and self.stream.isatty()
+        self._reporter: _Bars | _Lines = _Bars(self.stream) if self.terminal else _Lines(self.quiet)
 
     def __enter__(self) -> Console:
         self._before = (log.level, log.propagate)
@@ -90,6 +93,9 @@ class Console:
         for handler in self._handlers[1:]:  # warnings of other packages go to the file only
             logging.getLogger("py.warnings").addHandler(handler)
         logging.getLogger("py.warnings").addHandler(_NULL_HANDLER)
+        logs = [handler.problem for handler in self._handlers if isinstance(handler, LogFile)]
+        for problem in filter(None, [*streams.problems, *logs]):
+            log.warning("%s", problem)
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -135,7 +141,7 @@ class Console:
         """Show that `done` of `total` parts of a step are finished."""
         if self.json is not None:
             json_event(self.json, "progress", text, step, done=done, total=total)
-        self._reporter.progress(step, done, total, text)
+        self._reporter.progress(step, done, total, printable(text))
 
     def summary(self, result: Any, wall: float | None = None) -> None:
         """Log wall time per step, then the warnings of the run.
@@ -182,7 +188,7 @@ class _Lines:
 class _Bars:
     """Progress as bars of rich, one for each step, gone when the run is over."""
 
-    def __init__(self, stream: TextIO):
+    def __init__(self, stream: TolerantStream):
         self.stream = stream
         self.bars: Any = None
         self.tasks: dict[str, Any] = {}
@@ -216,7 +222,7 @@ class _Bars:
         )
         bars = Progress(
             *columns,
-            console=Terminal(file=self.stream),
+            console=Terminal(file=cast(TextIO, self.stream)),
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -240,16 +246,9 @@ def _timing_lines(timings: dict[str, float], wall: float | None) -> list[str]:
     return format_table([*cells, ("total", f"{total:.2f}", "")], ("step", "seconds", ""), (1, 2))
 
 
-def _write_line(stream: TextIO, text: str) -> None:
+def _write_line(stream: TolerantStream, text: str) -> None:
     stream.write(text + "\n")
     stream.flush()
-
-
-def _open_log(path) -> logging.Handler:
-    try:
-        return logging.FileHandler(path, mode="w", encoding="utf-8")
-    except OSError as problem:
-        raise OutputError(f"{path}: cannot write the log: {why(problem)}") from None
 
 
 _NULL_HANDLER = logging.NullHandler()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucoron.cli.options import add_run_options, command_parser
 from gpucoron.cli.run import run_console, run_one
+from gpucoron.cli.streams import write_lines
 from gpucoron.core.text import format_table
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def main(argv: list[str]) -> int:
         result = run_one(options, console)
         images = [Path(file) for file in result.files if str(file).endswith("_i2d.fits")]
         if images and not options.quiet:
-            for line in planet_lines(images[0], simulation):
-                sys.stdout.write(line + "\n")
+            write_lines(planet_lines(images[0], simulation), needed=False)
     return 0
 
 

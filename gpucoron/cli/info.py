@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from importlib import metadata
 from platform import machine, python_version, system
@@ -10,6 +9,7 @@ from typing import Any
 
 from gpucoron.cli.console import Console
 from gpucoron.cli.options import command_parser
+from gpucoron.cli.streams import write_lines
 from gpucoron.core.text import format_table
 from gpucoron.errors import plural
 
@@ -24,8 +24,7 @@ def main(argv: list[str]) -> int:
     """Run ``gpucoron info``."""
     options = command_parser("info").parse_args(argv)
     with Console():  # shows what the readers warn about
-        for line in association_lines(options.asn) if options.asn else system_lines():
-            sys.stdout.write(line + "\n")
+        write_lines(association_lines(options.asn) if options.asn else system_lines())
     return 0
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gpucoron.backend.signals import EXITS
+from gpucoron.errors import printable
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,7 +29,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "event": getattr(record, "event", "log"),
             "step": getattr(record, "step", None),
-            "text": record.getMessage(),
+            "text": printable(record.getMessage()),
             "numbers": getattr(record, "numbers", {}),
         }
         return json.dumps(line)

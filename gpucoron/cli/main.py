@@ -14,9 +14,15 @@ from pathlib import Path
 from gpucoron.backend.signals import EXITS, STOP_CODES, Terminated, graceful_shutdown, stopped_by
 from gpucoron.cli.options import COMMANDS, run_parser
 from gpucoron.cli.run import fail, run_console, run_one, run_options
-from gpucoron.errors import GpucoronError, OutputError, UsageError, why
+from gpucoron.cli.streams import TolerantStream, discard, prepare_streams, write_lines
+from gpucoron.errors import GpucoronError, OutputError, UsageError, printable, why
 
 log = logging.getLogger("gpucoron")
+
+_ON_GPU = (
+    "batches, memory and time are those of a run on the CPU; a GPU takes as many integrations",
+    "at a time as its free memory holds, less with --memory",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,20 +39,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code; ``gpucoron --help`` lists them.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    prepare_streams()
     try:
         with graceful_shutdown():
-            code = _dispatch(argv)
+            try:
+                code = _dispatch(argv)
+            except SystemExit as done:  # --help, --version
+                code = int(done.code or 0)
             sys.stdout.flush()
             return code
     except GpucoronError as error:
         return fail(_with_notes(str(error), error), error.exit_code)
-    except SystemExit as done:  # --help, --version
-        return int(done.code or 0)
-    except BrokenPipeError:
-        # Nobody reads any more: keep Python from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # nobody reads any more
+        discard(sys.stdout)
         return 141
     except OSError as error:
+        discard(sys.stdout)
         where = f"{error.filename}: " if error.filename else ""
         return fail(_with_notes(f"{where}{why(error)}", error), OutputError.exit_code)
     except (KeyboardInterrupt, Terminated, Exception) as error:
@@ -68,7 +76,7 @@ def script() -> None:
     allow_second_compiler()
     code = main()
     if code in STOP_CODES:  # threads that still read a file are not waited for
-        sys.stderr.flush()
+        TolerantStream(sys.stderr).flush()
         os._exit(code)
     spare_gc()
     sys.exit(code)
@@ -110,13 +118,9 @@ def _print_plan(asn: str, options: argparse.Namespace) -> None:
 
     options.asn = asn
     for plan in plan_association(run_options(options)):
-        sys.stdout.write("\n".join(plan.lines()) + "\n")
+        write_lines(plan.lines())
     if options.device not in ("auto", "cpu"):
-        sys.stdout.write(
-            "batches, memory and time are those of a run on the CPU; a GPU takes as "
-            "many integrations\nat a time as its free memory holds, less with "
-            "--memory\n"
-        )
+        write_lines(_ON_GPU)
 
 
 def _guess_command(asn: str) -> None:
@@ -141,5 +145,6 @@ def _describe_defect(error: BaseException, argv: list[str]) -> str:
     text = f"internal error: {type(error).__name__}: {error}"
     if not any(word in ("-v", "-vv", "--verbose") for word in argv):
         return f"{text} (run with -v for the traceback)"
-    traceback.print_exception(error)
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    TolerantStream(sys.stderr).write("\n".join(map(printable, lines)) + "\n")
     return text

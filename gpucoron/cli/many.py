@@ -6,7 +6,6 @@ import argparse
 import logging
 import multiprocessing
 import multiprocessing.connection
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from gpucoron.backend.device import choose_device
 from gpucoron.cli.run import fail, read_parameters, report_folder, run_one, run_options
+from gpucoron.cli.streams import write_lines
 from gpucoron.cluster.client import connect, run_many
 from gpucoron.cluster.requests import AssociationOutcome, RunRequest, make_request, precheck
 from gpucoron.cluster.tasks import run_request
@@ -49,14 +49,14 @@ def run(options: argparse.Namespace, console) -> int:
 
 def _request(options, console, parameters, asn: str) -> RunRequest:
     options.asn = asn
-    return make_request(run_options(options, parameters), report_folder(options, console))
+    return make_request(run_options(options, parameters, report_folder(options, console)))
 
 
 def _summary(options, outcomes: list[AssociationOutcome], seconds: float) -> int:
     """Print the files written and what failed; return the exit code of the first failure."""
     files = [file for outcome in outcomes if outcome.done for file in outcome.done.result.files]
     if not options.quiet:
-        sys.stdout.writelines(f"{file}\n" for file in files)
+        write_lines(map(str, files), needed=False)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     log.info(
         "%s: %d done, %d failed, %.1f s",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gpucoron.cli.streams import TolerantStream, write_lines
 from gpucoron.core.products import PRODUCTS
-from gpucoron.errors import OutputError, why
+from gpucoron.errors import InputError, OutputError, printable
 
 if TYPE_CHECKING:
     from gpucoron.pipeline.result import Result
@@ -27,7 +29,9 @@ def run_console(options: argparse.Namespace):
     )
 
 
-def run_options(options: argparse.Namespace, parameters=None) -> RunOptions:
+def run_options(
+    options: argparse.Namespace, parameters=None, report: str | None = None
+) -> RunOptions:
     """Return the settings of a run that the options of `add_run_options` ask for."""
     from gpucoron.pipeline.run_options import RunOptions
 
@@ -45,6 +49,8 @@ def run_options(options: argparse.Namespace, parameters=None) -> RunOptions:
         resume=options.resume,
         threads=options.threads,
         memory=options.memory,
+        report=report,
+        protected=tuple(filter(None, (*options.params, options.log_file, options.log_json))),
     )
 
 
@@ -53,14 +59,13 @@ def run_one(options: argparse.Namespace, console) -> Result:
     from gpucoron.pipeline.association import run_association
 
     start = time.perf_counter()
-    result = run_association(run_options(options), console.progress)
     folder = report_folder(options, console)
+    result = run_association(run_options(options, report=folder), console.progress)
     if folder:
         result = result.with_report(folder, getattr(options, "star", None), options.overwrite)
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
-        for path in result.files:
-            sys.stdout.write(f"{path}\n")
+        write_lines(map(str, result.files), needed=False)
     return result
 
 
@@ -79,11 +84,27 @@ def read_parameters(options: argparse.Namespace):
         options.params, options.set, options.preset, {"align": options.align}
     )
     if options.save_params:
-        try:
-            Path(options.save_params).write_text(parameters.to_toml(), encoding="utf-8")
-        except OSError as problem:
-            raise OutputError(f"{options.save_params}: cannot write: {why(problem)}") from None
+        _save_parameters(Path(options.save_params), parameters.to_toml(), options.params)
     return parameters
+
+
+def _save_parameters(path: Path, text: str, read: Sequence[str]) -> None:
+    """Write a parameter file, in place of nothing but one that was written here before."""
+    from gpucoron.io.files import SameFiles, check_replaceable, open_input, output_file
+
+    check_replaceable(path)
+    if path in SameFiles(read):
+        raise OutputError(f"cannot write {path}: would replace a parameter file that is read")
+    if path.exists():
+        with open_input(path, InputError, "a file to replace") as file:
+            start = file.readline(200).strip()
+        if start and start != text.partition("\n")[0].encode():
+            raise OutputError(
+                f"cannot write {path}: the file holds something else, expected a new file or "
+                "parameters that --save-params has written"
+            )
+    with output_file(path) as file:
+        file.write(text.encode())
 
 
 def chosen_products(options: argparse.Namespace, parameters) -> frozenset[str]:
@@ -97,10 +118,7 @@ def chosen_products(options: argparse.Namespace, parameters) -> frozenset[str]:
 
 def fail(message: str, code: int) -> int:
     """Print an error in one line; return the exit code."""
-    text = " ".join(message.split("\n"))
-    try:
-        sys.stderr.write(f"gpucoron: error: {text}\n")
-        sys.stderr.flush()
-    except OSError:
-        pass
+    stream = TolerantStream(sys.stderr)
+    stream.write(f"gpucoron: error: {printable(' '.join(message.splitlines()))}\n")
+    stream.flush()
     return code

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 
 from gpucoron.cli.options import add_logging_options, command_parser
 from gpucoron.cli.run import run_console
+from gpucoron.cli.streams import write_lines
 from gpucoron.simulate import Options, simulate
 
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int:
     with run_console(options):
         made = simulate(options.directory, **chosen)
     if not options.quiet:
-        sys.stdout.write(f"{made.asn}\n")
+        write_lines([str(made.asn)], needed=False)
     return 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from gpucoron.cli.options import add_logging_options, command_parser
 from gpucoron.cli.run import run_console
+from gpucoron.cli.streams import write_lines
 from gpucoron.verify import verify
 
 
@@ -23,14 +23,13 @@ def run_from_arguments(options: argparse.Namespace) -> int:
             double_fft=not options.single_fft,
         )
     if not options.quiet:
-        sys.stdout.writelines(line + "\n" for line in report.lines())
+        write_lines(report.lines())
     problems = report.problems()
     if not options.expect:
         return 0
-    for line in problems:
-        sys.stdout.write(f"beyond the limit: {line}\n")
+    write_lines(f"beyond the limit: {line}" for line in problems)
     if not problems:
-        sys.stdout.write("all differences are within their limits\n")
+        write_lines(["all differences are within their limits"])
     return 1 if problems else 0
 
 

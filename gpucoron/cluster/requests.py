@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpucoron import __version__
 from gpucoron.errors import GpucoronError, UsageError
+from gpucoron.io.files import SameFiles
 from gpucoron.pipeline.association import check_outputs
 from gpucoron.pipeline.inputs import read_inputs
 from gpucoron.pipeline.run_options import RunOptions
@@ -26,7 +27,6 @@ class RunRequest:
     """A request to run one association on a worker."""
 
     options: RunOptions  # with full paths, which mean the same in any folder of any node
-    report: str | None = None  # where it goes
     star: tuple[float, float] | None = None  # for the report: ra, dec, degrees
     version: str = __version__  # of the gpucoron that asks
 
@@ -57,7 +57,7 @@ class AssociationOutcome:
             log.info("%s: %d files", name, len(self.done.result.files))
 
 
-def make_request(options: RunOptions, report: str | None = None) -> RunRequest:
+def make_request(options: RunOptions) -> RunRequest:
     """Make a request with full paths, valid in any folder of any node."""
     parameters, resample = options.parameters, options.parameters.resample
     if resample.output_wcs:
@@ -72,18 +72,22 @@ def make_request(options: RunOptions, report: str | None = None) -> RunRequest:
         psfmask=None if mask is None else os.path.abspath(mask),
         psfmask_name=None if mask is None else str(mask),
         device=str(options.device),
+        report=os.path.abspath(options.report) if options.report else None,
+        protected=tuple(os.path.abspath(path) for path in options.protected),
     )
-    return RunRequest(options, str(Path(report).absolute()) if report else None)
+    return RunRequest(options)
 
 
 def precheck(requests: Sequence[RunRequest]) -> list[GpucoronError | None]:
     """Check all associations and output files before any processing.
 
     Returns for each association why it cannot be run, or None. Raises UsageError if two would write
-    the same file. Checksums of inputs are compared only when an association is run.
+    the same file, or one would replace an input of another. Checksums of inputs are compared only
+    when an association is run.
     """
     errors: list[GpucoronError | None] = []
     owners: dict[Path, Path] = {}
+    read: list[Path] = []
     for options in (request.options for request in requests):
         try:
             inputs = read_inputs(replace(options, checksums=False))
@@ -92,6 +96,7 @@ def precheck(requests: Sequence[RunRequest]) -> list[GpucoronError | None]:
             errors.append(problem)
             continue
         errors.append(None)
+        read += inputs.files(options)
         for path in planned:
             other = owners.setdefault(path, options.asn)
             if other != options.asn:
@@ -99,4 +104,11 @@ def precheck(requests: Sequence[RunRequest]) -> list[GpucoronError | None]:
                     f"{other} and {options.asn} would both write {path}; "
                     "run them into different folders"
                 )
+    inputs_of_all = SameFiles(read)
+    for path, asn in owners.items():
+        if path in inputs_of_all:
+            raise UsageError(
+                f"{asn} would write {path}, an input of another association; "
+                "run it into another folder"
+            )
     return errors

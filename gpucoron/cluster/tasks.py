@@ -35,8 +35,8 @@ def run_request(request: RunRequest) -> TaskResult:
     options = replace(request.options, keep=frozenset(), memory_limit=_worker_limit())
     with _ONE_AT_A_TIME, _collected_lines() as lines:
         result = run_association(options)
-    if request.report:
-        result = result.with_report(request.report, request.star, options.overwrite)
+    if options.report:
+        result = result.with_report(options.report, request.star, options.overwrite)
     return TaskResult(_without_images(result), lines, worker)
 
 

@@ -123,7 +123,7 @@ class Klip(_Step):
     step = "klip"
 
     truncate: int | tuple[int, ...] = _parameter(
-        50, integers(0), "number of KL modes; several give a psfsub and an i2d each"
+        50, integers(0, 99_999), "number of KL modes; several give a psfsub and an i2d each"
     )
 
     @property

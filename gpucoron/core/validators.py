@@ -27,6 +27,8 @@ __all__ = [
     "thresholds",
 ]
 
+_LARGEST = 2**31 - 1
+_LARGEST_FLOAT32 = 3.4e38
 _NONE = ("", "none", "null", "indef")
 _WORDS = dict.fromkeys(("true", "yes", "on", "1"), True)
 _WORDS |= dict.fromkeys(("false", "no", "off", "0"), False)
@@ -50,21 +52,23 @@ def _float(value: Any) -> float:
     return parsed if math.isfinite(parsed) else math.nan
 
 
-def integer(minimum: int) -> Check:
-    """Make a check for a whole number not below `minimum`."""
+def integer(minimum: int, maximum: int = _LARGEST) -> Check:
+    """Make a check for a whole number from `minimum` to `maximum`."""
 
     def check(value: object) -> int:
         parsed = _float(value)
         if not parsed >= minimum or parsed != int(parsed):
             raise ValueError(f"expected an integer of {minimum} or more")
+        if parsed > maximum:
+            raise ValueError(f"expected an integer from {minimum} to {maximum}")
         return int(parsed)
 
     return check
 
 
-def integers(minimum: int) -> Check:
-    """Make a check for one whole number, or several different ones, not below `minimum`."""
-    one = integer(minimum)
+def integers(minimum: int, maximum: int = _LARGEST) -> Check:
+    """Make a check for one whole number, or several different ones, within limits."""
+    one = integer(minimum, maximum)
 
     def check(value: Any) -> int | tuple[int, ...]:
         if isinstance(value, str) and "," in value:
@@ -76,19 +80,23 @@ def integers(minimum: int) -> Check:
         except ValueError:
             several = ()
         if not several or len(set(several)) < len(several):
-            raise ValueError(f"expected an integer of {minimum} or more, or several different ones")
+            raise ValueError(
+                f"expected an integer from {minimum} to {maximum}, or several different ones"
+            )
         return several[0] if len(several) == 1 else several
 
     return check
 
 
 def number(expected: str = "a number", valid: Callable = lambda x: True) -> Check:
-    """Make a check for a finite number that `valid` accepts."""
+    """Make a check for a number that `valid` accepts, below 2e9 and not next to 0."""
 
     def check(value: object) -> float:
         parsed = _float(value)
         if math.isnan(parsed) or not valid(parsed):
             raise ValueError(f"expected {expected}")
+        if parsed and not 1 / _LARGEST <= abs(parsed) <= _LARGEST:
+            raise ValueError(f"expected {expected}, of magnitude 5e-10 to 2e9")
         return parsed
 
     return check
@@ -146,8 +154,8 @@ def thresholds(value: object) -> str:
 def fill_value(value: object) -> str:
     """Check for a fill value of drizzle, kept as text."""
     text = str(value).strip().upper()
-    if text not in ("NAN", "INDEF") and math.isnan(_float(text)):
-        raise ValueError("expected NAN, INDEF or a number")
+    if text not in ("NAN", "INDEF") and not abs(_float(text)) <= _LARGEST_FLOAT32:
+        raise ValueError("expected NAN, INDEF or a number that single precision can hold")
     return text
 
 
@@ -156,7 +164,9 @@ def bit_flags(value: object) -> str:
     from gpucoron.ops.dq import interpret_bit_flags
 
     text = "" if value is None else str(value).strip()
-    interpret_bit_flags(text)  # its ValueError says what it expected
+    flags = interpret_bit_flags(text)  # its ValueError says what it expected
+    if flags is not None and not 0 <= (~flags if text.startswith("~") else flags) < 1 << 32:
+        raise ValueError("expected DQ flags that 32 bits can hold")
     return text
 
 

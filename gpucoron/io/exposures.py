@@ -184,6 +184,10 @@ def science_hdu(file: FitsFile) -> Hdu:
         raise file.problem(
             f"SCI has shape {sci.shape}, expected at least one pixel and one integration"
         )
+    if min(sci.shape[-2:]) < 2:
+        raise file.problem(
+            f"SCI has images of shape {sci.shape[-2:]}, expected 2 x 2 pixels or more"
+        )
     return sci
 
 

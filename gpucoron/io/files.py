@@ -1,6 +1,6 @@
 """Open files for reading, and write files that appear under their name when they are complete.
 
-Only regular files are read, for a pipe blocks and a device never ends.
+Only regular files are opened: a pipe blocks, a device never ends, and neither can be replaced.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import errno
 import itertools
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -17,9 +17,12 @@ from typing import BinaryIO
 from gpucoron.errors import InputError, OutputError, why
 
 __all__ = [
-    "check_overwrite",
+    "SameFiles",
+    "check_folder",
+    "check_replaceable",
     "fsync",
     "open_input",
+    "open_regular",
     "output_error",
     "output_file",
     "read_input",
@@ -29,10 +32,40 @@ __all__ = [
 
 _SERIAL = itertools.count()
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)
+_LONGEST_NAME = 255  # bytes, where the file system does not say
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that cannot
 
 
-def open_input(path: str | Path, error: type[InputError], expected: str) -> BinaryIO:
+class _NoRegularFile(OSError):
+    """What has the name is a folder, pipe, socket or device; `strerror` says which."""
+
+
+def _check_regular(status: os.stat_result) -> None:
+    mode = status.st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or the like"
+        raise _NoRegularFile(errno.EINVAL, f"is {kind}")
+
+
+def open_regular(path: str | os.PathLike, flags: int) -> int:
+    """Open a regular file as `os.open` does, and return the descriptor.
+
+    A folder, pipe, socket or device is neither opened nor waited for, also if it takes the place of
+    a file meanwhile: it raises OSError, as does a file that cannot be opened.
+    """
+    with suppress(FileNotFoundError):  # `flags` may say that it is to be made
+        _check_regular(os.stat(path))
+    descriptor = os.open(path, flags | _NO_WAITING, 0o666)
+    try:
+        _check_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def open_input(path: str | os.PathLike, error: type[InputError], expected: str) -> BinaryIO:
     """Open a regular file for reading; `expected` says in messages what it should be.
 
     Raises
@@ -41,18 +74,18 @@ def open_input(path: str | Path, error: type[InputError], expected: str) -> Bina
         (as `error`) No such file, a folder, a pipe, a device, or it cannot be opened.
     """
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISREG(mode):
-            return open(path, "rb")
+        return os.fdopen(open_regular(path, os.O_RDONLY), "rb")
     except FileNotFoundError:
         raise error(f"{path}: no such file, expected {expected}") from None
+    except _NoRegularFile as problem:
+        raise error(f"{path}: {problem.strerror}, expected {expected}") from None
     except (OSError, ValueError) as problem:  # ValueError: a NUL in the name
         raise error(f"{path}: cannot be read: {why(problem)}") from problem
-    kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or the like"
-    raise error(f"{path}: is {kind}, expected {expected}")
 
 
-def read_input(path: str | Path, error: type[InputError], expected: str, limit: int) -> bytes:
+def read_input(
+    path: str | os.PathLike, error: type[InputError], expected: str, limit: int
+) -> bytes:
     """Return a regular file; raise `error` as `open_input`, or for more than `limit` bytes."""
     with open_input(path, error, expected) as file:
         try:
@@ -76,10 +109,80 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{own}.part")
 
 
-def check_overwrite(path: Path, overwrite: bool) -> None:
-    """Raise OutputError where `path` exists and must not be replaced."""
-    if not overwrite and path.exists():
+def check_replaceable(path: Path, overwrite: bool = True) -> None:
+    """Raise OutputError where `path` exists and must not be replaced, or is no file."""
+    if not overwrite and os.path.lexists(path):
         raise OutputError(f"{path} exists; allow overwriting or choose another output folder")
+    try:
+        _check_regular(os.stat(path))
+    except FileNotFoundError:
+        pass
+    except _NoRegularFile as problem:
+        raise OutputError(
+            f"cannot write {path}: {problem.strerror}, expected no such name, or a file to replace"
+        ) from None
+    except (OSError, ValueError) as problem:
+        raise OutputError(f"cannot write {path}: {why(problem)}") from problem
+
+
+def check_folder(folder: Path, names: Iterable[str]) -> None:
+    """Make a folder, and check that files called `names` can be written there.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be made or written, or a name is too long, also while it is written, when
+        it is longer.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise OutputError(f"output folder {folder} is a file, expected a folder") from None
+    except (OSError, ValueError) as problem:
+        raise OutputError(f"cannot make output folder {folder}: {why(problem)}") from problem
+    probe = temporary_path(folder / "probe")
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as problem:
+        raise output_error(folder, problem) from problem
+    longest = _longest_name(folder)
+    for name in names:
+        length = len(os.fsencode(temporary_path(folder / name).name))
+        if length > longest:
+            raise OutputError(
+                f"cannot write {folder / name}: its name has {len(os.fsencode(name))} bytes, "
+                f"expected at most {longest - length + len(os.fsencode(name))}"
+            )
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        return _LONGEST_NAME
+
+
+class SameFiles:
+    """Files that must not be replaced: ``path in files`` whatever name or link leads to them."""
+
+    def __init__(self, paths: Iterable[str | os.PathLike]):
+        self._names: set[str] = set()
+        self._numbers: set[tuple[int, int]] = set()
+        for path in paths:
+            with suppress(OSError, ValueError):  # whoever reads it complains
+                self._names.add(os.path.realpath(path))
+                status = os.stat(path)
+                self._numbers.add((status.st_dev, status.st_ino))
+
+    def __contains__(self, path: str | os.PathLike) -> bool:
+        if os.path.realpath(path) in self._names:
+            return True
+        try:
+            status = os.stat(path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) in self._numbers
 
 
 @contextmanager
@@ -94,13 +197,13 @@ def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Bin
         The file exists and `overwrite` is False, or writing failed; names the path and the reason.
     """
     path = Path(path)
-    check_overwrite(path, overwrite)
+    check_replaceable(path, overwrite)
     partial = temporary_path(path)
     try:
         with open(partial, "xb") as file:
             yield file
             fsync(file)
-        check_overwrite(path, overwrite)
+        check_replaceable(path, overwrite)
         os.replace(partial, path)
     except BaseException as problem:
         with suppress(OSError):

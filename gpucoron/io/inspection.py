@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpucoron.errors import ExposureError, InputError
 from gpucoron.io.agreement import check_members, warn_of_differences
@@ -18,7 +19,10 @@ from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 
-__all__ = ["Exposures", "Requirements", "inspect_members"]
+if TYPE_CHECKING:
+    from gpucoron.io.wcs import OutputWcs
+
+__all__ = ["Exposures", "Requirements", "inspect_members", "output_grid"]
 
 log = logging.getLogger("gpucoron")
 
@@ -208,17 +212,11 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
 
     def may_lie_together(group):
         found = [exposures[_key(m)] for m in group]
-        wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in found]
-        metas, shapes = [e.meta for e in found], [e.shape for e in found]
-        layout = logging.getLogger("gpucoron.io.wcs.layout")
-        layout.disabled = True  # what it says is said again when the work is done
-        try:
-            if len(group) == 1 or not skip_bad:
-                output_wcs(wcss, metas, shapes, **needs.grid)
-            elif needs.grid.get("output_shape") is None and not needs.grid.get("output_wcs_file"):
-                check_outlines(wcss, metas, shapes, needs.grid["by_s_region"])
-        finally:
-            layout.disabled = False
+        if len(group) == 1 or not skip_bad:
+            output_grid(found, needs.grid)
+        elif needs.grid.get("output_shape") is None and not needs.grid.get("output_wcs_file"):
+            with _quiet_layout():
+                check_outlines(*_geometry(found), needs.grid["by_s_region"])
 
     science = [m for m in own if m.exptype == "science"]
     if not skip_bad:
@@ -235,6 +233,31 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
         bad |= _unfit(science, may_lie_together)
         bad |= _minority([m for m in science if m not in bad], may_lie_together)
     return _without(association, product, bad)
+
+
+def output_grid(exposures: Sequence[Exposure], grid: Mapping[str, Any]) -> OutputWcs:
+    """Return the grid of the image that combines science exposures, without its warnings.
+
+    What `gpucoron.io.wcs.output_wcs` says is said when the image is made.
+    """
+    with _quiet_layout():
+        return output_wcs(*_geometry(exposures), **grid)
+
+
+def _geometry(exposures: Sequence[Exposure]) -> tuple[list, list, list]:
+    """Return the WCS, metadata and shape of exposures."""
+    wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in exposures]
+    return wcss, [e.meta for e in exposures], [e.shape for e in exposures]
+
+
+@contextmanager
+def _quiet_layout() -> Iterator[None]:
+    layout = logging.getLogger("gpucoron.io.wcs.layout")
+    layout.disabled = True
+    try:
+        yield
+    finally:
+        layout.disabled = False
 
 
 def _check_references(association: Association, product: Product, needs: Requirements) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "exposure_root",
     "product_root",
     "program_id",
+    "report_path",
     "says_nothing",
     "slug",
     "text_or_none",
@@ -95,6 +96,17 @@ def check_names(names: Sequence[str | None]) -> None:
 def says_nothing(text: str) -> bool:
     """Return whether the value of a keyword means that there is none: blank, NONE, N/A, ..."""
     return text.strip().lower() in _SAYS_NOTHING
+
+
+def report_path(where: str | os.PathLike, names: Sequence[str], asn: str | None) -> Path:
+    """Name the report of a run: `where` itself if it ends in .html, else a file in that folder.
+
+    `names` are those of its products; that of several is named after the association file `asn`.
+    """
+    where = Path(where)
+    if where.suffix.lower() in (".html", ".htm") and not where.is_dir():
+        return where
+    return where / f"{names[0] if len(names) == 1 or not asn else Path(asn).stem}_report.html"
 
 
 def text_or_none(value: Any) -> str | None:

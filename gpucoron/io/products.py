@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.core.stack import VARIANCES, IntegrationStack
-from gpucoron.errors import OutputError, why
+from gpucoron.errors import OutputError
 from gpucoron.io.blend import blend, count_pointings, header_table
-from gpucoron.io.files import check_overwrite, output_error, temporary_path
+from gpucoron.io.files import SameFiles, check_folder, check_replaceable
 from gpucoron.io.fits.headers import set_keyword
 from gpucoron.io.fits.writing import Hdu, write_fits
 from gpucoron.io.product_headers import (
@@ -74,36 +74,24 @@ def preflight(
     output_dir: str | os.PathLike,
     names: Iterable[str],
     overwrite: bool = True,
-    inputs: Iterable[Path] = (),
+    inputs: Iterable[str | os.PathLike] = (),
 ) -> Path:
     """Make the output folder, and check that files called `names` can be written there.
 
     Raises
     ------
     OutputError
-        The folder cannot be made or written, a file exists and `overwrite` is False, or a product
-        would replace one of `inputs`.
+        The folder cannot be made or written, a name is too long or is that of a folder, pipe or
+        device, a file exists and `overwrite` is False, or one of `inputs` would be replaced.
     """
-    folder = Path(output_dir)
-    protected = {path.resolve() for path in inputs}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise OutputError(f"output folder {folder} is a file, expected a folder") from None
-    except OSError as problem:
-        raise OutputError(f"cannot make output folder {folder}: {why(problem)}") from problem
-    probe = temporary_path(folder / "probe")
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as problem:
-        raise output_error(folder, problem) from problem
+    folder, names, protected = Path(output_dir), list(names), SameFiles(inputs)
+    check_folder(folder, names)
     for name in names:
-        if (folder / name).resolve() in protected:
+        if folder / name in protected:
             raise OutputError(
                 f"{folder / name} would replace an input of that name; choose another output folder"
             )
-        check_overwrite(folder / name, overwrite)
+        check_replaceable(folder / name, overwrite)
     return folder
 
 

@@ -14,7 +14,7 @@ from astropy.io.fits import Header
 
 from gpucoron.errors import InputError, OutputError
 from gpucoron.io.files import (
-    check_overwrite,
+    check_replaceable,
     fsync,
     output_error,
     start_writeback,
@@ -87,7 +87,7 @@ class PsfalignWriter:
             )
         self.path, self.shape, self._overwrite = Path(path), tuple(shape), overwrite
         self._exposures, self._provenance = exposures, provenance
-        check_overwrite(self.path, overwrite)
+        check_replaceable(self.path, overwrite)
         self._lock = threading.Lock()
         self._done = np.zeros(shape[:-2], dtype=bool).reshape(-1, shape[-3])
         self._sums = {"SCI": 0, "ERR": 0, "DQ": 0}
@@ -276,7 +276,7 @@ class PsfalignWriter:
                     "were never computed"
                 )
             self._finish(fits_table)
-            check_overwrite(self.path, self._overwrite)
+            check_replaceable(self.path, self._overwrite)
             os.replace(self._partial, self.path)
         return self._checksums
 

@@ -24,6 +24,8 @@ __all__ = ["find_psfmask", "read_psfmask"]
 
 log = logging.getLogger("gpucoron")
 
+_LARGEST = 1e9  # a weight
+_FAINTEST = 1e-8  # of the largest weight: the square of what is below is lost
 FITTED = 4  # a shift along either axis, a brightness, a constant
 
 
@@ -132,7 +134,8 @@ def _without_padding(file: FitsFile, mask: np.ndarray) -> np.ndarray:
 
 def _check_values(file: FitsFile, mask: np.ndarray) -> None:
     nan, infinite = np.isnan(mask).sum(), np.isinf(mask).sum()
-    negative, positive = (mask < 0).sum(), np.count_nonzero(mask)
+    largest = float(np.max(mask, initial=0.0))
+    negative, positive = (mask < 0).sum(), np.count_nonzero(mask > _FAINTEST * largest)
     problem = None
     if nan or infinite:
         problem = f"has {nan} NaN and {infinite} infinite values, expected numbers of 0 or more"
@@ -141,6 +144,11 @@ def _check_values(file: FitsFile, mask: np.ndarray) -> None:
         problem = f"has {negative} negative values (lowest {low:g}), expected numbers of 0 or more"
     elif not positive:
         problem = "is 0 everywhere and leaves no pixel to fit, expected 1 where a pixel counts"
+    elif not 1 / _LARGEST <= largest <= _LARGEST:
+        problem = (
+            f"has {largest:g} as its largest value, expected one from {1 / _LARGEST:g} to "
+            f"{_LARGEST:g}: usually 1"
+        )
     elif positive <= FITTED:
         problem = (
             f"is above 0 in {positive} pixels only, expected more than {FITTED}: a fit has "

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.backend.threads import default_threads
-from gpucoron.pipeline.inputs import RunInputs, read_inputs
-from gpucoron.pipeline.output_names import OutputNames
-from gpucoron.pipeline.planning import Plan, plan_products
+from gpucoron.errors import UsageError
+from gpucoron.io.names import report_path
+from gpucoron.pipeline.inputs import RunInputs, read_inputs, read_masks
+from gpucoron.pipeline.output_names import OutputNames, record_name
+from gpucoron.pipeline.planning import Plan, check_memory, plan_products
 from gpucoron.pipeline.product import run_product
 from gpucoron.pipeline.result import ProductResult, Result
 from gpucoron.pipeline.run import Run
@@ -41,24 +43,38 @@ def _run_products(run: Run) -> tuple[ProductResult, ...]:
     options = run.options
     with run.timed("read"):
         inputs = read_inputs(options, run.progress)
-    run.settle_device(inputs)
-    if options.save and (planned := check_outputs(options, inputs)):
+        masks = read_masks(options, inputs)
+    plans = plan_products(options, inputs, run.threads)
+    check_memory(options, plans)
+    run.settle_device(plans)
+    if planned := check_outputs(options, inputs):
         run.record.begin(inputs.names, planned, inputs.files(options))
     results = []
-    for own in inputs.products:
+    for own, plan, mask in zip(inputs.products, plans, masks, strict=True):
         counts = len(own.science), len(own.references)
         log.info("product %s: %d science and %d reference exposures", own.name, *counts)
-        results.append(run_product(run, own))
+        results.append(run_product(run, own, plan, mask))
     return tuple(results)
 
 
 def check_outputs(options: RunOptions, inputs: RunInputs) -> list[Path]:
-    """Return the paths of all products; raise OutputError if they cannot be written."""
+    """Return the paths of all products; raise OutputError if they cannot be written.
+
+    The run's record and the report are checked, too.
+    """
     from gpucoron.io.products import preflight
 
-    planned = OutputNames(options, inputs.association.asn_id).planned(inputs)
-    names = [path.name for path in planned]
-    preflight(options.folder, names, options.overwrite, list(inputs.members()))
+    planned: list[Path] = []
+    protected = [*inputs.files(options), *options.protected]
+    if options.save:
+        planned = OutputNames(options, inputs.association.asn_id).planned(inputs)
+    if planned:
+        names = [path.name for path in planned]
+        preflight(options.folder, names, options.overwrite, protected)
+        preflight(options.folder, [record_name(inputs.names)], True, protected)
+    if options.report:
+        report = report_path(options.report, inputs.names, inputs.association.path.name)
+        preflight(report.parent, [report.name], options.overwrite, protected)
     return planned
 
 
@@ -66,4 +82,9 @@ def plan_association(options: RunOptions) -> tuple[Plan, ...]:
     """Estimate what each product of an association takes, from headers alone."""
     options = replace(options, checksums=False)
     threads = options.threads or default_threads()
-    return plan_products(options, read_inputs(options, pixels=False), threads)
+    plans = plan_products(options, read_inputs(options, pixels=False), threads)
+    try:
+        check_memory(options, plans)
+    except UsageError as problem:
+        log.warning("a run would stop: %s", problem)
+    return plans

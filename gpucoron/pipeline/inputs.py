@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gpucoron.backend.logs import Progress, no_progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
     from gpucoron.pipeline.run_options import RunOptions
@@ -44,6 +46,28 @@ class RunInputs:
         given = (options.psfmask, options.parameters.resample.output_wcs)
         others = (Path(path) for path in given if path)
         return list(dict.fromkeys([self.association.path, *others, *self.members()]))
+
+
+class Psfmask(NamedTuple):
+    """A psfmask, its name for the keyword R_PSFMAS, and where it came from, in words."""
+
+    mask: np.ndarray  # (ny, nx) float64
+    name: str
+    how: str
+
+
+def read_masks(options: RunOptions, inputs: RunInputs) -> list[Psfmask]:
+    """Return the psfmask of every product; raise MaskError where one cannot be used."""
+    from gpucoron.io.psfmask import find_psfmask
+
+    masks = []
+    for own in inputs.products:
+        found = Psfmask(*find_psfmask(options.psfmask, own.science[0], options.checksums))
+        if options.psfmask_name is not None:
+            name = options.psfmask_name
+            found = found._replace(name=name, how=f"given: {name}")
+        masks.append(found)
+    return masks
 
 
 def read_inputs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from gpucoron.io.association import Product
     from gpucoron.pipeline.inputs import RunInputs
     from gpucoron.pipeline.run_options import RunOptions
+
+
+def record_name(names: Sequence[str]) -> str:
+    """Return the name of the record of a run that makes products of these `names`."""
+    return f"{names[0]}_run.json"
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import logging
+import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpucoron.core.parameters import Parameters
+from gpucoron.errors import UsageError
 
 if TYPE_CHECKING:
+    from gpucoron.io.wcs import OutputWcs
     from gpucoron.pipeline.inputs import ProductInputs, RunInputs
     from gpucoron.pipeline.run_options import RunOptions
+
+log = logging.getLogger("gpucoron")
 
 MIB = 2**20
 #: Memory of the interpreter with its libraries and compiled code.
@@ -19,8 +26,14 @@ BASE = 300 * MIB
 # Larger ones are no faster, and once their arrays are too large for malloc to keep, much slower.
 LARGEST_BATCH = 8
 # bytes per pixel of one image, 4 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT; while
-# outliers are flagged; bytes per pixel of all that resampling makes
-_PLAIN, _FULL, _FLAGGING, _RESAMPLING = 12, 24, 58, 250
+# outliers are flagged; of the geometry of resampling
+_PLAIN, _FULL, _FLAGGING, _GEOMETRY = 12, 24, 58, 100
+# bytes per output pixel: what is made of the sums; the sums, which take memory only where something
+# falls; a layer of the context, which has a bit an integration; another image that is being written
+_MADE, _SUMS, _LAYER, _WRITTEN = 78, 64, 8, 12
+# bytes per output pixel on disk: SCI, ERR, WHT and three VAR_*; a layer
+_STORED, _STORED_LAYER = 24, 4
+_BITS = 32
 # output pixels that a pixel's drop reaches at equal pixel scales, 12 bytes each
 _REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16, "lanczos3": 36}
 # seconds per pixel: fit of a pair; shift of an image; of a reference in a decomposition, and a
@@ -45,19 +58,24 @@ class Plan:
     references: int  # images
     integrations: tuple[int, ...]  # of each science exposure
     shape: tuple[int, int]  # of an image, (ny, nx)
+    output_shape: tuple[int, int] | None  # of the combined image; None where there is none
     batch: int  # references shifted at a time
     memory: int  # peak, bytes, with what Python and its libraries take
     least_memory: int  # the same with batches of one
+    output_memory: int  # what the combined image alone takes while it is made
     disk: int  # bytes to be written
     seconds: float  # wall time without reading and writing
 
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
         exposures = " + ".join(str(n) for n in self.integrations)
+        shape = self.output_shape
+        output = "none" if shape is None else f"{shape[0]} x {shape[1]} pixels"
         return [
             f"product {self.name}",
             f"  science integrations  {exposures}",
             f"  reference images      {self.references}, {self.shape[0]} x {self.shape[1]} pixels",
+            f"  output image          {output}",
             f"  pairs to fit          {self.pairs}",
             f"  batches               {self.batch} references at a time",
             f"  peak memory           {self.memory / MIB:.0f} MiB",
@@ -73,6 +91,9 @@ def plan_products(options: RunOptions, inputs: RunInputs, threads: int) -> tuple
 
 def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Plan:
     """Estimate memory, disk and time of a product."""
+    from gpucoron.io.inspection import output_grid
+
+    resample = options.parameters.resample
     return make_plan(
         inputs.name,
         [e.shape for e in inputs.science],
@@ -80,9 +101,42 @@ def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Pl
         options.parameters,
         options.save,
         options.keep,
+        output=None if resample.skip else output_grid(inputs.science, options.parameters.grid),
         budget=options.budget(),
         threads=threads,
     )
+
+
+def check_memory(options: RunOptions, plans: Sequence[Plan]) -> None:
+    """Compare what products take with what the run may use, and with what is free.
+
+    Raises
+    ------
+    UsageError
+        More than the `memory` that was asked for, or a combined image that does not fit into what
+        is free. Without `memory` anything else is a warning.
+    """
+    budget = options.budget()
+    for plan in plans:
+        least, free = plan.least_memory, options.free_memory()
+        needs = f"{plan.name}: {_output_hint(plan)}needs about {least // MIB} MiB"
+        text = f"{needs}, and {budget // MIB} MiB are allowed"
+        if options.memory is not None and least > budget:
+            raise UsageError(f"{text}; give --memory {-(-least // MIB)}MiB or more")
+        if plan.output_memory > free:
+            raise UsageError(
+                f"{needs}, and {free // MIB} MiB are free; see resample.output_shape, crpix, crval "
+                "and pixel_scale"
+            )
+        if least > budget:
+            log.warning("%s by default (half of what is free); going on", text)
+
+
+def _output_hint(plan: Plan) -> str:
+    """Say how large the combined image is where it takes most of the memory."""
+    if plan.output_shape is None or 2 * plan.output_memory < plan.least_memory:
+        return ""
+    return "with an output image of {} x {} pixels ".format(*plan.output_shape)
 
 
 def make_plan(
@@ -93,19 +147,24 @@ def make_plan(
     save: Collection[str],
     keep: Collection[str] = (),
     *,
+    output: OutputWcs | None = None,
     budget: int | None = None,
     threads: int = 1,
 ) -> Plan:
     """Estimate memory, disk and time of a product from the shapes (n, ny, nx) of its exposures.
 
-    `budget`, the bytes that the run may use, decides the batch; None is no limit.
+    `output` is the grid of the combined image, None where there is none. `budget`, the bytes that
+    the run may use, decides the batch; None is no limit.
     """
     ny, nx = science[0][1:]
     npix, nref = ny * nx, sum(s[0] for s in references)
     counts = tuple(s[0] for s in science)
     each = parameters.align_refs.align == "each" and not parameters.align_refs.skip
     aligned = 0 if parameters.klip.skip else sum(counts) if each else len(counts)
-    fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, each)
+    n_output = math.prod(output.shape) if output else 0
+    stored = n_output * (_STORED + -(-sum(counts) // _BITS) * _STORED_LAYER)
+    combined = _output_memory(output, npix, counts, parameters, save, keep) if output else 0
+    fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, each, combined)
     if threads > 1:  # one exposure is read ahead while another is written
         fixed += 3 * _FULL * npix * max(s[0] for s in (*science, *references))
     by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
@@ -118,15 +177,27 @@ def make_plan(
         nref,
         counts,
         (ny, nx),
+        output.shape if output else None,
         int(batch),
         fixed + batch * by_one,
         fixed + by_one,
-        _disk(npix, nref, counts, parameters, save, aligned),
+        combined,
+        _disk(npix, nref, counts, parameters, save, aligned, stored),
         _seconds(npix, nref, sum(counts), aligned, parameters, save, threads),
     )
 
 
-def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
+def _output_memory(output, npix, counts, parameters, save, keep):
+    """Bytes that the combined image takes while it is made, another one being written or kept."""
+    n_output, layers = math.prod(output.shape), -(-sum(counts) // _BITS)
+    reached = min(n_output, npix * len(counts) / output.pixel_scale_ratio**2)
+    others = len(parameters.klip.truncations) - 1
+    kept = (_STORED + layers * _STORED_LAYER) * others * ("i2d" in keep)
+    written = _WRITTEN * ("i2d" in save and others > 0)
+    return int(n_output * (_MADE + layers * _LAYER + kept + written) + reached * _SUMS)
+
+
+def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each, combined):
     """Peak memory without a batch: the maximum over the phases of a run."""
     truncations, n_exposures = parameters.klip.truncations, len(counts) + len(references)
     kept = _PLAIN * nref * ("psfstack" in keep) + 4 * n_exposures  # and their AREA
@@ -137,7 +208,8 @@ def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
     peaks = [2 * _PLAIN * nref + _FLAGGING * max(s[0] for s in references)]
     if parameters.klip.skip:
         peaks.append(_FULL * sum(counts[:-1]) + _FLAGGING * counts[-1])
-        return BASE + npix * (kept + max(peaks))
+        peaks.append(_FULL * sum(counts) + combined / npix)
+        return BASE + int(npix * (kept + max(peaks)))
     with_err = bool({"psfalign"} & {*save, *keep}) and not parameters.align_refs.skip
     prepared = (4 + 8 + 8 * with_err) * nref  # images, spectra
     peaks.append(prepared + (_PLAIN + 3 + 4 * with_err) * nref)
@@ -150,8 +222,9 @@ def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each):
     for k, n in enumerate(counts):
         before = done * sum(counts[:k])
         peaks += [before + prepared + _FLAGGING * n, before + aligning + own * n]
-    peaks.append(done * sum(counts) + _RESAMPLING + _wide_drops(parameters.resample))
-    return BASE + npix * (kept + max(peaks))
+    combining = (_GEOMETRY + _wide_drops(parameters.resample)) * bool(combined) + combined / npix
+    peaks.append(done * sum(counts) + combining)
+    return BASE + int(npix * (kept + max(peaks)))
 
 
 def _wide_drops(resample):
@@ -160,16 +233,16 @@ def _wide_drops(resample):
     return int(12 * max(0.0, _REACHED[resample.kernel] / finer - _REACHED["square"]))
 
 
-def _disk(npix, nref, counts, parameters, save, aligned):
+def _disk(npix, nref, counts, parameters, save, aligned, stored):
     truncations = len(parameters.klip.truncations)
     sizes = {
         "crfints": _FULL * (nref + sum(counts)) * (not parameters.outlier_detection.skip),
         "psfstack": _PLAIN * nref,
         "psfalign": _PLAIN * nref * aligned * (not parameters.align_refs.skip),
         "psfsub": _FULL * sum(counts) * truncations * (not parameters.klip.skip),
-        "i2d": 40 * truncations * (not parameters.resample.skip),
     }
-    return npix * sum(size for name, size in sizes.items() if name in save)
+    images = npix * sum(size for name, size in sizes.items() if name in save)
+    return images + stored * truncations * ("i2d" in save)
 
 
 def _seconds(npix, nref, nsci, aligned, parameters, save, threads):
@@ -202,6 +275,7 @@ def predict(plans: Sequence[Plan]) -> tuple[float, float]:
     return _GPU_START + _GPU_PAIR * pixels, _CPU_START + sum(plan.seconds for plan in plans)
 
 
+@functools.cache
 def _speed() -> float:
     """Run time on this machine relative to the one on which the constants were measured."""
     import numpy as np

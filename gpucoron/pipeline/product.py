@@ -18,7 +18,8 @@ from gpucoron.pipeline.weights import warn_of_outliers
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
-    from gpucoron.pipeline.inputs import ProductInputs
+    from gpucoron.pipeline.inputs import ProductInputs, Psfmask
+    from gpucoron.pipeline.planning import Plan
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.pipeline.run import Run
     from gpucoron.pipeline.subtraction import DeviceWork
@@ -29,9 +30,9 @@ log = logging.getLogger("gpucoron")
 _LOST = 0.01  # of an exposure's good pixels that may lie outside of the output image
 
 
-def run_product(run: Run, inputs: ProductInputs) -> ProductResult:
+def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -> ProductResult:
     """Run the five steps on one product of an association."""
-    product = ProductContext(run, inputs)
+    product = ProductContext(run, inputs, plan, psfmask)
     with product.backends[0].activate():
         # outlier_detection: flag pixels that deviate from their exposure's median
         references = []

@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gpucoron.analysis.record import Record
 from gpucoron.backend.prefetch import read_ahead
 from gpucoron.backend.transfer import CpuBackend, backends
-from gpucoron.errors import UsageError
 from gpucoron.pipeline.output_names import OutputNames
-from gpucoron.pipeline.planning import MIB, plan_product
+from gpucoron.pipeline.planning import MIB
 from gpucoron.pipeline.result import ProductResult
 from gpucoron.pipeline.weights import Weights
 
@@ -23,7 +20,8 @@ if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.products import Provenance
-    from gpucoron.pipeline.inputs import ProductInputs
+    from gpucoron.pipeline.inputs import ProductInputs, Psfmask
+    from gpucoron.pipeline.planning import Plan
     from gpucoron.pipeline.run import Run
 
 log = logging.getLogger("gpucoron")
@@ -42,7 +40,7 @@ class ProductContext:
     record : Record
         What the report shows.
     mask : (ny, nx) float64 array
-        The psfmask.
+        The psfmask's weights.
     provenance : Provenance
         What the headers of all products say.
     batch : int
@@ -53,7 +51,7 @@ class ProductContext:
         The images of all exposures, references first, each read ahead.
     """
 
-    def __init__(self, run: Run, inputs: ProductInputs):
+    def __init__(self, run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask):
         self.run, self.inputs = run, inputs
         self.parameters = run.options.parameters
         self.names = OutputNames(run.options, inputs.association.asn_id)
@@ -63,10 +61,14 @@ class ProductContext:
         self.result = ProductResult(
             inputs.name, record=self.record, left_out=inputs.product.left_out
         )
-        self.batch = self._batch()
-        self.provenance = self._provenance()
-        self.mask = self._psfmask()
         self.weights = Weights(self.parameters)
+        self.batch = plan.batch
+        sizes = plan.pairs, plan.batch, plan.memory // MIB
+        log.debug("%d pairs, %d references at a time, about %d MiB", *sizes)
+        self.mask = self.record.mask = psfmask.mask
+        self.result.psfmask = psfmask.how
+        run.record.check_psfmask(inputs.name, psfmask.name, psfmask.mask)
+        self.provenance = self._provenance(psfmask.name)
         self.stacks = read_ahead(
             self._load,
             [*inputs.references, *inputs.science],
@@ -129,22 +131,7 @@ class ProductContext:
 
     # ---- before the steps
 
-    def _batch(self) -> int:
-        run, plan = self.run, plan_product(self.run.options, self.inputs, self.run.threads)
-        budget = run.options.budget()
-        sizes = plan.pairs, plan.batch, plan.memory // MIB
-        log.debug("%d pairs, %d references at a time, about %d MiB", *sizes)
-        if plan.least_memory > budget:
-            text = (
-                f"{self.result.name}: needs about {plan.least_memory // MIB} MiB, and "
-                f"{budget // MIB} MiB are allowed"
-            )
-            if run.options.memory is not None:
-                raise UsageError(f"{text}; give --memory {-(-plan.least_memory // MIB)}MiB or more")
-            log.warning("%s by default (half of what is free); going on", text)
-        return plan.batch
-
-    def _provenance(self) -> Provenance:
+    def _provenance(self, psfmask: str) -> Provenance:
         from gpucoron import __version__
         from gpucoron.io.products import Provenance
 
@@ -157,19 +144,5 @@ class ProductContext:
             asn_pool=association.asn_pool,
             parameters=self.parameters.flat(),
             inputs=[e.path.name for e in (*inputs.science, *inputs.references)],
+            psfmask=psfmask,
         )
-
-    def _psfmask(self) -> np.ndarray:
-        from gpucoron.io.psfmask import find_psfmask
-
-        options = self.run.options
-        with self.run.timed("read"):
-            mask, name, how = find_psfmask(
-                options.psfmask, self.inputs.science[0], options.checksums
-            )
-        if options.psfmask_name is not None:
-            name, how = options.psfmask_name, f"given: {options.psfmask_name}"
-        self.result.psfmask, self.record.mask = how, mask
-        self.run.record.check_psfmask(self.result.name, name, mask)
-        self.provenance = replace(self.provenance, psfmask=name)
-        return mask

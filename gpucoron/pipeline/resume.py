@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucoron.errors import InputError
+from gpucoron.io.files import read_input
 
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gpucoron")
 
+_LARGEST = 64 << 20  # bytes
 _KEYS = {
     "format": int,
     "gpucoron": str,
@@ -35,18 +37,24 @@ _KEYS = {
 
 def read(path: Path) -> dict[str, Any] | None:
     """Return the record of an earlier run, or None."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError, RecursionError):
+    try:
+        content = json.loads(read_input(path, InputError, "a run record", _LARGEST))
+    except (InputError, ValueError, RecursionError):
         content = None
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), kind) for key, kind in _KEYS.items()
-    ):
+    if not isinstance(content, dict) or not _is_record(content):
         log.warning("%s: not a valid run record, ignored", path.name)
         return None
     return content
+
+
+def _is_record(content: Mapping[str, Any]) -> bool:
+    return (
+        all(isinstance(content.get(key), kind) for key, kind in _KEYS.items())
+        and all(isinstance(m, dict) and "name" in m for m in content["psfmasks"].values())
+        and all(isinstance(text, str) for text in content["warnings"])
+    )
 
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,8 +13,7 @@ from gpucoron.backend.logs import Progress, collected_warnings
 from gpucoron.backend.opening import Opening
 from gpucoron.backend.prefetch import Background
 from gpucoron.backend.threads import limited_to
-from gpucoron.pipeline.inputs import RunInputs
-from gpucoron.pipeline.planning import plan_products, predict
+from gpucoron.pipeline.planning import Plan, predict
 from gpucoron.pipeline.product_writer import ProductWriter
 from gpucoron.pipeline.run_options import RunOptions
 from gpucoron.pipeline.run_record import RunRecord
@@ -67,15 +65,14 @@ class Run:
         elif str(spec).strip().lower() != "auto":
             self._opening = self._stack.enter_context(Opening(spec))
 
-    def settle_device(self, inputs: RunInputs) -> None:
+    def settle_device(self, plans: Sequence[Plan]) -> None:
         """Choose the device, now that it is known what is to be done."""
         if self.device is not None:
             return
         if self._opening is not None:
             self._use(self._opening.device())
         else:
-            plans = functools.partial(plan_products, self.options, inputs, self.threads)
-            self._use(choose_device("auto", lambda: predict(plans())))
+            self._use(choose_device("auto", lambda: predict(plans)))
 
     def _use(self, device: Device) -> None:
         self.device = self.record.device = device

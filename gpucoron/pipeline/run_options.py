@@ -20,6 +20,7 @@ _UNITS = {"": 1} | {
     for power, letter in enumerate("kmgt", 1)
     for binary, base in (("", 1000), ("i", 1024))
 }
+_LARGEST_SIZE = 1 << 60  # bytes
 DEFAULT_SAVE = frozenset(PRODUCTS) - {"median"}
 
 
@@ -48,6 +49,8 @@ class RunOptions:
     threads: int | None = None
     memory: int | str | None = None
     memory_limit: int | None = None  # bytes at which a Dask nanny ends this process
+    report: str | PathLike | None = None  # where the caller will write the report
+    protected: tuple[str | PathLike, ...] = ()  # more that is not replaced: parameter files, logs
 
     def __post_init__(self):
         for name in ("save", "keep"):
@@ -74,8 +77,12 @@ class RunOptions:
         """Return the bytes that the run may use."""
         if self.memory is not None:
             return parse_size(self.memory)
+        return int(SHARE * self.free_memory())
+
+    def free_memory(self) -> int:
+        """Return the bytes that are free on this machine, for this process."""
         free = memory()[1]
-        return int(SHARE * (free if self.memory_limit is None else min(free, self.memory_limit)))
+        return free if self.memory_limit is None else min(free, self.memory_limit)
 
 
 def parse_size(text: str | int | float) -> int:
@@ -84,15 +91,15 @@ def parse_size(text: str | int | float) -> int:
     Raises
     ------
     UsageError
-        It is none of these, or not above 0.
+        It is none of these, not above 0, or more than any machine has.
     """
     found: Any = re.fullmatch(
         r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", str(text), re.IGNORECASE
     )
     try:
         size = int(float(found[1]) * _UNITS[found[2].lower()])
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         size = 0
-    if size <= 0:
+    if not 0 < size <= _LARGEST_SIZE:
         raise UsageError(f"memory is {text!r}, expected a size such as 4GiB or 500MB")
     return size

@@ -25,6 +25,7 @@ from gpucoron.backend.signals import EXITS, on_forced_exit, stopped_by
 from gpucoron.errors import GpucoronError, OutputError
 from gpucoron.pipeline import resume
 from gpucoron.pipeline.output_lock import FolderLock
+from gpucoron.pipeline.output_names import record_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +79,7 @@ class RunRecord:
             self._stack.callback(FolderLock(folder, name).release)
         self._stack.enter_context(on_forced_exit(self._abandon))
         self._beginning = True
-        self.path = folder / f"{names[0]}_run.json"
+        self.path = folder / record_name(names)
         self._files = {path.name: {"name": path.name, "state": "pending"} for path in planned}
         self._content = self._facts(inputs)
         earlier = resume.read(self.path)

@@ -55,16 +55,6 @@ def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
     )
 
 
-def report_path(result: Any, where: str | os.PathLike) -> Path:
-    """Name the report: `where` itself if it ends in .html, else a file in that folder."""
-    where = Path(where)
-    if where.suffix.lower() in (".html", ".htm") and not where.is_dir():
-        return where
-    first = result.product
-    single = len(result.products) == 1 or first.record is None or not first.record.asn
-    return where / f"{first.name if single else Path(first.record.asn).stem}_report.html"
-
-
 def write_report(
     result: Any,
     path: str | os.PathLike,
@@ -73,8 +63,11 @@ def write_report(
 ) -> Path:
     """Write the report of a run, see `gpucoron.Result.report`."""
     from gpucoron.io.files import output_error, output_file
+    from gpucoron.io.names import report_path
 
-    path = report_path(result, path)
+    record = result.product.record
+    asn = None if record is None else record.asn
+    path = report_path(path, [product.name for product in result.products], asn)
     page = make_report(result, star).encode("utf-8", "replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

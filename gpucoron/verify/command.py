@@ -64,6 +64,7 @@ def verify(
     require_jwst()
     changed = _changed_parameters(sets, align)
     folder = Path(output_dir).resolve()
+    _check_inputs_outside(folder, asn, psfmask)
     places = {name: folder / name for name in ("gpucoron", "jwst", "input")}
     _make(folder, places.values())
     staged = stage(asn, places["input"], psfmask)
@@ -112,18 +113,31 @@ def _changed_parameters(sets: Sequence[str], align: str | None) -> dict[str, Any
     return {name: value for name, value in chosen.items() if value != usual[name]}
 
 
+def _check_inputs_outside(
+    folder: Path, asn: str | PathLike, psfmask: str | PathLike | None
+) -> None:
+    """Raise OutputError if an input is in the folder, which will be emptied."""
+    from gpucoron.io.association import read_association
+
+    members = (m.path for product in read_association(Path(asn)).products for m in product.used)
+    for path in (asn, *([psfmask] if psfmask else []), *members):
+        if folder in Path(path).resolve().parents:
+            raise OutputError(f"{path} is in the output folder {folder}, which is emptied")
+
+
 def _make(folder: Path, places) -> None:
     """Create the folders, or empty those of an earlier comparison."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not (folder / _MARK).is_file():
+        mark = folder / _MARK
+        if any(folder.iterdir()) and (mark.is_symlink() or not mark.is_file()):
             raise OutputError(
                 f"output folder {folder} holds other files; expected a new or empty "
                 "folder, or one of an earlier comparison"
             )
-        (folder / _MARK).write_text(
-            "gpucoron verify writes this folder, and empties it when it runs again.\n"
-        )
+        for link in filter(Path.is_symlink, list(folder.iterdir())):
+            link.unlink()  # what it leads to is not ours
+        mark.write_text("gpucoron verify writes this folder, and empties it when it runs again.\n")
         for place in places:
             if place.is_dir():
                 shutil.rmtree(place)

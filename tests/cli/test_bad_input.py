@@ -234,8 +234,19 @@ bad("{sci0}: VAR_FLAT is NaN in every pixel, and", both(edit(VAR_FLAT=put(NAN)),
 bad("{sci1}: ERR is NaN in every pixel, and a", both(edit("sci1", ERR=put(NAN)), like_jwst))
 bad("{psf0}: VAR_RNOISE is NaN in", both(edit("psf", VAR_RNOISE=put(NAN)), like_jwst))
 bad("{sci0}: no integration has a usable pixel that is not NaN", edit(ERR=top, VAR_FLAT=bottom))
+one_row = dict.fromkeys(IMAGES, lambda a: a[:, 16:17])
+bad(r"{sci0}: SCI has images of shape \(1, 40\), expected 2 x 2 pixels or more", edit(**one_row))
 
 # The psfmask; tests/io/test_psfmask.py has more
+bad(
+    "{mask}: the psfmask has 1e-200 as its largest value",
+    psfmask(lambda a: 0 * a.astype("f8") + 1e-200),
+)
+bad("{mask}: the psfmask has 1e.30 as its largest value", psfmask(lambda a: 0 * a + 1e30))
+bad(
+    "{mask}: the psfmask is above 0 in 1 pixels only",
+    psfmask(lambda a: put(1, 3, 3)(0 * a.astype("f8") + 1e-9)),
+)
 bad("no.fits: no such file, expected a FITS file", given("--psfmask INPUT/no.fits"))
 bad(
     r"{mask}: the psfmask has shape \(35, 40\), but the exposures have \(36, 40\)",
@@ -253,6 +264,15 @@ bad("--set klip.truncate=-1: .*expected an integer of 0 or", given("--set klip.t
 bad("'lanczos4'.*'square' or 'point' or 'turbo'", given("--set resample.kernel=lanczos4"), 2)
 bad("stack_refs.skip is true, but klip needs", given("--set stack_refs.skip=true"), 2)
 bad("device 7 cannot be used: ", given("--device 7"), 4)
+for name, value in (
+    *(("align_refs.bad_bits", 2**40), ("outlier_detection.good_bits", "~-1")),
+    *(("klip.truncate", "1,1e300"), ("align_refs.median_box_length", "9e99")),
+    *(("resample.pixel_scale", "1e-300"), ("resample.crpix", "1e300,0")),
+    *(("resample.rotation", "-1e300"), ("resample.fillval", "1e39")),
+):
+    bad(f"--set {name}={value}: ".replace("+", "."), given(f"--set {name}={value}"), 2)
+for size in ("1e999", "nan", "-1"):
+    bad(f"memory is '{size}', expected a size", given(f"--memory={size}"), 2)
 for setting in ("output_shape=1,1", "crval=10,95", "output_wcs=no.asdf"):
     bad(setting.split("=")[0], given(f"--set resample.{setting}"), 2, late=True)
 

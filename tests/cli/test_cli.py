@@ -176,7 +176,7 @@ def test_files_that_cannot_be_read_or_written(pipeline, capsys, monkeypatch):
     monkeypatch.setattr("gpucoron.backend.device._may_have_gpu", lambda: False)
     for words, code, message in (
         ("--params none.toml", 3, "none.toml: no such file, expected a parameter file"),
-        ("--save-params no/p.toml", 5, "no/p.toml: cannot write: No such file"),
+        ("--save-params no/p.toml", 5, "cannot write no/p.toml: No such file"),
         ("--log-file no/run.log", 5, "no/run.log: cannot write the log: No such"),
         ("--device 0", 4, "device 0 cannot be used: there is no NVIDIA GPU here"),
     ):

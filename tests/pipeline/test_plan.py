@@ -12,8 +12,9 @@ from gpucoron.backend.device import cpu_threads
 from gpucoron.cli import main as cli
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
+from gpucoron.pipeline.association import plan_association
 from gpucoron.pipeline.planning import BASE, LARGEST_BATCH, MIB, make_plan, predict
-from gpucoron.pipeline.run_options import parse_size
+from gpucoron.pipeline.run_options import RunOptions, parse_size
 from gpucoron.simulate import simulate
 from tests.helpers.processes import python
 from tests.helpers.tiny_sets import (
@@ -234,7 +235,11 @@ def test_little_free_memory_is_a_warning(tiny, monkeypatch):
 @pytest.mark.parametrize("align", ["each", "first"])
 def test_batches_change_no_bit(align, tiny, caplog):
     caplog.set_level("DEBUG", "gpucoron")
-    least = tiny_plan((), PRODUCTS, align=align, klip_truncate=3).least_memory
+    parameters = Parameters.from_sources(keywords={"align": align, "klip_truncate": 3})
+    keeping = RunOptions(
+        tiny.asn, parameters, save=frozenset(), keep=frozenset(PRODUCTS), threads=1
+    )
+    least = plan_association(keeping)[0].least_memory
     given = {"psfmask": tiny.mask, "align": align, "klip_truncate": 3, "threads": 1}
     results = [
         gpucoron.run(tiny.asn, "cpu", memory=least + more, **given).product

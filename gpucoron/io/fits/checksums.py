@@ -21,6 +21,7 @@ import numpy as np
 from astropy.io import fits
 
 from gpucoron.errors import InputError
+from gpucoron.io.files import open_regular
 from gpucoron.io.fits.headers import quiet
 from gpucoron.io.fits.reading import FitsFile, open_fits
 from gpucoron.io.fits.walk import Hdu
@@ -50,10 +51,10 @@ def crc32(path: str | os.PathLike, stop: Callable[[], bool] = lambda: False) -> 
     Raises
     ------
     OSError
-        It cannot be read.
+        It cannot be read, or is no regular file.
     """
     value = 0
-    with open(path, "rb", buffering=0) as file:
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
             value = zlib.crc32(chunk, value)
             if stop():

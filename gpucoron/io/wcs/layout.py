@@ -117,7 +117,7 @@ def _place(regions, scale, ratio, pc, crval, crpix, shape) -> OutputWcs:
     (x1, y1), (x2, y2) = corners.min(axis=1) + crpix, corners.max(axis=1) + crpix
     box = None
     if shape is None:
-        shape = (int(y2 + 0.5), int(x2 + 0.5))
+        shape = tuple(int(min(max(side, 0.0), 1e18) + 0.5) for side in (y2, x2))
     else:
         box = _clipped(x1, x2, shape[1]), _clipped(y1, y2, shape[0])
     if min(shape) < 2 or max(shape) > MAX_SIDE_PX:

@@ -227,8 +227,10 @@ class _Scan:
         if not self._advance(y + 0.5 - (0.5 + SEARCH_PX)):
             return None
         high_left, high_right = self._edge(0, y) - SEARCH_PX, self._edge(1, y) + SEARCH_PX
-        low_left, high_left = max(low_left, 0.0), max(high_left, 0.0)
-        low_right, high_right = min(low_right, self.nx - 1.0), min(high_right, self.nx - 1.0)
+        # in this order NaN, which an edge along a row gives, becomes the first or last column
+        low_left, high_left = max(0.0, low_left), max(0.0, high_left)
+        last = self.nx - 1.0
+        low_right, high_right = min(last, low_right), min(last, high_right)
         if high_left >= high_right:
             start, stop = low_left, low_right
             if start >= stop:
