@@ -11,6 +11,7 @@ jwst's align_refs; here its minimum is found without a Fourier transform for eve
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,18 @@ from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import multiply_phases
 from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm
 
-__all__ = ["CONVERGED", "FIT_DTYPE", "LEFT_OUT", "NOT_CONVERGED", "Registration", "left_out"]
+__all__ = [
+    "CONVERGED",
+    "FIT_DTYPE",
+    "INCONSISTENT",
+    "LEFT_OUT",
+    "NOT_CONVERGED",
+    "Registration",
+    "left_out",
+]
 
 CONVERGED, NOT_CONVERGED, LEFT_OUT = 0, 1, 2
+INCONSISTENT = 3  # converged, and cannot be right: see `gpucoron.steps.fit_consistency`
 
 FIT_DTYPE = np.dtype(
     [
@@ -45,6 +55,9 @@ LATTICE = 4  # px between the centres of the boxes in which the series hold
 HALF_WIDTH = 2.3  # px; half a box: they overlap by 0.6 px, so that few fits change box
 GRID = 15  # coarse points along each side of a box from which Newton's method starts
 MAX_WALK = 12  # boxes that a fit may walk through
+FAR_GAIN = 0.8  # of the squared residual that an offset beyond the search range may leave
+POOR = 0.7  # share of the reference's rms left by a fit for which the whole frame is searched
+PROBES = 3  # of a frame's poor pairs are searched first
 
 
 def left_out(n):
@@ -72,8 +85,9 @@ class Registration:
         A frame like those to come, from which the whole-pixel part of each reference's offset is
         found. Default: no offset expected. Results do not depend on it (to rounding), speed does.
     search : float, pixels
-        Offsets up to this along either axis are searched for the lowest residual. 0 walks downhill
-        from no shift to the nearest minimum, as jwst does.
+        Offsets up to this along either axis are searched for the lowest residual, and the whole
+        frame for one that leaves clearly less. 0 walks downhill from no shift to the nearest
+        minimum, as jwst does.
     background : bool
         Fit a constant, too, so that a background that differs between frame and reference moves
         nothing. False leaves the objective as jwst has it.
@@ -163,6 +177,14 @@ class Registration:
         if guide is not None and self.search > 0 and bool(xp.isfinite(guide).all()):
             groups = np.arange(len(references)) if groups is None else np.asarray(groups)
             self._guide, self._guide_fits = guide, self._center_boxes(guide, groups)
+
+    @functools.cached_property
+    def reference_rms(self):
+        """Rms of each reference within the mask, (nref,) on the host: what no fit would leave.
+
+        About its weighted mean where a constant is fitted.
+        """
+        return np.sqrt(np.maximum(to_host(self._power), 0.0) / self._total)
 
     def _batches(self, indices):
         return [indices[k : k + self._batch_size] for k in range(0, len(indices), self._batch_size)]
@@ -279,27 +301,31 @@ class Registration:
     def _whole_pixel_peaks(self, spectra, r, frame_spectra, f):
         """Find the whole-pixel shifts (y, x) of largest C^2/B within the search range.
 
-        No shift where the brightness is positive nowhere.
+        One further away, anywhere in the frame, where it leaves clearly less of the reference. No
+        shift where the brightness is positive nowhere.
         """
-        xp, frames = self._xp, self._xp.asarray(f)
-        share = (self._sums[self._xp.asarray(r)] / self._total)[:, None, None]
+        xp, frames, (ny, nx) = self._xp, self._xp.asarray(f), self.shape
+        where = xp.asarray(r)
+        share = (self._sums[where] / self._total)[:, None, None]
         product = (spectra - share * self._mask_term.spectrum) * frame_spectra.spectra[
             frames
         ].conj()
+        c = fft_module(product).irfft2(product, s=self.shape)
+        norm = frame_spectra.whole_pixel_norm[frames]
+        score = xp.where((c > 0) & (norm > 0), c * c / xp.where(norm > 0, norm, 1.0), -np.inf)
         reach = [min(int(np.ceil(self.search)), (n - 1) // 2) for n in self.shape]
         rows, cols = (np.r_[-n : n + 1] for n in reach)
-
-        def window(images):
-            images = xp.take(images, xp.asarray(rows), axis=1)
-            return to_host(xp.take(images, xp.asarray(cols), axis=2))
-
-        c = window(fft_module(product).irfft2(product, s=self.shape))
-        norm = window(frame_spectra.whole_pixel_norm[frames])
-        score = np.where((c > 0) & (norm > 0), c * c / np.where(norm > 0, norm, 1.0), -np.inf)
-        score = score.reshape(len(r), -1)
-        iy, ix = np.unravel_index(score.argmax(axis=1), c.shape[1:])
-        bright = score.max(axis=1) > -np.inf
-        return np.stack([rows[iy], cols[ix]], axis=1) * bright[:, None]
+        near = xp.take(xp.take(score, xp.asarray(rows), axis=1), xp.asarray(cols), axis=2)
+        near_best, near_at = _peaks(near)
+        far_best, far_at = _peaks(score)
+        power = to_host(self._power[where])
+        is_far = power - far_best < FAR_GAIN * (power - near_best)
+        iy, ix = np.unravel_index(near_at, near.shape[1:])
+        far = np.stack(np.unravel_index(far_at, self.shape), axis=1)
+        far = np.where(far > (np.array([ny, nx]) - 1) // 2, far - [ny, nx], far)
+        bright = near_best > -np.inf
+        near = np.stack([rows[iy], cols[ix]], axis=1) * bright[:, None]
+        return np.where(is_far[:, None], far, near)
 
     def fit(self, frame):
         """Fit one frame to every reference.
@@ -377,11 +403,34 @@ class Registration:
         rows = self._solve(frame_spectra, f, r, self._centres[r], self._packed, r)
         _store_fits(fits, finite[f], r, self._centres[r], rows)
         edge = (np.abs(rows[:, :2]) > 0.95 * HALF_WIDTH).any(axis=1)
-        for pairs in self._batches(np.flatnonzero((rows[:, 7] == 0) | edge)):
+        again = np.flatnonzero((rows[:, 7] == 0) | edge)
+        self._refit(frame_spectra, f[again], r[again], fits, finite)
+        if self.search > 0:
+            poor = rows[:, 6] > POOR * self.reference_rms[r]
+            poor[again] = False
+            self._search_again(frame_spectra, f[poor], r[poor], fits, finite)
+
+    def _search_again(self, frame_spectra, f, r, fits, finite):
+        """Look in the whole frame for a better fit of pairs that fit poorly.
+
+        A few of each frame first, and all where that has helped: noise costs few searches.
+        """
+        tried = np.zeros(len(r), dtype=bool)
+        for frame in np.unique(f):
+            own = np.flatnonzero(f == frame)
+            tried[own[np.linspace(0, len(own) - 1, PROBES).astype(int)]] = True
+        helped = self._refit(frame_spectra, f[tried], r[tried], fits, finite)
+        rest = ~tried & np.isin(f, f[tried][helped])
+        self._refit(frame_spectra, f[rest], r[rest], fits, finite)
+
+    def _refit(self, frame_spectra, f, r, fits, finite):
+        """Search the whole frame for pairs and fit them there; returns which became better."""
+        before = fits["residual"][finite[f], r]
+        for pairs in self._batches(np.arange(len(r))):
             own_f, own_r = f[pairs], r[pairs]
-            _store_fits(
-                fits, finite[own_f], own_r, *self._refit_neighbours(frame_spectra, own_f, own_r)
-            )
+            centres, rows = self._refit_neighbours(frame_spectra, own_f, own_r)
+            _store_fits(fits, finite[own_f], own_r, centres, rows)
+        return fits["residual"][finite[f], r] ** 2 < FAR_GAIN * before**2
 
     def _solve(self, frame_spectra, f, r, centres, packed, which):
         """Fit frames `f` to references `r`, whose spectra stand at packed[which], in their boxes.
@@ -442,6 +491,12 @@ class Registration:
             if not active.size:
                 break
         return centres, rows
+
+
+def _peaks(scores):
+    """The largest value of each image and where it is, counted along the rows; on the host."""
+    flat = scores.reshape(len(scores), -1)
+    return to_host(flat.max(axis=1)), to_host(flat.argmax(axis=1))
 
 
 def _nearest(offsets):
