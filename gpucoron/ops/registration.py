@@ -23,6 +23,7 @@ from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import multiply_phases
 from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm
+from gpucoron.ops.registration_search import FAR_GAIN, POOR, probes, whole_pixel_offsets
 
 __all__ = [
     "CONVERGED",
@@ -55,9 +56,6 @@ LATTICE = 4  # px between the centres of the boxes in which the series hold
 HALF_WIDTH = 2.3  # px; half a box: they overlap by 0.6 px, so that few fits change box
 GRID = 15  # coarse points along each side of a box from which Newton's method starts
 MAX_WALK = 12  # boxes that a fit may walk through
-FAR_GAIN = 0.8  # of the squared residual that an offset beyond the search range may leave
-POOR = 0.7  # share of the reference's rms left by a fit for which the whole frame is searched
-PROBES = 3  # of a frame's poor pairs are searched first
 
 
 def left_out(n):
@@ -299,13 +297,8 @@ class Registration:
         return multiply_phases(spectra, -centres.astype(np.float64), self.shape)
 
     def _whole_pixel_peaks(self, spectra, r, frame_spectra, f):
-        """Find the whole-pixel shifts (y, x) of largest C^2/B within the search range.
-
-        One further away, anywhere in the frame, where it leaves clearly less of the reference. No
-        shift where the brightness is positive nowhere.
-        """
-        xp, frames, (ny, nx) = self._xp, self._xp.asarray(f), self.shape
-        where = xp.asarray(r)
+        """Find the whole-pixel shifts (y, x) of largest C^2/B."""
+        xp, frames, where = self._xp, self._xp.asarray(f), self._xp.asarray(r)
         share = (self._sums[where] / self._total)[:, None, None]
         product = (spectra - share * self._mask_term.spectrum) * frame_spectra.spectra[
             frames
@@ -313,19 +306,7 @@ class Registration:
         c = fft_module(product).irfft2(product, s=self.shape)
         norm = frame_spectra.whole_pixel_norm[frames]
         score = xp.where((c > 0) & (norm > 0), c * c / xp.where(norm > 0, norm, 1.0), -np.inf)
-        reach = [min(int(np.ceil(self.search)), (n - 1) // 2) for n in self.shape]
-        rows, cols = (np.r_[-n : n + 1] for n in reach)
-        near = xp.take(xp.take(score, xp.asarray(rows), axis=1), xp.asarray(cols), axis=2)
-        near_best, near_at = _peaks(near)
-        far_best, far_at = _peaks(score)
-        power = to_host(self._power[where])
-        is_far = power - far_best < FAR_GAIN * (power - near_best)
-        iy, ix = np.unravel_index(near_at, near.shape[1:])
-        far = np.stack(np.unravel_index(far_at, self.shape), axis=1)
-        far = np.where(far > (np.array([ny, nx]) - 1) // 2, far - [ny, nx], far)
-        bright = near_best > -np.inf
-        near = np.stack([rows[iy], cols[ix]], axis=1) * bright[:, None]
-        return np.where(is_far[:, None], far, near)
+        return whole_pixel_offsets(score, to_host(self._power[where]), self.search)
 
     def fit(self, frame):
         """Fit one frame to every reference.
@@ -415,10 +396,7 @@ class Registration:
 
         A few of each frame first, and all where that has helped: noise costs few searches.
         """
-        tried = np.zeros(len(r), dtype=bool)
-        for frame in np.unique(f):
-            own = np.flatnonzero(f == frame)
-            tried[own[np.linspace(0, len(own) - 1, PROBES).astype(int)]] = True
+        tried = probes(f)
         helped = self._refit(frame_spectra, f[tried], r[tried], fits, finite)
         rest = ~tried & np.isin(f, f[tried][helped])
         self._refit(frame_spectra, f[rest], r[rest], fits, finite)
@@ -491,12 +469,6 @@ class Registration:
             if not active.size:
                 break
         return centres, rows
-
-
-def _peaks(scores):
-    """The largest value of each image and where it is, counted along the rows; on the host."""
-    flat = scores.reshape(len(scores), -1)
-    return to_host(flat.max(axis=1)), to_host(flat.argmax(axis=1))
 
 
 def _nearest(offsets):

@@ -63,6 +63,7 @@ def run_product(run: Run, inputs: ProductInputs) -> ProductResult:
         for truncate in subtracted[0]:
             combine(product, [images[truncate] for images in subtracted], truncate)
         product.record.to_host()
+        product.check()
     return product.result
 
 
@@ -246,6 +247,7 @@ def save_subtracted(
     from gpucoron.io.products import write_psfsub
 
     product.record.note_subtracted(exposure.root, science, images)
+    product.last_check.note_subtracted(exposure.root, product.mask, science, images)
     if not images:
         log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
         return {product.parameters.klip.truncations[0]: science}

@@ -14,6 +14,7 @@ from gpucoron.analysis.record import Record
 from gpucoron.backend.prefetch import read_ahead
 from gpucoron.backend.transfer import CpuBackend, backends
 from gpucoron.errors import UsageError
+from gpucoron.pipeline.last_check import LastCheck
 from gpucoron.pipeline.output_names import OutputNames
 from gpucoron.pipeline.planning import MIB, plan_product
 from gpucoron.pipeline.result import ProductResult
@@ -39,6 +40,8 @@ class ProductContext:
     result : ProductResult
     record : Record
         What the report shows.
+    last_check : LastCheck
+        What is compared at the end.
     mask : (ny, nx) float64 array
         The psfmask.
     provenance : Provenance
@@ -59,6 +62,7 @@ class ProductContext:
         self.result = ProductResult(
             inputs.name, record=self.record, left_out=inputs.product.left_out
         )
+        self.last_check = LastCheck(inputs.name)
         self.batch = self._batch()
         self.provenance = self._provenance()
         self.mask = self._psfmask()
@@ -116,6 +120,11 @@ class ProductContext:
             path = self.names.path(name, kind, truncate)
             self.run.writer.write(path, writer, source, host, *extra, provenance)
         return found
+
+    def check(self) -> None:
+        """Warn of products that are out of proportion to the input; the record is on the host."""
+        wcs = self.record.wcs
+        self.last_check.warn(self.record.images, 1.0 if wcs is None else wcs.pixel_scale_ratio)
 
     # ---- before the steps
 

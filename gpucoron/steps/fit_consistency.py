@@ -11,15 +11,14 @@ from gpucoron.ops.registration import CONVERGED, INCONSISTENT
 __all__ = ["Finding", "find_inconsistent_fits", "mark_inconsistent"]
 
 # Limits, with what was measured. Good: 24 simulated NIRCam, MIRI 4QPM and MIRI Lyot sets (seeds 0
-# to 9) with their psfmask, without one and NIRCam with that of a bar, and AU Mic. Bad: references 9
-# and 14 px away that were not found, stars fainter than the noise, ERR that is 0.
+# to 9) with their psfmask, and AU Mic. Bad: references 9 and 14 px away that were not found, stars
+# fainter than the noise, ERR that is 0, pairs without a psfmask that are 0.8 to 7 px off.
 
 #: Uncertainty of a shift, px. Good 0.0005 to 0.02, at the noise 0.1 to 0.7.
 MOST_UNCERTAIN = 0.5
-#: Residual over the reference's own rms. Good 0.04 to 0.70, without a psfmask to 0.85 (4QPM: stars
-#: on both sides of the mask's middle differ); bad 0.89 to 1, and shifts are a tenth of the truth
-#: at 0.92.
-MOST_LEFT = 0.87
+#: Residual over the reference's own rms. Good 0.04 to 0.70, and to 0.79 where the noise is a good
+#: part of the image; bad 0.78 to 1. At 0.92 the shifts are a tenth of the true ones.
+MOST_LEFT = 0.8
 #: The same over its median of all pairs, from 0.5 on. Good to 3; one displaced integration 4 to 30.
 MOST_ABOVE_MEDIAN, ALWAYS_GOOD = 4.0, 0.5
 #: Factor between the brightness ratio and that which the two images have with others. Good 1.000
@@ -27,8 +26,8 @@ MOST_ABOVE_MEDIAN, ALWAYS_GOOD = 4.0, 0.5
 MOST_BRIGHTNESS = 1.5
 #: Standard deviations between a shift and that which the two images have with others. A standard
 #: deviation is that of the shifts' own scatter, but not below their uncertainty or 0.02 px, nor
-#: above three times the uncertainty. Good to 0.001 px and to 0.015 with the 4QPM, without a psfmask
-#: to 0.042; at the noise 0.1 to 2.
+#: above three times the uncertainty. Left of the shifts: good 0.0004 to 0.006 px (4QPM 0.015),
+#: without a psfmask to 0.042, at the noise 0.1 to 2.
 MOST_SIGMA, LEAST_SIGMA_PX, MOST_SCATTER = 5.0, 0.02, 3.0
 
 
