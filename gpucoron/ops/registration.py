@@ -11,6 +11,7 @@ jwst's align_refs; here its minimum is found without a Fourier transform for eve
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,20 @@ from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import multiply_phases
 from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm
+from gpucoron.ops.registration_search import FAR_GAIN, POOR, probes, whole_pixel_offsets
 
-__all__ = ["CONVERGED", "FIT_DTYPE", "LEFT_OUT", "NOT_CONVERGED", "Registration", "left_out"]
+__all__ = [
+    "CONVERGED",
+    "FIT_DTYPE",
+    "INCONSISTENT",
+    "LEFT_OUT",
+    "NOT_CONVERGED",
+    "Registration",
+    "left_out",
+]
 
 CONVERGED, NOT_CONVERGED, LEFT_OUT = 0, 1, 2
+INCONSISTENT = 3  # converged, and cannot be right: see `gpucoron.steps.fit_consistency`
 
 FIT_DTYPE = np.dtype(
     [
@@ -72,8 +83,9 @@ class Registration:
         A frame like those to come, from which the whole-pixel part of each reference's offset is
         found. Default: no offset expected. Results do not depend on it (to rounding), speed does.
     search : float, pixels
-        Offsets up to this along either axis are searched for the lowest residual. 0 walks downhill
-        from no shift to the nearest minimum, as jwst does.
+        Offsets up to this along either axis are searched for the lowest residual, and the whole
+        frame for one that leaves clearly less. 0 walks downhill from no shift to the nearest
+        minimum, as jwst does.
     background : bool
         Fit a constant, too, so that a background that differs between frame and reference moves
         nothing. False leaves the objective as jwst has it.
@@ -163,6 +175,14 @@ class Registration:
         if guide is not None and self.search > 0 and bool(xp.isfinite(guide).all()):
             groups = np.arange(len(references)) if groups is None else np.asarray(groups)
             self._guide, self._guide_fits = guide, self._center_boxes(guide, groups)
+
+    @functools.cached_property
+    def reference_rms(self):
+        """Rms of each reference within the mask, (nref,) on the host: what no fit would leave.
+
+        About its weighted mean where a constant is fitted.
+        """
+        return np.sqrt(np.maximum(to_host(self._power), 0.0) / self._total)
 
     def _batches(self, indices):
         return [indices[k : k + self._batch_size] for k in range(0, len(indices), self._batch_size)]
@@ -278,29 +298,16 @@ class Registration:
         return multiply_phases(spectra, -centres.astype(np.float64), self.shape)
 
     def _whole_pixel_peaks(self, spectra, r, frame_spectra, f):
-        """Find the whole-pixel shifts (y, x) of largest C^2/B within the search range.
-
-        No shift where the brightness is positive nowhere.
-        """
-        xp, frames = self._xp, self._xp.asarray(f)
-        share = (self._sums[self._xp.asarray(r)] / self._total)[:, None, None]
+        """Find the whole-pixel shifts (y, x) of largest C^2/B."""
+        xp, frames, where = self._xp, self._xp.asarray(f), self._xp.asarray(r)
+        share = (self._sums[where] / self._total)[:, None, None]
         product = (spectra - share * self._mask_term.spectrum) * frame_spectra.spectra[
             frames
         ].conj()
-        reach = [min(int(np.ceil(self.search)), (n - 1) // 2) for n in self.shape]
-        rows, cols = (np.r_[-n : n + 1] for n in reach)
-
-        def window(images):
-            images = xp.take(images, xp.asarray(rows), axis=1)
-            return to_host(xp.take(images, xp.asarray(cols), axis=2))
-
-        c = window(fft_module(product).irfft2(product, s=self.shape))
-        norm = window(frame_spectra.whole_pixel_norm[frames])
-        score = np.where((c > 0) & (norm > 0), c * c / np.where(norm > 0, norm, 1.0), -np.inf)
-        score = score.reshape(len(r), -1)
-        iy, ix = np.unravel_index(score.argmax(axis=1), c.shape[1:])
-        bright = score.max(axis=1) > -np.inf
-        return np.stack([rows[iy], cols[ix]], axis=1) * bright[:, None]
+        c = fft_module(product).irfft2(product, s=self.shape)
+        norm = frame_spectra.whole_pixel_norm[frames]
+        score = xp.where((c > 0) & (norm > 0), c * c / xp.where(norm > 0, norm, 1.0), -np.inf)
+        return whole_pixel_offsets(score, to_host(self._power[where]), self.search)
 
     def fit(self, frame):
         """Fit one frame to every reference.
@@ -378,11 +385,31 @@ class Registration:
         rows = self._solve(frame_spectra, f, r, self._centres[r], self._packed, r)
         _store_fits(fits, finite[f], r, self._centres[r], rows)
         edge = (np.abs(rows[:, :2]) > 0.95 * HALF_WIDTH).any(axis=1)
-        for pairs in self._batches(np.flatnonzero((rows[:, 7] == 0) | edge)):
+        again = np.flatnonzero((rows[:, 7] == 0) | edge)
+        self._refit(frame_spectra, f[again], r[again], fits, finite)
+        if self.search > 0:
+            poor = rows[:, 6] > POOR * self.reference_rms[r]
+            poor[again] = False
+            self._search_again(frame_spectra, f[poor], r[poor], fits, finite)
+
+    def _search_again(self, frame_spectra, f, r, fits, finite):
+        """Look in the whole frame for a better fit of pairs that fit poorly.
+
+        A few of each frame first, and all where that has helped: noise costs few searches.
+        """
+        tried = probes(f)
+        helped = self._refit(frame_spectra, f[tried], r[tried], fits, finite)
+        rest = ~tried & np.isin(f, f[tried][helped])
+        self._refit(frame_spectra, f[rest], r[rest], fits, finite)
+
+    def _refit(self, frame_spectra, f, r, fits, finite):
+        """Search the whole frame for pairs and fit them there; returns which became better."""
+        before = fits["residual"][finite[f], r]
+        for pairs in self._batches(np.arange(len(r))):
             own_f, own_r = f[pairs], r[pairs]
-            _store_fits(
-                fits, finite[own_f], own_r, *self._refit_neighbours(frame_spectra, own_f, own_r)
-            )
+            centres, rows = self._refit_neighbours(frame_spectra, own_f, own_r)
+            _store_fits(fits, finite[own_f], own_r, centres, rows)
+        return fits["residual"][finite[f], r] ** 2 < FAR_GAIN * before**2
 
     def _solve(self, frame_spectra, f, r, centres, packed, which):
         """Fit frames `f` to references `r`, whose spectra stand at packed[which], in their boxes.

@@ -69,6 +69,7 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
         for truncate in subtracted[0]:
             combine(product, [images[truncate] for images in subtracted], truncate)
         product.record.to_host()
+        product.check()
     return product.result
 
 
@@ -169,8 +170,10 @@ def subtract_psf(
     library: list[ReferenceLibrary] | None,
 ) -> dict[int, IntegrationStack]:
     """Subtract the PSF from a science exposure; return its images for each truncation."""
+    from gpucoron.pipeline.fit_warnings import report_fits
     from gpucoron.pipeline.subtraction import Subtraction
     from gpucoron.steps.align_refs import AlignedReferences
+    from gpucoron.steps.fit_consistency import find_inconsistent_fits, mark_inconsistent
 
     run, result, root = product.run, product.result, exposure.root
     skip = product.parameters.align_refs.skip
@@ -180,16 +183,18 @@ def subtract_psf(
         work = Subtraction(run, root, shares, "psfalign" in run.options.keep and not skip)
         subtracted = work.run(writer)
         product.record.exposures[root].eigenvalues = work.spectra
+        fits = work.table
         if not skip:
-            result.fits[root] = work.table
-            _report_fits(root, work.table)
+            findings = find_inconsistent_fits(fits, shares[0].alignment.reference_rms)
+            result.fits[root] = fits = mark_inconsistent(fits, findings)
+            report_fits(root, fits, findings, product.record.sources)
         if work.kept:
             images, errors = (
                 np.stack(a) if work.each else a[0] for a in zip(*work.kept, strict=True)
             )
-            result.psfalign[root] = AlignedReferences(images, errors, work.table)
+            result.psfalign[root] = AlignedReferences(images, errors, fits)
         if writer is not None:
-            run.writer.close(writer, work.table)
+            run.writer.close(writer, fits)
             unless_complete.pop_all()
     return subtracted
 
@@ -238,31 +243,6 @@ def _psfalign(product: ProductContext, exposure, alignment):
     return PsfalignWriter(path, references, shape, product.provenance, overwrite=overwrite)
 
 
-def _report_fits(root: str, table: np.ndarray) -> None:
-    """Log how far the references were moved, and which fits are no good."""
-    failed = table[table["status"] == 1]
-    if len(failed):
-        worst = ", ".join(f"{r['sci_integration']}/{r['ref_plane']}" for r in failed[:5])
-        log.warning(
-            "%s: %d of %d alignments did not converge (integration/reference %s%s)",
-            root,
-            len(failed),
-            len(table),
-            worst,
-            " ..." if len(failed) > 5 else "",
-        )
-    good = table[table["status"] == 0]
-    if len(good):
-        length = np.hypot(good["x"], good["y"])
-        log.info(
-            "%s: %d alignments, shifts of %.3f px (median) to %.3f px (largest)",
-            root,
-            len(table),
-            float(np.median(length)),
-            float(length.max()),
-        )
-
-
 def save_subtracted(
     product: ProductContext,
     exposure: Exposure,
@@ -273,6 +253,7 @@ def save_subtracted(
     from gpucoron.io.products import write_psfsub
 
     product.record.note_subtracted(exposure.root, science, images)
+    product.last_check.note_subtracted(exposure.root, product.mask, science, images)
     if not images:
         log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
         return {product.parameters.klip.truncations[0]: science}

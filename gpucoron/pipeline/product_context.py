@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpucoron.analysis.record import Record
 from gpucoron.backend.prefetch import read_ahead
 from gpucoron.backend.transfer import CpuBackend, backends
+from gpucoron.pipeline.last_check import LastCheck
 from gpucoron.pipeline.output_names import OutputNames
 from gpucoron.pipeline.planning import MIB
 from gpucoron.pipeline.result import ProductResult
@@ -39,6 +40,8 @@ class ProductContext:
     result : ProductResult
     record : Record
         What the report shows.
+    last_check : LastCheck
+        What is compared at the end.
     mask : (ny, nx) float64 array
         The psfmask's weights.
     provenance : Provenance
@@ -61,6 +64,7 @@ class ProductContext:
         self.result = ProductResult(
             inputs.name, record=self.record, left_out=inputs.product.left_out
         )
+        self.last_check = LastCheck(inputs.name)
         self.weights = Weights(self.parameters)
         self.batch = plan.batch
         sizes = plan.pairs, plan.batch, plan.memory // MIB
@@ -128,6 +132,11 @@ class ProductContext:
         stack = exposure.load()
         self.weights.look_at(exposure, stack)
         return self.backends[0].upload(stack)
+
+    def check(self) -> None:
+        """Warn of products that are out of proportion to the input; the record is on the host."""
+        wcs = self.record.wcs
+        self.last_check.warn(self.record.images, 1.0 if wcs is None else wcs.pixel_scale_ratio)
 
     # ---- before the steps
 

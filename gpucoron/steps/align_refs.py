@@ -16,6 +16,7 @@ from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
+from gpucoron.steps.fit_consistency import find_inconsistent_fits, mark_inconsistent
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
 
@@ -130,6 +131,14 @@ class Alignment:
         if self.align == "each":
             return list(range(len(self.science)))[self.only]
         return [int(np.argmax(self._usable))]
+
+    @property
+    def reference_rms(self) -> np.ndarray:
+        """Rms of each reference within the mask, (nref,): what a fit that explains nothing leaves.
+
+        For `gpucoron.steps.fit_consistency.find_inconsistent_fits`.
+        """
+        return self._registration.reference_rms
 
     def has_pixels(self, integration: int) -> bool:
         """Return whether a science integration has any usable pixel."""
@@ -270,8 +279,10 @@ def align_refs(
         mask = np.ones(science.shape[1:])
     plan = Alignment(science, references, mask, **parameters)
     batches = [(data, err, fits) for _, data, err, fits in plan]
-    data, err, fits = (list(column) for column in zip(*batches, strict=True))
+    data, err, tables = (list(column) for column in zip(*batches, strict=True))
+    fits = np.concatenate(tables)
+    fits = mark_inconsistent(fits, find_inconsistent_fits(fits, plan.reference_rms))
     if plan.align == "first":
-        return AlignedReferences(data[0], err[0], fits[0])
+        return AlignedReferences(data[0], err[0], fits)
     xp = cuda.array_namespace(*data)
-    return AlignedReferences(xp.stack(data), xp.stack(err), np.concatenate(fits))
+    return AlignedReferences(xp.stack(data), xp.stack(err), fits)
