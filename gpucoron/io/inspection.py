@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpucoron.errors import ExposureError, InputError
-from gpucoron.io.agreement import check_members, warn_of_differences
+from gpucoron.io.agreement import check_members, warn_of_copies, warn_of_differences
 from gpucoron.io.association import Association, LeftOut, Member, Product
 from gpucoron.io.exposures import Exposure, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
@@ -85,14 +84,10 @@ def inspect_members(
     """
     members = {_key(m): m for p in association.products for m in p.used}
     exposures: Exposures = {}
-    fingerprints: dict[tuple[Path, str], bytes] = {}
     reasons: dict[tuple[Path, str], str] = {}
     for done, (key, member) in enumerate(members.items(), start=1):
         try:
-            file = open_fits(member.path, ExposureError)
-            exposures[key] = _look_at(file, member, needs, strict=skip_bad)
-            if needs.pixels and (fingerprint := _fingerprint(file)):
-                fingerprints[key] = fingerprint
+            exposures[key] = _look_at(member, needs, strict=skip_bad)
         except InputError as problem:
             if not skip_bad:
                 raise
@@ -103,12 +98,15 @@ def inspect_members(
         for product in association.products
     )
     for product in products:
-        warn_of_differences([exposures[_key(m)] for m in product.used])
-        _warn_of_copies(product, fingerprints)
+        found = [exposures[_key(m)] for m in product.used]
+        warn_of_differences(found)
+        if needs.pixels:
+            warn_of_copies(found)
     return replace(association, products=products), exposures
 
 
-def _look_at(file: FitsFile, member: Member, needs: Requirements, strict: bool) -> Exposure:
+def _look_at(member: Member, needs: Requirements, strict: bool) -> Exposure:
+    file = open_fits(member.path, ExposureError)
     exposure = exposure_of(file, member.exptype, pixels=False)
     science = member.exptype == "science"
     if needs.checksums:
@@ -137,45 +135,14 @@ def _check_sums_once(file: FitsFile) -> None:
 
 
 def _has_usable_pixel(file: FitsFile) -> bool:
-    dq = file.find("DQ")
-    for i, image in enumerate(_images(file)):
-        good = np.isfinite(image)
+    sci, dq = science_hdu(file), file.find("DQ")
+    for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
+        good = np.isfinite(file.floats(sci.plane(i)))
         if dq is not None and not dq.empty:
             good &= (file.bits(dq.plane(i)) & DO_NOT_USE) == 0
         if good.any():
             return True
     return False
-
-
-def _images(file: FitsFile) -> Iterator[np.ndarray]:
-    """Read the images of SCI one after another."""
-    sci = science_hdu(file)
-    for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
-        yield file.floats(sci.plane(i))
-
-
-def _fingerprint(file: FitsFile) -> bytes | None:
-    """Return what tells the first image that is not constant from all others."""
-    for image in _images(file):
-        finite = image[np.isfinite(image)]
-        if finite.size and finite.min() < finite.max():
-            return hashlib.blake2b(image.tobytes()).digest()
-    return None
-
-
-def _warn_of_copies(product: Product, fingerprints: Mapping[tuple[Path, str], bytes]) -> None:
-    """Warn of exposures with the same images under different names."""
-    first: dict[bytes, Member] = {}
-    for member in product.used:
-        fingerprint = fingerprints.get(_key(member))
-        known = first.setdefault(fingerprint, member) if fingerprint else member
-        if known is not member:
-            twice = known.exptype == member.exptype
-            log.warning(
-                "%s (%s) begins with the same image as %s (%s): %s",
-                *(member.expname, member.exptype, known.expname, known.exptype),
-                "it counts twice" if twice else "the target is subtracted from itself",
-            )
 
 
 def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:
