@@ -9,13 +9,17 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpucoron.errors import ExposureError
-from gpucoron.io.exposures import Exposure, ExposureMeta
+from gpucoron.io.exposures import Exposure, ExposureMeta, science_hdu
+from gpucoron.io.fits.reading import open_fits
 from gpucoron.io.names import says_nothing
 
-__all__ = ["check_members", "same_name", "same_unit", "warn_of_differences"]
+__all__ = ["check_members", "same_name", "same_unit", "warn_of_copies", "warn_of_differences"]
 
 log = logging.getLogger("gpucoron")
 
@@ -62,6 +66,40 @@ def warn_of_differences(exposures: Sequence[Exposure]) -> None:
             log.warning(
                 text, other.path.name, what, theirs, exposures[0].path.name, ours, consequence
             )
+
+
+def warn_of_copies(exposures: Sequence[Exposure]) -> None:
+    """Warn of exposures with the same images, which are one exposure under two names.
+
+    Compared are those that do not begin at different times (EXPSTART), by the first image that is
+    not constant.
+    """
+    first_image = functools.cache(_first_image)  # by path, read where it is needed
+    for one, other in itertools.combinations(exposures, 2):
+        starts = [e.primary_header.get("EXPSTART") for e in (one, other)]
+        if one.shape != other.shape or None not in starts and starts[0] != starts[1]:
+            continue
+        images = first_image(one.path), first_image(other.path)
+        if None not in images and images[0] == images[1]:
+            log.warning(
+                "%s (%s) begins with the same image as %s (%s): %s",
+                *(other.path.name, other.exptype, one.path.name, one.exptype),
+                "it counts twice"
+                if one.exptype == other.exptype
+                else "the target is subtracted from itself",
+            )
+
+
+def _first_image(path: Path) -> bytes | None:
+    """Return the first image of SCI that is not constant, as bytes."""
+    file = open_fits(path, ExposureError)
+    sci = science_hdu(file)
+    for i in range(sci.shape[0] if len(sci.shape) == 3 else 1):
+        image = file.floats(sci.plane(i))
+        finite = image[np.isfinite(image)]
+        if finite.size and finite.min() < finite.max():
+            return image.tobytes()
+    return None
 
 
 def same_name(ours: str, theirs: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -85,15 +84,6 @@ class ErrorPlanes:
     def all_nan(self, name: str) -> bool:
         """Return whether ERR or a VAR_* is NaN in every pixel."""
         return all(bool(np.isnan(self._floats(name, i)).all()) for i in range(self._n))
-
-    def fingerprint(self) -> bytes | None:
-        """Return what tells the first image that is not constant from all others."""
-        for i in range(self._n):
-            image = self._floats("SCI", i)
-            finite = image[np.isfinite(image)]
-            if finite.size and finite.min() < finite.max():
-                return hashlib.blake2b(image.tobytes()).digest()
-        return None
 
     def why_unusable(self, names: Sequence[str]) -> str:
         """Return why no pixel can be used; "" where one can.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucoron.errors import ExposureError, InputError
-from gpucoron.io.agreement import check_members, warn_of_differences
+from gpucoron.io.agreement import check_members, warn_of_copies, warn_of_differences
 from gpucoron.io.association import Association, LeftOut, Member, Product
 from gpucoron.io.error_planes import ErrorPlanes
 from gpucoron.io.exposure_wcs import settle_wcs
@@ -98,14 +98,11 @@ def inspect_members(
     """
     members = {_key(m): m for p in association.products for m in p.used}
     exposures: Exposures = {}
-    fingerprints: dict[tuple[Path, str], bytes] = {}
     reasons: dict[tuple[Path, str], str] = {}
     odd: dict[str, list[str]] = {}  # what is odd, and in which files
     for done, (key, member) in enumerate(members.items(), start=1):
         try:
-            exposures[key], fingerprint = _look_at(member, needs, skip_bad, odd)
-            if fingerprint:
-                fingerprints[key] = fingerprint
+            exposures[key] = _look_at(member, needs, skip_bad, odd)
         except InputError as problem:
             if not skip_bad:
                 raise
@@ -118,15 +115,16 @@ def inspect_members(
         for product in association.products
     )
     for product in products:
-        warn_of_differences([exposures[_key(m)] for m in product.used])
-        _warn_of_copies(product, fingerprints)
+        found = [exposures[_key(m)] for m in product.used]
+        warn_of_differences(found)
+        if needs.pixels:
+            warn_of_copies(found)
     return replace(association, products=products), exposures
 
 
 def _look_at(
     member: Member, needs: Requirements, strict: bool, odd: dict[str, list[str]]
-) -> tuple[Exposure, bytes | None]:
-    """Return a member's exposure, and the fingerprint of its pixels; note what is odd of them."""
+) -> Exposure:
     file = open_fits(member.path, ExposureError)
     exposure = exposure_of(file, member.exptype, pixels=False)
     science = member.exptype == "science"
@@ -137,21 +135,20 @@ def _look_at(
         if needs.times:
             _check_time(exposure)
     if not needs.values:
-        return exposure, None
+        return exposure
     planes = ErrorPlanes(file, science_hdu(file))
     unused = planes.unused(science)
     if needs.pixels and (science or strict):
         spoil = _spoiling(planes, unused, needs)
         if problem := planes.why_unusable(spoil):
             raise ExposureError(f"{exposure.path}: {problem}")
-    fingerprint = planes.fingerprint() if needs.pixels else None
     if needs.like_jwst:
-        return exposure, fingerprint
+        return exposure
     for name, problem in unused.items():
         odd.setdefault(f"{problem}; {_UNUSED.get(name, 'it is left out')}", []).append(
             file.path.name
         )
-    return replace(exposure, unused=tuple(unused)), fingerprint
+    return replace(exposure, unused=tuple(unused))
 
 
 def _check_time(exposure: Exposure) -> None:
@@ -186,21 +183,6 @@ def _check_sums_once(file: FitsFile) -> None:
     if key not in _right:
         check_sums(file)
         _right.add(key)
-
-
-def _warn_of_copies(product: Product, fingerprints: Mapping[tuple[Path, str], bytes]) -> None:
-    """Warn of exposures with the same images under different names."""
-    first: dict[bytes, Member] = {}
-    for member in product.used:
-        fingerprint = fingerprints.get(_key(member))
-        known = first.setdefault(fingerprint, member) if fingerprint else member
-        if known is not member:
-            twice = known.exptype == member.exptype
-            log.warning(
-                "%s (%s) begins with the same image as %s (%s): %s",
-                *(member.expname, member.exptype, known.expname, known.exptype),
-                "it counts twice" if twice else "the target is subtracted from itself",
-            )
 
 
 def _inspected(association, product: Product, exposures, reasons, needs, skip_bad) -> Product:

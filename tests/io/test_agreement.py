@@ -2,13 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from gpucoron import io
 from gpucoron.errors import ExposureError
-from gpucoron.io.agreement import same_name, same_unit, warn_of_differences
+from gpucoron.io.agreement import same_name, same_unit, warn_of_copies, warn_of_differences
 from gpucoron.io.exposures import ExposureMeta
-from tests.helpers.makers import make_calints
+from tests.helpers.makers import arrays, make_calints
 
 OPTICS = {"instrument": "NIRCAM", "filter": "F444W", "pupil": "MASKRND", "coronmsk": "MASKA335R"}
 OPTICS |= {"subarray": "SUB320A335R", "program": "01184", "target": "V* AU Mic"}
@@ -153,3 +154,25 @@ def test_keywords_that_say_nothing(tmp_path, nothing):
         assert getattr(meta, name) is None
     for name in "bunit pixar_a2 s_region exposure_time measurement_time".split():
         assert getattr(meta, name) is None
+
+
+CONSTANT = np.zeros((6, 5), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "warned"),
+    [
+        ({}, True),
+        ({"primary": {"EXPSTART": None}}, True),
+        ({"primary": {"EXPSTART": 60000.5}}, False),
+        ({"replace": {"SCI": arrays(seed=1)["SCI"]}}, False),
+        ({"replace": {"SCI": np.stack([CONSTANT, CONSTANT])}}, False),
+        ({"shape": (3, 6, 5)}, False),
+    ],
+)
+def test_copies_under_another_name(tmp_path, change, warned, caplog):
+    one = io.read_exposure(make_calints(tmp_path / "a.fits"), "science", pixels=False)
+    other = io.read_exposure(make_calints(tmp_path / "b.fits", **change), "psf", pixels=False)
+    warn_of_copies([one, other])
+    assert ("b.fits (psf) begins with the same image as a.fits (science)" in caplog.text) == warned
+    assert caplog.text.count("WARNING") == warned
