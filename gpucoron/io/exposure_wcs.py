@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -64,24 +64,34 @@ def settle_wcs(exposure: Exposure, by_s_region: bool = False) -> Exposure:
     notes = [resized] if resized else []
     if origin is not None:
         exposure = _shifted(exposure, own, origin)
-        own = read_wcs(exposure.asdf_bytes, name)
         offsets = None if offsets is None else offsets - origin
-    if offsets is not None and not np.all(np.hypot(*offsets.T) <= _APART_PX):
-        far = np.max(np.hypot(*offsets.T))
-        notes.append(
-            f"the FITS WCS of its header (CRPIX, CRVAL, CD) is {far:.3g} px from the GWCS, "
-            "which is used"
-        )
-    apart = region_distance(own, parse_region(exposure.meta.s_region), exposure.shape[1:])
-    if exposure.meta.s_region and apart > _APART_PX and (by_s_region or origin is None):
-        used = "S_REGION, as the jwst package does" if by_s_region else "the GWCS"
-        notes.append(
-            f"S_REGION is {apart:.3g} px from the outline of the GWCS; the output image is laid "
-            f"out by {used}"
-        )
+    notes += _header_differs(offsets)
+    if by_s_region or origin is None:  # that of an image that was cut is the whole image's
+        notes += _region_differs(exposure, by_s_region)
     if notes:
         log.warning("%s: %s", name, "; ".join(notes))
     return exposure
+
+
+def _header_differs(offsets: np.ndarray | None) -> Iterator[str]:
+    """Say how far the FITS WCS is from the GWCS, from `_offsets`, if it is more than 1 px."""
+    if offsets is not None and not np.all(np.hypot(*offsets.T) <= _APART_PX):
+        yield (
+            f"the FITS WCS of its header (CRPIX, CRVAL, CD) is {np.max(np.hypot(*offsets.T)):.3g} "
+            "px from the GWCS, which is used"
+        )
+
+
+def _region_differs(exposure: Exposure, by_s_region: bool) -> Iterator[str]:
+    """Say how far S_REGION is from the outline of the GWCS, if it is more than 1 px."""
+    wcs = read_wcs(exposure.asdf_bytes, exposure.path.name)
+    apart = region_distance(wcs, parse_region(exposure.meta.s_region), exposure.shape[1:])
+    if exposure.meta.s_region and apart > _APART_PX:
+        used = "S_REGION, as the jwst package does" if by_s_region else "the GWCS"
+        yield (
+            f"S_REGION is {apart:.3g} px from the outline of the GWCS; the output image is laid "
+            f"out by {used}"
+        )
 
 
 def _from_header(exposure: Exposure) -> Exposure:

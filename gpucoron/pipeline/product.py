@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.backend import cuda
 from gpucoron.errors import InputError, plural
-from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
+from gpucoron.pipeline.coverage import check_filled, compare_stars, report_outside
 from gpucoron.pipeline.product_context import ProductContext
 from gpucoron.pipeline.resume import can_read_back, read_back
 from gpucoron.pipeline.weights import warn_of_outliers
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from gpucoron.steps.bad_pixels import ReferenceLibrary
 
 log = logging.getLogger("gpucoron")
-
-_LOST = 0.01  # of an exposure's good pixels that may lie outside of the output image
 
 
 def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -> ProductResult:
@@ -291,9 +288,8 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
                 pixel_map = wcs_module.pixel_map(wcs, output, shape)
                 maps[wcs.key] = product.backends[0].upload(pixel_map)
         if truncate == product.parameters.klip.truncations[0]:
-            _compare_stars(product)
-            for exposure, stack, wcs in zip(science, images, inputs, strict=True):
-                _report_outside(exposure, stack, maps[wcs.key], output.shape)
+            compare_stars(product)
+            report_outside(science, images, [maps[w.key] for w in inputs], output.shape)
         image = resample(
             images,
             [maps[w.key] for w in inputs],
@@ -308,69 +304,10 @@ def combine(product: ProductContext, images: list[IntegrationStack], truncate: i
             err_from="var" if product.parameters.like_jwst else "auto",
         )
     result = product.result
-    if not bool((image.con != 0).any()):
-        raise InputError(
-            f"{result.name}: i2d would be empty: no pixel of the science exposures lies in the "
-            "output image with a weight above 0"
-        )
+    check_filled(result.name, image)
     product.record.note_combined(truncate, image, output)
     product.run.progress("resample", 1, 1, result.name)
     kept = product.output("i2d", result.name, image, write_i2d, science, output, truncate=truncate)
     if kept is not None:
         result.i2ds[truncate] = kept
         result.i2d, result.wcs = next(iter(result.i2ds.values())), output
-
-
-def _compare_stars(product: ProductContext) -> None:
-    """Warn where the stars of the exposures will not land on each other, by GWCS and fits."""
-    from gpucoron.io.exposure_wcs import compare_stars
-
-    science, fits = product.inputs.science, product.result.fits
-    if not all(e.root in fits for e in science):
-        return  # not aligned, or the fits of an earlier run were not kept
-    shifts = [_mean_shifts(fits[e.root]) for e in science]
-    exposures, moved = [], []
-    for exposure, shift in zip(science, shifts, strict=True):
-        both = shifts[0].keys() & shift.keys()
-        if both:
-            away = np.array([np.subtract(shifts[0][j], shift[j]) for j in both])
-            middle = np.median(away, axis=0)
-            scatter = 1.4826 * float(np.median(np.hypot(*(away - middle).T)))
-            exposures.append(exposure)
-            moved.append((tuple(middle), scatter / np.sqrt(len(away))))
-    if exposures and exposures[0] is science[0]:
-        compare_stars(exposures, moved)
-
-
-def _mean_shifts(table: np.ndarray) -> dict[int, np.ndarray]:
-    """Return x, y of the star in each reference minus that in the exposure, of fits that are good.
-
-    References that did not converge for some integration are left out.
-    """
-    found = {}
-    for plane in np.unique(table["ref_plane"]):
-        rows = table[table["ref_plane"] == plane]
-        if np.all(rows["status"] == 0):
-            found[int(plane)] = np.array([rows["x"].mean(), rows["y"].mean()])
-    return found
-
-
-def _report_outside(
-    exposure: Exposure, stack: IntegrationStack, pixel_map: Any, shape: tuple[int, int]
-) -> None:
-    """Warn where many good pixels of an exposure lie outside of the output image."""
-    xp = cuda.array_namespace(stack.data)
-    bad = np.uint32(DO_NOT_USE | NON_SCIENCE)
-    good = (((stack.dq & bad) == 0) & xp.isfinite(stack.data)).any(axis=0)
-    x, y = pixel_map[..., 0], pixel_map[..., 1]
-    inside = (x > -0.5) & (x < shape[1] - 0.5) & (y > -0.5) & (y < shape[0] - 0.5)
-    lost, total = int((good & ~inside).sum()), int(good.sum())
-    if lost > _LOST * total:
-        log.warning(
-            "%s: %d of %d good pixels (%.1f %%) lie outside of the output image or of the "
-            "bounding box of its WCS, so i2d is without them",
-            exposure.path.name,
-            lost,
-            total,
-            100 * lost / total,
-        )
