@@ -27,7 +27,7 @@ log = logging.getLogger("gpucoron")
 BLOCK = 2880  # bytes
 _CARD = 80
 _BITPIX = (8, 16, 32, 64, -32, -64)
-_MAX_HEADER = 8192 * BLOCK  # 300 000 cards; what has no END by then is not a header
+_MAX_BLOCKS = 8192  # of a header, 300 000 cards; what has no END by then is not a header
 _MAX_HDUS = 1000
 Problem = Callable[[str], InputError]
 _MAX_BAD_CARDS = 50  # beyond these a header is damaged rather than sloppy
@@ -121,12 +121,12 @@ def walk(path: Path, file: BinaryIO, size: int, error: type[InputError]) -> Iter
 
 def _header_text(file: BinaryIO) -> bytes | None:
     """Read a header from the beginning of an HDU to its data, and return what is before END."""
-    text = b""
-    while len(text) < _MAX_HEADER and len(block := file.read(BLOCK)) == BLOCK:
+    blocks: list[bytes] = []
+    while len(blocks) < _MAX_BLOCKS and len(block := file.read(BLOCK)) == BLOCK:
         for i in range(0, BLOCK, _CARD):
             if block[i : i + 8] == b"END     ":
-                return text + block[:i]
-        text += block
+                return b"".join([*blocks, block[:i]])
+        blocks.append(block)
     return None
 
 
