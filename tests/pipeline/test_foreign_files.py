@@ -8,6 +8,7 @@ from astropy.io import fits
 
 import gpucoron
 from gpucoron.errors import InputError, ParameterError
+from gpucoron.verify.staging import stage
 from tests.helpers.tiny_sets import SHAPE, TinySet, one_thread  # noqa: F401
 
 VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
@@ -104,6 +105,11 @@ def test_compressed_files_give_the_same_products(tiny):
         path.unlink()
     image, _ = combined(tiny)
     np.testing.assert_array_equal(image, plain)
+    staged = stage(tiny.asn, tiny.folder / "staged", tiny.mask)  # for gpucoron verify
+    assert {p.name for p in (tiny.folder / "staged").glob("*calints*")} == {
+        p.name for p in (*tiny.science, *tiny.psf)
+    }
+    assert staged.science == tuple(p.name.removesuffix("_calints.fits") for p in tiny.science)
     assert tiny.command("--save", "psfsub", "--set", "klip.truncate=1", "--no-report") == 0
     assert tiny.command("--save", "psfsub", "--set", "klip.truncate=1", "--resume") == 0
     names = {p.name.replace("_calints.fits", "_c1001_psfsub.fits") for p in tiny.science}
