@@ -24,6 +24,7 @@ __all__ = ["check_outlines", "output_wcs"]
 log = logging.getLogger(__name__)
 
 _FAR_ARCMIN = 5.0
+_LARGEST_RATIO = 1e6  # of output and input pixel scale, either way
 
 
 def output_wcs(
@@ -90,6 +91,11 @@ def output_wcs(
         pc = _orientation(*first, rotation)
         centre = _middle(np.vstack(regions)) if crval is None else pair(crval)
         layout = _place(regions, scale, ratio, pc, centre, crpix, shape)
+    if not 1 / _LARGEST_RATIO <= layout.pixel_scale_ratio <= _LARGEST_RATIO:
+        raise ParameterError(
+            f"output pixels would have {layout.pixel_scale_ratio:g} times the side of the input's, "
+            f"expected {1 / _LARGEST_RATIO:g} to {_LARGEST_RATIO:g} times; see pixel_scale"
+        )
     region = combine_regions(regions, layout.box(), layout.sky_to_pixel, layout.pixel_to_sky)
     if region is None:
         log.warning("no exposure overlaps the output image; it gets no S_REGION")
