@@ -104,7 +104,7 @@ def _save_parameters(path: Path, text: str, read: Sequence[str]) -> None:
                 "parameters that --save-params has written"
             )
     with output_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def chosen_products(options: argparse.Namespace, parameters) -> frozenset[str]:

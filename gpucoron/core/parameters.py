@@ -169,11 +169,13 @@ class Resample(_Step):
         None, optional(number()), "position angle of the y axis, degrees east of north"
     )
     pixel_scale_ratio: float = _parameter(
-        1.0, number("a number above 0", lambda x: x > 0), "output pixel scale / input pixel scale"
+        1.0,
+        number("a number above 0, at least 1e-9", lambda x: x >= 1e-9),
+        "output pixel scale / input pixel scale",
     )
     pixel_scale: float | None = _parameter(
         None,
-        optional(number("a number of arcsec above 0", lambda x: x > 0)),
+        optional(number("a number of arcsec above 0, at least 1e-9", lambda x: x >= 1e-9)),
         "output pixel scale, arcsec; overrides pixel_scale_ratio",
     )
     output_wcs: str = _parameter(

@@ -116,9 +116,11 @@ def _changed_parameters(sets: Sequence[str], align: str | None) -> dict[str, Any
 def _check_inputs_outside(
     folder: Path, asn: str | PathLike, psfmask: str | PathLike | None
 ) -> None:
-    """Raise OutputError if an input is in the folder, which will be emptied."""
+    """Raise OutputError if an input is in the folder and would be removed with what is there."""
     from gpucoron.io.association import read_association
 
+    if not (folder / _MARK).is_file():
+        return
     members = (m.path for product in read_association(Path(asn)).products for m in product.used)
     for path in (asn, *([psfmask] if psfmask else []), *members):
         if folder in Path(path).resolve().parents:

@@ -271,6 +271,9 @@ for name, value in (
     *(("resample.rotation", "-1e300"), ("resample.fillval", "1e39")),
 ):
     bad(f"--set {name}={value}: ".replace("+", "."), given(f"--set {name}={value}"), 2)
+for setting in ("pixel_scale=2e9", "pixel_scale_ratio=1e-9"):
+    words = f"--set resample.{setting} --set resample.output_shape=50,50"
+    bad("output pixels would have .* times the side of the input's", given(words), 2)
 for size in ("1e999", "nan", "-1"):
     bad(f"memory is '{size}', expected a size", given(f"--memory={size}"), 2)
 for setting in ("output_shape=1,1", "crval=10,95", "output_wcs=no.asdf"):

@@ -83,7 +83,8 @@ def test_every_option_arrives(pipeline, capsys):
     parameters = call.parameters
     save, more = frozenset({"i2d", "median"}), {"threads": 2, "memory": "3GiB", "overwrite": False}
     expected = RunOptions(Path("asn.json"), parameters, "cpu", Path("out"), save=save, **more)
-    assert call == dataclasses.replace(expected, psfmask="m.fits")
+    others = {"psfmask": "m.fits", "protected": ("p.toml", "run.log")}
+    assert call == dataclasses.replace(expected, **others)
     assert (parameters.preset, parameters.align_refs.align) == ("jwst", "first")
     assert parameters == Parameters.from_sources(["used.toml"])
     assert (parameters.klip.truncate, parameters.resample.pixfrac) == (9, 0.5)

@@ -332,7 +332,7 @@ def test_unreadable_by_permission(path, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr("os.open", refuse)
     assert error_of(path) == "cannot be read: Permission denied"
 
 

@@ -182,6 +182,21 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, monkeypatch):
     assert (tmp_path / "gpucoron" / "precious").exists()
 
 
+def test_a_folder_with_its_inputs_is_not_emptied_and_links_are_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "require_jwst", lambda: None)
+    tiny, folder = TinySet(tmp_path), tmp_path / "compared"
+    folder.mkdir()
+    (folder / command._MARK).touch()
+    tiny.folder.rename(folder / "input")
+    with pytest.raises(OutputError, match="is in the output folder"):
+        verify(folder / "input" / tiny.asn.name, folder)
+    assert len(list((folder / "input").iterdir())) > 5
+    (folder / "report.txt").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("precious")
+    command._make(folder, [])
+    assert not (folder / "report.txt").exists() and (tmp_path / "precious").exists()
+
+
 def test_parameters_are_checked_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "require_jwst", lambda: None)
     with pytest.raises(ParameterError, match="truncat"):

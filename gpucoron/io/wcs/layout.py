@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _FAR_ARCMIN = 5.0
 _SAME_PX = 0.05  # S_REGION has nine decimals, 1e-4 px
+_LARGEST_RATIO = 1e6  # of output and input pixel scale, either way
 
 
 def output_wcs(
@@ -95,6 +96,11 @@ def output_wcs(
         pc = _orientation(*first, rotation)
         centre = _middle(np.vstack(regions)) if crval is None else pair(crval)
         layout = _place(regions, scale, ratio, pc, centre, crpix, shape)
+    if not 1 / _LARGEST_RATIO <= layout.pixel_scale_ratio <= _LARGEST_RATIO:
+        raise ParameterError(
+            f"output pixels would have {layout.pixel_scale_ratio:g} times the side of the input's, "
+            f"expected {1 / _LARGEST_RATIO:g} to {_LARGEST_RATIO:g} times; see pixel_scale"
+        )
     region = combine_regions(regions, layout.box(), layout.sky_to_pixel, layout.pixel_to_sky)
     if region is None:
         raise ParameterError(
