@@ -42,7 +42,8 @@ _ALIGN_TEXT = (
     "image onto the reference, so the reference was moved by (-x, -y). beta:",
     "the factor that scales the science image to the reference, fitted and",
     "not applied. _err: standard deviations. residual: rms of the masked",
-    "residual. status: 0 converged, 1 not converged, 2 reference left out.",
+    "residual. status: 0 converged, 1 not converged, 2 reference left out,",
+    "3 inconsistent: converged, but contradicts the images or other fits.",
 )
 
 

@@ -23,7 +23,15 @@ from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import multiply_phases
 from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm
-from gpucoron.ops.registration_search import FAR_GAIN, POOR, probes, whole_pixel_offsets
+from gpucoron.ops.registration_search import (
+    DOUBTFUL,
+    FAR_GAIN,
+    POOR,
+    largest,
+    masked_correlation,
+    probes,
+    whole_pixel_offsets,
+)
 
 __all__ = [
     "CONVERGED",
@@ -81,7 +89,9 @@ class Registration:
         On the host or where the references are.
     guide : (ny, nx) floating, optional
         A frame like those to come, from which the whole-pixel part of each reference's offset is
-        found. Default: no offset expected. Results do not depend on it (to rounding), speed does.
+        found. Default: no offset expected. Results do not depend on it (to rounding), speed does,
+        unless a reference is further away than `search`: it is moved by whole pixels then, and the
+        mask with it.
     search : float, pixels
         Offsets up to this along either axis are searched for the lowest residual, and the whole
         frame for one that leaves clearly less. 0 walks downhill from no shift to the nearest
@@ -120,8 +130,8 @@ class Registration:
     Tables of fits are small and always on the host. On a GPU a batch of frames is fitted to all
     references by three kernels; the host waits twice for each batch, to learn which frames are
     finite and which pairs must be followed to another box. What a pair gives does not depend on
-    what else is fitted (on a GPU to rounding: its libraries choose the order of their sums by the
-    size of the batch).
+    what else is fitted, unless it leaves most of the reference: see `_search_again` (on a GPU to
+    rounding: its libraries choose the order of their sums by the size of the batch).
 
     References
     ----------
@@ -170,11 +180,13 @@ class Registration:
         self._grid = xp.asarray(points if search > 0 else points[:0]), xp.asarray(polynomials)
         self._errors: Any = None
         self._centres = np.zeros((len(references), 2), dtype=np.int64)
+        self._moved = np.zeros((len(references), 2), dtype=np.int64)  # whole pixels (y, x), back
         self._guide_fits: Any
         self._guide = self._guide_fits = None
         if guide is not None and self.search > 0 and bool(xp.isfinite(guide).all()):
             groups = np.arange(len(references)) if groups is None else np.asarray(groups)
-            self._guide, self._guide_fits = guide, self._center_boxes(guide, groups)
+            self._guide = guide
+            self._guide_fits = self._center_boxes(references, guide, groups)
 
     @functools.cached_property
     def reference_rms(self):
@@ -189,40 +201,91 @@ class Registration:
 
     def _prepare_references(self, references):
         """Spectra of m^2 p, the sums of m^2 p^2 and of m^2 p; 0 for one that is left out."""
-        xp, n, (ny, nx) = self._xp, len(references), self.shape
+        n, (ny, nx) = len(references), self.shape
         self._packed = self._ops.allocate(n, ny, nx // 2 + 1)
-        self._power, self._sums = xp.zeros(n), xp.zeros(n)
-        usable = xp.asarray(self.usable)[:, None, None]
+        self._power, self._sums = self._xp.zeros(n), self._xp.zeros(n)
         for k in range(0, n, self._batch_size):
             part = slice(k, k + self._batch_size)
-            images = xp.where(usable[part], references[part], 0.0).astype(np.float64, copy=False)
-            weighted = self._weight * images
-            self._ops.put(self._packed, part, fft_module(weighted).rfft2(weighted))
-            self._power[part] = xp.sum(weighted * images, axis=(1, 2))
-            if self._background:
-                self._sums[part] = xp.sum(weighted, axis=(1, 2))
-                self._power[part] -= self._sums[part] ** 2 / self._total
+            self._prepare(part, references[part])
 
-    def _center_boxes(self, guide, groups):
-        """Center every reference's box on the guide's fit; returns the fits."""
+    def _prepare(self, part, references):
+        """Prepare some of the references; `part` says which."""
+        xp, usable = self._xp, self._xp.asarray(self.usable[part])[:, None, None]
+        part = part if isinstance(part, slice) else xp.asarray(part)
+        images = xp.where(usable, references, 0.0).astype(np.float64, copy=False)
+        weighted = self._weight * images
+        self._ops.put(self._packed, part, fft_module(weighted).rfft2(weighted))
+        self._power[part] = xp.sum(weighted * images, axis=(1, 2))
+        if self._background:
+            self._sums[part] = xp.sum(weighted, axis=(1, 2))
+            self._power[part] -= self._sums[part] ** 2 / self._total
+
+    def _center_boxes(self, references, guide, groups):
+        """Center every reference's box on the guide's fit; returns the fits.
+
+        References far from the guide are moved by whole pixels first, so that the mask covers the
+        same part of the star in both.
+        """
         guide = self._xp.asarray(guide, dtype=np.float64)
         frame, offsets = FrameSpectra(self._mask_term, guide[None]), np.zeros((len(groups), 2))
         usable = np.flatnonzero(self.usable)
-        numbers, firsts = np.unique(groups[usable], return_index=True)
-        peaks = [
-            self._whole_pixel_peaks(
-                self._ops.unpack(self._packed, self._xp.asarray(r)), r, frame, np.zeros_like(r)
-            )
-            for r in self._batches(usable[firsts])
-        ]
-        if peaks:
-            offsets[usable] = np.concatenate(peaks)[np.searchsorted(numbers, groups[usable])]
+        numbers = np.unique(groups[usable])
+        if usable.size:
+            members = [usable[groups[usable] == number] for number in numbers]
+            found = self._group_offsets(references, members, frame)
+            offsets[usable] = found[np.searchsorted(numbers, groups[usable])]
         for r in self._batches(usable):
             self._move_boxes(r, offsets[r])
         fits = self.fit(guide)
         for r in self._batches(np.flatnonzero(fits["status"] == CONVERGED)):
-            self._move_boxes(r, np.stack([fits["y"][r], fits["x"][r]], axis=1))
+            self._move_boxes(r, np.stack([fits["y"][r], fits["x"][r]], axis=1) - self._moved[r])
         return fits
+
+    def _group_offsets(self, references, members, frame):
+        """Find the offset (y, x) of each group; move those that are far to where they are near."""
+        found = [self._group_offset(m[0], frame) for m in members]
+        far: set[tuple] = (
+            set()
+        )  # offsets of groups that are far without doubt; others are tried there
+        for k, (offset, left) in enumerate(found):
+            if left <= DOUBTFUL**2 and np.abs(offset).max() > self.search:
+                far.add(tuple(offset.tolist()))
+                self._move_references(references, members[k], offset)
+                found[k] = self._group_offset(members[k][0], frame)
+        for k, (_, left) in enumerate(found):
+            if left > DOUBTFUL**2:
+                image = self._xp.asarray(references[members[k][0]], dtype=np.float64)
+                correlation = masked_correlation(self._weight, image[None], frame.frames[0])
+                best, best_left = (0, 0), FAR_GAIN * left
+                for offset in sorted(far | {tuple(largest(correlation)[1][0].tolist())}):
+                    self._move_references(references, members[k][:1], offset)
+                    left = self._group_offset(members[k][0], frame)[1]
+                    if left < best_left:
+                        best, best_left = offset, left
+                self._move_references(references, members[k], best)
+                found[k] = self._group_offset(members[k][0], frame)
+        return np.array([offset for offset, _ in found])
+
+    def _group_offset(self, first, frame):
+        """Whole-pixel offset (y, x) of a reference, and the share of its squares that it leaves."""
+        r = np.array([first])
+        spectra = self._ops.unpack(self._packed, self._xp.asarray(r))
+        offsets, left = self._whole_pixel_peaks(spectra, r, frame, np.zeros_like(r))
+        return offsets[0], left[0] / max(float(self._power[first]), 1e-300)
+
+    def _move_references(self, references, r, offset):
+        """Prepare references again, moved back by a whole-pixel offset (y, x)."""
+        self._moved[r] = offset
+        for some in self._batches(r):
+            images = references[self._xp.asarray(some)]
+            self._prepare(some, self._in_place(images, some))
+
+    def _in_place(self, images, r):
+        """Images of references `r`, moved back by the whole pixels by which they are far."""
+        if not self._moved[r].any():
+            return images
+        moved = zip(images, self._moved[r].tolist(), strict=True)
+        return self._xp.stack([self._xp.roll(i, (-y, -x), axis=(0, 1)) for i, (y, x) in moved])
 
     def propagate(self, references, errors, groups, frame, frame_error):
         """Take the uncertainties of the fits to come from those of the pixels.
@@ -256,14 +319,15 @@ class Registration:
         self._errors = np.full((len(fits), 3), np.nan)
 
         def equations(some):
-            first_refs, at = (
-                firsts[some],
-                np.stack([fits[firsts[some]][k] for k in ("y", "x", "beta")], 1),
-            )
+            first_refs = firsts[some]
+            at = np.stack([fits[first_refs][k] for k in ("y", "x", "beta")], 1)
+            at[:, :2] -= self._moved[first_refs]
             errors_of = xp.asarray(errors[xp.asarray(groups[first_refs])], dtype=np.float64)
+            errors_of = self._in_place(errors_of, first_refs)
+            images = xp.asarray(references[xp.asarray(first_refs)], dtype=np.float64)
             both = to_host(
                 normal_equations(
-                    xp.asarray(references[xp.asarray(first_refs)], dtype=np.float64),
+                    self._in_place(images, first_refs),
                     frame,
                     self._weight,
                     xp.asarray(at),
@@ -298,7 +362,7 @@ class Registration:
         return multiply_phases(spectra, -centres.astype(np.float64), self.shape)
 
     def _whole_pixel_peaks(self, spectra, r, frame_spectra, f):
-        """Find the whole-pixel shifts (y, x) of largest C^2/B."""
+        """Find the whole-pixel shifts (y, x) of largest C^2/B, and what they leave of R."""
         xp, frames, where = self._xp, self._xp.asarray(f), self._xp.asarray(r)
         share = (self._sums[where] / self._total)[:, None, None]
         product = (spectra - share * self._mask_term.spectrum) * frame_spectra.spectra[
@@ -383,7 +447,7 @@ class Registration:
         frame_spectra = FrameSpectra(self._mask_term, frames)
         r, f = np.repeat(todo, finite.size), np.tile(np.arange(finite.size), todo.size)
         rows = self._solve(frame_spectra, f, r, self._centres[r], self._packed, r)
-        _store_fits(fits, finite[f], r, self._centres[r], rows)
+        _store_fits(fits, finite[f], r, self._centres[r] + self._moved[r], rows)
         edge = (np.abs(rows[:, :2]) > 0.95 * HALF_WIDTH).any(axis=1)
         again = np.flatnonzero((rows[:, 7] == 0) | edge)
         self._refit(frame_spectra, f[again], r[again], fits, finite)
@@ -408,7 +472,7 @@ class Registration:
         for pairs in self._batches(np.arange(len(r))):
             own_f, own_r = f[pairs], r[pairs]
             centres, rows = self._refit_neighbours(frame_spectra, own_f, own_r)
-            _store_fits(fits, finite[own_f], own_r, centres, rows)
+            _store_fits(fits, finite[own_f], own_r, centres + self._moved[own_r], rows)
         return fits["residual"][finite[f], r] ** 2 < FAR_GAIN * before**2
 
     def _solve(self, frame_spectra, f, r, centres, packed, which):
@@ -453,7 +517,7 @@ class Registration:
         )
         offsets, centres = np.zeros((len(r), 2)), np.zeros((len(r), 2), dtype=np.int64)
         if self.search > 0:
-            offsets[:] = self._whole_pixel_peaks(origin, r, frame_spectra, f)
+            offsets[:], _ = self._whole_pixel_peaks(origin, r, frame_spectra, f)
         rows, active = np.empty((len(r), 9)), np.arange(len(r))
         for _ in range(MAX_WALK):
             box_centres = centres[active] = _nearest(offsets[active])

@@ -8,6 +8,7 @@ from gpucoron.ops.cpu import registration as _registration_cpu
 from gpucoron.ops.cuda import registration as _registration_cuda
 from gpucoron.ops.fourier_shift import phases
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, NOT_CONVERGED, Registration
+from gpucoron.ops.registration_search import masked_correlation
 from tests.helpers import oracles, tolerances
 from tests.helpers.scenes import read_only, speckles
 
@@ -70,6 +71,55 @@ def test_the_unit_of_the_pixels_does_not_matter(device, k):
     b = fitted(device, *np.ldexp([frame], k), np.ldexp(references, k), mask)
     b["residual"] = np.ldexp(b["residual"], -k)
     assert_same(a, b, device)
+
+
+@pytest.mark.parametrize("offset", [(9, 0), (-12, 11), (0.4, -15.3)])
+def test_offsets_anywhere_in_the_frame_are_found(offset, device):
+    """Of an exposure, with the mask moved along; and of one image among others."""
+    frame, references, mask = case((64, 60), offsets=[offset, offset, (0.3, 0.2)])
+    guided = fitted(device, frame, references, mask, guide=frame, groups=[0, 0, 1])
+    for fits in (guided, fitted(device, frame, references, mask)):
+        assert (fits["status"] == CONVERGED).all()
+        assert_allclose(fits["y"][:2], offset[0], atol=0.1)
+        assert_allclose(fits["x"][:2], offset[1], atol=0.1)
+    moved = np.roll(references[0], (-2, 3), axis=(0, 1))
+    again = fitted(device, frame, np.stack([references[0], moved]), mask, guide=frame)
+    assert_allclose(again["y"][1] - again["y"][0], -2, atol=1e-9)
+    assert_allclose(again["x"][1] - again["x"][0], 3, atol=1e-9)
+    plan = Registration(device.array(references[2:]), mask, guide=device.put(frame))
+    far = plan.fit_many(device.array(np.stack([frame, speckles((64, 60), offset)])))[1, 0]
+    assert_allclose([far["y"], far["x"]], np.subtract((0.3, 0.2), offset), atol=0.1)
+
+
+def test_far_references_have_the_uncertainties_of_near_ones(device):
+    frame, references, mask = case((64, 60), offsets=[(0.3, -0.2)])
+    error = 1 + 0.01 * np.abs(references)
+    found = []
+    for shift in ((0, 0), (14, -10)):
+        images, errors = (np.roll(a, shift, axis=(1, 2)) for a in (references, error))
+        plan = Registration(device.array(images), mask, guide=(own := device.put(frame)))
+        own_error = device.array(np.ones_like(frame))
+        plan.propagate(device.array(images), device.array(errors), np.zeros(1, int), own, own_error)
+        found.append(plan.fit(own)[0])
+    near, far = found
+    assert_allclose([far["y"] - 14, far["x"] + 10], [near["y"], near["x"]], atol=1e-9)
+    for name in ("x_err", "y_err", "beta_err", "beta", "residual"):
+        assert far[name] == pytest.approx(near[name], rel=1e-9)
+
+
+def test_masked_correlation_is_the_direct_sum(device):
+    rng = np.random.default_rng(4)
+    shape = (9, 10)
+    weight = np.where(rng.uniform(size=shape) < 0.8, rng.uniform(0.5, 1, shape), 0.0)
+    frame, reference = 5 + rng.normal(size=(2, *shape))
+    found = device.get(masked_correlation(*map(device.array, (weight, reference[None], frame))))[0]
+    for y, x in np.ndindex(shape):
+        moved, both = (np.roll(a, (y, x), axis=(0, 1)) for a in (frame, weight))
+        both = both * weight
+        p, f = (a - np.average(a, weights=both) for a in (reference, moved))
+        covariance = np.sum(both * p * f)
+        expected = covariance**2 / np.sum(both * p * p) / np.sum(both * f * f)
+        assert_allclose(found[y, x], expected if covariance > 0 else -np.inf, rtol=1e-9)
 
 
 def test_result_does_not_depend_on_the_guide(device):
