@@ -68,7 +68,8 @@ def test_large_offsets_are_found_with_and_without_a_guide(offset, device):
 def test_the_unit_of_the_pixels_does_not_matter(device, k):
     frame, references, mask = case((33, 40), offsets=[(0.3, -0.2), (2.5, -1.5), (9.0, 1.0)])
     a = fitted(device, frame, references, mask, guide=frame)
-    b = fitted(device, *np.ldexp([frame], k), np.ldexp(references, k), mask)
+    scaled = np.ldexp(frame, k)
+    b = fitted(device, scaled, np.ldexp(references, k), mask, guide=scaled)
     b["residual"] = np.ldexp(b["residual"], -k)
     assert_same(a, b, device)
 
