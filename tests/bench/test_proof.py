@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_gpu
+import gpu_proof
 import pytest
 
 from gpucoron import __version__
@@ -15,11 +17,6 @@ from gpucoron.backend import cuda, proof
 from tests.helpers import nvrtc
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "bench"))
-
-import bench_gpu  # noqa: E402
-import gpu_proof  # noqa: E402
-
 #: That of the code as it is, computed once.
 CHECKSUM = functools.cache(gpu_proof.checksum)
 EXPIRED = """\
@@ -98,36 +95,22 @@ FILES = {
 }
 
 
-def replaced(name, old, new):
-    assert old in FILES[name]
-    return {**FILES, name: FILES[name].replace(old, new)}
+def replaced(name, *changes):
+    """The files with parts of one exchanged: old, new, old, new ..."""
+    text = FILES[name]
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert old in text
+        text = text.replace(old, new)
+    return {**FILES, name: text}
 
 
 def test_what_changes_nothing_does_not_expire_it(package):
     code = package(**FILES)
-    moved = {
-        **FILES,
-        "ops/haze": BLUR,
-        "steps/one": STEP.replace("import blur", "import haze").replace("blur.", "haze."),
-    }
-    del moved["ops/blur"]
-    direct = {
-        **FILES,
-        "steps/one": STEP.replace("ops import blur", "ops.blur import blurred").replace(
-            "blur.blurred", "blurred"
-        ),
-    }
-    renamed = {
-        **FILES,
-        "steps/one": STEP.replace("import blur", "import blur as b").replace(
-            "blur.blurred", "b.blurred"
-        ),
-    }
-    split = {
-        **FILES,
-        "ops/blur": BLUR.replace("WIDTH = 3", "from gpucoron.ops.wide import WIDTH"),
-        "ops/wide": "WIDTH = 3",
-    }
+    moved = replaced("steps/one", "import blur", "import haze", "blur.", "haze.")
+    moved["ops/haze"] = moved.pop("ops/blur")
+    direct = "ops import blur", "ops.blur import blurred", "blur.blurred", "blurred"
+    split = replaced("ops/blur", "WIDTH = 3", "from gpucoron.ops.wide import WIDTH")
+    split["ops/wide"] = "WIDTH = 3"
     for files in (
         replaced("steps/one", "# on the device", "# elsewhere"),
         replaced("steps/one", '"""Do it."""', '"""Do it all,\n\n    and well."""'),
@@ -144,9 +127,9 @@ def test_what_changes_nothing_does_not_expire_it(package):
         replaced("ops/blur", "return OTHER", "return -OTHER"),
         replaced("ops/loop", "image + 1", "image + 2"),  # for the CPU alone
         replaced("ops/_blur_cpu", "loop(image)", "loop(2 * image)"),
+        replaced("steps/one", *direct),
+        replaced("steps/one", "import blur", "import blur as b", "blur.blurred", "b.blurred"),
         moved,
-        direct,
-        renamed,
         split,
     ):
         assert package(**files) == code, files
@@ -386,6 +369,7 @@ def test_a_result_that_is_well_is_a_proof(result, monkeypatch, capsys):
         ("compare", None, None, "compare: not done"),
         ("start", None, None, None),
         ("where", "gpu", None, "it does not come from a real GPU"),
+        ("where", "gpu", {"name": "Emulated"}, "it does not come from a real GPU"),
     ],
 )
 def test_what_is_no_proof(result, capsys, part, key, value, said):
@@ -403,10 +387,6 @@ def test_what_is_no_proof(result, capsys, part, key, value, said):
 def test_failed_tests_are_named(result, capsys):
     assert result(lambda s: s["tests"].update(ok=False, names=["a::b", "a::c"])) == 1
     assert capsys.readouterr().out == "no proof: tests: not ok a::b, a::c\n"
-
-
-def test_the_emulated_device_proves_nothing(result):
-    assert result(lambda s: s["where"]["gpu"].update(name="Emulated")) == 1
 
 
 def test_an_expired_proof_says_what_to_do(result, monkeypatch):

@@ -24,27 +24,15 @@ def shifted(device, images, shifts):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_direct_sum_and_scipy(shape, device):
     rng = np.random.default_rng(0)
-    images, shifts = read_only(rng.normal(0, 100, (4, *shape)), rng.uniform(-3, 3, (4, 2)))
+    images, shifts = rng.normal(0, 100, (4, *shape)), rng.uniform(-3, 3, (4, 2))
+    shifts[1] = 2, -1
+    read_only(images, shifts)
     out = shifted(device, images, shifts)
     for image, shift, result in zip(images, shifts, out, strict=True):
         full = np.fft.ifftn(scipy_phases(np.fft.fftn(image), shift)).real
         assert_allclose(result, full, atol=tolerances.SHIFT_ABS)
         assert_allclose(result, oracles.fourier_shift(image, shift), atol=tolerances.SHIFT_ABS)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_whole_pixels_roll(shape, device):
-    image = np.random.default_rng(1).normal(size=(1, *shape))
-    out = shifted(device, image, [[2, -1]])
-    assert_allclose(out[0], np.roll(image[0], (2, -1), (0, 1)), atol=1e-12)
-
-
-def test_there_and_back_and_against_the_scene(device):
-    image = speckles((65, 65))[None]
-    there = shifted(device, image, [[0.37, -1.21]])
-    assert_allclose(there[0], speckles((65, 65), (0.37, -1.21)), atol=0.02)
-    back = shifted(device, there, [[-0.37, 1.21]])
-    assert_allclose(back, image, atol=1e-10)
+    assert_allclose(out[1], np.roll(images[1], (2, -1), (0, 1)), atol=1e-10)
 
 
 def test_float32_input_is_shifted_in_double(device):
