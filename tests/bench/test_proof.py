@@ -4,8 +4,6 @@ import functools
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import bench_gpu
@@ -15,6 +13,7 @@ import pytest
 from gpucoron import __version__
 from gpucoron.backend import cuda, proof
 from tests.helpers import nvrtc
+from tests.helpers.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 #: That of the code as it is, computed once.
@@ -47,7 +46,7 @@ def test_the_proof_is_of_this_code():
 def package(tmp_path):
     """A package in small: files by name; gives the checksum of what they hold."""
 
-    def python(**files):
+    def checksum(**files):
         shutil.rmtree(tmp_path / "gpucoron", ignore_errors=True)
         packages = {f"{name}__init__": "" for name in ("", "backend/", "ops/", "steps/")}
         for name, text in {**packages, **files}.items():
@@ -56,7 +55,7 @@ def package(tmp_path):
             path.write_text(text)
         return gpu_proof.digest(gpu_proof.definitions(tmp_path))
 
-    return python
+    return checksum
 
 
 STEP = '''
@@ -288,9 +287,7 @@ def test_ptx_is_the_same_in_another_process():
         "sys.stdout.write(nvrtc._ptx(t.KERNELS, t.NAMES, [*nvrtc.CUPY_OPTIONS, "
         "'-std=c++17', '-arch=compute_90']))"
     )
-    other = subprocess.run(
-        [sys.executable, "-c", beside], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    other = python("-c", beside, cwd=ROOT).stdout
     assert gpu_proof.bare(text) == gpu_proof.bare(other)
     name = "_ZN{}_INTERNAL_00000000_10_kernels_cu_{}6newton5WARPSE"
     one, two = (name.format(len(k) + 33, k) for k in ("e7713579_1783", "82a80b39_17836"))

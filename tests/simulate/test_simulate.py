@@ -112,7 +112,8 @@ def test_asn_lists_the_files(nircam):
     assert names == [*nircam.science, *nircam.psf]
 
 
-def pulls(path, truth):
+def pulls(made, path):
+    truth = np.load(made.truth)
     with fits.open(path) as hdus:
         data, err, dq = (hdus[n].data for n in ("SCI", "ERR", "DQ"))
         variances = sum(hdus[n].data for n in ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"))
@@ -125,8 +126,7 @@ def pulls(path, truth):
 
 
 def test_err_is_the_noise(nircam):
-    truth = np.load(nircam.truth)
-    pull = np.concatenate([pulls(p, truth)[0] for p in nircam.science + nircam.psf])
+    pull = np.concatenate([pulls(nircam, p)[0] for p in nircam.science + nircam.psf])
     assert pull.size > 25_000
     assert abs(pull.mean()) < 0.03
     assert abs(pull.std() - 1) < 0.02
@@ -134,8 +134,7 @@ def test_err_is_the_noise(nircam):
 
 
 def test_err_is_the_noise_behind_miri_masks(miri):
-    truth = np.load(miri.truth)
-    pull, _, dq, _ = pulls(miri.science[0], truth)
+    pull, _, dq, _ = pulls(miri, miri.science[0])
     assert abs(pull.mean()) < 0.03
     assert abs(pull.std() - 1) < 0.02
     assert np.all(dq[:, :, :4] & (512 | 1) == 513)
@@ -143,8 +142,7 @@ def test_err_is_the_noise_behind_miri_masks(miri):
 
 
 def test_defects_are_there_and_can_be_left_out(nircam, tmp_path):
-    truth = np.load(nircam.truth)
-    _, data, dq, hit = pulls(nircam.psf[0], truth)
+    _, data, dq, hit = pulls(nircam, nircam.psf[0])
     assert hit.any()
     assert np.all(np.isnan(data[dq & 1 != 0]))
     assert np.isnan(data[:, -1]).all() and (dq[0, -1] & 1 == 0).any()  # an edge without a flag
