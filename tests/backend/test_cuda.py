@@ -93,13 +93,6 @@ def test_host_arrays_pass_untouched_and_without_cupy(monkeypatch):
     assert cuda.array_namespace() is np
 
 
-class Foreign:
-    """An array of another package."""
-
-    def __init__(self, array):
-        self.__cuda_array_interface__ = array.__cuda_array_interface__
-
-
 class ByDlpack:
     """One that speaks DLPack only."""
 
@@ -107,7 +100,7 @@ class ByDlpack:
         self.__dlpack_device__, self.__dlpack__ = array.__dlpack_device__, array.__dlpack__
 
 
-@pytest.mark.parametrize("foreign", [Foreign, ByDlpack])
+@pytest.mark.parametrize("foreign", [device_fixture.Foreign, ByDlpack])
 def test_device_arrays_are_shared_not_copied(device, foreign):
     if not device.is_gpu:
         return

@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 
 from gpucoron.backend import device
-from gpucoron.backend.device import (
-    Device,
-    choose_device,
-    cpu_device,
-    describe_devices,
-    find_gpus,
-    is_open,
-)
+from gpucoron.backend.device import Device, choose_device, cpu_device, find_gpus, is_open
 from gpucoron.backend.proof import Proof
 from gpucoron.errors import DeviceError, UsageError
 
@@ -54,15 +47,20 @@ def fake_cupy(count=1, answer=42, count_error=None, kernel_error=None):
     return cupy
 
 
+@pytest.fixture(autouse=True)
+def forget_gpus():
+    find_gpus.cache_clear()
+    yield
+    find_gpus.cache_clear()
+
+
 @pytest.fixture
 def cupy(monkeypatch):
     def install(module, proven=True):
         monkeypatch.setitem(sys.modules, "cupy", module)
         monkeypatch.setattr(device, "proof", lambda: PROOF if proven else None)
-        find_gpus.cache_clear()
 
-    yield install
-    find_gpus.cache_clear()
+    return install
 
 
 def test_cpu_is_described():
@@ -91,7 +89,7 @@ def test_a_usable_gpu(cupy):
     chosen = choose_device("1")
     assert chosen == choose_device(1)
     assert chosen.description == "NVIDIA Model, 80 GiB, compute capability 9.0"
-    assert [d.label for d in describe_devices()] == ["cpu", "0", "1"]
+    assert [d.label for d in device.describe_devices()] == ["cpu", "0", "1"]
     assert choose_device(chosen) is chosen
     both = choose_device("0, 1")
     assert (both.label, both.indices, both.index) == ("0,1", (0, 1), 0)
@@ -155,7 +153,7 @@ def test_only_the_devices_asked_for_are_touched(cupy, asked, used):
     for _ in range(2):
         choose_device(asked)
     assert module.used == used
-    describe_devices()
+    device.describe_devices()
     assert module.used == [*used, 0, 1, 2]
 
 
@@ -167,9 +165,7 @@ def without_cupy(monkeypatch, tmp_path):
     monkeypatch.setattr(device, "proof", lambda: PROOF)
     asked = []
     monkeypatch.setattr(device, "import_cupy", lambda: asked.append(1) or fake_cupy())
-    find_gpus.cache_clear()
-    yield tmp_path, asked
-    find_gpus.cache_clear()
+    return tmp_path, asked
 
 
 def test_without_a_gpu_cupy_is_not_imported(without_cupy, monkeypatch):

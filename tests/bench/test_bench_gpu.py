@@ -7,9 +7,20 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import bench_gpu
+import common
+import gpu_cases
+import gpu_checks
+import gpu_compare
+import gpu_kernels
+import gpu_rates
+import gpu_runs
+import gpu_timing
 import numpy as np
 import pytest
 
+from gpucoron.backend import cuda
+from tests import conftest
 from tests.helpers import device_fixture
 from tests.helpers.processes import python, run
 from tests.helpers.tiny_sets import TinySet
@@ -17,23 +28,20 @@ from tests.helpers.tiny_sets import TinySet
 pytestmark = pytest.mark.slow
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
-EMULATED = pytest.mark.parametrize("device", ["host-forward"], indirect=True)
 
 if sys.platform != "linux":
     pytest.skip("for Linux", allow_module_level=True)
 
 
-@pytest.fixture(autouse=True)
-def bench(monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(BENCH), *sys.path])
+@pytest.fixture
+def device():
+    with device_fixture.make("host-forward") as emulated:
+        yield emulated
 
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
     """Call bench_gpu.py: its exit code, and what the part left in the file."""
-    import bench_gpu
-    import gpu_runs
-
     out = tmp_path / "out.json"
     monkeypatch.setattr(gpu_runs, "process", lambda *args, **kwargs: {"median_s": 1.0})
 
@@ -107,12 +115,7 @@ def test_the_scripts_are_bash():
         assert os.access(path, os.X_OK)
 
 
-@EMULATED
 def test_kernels_are_timed_beside_the_copy_of_this_device(device, program, monkeypatch, capsys):
-    import gpu_kernels
-    import gpu_rates
-    import gpu_timing
-
     for module in (gpu_timing, gpu_rates):
         monkeypatch.setattr(module, "elapsed", lambda start, stop: 0.5)
     code, rates = program("rates")
@@ -132,11 +135,7 @@ def test_kernels_are_timed_beside_the_copy_of_this_device(device, program, monke
     assert gpu_kernels.share(1.0, 0.0) is None
 
 
-@EMULATED
 def test_a_case_that_fails_leaves_the_others(device, monkeypatch):
-    import gpu_cases
-    import gpu_kernels
-
     def cases(shapes):
         def bad():
             yield gpu_cases.Case("first", lambda: 1 / 0, [()])
@@ -158,10 +157,7 @@ def test_a_case_that_fails_leaves_the_others(device, monkeypatch):
     ]
 
 
-@EMULATED
 def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path, capsys):
-    from gpu_runs import GOAL
-
     TinySet(tmp_path).folder.rename(program.work.mkdir() or program.work / "canonical")
     code, found = program("compare")
     assert code == 0 and found["ok"]
@@ -175,7 +171,7 @@ def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path,
         assert {"wall_s", "steps_s", "compute_s", "waiting_for_files_s"} <= set(facts)
         assert busy["read"] > 0 and busy["write"] > 0
         assert (facts["bytes"]["upload"] > 0) == (busy["download"] > 0) == (name == "gpu")
-    assert set(GOAL) <= set(found["device"]["parts"]) and found["device"]["goal_ms"] == 0
+    assert set(gpu_runs.GOAL) <= set(found["device"]["parts"]) and found["device"]["goal_ms"] == 0
     assert any("contract" in label for label in found["device"]["kernels"])
     assert found["jwst"]["median_s"] > 10 and found["jwst"]["machine"]
     capsys.readouterr()
@@ -186,10 +182,7 @@ def test_whole_runs_and_products_on_the_canonical_set(device, program, tmp_path,
     assert "tests: not done" in text and text.startswith("Emulated, ")
 
 
-@EMULATED
 def test_a_part_that_fails_is_told_and_stored(device, program, capsys):
-    import gpu_runs
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_runs.found, "__defaults__", (0.1,))
         code, found = program("compare")
@@ -199,9 +192,7 @@ def test_a_part_that_fails_is_told_and_stored(device, program, capsys):
 
 
 def test_limits_and_the_band_of_flags():
-    from gpu_compare import Table
-
-    table, right = Table(), np.array([1.0, 2.0, np.nan])
+    table, right = gpu_compare.Table(), np.array([1.0, 2.0, np.nan])
     table.add("a", "close", right * (1 + 1e-9), right)
     table.add("a", "far", right * (1 + 1e-7), right)
     table.add("a", "single", (right * (1 + 1e-7)).astype("f4"), right.astype("f4"))
@@ -213,10 +204,7 @@ def test_limits_and_the_band_of_flags():
     assert len(table.listed()) == 6
 
 
-@EMULATED
 def test_what_is_compiled_and_the_tests_are_counted(device, program, monkeypatch):
-    import gpu_checks
-
     code, found = program("compile")
     assert code == 0 and len(found["kernels"]) > 80 and not found["with_local_memory"]
     line, failed = "[gw1] [ {0}%] {1} tests/x.py::t[a-{0} b] \n", ["tests/x.py::t[a-1 b]"]
@@ -233,10 +221,7 @@ def test_what_is_compiled_and_the_tests_are_counted(device, program, monkeypatch
         assert found.get("passed", 0) == passed and found["names"] == names
 
 
-@EMULATED
 def test_a_kernel_that_does_not_compile_leaves_the_others(device, program, monkeypatch):
-    from gpucoron.backend import cuda
-
     kernel = cuda.kernel
 
     def spoilt(file, name):
@@ -255,7 +240,6 @@ def test_a_kernel_that_does_not_compile_leaves_the_others(device, program, monke
     program("table")
 
 
-@EMULATED
 def test_what_is_found_without_numba_is_told(device, program, monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
     code, found = program("libraries")
@@ -263,10 +247,7 @@ def test_what_is_found_without_numba_is_told(device, program, monkeypatch):
     assert program("rates")[0] == 0  # which needs none
 
 
-@EMULATED
 def test_git_and_the_driver_are_asked_once(device, program, monkeypatch):
-    import bench_gpu
-
     asked, where = [], bench_gpu.where
     bench_gpu._where.cache_clear()
     monkeypatch.setattr(bench_gpu, "where", lambda: asked.append(1) or where())
@@ -275,10 +256,7 @@ def test_git_and_the_driver_are_asked_once(device, program, monkeypatch):
     assert asked == [1] and json.loads(program.out.read_text())["rates"]["commit"]
 
 
-@EMULATED
 def test_small_calls_are_compared_with_what_was_kept(device, program, monkeypatch, tmp_path):
-    import gpu_checks
-
     expected = tmp_path / "expected"
     gpu_checks.run_cases("drizzle_weights", device, expected)
 
@@ -302,8 +280,6 @@ def test_small_calls_are_compared_with_what_was_kept(device, program, monkeypatc
 
 
 def test_a_sanitizer_that_does_not_end_is_not_well(monkeypatch):
-    import gpu_checks
-
     monkeypatch.setattr(gpu_checks, "sanitizer", lambda: "sanitizer")
     row = {"tool": "memcheck", "file": "x", "errors": 0, "ours": []}
     for code, ok in ((0, True), (None, False), (1, False)):
@@ -318,8 +294,6 @@ def test_a_sanitizer_that_does_not_end_is_not_well(monkeypatch):
     + [(False, True, "gw1", []), (True, True, None, [])],
 )
 def test_a_process_whose_gpu_is_lost_is_left(monkeypatch, failed, lost, worker, left):
-    from tests import conftest
-
     codes = []
     monkeypatch.setattr(device_fixture, "gpu_is_lost", lambda: lost)
     monkeypatch.setattr(conftest.os, "_exit", codes.append)
@@ -333,8 +307,6 @@ def test_a_process_whose_gpu_is_lost_is_left(monkeypatch, failed, lost, worker, 
 
 def test_the_files_with_gpu_tests_are_those_that_are_run(tmp_path):
     """Collected as where there is a GPU."""
-    import gpu_checks
-
     code = "from tests.helpers import device_fixture\ndevice_fixture.why_no_gpu = lambda: ''\n"
     (tmp_path / "with_a_gpu.py").write_text(code)
     root = BENCH.parent
@@ -353,10 +325,7 @@ echo '========= ERROR SUMMARY: 0 errors'
 """
 
 
-@EMULATED
 def test_sanitizers(device, program, monkeypatch, tmp_path, capsys):
-    import gpu_checks
-
     with monkeypatch.context() as patch:
         patch.setattr(gpu_checks, "sanitizer", lambda: None)
         code, found = program("sanitize")
@@ -374,19 +343,14 @@ def test_sanitizers(device, program, monkeypatch, tmp_path, capsys):
 
 
 def test_what_takes_too_long_is_stopped():
-    import gpu_checks
-
     code, text = gpu_checks.call(["bash", "-c", "echo begun; sleep 60"], 0.5)
     assert code is None and text == "begun\n\nstopped after 0 s"
 
 
-@EMULATED
 def test_the_gpu_is_named(device, program, monkeypatch, capsys):
-    from common import where
-
-    assert where()["gpu"]["name"] == "Emulated"
+    assert common.where()["gpu"]["name"] == "Emulated"
     assert program("name")[0] == 0
     assert capsys.readouterr().out.endswith("-gpu-emulated.json\n")
     monkeypatch.setenv("GPUCORON_COMMIT", "abc1234")
     monkeypatch.setattr("common.ROOT", Path("/"))
-    assert where()["commit"] == "abc1234"
+    assert common.where()["commit"] == "abc1234"

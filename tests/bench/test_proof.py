@@ -4,22 +4,18 @@ import functools
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import bench_gpu
+import gpu_proof
 import pytest
 
 from gpucoron import __version__
 from gpucoron.backend import cuda, proof
 from tests.helpers import nvrtc
+from tests.helpers.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "bench"))
-
-import bench_gpu  # noqa: E402
-import gpu_proof  # noqa: E402
-
 #: That of the code as it is, computed once.
 CHECKSUM = functools.cache(gpu_proof.checksum)
 EXPIRED = """\
@@ -50,7 +46,7 @@ def test_the_proof_is_of_this_code():
 def package(tmp_path):
     """A package in small: files by name; gives the checksum of what they hold."""
 
-    def python(**files):
+    def checksum(**files):
         shutil.rmtree(tmp_path / "gpucoron", ignore_errors=True)
         packages = {f"{name}__init__": "" for name in ("", "backend/", "ops/", "steps/")}
         for name, text in {**packages, **files}.items():
@@ -59,7 +55,7 @@ def package(tmp_path):
             path.write_text(text)
         return gpu_proof.digest(gpu_proof.definitions(tmp_path))
 
-    return python
+    return checksum
 
 
 STEP = '''
@@ -98,36 +94,22 @@ FILES = {
 }
 
 
-def replaced(name, old, new):
-    assert old in FILES[name]
-    return {**FILES, name: FILES[name].replace(old, new)}
+def replaced(name, *changes):
+    """The files with parts of one exchanged: old, new, old, new ..."""
+    text = FILES[name]
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        assert old in text
+        text = text.replace(old, new)
+    return {**FILES, name: text}
 
 
 def test_what_changes_nothing_does_not_expire_it(package):
     code = package(**FILES)
-    moved = {
-        **FILES,
-        "ops/haze": BLUR,
-        "steps/one": STEP.replace("import blur", "import haze").replace("blur.", "haze."),
-    }
-    del moved["ops/blur"]
-    direct = {
-        **FILES,
-        "steps/one": STEP.replace("ops import blur", "ops.blur import blurred").replace(
-            "blur.blurred", "blurred"
-        ),
-    }
-    renamed = {
-        **FILES,
-        "steps/one": STEP.replace("import blur", "import blur as b").replace(
-            "blur.blurred", "b.blurred"
-        ),
-    }
-    split = {
-        **FILES,
-        "ops/blur": BLUR.replace("WIDTH = 3", "from gpucoron.ops.wide import WIDTH"),
-        "ops/wide": "WIDTH = 3",
-    }
+    moved = replaced("steps/one", "import blur", "import haze", "blur.", "haze.")
+    moved["ops/haze"] = moved.pop("ops/blur")
+    direct = "ops import blur", "ops.blur import blurred", "blur.blurred", "blurred"
+    split = replaced("ops/blur", "WIDTH = 3", "from gpucoron.ops.wide import WIDTH")
+    split["ops/wide"] = "WIDTH = 3"
     for files in (
         replaced("steps/one", "# on the device", "# elsewhere"),
         replaced("steps/one", '"""Do it."""', '"""Do it all,\n\n    and well."""'),
@@ -144,9 +126,9 @@ def test_what_changes_nothing_does_not_expire_it(package):
         replaced("ops/blur", "return OTHER", "return -OTHER"),
         replaced("ops/loop", "image + 1", "image + 2"),  # for the CPU alone
         replaced("ops/_blur_cpu", "loop(image)", "loop(2 * image)"),
+        replaced("steps/one", *direct),
+        replaced("steps/one", "import blur", "import blur as b", "blur.blurred", "b.blurred"),
         moved,
-        direct,
-        renamed,
         split,
     ):
         assert package(**files) == code, files
@@ -305,9 +287,7 @@ def test_ptx_is_the_same_in_another_process():
         "sys.stdout.write(nvrtc._ptx(t.KERNELS, t.NAMES, [*nvrtc.CUPY_OPTIONS, "
         "'-std=c++17', '-arch=compute_90']))"
     )
-    other = subprocess.run(
-        [sys.executable, "-c", beside], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    other = python("-c", beside, cwd=ROOT).stdout
     assert gpu_proof.bare(text) == gpu_proof.bare(other)
     name = "_ZN{}_INTERNAL_00000000_10_kernels_cu_{}6newton5WARPSE"
     one, two = (name.format(len(k) + 33, k) for k in ("e7713579_1783", "82a80b39_17836"))
@@ -386,6 +366,7 @@ def test_a_result_that_is_well_is_a_proof(result, monkeypatch, capsys):
         ("compare", None, None, "compare: not done"),
         ("start", None, None, None),
         ("where", "gpu", None, "it does not come from a real GPU"),
+        ("where", "gpu", {"name": "Emulated"}, "it does not come from a real GPU"),
     ],
 )
 def test_what_is_no_proof(result, capsys, part, key, value, said):
@@ -403,10 +384,6 @@ def test_what_is_no_proof(result, capsys, part, key, value, said):
 def test_failed_tests_are_named(result, capsys):
     assert result(lambda s: s["tests"].update(ok=False, names=["a::b", "a::c"])) == 1
     assert capsys.readouterr().out == "no proof: tests: not ok a::b, a::c\n"
-
-
-def test_the_emulated_device_proves_nothing(result):
-    assert result(lambda s: s["where"]["gpu"].update(name="Emulated")) == 1
 
 
 def test_an_expired_proof_says_what_to_do(result, monkeypatch):

@@ -3,6 +3,7 @@ import pytest
 
 from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
+from tests.helpers.device_fixture import Foreign
 
 
 def stack(n=3, put=lambda array: array):
@@ -40,14 +41,6 @@ def test_arrays_of_one_stack_live_together(device):
     if device.is_gpu:
         with pytest.raises(TypeError, match="mixed"):
             s.replace(dq=device.get(s.dq))
-
-
-class Foreign:
-    """What another package has on a GPU."""
-
-    def __init__(self, array):
-        self.shape, self.dtype = array.shape, array.dtype
-        self.__cuda_array_interface__ = array.__cuda_array_interface__
 
 
 def test_memory_of_other_packages_is_not_copied(device):

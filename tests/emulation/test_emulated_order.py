@@ -82,7 +82,6 @@ def test_two_reads_are_no_race(device, a, b, x):
         lambda cp, x: cp.copyto(x, 2.0),
         lambda cp, x: cp.add(x, 1, out=x),
         lambda cp, x: x.__iadd__(1),
-        lambda cp, x: cp.add.at(x, cp.arange(3), 1.0),
         lambda cp, x: x.set(np.zeros(1000)),
         lambda cp, x: cp.cumsum(cp.ones(1000), out=x),
         lambda cp, x: x[:5].fill(0),
@@ -115,11 +114,7 @@ def test_an_element_is_a_view(device):
 
 
 def test_foreign_views_are_of_the_same_memory(device, b, x):
-    class Foreign:
-        def __init__(self, array):
-            self.__cuda_array_interface__ = array.__cuda_array_interface__
-
-    y = device.cupy.asarray(Foreign(x[10:]))
+    y = device.cupy.asarray(device_fixture.Foreign(x[10:]))
     with device.race(UNORDERED), b:
         y.sum()
 
@@ -143,7 +138,7 @@ def test_what_a_kernel_takes_as_constant_it_only_reads(device, a, b, written):
 
 # ---------------------------------------------------------------- what orders
 def by_event_on_the_current_stream(cp, a, b):
-    event = cp.cuda.Event(disable_timing=True)
+    event = cp.cuda.Event()
     with a:
         event.record()
     event.synchronize()
@@ -163,9 +158,7 @@ WAYS = [
     lambda cp, a, b: a.synchronize(),
     lambda cp, a, b: cp.cuda.Device().synchronize(),
     lambda cp, a, b: cp.cuda.runtime.deviceSynchronize(),
-    lambda cp, a, b: a.done,
     lambda cp, a, b: cp.asnumpy(cp.empty(1), stream=a),
-    lambda cp, a, b: a.record().done,
 ]
 
 
@@ -259,8 +252,8 @@ def test_devices_have_streams_of_their_own(device):
     with cp.cuda.Device(1):
         b = cp.ones(5)
         cp.cuda.Stream.null.synchronize()  # not device 0's
-        with pytest.raises(RuntimeError, match="created on .0. does not match .* device .1."):
-            mine.use()
+        with pytest.raises(RuntimeError, match="created on .0. does not .* device .1."), mine:
+            pass
     assert b.device.id == 1
     with device.race(UNORDERED):
         a.get(stream=mine)
@@ -387,8 +380,6 @@ def test_streams_are_current_by_thread_and_by_device(device, a, b):
         assert current() is a
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(current).result() == cp.cuda.Stream.null
-    assert a.use() is current() is a
-    cp.cuda.Stream.null.use()
     assert current() == cp.cuda.Stream.null
 
 

@@ -204,7 +204,7 @@ def test_each_device_has_a_pool_and_a_limit(device):
     cp = device.cupy
     pool = cp.get_default_memory_pool()
     kept = [cp.ones(1000)]
-    pool.set_limit(fraction=0.5)
+    pool.set_limit(size=cp.cuda.runtime.memGetInfo()[1] // 2)
     with cp.cuda.Device(1):
         assert (pool.used_bytes(), pool.get_limit()) == (0, 0)
         free, total = cp.cuda.runtime.memGetInfo()
@@ -214,7 +214,6 @@ def test_each_device_has_a_pool_and_a_limit(device):
         del kept[0]
         assert pool.used_bytes() == 16384
     assert (pool.used_bytes(), pool.free_bytes(), pool.get_limit()) == (0, 8192, total // 2)
-    for wrong in ({"size": 1, "fraction": 0.5}, {"fraction": 1.5}, {"size": -1}):
-        with pytest.raises(ValueError):
-            pool.set_limit(**wrong)
+    with pytest.raises(ValueError):
+        pool.set_limit(size=-1)
     assert np.array_equal(kept[0].get(), np.ones(2000))

@@ -107,6 +107,14 @@ class CudaBackend(Device):
         return taken
 
 
+class Foreign:
+    """An array of a device that another package has."""
+
+    def __init__(self, array):
+        self.shape, self.dtype = array.shape, array.dtype
+        self.__cuda_array_interface__ = array.__cuda_array_interface__
+
+
 @functools.cache
 def emulation():
     """One for the whole process, so that every kernel is loaded once."""

@@ -10,6 +10,12 @@ import collections
 import numpy as np
 
 CASES = collections.defaultdict(list)
+#: Precisions and numbers of images that choose every instantiation of the medians.
+STACKS = [
+    (dtype, n)
+    for dtype in (np.float32, np.float64)
+    for n in (1, 5, 9, 20, 33, 100, 200, 500, 1000, 2000, 2100)
+]
 
 
 def case(file):
@@ -34,29 +40,23 @@ def cube(n, ny=3, nx=11, dtype=np.float32, bad=0.1):
 def medians(device):
     from gpucoron.ops.median import median
 
-    results = []
-    for dtype in (np.float32, np.float64):
-        for n in (1, 5, 9, 20, 33, 100, 200, 500, 1000, 2000, 2100):
-            images, good = cube(n, nx=5, dtype=dtype)
-            results.append(median(device.array(images), device.array(good)))
-    return results
+    given = (cube(n, nx=5, dtype=dtype) for dtype, n in STACKS)
+    return [median(device.array(images), device.array(good)) for images, good in given]
 
 
 @case("outliers")
 def outliers(device):
-    """The number of integrations chooses the instantiation."""
     from gpucoron.ops.outliers import flag_outliers
 
     results = []
-    for dtype in (np.float32, np.float64):
-        for n in (1, 5, 9, 20, 33, 100, 200, 500, 1000, 2000, 2100):
-            data = cube(n, nx=5, dtype=dtype, bad=0.02)[0]
-            data[n // 2, 1, 2] += 1000
-            err, dq = np.full_like(data, 30), np.zeros(data.shape, np.uint32)
-            dq[n // 3, 2] = 1
-            arrays = [device.array(a) for a in (data, err, dq)]
-            found = flag_outliers(*arrays, arrays[1:2] * (n % 4), snr=3.0, neighbours=n < 300)
-            results += [*found[:3], *found.variances, *found[4:]]
+    for dtype, n in STACKS:
+        data = cube(n, nx=5, dtype=dtype, bad=0.02)[0]
+        data[n // 2, 1, 2] += 1000
+        err, dq = np.full_like(data, 30), np.zeros(data.shape, np.uint32)
+        dq[n // 3, 2] = 1
+        arrays = [device.array(a) for a in (data, err, dq)]
+        found = flag_outliers(*arrays, arrays[1:2] * (n % 4), snr=3.0, neighbours=n < 300)
+        results += [*found[:3], *found.variances, *found[4:]]
     return results
 
 

@@ -1,20 +1,17 @@
-"""NVRTC through ctypes: the compiler that CuPy uses, without CuPy and without a driver."""
+"""NVRTC, the compiler that CuPy uses, through CuPy and without a driver."""
 
 import contextlib
-import ctypes
 import functools
 import hashlib
 import json
 import math
 import os
 import re
-import sysconfig
 from pathlib import Path
 
 #: What CuPy 14 appends to the options of a RawModule.
 CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
 
-_PLACES = ("nvidia/cu13/lib/libnvrtc.so.13", "nvidia/cuda_nvrtc/lib/libnvrtc.so.12")
 _REPORT = re.compile(
     r"Compiling entry function '(\w+)' for '\w+'.*?"
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
@@ -32,36 +29,18 @@ class NvrtcError(Exception):
 
 
 @functools.cache
-def find() -> Path | None:
-    """Return the library of the wheel nvidia-cuda-nvrtc, if it is installed."""
-    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        for place in _PLACES:
-            if (Path(folder) / place).is_file():
-                return Path(folder) / place
-    return None
+def find() -> bool:
+    """Tell whether CuPy and the library are there."""
+    try:
+        return bool(_nvrtc().getVersion())
+    except Exception:  # CuPy's, for whatever is missing
+        return False
 
 
-@functools.cache
-def _library():
-    path = find()
-    for builtins in path.parent.glob("libnvrtc-builtins.so.*"):  # it does not look there by itself
-        ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(str(path))
-    library.nvrtcGetErrorString.restype = ctypes.c_char_p
-    return library
+def _nvrtc():
+    from cupy_backends.cuda.libs import nvrtc  # not from cupy, which may be an emulated one
 
-
-def _check(status, log=""):
-    if status:
-        raise NvrtcError(f"{_library().nvrtcGetErrorString(status).decode()}\n{log}")
-
-
-def _text(program, what) -> bytes:
-    library, size = _library(), ctypes.c_size_t()
-    _check(getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)))
-    buffer = ctypes.create_string_buffer(size.value)
-    _check(getattr(library, f"nvrtcGet{what}")(program, buffer))
-    return buffer.raw
+    return nvrtc
 
 
 def compile_kernels(source, arch, names=(), options=("-std=c++17",)) -> dict:
@@ -97,50 +76,38 @@ def _kept(make, source, names, options):
     return result
 
 
-@functools.cache
 def version() -> str:
     """Return NVRTC's, as "13.0"."""
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)))
-    return f"{major.value}.{minor.value}"
+    return ".".join(map(str, _nvrtc().getVersion()))
 
 
 def _compile(source, names, options):
     with _program(source, names, options) as (program, log):
-        used = _resources(log, _text(program, "PTX").decode())
+        used = _resources(log, _nvrtc().getPTX(program).decode())
         said = [line for line in log.splitlines() if not line.startswith(("ptxas info", "    "))]
-        return {
-            "log": "\n".join(said),
-            "kernels": {name: used[_lowered(program, name)] for name in names},
-        }
+        lowered = {name: _nvrtc().getLoweredName(program, name) for name in names}
+        return {"log": "\n".join(said), "kernels": {name: used[lowered[name]] for name in names}}
 
 
 def _ptx(source, names, options):
     with _program(source, names, options) as (program, _):
-        return _text(program, "PTX").rstrip(b"\0").decode()
+        return _nvrtc().getPTX(program).rstrip(b"\0").decode()
 
 
 @contextlib.contextmanager
 def _program(source, names, options):
-    library, program = _library(), ctypes.c_void_p()
-    given = source.encode(), b"kernels.cu", 0, None, None
-    _check(library.nvrtcCreateProgram(ctypes.byref(program), *given))
+    library = _nvrtc()
+    program = library.createProgram(source, "kernels.cu", (), ())
     try:
         for name in names:
-            _check(library.nvrtcAddNameExpression(program, name.encode()))
-        array = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
-        status = library.nvrtcCompileProgram(program, len(options), array)
-        log = _text(program, "ProgramLog").rstrip(b"\0").decode()
-        _check(status, log)
-        yield program, log
+            library.addNameExpression(program, name)
+        try:
+            library.compileProgram(program, options)
+        except library.NVRTCError as error:
+            raise NvrtcError(f"{error}\n{library.getProgramLog(program)}") from None
+        yield program, library.getProgramLog(program).rstrip("\0")
     finally:
-        library.nvrtcDestroyProgram(ctypes.byref(program))
-
-
-def _lowered(program, name):
-    result = ctypes.c_char_p()
-    _check(_library().nvrtcGetLoweredName(program, name.encode(), ctypes.byref(result)))
-    return result.value.decode()
+        library.destroyProgram(program)
 
 
 def _resources(log, ptx):

@@ -4,9 +4,6 @@ import os
 import subprocess
 import sys
 
-#: Code of a process that is the command line.
-MAIN = "import sys; from gpucoron.cli.main import main; sys.exit(main(sys.argv[1:]))"
-
 
 def run(*command, cwd=None, timeout=300, **environment):
     """Run a command to its end; variables that are None are taken away."""

@@ -7,10 +7,6 @@ SHIFT_ABS = 1e-9
 #: a residual of many pixels: worst seen 8e-12 px.
 REGISTRATION_PX = 1e-9
 
-#: Against jwst's leastsq, whose numerical derivatives stop at 1.5e-8 of the parameter: worst seen
-#: 1.6e-7 px (AU Mic).
-JWST_SHIFT_PX = 1e-6
-
 #: KLIP from inner products against an SVD of the pixels: eps times the condition of the
 #: references (1e4 here) on values of 1e2; worst seen 2e-11.
 KLIP_ABS = 1e-8
@@ -19,10 +15,6 @@ KLIP_ABS = 1e-8
 #: kernels. Rounding, times the largest eigenvalue over the gap at the truncation: worst seen 6e-10
 #: (ERR of 180 references of 320 x 320 with 170 vectors kept).
 KLIP_RMS = 1e-8
-
-#: rms(difference)/rms of psfsub against jwst's, which stores aligned references in float32 and
-#: projects on eigenvectors of that: worst seen 8.6e-6.
-JWST_PSFSUB_REL = 1e-4
 
 #: Weights and images of a drizzle against the drizzle package's running means in single precision,
 #: beside the sum of the absolute terms of up to 250 overlaps: worst seen 6.2e-7.

@@ -58,17 +58,10 @@ def test_it_compiles_without_warnings_and_keeps_to_registers(file, arch):
 
 
 @needs_nvrtc
-@pytest.mark.parametrize(
-    "body, culprit",
-    [
-        ("x[0] = undeclared;", "undeclared"),
-        ("x[0] = INFINITY;", "INFINITY"),
-        ("#include <cmath>\n", "cmath"),
-    ],
-)
-def test_what_cannot_run_is_refused(body, culprit):
-    source = f"template <class T> __global__ void k(T *x) {{\n{body} }}"
-    with pytest.raises(nvrtc.NvrtcError, match=culprit):
+@pytest.mark.parametrize("culprit", ["x[0] = undeclared;", "x[0] = INFINITY;", "#include <cmath>"])
+def test_what_cannot_run_is_refused(culprit):
+    source = f"template <class T> __global__ void k(T *x) {{\n{culprit}\n }}"
+    with pytest.raises(nvrtc.NvrtcError, match=re.escape(culprit)):
         nvrtc.compile_kernels(source, 90, ["k<float>"])
 
 

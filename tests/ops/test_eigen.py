@@ -137,8 +137,6 @@ def test_any_number_of_targets_in_either_precision(device, n_targets, dtype):
 
 
 # ---------------------------------------------------------------- many sets at once
-
-
 def sets(n, nref, shape, seed=0):
     return (
         np.array([references(nref, shape, seed + k) for k in range(n)]),
@@ -190,8 +188,6 @@ def test_errors_of_many(device):
 
 
 # ---------------------------------------------------------------- eigen-decomposition
-
-
 def matrices():
     rng = np.random.default_rng(2)
     wide = rng.normal(size=(20, 50))

@@ -70,21 +70,6 @@ def test_knowing_the_correlation_helps_and_so_do_far_neighbours(cutoff, left):
     assert 0.4 < np.sqrt(np.mean(pulls)) < 1.5  # 0.57 and 0.94: the noise floor is cautious
 
 
-def test_pixels_of_one_hole_err_together():
-    table = correlation_of(diffraction_limited(1, (64, 64), 0.3)[0])
-    spread = np.zeros((30, 30))
-    spread[5, 5] = 2.0
-    spread[20:23, 20:23] = 1.0
-    spread[2, 20] = np.nan
-    joint = joint_spread(spread, table)
-    assert joint[5, 5] == pytest.approx(2.0)
-    assert (joint[20:23, 20:23] > 1.5).all() and joint[21, 21] < 3.0
-    assert np.count_nonzero(joint) == 10
-    hole = np.argwhere(spread[20:23, 20:23])
-    between = table[np.sum((hole[:, None] - hole[None]) ** 2, axis=-1)]
-    assert np.sum(joint[20:23, 20:23] ** 2) == pytest.approx(np.maximum(between, 0).sum())
-
-
 def with_gaps(seed=0, shape=(17, 23), noise=1.0):
     """An image, which of its pixels are usable, errors, and pixels to predict."""
     rng = np.random.default_rng(seed)
@@ -144,8 +129,9 @@ def test_float32_images_and_nothing_to_do(device):
 
 
 def test_joint_spread_is_the_sum_over_neighbours(device):
+    table = np.where(finest_correlation() > 0.1, finest_correlation(), -0.1)  # which counts as 0
     spread = np.where(np.random.default_rng(4).random((9, 11)) < 0.3, 2.0, 0.0)
-    spread[2, 3], table = np.nan, finest_correlation()
+    spread[2, 3] = np.nan
     found = device.call(joint_spread, read_only(spread), table)
     known = np.nan_to_num(spread)
     y, x = np.nonzero(known)

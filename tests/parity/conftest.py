@@ -44,11 +44,6 @@ class Comparison:
         self.name, self.report = name, report
         self.ours, self.theirs = folder / "gpucoron", folder / "jwst"
 
-    def images(self, product):
-        found = [i for i in self.report.images if i.product == product]
-        assert found, f"no {product} was compared"
-        return found
-
     def pairs(self, suffix):
         """Paths of ours and jwst's product, one pair a file."""
         ours = sorted(self.ours.glob(f"*_{suffix}.fits"))

@@ -1,9 +1,10 @@
 """The preset "jwst" against the jwst package itself, product by product."""
 
+import itertools
+
 import numpy as np
 import pytest
 from astropy.io import fits
-from numpy.testing import assert_array_equal
 
 from gpucoron.simulate import simulate
 from gpucoron.verify import verify
@@ -11,32 +12,15 @@ from tests.parity.conftest import SETS, SIMULATED
 
 pytestmark = pytest.mark.slow
 
-FILES = {"crfints", "psfstack", "psfalign", "psfsub", "i2d"}
-
-
-def rms(values):
-    return float(np.sqrt(np.nanmean(np.square(values, dtype=np.float64))))
-
-
-def read(pair, hdu):
-    return tuple(np.asarray(fits.getdata(path, hdu)) for path in pair)
+STACKS, PLANES = ("crfints", "psfstack", "psfalign", "psfsub"), ("SCI", "ERR", "DQ")
+FILES = {*STACKS, "i2d"}
+COMBINED = "SCI ERR CON WHT VAR_POISSON VAR_RNOISE VAR_FLAT".split()
 
 
 def test_both_wrote_the_same_files(comparison):
-    assert comparison.report.missing == []
     names = sorted(p.name for p in comparison.theirs.glob("*.fits"))
     assert sorted(p.name for p in comparison.ours.glob("*.fits")) == names
     assert {n.removesuffix(".fits").rpartition("_")[2] for n in names} == FILES
-
-
-@pytest.mark.parametrize("product", ["crfints", "psfstack"])
-def test_flagged_and_stacked_images_are_equal_bit_for_bit(comparison, product):
-    assert [i.hdu for i in comparison.images(product) if not i.same_bits] == []
-    for pair in comparison.pairs(product):
-        for hdu in ("SCI", "ERR", "DQ"):
-            ours, theirs = read(pair, hdu)
-            assert ours.dtype == theirs.dtype
-            assert_array_equal(ours, theirs)
 
 
 def test_shifts(comparison):
@@ -45,44 +29,11 @@ def test_shifts(comparison):
         assert shifts.pairs > 0 and shifts.left_out == 0 and shifts.largest <= 1e-6
 
 
-def test_psfalign(comparison):
-    for pair in comparison.pairs("psfalign"):
-        ours, theirs = read(pair, "SCI")
-        assert ours.shape == theirs.shape
-        assert rms(ours - theirs) <= 1e-4 * rms(theirs)
-        ours, theirs = read(pair, "ERR")
-        assert_array_equal(np.isnan(ours), np.isnan(theirs))
-
-
-def test_psfsub(comparison):
-    for pair in comparison.pairs("psfsub"):
-        ours, theirs = read(pair, "SCI")
-        assert_array_equal(np.isnan(ours), np.isnan(theirs))
-        assert rms(ours - theirs) <= 1e-4 * rms(theirs)
-    others = [i for i in comparison.images("psfsub") if i.hdu not in ("SCI", "ERR")]
-    assert [i.hdu for i in others if not i.same_bits] == []
-
-
-def test_combined_image(comparison):
-    (pair,) = comparison.pairs("i2d")
-    for name in ("SCI", "ERR", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT"):
-        ours, theirs = read(pair, name)
-        assert ours.shape == theirs.shape
-        assert_array_equal(np.isnan(ours), np.isnan(theirs))
-        if not np.isnan(theirs).all():
-            assert rms(ours - theirs) <= 1e-4 * rms(theirs)
-    assert_array_equal(*read(pair, "CON"))
-    ours, theirs = read(pair, "WHT")
-    assert np.abs(ours - theirs).max() <= 1e-6 * theirs.max()
-    ours, theirs = (fits.getheader(path, "SCI") for path in pair)
-    for keyword in ("CRVAL1", "CRVAL2"):
-        assert abs(ours[keyword] - theirs[keyword]) <= 1e-9
-
-
-def test_header_keywords_and_tables(comparison):
-    assert [d for d in comparison.report.keywords if not d.reason] == []
+def test_all_is_compared_and_within_its_limit(comparison):
+    """The limits: gpucoron/verify/expect.py; that they are kept to: test_verify.py."""
+    compared = {(image.product, image.hdu) for image in comparison.report.images}
+    assert compared >= {*itertools.product(STACKS, PLANES), *itertools.product(["i2d"], COMBINED)}
     assert {t.hdu for t in comparison.report.tables} >= {"HDRTAB", "INT_TIMES"}
-    assert [t for t in comparison.report.tables if t.columns or t.rows != t.rows_jwst] == []
     assert comparison.report.problems() == []
 
 
@@ -102,7 +53,7 @@ def test_reference_without_pixels_is_left_out_of_both(comparison):
     (note,) = comparison.report.notes
     assert "00002_nrcalong_calints.fits: reference integration 3 of 3" in note
     (pair,) = comparison.pairs("psfstack")
-    assert {array.shape[0] for array in read(pair, "SCI")} == {7}
+    assert {len(fits.getdata(path, "SCI")) for path in pair} == {7}
 
 
 def test_another_kernel(tmp_path):
@@ -114,8 +65,6 @@ def test_another_kernel(tmp_path):
     report = verify(made.asn, psfmask=made.psfmask, sets=sets, output_dir=tmp_path / "verify")
     assert report.problems() == []
     assert report.parameters == chosen
-    differences = {image.hdu: image for image in report.images if image.product == "i2d"}
-    assert differences["CON"].same_bits
 
 
 # ---- real data: AU Mic and its edge-on disk, behind NIRCam's round mask

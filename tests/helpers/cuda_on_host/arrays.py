@@ -43,12 +43,7 @@ class _Owner(weakref.ref):
 
 
 class Memory:
-    """Knows the allocation behind every array: the first array of one owns it.
-
-    Parameters
-    ----------
-    home : Emulation
-    """
+    """Knows the allocation behind every array: the first array of one owns it."""
 
     def __init__(self, home):
         self._home, self._owners = home, {}
@@ -161,12 +156,12 @@ class DeviceArray(NDArrayOperatorsMixin):
     # ------------------------------------------------------------ NumPy's protocols
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         unknown = set(options) - _UFUNC_OPTIONS
-        if unknown or method not in ("__call__", "reduce", "accumulate", "at", "outer"):
-            raise TypeError(f"CuPy's {ufunc.__name__} has no {method} with {sorted(unknown)}")
+        if unknown or method != "__call__":
+            raise TypeError(f"{ufunc.__name__}: {method} with {sorted(unknown)} is not emulated")
         out = options.get("out") or ()
         if out:
             options["out"] = unwrap(out)
-        return operate(ufunc.__name__, getattr(ufunc, method), inputs, options, out)
+        return operate(ufunc.__name__, ufunc, inputs, options, out)
 
     def __array_function__(self, function, types, args, kwargs):
         module = [part for part in function.__module__.split(".")[1:] if not part.startswith("_")]

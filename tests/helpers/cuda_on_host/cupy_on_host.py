@@ -51,12 +51,7 @@ class Namespace(types.ModuleType):
             raise NotImplementedError(f"{self.__name__}.{name} is not emulated")
         value, real = getattr(self._host, name), getattr(self._real, name)
         if callable(value) and not isinstance(value, type):
-            function = on_device(f"{self.__name__}.{name}", value, real)
-            for method in ("at", "reduce", "accumulate", "outer"):
-                if isinstance(value, np.ufunc) and hasattr(real, method):
-                    pair = getattr(value, method), getattr(real, method)
-                    setattr(function, method, on_device(f"{name}.{method}", *pair))
-            value = function
+            value = on_device(f"{self.__name__}.{name}", value, real)
         setattr(self, name, value)
         return value
 
@@ -106,8 +101,6 @@ class Emulation:
         cp.RawKernel = self._raw_kernel
         cp.cuda = fake_cuda(self)
         cp.get_default_memory_pool = lambda: MemoryPool(self)
-        nothing = types.SimpleNamespace(free_all_blocks=lambda: None)
-        cp.get_default_pinned_memory_pool = lambda: nothing
         cupyx = types.SimpleNamespace()
         for name in ("empty", "zeros", "empty_like", "zeros_like"):
             setattr(cupyx, f"{name}_pinned", functools.partial(self._pinned, getattr(np, name)))
@@ -272,8 +265,6 @@ def device_class(emulation):
 
     class Device:
         attributes = {"MaxSharedMemoryPerBlockOptin": MOST_SHARED, "MultiProcessorCount": 2}
-        compute_capability = "90"
-        mem_info = property(lambda self: emulation.free_memory())
 
         def __init__(self, device=None):
             self.id = emulation.device if device is None else int(device)
@@ -318,7 +309,6 @@ def fake_cuda(emulation):
         Stream=streams.Stream,
         Event=streams.Event,
         get_current_stream=streams.current,
-        alloc_pinned_memory=bytearray,
         set_allocator=lambda allocator: None,
         get_elapsed_time=lambda start, stop: 0.0,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),

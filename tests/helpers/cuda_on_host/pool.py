@@ -121,12 +121,12 @@ class Pool:
         What the device has.
     limit : int, bytes
         What the pool may hold; 0 for all.
-    total, peak : int, bytes
-        What it holds, in use or not, and the most that was in use.
+    total : int, bytes
+        What it holds, in use or not.
     """
 
     def __init__(self, capacity):
-        self.capacity, self.limit, self.total, self.peak = capacity, 0, 0, 0
+        self.capacity, self.limit, self.total = capacity, 0, 0
         self._used, self._arenas = 0, {}
         self._lock = threading.Lock()
         self._coming_back = collections.deque()  # finalizers must not lock
@@ -139,7 +139,7 @@ class Pool:
             arena = self._arenas.setdefault(stream, Arena())
             chunk = arena.get(size)
             if chunk:
-                self._use(size)
+                self._used += size
                 return chunk
             if self.limit and size > self.limit:
                 raise OutOfMemoryError(size, self.total, self.limit)
@@ -148,7 +148,7 @@ class Pool:
                 self._settle()
                 if self.total + size <= min(self.limit or self.capacity, self.capacity):
                     self.total += size
-                    self._use(size)
+                    self._used += size
                     return Chunk(size, arena, [(size, {})])
             if collect:
                 gc.collect()
@@ -179,10 +179,6 @@ class Pool:
             self._settle()
             return self._used
 
-    def _use(self, size):
-        self._used += size
-        self.peak = max(self.peak, self._used)
-
     def _settle(self):
         while self._coming_back:
             chunk, past = self._coming_back.popleft()
@@ -192,12 +188,7 @@ class Pool:
 
 
 class MemoryPool:
-    """What `cupy.get_default_memory_pool` returns: the pool of the current device.
-
-    Parameters
-    ----------
-    home : Emulation
-    """
+    """What `cupy.get_default_memory_pool` returns: the pool of the current device."""
 
     def __init__(self, home):
         self._home = home
@@ -211,20 +202,13 @@ class MemoryPool:
     def free_bytes(self):
         return self._home.pool.total - self._home.pool.used
 
-    def n_free_blocks(self):
-        return self._home.pool.n_free_blocks()
-
     def free_all_blocks(self, stream=None):
         self._home.pool.free_all_blocks(stream and stream.key)
 
     def get_limit(self):
         return self._home.pool.limit
 
-    def set_limit(self, size=None, fraction=None):
-        if size is not None and fraction is not None:
-            raise ValueError("size and fraction cannot be specified at one time")
-        if not 0 <= (fraction or 0) <= 1 or (size or 0) < 0:
+    def set_limit(self, size=None):
+        if (size or 0) < 0:
             raise ValueError("memory limit out of range")
-        if fraction is not None:
-            size = int(fraction * self._home.pool.capacity)
         self._home.pool.limit = int(size or 0)

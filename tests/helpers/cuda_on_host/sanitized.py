@@ -6,17 +6,16 @@ calls the function there.
 """
 
 import importlib
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.helpers.cuda_on_host import build
+from tests.helpers.processes import python, run
 
 ROOT = Path(__file__).parents[3]
 
 
-def call(function, *args, timeout=300):
+def call(function, *args):
     """Call ``"module:function"`` with strings under the sanitizers; return what the process said.
 
     Returns
@@ -24,20 +23,13 @@ def call(function, *args, timeout=300):
     str
         Empty where all went well, else the report of a sanitizer or a traceback.
     """
-    found = subprocess.run(
-        [build.COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    )
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": found.stdout.strip(),
+    variables = {
+        "LD_PRELOAD": run(build.COMPILER, "-print-file-name=libasan.so").stdout.strip(),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "OPENBLAS_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
+        **dict.fromkeys(("OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
     }
-    command = [sys.executable, "-m", "tests.helpers.cuda_on_host.sanitized", function, *args]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, timeout=timeout, capture_output=True, text=True
-    )
+    words = ("-m", "tests.helpers.cuda_on_host.sanitized", function, *args)
+    done = python(*words, cwd=ROOT, **variables)
     return "" if done.returncode == 0 else done.stderr or f"exit status {done.returncode}"
 
 

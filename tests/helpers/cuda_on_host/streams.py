@@ -89,9 +89,6 @@ class Streams:
     def pop(self):
         self._stacks()[self._local.entered.pop()].pop()
 
-    def use(self, stream):
-        self._stacks().setdefault(self._device_of(stream), [])[-1:] = [stream]
-
     def _stacks(self):
         if not hasattr(self._local, "stacks"):
             self._local.stacks, self._local.entered = {}, []
@@ -111,7 +108,7 @@ def stream_classes(streams):
     """Return what stands for `cupy.cuda.Stream` and `cupy.cuda.Event`."""
 
     class Stream:
-        def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
+        def __init__(self, null=False, non_blocking=False, ptds=False):
             self._blocking, self._generation = not non_blocking, None
             if null or ptds:
                 self.ptr, self.device_id = NULL if null else PER_THREAD, -1
@@ -119,7 +116,6 @@ def stream_classes(streams):
                 self.ptr, self.device_id = streams.handle(), streams.device()
 
         key = property(lambda self: streams.key(self.ptr))
-        done = property(lambda self: self.synchronize() is None)  # who asks long enough hears so
 
         @property
         def queue(self):
@@ -146,10 +142,6 @@ def stream_classes(streams):
         def __exit__(self, *problem):
             streams.pop()
 
-        def use(self):
-            streams.use(self)
-            return self
-
         def synchronize(self):
             streams.checker.finish(self.queue)
 
@@ -163,12 +155,8 @@ def stream_classes(streams):
             return event
 
     class Event:
-        def __init__(self, block=False, disable_timing=False, interprocess=False):
-            if interprocess and not disable_timing:
-                raise ValueError("Timing must be disabled for interprocess events")
+        def __init__(self):
             self.mark, self._device = None, streams.device()
-
-        done = property(lambda self: self.synchronize() is None)
 
         def record(self, stream=None):
             queue = (streams.current() if stream is None else stream).queue
