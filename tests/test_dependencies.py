@@ -23,12 +23,8 @@ MODULES |= {"cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy"}
 #: Declared although nothing imports it: asdf finds it by its entry points.
 PLUGINS = {"asdf_astropy"}
 MACHINES = [
-    {
-        "python_version": f"3.{minor}",
-        "python_full_version": f"3.{minor}.0",
-        "sys_platform": platform,
-        "platform_machine": machine,
-    }
+    {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0"}
+    | {"sys_platform": platform, "platform_machine": machine}
     for minor in (11, 12, 13)
     for platform, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
 ]

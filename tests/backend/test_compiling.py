@@ -12,18 +12,10 @@ from tests.helpers.tiny_sets import TinySet
 WATCHED = """
 import json, sys
 from numba.core import event
-class Listener(event.Listener):
-    names = []
-    def on_start(self, e):
-        function = e.data["dispatcher"].py_func
-        if function.__module__.startswith("gpucoron."):
-            self.names.append(function.__name__)
-    def on_end(self, e):
-        pass
-event.register("numba:compile", Listener())
-from gpucoron.backend import compiling
-{then}
-print(json.dumps(Listener.names))
+with event.install_recorder("numba:compile") as recorder:
+    {then}
+functions = [e.data["dispatcher"].py_func for _, e in recorder.buffer if e.is_start]
+print(json.dumps([f.__name__ for f in functions if f.__module__.startswith("gpucoron.")]))
 """
 RUN = "from gpucoron.cli.main import main; assert main([*sys.argv[1:], '-q']) == 0"
 

@@ -119,10 +119,8 @@ def test_an_array_on_another_device_is_refused(device):
         return
     device.have(2)
     mine = device.array(np.zeros(3))
-    with (
-        device.cupy.cuda.Device(1),
-        pytest.raises(InputError, match=r"device 0, but the current device is 1; .*Device\(0\)"),
-    ):
+    text = r"device 0, but the current device is 1; .*Device\(0\)"
+    with device.cupy.cuda.Device(1), pytest.raises(InputError, match=text):
         cuda.as_device_arrays(mine)
 
 

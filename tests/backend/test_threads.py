@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+import scipy.fft
+from threadpoolctl import threadpool_info
 
 from gpucoron.backend.device import cpu_threads
 from gpucoron.backend.threads import current_threads, default_threads, limited_to
@@ -9,9 +11,6 @@ from tests.helpers.tiny_sets import TinySet
 
 
 def test_all_pools_get_the_number_and_their_own_back():
-    import scipy.fft
-    from threadpoolctl import threadpool_info
-
     before = current_threads(), scipy.fft.get_workers()
     np.ones((2, 2)) @ np.ones((2, 2))
     with limited_to(1) as n:

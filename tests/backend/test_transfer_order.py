@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gpucoron
+from tests.helpers.cuda_on_host.order import Race
 
 PACKAGE = Path(gpucoron.__file__).parent
 WAITS = {"wait_event", "synchronize", "deviceSynchronize", "streamSynchronize"}
@@ -130,8 +131,6 @@ CALLS = [
 
 def does(exercise, module, device):
     """Tell whether the emulation finds a race."""
-    from tests.helpers.cuda_on_host.order import Race
-
     device.emulation.reset()
     try:
         exercise(module, device.cupy)
@@ -157,11 +156,7 @@ def test_with_all_waits_there_is_no_race(device, file):
 
 
 @EMULATED
-@pytest.mark.parametrize(
-    "file, call",
-    CALLS,
-    ids=lambda value: "-".join(map(str, value)) if isinstance(value, tuple) else value,
-)
+@pytest.mark.parametrize("file, call", CALLS, ids=str)
 def test_without_a_wait_there_is_a_race(device, file, call):
     module = loaded(PACKAGE / file, call)
     assert any(does(exercise, module, device) for exercise in EXERCISES[file])

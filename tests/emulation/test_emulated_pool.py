@@ -25,18 +25,6 @@ def pool():
     return Pool(1000 * UNIT)
 
 
-def test_sizes_are_rounded_up(pool):
-    assert pool.take(1, 0).size == UNIT and pool.take(UNIT + 1, 0).size == 2 * UNIT
-    assert state(pool) == (3, 3)
-
-
-def test_what_is_given_back_is_kept_and_serves_again(pool):
-    first = take(pool, 5)
-    pool.give_back(first, {})
-    assert state(pool) == (0, 5) and pool.n_free_blocks() == 1
-    assert take(pool, 5) is first and state(pool) == (5, 5)
-
-
 def test_it_serves_only_the_stream_that_had_it(pool):
     pool.give_back(take(pool, 5, stream=1), {})
     take(pool, 5, stream=2)

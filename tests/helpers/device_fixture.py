@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from gpucoron.backend.device import find_gpus
 from tests.helpers.cuda_on_host import build
+from tests.helpers.cuda_on_host.order import Race
 
 
 def each(function, value):
@@ -44,12 +46,7 @@ class Cpu(Device):
     name = "cpu"
     is_gpu = False
     cupy = emulation = None
-
-    def array(self, values):
-        return values
-
-    def get(self, values):
-        return values
+    array = get = staticmethod(lambda values: values)
 
 
 class CudaBackend(Device):
@@ -70,8 +67,6 @@ class CudaBackend(Device):
     @contextlib.contextmanager
     def race(self, match):
         """Expect the emulation to find a race."""
-        from tests.helpers.cuda_on_host.order import Race
-
         with pytest.raises(Race, match=match):
             yield
             self.emulation.checker.raise_left()  # of a finalizer, or lost on the way
@@ -136,8 +131,6 @@ def why_no_emulation():
 
 @functools.cache
 def why_no_gpu():
-    from gpucoron.backend.device import find_gpus
-
     gpus, problem = find_gpus()
     return "" if gpus else problem or "no GPU"
 
@@ -159,8 +152,6 @@ def emulated(order="forward", **settings):
 
     At the end a race is raised that the program did not stop at.
     """
-    from gpucoron.backend.device import find_gpus
-
     made = emulation()
     made.reset(order, **settings)
     find_gpus.cache_clear()

@@ -9,6 +9,18 @@ import collections
 
 import numpy as np
 
+from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels
+from gpucoron.ops.chebyshev import PhaseSeries
+from gpucoron.ops.cuda import registration as ops
+from gpucoron.ops.cuda.drizzle_weights import pixel_weights
+from gpucoron.ops.drizzle import KERNELS, Drizzle
+from gpucoron.ops.eigen import KLBasis, klip_many
+from gpucoron.ops.fourier_shift import fourier_shift
+from gpucoron.ops.median import median
+from gpucoron.ops.outliers import flag_outliers, sharp_outliers
+from gpucoron.ops.registration import Registration
+from tests.helpers.scenes import speckles
+
 CASES = collections.defaultdict(list)
 #: Precisions and numbers of images that choose every instantiation of the medians.
 STACKS = [
@@ -38,16 +50,12 @@ def cube(n, ny=3, nx=11, dtype=np.float32, bad=0.1):
 
 @case("median")
 def medians(device):
-    from gpucoron.ops.median import median
-
     given = (cube(n, nx=5, dtype=dtype) for dtype, n in STACKS)
     return [median(device.array(images), device.array(good)) for images, good in given]
 
 
 @case("outliers")
 def outliers(device):
-    from gpucoron.ops.outliers import flag_outliers
-
     results = []
     for dtype, n in STACKS:
         data = cube(n, nx=5, dtype=dtype, bad=0.02)[0]
@@ -62,8 +70,6 @@ def outliers(device):
 
 @case("outliers")
 def candidates(device):
-    from gpucoron.ops.outliers import sharp_outliers
-
     difference = np.random.default_rng(5).normal(size=(2, 9, 10)).cumsum(axis=1).cumsum(axis=2)
     difference[1, 4, 4] += 50
     results = []
@@ -75,8 +81,6 @@ def candidates(device):
 
 @case("bad_pixels")
 def bad_pixels(device):
-    from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels
-
     results = []
     for dtype in (np.float32, np.float64):
         rng = np.random.default_rng(6)
@@ -97,8 +101,6 @@ def bad_pixels(device):
 
 @case("klip")
 def klips(device):
-    from gpucoron.ops.eigen import KLBasis, klip_many
-
     results = []
     for n, nref, ny, nx, wanted in [(2, 5, 3, 11, [1, 3]), (1, 67, 9, 13, [2, 32, 33, 66, 67, 0])]:
         rng = np.random.default_rng(nref)
@@ -118,8 +120,6 @@ def klips(device):
 
 @case("fourier_shift")
 def fourier_shifts(device):
-    from gpucoron.ops.fourier_shift import fourier_shift
-
     rng = np.random.default_rng(0)
     return [
         fourier_shift(device.array(rng.normal(size=(2, *shape))), rng.uniform(-3, 3, (2, 2)))
@@ -129,9 +129,6 @@ def fourier_shifts(device):
 
 @case("registration")
 def registrations(device):
-    from gpucoron.ops.registration import Registration
-    from tests.helpers.scenes import speckles
-
     results = []
     for shape in ((12, 14), (9, 13)):
         images = np.stack([speckles(shape, s) for s in ((0, 0), (0.4, -0.3), (2.4, 2.6))])
@@ -144,9 +141,6 @@ def registrations(device):
 @case("registration")
 def wide_contractions(device):
     """More columns than threads in a block, more rows than the table holds."""
-    from gpucoron.ops.chebyshev import PhaseSeries
-    from gpucoron.ops.cuda import registration as ops
-
     rng = np.random.default_rng(1)
     spectra = device.array(np.fft.rfft2(rng.normal(size=(2, 36, 410))))
     results = []
@@ -160,8 +154,6 @@ def wide_contractions(device):
 
 @case("drizzle")
 def drizzles(device):
-    from gpucoron.ops.drizzle import KERNELS, Drizzle
-
     rng = np.random.default_rng(0)
     results = []
     for k, kernel in enumerate(KERNELS):
@@ -184,8 +176,6 @@ def drizzles(device):
 
 @case("drizzle_weights")
 def drizzle_weights(device):
-    from gpucoron.ops.cuda.drizzle_weights import pixel_weights
-
     images = [device.array(cube(3, bad=bad)[0]) for bad in (0.1, 0.1, 0, 0.1, 0)]
     dq = device.array((cube(4)[0] > 110).astype(np.uint32))
     results = []

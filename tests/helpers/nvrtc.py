@@ -15,10 +15,9 @@ CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
 _REPORT = re.compile(
     r"Compiling entry function '(\w+)' for '\w+'.*?"
     r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
-    r"Used (\d+) registers([^\n]*)",
+    r"Used (\d+) registers",
     re.S,
 )
-_SHARED = re.compile(r"(\d+) bytes smem")
 _ENTRY = re.compile(r"\.entry (\w+)\(.*?\)\s*((?:\.\w+ [\d, ]+\s*)*)\{", re.S)
 _MOST_THREADS = re.compile(r"\.maxntid ([\d, ]+)")
 _CACHE = Path(__file__).parents[2] / "build" / "nvrtc"
@@ -48,7 +47,7 @@ def compile_kernels(source, arch, names=(), options=("-std=c++17",)) -> dict:
 
     `names` are name expressions; `options` come before CuPy's own. Returns ``"log"``: the
     compiler's, without ptxas's; ``"kernels"``: name expression -> dict of registers, threads (the
-    launch bound; 1024 without), and bytes of stack, spills, shared. What compiled once is
+    launch bound; 1024 without), and bytes of stack and spills. What compiled once is
     remembered by the hash of all that matters, in ``build/nvrtc``.
     """
     options = [*options, *CUPY_OPTIONS, f"-arch=sm_{arch}", "--ptxas-options=-v"]
@@ -113,13 +112,12 @@ def _program(source, names, options):
 def _resources(log, ptx):
     bounds = {name: _MOST_THREADS.search(rest) for name, rest in _ENTRY.findall(ptx)}
     found = {}
-    for name, stack, stores, loads, registers, rest in _REPORT.findall(log):
-        shared, bound = _SHARED.search(rest), bounds[name]
+    for name, stack, stores, loads, registers in _REPORT.findall(log):
+        bound = bounds[name]
         found[name] = {
             "registers": int(registers),
             "stack": int(stack),
             "spills": int(stores) + int(loads),
-            "shared": int(shared[1]) if shared else 0,
             "threads": math.prod(map(int, bound[1].split(","))) if bound else 1024,
         }
     return found

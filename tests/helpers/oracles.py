@@ -4,22 +4,6 @@ import numpy as np
 from scipy.optimize import least_squares
 
 
-def median(images, good):
-    """Sort the good values of each pixel and take the middle."""
-    n, ny, nx = images.shape
-    out = np.full((ny, nx), np.nan, images.dtype)
-    for y in range(ny):
-        for x in range(nx):
-            column = zip(images[:, y, x], good[:, y, x], strict=True)
-            values = sorted(value for value, use in column if use and not np.isnan(value))
-            if len(values) % 2:
-                out[y, x] = values[len(values) // 2]
-            elif values:
-                two = np.array(values[len(values) // 2 - 1 : len(values) // 2 + 1], images.dtype)
-                out[y, x] = (two[0] + two[1]) / images.dtype.type(2)
-    return out
-
-
 def box_fill(image, good, box):
     """Median of the good pixels in a box cut at the edges; the box doubles until there are any."""
     out = image.copy()

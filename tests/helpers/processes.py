@@ -8,14 +8,8 @@ import sys
 def run(*command, cwd=None, timeout=300, **environment):
     """Run a command to its end; variables that are None are taken away."""
     variables = {k: v for k, v in {**os.environ, **environment}.items() if v is not None}
-    return subprocess.run(
-        [*map(str, command)],
-        cwd=cwd,
-        timeout=timeout,
-        env=variables,
-        capture_output=True,
-        text=True,
-    )
+    where = {"cwd": cwd, "timeout": timeout, "env": variables}
+    return subprocess.run([*map(str, command)], **where, capture_output=True, text=True)
 
 
 def python(*words, **more):

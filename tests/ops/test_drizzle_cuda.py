@@ -17,6 +17,7 @@ from tests.ops.test_drizzle import (
     assert_same_bits,
     distorted_map,
     drizzled,
+    package,
     scene,
     variances_of,
 )
@@ -162,6 +163,9 @@ def test_context_beyond_32_inputs_and_in_parts(device, cuts):
     pixel_map = distorted_map(shape, output, angle=7.0)
     expected = Drizzle(output)
     expected.add(images, pixel_map, weights, variances=variances_of(images))
+    assert_array_equal(
+        expected.result().context, package(images, [pixel_map] * 70, weights, output)[2]
+    )
     d = Drizzle(output)
     geometry = d.overlaps(device.array(pixel_map))
     for a, b in zip((0, *cuts[:-1]), cuts, strict=True):

@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.wcs import WCS
 from stdatamodels.jwst import datamodels
 
 from gpucoron.cli import main as cli
 from gpucoron.cli.simulate import add_arguments
 from gpucoron.errors import OutputError, ParameterError
+from gpucoron.optics.instruments import INSTRUMENTS, load_aperture
 from gpucoron.simulate import DEMO, LARGE, Options, simulate
+from gpucoron.simulate.geometry import Window, _to_v2v3, aim
+from gpucoron.simulate.wcs import build_gwcs
 from tests.helpers import oracles
 
 
@@ -176,8 +180,6 @@ def test_gwcs_puts_planets_where_their_light_is(tmp_path):
 
 
 def test_wcs_agree_with_each_other_and_the_pointing(nircam):
-    from astropy.wcs import WCS
-
     rolls, stars = [], []
     for path in nircam.science:
         gwcs, header = gwcs_of(path), fits.getheader(path, "SCI")
@@ -198,10 +200,6 @@ def test_wcs_agree_with_each_other_and_the_pointing(nircam):
 
 
 def test_gwcs_equals_plain_geometry_over_all_apertures():
-    from gpucoron.optics.instruments import INSTRUMENTS, load_aperture
-    from gpucoron.simulate.geometry import Window, aim
-    from gpucoron.simulate.wcs import build_gwcs
-
     for instrument in INSTRUMENTS.values():
         for bandpass in instrument.filters.values():
             window = Window.centred(load_aperture(bandpass.aperture), None)
@@ -214,9 +212,6 @@ def test_gwcs_equals_plain_geometry_over_all_apertures():
 
 
 def test_siaf_numbers(shared_data):
-    from gpucoron.optics.instruments import load_aperture
-    from gpucoron.simulate.geometry import Window, _to_v2v3
-
     known = json.loads((shared_data / "siaf_apertures.json").read_text())["nircam"]
     window = Window.centred(load_aperture(known["aperture"]), None)
     assert list(window.corner) == known["corner_full"]

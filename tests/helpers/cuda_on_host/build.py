@@ -39,17 +39,11 @@ class BuildError(Exception):
     """What g++ says."""
 
 
+@functools.cache
 def contracting() -> tuple[str, ...]:
     """Flags for a*b + c in one rounding, as nvcc does it; PLAIN where this CPU cannot."""
-    return ("-mfma", "-ffp-contract=fast") if _has_fma() else PLAIN
-
-
-@functools.cache
-def _has_fma():
-    try:
-        return bool(re.search(r"^flags\b.*\bfma\b", Path("/proc/cpuinfo").read_text(), re.M))
-    except OSError:
-        return False
+    has_fma = re.search(r"^flags\b.*\bfma\b", Path("/proc/cpuinfo").read_text(), re.M)
+    return ("-mfma", "-ffp-contract=fast") if has_fma else PLAIN
 
 
 def translation_unit(source, names):

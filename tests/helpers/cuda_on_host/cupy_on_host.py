@@ -22,8 +22,6 @@ from tests.helpers.cuda_on_host.pool import MemoryPool, OutOfMemoryError, Pool
 from tests.helpers.cuda_on_host.streams import Streams
 
 _DECLARED = re.compile(r"^\s*//\s*instantiate:\s*(.+?)\s*$", re.M)
-_FROM_HOST = ("array", "asarray", "ascontiguousarray")
-_EMPTY = ("empty", "empty_like")
 MEMORY = 80 * 2**30
 MOST_DEVICES = 8
 
@@ -62,7 +60,7 @@ class Emulation:
     Attributes
     ----------
     modules : dict
-        What is to stand in `sys.modules` for "cupy" and "cupyx".
+        For `sys.modules`.
     order, seed : str, int
         In which order threads run: "forward", "backward" or "shuffled".
     flags : tuple of str
@@ -91,9 +89,9 @@ class Emulation:
         cp.linalg = Namespace("cupy.linalg", real.linalg, np.linalg)
         cp.ndarray = DeviceArray
         DeviceArray.pattern, DeviceArray.home, PinnedArray.home = real.ndarray, self, self
-        for name in _FROM_HOST:
+        for name in ("array", "asarray", "ascontiguousarray"):
             setattr(cp, name, functools.partial(self._from_host, getattr(np, name)))
-        for name in _EMPTY:
+        for name in ("empty", "empty_like"):
             setattr(cp, name, functools.partial(self._empty, getattr(np, name)))
         cp.asnumpy = self._as_numpy
         cp.from_dlpack = lambda foreign: foreign.__dlpack__()[...]
@@ -276,12 +274,6 @@ def device_class(emulation):
 
         def __exit__(self, *problem):
             emulation.set_device(self._outer.pop())
-
-        def __eq__(self, other):
-            return self.id == other.id
-
-        def __int__(self):
-            return self.id
 
         def use(self):
             emulation.set_device(self.id)

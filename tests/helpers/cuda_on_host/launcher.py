@@ -20,12 +20,8 @@ class LaunchError(RuntimeError):
 
 
 class _Description(ctypes.Structure):
-    _fields_ = [
-        ("function", c_void_p),
-        ("call", c_void_p),
-        ("parameters", c_char_p),
-        ("elements", c_char_p),
-    ]
+    _fields_ = [(name, c_void_p) for name in ("function", "call")]
+    _fields_ += [(name, c_char_p) for name in ("parameters", "elements")]
 
 
 class HostModule:

@@ -33,9 +33,6 @@ class Queue:
 
     Attributes
     ----------
-    device : int
-    name : str
-        For people.
     is_null, is_blocking : bool
         The null stream waits for all blocking ones of its device, and they for it.
     after : dict of int to int

@@ -28,7 +28,6 @@ class Chunk:
 
     Attributes
     ----------
-    size : int, bytes
     arena : Arena
         Where it goes when it is given back.
     past : list of (size, dict)

@@ -16,13 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def call(function, *args):
-    """Call ``"module:function"`` with strings under the sanitizers; return what the process said.
-
-    Returns
-    -------
-    str
-        Empty where all went well, else the report of a sanitizer or a traceback.
-    """
+    """Call ``"module:function"`` with strings under the sanitizers; return their complaint."""
     variables = {
         "LD_PRELOAD": run(build.COMPILER, "-print-file-name=libasan.so").stdout.strip(),
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",

@@ -24,7 +24,7 @@ class Streams:
 
     def __init__(self, checker, device, error):
         self.checker, self.device, self.error, self.per_thread = checker, device, error, False
-        self._lock, self._handles = threading.RLock(), itertools.count(0x1000, 16)
+        self._lock, self.handles = threading.RLock(), itertools.count(0x1000, 16)
         self.begin_anew()
         self.Stream, self.Event = stream_classes(self)
 
@@ -32,14 +32,6 @@ class Streams:
         """Forget what is in any stream, and which ones are current."""
         self._default, self._all, self._local = {}, {}, threading.local()
         self.generation = object()
-
-    def create(self, handle, device, blocking):
-        """Return the queue of a new stream."""
-        kind = "blocking stream" if blocking else "stream"
-        return self._make(device, f"{kind} {handle:#x}", blocking)
-
-    def handle(self):
-        return next(self._handles)
 
     def key(self, handle):
         """Return what names a stream to the pool: its handle, or the thread for a thread's own."""
@@ -56,7 +48,7 @@ class Streams:
             if place not in self._default:
                 own = f"the own stream of thread {threading.current_thread().name}"
                 name = "the null stream" if handle == NULL else own
-                self._default[place] = self._make(place[0], name, handle != NULL, handle == NULL)
+                self._default[place] = self.make(place[0], name, handle != NULL, handle == NULL)
             return self._default[place]
 
     def finish_device(self):
@@ -64,7 +56,7 @@ class Streams:
         with self._lock:
             self.checker.finish(*self._all.get(self.device(), ()))
 
-    def _make(self, device, name, blocking, is_null=False):
+    def make(self, device, name, blocking, is_null=False):
         queue = Queue(self.checker, device, name, is_null)
         with self._lock:
             others = self._all.setdefault(device, [])
@@ -113,7 +105,7 @@ def stream_classes(streams):
             if null or ptds:
                 self.ptr, self.device_id = NULL if null else PER_THREAD, -1
             else:
-                self.ptr, self.device_id = streams.handle(), streams.device()
+                self.ptr, self.device_id = next(streams.handles), streams.device()
 
         key = property(lambda self: streams.key(self.ptr))
 
@@ -123,7 +115,8 @@ def stream_classes(streams):
                 return streams.default(self.ptr)
             if self._generation is not streams.generation:
                 self._generation = streams.generation
-                self._queue = streams.create(self.ptr, self.device_id, self._blocking)
+                kind = "blocking stream" if self._blocking else "stream"
+                self._queue = streams.make(self.device_id, f"{kind} {self.ptr:#x}", self._blocking)
             return self._queue
 
         def __eq__(self, other):
@@ -131,9 +124,6 @@ def stream_classes(streams):
 
         def __hash__(self):
             return self.ptr
-
-        def __repr__(self):
-            return f"<Stream {self.ptr} (device {self.device_id})>"
 
         def __enter__(self):
             streams.push(self)
