@@ -227,6 +227,8 @@ def compare_stars(exposures: Sequence[Exposure], moved: Sequence[tuple[Pair, flo
     ra, dec = wcss[0].pixel_to_sky(x, y, everywhere=True)
     u, v = tangent_plane(ra, dec, float(ra[0]), float(dec[0]))
     scale = math.sqrt(abs(u[1] * v[2] - u[2] * v[1]))
+    if not 0 < scale < math.inf:  # CRPIX is nowhere near the image
+        return
     apart = []
     for exposure, wcs, ((dx, dy), error) in zip(exposures, wcss, moved, strict=True):
         sky = wcs.pixel_to_sky(x[0] + dx, y[0] + dy, everywhere=True)
