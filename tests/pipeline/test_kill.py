@@ -88,7 +88,7 @@ def look(folder, unchanged=None):
     "function, number, whole, rest",
     [
         ("write", 1, 0, "crfints"),
-        ("write", 52, 3, "psfstack"),
+        ("write", 40, 3, "psfstack"),
         ("pwrite", 25, 5, "psfalign"),
         ("pwrite", 60, 8, "psfalign"),
         ("replace", 6, 5, "psfalign"),
