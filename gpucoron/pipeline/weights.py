@@ -54,16 +54,22 @@ class Weights:
             none = ~(stack.err > 0) & ~np.isnan(stack.err)
             warn(none, "ERR is 0 or negative", f"{consequence} flagged as an outlier")
             warn(stack.err == np.inf, "ERR is infinite", "none of them is flagged as an outlier")
-            warn(np.isnan(stack.err), "ERR is NaN", "they are not used")
+        used = {part.upper(): getattr(stack, part) for part in ("err", *VARIANCES)}
+        nan = {
+            k: np.isnan(v) for k, v in used.items() if v is not None and k not in exposure.unused
+        }
+        nan = {k: where for k, where in nan.items() if (where & good).any()}
+        if nan:
+            text = f"{', '.join(nan)} {'are' if len(nan) > 1 else 'is'} NaN"
+            warn(np.any(list(nan.values()), axis=0), text, "they are not used")
         science = exposure.exptype == "science"
         for part in VARIANCES:
             values = getattr(stack, part)
-            if values is not None:
-                warn(np.isnan(values), f"{part.upper()} is NaN", "they are not used")
-                if science and (part in ("var_poisson", "var_flat") or self._by_time):
-                    unknown = (values < 0) | np.isinf(values)
-                    odd = f"{part.upper()} is negative or infinite"
-                    warn(unknown, odd, "i2d has NaN for it there")
+            propagated = part in ("var_poisson", "var_flat") or self._by_time
+            if values is not None and science and propagated:
+                unknown = (values < 0) | np.isinf(values)
+                odd = f"{part.upper()} is negative or infinite"
+                warn(unknown, odd, "i2d has NaN for it there")
         if science and self._by_time:
             self._typical[name] = exposure.meta.weighing_time
         elif science:

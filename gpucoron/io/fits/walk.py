@@ -140,12 +140,12 @@ def _read_header(path: Path, text: bytes, problem: Problem) -> fits.Header:
         )
     for name in bad:
         log.warning("%s: ignoring header card %s, which is not FITS", path.name, name)
-    return header
+    return header.copy()
 
 
 @functools.lru_cache(maxsize=256)  # a run reads every header twice: before the work, and in it
 def _parsed(text: bytes) -> tuple[fits.Header, list[str]]:
-    """Return the header that astropy can read, which nobody may change, and what it cannot."""
+    """Return the cards that astropy can read, as a header, and the names of those it cannot."""
     with quiet():
         header = fits.Header.fromstring(text)
         bad = [i for i, card in enumerate(header.cards) if not _parses(card)]
