@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,11 @@ _CARD = 80
 _BITPIX = (8, 16, 32, 64, -32, -64)
 _MAX_BLOCKS = 8192  # of a header, 300 000 cards; what has no END by then is not a header
 _MAX_HDUS = 1000
+_PLAIN = re.compile(  # cards that need no parsing to be sure that astropy can parse them
+    rb"(?:COMMENT|HISTORY|       ) [ -~]{72}"
+    rb"|(?=[ -~]{80})(?=.{8}= )[A-Z0-9_-]+ *= *"
+    rb"(?:'(?:[^']|'')*'|[TF]|[+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?) *(?:/.*)?"
+)
 Problem = Callable[[str], InputError]
 _MAX_BAD_CARDS = 50  # beyond these a header is damaged rather than sloppy
 
@@ -148,6 +154,8 @@ def _parsed(text: bytes) -> tuple[fits.Header, list[str]]:
     """Return the cards that astropy can read, as a header, and the names of those it cannot."""
     with quiet():
         header = fits.Header.fromstring(text)
+        if all(_PLAIN.fullmatch(text, i, i + _CARD) for i in range(0, len(text), _CARD)):
+            return header, []
         bad = [i for i, card in enumerate(header.cards) if not _parses(card)]
         names = [ascii(header.cards[i].keyword)[1:-1] for i in reversed(bad)]
         for i in reversed(bad if len(bad) <= _MAX_BAD_CARDS else ()):

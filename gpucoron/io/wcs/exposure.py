@@ -81,12 +81,7 @@ class InputWcs:
 
         With `whole_pixels` they are rounded, halves up, as those of S_REGION in JWST's files.
         """
-        (x1, x2), (y1, y2) = self.box(shape)
-        if whole_pixels:
-            x1, x2, y1, y2 = (math.floor(value + 0.5) for value in (x1, x2, y1, y2))
-        corners = np.array([(x1, y1), (x1, y2), (x2, y2), (x2, y1)], dtype=np.float64)
-        ra, dec = self.pixel_to_sky(*corners.T, everywhere=True)
-        return np.column_stack([np.mod(ra, 360.0), dec])
+        return _footprint(self, shape, whole_pixels)
 
     def mean_pixel_area(self, shape: tuple[int, int]) -> float:
         """Return the mean area (sr) of the pixels: the bounding box on an equal-area plane."""
@@ -109,6 +104,18 @@ class InputWcs:
         if not math.isfinite(area) or area <= 0:
             raise ExposureError(f"{self.where}: the WCS gives no pixel area")
         return area / ((x2 - x1) * (y2 - y1))
+
+
+@functools.lru_cache(maxsize=64)  # asked for before the work and in it
+def _footprint(wcs: InputWcs, shape: tuple[int, int], whole_pixels: bool) -> np.ndarray:
+    (x1, x2), (y1, y2) = wcs.box(shape)
+    if whole_pixels:
+        x1, x2, y1, y2 = (math.floor(value + 0.5) for value in (x1, x2, y1, y2))
+    corners = np.array([(x1, y1), (x1, y2), (x2, y2), (x2, y1)], dtype=np.float64)
+    ra, dec = wcs.pixel_to_sky(*corners.T, everywhere=True)
+    outline = np.column_stack([np.mod(ra, 360.0), dec])
+    outline.flags.writeable = False
+    return outline
 
 
 def _values(pair, unit: str) -> tuple[np.ndarray, np.ndarray]:
