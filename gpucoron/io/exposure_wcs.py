@@ -237,8 +237,8 @@ def compare_stars(exposures: Sequence[Exposure], moved: Sequence[tuple[Pair, flo
             apart.append(f"{distance:.2f} px ({exposure.path.name})")
     if apart:
         log.warning(
-            "the star of %s and that of other exposures are not at one place on the sky by their "
-            "GWCSs and the measured shifts, and i2d has them apart: %s",
+            "i2d has the stars of exposures apart, by their GWCSs and the measured shifts: "
+            "from that of %s %s",
             exposures[0].path.name,
             ", ".join(apart),
         )

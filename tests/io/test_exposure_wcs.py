@@ -264,7 +264,7 @@ def test_stars_that_land_apart(by, error, said, pair, caplog):
     star = np.array([pair[0].headers["SCI"][f"CRPIX{i}"] - 1 for i in (1, 2)])
     x, y = second.sky_to_pixel(*first.pixel_to_sky(*star))
     compare_stars(pair, [((0.0, 0.0), 0.0), ((x + by - star[0], y - star[1]), error)])
-    found = re.findall(rf"i2d has them apart: (.*) px \({pair[1].path.name}\)", caplog.text)
+    found = re.findall(rf"stars of exposures apart.* (\S+) px \({pair[1].path.name}\)", caplog.text)
     assert [float(text) for text in found] == [pytest.approx(by, abs=0.02)] * said
 
 
