@@ -55,7 +55,7 @@ def header_wcs(header: Header, shape: tuple[int, ...], where: str) -> InputWcs |
 
     References
     ----------
-    Calabretta and Greisen 2002, A&A 395, 1077; Shupe et al. 2005, ASP Conf. Ser. 347, 491 (SIP).
+    Calabretta and Greisen 2002, A&A 395, 1077; Shupe et al. 2005, ASPC 347, 491 (SIP).
     """
     kinds = [header.get(f"CTYPE{i}") for i in (1, 2)]
     if None in kinds:
