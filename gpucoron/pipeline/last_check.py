@@ -125,10 +125,3 @@ class LastCheck:
                     *(self._name, finite, int(expected)),
                 )
                 break
-
-
-def _rms(xp: Any, images: Any, good: Any) -> Any:
-    """Rms about the mean of the good pixels; 0 if there are none."""
-    n = xp.maximum(good.sum(), 1)
-    values = xp.where(good, images, 0).astype(np.float64)
-    return xp.sqrt(xp.maximum((values**2).sum() / n - (values.sum() / n) ** 2, 0))
