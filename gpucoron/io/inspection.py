@@ -22,7 +22,7 @@ from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 if TYPE_CHECKING:
     from gpucoron.io.wcs import OutputWcs
 
-__all__ = ["Exposures", "Requirements", "inspect_members", "output_grid"]
+__all__ = ["Exposures", "Requirements", "geometry", "inspect_members", "output_grid"]
 
 log = logging.getLogger("gpucoron")
 
@@ -198,7 +198,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
             output_grid(found, needs.grid)
         elif needs.grid.get("output_shape") is None and not needs.grid.get("output_wcs_file"):
             with _quiet_layout():
-                check_outlines(*_geometry(found), needs.grid["by_s_region"])
+                check_outlines(*geometry(found), needs.grid["by_s_region"])
 
     science = [m for m in own if m.exptype == "science"]
     if not skip_bad:
@@ -223,10 +223,10 @@ def output_grid(exposures: Sequence[Exposure], grid: Mapping[str, Any]) -> Outpu
     What `gpucoron.io.wcs.output_wcs` says is said when the image is made.
     """
     with _quiet_layout():
-        return output_wcs(*_geometry(exposures), **grid)
+        return output_wcs(*geometry(exposures), **grid)
 
 
-def _geometry(exposures: Sequence[Exposure]) -> tuple[list, list, list]:
+def geometry(exposures: Sequence[Exposure]) -> tuple[list, list, list]:
     """Return the WCS, metadata and shape of exposures."""
     wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in exposures]
     return wcss, [e.meta for e in exposures], [e.shape for e in exposures]

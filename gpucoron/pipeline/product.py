@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from gpucoron.pipeline.weights import warn_of_outliers
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
+    from gpucoron.io.wcs import OutputWcs
     from gpucoron.pipeline.inputs import ProductInputs, Psfmask
     from gpucoron.pipeline.planning import Plan
     from gpucoron.pipeline.result import ProductResult
@@ -63,8 +64,10 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
         del library
 
         # resample: all science exposures on one grid, an image for each number of KL modes
-        for truncate in subtracted[0]:
-            combine(product, [images[truncate] for images in subtracted], truncate)
+        layout = lay_out(product, [next(iter(images.values())) for images in subtracted])
+        if layout is not None:
+            for truncate in subtracted[0]:
+                combine(product, layout, [images[truncate] for images in subtracted], truncate)
         product.record.to_host()
         product.check()
     return product.result
@@ -267,35 +270,54 @@ def save_subtracted(
 # ---- resample
 
 
-def combine(product: ProductContext, images: list[IntegrationStack], truncate: int) -> None:
+class Layout(NamedTuple):
+    """The grid of the combined image, and the exposures' pixel maps to it, (ny, nx, 2)."""
+
+    wcs: OutputWcs
+    maps: list[Any]
+
+
+def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout | None:
+    """Lay out the combined image, and warn of what it will lack; None if there will be none.
+
+    `images` are those of each science exposure, for one number of KL modes.
+    """
+    from gpucoron.io.inspection import geometry
+    from gpucoron.io.wcs import output_wcs, pixel_map
+
+    if product.parameters.resample.skip:
+        return None
+    science = product.inputs.science
+    product.weights.compare()
+    with product.step("resample"):
+        inputs, metas, shapes = geometry(science)
+        output = output_wcs(inputs, metas, shapes, **product.parameters.grid)
+        maps: dict[str, Any] = {}
+        for wcs, shape in zip(inputs, shapes, strict=True):
+            if wcs.key not in maps:
+                maps[wcs.key] = product.backends[0].upload(pixel_map(wcs, output, shape))
+        layout = Layout(output, [maps[w.key] for w in inputs])
+        compare_stars(product)
+        report_outside(science, images, layout.maps, output.shape)
+    return layout
+
+
+def combine(
+    product: ProductContext, layout: Layout, images: list[IntegrationStack], truncate: int
+) -> None:
     """Resample the subtracted images of all science exposures onto one grid, and write it."""
-    from gpucoron.io import wcs as wcs_module
     from gpucoron.io.products import write_i2d
     from gpucoron.steps.resample import resample
 
-    science, parameters = product.inputs.science, product.parameters.resample
-    if parameters.skip:
-        return
-    product.weights.compare()
+    science, parameters, output = product.inputs.science, product.parameters.resample, layout.wcs
+    times: list[Any] = [e.meta.weighing_time for e in science]
     with product.step("resample"):
-        inputs = [wcs_module.read_wcs(e.asdf_bytes, e.path.name) for e in science]
-        shapes = [s.shape[1:] for s in images]
-        metas: list[Any] = [e.meta for e in science]
-        output = wcs_module.output_wcs(inputs, metas, shapes, **product.parameters.grid)
-        maps = {}
-        for wcs, shape in zip(inputs, shapes, strict=True):
-            if wcs.key not in maps:
-                pixel_map = wcs_module.pixel_map(wcs, output, shape)
-                maps[wcs.key] = product.backends[0].upload(pixel_map)
-        if truncate == product.parameters.klip.truncations[0]:
-            compare_stars(product)
-            report_outside(science, images, [maps[w.key] for w in inputs], output.shape)
         image = resample(
             images,
-            [maps[w.key] for w in inputs],
+            layout.maps,
             output.shape,
             pixel_scale_ratio=output.pixel_scale_ratio,
-            exposure_times=[m.weighing_time for m in metas],
+            exposure_times=times,
             pixfrac=parameters.pixfrac,
             kernel=parameters.kernel,
             fillval=parameters.fillval,

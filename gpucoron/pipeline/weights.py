@@ -33,7 +33,6 @@ class Weights:
         self._parameters = parameters
         self._by_time = parameters.resample.weight_type == "exptime"
         self._typical: dict[str, float | None] = {}  # weight of each exposure, by its file's name
-        self._compared = False
 
     def look_at(self, exposure: Exposure, stack: IntegrationStack) -> None:
         """Look at an exposure's pixels, which are on the host, and warn of what is odd."""
@@ -85,10 +84,7 @@ class Weights:
         return float(np.median(known)) if known and not self._parameters.like_jwst else 1.0
 
     def compare(self) -> None:
-        """Warn, once, of exposures whose weights are far from those of the others."""
-        if self._compared:
-            return
-        self._compared = True
+        """Warn of exposures whose weights are far from those of the others."""
         missing = self.without_read_noise
         weights = {k: missing if w is None else w for k, w in self._typical.items()}
         for name, weight in weights.items():
