@@ -60,7 +60,7 @@ def write_lines(lines: Iterable[str], needed: bool = True) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let the null device take what a stream still holds, which Python writes at its end."""
+    """Send what is still buffered in a stream to the null device: Python flushes it at exit."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

@@ -44,7 +44,7 @@ class Member:
 
     @property
     def used(self) -> bool:
-        """Whether it is science or psf; members of other exptypes are ignored."""
+        """True for exptypes science and psf; other members are ignored."""
         return self.exptype in USED_TYPES
 
 

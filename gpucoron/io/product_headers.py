@@ -43,7 +43,7 @@ _STEP_KEYWORDS = {
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a product comes from; the same for all products of a run.
+    """Software, device, association, parameters and inputs that product headers name.
 
     `parameters` has every parameter by its full name, ``{"klip.truncate": 50}``: a step whose
     ``skip`` is true is marked SKIPPED, and ``preset`` "jwst" keeps that package's header oddities.

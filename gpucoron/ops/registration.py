@@ -244,9 +244,7 @@ class Registration:
     def _group_offsets(self, references, members, frame):
         """Find the offset (y, x) of each group; move those that are far to where they are near."""
         found = [self._group_offset(m[0], frame) for m in members]
-        far: set[tuple] = (
-            set()
-        )  # offsets of groups that are far without doubt; others are tried there
+        far: set[tuple] = set()  # of groups that are far without doubt: others are tried there
         for k, (offset, left) in enumerate(found):
             if left <= DOUBTFUL**2 and np.abs(offset).max() > self.search:
                 far.add(tuple(offset.tolist()))

@@ -164,7 +164,7 @@ def _parsed(text: bytes) -> tuple[fits.Header, list[str]]:
 
 
 def _parses(card: fits.Card) -> bool:
-    """Tell whether astropy can read a card; what it has read, it keeps."""
+    """Return whether astropy can parse the value and comment of a card, as printable ASCII."""
     try:
         text = f"{card.keyword}{card.value}{card.comment}"
     except (VerifyError, ValueError):

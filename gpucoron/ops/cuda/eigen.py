@@ -36,7 +36,7 @@ def decompose(matrices):
 
 
 def passes(matrices, values, vectors):
-    """Tell which matrices satisfy ``E A = L E`` and ``E E^T = 1``, to rounding."""
+    """Return which decompositions are right to rounding: ``E A = L E`` and ``E E^T = 1``."""
     cp, n = cupy(), matrices.shape[-1]
     size = abs(values).max(axis=1)
     residual = abs(cp.matmul(vectors, matrices) - values[:, :, None] * vectors).max(axis=(1, 2))
