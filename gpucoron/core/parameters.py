@@ -106,9 +106,9 @@ class AlignRefs(_Step):
     step = "align_refs"
 
     align: str = _parameter(
-        "each",
-        choice("each", "first"),
-        "align to each science integration, or to the first only",
+        "joint",
+        choice("joint", "each", "first"),
+        "one position for each image, a fit of each pair, or of the first integration only",
     )
     median_box_length: int = _parameter(
         3, integer(0), "side (px) of the box whose median replaces bad pixels"

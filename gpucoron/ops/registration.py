@@ -39,11 +39,13 @@ __all__ = [
     "INCONSISTENT",
     "LEFT_OUT",
     "NOT_CONVERGED",
+    "PREDICTED",
     "Registration",
     "left_out",
 ]
 
 CONVERGED, NOT_CONVERGED, LEFT_OUT = 0, 1, 2
+PREDICTED = 4  # not measured: the position is that of its exposure, or the headers'
 INCONSISTENT = 3  # converged, and cannot be right: see `gpucoron.steps.fit_consistency`
 
 FIT_DTYPE = np.dtype(
@@ -179,6 +181,8 @@ class Registration:
         polynomials = np.cos(np.outer(np.arccos(points), np.arange(self._mask_term.terms)))
         self._grid = xp.asarray(points if search > 0 else points[:0]), xp.asarray(polynomials)
         self._errors: Any = None
+        self.reference_errors: Any = None
+        self.frame_errors: Any = None
         self._centres = np.zeros((len(references), 2), dtype=np.int64)
         self._moved = np.zeros((len(references), 2), dtype=np.int64)  # whole pixels (y, x), back
         self._guide_fits: Any
@@ -288,7 +292,9 @@ class Registration:
     def propagate(self, references, errors, groups, frame, frame_error):
         """Take the uncertainties of the fits to come from those of the pixels.
 
-        They are propagated once for each group, for a frame like those to come.
+        They are propagated once for each group, for a frame like those to come. The attributes
+        `reference_errors` and `frame_errors`, (nref, 3), have what the noise of each reference
+        alone, and of the frame alone, does to y, x (px) and beta; NaN where it is not known.
 
         Parameters
         ----------
@@ -315,6 +321,8 @@ class Registration:
         members = [np.flatnonzero((groups == group) & converged) for group in np.unique(groups)]
         firsts = np.array([m[0] for m in members if m.size], dtype=np.int64)
         self._errors = np.full((len(fits), 3), np.nan)
+        self.reference_errors = np.full((len(fits), 3), np.nan)
+        self.frame_errors = np.full((len(fits), 3), np.nan)
 
         def equations(some):
             first_refs = firsts[some]
@@ -323,7 +331,7 @@ class Registration:
             errors_of = xp.asarray(errors[xp.asarray(groups[first_refs])], dtype=np.float64)
             errors_of = self._in_place(errors_of, first_refs)
             images = xp.asarray(references[xp.asarray(first_refs)], dtype=np.float64)
-            both = to_host(
+            parts = to_host(
                 normal_equations(
                     self._in_place(images, first_refs),
                     frame,
@@ -334,8 +342,11 @@ class Registration:
                     self._background,
                 )
             )
-            for k, pair in zip(first_refs, both, strict=True):
-                self._errors[groups == groups[k]] = standard_deviations(*pair)
+            for k, (hessian, of_reference, of_frame) in zip(first_refs, parts, strict=True):
+                own = groups == groups[k]
+                self._errors[own] = standard_deviations(hessian, of_reference + of_frame)
+                self.reference_errors[own] = standard_deviations(hessian, of_reference)
+                self.frame_errors[own] = standard_deviations(hessian, of_frame)
 
         if self._on_gpu:
             in_batches(equations, len(firsts), self._batch_size, "align_refs")
@@ -397,13 +408,15 @@ class Registration:
             raise InputError(f"frame has shape {frame.shape}, but the references have {self.shape}")
         return self.fit_many(cuda.as_device_arrays(frame)[0][None])[0]
 
-    def fit_many(self, frames):
+    def fit_many(self, frames, which=None):
         """Fit every frame to every reference.
 
         Parameters
         ----------
         frames : (n, ny, nx) floating
             As for `fit`.
+        which : (m,) int, optional
+            The references that are fitted; all others are left out. Default: all.
 
         Returns
         -------
@@ -425,7 +438,7 @@ class Registration:
         step = max(1, min(self._batch_size, self._ops.PAIRS // max(1, len(self.usable))))
 
         def fit(part):
-            self._fit_batch(frames[part].astype(np.float64, copy=False), fits[part])
+            self._fit_batch(frames[part].astype(np.float64, copy=False), fits[part], which)
 
         in_batches(fit, len(frames), step, "align_refs")
         if self._errors is not None:
@@ -434,9 +447,11 @@ class Registration:
                 fits[name] = np.where(known, self._errors[:, i], fits[name])
         return fits
 
-    def _fit_batch(self, frames, fits):
+    def _fit_batch(self, frames, fits, which):
         """Fit frames that are worked on together; fills in `fits`."""
         xp, todo = self._xp, np.flatnonzero(self.usable)
+        if which is not None:
+            todo = np.intersect1d(todo, which)
         finite = np.flatnonzero(to_host(xp.isfinite(frames).all(axis=(1, 2))))
         if not (finite.size and todo.size):
             return

@@ -29,8 +29,9 @@ def normal_equations(
 
     Returns
     -------
-    (n, 2, 3, 3) float64
-        H, and the covariance of the gradient, by (y, x, beta); where the arrays are.
+    (n, 3, 3, 3) float64
+        H, and the covariance of the gradient from the noise of p and from that of f, by
+        (y, x, beta); where the arrays are.
 
     Notes
     -----
@@ -79,10 +80,9 @@ def normal_equations(
         axis=1,
     )
     by_frame = fft.irfft2(by_frame, s=shape)
-    spread = _products(weight**2 * slopes * reference_variances[:, None], slopes) + _products(
-        by_frame * frame_variance, by_frame
-    )
-    return xp.stack([hessian, spread], axis=1)
+    of_references = _products(weight**2 * slopes * reference_variances[:, None], slopes)
+    of_frame = _products(by_frame * frame_variance, by_frame)
+    return xp.stack([hessian, of_references, of_frame], axis=1)
 
 
 def _counts(shape, xp):

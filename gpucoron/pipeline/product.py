@@ -173,7 +173,6 @@ def subtract_psf(
     from gpucoron.pipeline.fit_warnings import report_fits
     from gpucoron.pipeline.subtraction import Subtraction
     from gpucoron.steps.align_refs import AlignedReferences
-    from gpucoron.steps.fit_consistency import find_inconsistent_fits, mark_inconsistent
 
     run, result, root = product.run, product.result, exposure.root
     skip = product.parameters.align_refs.skip
@@ -185,8 +184,7 @@ def subtract_psf(
         product.record.exposures[root].eigenvalues = work.spectra
         fits = work.table
         if not skip:
-            findings = find_inconsistent_fits(fits, shares[0].alignment.reference_rms)
-            result.fits[root] = fits = mark_inconsistent(fits, findings)
+            result.fits[root], findings = fits, _ = shares[0].alignment.judge(work.table)
             report_fits(root, fits, findings, product.record.sources)
         if work.kept:
             images, errors = (
@@ -237,7 +235,7 @@ def _psfalign(product: ProductContext, exposure, alignment):
         run.writer.files.append(path)
         return nullcontext()
     shape = alignment.shape
-    if alignment.align == "each":
+    if alignment.align != "first":
         shape = (len(alignment.science), *shape)
     references, overwrite = product.inputs.references, run.options.overwrite
     return PsfalignWriter(path, references, shape, product.provenance, overwrite=overwrite)

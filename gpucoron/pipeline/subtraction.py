@@ -54,7 +54,9 @@ class Subtraction:
 
     def __init__(self, job: Run, root: str, shares: list[DeviceWork], keep: bool):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
-        self.each = shares[0].alignment.align == "each"
+        self.skip = job.parameters.align_refs.skip
+        self.joint = shares[0].alignment.align == "joint" and not self.skip
+        self.each = shares[0].alignment.align != "first"
         self.table: Any = None
         self.kept: list = []
         self.spectra: list = []
@@ -75,15 +77,43 @@ class Subtraction:
             for k in self.job.parameters.klip.truncations
         }
         self._writer, self._total = writer, len(integrations)
+        if self.joint:
+            self._run_jointly(self.shares[0], integrations)
+            return self._finish(integrations)
         parts = [part.tolist() for part in np.array_split(integrations, len(self.shares))]
         if len(self.shares) == 1:
             self._run_on_device(self.shares[0], parts[0])
         else:
             with ThreadPoolExecutor(len(parts), "gpucoron-device") as pool:
                 list(pool.map(self._run_on_device, self.shares, parts))
+        return self._finish(integrations)
+
+    def _finish(self, integrations):
         self.table = np.concatenate([self._tables[i] for i in integrations])
         self.kept = [self._aligned[i] for i in integrations if self._keep]
+        stack = self.shares[0].stack
         return {k: stack.replace(data=data, err=err) for k, (data, err) in self._out.items()}
+
+    def _run_jointly(self, work, integrations):
+        """Subtract from all integrations with one decomposition, on one device."""
+        place, _, alignment = work
+        with place.activate(), place.errors("align_refs, klip"):
+            with self._timed(place, "align_refs"):
+                positions = alignment.positions
+                aligned = alignment.in_common_frame()
+            self.job.progress("align_refs", 1, 1, self.root)
+            with self._timed(place, "klip"):
+                self._klip(work, integrations, aligned[None], positions.science)
+            self.job.progress("klip", 1, 1, self.root)
+            self._tables = {i: alignment.fit(i) for i in integrations}
+            if self._writer is None and not self._keep:
+                return
+            buffer = aligned[None]
+            for i in integrations:
+                with self._timed(place, "align_refs"):
+                    alignment.shift(self._tables[i], buffer[0])
+                    self._keep_aligned(work, [i], buffer, [self._tables[i]])
+                self._write(work, [i], buffer, [self._tables[i]])
 
     def _run_on_device(self, work, integrations):
         """Process the integrations of one device, in smaller groups if its memory is full."""
@@ -126,16 +156,10 @@ class Subtraction:
         """Align the references to some integrations and subtract."""
         place, _, alignment = work
         with self._timed(place, "align_refs"):
-            skip = self.job.parameters.align_refs.skip
-            fits = [alignment.unshifted(i) if skip else alignment.fit(i) for i in group]
+            fits = [alignment.unshifted(i) if self.skip else alignment.fit(i) for i in group]
             for images, pair_fits in zip(aligned, fits, strict=True):
                 alignment.shift(pair_fits, images)
-            if self._keep:
-                kept = [
-                    place.download_later((images.copy(), alignment.shift_err(pair_fits)))()
-                    for images, pair_fits in zip(aligned, fits, strict=True)
-                ]
-                self._aligned.update(zip(group, kept, strict=True))
+            self._keep_aligned(work, group, aligned, fits)
         if not place.is_gpu:  # where klip changes the aligned images
             self._write(work, group, aligned, fits)
         with self._timed(place, "klip"):
@@ -147,13 +171,25 @@ class Subtraction:
             self._done += len(group)
             self.job.progress("align_refs, klip", self._done, self._total, self.root)
 
-    def _klip(self, work, group, aligned):
-        planes = slice(group[0], group[-1] + 1) if self.each else slice(None)
+    def _keep_aligned(self, work, group, aligned, fits):
+        """Keep aligned references on the host, where they are wanted."""
+        if not self._keep:
+            return
+        kept = [
+            work.place.download_later((images.copy(), work.alignment.shift_err(pair_fits)))()
+            for images, pair_fits in zip(aligned, fits, strict=True)
+        ]
+        self._aligned.update(zip(group, kept, strict=True))
+
+    def _klip(self, work, group, aligned, offsets=None):
+        own = self.each and offsets is None  # references of its own for each integration
+        planes = slice(group[0], group[-1] + 1) if own else slice(None)
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
         parts: Any = klip(
             filled,
-            aligned if self.each else aligned[0],
+            aligned if own else aligned[0],
             list(self._out),
+            offsets=offsets,
             overwrite_references=True,
             spectra=self.spectra,
         )

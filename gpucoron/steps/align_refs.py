@@ -16,7 +16,8 @@ from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
-from gpucoron.steps.fit_consistency import find_inconsistent_fits, mark_inconsistent
+from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
+from gpucoron.steps.positions import JointPositions, Pointing, joint_positions
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
 
@@ -48,9 +49,10 @@ class Alignment:
         the four parameters on filling are then theirs.
     mask : (ny, nx) floating
         The psfmask: multiplies the residual, 1 = used. On the host or where the rest is.
-    align : {"each", "first"}
-        Fit every science integration (the specification), or the first one only and use its shifts
-        for all (jwst since 1.16).
+    align : {"joint", "each", "first"}
+        Measure one position for each image from the fits of some pairs
+        (`gpucoron.steps.positions.joint_positions`), fit every pair (the specification), or fit
+        the first science integration only and use its shifts for all (jwst since 1.16).
     median_box_length : int, pixels
         Side of the box whose median replaces a bad pixel where nothing better is known.
     bad_bits : str or int
@@ -61,6 +63,8 @@ class Alignment:
         "jwst" reproduces the package: raster-order fill that writes zeros in row and column 0, a
         walk from zero shift to the nearest minimum, no constant in the fit, err shifted unfilled
         (one NaN makes the whole plane NaN).
+    pointing : Pointing, optional
+        Where the headers say that the star is, for images that ``align="joint"`` cannot measure.
     batch : int, optional
         References shifted at a time; bounds the memory on top of the result. Default: all.
 
@@ -84,11 +88,12 @@ class Alignment:
         references: IntegrationStack | ReferenceLibrary,
         mask: np.ndarray,
         *,
-        align: str = "each",
+        align: str = "joint",
         median_box_length: int = 3,
         bad_bits: str | int = "DO_NOT_USE",
         zero_non_science: bool = False,
         preset: str | None = None,
+        pointing: Pointing | None = None,
         batch: int | None = None,
     ):
         if science.shape[1:] != references.shape[1:]:
@@ -104,6 +109,7 @@ class Alignment:
             )
         filling = references.filling
         self.align, self._like_jwst, self._references = align, filling.like_jwst, references
+        self._pointing = pointing
         self.only = slice(None)
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
@@ -127,18 +133,52 @@ class Alignment:
 
     @property
     def integrations(self) -> list[int]:
-        """The science integrations (from 0) that are fitted: all, or the first usable one."""
-        if self.align == "each":
-            return list(range(len(self.science)))[self.only]
-        return [int(np.argmax(self._usable))]
+        """The science integrations (from 0) that are aligned to: all, or the first usable one."""
+        if self.align == "first":
+            return [int(np.argmax(self._usable))]
+        return list(range(len(self.science)))[self.only]
 
-    @property
-    def reference_rms(self) -> np.ndarray:
-        """Rms of each reference within the mask, (nref,): what a fit that explains nothing leaves.
+    @functools.cached_property
+    def positions(self) -> JointPositions:
+        """The position of every image, measured with ``align="joint"``."""
+        plan, m = self._registration, self.shape[0]
 
-        For `gpucoron.steps.fit_consistency.find_inconsistent_fits`.
+        def fit_pairs(integrations, references):
+            own = self._xp.asarray(integrations)
+            return plan.fit_many(self.science[own], references)
+
+        if plan.reference_errors is None:
+            noise = np.full((m, 2), np.nan), np.full((len(self.science), 2), np.nan)
+        else:
+            frame = np.nanmedian(plan.frame_errors[plan.usable, :2], axis=0)
+            noise = plan.reference_errors[:, :2], np.tile(frame, (len(self.science), 1))
+        return joint_positions(
+            fit_pairs,
+            (self._usable, plan.usable),
+            self._references.groups,
+            plan.reference_rms,
+            noise[::-1],
+            self._pointing,
+        )
+
+    def judge(self, fits: np.ndarray) -> tuple[np.ndarray, list[Finding]]:
+        """Find fits that converged and cannot be right.
+
+        Parameters
+        ----------
+        fits : (npairs,) structured array
+            `FITS_DTYPE`, of all `integrations`.
+
+        Returns
+        -------
+        (npairs,) structured array, list of Finding
+            The table with the status of such fits, and why. With ``align="joint"`` these were left
+            out of the positions, of which the table is made.
         """
-        return self._registration.reference_rms
+        if self.align == "joint":
+            return fits, self.positions.findings
+        findings = find_inconsistent_fits(fits, self._registration.reference_rms)
+        return mark_inconsistent(fits, findings), findings
 
     def has_pixels(self, integration: int) -> bool:
         """Return whether a science integration has any usable pixel."""
@@ -147,7 +187,8 @@ class Alignment:
     def fit(self, integration: int) -> np.ndarray:
         """Fit one science integration (counted from 0) to all references.
 
-        On a GPU the first call fits all `integrations` together.
+        With ``align="joint"`` a fit is what the positions of the two images say. On a GPU the first
+        call fits all `integrations` together.
 
         Returns
         -------
@@ -155,6 +196,8 @@ class Alignment:
         """
         if not self._usable[integration]:
             fits = left_out(self.shape[0])
+        elif self.align == "joint":
+            fits = self.positions.fits[integration]
         elif on_gpu(self.science) and integration in self.integrations:
             fits = self._all_fits[integration]
         else:
@@ -205,6 +248,26 @@ class Alignment:
         """Set images to NaN."""
         if which.any():
             images[self._xp.asarray(which)] = np.nan
+
+    def in_common_frame(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Shift all references to where the science star is on average, with ``align="joint"``.
+
+        Parameters
+        ----------
+        out : (nref, ny, nx) float64, optional
+            As for `shift`.
+
+        Returns
+        -------
+        (nref, ny, nx) float64
+            NaN for a reference that was left out. Integration k of the science exposure is
+            ``positions.science[k]`` pixels (y, x) away from them.
+        """
+        positions = self.positions
+        shifts = np.nan_to_num(-positions.references)
+        data = shift_spectra(self._references.spectra, shifts, self.shape[1:], out)
+        self._blank(data, positions.status[1] == LEFT_OUT)
+        return data
 
     def shift_err(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
         """Shift the references' err by the fitted shifts.
@@ -280,8 +343,7 @@ def align_refs(
     plan = Alignment(science, references, mask, **parameters)
     batches = [(data, err, fits) for _, data, err, fits in plan]
     data, err, tables = (list(column) for column in zip(*batches, strict=True))
-    fits = np.concatenate(tables)
-    fits = mark_inconsistent(fits, find_inconsistent_fits(fits, plan.reference_rms))
+    fits, _ = plan.judge(np.concatenate(tables))
     if plan.align == "first":
         return AlignedReferences(data[0], err[0], fits)
     xp = cuda.array_namespace(*data)

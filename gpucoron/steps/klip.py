@@ -10,6 +10,7 @@ from gpucoron.backend import cuda
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.eigen import KLBasis, klip_many
+from gpucoron.ops.fourier_shift import fourier_shift
 
 __all__ = ["basis", "klip"]
 
@@ -19,6 +20,7 @@ def klip(
     references: np.ndarray,
     truncate: int | Sequence[int] = 50,
     *,
+    offsets: np.ndarray | None = None,
     overwrite_references: bool = False,
     spectra: list | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
@@ -34,6 +36,8 @@ def klip(
     truncate : int or sequence of int
         Number of KL vectors kept. Several are served from one decomposition. With as many as there
         are references, all of each reference is modelled, and err is 0.
+    offsets : (n, 2) floating, optional
+        How far (y, x), px, each integration is from where shared references are. Default: 0.
     overwrite_references : bool
         The references may be changed (float64 ones lose their means): saves a copy.
     spectra : list, optional
@@ -57,6 +61,11 @@ def klip(
     out = t - mean(t) - sum_k <t, z_k> z_k with the KL vectors z_k of Soummer, Pueyo & Larkin
     (2012); err is the same plane for every integration that shares its references. The basis is
     computed once where the references are shared.
+
+    With `offsets` S_s is a shift by s (`gpucoron.ops.fourier_shift`) and
+    out = t - mean(t) - sum_k <S_-s t, z_k> S_s z_k: a shift of all images changes no inner product,
+    so that one decomposition serves integrations wherever they are. What is not finite in a target
+    counts as its mean then.
     """
     images, references = cuda.as_device_arrays(stack.data, references)
     if references.shape[-2:] != stack.shape[1:] or references.ndim not in (3, 4):
@@ -66,7 +75,9 @@ def klip(
         )
     truncations = [int(k) for k in np.atleast_1d(truncate)]
     if references.ndim == 3:
-        pairs = _shared(images, references, truncations, overwrite_references, spectra)
+        pairs = _shared(images, references, truncations, offsets, overwrite_references, spectra)
+    elif offsets is not None:
+        raise InputError("klip: offsets need references that all integrations share, (nref, ny, nx)")
     elif len(references) != len(stack):
         raise InputError(
             f"klip: references for {len(references)} integrations, but there are {len(stack)}"
@@ -87,6 +98,7 @@ def _shared(
     images: np.ndarray,
     references: np.ndarray,
     truncations: Sequence[int],
+    offsets: np.ndarray | None,
     overwrite: bool,
     spectra: list | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -95,13 +107,40 @@ def _shared(
     shared = basis(references, overwrite)
     if spectra is not None:
         spectra.append(shared.eigenvalues)
+    subtract = shared.subtract if offsets is None else _Moved(shared, offsets)
     seen = xp.isfinite(images).any(axis=(1, 2))[:, None, None]
     residuals, residual_stds = (
-        shared.subtract(images, truncations),
+        subtract(images, truncations),
         shared.residual_std(truncations),
     )
     for residual, plane in zip(residuals, residual_stds, strict=True):
         yield residual, xp.where(seen, plane.astype(np.float32), np.float32(np.nan))
+
+
+class _Moved:
+    """Subtracts with one basis from targets that are elsewhere than its references."""
+
+    def __init__(self, shared: KLBasis, offsets: np.ndarray):
+        self._shared, self._offsets = shared, np.asarray(offsets, dtype=np.float64)
+
+    def __call__(self, images: np.ndarray, truncations: Sequence[int]) -> list[np.ndarray]:
+        xp, offsets = cuda.array_namespace(images), np.nan_to_num(self._offsets)
+        if offsets.shape != (len(images), 2):
+            raise InputError(
+                f"klip: offsets have shape {offsets.shape}, expected {(len(images), 2)}"
+            )
+        finite = xp.isfinite(images)
+        targets = xp.where(finite, images, 0.0).astype(np.float64)
+        count = xp.maximum(finite.sum(axis=(1, 2), keepdims=True), 1)
+        targets -= targets.sum(axis=(1, 2), keepdims=True) / count
+        targets *= finite
+        moved = fourier_shift(targets, -offsets)
+        residuals = []
+        for left in self._shared.subtract(moved, truncations):
+            residual = targets - fourier_shift(moved - left, offsets)
+            residual[~finite] = np.nan
+            residuals.append(residual)
+        return residuals
 
 
 def basis(references: np.ndarray, overwrite: bool = False) -> KLBasis:

@@ -1,0 +1,316 @@
+"""Positions of all images of one science exposure and its references, from fits of some pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from gpucoron.ops.positions import Positions, solve_positions
+from gpucoron.ops.registration import CONVERGED, LEFT_OUT, PREDICTED, left_out
+from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
+
+__all__ = ["POSITIONS_DTYPE", "JointPositions", "Pointing", "joint_positions"]
+
+#: One row for each image, science integrations first, then references; see docs/units.md.
+POSITIONS_DTYPE = np.dtype(
+    [
+        ("exposure", "U80"),
+        ("exptype", "U8"),
+        ("integration", "i4"),
+        ("x", "f8"),
+        ("y", "f8"),
+        ("x_err", "f8"),
+        ("y_err", "f8"),
+        ("brightness", "f8"),
+        ("chi2", "f8"),
+        ("n_fits", "i4"),
+        ("status", "i2"),
+    ]
+)
+
+SPANNING = 4  # science integrations that are fitted to every reference
+ANCHORS = 9  # references that every science integration is fitted to
+GOOD_SHARE = 0.5  # of the fits of an image that must be good for its position to be measured
+JITTER = 0.02  # px; how far the images of an exposure are apart, where one stands for another
+POINTING_ERROR = 0.3  # px; of a position that only the header tells
+
+
+class Pointing(NamedTuple):
+    """Where the headers say that the star is, pixels (x, y) of the image."""
+
+    science: np.ndarray  # (2,)
+    references: np.ndarray  # (nref, 2)
+
+
+class JointPositions(NamedTuple):
+    """The result of `joint_positions`.
+
+    Axes are (y, x) in arrays of two numbers; pixels. The origin is the mean position of the
+    science integrations that were measured.
+    """
+
+    science: np.ndarray  # (nsci, 2); NaN for an integration without a usable pixel
+    references: np.ndarray  # (nref, 2); NaN for a reference that is left out
+    science_errors: np.ndarray  # (nsci, 2), standard deviations; NaN where not known
+    references_errors: np.ndarray  # (nref, 2)
+    brightness: tuple[np.ndarray, np.ndarray]  # (nsci,), (nref,): relative to the science images
+    chi2: tuple[np.ndarray, np.ndarray]  # of the closure of each image's fits, reduced
+    n_fits: tuple[np.ndarray, np.ndarray]  # good fits of each image
+    status: tuple[np.ndarray, np.ndarray]  # CONVERGED, LEFT_OUT or PREDICTED
+    fits: np.ndarray  # (nsci, nref) of FIT_DTYPE: what positions say of each pair
+    findings: list[Finding]  # fits that were not used
+    n_pairs: int  # that were fitted
+
+    def table(self, root: str, sources: Sequence) -> np.ndarray:
+        """Return the positions as a table.
+
+        Parameters
+        ----------
+        root : str
+            Name of the science exposure.
+        sources : sequence of PlaneSource
+            Of the references; may be empty.
+
+        Returns
+        -------
+        (nsci + nref,) structured array of `POSITIONS_DTYPE`
+        """
+        n, m = len(self.science), len(self.references)
+        out = np.zeros(n + m, dtype=POSITIONS_DTYPE)
+        out["exposure"][:n], out["exptype"][:n], out["exptype"][n:] = root, "science", "psf"
+        out["integration"] = np.concatenate([np.arange(1, n + 1), np.arange(1, m + 1)])
+        for k, source in enumerate(sources):
+            out["exposure"][n + k], out["integration"][n + k] = source.exposure, source.integration
+        out["y"], out["x"] = np.concatenate([self.science, self.references]).T
+        errors = np.concatenate([self.science_errors, self.references_errors])
+        out["y_err"], out["x_err"] = errors.T
+        for name in ("brightness", "chi2", "n_fits", "status"):
+            out[name] = np.concatenate(getattr(self, name))
+        return out
+
+
+def joint_positions(
+    fit_pairs: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
+    usable: tuple[np.ndarray, np.ndarray],
+    groups: np.ndarray,
+    reference_rms: np.ndarray,
+    noise: tuple[np.ndarray, np.ndarray],
+    pointing: Pointing | None = None,
+) -> JointPositions:
+    """Measure one position for each image instead of one shift for each pair.
+
+    Parameters
+    ----------
+    fit_pairs : callable
+        Takes the numbers of science integrations, and of references (None: all), and returns their
+        fits, (n, nref) of `gpucoron.ops.registration.FIT_DTYPE`.
+    usable : (nsci,) bool, (nref,) bool
+        Which images have any pixels to fit.
+    groups : (nref,) int
+        Exposure of each reference.
+    reference_rms : (nref,) float64
+        As for `find_inconsistent_fits`.
+    noise : (nsci, 2), (nref, 2) float64, pixels
+        Standard deviation (y, x) of a shift by the noise of each image alone; NaN where not known.
+    pointing : Pointing, optional
+        For images that cannot be measured.
+
+    Returns
+    -------
+    JointPositions
+
+    Notes
+    -----
+    The shift between two images is the difference of their positions, ``s_ij = a_j - b_i``, so
+    that n + m positions say all that n m fits say, and more robustly. `SPANNING` science
+    integrations are fitted to every reference, the others to `ANCHORS` of these, one of each
+    exposure first; where fits contradict each other, all pairs of the images concerned. Positions
+    are those of least squares with Huber's weights
+    (`gpucoron.ops.positions.solve_positions`), from the fits that `find_inconsistent_fits` accepts.
+
+    The error of a position is what the image's own noise does to a shift, which is not made
+    smaller by more fits: they share that noise. Where what is left of the image's shifts scatters
+    more than the errors of pairs (a reduced chi-square of the closure above 1: speckles that do
+    not move with the star), the excess, which is each pair's own, is added to it, divided by the
+    number of fits.
+
+    An image of which less than half of the fits are good has the position of the other images of
+    its exposure, or that of the headers (status `PREDICTED`).
+    """
+    n, m = (len(which) for which in usable)
+    rows = np.flatnonzero(usable[0])
+    spanning, anchors = _evenly(rows, SPANNING), _anchors(usable[1], groups)
+    fits = np.tile(left_out(m), (n, 1))
+    fits[spanning] = fit_pairs(spanning, None)
+    others = np.setdiff1d(rows, spanning)
+    if others.size:
+        fits[others] = fit_pairs(others, anchors)
+    findings, good = _judge(fits, reference_rms)
+    doubtful = [
+        np.flatnonzero(use & (good.sum(axis=a) < np.maximum(1, 0.9 * _tried(fits).sum(axis=a))))
+        for use, a in zip(usable, (1, 0), strict=True)
+    ]
+    every = np.logical_and.outer(*usable)
+    if any(d.size for d in doubtful) and not _tried(fits)[every].all():
+        again = rows if doubtful[1].size else np.intersect1d(rows, doubtful[0])
+        fits[again] = fit_pairs(again, None)
+        findings, good = _judge(fits, reference_rms)
+    return _positions(fits, good, findings, usable, groups, noise, pointing)
+
+
+def _evenly(images: np.ndarray, count: int) -> np.ndarray:
+    """Choose some of the images, evenly spread."""
+    chosen = np.linspace(0, len(images) - 1, min(count, len(images)))
+    return images[np.unique(np.rint(chosen).astype(int))]
+
+
+def _anchors(usable: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Choose references that stand for all: the first of each exposure, then the second, ..."""
+    rank = np.zeros(len(groups), dtype=int)
+    for group in np.unique(groups):
+        own = np.flatnonzero((groups == group) & usable)
+        rank[own] = np.arange(len(own))
+    firsts = np.flatnonzero(usable & (rank == 0))
+    if len(firsts) >= ANCHORS:
+        return _evenly(firsts, ANCHORS)
+    order = np.flatnonzero(usable)
+    return np.sort(order[np.argsort(rank[order], kind="stable")][:ANCHORS])
+
+
+def _tried(fits: np.ndarray) -> np.ndarray:
+    return fits["status"] != LEFT_OUT
+
+
+def _judge(fits: np.ndarray, reference_rms: np.ndarray) -> tuple[list[Finding], np.ndarray]:
+    """Find the fits that cannot be right, and those that can, (nsci, nref) bool."""
+    findings = find_inconsistent_fits(fits.ravel(), reference_rms)
+    marked = mark_inconsistent(fits.ravel(), findings).reshape(fits.shape)
+    return findings, marked["status"] == CONVERGED
+
+
+def _positions(fits, good, findings, usable, groups, noise, pointing) -> JointPositions:
+    """Solve for positions, and complete them with those that were not measured."""
+    shifts = np.stack([fits["y"], fits["x"]], axis=2)
+    tried = _tried(fits)
+    measured = [
+        use & (good.sum(axis=a) >= np.maximum(1, GOOD_SHARE * tried.sum(axis=a)))
+        for use, a in zip(usable, (1, 0), strict=True)
+    ]
+    good = good & np.logical_and.outer(*measured)
+    measured = [own & good.any(axis=a) for own, a in zip(measured, (1, 0), strict=True)]
+    solved = solve_positions(shifts, good)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = solve_positions(np.log(fits["beta"])[:, :, None], good)
+    chi2 = _closure(solved, good, fits)
+    errors = [
+        np.hypot(_noise(own, fits, good, a), _excess(c, fits, good, a))
+        for own, c, a in zip(noise, chi2, (1, 0), strict=True)
+    ]
+    science = _predict_science(solved.rows, errors[0], measured[0], usable[0])
+    references = _predict_references(
+        solved.columns, errors[1], measured[1], usable[1], groups, pointing
+    )
+    status = tuple(
+        np.where(use, np.where(own, CONVERGED, PREDICTED), LEFT_OUT)
+        for use, own in zip(usable, measured, strict=True)
+    )
+    brightness = (np.exp(logs.rows[:, 0]), np.exp(logs.columns[:, 0]))
+    pairs = _pairs(fits, good, science, references, brightness, status)
+    n_fits = (good.sum(axis=1), good.sum(axis=0))
+    return JointPositions(
+        science[0],
+        references[0],
+        science[1],
+        references[1],
+        brightness,
+        chi2,
+        n_fits,
+        status,  # type: ignore[arg-type]
+        pairs,
+        findings,
+        int(tried.sum()),
+    )
+
+
+def _closure(solved: Positions, good: np.ndarray, fits: np.ndarray):
+    """Reduced chi-square of what is left of each image's shifts, by the errors of pairs."""
+    variance = np.stack([fits["y_err"], fits["x_err"]], axis=2) ** 2
+    ratio = np.where(good[:, :, None], solved.rest**2 / np.fmax(variance, 1e-30), 0.0)
+    count = good.sum()
+    free = count - good.any(axis=1).sum() - good.any(axis=0).sum() + 1
+    if free <= 0:
+        return tuple(np.zeros(k) for k in good.shape)
+    ratio = np.nan_to_num(ratio).mean(axis=2) * (count / free)
+    return tuple(ratio.sum(axis=a) / np.maximum(good.sum(axis=a), 1) for a in (1, 0))
+
+
+def _pair_errors(fits: np.ndarray, good: np.ndarray, axis: int) -> np.ndarray:
+    """Median error (y, x) of the good pairs of each image, px; NaN where there are none."""
+    pair = np.where(good[:, :, None], np.stack([fits["y_err"], fits["x_err"]], axis=2), np.nan)
+    has = good.any(axis=axis)
+    out = np.full((len(has), 2), np.nan)
+    out[has] = np.nanmedian(np.compress(has, pair, axis=1 - axis), axis=axis)
+    return out
+
+
+def _noise(known: np.ndarray, fits: np.ndarray, good: np.ndarray, axis: int) -> np.ndarray:
+    """Noise of each image (y, x); where it is not known, a share of the errors of its pairs."""
+    return np.where(np.isfinite(known), known, _pair_errors(fits, good, axis) / np.sqrt(2))
+
+
+def _excess(chi2: np.ndarray, fits: np.ndarray, good: np.ndarray, axis: int) -> np.ndarray:
+    """What a closure that is worse than noise adds to the error of each position (y, x), px."""
+    share = np.sqrt(np.fmax(0.0, chi2 - 1) / np.maximum(good.sum(axis=axis), 1))
+    return share[:, None] * _pair_errors(fits, good, axis)
+
+
+def _predict_science(positions, errors, measured, usable):
+    """Give science integrations that were not measured the mean position of the others."""
+    lost = usable & ~measured
+    middle = np.median(positions[measured], axis=0) if measured.any() else np.zeros(2)
+    error = np.hypot(np.median(errors[measured], axis=0), JITTER) if measured.any() else np.nan
+    return _put(positions, lost, middle), _put(errors, lost, error)
+
+
+def _predict_references(positions, errors, measured, usable, groups, pointing):
+    """Give references that were not measured the position of their exposure, or of the headers."""
+    lost = usable & ~measured
+    expected, uncertain = np.zeros_like(positions), np.nan
+    if pointing is not None:
+        expected = (pointing.references - pointing.science)[:, ::-1]
+        uncertain = POINTING_ERROR
+    if measured.any():  # what acquisition adds to the headers' positions
+        expected = expected + np.median(positions[measured] - expected[measured], axis=0)
+    positions, errors = _put(positions, lost, expected[lost]), _put(errors, lost, uncertain)
+    for group in np.unique(groups[lost]):
+        own = (groups == group) & measured
+        if own.any():
+            same = (groups == group) & lost
+            positions[same] = np.median(positions[own], axis=0)
+            errors[same] = np.hypot(np.median(errors[own], axis=0), JITTER)
+    return positions, errors
+
+
+def _put(values: np.ndarray, which: np.ndarray, new) -> np.ndarray:
+    values = values.copy()
+    values[which] = new
+    return values
+
+
+def _pairs(fits, good, science, references, brightness, status):
+    """Fits of all pairs as the positions have them."""
+    out = np.tile(left_out(fits.shape[1]), (len(fits), 1))
+    out["y"], out["x"] = np.moveaxis(references[0][None] - science[0][:, None], 2, 0)
+    both = np.hypot(references[1][None], science[1][:, None])
+    out["y_err"], out["x_err"] = np.moveaxis(both, 2, 0)
+    out["beta"] = brightness[1][None] / brightness[0][:, None]
+    for name in ("beta_err", "residual"):
+        out[name] = np.where(good, fits[name], np.nan)
+    out["n_iter"] = np.where(_tried(fits), fits["n_iter"], 0)
+    lost = np.logical_or.outer(status[0] == LEFT_OUT, status[1] == LEFT_OUT)
+    predicted = np.logical_or.outer(status[0] == PREDICTED, status[1] == PREDICTED)
+    out["status"] = np.where(lost, LEFT_OUT, np.where(predicted, PREDICTED, CONVERGED))
+    out[lost] = left_out(1)[0]
+    return out
