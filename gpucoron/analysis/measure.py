@@ -96,19 +96,13 @@ def star_in_exposure(
 ) -> tuple[float, float, float] | None:
     """Return the star's x, y in an exposure and the pixel scale in arcsec; None if unknown.
 
-    `sky` is ra, dec in degrees. Default: the reference pixel (CRPIX, or RA_REF and DEC_REF), where
-    target acquisition puts the star to some hundredths of an arcsec. The target's coordinates are
-    less accurate, because of guide-star errors and proper motion.
+    `sky` is ra, dec in degrees. Default: where the run has it, see `gpucoron.core.star`.
     """
-    if exposure.wcs is None:
+    if exposure.wcs is None or (sky is None and exposure.star_px is None):
         return None
-    reference = exposure.meta.ra_ref, exposure.meta.dec_ref
-    if sky is None and exposure.reference_px is not None:
-        x, y = exposure.reference_px
-    elif sky is None and None in reference:
-        return None
-    else:
-        x, y = (float(v) for v in exposure.wcs.sky_to_pixel(*(sky or reference)))
+    x, y = exposure.star_px or (math.nan, math.nan)
+    if sky is not None:
+        x, y = (float(v) for v in exposure.wcs.sky_to_pixel(*sky))
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
     ra, dec = exposure.wcs.pixel_to_sky(

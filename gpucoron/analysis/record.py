@@ -32,7 +32,7 @@ class ExposureRecord:
     shape: tuple[int, int, int]  # (n, ny, nx)
     meta: ExposureMeta
     wcs: InputWcs | None = None  # of a science exposure only
-    reference_px: tuple[float, float] | None = None  # its x, y (CRPIX), from 0
+    star_px: tuple[float, float] | None = None  # its star, mean x, y from 0
     outliers: Any = None  # (n,) int, pixels flagged in each integration
     unusable: Any = None  # (n,) int, pixels with DO_NOT_USE, outliers included
     before: Any = None  # (ny, nx) float32, MJy/sr, mean of a science exposure's good pixels
@@ -87,7 +87,6 @@ class Record:
             if e.exptype == "science":
                 with suppress(GpucoronError):  # resample, which needs it, reports the error
                     entry.wcs = read_wcs(e.asdf_bytes, e.path.name)
-                entry.reference_px = _reference_pixel(e)
             self.exposures[e.root] = entry
 
     def note_outliers(self, root: str, found: OutlierResult) -> None:
@@ -118,16 +117,6 @@ class Record:
             e.eigenvalues = [to_host(values) for values in e.eigenvalues]
         self.mask = None if self.mask is None else to_host(self.mask)
         self.images = {k: to_host(image) for k, image in self.images.items()}
-
-
-def _reference_pixel(exposure: Exposure) -> tuple[float, float] | None:
-    from gpucoron.io.fits.headers import plain_value
-
-    header = exposure.headers.get("SCI", {})
-    values = [plain_value(header.get(name)) for name in ("CRPIX1", "CRPIX2")]
-    if not all(isinstance(v, (int, float)) and np.isfinite(v) for v in values):
-        return None
-    return float(values[0]) - 1, float(values[1]) - 1
 
 
 def _mean(images):

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         options.psfmask = options.psfmask or str(simulation.psfmask)
         options.output_dir = str(directory / "products")
         options.report = options.output_dir if options.report is None else options.report
-        options.star = simulation.star
+        options.star_radec = simulation.star  # for the report
         # fewer KL vectors than references, so that ERR is not 0
         options.set = [f"klip.truncate={_TRUNCATE}", *options.set]
         log.info(

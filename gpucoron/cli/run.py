@@ -62,7 +62,7 @@ def run_one(options: argparse.Namespace, console) -> Result:
     folder = report_folder(options, console)
     result = run_association(run_options(options, report=folder), console.progress)
     if folder:
-        result = result.with_report(folder, getattr(options, "star", None), options.overwrite)
+        result = result.with_report(folder, getattr(options, "star_radec", None), options.overwrite)
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
         write_lines(map(str, result.files), needed=False)
@@ -78,10 +78,13 @@ def report_folder(options: argparse.Namespace, console) -> str | None:
 
 def read_parameters(options: argparse.Namespace):
     """Return the parameters of a run, written down where that is asked for."""
-    from gpucoron.core.parameters import Parameters
+    from gpucoron.core.parameters import SHORT, Parameters
 
     parameters = Parameters.from_sources(
-        options.params, options.set, options.preset, {"align": options.align}
+        options.params,
+        options.set,
+        options.preset,
+        {name: getattr(options, name) for name in SHORT},
     )
     if options.save_params:
         _save_parameters(Path(options.save_params), parameters.to_toml(), options.params)

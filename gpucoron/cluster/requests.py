@@ -35,7 +35,7 @@ class RunRequest:
 class TaskResult:
     """The result of a task."""
 
-    result: Result  # its products have nothing but names, fits, psfmask and left_out
+    result: Result  # its products have nothing but names, fits, stars, psfmask and left_out
     lines: list[tuple[int, str]]  # level and text of what was logged
     worker: str  # host and process
 

@@ -68,7 +68,14 @@ def _worker_limit() -> int | None:
 def _without_images(result: Result) -> Result:
     """Return a result without images."""
     products = (
-        ProductResult(p.name, fits=p.fits, psfmask=p.psfmask, left_out=p.left_out)
+        ProductResult(
+            p.name,
+            fits=p.fits,
+            stars=p.stars,
+            star=p.star,
+            psfmask=p.psfmask,
+            left_out=p.left_out,
+        )
         for p in result.products
     )
     return replace(result, products=tuple(products))

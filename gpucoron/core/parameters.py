@@ -38,7 +38,15 @@ __all__ = [
 ]
 
 #: What a preset changes before anything the user sets.
-PRESETS: dict[str, dict[str, Any]] = {"jwst": {"align_refs.align": "first"}}
+PRESETS: dict[str, dict[str, Any]] = {
+    "jwst": {"align_refs.align": "first", "resample.center": "wcs"}
+}
+#: Names of parameters that stand alone: ``align="first"``, ``--star 151,175``.
+SHORT = {
+    "align": "align_refs.align",
+    "star": "align_refs.star",
+    "psfmask_center": "align_refs.psfmask_center",
+}
 
 
 def _parameter(default: Any, check: Check, text: str) -> Any:
@@ -114,6 +122,16 @@ class AlignRefs(_Step):
         3, integer(0), "side (px) of the box whose median replaces bad pixels"
     )
     bad_bits: str = _parameter("DO_NOT_USE", bit_flags, "DQ flags that make a pixel bad")
+    star: tuple[float, float] | None = _parameter(
+        None,
+        optional(pair(number(), "two numbers, x and y in pixels counted from 1")),
+        "the star in the first science integration, x and y in px from 1",
+    )
+    psfmask_center: str = _parameter(
+        "file",
+        choice("file", "star"),
+        "leave the hole of the psfmask where its file has it, or move it onto the star",
+    )
 
 
 @dataclass(frozen=True)
@@ -151,6 +169,11 @@ class Resample(_Step):
     fillval: str = _parameter("NAN", fill_value, "value of output pixels without input")
     weight_type: str = _parameter(
         "ivm", choice("ivm", "exptime"), "weights: ivm (1 / read-noise variance) or exptime"
+    )
+    center: str = _parameter(
+        "star",
+        choice("star", "wcs"),
+        "combine about the star, where its position is measured, or by the GWCSs alone",
     )
     output_shape: tuple[int, int] | None = _parameter(
         None, optional(pair(integer(1), "two integers, nx and ny")), "size of the output, nx and ny"
@@ -231,8 +254,8 @@ class Parameters:
             everything that files, `sets` and `keywords` say.
         keywords : mapping, optional
             ``klip_truncate=10``, ``klip={"truncate": 10}``, ``{"klip.truncate": 10}``,
-            ``klip=Klip(truncate=10)``, or ``align="first"``, in any mixture. None as the value of
-            ``align`` or ``preset`` says nothing.
+            ``klip=Klip(truncate=10)``, or ``align="first"`` and the other names of `SHORT`, in any
+            mixture. None as the value of one of these or of ``preset`` says nothing.
 
         Raises
         ------
@@ -247,7 +270,7 @@ class Parameters:
         for text in sets:
             given.append((*_split_assignment(text), f"--set {text}"))
         for key, value in _flatten(keywords or {}):
-            if value is not None or key not in ("align", "preset"):
+            if value is not None or key not in (*SHORT, "preset"):
                 given.append((key, value, ""))
         named = [(value, where) for key, value, where in given if key == "preset"]
         if preset is None and named:
@@ -350,8 +373,7 @@ def _flatten(keywords: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _resolve(key: str) -> tuple[str, str]:
     """Split ``klip.truncate`` or ``klip_truncate`` into step and parameter, both known."""
-    if key == "align":
-        return "align_refs", "align"
+    key = SHORT.get(key, key)
     step, dot, name = key.partition(".")
     if not dot:
         step = next((s for s in STEPS if key.startswith(s + "_")), "")

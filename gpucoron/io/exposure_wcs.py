@@ -7,8 +7,7 @@ they were; tools that correct the GWCS leave the headers; tools that know FITS o
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,19 +15,19 @@ import numpy as np
 
 from gpucoron.errors import ExposureError
 from gpucoron.io.asdf.extension import write_asdf
+from gpucoron.io.fits.headers import number_pair
 from gpucoron.io.wcs import InputWcs, find_wcs, header_wcs, read_wcs, region_distance
 from gpucoron.io.wcs.sregion import parse_region
-from gpucoron.io.wcs.tan import Pair, tangent_plane
+from gpucoron.io.wcs.tan import Pair
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
 
-__all__ = ["compare_stars", "settle_wcs"]
+__all__ = ["settle_wcs"]
 
 log = logging.getLogger("gpucoron")
 
 _APART_PX = 1.0  # between two WCSs of one image
-_STARS_PX = 0.3  # between the stars of two exposures
 _AROUND_PX = (
     100.0  # reach of the comparison around CRPIX, where a TAN without SIP is good to 0.1 px
 )
@@ -59,7 +58,7 @@ def settle_wcs(exposure: Exposure, by_s_region: bool = False) -> Exposure:
         fits = header_wcs(header, exposure.shape, name)
     except ExposureError:  # another projection than this program reads; the GWCS is what counts
         fits = None
-    offsets = _offsets(own, fits, _number_pair(header, "CRPIX1", "CRPIX2"))
+    offsets = _offsets(own, fits, number_pair(header, "CRPIX1", "CRPIX2"))
     resized, origin = _resized(exposure, own, offsets)
     notes = [resized] if resized else []
     if origin is not None:
@@ -146,7 +145,7 @@ def _resized(
     extent = None
     if box is not None and np.all(np.isfinite(box)):
         extent = np.round(np.diff(box)[:, 0])
-    subarray = _number_pair(exposure.primary_header, "SUBSIZE1", "SUBSIZE2")
+    subarray = number_pair(exposure.primary_header, "SUBSIZE1", "SUBSIZE2")
     whole = size if subarray is None or min(subarray) < 1 else np.array(subarray)
     if np.all(whole == size) and extent is not None:
         whole = extent  # SUBSIZE is missing, or was changed with the image
@@ -180,7 +179,7 @@ def _origin(exposure: Exposure, lost: np.ndarray, offsets: np.ndarray | None) ->
     if offsets is None or not np.all(np.isfinite(offsets[0])):
         return None
     origin = offsets[0]
-    cut = _number_pair(exposure.headers["SCI"], "CROP_SHIFTX", "CROP_SHIFTY")
+    cut = number_pair(exposure.headers["SCI"], "CROP_SHIFTX", "CROP_SHIFTY")
     if cut is not None and np.all(np.abs(origin - cut) <= _RECENTRED_PX):
         origin = np.array(cut)
     elif np.all(np.abs(origin - np.round(origin)) < _WHOLE_PX):
@@ -204,49 +203,3 @@ def _shifted(exposure: Exposure, own: InputWcs, origin: np.ndarray) -> Exposure:
         for (low, high), start, n in zip(limits, map(float, origin), (nx, ny), strict=True)
     )
     return replace(exposure, asdf_bytes=write_asdf({"meta": {"wcs": shifted}}))
-
-
-def compare_stars(exposures: Sequence[Exposure], moved: Sequence[tuple[Pair, float]]) -> None:
-    """Warn where the stars of science exposures will not land on each other in the output.
-
-    Parameters
-    ----------
-    exposures : sequence of Exposure
-        The star of the first is taken to be at STARCENX, STARCENY (of spaceKLIP), or else at CRPIX,
-        where target acquisition puts it.
-    moved : sequence of ((x, y), float)
-        How far the star of each is from the place of the first one's in its image, and one
-        standard deviation, pixels; measured.
-    """
-    header = exposures[0].headers["SCI"]
-    star = _number_pair(header, "STARCENX", "STARCENY") or _number_pair(header, "CRPIX1", "CRPIX2")
-    if star is None:
-        return
-    wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in exposures]
-    x, y = star[0] - 1 + np.array([0, 1, 0]), star[1] - 1 + np.array([0, 0, 1])
-    ra, dec = wcss[0].pixel_to_sky(x, y, everywhere=True)
-    u, v = tangent_plane(ra, dec, float(ra[0]), float(dec[0]))
-    scale = math.sqrt(abs(u[1] * v[2] - u[2] * v[1]))
-    if not 0 < scale < math.inf:  # CRPIX is nowhere near the image
-        return
-    apart = []
-    for exposure, wcs, ((dx, dy), error) in zip(exposures, wcss, moved, strict=True):
-        sky = wcs.pixel_to_sky(x[0] + dx, y[0] + dy, everywhere=True)
-        distance = math.hypot(*tangent_plane(*sky, float(ra[0]), float(dec[0]))) / scale
-        if distance > _STARS_PX + 3 * error:
-            apart.append(f"{distance:.2f} px ({exposure.path.name})")
-    if apart:
-        log.warning(
-            "i2d has the stars of exposures apart, by their GWCSs and the measured shifts: "
-            "from that of %s %s",
-            exposures[0].path.name,
-            ", ".join(apart),
-        )
-
-
-def _number_pair(header, first: str, second: str) -> Pair | None:
-    """Return two keywords that are finite numbers; None where either is not."""
-    values = [header.get(keyword) for keyword in (first, second)]
-    if all(type(value) in (int, float) and math.isfinite(value) for value in values):
-        return float(values[0]), float(values[1])
-    return None

@@ -28,10 +28,12 @@ from gpucoron.io.product_headers import (
     set_values,
 )
 from gpucoron.io.psfalign import PsfalignWriter
+from gpucoron.io.star import set_star
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
+    from gpucoron.core.star import CombinedStar, StarPositions
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import OutputWcs
 
@@ -95,7 +97,7 @@ def preflight(
     return folder
 
 
-def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
+def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite, star=None):
     arrays = {
         "SCI": stack.data,
         "ERR": stack.err,
@@ -105,6 +107,8 @@ def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite):
         **{name.upper(): getattr(stack, name) for name in VARIANCES},
     }
     hdus = product_hdus(path, exposure, arrays, provenance, steps, inputs)
+    if not provenance.like_jwst:
+        set_star(hdus[1].header, star)
     return write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
@@ -145,10 +149,14 @@ def write_psfsub(
     provenance: Provenance,
     *,
     overwrite: bool = True,
+    star: StarPositions | None = None,
 ) -> dict[str, str]:
-    """Write a science exposure whose PSF is subtracted; as `write_crfints`."""
-    steps = ["outlier_detection", "klip"]
-    return _write_cube(path, exposure, stack, provenance, steps, provenance.inputs, overwrite)
+    """Write a science exposure whose PSF is subtracted; as `write_crfints`.
+
+    The header of SCI says where the `star` is (preset "jwst": it does not).
+    """
+    steps, inputs = ["outlier_detection", "klip"], provenance.inputs
+    return _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite, star)
 
 
 def write_psfstack(
@@ -193,6 +201,7 @@ def write_i2d(
     provenance: Provenance,
     *,
     overwrite: bool = True,
+    star: CombinedStar | None = None,
 ) -> dict[str, str]:
     """Write the resampled and combined image: SCI, ERR, CON, WHT, VAR_*, HDRTAB.
 
@@ -207,6 +216,8 @@ def write_i2d(
     wcs : OutputWcs
         Of the output grid. PIXAR_SR and PIXAR_A2 are its pixel's (preset "jwst": the first
         exposure's).
+    star : CombinedStar, optional
+        Where the star is in the image (preset "jwst": not written).
     """
     headers = [_in_association(input_headers(e), provenance) for e in exposures]
     arrays = {"SCI": resampled.data, "ERR": resampled.err}
@@ -217,6 +228,8 @@ def write_i2d(
     parameters = provenance.parameters
     _set_resample(hdus[0].header, count_pointings(headers), wcs, parameters)
     _set_output_wcs(hdus[1].header, wcs, provenance)
+    if not provenance.like_jwst:
+        set_star(hdus[1].header, star)
     others = {name: getattr(resampled, name) for name in ("con", "wht", *VARIANCES)}
     hdus += [Hdu(name.upper(), array) for name, array in others.items() if array is not None]
     set_values(hdus, blend(headers))

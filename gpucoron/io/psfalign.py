@@ -25,10 +25,12 @@ from gpucoron.io.fits.headers import add_history, quiet, set_keyword
 from gpucoron.io.fits.walk import BLOCK
 from gpucoron.io.fits.writing import UNSIGNED_ZERO, Hdu, hdu_header, stored_words, write_hdu
 from gpucoron.io.product_headers import Provenance, asdf_hdu, product_hdus, set_times
+from gpucoron.io.star import STAR_KEYWORDS, set_star
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gpucoron.core.star import StarPositions
     from gpucoron.io.exposures import Exposure
 
 __all__ = ["PsfalignWriter"]
@@ -124,6 +126,8 @@ class PsfalignWriter:
         self._headers: dict[str, Header] = {}
         for hdu in self._hdus[1:]:
             self._headers[hdu.name] = hdu_header(hdu)
+            if hdu.name == "SCI":
+                self._keep_room(self._headers["SCI"])
             header = self._summed(hdu.name)
             self._starts[hdu.name] = (place, place + len(header))
             place += len(header) + -(-self._size // BLOCK) * BLOCK
@@ -160,6 +164,23 @@ class PsfalignWriter:
     def _summed(self, name):
         with quiet():
             return summed_header(self._headers[name], fold(self._sums[name]))
+
+    def _keep_room(self, header):
+        """Put cards where the star's keywords go, which are known when the file is closed."""
+        if not self._provenance.like_jwst:
+            for keyword, comment in STAR_KEYWORDS.items():
+                header.remove(keyword, ignore_missing=True, remove_all=True)
+                header.append((keyword, 0.0, comment), end=True)
+
+    def _set_star(self, header, star):
+        """Put the star's keywords into the room kept for them, and blank cards into the rest."""
+        if not self._provenance.like_jwst:
+            cards = len(header)
+            for keyword in STAR_KEYWORDS:
+                header.remove(keyword)
+            set_star(header, star)
+            for _ in range(cards - len(header)):
+                header.append(("", ""), useblanks=False, end=True)
 
     # ---- planes
 
@@ -257,10 +278,14 @@ class PsfalignWriter:
 
     # ---- the end
 
-    def close(self, fits_table: np.ndarray | None = None) -> dict[str, str]:
+    def close(
+        self, fits_table: np.ndarray | None = None, star: StarPositions | None = None
+    ) -> dict[str, str]:
         """Complete the file and give it its name; return CHECKSUM of every HDU by name.
 
         `fits_table` has the fits of `gpucoron.steps.align_refs`, a row a pair; it becomes ALIGN.
+        `star` is where the star is in the science exposure, and so in the aligned references; the
+        header of SCI says it (preset "jwst": it does not).
 
         Raises
         ------
@@ -276,6 +301,7 @@ class PsfalignWriter:
                     f"cannot write {self.path}: {missing} of {self._done.size} aligned images "
                     "were never computed"
                 )
+            self._set_star(self._headers["SCI"], star)
             self._finish(fits_table)
             check_replaceable(self.path, self._overwrite)
             os.replace(self._partial, self.path)

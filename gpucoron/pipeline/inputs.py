@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpucoron.backend.logs import Progress, no_progress
+from gpucoron.pipeline.stars import check_given_star
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +94,8 @@ def read_inputs(
         for p in association.products
     ]
     names = product_names(association, [science[0].meta for science, _ in found])
+    for science, _ in found:
+        check_given_star(options.parameters, science)
     products = (
         ProductInputs(name, association, product, *exposures)
         for name, product, exposures in zip(names, association.products, found, strict=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gpucoron.errors import InputError, plural
-from gpucoron.pipeline.coverage import check_filled, compare_stars, report_outside
+from gpucoron.pipeline.coverage import check_filled, report_outside
 from gpucoron.pipeline.product_context import ProductContext
 from gpucoron.pipeline.resume import can_read_back, read_back
 from gpucoron.pipeline.weights import warn_of_outliers
@@ -70,6 +71,7 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
                 combine(product, layout, [images[truncate] for images in subtracted], truncate)
         product.record.to_host()
         product.check()
+        run.record.note_stars(inputs.name, product.result)
     return product.result
 
 
@@ -192,7 +194,7 @@ def subtract_psf(
             )
             result.psfalign[root] = AlignedReferences(images, errors, fits)
         if writer is not None:
-            run.writer.close(writer, fits)
+            run.writer.close(writer, fits, product.stars.find(exposure))
             unless_complete.pop_all()
     return subtracted
 
@@ -250,15 +252,15 @@ def save_subtracted(
     """Write a science exposure's subtracted images; return what resample takes of them."""
     from gpucoron.io.products import write_psfsub
 
+    star = product.stars.find(exposure)
     product.record.note_subtracted(exposure.root, science, images)
     product.last_check.note_subtracted(exposure.root, product.mask, science, images)
     if not images:
         log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
         return {product.parameters.klip.truncations[0]: science}
+    write = partial(write_psfsub, star=star)
     for truncate, stack in images.items():
-        kept = product.output(
-            "psfsub", exposure.root, stack, write_psfsub, exposure, truncate=truncate
-        )
+        kept = product.output("psfsub", exposure.root, stack, write, exposure, truncate=truncate)
         if kept is not None:
             product.result.psfsub[exposure.root + product.names.tag(truncate)] = kept
     # resample propagates VAR_*; where there are none it falls back on the input's ERR
@@ -289,13 +291,16 @@ def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout |
     product.weights.compare()
     with product.step("resample"):
         inputs, metas, shapes = geometry(science)
-        output = output_wcs(inputs, metas, shapes, **product.parameters.grid)
+        centering = product.stars.center(inputs)
+        inputs = centering.wcss
+        grid = centering.grid(product.parameters.grid)
+        output = output_wcs(inputs, metas, shapes, **grid)
+        product.result.star = centering.in_image(output)
         maps: dict[str, Any] = {}
         for wcs, shape in zip(inputs, shapes, strict=True):
             if wcs.key not in maps:
                 maps[wcs.key] = product.backends[0].upload(pixel_map(wcs, output, shape))
         layout = Layout(output, [maps[w.key] for w in inputs])
-        compare_stars(product)
         report_outside(science, images, layout.maps, output.shape)
     return layout
 
@@ -327,7 +332,8 @@ def combine(
     check_filled(result.name, image)
     product.record.note_combined(truncate, image, output)
     product.run.progress("resample", 1, 1, result.name)
-    kept = product.output("i2d", result.name, image, write_i2d, science, output, truncate=truncate)
+    write = partial(write_i2d, star=result.star)
+    kept = product.output("i2d", result.name, image, write, science, output, truncate=truncate)
     if kept is not None:
         result.i2ds[truncate] = kept
         result.i2d, result.wcs = next(iter(result.i2ds.values())), output

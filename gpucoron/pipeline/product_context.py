@@ -15,6 +15,7 @@ from gpucoron.pipeline.last_check import LastCheck
 from gpucoron.pipeline.output_names import OutputNames
 from gpucoron.pipeline.planning import MIB
 from gpucoron.pipeline.result import ProductResult
+from gpucoron.pipeline.stars import Stars
 from gpucoron.pipeline.weights import Weights
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class ProductContext:
     result : ProductResult
     record : Record
         What the report shows.
+    stars : Stars
+        Where the star is in the science exposures.
     last_check : LastCheck
         What is compared at the end.
     mask : (ny, nx) float64 array
@@ -64,6 +67,7 @@ class ProductContext:
         self.result = ProductResult(
             inputs.name, record=self.record, left_out=inputs.product.left_out
         )
+        self.stars = Stars(inputs.science, self.parameters, self.result)
         self.last_check = LastCheck(inputs.name)
         self.weights = Weights(self.parameters)
         self.batch = plan.batch

@@ -15,6 +15,7 @@ from gpucoron.pipeline.step_clock import StepClock
 if TYPE_CHECKING:
     import numpy as np
 
+    from gpucoron.core.star import StarPositions
     from gpucoron.io.psfalign import PsfalignWriter
 
 log = logging.getLogger("gpucoron")
@@ -55,10 +56,12 @@ class ProductWriter:
         with self.clock.timed("write"):
             self.background.submit(work)
 
-    def close(self, writer: PsfalignWriter, fits_table: np.ndarray) -> None:
+    def close(
+        self, writer: PsfalignWriter, fits_table: np.ndarray, star: StarPositions | None = None
+    ) -> None:
         """Complete a psfalign file, whose planes are written, in the background."""
         with self.clock.timed("write"):
-            self.background.submit(lambda: self.note(writer.path, writer.close(fits_table)))
+            self.background.submit(lambda: self.note(writer.path, writer.close(fits_table, star)))
 
     def note(self, path: Path, checksums: dict[str, str]) -> None:
         """Note that a file is complete; `checksums` are CHECKSUM of its HDUs by name."""

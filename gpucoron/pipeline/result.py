@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpucoron.backend.device import Device
     from gpucoron.core.parameters import Parameters
     from gpucoron.core.stack import IntegrationStack
+    from gpucoron.core.star import CombinedStar, StarPositions
     from gpucoron.io.association import LeftOut
     from gpucoron.io.wcs import OutputWcs
     from gpucoron.steps.align_refs import AlignedReferences
@@ -55,6 +56,10 @@ class ProductResult:
         The combined image of each truncation.
     wcs : OutputWcs
         Of `i2d`.
+    stars : dict of str to StarPositions
+        Where the star is in each science exposure, by root name.
+    star : CombinedStar
+        Where it is in `i2d`.
     psfmask : str
         Where the psfmask came from.
     record : Record
@@ -73,6 +78,8 @@ class ProductResult:
     i2d: ResampledImage | None = None
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)
     wcs: OutputWcs | None = None
+    stars: dict[str, StarPositions] = field(default_factory=dict)
+    star: CombinedStar | None = None
     psfmask: str = ""
     record: Record | None = None
     left_out: tuple[LeftOut, ...] = ()
@@ -126,7 +133,7 @@ class Result:
         path : path
             The file (.html), or the folder in which ``<product>_report.html`` is made.
         star : (ra, dec), degrees, optional
-            Where the star is. Default: the exposures' reference pixel.
+            Where the star is. Default: `ProductResult.stars`.
         overwrite : bool
             Whether an existing report may be replaced.
 

@@ -124,10 +124,13 @@ def can_read_back(product: ProductContext, exposure: Exposure) -> bool:
     """Return whether a science exposure can be read back instead of subtracted.
 
     Its psfsub of every truncation must be complete, so must its psfalign if it is to be written,
-    and aligned references must not be wanted in memory (files have them in single precision).
+    and aligned references must not be wanted in memory (files have them in single precision). A
+    position of the star that is given needs the fits, which only psfalign has.
     """
     options, aligned = product.run.options, not product.parameters.align_refs.skip
     if "psfsub" not in options.save or (aligned and "psfalign" in options.keep):
+        return False
+    if aligned and product.parameters.align_refs.star and "psfalign" not in options.save:
         return False
     paths = product.names.paths(exposure.root, "psfsub")
     if aligned and "psfalign" in options.save:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from gpucoron.backend.device import Device
+    from gpucoron.pipeline.result import ProductResult
 
 log = logging.getLogger("gpucoron")
 
@@ -113,6 +114,7 @@ class RunRecord:
             "resumed": None,
             "parameters": json.loads(json.dumps(self.parameters.flat())),
             "psfmasks": {},
+            "stars": {},
             "inputs": [_input(path) for path in inputs],
         }
 
@@ -155,6 +157,14 @@ class RunRecord:
                 )
                 for entry in self._files.values():
                     entry["state"] = "pending"
+
+    def note_stars(self, product: str, result: ProductResult) -> None:
+        """Record where the star is, in a product's exposures and in its combined image."""
+        with self._lock:
+            self._content.setdefault("stars", {})[product] = {
+                "exposures": {root: star.as_record() for root, star in result.stars.items()},
+                "combined": None if result.star is None else result.star.as_record(),
+            }
 
     def _remove_partials(self, process) -> None:
         """Remove partial files of earlier runs that have ended."""

@@ -19,6 +19,9 @@ from gpucoron.verify.runs import recorded
 
 TRIAL_OFFSET_PX = 0.3
 TRIAL_TOLERANCE_PX = 0.01
+OWN_PARAMETERS = (
+    "align_refs.align align_refs.star align_refs.psfmask_center resample.center".split()
+)
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def step_parameters(changed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     steps: dict[str, dict[str, Any]] = {}
     for name, value in changed.items():
         step, _, parameter = name.partition(".")
-        if parameter and name != "align_refs.align":
+        if parameter and name not in OWN_PARAMETERS:
             plain = list(value) if isinstance(value, tuple) else value
             if name == "outlier_detection.snr" and len(str(value).split()) == 1:
                 plain = f"{value} {value}"  # jwst needs a second number, which it never uses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import threading
 import warnings
@@ -20,6 +21,7 @@ __all__ = [
     "header_values",
     "inherited",
     "layout",
+    "number_pair",
     "plain_value",
     "quiet",
     "set_keyword",
@@ -65,6 +67,14 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, int) and abs(value) >= 2**63:
         return float(value)
     return None if isinstance(value, fits.card.Undefined) else value
+
+
+def number_pair(header: Any, first: str, second: str) -> tuple[float, float] | None:
+    """Return two keywords that are finite numbers; None where either is not."""
+    values = [header.get(keyword) for keyword in (first, second)]
+    if all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        return float(values[0]), float(values[1])
+    return None
 
 
 def header_values(header: fits.Header) -> dict[str, Any]:

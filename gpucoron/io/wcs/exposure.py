@@ -8,19 +8,28 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpucoron.errors import ExposureError
 from gpucoron.io.asdf.guard import open_asdf
-from gpucoron.io.wcs.tan import Box, OutputWcs, pair, tangent_plane
+from gpucoron.io.wcs.tan import Box, OutputWcs, Pair, pair, tangent_plane
 
 if TYPE_CHECKING:
     import gwcs
 
-__all__ = ["InputWcs", "find_wcs", "pixel_map", "read_wcs", "reason", "unusable"]
+__all__ = [
+    "InputWcs",
+    "direction",
+    "find_wcs",
+    "pixel_map",
+    "read_wcs",
+    "reason",
+    "sky_position",
+    "unusable",
+]
 
 _BOUNDARY_STEP_PX = 15
 
@@ -32,6 +41,8 @@ class InputWcs:
     gwcs: gwcs.WCS = field(repr=False, compare=False)  # pixels to RA and Dec in ICRS, degrees
     key: str  # the same for the same ASDF extension
     where: str = field(default="", compare=False)  # name of the file, for messages
+    #: Rotation of the sky (3, 3) that follows the GWCS; None where there is none.
+    turn: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -48,12 +59,28 @@ class InputWcs:
     def pixel_to_sky(self, x, y, *, everywhere: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return RA and Dec in degrees; NaN outside the bounding box unless `everywhere`."""
         with self._evaluating():
-            return _values(self.gwcs(x, y, with_bounding_box=not everywhere), "deg")
+            sky = _values(self.gwcs(x, y, with_bounding_box=not everywhere), "deg")
+        return sky if self.turn is None else _rotated(self.turn, *sky)
 
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels x, y of sky positions in degrees; by iteration where no inverse is set."""
+        if self.turn is not None:
+            ra, dec = _rotated(self.turn.T, ra, dec)
         with self._evaluating():
             return _values(self.gwcs.invert(ra, dec, with_bounding_box=False), "pix")
+
+    def turned(self, start: Pair, end: Pair) -> InputWcs:
+        """Return this WCS with the sky rotated so that the position `start` comes to `end`.
+
+        Both are RA and Dec in degrees. The rotation is the smallest one, along the great circle
+        through both: scale and orientation of the image stay.
+        """
+        a, b = (direction(*sky) for sky in (start, end))
+        axis, cosine = np.cross(a, b), float(a @ b)
+        cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+        turn = np.eye(3) + cross + cross @ cross / (1.0 + cosine)  # Rodrigues
+        before = np.eye(3) if self.turn is None else self.turn
+        return replace(self, turn=turn @ before, key=f"{self.key} {start} {end}")
 
     def box(self, shape: tuple[int, int]) -> Box:
         """Return the bounding box ((x1, x2), (y1, y2)), as far as it lies in an image of `shape`.
@@ -116,6 +143,24 @@ def _footprint(wcs: InputWcs, shape: tuple[int, int], whole_pixels: bool) -> np.
     outline = np.column_stack([np.mod(ra, 360.0), dec])
     outline.flags.writeable = False
     return outline
+
+
+def direction(ra, dec) -> np.ndarray:
+    """Return unit vectors (3, ...) of sky positions in degrees."""
+    ra, dec = np.deg2rad(ra), np.deg2rad(dec)
+    return np.array([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
+
+
+def sky_position(vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return RA (0 to 360) and Dec in degrees of vectors (3, ...) of any length."""
+    x, y, z = vector
+    ra = np.mod(np.rad2deg(np.arctan2(y, x)), 360.0)
+    return ra, np.rad2deg(np.arctan2(z, np.hypot(x, y)))
+
+
+def _rotated(turn: np.ndarray, ra, dec) -> tuple[np.ndarray, np.ndarray]:
+    """Rotate sky positions (degrees); NaN stays."""
+    return sky_position(np.einsum("ij,j...->i...", turn, direction(ra, dec)))
 
 
 def _values(pair, unit: str) -> tuple[np.ndarray, np.ndarray]:

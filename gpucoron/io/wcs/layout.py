@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucoron.errors import ExposureError, ParameterError
+from gpucoron.io.wcs.exposure import direction, sky_position
 from gpucoron.io.wcs.from_file import read_output_wcs
 from gpucoron.io.wcs.sregion import combine_regions, parse_region
 from gpucoron.io.wcs.tan import MAX_SIDE_PX, Box, OutputWcs, Pair, pair, tangent_plane
@@ -215,11 +216,9 @@ def _check_near(wcss, regions) -> None:
 
 def _middle(corners: np.ndarray) -> Pair:
     """Direction of the middle between least and greatest Cartesian coordinates."""
-    ra, dec = np.deg2rad(corners).T
-    xyz = np.array([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
-    x, y, z = (xyz.max(axis=1) + xyz.min(axis=1)) / 2.0
-    ra, dec = np.rad2deg([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])
-    return float(ra % 360.0), float(dec)
+    xyz = direction(*corners.T)
+    ra, dec = sky_position((xyz.max(axis=1) + xyz.min(axis=1)) / 2.0)
+    return float(ra), float(dec)
 
 
 def _separation(ra1, dec1, ra2, dec2) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""The star in headers: where those of an exposure have it, and the keywords that products get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from gpucoron.core.star import CombinedStar, StarPositions
+from gpucoron.errors import GpucoronError
+from gpucoron.io.fits.headers import number_pair, set_keyword
+from gpucoron.io.wcs import read_wcs
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
+    from gpucoron.io.exposures import Exposure
+
+__all__ = ["STAR_KEYWORDS", "expected_star", "set_star", "target_position"]
+
+#: All that `set_star` sets or removes in SCI, with their comments.
+STAR_KEYWORDS = {
+    "STARCENX": "[pix] star, x from 1",
+    "STARCENY": "[pix] star, y from 1",
+    "STARERRX": "[pix] standard deviation of STARCENX",
+    "STARERRY": "[pix] standard deviation of STARCENY",
+    "STARSRC": "where the position is from",
+    "MASKCENX": "[pix] coronagraph mask, x from 1",
+    "MASKCENY": "[pix] coronagraph mask, y from 1",
+}
+_COMBINED_KEYWORDS = {
+    "STARRA": "[deg] star, RA by the GWCSs",
+    "STARDEC": "[deg] star, Dec by the GWCSs",
+    "STARDRA": "[arcsec] star - TARG_RA, times cos(Dec)",
+    "STARDDEC": "[arcsec] star - TARG_DEC",
+    "STARSPRD": "[arcsec] the exposures' stars, by GWCSs",
+    "CENTERBY": "exposures combined about STAR or by WCS",
+}
+
+
+def expected_star(exposure: Exposure) -> tuple[tuple[float, float], str] | None:
+    """Return where the headers of an exposure have the star, and which keywords say so.
+
+    Returns
+    -------
+    ((x, y), keywords) or None
+        Pixels of SCI counted from 1: STARCENX, STARCENY, which spaceKLIP writes; else CRPIX, where
+        target acquisition puts the star to some hundredths of an arcsec; else where the GWCS has
+        RA_REF, DEC_REF. None where there is none of these. The target's coordinates are less
+        accurate, because of guide-star errors and proper motion.
+    """
+    header = exposure.headers.get("SCI", {})
+    for names in (("STARCENX", "STARCENY"), ("CRPIX1", "CRPIX2")):
+        if found := number_pair(header, *names):
+            return found, ", ".join(names)
+    meta = exposure.meta
+    with suppress(GpucoronError):  # resample, which needs the WCS, reports what is wrong with it
+        if meta.ra_ref is not None and meta.dec_ref is not None:
+            wcs = read_wcs(exposure.asdf_bytes, exposure.path.name)
+            x, y = (float(v) + 1 for v in wcs.sky_to_pixel(meta.ra_ref, meta.dec_ref))
+            if math.isfinite(x) and math.isfinite(y):
+                return (x, y), "RA_REF, DEC_REF"
+    return None
+
+
+def target_position(exposure: Exposure) -> tuple[float, float] | None:
+    """Return TARG_RA and TARG_DEC in degrees; None where either is missing."""
+    return number_pair(exposure.primary_header, "TARG_RA", "TARG_DEC")
+
+
+def set_star(header: Header, star: StarPositions | CombinedStar | None) -> None:
+    """Set the star's keywords in a product's header of SCI; remove those that are not known.
+
+    An exposure's are means over its integrations; a combined image has its position on the sky,
+    too. None leaves the header alone.
+    """
+    if star is None:
+        return
+    if isinstance(star, CombinedStar):
+        known = dict([*_known(star.position), *_known_combined(star)])
+    else:
+        known = dict(_known(star))
+    for keyword, comment in (STAR_KEYWORDS | _COMBINED_KEYWORDS).items():
+        if keyword in known:
+            set_keyword(header, keyword, known[keyword], comment, hdu="SCI")
+        else:
+            header.remove(keyword, ignore_missing=True, remove_all=True)
+
+
+def _known(star: StarPositions) -> Iterator[tuple[str, Any]]:
+    mask = star.mask or (math.nan, math.nan)
+    for name, pair in (("STARCEN", star.mean), ("STARERR", star.mean_error), ("MASKCEN", mask)):
+        if all(map(math.isfinite, pair)):
+            yield from zip((f"{name}X", f"{name}Y"), pair, strict=True)
+    if all(map(math.isfinite, star.mean)):
+        yield "STARSRC", star.source
+
+
+def _known_combined(star: CombinedStar) -> Iterator[tuple[str, Any]]:
+    yield from zip(("STARRA", "STARDEC"), star.radec, strict=True)
+    if star.from_target is not None:
+        yield from zip(("STARDRA", "STARDDEC"), star.from_target, strict=True)
+    yield "STARSPRD", star.spread
+    yield "CENTERBY", star.center.upper()
