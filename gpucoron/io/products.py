@@ -19,6 +19,7 @@ from gpucoron.io.blend import blend, count_pointings, header_table
 from gpucoron.io.files import SameFiles, check_folder, check_replaceable
 from gpucoron.io.fits.headers import set_keyword
 from gpucoron.io.fits.writing import Hdu, write_fits
+from gpucoron.io.positions import positions_hdu
 from gpucoron.io.product_headers import (
     Provenance,
     asdf_hdu,
@@ -97,7 +98,9 @@ def preflight(
     return folder
 
 
-def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite, star=None):
+def _write_cube(
+    path, exposure, stack, provenance, steps, inputs, overwrite, star=None, positions=None
+):
     arrays = {
         "SCI": stack.data,
         "ERR": stack.err,
@@ -109,6 +112,8 @@ def _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite, sta
     hdus = product_hdus(path, exposure, arrays, provenance, steps, inputs)
     if not provenance.like_jwst:
         set_star(hdus[1].header, star)
+    if positions is not None:
+        hdus.append(positions_hdu(positions))
     return write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
@@ -150,13 +155,15 @@ def write_psfsub(
     *,
     overwrite: bool = True,
     star: StarPositions | None = None,
+    positions: np.ndarray | None = None,
 ) -> dict[str, str]:
     """Write a science exposure whose PSF is subtracted; as `write_crfints`.
 
-    The header of SCI says where the `star` is (preset "jwst": it does not).
+    The header of SCI says where the `star` is (preset "jwst": it does not). `positions` of all
+    images (`gpucoron.steps.positions.POSITIONS_DTYPE`) become the table POSITIONS.
     """
     steps, inputs = ["outlier_detection", "klip"], provenance.inputs
-    return _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite, star)
+    return _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite, star, positions)
 
 
 def write_psfstack(

@@ -24,6 +24,7 @@ from gpucoron.io.fits.checksums import fold, summed_header
 from gpucoron.io.fits.headers import add_history, quiet, set_keyword
 from gpucoron.io.fits.walk import BLOCK
 from gpucoron.io.fits.writing import UNSIGNED_ZERO, Hdu, hdu_header, stored_words, write_hdu
+from gpucoron.io.positions import positions_hdu
 from gpucoron.io.product_headers import Provenance, asdf_hdu, product_hdus, set_times
 from gpucoron.io.star import STAR_KEYWORDS, set_star
 
@@ -44,8 +45,10 @@ _ALIGN_TEXT = (
     "image onto the reference, so the reference was moved by (-x, -y). beta:",
     "the factor that scales the science image to the reference, fitted and",
     "not applied. _err: standard deviations. residual: rms of the masked",
-    "residual. status: 0 converged, 1 not converged, 2 reference left out,",
-    "3 inconsistent: converged, but contradicts the images or other fits.",
+    "residual. status: 0 good, 1 not converged, 2 image left out, 3",
+    "inconsistent: converged, but contradicts the images or other fits, 4 not",
+    "registered: from other images of the exposure, or from the headers. If",
+    "there is a table POSITIONS, x and y are differences of its positions.",
 )
 
 
@@ -279,11 +282,16 @@ class PsfalignWriter:
     # ---- the end
 
     def close(
-        self, fits_table: np.ndarray | None = None, star: StarPositions | None = None
+        self,
+        fits_table: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+        star: StarPositions | None = None,
     ) -> dict[str, str]:
         """Complete the file and give it its name; return CHECKSUM of every HDU by name.
 
         `fits_table` has the fits of `gpucoron.steps.align_refs`, a row a pair; it becomes ALIGN.
+        `positions` has those of all images (`gpucoron.steps.positions.POSITIONS_DTYPE`), and
+        becomes POSITIONS.
         `star` is where the star is in the science exposure, and so in the aligned references; the
         header of SCI says it (preset "jwst": it does not).
 
@@ -302,12 +310,12 @@ class PsfalignWriter:
                     "were never computed"
                 )
             self._set_star(self._headers["SCI"], star)
-            self._finish(fits_table)
+            self._finish(fits_table, positions)
             check_replaceable(self.path, self._overwrite)
             os.replace(self._partial, self.path)
         return self._checksums
 
-    def _finish(self, fits_table):
+    def _finish(self, fits_table, positions):
         for name, (place, _) in self._starts.items():
             _write_at(self._file.fileno(), memoryview(self._summed(name)), place)
             self._checksums[name] = self._headers[name]["CHECKSUM"]
@@ -315,6 +323,8 @@ class PsfalignWriter:
         last = []
         if fits_table is not None:
             last.append(self._align_hdu(fits_table))
+        if positions is not None:
+            last.append(positions_hdu(positions))
         last.append(asdf_hdu(self._exposures[0].asdf_bytes, self._hdus))
         for hdu in last:
             self._checksums[hdu.name] = write_hdu(self._file, hdu)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from gpucoron.io.exposures import Exposure
 
-__all__ = ["STAR_KEYWORDS", "expected_star", "set_star", "target_position"]
+__all__ = ["STAR_KEYWORDS", "expected_star", "set_star", "target_pixel", "target_position"]
 
 #: All that `set_star` sets or removes in SCI, with their comments.
 STAR_KEYWORDS = {
@@ -67,6 +67,16 @@ def expected_star(exposure: Exposure) -> tuple[tuple[float, float], str] | None:
 def target_position(exposure: Exposure) -> tuple[float, float] | None:
     """Return TARG_RA and TARG_DEC in degrees; None where either is missing."""
     return number_pair(exposure.primary_header, "TARG_RA", "TARG_DEC")
+
+
+def target_pixel(exposure: Exposure) -> tuple[float, float] | None:
+    """Return where the GWCS has the target of TARG_RA, TARG_DEC, pixels counted from 1; or None."""
+    target = target_position(exposure)
+    if target is None:
+        return None
+    x, y = read_wcs(exposure.asdf_bytes, exposure.path.name).sky_to_pixel(*target)
+    place = float(x) + 1, float(y) + 1
+    return place if all(map(math.isfinite, place)) else None
 
 
 def set_star(header: Header, star: StarPositions | CombinedStar | None) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucoron.ops.registration import CONVERGED, LEFT_OUT, NOT_CONVERGED
+from gpucoron.ops.registration import CONVERGED, LEFT_OUT, NOT_CONVERGED, PREDICTED
+from gpucoron.steps.positions import POINTING_ERROR
 
 if TYPE_CHECKING:
     from gpucoron.core.stack import PlaneSource
@@ -134,3 +135,48 @@ def blame(bad: np.ndarray, tried: np.ndarray) -> tuple[list[int], list[int], lis
         found[axis].append(worst)
         left[(slice(None), worst) if axis == 0 else worst] = False
     return sorted(found[0]), sorted(found[1]), [(int(i), int(j)) for i, j in np.argwhere(left)]
+
+
+def report_positions(table: np.ndarray, findings: list[Finding], n_pairs: int) -> None:
+    """Log how well images could be placed, and warn of those that could not.
+
+    Parameters
+    ----------
+    table : structured array
+        All images, `gpucoron.steps.positions.POSITIONS_DTYPE`; science integrations first.
+    findings : list of Finding
+        Why fits were not used.
+    n_pairs : int
+        Fits that were tried.
+    """
+    root = table["exposure"][0]
+    measured = table[table["status"] == CONVERGED]
+    if len(measured):
+        errors = np.nan_to_num(np.hypot(measured["x_err"], measured["y_err"]))
+        log.info(
+            "%s: positions of %d images from %d fits, errors of %.4f px (median) to %.4f px",
+            root,
+            len(measured),
+            n_pairs,
+            float(np.median(errors)),
+            float(errors.max()),
+        )
+    lost = table[table["status"] == PREDICTED]
+    if not len(lost):
+        return
+    why = "; ".join(_REASONS[f.reason].format(f.worst, f.limit) for f in findings)
+    if not len(measured):
+        which = "no image could be registered"
+    else:
+        names = [f"{row['exposure']} integration {row['integration']}" for row in lost]
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        which = f"{len(lost)} of {len(table)} images could not be registered "
+        which += f"({', '.join(names[:_LISTED])}{more})"
+    log.warning(
+        "%s: %s: %s. They are placed by the other images of their exposure, or by their headers "
+        "(uncertain by %.1f px or more); the subtraction may be wrong",
+        root,
+        which,
+        why or "no fit converged",
+        POINTING_ERROR,
+    )

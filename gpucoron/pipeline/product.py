@@ -172,7 +172,7 @@ def subtract_psf(
     library: list[ReferenceLibrary] | None,
 ) -> dict[int, IntegrationStack]:
     """Subtract the PSF from a science exposure; return its images for each truncation."""
-    from gpucoron.pipeline.fit_warnings import report_fits
+    from gpucoron.pipeline.fit_warnings import report_fits, report_positions
     from gpucoron.pipeline.subtraction import Subtraction
     from gpucoron.steps.align_refs import AlignedReferences
 
@@ -184,23 +184,29 @@ def subtract_psf(
         work = Subtraction(run, root, shares, "psfalign" in run.options.keep and not skip)
         subtracted = work.run(writer)
         product.record.exposures[root].eigenvalues = work.spectra
-        fits = work.table
+        fits, positions, alignment = work.table, None, shares[0].alignment
         if not skip:
-            result.fits[root], findings = fits, _ = shares[0].alignment.judge(work.table)
-            report_fits(root, fits, findings, product.record.sources)
+            result.fits[root], findings = fits, _ = alignment.judge(work.table)
+            sources = product.record.sources
+            if work.joint:
+                positions = result.positions[root] = alignment.positions.table(root, sources)
+                report_positions(positions, findings, alignment.positions.n_pairs)
+            else:
+                report_fits(root, fits, findings, sources)
         if work.kept:
             images, errors = (
                 np.stack(a) if work.each else a[0] for a in zip(*work.kept, strict=True)
             )
             result.psfalign[root] = AlignedReferences(images, errors, fits)
         if writer is not None:
-            run.writer.close(writer, fits, product.stars.find(exposure))
+            run.writer.close(writer, (fits, positions), product.stars.find(exposure))
             unless_complete.pop_all()
     return subtracted
 
 
 def _shares(product: ProductContext, exposure, science, library) -> list[DeviceWork]:
     """Plan the alignment of a science exposure on every device."""
+    from gpucoron.pipeline.stars import pointing
     from gpucoron.pipeline.subtraction import DeviceWork
     from gpucoron.steps.align_refs import Alignment
 
@@ -210,7 +216,16 @@ def _shares(product: ProductContext, exposure, science, library) -> list[DeviceW
             own = product.on(place, science)
             align = product.parameters.align_refs.align
             try:
-                alignment = Alignment(own, prepared, product.mask, batch=product.batch, align=align)
+                alignment = Alignment(
+                    own,
+                    prepared,
+                    product.mask,
+                    batch=product.batch,
+                    align=align,
+                    pointing=partial(
+                        pointing, exposure, product.inputs.references, product.record.sources
+                    ),
+                )
             except InputError as problem:
                 raise InputError(f"{exposure.path.name}: {problem}") from problem
         shares.append(DeviceWork(place, own, alignment))
@@ -258,7 +273,8 @@ def save_subtracted(
     if not images:
         log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
         return {product.parameters.klip.truncations[0]: science}
-    write = partial(write_psfsub, star=star)
+    positions = product.result.positions.get(exposure.root)
+    write = partial(write_psfsub, star=star, positions=positions)
     for truncate, stack in images.items():
         kept = product.output("psfsub", exposure.root, stack, write, exposure, truncate=truncate)
         if kept is not None:

@@ -57,11 +57,14 @@ class ProductWriter:
             self.background.submit(work)
 
     def close(
-        self, writer: PsfalignWriter, fits_table: np.ndarray, star: StarPositions | None = None
+        self,
+        writer: PsfalignWriter,
+        tables: tuple[np.ndarray, np.ndarray | None],
+        star: StarPositions | None = None,
     ) -> None:
         """Complete a psfalign file, whose planes are written, in the background."""
         with self.clock.timed("write"):
-            self.background.submit(lambda: self.note(writer.path, writer.close(fits_table, star)))
+            self.background.submit(lambda: self.note(writer.path, writer.close(*tables, star)))
 
     def note(self, path: Path, checksums: dict[str, str]) -> None:
         """Note that a file is complete; `checksums` are CHECKSUM of its HDUs by name."""

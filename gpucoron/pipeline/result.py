@@ -47,6 +47,9 @@ class ProductResult:
         Aligned references by science exposure. Only what `run` was asked to keep.
     fits : dict of str to structured array
         The alignment's fits by science exposure (`gpucoron.steps.align_refs.FITS_DTYPE`).
+    positions : dict of str to structured array
+        The position of every image, by science exposure, with ``align="joint"``
+        (`gpucoron.steps.positions.POSITIONS_DTYPE`).
     psfsub : dict of str to IntegrationStack
         PSF-subtracted science exposures by root name; where several truncations were asked for,
         ``_kl010`` and so on is added to it.
@@ -74,6 +77,7 @@ class ProductResult:
     psfstack: IntegrationStack | None = None
     psfalign: dict[str, AlignedReferences] = field(default_factory=dict)
     fits: dict[str, np.ndarray] = field(default_factory=dict)
+    positions: dict[str, np.ndarray] = field(default_factory=dict)
     psfsub: dict[str, IntegrationStack] = field(default_factory=dict)
     i2d: ResampledImage | None = None
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)

@@ -16,12 +16,14 @@ from gpucoron.pipeline.centering import Centering, choose_center
 
 if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters
+    from gpucoron.core.stack import PlaneSource
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import InputWcs
     from gpucoron.pipeline.centering import Place
     from gpucoron.pipeline.result import ProductResult
+    from gpucoron.steps.positions import Pointing
 
-__all__ = ["Stars", "check_given_star", "relative_positions"]
+__all__ = ["Stars", "check_given_star", "pointing", "relative_positions"]
 
 log = logging.getLogger("gpucoron")
 
@@ -119,6 +121,33 @@ class Stars:
         x, y, x_err, y_err = np.array([np.nanmean(m, axis=1) for m in moved if m is not None]).T
         x, y = x - x[0] + stars[0].mean[0], y - y[0] + stars[0].mean[1]
         return list(zip(x, y, np.hypot(x_err, y_err), strict=True))
+
+
+def pointing(
+    science: Exposure, references: Sequence[Exposure], sources: Sequence[PlaneSource]
+) -> Pointing | None:
+    """Return where the GWCSs of exposures have their targets; None where one is not known.
+
+    Parameters
+    ----------
+    science : Exposure
+    references : sequence of Exposure
+    sources : sequence of PlaneSource
+        Of the reference images.
+
+    Returns
+    -------
+    Pointing or None
+    """
+    from gpucoron.io.star import target_pixel
+    from gpucoron.steps.positions import Pointing
+
+    places = {e.root: target_pixel(e) for e in references}
+    own = target_pixel(science)
+    wanted = [places.get(source.exposure) for source in sources]
+    if own is None or not wanted or None in wanted:
+        return None
+    return Pointing(np.array(own), np.array(wanted))
 
 
 def _expected(exposure: Exposure) -> StarPositions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,8 +63,9 @@ class Alignment:
         "jwst" reproduces the package: raster-order fill that writes zeros in row and column 0, a
         walk from zero shift to the nearest minimum, no constant in the fit, err shifted unfilled
         (one NaN makes the whole plane NaN).
-    pointing : Pointing, optional
-        Where the headers say that the star is, for images that ``align="joint"`` cannot measure.
+    pointing : callable, optional
+        Returns where the headers say that the star is (`gpucoron.steps.positions.Pointing`, or
+        None), for images that ``align="joint"`` cannot measure.
     batch : int, optional
         References shifted at a time; bounds the memory on top of the result. Default: all.
 
@@ -93,7 +94,7 @@ class Alignment:
         bad_bits: str | int = "DO_NOT_USE",
         zero_non_science: bool = False,
         preset: str | None = None,
-        pointing: Pointing | None = None,
+        pointing: Callable[[], Pointing | None] | None = None,
         batch: int | None = None,
     ):
         if science.shape[1:] != references.shape[1:]:

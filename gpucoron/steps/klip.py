@@ -77,7 +77,9 @@ def klip(
     if references.ndim == 3:
         pairs = _shared(images, references, truncations, offsets, overwrite_references, spectra)
     elif offsets is not None:
-        raise InputError("klip: offsets need references that all integrations share, (nref, ny, nx)")
+        raise InputError(
+            "klip: offsets need references that all integrations share, (nref, ny, nx)"
+        )
     elif len(references) != len(stack):
         raise InputError(
             f"klip: references for {len(references)} integrations, but there are {len(stack)}"

@@ -97,7 +97,7 @@ def joint_positions(
     groups: np.ndarray,
     reference_rms: np.ndarray,
     noise: tuple[np.ndarray, np.ndarray],
-    pointing: Pointing | None = None,
+    pointing: Callable[[], Pointing | None] | None = None,
 ) -> JointPositions:
     """Measure one position for each image instead of one shift for each pair.
 
@@ -114,8 +114,9 @@ def joint_positions(
         As for `find_inconsistent_fits`.
     noise : (nsci, 2), (nref, 2) float64, pixels
         Standard deviation (y, x) of a shift by the noise of each image alone; NaN where not known.
-    pointing : Pointing, optional
-        For images that cannot be measured.
+    pointing : callable, optional
+        Returns where the headers have the star, for references that cannot be measured; asked for
+        only then.
 
     Returns
     -------
@@ -278,8 +279,9 @@ def _predict_references(positions, errors, measured, usable, groups, pointing):
     """Give references that were not measured the position of their exposure, or of the headers."""
     lost = usable & ~measured
     expected, uncertain = np.zeros_like(positions), np.nan
-    if pointing is not None:
-        expected = (pointing.references - pointing.science)[:, ::-1]
+    headers = pointing() if pointing is not None and lost.any() else None
+    if headers is not None:
+        expected = (headers.references - headers.science)[:, ::-1]
         uncertain = POINTING_ERROR
     if measured.any():  # what acquisition adds to the headers' positions
         expected = expected + np.median(positions[measured] - expected[measured], axis=0)

@@ -1,0 +1,32 @@
+"""The table of positions of images in psfalign and psfsub."""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.io.fits import Header
+
+from gpucoron.io.fits.headers import add_history
+from gpucoron.io.fits.writing import Hdu
+
+__all__ = ["positions_hdu"]
+
+_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
+_TEXT = (
+    "A row for each science integration, then for each reference image.",
+    "x, y: where the star is, relative to its mean place in the science",
+    "exposure. _err: standard deviations. brightness: relative to the science",
+    "images. chi2: reduced, of the shifts that the image has with others by",
+    "their errors. n_fits: shifts that the position is from. status: 0",
+    "measured, 2 no usable pixel, 4 not registered: from other images of the",
+    "exposure, or from the headers.",
+)
+
+
+def positions_hdu(table: np.ndarray) -> Hdu:
+    """Return the HDU POSITIONS of a table, `gpucoron.steps.positions.POSITIONS_DTYPE`."""
+    header = Header()
+    add_history(header, _TEXT, "COMMENT")
+    text = [name for name, kind in table.dtype.descr if kind[1] == "U"]
+    widths = {n: max(1, int(np.char.str_len(table[n]).max(initial=1))) for n in text}
+    kinds = [(n, f"S{widths[n]}" if n in widths else kind) for n, kind in table.dtype.descr]
+    return Hdu("POSITIONS", table.astype(kinds), header, _UNITS)
