@@ -112,9 +112,8 @@ def _write_cube(
     hdus = product_hdus(path, exposure, arrays, provenance, steps, inputs)
     if not provenance.like_jwst:
         set_star(hdus[1].header, star)
-    if positions is not None:
-        hdus.append(positions_hdu(positions))
-    return write_fits(path, [*hdus, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
+    tables = [] if positions is None else [positions_hdu(positions)]
+    return write_fits(path, [*hdus, *tables, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
 def write_crfints(

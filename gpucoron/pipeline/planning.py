@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
+from gpucoron.steps.positions import ANCHORS, SPANNING
 
 if TYPE_CHECKING:
     from gpucoron.io.wcs import OutputWcs
@@ -159,12 +160,13 @@ def make_plan(
     ny, nx = science[0][1:]
     npix, nref = ny * nx, sum(s[0] for s in references)
     counts = tuple(s[0] for s in science)
-    each = parameters.align_refs.align == "each" and not parameters.align_refs.skip
-    aligned = 0 if parameters.klip.skip else sum(counts) if each else len(counts)
+    align = "first" if parameters.align_refs.skip else parameters.align_refs.align
+    aligned = 0 if parameters.klip.skip else len(counts) if align == "first" else sum(counts)
+    pairs = 0 if parameters.klip.skip else sum(_pairs(align, n, nref) for n in counts)
     n_output = math.prod(output.shape) if output else 0
     stored = n_output * (_STORED + -(-sum(counts) // _BITS) * _STORED_LAYER)
     combined = _output_memory(output, npix, counts, parameters, save, keep) if output else 0
-    fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, each, combined)
+    fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, align, combined)
     if threads > 1:  # one exposure is read ahead while another is written
         fixed += 3 * _FULL * npix * max(s[0] for s in (*science, *references))
     by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
@@ -173,7 +175,7 @@ def make_plan(
         batch = max(1, min(batch, (budget - fixed) // by_one))
     return Plan(
         name,
-        aligned * nref,
+        pairs,
         nref,
         counts,
         (ny, nx),
@@ -183,8 +185,16 @@ def make_plan(
         fixed + by_one,
         combined,
         _disk(npix, nref, counts, parameters, save, aligned, stored),
-        _seconds(npix, nref, sum(counts), aligned, parameters, save, threads),
+        _seconds(npix, nref, counts, aligned, pairs, align, parameters, save, threads),
     )
+
+
+def _pairs(align: str, n: int, nref: int) -> int:
+    """Fits of a science exposure of n integrations."""
+    if align == "joint":
+        spanning = min(n, SPANNING)
+        return spanning * nref + (n - spanning) * min(ANCHORS, nref)
+    return nref * (n if align == "each" else 1)
 
 
 def _output_memory(output, npix, counts, parameters, save, keep):
@@ -197,14 +207,14 @@ def _output_memory(output, npix, counts, parameters, save, keep):
     return int(n_output * (_MADE + layers * _LAYER + kept + written) + reached * _SUMS)
 
 
-def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each, combined):
+def _fixed_memory(npix, nref, counts, references, parameters, save, keep, align, combined):
     """Peak memory without a batch: the maximum over the phases of a run."""
     truncations, n_exposures = parameters.klip.truncations, len(counts) + len(references)
     kept = _PLAIN * nref * ("psfstack" in keep) + 4 * n_exposures  # and their AREA
     if "crfints" in keep:
         kept += _FULL * (nref + sum(counts))
     if "psfalign" in keep:
-        kept += 16 * nref * (sum(counts) if each else len(counts))
+        kept += 16 * nref * (len(counts) if align == "first" else sum(counts))
     peaks = [2 * _PLAIN * nref + _FLAGGING * max(s[0] for s in references)]
     if parameters.klip.skip:
         peaks.append(_FULL * sum(counts[:-1]) + _FLAGGING * counts[-1])
@@ -216,8 +226,10 @@ def _fixed_memory(npix, nref, counts, references, parameters, save, keep, each, 
     vectors = max(min(k, max(nref - k, 0)) for k in truncations)
     aligning = prepared + (8 + 8 + 1) * nref + 8 * vectors  # m^2 p, aligned, which are finite
     own = _FULL + 4 + 8 * len(truncations)
-    if not each:
+    if align != "each":
         own += 9 + 16 * len(truncations)  # all integrations subtracted at once
+    if align == "joint":
+        own += 32  # and moved to where the references are
     done = _FULL - 4 + 4 * len(truncations) * (1 + ("psfsub" in keep))
     for k, n in enumerate(counts):
         before = done * sum(counts[:k])
@@ -245,10 +257,13 @@ def _disk(npix, nref, counts, parameters, save, aligned, stored):
     return images + stored * truncations * ("i2d" in save)
 
 
-def _seconds(npix, nref, nsci, aligned, parameters, save, threads):
-    pairs = aligned * nref
-    shifts = pairs * (2 if "psfalign" in save else 1)
-    bases = aligned if parameters.align_refs.align == "each" else min(aligned, 2)
+def _seconds(npix, nref, counts, aligned, pairs, align, parameters, save, threads):
+    nsci, images = sum(counts), aligned if align == "each" else min(aligned, len(counts))
+    shifts = nref * (images + aligned * (align == "joint" and "psfalign" in save))
+    shifts += nref * aligned * ("psfalign" in save)  # of ERR
+    if align == "joint":
+        shifts += 2 * nsci * (1 + len(parameters.klip.truncations))
+    bases = images if align == "each" else min(images, 2)
     vectors = min(max(parameters.klip.truncations), nref)
     products = bases * nref * (nref / 2 + min(vectors, nref - vectors))
     work = (

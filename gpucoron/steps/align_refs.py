@@ -151,8 +151,9 @@ class Alignment:
         if plan.reference_errors is None:
             noise = np.full((m, 2), np.nan), np.full((len(self.science), 2), np.nan)
         else:
-            frame = np.nanmedian(plan.frame_errors[plan.usable, :2], axis=0)
-            noise = plan.reference_errors[:, :2], np.tile(frame, (len(self.science), 1))
+            known = np.isfinite(plan.frame_errors[:, 0])
+            frame = np.median(plan.frame_errors[known, :2], axis=0) if known.any() else np.nan
+            noise = plan.reference_errors[:, :2], np.full((len(self.science), 2), frame)
         return joint_positions(
             fit_pairs,
             (self._usable, plan.usable),

@@ -267,9 +267,9 @@ def test_full_memory_halves_the_frames_of_a_fit(device):
     plan, pool = Registration(device.array(references), mask), device.cupy.get_default_memory_pool()
     whole, sizes, batch = plan.fit_many(frames), [], plan._fit_batch
 
-    def counted(part, fits):
+    def counted(part, *rest):
         sizes.append(len(part))
-        batch(part, fits)
+        batch(part, *rest)
 
     plan._fit_batch = counted
     plan.fit_many(frames)

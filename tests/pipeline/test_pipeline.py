@@ -107,24 +107,24 @@ def test_the_table_of_fits(shared):
         assert (table["x_err"] > 0).all() and (table["residual"] > 0).all()
 
 
-@pytest.mark.parametrize("align", ["each", "first"])
-def test_shapes_of_each_and_first(align, tiny):
+@pytest.mark.parametrize("align", ["joint", "each", "first"])
+def test_shapes_of_psfalign(align, tiny):
     result = run(tiny, align=align, output_dir=tiny.out, save=["psfalign"], keep=["psfalign"])
     for n, (root, aligned) in zip(N_SCIENCE, result.product.psfalign.items(), strict=True):
-        shape = (n, N_REF, *SHAPE) if align == "each" else (N_REF, *SHAPE)
+        shape = (N_REF, *SHAPE) if align == "first" else (n, N_REF, *SHAPE)
         assert aligned.data.shape == aligned.err.shape == shape
-        assert len(aligned.fits) == N_REF * (n if align == "each" else 1)
+        assert len(aligned.fits) == N_REF * (1 if align == "first" else n)
         (path,) = tiny.out.glob(f"{root}*_psfalign.fits")
         with fits.open(path) as hdus:
             assert hdus["SCI"].shape == shape
-            assert hdus[0].header["DATAMODL"] == ("QuadModel" if align == "each" else "CubeModel")
+            assert hdus[0].header["DATAMODL"] == ("CubeModel" if align == "first" else "QuadModel")
             assert not hdus["DQ"].data.any()
             same(aligned.data, hdus["SCI"].data)
             assert np.isfinite(hdus["ERR"].data).all()
 
 
 # ---- the pipeline is the chain of the steps
-def chain(tiny, align="each", preset=None, truncate=3, **alignment):
+def chain(tiny, align="joint", preset=None, truncate=3, **alignment):
     """Do by hand what a run does before resampling; yield exposure, flagged, aligned, psfsub."""
     mask = read_psfmask(tiny.mask, SHAPE)
     stack = stack_refs([outlier_detection(read_exposure(p, "psf").stack).stack for p in tiny.psf])
@@ -132,15 +132,21 @@ def chain(tiny, align="each", preset=None, truncate=3, **alignment):
         exposure = read_exposure(path, "science")
         flagged = outlier_detection(exposure.stack).stack
         parameters = {"align": align, "preset": preset, **alignment}
-        filled = flagged.replace(data=Alignment(flagged, stack, mask, **parameters).science)
-        aligned = align_refs(flagged, stack, mask, **parameters)
-        yield exposure.root, flagged, aligned, klip(filled, aligned.data, truncate)
+        plan = Alignment(flagged, stack, mask, **parameters)
+        filled = flagged.replace(data=plan.science)
+        aligned, references, offsets = align_refs(flagged, stack, mask, **parameters), None, None
+        if align == "joint":
+            references, offsets = plan.in_common_frame(), plan.positions.science
+        else:
+            references = aligned.data
+        subtracted = klip(filled, references, truncate, offsets=offsets)
+        yield exposure.root, flagged, aligned, subtracted
 
 
-@pytest.mark.parametrize("align", ["each", "first"])
+@pytest.mark.parametrize("align", ["joint", "each", "first"])
 def test_a_run_is_the_chain_of_its_steps(align, shared):
     """The pipeline streams its references; the library holds them all."""
-    product = shared.result.product if align == "each" else run(shared, align=align).product
+    product = shared.result.product if align == "joint" else run(shared, align=align).product
     for root, flagged, aligned, subtracted in chain(shared, align):
         same(product.crfints[root].data, flagged.data)
         same(product.psfalign[root].data, aligned.data)

@@ -121,7 +121,7 @@ def test_full_memory_halves_the_batch_and_the_run_goes_on(
     monkeypatch.setattr(CudaBackend, "free_memory", lambda self: 2**40)
     whole_group = Subtraction._group
     pool = device.cupy.get_default_memory_pool()
-    whole = run(tiny, 0)
+    whole = run(tiny, 0, align="each")
     caplog.set_level("INFO", "gpucoron")
 
     def with_little_memory(self, share, group, aligned):
@@ -136,10 +136,10 @@ def test_full_memory_halves_the_batch_and_the_run_goes_on(
 
     monkeypatch.setattr(Subtraction, "_group", with_little_memory)
     fit = 1
-    result = run(tiny, 0, threads=1)
+    result = run(tiny, 0, threads=1, align="each")
     assert "going on with 2 integrations at a time" in caplog.text
     assert "going on with 1 integration at a time" in caplog.text
     compare(result, whole)
     fit = 0
     with pytest.raises(DeviceMemoryError, match="^[^\n]*the GPU's memory is full[^\n]*$"):
-        run(tiny, 0, threads=1)
+        run(tiny, 0, threads=1, align="each")

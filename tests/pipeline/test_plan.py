@@ -76,6 +76,7 @@ def test_what_is_no_size(text):
     "keywords, pairs",
     [
         ({}, N_SCI * N_REF),
+        ({"align": "each"}, N_SCI * N_REF),
         ({"align": "first"}, len(N_SCIENCE) * N_REF),
         ({"align_refs_skip": True}, len(N_SCIENCE) * N_REF),
         ({"klip_skip": True}, 0),
@@ -88,12 +89,21 @@ def test_pairs(keywords, pairs):
     assert plan.seconds > 0
 
 
+def test_pairs_of_a_joint_registration_are_few():
+    stacks = [(60, 320, 320)] * 2, [(20, 320, 320)] * 9
+    assert tiny_plan(stacks=stacks).pairs == 2 * (4 * 180 + 56 * 9)
+    assert tiny_plan(stacks=stacks, align="each").pairs == 2 * 60 * 180
+
+
 def test_more_work_takes_longer():
     many, once = tiny_plan(), tiny_plan(align="first")
     assert many.disk > once.disk
     stacks = [(60, 320, 320)] * 2, [(20, 320, 320)] * 9
-    large = [tiny_plan({"i2d"}, stacks=stacks, align=align).seconds for align in ("each", "first")]
-    assert large[0] > 3 * large[1]
+    each, joint, first = (
+        tiny_plan({"i2d"}, stacks=stacks, align=align).seconds
+        for align in ("each", "joint", "first")
+    )
+    assert each > 3 * joint > 3 * first
 
 
 def test_threads_beyond_two_are_worth_less(monkeypatch):
@@ -112,7 +122,7 @@ def test_what_was_measured_is_predicted(monkeypatch):
     def times(integrations, references, speed, threads):
         monkeypatch.setattr("gpucoron.pipeline.planning._speed", lambda: speed)
         stacks = [(integrations, 320, 320)] * 2, [(references, 320, 320)] * 9
-        return predict([tiny_plan(saved, threads=threads, stacks=stacks)])
+        return predict([tiny_plan(saved, threads=threads, stacks=stacks, align="each")])
 
     assert times(10, 4, 1.0, 2) == pytest.approx((2.97, 3.1), rel=0.05)
     assert times(60, 20, 1.0, 2) == pytest.approx((4.40, 37), rel=0.1)
@@ -232,7 +242,7 @@ def test_little_free_memory_is_a_warning(tiny, monkeypatch):
 
 
 # ---- the same result whatever the memory
-@pytest.mark.parametrize("align", ["each", "first"])
+@pytest.mark.parametrize("align", ["joint", "each", "first"])
 def test_batches_change_no_bit(align, tiny, caplog):
     caplog.set_level("DEBUG", "gpucoron")
     parameters = Parameters.from_sources(keywords={"align": align, "klip_truncate": 3})

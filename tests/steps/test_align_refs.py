@@ -51,7 +51,7 @@ def test_each_aligns_every_reference_to_every_integration(scene):
 
 def test_first_uses_the_first_integration_for_all(scene):
     science, references = scene
-    first, each = align_refs(science, references, align="first"), align_refs(science, references)
+    first, each = (align_refs(science, references, align=align) for align in ("first", "each"))
     assert first.data.shape == (4, *SHAPE)
     assert_array_equal(first.data, each.data[0])
     assert_array_equal(first.fits, each.fits[:4])
@@ -85,12 +85,15 @@ def test_bad_pixels_in_the_masked_core_do_not_move_the_fit():
 def test_an_integration_without_pixels_is_left_out(scene):
     science, references = scene
     science = changed(science, data=(0, np.nan))
-    out = align_refs(science, references)
+    out = align_refs(science, references, align="each")
     assert np.isnan(out.data[0]).all() and np.isfinite(out.data[1:]).all()
     assert out.fits["status"].tolist() == [2] * 4 + [0] * 8
     first = align_refs(science, references, align="first")
     assert first.fits["sci_integration"].tolist() == [2] * 4
     assert_array_equal(first.data, out.data[1])
+    joint = align_refs(science, references)
+    assert np.isnan(joint.data[0]).all() and np.isfinite(joint.data[1:]).all()
+    assert joint.fits["status"].tolist() == [2] * 4 + [0] * 8
 
 
 @pytest.mark.parametrize("nothing", [0.0, -1.0, np.nan])
