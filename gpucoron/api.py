@@ -53,9 +53,9 @@ def run(
         is decided when the association is known.
     output_dir : path, optional
         Where products are written; nothing is written without it.
-    align : {"each", "first"}, optional
-        Short for ``align_refs_align``: align the references to every science integration (the
-        default), or to the first of an exposure only.
+    align : {"joint", "each", "first"}, optional
+        Short for ``align_refs_align``: one position for every image from fits of some pairs (the
+        default), a fit of every pair, or of the first integration of an exposure only.
     psfmask : path, optional
         The psfmask. Default: CRDS where it is set up, else ones everywhere.
     preset : {"jwst"}, optional

@@ -111,7 +111,7 @@ def tiny_runs(device, progress) -> None:
                 disk=False,
                 n_optical_states=1,
             )
-        for done, align in enumerate(("each", "first"), 1):
+        for done, align in enumerate(("joint", "each", "first"), 1):
             with _quiet_log():
                 pipeline.run(
                     made.asn,
@@ -122,7 +122,7 @@ def tiny_runs(device, progress) -> None:
                     klip_truncate=2,
                     keep=(),
                 )
-            progress("tiny runs", done, 2, f"--align {align}")
+            progress("tiny runs", done, 3, f"--align {align}")
     if device.kind == "cpu":
         from gpucoron.ops.cpu.compile_late import compile_late
 

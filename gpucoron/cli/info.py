@@ -125,11 +125,9 @@ def _product_lines(association, product) -> Iterator[str]:
         rows.append((member.exptype, status, *5 * ("",), member.expname))
     yield from (f"  {line}" for line in format_table(rows, header))
     science, references = integrations["science"], integrations["psf"]
-    exposures = len(product.science)
     yield (
         f"  {science} science and {references} reference integrations: "
-        f"{science * references} pairs with --align each, {exposures * references} with "
-        "--align first"
+        f"{science + references} images to register, {science * references} pairs"
     )
 
 

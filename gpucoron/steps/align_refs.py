@@ -74,8 +74,6 @@ class Alignment:
     science : (nsci, ny, nx)
         The science integrations, filled: what KLIP must subtract from. An integration without any
         usable pixel is NaN.
-    only : slice
-        Which integrations to fit with ``align="each"``; all unless it is set.
 
     Raises
     ------
@@ -111,7 +109,6 @@ class Alignment:
         filling = references.filling
         self.align, self._like_jwst, self._references = align, filling.like_jwst, references
         self._pointing = pointing
-        self.only = slice(None)
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
         self._xp = cuda.array_namespace(self.science, references.images)
@@ -137,7 +134,7 @@ class Alignment:
         """The science integrations (from 0) that are aligned to: all, or the first usable one."""
         if self.align == "first":
             return [int(np.argmax(self._usable))]
-        return list(range(len(self.science)))[self.only]
+        return list(range(len(self.science)))
 
     @functools.cached_property
     def positions(self) -> JointPositions:

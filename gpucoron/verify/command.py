@@ -40,7 +40,7 @@ def verify(
         For both. Default: the mask that gpucoron uses.
     sets : sequence of str
         ``"klip.truncate=10"``, for both.
-    align : {"first", "each"}, optional
+    align : {"first", "each", "joint"}, optional
         gpucoron's alignment; default "first", as in jwst.
     device : str
         Device for gpucoron: "auto", "cpu" or a number.

@@ -217,7 +217,7 @@ def test_info_of_an_association(capsys, shared_data):
     out = capsys.readouterr().out
     assert "product jw09001-c1001_t001_nircam_f410m-maskrnd-sub320a335r" in out
     assert "science  3 x 128 x 128  NIRCAM" in re.sub("NIRCam", "NIRCAM", out)
-    assert "6 science and 6 reference integrations: 36 pairs with --align each, 12 with" in out
+    assert "6 science and 6 reference integrations: 12 images to register, 36 pairs" in out
 
 
 def test_info_shows_what_is_ignored(shared_data, tmp_path, capsys):

@@ -4,6 +4,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
+from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.steps import klip
 from tests.helpers import oracles
 from tests.helpers.scenes import changed, read_only, speckles
@@ -45,6 +46,29 @@ def test_equals_the_oracle(device, truncate, per_integration):
         left, err = oracles.klip(stack.data[i].astype(float), refs, truncate)
         assert_allclose(out.data[i], left, atol=1e-4)  # float32 of values up to 300
         assert_allclose(out.err[i], err, atol=1e-5)
+
+
+@pytest.mark.parametrize("truncate", [0, 2, [1, 6, 50]])
+def test_offsets_equal_references_moved_to_each_target(device, truncate):
+    """On odd sizes, where a shift loses nothing: one decomposition for targets anywhere."""
+    rng = np.random.default_rng(2)
+    shape, offsets = (31, 29), rng.normal(0, 0.8, (4, 2))
+    data = np.array([speckles(shape, o) + rng.normal(0, 1, shape) for o in offsets], np.float32)
+    stack = IntegrationStack(data, np.ones_like(data), np.zeros(data.shape, np.uint32))
+    refs = np.array([speckles(shape, rng.normal(0, 0.2, 2)) for _ in range(6)])
+    out = run(device, stack, refs, truncate, offsets=offsets)
+    moved = np.stack([fourier_shift(refs, np.tile(o, (6, 1))) for o in offsets])
+    each = run(device, stack, moved, truncate)
+    for one, other in zip(*(a if isinstance(a, list) else [a] for a in (out, each)), strict=True):
+        assert_allclose(one.data, other.data, atol=2e-4)  # float32 of values up to 300
+
+
+def test_offsets_that_do_not_fit_are_refused():
+    stack, refs = scene()
+    with pytest.raises(InputError, match=r"offsets have shape \(2, 2\), expected \(3, 2\)"):
+        klip(stack, refs, 2, offsets=np.zeros((2, 2)))
+    with pytest.raises(InputError, match="offsets need references that all integrations share"):
+        klip(stack, np.stack([refs] * 3), 2, offsets=np.zeros((3, 2)))
 
 
 def test_shared_references_equal_the_same_ones_repeated(device):
