@@ -408,15 +408,13 @@ class Registration:
             raise InputError(f"frame has shape {frame.shape}, but the references have {self.shape}")
         return self.fit_many(cuda.as_device_arrays(frame)[0][None])[0]
 
-    def fit_many(self, frames, which=None):
+    def fit_many(self, frames):
         """Fit every frame to every reference.
 
         Parameters
         ----------
         frames : (n, ny, nx) floating
             As for `fit`.
-        which : (m,) int, optional
-            The references that are fitted; all others are left out. Default: all.
 
         Returns
         -------
@@ -438,7 +436,7 @@ class Registration:
         step = max(1, min(self._batch_size, self._ops.PAIRS // max(1, len(self.usable))))
 
         def fit(part):
-            self._fit_batch(frames[part].astype(np.float64, copy=False), fits[part], which)
+            self._fit_batch(frames[part].astype(np.float64, copy=False), fits[part])
 
         in_batches(fit, len(frames), step, "align_refs")
         if self._errors is not None:
@@ -447,11 +445,9 @@ class Registration:
                 fits[name] = np.where(known, self._errors[:, i], fits[name])
         return fits
 
-    def _fit_batch(self, frames, fits, which):
+    def _fit_batch(self, frames, fits):
         """Fit frames that are worked on together; fills in `fits`."""
         xp, todo = self._xp, np.flatnonzero(self.usable)
-        if which is not None:
-            todo = np.intersect1d(todo, which)
         finite = np.flatnonzero(to_host(xp.isfinite(frames).all(axis=(1, 2))))
         if not (finite.size and todo.size):
             return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
-from gpucoron.steps.positions import ANCHORS, SPANNING
+from gpucoron.steps.positions import SPANNING
 
 if TYPE_CHECKING:
     from gpucoron.io.wcs import OutputWcs
@@ -193,7 +193,7 @@ def _pairs(align: str, n: int, nref: int) -> int:
     """Fits of a science exposure of n integrations."""
     if align == "joint":
         spanning = min(n, SPANNING)
-        return spanning * nref + (n - spanning) * min(ANCHORS, nref)
+        return spanning * (nref + n - spanning)
     return nref * (n if align == "each" else 1)
 
 

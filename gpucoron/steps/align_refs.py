@@ -17,7 +17,12 @@ from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
 from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
-from gpucoron.steps.positions import JointPositions, Pointing, joint_positions
+from gpucoron.steps.positions import (
+    JointPositions,
+    Pointing,
+    joint_positions,
+    spanning_integrations,
+)
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
 
@@ -122,11 +127,31 @@ class Alignment:
             if self._like_jwst
             else {"guide": guide, "groups": references.groups}
         )
-        self._registration = Registration(
-            references.images, mask, usable=references.usable, **options
-        )
-        self._registration.propagate(
-            references.images, references.errors, references.groups, guide, error
+        images, errors, usable, groups = self._to_fit(error)
+        if "groups" in options:
+            options["groups"] = groups
+        self._registration = Registration(images, mask, usable=usable, **options)
+        self._registration.propagate(images, errors, groups, guide, error)
+
+    def _to_fit(self, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return images that science integrations are fitted to, with what is known of them.
+
+        They are the references, and for ``align="joint"`` the other integrations: images, errors
+        of each group, which images are usable, and the group of each.
+        """
+        xp, references = self._xp, self._references
+        spanning = spanning_integrations(self._usable)
+        self._others = np.setdiff1d(np.flatnonzero(self._usable), spanning)
+        if self.align != "joint" or not self._others.size:
+            self._others = self._others[:0]
+            return references.images, references.errors, references.usable, references.groups
+        more = xp.asarray(self._others)
+        group = references.groups.max() + 1
+        return (
+            xp.concatenate([references.images, self.science[more]]),
+            xp.concatenate([references.errors, error[None]]),
+            np.append(references.usable, np.ones(len(more), dtype=bool)),
+            np.append(references.groups, np.full(len(more), group)),
         )
 
     @property
@@ -139,24 +164,21 @@ class Alignment:
     @functools.cached_property
     def positions(self) -> JointPositions:
         """The position of every image, measured with ``align="joint"``."""
-        plan, m = self._registration, self.shape[0]
+        plan, m, n = self._registration, self.shape[0], len(self.science)
 
-        def fit_pairs(integrations, references):
-            own = self._xp.asarray(integrations)
-            return plan.fit_many(self.science[own], references)
+        def fit_pairs(integrations):
+            return plan.fit_many(self.science[self._xp.asarray(integrations)])
 
-        if plan.reference_errors is None:
-            noise = np.full((m, 2), np.nan), np.full((len(self.science), 2), np.nan)
-        else:
-            known = np.isfinite(plan.frame_errors[:, 0])
-            frame = np.median(plan.frame_errors[known, :2], axis=0) if known.any() else np.nan
-            noise = plan.reference_errors[:, :2], np.full((len(self.science), 2), frame)
+        noise = np.full((n, 2), np.nan), plan.reference_errors[:m, :2]
+        known = np.isfinite(plan.frame_errors[:m, 0])
+        if known.any():
+            noise[0][:] = np.median(plan.frame_errors[:m][known, :2], axis=0)
         return joint_positions(
             fit_pairs,
-            (self._usable, plan.usable),
+            (self._usable, plan.usable[:m]),
             self._references.groups,
             plan.reference_rms,
-            noise[::-1],
+            noise,
             self._pointing,
         )
 

@@ -91,7 +91,7 @@ def test_pairs(keywords, pairs):
 
 def test_pairs_of_a_joint_registration_are_few():
     stacks = [(60, 320, 320)] * 2, [(20, 320, 320)] * 9
-    assert tiny_plan(stacks=stacks).pairs == 2 * (4 * 180 + 56 * 9)
+    assert tiny_plan(stacks=stacks).pairs == 2 * 4 * (180 + 56)
     assert tiny_plan(stacks=stacks, align="each").pairs == 2 * 60 * 180
 
 
