@@ -83,13 +83,15 @@ def patched(stack, image):
     )
 
 
-def fits(science, references, mask, preset, zero):
-    """x, y and their errors for all pairs."""
+def fits(science, references, mask, align, zero):
+    """x, y and their errors for all pairs; "jwst" fits every pair with the preset's choices."""
     import numpy as np
 
     from gpucoron.steps import Alignment
 
-    plan = Alignment(science, references, mask, preset=preset, zero_non_science=zero)
+    preset, align = ("jwst", "each") if align == "jwst" else (None, align)
+    options = {"align": align, "preset": preset, "zero_non_science": zero}
+    plan = Alignment(science, references, mask, **options)
     return np.concatenate([plan.fit(i) for i in range(len(plan.science))])
 
 
@@ -125,15 +127,16 @@ def measure(instrument, seed, folder, sizes):
     for exposure, own in science:
         plain = clean(exposure.stack, own), clean(stacked[None], scene)
         row = results[exposure.root] = {}
-        for name, preset in (("here", None), ("jwst", "jwst")):
-            truth = fits(*plain, mask, preset, zero)
+        for align in ("joint", "each", "jwst"):
+            preset = "jwst" if align == "jwst" else None
+            truth = fits(*plain, mask, align, zero)
             flagged = outlier_detection(exposure.stack, preset=preset).stack
-            row[name] = errors(fits(flagged, stacked[preset], mask, preset, zero), truth)
+            row[align] = errors(fits(flagged, stacked[preset], mask, align, zero), truth)
             both = (patched(stack, scene[0] * mask) for stack in (flagged, stacked[preset]))
-            row[f"{name}, patch"] = errors(fits(*both, mask, preset, zero), truth)
+            row[f"{align}, patch"] = errors(fits(*both, mask, align, zero), truth)
         raw = stack_refs([e.stack for e, _ in references])
         noisy = with_noise(exposure.stack, own, rng), with_noise(raw, scene, rng)
-        row["noise alone"] = errors(fits(*noisy, mask, None, zero), fits(*plain, mask, None, zero))
+        row["noise alone"] = errors(*(fits(*pair, mask, "joint", zero) for pair in (noisy, plain)))
     return results
 
 
