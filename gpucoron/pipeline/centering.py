@@ -161,11 +161,9 @@ class Centering:
     def _warn_of_target(self, distance: float, pixel: float, error: float) -> None:
         if distance / pixel > _APART_PX + 3 * error:
             log.warning(
-                "%s: by the GWCSs the star is %.3g arcsec (%.3g px) from TARG_RA, TARG_DEC; %s",
-                self._science[0].path.name,
-                distance,
-                distance / pixel,
-                "sky positions in i2d are as wrong as the GWCSs",
+                "%s: by the GWCSs the star is %.3g arcsec (%.3g px) from TARG_RA, TARG_DEC: the "
+                "pointing is off, or the target's coordinates are",
+                *(self._science[0].path.name, distance, distance / pixel),
             )
 
 
