@@ -141,7 +141,7 @@ def pairs(item: Check, expected: str) -> Check:
             parts = value.translate(str.maketrans("[](),", "     ")).split()
         try:
             parts = list(parts)
-            if parts and all(hasattr(part, "__len__") and len(part) == 2 for part in parts):
+            if parts and all(isinstance(part, (list, tuple)) and len(part) == 2 for part in parts):
                 parts = [number for part in parts for number in part]
             if not parts or len(parts) % 2:
                 raise ValueError
