@@ -90,9 +90,11 @@ class Centering:
         self._original = self.wcss = list(wcss)
         self._weights = _weights(science)
         self.radec: Pair | None = None
-        if not all(math.isfinite(value) for star in stars for value in star.mean):
+        if not np.isfinite([star.mean for star in stars]).all():
             return
         skies = [_sky(wcs, star.mean) for wcs, star in zip(wcss, stars, strict=True)]
+        if not np.isfinite(skies).all():
+            return
         self.radec = mean = _mean_position(skies, self._weights)
         self._spread = 3600 * max(math.hypot(*_away(sky, mean)) for sky in skies)
         if center == "star":
@@ -110,6 +112,8 @@ class Centering:
             return None
         places = [_place(w, output, s) for w, s in zip(self.wcss, self._stars, strict=True)]
         x, y, x_err, y_err, *mask = np.average(places, axis=0, weights=self._weights).tolist()
+        if not (math.isfinite(x) and math.isfinite(y)):
+            return None
         sources = {star.source for star in self._stars}
         position = StarPositions(
             np.array([x]),

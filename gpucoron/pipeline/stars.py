@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.centering import Place
     from gpucoron.pipeline.result import ProductResult
 
-__all__ = ["Stars", "check_given_star", "relative_positions"]
+__all__ = ["Stars", "check_given_star", "describe_star", "relative_positions"]
 
 log = logging.getLogger("gpucoron")
 
@@ -45,6 +45,23 @@ def check_given_star(parameters: Parameters, science: Sequence[Exposure]) -> Non
                 f"align_refs.star is {x:g}, {y:g}, which is outside of {exposure.path.name}; "
                 f"expected x from 1 to {nx} and y from 1 to {ny}"
             )
+
+
+def describe_star(parameters: Parameters, science: Sequence[Exposure]) -> str:
+    """Return in words where the star is before anything is measured, and what that means."""
+    from gpucoron.io.star import expected_star
+
+    stars, resample = parameters.align_refs.stars, parameters.resample
+    if stars:
+        text = "given: x, y = " + "; ".join(f"{x:g}, {y:g}" for x, y in stars)
+        about = resample.center == "star"
+        how = "about it" if about else "by the GWCSs"
+        return text if resample.skip else f"{text}; i2d is combined {how}"
+    found = expected_star(science[0])
+    if found is None:
+        return "not known"
+    (x, y), keywords = found
+    return f"at x, y = {x:.1f}, {y:.1f} by {keywords}, not measured"
 
 
 class Stars:
