@@ -132,13 +132,12 @@ class AlignRefs(_Step):
         optional(
             pairs(number(), "x and y in pixels counted from 1, or x and y of several exposures")
         ),
-        "the star in the first science integration, x and y in px from 1; or in that of each "
-        "science exposure",
+        "the star in the first (or each) exposure, x and y from 1",
     )
     psfmask_center: str = _parameter(
         "file",
         choice("file", "star"),
-        "leave the hole of the psfmask where its file has it, or move it onto the star",
+        "leave the hole of the psfmask, or move it onto the star",
     )
 
     @property
@@ -187,7 +186,7 @@ class Resample(_Step):
     center: str = _parameter(
         "star",
         choice("star", "wcs"),
-        "combine about the star, where its position is measured, or by the GWCSs alone",
+        "combine about the star, if measured, or by the GWCSs",
     )
     output_shape: tuple[int, int] | None = _parameter(
         None, optional(pair(integer(1), "two integers, nx and ny")), "size of the output, nx and ny"
