@@ -82,14 +82,16 @@ class Stars:
 
     def find(self, exposure: Exposure) -> StarPositions:
         """Return where the star is in a science exposure; see `StarPositions`."""
-        known = self._result.stars
-        if exposure.root not in known:
-            star = self._given(exposure) or _expected(exposure)
-            known[exposure.root] = star
-            if self._result.record is not None and all(map(math.isfinite, star.mean)):
-                x, y = star.mean
-                self._result.record.exposures[exposure.root].star_px = (x - 1, y - 1)
-        return known[exposure.root]
+        if exposure.root not in self._result.stars:
+            self.note(exposure, self._given(exposure) or _expected(exposure))
+        return self._result.stars[exposure.root]
+
+    def note(self, exposure: Exposure, star: StarPositions) -> None:
+        """Note where the star is in a science exposure, for the result and the report."""
+        self._result.stars[exposure.root] = star
+        x, y = star.mean
+        if self._result.record is not None and math.isfinite(x) and math.isfinite(y):
+            self._result.record.exposures[exposure.root].star_px = (x - 1, y - 1)
 
     def _given(self, exposure: Exposure) -> StarPositions | None:
         """Return the position that is given, moved as the alignment says; None where none is."""
@@ -98,25 +100,28 @@ class Stars:
             return None
         number = [e.root for e in self._science].index(exposure.root) if len(stars) > 1 else 0
         star, origin = stars[number], self._science[number]
-        if self._parameters.align_refs.skip or self._parameters.klip.skip:
+        own = exposure.root == origin.root
+        skipped = self._parameters.align_refs.skip or self._parameters.klip.skip
+        moved = None if skipped else self._moved(exposure, origin)
+        if moved is not None and np.isfinite(moved[0]).any():
+            x, y, x_err, y_err = (np.broadcast_to(values, n) for values in moved)
+            if not own:
+                x_err, y_err = np.hypot(x_err, _UNLIKE_PX), np.hypot(y_err, _UNLIKE_PX)
+            return StarPositions(star[0] + x, star[1] + y, x_err, y_err, "given")
+        if skipped or own:
             log.warning(
-                "%s: nothing is aligned, so the star is taken to be at x, y = %g, %g "
-                "(align_refs.star) in every integration",
-                *(exposure.path.name, *star),
+                "%s: %s, so the star is taken to be at x, y = %g, %g (align_refs.star) in every "
+                "integration",
+                *(exposure.path.name, "nothing is aligned" if skipped else "no alignment is good"),
+                *star,
             )
             return StarPositions.constant(star, n, 0.0, "given")
-        moved = self._moved(exposure, origin)
-        if moved is None or not np.isfinite(moved[0]).any():
-            log.warning(
-                "%s: has no good alignment in common with %s, for which align_refs.star is given; "
-                "the star is taken to be where the headers have it",
-                *(exposure.path.name, origin.path.name),
-            )
-            return None
-        x, y, x_err, y_err = (np.broadcast_to(values, n) for values in moved)
-        if exposure is not origin:
-            x_err, y_err = np.hypot(x_err, _UNLIKE_PX), np.hypot(y_err, _UNLIKE_PX)
-        return StarPositions(star[0] + x, star[1] + y, x_err, y_err, "given")
+        log.warning(
+            "%s: has no good alignment in common with %s, for which align_refs.star is given; the "
+            "star is taken to be where the headers have it",
+            *(exposure.path.name, origin.path.name),
+        )
+        return None
 
     def _moved(self, exposure: Exposure, origin: Exposure) -> np.ndarray | None:
         """Return `relative_positions` of an exposure to `origin`; None without fits."""
@@ -148,9 +153,10 @@ class Stars:
         moved = [self._moved(exposure, self._science[0]) for exposure in self._science]
         if any(m is None for m in moved) or not np.isfinite(stars[0].mean).all():
             return None
-        x, y, x_err, y_err = np.array([np.nanmean(m, axis=1) for m in moved if m is not None]).T
+        means = [StarPositions(m[0], m[1], m[2], m[3], "wcs") for m in moved if m is not None]
+        x, y = np.transpose([m.mean for m in means])
         x, y = x - x[0] + stars[0].mean[0], y - y[0] + stars[0].mean[1]
-        return list(zip(x, y, np.hypot(x_err, y_err), strict=True))
+        return list(zip(x, y, (math.hypot(*m.mean_error) for m in means), strict=True))
 
 
 def _expected(exposure: Exposure) -> StarPositions:

@@ -15,6 +15,7 @@ from astropy.wcs import WCS
 
 import gpucoron
 from gpucoron.analysis.detection import detect, psf_fwhm
+from gpucoron.core.parameters import AlignRefs, Parameters
 from gpucoron.core.star import StarPositions
 from gpucoron.io.asdf.extension import write_asdf
 from gpucoron.io.exposures import read_exposure
@@ -22,7 +23,8 @@ from gpucoron.io.fits.headers import quiet
 from gpucoron.io.star import expected_star
 from gpucoron.io.wcs import read_wcs
 from gpucoron.pipeline.centering import Centering, choose_center
-from gpucoron.pipeline.stars import relative_positions
+from gpucoron.pipeline.result import ProductResult
+from gpucoron.pipeline.stars import Stars, relative_positions
 from gpucoron.simulate import simulate
 from gpucoron.steps.align_refs import FITS_DTYPE
 from tests.helpers.tiny_sets import one_thread, only_error, simulated  # noqa: F401
@@ -353,6 +355,28 @@ def test_a_star_that_is_given_where_nothing_is_aligned(tiny):
     for star in result.product.stars.values():
         assert set(star.x) == {20.0} and set(star.y) == {18.0} and star.source == "given"
     assert sum("nothing is aligned" in text for text in result.warnings) == 2
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_star_that_is_given_where_no_alignment_is_good(number, pair, caplog):
+    """An exposure that has a position of its own keeps it; another one has it from its headers."""
+    fits_ = np.zeros(4, FITS_DTYPE)
+    fits_["ref_plane"], fits_["status"] = np.arange(1, 5), 3
+    result = ProductResult("x", fits={exposure.root: fits_ for exposure in pair})
+    given = AlignRefs(star=[20, 18, 21, 19][: 2 * number])
+    stars = Stars(pair, Parameters(align_refs=given), result)
+    wcss = [wcs_of(exposure) for exposure in pair]
+    centering = stars.center(wcss)
+    assert result.stars[pair[0].root].mean == (20.0, 18.0)
+    other = (21.0, 19.0) if number == 2 else expected_star(pair[1])[0]
+    assert result.stars[pair[1].root].mean == pytest.approx(other)
+    assert centering.center == ("star" if number == 2 else "wcs")
+    assert (centering.wcss == wcss) == (number == 1)
+    assert (
+        f"{pair[1].path.name}: "
+        + ("no alignment is good" if number == 2 else "has no good alignment in common")
+        in caplog.text
+    )
 
 
 def test_a_psfmask_that_is_moved_onto_the_star(tiny):
