@@ -279,6 +279,29 @@ def test_stars_that_gwcss_have_apart(center, by, error, said, pair, caplog):
     assert apart == pytest.approx(0.0 if center == "star" else 0.063 * by, abs=2e-3)
 
 
+def test_the_mean_position_is_weighted_by_time(pair):
+    exposures = [
+        dataclasses.replace(e, meta=dataclasses.replace(e.meta, measurement_time=seconds))
+        for e, seconds in zip(pair, (300.0, 100.0), strict=True)
+    ]
+    wcss, place = [wcs_of(exposure) for exposure in pair], expected_star(pair[0])[0]
+    stars = [
+        StarPositions.constant(p, 2, 0.01, "model") for p in (place, (place[0] + 2, place[1] - 1))
+    ]
+    centering = Centering(exposures, stars, wcss, "star")
+    skies = [w.pixel_to_sky(s.x[0] - 1, s.y[0] - 1) for w, s in zip(wcss, stars, strict=True)]
+    assert centering.radec == pytest.approx(np.average(skies, axis=0, weights=(3, 1)), abs=1e-9)
+    assert centering.grid({"crval": None, "crpix": (3.0, 4.0)}) == {
+        "crval": centering.radec,
+        "crpix": (3.0, 4.0),
+    }
+    meta = dataclasses.replace(pair[0].meta, measurement_time=None, exposure_time=None)
+    untimed = dataclasses.replace(pair[0], meta=meta)
+    centering = Centering([untimed, exposures[1]], stars, wcss, "wcs")
+    assert centering.radec == pytest.approx(np.mean(skies, axis=0), abs=1e-9)
+    assert centering.grid({"crval": None}) == {"crval": None}
+
+
 def test_a_star_away_from_the_target(pair, caplog):
     """Only one that is measured: CRPIX may be off the target, which target acquisition corrects."""
     wcss, place = [wcs_of(exposure) for exposure in pair], expected_star(pair[0])[0]
