@@ -203,21 +203,22 @@ def _away(sky: Pair, origin: Pair) -> Pair:
 
 def _pixel_scale(wcs: InputWcs, place: Place) -> float | None:
     """Return the side of a pixel in degrees; None where the WCS gives none."""
+    from gpucoron.io.wcs.tan import tangent_plane
+
     x, y, _ = place
-    here, right, above = (_sky(wcs, p) for p in ((x, y), (x + 1, y), (x, y + 1)))
-    (a, b), (c, d) = _away(right, here), _away(above, here)
-    scale = math.sqrt(abs(a * d - b * c))
+    steps = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    ra, dec = wcs.pixel_to_sky(x - 1 + steps[0], y - 1 + steps[1], everywhere=True)
+    east, north = tangent_plane(ra, dec, float(ra[0]), float(dec[0]))
+    scale = math.sqrt(abs(east[1] * north[2] - east[2] * north[1]))
     return scale if 0 < scale < math.inf else None
 
 
 def _place(wcs: InputWcs, output: OutputWcs, star: StarPositions) -> list[float]:
     """Return x, y, their errors, and x, y of the mask in the output image, pixels from 1."""
-
-    def place(pixel: Pair) -> np.ndarray:
-        return np.array(output.sky_to_pixel(*_sky(wcs, pixel))) + 1
-
-    x, y = star.mean
-    here = place((x, y))
-    change = np.stack([place((x + 1, y)) - here, place((x, y + 1)) - here], axis=1)
+    (x, y), mask = star.mean, star.mask or (math.nan, math.nan)
+    pixels = np.array([(x, y), (x + 1, y), (x, y + 1), mask]).T - 1
+    sky = wcs.pixel_to_sky(*pixels, everywhere=True)
+    here, right, above, mask_there = np.transpose(output.sky_to_pixel(*sky)) + 1
+    change = np.stack([right - here, above - here], axis=1)
     errors = np.sqrt(change**2 @ np.square(star.mean_error))
-    return [*here, *errors, *place(star.mask or (math.nan, math.nan))]
+    return [*here, *errors, *mask_there]

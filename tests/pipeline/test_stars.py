@@ -21,7 +21,7 @@ from gpucoron.io.asdf.extension import write_asdf
 from gpucoron.io.exposures import read_exposure
 from gpucoron.io.fits.headers import quiet
 from gpucoron.io.star import expected_star
-from gpucoron.io.wcs import read_wcs
+from gpucoron.io.wcs import output_wcs, read_wcs
 from gpucoron.pipeline.centering import Centering, choose_center
 from gpucoron.pipeline.result import ProductResult
 from gpucoron.pipeline.stars import Stars, relative_positions
@@ -300,6 +300,23 @@ def test_the_mean_position_is_weighted_by_time(pair):
     centering = Centering([untimed, exposures[1]], stars, wcss, "wcs")
     assert centering.radec == pytest.approx(np.mean(skies, axis=0), abs=1e-9)
     assert centering.grid({"crval": None}) == {"crval": None}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_star_mask_and_errors_in_the_combined_image(seed, pair):
+    """Errors against the scatter of positions that have these errors."""
+    random = np.random.default_rng(seed)
+    mean, mask, error = random.uniform(10, 25, 2), random.uniform(10, 25, 2), np.array([0.3, 0.05])
+    wcs = wcs_of(pair[0])
+    output = output_wcs([wcs], [pair[0].meta], [pair[0].shape], pixel_scale_ratio=0.7)
+    star = StarPositions(mean[:1], mean[1:], error[:1], error[1:], "model", tuple(mask))
+    found = Centering(pair[:1], [star], [wcs], "wcs").in_image(output)
+    places = np.vstack([mean, mask, random.normal(mean, error, (4000, 2))]) - 1
+    there = np.transpose(output.sky_to_pixel(*wcs.pixel_to_sky(*places.T, everywhere=True))) + 1
+    assert found.position.mean == pytest.approx(there[0], abs=1e-6)
+    assert found.position.mask == pytest.approx(there[1], abs=1e-6)
+    assert found.position.mean_error == pytest.approx(there[2:].std(axis=0), rel=0.06)
+    assert (found.position.source, found.center) == ("model", "wcs")
 
 
 def test_a_star_away_from_the_target(pair, caplog):
