@@ -106,8 +106,9 @@ def association_lines(path) -> Iterator[str]:
 
 
 def _product_lines(association, product) -> Iterator[str]:
-    from gpucoron.io.exposures import read_meta
+    from gpucoron.io.exposures import read_exposure, read_meta
     from gpucoron.io.product_naming import standard_product_name
+    from gpucoron.io.star import expected_star
 
     first = read_meta(product.science[0].path)
     name = product.name or f"{standard_product_name(association, first)} (the standard name)"
@@ -129,6 +130,9 @@ def _product_lines(association, product) -> Iterator[str]:
         f"  {science} science and {references} reference integrations: "
         f"{science + references} images to register, {science * references} pairs"
     )
+    if star := expected_star(read_exposure(product.science[0].path, "science", pixels=False)):
+        (x, y), keywords = star
+        yield f"  star at x, y = {x:.1f}, {y:.1f} (pixels from 1) by {keywords}; --star changes it"
 
 
 def _shape_and_meta(path):

@@ -21,6 +21,7 @@ from gpucoron.core.validators import (
     number,
     optional,
     pair,
+    pairs,
     thresholds,
 )
 from gpucoron.errors import ParameterError
@@ -32,7 +33,9 @@ __all__ = [
     "Parameters",
     "Resample",
     "StackRefs",
+    "OWN",
     "PRESETS",
+    "SHORT",
     "STEPS",
     "describe_parameters",
 ]
@@ -41,6 +44,8 @@ __all__ = [
 PRESETS: dict[str, dict[str, Any]] = {
     "jwst": {"align_refs.align": "first", "resample.center": "wcs"}
 }
+#: Parameters that the jwst package does not have.
+OWN = ("align_refs.align", "align_refs.star", "align_refs.psfmask_center", "resample.center")
 #: Names of parameters that stand alone: ``align="first"``, ``--star 151,175``.
 SHORT = {
     "align": "align_refs.align",
@@ -122,16 +127,24 @@ class AlignRefs(_Step):
         3, integer(0), "side (px) of the box whose median replaces bad pixels"
     )
     bad_bits: str = _parameter("DO_NOT_USE", bit_flags, "DQ flags that make a pixel bad")
-    star: tuple[float, float] | None = _parameter(
+    star: tuple[float, ...] | None = _parameter(
         None,
-        optional(pair(number(), "two numbers, x and y in pixels counted from 1")),
-        "the star in the first science integration, x and y in px from 1",
+        optional(
+            pairs(number(), "x and y in pixels counted from 1, or x and y of several exposures")
+        ),
+        "the star in the first (or each) exposure, x and y from 1",
     )
     psfmask_center: str = _parameter(
         "file",
         choice("file", "star"),
-        "leave the hole of the psfmask where its file has it, or move it onto the star",
+        "leave the hole of the psfmask, or move it onto the star",
     )
+
+    @property
+    def stars(self) -> tuple[tuple[float, float], ...]:
+        """`star` as pairs: none, one, or one for each science exposure."""
+        values = self.star or ()
+        return tuple(zip(values[::2], values[1::2], strict=True))
 
 
 @dataclass(frozen=True)
@@ -173,7 +186,7 @@ class Resample(_Step):
     center: str = _parameter(
         "star",
         choice("star", "wcs"),
-        "combine about the star, where its position is measured, or by the GWCSs alone",
+        "combine about the star, if measured, or by the GWCSs",
     )
     output_shape: tuple[int, int] | None = _parameter(
         None, optional(pair(integer(1), "two integers, nx and ny")), "size of the output, nx and ny"

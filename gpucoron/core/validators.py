@@ -24,6 +24,7 @@ __all__ = [
     "number",
     "optional",
     "pair",
+    "pairs",
     "thresholds",
 ]
 
@@ -123,6 +124,26 @@ def pair(item: Check, expected: str) -> Check:
         try:
             parts = list(parts)
             if len(parts) != 2:
+                raise ValueError
+            return tuple(item(part) for part in parts)
+        except (TypeError, ValueError):
+            raise ValueError(f"expected {expected}") from None
+
+    return check
+
+
+def pairs(item: Check, expected: str) -> Check:
+    """Make a check for pairs of values one after another, such as ``"10, 20, 11, 21"``."""
+
+    def check(value: Any) -> tuple[Any, ...]:
+        parts = value
+        if isinstance(value, str):
+            parts = value.translate(str.maketrans("[](),", "     ")).split()
+        try:
+            parts = list(parts)
+            if parts and all(isinstance(part, (list, tuple)) and len(part) == 2 for part in parts):
+                parts = [number for part in parts for number in part]
+            if not parts or len(parts) % 2:
                 raise ValueError
             return tuple(item(part) for part in parts)
         except (TypeError, ValueError):

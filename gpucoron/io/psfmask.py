@@ -16,6 +16,8 @@ from gpucoron.errors import MaskError, one_line
 from gpucoron.io.agreement import same_name
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
+from gpucoron.io.psfmask_hole import center_hole
+from gpucoron.io.star import expected_star
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure, ExposureMeta
@@ -75,9 +77,27 @@ def read_psfmask(
 
 
 def find_psfmask(
-    option_path: str | os.PathLike | None, exposure: Exposure, checksums: bool = True
+    option_path: str | os.PathLike | None,
+    exposure: Exposure,
+    checksums: bool = True,
+    *,
+    star: tuple[float, float] | None = None,
+    center: str = "file",
 ) -> tuple[np.ndarray, str, str]:
     """Return the psfmask that a science exposure should use.
+
+    Parameters
+    ----------
+    option_path : path or None
+        The file that is given; None to ask CRDS.
+    exposure : Exposure
+    checksums : bool
+        Whether checksums in the file must be right.
+    star : (x, y), pixels counted from 1, optional
+        Where the star is. Default: where the headers of the exposure have it.
+    center : {"file", "star"}
+        "star" moves the mask by whole pixels so that its hole is on the star. With "file" a
+        warning says how far it is from the star, if that is more than 2 px.
 
     Returns
     -------
@@ -105,10 +125,20 @@ def find_psfmask(
         found, reason = _ask_crds(exposure)
         if found is None:
             log.info("psfmask: none given and %s; built in: all ones, every pixel counts", reason)
+            if center == "star":
+                log.warning("there is no psfmask for align_refs.psfmask_center=star to move")
             return np.ones(shape), "N/A", f"built in: all ones ({reason})"
         log.info("psfmask: %s, chosen by CRDS", found.name)
         path, name, how = found, f"crds://{found.name}", f"chosen by CRDS: {found.name}"
-    return read_psfmask(path, shape, exposure.meta, checksums), name, how
+    mask = read_psfmask(path, shape, exposure.meta, checksums)
+    mask, moved = center_hole(
+        mask,
+        (star, "given") if star is not None else expected_star(exposure),
+        name=Path(path).name,
+        bar="WB" in (exposure.meta.coronmsk or "").upper(),
+        move=center == "star",
+    )
+    return mask, name, ", ".join(filter(None, (how, moved)))
 
 
 def _without_padding(file: FitsFile, mask: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ def _known(star: StarPositions) -> Iterator[tuple[str, Any]]:
     mask = star.mask or (math.nan, math.nan)
     for name, pair in (("STARCEN", star.mean), ("STARERR", star.mean_error), ("MASKCEN", mask)):
         if all(map(math.isfinite, pair)):
-            yield from zip((f"{name}X", f"{name}Y"), pair, strict=True)
+            yield from zip((f"{name}X", f"{name}Y"), _rounded(pair), strict=True)
     if all(map(math.isfinite, star.mean)):
         yield "STARSRC", star.source
 
@@ -110,6 +110,11 @@ def _known(star: StarPositions) -> Iterator[tuple[str, Any]]:
 def _known_combined(star: CombinedStar) -> Iterator[tuple[str, Any]]:
     yield from zip(("STARRA", "STARDEC"), star.radec, strict=True)
     if star.from_target is not None:
-        yield from zip(("STARDRA", "STARDDEC"), star.from_target, strict=True)
-    yield "STARSPRD", star.spread
+        yield from zip(("STARDRA", "STARDDEC"), _rounded(star.from_target), strict=True)
+    yield "STARSPRD", _rounded([star.spread])[0]
     yield "CENTERBY", star.center.upper()
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    """Round pixels or arcsec to a millionth, which is less than any error."""
+    return [round(value, 6) for value in values]

@@ -90,9 +90,11 @@ class Centering:
         self._original = self.wcss = list(wcss)
         self._weights = _weights(science)
         self.radec: Pair | None = None
-        if not all(math.isfinite(value) for star in stars for value in star.mean):
+        if not np.isfinite([star.mean for star in stars]).all():
             return
         skies = [_sky(wcs, star.mean) for wcs, star in zip(wcss, stars, strict=True)]
+        if not np.isfinite(skies).all():
+            return
         self.radec = mean = _mean_position(skies, self._weights)
         self._spread = 3600 * max(math.hypot(*_away(sky, mean)) for sky in skies)
         if center == "star":
@@ -110,6 +112,8 @@ class Centering:
             return None
         places = [_place(w, output, s) for w, s in zip(self.wcss, self._stars, strict=True)]
         x, y, x_err, y_err, *mask = np.average(places, axis=0, weights=self._weights).tolist()
+        if not (math.isfinite(x) and math.isfinite(y)):
+            return None
         sources = {star.source for star in self._stars}
         position = StarPositions(
             np.array([x]),
@@ -161,11 +165,9 @@ class Centering:
     def _warn_of_target(self, distance: float, pixel: float, error: float) -> None:
         if distance / pixel > _APART_PX + 3 * error:
             log.warning(
-                "%s: by the GWCSs the star is %.3g arcsec (%.3g px) from TARG_RA, TARG_DEC; %s",
-                self._science[0].path.name,
-                distance,
-                distance / pixel,
-                "sky positions in i2d are as wrong as the GWCSs",
+                "%s: by the GWCSs the star is %.3g arcsec (%.3g px) from TARG_RA, TARG_DEC: the "
+                "pointing is off, or the target's coordinates are",
+                *(self._science[0].path.name, distance, distance / pixel),
             )
 
 
@@ -201,21 +203,22 @@ def _away(sky: Pair, origin: Pair) -> Pair:
 
 def _pixel_scale(wcs: InputWcs, place: Place) -> float | None:
     """Return the side of a pixel in degrees; None where the WCS gives none."""
+    from gpucoron.io.wcs.tan import tangent_plane
+
     x, y, _ = place
-    here, right, above = (_sky(wcs, p) for p in ((x, y), (x + 1, y), (x, y + 1)))
-    (a, b), (c, d) = _away(right, here), _away(above, here)
-    scale = math.sqrt(abs(a * d - b * c))
+    steps = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    ra, dec = wcs.pixel_to_sky(x - 1 + steps[0], y - 1 + steps[1], everywhere=True)
+    east, north = tangent_plane(ra, dec, float(ra[0]), float(dec[0]))
+    scale = math.sqrt(abs(east[1] * north[2] - east[2] * north[1]))
     return scale if 0 < scale < math.inf else None
 
 
 def _place(wcs: InputWcs, output: OutputWcs, star: StarPositions) -> list[float]:
     """Return x, y, their errors, and x, y of the mask in the output image, pixels from 1."""
-
-    def place(pixel: Pair) -> np.ndarray:
-        return np.array(output.sky_to_pixel(*_sky(wcs, pixel))) + 1
-
-    x, y = star.mean
-    here = place((x, y))
-    change = np.stack([place((x + 1, y)) - here, place((x, y + 1)) - here], axis=1)
+    (x, y), mask = star.mean, star.mask or (math.nan, math.nan)
+    pixels = np.array([(x, y), (x + 1, y), (x, y + 1), mask]).T - 1
+    sky = wcs.pixel_to_sky(*pixels, everywhere=True)
+    here, right, above, mask_there = np.transpose(output.sky_to_pixel(*sky)) + 1
+    change = np.stack([right - here, above - here], axis=1)
     errors = np.sqrt(change**2 @ np.square(star.mean_error))
-    return [*here, *errors, *place(star.mask or (math.nan, math.nan))]
+    return [*here, *errors, *mask_there]

@@ -61,12 +61,21 @@ def read_masks(options: RunOptions, inputs: RunInputs) -> list[Psfmask]:
     """Return the psfmask of every product; raise MaskError where one cannot be used."""
     from gpucoron.io.psfmask import find_psfmask
 
-    masks = []
+    masks, aligning = [], options.parameters.align_refs
     for own in inputs.products:
-        found = Psfmask(*find_psfmask(options.psfmask, own.science[0], options.checksums))
+        found = Psfmask(
+            *find_psfmask(
+                options.psfmask,
+                own.science[0],
+                options.checksums,
+                star=next(iter(aligning.stars), None),
+                center=aligning.psfmask_center,
+            )
+        )
         if options.psfmask_name is not None:
             name = options.psfmask_name
-            found = found._replace(name=name, how=f"given: {name}")
+            how = found.how.replace(f"given: {options.psfmask}", f"given: {name}")
+            found = found._replace(name=name, how=how)
         masks.append(found)
     return masks
 

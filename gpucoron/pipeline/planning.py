@@ -7,11 +7,12 @@ import logging
 import math
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
+from gpucoron.pipeline.stars import describe_star
 from gpucoron.steps.positions import SPANNING
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Plan:
     output_memory: int  # what the combined image alone takes while it is made
     disk: int  # bytes to be written
     seconds: float  # wall time without reading and writing
+    star: str = ""  # where it is before anything is measured, in words
 
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
@@ -77,6 +79,7 @@ class Plan:
             f"  science integrations  {exposures}",
             f"  reference images      {self.references}, {self.shape[0]} x {self.shape[1]} pixels",
             f"  output image          {output}",
+            *([f"  star                  {self.star}"] if self.star else []),
             f"  pairs to fit          {self.pairs}",
             f"  batches               {self.batch} references at a time",
             f"  peak memory           {self.memory / MIB:.0f} MiB",
@@ -95,7 +98,7 @@ def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Pl
     from gpucoron.io.inspection import output_grid
 
     resample = options.parameters.resample
-    return make_plan(
+    plan = make_plan(
         inputs.name,
         [e.shape for e in inputs.science],
         [e.shape for e in inputs.references],
@@ -106,6 +109,7 @@ def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Pl
         budget=options.budget(),
         threads=threads,
     )
+    return replace(plan, star=describe_star(options.parameters, inputs.science))
 
 
 def check_memory(options: RunOptions, plans: Sequence[Plan]) -> None:

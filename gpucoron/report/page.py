@@ -125,6 +125,7 @@ def _product(result: Any, product: Any, prefix: str, star) -> dict[str, Any]:
     return {
         **common,
         "sky": sky,
+        "star": sections.star_text(sky, product.star),
         "masked": record.mask is not None and bool((np.asarray(record.mask) < 0.5).any()),
         "images": sections.combined(record, sky, candidates),
         "candidates": candidates,

@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from gpucoron.analysis import measure
 from gpucoron.analysis.measure import Sky, SkyCandidate, science_exposures
 from gpucoron.analysis.record import ExposureRecord, Record
+from gpucoron.core.star import CombinedStar
 from gpucoron.report import images, plots
 from gpucoron.report.canvas import Drawing, chart, drawing, image_axes
 from gpucoron.report.images import LISTED, Frame, asinh_norm
@@ -79,6 +80,40 @@ def combined(
         )
         for truncate, image in record.images.items()
     }
+
+
+_FOUND = {
+    "given": "at the position given",
+    "model": "as measured by a model of the optics",
+    "symmetry": "as measured by the symmetry of the images",
+}
+
+
+def star_text(sky: Sky | None, star: CombinedStar | None) -> str:
+    """Say where the star of the combined image is from, how well it is known, what it means."""
+    if sky is None:
+        return "No exposure has the position of the star."
+    if sky.given:
+        return "Cross: the star, at the position given."
+    if star is None or star.position.source == "wcs":
+        text = (
+            "Cross: the star, assumed where the exposures' headers have it (STARCENX or CRPIX), "
+            "where target acquisition puts it to about 0.02″"
+        )
+    else:
+        (x, y), (x_err, y_err) = star.position.mean, star.position.mean_error
+        text = f"Cross: the star, {_FOUND[star.position.source]}: x, y = {x:.2f}, {y:.2f}"
+        if math.isfinite(x_err) and math.isfinite(y_err):
+            text += f" ± {x_err:.2g}, {y_err:.2g} px (from 1)"
+    spread = sky.spread_px * sky.arcsec_per_px if star is None else star.spread
+    if star is not None and star.center == "star":
+        return (
+            f"{text}. The exposures are combined about it; by their GWCSs it is up to "
+            f"{spread:.3f}″ from the mean."
+        )
+    if spread > 0.005:
+        text += f"; the exposures differ by up to {spread:.2f}″ from the mean"
+    return f"{text}."
 
 
 def significance_map(

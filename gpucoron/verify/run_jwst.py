@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpucoron.core.parameters import OWN
 from gpucoron.verify.report import SHIFTS_FILE
 from gpucoron.verify.runs import recorded
 
@@ -58,7 +59,7 @@ def step_parameters(changed: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     steps: dict[str, dict[str, Any]] = {}
     for name, value in changed.items():
         step, _, parameter = name.partition(".")
-        if parameter and name not in OWN_PARAMETERS:
+        if parameter and name not in OWN:
             plain = list(value) if isinstance(value, tuple) else value
             if name == "outlier_detection.snr" and len(str(value).split()) == 1:
                 plain = f"{value} {value}"  # jwst needs a second number, which it never uses

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpucoron.core.parameters import (
+    OWN,
     STEPS,
     AlignRefs,
     Klip,
@@ -34,7 +35,11 @@ def test_defaults_are_those_of_jwst():
     kinds = (OutlierDetectionStep, StackRefsStep, AlignRefsStep, KlipStep, ResampleStep)
     theirs = {name: kind() for name, kind in zip(STEPS, kinds, strict=True)}
     ours = Parameters().flat()
-    assert ours.pop("align_refs.align") == "each"
+    assert ours["align_refs.align"] == "each"
+    for own in OWN:
+        step, _, parameter = own.partition(".")
+        assert not hasattr(theirs[step], parameter), own
+        del ours[own]
     for name, value in ours.items():
         step, _, parameter = name.partition(".")
         assert getattr(theirs[step], parameter) == value, name
@@ -61,6 +66,12 @@ def test_parameters_are_frozen():
         ("klip.skip=true", "klip", "skip", True),
         ("klip.skip=No", "klip", "skip", False),
         ("align=first", "align_refs", "align", "first"),
+        ("star=151,175", "align_refs", "star", (151.0, 175.0)),
+        ("star=[[151, 175], [150.5, 174]]", "align_refs", "star", (151.0, 175.0, 150.5, 174.0)),
+        ("star=20 18", "align_refs", "star", (20.0, 18.0)),
+        ("star=none", "align_refs", "star", None),
+        ("psfmask_center=STAR", "align_refs", "psfmask_center", "star"),
+        ("resample.center=wcs", "resample", "center", "wcs"),
         ("align_refs.bad_bits=DO_NOT_USE,HOT", "align_refs", "bad_bits", "DO_NOT_USE,HOT"),
         ("outlier_detection.snr=7", "outlier_detection", "snr", "7"),
         ("outlier_detection.snr=6.0, 4", "outlier_detection", "snr", "6.0 4"),
@@ -99,6 +110,10 @@ MEANT = "did you mean 'klip.truncate'?"
         ("outlier_detection.maskpt=1.5", "expected a number from 0 to 1"),
         ("outlier_detection.good_bits=~DO_NOT_US", "did you mean DO_NOT_USE?"),
         ("align_refs.align=all", "align_refs.align is 'all'; expected 'each' or 'first'"),
+        ("star=15", "align_refs.star is '15'; expected x and y in pixels counted from 1"),
+        ("star=151,x", "expected x and y in pixels counted from 1"),
+        ("star=1,2,3", "or x and y of several exposures"),
+        ("resample.center=mask", "resample.center is 'mask'; expected 'star' or 'wcs'"),
         ("resample.kernel=round", "expected 'square' or 'point' or 'turbo' or 'gaussian'"),
         ("resample.output_shape=10", "expected two integers, nx and ny"),
         ("resample.output_shape=10,0", "expected two integers, nx and ny"),
@@ -128,6 +143,7 @@ def test_values_are_checked_in_the_constructor_too():
     assert "preset is 'hst'; expected 'jwst'" in error_of(Parameters, preset="hst")
     assert Resample(output_wcs=Path("w.asdf")).output_wcs == "w.asdf"
     assert Resample(crpix=[1, 2]).crpix == (1.0, 2.0)
+    assert AlignRefs(star=[(1, 2), [3, 4]]).stars == ((1.0, 2.0), (3.0, 4.0))
 
 
 def test_only_the_first_number_of_snr_counts():

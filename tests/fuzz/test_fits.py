@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from gpucoron.core.star import StarPositions
 from gpucoron.io.asdf.extension import asdf_extension
 from gpucoron.io.blend import blend, count_pointings, header_table, product_times
-from gpucoron.io.exposure_wcs import compare_stars, settle_wcs
+from gpucoron.io.exposure_wcs import settle_wcs
 from gpucoron.io.exposures import read_exposure, read_meta
 from gpucoron.io.product_headers import input_headers
 from gpucoron.io.products import Provenance, write_crfints, write_psfstack
 from gpucoron.io.psfmask import read_psfmask
+from gpucoron.io.star import expected_star
 from gpucoron.io.wcs import output_wcs, read_wcs
+from gpucoron.pipeline.centering import Centering
 from tests.fuzz.bounds import fuzz, refused_or, whole
 from tests.fuzz.hostile_fits import files, originals
 from tests.helpers.tiny_sets import SHAPE
@@ -59,10 +62,22 @@ def test_an_exposure(content, folder, read):
 def _lay_out(good, found):
     refused_or(settle_wcs, dataclasses.replace(found, asdf_bytes=None))
     found = settle_wcs(found)
-    compare_stars([found, good], [((0.0, 0.0), 0.0), ((0.1, 0.0), 0.0)])
     wcss = [read_wcs(e.asdf_bytes, e.path.name) for e in (found, good)]
+    centering = _centering([found, good], wcss)
     layout = output_wcs(wcss, [found.meta, good.meta], [found.shape, good.shape])
+    centering.in_image(layout)
     assert np.prod(layout.shape, dtype=float) < 1e8
+
+
+def _centering(exposures, wcss):
+    stars = []
+    for exposure in exposures:
+        place = expected_star(exposure)
+        where = (np.nan, np.nan) if place is None else place[0]
+        stars.append(StarPositions.constant(where, exposure.shape[0], np.nan, "wcs"))
+    centering = Centering(exposures, stars, wcss, "wcs")
+    centering.warn_of_differences([(*star.mean, 0.0) for star in stars])
+    return centering
 
 
 def _combine_headers(*exposures):

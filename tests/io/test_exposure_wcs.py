@@ -1,8 +1,6 @@
 """The WCS of an exposure against its headers, and what is made of it, against astropy."""
 
 import dataclasses
-import logging
-import re
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from astropy.wcs import WCS
 
 from gpucoron.errors import ExposureError
 from gpucoron.io.asdf.extension import write_asdf
-from gpucoron.io.exposure_wcs import compare_stars, settle_wcs
+from gpucoron.io.exposure_wcs import settle_wcs
 from gpucoron.io.exposures import read_exposure
 from gpucoron.io.fits.headers import quiet
 from gpucoron.io.wcs import header_wcs, output_wcs, read_wcs
@@ -252,27 +250,3 @@ def test_layout_where_s_region_is_or_lacks(pair):
         assert found.shape == first.shape
         np.testing.assert_allclose(found.crval, first.crval, atol=1e-9)
         np.testing.assert_allclose(found.crpix, first.crpix, atol=1e-4)
-
-
-# ---- stars
-
-
-@pytest.mark.parametrize(("by", "error", "said"), [(0.2, 0.0, 0), (0.8, 0.0, 1), (0.8, 0.3, 0)])
-def test_stars_that_land_apart(by, error, said, pair, caplog):
-    """Where the second star is `by` pixels from where the GWCSs have the first one's position."""
-    first, second = wcs_of(pair[0]), wcs_of(pair[1])
-    star = np.array([pair[0].headers["SCI"][f"CRPIX{i}"] - 1 for i in (1, 2)])
-    x, y = second.sky_to_pixel(*first.pixel_to_sky(*star))
-    compare_stars(pair, [((0.0, 0.0), 0.0), ((x + by - star[0], y - star[1]), error)])
-    found = re.findall(rf"stars of exposures apart.* (\S+) px \({pair[1].path.name}\)", caplog.text)
-    assert [float(text) for text in found] == [pytest.approx(by, abs=0.02)] * said
-
-
-def test_spaceklip_says_where_the_star_is(pair, caplog):
-    keywords = {"STARCENX": 25.0, "STARCENY": 15.0}
-    exposures = [changed(pair[0], **keywords), pair[1]]
-    first, second = wcs_of(pair[0]), wcs_of(pair[1])
-    x, y = second.sky_to_pixel(*first.pixel_to_sky(24.0, 14.0))
-    with caplog.at_level(logging.WARNING):
-        compare_stars(exposures, [((0.0, 0.0), 0.0), ((x - 24.0, y - 14.0), 0.0)])
-    assert not caplog.text

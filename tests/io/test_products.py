@@ -7,6 +7,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from stdatamodels.jwst import datamodels
 
+from gpucoron.core.star import CombinedStar, StarPositions
 from gpucoron.errors import OutputError
 from gpucoron.io.products import (
     PsfalignWriter,
@@ -21,6 +22,11 @@ from gpucoron.io.products import (
 from tests.io.product_tools import FITS_FIELDS, Set, grid, layout, resampled
 
 SETS = ("nircam_small", "miri_4qpm")
+STAR = StarPositions([60.5, 61.0], [70.0, 70.5], [0.01, 0.03], [0.02, 0.02], "model", (61.0, 70.0))
+HEADER_STAR = StarPositions.constant((60.0, 70.0), 2, np.nan, "wcs")
+COMBINED = CombinedStar(
+    StarPositions([25.5], [20.25], [0.01], [0.02], "given"), (150.2, -30.4), "star", 0.1, (0.2, -1)
+)
 
 
 @pytest.fixture(scope="module", params=SETS)
@@ -52,18 +58,18 @@ def write_all(data, folder):
     names["quad"] = names["psfalign"].with_name("quad_psfalign.fits")
     write_crfints(names["crfints"], science, science.stack, provenance)
     subtracted = science.stack.replace(data=science.stack.data.astype(np.float64))
-    write_psfsub(names["psfsub"], science, subtracted, provenance)
+    write_psfsub(names["psfsub"], science, subtracted, provenance, star=STAR)
     write_median(names["median"], science, science.stack.data[0], provenance)
     write_psfstack(names["psfstack"], data.psf, data.references, provenance)
     shape = data.references.data.shape
     with PsfalignWriter(names["psfalign"], data.psf, shape, provenance) as writer:
         writer.write(0, data.references.data, None)
-        writer.close(fits_table(1, shape[0]))
+        writer.close(fits_table(1, shape[0]), HEADER_STAR)
     with PsfalignWriter(names["quad"], data.psf, (2, *shape), provenance) as writer:
         for i in (1, 0):
             writer.write(i, data.references.data + i, data.references.err)
-        writer.close(fits_table(2, shape[0]))
-    write_i2d(names["i2d"], data.science, resampled((40, 50)), grid(), provenance)
+        writer.close(fits_table(2, shape[0]), STAR)
+    write_i2d(names["i2d"], data.science, resampled((40, 50)), grid(), provenance, star=COMBINED)
     return names
 
 
@@ -73,6 +79,37 @@ def written(data, tmp_path_factory):
 
 
 # ---- what is in the files
+
+
+STAR_KEYWORDS = {
+    "psfsub": "60.75 70.25 0.02 0.02 model 61.0 70.0 None None",
+    "quad": "60.75 70.25 0.02 0.02 model 61.0 70.0 None None",
+    "psfalign": "60.0 70.0 None None wcs None None None None",
+    "i2d": "25.5 20.25 0.01 0.02 given None None 150.2 STAR",
+    "crfints": " ".join(["None"] * 9),
+    "psfstack": " ".join(["None"] * 9),
+}
+
+
+@pytest.mark.parametrize("suffix", STAR_KEYWORDS)
+def test_keywords_of_the_star(written, suffix):
+    names = "STARCENX STARCENY STARERRX STARERRY STARSRC MASKCENX MASKCENY STARRA CENTERBY".split()
+    with fits.open(written[suffix], checksum=True) as hdus:
+        header = hdus["SCI"].header
+        assert " ".join(str(header.get(name)) for name in names) == STAR_KEYWORDS[suffix]
+        assert all(hdu.verify_checksum() == 1 for hdu in hdus)
+
+
+def test_no_keyword_of_the_star_is_inherited_but_with_the_preset(shared_data, tmp_path):
+    """spaceKLIP writes STARCENX into its exposures; in a product that is another position."""
+    for preset, expected in ((None, 25.5), ("jwst", 33.0)):
+        data = Set(shared_data / "nircam_small", preset)
+        data.science[0].headers["SCI"].update(STARCENX=33.0, STARERRX=9.0)
+        arguments = data.science, resampled((40, 50)), grid(), data.provenance
+        write_i2d(tmp_path / "i2d.fits", *arguments, star=COMBINED)
+        header = fits.getheader(tmp_path / "i2d.fits", "SCI")
+        assert header["STARCENX"] == expected
+        assert ("CENTERBY" in header) == (preset is None)
 
 
 def test_layout(data, written):

@@ -285,3 +285,37 @@ def test_padding_of_a_mask_counts_as_0(path, padding, caplog):
     np.testing.assert_array_equal(found, np.nan_to_num(mask))
     count = np.isnan(mask).sum()
     assert f"the psfmask is NaN in {count} pixels at its edges, which count as 0" in caplog.text
+
+
+# ---- its hole
+
+
+@pytest.mark.parametrize(
+    ("coronmsk", "sci", "star", "moved_by"),
+    [
+        ("MASKA335R", {"CRPIX1": 24.0, "CRPIX2": 17.0}, None, (4, -3)),
+        ("MASKA335R", {"STARCENX": 22.0, "STARCENY": 21.0, "CRPIX1": 1.0}, None, (2, 1)),
+        ("MASKA335R", {"CRPIX1": 24.0, "CRPIX2": 17.0}, (18.0, 25.0), (-2, 5)),
+        ("MASKALWB", {"CRPIX1": 24.0, "CRPIX2": 17.0}, None, (0, -3)),
+    ],
+)
+def test_the_hole_is_moved_onto_the_star(coronmsk, sci, star, moved_by, path, tmp_path, caplog):
+    mask = np.ones((40, 40))
+    mask[15:24, 15:24] = 0.0  # its middle is at 20, 20 from 1
+    calints = tmp_path / "jw1_calints.fits"
+    make_calints(calints, (1, 40, 40), primary={"CORONMSK": coronmsk}, sci=sci)
+    exposure = io.read_exposure(calints, "science")
+    make_mask(path, mask)
+    as_it_is = io.find_psfmask(path, exposure, star=star)
+    np.testing.assert_array_equal(as_it_is[0], mask)
+    assert ("--psfmask-center star moves it there" in caplog.text) == (np.hypot(*moved_by) > 2)
+    found, name, how = io.find_psfmask(path, exposure, star=star, center="star")
+    np.testing.assert_array_equal(found, np.roll(mask, moved_by[::-1], (0, 1)))
+    assert name == str(path) and how.endswith(
+        "moved by x, y = {}, {} px onto the star".format(*moved_by)
+    )
+
+
+def test_no_psfmask_to_move(exposure, caplog):
+    mask, _, _ = io.find_psfmask(None, exposure, center="star")
+    assert np.all(mask == 1) and "there is no psfmask" in caplog.text

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import gpucoron
-from gpucoron.analysis.measure import reference_shifts
+from gpucoron.analysis.measure import locate_star, reference_shifts
 from gpucoron.cli import main as cli
+from gpucoron.core.star import CombinedStar, StarPositions
 from gpucoron.errors import OutputError
 from gpucoron.report import make_report
+from gpucoron.report.sections import star_text
 from gpucoron.simulate import simulate
 from gpucoron.steps.align_refs import FITS_DTYPE
 from tests.helpers.scenes import gaussian
@@ -120,6 +122,27 @@ def test_the_report_of_a_whole_run(planets):
     for step in result.timings:
         assert step in text["timeline"]
     assert len(html) < 5e6
+
+
+@pytest.mark.parametrize(
+    ("star", "said"),
+    [
+        ((), "assumed where the exposures' headers have it"),
+        (("given", 0.02, "star"), "at the position given: x, y = 12.50, 8.25 ± 0.02, 0.02 px"),
+        (("given", 0.02, "star"), "combined about it; by their GWCSs it is up to 0.250″"),
+        (("model", 0.3, "wcs"), "by a model of the optics: x, y = 12.50, 8.25 ± 0.3, 0.3 px"),
+        (("model", 0.3, "wcs"), "the exposures differ by up to 0.25″"),
+        (("symmetry", math.nan, "wcs"), "by the symmetry of the images: x, y = 12.50, 8.25; the"),
+    ],
+)
+def test_where_the_star_is_from(star, said, planets):
+    sky, found = locate_star(planets[1].product.record), planets[1].product.star
+    if star:
+        source, error, center = star
+        position = StarPositions.constant((12.5, 8.25), 1, error, source)
+        found = CombinedStar(position, (150.2, -30.4), center, 0.25)
+    assert said in star_text(sky, found)
+    assert star_text(None, found) == "No exposure has the position of the star."
 
 
 def test_noise_alone_has_no_candidate(tmp_path):
