@@ -41,15 +41,13 @@ def add_planes(geometry, images, weights, variances, index, per_plane, scale, fi
     channels = [weights, images, *(variances[k] for k in present)]
     weigh_by = present.index(index) if index >= 0 else -1
     at_once = min(PLANES_AT_ONCE, max(4, PIXELS_AT_ONCE // pixels))
-    start = 0
-    while start < n:
-        layer, bit = divmod(first + start, CONTEXT_BITS)
-        stop = min(n, start + at_once, start + CONTEXT_BITS - bit)
+    for start in range(0, n, at_once):
+        stop = min(n, start + at_once)
         parts = [np.ascontiguousarray(c[start:stop]).reshape(-1, pixels) for c in channels]
         planes = np.empty((pixels, len(channels), stop - start), dtype=np.float32)
         taking_part = np.empty(pixels, dtype=np.uint32)
         unused = parts[:1] * (MOST_CHANNELS - len(channels))
-        over_rows(interleave, pixels, *parts, *unused, bit, planes, taking_part)
+        over_rows(interleave, pixels, *parts, *unused, planes, taking_part)
         over_rows(
             accumulate,
             sums[0].shape[0],
@@ -62,22 +60,21 @@ def add_planes(geometry, images, weights, variances, index, per_plane, scale, fi
             weigh_by,
             per_plane[start:stop],
             scale,
-            layer,
+            first + start,
             *sums,
         )
-        start = stop
 
 
 @njit(
-    (_I8, _I8, *5 * (_F4,), _I8, types.float32[:, :, ::1], types.uint32[::1]),
+    (_I8, _I8, *5 * (_F4,), types.float32[:, :, ::1], types.uint32[::1]),
     cache=True,
     nogil=True,
 )
-def interleave(row, stop, weights, images, v0, v1, v2, first, planes, taking_part):
+def interleave(row, stop, weights, images, v0, v1, v2, planes, taking_part):
     """Write some pixels of (n, npix) arrays as (npix, channels, n), 0 where the weight is 0.
 
-    Channels are the weights, the images, and the square roots of variances. Bit `first` + p of
-    `taking_part` is set where plane p has a positive weight.
+    Channels are the weights, the images, and the square roots of variances. Bit p of `taking_part`
+    is set where plane p has a positive weight.
     """
     n, zero = weights.shape[0], np.float32(0.0)
     block = np.empty((n, _BLOCK), np.float32)
@@ -99,7 +96,7 @@ def interleave(row, stop, weights, images, v0, v1, v2, first, planes, taking_par
                     planes[begin + k, c, p] = block[p, k]
         for p in range(n):
             weight, words = weights[p, begin:end], taking_part[begin:end]
-            bit = np.uint32(first + p)
+            bit = np.uint32(p)
             for k in range(end - begin):
                 words[k] |= np.uint32(weight[k] > zero) << bit
 
@@ -171,7 +168,7 @@ def accumulate(
     weigh_by,
     plane_weight,
     scale,
-    layer,
+    first,
     weight_sum,
     image_sum,
     var_weight,
@@ -182,7 +179,8 @@ def accumulate(
 
     Channels are the weight, the image, and the square roots of the variances `slots`. The inverse
     of variance number `weigh_by` of these, resampled, weighs the variances of a plane; if negative,
-    `plane_weight` does. `taking_part` has a pixel's bits in this `layer` of the context.
+    `plane_weight` does. `taking_part` has a bit for each plane, the first of which is
+    number `first` of the context.
     """
     nx = weight_sum.shape[1]
     # unsigned indices need no check for negative ones, which would keep loops from being vectors
@@ -190,6 +188,8 @@ def accumulate(
     step = n * (n_values + np.uint64(1))
     total, factor = np.empty(n), np.empty(n)
     summed = np.empty(n_values * n)  # of weight times image and roots
+    layer, bit = first // CONTEXT_BITS, first % CONTEXT_BITS
+    room = np.uint64(CONTEXT_BITS - bit)  # of this layer, for planes
     for y in range(row, stop):
         for x in range(nx):
             pixel = y * nx + x
@@ -213,7 +213,9 @@ def accumulate(
                     at += n
                     for p in range(n):
                         summed[c * n + p] += factor[p] * planes[at + p]
-            context[layer, y, x] |= bits
+            context[layer, y, x] |= bits << np.uint32(bit)
+            if n > room:
+                context[layer + 1, y, x] |= bits >> np.uint32(room)
             weights, image = weight_sum[y, x], image_sum[y, x]
             for p in range(n):
                 weights += total[p]
