@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.backend.parallel import over_rows
 from gpucoron.errors import InputError
 from gpucoron.ops.cpu.drizzle_scan import scan_limits
-from gpucoron.ops.drizzle_options import KERNELS, check_kernel, check_shape, fill_value
+from gpucoron.ops.drizzle_options import (
+    CONTEXT_BITS,
+    KERNELS,
+    check_kernel,
+    check_shape,
+    fill_value,
+)
 from gpucoron.ops.drizzle_profiles import SEPARABLE, profile
 
 __all__ = ["KERNELS", "Drizzle", "DrizzledImage", "Overlaps", "fill_value", "overlaps"]
 
 N_VARIANCES = 3
-CONTEXT_BITS = 32
-PLANES_AT_ONCE = 16  # square roots of so many planes exist at a time
 
 
 @dataclass(frozen=True)
@@ -283,43 +286,15 @@ class Drizzle:
         has_variance = np.array([a is not None for a in arrays])
         index, per_plane = _variance_weight(weigh_variances, has_variance, images.shape[0])
         sums = self._allocate_sums(xp, self.n_added + images.shape[0])
-        add = self._add_cpu if xp is np else self._add_cuda
-        add(images, geometry, weights, arrays, index, per_plane, float(scale), sums)
+        if xp is np:
+            from gpucoron.ops.cpu.drizzle_planes import add_planes
+        else:
+            from gpucoron.ops.cuda.drizzle import add_planes
+        add_planes(
+            geometry, images, weights, arrays, index, per_plane, float(scale), self.n_added, sums
+        )
         self.n_added += images.shape[0]
         self._has_variance |= has_variance
-
-    def _add_cpu(self, images, geometry, weights, variances, index, per_plane, scale, sums):
-        from gpucoron.ops.cpu import drizzle as cpu
-
-        has_variance = np.array([v is not None for v in variances])
-        rows = (geometry.pointers, geometry.sources, geometry.shares)
-        for start in range(0, images.shape[0], PLANES_AT_ONCE):
-            part = slice(start, start + PLANES_AT_ONCE)
-            flat = [np.ascontiguousarray(a[part]).reshape(-1, a[0].size) for a in (images, weights)]
-            with np.errstate(invalid="ignore"):
-                flat += [
-                    flat[1] if v is None else np.sqrt(v[part]).reshape(flat[1].shape)
-                    for v in variances
-                ]
-            over_rows(
-                cpu.accumulate,
-                self.output_shape[0],
-                *rows,
-                *flat,
-                has_variance,
-                index,
-                per_plane[part],
-                scale,
-                self.n_added + start,
-                *sums,
-            )
-
-    def _add_cuda(self, images, geometry, weights, variances, index, per_plane, scale, sums):
-        from gpucoron.ops.cuda.drizzle import add_planes
-
-        add_planes(
-            geometry, images, weights, variances, index, per_plane, scale, self.n_added, sums
-        )
 
     def result(self) -> DrizzledImage:
         """Return the outcome so far; more may be added afterwards."""

@@ -7,9 +7,10 @@ import math
 from gpucoron.errors import ParameterError
 from gpucoron.ops.drizzle_profiles import SEPARABLE
 
-__all__ = ["KERNELS", "check_kernel", "check_shape", "fill_value"]
+__all__ = ["CONTEXT_BITS", "KERNELS", "check_kernel", "check_shape", "fill_value"]
 
 KERNELS = ("square", "point", *SEPARABLE)
+CONTEXT_BITS = 32  # of a layer of the context: one for each image
 POINT_PIXFRAC = 0.001  # the drop is a point at this pixfrac and below
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.core.stack import LEAST_VARIANCE, VARIANCES, IntegrationStack
+from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Drizzle, DrizzledImage, Overlaps
+from gpucoron.ops.drizzle_weights import pixel_weights
 
 __all__ = ["ResampledImage", "resample"]
 
@@ -164,45 +165,20 @@ def _add(
 ) -> None:
     """Add planes of one exposure; `weight` is None for weights from the read noise."""
     variances = [getattr(stack, name) for name in VARIANCES]
-    weights = _weights(stack, variances, weight)
+    weights = pixel_weights(
+        stack.data,
+        stack.err,
+        stack.dq,
+        variances,
+        BAD,
+        READ_NOISE if weight is None else None,
+        1.0 if weight is None else weight,
+    )
     weigh_variances = READ_NOISE if weight is None else np.full(len(stack), float(weight))
     if drizzle_err:
         xp = cuda.array_namespace(stack.err)
         variances = [xp.where(stack.err != 0, stack.err * stack.err, np.nan), None, None]
     drizzle.add(stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances)
-
-
-def _weights(
-    stack: IntegrationStack, variances: Sequence[np.ndarray | None], weight: float | None
-) -> np.ndarray:
-    """Weight of every pixel, 0 for those that may not take part."""
-    if cuda.array_namespace(stack.data) is not np:
-        from gpucoron.ops.cuda.drizzle_weights import pixel_weights
-
-        return pixel_weights(
-            stack.data,
-            stack.err,
-            stack.dq,
-            variances,
-            BAD,
-            READ_NOISE if weight is None else None,
-            1.0 if weight is None else weight,
-        )
-    weights = _good(stack, variances).astype(np.float32)
-    if weight is not None:
-        return weights * np.float32(weight)
-    variance = np.asarray(stack.var_rnoise, dtype=np.float32)
-    weighs = variance >= LEAST_VARIANCE
-    return weights * np.where(weighs, np.float32(1.0) / np.where(weighs, variance, 1), 0)
-
-
-def _good(stack: IntegrationStack, variances: Sequence[np.ndarray | None]) -> np.ndarray:
-    """Pixels that may take part."""
-    good = ((stack.dq & BAD) == 0) & np.isfinite(stack.data) & ~np.isnan(stack.err)
-    for variance in variances:
-        if variance is not None:
-            good &= ~np.isnan(variance)
-    return good
 
 
 def _finish(image: DrizzledImage, ratio: float, drizzle_err: bool) -> ResampledImage:

@@ -12,7 +12,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from gpucoron.backend.device import cpu_threads
 from gpucoron.backend.threads import set_threads
 from gpucoron.errors import InputError, ParameterError
+from gpucoron.ops.cpu import drizzle_planes
 from gpucoron.ops.drizzle import KERNELS, Drizzle, fill_value, overlaps
+from gpucoron.ops.drizzle_weights import pixel_weights
 from tests.helpers.processes import python
 from tests.helpers.scenes import read_only
 from tests.helpers.tolerances import DRIZZLE_CANCELLING_VARIANCE, DRIZZLE_SUM_ABS, DRIZZLE_SUM_REL
@@ -252,7 +254,7 @@ def variances_of(images, seed=5):
 
 
 @pytest.mark.parametrize("kernel", ["square", "turbo", "gaussian", "lanczos3"])
-def test_streamed_equals_whole_for_any_number_of_threads(kernel):
+def test_streamed_equals_whole_for_any_number_of_threads(kernel, monkeypatch):
     images, weights = scene(21)
     variances = variances_of(images)
     pixel_map = distorted_map(SHAPE, OUTPUT, angle=12.0)
@@ -261,6 +263,7 @@ def test_streamed_equals_whole_for_any_number_of_threads(kernel):
     try:
         for n_threads, cuts in ((1, [0, 21]), (threads, [0, 1, 9, 21]), (threads, [0, 21])):
             set_threads(n_threads)
+            monkeypatch.setattr(drizzle_planes, "PLANES_AT_ONCE", 16 if n_threads == 1 else 5)
             d = Drizzle(OUTPUT, kernel=kernel, n_inputs=1)
             geometry = d.overlaps(pixel_map)
             for a, b in zip(cuts[:-1], cuts[1:], strict=True):
@@ -271,6 +274,52 @@ def test_streamed_equals_whole_for_any_number_of_threads(kernel):
         set_threads(None)
     for other in outcomes[1:]:
         assert_same_bits(other, outcomes[0])
+
+
+@pytest.mark.parametrize("kernel", ["square", "turbo", "lanczos3"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_an_exposure_equals_its_weighted_mean(device, kernel, seed):
+    """SCI and WHT are linear in the planes; CON has the bits of all."""
+    images, weights = scene(19, seed=seed)
+    pixel_map = distorted_map(SHAPE, OUTPUT, angle=12.0, bend=0.02, seed=seed)
+    total = weights.sum(axis=0, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        mean = np.nansum(images * weights.astype(float), axis=0) / total
+    result = drizzled(device, [images], [pixel_map], [weights], kernel=kernel)
+    single = drizzled(device, [mean], [pixel_map], [total], kernel=kernel)
+    for plane in (0, 7, 18):
+        one = drizzled(device, images[plane:], [pixel_map], weights[plane:], kernel=kernel)
+        assert_array_equal(result.context >> plane & 1, one.context)
+    sure = single.weight > 0.1 * single.weight.max()  # lanczos: elsewhere terms cancel
+    assert_allclose(result.weight, single.weight, atol=1e-6 * single.weight.max())
+    assert_allclose(result.data[sure], single.data[sure], atol=1e-6 * np.nanmax(np.abs(images)))
+
+
+@pytest.mark.parametrize("inverse_of", [None, 1])
+@pytest.mark.parametrize("missing", [(), (0,), (0, 2), (2,)])
+def test_weights_of_pixels(device, inverse_of, missing):
+    """Against the rule as array functions, with every odd value in every array."""
+    rng = np.random.default_rng(3)
+    shape = (3, 41, 53)
+    arrays = rng.uniform(0.5, 2, (5, *shape)).astype(np.float32)
+    odd = np.float32([0, -0.0, -1, np.nan, np.inf, -np.inf, 1e-40, 2.0**-126, 1e38])
+    for array in arrays:
+        where = rng.uniform(size=shape) < 0.1
+        array[where] = rng.choice(odd, np.count_nonzero(where))
+    dq = rng.choice(np.uint32([0, 1, 4, 5, 512]), shape, p=[0.8, 0.05, 0.05, 0.05, 0.05])
+    data, err, *variances = arrays
+    good = np.isin(dq, [0, 4]) & np.isfinite(data) & ~np.isnan(err)
+    for k, variance in enumerate(variances):
+        good &= ~np.isnan(variance) | (k in missing)
+    expected = np.where(good, np.float32(2.5), 0)
+    if inverse_of is not None:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            known = good & (variances[inverse_of] >= np.finfo(np.float32).tiny)
+            expected = np.where(known, 1 / variances[inverse_of], 0)
+    given = device.put([*read_only(data, err, dq)])
+    planes = [None if k in missing else device.array(v) for k, v in enumerate(variances)]
+    found = pixel_weights(*given, planes, np.uint32(513), inverse_of, 2.5)
+    assert_array_equal(device.get(found), expected)
 
 
 @pytest.mark.parametrize("kernel", ["square", "turbo", "gaussian", "lanczos3"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -241,17 +242,25 @@ def _scale(wcs, meta, shape, pixel_scale, ratio) -> Pair:
     return input_scale * ratio, ratio
 
 
+@functools.lru_cache(maxsize=64)  # asked for in inspection, planning and when the image is made
 def _neighbours(wcs, x, y) -> tuple[np.ndarray, np.ndarray]:
     """Return RA and Dec of a pixel, the next one along x, and the next one along y."""
     return wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
 
 
+@functools.lru_cache(maxsize=64)  # as above: the inverse of a GWCS takes 5 ms
+def _pixel(wcs, ra, dec) -> Pair:
+    """Return the pixel x, y of a sky position in degrees."""
+    x, y = wcs.sky_to_pixel(ra, dec)
+    return float(x), float(y)
+
+
 def _reference_pixel(wcs, meta, shape) -> Pair:
     """Return the pixel of RA_REF, DEC_REF; the middle of the image where they are not known."""
     if meta.ra_ref is not None and meta.dec_ref is not None:
-        x, y = wcs.sky_to_pixel(meta.ra_ref, meta.dec_ref)
+        x, y = _pixel(wcs, meta.ra_ref, meta.dec_ref)
         if math.isfinite(x) and math.isfinite(y):
-            return float(x), float(y)
+            return x, y
     log.info("%s: no usable RA_REF, DEC_REF; pixel scale taken at the middle", wcs.where)
     return (shape[1] - 1) / 2.0, (shape[0] - 1) / 2.0
 

@@ -29,4 +29,5 @@ def compile_late() -> None:
             two,
         )
     )
-    importlib.import_module("gpucoron.ops.cpu.drizzle")  # its signatures stand there
+    for name in ("drizzle", "drizzle_weights", "drizzle_planes"):  # their signatures stand there
+        importlib.import_module(f"gpucoron.ops.cpu.{name}")

@@ -1,8 +1,9 @@
-"""Drizzle on the CPU with numba: pixel overlaps, and sums over them.
+"""Overlaps of pixels for drizzle, on the CPU with numba.
 
-Geometry first, once per pixel map: `overlap_rows` walks over input pixels and lists what each
+They are found once for a pixel map: `overlap_rows` walks over input pixels and lists what each
 covers, `by_output_pixel` sorts the list by output pixel and keeps the raster order of the input
-within each. `accumulate` then gathers: an output pixel meets its inputs in a fixed order.
+within each. Sums over planes then gather (drizzle_planes.py): an output pixel meets its inputs in a
+fixed order.
 
 Those that take a range of rows leave the interpreter lock free and write only what belongs to their
 rows, so threads may share the rows in any way without changing a bit of the result. (A thread pool
@@ -19,10 +20,9 @@ from numba import njit, types
 
 from gpucoron.backend.parallel import over_rows
 
-__all__ = ["accumulate", "area_shares"]
+__all__ = ["area_shares"]
 
 # Inputs may be read-only; one compiled version serves both kinds.
-_F4 = types.Array(types.float32, 2, "C", readonly=True)
 _F8 = types.Array(types.float64, 3, "C", readonly=True)
 _I8 = types.int64
 _LIST = (types.int64[::1], types.int32[::1], types.int32[::1], types.float64[::1])
@@ -228,102 +228,3 @@ def area_shares(
 
 def _lists(size):
     return np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float64)
-
-
-@njit(cache=True, inline="always")
-def _inverse(variance):
-    return 1.0 / variance if variance > 0.0 and math.isfinite(variance) else 0.0
-
-
-@njit(
-    (
-        _I8,
-        _I8,
-        types.int64[::1],
-        types.int32[::1],
-        types.float64[::1],
-        _F4,
-        _F4,
-        _F4,
-        _F4,
-        _F4,
-        types.boolean[::1],
-        _I8,
-        types.float64[::1],
-        types.float64,
-        _I8,
-        types.float64[:, ::1],
-        types.float64[:, ::1],
-        types.float64[:, :, ::1],
-        types.float64[:, :, ::1],
-        types.uint32[:, :, ::1],
-    ),
-    cache=True,
-    nogil=True,
-)
-def accumulate(
-    row,
-    stop,
-    pointers,
-    sources,
-    shares,
-    images,
-    weights,
-    r0,
-    r1,
-    r2,
-    have,
-    weigh_by,
-    plane_weight,
-    scale,
-    first,
-    weight_sum,
-    image_sum,
-    var_weight,
-    var_sum,
-    context,
-):
-    """Add n planes (n, npix) that share one geometry to the running sums, in one pass.
-
-    `r0` to `r2` are square roots of variances; `have` says which are real. The inverse of variance
-    `weigh_by`, resampled, weighs the variances of a plane; if negative, `plane_weight` does.
-    """
-    nx = weight_sum.shape[1]
-    any_variance = have[0] or have[1] or have[2]
-    for y in range(row, stop):
-        for p in range(images.shape[0]):
-            bit = np.uint32(1) << np.uint32((first + p) % 32)
-            layer = (first + p) // 32
-            image, weight = images[p], weights[p]
-            u0, u1, u2 = r0[p], r1[p], r2[p]
-            for x in range(nx):
-                pixel = y * nx + x
-                total = summed = s0 = s1 = s2 = 0.0
-                used: Any = False
-                for e in range(pointers[pixel], pointers[pixel + 1]):
-                    k = sources[e]
-                    w = shares[e] * weight[k]
-                    if w == 0.0:
-                        continue
-                    total += w
-                    summed += w * image[k]
-                    used |= w > 0.0
-                    if any_variance:
-                        s0 += w * u0[k]
-                        s1 += w * u1[k]
-                        s2 += w * u2[k]
-                if used:
-                    context[layer, y, x] |= bit
-                weight_sum[y, x] += total
-                image_sum[y, x] += summed * scale
-                if any_variance and total != 0.0:
-                    factor = scale / total
-                    variances = ((s0 * factor) ** 2, (s1 * factor) ** 2, (s2 * factor) ** 2)
-                    factor = plane_weight[p]
-                    if weigh_by >= 0:
-                        factor = _inverse(variances[weigh_by])
-                    for n in range(3):
-                        value = variances[n]
-                        if have[n] and factor > 0.0 and value >= 0.0 and math.isfinite(value):
-                            var_weight[n, y, x] += factor
-                            var_sum[n, y, x] += value * factor * factor
