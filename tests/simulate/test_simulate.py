@@ -278,7 +278,7 @@ def test_klip_matters(tmp_path):
     ("options", "says"),
     [
         ({"instrument": "wfc3"}, "instrument is 'wfc3', expected 'nircam' or"),
-        ({"filter": "F115W"}, "filter is 'F115W', expected one of F410M, F444W"),
+        ({"filter": "F115W"}, "filter is 'F115W', expected one of F250M, F277W, F300M"),
         ({"shape": (16, 64)}, "shape is (16, 64), expected two integers of 32 or more"),
         ({"shape": 64}, "shape is 64, expected two integers"),
         ({"shape": (400, 64)}, "expected at most (320, 320)"),
