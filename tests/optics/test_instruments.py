@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from asdf.exceptions import ValidationError
 from astropy.io import fits
+from scipy import special
+from stdatamodels.jwst import datamodels
 
 from gpucoron.errors import ParameterError
 from gpucoron.io.exposures import ExposureMeta, read_meta
 from gpucoron.optics.instruments import MODES, choose_optics, load_aperture, optics_of
+from gpucoron.optics.telescope import bar_half_width
 from gpucoron.simulate import simulate
 
 NIRCAM = {"instrument": "NIRCAM", "detector": "NRCALONG", "channel": "LONG"}
@@ -138,6 +142,56 @@ def test_subarrays_begin_where_real_files_say(name, subarray_corner, shared_data
     axes = (mode.metadata["fastaxis"], mode.metadata["slowaxis"])
     assert axes == (header["FASTAXIS"], header["SLOWAXIS"])
     assert mode.metadata["detector"] == header["DETECTOR"]
+
+
+def profile_of(image, centre, radii):
+    """Mean of an image in rings of one pixel."""
+    y, x = np.indices(image.shape)
+    r = np.hypot(x - centre[0], y - centre[1])
+    return np.array([image[np.abs(r - radius) <= 0.5].mean() for radius in radii])
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "bandpass"),
+    [("0019", "335R", "F335M"), ("0027", "430R", "F335M"), ("0049", "210R", "F210M")],
+)
+def test_round_masks_transmit_what_real_psfmasks_say(name, mask, bandpass, shared_data):
+    """Those files hold the transmission of the mask, at the centre of their array."""
+    image = fits.getdata(shared_data / "psfmask" / f"jwst_nircam_psfmask_{name}.fits")
+    instrument, chosen = choose_optics("nircam", bandpass, mask)
+    radii = np.arange(2, 25)
+    measured = profile_of(image, [(n - 1) / 2 for n in image.shape], radii)
+    scale = np.sqrt(np.prod(load_aperture(chosen.aperture).scale))
+    argument = 2.1001 * radii * scale / instrument.mask_radius
+    expected = (1 - (2 * special.j1(argument) / argument) ** 2) ** 2
+    np.testing.assert_allclose(measured, expected, atol=0.015)
+
+
+def test_half_width_of_the_bar_is_that_of_a_real_psfmask(shared_data):
+    image = fits.getdata(shared_data / "psfmask" / "jwst_nircam_psfmask_0003.fits")
+    instrument, bandpass = choose_optics("nircam", "F335M", "LWB")
+    aperture = load_aperture(bandpass.aperture)
+    columns = np.arange(10, 315, 20)
+    measured = (image[120:200, columns] < 0.5).sum(axis=0) / 2 * aperture.scale[1]
+    x = (columns - aperture.centre_in(aperture.corner)[0]) * aperture.scale[0]
+    np.testing.assert_allclose(measured, bar_half_width(instrument.bar, x), atol=0.06)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: f"{m.name} {m.mask} {m.metadata['detector']}")
+def test_keywords_are_those_of_the_datamodels(mode):
+    for bandpass in mode.filters.values():
+        model = datamodels.CubeModel(strict_validation=True, pass_invalid_values=False)
+        for key in ("name", "detector", "channel", "module", "pupil"):
+            if key in mode.metadata:
+                setattr(model.meta.instrument, key, mode.metadata[key])
+        model.meta.instrument.filter = bandpass.name
+        model.meta.instrument.coronagraph = bandpass.coronmsk
+        model.meta.subarray.name = bandpass.subarray
+        model.meta.exposure.type = mode.exp_type
+        model.meta.exposure.readpatt = mode.metadata["readpatt"]
+        model.validate()
+    with pytest.raises(ValidationError):
+        model.meta.instrument.coronagraph = "MASKA999R"
 
 
 def test_star_of_real_exposures_is_at_the_mask(shared_data):
