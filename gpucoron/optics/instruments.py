@@ -185,7 +185,7 @@ def load_aperture(name: str) -> Aperture:
 def choose_optics(
     instrument: str, bandpass: str | None = None, mask: str | None = None
 ) -> tuple[Instrument, Filter]:
-    """Return the coronagraph of these names, as `place_mask` returns it.
+    """Return the coronagraph of these names, its bar placed as the filter wants it.
 
     Parameters
     ----------
@@ -199,9 +199,12 @@ def choose_optics(
     Raises
     ------
     ParameterError
-        No such mask or filter, or the filter is not offered with the mask.
+        No such instrument, mask or filter, or the filter is not offered with the mask.
     """
     modes = [mode for mode in MODES if mode.name == instrument]
+    if not modes:
+        known = ", ".join(INSTRUMENTS)
+        raise ParameterError(f"instrument is {instrument!r}, expected one of {known}")
     if mask is not None:
         masks = list(dict.fromkeys(mode.mask for mode in modes if mode.mask))
         wanted = mask.upper().removeprefix("MASK").removeprefix("A")
@@ -212,27 +215,25 @@ def choose_optics(
     name = (bandpass or modes[0].default_filter).upper()
     for mode in modes:
         if name in mode.filters:
-            return place_mask(mode, mode.filters[name])
+            return place_mask(mode, mode.filters[name]), mode.filters[name]
     offered = ", ".join(dict.fromkeys(key for mode in modes for key in sorted(mode.filters)))
     place = f"instrument {instrument}" + (f" with mask {modes[0].mask}" if mask else "")
     raise ParameterError(f"filter is {name!r}, expected one of {offered} for {place}")
 
 
-def place_mask(instrument: Instrument, bandpass: Filter) -> tuple[Instrument, Filter]:
+def place_mask(instrument: Instrument, bandpass: Filter) -> Instrument:
     """Return the instrument with its bar as seen from the star's place; other masks as they are.
 
     Where the star is along a bar follows from the aperture of the filter.
     """
     if instrument.bar is None:
-        return instrument, bandpass
+        return instrument
     bar = instrument.bar
     middle = load_aperture(bandpass.aperture).v2_ref - bar.v2  # x runs against V2
     half = bar.tapered / 2
-    radius = round(bar.half_width - bar.taper * min(max(middle, -half), half), 5)
+    radius = bar.half_width - bar.taper * min(max(middle, -half), half)
     placed = dataclasses.replace(bar, middle=middle)
-    return dataclasses.replace(
-        instrument, mask_radius=radius, hole_radius=radius, bar=placed
-    ), bandpass
+    return dataclasses.replace(instrument, mask_radius=radius, hole_radius=radius, bar=placed)
 
 
 def optics_of(meta: ExposureMeta) -> ExposureOptics | None:
@@ -241,16 +242,22 @@ def optics_of(meta: ExposureMeta) -> ExposureOptics | None:
     The detector (or the channel), the filter, and the mask by CORONMSK (or SUBARRAY) have to be
     those of a mode in `MODES`, the pupil that of its mask. Where a bar hides the star follows from
     APERNAME, else from the filter; the array begins at SUBSTRT1 and SUBSTRT2, else where the
-    subarray does.
+    subarray (or the detector, if it is FULL) does.
     """
     for mode in MODES:
         bandpass = mode.filters.get((meta.filter or "").strip().upper())
         if bandpass is not None and _is_mode(meta, mode, bandpass):
             bandpass = dataclasses.replace(bandpass, aperture=_aperture_name(meta, bandpass))
             aperture = load_aperture(bandpass.aperture)
-            corner = meta.corner_x or aperture.corner[0], meta.corner_y or aperture.corner[1]
-            return ExposureOptics(*place_mask(mode, bandpass), aperture.centre_in(corner))
+            usual = (1, 1) if _is_full(meta) else aperture.corner
+            corner = meta.corner_x or usual[0], meta.corner_y or usual[1]
+            placed = place_mask(mode, bandpass)
+            return ExposureOptics(placed, bandpass, aperture.centre_in(corner))
     return None
+
+
+def _is_full(meta):
+    return (meta.subarray or "").strip().upper().startswith("FULL")
 
 
 def _is_mode(meta, mode, bandpass):
@@ -283,6 +290,6 @@ def _aperture_name(meta, bandpass):
     same_mask = named.startswith(detector) and mask.split("_F")[0] in named
     if same_mask and named in _read("apertures.json")["apertures"]:
         return named
-    if (meta.subarray or "").strip().upper() in ("FULL", "SUB400X256ALWB"):
+    if _is_full(meta) or (meta.subarray or "").strip().upper() == "SUB400X256ALWB":
         return bandpass.aperture.replace("A5_MASKLWB", "A5_400X256_MASKLWB")
     return bandpass.aperture

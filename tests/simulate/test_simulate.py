@@ -299,6 +299,8 @@ def test_klip_matters(tmp_path):
     [
         ({"instrument": "wfc3"}, "instrument is 'wfc3', expected 'nircam' or"),
         ({"filter": "F115W"}, "filter is 'F115W', expected one of F250M, F277W, F300M"),
+        ({"mask": "999R"}, "mask is '999R', expected one of 335R, 210R, 430R, SWB, LWB"),
+        ({"mask": "swb", "filter": "F115W"}, "for instrument nircam with mask SWB"),
         ({"shape": (16, 64)}, "shape is (16, 64), expected two integers of 32 or more"),
         ({"shape": 64}, "shape is 64, expected two integers"),
         ({"shape": (400, 64)}, "expected at most (320, 320)"),
