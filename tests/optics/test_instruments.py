@@ -65,6 +65,7 @@ def test_filter_and_mask_decide_the_mode(asked, detector, coronmsk, filter_name)
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
+        (("niriss", None, None), "instrument is 'niriss', expected one of nircam, miri-4qpm"),
         (
             ("nircam", None, "999R"),
             "mask is '999R', expected one of 335R, 210R, 430R, SWB, LWB for",
@@ -88,6 +89,7 @@ def test_choices_that_do_not_exist(asked, says):
     [
         (ROUND | {"filter": "F444W"} | corner(492, 1502), (149.2, 173.6)),
         (ROUND | {"filter": "F444W", "subarray": "FULL"} | corner(1, 1), (640.2, 1674.6)),
+        (ROUND | {"filter": "F444W", "subarray": "FULL"}, (640.2, 1674.6)),
         (ROUND | {"filter": "F335M", "coronmsk": None, "detector": None}, (149.2, 173.6)),
         (ROUND | {"filter": "F335M", "detector": "NRCA5", "pupil": None}, (149.2, 173.6)),
         (BAR | {"filter": "F250M"}, (255.9, 175.6)),
