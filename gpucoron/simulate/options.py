@@ -114,7 +114,7 @@ class Options:
         "nircam", choice(*INSTRUMENTS), f"{', '.join(INSTRUMENTS)} (default nircam)", "NAME"
     )
     filter: str | None = _option(
-        None, _name, "filter of the instrument (default F444W, F1140C, F2300C)", "NAME"
+        None, _name, "filter (default that of the mask; else F444W, F1140C, F2300C)", "NAME"
     )
     mask: str | None = _option(
         None,
