@@ -77,8 +77,9 @@ class Wavefront:
         groups = [_zernikes(pupil), _segment_modes(pupil), _screens(pupil, rng, 2 * N_SCREENS)]
         counts = [len(g) for g in groups]
         weights = np.repeat(np.sqrt(np.divide((0.45, 0.2, 0.35), counts)), counts)
-        modes = np.array([m for g in groups for m in g])
-        self._modes = _level(modes, pupil) * weights[:, None, None].astype(np.float32)
+        modes = [m for g in groups for m in g]
+        self._modes = _level(modes, pupil)
+        self._modes *= weights[:, None, None].astype(np.float32)
         n = len(modes)
         figure = rng.standard_normal(n)
         self._figure = static_nm * figure / np.sqrt(np.sum((figure * weights) ** 2))
@@ -103,11 +104,12 @@ def _level(modes, pupil):
     y, x = np.meshgrid(pupil.axis, pupil.axis, indexing="ij")
     plane = np.stack([np.ones(inside.sum()), x[inside], y[inside]], axis=1)
     solve = np.linalg.pinv(plane)
-    for mode in modes:
+    levelled = np.empty((len(modes), *aperture.shape), np.float32)
+    for out, mode in zip(levelled, modes, strict=True):
         piston, slope_x, slope_y = solve @ mode[inside]
-        mode -= piston + slope_x * x + slope_y * y
-        mode /= np.sqrt(np.mean(mode[aperture] ** 2))
-    return modes.astype(np.float32)
+        flat = mode - (piston + slope_x * x + slope_y * y)
+        out[:] = flat / np.sqrt(np.mean(flat[aperture] ** 2))
+    return levelled
 
 
 def _ou_process(rng, n, times, correlation):
