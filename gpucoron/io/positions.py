@@ -26,7 +26,8 @@ def positions_hdu(table: np.ndarray) -> Hdu:
     """Return the HDU POSITIONS of a table, `gpucoron.steps.positions.POSITIONS_DTYPE`."""
     header = Header()
     add_history(header, _TEXT, "COMMENT")
-    text = [name for name, kind in table.dtype.descr if kind[1] == "U"]
+    kinds = [(str(name), str(table.dtype[name])) for name in table.dtype.names or ()]
+    text = [name for name, kind in kinds if "U" in kind]
     widths = {n: max(1, int(np.char.str_len(table[n]).max(initial=1))) for n in text}
-    kinds = [(n, f"S{widths[n]}" if n in widths else kind) for n, kind in table.dtype.descr]
-    return Hdu("POSITIONS", table.astype(kinds), header, _UNITS)
+    stored = [(n, f"S{widths[n]}" if n in widths else kind) for n, kind in kinds]
+    return Hdu("POSITIONS", table.astype(stored), header, _UNITS)

@@ -66,7 +66,7 @@ def solve_positions(shifts: np.ndarray, known: np.ndarray) -> Positions:
         weights = np.where(known, np.minimum(1.0, HUBER * scale / np.maximum(length, 1e-300)), 0.0)
         if np.abs(solution - before).max(initial=0.0) < TOLERANCE:
             break
-    has_row, has_column = known.any(axis=1), known.any(axis=0)
+    has_row, has_column = np.any(known, axis=1), np.any(known, axis=0)
     origin = solution[:n][has_row].mean(axis=0) if has_row.any() else 0.0
     rows = np.where(has_row[:, None], solution[:n] - origin, np.nan)
     columns = np.where(has_column[:, None], solution[n:] - origin, np.nan)

@@ -122,14 +122,10 @@ class Alignment:
             raise InputError("align_refs: no science integration has a usable pixel")
         first = int(np.argmax(self._usable))
         guide = self.science[first]
-        options = (
-            {"search": 0.0, "background": False}
-            if self._like_jwst
-            else {"guide": guide, "groups": references.groups}
-        )
         images, errors, usable, groups = self._to_fit(error)
-        if "groups" in options:
-            options["groups"] = groups
+        options: dict[str, Any] = {"guide": guide, "groups": groups}
+        if self._like_jwst:
+            options = {"search": 0.0, "background": False}
         self._registration = Registration(images, mask, usable=usable, **options)
         self._registration.propagate(images, errors, groups, guide, error)
 
@@ -166,7 +162,7 @@ class Alignment:
         """The position of every image, measured with ``align="joint"``."""
         plan, m, n = self._registration, self.shape[0], len(self.science)
 
-        def fit_pairs(integrations):
+        def fit_pairs(integrations: np.ndarray) -> np.ndarray:
             return plan.fit_many(self.science[self._xp.asarray(integrations)])
 
         noise = np.full((n, 2), np.nan), plan.reference_errors[:m, :2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -170,18 +170,27 @@ def joint_positions(
     return _positions(fits, good, findings, (spanning, others), usable, groups, noise, pointing)
 
 
-def _tried(fits: np.ndarray) -> np.ndarray:
+def _tried(fits: np.ndarray) -> Any:
     return fits["status"] != LEFT_OUT
 
 
-def _judge(fits: np.ndarray, reference_rms: np.ndarray) -> tuple[list[Finding], np.ndarray]:
+def _judge(fits: np.ndarray, reference_rms: np.ndarray) -> tuple[list[Finding], Any]:
     """Find the fits that cannot be right, and those that can, (nsci, nref) bool."""
     findings = find_inconsistent_fits(fits.ravel(), reference_rms)
     marked = mark_inconsistent(fits.ravel(), findings).reshape(fits.shape)
     return findings, marked["status"] == CONVERGED
 
 
-def _positions(fits, good, findings, science, usable, groups, noise, pointing) -> JointPositions:
+def _positions(
+    fits: Any,
+    good: Any,
+    findings: list[Finding],
+    science: tuple[np.ndarray, np.ndarray],
+    usable: tuple[np.ndarray, np.ndarray],
+    groups: np.ndarray,
+    noise: tuple[np.ndarray, np.ndarray],
+    pointing: Callable[[], Pointing | None] | None,
+) -> JointPositions:
     """Solve for positions, and complete them with those that were not measured.
 
     The rows of `fits` are the first of `science`, its last columns the second.
@@ -199,13 +208,14 @@ def _positions(fits, good, findings, science, usable, groups, noise, pointing) -
         for sigma, c, a in zip(own, chi2, (1, 0), strict=True)
     ]
 
-    def images(of_rows, of_columns):
+    def images(of_rows: Any, of_columns: Any) -> tuple[Any, Any]:
         """Values of the science integrations, and of the references."""
         out = np.full((len(usable[0]), *of_rows.shape[1:]), np.nan)
         out[rows], out[others] = of_rows, of_columns[m:]
         return out, of_columns[:m]
 
-    n_fits = tuple(np.nan_to_num(c).astype(int) for c in images(good.sum(axis=1), good.sum(axis=0)))
+    counts = images(good.sum(axis=1), good.sum(axis=0))
+    n_fits = np.nan_to_num(counts[0]).astype(int), counts[1]
     positions, sigmas = images(solved.rows, solved.columns), images(*errors)
     measured = [use & (count > 0) for use, count in zip(usable, n_fits, strict=True)]
     origin = positions[0][measured[0]].mean(axis=0) if measured[0].any() else 0.0
@@ -228,28 +238,29 @@ def _positions(fits, good, findings, science, usable, groups, noise, pointing) -
         placed[0][1],
         placed[1][1],
         brightness,
-        tuple(np.nan_to_num(c) for c in images(*chi2)),  # type: ignore[arg-type]
-        n_fits,  # type: ignore[arg-type]
-        status,  # type: ignore[arg-type]
+        tuple(np.nan_to_num(c) for c in images(*chi2)),
+        n_fits,
+        status,
         _pairs(direct, *placed, brightness, status),
         findings,
         int(tried.sum()),
     )
 
 
-def _closure(solved: Positions, good: np.ndarray, fits: np.ndarray):
+def _closure(solved: Positions, good: Any, fits: Any) -> tuple[Any, Any]:
     """Reduced chi-square of what is left of each image's shifts, by the errors of pairs."""
     variance = np.stack([fits["y_err"], fits["x_err"]], axis=2) ** 2
     ratio = np.where(good[:, :, None], solved.rest**2 / np.fmax(variance, 1e-30), 0.0)
     count = good.sum()
     free = count - good.any(axis=1).sum() - good.any(axis=0).sum() + 1
     if free <= 0:
-        return tuple(np.zeros(k) for k in good.shape)
+        return np.zeros(good.shape[0]), np.zeros(good.shape[1])
     ratio = np.nan_to_num(ratio).mean(axis=2) * (count / free)
-    return tuple(ratio.sum(axis=a) / np.maximum(good.sum(axis=a), 1) for a in (1, 0))
+    by_row, by_column = (ratio.sum(axis=a) / np.maximum(good.sum(axis=a), 1) for a in (1, 0))
+    return by_row, by_column
 
 
-def _pair_errors(fits: np.ndarray, good: np.ndarray, axis: int) -> np.ndarray:
+def _pair_errors(fits: Any, good: Any, axis: int) -> np.ndarray:
     """Median error (y, x) of the good pairs of each image, px; NaN where there are none."""
     pair = np.where(good[:, :, None], np.stack([fits["y_err"], fits["x_err"]], axis=2), np.nan)
     has = good.any(axis=axis)
@@ -258,18 +269,18 @@ def _pair_errors(fits: np.ndarray, good: np.ndarray, axis: int) -> np.ndarray:
     return out
 
 
-def _noise(known: np.ndarray, fits: np.ndarray, good: np.ndarray, axis: int) -> np.ndarray:
+def _noise(known: np.ndarray, fits: Any, good: Any, axis: int) -> np.ndarray:
     """Noise of each image (y, x); where it is not known, a share of the errors of its pairs."""
     return np.where(np.isfinite(known), known, _pair_errors(fits, good, axis) / np.sqrt(2))
 
 
-def _excess(chi2: np.ndarray, fits: np.ndarray, good: np.ndarray, axis: int) -> np.ndarray:
+def _excess(chi2: np.ndarray, fits: Any, good: Any, axis: int) -> np.ndarray:
     """What a closure that is worse than noise adds to the error of each position (y, x), px."""
     share = np.sqrt(np.fmax(0.0, chi2 - 1) / np.maximum(good.sum(axis=axis), 1))
     return share[:, None] * _pair_errors(fits, good, axis)
 
 
-def _predict_science(positions, errors, measured, usable):
+def _predict_science(positions: Any, errors: Any, measured: Any, usable: Any) -> tuple[Any, Any]:
     """Give science integrations that were not measured the mean position of the others."""
     lost = usable & ~measured
     middle = np.median(positions[measured], axis=0) if measured.any() else np.zeros(2)
@@ -277,7 +288,14 @@ def _predict_science(positions, errors, measured, usable):
     return _put(positions, lost, middle), _put(errors, lost, error)
 
 
-def _predict_references(positions, errors, measured, usable, groups, pointing):
+def _predict_references(
+    positions: Any,
+    errors: Any,
+    measured: Any,
+    usable: Any,
+    groups: np.ndarray,
+    pointing: Callable[[], Pointing | None] | None,
+) -> tuple[Any, Any]:
     """Give references that were not measured the position of their exposure, or of the headers."""
     lost = usable & ~measured
     expected, uncertain = np.zeros_like(positions), np.nan
@@ -297,13 +315,13 @@ def _predict_references(positions, errors, measured, usable, groups, pointing):
     return positions, errors
 
 
-def _put(values: np.ndarray, which: np.ndarray, new) -> np.ndarray:
+def _put(values: np.ndarray, which: np.ndarray, new: Any) -> np.ndarray:
     values = values.copy()
     values[which] = new
     return values
 
 
-def _pairs(fits, science, references, brightness, status):
+def _pairs(fits: Any, science: Any, references: Any, brightness: Any, status: Any) -> np.ndarray:
     """Fits of all pairs as the positions have them; `fits` are the good ones that were tried."""
     out = np.tile(left_out(fits.shape[1]), (len(fits), 1))
     out["y"], out["x"] = np.moveaxis(references[0][None] - science[0][:, None], 2, 0)
