@@ -225,10 +225,11 @@ def _positions(
             positions[1] - origin, sigmas[1], measured[1], usable[1], groups, pointing
         ),
     )
-    status = tuple(
+    of_science, of_references = (
         np.where(use, np.where(own, CONVERGED, PREDICTED), LEFT_OUT)
         for use, own in zip(usable, measured, strict=True)
     )
+    status = of_science, of_references
     brightness = images(np.exp(logs.rows[:, 0]), np.exp(logs.columns[:, 0]))
     direct = np.tile(left_out(m), (len(usable[0]), 1))
     direct[rows] = np.where(good[:, :m], fits[:, :m], direct[rows])
