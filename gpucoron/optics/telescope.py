@@ -138,9 +138,9 @@ class _RoundMask:
         self.n = n
 
     def __call__(self, field):
-        size = field.shape[0]
+        size = field.shape[-1]
         blocked = fft.ifft2(fft.fft2(field, (self.n, self.n)) * self.transfer)
-        return field - blocked[:size, :size]
+        return field - blocked[..., :size, :size]
 
 
 class _PhaseMask:
@@ -183,6 +183,7 @@ class _Spot:
         return field - self.back @ hit @ self.back.T
 
 
+#: Each takes fields of the pupil, (..., n, n) complex64, and returns them behind the mask.
 _MASKS: dict[str, Any] = {"round": _RoundMask, "4qpm": _PhaseMask, "spot": _Spot}
 
 
