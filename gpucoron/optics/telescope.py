@@ -169,9 +169,9 @@ class _RoundMask:
         self.n = n
 
     def __call__(self, field):
-        size = field.shape[0]
+        size = field.shape[-1]
         blocked = fft.ifft2(fft.fft2(field, (self.n, self.n)) * self.transfer)
-        return field - blocked[:size, :size]
+        return field - blocked[..., :size, :size]
 
 
 class _PhaseMask:
@@ -245,11 +245,12 @@ class _BarMask:
         self.n = n
 
     def __call__(self, field):
-        size = field.shape[0]
+        size = field.shape[-1]
         blocked = fft.ifft2(fft.fft2(field, (self.n, self.n)) * self.opacity)
-        return field - blocked[:size, :size]
+        return field - blocked[..., :size, :size]
 
 
+#: Each takes fields of the pupil, (..., n, n) complex64, and returns them behind the mask.
 _MASKS: dict[str, Any] = {"round": _RoundMask, "4qpm": _PhaseMask, "spot": _Spot}
 
 

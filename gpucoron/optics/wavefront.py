@@ -11,7 +11,7 @@ N_SCREENS = 8
 HOURS = 1 / 24
 
 
-def _zernikes(pupil):
+def zernikes(pupil: Pupil) -> list[np.ndarray]:
     """Low orders, defocus to secondary astigmatism, unit rms over the aperture."""
     x = pupil.axis / (WIDTH_M / 2)
     r2 = x**2 + x[:, None] ** 2
@@ -30,12 +30,28 @@ def _zernikes(pupil):
     ]
 
 
-def _segment_modes(pupil):
+def segment_modes(pupil: Pupil) -> list[np.ndarray]:
+    """Piston, tip and tilt of every segment, (n, n) each."""
     modes = []
     for k, (cx, cy) in enumerate(pupil.centres):
         here = pupil.segment == k
         modes += [here * 1.0, here * (pupil.axis - cx), here * (pupil.axis - cy)[:, None]]
     return modes
+
+
+def fourier_frequencies(lowest: float, highest: float) -> np.ndarray:
+    """Whole numbers of cycles (x, y) across the pupil, one of each opposite pair: (m, 2) int."""
+    most = int(highest)
+    pairs = [(x, y) for x in range(most + 1) for y in range(-most, most + 1) if x > 0 or y > 0]
+    return np.array([p for p in pairs if lowest <= np.hypot(*p) <= highest], int).reshape(-1, 2)
+
+
+def fourier_modes(pupil: Pupil, frequencies: np.ndarray) -> list[np.ndarray]:
+    """Cosine and sine of each of these frequencies, cycles per ``WIDTH_M``: (n, n) each."""
+    turns = 2 * np.pi * pupil.axis / WIDTH_M
+    return [
+        wave(x * turns + y * turns[:, None]) for x, y in frequencies for wave in (np.cos, np.sin)
+    ]
 
 
 def _screens(pupil, rng, count):
@@ -74,11 +90,11 @@ class Wavefront:
         rng: np.random.Generator,
         correlation_hours: float = 3.0,
     ):
-        groups = [_zernikes(pupil), _segment_modes(pupil), _screens(pupil, rng, 2 * N_SCREENS)]
+        groups = [zernikes(pupil), segment_modes(pupil), _screens(pupil, rng, 2 * N_SCREENS)]
         counts = [len(g) for g in groups]
         weights = np.repeat(np.sqrt(np.divide((0.45, 0.2, 0.35), counts)), counts)
         modes = [m for g in groups for m in g]
-        self._modes = _level(modes, pupil)
+        self._modes = level(modes, pupil)
         self._modes *= weights[:, None, None].astype(np.float32)
         n = len(modes)
         figure = rng.standard_normal(n)
@@ -93,7 +109,7 @@ class Wavefront:
         return np.tensordot(coefficients, self._modes, axes=1)
 
 
-def _level(modes, pupil):
+def level(modes: np.ndarray, pupil: Pupil) -> np.ndarray:
     """Remove piston and tilt over the stop from each mode, and scale its rms to one.
 
     The tilt is that of a plane fitted by least squares, which sets the position of the core of the

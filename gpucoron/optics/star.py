@@ -1,0 +1,256 @@
+"""Absolute position of the star behind a coronagraph, by a model of its image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from gpucoron.errors import InputError
+from gpucoron.optics.coronagraph_model import (
+    DIAMETER_M,
+    CoronagraphModel,
+    Grid,
+    StarModel,
+)
+from gpucoron.optics.instruments import Filter, Instrument, load_aperture
+from gpucoron.optics.star_fit import Pixels, StarFitter
+from gpucoron.optics.star_symmetry import symmetry_centre
+from gpucoron.optics.telescope import RAD
+
+MODEL_ERROR = 0.07  # of the light of an image that the model may leave unexplained, per pixel
+SMOOTHING = 0.7  # width over which that light is averaged, in units of lambda / D
+RADIUS = 7.5  # pixels up to this distance from the mask are fitted, lambda / D
+MOST_IMAGES = 3  # dither positions that are fitted; more add little
+MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
+MISFIT_ERROR = 0.2  # that guess, lambda / D
+FLOOR_MAS = {"round": 0.5, "4qpm": 0.5, "spot": 0.5}  # what is wrong with the optics' model
+OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
+SYMMETRIC = {"round": 0.08, "spot": 0.01}  # error of the centre of symmetry, lambda / D
+CELL = 1.0  # size of what the model leaves unexplained, lambda / D
+CLIP = 6.0  # sigma
+SAMPLES = 24  # from the mask to the edge of the window, at most about
+
+
+@dataclass(frozen=True)
+class StarFit:
+    """Position of the star, and what was fitted with it.
+
+    Positions count from 0 in pixels of the array, x before y.
+    """
+
+    position: tuple[float, float]  # of the common origin of `steps`
+    error: tuple[float, float]
+    method: str  # "model" or "symmetry"
+    mask: np.ndarray  # (2,), or (n, 2) where each image has its own, of the images in `used`
+    mask_error: np.ndarray  # likewise
+    used: tuple[int, ...]  # images that were fitted
+    flux: np.ndarray  # of the star in each of them, sum of its image without the mask, MJy/sr
+    flux_error: np.ndarray
+    background: np.ndarray  # MJy/sr
+    wavefront_nm: float  # rms of the fitted modes
+    chi2: float  # reduced, with the model's own error in the denominator
+    misfit: float  # rms of what the model leaves, as a part of the light around
+    converged: bool
+    symmetry: tuple[float, float]  # centre of point symmetry
+    model: tuple[float, float]  # the model's position, whatever `method` is
+
+
+def fit_star(
+    images: np.ndarray,
+    errors: np.ndarray,
+    steps: np.ndarray,
+    instrument: Instrument,
+    bandpass: Filter,
+    mask_centre: tuple[float, float],
+    *,
+    mask_error_px: float = 0.3,
+    recentred: bool = False,
+    step_error_px: float = 0.0,
+    weight: np.ndarray | None = None,
+    guess: tuple[float, float] | None = None,
+    star_model: StarModel | None = None,
+    options: dict | None = None,
+) -> StarFit:
+    """Find the absolute position of the star behind a coronagraph.
+
+    Images of dithered exposures are fitted together: the position of the star relative to the
+    mask differs between them by known steps, while the wavefront is the same. The model's
+    parameters are the position of the star, that of the mask, the wavefront (see
+    `CoronagraphModel`), and flux and background of each image.
+
+    Parameters
+    ----------
+    images, errors : (n, ny, nx) float, MJy/sr
+        For example the mean of each exposure of the reference star. Pixels that are not finite, or
+        have no positive error, are not used.
+    steps : (n, 2) float, px
+        Position (x, y) of the star in each image relative to the common origin.
+    instrument, bandpass : Instrument, Filter
+    mask_centre : (float, float), px
+        Nominal centre (x, y) of the mask on the array, from 0.
+    mask_error_px : float
+        Its standard error; of each image's own mask with `recentred`.
+    recentred : bool
+        The images were shifted after they were taken, so that the mask is elsewhere in each.
+    step_error_px : float
+        Standard error of each step.
+    weight : (ny, nx) float or None
+        Further weight of each pixel, 0 to 1.
+    guess : (float, float) or None
+        First guess of the common origin, px; None is the centre of point symmetry near the mask.
+    star_model : StarModel or None
+        Replaces the optics of the instrument; see there.
+    options : dict or None
+        Keywords of `CoronagraphModel`.
+
+    Returns
+    -------
+    StarFit
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit together, or images without usable pixels round the mask.
+
+    Notes
+    -----
+    Tilt of the wavefront and position of the star are one and the same behind the mask. Tilt is
+    taken out of every mode by a plane fitted over the Lyot stop, so that the position is that of
+    the core of the image that the star would have without the mask.
+
+    The weights are ``1 / (sigma^2 + (0.07 light)^2)``, where the light is the image's smoothed rms,
+    so that no parameter changes them. Levenberg-Marquardt, with flux and background solved
+    for at each trial (variable projection); then pixels beyond 6 sigma are taken out, once.
+
+    Unexplained speckles are the same in all images, and move with the star. The errors take them as
+    independent from one cell of lambda / D in the star's frame to the next (a clustered sandwich
+    covariance), and add what the priors leave, the errors of the steps, and a floor for what
+    is wrong with the model, measured in docs/star.md. Where the model leaves more than a tenth of
+    the light unexplained its error is a fifth of lambda / D, and point symmetry, where its error is
+    smaller, gives the position.
+    """
+    images, errors, steps = _checked(images, errors, steps)
+    scale = load_aperture(bandpass.aperture).scale
+    resolution = bandpass.centre_um * 1e-6 / DIAMETER_M / RAD / float(np.mean(scale))
+    used = spread_out(steps, MOST_IMAGES)
+    images, errors, steps = images[used], errors[used], steps[used]
+    outside = np.ones(images.shape[1:]) if weight is None else np.asarray(weight, float)
+    symmetry = _symmetric_origin(images, steps, guess or mask_centre, resolution)
+    if guess is None:
+        guess = symmetry if instrument.kind in SYMMETRIC else mask_centre
+    grid = _grid(images.shape[1:], mask_centre, RADIUS * resolution)
+    model = star_model or CoronagraphModel(instrument, bandpass, scale, grid, **(options or {}))
+    round_window = _disk(outside, mask_centre, RADIUS * resolution)
+    pixels = Pixels.cut(images, errors, round_window, grid, SMOOTHING * resolution, MODEL_ERROR)
+    if not np.all(pixels.weight.any(axis=(1, 2))):
+        raise InputError(
+            f"an image has no usable pixel within {RADIUS * resolution:.0f} px of the mask at "
+            f"({mask_centre[0]:.1f}, {mask_centre[1]:.1f}), expected some"
+        )
+    coarse = StarFitter(
+        model.low_orders(), pixels, steps, guess, mask_centre, mask_error_px, recentred
+    )
+    coarse.run()
+    fit = coarse.with_model(model)
+    fit.run()
+    if fit.clip(CLIP):
+        fit.run()
+    return _result(fit, used, symmetry, instrument.kind, resolution, scale, step_error_px)
+
+
+def spread_out(steps: np.ndarray, most: int) -> list[int]:
+    """Choose up to `most` images whose steps are far apart: indices, ascending."""
+    distance = np.hypot(*(steps[:, None] - steps).T)
+    chosen = [int(np.argmax(distance.max(axis=0)))]
+    while len(chosen) < min(most, len(steps)):
+        nearest = distance[chosen].min(axis=0)
+        nearest[chosen] = -1
+        chosen.append(int(np.argmax(nearest)))
+    return sorted(chosen)
+
+
+def _checked(images, errors, steps):
+    images, errors, steps = (np.asarray(a, np.float64) for a in (images, errors, steps))
+    if images.ndim != 3 or not len(images) or errors.shape != images.shape:
+        raise InputError(
+            f"images and errors have shapes {images.shape} and {errors.shape}, expected one shape "
+            "(n, ny, nx)"
+        )
+    if steps.shape != (len(images), 2) or not np.isfinite(steps).all():
+        raise InputError(
+            f"steps have shape {steps.shape}, expected ({len(images)}, 2), all finite: x and y of "
+            "the star in each image"
+        )
+    return images, errors, steps
+
+
+def _grid(shape, centre, radius_px):
+    """Return the grid of pixels within a radius: every pixel, or fewer where images are smooth."""
+    stride = max(1, int(radius_px // SAMPLES))
+    reach = stride * int(radius_px // stride)
+    axes = []
+    for middle, size in zip(np.rint(centre).astype(int), shape[::-1], strict=True):
+        axis = np.arange(middle - reach, middle + reach + 1, stride)
+        axis = axis[(axis >= 0) & (axis < size)]
+        if axis.size < 8:
+            raise InputError(
+                f"the mask's centre is ({centre[0]:.1f}, {centre[1]:.1f}), expected a position on "
+                f"the array of {shape[1]} x {shape[0]} pixels"
+            )
+        axes.append(axis)
+    return Grid(*axes)
+
+
+def _disk(weight, centre, radius_px):
+    y, x = np.ogrid[: weight.shape[0], : weight.shape[1]]
+    return weight * (np.hypot(x - centre[0], y - centre[1]) <= radius_px)
+
+
+def _symmetric_origin(images, steps, guess, resolution):
+    """Return the median of the images' centres of symmetry, less their steps."""
+    found = []
+    for image, step in zip(images, steps, strict=True):
+        known = np.isfinite(image)
+        nearest = ndimage.distance_transform_edt(
+            ~known, return_distances=False, return_indices=True
+        )
+        centre, _ = symmetry_centre(image[tuple(nearest)], guess + step, RADIUS * resolution)
+        found.append(np.subtract(centre, step))
+    x, y = np.median(found, axis=0)
+    return float(x), float(y)
+
+
+def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
+    covariance = fit.covariance(CELL * resolution)
+    sigma = np.sqrt(np.diag(covariance))
+    floor = FLOOR_MAS.get(kind, OTHER_FLOOR_MAS) / (1000 * np.asarray(scale))
+    if fit.misfit > MISFIT_LIMIT or not fit.converged:
+        floor = np.full(2, MISFIT_ERROR * resolution)
+    error = np.sqrt(sigma[:2] ** 2 + floor**2 + step_error_px**2 / len(used))
+    symmetry_error = SYMMETRIC.get(kind, MISFIT_ERROR) * resolution
+    symmetric = symmetry_error < min(error)
+    position = symmetry if symmetric else fit.star
+    if symmetric:
+        error = np.full(2, symmetry_error)
+    after_masks = 2 + 2 * fit.n_masks
+    return StarFit(
+        position=(float(position[0]), float(position[1])),
+        error=(float(error[0]), float(error[1])),
+        method="symmetry" if symmetric else "model",
+        mask=fit.masks if fit.own_masks else fit.masks[0],
+        mask_error=sigma[2:after_masks].reshape(fit.masks.shape)[
+            slice(None) if fit.own_masks else 0
+        ],
+        used=tuple(used),
+        flux=fit.flux,
+        flux_error=sigma[after_masks::2],
+        background=fit.background,
+        wavefront_nm=float(np.sqrt(np.sum(fit.modes**2))),
+        chi2=fit.chi2,
+        misfit=fit.misfit,
+        converged=fit.converged,
+        symmetry=symmetry,
+        model=(float(fit.star[0]), float(fit.star[1])),
+    )
