@@ -73,6 +73,8 @@ class Centering:
 
     Attributes
     ----------
+    center : {"star", "wcs"}
+        What was done: "wcs" where a WCS gives its star no position.
     wcss : list of InputWcs
         To combine by.
     radec : (ra, dec), degrees, or None
@@ -86,7 +88,7 @@ class Centering:
         wcss: Sequence[InputWcs],
         center: str,
     ):
-        self.center, self._science, self._stars = center, science, stars
+        self.center, self._science, self._stars = "wcs", science, stars
         self._original = self.wcss = list(wcss)
         self._weights = _weights(science)
         self.radec: Pair | None = None
@@ -98,6 +100,7 @@ class Centering:
         self.radec = mean = _mean_position(skies, self._weights)
         self._spread = 3600 * max(math.hypot(*_away(sky, mean)) for sky in skies)
         if center == "star":
+            self.center = center
             self.wcss = [wcs.turned(sky, mean) for wcs, sky in zip(wcss, skies, strict=True)]
 
     def grid(self, grid: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +115,7 @@ class Centering:
             return None
         places = [_place(w, output, s) for w, s in zip(self.wcss, self._stars, strict=True)]
         x, y, x_err, y_err, *mask = np.average(places, axis=0, weights=self._weights).tolist()
-        if not (math.isfinite(x) and math.isfinite(y)):
+        if not all(map(math.isfinite, (x, y, self._spread))):  # keywords that make no sense
             return None
         sources = {star.source for star in self._stars}
         position = StarPositions(

@@ -319,6 +319,19 @@ def test_star_mask_and_errors_in_the_combined_image(seed, pair):
     assert (found.position.source, found.center) == ("model", "wcs")
 
 
+@pytest.mark.parametrize("x", [np.nan, 1e9, 1e300])
+def test_a_star_that_is_nowhere(x, pair):
+    """Headers may have CRPIX anywhere; what comes of it is nothing, or can be written."""
+    wcss = [wcs_of(exposure) for exposure in pair]
+    output = output_wcs(wcss, [e.meta for e in pair], [e.shape for e in pair])
+    stars = [StarPositions.constant((place, 9.0), 2, np.nan, "wcs") for place in (20.0, x)]
+    centering = Centering(pair, stars, wcss, "wcs")
+    centering.warn_of_differences([(*star.mean, 0.0) for star in stars])
+    found = centering.in_image(output)
+    assert centering.wcss == wcss
+    assert found is None or np.isfinite([*found.position.mean, *found.radec, found.spread]).all()
+
+
 def test_a_star_away_from_the_target(pair, caplog):
     """Only one that is measured: CRPIX may be off the target, which target acquisition corrects."""
     wcss, place = [wcs_of(exposure) for exposure in pair], expected_star(pair[0])[0]
