@@ -121,7 +121,7 @@ class AlignRefs(_Step):
     align: str = _parameter(
         "joint",
         choice("joint", "each", "first"),
-        "one position for each image, a fit of each pair, or of the first integration only",
+        "a position for each image, a fit of each pair, or the first",
     )
     median_box_length: int = _parameter(
         3, integer(0), "side (px) of the box whose median replaces bad pixels"

@@ -52,6 +52,9 @@ class StarPositions:
             object.__setattr__(self, name, values)
         if self.source not in SOURCES:
             raise ValueError(f"source is {self.source!r}, expected one of {', '.join(SOURCES)}")
+        if self.mask is not None:
+            x, y = self.mask
+            object.__setattr__(self, "mask", (round(float(x), 6), round(float(y), 6)))
 
     @classmethod
     def constant(
@@ -69,7 +72,11 @@ class StarPositions:
 
     @property
     def mean(self) -> tuple[float, float]:
-        """Mean x, y of the integrations in which it is known, pixels counted from 1."""
+        """Mean x, y of the integrations in which it is known, pixels counted from 1.
+
+        Rounded to a millionth, which is less than any error, as headers have it: what is computed
+        from it is the same when it has been read back.
+        """
         return _mean(self.x), _mean(self.y)
 
     @property
@@ -81,9 +88,10 @@ class StarPositions:
         return _mean(self.x_err), _mean(self.y_err)
 
     def as_record(self) -> dict[str, Any]:
-        """Return the positions as plain lists and numbers, None for NaN, for a JSON file."""
-        columns = {name: getattr(self, name).tolist() for name in ("x", "y", "x_err", "y_err")}
-        plain: dict[str, Any] = {k: [_number(v) for v in column] for k, column in columns.items()}
+        """Return mean position and error as plain numbers, None for NaN, for a JSON file."""
+        names = ("x", "y", "x_err", "y_err")
+        means = zip(names, (*self.mean, *self.mean_error), strict=True)
+        plain: dict[str, Any] = {name: _number(value) for name, value in means}
         return plain | {"source": self.source, "mask": None if self.mask is None else [*self.mask]}
 
 
@@ -131,7 +139,7 @@ class CombinedStar:
 
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else math.nan
+    return round(float(known.mean()), 6) if known.size else math.nan
 
 
 def _number(value: float) -> float | None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from gpucoron.core.star import CombinedStar, StarPositions
+import numpy as np
+
+from gpucoron.core.star import SOURCES, CombinedStar, StarPositions
 from gpucoron.errors import GpucoronError
 from gpucoron.io.fits.headers import number_pair, set_keyword
 from gpucoron.io.wcs import read_wcs
@@ -17,7 +19,14 @@ if TYPE_CHECKING:
 
     from gpucoron.io.exposures import Exposure
 
-__all__ = ["STAR_KEYWORDS", "expected_star", "set_star", "target_pixel", "target_position"]
+__all__ = [
+    "STAR_KEYWORDS",
+    "expected_star",
+    "read_star",
+    "set_star",
+    "target_pixel",
+    "target_position",
+]
 
 #: All that `set_star` sets or removes in SCI, with their comments.
 STAR_KEYWORDS = {
@@ -77,6 +86,36 @@ def target_pixel(exposure: Exposure) -> tuple[float, float] | None:
     x, y = read_wcs(exposure.asdf_bytes, exposure.path.name).sky_to_pixel(*target)
     place = float(x) + 1, float(y) + 1
     return place if all(map(math.isfinite, place)) else None
+
+
+def read_star(header: Header, positions: np.ndarray | None, n: int) -> StarPositions | None:
+    """Return the position of the star from psfsub; None where it does not have a measured one.
+
+    Parameters
+    ----------
+    header : Header
+        Of SCI.
+    positions : structured array, optional
+        The table POSITIONS, by which integrations differ.
+    n : int
+        Number of integrations.
+
+    Returns
+    -------
+    StarPositions or None
+        With the error of the mean for every integration.
+    """
+    place, error = (number_pair(header, f"{k}X", f"{k}Y") for k in ("STARCEN", "STARERR"))
+    source = str(header.get("STARSRC", "wcs"))
+    if place is None or error is None or source == "wcs" or source not in SOURCES:
+        return None
+    away = np.zeros((2, n))
+    if positions is not None:
+        away = np.stack([positions["x"][:n], positions["y"][:n]])
+        away = away - np.nan_to_num(np.nanmean(away, axis=1, keepdims=True))
+    x, y = (np.full(n, value) + shift for value, shift in zip(place, away, strict=True))
+    x_err, y_err = (np.where(np.isnan(x), np.nan, value) for value in error)
+    return StarPositions(x, y, x_err, y_err, source, number_pair(header, "MASKCENX", "MASKCENY"))
 
 
 def set_star(header: Header, star: StarPositions | CombinedStar | None) -> None:

@@ -1,8 +1,8 @@
 """Images of a star behind a coronagraph, with their derivatives: what `fit_star` fits.
 
 The field behind the Lyot stop is linear in the field of the pupil, so the derivative of the image
-with respect to a mode of the wavefront is one more propagation, of the pupil's field times the mode,
-through the same mask: ``dI = 2 Re(conj(E) dE)``. Fields are computed on a pupil of 100 samples,
+with respect to a mode of the wavefront is one more propagation, of the pupil's field times the
+mode, through the same mask: ``dI = 2 Re(conj(E) dE)``. Fields are computed on a pupil of 100 samples,
 their derivatives on one of 50: errors of a few percent in a derivative slow the fit, but do not
 move its solution far.
 """

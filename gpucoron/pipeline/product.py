@@ -193,6 +193,7 @@ def subtract_psf(
                 report_positions(positions, findings, alignment.positions.n_pairs)
             else:
                 report_fits(root, fits, findings, sources)
+            product.stars.measure(exposure, alignment)
         if work.kept:
             images, errors = (
                 np.stack(a) if work.each else a[0] for a in zip(*work.kept, strict=True)

@@ -124,13 +124,10 @@ def can_read_back(product: ProductContext, exposure: Exposure) -> bool:
     """Return whether a science exposure can be read back instead of subtracted.
 
     Its psfsub of every truncation must be complete, so must its psfalign if it is to be written,
-    and aligned references must not be wanted in memory (files have them in single precision). A
-    position of the star that is given needs the fits, which only psfalign has.
+    and aligned references must not be wanted in memory (files have them in single precision).
     """
     options, aligned = product.run.options, not product.parameters.align_refs.skip
     if "psfsub" not in options.save or (aligned and "psfalign" in options.keep):
-        return False
-    if aligned and product.parameters.align_refs.star and "psfalign" not in options.save:
         return False
     paths = product.names.paths(exposure.root, "psfsub")
     if aligned and "psfalign" in options.save:
@@ -152,11 +149,27 @@ def read_back(
     with product.run.timed("read"):
         paths = product.names.paths(exposure.root, "psfsub")
         for truncate, path in zip(product.parameters.klip.truncations, paths, strict=True):
-            found = read_exposure(path, "science").stack
-            stacks[truncate] = product.backends[0].upload(found)
+            found = read_exposure(path, "science")
+            stacks[truncate] = product.backends[0].upload(found.stack)
         _read_fits(product, exposure)
+        _read_star(product, exposure, found, paths[0])
     log.info("%s: read back, complete already", exposure.root)
     return {k: flagged.replace(data=s.data, err=s.err) for k, s in stacks.items()}
+
+
+def _read_star(product: ProductContext, exposure: Exposure, psfsub: Exposure, path: Path) -> None:
+    """Note the positions, and where the star is, as an exposure's psfsub has them."""
+    from gpucoron.io.fits.reading import open_fits
+    from gpucoron.io.star import read_star
+
+    file = open_fits(path, InputError)
+    hdu = file.find("POSITIONS")
+    table = None if hdu is None else file.table(hdu)
+    if table is not None:
+        product.result.positions[exposure.root] = table
+    star = read_star(psfsub.headers["SCI"], table, len(psfsub.stack))
+    if star is not None and not product.parameters.like_jwst:
+        product.stars.note(exposure, star)
 
 
 def _read_fits(product: ProductContext, exposure: Exposure) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpucoron.backend.arrays import to_host
 from gpucoron.core.star import StarPositions
-from gpucoron.errors import ParameterError, plural
+from gpucoron.errors import GpucoronError, InputError, ParameterError, plural
 from gpucoron.pipeline.centering import Centering, choose_center
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gpucoron.io.wcs import InputWcs
     from gpucoron.pipeline.centering import Place
     from gpucoron.pipeline.result import ProductResult
+    from gpucoron.steps.align_refs import Alignment
     from gpucoron.steps.positions import Pointing
 
 __all__ = ["Stars", "check_given_star", "describe_star", "pointing", "relative_positions"]
@@ -94,6 +96,36 @@ class Stars:
         x, y = star.mean
         if self._result.record is not None and math.isfinite(x) and math.isfinite(y):
             self._result.record.exposures[exposure.root].star_px = (x - 1, y - 1)
+
+    def measure(self, exposure: Exposure, alignment: Alignment) -> None:
+        """Measure the star in a science exposure by a model of its coronagraph, and note it.
+
+        Nothing is done where its position is given or the preset is jwst's. A coronagraph that is
+        not modelled, or an exposure of which no image could be registered, gives a warning.
+
+        Parameters
+        ----------
+        exposure : Exposure
+        alignment : Alignment
+            Has the integrations with bad pixels filled, and their positions.
+        """
+        if self._parameters.align_refs.stars or self._parameters.like_jwst:
+            return
+        try:
+            star = _modelled(exposure, alignment)
+        except GpucoronError as problem:
+            log.warning(
+                "%s: the star's position is not measured, and is that of the headers: %s "
+                "(--star X,Y gives it)",
+                *(exposure.path.name, problem),
+            )
+            return
+        self.note(exposure, star)
+        log.info(
+            "%s: star at x, y = %.3f, %.3f (%.3f, %.3f px) by %s",
+            *(exposure.root, *star.mean, *star.mean_error),
+            "a model of the coronagraph" if star.source == "model" else "the image's symmetry",
+        )
 
     def _given(self, exposure: Exposure) -> StarPositions | None:
         """Return the position that is given, moved as the alignment says; None where none is."""
@@ -186,6 +218,50 @@ def pointing(
     if own is None or not wanted or None in wanted:
         return None
     return Pointing(np.array(own), np.array(wanted))
+
+
+def _modelled(exposure: Exposure, alignment: Alignment) -> StarPositions:
+    """Fit a model of the coronagraph to the mean of an exposure's integrations.
+
+    Raises InputError where that cannot be done.
+    """
+    from gpucoron.optics.instruments import optics_of
+    from gpucoron.optics.star import fit_star
+
+    optics, meta = optics_of(exposure.meta), exposure.meta
+    if optics is None:
+        what = (meta.instrument, meta.filter, meta.coronmsk or meta.subarray)
+        raise InputError(f"there is no model of {' '.join(w or '?' for w in what)}")
+    offsets, errors, good = _offsets(alignment)
+    if not good.any():
+        raise InputError("no integration could be registered")
+    images = to_host(alignment.science)[good]
+    sigma = to_host(alignment.science_error) / math.sqrt(len(images))
+    fit = fit_star(
+        images.mean(axis=0, dtype=np.float64)[None],
+        np.where(sigma > 0, sigma, np.nan)[None],
+        np.zeros((1, 2)),
+        optics.instrument,
+        optics.bandpass,
+        optics.mask_centre,
+    )
+    place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
+    sigmas = np.hypot(fit.error, errors)
+    mask = np.reshape(fit.mask, (-1, 2))[0] + 1
+    return StarPositions(*place.T, *sigmas.T, fit.method, (float(mask[0]), float(mask[1])))
+
+
+def _offsets(alignment: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x, y of integrations relative to each other, their errors, and which are measured."""
+    from gpucoron.ops.registration import CONVERGED
+
+    n = len(alignment.science)
+    if alignment.align != "joint":
+        usable = np.array([alignment.has_pixels(i) for i in range(n)])
+        return np.where(usable[:, None], np.zeros((n, 2)), np.nan), np.zeros((n, 2)), usable
+    positions = alignment.positions
+    good = positions.status[0] == CONVERGED
+    return positions.science[:, ::-1], positions.science_errors[:, ::-1], good
 
 
 def _expected(exposure: Exposure) -> StarPositions:

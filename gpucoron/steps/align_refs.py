@@ -79,6 +79,8 @@ class Alignment:
     science : (nsci, ny, nx)
         The science integrations, filled: what KLIP must subtract from. An integration without any
         usable pixel is NaN.
+    science_error : (ny, nx)
+        Standard deviations of the pixels of one integration; NaN where not known.
 
     Raises
     ------
@@ -116,6 +118,7 @@ class Alignment:
         self._pointing = pointing
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
+        self.science_error = error
         self._xp = cuda.array_namespace(self.science, references.images)
         self._usable = to_host(self._xp.isfinite(self.science).all(axis=(1, 2)))
         if not self._usable.any():

@@ -206,7 +206,7 @@ def recorded(*keys, **values):
     "change, options, reason",
     [
         (None, {"klip_truncate": 4}, "klip.truncate was 3 and is 4"),
-        (None, {"preset": "jwst"}, "align_refs.align was each and is first"),
+        (None, {"preset": "jwst"}, "align_refs.align was joint and is first"),
         (lambda t: t.edit(t.psf[1], SCI=lambda a: a * 1.01), {}, "{psf} is not as it was"),
         (lambda t: t.members(lambda name: name != t.psf[1].name), {}, "{asn} is not as it was"),
         (None, {"psfmask": "{mask}"}, "{mask} is now an input"),

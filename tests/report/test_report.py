@@ -127,7 +127,8 @@ def test_the_report_of_a_whole_run(planets):
 @pytest.mark.parametrize(
     ("star", "said"),
     [
-        ((), "assumed where the exposures' headers have it"),
+        ((), "by a model of the optics: x, y ="),
+        (("wcs", math.nan, "wcs"), "assumed where the exposures' headers have it"),
         (("given", 0.02, "star"), "at the position given: x, y = 12.50, 8.25 ± 0.02, 0.02 px"),
         (("given", 0.02, "star"), "combined about it; by their GWCSs it is up to 0.250″"),
         (("model", 0.3, "wcs"), "by a model of the optics: x, y = 12.50, 8.25 ± 0.3, 0.3 px"),
@@ -154,7 +155,7 @@ def test_noise_alone_has_no_candidate(tmp_path):
 
 
 def test_what_is_noted_is_what_the_products_hold(tiny):
-    result = run(tiny, keep=("crfints", "psfalign", "psfsub", "i2d"))
+    result = run(tiny, align="each", keep=("crfints", "psfalign", "psfsub", "i2d"))
     product, record = result.product, result.product.record
     for root, entry in record.exposures.items():
         if entry.exptype == "science":
