@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +22,17 @@ from gpucoron.optics.telescope import RAD
 
 MODEL_ERROR = 0.07  # of the light of an image that the model may leave unexplained, per pixel
 SMOOTHING = 0.7  # width over which that light is averaged, in units of lambda / D
-RADIUS = 7.5  # pixels up to this distance from the mask are fitted, lambda / D
+RADIUS = 5.5  # pixels up to this distance from the mask are fitted, lambda / D
 MOST_IMAGES = 3  # dither positions that are fitted; more add little
 MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
 MISFIT_ERROR = 0.2  # that guess, lambda / D
-FLOOR_MAS = {"round": 0.5, "4qpm": 0.5, "spot": 0.5}  # what is wrong with the optics' model
+FLOOR_MAS = {"round": 0.6, "4qpm": 0.6, "spot": 1.5}  # of the optics of the model
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
-SYMMETRIC = {"round": 0.08, "spot": 0.01}  # error of the centre of symmetry, lambda / D
+SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
+SYMMETRY_RADIUS = 10.0  # lambda / D
+UNDITHERED = 2.0  # by which errors grow where the wavefront is seen from one place alone
+COARSE_STOP = np.inf, 0.5
+FINE_STOP = 0.01, 0.9
 CELL = 1.0  # size of what the model leaves unexplained, lambda / D
 CLIP = 6.0  # sigma
 SAMPLES = 24  # from the mask to the edge of the window, at most about
@@ -149,15 +154,26 @@ def fit_star(
             f"an image has no usable pixel within {RADIUS * resolution:.0f} px of the mask at "
             f"({mask_centre[0]:.1f}, {mask_centre[1]:.1f}), expected some"
         )
-    coarse = StarFitter(
-        model.low_orders(), pixels, steps, guess, mask_centre, mask_error_px, recentred
-    )
-    coarse.run()
-    fit = coarse.with_model(model)
-    fit.run()
-    if fit.clip(CLIP):
-        fit.run()
+    prior = mask_centre, mask_error_px, recentred
+    fit = None
+    for start in (guess, 2 * np.asarray(mask_centre) - guess, mask_centre):
+        found = _fitted(model, pixels, steps, start, prior)
+        if fit is None or found.cost < fit.cost:
+            fit = found
+        if fit.misfit < MISFIT_LIMIT:
+            break
     return _result(fit, used, symmetry, instrument.kind, resolution, scale, step_error_px)
+
+
+def _fitted(model, pixels, steps, start, prior):
+    """Fit low orders, then all modes, then again without pixels that are far off."""
+    fit = StarFitter(model.low_orders(), copy.copy(pixels), steps, start, *prior)
+    fit.run(*COARSE_STOP)
+    fit = fit.with_model(model)
+    fit.run(*FINE_STOP)
+    if fit.misfit < MISFIT_LIMIT and fit.clip(CLIP):
+        fit.run(*FINE_STOP)
+    return fit
 
 
 def spread_out(steps: np.ndarray, most: int) -> list[int]:
@@ -216,7 +232,9 @@ def _symmetric_origin(images, steps, guess, resolution):
         nearest = ndimage.distance_transform_edt(
             ~known, return_distances=False, return_indices=True
         )
-        centre, _ = symmetry_centre(image[tuple(nearest)], guess + step, RADIUS * resolution)
+        centre, _ = symmetry_centre(
+            image[tuple(nearest)], guess + step, SYMMETRY_RADIUS * resolution
+        )
         found.append(np.subtract(centre, step))
     x, y = np.median(found, axis=0)
     return float(x), float(y)
@@ -228,6 +246,8 @@ def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
     floor = FLOOR_MAS.get(kind, OTHER_FLOOR_MAS) / (1000 * np.asarray(scale))
     if fit.misfit > MISFIT_LIMIT or not fit.converged:
         floor = np.full(2, MISFIT_ERROR * resolution)
+    if fit.own_masks or len(used) == 1:
+        sigma = UNDITHERED * sigma
     error = np.sqrt(sigma[:2] ** 2 + floor**2 + step_error_px**2 / len(used))
     symmetry_error = SYMMETRIC.get(kind, MISFIT_ERROR) * resolution
     symmetric = symmetry_error < min(error)
