@@ -3,8 +3,8 @@
 The field behind the Lyot stop is linear in the field of the pupil. The derivative of the image with
 respect to a mode of the wavefront is therefore one more propagation through the same mask, of the
 pupil's field times the mode: ``dI = 2 Re(conj(E) dE)``. Fields are computed on a pupil of 100
-samples, their derivatives on one of 50: errors of a few percent in a derivative slow the fit, but do
-not move its solution far.
+samples, their derivatives on one of 50: errors of a few percent in a derivative slow the fit but
+do not move its solution far.
 """
 
 from __future__ import annotations

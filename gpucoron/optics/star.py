@@ -17,6 +17,7 @@ from gpucoron.optics.coronagraph_model import (
 )
 from gpucoron.optics.instruments import Filter, Instrument, load_aperture
 from gpucoron.optics.star_fit import Pixels, StarFitter
+from gpucoron.optics.star_images import ImageModel, StarImages
 from gpucoron.optics.star_symmetry import symmetry_centre
 from gpucoron.optics.telescope import RAD
 
@@ -35,6 +36,7 @@ COARSE_STOP = np.inf, 0.5
 FINE_STOP = 0.01, 0.9
 CELL = 1.0  # size of what the model leaves unexplained, lambda / D
 CLIP = 6.0  # sigma
+DETECTED = 5.0  # flux over its error from which a star is seen
 SAMPLES = 24  # from the mask to the edge of the window, at most about
 
 
@@ -47,7 +49,7 @@ class StarFit:
 
     position: tuple[float, float]  # of the common origin of `steps`
     error: tuple[float, float]
-    method: str  # "model" or "symmetry"
+    method: str  # "model", "symmetry", or "none": no star is seen, and the error is infinite
     mask: np.ndarray  # (2,), or (n, 2) where each image has its own, of the images in `used`
     mask_error: np.ndarray  # likewise
     used: tuple[int, ...]  # images that were fitted
@@ -75,7 +77,7 @@ def fit_star(
     step_error_px: float = 0.0,
     weight: np.ndarray | None = None,
     guess: tuple[float, float] | None = None,
-    star_model: StarModel | None = None,
+    star_model: StarImages | None = None,
     options: dict | None = None,
 ) -> StarFit:
     """Find the absolute position of the star behind a coronagraph.
@@ -105,8 +107,8 @@ def fit_star(
         Further weight of each pixel, 0 to 1.
     guess : (float, float) or None
         First guess of the common origin, px; None is the centre of point symmetry near the mask.
-    star_model : StarModel or None
-        Replaces the optics of the instrument; see `star_images.ImageModel`.
+    star_model : StarImages or None
+        Images of a star that replace the model of the optics.
     options : dict or None
         Keywords of `CoronagraphModel`.
 
@@ -142,27 +144,40 @@ def fit_star(
     used = spread_out(steps, MOST_IMAGES)
     images, errors, steps = images[used], errors[used], steps[used]
     outside = np.ones(images.shape[1:]) if weight is None else np.asarray(weight, float)
-    symmetry = _symmetric_origin(images, steps, guess or mask_centre, resolution)
-    if guess is None:
-        guess = symmetry if instrument.kind in SYMMETRIC else mask_centre
     grid = _grid(images.shape[1:], mask_centre, RADIUS * resolution)
-    model = star_model or CoronagraphModel(instrument, bandpass, scale, grid, **(options or {}))
-    round_window = _disk(outside, mask_centre, RADIUS * resolution)
-    pixels = Pixels.cut(images, errors, round_window, grid, SMOOTHING * resolution, MODEL_ERROR)
+    near = _disk(outside, mask_centre, RADIUS * resolution)
+    pixels = Pixels.cut(images, errors, near, grid, SMOOTHING * resolution, MODEL_ERROR)
     if not np.all(pixels.weight.any(axis=(1, 2))):
         raise InputError(
             f"an image has no usable pixel within {RADIUS * resolution:.0f} px of the mask at "
             f"({mask_centre[0]:.1f}, {mask_centre[1]:.1f}), expected some"
         )
-    prior = mask_centre, mask_error_px, recentred
-    fit = None
-    for start in (guess, 2 * np.asarray(mask_centre) - guess, mask_centre):
-        found = _fitted(model, pixels, steps, start, prior)
-        if fit is None or found.cost < fit.cost:
-            fit = found
-        if fit.misfit < MISFIT_LIMIT:
+    mask = np.asarray(mask_centre, float)
+    symmetry = _symmetric_origin(images, steps, mask if guess is None else guess, resolution)
+    start = np.asarray(mask if guess is None else guess, float)
+    if guess is None and instrument.kind in SYMMETRIC:
+        lost = np.hypot(*(symmetry - mask)) > RADIUS * resolution
+        start = mask if lost else symmetry
+    if star_model is not None:
+        model: StarModel = ImageModel(star_model, grid)
+    else:
+        model = CoronagraphModel(instrument, bandpass, scale, grid, **(options or {}))
+    starts = (start, 2 * mask - start, mask)
+    fit = _best_fit(model, pixels, steps, starts, (mask, mask_error_px, recentred))
+    kind = "images" if star_model is not None else instrument.kind
+    return _result(fit, used, symmetry, kind, resolution, scale, step_error_px)
+
+
+def _best_fit(model, pixels, steps, starts, prior):
+    """Return the fit from the first start, or the best from all where that one leaves much."""
+    best = None
+    for start in starts:
+        fit = _fitted(model, pixels, steps, start, prior)
+        if best is None or fit.cost < best.cost:
+            best = fit
+        if best.misfit < MISFIT_LIMIT:
             break
-    return _result(fit, used, symmetry, instrument.kind, resolution, scale, step_error_px)
+    return best
 
 
 def _fitted(model, pixels, steps, start, prior):
@@ -236,41 +251,44 @@ def _symmetric_origin(images, steps, guess, resolution):
             image[tuple(nearest)], guess + step, SYMMETRY_RADIUS * resolution
         )
         found.append(np.subtract(centre, step))
-    x, y = np.median(found, axis=0)
-    return float(x), float(y)
+    return np.median(found, axis=0)
 
 
 def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
-    covariance = fit.covariance(CELL * resolution)
-    sigma = np.sqrt(np.diag(covariance))
-    floor = FLOOR_MAS.get(kind, OTHER_FLOOR_MAS) / (1000 * np.asarray(scale))
-    if fit.misfit > MISFIT_LIMIT or not fit.converged:
-        floor = np.full(2, MISFIT_ERROR * resolution)
-    if fit.own_masks or len(used) == 1:
-        sigma = UNDITHERED * sigma
-    error = np.sqrt(sigma[:2] ** 2 + floor**2 + step_error_px**2 / len(used))
-    symmetry_error = SYMMETRIC.get(kind, MISFIT_ERROR) * resolution
-    symmetric = symmetry_error < min(error)
-    position = symmetry if symmetric else fit.star
-    if symmetric:
-        error = np.full(2, symmetry_error)
+    sigma = np.sqrt(np.diag(fit.covariance(CELL * resolution)))
     after_masks = 2 + 2 * fit.n_masks
+    flux_error = sigma[after_masks::2]
+    method, position, error = "model", fit.star, _model_error(fit, sigma, kind, resolution, scale)
+    symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
+    if symmetry_error[0] < error.min():
+        method, position, error = "symmetry", symmetry, symmetry_error
+    if np.all(fit.flux < DETECTED * flux_error):
+        method, error = "none", np.full(2, np.inf)
+    error = np.sqrt(error**2 + step_error_px**2 / len(used))
+    mask_error = sigma[2:after_masks].reshape(fit.masks.shape)
     return StarFit(
         position=(float(position[0]), float(position[1])),
         error=(float(error[0]), float(error[1])),
-        method="symmetry" if symmetric else "model",
+        method=method,
         mask=fit.masks if fit.own_masks else fit.masks[0],
-        mask_error=sigma[2:after_masks].reshape(fit.masks.shape)[
-            slice(None) if fit.own_masks else 0
-        ],
+        mask_error=mask_error if fit.own_masks else mask_error[0],
         used=tuple(used),
         flux=fit.flux,
-        flux_error=sigma[after_masks::2],
+        flux_error=flux_error,
         background=fit.background,
         wavefront_nm=float(np.sqrt(np.sum(fit.modes**2))),
         chi2=fit.chi2,
         misfit=fit.misfit,
         converged=fit.converged,
-        symmetry=symmetry,
+        symmetry=(float(symmetry[0]), float(symmetry[1])),
         model=(float(fit.star[0]), float(fit.star[1])),
     )
+
+
+def _model_error(fit, sigma, kind, resolution, scale):
+    """Return the standard error of the model's position along x and y, px."""
+    floor = FLOOR_MAS.get(kind, OTHER_FLOOR_MAS) / (1000 * np.asarray(scale))
+    if fit.misfit > MISFIT_LIMIT or not fit.converged:
+        floor = np.full(2, MISFIT_ERROR * resolution)
+    undithered = fit.own_masks or len(fit.steps) == 1
+    return np.hypot((UNDITHERED if undithered else 1.0) * sigma[:2], floor)

@@ -11,6 +11,7 @@ from scipy import ndimage
 from gpucoron.optics.coronagraph_model import Grid, StarModel
 
 _ITERATIONS, _TRIALS = 30, 6
+_LONGEST_PX = 2.0  # that a step may move the star
 _DAMPING, _LEAST_DAMPING, _FACTOR = 1e-2, 1e-6, 8.0
 
 
@@ -180,6 +181,7 @@ class StarFitter:
         size = len(self._unit)
         matrix = self._scaled + (damping + 1e-12) * np.eye(size)
         step = np.linalg.solve(matrix, self._gradient) / self._unit
+        step *= min(1.0, _LONGEST_PX / max(np.hypot(*step[self._star]), 1e-12))
         return step[: self.n_modes + 2 + 2 * self.n_masks]
 
     def covariance(self, cell_px: float) -> np.ndarray:

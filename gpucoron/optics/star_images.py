@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
@@ -9,14 +11,12 @@ from gpucoron.errors import InputError
 from gpucoron.optics.coronagraph_model import Grid, StarModel
 
 _STEP_PX = 0.05
+_MOST_CONDITION = 100.0  # of the terms at the images' offsets: few, or on one circle, say little
 
 
-class ImageModel(StarModel):
-    """Images of a star at known offsets from the mask, measured or from another simulation.
-
-    Between the offsets the image is a polynomial in each pixel: of second order from six images on,
-    of first order from three, else their mean. One image moves as a whole with the star, so that
-    nothing is learnt on the mask.
+@dataclass(frozen=True)
+class StarImages:
+    """Images of a star behind a coronagraph, measured or from another simulation.
 
     Parameters
     ----------
@@ -24,8 +24,6 @@ class ImageModel(StarModel):
         In units of the star's light, or any other; pixels as those of the exposures.
     positions : (2,) or (n, 2) float, px
         Position (x, y) of the star in each image, from 0.
-    grid : Grid
-        Where images are computed: see `fit_star`.
     mask : (float, float) or None
         Centre of the mask in all the images; needed where there are several.
 
@@ -35,9 +33,13 @@ class ImageModel(StarModel):
         Shapes that do not fit together, or values that are not finite.
     """
 
-    def __init__(self, images, positions, grid: Grid, mask=None):
-        images = np.array(images, np.float64, ndmin=3)
-        positions = np.array(positions, np.float64, ndmin=2)
+    images: np.ndarray
+    positions: np.ndarray
+    mask: tuple[float, float] | None = None
+
+    def __post_init__(self):
+        images = np.array(self.images, np.float64, ndmin=3)
+        positions = np.array(self.positions, np.float64, ndmin=2)
         if images.ndim != 3 or positions.shape != (len(images), 2):
             raise InputError(
                 f"star model has images {images.shape} and positions {positions.shape}, expected "
@@ -45,24 +47,34 @@ class ImageModel(StarModel):
             )
         if not (np.isfinite(images).all() and np.isfinite(positions).all()):
             raise InputError("star model has values that are not finite, expected numbers only")
-        if len(images) > 1 and mask is None:
+        if len(images) > 1 and self.mask is None:
             raise InputError(
                 f"star model has {len(images)} images and no mask centre, expected its x and y"
             )
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "positions", positions)
+
+
+class ImageModel(StarModel):
+    """Images of a star at known offsets from the mask, measured or from another simulation.
+
+    Between the offsets the image is a polynomial in each pixel: of the second order where the
+    offsets determine it, of the first where they determine that, else their mean. One image moves
+    as a whole with the star, so that nothing is learnt on the mask.
+    """
+
+    def __init__(self, star: StarImages, grid: Grid):
         self.grid, self.sigma_nm = grid, np.zeros(0)
-        self._follows_star = len(images) == 1
-        self._centre = positions[0] if self._follows_star else np.asarray(mask, float)
-        terms = _terms(positions - self._centre, self._order(len(images)))
-        flat = images.reshape(len(images), -1)
+        self._follows_star = len(star.images) == 1
+        self._centre = star.positions[0] if self._follows_star else np.asarray(star.mask, float)
+        offsets = star.positions - self._centre
+        self._order = next(k for k in (2, 1, 0) if _determined(_terms(offsets, k)))
+        terms = _terms(offsets, self._order)
+        flat = star.images.reshape(len(star.images), -1)
         coefficients = np.linalg.lstsq(terms, flat, rcond=None)[0]
         self._splines = [
-            ndimage.spline_filter(c.reshape(images.shape[1:]), order=3) for c in coefficients
+            ndimage.spline_filter(c.reshape(star.images.shape[1:]), order=3) for c in coefficients
         ]
-        self._count = len(images)
-
-    @staticmethod
-    def _order(count):
-        return 2 if count >= 6 else 1 if count >= 3 else 0
 
     def low_orders(self) -> ImageModel:
         """Return the model itself: it has no modes."""
@@ -75,7 +87,7 @@ class ImageModel(StarModel):
         rows = self.grid.y - origin[1] + self._centre[1]
         columns = self.grid.x - origin[0] + self._centre[0]
         place = np.meshgrid(rows, columns, indexing="ij")
-        weights = _terms((star - mask)[None], self._order(self._count))[0]
+        weights = _terms((star - mask)[None], self._order)[0]
         return sum(
             w * ndimage.map_coordinates(s, place, order=3, prefilter=False, mode="nearest")
             for w, s in zip(weights, self._splines, strict=True)
@@ -97,6 +109,10 @@ class ImageModel(StarModel):
                     ends.append(self.fields(modes_nm, *places))
                 slopes.append((ends[0] - ends[1]) / (2 * _STEP_PX))
         return np.array(slopes)
+
+
+def _determined(terms):
+    return len(terms) >= terms.shape[1] and np.linalg.cond(terms) < _MOST_CONDITION
 
 
 def _terms(offsets, order):
