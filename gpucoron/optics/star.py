@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from gpucoron.backend.threads import limited_to
 from gpucoron.errors import InputError
 from gpucoron.optics.coronagraph_model import (
     DIAMETER_M,
@@ -163,9 +164,10 @@ def fit_star(
     else:
         model = CoronagraphModel(instrument, bandpass, scale, grid, **(options or {}))
     starts = (start, 2 * mask - start, mask)
-    fit = _best_fit(model, pixels, steps, starts, (mask, mask_error_px, recentred))
-    kind = "images" if star_model is not None else instrument.kind
-    return _result(fit, used, symmetry, kind, resolution, scale, step_error_px)
+    with limited_to(1):  # the matrices are small, and threads wait for each other
+        fit = _best_fit(model, pixels, steps, starts, (mask, mask_error_px, recentred))
+        kind = "images" if star_model is not None else instrument.kind
+        return _result(fit, used, symmetry, kind, resolution, scale, step_error_px)
 
 
 def _best_fit(model, pixels, steps, starts, prior):
