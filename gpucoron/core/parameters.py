@@ -121,7 +121,7 @@ class AlignRefs(_Step):
     align: str = _parameter(
         "joint",
         choice("joint", "each", "first"),
-        "a position for each image, a fit of each pair, or the first",
+        "position of each image, fit of each pair, or first only",
     )
     median_box_length: int = _parameter(
         3, integer(0), "side (px) of the box whose median replaces bad pixels"

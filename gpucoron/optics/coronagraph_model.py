@@ -1,10 +1,10 @@
 """Images of a star behind a coronagraph, with their derivatives: what `fit_star` fits.
 
-The field behind the Lyot stop is linear in the field of the pupil, so the derivative of the image
-with respect to a mode of the wavefront is one more propagation, of the pupil's field times the
-mode, through the same mask: ``dI = 2 Re(conj(E) dE)``. Fields are computed on a pupil of 100 samples,
-their derivatives on one of 50: errors of a few percent in a derivative slow the fit, but do not
-move its solution far.
+The field behind the Lyot stop is linear in the field of the pupil. The derivative of the image with
+respect to a mode of the wavefront is therefore one more propagation through the same mask, of the
+pupil's field times the mode: ``dI = 2 Re(conj(E) dE)``. Fields are computed on a pupil of 100
+samples, their derivatives on one of 50: errors of a few percent in a derivative slow the fit but
+do not move its solution far.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,7 +33,7 @@ FIELD_BINS, DERIVATIVE_BINS = 2, 4  # samples of the pupil that are averaged, ea
 LOW_NM, SEGMENT_NM, MIDDLE_NM = 27.0, 8.0, 75.0  # rms of each mode, each mode, all together
 MIDDLE_CYCLES = (3.0, 40.0)  # across the pupil, over which MIDDLE_NM are spread as f^-3.2
 N_LOW = 64  # modes that are no Fourier modes
-WIDE_BAND = 0.04  # relative width from which one wavelength does not stand for a filter
+WIDE_BAND = 0.1  # relative width from which one wavelength does not stand for a filter
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,10 @@ class StarModel(Protocol):
 
     sigma_nm: np.ndarray  # (modes,) prior standard deviation of each coefficient
 
-    def fields(self, modes_nm, star, mask) -> np.ndarray:
+    def low_orders(self) -> StarModel:
+        """Return the model with fewer modes, the first ones, for a start."""
+
+    def fields(self, modes_nm, star, mask) -> Any:
         """Return what `image` and `derivatives` take, for positions (x, y) in px of the array."""
 
     def image(self, fields) -> np.ndarray:
@@ -70,7 +73,7 @@ class StarModel(Protocol):
         """Return (modes + 4, ny, nx): by each mode (1/nm), star x and y, mask x and y (1/px)."""
 
 
-class CoronagraphModel:
+class CoronagraphModel(StarModel):
     """Images from the optics of a coronagraph, with modes of the wavefront.
 
     The modes are ten low orders, piston and tilt of every segment, and Fourier modes up to `cycles`
@@ -96,7 +99,7 @@ class CoronagraphModel:
         bandpass: Filter,
         scale: tuple[float, float],
         grid: Grid,
-        cycles: float = 6.0,
+        cycles: float = 5.0,
         *,
         rotation_deg: float = 0.0,
         stop_scale: float = 1.0,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
+from gpucoron.backend.threads import limited_to
 from gpucoron.errors import InputError
 from gpucoron.optics.coronagraph_model import (
     DIAMETER_M,
@@ -16,20 +18,26 @@ from gpucoron.optics.coronagraph_model import (
 )
 from gpucoron.optics.instruments import Filter, Instrument, load_aperture
 from gpucoron.optics.star_fit import Pixels, StarFitter
+from gpucoron.optics.star_images import ImageModel, StarImages
 from gpucoron.optics.star_symmetry import symmetry_centre
 from gpucoron.optics.telescope import RAD
 
 MODEL_ERROR = 0.07  # of the light of an image that the model may leave unexplained, per pixel
 SMOOTHING = 0.7  # width over which that light is averaged, in units of lambda / D
-RADIUS = 7.5  # pixels up to this distance from the mask are fitted, lambda / D
+RADIUS = 5.5  # pixels up to this distance from the mask are fitted, lambda / D
 MOST_IMAGES = 3  # dither positions that are fitted; more add little
 MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
 MISFIT_ERROR = 0.2  # that guess, lambda / D
-FLOOR_MAS = {"round": 0.5, "4qpm": 0.5, "spot": 0.5}  # what is wrong with the optics' model
+FLOOR_MAS = {"round": 0.6, "4qpm": 0.6, "spot": 1.5}  # of the optics of the model
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
-SYMMETRIC = {"round": 0.08, "spot": 0.01}  # error of the centre of symmetry, lambda / D
+SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
+SYMMETRY_RADIUS = 10.0  # lambda / D
+UNDITHERED = 2.0  # by which errors grow where the wavefront is seen from one place alone
+COARSE_STOP = np.inf, 0.5
+FINE_STOP = 0.01, 0.9
 CELL = 1.0  # size of what the model leaves unexplained, lambda / D
 CLIP = 6.0  # sigma
+DETECTED = 5.0  # flux over its error from which a star is seen
 SAMPLES = 24  # from the mask to the edge of the window, at most about
 
 
@@ -42,7 +50,7 @@ class StarFit:
 
     position: tuple[float, float]  # of the common origin of `steps`
     error: tuple[float, float]
-    method: str  # "model" or "symmetry"
+    method: str  # "model", "symmetry", or "none": no star is seen, and the error is infinite
     mask: np.ndarray  # (2,), or (n, 2) where each image has its own, of the images in `used`
     mask_error: np.ndarray  # likewise
     used: tuple[int, ...]  # images that were fitted
@@ -70,7 +78,7 @@ def fit_star(
     step_error_px: float = 0.0,
     weight: np.ndarray | None = None,
     guess: tuple[float, float] | None = None,
-    star_model: StarModel | None = None,
+    star_model: StarImages | None = None,
     options: dict | None = None,
 ) -> StarFit:
     """Find the absolute position of the star behind a coronagraph.
@@ -100,8 +108,8 @@ def fit_star(
         Further weight of each pixel, 0 to 1.
     guess : (float, float) or None
         First guess of the common origin, px; None is the centre of point symmetry near the mask.
-    star_model : StarModel or None
-        Replaces the optics of the instrument; see there.
+    star_model : StarImages or None
+        Images of a star that replace the model of the optics.
     options : dict or None
         Keywords of `CoronagraphModel`.
 
@@ -137,27 +145,52 @@ def fit_star(
     used = spread_out(steps, MOST_IMAGES)
     images, errors, steps = images[used], errors[used], steps[used]
     outside = np.ones(images.shape[1:]) if weight is None else np.asarray(weight, float)
-    symmetry = _symmetric_origin(images, steps, guess or mask_centre, resolution)
-    if guess is None:
-        guess = symmetry if instrument.kind in SYMMETRIC else mask_centre
     grid = _grid(images.shape[1:], mask_centre, RADIUS * resolution)
-    model = star_model or CoronagraphModel(instrument, bandpass, scale, grid, **(options or {}))
-    round_window = _disk(outside, mask_centre, RADIUS * resolution)
-    pixels = Pixels.cut(images, errors, round_window, grid, SMOOTHING * resolution, MODEL_ERROR)
+    near = _disk(outside, mask_centre, RADIUS * resolution)
+    pixels = Pixels.cut(images, errors, near, grid, SMOOTHING * resolution, MODEL_ERROR)
     if not np.all(pixels.weight.any(axis=(1, 2))):
         raise InputError(
             f"an image has no usable pixel within {RADIUS * resolution:.0f} px of the mask at "
             f"({mask_centre[0]:.1f}, {mask_centre[1]:.1f}), expected some"
         )
-    coarse = StarFitter(
-        model.low_orders(), pixels, steps, guess, mask_centre, mask_error_px, recentred
-    )
-    coarse.run()
-    fit = coarse.with_model(model)
-    fit.run()
-    if fit.clip(CLIP):
-        fit.run()
-    return _result(fit, used, symmetry, instrument.kind, resolution, scale, step_error_px)
+    mask = np.asarray(mask_centre, float)
+    symmetry = _symmetric_origin(images, steps, mask if guess is None else guess, resolution)
+    start = np.asarray(mask if guess is None else guess, float)
+    if guess is None and instrument.kind in SYMMETRIC:
+        lost = np.hypot(*(symmetry - mask)) > RADIUS * resolution
+        start = mask if lost else symmetry
+    if star_model is not None:
+        model: StarModel = ImageModel(star_model, grid)
+    else:
+        model = CoronagraphModel(instrument, bandpass, scale, grid, **(options or {}))
+    starts = (start, 2 * mask - start, mask)
+    with limited_to(1):  # the matrices are small, and threads wait for each other
+        fit = _best_fit(model, pixels, steps, starts, (mask, mask_error_px, recentred))
+        kind = "images" if star_model is not None else instrument.kind
+        return _result(fit, used, symmetry, kind, resolution, scale, step_error_px)
+
+
+def _best_fit(model, pixels, steps, starts, prior):
+    """Return the fit from the first start, or the best from all where that one leaves much."""
+    best = None
+    for start in starts:
+        fit = _fitted(model, pixels, steps, start, prior)
+        if best is None or fit.cost < best.cost:
+            best = fit
+        if best.misfit < MISFIT_LIMIT:
+            break
+    return best
+
+
+def _fitted(model, pixels, steps, start, prior):
+    """Fit low orders, then all modes, then again without pixels that are far off."""
+    fit = StarFitter(model.low_orders(), copy.copy(pixels), steps, start, *prior)
+    fit.run(*COARSE_STOP)
+    fit = fit.with_model(model)
+    fit.run(*FINE_STOP)
+    if fit.misfit < MISFIT_LIMIT and fit.clip(CLIP):
+        fit.run(*FINE_STOP)
+    return fit
 
 
 def spread_out(steps: np.ndarray, most: int) -> list[int]:
@@ -216,41 +249,48 @@ def _symmetric_origin(images, steps, guess, resolution):
         nearest = ndimage.distance_transform_edt(
             ~known, return_distances=False, return_indices=True
         )
-        centre, _ = symmetry_centre(image[tuple(nearest)], guess + step, RADIUS * resolution)
+        centre, _ = symmetry_centre(
+            image[tuple(nearest)], guess + step, SYMMETRY_RADIUS * resolution
+        )
         found.append(np.subtract(centre, step))
-    x, y = np.median(found, axis=0)
-    return float(x), float(y)
+    return np.median(found, axis=0)
 
 
 def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
-    covariance = fit.covariance(CELL * resolution)
-    sigma = np.sqrt(np.diag(covariance))
-    floor = FLOOR_MAS.get(kind, OTHER_FLOOR_MAS) / (1000 * np.asarray(scale))
-    if fit.misfit > MISFIT_LIMIT or not fit.converged:
-        floor = np.full(2, MISFIT_ERROR * resolution)
-    error = np.sqrt(sigma[:2] ** 2 + floor**2 + step_error_px**2 / len(used))
-    symmetry_error = SYMMETRIC.get(kind, MISFIT_ERROR) * resolution
-    symmetric = symmetry_error < min(error)
-    position = symmetry if symmetric else fit.star
-    if symmetric:
-        error = np.full(2, symmetry_error)
+    sigma = np.sqrt(np.diag(fit.covariance(CELL * resolution)))
     after_masks = 2 + 2 * fit.n_masks
+    flux_error = sigma[after_masks::2]
+    method, position, error = "model", fit.star, _model_error(fit, sigma, kind, resolution, scale)
+    symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
+    if symmetry_error[0] < error.min():
+        method, position, error = "symmetry", symmetry, symmetry_error
+    if np.all(fit.flux < DETECTED * flux_error):
+        method, error = "none", np.full(2, np.inf)
+    error = np.sqrt(error**2 + step_error_px**2 / len(used))
+    mask_error = sigma[2:after_masks].reshape(fit.masks.shape)
     return StarFit(
         position=(float(position[0]), float(position[1])),
         error=(float(error[0]), float(error[1])),
-        method="symmetry" if symmetric else "model",
+        method=method,
         mask=fit.masks if fit.own_masks else fit.masks[0],
-        mask_error=sigma[2:after_masks].reshape(fit.masks.shape)[
-            slice(None) if fit.own_masks else 0
-        ],
+        mask_error=mask_error if fit.own_masks else mask_error[0],
         used=tuple(used),
         flux=fit.flux,
-        flux_error=sigma[after_masks::2],
+        flux_error=flux_error,
         background=fit.background,
         wavefront_nm=float(np.sqrt(np.sum(fit.modes**2))),
         chi2=fit.chi2,
         misfit=fit.misfit,
         converged=fit.converged,
-        symmetry=symmetry,
+        symmetry=(float(symmetry[0]), float(symmetry[1])),
         model=(float(fit.star[0]), float(fit.star[1])),
     )
+
+
+def _model_error(fit, sigma, kind, resolution, scale):
+    """Return the standard error of the model's position along x and y, px."""
+    floor = FLOOR_MAS.get(kind, OTHER_FLOOR_MAS) / (1000 * np.asarray(scale))
+    if fit.misfit > MISFIT_LIMIT or not fit.converged:
+        floor = np.full(2, MISFIT_ERROR * resolution)
+    undithered = fit.own_masks or len(fit.steps) == 1
+    return np.hypot((UNDITHERED if undithered else 1.0) * sigma[:2], floor)

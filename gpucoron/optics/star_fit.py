@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from gpucoron.optics.coronagraph_model import Grid, StarModel
 
-_ITERATIONS, _TRIALS, _TOLERANCE_PX, _GAIN = 30, 6, 0.003, 0.99
+_ITERATIONS, _TRIALS = 30, 6
+_LONGEST_PX = 2.0  # that a step may move the star
 _DAMPING, _LEAST_DAMPING, _FACTOR = 1e-2, 1e-6, 8.0
 
 
@@ -80,8 +81,8 @@ class StarFitter:
         other._evaluate()
         return other
 
-    def run(self) -> None:
-        """Iterate until the star moves by less than 0.003 px and the cost hardly falls."""
+    def run(self, tolerance_px: float, gain: float) -> None:
+        """Iterate until a step moves the star by less and leaves this part of the cost, or more."""
         damping = _DAMPING
         for _ in range(_ITERATIONS):
             self._linearise()
@@ -96,15 +97,14 @@ class StarFitter:
             else:
                 self._set(here)
                 self._evaluate()
-                self.converged = bool(np.hypot(*self._step(0.0)[self._star]) < 10 * _TOLERANCE_PX)
+                self.converged = bool(np.hypot(*self._step(0.0)[self._star]) < 3 * tolerance_px)
                 break
             if _trial == 0:
                 damping = damping / _FACTOR if damping > _LEAST_DAMPING else 0.0
-            small = np.hypot(*step[self._star]) < _TOLERANCE_PX
-            if small and self.cost > _GAIN * before:
+            small = np.hypot(*step[self._star]) < tolerance_px
+            if small and self.cost > gain * before:
                 self.converged = True
                 break
-        self._linearise()
 
     def clip(self, limit: float) -> int:
         """Leave out pixels beyond `limit` robust sigma; return how many there are."""
@@ -181,6 +181,7 @@ class StarFitter:
         size = len(self._unit)
         matrix = self._scaled + (damping + 1e-12) * np.eye(size)
         step = np.linalg.solve(matrix, self._gradient) / self._unit
+        step *= min(1.0, _LONGEST_PX / max(np.hypot(*step[self._star]), 1e-12))
         return step[: self.n_modes + 2 + 2 * self.n_masks]
 
     def covariance(self, cell_px: float) -> np.ndarray:
@@ -189,6 +190,7 @@ class StarFitter:
         It is that of unexplained light, cell by cell, and of the priors. A cell is a square of
         `cell_px` in the star's frame; what a model leaves there is taken as common to all images.
         """
+        self._linearise()
         inverse = np.linalg.inv(self._scaled + 1e-12 * np.eye(len(self._unit)))
         rows = (inverse / np.outer(self._unit, self._unit))[self.n_modes :]
         grid, keys, shifts = self.pixels.grid, [], []
