@@ -14,6 +14,7 @@ from gpucoron.core.validators import (
     bit_flags,
     boolean,
     choice,
+    circles,
     file_name,
     fill_value,
     integer,
@@ -45,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 SHORT = {
     "align": "align_refs.align",
     "star": "align_refs.star",
+    "exclude": "align_refs.exclude",
     "psfmask_center": "align_refs.psfmask_center",
 }
 
@@ -126,6 +128,11 @@ class AlignRefs(_Step):
         None,
         optional(pair(number(), "two numbers, x and y in pixels counted from 1")),
         "the star in the first science integration, x and y in px from 1",
+    )
+    exclude: tuple[tuple[float, float, float], ...] | None = _parameter(
+        None,
+        optional(circles(300.0)),
+        "known sources to mask: offsets from the star, east and north, and radius, arcsec",
     )
     psfmask_center: str = _parameter(
         "file",

@@ -51,8 +51,8 @@ class KLBasis:
     KL vectors themselves are never formed: with R the references, E_K the first K eigenvectors and
     L_K their eigenvalues, the model of a target t is ``R^T E_K L_K^-1 E_K^T R t``, one weighted
     sum of references; and what K vectors leave of the references is ``E_rest E_rest^T R``.
-    With weights the matrix is that of ``sum m^2 r_i r_j``, and the model's factor ``sum m^2 r_j t``;
-    with all vectors it is the weighted least-squares fit of the references to the target.
+    With weights the inner products are ``sum m^2 r_i r_j`` and ``sum m^2 r_j t``; with all vectors
+    the model is the weighted least-squares fit of the references to the target.
 
     On a GPU the constructor waits for the device once. Results differ from the CPU's by rounding.
 
@@ -177,9 +177,9 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None, weig
     Notes
     -----
     A GPU reads the references three times and writes nothing of their size (see
-    ``kernels/klip.cu``), but for a float64 copy of float32 ones, and a weighted copy of the
-    references of one target after another where there are weights; it takes all targets at once, and
-    the host waits for it once. The CPU takes one after another.
+    ``kernels/klip.cu``), but for a float64 copy of float32 ones, and with weights a copy of one
+    target's references after another; it takes all targets at once, and the host waits for it once.
+    The CPU takes one after another.
     """
     truncations = _as_truncations(truncate)
     references, targets = cuda.as_device_arrays(references, targets)

@@ -172,6 +172,7 @@ def subtract_psf(
     library: list[ReferenceLibrary] | None,
 ) -> dict[int, IntegrationStack]:
     """Subtract the PSF from a science exposure; return its images for each truncation."""
+    from gpucoron.pipeline.exclusion import warn_of_moves
     from gpucoron.pipeline.fit_warnings import report_fits, report_positions
     from gpucoron.pipeline.subtraction import Subtraction
     from gpucoron.steps.align_refs import AlignedReferences
@@ -193,6 +194,8 @@ def subtract_psf(
                 report_positions(positions, findings, alignment.positions.n_pairs)
             else:
                 report_fits(root, fits, findings, sources)
+            if shares[0].weight is not None:
+                warn_of_moves(exposure, alignment.largest_move(fits))
         if work.kept:
             images, errors = (
                 np.stack(a) if work.each else a[0] for a in zip(*work.kept, strict=True)
@@ -206,11 +209,15 @@ def subtract_psf(
 
 def _shares(product: ProductContext, exposure, science, library) -> list[DeviceWork]:
     """Plan the alignment of a science exposure on every device."""
+    from gpucoron.pipeline.exclusion import find_exclusion
     from gpucoron.pipeline.stars import pointing
     from gpucoron.pipeline.subtraction import DeviceWork
     from gpucoron.steps.align_refs import Alignment
 
-    shares = []
+    shares, mask, weight = [], product.mask, None
+    excluded = find_exclusion(product.parameters, product.inputs.science, exposure)
+    if excluded is not None:
+        mask, weight = mask * excluded.registration, excluded.klip
     for place, prepared in zip(product.backends, library or (), strict=True):
         with product.step("align_refs", place):
             own = product.on(place, science)
@@ -219,7 +226,7 @@ def _shares(product: ProductContext, exposure, science, library) -> list[DeviceW
                 alignment = Alignment(
                     own,
                     prepared,
-                    product.mask,
+                    mask,
                     batch=product.batch,
                     align=align,
                     pointing=partial(
@@ -228,7 +235,7 @@ def _shares(product: ProductContext, exposure, science, library) -> list[DeviceW
                 )
             except InputError as problem:
                 raise InputError(f"{exposure.path.name}: {problem}") from problem
-        shares.append(DeviceWork(place, own, alignment))
+        shares.append(DeviceWork(place, own, alignment, weight))
     empty = [i + 1 for i in range(len(science)) if not shares[0].alignment.has_pixels(i)]
     if empty:
         log.warning(

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.steps.positions import Pointing
 
-__all__ = ["Stars", "check_given_star", "pointing", "relative_positions"]
+__all__ = [
+    "Stars",
+    "check_given_star",
+    "pointing",
+    "relative_positions",
+    "star_before_alignment",
+]
 
 log = logging.getLogger("gpucoron")
 
@@ -121,6 +127,39 @@ class Stars:
         x, y, x_err, y_err = np.array([np.nanmean(m, axis=1) for m in moved if m is not None]).T
         x, y = x - x[0] + stars[0].mean[0], y - y[0] + stars[0].mean[1]
         return list(zip(x, y, np.hypot(x_err, y_err), strict=True))
+
+
+def star_before_alignment(
+    parameters: Parameters, science: Sequence[Exposure], exposure: Exposure
+) -> tuple[float, float] | None:
+    """Return about where the star is in a science exposure, before anything is measured.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        ``align_refs.star``, which is its position in the first of `science`.
+    science : sequence of Exposure
+    exposure : Exposure
+        One of them.
+
+    Returns
+    -------
+    (x, y), pixels counted from 1, or None
+        Where the headers have it; with a position that is given, that, moved as the headers say.
+        Good to the error of target acquisition, some tenths of a pixel.
+    """
+    from gpucoron.io.star import expected_star
+
+    given, own, first = (
+        parameters.align_refs.star,
+        expected_star(exposure),
+        expected_star(science[0]),
+    )
+    if given is None:
+        return None if own is None else own[0]
+    if exposure is science[0] or own is None or first is None:
+        return given
+    return given[0] + own[0][0] - first[0][0], given[1] + own[0][1] - first[0][1]
 
 
 def pointing(

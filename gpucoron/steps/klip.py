@@ -66,7 +66,10 @@ def klip(
     (2012); err is the same plane for every integration that shares its references. The basis is
     computed once where the references are shared.
 
-    With `weight` m, mean and <,> are weighted with m^2. With `offsets` S_s is a shift by s (`gpucoron.ops.fourier_shift`) and
+    With `weight` m, mean and <,> are weighted with m^2, and the KL vectors are combinations of
+    whole references that are orthonormal with that product.
+
+    With `offsets` S_s is a shift by s (`gpucoron.ops.fourier_shift`) and
     out = t - mean(t) - sum_k <S_-s t, z_k> S_s z_k: a shift of all images changes no inner product,
     so that one decomposition serves integrations wherever they are. What is not finite in a target
     counts as its mean then.

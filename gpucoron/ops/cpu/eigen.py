@@ -1,5 +1,7 @@
 """Karhunen-Loeve bases on the CPU: products by the BLAS in blocks of pixels, then LAPACK."""
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 
@@ -35,11 +37,12 @@ class Basis:
 
     def __init__(self, references, tolerance, overwrite, weight=None):
         flat = np.array(references, dtype=np.float64, copy=None if overwrite else True)
-        self._square = None if weight is None else weight**2
+        square: Any = None if weight is None else weight**2
+        self._square = square
         if weight is None:
             means = flat.mean(axis=1, keepdims=True)
         else:
-            means = np.einsum("rp,p->r", flat, self._square)[:, None] / self._square.sum()
+            means = np.einsum("rp,p->r", flat, square)[:, None] / square.sum()
         bad = np.flatnonzero(~np.isfinite(means))
         self.bad = int(bad[0]) if len(bad) else None
         if self.bad is not None:
@@ -82,7 +85,7 @@ class Basis:
             return flat.sum(axis=1, keepdims=True) / np.maximum(
                 finite.sum(axis=1, keepdims=True), 1
             )
-        total = np.einsum("tp,p->t", finite, self._square)
+        total = np.einsum("tp,p->t", finite.astype(float), self._square)
         sums = np.einsum("tp,p->t", flat, self._square)
         return (sums / np.where(total > 0, total, 1.0))[:, None]
 
