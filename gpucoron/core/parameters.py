@@ -132,7 +132,7 @@ class AlignRefs(_Step):
     exclude: tuple[tuple[float, float, float], ...] | None = _parameter(
         None,
         optional(circles(300.0)),
-        "known sources to mask: offsets from the star, east and north, and radius, arcsec",
+        "known sources to mask: arcsec east, north, and radius",
     )
     psfmask_center: str = _parameter(
         "file",

@@ -110,8 +110,9 @@ def _offsets(wcs: InputWcs, star: tuple[float, float], shape: tuple[int, int]):
             f"{star[0] + 1:g}, {star[1] + 1:g}"
         )
     ra, dec = wcs.pixel_to_sky(x, y, everywhere=True)
-    east, north = (3600.0 * a for a in tangent_plane(ra, dec, *origin))
-    return (east, north), math.sqrt(wcs.mean_pixel_area(shape) * ARCSEC2_PER_SR)
+    offsets = 3600.0 * np.array(tangent_plane(ra, dec, *origin))
+    offsets.flags.writeable = False
+    return tuple(offsets), math.sqrt(wcs.mean_pixel_area(shape) * ARCSEC2_PER_SR)
 
 
 def target_position(exposure: Exposure) -> tuple[float, float] | None:

@@ -209,15 +209,12 @@ def subtract_psf(
 
 def _shares(product: ProductContext, exposure, science, library) -> list[DeviceWork]:
     """Plan the alignment of a science exposure on every device."""
-    from gpucoron.pipeline.exclusion import find_exclusion
     from gpucoron.pipeline.stars import pointing
     from gpucoron.pipeline.subtraction import DeviceWork
     from gpucoron.steps.align_refs import Alignment
 
-    shares, mask, weight = [], product.mask, None
-    excluded = find_exclusion(product.parameters, product.inputs.science, exposure)
-    if excluded is not None:
-        mask, weight = mask * excluded.registration, excluded.klip
+    shares = []
+    mask, weight = product.weights_of(exposure)
     for place, prepared in zip(product.backends, library or (), strict=True):
         with product.step("align_refs", place):
             own = product.on(place, science)
@@ -276,7 +273,8 @@ def save_subtracted(
 
     star = product.stars.find(exposure)
     product.record.note_subtracted(exposure.root, science, images)
-    product.last_check.note_subtracted(exposure.root, product.mask, science, images)
+    mask, _ = product.weights_of(exposure)
+    product.last_check.note_subtracted(exposure.root, mask, science, images)
     if not images:
         log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
         return {product.parameters.klip.truncations[0]: science}
