@@ -87,8 +87,8 @@ def run(
         Go on from what an earlier run with the same inputs and parameters has completed in
         `output_dir`, by its ``*_run.json``; from the beginning where there is none.
     **keywords
-        More step parameters: ``klip_truncate=10``, ``klip={"truncate": 10}``,
-        ``star=(151, 175)`` (`align_refs.star`: the star's pixel, counted from 1).
+        More step parameters: ``klip_truncate=10``, ``klip={"truncate": 10}``, or with a short name
+        ``star=(151, 175)`` (the star's pixel, counted from 1), ``exclude=[(0.5, -1.2, 0.3)]``.
 
     Returns
     -------

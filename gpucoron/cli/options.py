@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -24,6 +26,9 @@ _TABLES = tomllib.loads(
 COMMANDS: dict[str, str] = _TABLES["commands"]
 
 
+_LONG, _NEGATIVE = re.compile("--[a-z][a-z-]*$"), re.compile(r"-\.?[0-9]")
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser that raises UsageError and suggests the nearest option.
 
@@ -39,6 +44,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Raise an argparse error as UsageError."""
         raise UsageError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse; a value such as -0.5,1.2,0.3 after an option is not taken for an option."""
+        words: list[str] = []
+        for word in sys.argv[1:] if args is None else args:
+            if words and _NEGATIVE.match(word) and _LONG.match(words[-1]):
+                words[-1] += f"={word}"
+            else:
+                words.append(word)
+        return super().parse_known_args(words, namespace)
 
     def parse_args(self, args=None, namespace=None):
         """Parse; raise UsageError for an unknown option, and suggest the nearest."""

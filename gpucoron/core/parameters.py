@@ -14,6 +14,7 @@ from gpucoron.core.validators import (
     bit_flags,
     boolean,
     choice,
+    circles,
     file_name,
     fill_value,
     integer,
@@ -50,6 +51,7 @@ OWN = ("align_refs.align", "align_refs.star", "align_refs.psfmask_center", "resa
 SHORT = {
     "align": "align_refs.align",
     "star": "align_refs.star",
+    "exclude": "align_refs.exclude",
     "psfmask_center": "align_refs.psfmask_center",
 }
 
@@ -133,6 +135,11 @@ class AlignRefs(_Step):
             pairs(number(), "x and y in pixels counted from 1, or x and y of several exposures")
         ),
         "the star in the first (or each) exposure, x and y from 1",
+    )
+    exclude: tuple[tuple[float, float, float], ...] | None = _parameter(
+        None,
+        optional(circles(300.0)),
+        "known sources to mask: arcsec east, north, and radius",
     )
     psfmask_center: str = _parameter(
         "file",

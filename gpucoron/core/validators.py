@@ -18,6 +18,7 @@ __all__ = [
     "bit_flags",
     "boolean",
     "choice",
+    "circles",
     "file_name",
     "fill_value",
     "integer",
@@ -116,14 +117,17 @@ def choice(*names: str) -> Check:
 
 def pair(item: Check, expected: str) -> Check:
     """Make a check for two values, in a sequence or in text such as ``"10, 20"``."""
+    return _values(2, item, expected)
 
+
+def _values(count: int, item: Check, expected: str) -> Check:
     def check(value: Any) -> tuple[Any, ...]:
         parts = value
         if isinstance(value, str):
             parts = value.strip("[]() ").replace(",", " ").split()
         try:
             parts = list(parts)
-            if len(parts) != 2:
+            if len(parts) != count:
                 raise ValueError
             return tuple(item(part) for part in parts)
         except (TypeError, ValueError):
@@ -150,6 +154,42 @@ def pairs(item: Check, expected: str) -> Check:
             raise ValueError(f"expected {expected}") from None
 
     return check
+
+
+def circles(farthest: float) -> Check:
+    """Make a check for circles: two offsets and a radius each, in numbers up to `farthest`.
+
+    Text has a semicolon between circles: ``"0.5,-1.2,0.3; 2,0,0.4"``.
+    """
+    expected = (
+        f"expected two offsets and a radius above 0 in arcsec, all up to {farthest:g}, as "
+        "0.5,-1.2,0.3; several with ';' between them"
+    )
+    one = _values(3, number("", lambda x: abs(x) <= farthest), expected.removeprefix("expected "))
+
+    def check(value: Any) -> tuple[tuple[float, float, float], ...]:
+        parts = value
+        if isinstance(value, str):
+            parts = [part for part in value.strip("[]() ").split(";") if part.strip()]
+        elif _is_triple(value):
+            parts = [value]
+        try:
+            found = tuple(one(part) for part in parts)
+        except TypeError:
+            found = ()
+        if not found or any(radius <= 0 for *_, radius in found):
+            raise ValueError(expected)
+        return found
+
+    return check
+
+
+def _is_triple(value: Any) -> bool:
+    """Whether a value is one circle, not a sequence of circles."""
+    single = (int, float)
+    return (
+        hasattr(value, "__len__") and bool(len(value)) and all(isinstance(v, single) for v in value)
+    )
 
 
 def optional(check: Check) -> Check:

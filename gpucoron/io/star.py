@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,19 +11,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.core.star import SOURCES, CombinedStar, StarPositions
-from gpucoron.errors import GpucoronError
+from gpucoron.errors import ExposureError, GpucoronError
 from gpucoron.io.fits.headers import number_pair, set_keyword
 from gpucoron.io.wcs import read_wcs
+from gpucoron.io.wcs.tan import ARCSEC2_PER_SR, tangent_plane
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
 
     from gpucoron.io.exposures import Exposure
+    from gpucoron.io.wcs import InputWcs
 
 __all__ = [
     "STAR_KEYWORDS",
     "expected_star",
     "read_star",
+    "offsets_from",
     "set_star",
     "target_pixel",
     "target_position",
@@ -71,6 +75,45 @@ def expected_star(exposure: Exposure) -> tuple[tuple[float, float], str] | None:
             if math.isfinite(x) and math.isfinite(y):
                 return (x, y), "RA_REF, DEC_REF"
     return None
+
+
+def offsets_from(
+    exposure: Exposure, star: tuple[float, float]
+) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """Return how far all pixels of an exposure are from the star, by its GWCS.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    star : (x, y), pixels of SCI counted from 1
+
+    Returns
+    -------
+    ((ny, nx), (ny, nx)) float64, float
+        Offsets east and north on the plane tangent at the star, and the side of a pixel; arcsec.
+
+    Raises
+    ------
+    ExposureError
+        There is no WCS, or it has no position for the star.
+    """
+    wcs = read_wcs(exposure.asdf_bytes, exposure.path.name)
+    return _offsets(wcs, (star[0] - 1, star[1] - 1), exposure.shape[1:])
+
+
+@functools.lru_cache(maxsize=8)  # asked for before the work and in it
+def _offsets(wcs: InputWcs, star: tuple[float, float], shape: tuple[int, int]):
+    y, x = np.indices(shape, dtype=np.float64)
+    origin = [float(angle) for angle in wcs.pixel_to_sky(*star, everywhere=True)]
+    if not all(map(math.isfinite, origin)):
+        raise ExposureError(
+            f"{wcs.where}: the WCS has no sky position for the star at pixel "
+            f"{star[0] + 1:g}, {star[1] + 1:g}"
+        )
+    ra, dec = wcs.pixel_to_sky(x, y, everywhere=True)
+    offsets = 3600.0 * np.array(tangent_plane(ra, dec, *origin))
+    offsets.flags.writeable = False
+    return tuple(offsets), math.sqrt(wcs.mean_pixel_area(shape) * ARCSEC2_PER_SR)
 
 
 def target_position(exposure: Exposure) -> tuple[float, float] | None:

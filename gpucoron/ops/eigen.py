@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
 from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError, ParameterError
 
@@ -24,6 +25,10 @@ class KLBasis:
         On the CPU, do so in the array given, where it is float64 and contiguous, and save a copy.
         A GPU never copies such an array nor changes it, but reads it at every call: leave it as
         it is while the basis is in use.
+    weight : (ny, nx) floating, optional
+        Multiplies the pixels, m, in means and inner products: 1 = used, 0 = ignored. The model of a
+        target, and what vectors leave of the references, is made of whole references all the same.
+        Default: ones.
 
     Attributes
     ----------
@@ -46,6 +51,8 @@ class KLBasis:
     KL vectors themselves are never formed: with R the references, E_K the first K eigenvectors and
     L_K their eigenvalues, the model of a target t is ``R^T E_K L_K^-1 E_K^T R t``, one weighted
     sum of references; and what K vectors leave of the references is ``E_rest E_rest^T R``.
+    With weights the inner products are ``sum m^2 r_i r_j`` and ``sum m^2 r_j t``; with all vectors
+    the model is the weighted least-squares fit of the references to the target.
 
     On a GPU the constructor waits for the device once. Results differ from the CPU's by rounding.
 
@@ -54,7 +61,7 @@ class KLBasis:
     .. [1] Soummer, Pueyo & Larkin 2012, ApJ 755, L28, eqs. 5-9.
     """
 
-    def __init__(self, references, overwrite=False):
+    def __init__(self, references, overwrite=False, weight=None):
         (references,) = cuda.as_device_arrays(references)
         if references.ndim != 3 or references.shape[0] < 1:
             raise InputError(
@@ -67,13 +74,14 @@ class KLBasis:
         else:
             from gpucoron.ops.cpu.eigen import Basis  # type: ignore[assignment]
 
-        basis = Basis(references.reshape(len(references), -1), RANK_TOLERANCE, overwrite)
+        weight, total = _as_weight(weight, references)
+        basis = Basis(references.reshape(len(references), -1), RANK_TOLERANCE, overwrite, weight)
         if basis.bad is not None:
             raise InputError(f"reference {basis.bad + 1} of {len(references)} is not finite")
         _check_rank(basis.rank)
         self._basis = basis
         self.eigenvectors = basis.vectors[: basis.rank].T.copy()
-        self.eigenvalues = basis.sums[: basis.rank] / (self.shape[0] * self.shape[1] - 1)
+        self.eigenvalues = basis.sums[: basis.rank] / (total - 1)
 
     @property
     def rank(self) -> int:
@@ -132,7 +140,7 @@ class KLBasis:
         return results if np.ndim(truncate) else results[0]
 
 
-def klip_many(references, targets, truncate, overwrite=False, spectra=None):
+def klip_many(references, targets, truncate, overwrite=False, spectra=None, weight=None):
     """Subtract from each of several targets its projection on the KL basis of its own references.
 
     Parameters
@@ -147,6 +155,8 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None):
         As for `KLBasis`.
     spectra : list, optional
         Takes the eigenvalues of each basis, as `KLBasis` has them.
+    weight : (ny, nx) floating, optional
+        Of the pixels of all targets, as for `KLBasis`.
 
     Returns
     -------
@@ -167,8 +177,9 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None):
     Notes
     -----
     A GPU reads the references three times and writes nothing of their size (see
-    ``kernels/klip.cu``), but for a float64 copy of float32 ones; it takes all targets at once, and
-    the host waits for it once. The CPU takes one after another.
+    ``kernels/klip.cu``), but for a float64 copy of float32 ones, and with weights a copy of one
+    target's references after another; it takes all targets at once, and the host waits for it once.
+    The CPU takes one after another.
     """
     truncations = _as_truncations(truncate)
     references, targets = cuda.as_device_arrays(references, targets)
@@ -179,11 +190,11 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None):
         )
     klip = _klip_many_cuda if on_gpu(references, targets) else _klip_many_cpu
     spectra = [] if spectra is None else spectra
-    residuals, residual_stds = klip(references, targets, truncations, overwrite, spectra)
+    residuals, residual_stds = klip(references, targets, truncations, overwrite, spectra, weight)
     return (residuals, residual_stds) if np.ndim(truncate) else (residuals[0], residual_stds[0])
 
 
-def _klip_many_cpu(references, targets, truncations, overwrite, spectra):
+def _klip_many_cpu(references, targets, truncations, overwrite, spectra, weight):
     residuals, residual_stds = (
         [np.full(targets.shape, np.nan) for _ in truncations] for _ in range(2)
     )
@@ -193,7 +204,7 @@ def _klip_many_cpu(references, targets, truncations, overwrite, spectra):
         usable = np.isfinite(refs).all(axis=(1, 2))
         _check_usable(usable.sum(), len(refs), f" for target {k + 1}")
         every = usable.all()
-        basis = KLBasis(refs if every else refs[usable], overwrite or not every)
+        basis = KLBasis(refs if every else refs[usable], overwrite or not every, weight)
         spectra.append(basis.eigenvalues)
         for plane, values in zip(residuals, basis.subtract(target[None], truncations), strict=True):
             plane[k] = values[0]
@@ -202,16 +213,17 @@ def _klip_many_cpu(references, targets, truncations, overwrite, spectra):
     return residuals, residual_stds
 
 
-def _klip_many_cuda(references, targets, truncations, overwrite, spectra):
+def _klip_many_cuda(references, targets, truncations, overwrite, spectra, weight):
     from gpucoron.ops.cuda.eigen import Bases
 
     cp, (n, nref), shape = cuda.cupy(), references.shape[:2], targets.shape
     flat = cp.ascontiguousarray(references, dtype=np.float64).reshape(n, nref, -1)
-    bases = Bases(flat, RANK_TOLERANCE, targets.reshape(n, 1, -1))
+    weight, total = _as_weight(weight, references)
+    bases = Bases(flat, RANK_TOLERANCE, targets.reshape(n, 1, -1), weight)
     for k in np.flatnonzero(bases.seen):
         _check_usable(bases.used[k], nref, f" for target {k + 1}")
         _check_rank(bases.ranks[k])
-        spectra.append(bases.sums[k, : bases.ranks[k]] / (flat.shape[2] - 1))
+        spectra.append(bases.sums[k, : bases.ranks[k]] / (total - 1))
     residuals, residual_stds = bases.residuals_and_std(truncations)
     unseen = cp.asarray(bases.seen == 0)[:, None]
     return (
@@ -266,6 +278,24 @@ def _as_truncations(truncate):
     if min(truncations, default=0) < 0:
         raise ParameterError(f"truncate is {min(truncations)}, expected 0 or more")
     return truncations
+
+
+def _as_weight(weight, references):
+    """Return weights (pixels,) float64 where the references are, and the sum of their squares."""
+    shape = references.shape[-2:]
+    if weight is None:
+        return None, shape[0] * shape[1]
+    weight = to_host(weight)
+    if weight.shape != shape:
+        raise InputError(f"klip: weight has shape {weight.shape}, references {shape}")
+    weight = weight.astype(np.float64).ravel()
+    total = float((weight**2).sum())
+    if not (np.isfinite(weight).all() and (weight >= 0).all() and total > 1):
+        raise InputError(
+            "klip: weight is not finite, negative, or 0 nearly everywhere; expected numbers from 0 "
+            "to 1"
+        )
+    return cuda.array_namespace(references).asarray(weight), total
 
 
 def _check_usable(usable, n, where=""):

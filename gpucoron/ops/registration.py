@@ -200,6 +200,14 @@ class Registration:
         """
         return np.sqrt(np.maximum(to_host(self._power), 0.0) / self._total)
 
+    @property
+    def moved(self):
+        """Whole pixels (y, x) by which references are further away than `search`, (nref, 2) int.
+
+        They were moved back by these before they were fitted, and the mask covers them there.
+        """
+        return self._moved
+
     def _batches(self, indices):
         return [indices[k : k + self._batch_size] for k in range(0, len(indices), self._batch_size)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpucoron.backend.logs import Progress, no_progress
+from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
 from gpucoron.pipeline.stars import check_given_star
 
 if TYPE_CHECKING:
@@ -58,7 +59,15 @@ class Psfmask(NamedTuple):
 
 
 def read_masks(options: RunOptions, inputs: RunInputs) -> list[Psfmask]:
-    """Return the psfmask of every product; raise MaskError where one cannot be used."""
+    """Return the psfmask of every product.
+
+    Raises
+    ------
+    MaskError
+        One cannot be used.
+    ParameterError
+        Excluded regions cover nearly all that one leaves.
+    """
     from gpucoron.io.psfmask import find_psfmask
 
     masks, aligning = [], options.parameters.align_refs
@@ -76,6 +85,7 @@ def read_masks(options: RunOptions, inputs: RunInputs) -> list[Psfmask]:
             name = options.psfmask_name
             how = found.how.replace(f"given: {options.psfmask}", f"given: {name}")
             found = found._replace(name=name, how=how)
+        check_what_is_left(options.parameters, own.science, found.mask)
         masks.append(found)
     return masks
 
@@ -105,6 +115,7 @@ def read_inputs(
     names = product_names(association, [science[0].meta for science, _ in found])
     for science, _ in found:
         check_given_star(options.parameters, science)
+        check_exclusions(options.parameters, science)
     products = (
         ProductInputs(name, association, product, *exposures)
         for name, product, exposures in zip(names, association.products, found, strict=True)

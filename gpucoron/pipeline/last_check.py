@@ -68,7 +68,7 @@ class LastCheck:
         ----------
         root : str
         mask : (ny, nx) floating
-            The psfmask.
+            The psfmask; 0 as well where a known source is.
         before : IntegrationStack
         after : dict of int to IntegrationStack
             By truncation, of which the largest counts; may be empty.

@@ -172,6 +172,7 @@ def subtract_psf(
     library: list[ReferenceLibrary] | None,
 ) -> dict[int, IntegrationStack]:
     """Subtract the PSF from a science exposure; return its images for each truncation."""
+    from gpucoron.pipeline.exclusion import warn_of_moves
     from gpucoron.pipeline.fit_warnings import report_fits, report_positions
     from gpucoron.pipeline.subtraction import Subtraction
     from gpucoron.steps.align_refs import AlignedReferences
@@ -193,7 +194,9 @@ def subtract_psf(
                 report_positions(positions, findings, alignment.positions.n_pairs)
             else:
                 report_fits(root, fits, findings, sources)
-            product.stars.measure(exposure, alignment)
+            product.stars.measure(exposure, alignment, shares[0].weight)
+            if shares[0].weight is not None:
+                warn_of_moves(exposure, alignment.largest_move(fits))
         if work.kept:
             images, errors = (
                 np.stack(a) if work.each else a[0] for a in zip(*work.kept, strict=True)
@@ -212,6 +215,7 @@ def _shares(product: ProductContext, exposure, science, library) -> list[DeviceW
     from gpucoron.steps.align_refs import Alignment
 
     shares = []
+    mask, weight = product.weights_of(exposure)
     for place, prepared in zip(product.backends, library or (), strict=True):
         with product.step("align_refs", place):
             own = product.on(place, science)
@@ -220,7 +224,7 @@ def _shares(product: ProductContext, exposure, science, library) -> list[DeviceW
                 alignment = Alignment(
                     own,
                     prepared,
-                    product.mask,
+                    mask,
                     batch=product.batch,
                     align=align,
                     pointing=partial(
@@ -229,7 +233,7 @@ def _shares(product: ProductContext, exposure, science, library) -> list[DeviceW
                 )
             except InputError as problem:
                 raise InputError(f"{exposure.path.name}: {problem}") from problem
-        shares.append(DeviceWork(place, own, alignment))
+        shares.append(DeviceWork(place, own, alignment, weight))
     empty = [i + 1 for i in range(len(science)) if not shares[0].alignment.has_pixels(i)]
     if empty:
         log.warning(
@@ -270,7 +274,8 @@ def save_subtracted(
 
     star = product.stars.find(exposure)
     product.record.note_subtracted(exposure.root, science, images)
-    product.last_check.note_subtracted(exposure.root, product.mask, science, images)
+    mask, _ = product.weights_of(exposure)
+    product.last_check.note_subtracted(exposure.root, mask, science, images)
     if not images:
         log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
         return {product.parameters.klip.truncations[0]: science}

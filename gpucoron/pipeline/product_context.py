@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpucoron.analysis.record import Record
 from gpucoron.backend.prefetch import read_ahead
 from gpucoron.backend.transfer import CpuBackend, backends
+from gpucoron.pipeline.exclusion import find_exclusion
 from gpucoron.pipeline.last_check import LastCheck
 from gpucoron.pipeline.output_names import OutputNames
 from gpucoron.pipeline.planning import MIB
@@ -19,6 +20,8 @@ from gpucoron.pipeline.stars import Stars
 from gpucoron.pipeline.weights import Weights
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.products import Provenance
@@ -136,6 +139,16 @@ class ProductContext:
         stack = exposure.load()
         self.weights.look_at(exposure, stack)
         return self.backends[0].upload(stack)
+
+    def weights_of(self, exposure: Exposure) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the pixels' weights in the fits of a science exposure, and in KLIP.
+
+        The first are the psfmask, 0 in excluded regions; the others are None without any.
+        """
+        excluded = find_exclusion(self.parameters, self.inputs.science, exposure)
+        if excluded is None:
+            return self.mask, None
+        return self.mask * excluded.registration, excluded.klip
 
     def check(self) -> None:
         """Warn of products that are out of proportion to the input; the record is on the host."""

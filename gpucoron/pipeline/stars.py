@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from gpucoron.steps.align_refs import Alignment
     from gpucoron.steps.positions import Pointing
 
-__all__ = ["Stars", "check_given_star", "describe_star", "pointing", "relative_positions"]
+__all__ = [
+    "Stars",
+    "check_given_star",
+    "describe_star",
+    "pointing",
+    "relative_positions",
+    "star_before_alignment",
+]
 
 log = logging.getLogger("gpucoron")
 
@@ -97,7 +104,9 @@ class Stars:
         if self._result.record is not None and math.isfinite(x) and math.isfinite(y):
             self._result.record.exposures[exposure.root].star_px = (x - 1, y - 1)
 
-    def measure(self, exposure: Exposure, alignment: Alignment) -> None:
+    def measure(
+        self, exposure: Exposure, alignment: Alignment, weight: np.ndarray | None = None
+    ) -> None:
         """Measure the star in a science exposure by a model of its coronagraph, and note it.
 
         Nothing is done where its position is given or the preset is jwst's. A coronagraph that is
@@ -108,11 +117,13 @@ class Stars:
         exposure : Exposure
         alignment : Alignment
             Has the integrations with bad pixels filled, and their positions.
+        weight : (ny, nx) floating, optional
+            Of the pixels; 0 hides a known source.
         """
         if self._parameters.align_refs.stars or self._parameters.like_jwst:
             return
         try:
-            star = _modelled(exposure, alignment)
+            star = _modelled(exposure, alignment, weight)
         except GpucoronError as problem:
             log.warning(
                 "%s: the star's position is not measured, and is that of the headers: %s "
@@ -193,6 +204,37 @@ class Stars:
         return list(zip(x, y, (math.hypot(*m.mean_error) for m in means), strict=True))
 
 
+def star_before_alignment(
+    parameters: Parameters, science: Sequence[Exposure], exposure: Exposure
+) -> tuple[float, float] | None:
+    """Return about where the star is in a science exposure, before anything is measured.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        ``align_refs.star``, which is its position in the first of `science`.
+    science : sequence of Exposure
+    exposure : Exposure
+        One of them.
+
+    Returns
+    -------
+    (x, y), pixels counted from 1, or None
+        Where the headers have it; with a position that is given, that, moved as the headers say.
+        Good to the error of target acquisition, some tenths of a pixel.
+    """
+    from gpucoron.io.star import expected_star
+
+    stars = parameters.align_refs.stars
+    own, first = expected_star(exposure), expected_star(science[0])
+    if not stars:
+        return None if own is None else own[0]
+    given = stars[[e.root for e in science].index(exposure.root) if len(stars) > 1 else 0]
+    if len(stars) > 1 or exposure is science[0] or own is None or first is None:
+        return given
+    return given[0] + own[0][0] - first[0][0], given[1] + own[0][1] - first[0][1]
+
+
 def pointing(
     science: Exposure, references: Sequence[Exposure], sources: Sequence[PlaneSource]
 ) -> Pointing | None:
@@ -220,7 +262,7 @@ def pointing(
     return Pointing(np.array(own), np.array(wanted))
 
 
-def _modelled(exposure: Exposure, alignment: Alignment) -> StarPositions:
+def _modelled(exposure: Exposure, alignment: Alignment, weight: np.ndarray | None) -> StarPositions:
     """Fit a model of the coronagraph to the mean of an exposure's integrations.
 
     Raises InputError where that cannot be done.
@@ -244,6 +286,7 @@ def _modelled(exposure: Exposure, alignment: Alignment) -> StarPositions:
         optics.instrument,
         optics.bandpass,
         optics.mask_centre,
+        weight=weight,
     )
     place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
     sigmas = np.hypot(fit.error, errors)

@@ -34,6 +34,7 @@ class DeviceWork(NamedTuple):
     place: CpuBackend
     stack: IntegrationStack  # the science exposure, there
     alignment: Alignment
+    weight: np.ndarray | None = None  # (ny, nx) of the pixels in KLIP, on the host
 
 
 class Subtraction:
@@ -96,7 +97,7 @@ class Subtraction:
 
     def _run_jointly(self, work, integrations):
         """Subtract from all integrations with one decomposition, on one device."""
-        place, _, alignment = work
+        place, alignment = work.place, work.alignment
         with place.activate(), place.errors("align_refs, klip"):
             with self._timed(place, "align_refs"):
                 positions = alignment.positions
@@ -154,7 +155,7 @@ class Subtraction:
 
     def _group(self, work, group, aligned):
         """Align the references to some integrations and subtract."""
-        place, _, alignment = work
+        place, alignment = work.place, work.alignment
         with self._timed(place, "align_refs"):
             fits = [alignment.unshifted(i) if self.skip else alignment.fit(i) for i in group]
             for images, pair_fits in zip(aligned, fits, strict=True):
@@ -190,6 +191,7 @@ class Subtraction:
             aligned if own else aligned[0],
             list(self._out),
             offsets=offsets,
+            weight=work.weight,
             overwrite_references=True,
             spectra=self.spectra,
         )
@@ -205,7 +207,7 @@ class Subtraction:
         """Write aligned references in the background, on the CPU a batch at a time."""
         if self._writer is None:
             return
-        place, _, alignment = work
+        place, alignment = work.place, work.alignment
         parts = [slice(0, alignment.shape[0])] if place.is_gpu else alignment.batches()
         for i, images, pair_fits in zip(group, aligned, fits, strict=True):
             for part in parts:

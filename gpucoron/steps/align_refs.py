@@ -200,6 +200,25 @@ class Alignment:
         findings = find_inconsistent_fits(fits, self._registration.reference_rms)
         return mark_inconsistent(fits, findings), findings
 
+    def largest_move(self, fits: np.ndarray) -> float:
+        """Return how far, along an axis, fits move science images against the mask at most.
+
+        Parameters
+        ----------
+        fits : (npairs,) structured array
+            `FITS_DTYPE`.
+
+        Returns
+        -------
+        float, pixels
+            Without the whole pixels by which references that are far away were moved first; 0
+            where nothing was fitted.
+        """
+        known = fits[(fits["status"] == CONVERGED)]
+        shifts = np.stack([known["y"], known["x"]], axis=1)
+        shifts -= self._registration.moved[known["ref_plane"] - 1]
+        return float(np.abs(shifts).max(initial=0.0))
+
     def has_pixels(self, integration: int) -> bool:
         """Return whether a science integration has any usable pixel."""
         return bool(self._usable[integration])

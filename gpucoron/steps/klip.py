@@ -21,6 +21,7 @@ def klip(
     truncate: int | Sequence[int] = 50,
     *,
     offsets: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
     overwrite_references: bool = False,
     spectra: list | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
@@ -38,6 +39,9 @@ def klip(
         are references, all of each reference is modelled, and err is 0.
     offsets : (n, 2) floating, optional
         How far (y, x), px, each integration is from where shared references are. Default: 0.
+    weight : (ny, nx) floating, optional
+        Multiplies the pixels in means and inner products, from 0 (ignored: a known source is there)
+        to 1; where the references are. The model is subtracted everywhere. Default: ones.
     overwrite_references : bool
         The references may be changed (float64 ones lose their means): saves a copy.
     spectra : list, optional
@@ -62,6 +66,9 @@ def klip(
     (2012); err is the same plane for every integration that shares its references. The basis is
     computed once where the references are shared.
 
+    With `weight` m, mean and <,> are weighted with m^2, and the KL vectors are combinations of
+    whole references that are orthonormal with that product.
+
     With `offsets` S_s is a shift by s (`gpucoron.ops.fourier_shift`) and
     out = t - mean(t) - sum_k <S_-s t, z_k> S_s z_k: a shift of all images changes no inner product,
     so that one decomposition serves integrations wherever they are. What is not finite in a target
@@ -75,7 +82,8 @@ def klip(
         )
     truncations = [int(k) for k in np.atleast_1d(truncate)]
     if references.ndim == 3:
-        pairs = _shared(images, references, truncations, offsets, overwrite_references, spectra)
+        shared = basis(references, overwrite_references, weight)
+        pairs = _shared(images, shared, truncations, offsets, spectra)
     elif offsets is not None:
         raise InputError(
             "klip: offsets need references that all integrations share, (nref, ny, nx)"
@@ -86,7 +94,7 @@ def klip(
         )
     else:
         residuals, residual_stds = klip_many(
-            references, images, truncations, overwrite_references, spectra
+            references, images, truncations, overwrite_references, spectra, weight
         )
         pairs = zip(residuals, residual_stds, strict=True)
     stacks = [
@@ -98,15 +106,13 @@ def klip(
 
 def _shared(
     images: np.ndarray,
-    references: np.ndarray,
+    shared: KLBasis,
     truncations: Sequence[int],
     offsets: np.ndarray | None,
-    overwrite: bool,
     spectra: list | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield residuals and scatters, each truncation's, where all images share the references."""
-    xp = cuda.array_namespace(images, references)
-    shared = basis(references, overwrite)
+    xp = cuda.array_namespace(images)
     if spectra is not None:
         spectra.append(shared.eigenvalues)
     subtract = shared.subtract if offsets is None else _Moved(shared, offsets)
@@ -145,7 +151,9 @@ class _Moved:
         return residuals
 
 
-def basis(references: np.ndarray, overwrite: bool = False) -> KLBasis:
+def basis(
+    references: np.ndarray, overwrite: bool = False, weight: np.ndarray | None = None
+) -> KLBasis:
     """Build the KL basis of the references that are finite.
 
     Parameters
@@ -154,6 +162,8 @@ def basis(references: np.ndarray, overwrite: bool = False) -> KLBasis:
         Aligned references.
     overwrite : bool
         They may be changed.
+    weight : (ny, nx) floating, optional
+        As for `klip`.
 
     Returns
     -------
@@ -169,5 +179,5 @@ def basis(references: np.ndarray, overwrite: bool = False) -> KLBasis:
     if not usable.any():
         raise InputError(f"klip: none of {len(usable)} reference images is usable")
     if usable.all():
-        return KLBasis(references, overwrite)
-    return KLBasis(references[usable], overwrite=True)
+        return KLBasis(references, overwrite, weight)
+    return KLBasis(references[usable], True, weight)

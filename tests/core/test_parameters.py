@@ -84,6 +84,9 @@ def test_parameters_are_frozen():
         ("resample.fillval=nan", "resample", "fillval", "NAN"),
         ("resample.fillval=0", "resample", "fillval", "0"),
         ("resample.output_wcs=a b.asdf", "resample", "output_wcs", "a b.asdf"),
+        ("exclude=0.5,-1.2,.3", "align_refs", "exclude", ((0.5, -1.2, 0.3),)),
+        ("exclude=1 2 3; [4,5,6];", "align_refs", "exclude", ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))),
+        ("align_refs.exclude=none", "align_refs", "exclude", None),
     ],
 )
 def test_text_is_turned_into_values(text, step, name, value):
@@ -119,6 +122,13 @@ MEANT = "did you mean 'klip.truncate'?"
         ("resample.output_shape=10,0", "expected two integers, nx and ny"),
         ("resample.pixel_scale=0", "expected a number of arcsec above 0"),
         ("resample.fillval=red", "expected NAN, INDEF or a number"),
+        *(
+            (
+                f"align_refs.exclude={bad}",
+                "expected two offsets and a radius above 0 in arcsec, all",
+            )
+            for bad in ("1,2", "1,2,0", "1,2,-3", "1,2,3,4", "a,b,c", "301,0,1", "1,2,3;4,5", ";")
+        ),
         ("klip.truncat=3", f"klip has no parameter 'truncat'; {MEANT}"),
         ("klip.foo=3", "klip has no parameter 'foo'; expected one of skip, truncate"),
         ("klp.truncate=3", f"there is no step 'klp'; {MEANT}"),
@@ -144,6 +154,11 @@ def test_values_are_checked_in_the_constructor_too():
     assert Resample(output_wcs=Path("w.asdf")).output_wcs == "w.asdf"
     assert Resample(crpix=[1, 2]).crpix == (1.0, 2.0)
     assert AlignRefs(star=[(1, 2), [3, 4]]).stars == ((1.0, 2.0), (3.0, 4.0))
+    one = ((1.0, 2.0, 3.0),)
+    for given in ((1, 2, 3), [[1, 2, 3]], ["1,2,3"], "1,2,3", ((1, "2", 3.0),)):
+        assert AlignRefs(exclude=given).exclude == one
+    for wrong in ([], [[1, 2]], [1, 2], [[1, 2, 3], None], 3, {"a": 1}, ["1,2,3;4,5,6"]):
+        assert "expected two offsets and a radius" in error_of(AlignRefs, exclude=wrong)
 
 
 def test_only_the_first_number_of_snr_counts():
@@ -190,6 +205,7 @@ def test_later_sources_win(tmp_path):
 
 def test_toml_round_trip(tmp_path):
     sets = ["klip.truncate=3", "resample.crval=83.1,-66.5", "resample.output_shape=7,8"]
+    sets += ["exclude=1,2,3;4,5,6"]
     sets += ['resample.output_wcs=a "b"\\c\x7f\u00e9.asdf', "klip.skip=true"]
     parameters = Parameters.from_sources(preset="jwst", sets=sets)
     path = tmp_path / "p.toml"

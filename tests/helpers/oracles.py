@@ -58,14 +58,20 @@ def registration(frame, reference, mask, start):
     return best.x, 2 * best.cost
 
 
-def klip(target, references, truncate):
-    """Project on the right singular vectors of the references, pixel by pixel."""
+def klip(target, references, truncate, weight=None):
+    """Project on the right singular vectors of the references, pixel by pixel.
+
+    With a weight those of weighted references; the modes are made of whole references.
+    """
+    m = np.ones(target.size) if weight is None else weight.ravel()
     refs = references.reshape(len(references), -1)
-    refs = refs - refs.mean(axis=1, keepdims=True)
-    vectors = np.linalg.svd(refs, full_matrices=False)[2][:truncate]
-    t = target.ravel() - target.mean()
-    left = refs - (refs @ vectors.T) @ vectors
-    model = vectors.T @ (vectors @ t)
+    refs = refs - np.average(refs, axis=1, weights=m**2)[:, None]
+    shares, values, vectors = np.linalg.svd(m * refs, full_matrices=False)
+    vectors = vectors[:truncate]
+    modes = (shares / values).T[:truncate] @ refs
+    t = target.ravel() - np.average(target.ravel(), weights=m**2)
+    left = refs - ((m * refs) @ vectors.T) @ modes
+    model = modes.T @ (vectors @ (m * t))
     return (t - model).reshape(target.shape), left.std(axis=0).reshape(target.shape)
 
 

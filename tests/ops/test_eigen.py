@@ -88,6 +88,50 @@ def test_vectors_at_rounding_level_are_dropped(device):
     assert (err == 0).all()
 
 
+def hole(shape, seed):
+    """Weights with a hole in them, and between 0 and 1 elsewhere with an odd seed."""
+    rng = np.random.default_rng(seed)
+    weight = rng.uniform(0.2, 1, shape) if seed % 2 else np.ones(shape)
+    weight[5:12, 6:15] = 0
+    return read_only(weight)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("truncate", [0, 3, 7, 50])
+def test_weights_equal_an_svd_of_weighted_pixels(device, truncate, seed):
+    refs, weight = references(seed=seed), hole((31, 28), seed)
+    target = speckles((31, 28), (0.1, -0.2)) + 7.0
+    target[5:12, 6:15] += 400.0
+    left, err = oracles.klip(target, refs, truncate, weight)
+    one = KLBasis(device.array(refs), weight=device.array(weight))
+    assert_allclose(
+        device.get(one.subtract(device.array(target[None]), truncate))[0], left, atol=1e-9
+    )
+    assert_allclose(device.get(one.residual_std(truncate)), err, atol=1e-9)
+    unusable = np.full((1, 31, 28), np.nan)
+    many = np.stack([np.concatenate([refs, unusable]), np.concatenate([unusable, refs[::-1]])])
+    out = device.call(klip_many, many, np.stack([target] * 2), truncate, weight=weight)
+    for plane, wanted in zip(out, (left, err), strict=True):
+        assert_allclose(plane, np.stack([wanted] * 2), atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_all_vectors_with_weights_are_a_weighted_fit(device, seed):
+    """What is hidden by weights moves nothing, and is modelled from what is not."""
+    refs, weight = references(seed=seed), hole((31, 28), seed)
+    target = speckles((31, 28), (0.1, -0.2), seed)
+    columns = np.vstack([np.ones(weight.size), refs.reshape(len(refs), -1)])
+    factors = np.linalg.lstsq((columns * weight.ravel()).T, (target * weight).ravel(), rcond=None)[
+        0
+    ]
+    expected = target - (factors @ columns).reshape(target.shape)
+    basis = KLBasis(device.array(refs), weight=device.array(weight))
+    for hidden in (0.0, 1e4):
+        seen = target + hidden * (weight == 0)
+        left = device.get(basis.subtract(device.array(seen[None]), len(refs)))[0]
+        assert_allclose(left, expected + hidden * (weight == 0), atol=1e-8)
+
+
 def test_bad_target_pixels_take_no_part(device):
     refs, target = references(), speckles((31, 28), seed=3)[None].copy()
     target[0, 4, 4] = np.nan
@@ -106,6 +150,14 @@ def test_errors(device):
     ):
         with pytest.raises(InputError, match=text):
             KLBasis(device.array(wrong))
+    for text, weight in (
+        (r"weight has shape \(4, 4\), references \(31, 28\)", np.ones((4, 4))),
+        ("weight is not finite, negative, or 0 nearly everywhere", np.zeros((31, 28))),
+        ("weight is not finite", np.full((31, 28), np.nan)),
+        ("weight is not finite, negative", np.full((31, 28), -1.0)),
+    ):
+        with pytest.raises(InputError, match=text):
+            KLBasis(device.array(references()), weight=weight)
     basis = KLBasis(device.array(references()))
     with pytest.raises(ParameterError, match="truncate is -1"):
         basis.subtract(device.array(np.zeros((1, 31, 28))), -1)

@@ -69,11 +69,14 @@ def compare(ours, cpu):
 
 
 @BOTH
-@pytest.mark.parametrize("align", ["each", "first"])
-def test_a_run_on_the_gpu_gives_what_the_cpu_gives(device, align, tiny):
-    ours = run(tiny, 0, align=align)
+@pytest.mark.parametrize(
+    "align, exclude",
+    [("each", None), ("first", None), ("each", "0.5,-0.2,0.2"), ("joint", "0.5,-0.2,0.2")],
+)
+def test_a_run_on_the_gpu_gives_what_the_cpu_gives(device, align, exclude, tiny):
+    ours = run(tiny, 0, align=align, exclude=exclude)
     assert str(ours.device) == "0"
-    compare(ours, run(tiny, "cpu", align=align))
+    compare(ours, run(tiny, "cpu", align=align, exclude=exclude))
 
 
 @GPUS

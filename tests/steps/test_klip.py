@@ -63,6 +63,28 @@ def test_offsets_equal_references_moved_to_each_target(device, truncate):
         assert_allclose(one.data, other.data, atol=2e-4)  # float32 of values up to 300
 
 
+@pytest.mark.parametrize("per_integration", [False, True])
+def test_a_source_that_is_ignored_changes_nothing_else(device, per_integration):
+    """Its pixels are as bright as they were, in psfsub as well."""
+    stack, refs = scene()
+    weight = np.ones(SHAPE)
+    weight[18:23, 6:11] = 0
+    bright = changed(stack, data=(np.s_[:, 20, 8], stack.data[:, 20, 8] + 500))
+    offsets = None if per_integration else np.zeros((3, 2))
+    options = {"weight": weight, "offsets": offsets}
+    without, out = (
+        run(device, s, given(refs, per_integration), 4, **options) for s in (stack, bright)
+    )
+    added = np.zeros(SHAPE)
+    added[20, 8] = 500
+    assert_allclose(out.data - without.data, np.stack([added] * 3), atol=1e-4)
+    assert_array_equal(out.err, without.err)
+    for i in range(len(stack)):
+        left, err = oracles.klip(stack.data[i].astype(float), refs, 4, weight)
+        assert_allclose(without.data[i], left, atol=1e-4)
+        assert_allclose(out.err[i], err, atol=1e-5)
+
+
 def test_offsets_that_do_not_fit_are_refused():
     stack, refs = scene()
     with pytest.raises(InputError, match=r"offsets have shape \(2, 2\), expected \(3, 2\)"):

@@ -1,5 +1,7 @@
 """Karhunen-Loeve bases on the CPU: products by the BLAS in blocks of pixels, then LAPACK."""
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 
@@ -21,7 +23,8 @@ class Basis:
     """All eigenvectors of one set of references (n, pixels).
 
     Values above `tolerance` times n times the largest count for the rank. With `overwrite` the
-    means are taken off in place, where the references are float64.
+    means are taken off in place, where the references are float64. `weight` (pixels,) float64
+    multiplies the pixels in means and inner products.
 
     Attributes
     ----------
@@ -32,9 +35,14 @@ class Basis:
     rank : int
     """
 
-    def __init__(self, references, tolerance, overwrite):
+    def __init__(self, references, tolerance, overwrite, weight=None):
         flat = np.array(references, dtype=np.float64, copy=None if overwrite else True)
-        means = flat.mean(axis=1, keepdims=True)
+        square: Any = None if weight is None else weight**2
+        self._square = square
+        if weight is None:
+            means = flat.mean(axis=1, keepdims=True)
+        else:
+            means = np.einsum("rp,p->r", flat, square)[:, None] / square.sum()
         bad = np.flatnonzero(~np.isfinite(means))
         self.bad = int(bad[0]) if len(bad) else None
         if self.bad is not None:
@@ -42,7 +50,8 @@ class Basis:
 
         def multiply(block):
             flat[:, block] -= means
-            return flat[:, block] @ flat[:, block].T
+            images = flat[:, block] if weight is None else flat[:, block] * weight[block]
+            return images @ images.T
 
         values, vectors = symmetric_eigen(sum(over_blocks(multiply, flat.shape[1]))[None])
         self.sums, self.vectors, self._references = values[0], vectors[0], flat
@@ -53,11 +62,10 @@ class Basis:
         flat = np.array(targets, dtype=np.float64)
         finite = np.isfinite(flat)
         flat[~finite] = 0.0
-        count = np.maximum(finite.sum(axis=1, keepdims=True), 1)
-        flat -= flat.sum(axis=1, keepdims=True) / count
+        flat -= self._means(flat, finite)
         flat[~finite] = 0.0
         references, vectors, most = self._references, self.vectors, max(kept, default=0)
-        inner = sum(over_blocks(lambda b: flat[:, b] @ references[:, b].T, flat.shape[1]))
+        inner = sum(over_blocks(lambda b: self._products(flat, b), flat.shape[1]))
         amplitudes = inner @ vectors[:most].T / self.sums[:most]
         factors = [amplitudes[:, :k] @ vectors[:k] for k in kept]
         results = [np.empty_like(flat) for _ in kept]
@@ -70,6 +78,23 @@ class Basis:
         for residual in results:
             residual[~finite] = np.nan
         return results
+
+    def _means(self, flat, finite):
+        """Means of targets over their finite pixels, (n, 1); the others are 0."""
+        if self._square is None:
+            return flat.sum(axis=1, keepdims=True) / np.maximum(
+                finite.sum(axis=1, keepdims=True), 1
+            )
+        total = np.einsum("tp,p->t", finite.astype(float), self._square)
+        sums = np.einsum("tp,p->t", flat, self._square)
+        return (sums / np.where(total > 0, total, 1.0))[:, None]
+
+    def _products(self, flat, block):
+        """Inner products of targets and references in a block of pixels."""
+        images = flat[:, block]
+        if self._square is not None:
+            images = images * self._square[block]
+        return images @ self._references[:, block].T
 
     def residual_std(self, kept):
         """Return the residual standard deviation for each number of vectors: (pixels,) arrays."""

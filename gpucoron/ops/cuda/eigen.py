@@ -64,6 +64,7 @@ class Bases:
 
     They are read again whenever something is subtracted, not copied. The tolerance of the rank is
     that of the CPU. The products of `targets` (frames, n_targets, pixels) come from the first pass.
+    `weight` (pixels,) multiplies the pixels in means and inner products.
 
     Attributes
     ----------
@@ -75,11 +76,15 @@ class Bases:
         Eigenvalues of the inner products, descending, and a vector in each row.
     """
 
-    def __init__(self, references, tolerance, targets=None):
-        self._references, self._tolerance = references, tolerance
-        self._targets = None if targets is None else without_means(targets)
-        self.means, self._inner = reference_sums(references, self._targets)
-        products = covariance(references, self.means)
+    def __init__(self, references, tolerance, targets=None, weight=None):
+        self._references, self._tolerance, self._weight = references, tolerance, weight
+        self._targets = None if targets is None else without_means(targets, weight)
+        if weight is None:
+            self.means, self._inner = reference_sums(references, self._targets)
+            products = covariance(references, self.means)
+        else:
+            self.means, self._inner = weighted_sums(references, weight, self._targets)
+            products = weighted_covariance(references, self.means, weight)
         self.sums, self.vectors, good = decompose(products)
         self.used, self.ranks, self.seen, good = self._state(good)
         if repair(products, self.sums, self.vectors, good.astype(bool)):
@@ -102,8 +107,10 @@ class Bases:
 
     def subtract(self, targets, truncations):
         """Return residuals (frames, n_targets, pixels) of other targets, one array a truncation."""
-        targets, kept = without_means(targets), np.minimum(truncations, self.ranks[:, None])
-        _, inner = reference_sums(self._references, targets)
+        targets = without_means(targets, self._weight)
+        kept = np.minimum(truncations, self.ranks[:, None])
+        weighted = targets if self._weight is None else targets * self._weight**2
+        _, inner = reference_sums(self._references, weighted)
         return self._run_kernel(targets, self._factors(inner, kept), kept[:, :0])[0]
 
     def residual_std(self, truncations):
@@ -148,13 +155,18 @@ class Bases:
         return list(residuals), [residual_stds[k] for k in np.argsort(order).tolist()]
 
 
-def without_means(targets):
+def without_means(targets, weight=None):
     """Return float64 targets without their means; pixels that are not finite are NaN."""
     cp = cupy()
     targets = targets.astype(np.float64)
     finite = cp.isfinite(targets)
-    total = cp.where(finite, targets, 0.0).sum(axis=-1, keepdims=True)
-    count = cp.maximum(finite.sum(axis=-1, keepdims=True), 1)
+    if weight is None:
+        total = cp.where(finite, targets, 0.0).sum(axis=-1, keepdims=True)
+        count = cp.maximum(finite.sum(axis=-1, keepdims=True), 1)
+    else:
+        total = cp.where(finite, targets * weight**2, 0.0).sum(axis=-1, keepdims=True)
+        count = cp.where(finite, weight**2, 0.0).sum(axis=-1, keepdims=True)
+        count = cp.where(count > 0, count, 1.0)
     return cp.where(finite, targets - total / count, np.nan)
 
 
@@ -197,15 +209,44 @@ def covariance(references, means):
     return products
 
 
+def weighted_sums(references, weight, targets=None):
+    """Return weighted means and products of `reference_sums`; targets are without weighted means.
+
+    The difference of weighted and plain means is a product with weights without their mean.
+    """
+    cp, (frames, _, pixels) = cupy(), references.shape
+    square = weight**2
+    total = square.sum()
+    rows = cp.broadcast_to(square - total / pixels, (frames, 1, pixels))
+    if targets is not None:
+        rows = cp.concatenate([targets * square, rows], axis=1)
+    means, products = reference_sums(references, cp.ascontiguousarray(rows))
+    return means + products[:, -1] / total, cp.ascontiguousarray(products[:, :-1])
+
+
+def weighted_covariance(references, means, weight):
+    """Return the weighted inner products of the references without their weighted means.
+
+    Weighted references are made for one frame after another.
+    """
+    cp = cupy()
+    products = []
+    for images, own in zip(references, means, strict=True):
+        weighted = images - own[:, None]
+        weighted *= weight
+        products.append(covariance(weighted[None], cp.where(cp.isfinite(own), 0.0, np.nan)[None]))
+    return cp.concatenate(products)
+
+
 class Basis:
     """One set of references; arguments, attributes and methods as on the CPU.
 
     References of float64 are neither changed nor copied, whatever `overwrite` says.
     """
 
-    def __init__(self, references, tolerance, overwrite):
+    def __init__(self, references, tolerance, overwrite, weight=None):
         flat = cupy().ascontiguousarray(references, dtype=np.float64)
-        self._bases = Bases(flat[None], tolerance)
+        self._bases = Bases(flat[None], tolerance, weight=weight)
         self.sums, self.vectors = self._bases.sums[0], self._bases.vectors[0]
         self.rank, self.bad = int(self._bases.ranks[0]), None
         if self._bases.used[0] < len(flat):
