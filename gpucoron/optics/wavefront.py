@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import fft
 
@@ -109,7 +111,7 @@ class Wavefront:
         return np.tensordot(coefficients, self._modes, axes=1)
 
 
-def level(modes: np.ndarray, pupil: Pupil) -> np.ndarray:
+def level(modes: Sequence[np.ndarray] | np.ndarray, pupil: Pupil) -> np.ndarray:
     """Remove piston and tilt over the stop from each mode, and scale its rms to one.
 
     The tilt is that of a plane fitted by least squares, which sets the position of the core of the

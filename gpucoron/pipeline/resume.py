@@ -167,7 +167,7 @@ def _read_star(product: ProductContext, exposure: Exposure, psfsub: Exposure, pa
     table = None if hdu is None else file.table(hdu)
     if table is not None:
         product.result.positions[exposure.root] = table
-    star = read_star(psfsub.headers["SCI"], table, len(psfsub.stack))
+    star = read_star(psfsub.headers["SCI"], table, exposure.shape[0])
     if star is not None and not product.parameters.like_jwst:
         product.stars.note(exposure, star)
 

@@ -291,7 +291,9 @@ def _modelled(exposure: Exposure, alignment: Alignment, weight: np.ndarray | Non
     place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
     sigmas = np.hypot(fit.error, errors)
     mask = np.reshape(fit.mask, (-1, 2))[0] + 1
-    return StarPositions(*place.T, *sigmas.T, fit.method, (float(mask[0]), float(mask[1])))
+    (x, y), (x_err, y_err) = place.T, sigmas.T
+    centre = float(mask[0]), float(mask[1])
+    return StarPositions(x, y, x_err, y_err, fit.method, centre)
 
 
 def _offsets(alignment: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ def test_defaults_are_those_of_jwst():
     kinds = (OutlierDetectionStep, StackRefsStep, AlignRefsStep, KlipStep, ResampleStep)
     theirs = {name: kind() for name, kind in zip(STEPS, kinds, strict=True)}
     ours = Parameters().flat()
-    assert ours["align_refs.align"] == "each"
+    assert ours["align_refs.align"] == "joint"
     for own in OWN:
         step, _, parameter = own.partition(".")
         assert not hasattr(theirs[step], parameter), own
@@ -112,7 +112,10 @@ MEANT = "did you mean 'klip.truncate'?"
         ("outlier_detection.snr=5 4 3", "expected one or two positive numbers, such as '5.0 4.0'"),
         ("outlier_detection.maskpt=1.5", "expected a number from 0 to 1"),
         ("outlier_detection.good_bits=~DO_NOT_US", "did you mean DO_NOT_USE?"),
-        ("align_refs.align=all", "align_refs.align is 'all'; expected 'each' or 'first'"),
+        (
+            "align_refs.align=all",
+            "align_refs.align is 'all'; expected one of 'joint', 'each', 'first'",
+        ),
         ("star=15", "align_refs.star is '15'; expected x and y in pixels counted from 1"),
         ("star=151,x", "expected x and y in pixels counted from 1"),
         ("star=1,2,3", "or x and y of several exposures"),
