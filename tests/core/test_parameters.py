@@ -114,7 +114,7 @@ MEANT = "did you mean 'klip.truncate'?"
         ("outlier_detection.good_bits=~DO_NOT_US", "did you mean DO_NOT_USE?"),
         (
             "align_refs.align=all",
-            "align_refs.align is 'all'; expected one of 'joint', 'each', 'first'",
+            "align_refs.align is 'all'; expected 'joint' or 'each' or 'first'",
         ),
         ("star=15", "align_refs.star is '15'; expected x and y in pixels counted from 1"),
         ("star=151,x", "expected x and y in pixels counted from 1"),
