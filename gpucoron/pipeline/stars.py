@@ -72,7 +72,10 @@ def describe_star(parameters: Parameters, science: Sequence[Exposure]) -> str:
     if found is None:
         return "not known"
     (x, y), keywords = found
-    return f"at x, y = {x:.1f}, {y:.1f} by {keywords}, not measured"
+    place = f"at x, y = {x:.1f}, {y:.1f} by {keywords}"
+    if parameters.like_jwst or parameters.align_refs.skip or parameters.klip.skip:
+        return f"{place}, not measured"
+    return f"to be measured; {place}"
 
 
 class Stars:
