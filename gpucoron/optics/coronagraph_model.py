@@ -3,7 +3,7 @@
 The field behind the Lyot stop is linear in the field of the pupil. The derivative of the image with
 respect to a mode of the wavefront is therefore one more propagation through the same mask, of the
 pupil's field times the mode: ``dI = 2 Re(conj(E) dE)``. Fields are computed on a pupil of 100
-samples, their derivatives on one of 50: errors of a few percent in a derivative slow the fit but
+samples, their derivatives on one of 40: errors of a few percent in a derivative slow the fit but
 do not move its solution far.
 """
 
@@ -29,7 +29,7 @@ from gpucoron.optics.wavefront import (
 DIAMETER_M = 6.5
 DIFFUSION_PX = 0.25  # charge diffusion and capacitive coupling, as in gpucoron.simulate
 PAD = 3  # samples on each side of the grid that the response of the pixel reaches
-FIELD_BINS, DERIVATIVE_BINS = 2, 4  # samples of the pupil that are averaged, each way
+FIELD_BINS, DERIVATIVE_BINS = 2, 5  # samples of the pupil that are averaged, each way
 LOW_NM, SEGMENT_NM, MIDDLE_NM = 27.0, 8.0, 75.0  # rms of each mode, each mode, all together
 MIDDLE_CYCLES = (3.0, 40.0)  # across the pupil, over which MIDDLE_NM are spread as f^-3.2
 N_LOW = 64  # modes that are no Fourier modes

@@ -28,13 +28,14 @@ RADIUS = 5.5  # pixels up to this distance from the mask are fitted, lambda / D
 MOST_IMAGES = 3  # dither positions that are fitted; more add little
 MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
 MISFIT_ERROR = 0.2  # that guess, lambda / D
-FLOOR_MAS = {"round": 0.6, "4qpm": 0.6, "spot": 1.5}  # of the optics of the model
+FLOOR_MAS = {"round": 0.6, "4qpm": 0.4, "spot": 1.0}  # of the optics of the model
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
 SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
 SYMMETRY_RADIUS = 10.0  # lambda / D
 UNDITHERED = 2.0  # by which errors grow where the wavefront is seen from one place alone
 COARSE_STOP = np.inf, 0.5
 FINE_STOP = 0.01, 0.9
+ABSORBED = 1.4  # by which errors grow, as the modes absorb part of what they cannot explain
 CELL = 1.0  # size of what the model leaves unexplained, lambda / D
 CLIP = 6.0  # sigma
 DETECTED = 5.0  # flux over its error from which a star is seen
@@ -293,4 +294,4 @@ def _model_error(fit, sigma, kind, resolution, scale):
     if fit.misfit > MISFIT_LIMIT or not fit.converged:
         floor = np.full(2, MISFIT_ERROR * resolution)
     undithered = fit.own_masks or len(fit.steps) == 1
-    return np.hypot((UNDITHERED if undithered else 1.0) * sigma[:2], floor)
+    return np.hypot((UNDITHERED if undithered else 1.0) * ABSORBED * sigma[:2], floor)

@@ -291,6 +291,8 @@ def _modelled(exposure: Exposure, alignment: Alignment, weight: np.ndarray | Non
         optics.mask_centre,
         weight=weight,
     )
+    if fit.method == "none":
+        raise InputError("the star is not seen")
     place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
     sigmas = np.hypot(fit.error, errors)
     mask = np.reshape(fit.mask, (-1, 2))[0] + 1
