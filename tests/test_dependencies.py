@@ -54,7 +54,7 @@ def test_imports_are_declared_and_what_is_declared_is_used():
     used = set(imported()) - set(sys.stdlib_module_names) - {PROJECT["name"]}
     needed, optional = (
         {MODULES.get(r.name, r.name) for r in requirements(MACHINES[0], *extras)}
-        for extras in ((), EXTRAS.keys() - {"test"})
+        for extras in ((), EXTRAS.keys() - {"test", "siaf"})
     )
     assert used - needed - optional == set()
     assert needed - used == PLUGINS and optional - used == set()

@@ -48,6 +48,7 @@ class ExposureMeta:
     pupil: str | None = _key("PUPIL")
     coronmsk: str | None = _key("CORONMSK")
     subarray: str | None = _key("SUBARRAY")
+    aperture: str | None = _key("APERNAME")
     corner_x: int | None = _key("SUBSTRT1")
     corner_y: int | None = _key("SUBSTRT2")
     exp_type: str | None = _key("EXP_TYPE")

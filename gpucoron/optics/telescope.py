@@ -2,10 +2,14 @@
 
 Light is propagated from the pupil to the Lyot stop, where possible without sampling the focal plane
 of the mask. A mask that multiplies the focal-plane field convolves the pupil-plane
-field with its own Fourier transform, and each of the three masks here has a short or separable one:
+field with its own Fourier transform, and each of the masks here has a short or separable one:
 
 - round band-limited mask, amplitude ``1 - (2 J1(s r) / (s r))^2``: the second term is the
   autocorrelation of a disk, a compact kernel, applied with one FFT pair;
+- tapered bar, amplitude ``1 - sinc^2(y / w(x))``: the second term's transform is a triangle across
+  the bar, as short as the kernel of a round mask, so that one FFT pair on a grid that is little
+  larger than the pupil holds it (band-limited masks: Kuchner & Traub 2002, ApJ 570, 900; shapes and
+  sizes of NIRCam's: Krist et al. 2010, Proc. SPIE 7731, 77313J);
 - four-quadrant phase mask, ``sign(x) sign(y)``: one Hilbert transform along each axis, applied
   as two small matrix products;
 - opaque spot: the light that hits the spot is computed on the spot alone with matrix Fourier
@@ -24,6 +28,8 @@ from typing import Any
 import numpy as np
 from scipy import fft, ndimage
 
+from gpucoron.optics.instruments import Bar, Filter, Instrument
+
 RAD = np.pi / 180 / 3600
 SEGMENT_M = 1.32
 GAP_M = 0.003
@@ -31,6 +37,8 @@ STRUT_M = 0.11
 WIDTH_M = 6.72
 N_PUPIL = 200
 _FINE = 3
+_LEAST_PERIOD, _PERIOD = 1.05, 1.25  # of an image from a sampled pupil, in fields of view
+_HALF_SINC = 1.7996025  # where 1 - sinc^2 is half, in intensity
 
 
 @dataclass(frozen=True)
@@ -84,17 +92,37 @@ def _grid(n, rotation_deg):
     return axis, x, y
 
 
-def _stop(n, rotation_deg, erosion_m):
+def pupil_samples(wavelength: float, field: float) -> int:
+    """Samples across the pupil that a field of view (arcsec) needs at a wavelength (m).
+
+    The image computed from a sampled pupil repeats itself; its period has to be larger than the
+    field, twice the distance from the star to the farthest pixel. `N_PUPIL` if that is enough, else
+    a multiple of 20.
+    """
+    samples = field * RAD * WIDTH_M / wavelength
+    if _LEAST_PERIOD * samples <= N_PUPIL:
+        return N_PUPIL
+    return 20 * int(np.ceil(_PERIOD * samples / 20))
+
+
+def _stop(n, rotation_deg, erosion_m, along_m):
     axis, x, y = _grid(n * _FINE, rotation_deg)
     mirror = np.zeros(x.shape, bool)
     for cx, cy in _segment_centres():
         mirror |= _hexagon_depth(x - cx, y - cy) > -GAP_M
-    depth = ndimage.distance_transform_edt(mirror & (_strut_depth(x, y) < 0))
-    inside = depth * (axis[1] - axis[0]) >= erosion_m
+    step = axis[1] - axis[0]
+    clear = mirror & (_strut_depth(x, y) < 0)
+    if along_m is None:
+        inside = ndimage.distance_transform_edt(clear) * step >= erosion_m
+    else:
+        scaled = (step / erosion_m, step / along_m)
+        inside = ndimage.distance_transform_edt(clear, sampling=scaled) >= 1
     return inside.reshape(n, _FINE, n, _FINE).mean(axis=(1, 3), dtype=np.float32)
 
 
-def make_pupil(rotation_deg: float, erosion_m: float, n: int = N_PUPIL) -> Pupil:
+def make_pupil(
+    rotation_deg: float, erosion_m: float, n: int = N_PUPIL, along_m: float | None = None
+) -> Pupil:
     """Make the segmented pupil and a Lyot stop: the pupil, eroded from every edge.
 
     Parameters
@@ -105,7 +133,10 @@ def make_pupil(rotation_deg: float, erosion_m: float, n: int = N_PUPIL) -> Pupil
         Distance of the stop from the outer edge, the central obscuration and the struts. Gaps
         between segments are ignored.
     n : int
-        Samples across ``WIDTH_M``.
+        Samples across ``WIDTH_M``; see `pupil_samples`.
+    along_m : float or None
+        Distance along the detector's x, where it differs: behind a bar along x, light is diffracted
+        across the bar only, and `erosion_m` is the distance along y.
     """
     axis, x, y = _grid(n, rotation_deg)
     step = axis[1] - axis[0]
@@ -118,7 +149,7 @@ def make_pupil(rotation_deg: float, erosion_m: float, n: int = N_PUPIL) -> Pupil
     back = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     return Pupil(
         (aperture * clear).astype(np.float32),
-        _stop(n, rotation_deg, erosion_m),
+        _stop(n, rotation_deg, erosion_m, along_m),
         np.argmax(depth, axis=0).astype(np.int8),
         centres @ back,
         axis,
@@ -183,6 +214,42 @@ class _Spot:
         return field - self.back @ hit @ self.back.T
 
 
+def bar_half_width(bar: Bar, x: np.ndarray) -> np.ndarray:
+    """Half width (arcsec) of a bar at an offset x (arcsec) from the star; 0 beyond its ends."""
+    from_middle = np.asarray(x) - bar.middle
+    tapered = np.clip(from_middle, -bar.tapered / 2, bar.tapered / 2)
+    half_width = bar.half_width + bar.taper * tapered
+    return np.where(np.abs(from_middle) <= bar.length / 2, half_width, 0.0)
+
+
+def bar_opacity(bar: Bar, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Fraction of the amplitude that a bar blocks at offsets (arcsec) from the star's place.
+
+    ``sinc^2``, one on the axis; 0 beyond the ends of the bar. The transmission in intensity is
+    ``(1 - opacity)^2``, one half at the bar's half width.
+    """
+    half_width = bar_half_width(bar, x)
+    there = half_width > 0
+    return there * np.sinc(_HALF_SINC / np.pi * np.asarray(y) / np.where(there, half_width, 1)) ** 2
+
+
+class _BarMask:
+    """Band-limited bar along the detector's x, whose half width varies along it."""
+
+    def __init__(self, bar, wavelength, pupil):
+        narrowest = bar.half_width - abs(bar.taper) * bar.tapered / 2
+        reach = _HALF_SINC / (narrowest * RAD) * wavelength / np.pi
+        n = fft.next_fast_len(pupil.axis.size + int(np.ceil(reach / pupil.step)))
+        angle = fft.fftfreq(n, pupil.step) * wavelength / RAD
+        self.opacity = bar_opacity(bar, angle, angle[:, None]).astype(np.float32)
+        self.n = n
+
+    def __call__(self, field):
+        size = field.shape[-1]
+        blocked = fft.ifft2(fft.fft2(field, (self.n, self.n)) * self.opacity)
+        return field - blocked[..., :size, :size]
+
+
 #: Each takes fields of the pupil, (..., n, n) complex64, and returns them behind the mask.
 _MASKS: dict[str, Any] = {"round": _RoundMask, "4qpm": _PhaseMask, "spot": _Spot}
 
@@ -194,22 +261,29 @@ class Coronagraph:
     ----------
     pupil : Pupil
     kind : str
-        ``round``, ``4qpm`` or ``spot``.
+        ``round``, ``bar``, ``4qpm`` or ``spot``.
     radius : float, arcsec
-        Half-transmission radius of a round mask, radius of a spot; unused for ``4qpm``.
+        Half-transmission radius of a round mask, half width of a bar at the star's place, radius of
+        a spot; unused for ``4qpm``.
     wavelengths : (nw,) float64, m
         With equal weights.
     scale : (float, float), arcsec
         Pixel size along x and y.
     columns, rows : (nx,), (ny,) float64, px
         Pixel centres counted from the mask centre.
+    bar : Bar or None
+        Taper and ends of a bar; None is a uniform bar of `radius` across the field.
     """
 
-    def __init__(self, pupil, kind, radius, wavelengths, scale, columns, rows):
+    def __init__(self, pupil, kind, radius, wavelengths, scale, columns, rows, bar=None):
         self.pupil = pupil
         self.wavelengths = np.asarray(wavelengths, dtype=np.float64)
         self.scale = scale
-        self.masks = [_MASKS[kind](radius, w, pupil) for w in self.wavelengths]
+        if kind == "bar":
+            bar = bar or Bar(half_width=radius, taper=0.0, length=np.inf)
+            self.masks = [_BarMask(bar, w, pupil) for w in self.wavelengths]
+        else:
+            self.masks = [_MASKS[kind](radius, w, pupil) for w in self.wavelengths]
         used_y, used_x = (np.flatnonzero(pupil.stop.any(axis=a)) for a in (1, 0))
         self._box = (slice(used_y[0], used_y[-1] + 1), slice(used_x[0], used_x[-1] + 1))
         self._stop = pupil.stop[self._box]
@@ -255,3 +329,36 @@ class Coronagraph:
             amplitude = left @ (field[self._box] * self._stop) @ right
             total = total + (amplitude.real**2 + amplitude.imag**2)
         return total.astype(np.float64) / len(self.wavelengths)
+
+
+def wavelengths_of(bandpass: Filter) -> np.ndarray:
+    """Wavelengths that stand for a filter, with equal weights: (nw,) float64, m."""
+    n = bandpass.n_wavelengths
+    spread = (np.arange(n) + 0.5) / n - 0.5
+    return (bandpass.centre_um + bandpass.width_um * spread) * 1e-6
+
+
+def pupil_of(instrument: Instrument, bandpass: Filter, field: float = 0.0) -> Pupil:
+    """Pupil and Lyot stop of a coronagraph, sampled for a field of view of `field` arcsec."""
+    return make_pupil(
+        instrument.pupil_rotation_deg,
+        instrument.stop_erosion_m,
+        pupil_samples(wavelengths_of(bandpass).min(), field),
+        instrument.stop_erosion_along_m,
+    )
+
+
+def coronagraph_of(
+    instrument: Instrument, bandpass: Filter, pupil: Pupil, scale, columns, rows
+) -> Coronagraph:
+    """Coronagraph of a mode and filter; see `Coronagraph` for `scale`, `columns` and `rows`."""
+    return Coronagraph(
+        pupil,
+        instrument.kind,
+        instrument.mask_radius,
+        wavelengths_of(bandpass),
+        scale,
+        columns,
+        rows,
+        instrument.bar,
+    )

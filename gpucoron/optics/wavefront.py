@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import fft
 
@@ -93,8 +95,9 @@ class Wavefront:
         groups = [zernikes(pupil), segment_modes(pupil), _screens(pupil, rng, 2 * N_SCREENS)]
         counts = [len(g) for g in groups]
         weights = np.repeat(np.sqrt(np.divide((0.45, 0.2, 0.35), counts)), counts)
-        modes = np.array([m for g in groups for m in g])
-        self._modes = level(modes, pupil) * weights[:, None, None].astype(np.float32)
+        modes = [m for g in groups for m in g]
+        self._modes = level(modes, pupil)
+        self._modes *= weights[:, None, None].astype(np.float32)
         n = len(modes)
         figure = rng.standard_normal(n)
         self._figure = static_nm * figure / np.sqrt(np.sum((figure * weights) ** 2))
@@ -108,7 +111,7 @@ class Wavefront:
         return np.tensordot(coefficients, self._modes, axes=1)
 
 
-def level(modes: np.ndarray, pupil: Pupil) -> np.ndarray:
+def level(modes: Sequence[np.ndarray], pupil: Pupil) -> np.ndarray:
     """Remove piston and tilt over the stop from each mode, and scale its rms to one.
 
     The tilt is that of a plane fitted by least squares, which sets the position of the core of the
@@ -119,11 +122,12 @@ def level(modes: np.ndarray, pupil: Pupil) -> np.ndarray:
     y, x = np.meshgrid(pupil.axis, pupil.axis, indexing="ij")
     plane = np.stack([np.ones(inside.sum()), x[inside], y[inside]], axis=1)
     solve = np.linalg.pinv(plane)
-    for mode in modes:
+    levelled = np.empty((len(modes), *aperture.shape), np.float32)
+    for out, mode in zip(levelled, modes, strict=True):
         piston, slope_x, slope_y = solve @ mode[inside]
-        mode -= piston + slope_x * x + slope_y * y
-        mode /= np.sqrt(np.mean(mode[aperture] ** 2))
-    return modes.astype(np.float32)
+        flat = mode - (piston + slope_x * x + slope_y * y)
+        out[:] = flat / np.sqrt(np.mean(flat[aperture] ** 2))
+    return levelled
 
 
 def _ou_process(rng, n, times, correlation):

@@ -138,7 +138,7 @@ class Detector:
 def _border(instrument, window):
     """Flags of the pixels outside the illuminated field, and where they are."""
     native = np.zeros(window.aperture.shape, np.uint32)
-    if instrument.kind != "round":
+    if instrument.metadata["name"] == "MIRI":
         native[:] = NON_SCIENCE | DO_NOT_USE
         if instrument.kind == "spot":
             native[32:301, 8:279] = 0

@@ -190,10 +190,9 @@ def _dither(instrument, plan, n_references):
         "y_offset": plan.dither[1] * scale[1],
     }
     if plan.exptype == "psf":
+        patterns = {"round": "9-POINT-CIRCLE", "bar": "5-POINT-BAR"}
         dither |= {
-            "small_grid_pattern": "9-POINT-CIRCLE"
-            if instrument.kind == "round"
-            else "9-POINT-SMALL-GRID",
+            "small_grid_pattern": patterns.get(instrument.kind, "9-POINT-SMALL-GRID"),
             "position_number": plan.number + 1,
             "total_points": n_references,
         }

@@ -10,10 +10,11 @@ import numpy as np
 from stdatamodels.jwst import datamodels
 
 from gpucoron.io.files import output_file
+from gpucoron.optics.telescope import bar_half_width
 from gpucoron.simulate.exposure import SOFTWARE, model_hdus, subarray, write_hdus
 
 PROGRAM = "09100"
-_ASN_IDS = {"round": "c1001", "4qpm": "c1002", "spot": "c1003"}
+_ASN_IDS = {"round": "c1001", "4qpm": "c1002", "spot": "c1003", "bar": "c1004"}
 
 
 def root_name(instrument, science: bool, number: int, n_science: int) -> str:
@@ -65,14 +66,23 @@ def write_scenes(directory: Path, root: str, scenes: list[np.ndarray]) -> None:
 
 
 def _annulus(instrument, window, science_area):
-    """Weights of the alignment: a soft-edged ring around the mask, 1 where a pixel is used."""
+    """Weights of the alignment, 1 where a pixel is used: a ring around the mask with soft edges.
+
+    The hole is a disk, or behind a bar the strip that the bar half hides.
+    """
     ny, nx = window.shape
     cx, cy = window.centre
     x, y = np.arange(nx), np.arange(ny)[:, None]
     r = np.hypot(x - cx, y - cy)
     hole = instrument.hole_radius / np.mean(window.aperture.scale)
     outer = max(min(max(cx, nx - 1 - cx), max(cy, ny - 1 - cy)) - 2, hole + 8)
-    weight = np.clip((r - hole) / 2 + 0.5, 0, 1) * np.clip((outer - r) / 4 + 0.5, 0, 1)
+    clear = r - hole
+    if instrument.bar is not None:
+        sx, sy = window.aperture.scale
+        half_width = bar_half_width(instrument.bar, (x - cx) * sx)
+        clear = np.where(half_width > 0, np.abs(y - cy) - half_width / sy, np.inf)
+        outer = np.hypot(nx, ny)
+    weight = np.clip(clear / 2 + 0.5, 0, 1) * np.clip((outer - r) / 4 + 0.5, 0, 1)
     edge = np.minimum(np.minimum(x, nx - 1 - x), np.minimum(y, ny - 1 - y))
     weight = weight * np.clip((edge - 1) / 4, 0, 1)
     shrunk = science_area.copy()
@@ -136,8 +146,11 @@ def write_truth(
                 "mid_times_mjd": plan.mid_times.tolist(),
             }
         )
+    chosen = dataclasses.asdict(options)
+    if options.mask is None:  # as before there was a choice
+        del chosen["mask"]
     summary = {
-        "options": dataclasses.asdict(options),
+        "options": chosen,
         "filter": bandpass.name,
         "pixel_counting": "from 0, pixel centres at whole numbers",
         "mask_centre": list(window.centre),

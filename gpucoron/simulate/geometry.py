@@ -35,9 +35,7 @@ class Window:
     @property
     def centre(self) -> tuple[float, float]:
         """Mask centre (x, y), counted from 0: the aperture's reference pixel."""
-        a = self.aperture
-        x, y = (a.corner[k] + a.reference_pixel[k] - self.corner[k] - 1 for k in (0, 1))
-        return x, y
+        return self.aperture.centre_in(self.corner)
 
 
 def polynomial_grid(coefficients, degree: int) -> np.ndarray:

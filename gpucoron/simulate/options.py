@@ -101,7 +101,7 @@ def _planets(value):
 
 
 _flag = boolean
-_filter = optional(lambda value: str(value).upper())
+_name = optional(lambda value: str(value).upper())
 _positive = number("a number of 0 or more", lambda x: x >= 0)
 _or_none = optional(_positive)
 
@@ -114,7 +114,13 @@ class Options:
         "nircam", choice(*INSTRUMENTS), f"{', '.join(INSTRUMENTS)} (default nircam)", "NAME"
     )
     filter: str | None = _option(
-        None, _filter, "filter of the instrument (default F444W, F1140C, F2300C)", "NAME"
+        None, _name, "filter (default that of the mask; else F444W, F1140C, F2300C)", "NAME"
+    )
+    mask: str | None = _option(
+        None,
+        _name,
+        "NIRCam's mask: 210R, 335R, 430R, SWB, LWB (default 210R or 335R, as the filter wants)",
+        "NAME",
     )
     seed: int = _option(0, _seed, "same seed, same pixels (default 0)", "N")
     shape: tuple[int, int] | None = _option(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucoron.errors import OutputError, ParameterError
-from gpucoron.optics.instruments import INSTRUMENTS, Filter, Instrument, load_aperture
+from gpucoron.optics.instruments import Filter, choose_optics, load_aperture
 from gpucoron.simulate import files
 from gpucoron.simulate.detector import Detector
 from gpucoron.simulate.exposure import write_exposure
@@ -74,10 +74,15 @@ def dither_pattern(count: int, step_px: float) -> np.ndarray:
     return np.array(points)[:count]
 
 
+def dithers_across(count: int, step_px: float) -> np.ndarray:
+    """Small-grid dither across a bar: 0, 1, -1, 2, -2, ... steps along y. (count, 2) px."""
+    steps = [(k + 1) // 2 * (1 if k % 2 else -1) for k in range(count)]
+    return np.array([(0.0, step_px * step) for step in steps])
+
+
 def run(output_dir: str | PathLike, options: Options) -> Simulation:
     """Simulate and write; see `gpucoron.simulate.simulate`."""
-    instrument = INSTRUMENTS[options.instrument]
-    bandpass = _bandpass(instrument, options.filter)
+    instrument, bandpass = choose_optics(options.instrument, options.filter, options.mask)
     window = _window(bandpass, options.shape)
     directory = _directory(output_dir)
     streams = np.random.SeedSequence(options.seed).spawn(4)
@@ -102,16 +107,6 @@ def run(output_dir: str | PathLike, options: Options) -> Simulation:
         STAR,
         planets,
     )
-
-
-def _bandpass(instrument: Instrument, name: str | None) -> Filter:
-    name = (name or instrument.default_filter).upper()
-    if name not in instrument.filters:
-        raise ParameterError(
-            f"filter is {name!r}, expected one of {', '.join(instrument.filters)} "
-            f"for instrument {instrument.name}"
-        )
-    return instrument.filters[name]
 
 
 def _window(bandpass: Filter, shape: tuple[int, int] | None) -> Window:
@@ -143,9 +138,8 @@ def _plan(instrument, bandpass, window, options, rng):
     """Plan the exposures in time: the rolls, then the reference star."""
     integration_s = instrument.frame_time_s * instrument.frames_per_group * instrument.n_groups
     counts = (*options.n_integrations, *options.n_reference_integrations)
-    dithers = dither_pattern(
-        max(options.n_references, 1), _or(options.dither_px, instrument.dither_px)
-    )
+    pattern = dithers_across if instrument.kind == "bar" else dither_pattern
+    dithers = pattern(max(options.n_references, 1), _or(options.dither_px, instrument.dither_px))
     miss_px = _or(options.acquisition_px, instrument.acquisition_px)
     visits = miss_px * rng.standard_normal((options.n_science + 1, 2))
     plans, start = [], START_MJD

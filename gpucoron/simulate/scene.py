@@ -6,7 +6,7 @@ import numpy as np
 from scipy import fft
 
 from gpucoron.optics.instruments import Filter, Instrument
-from gpucoron.optics.telescope import Coronagraph, make_pupil
+from gpucoron.optics.telescope import bar_opacity, coronagraph_of, pupil_of
 from gpucoron.optics.wavefront import Wavefront
 from gpucoron.simulate.geometry import Pointing, Window
 
@@ -29,17 +29,14 @@ class Scene:
         self.instrument, self.bandpass, self.window = instrument, bandpass, window
         scale = window.aperture.scale
         self.pixel_sr = scale[0] * scale[1] * (np.pi / 180 / 3600) ** 2
-        self.pupil = make_pupil(instrument.pupil_rotation_deg, instrument.stop_erosion_m)
         ny, nx = (n + 2 * MARGIN for n in window.shape)
         self._columns, self._rows = np.arange(nx) - MARGIN, np.arange(ny) - MARGIN
-        n = bandpass.n_wavelengths
-        spread = (np.arange(n) + 0.5) / n - 0.5
-        wavelengths = (bandpass.centre_um + bandpass.width_um * spread) * 1e-6
-        self.coronagraph = Coronagraph(
+        offsets = self._arcsec(self._columns, self._rows)
+        self.pupil = pupil_of(instrument, bandpass, 2 * max(np.abs(o).max() for o in offsets))
+        self.coronagraph = coronagraph_of(
+            instrument,
+            bandpass,
             self.pupil,
-            instrument.kind,
-            instrument.mask_radius,
-            wavelengths,
             scale,
             self._columns - window.centre[0],
             self._rows - window.centre[1],
@@ -138,6 +135,8 @@ class Scene:
     def _transmission(self, x, y):
         """Transmission of the mask at an offset from its centre (arcsec)."""
         r = np.hypot(x, y)
+        if self.instrument.bar is not None:
+            return (1 - bar_opacity(self.instrument.bar, x, y)) ** 2
         if self.instrument.kind == "spot":
             return np.clip((r - self.instrument.mask_radius) / 0.3 + 0.5, 0, 1)
         if self.instrument.kind == "4qpm":

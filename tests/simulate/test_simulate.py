@@ -17,7 +17,7 @@ from stdatamodels.jwst import datamodels
 from gpucoron.cli import main as cli
 from gpucoron.cli.simulate import add_arguments
 from gpucoron.errors import OutputError, ParameterError
-from gpucoron.optics.instruments import INSTRUMENTS, load_aperture
+from gpucoron.optics.instruments import MODES, load_aperture
 from gpucoron.simulate import DEMO, LARGE, Options, simulate
 from gpucoron.simulate.geometry import Window, _to_v2v3, aim
 from gpucoron.simulate.wcs import build_gwcs
@@ -70,9 +70,12 @@ def test_same_seed_same_bytes_other_seed_others(nircam, tmp_path):
     assert json.loads(nircam.asn.read_text()) == json.loads(again.asn.read_text())
 
 
-@pytest.mark.parametrize("instrument", ["nircam", "miri-4qpm", "miri-lyot"])
-def test_strict_datamodels_take_every_file(instrument, tmp_path):
-    made = simulate(tmp_path, instrument=instrument, **SMALL)
+@pytest.mark.parametrize(
+    ("instrument", "mask"),
+    [("nircam", None), ("miri-4qpm", None), ("miri-lyot", None), ("nircam", "SWB")],
+)
+def test_strict_datamodels_take_every_file(instrument, mask, tmp_path):
+    made = simulate(tmp_path, instrument=instrument, mask=mask, **SMALL)
     for path in made.science + made.psf:
         with datamodels.open(path, strict_validation=True, pass_invalid_values=False) as model:
             assert isinstance(model, datamodels.CubeModel)
@@ -200,15 +203,14 @@ def test_wcs_agree_with_each_other_and_the_pointing(nircam):
 
 
 def test_gwcs_equals_plain_geometry_over_all_apertures():
-    for instrument in INSTRUMENTS.values():
-        for bandpass in instrument.filters.values():
-            window = Window.centred(load_aperture(bandpass.aperture), None)
-            pointing = aim(window, 10.0, 60.0, 200.0, window.centre)
-            np.testing.assert_allclose(pointing.pixel_to_sky(*window.centre), (10, 60), atol=1e-11)
-            x, y = np.array([5.0, 100, 250]), np.array([3.0, 150, 200])
-            sky = pointing.pixel_to_sky(x, y)
-            np.testing.assert_allclose(build_gwcs(pointing)(x, y), sky, atol=1e-11)
-            np.testing.assert_allclose(pointing.sky_to_pixel(*sky), [x, y], atol=1e-7)
+    for name in {f.aperture for mode in MODES for f in mode.filters.values()}:
+        window = Window.centred(load_aperture(name), None)
+        pointing = aim(window, 10.0, 60.0, 200.0, window.centre)
+        np.testing.assert_allclose(pointing.pixel_to_sky(*window.centre), (10, 60), atol=1e-11)
+        x, y = np.array([5.0, 100, 250]), np.array([3.0, 150, 200])
+        sky = pointing.pixel_to_sky(x, y)
+        np.testing.assert_allclose(build_gwcs(pointing)(x, y), sky, atol=1e-11)
+        np.testing.assert_allclose(pointing.sky_to_pixel(*sky), [x, y], atol=1e-7)
 
 
 def test_siaf_numbers(shared_data):
@@ -228,6 +230,24 @@ def test_odd_shapes_and_uneven_exposures(instrument, shape, tmp_path):
     assert [fits.getdata(p, "SCI").shape for p in made.science] == [(3, *shape), (1, *shape)]
     mask = fits.getdata(made.psfmask)
     assert mask.shape == shape and mask.min() == 0 and mask.max() == 1
+
+
+def test_bars_hide_a_strip_and_references_are_dithered_across(tmp_path):
+    options = counts(1, 1, 5, shape=(96, 200), mask="LWB", filter="F410M", **NOISELESS)
+    made = simulate(tmp_path, **options)
+    truth = json.loads(made.truth_json.read_text())
+    assert truth["options"]["mask"] == "LWB"
+    psf = [e["dither_px"] for e in truth["exposures"] if e["exptype"] == "psf"]
+    assert psf == [[0, 0], [0, 0.5], [0, -0.5], [0, 1.0], [0, -1.0]]
+    mask, (x, y) = fits.getdata(made.psfmask), truth["mask_centre"]
+    hidden = (mask < 0.5).sum(axis=0)[4:-4] - 6  # the edge of the frame is left out, too
+    at_star = hidden[round(x) - 4] / 2 * 0.0631
+    assert at_star == pytest.approx(4 * 4.1e-6 / 6.5 * 206265, abs=0.05)
+    assert mask[round(y), 4:-4].max() == 0 and mask[round(y) + 20, 8:-8].min() == 1
+    assert hidden[4] > hidden[-5] + 5  # wider towards lower x: see test_telescope
+    light = clean_of(made.science[0])[0]
+    above, along = light[round(y) + 10, round(x)], light[round(y), round(x) + 10]
+    assert above > 2 * along
 
 
 def test_references_are_brighter_and_dithered(nircam):
@@ -278,7 +298,9 @@ def test_klip_matters(tmp_path):
     ("options", "says"),
     [
         ({"instrument": "wfc3"}, "instrument is 'wfc3', expected 'nircam' or"),
-        ({"filter": "F115W"}, "filter is 'F115W', expected one of F410M, F444W"),
+        ({"filter": "F115W"}, "filter is 'F115W', expected one of F250M, F277W, F300M"),
+        ({"mask": "999R"}, "mask is '999R', expected one of 335R, 210R, 430R, SWB, LWB"),
+        ({"mask": "swb", "filter": "F115W"}, "for instrument nircam with mask SWB"),
         ({"shape": (16, 64)}, "shape is (16, 64), expected two integers of 32 or more"),
         ({"shape": 64}, "shape is 64, expected two integers"),
         ({"shape": (400, 64)}, "expected at most (320, 320)"),
