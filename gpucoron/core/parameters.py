@@ -50,6 +50,7 @@ OWN = (
     "align_refs.align",
     "align_refs.star",
     "align_refs.star_model",
+    "align_refs.exclude",
     "align_refs.psfmask_center",
     "resample.center",
 )

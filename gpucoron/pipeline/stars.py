@@ -315,7 +315,8 @@ def _modelled(
         sampling=optics.sampling,
     )
     if fit.method == "none":
-        raise InputError("the star is not seen")
+        by = "" if star_model is None else " by the images of align_refs.star_model"
+        raise InputError(f"the star is not seen{by}")
     if star_model is not None and fit.misfit > MISFIT_LIMIT:
         log.warning(
             "%s: the images of align_refs.star_model leave %.0f%% of the light around the star "
