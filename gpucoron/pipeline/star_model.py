@@ -102,11 +102,11 @@ def load_star_model(
             f"align_refs.star_model is {path!r}, but align_refs.star gives the star's position, "
             "expected one of the two"
         )
+    file = read_star_model(path, checksums)
     try:
-        model = StarImages(*read_star_model(path, checksums))
+        model = StarImages(*file)
     except InputError as problem:
-        known = str(problem).startswith(str(path))
-        raise InputError(str(problem) if known else f"{path}: {problem}") from None
+        raise InputError(f"{path}: {problem}") from None
     if parameters.like_jwst or parameters.align_refs.skip or parameters.klip.skip:
         why = "with preset jwst" if parameters.like_jwst else "where a step is skipped"
         log.warning("%s: not used: the star's position is not measured %s", path, why)

@@ -1,13 +1,17 @@
 """Runs that find the star by the images of a user's file, against simulated truth."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
 import gpucoron
+from gpucoron.cluster.requests import make_request
+from gpucoron.core.parameters import Parameters
 from gpucoron.optics.instruments import INSTRUMENTS, load_aperture
+from gpucoron.pipeline.run_options import RunOptions
 from gpucoron.simulate import simulate
 from gpucoron.simulate.geometry import Window
 from gpucoron.simulate.scene import Scene
@@ -123,6 +127,14 @@ def test_a_file_that_cannot_be_used_is_an_error_before_any_work(
         error = only_error(capsys.readouterr().err)
         assert expected in error and error.count(str(path)) == 1
     assert not tiny.out.exists() or tiny.files() == []
+
+
+def test_a_file_has_its_full_path_on_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parameters = Parameters.from_sources(keywords={"star_model": "star.fits"})
+    request = make_request(RunOptions(Path("asn.json"), parameters, output_dir=Path("out")))
+    found = request.options.parameters.align_refs.star_model
+    assert found == str(tmp_path / "star.fits")
 
 
 def test_settings_that_do_not_go_with_a_file(tiny, tmp_path, capsys):
