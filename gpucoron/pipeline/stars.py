@@ -327,7 +327,8 @@ def _modelled(
     sigmas = np.hypot(fit.error, errors)
     mask = np.reshape(fit.mask, (-1, 2))[0] + 1
     (x, y), (x_err, y_err) = place.T, sigmas.T
-    centre = float(mask[0]), float(mask[1])
+    moves_with_star = star_model is not None and len(star_model.images) == 1
+    centre = None if moves_with_star else (float(mask[0]), float(mask[1]))
     return StarPositions(x, y, x_err, y_err, fit.method, centre)
 
 

@@ -154,6 +154,9 @@ def test_a_file_that_is_changed_or_would_be_replaced(tiny, capsys):
     said = "_calints.fits: the images of align_refs.star_model leave"  # they have no wavefront
     assert capsys.readouterr().err.count(said) == 2
     assert tiny.record()["parameters"]["align_refs.star_model"] == str(path)
+    for product in tiny.out.glob("*_psfsub.fits"):
+        header = fits.getheader(product, "SCI")
+        assert header["STARSRC"] == "model" and "MASKCENX" not in header
     assert tiny.command(*words, path, "--resume") == 0
     assert tiny.record()["resumed"]["taken_over"] == 2
     one(path, STARCENX=36.0)
