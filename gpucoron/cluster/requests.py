@@ -60,6 +60,10 @@ class AssociationOutcome:
 def make_request(options: RunOptions) -> RunRequest:
     """Make a request with full paths, valid in any folder of any node."""
     parameters, resample = options.parameters, options.parameters.resample
+    align_refs = parameters.align_refs
+    if align_refs.star_model:
+        full = os.path.abspath(align_refs.star_model)
+        parameters = replace(parameters, align_refs=replace(align_refs, star_model=full))
     if resample.output_wcs:
         full = os.path.abspath(resample.output_wcs)
         parameters = replace(parameters, resample=replace(resample, output_wcs=full))

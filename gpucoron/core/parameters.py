@@ -46,11 +46,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     "jwst": {"align_refs.align": "first", "resample.center": "wcs"}
 }
 #: Parameters that the jwst package does not have.
-OWN = ("align_refs.align", "align_refs.star", "align_refs.psfmask_center", "resample.center")
+OWN = (
+    "align_refs.align",
+    "align_refs.star",
+    "align_refs.star_model",
+    "align_refs.exclude",
+    "align_refs.psfmask_center",
+    "resample.center",
+)
 #: Names of parameters that stand alone: ``align="first"``, ``--star 151,175``.
 SHORT = {
     "align": "align_refs.align",
     "star": "align_refs.star",
+    "star_model": "align_refs.star_model",
     "exclude": "align_refs.exclude",
     "psfmask_center": "align_refs.psfmask_center",
 }
@@ -135,6 +143,9 @@ class AlignRefs(_Step):
             pairs(number(), "x and y in pixels counted from 1, or x and y of several exposures")
         ),
         "the star in the first (or each) exposure, x and y from 1",
+    )
+    star_model: str = _parameter(
+        "", file_name, "images of a star to find the star by; replace the optics"
     )
     exclude: tuple[tuple[float, float, float], ...] | None = _parameter(
         None,

@@ -43,6 +43,24 @@ SAMPLES = 24  # from the mask to the edge of the window, at most about
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How finely the pixels of an exposure sample its images."""
+
+    scale: tuple[float, float]  # arcsec per pixel along x and y
+    wavelength_um: float
+
+    @classmethod
+    def of(cls, bandpass: Filter) -> Sampling:
+        """Return the sampling in a coronagraph's filter."""
+        return cls(load_aperture(bandpass.aperture).scale, bandpass.centre_um)
+
+    @property
+    def resolution(self) -> float:
+        """Return lambda / D, px."""
+        return self.wavelength_um * 1e-6 / DIAMETER_M / RAD / float(np.mean(self.scale))
+
+
+@dataclass(frozen=True)
 class StarFit:
     """Position of the star, and what was fitted with it.
 
@@ -70,8 +88,8 @@ def fit_star(
     images: np.ndarray,
     errors: np.ndarray,
     steps: np.ndarray,
-    instrument: Instrument,
-    bandpass: Filter,
+    instrument: Instrument | None,
+    bandpass: Filter | None,
     mask_centre: tuple[float, float],
     *,
     mask_error_px: float = 0.3,
@@ -80,6 +98,7 @@ def fit_star(
     weight: np.ndarray | None = None,
     guess: tuple[float, float] | None = None,
     star_model: StarImages | None = None,
+    sampling: Sampling | None = None,
     options: dict | None = None,
 ) -> StarFit:
     """Find the absolute position of the star behind a coronagraph.
@@ -96,7 +115,8 @@ def fit_star(
         have no positive error, are not used.
     steps : (n, 2) float, px
         Position (x, y) of the star in each image relative to the common origin.
-    instrument, bandpass : Instrument, Filter
+    instrument, bandpass : Instrument, Filter, or None
+        None with `star_model` and `sampling`, for a coronagraph that is not modelled.
     mask_centre : (float, float), px
         Nominal centre (x, y) of the mask on the array, from 0.
     mask_error_px : float
@@ -111,6 +131,8 @@ def fit_star(
         First guess of the common origin, px; None is the centre of point symmetry near the mask.
     star_model : StarImages or None
         Images of a star that replace the model of the optics.
+    sampling : Sampling or None
+        Of the images; None is that of `bandpass`.
     options : dict or None
         Keywords of `CoronagraphModel`.
 
@@ -141,8 +163,11 @@ def fit_star(
     smaller, gives the position.
     """
     images, errors, steps = _checked(images, errors, steps)
-    scale = load_aperture(bandpass.aperture).scale
-    resolution = bandpass.centre_um * 1e-6 / DIAMETER_M / RAD / float(np.mean(scale))
+    if sampling is None:
+        if bandpass is None:
+            raise InputError("bandpass is None, expected sampling without it")
+        sampling = Sampling.of(bandpass)
+    scale, resolution = sampling.scale, sampling.resolution
     used = spread_out(steps, MOST_IMAGES)
     images, errors, steps = images[used], errors[used], steps[used]
     outside = np.ones(images.shape[1:]) if weight is None else np.asarray(weight, float)
@@ -157,17 +182,20 @@ def fit_star(
     mask = np.asarray(mask_centre, float)
     symmetry = _symmetric_origin(images, steps, mask if guess is None else guess, resolution)
     start = np.asarray(mask if guess is None else guess, float)
-    if guess is None and instrument.kind in SYMMETRIC:
+    if guess is None and (instrument is None or instrument.kind in SYMMETRIC):
         lost = np.hypot(*(symmetry - mask)) > RADIUS * resolution
         start = mask if lost else symmetry
+    model: StarModel
     if star_model is not None:
-        model: StarModel = ImageModel(star_model, grid)
-    else:
+        model, kind = ImageModel(star_model, grid), "images"
+    elif instrument is not None and bandpass is not None:
         model = CoronagraphModel(instrument, bandpass, scale, grid, **(options or {}))
+        kind = instrument.kind
+    else:
+        raise InputError("there is no instrument or no bandpass, expected star_model without them")
     starts = (start, 2 * mask - start, mask)
     with limited_to(1):  # the matrices are small, and threads wait for each other
         fit = _best_fit(model, pixels, steps, starts, (mask, mask_error_px, recentred))
-        kind = "images" if star_model is not None else instrument.kind
         return _result(fit, used, symmetry, kind, resolution, scale, step_error_px)
 
 

@@ -49,10 +49,18 @@ class StarImages:
             raise InputError("star model has values that are not finite, expected numbers only")
         if len(images) > 1 and self.mask is None:
             raise InputError(
-                f"star model has {len(images)} images and no mask centre, expected its x and y"
+                f"star model has {len(images)} images and no mask centre, expected its x and y "
+                "(MASKCENX, MASKCENY)"
             )
+        if not images.any(axis=(1, 2)).all():
+            raise InputError("star model has an image that is 0 everywhere, expected a star")
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "positions", positions)
+
+    @property
+    def centre(self) -> np.ndarray:
+        """What stays in place in the model: the mask, or the star of a single image; (x, y)."""
+        return self.positions[0] if len(self.images) == 1 else np.asarray(self.mask, float)
 
 
 class ImageModel(StarModel):
@@ -66,7 +74,7 @@ class ImageModel(StarModel):
     def __init__(self, star: StarImages, grid: Grid):
         self.grid, self.sigma_nm = grid, np.zeros(0)
         self._follows_star = len(star.images) == 1
-        self._centre = star.positions[0] if self._follows_star else np.asarray(star.mask, float)
+        self._centre = star.centre
         offsets = star.positions - self._centre
         self._order = next(k for k in (2, 1, 0) if _determined(_terms(offsets, k)))
         terms = _terms(offsets, self._order)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
+from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.stars import check_given_star
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
+    from gpucoron.optics.star_images import StarImages
     from gpucoron.pipeline.run_options import RunOptions
 
 
@@ -28,6 +30,7 @@ class ProductInputs:
     product: Product
     science: list[Exposure]
     references: list[Exposure]
+    star_model: StarImages | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,12 @@ class RunInputs:
 
     def files(self, options: RunOptions) -> list[Path]:
         """Return every file that will be read, but a psfmask that CRDS finds."""
-        given = (options.psfmask, options.parameters.resample.output_wcs)
+        parameters = options.parameters
+        given = (
+            options.psfmask,
+            parameters.align_refs.star_model,
+            parameters.resample.output_wcs,
+        )
         others = (Path(path) for path in given if path)
         return list(dict.fromkeys([self.association.path, *others, *self.members()]))
 
@@ -116,8 +124,12 @@ def read_inputs(
     for science, _ in found:
         check_given_star(options.parameters, science)
         check_exclusions(options.parameters, science)
+    all_science = [exposure for science, _ in found for exposure in science]
+    star_model = load_star_model(options.parameters, all_science, options.checksums)
     products = (
-        ProductInputs(name, association, product, *exposures)
-        for name, product, exposures in zip(names, association.products, found, strict=True)
+        ProductInputs(name, association, product, science, references, star_model)
+        for name, product, (science, references) in zip(
+            names, association.products, found, strict=True
+        )
     )
     return RunInputs(association, names, tuple(products))

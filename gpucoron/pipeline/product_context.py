@@ -70,7 +70,7 @@ class ProductContext:
         self.result = ProductResult(
             inputs.name, record=self.record, left_out=inputs.product.left_out
         )
-        self.stars = Stars(inputs.science, self.parameters, self.result)
+        self.stars = Stars(inputs.science, self.parameters, self.result, inputs.star_model)
         self.last_check = LastCheck(inputs.name)
         self.weights = Weights(self.parameters)
         self.batch = plan.batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,14 @@ from gpucoron.backend.arrays import to_host
 from gpucoron.core.star import StarPositions
 from gpucoron.errors import GpucoronError, InputError, ParameterError, plural
 from gpucoron.pipeline.centering import Centering, choose_center
+from gpucoron.pipeline.star_model import coronagraph_of
 
 if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters
     from gpucoron.core.stack import PlaneSource
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import InputWcs
+    from gpucoron.optics.star_images import StarImages
     from gpucoron.pipeline.centering import Place
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.steps.align_refs import Alignment
@@ -75,7 +78,8 @@ def describe_star(parameters: Parameters, science: Sequence[Exposure]) -> str:
     place = f"at x, y = {x:.1f}, {y:.1f} by {keywords}"
     if parameters.like_jwst or parameters.align_refs.skip or parameters.klip.skip:
         return f"{place}, not measured"
-    return f"to be measured; {place}"
+    model = Path(parameters.align_refs.star_model).name
+    return f"to be measured{f' by the images of {model}' if model else ''}; {place}"
 
 
 class Stars:
@@ -89,10 +93,19 @@ class Stars:
     parameters : Parameters
     result : ProductResult
         ``result.fits`` has the fits of the alignment of an exposure before it is looked at.
+    star_model : StarImages, optional
+        Images of a star that replace the model of the coronagraph.
     """
 
-    def __init__(self, science: Sequence[Exposure], parameters: Parameters, result: ProductResult):
+    def __init__(
+        self,
+        science: Sequence[Exposure],
+        parameters: Parameters,
+        result: ProductResult,
+        star_model: StarImages | None = None,
+    ):
         self._science, self._parameters, self._result = science, parameters, result
+        self._star_model = star_model
 
     def find(self, exposure: Exposure) -> StarPositions:
         """Return where the star is in a science exposure; see `StarPositions`."""
@@ -126,7 +139,7 @@ class Stars:
         if self._parameters.align_refs.stars or self._parameters.like_jwst:
             return
         try:
-            star = _modelled(exposure, alignment, weight)
+            star = _modelled(exposure, alignment, weight, self._star_model)
         except GpucoronError as problem:
             log.warning(
                 "%s: the star's position is not measured, and is that of the headers: %s "
@@ -138,8 +151,15 @@ class Stars:
         log.info(
             "%s: star at x, y = %.3f, %.3f (%.3f, %.3f px) by %s",
             *(exposure.root, *star.mean, *star.mean_error),
-            "a model of the coronagraph" if star.source == "model" else "the image's symmetry",
+            self._method(star),
         )
+
+    def _method(self, star: StarPositions) -> str:
+        if star.source != "model":
+            return "the image's symmetry"
+        if self._star_model is None:
+            return "a model of the coronagraph"
+        return f"the images of {self._parameters.align_refs.star_model}"
 
     def _given(self, exposure: Exposure) -> StarPositions | None:
         """Return the position that is given, moved as the alignment says; None where none is."""
@@ -265,18 +285,19 @@ def pointing(
     return Pointing(np.array(own), np.array(wanted))
 
 
-def _modelled(exposure: Exposure, alignment: Alignment, weight: np.ndarray | None) -> StarPositions:
+def _modelled(
+    exposure: Exposure,
+    alignment: Alignment,
+    weight: np.ndarray | None,
+    star_model: StarImages | None,
+) -> StarPositions:
     """Fit a model of the coronagraph to the mean of an exposure's integrations.
 
     Raises InputError where that cannot be done.
     """
-    from gpucoron.optics.instruments import optics_of
-    from gpucoron.optics.star import fit_star
+    from gpucoron.optics.star import MISFIT_LIMIT, fit_star
 
-    optics, meta = optics_of(exposure.meta), exposure.meta
-    if optics is None:
-        what = (meta.instrument, meta.filter, meta.coronmsk or meta.subarray)
-        raise InputError(f"there is no model of {' '.join(w or '?' for w in what)}")
+    optics = coronagraph_of(exposure, star_model)
     offsets, errors, good = _offsets(alignment)
     if not good.any():
         raise InputError("no integration could be registered")
@@ -290,14 +311,24 @@ def _modelled(exposure: Exposure, alignment: Alignment, weight: np.ndarray | Non
         optics.bandpass,
         optics.mask_centre,
         weight=weight,
+        star_model=star_model,
+        sampling=optics.sampling,
     )
     if fit.method == "none":
-        raise InputError("the star is not seen")
+        by = "" if star_model is None else " by the images of align_refs.star_model"
+        raise InputError(f"the star is not seen{by}")
+    if star_model is not None and fit.misfit > MISFIT_LIMIT:
+        log.warning(
+            "%s: the images of align_refs.star_model leave %.0f%% of the light around the star "
+            "unexplained (expected: less than %.0f%%), so the error of its position is a guess",
+            *(exposure.path.name, 100 * fit.misfit, 100 * MISFIT_LIMIT),
+        )
     place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
     sigmas = np.hypot(fit.error, errors)
     mask = np.reshape(fit.mask, (-1, 2))[0] + 1
     (x, y), (x_err, y_err) = place.T, sigmas.T
-    centre = float(mask[0]), float(mask[1])
+    moves_with_star = star_model is not None and len(star_model.images) == 1
+    centre = None if moves_with_star else (float(mask[0]), float(mask[1]))
     return StarPositions(x, y, x_err, y_err, fit.method, centre)
 
 

@@ -20,9 +20,6 @@ from gpucoron.verify.runs import recorded
 
 TRIAL_OFFSET_PX = 0.3
 TRIAL_TOLERANCE_PX = 0.01
-OWN_PARAMETERS = (
-    "align_refs.align align_refs.star align_refs.exclude align_refs.psfmask_center resample.center"
-).split()
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def test_parameters_are_frozen():
         ("star=[[151, 175], [150.5, 174]]", "align_refs", "star", (151.0, 175.0, 150.5, 174.0)),
         ("star=20 18", "align_refs", "star", (20.0, 18.0)),
         ("star=none", "align_refs", "star", None),
+        ("star_model=a b.fits", "align_refs", "star_model", "a b.fits"),
         ("psfmask_center=STAR", "align_refs", "psfmask_center", "star"),
         ("resample.center=wcs", "resample", "center", "wcs"),
         ("align_refs.bad_bits=DO_NOT_USE,HOT", "align_refs", "bad_bits", "DO_NOT_USE,HOT"),
