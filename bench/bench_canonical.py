@@ -81,14 +81,16 @@ def main():
             for m in json.loads(asn.read_text())["products"][0]["members"]
             if m["exptype"] == "science"
         ]
+        less = "--no-save", "psfalign"
         ways = {
             "help": [sys.executable, "-m", "gpucoron", "--help"],
             "first": gpucoron(asn, mask, out, "--align", "first"),
-            "each, psfalign not written": gpucoron(asn, mask, out, "--no-save", "psfalign"),
-            "each, psfalign written": gpucoron(asn, mask, out),
+            "joint, psfalign not written": gpucoron(asn, mask, out, *less),
+            "joint, psfalign written": gpucoron(asn, mask, out),
+            "each, psfalign not written": gpucoron(asn, mask, out, "--align", "each", *less),
         }
         if options.large:
-            ways = {name: words for name, words in ways.items() if name.startswith("each")}
+            ways = {name: words for name, words in ways.items() if name.endswith("not written")}
         process(gpucoron(asn, mask, out, "--align", "first"))  # compile, fill caches
         results = {
             "threads": options.threads,
@@ -96,9 +98,9 @@ def main():
         }
         if options.jwst:
             results["jwst, first"] = process(jwst(asn, mask, work / "jwst", science))
-            results["ratio, first"] = (
-                results["jwst, first"]["median_s"] / results["first"]["median_s"]
-            )
+            for name in ("first", "joint, psfalign not written"):
+                ratio = results["jwst, first"]["median_s"] / results[name]["median_s"]
+                results[f"ratio, {name}"] = ratio
         finish(results, options.out)
 
 

@@ -109,10 +109,13 @@ class CoronagraphModel(StarModel):
         count = 2 if bandpass.width_um > WIDE_BAND * bandpass.centre_um else 1
         spread = (np.arange(count) + 0.5) / count - 0.5
         wavelengths = (bandpass.centre_um + bandpass.width_um * spread) * 1e-6
-        turn, erosion = instrument.pupil_rotation_deg, instrument.stop_erosion_m
-        optics = instrument.kind, instrument.mask_radius * radius_scale, wavelengths, scale
+        turn = instrument.pupil_rotation_deg + rotation_deg
+        erosion, along = instrument.stop_erosion_m, instrument.stop_erosion_along_m
+        stop = erosion * stop_scale, along and along * stop_scale
+        radius = instrument.mask_radius * radius_scale
+        optics = instrument.kind, radius, wavelengths, scale, instrument.bar
         self._fine, self._coarse = (
-            _Propagator((turn + rotation_deg, erosion * stop_scale, bins), optics, grid, cycles)
+            _Propagator((turn, *stop, bins), optics, grid, cycles)
             for bins in (FIELD_BINS, DERIVATIVE_BINS)
         )
         self.sigma_nm = _prior(cycles)
@@ -148,8 +151,8 @@ class _Propagator(Coronagraph):
 
     def __init__(self, sampling, optics, grid, cycles):
         self._x, self._y = grid.padded()
-        kind, radius, wavelengths, scale = optics
-        super().__init__(_pupil(*sampling), kind, radius, wavelengths, scale, self._x, self._y)
+        kind, radius, wavelengths, scale, bar = optics
+        super().__init__(_pupil(*sampling), kind, radius, wavelengths, scale, self._x, self._y, bar)
         self._modes = _modes(*sampling, cycles) * np.float32(1e-9)
         self._tilts = [(self.pupil.axis * s * RAD).astype(np.float32) for s in self.scale]
 
@@ -207,11 +210,11 @@ class _Propagator(Coronagraph):
 
 
 @functools.lru_cache(maxsize=8)
-def _pupil(rotation_deg, erosion_m, bins) -> Pupil:
+def _pupil(rotation_deg, erosion_m, along_m, bins) -> Pupil:
     """Make the pupil, averaged over `bins` times `bins` samples."""
     if bins == 1:
-        return make_pupil(rotation_deg, erosion_m)
-    fine = _pupil(rotation_deg, erosion_m, 1)
+        return make_pupil(rotation_deg, erosion_m, along_m=along_m)
+    fine = _pupil(rotation_deg, erosion_m, along_m, 1)
     n = fine.axis.size // bins
 
     def binned(image):
@@ -224,11 +227,11 @@ def _pupil(rotation_deg, erosion_m, bins) -> Pupil:
 
 
 @functools.lru_cache(maxsize=8)
-def _modes(rotation_deg, erosion_m, bins, cycles):
+def _modes(rotation_deg, erosion_m, along_m, bins, cycles):
     """Return the modes of a pupil, (modes, n, n) float32, of unit rms."""
-    pupil = _pupil(rotation_deg, erosion_m, bins)
+    pupil = _pupil(rotation_deg, erosion_m, along_m, bins)
     middle = fourier_modes(pupil, fourier_frequencies(MIDDLE_CYCLES[0], cycles))
-    return level(np.array([*zernikes(pupil), *segment_modes(pupil), *middle]), pupil)
+    return level([*zernikes(pupil), *segment_modes(pupil), *middle], pupil)
 
 
 def _prior(cycles):
