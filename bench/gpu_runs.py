@@ -163,9 +163,14 @@ def spans():
     from gpucoron.steps.bad_pixels import ReferenceLibrary
 
     out = []
-    outliers, resample, subtraction = (  # steps of the same names hide two of the modules
+    outliers, resample, subtraction, align_refs = (  # steps of the same names hide the modules
         importlib.import_module(f"gpucoron.{name}")
-        for name in ("steps.outlier_detection", "steps.resample", "pipeline.subtraction")
+        for name in (
+            "steps.outlier_detection",
+            "steps.resample",
+            "pipeline.subtraction",
+            "steps.align_refs",
+        )
     )
 
     def watched(name, plain):
@@ -184,7 +189,9 @@ def spans():
             (ReferenceLibrary, "fill_science", "filling: science"),
             (Registration, "__init__", "registration: preparing"),
             (Registration, "propagate", "registration: uncertainties"),
+            (align_refs, "joint_positions", "registration: fits"),
             (Alignment, "fit", "registration: fits"),
+            (Alignment, "in_common_frame", "shift"),
             (Alignment, "shift", "shift"),
             (subtraction, "klip", "klip"),
             (resample, "resample", "resample"),

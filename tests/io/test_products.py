@@ -64,11 +64,11 @@ def write_all(data, folder):
     shape = data.references.data.shape
     with PsfalignWriter(names["psfalign"], data.psf, shape, provenance) as writer:
         writer.write(0, data.references.data, None)
-        writer.close(fits_table(1, shape[0]), HEADER_STAR)
+        writer.close(fits_table(1, shape[0]), star=HEADER_STAR)
     with PsfalignWriter(names["quad"], data.psf, (2, *shape), provenance) as writer:
         for i in (1, 0):
             writer.write(i, data.references.data + i, data.references.err)
-        writer.close(fits_table(2, shape[0]), STAR)
+        writer.close(fits_table(2, shape[0]), star=STAR)
     write_i2d(names["i2d"], data.science, resampled((40, 50)), grid(), provenance, star=COMBINED)
     return names
 
@@ -158,7 +158,7 @@ def test_arrays_checksums_and_standard(data, written):
         np.testing.assert_array_equal(hdus["ERR"].data[0], data.references.err)
         assert not hdus["DQ"].data.any()
         assert hdus["ALIGN"].columns["x"].unit == "pix"
-        assert "0 converged" in str(hdus["ALIGN"].header["COMMENT"])
+        assert "0 good" in str(hdus["ALIGN"].header["COMMENT"])
     with fits.open(written["psfalign"]) as hdus:
         assert np.isnan(hdus["ERR"].data).all()
         planes = np.arange(len(data.references.data)) + 1
