@@ -295,8 +295,10 @@ def _modelled(exposure: Exposure, alignment: Alignment, weight: np.ndarray | Non
         raise InputError("the star is not seen")
     place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
     sigmas = np.hypot(fit.error, errors)
-    mask = np.reshape(fit.mask, (-1, 2))[0] + 1
     (x, y), (x_err, y_err) = place.T, sigmas.T
+    if fit.method != "model":  # the mask is that of a model that does not describe the images
+        return StarPositions(x, y, x_err, y_err, fit.method)
+    mask = np.reshape(fit.mask, (-1, 2))[0] + 1
     centre = float(mask[0]), float(mask[1])
     return StarPositions(x, y, x_err, y_err, fit.method, centre)
 
