@@ -167,16 +167,17 @@ def fit_star(
         model = CoronagraphModel(instrument, bandpass, scale, grid, **(options or {}))
     starts = (start, 2 * mask - start, mask)
     with limited_to(1):  # the matrices are small, and threads wait for each other
-        fit = _best_fit(model, pixels, steps, starts, (mask, mask_error_px, recentred))
+        prior = mask, mask_error_px, recentred
+        fit = _best_fit(model, pixels, steps, starts, prior, CELL * resolution)
         kind = "images" if star_model is not None else instrument.kind
         return _result(fit, used, symmetry, kind, resolution, scale, step_error_px)
 
 
-def _best_fit(model, pixels, steps, starts, prior):
+def _best_fit(model, pixels, steps, starts, prior, cell_px):
     """Return the fit from the first start, or the best from all where that one leaves much.
 
-    Where all of them leave much and end with a negative flux, which no star has, fits start with
-    low orders drawn from their prior; about one in four of these finds the star.
+    Where all of them leave much and see no star, fits start with low orders drawn from their prior;
+    about one in four of these finds the star.
     """
     best = None
     for start in starts:
@@ -187,12 +188,27 @@ def _best_fit(model, pixels, steps, starts, prior):
             return best
     sigma_nm = np.asarray(model.low_orders().sigma_nm)
     random = np.random.default_rng(0)
-    for k in range(MOST_WAVEFRONTS if np.all(best.flux <= 0) and sigma_nm.size else 0):
+    for k in range(MOST_WAVEFRONTS if sigma_nm.size and not _seen(best, cell_px) else 0):
         modes = random.normal(0, sigma_nm)
         fit = _fitted(model, pixels, steps, starts[k % len(starts)], prior, modes)
-        if fit.misfit < MISFIT_LIMIT and np.all(fit.flux > 0):
+        if fit.misfit < MISFIT_LIMIT and _seen(fit, cell_px):
             return fit
     return best
+
+
+def _seen(fit, cell_px):
+    """Return whether the star's flux is beyond its error in any image."""
+    return bool(np.any(fit.flux >= DETECTED * _flux_error(fit, _sigma(fit, cell_px))))
+
+
+def _sigma(fit, cell_px):
+    """Return the standard errors of star, masks, and flux and background of each image."""
+    return np.sqrt(np.diag(fit.covariance(cell_px)))
+
+
+def _flux_error(fit, sigma):
+    """Return the standard errors of the fluxes."""
+    return sigma[2 + 2 * fit.n_masks :: 2]
 
 
 def _fitted(model, pixels, steps, start, prior, modes=None):
@@ -272,9 +288,8 @@ def _symmetric_origin(images, steps, guess, resolution):
 
 
 def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
-    sigma = np.sqrt(np.diag(fit.covariance(CELL * resolution)))
-    after_masks = 2 + 2 * fit.n_masks
-    flux_error = sigma[after_masks::2]
+    sigma = _sigma(fit, CELL * resolution)
+    flux_error = _flux_error(fit, sigma)
     method, position, error = "model", fit.star, _model_error(fit, sigma, kind, resolution, scale)
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
     if symmetry_error[0] < error.min():
@@ -282,7 +297,7 @@ def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
     if np.all(fit.flux < DETECTED * flux_error):
         method, error = "none", np.full(2, np.inf)
     error = np.sqrt(error**2 + step_error_px**2 / len(used))
-    mask_error = sigma[2:after_masks].reshape(fit.masks.shape)
+    mask_error = sigma[2 : 2 + fit.masks.size].reshape(fit.masks.shape)
     return StarFit(
         position=(float(position[0]), float(position[1])),
         error=(float(error[0]), float(error[1])),
