@@ -23,7 +23,6 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.patches import Circle  # noqa: E402
 
 IMAGES = Path(__file__).parent / "images"
-STAR = (150.0, 174.0)  # x, y in the AU Mic exposures, pixels from 0
 MASKED_ARCSEC = 0.35  # covered in the pictures: what is left of the star close to the mask
 FIELD_ARCSEC = 5.2  # half a side
 DEMO_FIELD_ARCSEC = 4.4
@@ -105,7 +104,6 @@ def aumic(data: Path) -> Path:
     """One frame, both rolls' residuals, and the combined image of AU Mic."""
     import gpucoron
     from gpucoron.io.exposures import read_exposure
-    from gpucoron.io.wcs import read_wcs
 
     folder = data / "aumic_f444w"
     result = gpucoron.run(
@@ -113,26 +111,30 @@ def aumic(data: Path) -> Path:
         device="cpu",
         keep=("psfsub", "i2d"),
         psfmask=data / "psfmask" / "jwst_nircam_psfmask_0019.fits",
+        psfmask_center="star",
+        klip_truncate=5,
     ).product
     roots = list(result.psfsub)
-    exposures = [read_exposure(folder / f"{root}_calints.fits", "science") for root in roots]
-    seen = [read_wcs(e.asdf_bytes, e.root).pixel_to_sky(*STAR) for e in exposures]
-    star = tuple(
-        float(np.mean(v))
-        for v in zip(*(result.wcs.sky_to_pixel(*sky) for sky in seen), strict=True)
-    )
+    frame = read_exposure(folder / f"{roots[0]}_calints.fits", "science").stack.data[0]
+    stars = [pixel(result.stars[root]) for root in roots]
+    combined = pixel(result.star.position)
     scale = result.wcs.pixel_scale
     half = FIELD_ARCSEC / scale
     figure, axes = plt.subplots(1, 4, figsize=(12.4, 3.75), layout="constrained")
-    show(axes[0], exposures[0].stack.data[0], STAR, half, (0, 400), "calints, roll 1", 0.03)
-    for ax, root, number in zip(axes[1:3], roots, (1, 2), strict=True):
-        show(ax, result.psfsub[root].data[0], STAR, half, (-1, 10), f"psfsub, roll {number}", 0.2)
-    show(axes[3], result.i2d.data, star, half, (-1, 10), "i2d, both rolls", 0.2)
-    for ax, place in zip(axes, (STAR, STAR, STAR, star), strict=True):
-        cover(ax, place, MASKED_ARCSEC / scale)
+    show(axes[0], frame, stars[0], half, (0, 400), "calints, roll 1", 0.03)
+    for ax, root, star, number in zip(axes[1:3], roots, stars, (1, 2), strict=True):
+        show(ax, result.psfsub[root].data[0], star, half, (-1, 10), f"psfsub, roll {number}", 0.2)
+    show(axes[3], result.i2d.data, combined, half, (-1, 10), "i2d, both rolls about the star", 0.2)
+    for ax, star in zip(axes, (stars[0], *stars, combined), strict=True):
+        cover(ax, star, MASKED_ARCSEC / scale)
     wcs, _ = celestial(fits.Header([card[:2] for card in result.wcs.to_header_cards()]))
-    annotate(axes[3], wcs, star, half, scale)
+    annotate(axes[3], wcs, combined, half, scale)
     return save(figure, "aumic_f444w.png")
+
+
+def pixel(star):
+    """Return x, y of the star in the first integration, pixels from 0."""
+    return float(star.x[0]) - 1, float(star.y[0]) - 1
 
 
 def demo(folder: Path) -> Path:

@@ -28,6 +28,7 @@ RADIUS = 5.5  # pixels up to this distance from the mask are fitted, lambda / D
 MOST_IMAGES = 3  # dither positions that are fitted; more add little
 MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
 MISFIT_ERROR = 0.2  # that guess, lambda / D
+MOST_WAVEFRONTS = 16  # that are drawn where every start without a wavefront fails
 FLOOR_MAS = {"round": 1.2, "4qpm": 0.5, "spot": 1.0}  # of the optics of the model
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
 SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
@@ -195,25 +196,54 @@ def fit_star(
         raise InputError("there is no instrument or no bandpass, expected star_model without them")
     starts = (start, 2 * mask - start, mask)
     with limited_to(1):  # the matrices are small, and threads wait for each other
-        fit = _best_fit(model, pixels, steps, starts, (mask, mask_error_px, recentred))
+        prior = mask, mask_error_px, recentred
+        fit = _best_fit(model, pixels, steps, starts, prior, CELL * resolution)
         return _result(fit, used, symmetry, kind, resolution, scale, step_error_px)
 
 
-def _best_fit(model, pixels, steps, starts, prior):
-    """Return the fit from the first start, or the best from all where that one leaves much."""
+def _best_fit(model, pixels, steps, starts, prior, cell_px):
+    """Return the fit from the first start, or the best from all where that one leaves much.
+
+    Where all of them leave much and see no star, fits start with low orders drawn from their prior;
+    about one in four of these finds the star.
+    """
     best = None
     for start in starts:
         fit = _fitted(model, pixels, steps, start, prior)
         if best is None or fit.cost < best.cost:
             best = fit
         if best.misfit < MISFIT_LIMIT:
-            break
+            return best
+    sigma_nm = np.asarray(model.low_orders().sigma_nm)
+    random = np.random.default_rng(0)
+    for k in range(MOST_WAVEFRONTS if sigma_nm.size and not _seen(best, cell_px) else 0):
+        modes = random.normal(0, sigma_nm)
+        fit = _fitted(model, pixels, steps, starts[k % len(starts)], prior, modes)
+        if fit.misfit < MISFIT_LIMIT and _seen(fit, cell_px):
+            return fit
     return best
 
 
-def _fitted(model, pixels, steps, start, prior):
-    """Fit low orders, then all modes, then again without pixels that are far off."""
+def _seen(fit, cell_px):
+    """Return whether the star's flux is beyond its error in any image."""
+    return bool(np.any(fit.flux >= DETECTED * _flux_error(fit, _sigma(fit, cell_px))))
+
+
+def _sigma(fit, cell_px):
+    """Return the standard errors of star, masks, and flux and background of each image."""
+    return np.sqrt(np.diag(fit.covariance(cell_px)))
+
+
+def _flux_error(fit, sigma):
+    """Return the standard errors of the fluxes."""
+    return sigma[2 + 2 * fit.n_masks :: 2]
+
+
+def _fitted(model, pixels, steps, start, prior, modes=None):
+    """Fit low orders (from `modes`), then all modes, then again without pixels that are far off."""
     fit = StarFitter(model.low_orders(), copy.copy(pixels), steps, start, *prior)
+    if modes is not None:
+        fit.start_from(modes)
     fit.run(*COARSE_STOP)
     fit = fit.with_model(model)
     fit.run(*FINE_STOP)
@@ -286,9 +316,8 @@ def _symmetric_origin(images, steps, guess, resolution):
 
 
 def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
-    sigma = np.sqrt(np.diag(fit.covariance(CELL * resolution)))
-    after_masks = 2 + 2 * fit.n_masks
-    flux_error = sigma[after_masks::2]
+    sigma = _sigma(fit, CELL * resolution)
+    flux_error = _flux_error(fit, sigma)
     method, position, error = "model", fit.star, _model_error(fit, sigma, kind, resolution, scale)
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
     if symmetry_error[0] < error.min():
@@ -296,7 +325,7 @@ def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
     if np.all(fit.flux < DETECTED * flux_error):
         method, error = "none", np.full(2, np.inf)
     error = np.sqrt(error**2 + step_error_px**2 / len(used))
-    mask_error = sigma[2:after_masks].reshape(fit.masks.shape)
+    mask_error = sigma[2 : 2 + fit.masks.size].reshape(fit.masks.shape)
     return StarFit(
         position=(float(position[0]), float(position[1])),
         error=(float(error[0]), float(error[1])),

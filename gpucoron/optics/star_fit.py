@@ -81,6 +81,11 @@ class StarFitter:
         other._evaluate()
         return other
 
+    def start_from(self, modes: np.ndarray) -> None:
+        """Start from this wavefront, nm, instead of none."""
+        self.modes = np.asarray(modes, float)
+        self._evaluate()
+
     def run(self, tolerance_px: float, gain: float) -> None:
         """Iterate until a step moves the star by less and leaves this part of the cost, or more."""
         damping = _DAMPING

@@ -325,10 +325,12 @@ def _modelled(
         )
     place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
     sigmas = np.hypot(fit.error, errors)
-    mask = np.reshape(fit.mask, (-1, 2))[0] + 1
     (x, y), (x_err, y_err) = place.T, sigmas.T
     moves_with_star = star_model is not None and len(star_model.images) == 1
-    centre = None if moves_with_star else (float(mask[0]), float(mask[1]))
+    if fit.method != "model" or moves_with_star:  # nothing is known of the mask
+        return StarPositions(x, y, x_err, y_err, fit.method)
+    mask = np.reshape(fit.mask, (-1, 2))[0] + 1
+    centre = float(mask[0]), float(mask[1])
     return StarPositions(x, y, x_err, y_err, fit.method, centre)
 
 
