@@ -150,7 +150,7 @@ def demo(folder: Path) -> Path:
     own = np.array(truth["mask_centre"], dtype=float)
     planets = truth["planets"]
     in_i2d = [np.array(wcs.all_world2pix(p["ra"], p["dec"], 0), dtype=float) for p in planets]
-    figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.75), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(9.4, 4.0), layout="constrained")
     half = DEMO_FIELD_ARCSEC / scale
     show(axes[0], frame, own, half, (0, 400), "calints, one integration", 0.03)
     show(axes[1], residual, own, half, DEMO_LIMITS, "psfsub, roll 1, median", 0.2)
