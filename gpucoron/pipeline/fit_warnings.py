@@ -154,7 +154,7 @@ def report_positions(table: np.ndarray, findings: list[Finding], n_pairs: int) -
     if len(measured):
         errors = np.nan_to_num(np.hypot(measured["x_err"], measured["y_err"]))
         log.info(
-            "%s: positions of %d images from %d fits, errors of %.4f px (median) to %.4f px",
+            "%s: positions of %d images from %d fits, uncertain by %.4f px (median) to %.4f px",
             root,
             len(measured),
             n_pairs,

@@ -393,7 +393,8 @@ def test_results(case, tiny, capsys):
     assert tiny.command(*OPTIONS, *prepared(case, tiny)) == 0
     out, err = capsys.readouterr()
     # images of 36 x 40 pixels are aligned within 0.1 px only where the wavefronts differ
-    lines = (line for line in err.splitlines() if " inconsistent" not in line)
+    usual = re.compile("inconsistent|could not be registered")
+    lines = (line for line in err.splitlines() if not usual.search(line))
     warned = [line.partition("warning: ")[2] for line in lines]
     assert len(warned) == len(case.warnings), err
     for text, line in zip(case.warnings, warned, strict=True):

@@ -149,7 +149,7 @@ def test_tiny_runs_leave_nothing_behind(device, kept, capsys, monkeypatch, tmp_p
     before = set(tmp_path.iterdir())
     assert cli.main(["compile", *words]) == 0
     err = capsys.readouterr().err
-    assert "tiny runs: 2 of 2, --align first" in err and "warning" not in err
+    assert "tiny runs: 3 of 3, --align first" in err and "warning" not in err
     assert err.count("  device ") == 1 and "outlier_detection" not in err
     assert set(tmp_path.iterdir()) - before <= {kept}
     if device.is_gpu:
