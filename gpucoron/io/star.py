@@ -126,7 +126,10 @@ def target_pixel(exposure: Exposure) -> tuple[float, float] | None:
     target = target_position(exposure)
     if target is None:
         return None
-    x, y = read_wcs(exposure.asdf_bytes, exposure.path.name).sky_to_pixel(*target)
+    try:
+        x, y = read_wcs(exposure.asdf_bytes, exposure.path.name).sky_to_pixel(*target)
+    except GpucoronError:  # a reference needs no WCS otherwise
+        return None
     place = float(x) + 1, float(y) + 1
     return place if all(map(math.isfinite, place)) else None
 

@@ -42,6 +42,8 @@ log = logging.getLogger("gpucoron")
 #: depend on where the star is behind the mask. Simulated sets: NIRCam 0.01 to 0.08 px, 4QPM 0.1 to
 #: 0.15 px.
 _UNLIKE_PX = 0.1
+#: Noise of an exposure whose ERR is not known, as a part of its median light.
+_UNKNOWN_NOISE = 0.01
 
 
 def check_given_star(parameters: Parameters, science: Sequence[Exposure]) -> None:
@@ -301,10 +303,13 @@ def _modelled(
     offsets, errors, good = _offsets(alignment)
     if not good.any():
         raise InputError("no integration could be registered")
-    images = to_host(alignment.science)[good]
-    sigma = to_host(alignment.science_error) / math.sqrt(len(images))
+    image = to_host(alignment.science)[good].mean(axis=0, dtype=np.float64)
+    sigma = to_host(alignment.science_error) / math.sqrt(good.sum())
+    known = sigma > 0
+    if known.mean() < 0.5:  # of holes that were filled, at most: the model's own error counts then
+        sigma = np.where(known, sigma, _UNKNOWN_NOISE * np.median(np.abs(image)))
     fit = fit_star(
-        images.mean(axis=0, dtype=np.float64)[None],
+        image[None],
         np.where(sigma > 0, sigma, np.nan)[None],
         np.zeros((1, 2)),
         optics.instrument,

@@ -393,7 +393,7 @@ def test_results(case, tiny, capsys):
     assert tiny.command(*OPTIONS, *prepared(case, tiny)) == 0
     out, err = capsys.readouterr()
     # images of 36 x 40 pixels are aligned within 0.1 px only where the wavefronts differ
-    usual = re.compile("inconsistent|could not be registered")
+    usual = re.compile("inconsistent|images? could")
     lines = (line for line in err.splitlines() if not usual.search(line))
     warned = [line.partition("warning: ")[2] for line in lines]
     assert len(warned) == len(case.warnings), err
@@ -479,7 +479,9 @@ odd(
     "one reference integration",
     only("sci", "psf1"),
     "klip.truncate is 3, and there is 1 reference image: ",
-    "PSF subtraction leaves 86% of the rms of jw09100001001_03108_00001_nrcalong within",
+    "the star's position is not measured, .* no integration could be registered",
+    "i2d is combined by the exposures' GWCSs, not about the star",
+    "PSF subtraction leaves 8[67]% of the rms of jw09100001001_03108_00001_nrcalong within",
 )
 
 
@@ -642,14 +644,11 @@ odd(
         edit("psf1", AREA=None),
     ),
 )
-text = "{} of {} alignments did not converge .integration/reference 1/3, 2/3"
 constant = edit("psf1", SCI=put(0.0))
 odd(
     "a constant reference",
     constant,
     "VAR_FLAT are NaN in 38 of 1382",
-    text.format(3, 15) + ", 3/3",
-    text.format(2, 10),
 )
 
 
