@@ -8,9 +8,10 @@ from astropy.io.fits import Header
 from gpucoron.io.fits.headers import add_history
 from gpucoron.io.fits.writing import Hdu
 
-__all__ = ["positions_hdu"]
+__all__ = ["POSITION_UNITS", "positions_hdu"]
 
-_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
+#: Of columns that ALIGN has, too.
+POSITION_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
 _TEXT = (
     "A row for each science integration, then for each reference image.",
     "x, y: where the star is, relative to its mean place in the science",
@@ -30,4 +31,4 @@ def positions_hdu(table: np.ndarray) -> Hdu:
     text = [name for name, kind in kinds if "U" in kind]
     widths = {n: max(1, int(np.char.str_len(table[n]).max(initial=1))) for n in text}
     stored = [(n, f"S{widths[n]}" if n in widths else kind) for n, kind in kinds]
-    return Hdu("POSITIONS", table.astype(stored), header, _UNITS)
+    return Hdu("POSITIONS", table.astype(stored), header, POSITION_UNITS)

@@ -24,7 +24,7 @@ from gpucoron.io.fits.checksums import fold, summed_header
 from gpucoron.io.fits.headers import add_history, quiet, set_keyword
 from gpucoron.io.fits.walk import BLOCK
 from gpucoron.io.fits.writing import UNSIGNED_ZERO, Hdu, hdu_header, stored_words, write_hdu
-from gpucoron.io.positions import positions_hdu
+from gpucoron.io.positions import POSITION_UNITS, positions_hdu
 from gpucoron.io.product_headers import Provenance, asdf_hdu, product_hdus, set_times
 from gpucoron.io.star import STAR_KEYWORDS, set_star
 
@@ -38,7 +38,6 @@ __all__ = ["PsfalignWriter"]
 
 _CHUNK = 1 << 20  # bytes of one write of a constant
 _NAN = np.float32(np.nan).view(np.uint32)
-_ALIGN_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
 _ALIGN_TEXT = (
     "A row for each pair of science integration and reference plane (third",
     "axis of SCI), counted from 1. x, y: the shift that lays the science",
@@ -336,7 +335,7 @@ class PsfalignWriter:
         header = Header()
         add_history(header, _ALIGN_TEXT, "COMMENT")
         unit = self._exposures[0].meta.bunit
-        units = _ALIGN_UNITS | ({"residual": unit} if unit else {})
+        units = POSITION_UNITS | ({"residual": unit} if unit else {})
         return Hdu("ALIGN", table, header, units)
 
     def abort(self) -> None:

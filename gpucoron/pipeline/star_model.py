@@ -1,4 +1,4 @@
-"""The star's images that a user gives as the model of the coronagraph, checked before any work."""
+"""The star by a model of its coronagraph: the optics, or images that a user gives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gpucoron.backend.arrays import to_host
+from gpucoron.core.star import StarPositions
 from gpucoron.errors import InputError, ParameterError
 
 if TYPE_CHECKING:
@@ -18,11 +20,14 @@ if TYPE_CHECKING:
     from gpucoron.optics.instruments import Filter, Instrument
     from gpucoron.optics.star import Sampling
     from gpucoron.optics.star_images import StarImages
+    from gpucoron.steps.align_refs import Alignment
 
-__all__ = ["Optics", "coronagraph_of", "load_star_model"]
+__all__ = ["Optics", "coronagraph_of", "load_star_model", "measure_star"]
 
 log = logging.getLogger("gpucoron")
 
+#: Noise of an exposure whose ERR is not known, as a part of its median light.
+_UNKNOWN_NOISE = 0.01
 _EDGE_PX = 2.0  # by which images may be smaller: they are continued as they are at the edge
 
 
@@ -139,3 +144,85 @@ def _sides(centre: Iterable[float], shape: tuple[int, ...]) -> np.ndarray:
     """Return the distances of a point (x, y) from the left, right, lower and upper edge, px."""
     (x, y), (ny, nx) = centre, shape
     return np.array([x, nx - 1 - x, y, ny - 1 - y])
+
+
+def measure_star(
+    exposure: Exposure,
+    alignment: Alignment,
+    weight: np.ndarray | None,
+    star_model: StarImages | None,
+) -> StarPositions:
+    """Fit a model of the coronagraph to the mean of an exposure's integrations.
+
+    Parameters
+    ----------
+    exposure : Exposure
+    alignment : Alignment
+        Has the integrations with bad pixels filled, and their positions.
+    weight : (ny, nx) floating or None
+        Of the pixels; 0 hides a known source.
+    star_model : StarImages or None
+        Images of a star that replace the model of the coronagraph.
+
+    Returns
+    -------
+    StarPositions
+
+    Raises
+    ------
+    InputError
+        There is no model, no star is seen, or no integration could be registered.
+    """
+    from gpucoron.optics.star import MISFIT_LIMIT, fit_star
+
+    optics = coronagraph_of(exposure, star_model)
+    offsets, errors, good = _offsets(alignment)
+    if not good.any():
+        raise InputError("no integration could be registered")
+    image = to_host(alignment.science)[good].mean(axis=0, dtype=np.float64)
+    sigma = to_host(alignment.science_error) / math.sqrt(good.sum())
+    known = sigma > 0
+    if known.mean() < 0.5:  # of holes that were filled, at most: the model's own error counts then
+        sigma = np.where(known, sigma, _UNKNOWN_NOISE * np.median(np.abs(image)))
+    fit = fit_star(
+        image[None],
+        np.where(sigma > 0, sigma, np.nan)[None],
+        np.zeros((1, 2)),
+        optics.instrument,
+        optics.bandpass,
+        optics.mask_centre,
+        weight=weight,
+        star_model=star_model,
+        sampling=optics.sampling,
+    )
+    if fit.method == "none":
+        by = "" if star_model is None else " by the images of align_refs.star_model"
+        raise InputError(f"the star is not seen{by}")
+    if star_model is not None and fit.misfit > MISFIT_LIMIT:
+        log.warning(
+            "%s: the images of align_refs.star_model leave %.0f%% of the light around the star "
+            "unexplained (expected: less than %.0f%%), so the error of its position is a guess",
+            *(exposure.path.name, 100 * fit.misfit, 100 * MISFIT_LIMIT),
+        )
+    place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
+    sigmas = np.hypot(fit.error, errors)
+    (x, y), (x_err, y_err) = place.T, sigmas.T
+    moves_with_star = star_model is not None and len(star_model.images) == 1
+    if fit.method != "model" or moves_with_star:  # nothing is known of the mask
+        return StarPositions(x, y, x_err, y_err, fit.method)
+    mask = np.reshape(fit.mask, (-1, 2))[0] + 1
+    centre = float(mask[0]), float(mask[1])
+    return StarPositions(x, y, x_err, y_err, fit.method, centre)
+
+
+def _offsets(alignment: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return x, y of integrations relative to each other, their errors, and which are measured."""
+    from gpucoron.ops.registration import CONVERGED
+
+    n = len(alignment.science)
+    if alignment.align != "joint":
+        usable = np.array([alignment.has_pixels(i) for i in range(n)])
+        return np.where(usable[:, None], np.zeros((n, 2)), np.nan), np.zeros((n, 2)), usable
+    positions = alignment.positions
+    good = positions.status[0] == CONVERGED
+    return positions.science[:, ::-1], positions.science_errors[:, ::-1], good

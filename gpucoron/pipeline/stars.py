@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucoron.backend.arrays import to_host
 from gpucoron.core.star import StarPositions
-from gpucoron.errors import GpucoronError, InputError, ParameterError, plural
+from gpucoron.errors import GpucoronError, ParameterError, plural
 from gpucoron.pipeline.centering import Centering, choose_center
-from gpucoron.pipeline.star_model import coronagraph_of
+from gpucoron.pipeline.star_model import measure_star
 
 if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters
@@ -42,8 +41,6 @@ log = logging.getLogger("gpucoron")
 #: depend on where the star is behind the mask. Simulated sets: NIRCam 0.01 to 0.08 px, 4QPM 0.1 to
 #: 0.15 px.
 _UNLIKE_PX = 0.1
-#: Noise of an exposure whose ERR is not known, as a part of its median light.
-_UNKNOWN_NOISE = 0.01
 
 
 def check_given_star(parameters: Parameters, science: Sequence[Exposure]) -> None:
@@ -141,7 +138,7 @@ class Stars:
         if self._parameters.align_refs.stars or self._parameters.like_jwst:
             return
         try:
-            star = _modelled(exposure, alignment, weight, self._star_model)
+            star = measure_star(exposure, alignment, weight, self._star_model)
         except GpucoronError as problem:
             log.warning(
                 "%s: the star's position is not measured, and is that of the headers: %s "
@@ -168,7 +165,7 @@ class Stars:
         stars, n = self._parameters.align_refs.stars, exposure.shape[0]
         if not stars:
             return None
-        number = [e.root for e in self._science].index(exposure.root) if len(stars) > 1 else 0
+        number = _number_of(exposure, self._science, stars)
         star, origin = stars[number], self._science[number]
         own = exposure.root == origin.root
         skipped = self._parameters.align_refs.skip or self._parameters.klip.skip
@@ -229,6 +226,11 @@ class Stars:
         return list(zip(x, y, (math.hypot(*m.mean_error) for m in means), strict=True))
 
 
+def _number_of(exposure: Exposure, science: Sequence[Exposure], stars: Sequence[object]) -> int:
+    """Which of the positions that are given is an exposure's; the first where there is one."""
+    return [e.root for e in science].index(exposure.root) if len(stars) > 1 else 0
+
+
 def star_before_alignment(
     parameters: Parameters, science: Sequence[Exposure], exposure: Exposure
 ) -> tuple[float, float] | None:
@@ -254,7 +256,7 @@ def star_before_alignment(
     own, first = expected_star(exposure), expected_star(science[0])
     if not stars:
         return None if own is None else own[0]
-    given = stars[[e.root for e in science].index(exposure.root) if len(stars) > 1 else 0]
+    given = stars[_number_of(exposure, science, stars)]
     if len(stars) > 1 or exposure is science[0] or own is None or first is None:
         return given
     return given[0] + own[0][0] - first[0][0], given[1] + own[0][1] - first[0][1]
@@ -285,71 +287,6 @@ def pointing(
     if own is None or not wanted or None in wanted:
         return None
     return Pointing(np.array(own), np.array(wanted))
-
-
-def _modelled(
-    exposure: Exposure,
-    alignment: Alignment,
-    weight: np.ndarray | None,
-    star_model: StarImages | None,
-) -> StarPositions:
-    """Fit a model of the coronagraph to the mean of an exposure's integrations.
-
-    Raises InputError where that cannot be done.
-    """
-    from gpucoron.optics.star import MISFIT_LIMIT, fit_star
-
-    optics = coronagraph_of(exposure, star_model)
-    offsets, errors, good = _offsets(alignment)
-    if not good.any():
-        raise InputError("no integration could be registered")
-    image = to_host(alignment.science)[good].mean(axis=0, dtype=np.float64)
-    sigma = to_host(alignment.science_error) / math.sqrt(good.sum())
-    known = sigma > 0
-    if known.mean() < 0.5:  # of holes that were filled, at most: the model's own error counts then
-        sigma = np.where(known, sigma, _UNKNOWN_NOISE * np.median(np.abs(image)))
-    fit = fit_star(
-        image[None],
-        np.where(sigma > 0, sigma, np.nan)[None],
-        np.zeros((1, 2)),
-        optics.instrument,
-        optics.bandpass,
-        optics.mask_centre,
-        weight=weight,
-        star_model=star_model,
-        sampling=optics.sampling,
-    )
-    if fit.method == "none":
-        by = "" if star_model is None else " by the images of align_refs.star_model"
-        raise InputError(f"the star is not seen{by}")
-    if star_model is not None and fit.misfit > MISFIT_LIMIT:
-        log.warning(
-            "%s: the images of align_refs.star_model leave %.0f%% of the light around the star "
-            "unexplained (expected: less than %.0f%%), so the error of its position is a guess",
-            *(exposure.path.name, 100 * fit.misfit, 100 * MISFIT_LIMIT),
-        )
-    place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
-    sigmas = np.hypot(fit.error, errors)
-    (x, y), (x_err, y_err) = place.T, sigmas.T
-    moves_with_star = star_model is not None and len(star_model.images) == 1
-    if fit.method != "model" or moves_with_star:  # nothing is known of the mask
-        return StarPositions(x, y, x_err, y_err, fit.method)
-    mask = np.reshape(fit.mask, (-1, 2))[0] + 1
-    centre = float(mask[0]), float(mask[1])
-    return StarPositions(x, y, x_err, y_err, fit.method, centre)
-
-
-def _offsets(alignment: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return x, y of integrations relative to each other, their errors, and which are measured."""
-    from gpucoron.ops.registration import CONVERGED
-
-    n = len(alignment.science)
-    if alignment.align != "joint":
-        usable = np.array([alignment.has_pixels(i) for i in range(n)])
-        return np.where(usable[:, None], np.zeros((n, 2)), np.nan), np.zeros((n, 2)), usable
-    positions = alignment.positions
-    good = positions.status[0] == CONVERGED
-    return positions.science[:, ::-1], positions.science_errors[:, ::-1], good
 
 
 def _expected(exposure: Exposure) -> StarPositions:

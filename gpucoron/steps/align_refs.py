@@ -140,11 +140,10 @@ class Alignment:
         """
         xp, references = self._xp, self._references
         spanning = spanning_integrations(self._usable)
-        self._others = np.setdiff1d(np.flatnonzero(self._usable), spanning)
-        if self.align != "joint" or not self._others.size:
-            self._others = self._others[:0]
+        others = np.setdiff1d(np.flatnonzero(self._usable), spanning)
+        if self.align != "joint" or not others.size:
             return references.images, references.errors, references.usable, references.groups
-        more = xp.asarray(self._others)
+        more = xp.asarray(others)
         group = references.groups.max() + 1
         return (
             xp.concatenate([references.images, self.science[more]]),

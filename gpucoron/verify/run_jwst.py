@@ -91,7 +91,7 @@ def _isolate_crds(folder: Path) -> None:
 
 
 def try_alignment(imageregistration: Any) -> dict[str, Any]:
-    """Let jwst fit a known offset between two float32 images."""
+    """Test whether jwst finds the known offset between two images in single precision."""
     import numpy as np
 
     def star(offset):
