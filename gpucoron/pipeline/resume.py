@@ -148,7 +148,7 @@ def read_back(
     stacks = {}
     with product.run.timed("read"):
         paths = product.names.paths(exposure.root, "psfsub")
-        for truncate, path in zip(product.parameters.klip.truncations, paths, strict=True):
+        for truncate, path in zip(product.inputs.truncations, paths, strict=True):
             found = read_exposure(path, "science")
             stacks[truncate] = product.backends[0].upload(found.stack)
         _read_fits(product, exposure)
