@@ -296,7 +296,7 @@ def save_subtracted(
         kept = product.output("psfsub", exposure.root, stack, write, exposure, truncate=truncate)
         if kept is not None:
             product.result.psfsub[exposure.root + product.names.tag(truncate)] = kept
-    # resample propagates VAR_*; where there are none it falls back on the input's ERR
+    # resample propagates the input's errors, and what the subtraction adds to them
     return {k: stack.replace(err=science.err) for k, stack in images.items()}
 
 
@@ -347,6 +347,7 @@ def combine(
 
     science, parameters, output = product.inputs.science, product.parameters.resample, layout.wcs
     times: list[Any] = [e.meta.weighing_time for e in science]
+    result = product.result
     with product.step("resample"):
         image = resample(
             images,
@@ -360,8 +361,8 @@ def combine(
             weight_type=parameters.weight_type,
             weight_without_read_noise=product.weights.without_read_noise,
             err_from="var" if product.parameters.like_jwst else "auto",
+            center=None if result.star is None else result.star.pixel,
         )
-    result = product.result
     check_filled(result.name, image)
     product.record.note_combined(truncate, image, output)
     product.run.progress("resample", 1, 1, result.name)
