@@ -129,9 +129,7 @@ class IntegrationStack:
         if sources:
             keep = range(len(sources))[index] if isinstance(index, slice) else _positions(index)
             sources = tuple(sources[i] for i in keep)
-        return IntegrationStack(
-            **arrays, reference_noise=self.reference_noise, sources=sources
-        )
+        return IntegrationStack(**arrays, reference_noise=self.reference_noise, sources=sources)
 
 
 def _positions(index: Iterable[Any]) -> list[int]:

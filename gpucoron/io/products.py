@@ -243,7 +243,9 @@ def write_i2d(
         set_star(hdus[1].header, star)
         set_truncation(hdus[0].header, provenance)
         set_correlation(hdus[1].header, resampled)
-    others = {name: getattr(resampled, name) for name in ("con", "wht", *VARIANCES, *KLIP_VARIANCES)}
+    others = {
+        name: getattr(resampled, name) for name in ("con", "wht", *VARIANCES, *KLIP_VARIANCES)
+    }
     hdus += [Hdu(name.upper(), array) for name, array in others.items() if array is not None]
     set_values(hdus, blend(headers))
     set_times(hdus, exposures, sum(e.shape[0] for e in exposures), provenance)

@@ -129,7 +129,7 @@ class CombinedNoise:
         speckle = None if self._speckle is None else self._speckle * scale
         total = sum([*own.values(), *(v for v in (var_ref, speckle) if v is not None)])
         return NoisePlanes(
-            _narrow(xp.sqrt(total)),
+            _narrow(xp.sqrt(xp.where(total > 0, total, np.nan))),
             {name: _narrow(plane) for name, plane in own.items() if name != "err"},
             _narrow(var_ref),
             _narrow(speckle),
@@ -157,9 +157,9 @@ class CombinedNoise:
         xp, (ny, nx) = cuda.array_namespace(weight), self.output_shape
         x, y = self.center or ((nx - 1) / 2, (ny - 1) / 2)
         corner = np.round(np.array([x, y]) - _WINDOW / 2)
-        near = pixel_map - xp.asarray(corner)
+        near = to_host(pixel_map) - corner
         inside = ((near > -2) & (near < _WINDOW + 2)).all(axis=2)
-        rows, columns = (np.flatnonzero(to_host(inside.any(axis=1 - axis))) for axis in range(2))
+        rows, columns = (np.flatnonzero(inside.any(axis=1 - axis)) for axis in range(2))
         if len(rows) < 2 or len(columns) < 2:
             return
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -167,7 +167,7 @@ class CombinedNoise:
         if not used.size:
             return
         window = overlaps(
-            to_host(near[part]),
+            near[part],
             (_WINDOW, _WINDOW),
             kernel=geometry.kernel,
             pixfrac=geometry.pixfrac,
@@ -219,9 +219,7 @@ def _linear_part(pixel_map: Any) -> np.ndarray:
     return np.linalg.lstsq(design, pixels.astype(np.float64), rcond=None)[0][:2].T
 
 
-def _overlap(
-    turned: np.ndarray, shape: tuple[int, int], center: tuple[float, float]
-) -> np.ndarray:
+def _overlap(turned: np.ndarray, shape: tuple[int, int], center: tuple[float, float]) -> np.ndarray:
     """Correlation of the same input noise in two exposures' images, (ny, nx)."""
     y, x = (np.arange(n, dtype=np.float64) for n in shape)
     x, y = x[None] - center[0], y[:, None] - center[1]

@@ -186,8 +186,10 @@ def resample(
             noise.finish(stack, pixel_map, geometry[name])
         if all(id(later) != name for later in pixel_maps[k + 1 :]):
             del geometry[name]
-    return _with_own_errors(drizzle.result(), ratio) if noise is None else _with_noise(
-        drizzle.result(), noise
+    return (
+        _with_own_errors(drizzle.result(), ratio)
+        if noise is None
+        else _with_noise(drizzle.result(), noise)
     )
 
 

@@ -67,7 +67,9 @@ def add_shares(row, stop, pointers, sources, shares, channels, squared, out):
 def weighted_sums(weights, planes):
     """Sum weights, and squared weights times planes; the arguments are those of ops/drizzle.py."""
     n, pixels = len(weights), weights[0].size
-    flat = [np.ascontiguousarray(a, dtype=np.float32).reshape(n, pixels) for a in (weights, *planes)]
+    flat = [
+        np.ascontiguousarray(a, dtype=np.float32).reshape(n, pixels) for a in (weights, *planes)
+    ]
     sums = np.zeros((len(flat), pixels))
     over_rows(add_weights, pixels, flat[0], sums[0])
     for plane, out in zip(flat[1:], sums[1:], strict=True):
