@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gpucoron.backend.cuda import as_device_arrays
 from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError
@@ -37,12 +39,12 @@ class PlaneSource(NamedTuple):
 class ReferenceNoise(NamedTuple):
     """Noise of the references that all integrations of an exposure have in common.
 
-    It does not average down: it is counted once for an exposure.
+    It does not average down: it is counted once for an exposure. All arrays are on the host.
     """
 
-    variance: Any  # (ny, nx) float32 in the mean of all integrations, (MJy/sr)^2
-    coefficients: Any  # (nref,) float64 of the references, mean of all integrations; on the host
-    deviations: Any  # (nref,) float64, root mean square of the references' noise, MJy/sr; likewise
+    variance: np.ndarray  # (ny, nx) float32 in the mean of all integrations, (MJy/sr)^2
+    coefficients: np.ndarray  # (nref,) float64 of the references, mean of all integrations
+    deviations: np.ndarray  # (nref,) float64, root mean square of the references' noise, MJy/sr
 
 
 @dataclass(frozen=True)

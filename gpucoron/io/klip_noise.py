@@ -53,14 +53,14 @@ def _header() -> Header:
 
 
 def read_klip_noise(file: FitsFile) -> dict[str, Any]:
-    """Return what `klip_noise_hdus` wrote, as fields of IntegrationStack; empty where it did not."""
+    """Return what `klip_noise_hdus` wrote, as fields of IntegrationStack; {} without it."""
     names = [*(name.upper() for name in KLIP_VARIANCES), "VAR_REFMEAN", "KLREFS"]
-    hdus = [file.find(name) for name in names]
-    if None in hdus:
+    hdus = [hdu for hdu in map(file.find, names) if hdu is not None]
+    table = file.table(hdus[-1]) if len(hdus) == len(names) else None
+    if table is None:
         return {}
     ref, speckle, mean = (file.floats(hdu) for hdu in hdus[:3])
-    table = file.table(hdus[3])
-    shared = ReferenceNoise(mean, *(np.array(table[name]) for name in _DTYPE.names))
+    shared = ReferenceNoise(mean, np.array(table["coefficient"]), np.array(table["deviation"]))
     return {"var_ref": ref, "var_speckle": speckle, "reference_noise": shared}
 
 

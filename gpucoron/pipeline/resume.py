@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,8 +153,8 @@ def read_back(
         paths = product.names.paths(exposure.root, "psfsub")
         for truncate, path in zip(product.inputs.truncations, paths, strict=True):
             found = read_exposure(path, "science")
-            stack = found.stack.replace(**read_klip_noise(open_fits(path, InputError)))
-            stacks[truncate] = product.backends[0].upload(stack)
+            noise = read_klip_noise(open_fits(path, InputError))
+            stacks[truncate] = product.backends[0].upload(replace(found.load(), **noise))
         _read_fits(product, exposure)
         _read_star(product, exposure, found, paths[0])
     log.info("%s: read back, complete already", exposure.root)

@@ -111,21 +111,16 @@ class Subtraction:
     def _finish(self, integrations):
         self.table = np.concatenate([self._tables[i] for i in integrations])
         self.kept = [self._aligned[i] for i in integrations if self._keep]
-        stack = self.shares[0].stack
-        if self._errors.get(0) is None:
-            return {
-                k: stack.replace(data=planes["data"], err=planes["err"])
-                for k, planes in self._out.items()
-            }
-        return {
-            k: stack.replace(**planes, reference_noise=self._reference_noise(k))
-            for k, planes in self._out.items()
-        }
-
-    def _reference_noise(self, truncate):
-        """Return what all integrations share of the references' noise."""
-        with self.shares[0].place.activate():
-            return reference_noise(self._coefficients[truncate], self._errors[0])
+        stack, errors = self.shares[0].stack, self._errors.get(0)
+        stacks = {}
+        for k, planes in self._out.items():
+            if errors is None:
+                stacks[k] = stack.replace(data=planes["data"], err=planes["err"])
+                continue
+            with self.shares[0].place.activate():
+                shared = reference_noise(self._coefficients[k], errors)
+            stacks[k] = stack.replace(**planes, reference_noise=shared)
+        return stacks
 
     def _run_jointly(self, work, integrations):
         """Subtract from all integrations with one decomposition, on one device."""

@@ -103,7 +103,9 @@ class CombinedNoise:
         xp, self._exposure = cuda.array_namespace(weight), None
         speckle, shared = _speckle_of(stack), _reference_noise_of(stack)
         linear = [weight] if speckle is None else [weight, weight * speckle]
-        squared = variances if shared is None else [*variances, weight**2 * shared.variance]
+        squared = variances
+        if shared is not None:
+            squared = [*variances, weight**2 * xp.asarray(shared.variance)]
         of_exposure = sum_shares(geometry, xp.stack(linear))
         summed = sum_shares(geometry, xp.stack(squared), squared=True)
         if self._total is None:
@@ -152,14 +154,14 @@ class CombinedNoise:
                 total = total + 2.0 * cosine * overlap * xp.sqrt(one.variance * other.variance)
         return total
 
-    def _note_window(self, pixel_map, geometry, weight, variance) -> None:
+    def _note_window(self, pixel_map: Any, geometry: Overlaps, weight: Any, variance: Any) -> None:
         """Keep an exposure's overlaps in the window, and the typical weight and variance there."""
         xp, (ny, nx) = cuda.array_namespace(weight), self.output_shape
         x, y = self.center or ((nx - 1) / 2, (ny - 1) / 2)
         corner = np.round(np.array([x, y]) - _WINDOW / 2)
         near = to_host(pixel_map) - corner
-        inside = ((near > -2) & (near < _WINDOW + 2)).all(axis=2)
-        rows, columns = (np.flatnonzero(inside.any(axis=1 - axis)) for axis in range(2))
+        inside = np.all((near > -2) & (near < _WINDOW + 2), axis=2)
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
         if len(rows) < 2 or len(columns) < 2:
             return
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -193,15 +195,14 @@ def _reference_noise_of(stack: IntegrationStack) -> ReferenceNoise | None:
     noise = stack.reference_noise
     if noise is None:
         return None
-    xp = cuda.array_namespace(noise.variance)
-    return noise._replace(variance=xp.nan_to_num(noise.variance).astype(np.float64))
+    return noise._replace(variance=np.nan_to_num(noise.variance).astype(np.float64))
 
 
 def _cosine(one: ReferenceNoise, other: ReferenceNoise) -> float:
     """Cosine between two exposures' references; 0 where these are not the same."""
     if len(one.coefficients) != len(other.coefficients):
         return 0.0
-    a, b = (to_host(n.coefficients) * to_host(n.deviations) for n in (one, other))
+    a, b = (noise.coefficients * noise.deviations for noise in (one, other))
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > 0 else 0.0
 
@@ -210,11 +211,11 @@ def _linear_part(pixel_map: Any) -> np.ndarray:
     """Return the linear part of the map from output to input pixels, (2, 2), by least squares."""
     steps = [max(1, n // _SAMPLES) for n in pixel_map.shape[:2]]
     sample = to_host(pixel_map[:: steps[0], :: steps[1]])
-    y, x = np.indices(sample.shape[:2])
+    y, x = (np.asarray(axis) for axis in np.indices(sample.shape[:2]))
     known = np.isfinite(sample).all(axis=2)
     if known.sum() < 3:
         return np.eye(2)
-    design = np.column_stack([sample[known], np.ones(known.sum())])
+    design = np.column_stack([sample[known], np.ones(int(known.sum()))])
     pixels = np.stack([x[known] * steps[1], y[known] * steps[0]], axis=1)
     return np.linalg.lstsq(design, pixels.astype(np.float64), rcond=None)[0][:2].T
 
@@ -238,7 +239,7 @@ def _correlation(windows: Sequence[tuple[Overlaps, float, float]]) -> tuple:
     """Return scatter of means over boxes relative to that of independent pixels, by side."""
     if not windows:
         return ()
-    weights = sum(w * _by_output(window, window.shares) for window, w, _ in windows)
+    weights: Any = sum(w * _by_output(window, window.shares) for window, w, _ in windows)
     independent = 0.0
     correlated = dict.fromkeys(_SIDES, 0.0)
     for window, _, variance in windows:

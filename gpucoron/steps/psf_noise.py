@@ -107,7 +107,7 @@ def reference_noise(coefficients: Any, errors: ReferenceErrors) -> ReferenceNois
     mean = _mean_of_seen(coefficients)
     deviations = np.sqrt(to_host(errors.variances.mean(axis=(1, 2))))
     variance = reference_variance(mean[None], errors)[0].astype(np.float32)
-    return ReferenceNoise(variance, mean, deviations[errors.exposures])
+    return ReferenceNoise(to_host(variance), mean, deviations[errors.exposures])
 
 
 def _mean_of_seen(coefficients: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ from astropy.io import fits
 from gpucoron.io.exposures import read_exposure
 from gpucoron.io.products import Provenance
 from gpucoron.io.wcs import OutputWcs
+from gpucoron.steps.resample import ResampledImage
 
 FITS_FIELDS = np.dtype(
     [("sci_integration", "i4"), ("ref_plane", "i4")]
@@ -63,7 +64,7 @@ def resampled(shape, seed=1):
     }
     planes["data"][0, :3] = np.nan
     con = random.integers(-(2**31), 2**31, (2, *shape), dtype=np.int32)
-    return types.SimpleNamespace(con=con, **planes)
+    return ResampledImage(con=con, correlation=((4, 1.37), (0, 1.5)), **planes)
 
 
 def layout(path):

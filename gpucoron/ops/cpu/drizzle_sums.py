@@ -89,7 +89,7 @@ def add_weights(first, stop, weights, out):
 
 @njit((_I8, _I8, _F4, _F4, _F8[::1]), cache=True, nogil=True)
 def add_weighted(first, stop, weights, values, out):
-    """Sum squares of weights times values (n, npix) of some pixels; those of weight 0 are unread."""
+    """Sum squares of weights times values (n, npix) of some pixels; weight 0 reads none."""
     for begin in range(first, stop, _BLOCK):
         end = min(begin + _BLOCK, stop)
         for p in range(weights.shape[0]):
