@@ -33,8 +33,8 @@ _PLAIN, _FULL, _FLAGGING, _GEOMETRY = 12, 24, 58, 100
 # bytes per output pixel: what is made of the sums; the sums, which take memory only where something
 # falls; a layer of the context, which has a bit an integration; another image that is being written
 _MADE, _SUMS, _LAYER, _WRITTEN = 78, 64, 8, 12
-# bytes per output pixel on disk: SCI, ERR, WHT and three VAR_*; a layer
-_STORED, _STORED_LAYER = 24, 4
+# bytes per output pixel on disk: SCI, ERR, WHT and five VAR_*; a layer
+_STORED, _STORED_LAYER = 32, 4
 _BITS = 32
 # output pixels that a pixel's drop reaches at equal pixel scales, 12 bytes each
 _REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16, "lanczos3": 36}
@@ -231,12 +231,12 @@ def _fixed_memory(npix, nref, counts, references, parameters, save, keep, align,
     peaks.append(prepared + (_PLAIN + 3 + 4 * with_err) * nref)
     vectors = max(min(k, max(nref - k, 0)) for k in truncations)
     aligning = prepared + (8 + 8 + 1) * nref + 8 * vectors  # m^2 p, aligned, which are finite
-    own = _FULL + 4 + 8 * len(truncations)
+    own = _FULL + 4 + 16 * len(truncations)
     if align != "each":
         own += 9 + 16 * len(truncations)  # all integrations subtracted at once
     if align == "joint":
         own += 32  # and moved to where the references are
-    done = _FULL - 4 + 4 * len(truncations) * (1 + ("psfsub" in keep))
+    done = _FULL - 4 + 12 * len(truncations) * (1 + ("psfsub" in keep))
     for k, n in enumerate(counts):
         before = done * sum(counts[:k])
         peaks += [before + prepared + _FLAGGING * n, before + aligning + own * n]
@@ -256,7 +256,7 @@ def _disk(npix, nref, counts, parameters, truncations, save, aligned, stored):
         "crfints": _FULL * (nref + sum(counts)) * (not parameters.outlier_detection.skip),
         "psfstack": _PLAIN * nref,
         "psfalign": _PLAIN * nref * aligned * (not parameters.align_refs.skip),
-        "psfsub": _FULL * sum(counts) * truncations * (not parameters.klip.skip),
+        "psfsub": (_FULL + 8) * sum(counts) * truncations * (not parameters.klip.skip),
     }
     images = npix * sum(size for name, size in sizes.items() if name in save)
     return images + stored * truncations * ("i2d" in save)

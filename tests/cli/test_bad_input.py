@@ -472,7 +472,7 @@ text = "klip.truncate is 3, and there are {} reference images: "
 odd(
     "rolls that are references of each other",
     lambda tiny: tiny.edit_asn(rolls_as_references),
-    *(text.format(2), text.format(3)),
+    text.format(2),
     check=lambda tiny: [complete(tiny.out / f"jw0910000{i}001_i2d.fits") for i in (1, 2)],
 )
 odd(
@@ -485,10 +485,10 @@ odd(
 )
 
 
-def no_scatter(tiny):
+def errors_all_the_same(tiny):
     whole(tiny)
     for product in read(tiny, "psfsub").values():
-        assert np.abs(product["ERR"]).max() < 1e-5
+        assert (product["ERR"] > 0).all()
 
 
 def two_planes(tiny):
@@ -514,9 +514,8 @@ def first_plane_missing(tiny):
 odd(
     "fewer references than truncate",
     given("--set klip.truncate=9"),
-    "klip.truncate is 9, and there are 5 reference images: the basis spans all of them, and "
-    "psfsub's ERR .* is 0",
-    check=no_scatter,
+    "klip.truncate is 9, and there are 5 reference images: all of their KL modes are used",
+    check=errors_all_the_same,
 )
 odd(
     "one integration and a cal image",

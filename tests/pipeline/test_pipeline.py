@@ -136,10 +136,11 @@ def chain(tiny, align="joint", preset=None, truncate=3, **alignment):
         filled = flagged.replace(data=plan.science)
         aligned, references, offsets = align_refs(flagged, stack, mask, **parameters), None, None
         if align == "joint":
-            references, offsets = plan.in_common_frame(), plan.positions.science
+            references, offsets, fits = plan.in_common_frame(), plan.positions.science, None
         else:
-            references = aligned.data
-        subtracted = klip(filled, references, truncate, offsets=offsets)
+            references, fits = aligned.data, plan.fit(plan.integrations[0])
+        errors = None if preset else plan.reference_errors(fits)
+        subtracted = klip(filled, references, truncate, offsets=offsets, errors=errors)
         yield exposure.root, flagged, aligned, subtracted
 
 
@@ -153,7 +154,11 @@ def test_a_run_is_the_chain_of_its_steps(align, shared):
         same(product.psfalign[root].err, aligned.err)
         same(product.fits[root], aligned.fits)
         same(product.psfsub[root].data, subtracted.data)
-        same(product.psfsub[root].err, subtracted.err)
+        for name in ("err", "var_ref", "var_speckle"):
+            same(getattr(product.psfsub[root], name), getattr(subtracted, name))
+        shared_noise = product.psfsub[root].reference_noise
+        for ours, theirs in zip(shared_noise, subtracted.reference_noise, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
         same(product.psfsub[root].dq, flagged.dq)
 
 

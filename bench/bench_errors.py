@@ -1,0 +1,130 @@
+"""How honest the errors of psfsub and i2d are.
+
+    python bench/bench_errors.py [--quick] [--seeds 2] [--preset jwst] [--out FILE]
+
+Simulated sets without planets and disk, photon-limited (next to no drift, acquisition error 0) with
+references of 0.3, 1 and 1.6 times the star, and with the default drift. Robust scatter (1.4826
+times the median deviation) of value / error in annuli about the star: of every integration of
+psfsub, of pixels of i2d, and of means over 4 x 4 pixels of i2d, whose error is that of
+independent pixels times ERRCORR. 1 is what should come out. --preset jwst shows what jwst's errors
+give.
+"""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+from common import arguments, finish, limit_threads
+
+ANNULI = ((0, 10), (10, 20), (20, 35), (35, 55), (55, 75))
+SIZE = {"shape": (160, 160), "n_integrations": 6, "n_reference_integrations": 2}
+TRUNCATIONS = {"nircam": (1, 5, 10, 15), "miri-4qpm": (1, 10, 15)}
+
+
+def cases(quick):
+    """Yield name, instrument and options of the simulations."""
+    for instrument in TRUNCATIONS:
+        for brightness in (1.0,) if quick else (0.3, 1.0, 1.6):
+            still = {"reference_brightness": brightness, "drift_nm": 0.05, "acquisition_px": 0.0}
+            yield f"references {brightness} times the star", instrument, still
+        yield "default drift", instrument, {"acquisition_px": 0.0}
+
+
+def scatter(values):
+    import numpy as np
+
+    values = values[np.isfinite(values)]
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def by_annulus(pulls, distance):
+    return [scatter(pulls[..., (distance >= a) & (distance < b)]) for a, b in ANNULI]
+
+
+def distances(shape, star):
+    import numpy as np
+
+    y, x = np.indices(shape)
+    return np.hypot(x - star[0], y - star[1])
+
+
+def boxes(image, side=4):
+    """Cut an image into squares: (rows, columns, side^2)."""
+    ny, nx = (n // side for n in image.shape)
+    cut = image[: ny * side, : nx * side].reshape(ny, side, nx, side)
+    return cut.swapaxes(1, 2).reshape(ny, nx, -1)
+
+
+def of_combined(image, star):
+    """Pulls of pixels, and of means over 4 x 4 pixels."""
+    import numpy as np
+
+    distance = distances(image.data.shape, star)
+    error = np.sqrt(boxes(image.err.astype(float) ** 2).sum(axis=2)) / 16
+    pulls = boxes(image.data).mean(axis=2) / (error * (image.err_correlation(16) or 1.0))
+    return (
+        by_annulus(image.data / image.err, distance),
+        by_annulus(pulls, boxes(distance).mean(axis=2)),
+    )
+
+
+def measure(folder, instrument, seed, options, preset):
+    """Simulate and reduce a set; return rows (K, psfsub, i2d, bins) of pulls by annulus."""
+    import numpy as np
+
+    import gpucoron
+    from gpucoron.simulate import simulate
+
+    made = simulate(
+        folder, instrument=instrument, seed=seed, planets=[], disk=False, **SIZE, **options
+    )
+    product = gpucoron.run(
+        made.asn,
+        psfmask=made.psfmask,
+        klip_truncate=TRUNCATIONS[instrument],
+        keep=("psfsub", "i2d"),
+        device="cpu",
+        preset=preset,
+    ).product
+    rows = []
+    for k, image in product.i2ds.items():
+        pulls = []
+        for root, star in product.stars.items():
+            stack = product.psfsub[f"{root}_kl{k:03d}"]
+            good = np.where((stack.dq & 1) == 0, stack.data / stack.err, np.nan)
+            place = [v - 1 if np.isfinite(v) else 79.5 for v in star.mean]
+            pulls.append(by_annulus(good, distances(stack.shape[1:], place)))
+        star = product.star.pixel if product.star else [(n - 1) / 2 for n in image.data.shape[::-1]]
+        rows.append((k, np.mean(pulls, axis=0).tolist(), *of_combined(image, star)))
+    return rows
+
+
+def main():
+    parser = arguments(__doc__)
+    parser.add_argument("--quick", action="store_true", help="one brightness, one seed")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--preset", choices=("jwst",))
+    args = parser.parse_args()
+    limit_threads(args.threads)
+    warnings.simplefilter("ignore")
+    import numpy as np
+
+    seeds = range(1, 2 if args.quick else 1 + args.seeds)
+    results = []
+    print("robust scatter of value / error in annuli of", ", ".join(f"{a}-{b}" for a, b in ANNULI))
+    for name, instrument, options in cases(args.quick):
+        found = []
+        for seed in seeds:
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(measure(Path(folder), instrument, seed, options, args.preset))
+        for rows in zip(*found, strict=True):
+            means = [np.mean([row[k] for row in rows], axis=0).round(3).tolist() for k in (1, 2, 3)]
+            psfsub, i2d, bins = (" ".join(f"{v:5.2f}" for v in values) for values in means)
+            print(f"{instrument} {name} K={rows[0][0]}: psfsub {psfsub} | i2d {i2d} | 4x4 {bins}")
+            entry = {"instrument": instrument, "set": name, "truncate": rows[0][0]}
+            results.append(entry | dict(zip(("psfsub", "i2d", "bins"), means, strict=True)))
+    finish({"seeds": list(seeds), "annuli_px": ANNULI, "results": results}, args.out)
+
+
+if __name__ == "__main__":
+    main()
