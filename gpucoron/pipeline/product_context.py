@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,8 @@ class ProductContext:
         The psfmask's weights.
     provenance : Provenance
         What the headers of all products say.
+    truncations : sequence of int
+        Numbers of KL modes to subtract with; empty where references are aligned only.
     batch : int
         References to shift at a time, within the memory allowed.
     weights : Weights
@@ -73,6 +75,7 @@ class ProductContext:
         self.stars = Stars(inputs.science, self.parameters, self.result, inputs.star_model)
         self.last_check = LastCheck(inputs.name)
         self.weights = Weights(self.parameters)
+        self.truncations: Sequence[int] = self.parameters.klip.truncations
         self.batch = plan.batch
         sizes = plan.pairs, plan.batch, plan.memory // MIB
         log.debug("%d pairs, %d references at a time, about %d MiB", *sizes)

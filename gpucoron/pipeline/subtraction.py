@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,7 +42,7 @@ class Subtraction:
     """Align the references to a science exposure and subtract its KLIP model.
 
     The result is put together on the first of the devices that share the work; with `keep`, aligned
-    references are kept.
+    references are kept. Without `truncations` the references are aligned only.
 
     Attributes
     ----------
@@ -53,8 +54,16 @@ class Subtraction:
         Eigenvalues of each KL basis, where it was made.
     """
 
-    def __init__(self, job: Run, root: str, shares: list[DeviceWork], keep: bool):
+    def __init__(
+        self,
+        job: Run,
+        root: str,
+        shares: list[DeviceWork],
+        keep: bool,
+        truncations: Sequence[int],
+    ):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
+        self._truncations = truncations
         self.skip = job.parameters.align_refs.skip
         self.joint = shares[0].alignment.align == "joint" and not self.skip
         self.each = shares[0].alignment.align != "first"
@@ -75,7 +84,7 @@ class Subtraction:
         xp = cuda.array_namespace(stack.data)
         self._out = {
             k: [xp.full(stack.shape, np.nan, dtype=np.float32) for _ in range(2)]
-            for k in self.job.parameters.klip.truncations
+            for k in self._truncations
         }
         self._writer, self._total = writer, len(integrations)
         if self.joint:
@@ -103,9 +112,10 @@ class Subtraction:
                 positions = alignment.positions
                 aligned = alignment.in_common_frame()
             self.job.progress("align_refs", 1, 1, self.root)
-            with self._timed(place, "klip"):
-                self._klip(work, integrations, aligned[None], positions.science)
-            self.job.progress("klip", 1, 1, self.root)
+            if self._truncations:
+                with self._timed(place, "klip"):
+                    self._klip(work, integrations, aligned[None], positions.science)
+                self.job.progress("klip", 1, 1, self.root)
             self._tables = {i: alignment.fit(i) for i in integrations}
             if self._writer is None and not self._keep:
                 return
@@ -163,14 +173,16 @@ class Subtraction:
             self._keep_aligned(work, group, aligned, fits)
         if not place.is_gpu:  # where klip changes the aligned images
             self._write(work, group, aligned, fits)
-        with self._timed(place, "klip"):
-            self._klip(work, group, aligned)
+        if self._truncations:
+            with self._timed(place, "klip"):
+                self._klip(work, group, aligned)
         if place.is_gpu:
             self._write(work, group, aligned, fits)
         with self._lock:
             self._tables.update(zip(group, fits, strict=True))
             self._done += len(group)
-            self.job.progress("align_refs, klip", self._done, self._total, self.root)
+            steps = "align_refs, klip" if self._truncations else "align_refs"
+            self.job.progress(steps, self._done, self._total, self.root)
 
     def _keep_aligned(self, work, group, aligned, fits):
         """Keep aligned references on the host, where they are wanted."""
