@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from gpucoron.io.association import LeftOut
     from gpucoron.io.association_making import Proposal
     from gpucoron.io.exposure_facts import ExposureFacts
+
+log = logging.getLogger("gpucoron")
 
 _LONGEST = 60  # characters of a file's name in the list of what is left out
 
@@ -48,7 +51,9 @@ def _run(options: argparse.Namespace) -> None:
     for place in places:
         if place.exists() and not options.overwrite and not options.dry_run:
             raise OutputError(f"{place} exists; expected another -o, or --overwrite")
-    if not options.quiet:
+    if options.quiet:
+        _warn(proposals, left_out)
+    else:
         write_lines(_lines(proposals, left_out))
     if options.dry_run:
         return
@@ -69,6 +74,16 @@ def _place(options: argparse.Namespace, proposal: Proposal, count: int) -> Path:
             "folder that exists, or --target and --filter"
         )
     return folder
+
+
+def _warn(proposals: Sequence[Proposal], left_out: Sequence[LeftOut]) -> None:
+    """Warn of what `_lines` would say that may be wrong: notes, and files that cannot be read."""
+    for proposal in proposals:
+        for note in proposal.notes:
+            log.warning("%s: %s", proposal.association.path.name, note)
+    for name, exp_type, reason in left_out:
+        if not exp_type:
+            log.warning("%s is left out: %s", name, reason)
 
 
 def _lines(proposals: Sequence[Proposal], left_out: Sequence[LeftOut]) -> Iterator[str]:

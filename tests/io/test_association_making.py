@@ -110,7 +110,7 @@ def test_what_is_left_out_and_why(tiny):
         "a reference, but there is no target with its filter and mask"
     )
     assert why.pop("g_calints.fits").startswith("not a FITS file")
-    assert set(why) == {psf.name.replace("_calints", "_cal"), psf.name}
+    assert why.keys() == {psf.name.replace("_calints", "_cal"), psf.name}
     assert all(reason.startswith("the same exposure as ") for reason in why.values())
 
 
@@ -158,11 +158,13 @@ def test_one_for_each_target_and_filter(tiny):
         (lambda t: t.edit(t.science[1], **{"DATE-BEG": "2024-06-01T00:00:00.0"}), "have moved"),
     ],
 )
-def test_what_is_odd_is_said(tiny, change, note):
+def test_what_is_odd_is_said(tiny, capsys, change, note):
     change(tiny)
     found, why, proposals = made(tiny.folder)
     assert found[0][2] == names(tiny.science) and not why
     assert [note in text for p in proposals for text in p.notes] == [True]
+    assert cli.main(["asn", str(tiny.folder), "-q", "--dry-run"]) == 0
+    assert note in capsys.readouterr().err
 
 
 def test_a_target_is_science_whatever_is_psf_says(tiny):
