@@ -1,17 +1,15 @@
-"""``gpucoron info``: show versions and devices, or the contents of an association."""
+"""``gpucoron info``: show versions and devices, or what an association, folder or file holds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import metadata
 from platform import machine, python_version, system
-from typing import Any
 
 from gpucoron.cli.console import Console
 from gpucoron.cli.options import command_parser
 from gpucoron.cli.streams import write_lines
 from gpucoron.core.text import format_table
-from gpucoron.errors import plural
 
 _PACKAGES = (
     *("numpy", "scipy", "numba", "astropy", "asdf", "asdf-astropy", "gwcs", "stdatamodels"),
@@ -24,8 +22,14 @@ def main(argv: list[str]) -> int:
     """Run ``gpucoron info``."""
     options = command_parser("info").parse_args(argv)
     with Console():  # shows what the readers warn about
-        write_lines(association_lines(options.asn) if options.asn else system_lines())
+        write_lines(system_lines() if options.path is None else _path_lines(options.path))
     return 0
+
+
+def _path_lines(path: str) -> Iterator[str]:
+    from gpucoron.cli import info_files
+
+    return info_files.describe(path)
 
 
 def system_lines() -> Iterator[str]:
@@ -88,59 +92,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return _ABSENT
-
-
-def association_lines(path) -> Iterator[str]:
-    """Describe an association from its JSON and the headers of its members."""
-    from gpucoron.io.association import read_association
-
-    association = read_association(path)
-    yield (
-        f"{association.table_name}: program {association.program or '?'}, target "
-        f"{association.target or '?'}, id {association.asn_id}, pool "
-        f"{association.asn_pool or '?'}, {plural(len(association.products), 'product')}"
-    )
-    for product in association.products:
-        yield ""
-        yield from _product_lines(association, product)
-
-
-def _product_lines(association, product) -> Iterator[str]:
-    from gpucoron.io.exposures import read_exposure, read_meta
-    from gpucoron.io.product_naming import standard_product_name
-    from gpucoron.io.star import expected_star
-
-    first = read_meta(product.science[0].path)
-    name = product.name or f"{standard_product_name(association, first)} (the standard name)"
-    yield f"product {name}"
-    header = ("exptype", "shape", "instrument", "filter", "pupil", "mask", "subarray", "file")
-    rows, integrations = [], {"science": 0, "psf": 0}
-    for member in (*product.science, *product.psf):
-        shape, meta = _shape_and_meta(member.path)
-        integrations[member.exptype] += shape[0]
-        optics = (meta.instrument, meta.filter, meta.pupil, meta.coronmsk, meta.subarray)
-        size = " x ".join(map(str, shape))
-        rows.append((member.exptype, size, *(value or "?" for value in optics), member.expname))
-    for member in product.ignored:
-        status = "ignored" if member.path.exists() else "ignored, missing"
-        rows.append((member.exptype, status, *5 * ("",), member.expname))
-    yield from (f"  {line}" for line in format_table(rows, header))
-    science, references = integrations["science"], integrations["psf"]
-    yield (
-        f"  {science} science and {references} reference integrations: "
-        f"{science + references} images to register, {science * references} pairs"
-    )
-    if star := expected_star(read_exposure(product.science[0].path, "science", pixels=False)):
-        (x, y), keywords = star
-        yield f"  star at x, y = {x:.1f}, {y:.1f} (pixels from 1) by {keywords}; --star changes it"
-
-
-def _shape_and_meta(path):
-    from gpucoron.errors import ExposureError
-    from gpucoron.io.exposures import read_meta
-    from gpucoron.io.fits.reading import open_fits
-
-    meta = read_meta(path)
-    sci: Any = open_fits(path, ExposureError).find("SCI")
-    shape = sci.shape
-    return ((1, *shape) if len(shape) == 2 else shape), meta

@@ -110,10 +110,10 @@ def command_parser(command: str, **values: Any) -> Parser:
 def add_options(
     group: Any, table: Mapping[str, Mapping[str, Any]], command: str = "", **values: Any
 ) -> None:
-    """Add options of ``options.toml`` to a parser or group, but those of another command only."""
+    """Add options of ``options.toml`` to a parser or group, but those of other commands only."""
     for flags, entry in table.items():
         words = dict(entry)
-        if words.pop("only", command) != command:
+        if command not in words.pop("only", [command]):
             continue
         words["help"] = words["help"].format(**values)
         if "type" in words:

@@ -1,5 +1,7 @@
 from .agreement import check_members as check_members
 from .association import read_association as read_association
+from .association_making import make_associations as make_associations
+from .association_making import write_association as write_association
 from .exposures import ExposureMeta as ExposureMeta
 from .exposures import read_exposure as read_exposure
 from .exposures import read_meta as read_meta

@@ -101,7 +101,9 @@ class Association:
     products: tuple[Product, ...]
 
 
-def read_association(path: str | Path, *, check_files: bool = True) -> Association:
+def read_association(
+    path: str | Path, *, check_files: bool = True, need_references: bool = True
+) -> Association:
     """Read a level-3 association and find its members, relative to its folder.
 
     Parameters
@@ -110,6 +112,8 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
         The file: JSON, or YAML (see `gpucoron.io.association_text`).
     check_files : bool
         False does not look whether members are there.
+    need_references : bool
+        False allows products without psf members, and exposures that are science and psf.
 
     Returns
     -------
@@ -129,15 +133,17 @@ def read_association(path: str | Path, *, check_files: bool = True) -> Associati
     path = Path(path)
     content = read_input(path, AssociationError, _EXPECTED, LARGEST)
     try:
-        return _association(path, content, check_files)
+        return _association(path, content, check_files, need_references)
     except AssociationError as problem:
         raise AssociationError(f"{path}: {problem.args[0]}") from problem
 
 
-def _association(path: Path, content: bytes, check_files: bool) -> Association:
+def _association(
+    path: Path, content: bytes, check_files: bool, need_references: bool
+) -> Association:
     """Make an association; the errors do not name the file."""
     table = _load(content, path.name)
-    products = _products(path, table)
+    products = _products(path, table, need_references)
     asn_id = text_or_none(table.get("asn_id"))
     if asn_id is None:
         log.warning("%s: has no asn_id; using %s", path.name, DEFAULT_ASN_ID)
@@ -182,7 +188,7 @@ def _load(content: bytes, name: str) -> dict[str, Any]:
     return table
 
 
-def _products(path: Path, table: dict[str, Any]) -> tuple[Product, ...]:
+def _products(path: Path, table: dict[str, Any], need_references: bool) -> tuple[Product, ...]:
     entries = table.get("products")
     if not isinstance(entries, list) or not entries:
         found = "no 'products'" if entries is None else f"'products' is {_kind(entries)}"
@@ -194,7 +200,9 @@ def _products(path: Path, table: dict[str, Any]) -> tuple[Product, ...]:
             )
         for position, member in enumerate(entry["members"], 1):
             _check_member(f"product {number}, member {position}", member)
-    return tuple(_product(path, index, entry) for index, entry in enumerate(entries))
+    return tuple(
+        _product(path, index, entry, need_references) for index, entry in enumerate(entries)
+    )
 
 
 def _check_member(where: str, member: Any) -> None:
@@ -209,18 +217,21 @@ def _check_member(where: str, member: Any) -> None:
             )
 
 
-def _product(path: Path, index: int, entry: dict[str, Any]) -> Product:
+def _product(path: Path, index: int, entry: dict[str, Any], need_references: bool) -> Product:
     texts = [(m["expname"].strip(), m["exptype"].strip().lower()) for m in entry["members"]]
     members = tuple(Member(path.parent / name, exptype, name) for name, exptype in texts)
     product = Product(_product_name(path, index, entry.get("name")), members)
-    for exptype, purpose in (("science", "exposure of the target"), ("psf", "reference exposure")):
+    wanted = {"science": "exposure of the target"}
+    if need_references:
+        wanted["psf"] = "reference exposure, without which no PSF can be subtracted"
+    for exptype, purpose in wanted.items():
         if not getattr(product, exptype):
             found = ", ".join(sorted({m.exptype for m in members})) or "no members"
             raise AssociationError(
                 f"{_label(product, index)} has no member with exptype {exptype!r} (found: "
                 f"{found}), expected at least one {purpose}"
             )
-    return replace(product, members=_without_repeated(path, product, index))
+    return replace(product, members=_without_repeated(path, product, index, need_references))
 
 
 def _product_name(path: Path, index: int, name: Any) -> str | None:
@@ -237,13 +248,16 @@ def _product_name(path: Path, index: int, name: Any) -> str | None:
     return root
 
 
-def _without_repeated(path: Path, product: Product, index: int) -> tuple[Member, ...]:
-    """Return the members, each used one once; raise where one is science and psf."""
+def _without_repeated(
+    path: Path, product: Product, index: int, distinct: bool
+) -> tuple[Member, ...]:
+    """Return the members, each used one once; if `distinct`, raise where one is science and psf."""
     label = _label(product, index)
     first: dict[Any, Member] = {}
     kept, repeated = [], []
     for member in product.members:
-        known = first.setdefault(_file(member), member) if member.used else member
+        key = _file(member), "" if distinct else member.exptype
+        known = first.setdefault(key, member) if member.used else member
         also = "" if known.expname == member.expname else f" (also as {known.expname})"
         if known is member:
             kept.append(member)

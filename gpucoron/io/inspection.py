@@ -48,6 +48,7 @@ class Requirements:
     nan_spoils: bool  # a pixel cannot be used where ERR or a VAR_* is NaN
     like_jwst: bool  # ERR and VAR_* that tell nothing are used, too
     checksums: bool  # DATASUM and CHECKSUM, where the headers have them, must be right
+    references: bool = True  # a product must have psf members
 
     @classmethod
     def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
@@ -205,7 +206,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
         may_combine(own)
         if needs.grid is not None:
             may_lie_together(science)
-        if needs.pixels:
+        if needs.pixels and product.psf:
             _check_references(association, product, needs)
         return product
     bad |= _minority(own, may_combine)
@@ -214,7 +215,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
         science = [m for m in science if m not in bad]
         bad |= _unfit(science, may_lie_together)
         bad |= _minority([m for m in science if m not in bad], may_lie_together)
-    return _without(association, product, bad)
+    return _without(association, product, bad, needs)
 
 
 def output_grid(exposures: Sequence[Exposure], grid: Mapping[str, Any]) -> OutputWcs:
@@ -295,7 +296,9 @@ def _problem(check: Callable[[list[Member]], None], group: list[Member]) -> str:
     return ""
 
 
-def _without(association: Association, product: Product, bad: Mapping[Member, str]) -> Product:
+def _without(
+    association: Association, product: Product, bad: Mapping[Member, str], needs: Requirements
+) -> Product:
     """Leave members out, each with a warning; raise where too few are left."""
     for member, reason in bad.items():
         log.warning("%s (%s) is left out: %s", member.expname, member.exptype, reason)
@@ -304,7 +307,7 @@ def _without(association: Association, product: Product, bad: Mapping[Member, st
         members=tuple(m for m in product.members if m not in bad),
         left_out=tuple(LeftOut(m.expname, m.exptype, reason) for m, reason in bad.items()),
     )
-    for exptype in ("science", "psf"):
+    for exptype in ("science", "psf") if needs.references else ("science",):
         if not getattr(product, exptype):
             texts = "; ".join(f"{m.expname}: {bad[m]}" for m in bad if m.exptype == exptype)
             raise ExposureError(

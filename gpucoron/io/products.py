@@ -31,6 +31,7 @@ from gpucoron.io.product_headers import (
 )
 from gpucoron.io.psfalign import PsfalignWriter
 from gpucoron.io.star import set_star
+from gpucoron.io.step_products import sources_hdu
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -178,16 +179,19 @@ def write_psfstack(
     *,
     overwrite: bool = True,
 ) -> dict[str, str]:
-    """Write the stack of all references: SCI, ERR, DQ; as `write_crfints`.
+    """Write the stack of all references: SCI, ERR, DQ, SOURCES; as `write_crfints`.
 
     Metadata and WCS are those of the first of `exposures`; times and integration counts are those
-    of all (preset "jwst": the first one's, too).
+    of all (preset "jwst": the first one's, too). The table SOURCES says which exposure and
+    integration each image is from (preset "jwst": it is not written).
     """
     arrays = {"SCI": stack.data, "ERR": stack.err, "DQ": stack.dq}
     steps, inputs = ["outlier_detection", "stack_refs"], [e.path.name for e in exposures]
     hdus = product_hdus(path, exposures[0], arrays, provenance, steps, inputs)
     set_times(hdus, exposures, len(stack.data), provenance)
-    return write_fits(path, [*hdus, asdf_hdu(exposures[0].asdf_bytes, hdus)], overwrite)
+    named = stack.sources and not provenance.like_jwst
+    tables = [sources_hdu(stack.sources)] if named else []
+    return write_fits(path, [*hdus, *tables, asdf_hdu(exposures[0].asdf_bytes, hdus)], overwrite)
 
 
 def write_median(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.pipeline.run import Run
     from gpucoron.pipeline.subtraction import DeviceWork
-    from gpucoron.steps.bad_pixels import ReferenceLibrary
+    from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
 
 log = logging.getLogger("gpucoron")
 
@@ -153,19 +153,14 @@ def prepare_references(
     product: ProductContext, stacked: IntegrationStack
 ) -> list[ReferenceLibrary] | None:
     """Fill and transform the references on every device; None where nothing is subtracted."""
-    from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
+    from gpucoron.steps.bad_pixels import ReferenceLibrary
 
     science = product.inputs.science
     if product.parameters.klip.skip or all(can_read_back(product, e) for e in science):
         return None
     product.run.wait_for_device()
     options, parameters = product.run.options, product.parameters.align_refs
-    filling = BadPixelFiller(
-        parameters.median_box_length,
-        parameters.bad_bits,
-        (science[0].meta.instrument or "").upper() == "MIRI",
-        product.parameters.preset,
-    )
+    filling = bad_pixel_filler(product)
     with_err = not parameters.skip and "psfalign" in options.save | options.keep
     prepared = []
     for place in product.backends:
@@ -173,6 +168,19 @@ def prepare_references(
             own = product.on(place, stacked)
             prepared.append(ReferenceLibrary(own, filling, with_err, product.mask))
     return prepared
+
+
+def bad_pixel_filler(product: ProductContext) -> BadPixelFiller:
+    """Return what fills bad pixels before images are aligned."""
+    from gpucoron.steps.bad_pixels import BadPixelFiller
+
+    parameters = product.parameters.align_refs
+    return BadPixelFiller(
+        parameters.median_box_length,
+        parameters.bad_bits,
+        (product.inputs.science[0].meta.instrument or "").upper() == "MIRI",
+        product.parameters.preset,
+    )
 
 
 def subtract_psf(

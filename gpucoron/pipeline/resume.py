@@ -156,7 +156,7 @@ def read_back(
             noise = read_klip_noise(open_fits(path, InputError))
             stacks[truncate] = product.backends[0].upload(replace(found.load(), **noise))
         _read_fits(product, exposure)
-        _read_star(product, exposure, found, paths[0])
+        read_star_back(product, exposure, paths[0])
     log.info("%s: read back, complete already", exposure.root)
     return {
         k: flagged.replace(
@@ -170,17 +170,13 @@ def read_back(
     }
 
 
-def _read_star(product: ProductContext, exposure: Exposure, psfsub: Exposure, path: Path) -> None:
-    """Note the positions, and where the star is, as an exposure's psfsub has them."""
-    from gpucoron.io.fits.reading import open_fits
-    from gpucoron.io.star import read_star
+def read_star_back(product: ProductContext, exposure: Exposure, path: Path) -> None:
+    """Note the positions, and where the star is, as an exposure's psfsub or psfalign has them."""
+    from gpucoron.io.step_products import read_star_of
 
-    file = open_fits(path, InputError)
-    hdu = file.find("POSITIONS")
-    table = None if hdu is None else file.table(hdu)
+    star, table = read_star_of(path, exposure.shape[0])
     if table is not None:
         product.result.positions[exposure.root] = table
-    star = read_star(psfsub.headers["SCI"], table, exposure.shape[0])
     if star is not None and not product.parameters.like_jwst:
         product.stars.note(exposure, star)
 

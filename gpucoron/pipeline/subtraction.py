@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,7 +49,8 @@ class Subtraction:
     """Align the references to a science exposure and subtract its KLIP model.
 
     The result, for each of `truncations`, is put together on the first of the devices that share
-    the work; with `keep`, aligned references are kept.
+    the work; with `keep`, aligned references are kept. Without `truncations` the references are
+    aligned only.
 
     Attributes
     ----------
@@ -130,10 +132,11 @@ class Subtraction:
                 positions = alignment.positions
                 aligned = alignment.in_common_frame()
             self.job.progress("align_refs", 1, 1, self.root)
-            with self._timed(place, "klip"):
-                errors = self._reference_errors(work, None)
-                self._klip(work, integrations, aligned[None], errors, positions.science)
-            self.job.progress("klip", 1, 1, self.root)
+            if self.truncations:
+                with self._timed(place, "klip"):
+                    errors = self._reference_errors(work, None)
+                    self._klip(work, integrations, aligned[None], errors, positions.science)
+                self.job.progress("klip", 1, 1, self.root)
             self._tables = {i: alignment.fit(i) for i in integrations}
             if self._writer is None and not self._keep:
                 return
@@ -191,14 +194,16 @@ class Subtraction:
             self._keep_aligned(work, group, aligned, fits)
         if not place.is_gpu:  # where klip changes the aligned images
             self._write(work, group, aligned, fits)
-        with self._timed(place, "klip"):
-            self._klip(work, group, aligned, self._reference_errors(work, fits))
+        if self.truncations:
+            with self._timed(place, "klip"):
+                self._klip(work, group, aligned, self._reference_errors(work, fits))
         if place.is_gpu:
             self._write(work, group, aligned, fits)
         with self._lock:
             self._tables.update(zip(group, fits, strict=True))
             self._done += len(group)
-            self.job.progress("align_refs, klip", self._done, self._total, self.root)
+            steps = "align_refs, klip" if self.truncations else "align_refs"
+            self.job.progress(steps, self._done, self._total, self.root)
 
     def _keep_aligned(self, work, group, aligned, fits):
         """Keep aligned references on the host, where they are wanted."""

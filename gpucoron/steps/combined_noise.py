@@ -158,7 +158,7 @@ class CombinedNoise:
         """Keep an exposure's overlaps in the window, and the typical weight and variance there."""
         xp, (ny, nx) = cuda.array_namespace(weight), self.output_shape
         x, y = self.center or ((nx - 1) / 2, (ny - 1) / 2)
-        corner = np.round(np.array([x, y]) - _WINDOW / 2)
+        corner = np.floor(np.round([x, y], 2) + 0.25) - _WINDOW // 2
         near = to_host(pixel_map) - corner
         inside = np.all((near > -2) & (near < _WINDOW + 2), axis=2)
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))

@@ -1,7 +1,6 @@
 """The command line, with a stand-in for the pipeline; processes only where one is the point."""
 
 import dataclasses
-import json
 import logging
 import re
 import sys
@@ -12,7 +11,6 @@ import pytest
 
 import gpucoron
 from gpucoron.backend.device import choose_device
-from gpucoron.cli import info as cli_info
 from gpucoron.cli import main as cli
 from gpucoron.cli.options import COMMANDS
 from gpucoron.core.parameters import Parameters
@@ -209,29 +207,6 @@ def test_info_of_the_system(capsys):
     out = capsys.readouterr().out
     for word in ("numpy", "gwcs", "threads", "memory", "--device cpu", "--device auto takes cpu"):
         assert word in out
-
-
-def test_info_of_an_association(capsys, shared_data):
-    asn = next((shared_data / "nircam_small").glob("*asn.json"))
-    assert cli.main(["info", str(asn)]) == 0
-    out = capsys.readouterr().out
-    assert "product jw09001-c1001_t001_nircam_f410m-maskrnd-sub320a335r" in out
-    assert "science  3 x 128 x 128  NIRCAM" in re.sub("NIRCam", "NIRCAM", out)
-    assert "6 science and 6 reference integrations: 12 images to register, 36 pairs" in out
-
-
-def test_info_shows_what_is_ignored(shared_data, tmp_path, capsys):
-    (tmp_path / "a.json").write_text("{")
-    assert cli.main(["info", str(tmp_path / "a.json")]) == 3
-    assert "a.json: not valid JSON" in capsys.readouterr().err
-    asn = next((shared_data / "nircam_small").glob("*asn.json"))
-    table = json.loads(asn.read_text())
-    for member in table["products"][0]["members"]:
-        member["expname"] = str(asn.parent / member["expname"])
-    table["products"][0]["members"].append({"expname": "t.fits", "exptype": "target_acq"})
-    (tmp_path / "asn.json").write_text(json.dumps(table))
-    lines = list(cli_info.association_lines(tmp_path / "asn.json"))
-    assert any(re.search(r"target_acq +ignored, missing .*t\.fits", line) for line in lines)
 
 
 def test_a_closed_pipe_is_quiet():

@@ -45,6 +45,7 @@ class Set:
         stacks = [e.stack for e in self.psf]
         names = ("data", "err", "dq")
         arrays = {name: np.concatenate([getattr(s, name) for s in stacks]) for name in names}
+        arrays["sources"] = tuple(source for s in stacks for source in s.sources)
         self.references = types.SimpleNamespace(**arrays)
 
 

@@ -252,7 +252,7 @@ def test_no_file_and_a_folder(tmp_path):
             [(SCI, "science"), (SCI2, "science")],
             "aumic",
             "product aumic has no member with exptype 'psf' (found: science), expected at least "
-            "one reference exposure",
+            "one reference exposure, without which no PSF can be subtracted",
         ),
         (
             [(PSF, "psf"), (PSF2, "background")],

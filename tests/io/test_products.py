@@ -127,7 +127,8 @@ def test_layout(data, written):
     cube += images(shape, variances)
     assert layout(written["crfints"]) == layout(written["psfsub"]) == cube
     references = stack(n_ref, *shape[1:])
-    assert layout(written["psfstack"]) == references
+    sources = images((n_ref,), "SOURCES", "table")
+    assert layout(written["psfstack"]) == references + sources
     assert layout(written["psfalign"]) == [*references, ("ALIGN", "table", (n_ref,))]
     quad = stack(2, n_ref, *shape[1:])
     assert layout(written["quad"]) == [*quad, ("ALIGN", "table", (2 * n_ref,))]

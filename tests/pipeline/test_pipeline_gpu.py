@@ -9,7 +9,10 @@ from astropy.io import fits
 import gpucoron
 from gpucoron.api import PRODUCTS
 from gpucoron.backend.transfer import CudaBackend
+from gpucoron.core.parameters import Parameters
 from gpucoron.errors import DeviceMemoryError
+from gpucoron.pipeline.run_options import RunOptions
+from gpucoron.pipeline.single_step import run_step
 from gpucoron.pipeline.subtraction import Subtraction
 
 pytestmark = pytest.mark.slow
@@ -146,3 +149,29 @@ def test_full_memory_halves_the_batch_and_the_run_goes_on(
     fit = 0
     with pytest.raises(DeviceMemoryError, match="^[^\n]*the GPU's memory is full[^\n]*$"):
         run(tiny, 0, threads=1, align="each")
+
+
+@GPUS
+def test_single_steps_give_what_they_give_on_the_cpu(device, tiny, tmp_path):
+    def of(kind):
+        return sorted(tiny.out.glob(f"*_{kind}.fits"))
+
+    run(tiny, "cpu", align="each", output_dir=tiny.out)
+    science = [next(tiny.out.glob(f"{p.name[:30]}*_crfints.fits")) for p in tiny.science]
+    for step, files in (
+        ("align_refs", [*science, *of("psfstack")]),
+        ("klip", [*science, *of("psfalign"), *of("psfstack")]),
+        ("resample", of("psfsub")),
+    ):
+        parameters = Parameters.from_sources(keywords={"klip_truncate": 3, "align": "each"})
+        made = [
+            run_step(
+                step,
+                files,
+                RunOptions(tiny.asn, parameters, place, tmp_path / str(place), psfmask=tiny.mask),
+            ).files
+            for place in (0, "cpu")
+        ]
+        for ours, cpu in zip(*made, strict=True):
+            for name in ("SCI", "ERR"):
+                assert_same(fits.getdata(ours, name), fits.getdata(cpu, name))
