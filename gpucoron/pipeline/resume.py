@@ -140,7 +140,7 @@ def read_back(
 ) -> dict[int, IntegrationStack]:
     """Return a science exposure's subtracted images for each truncation, from its products.
 
-    SCI and ERR of `flagged` are replaced; klip leaves DQ and variances alone. The product's result
+    SCI, ERR and DQ of `flagged` are replaced; klip leaves variances alone. The product's result
     gets the fits, where psfalign has them.
     """
     from gpucoron.io.exposures import read_exposure
@@ -154,7 +154,7 @@ def read_back(
         _read_fits(product, exposure)
         _read_star(product, exposure, found, paths[0])
     log.info("%s: read back, complete already", exposure.root)
-    return {k: flagged.replace(data=s.data, err=s.err) for k, s in stacks.items()}
+    return {k: flagged.replace(data=s.data, err=s.err, dq=s.dq) for k, s in stacks.items()}
 
 
 def _read_star(product: ProductContext, exposure: Exposure, psfsub: Exposure, path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ class Subtraction:
     ----------
     table : (npairs,) structured array of `gpucoron.steps.align_refs.FITS_DTYPE`
         After `run`.
-    kept : list of (images, errors)
+    kept : list of (images, errors, flags)
         Aligned references of each fitted integration, on the host, if wanted.
     spectra : list of (rank,) arrays
         Eigenvalues of each KL basis, where it was made.
@@ -92,8 +93,8 @@ class Subtraction:
     def _finish(self, integrations):
         self.table = np.concatenate([self._tables[i] for i in integrations])
         self.kept = [self._aligned[i] for i in integrations if self._keep]
-        stack = self.shares[0].stack
-        return {k: stack.replace(data=data, err=err) for k, (data, err) in self._out.items()}
+        stack, dq = self.shares[0].stack, self.shares[0].alignment.science_dq
+        return {k: stack.replace(data=data, err=err, dq=dq) for k, (data, err) in self._out.items()}
 
     def _run_jointly(self, work, integrations):
         """Subtract from all integrations with one decomposition, on one device."""
@@ -177,7 +178,10 @@ class Subtraction:
         if not self._keep:
             return
         kept = [
-            work.place.download_later((images.copy(), work.alignment.shift_err(pair_fits)))()
+            (
+                *work.place.download_later((images.copy(), work.alignment.shift_err(pair_fits)))(),
+                work.alignment.shift_dq(pair_fits),
+            )
             for images, pair_fits in zip(aligned, fits, strict=True)
         ]
         self._aligned.update(zip(group, kept, strict=True))
@@ -220,13 +224,14 @@ class Subtraction:
                         pinned=True,
                     )
                 with self.job.timed("write"):
+                    flags = partial(alignment.shift_dq, pair_fits, part)
                     self.job.background.submit(
-                        self._put, self._writer, i if self.each else 0, planes, part.start
+                        self._put, self._writer, i if self.each else 0, planes, flags, part.start
                     )
 
     @staticmethod
-    def _put(writer, row, planes, start):
-        writer.write(row, *planes(), start)
+    def _put(writer, row, planes, flags, start):
+        writer.write(row, *planes(), start, flags())
 
     @contextmanager
     def _timed(self, place, step):

@@ -13,6 +13,7 @@ from gpucoron.backend.arrays import to_host
 from gpucoron.backend.device import on_gpu
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
+from gpucoron.ops.dq import DO_NOT_USE
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
@@ -36,6 +37,7 @@ class AlignedReferences(NamedTuple):
     data: np.ndarray  # (nsci, nref, ny, nx), or (nref, ny, nx) with align="first"
     err: np.ndarray  # the same shape
     fits: np.ndarray  # FITS_DTYPE, science integrations outermost; always on the host
+    dq: np.ndarray  # uint32, as `Alignment.shift_dq` gives it; shape of data; always on the host
 
 
 class Alignment:
@@ -81,6 +83,9 @@ class Alignment:
         usable pixel is NaN.
     science_error : (ny, nx)
         Standard deviations of the pixels of one integration; NaN where not known.
+    science_dq : (nsci, ny, nx) uint32
+        DQ of `science`: that of the exposure, with DO_NOT_USE and FLUX_ESTIMATED where a pixel was
+        filled (the preset adds nothing).
 
     Raises
     ------
@@ -119,7 +124,9 @@ class Alignment:
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
         self.science_error = error
+        filled = filling.flags(science)
         self._xp = cuda.array_namespace(self.science, references.images)
+        self.science_dq = science.dq | self._xp.where(self._xp.isfinite(self.science), filled, 0)
         self._usable = to_host(self._xp.isfinite(self.science).all(axis=(1, 2)))
         if not self._usable.any():
             raise InputError("align_refs: no science integration has a usable pixel")
@@ -333,6 +340,32 @@ class Alignment:
         self._blank(err, (fits["status"] == LEFT_OUT) | ~to_host(known)[part])
         return err
 
+    def shift_dq(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
+        """Shift the flags of the references' bad and NON_SCIENCE pixels by the fitted shifts.
+
+        Parameters
+        ----------
+        fits, part
+            As for `shift_err`.
+
+        Returns
+        -------
+        (n, ny, nx) uint32
+            On the host, as `gpucoron.ops.dq.FlaggedPixels.shifted` gives it, with DO_NOT_USE and
+            FLUX_ESTIMATED where a pixel was filled. DO_NOT_USE throughout for a reference that was
+            left out. All 0 with the preset.
+        """
+        fits = fits[part]
+        shape = (len(fits), *self.shape[1:])
+        flags = np.zeros(shape, dtype=np.uint32)
+        if self._like_jwst:
+            return flags
+        left_out, shifts = fits["status"] == LEFT_OUT, self._shifts(fits)
+        for plane, row, shift in zip(flags, fits["ref_plane"], shifts, strict=True):
+            plane[:] = self._references.flagged.shifted(row - 1, shift)
+        flags[left_out] |= np.uint32(DO_NOT_USE)
+        return flags
+
     def batches(self) -> list[slice]:
         """Cut the references into slices of `batch`."""
         n = self.shape[0]
@@ -368,7 +401,8 @@ def align_refs(
     Returns
     -------
     AlignedReferences
-        data and err are (nsci, nref, ny, nx) float64, or (nref, ny, nx) with ``align="first"``; a
+        data and err are (nsci, nref, ny, nx) float64, or (nref, ny, nx) with ``align="first"``, dq
+        is uint32 of that shape; a
         science integration without any usable pixel has NaN for its references.
 
     Raises
@@ -381,8 +415,9 @@ def align_refs(
     plan = Alignment(science, references, mask, **parameters)
     batches = [(data, err, fits) for _, data, err, fits in plan]
     data, err, tables = (list(column) for column in zip(*batches, strict=True))
+    dq = [plan.shift_dq(table) for table in tables]
     fits, _ = plan.judge(np.concatenate(tables))
     if plan.align == "first":
-        return AlignedReferences(data[0], err[0], fits)
+        return AlignedReferences(data[0], err[0], fits, dq[0])
     xp = cuda.array_namespace(*data)
-    return AlignedReferences(xp.stack(data), xp.stack(err), fits)
+    return AlignedReferences(xp.stack(data), xp.stack(err), fits, np.stack(dq))
