@@ -30,17 +30,19 @@ GPU_PIXELS_AT_ONCE = 2**24  # of planes, whose weights exist at a time: every la
 
 @dataclass(frozen=True)
 class ResampledImage:
-    """The combined image; (ny, nx) float32 in MJy/sr and its square, but `con`.
+    """The combined image; (ny, nx) float32 in MJy/sr and its square, but `con` and `dq`.
 
     `data` is the weighted mean, `wht` the sum of weights, `con` (nplanes, ny, nx) int32 has bit
     k % 32 of plane k // 32 set where integration k took part. `err` and the variances are NaN where
-    they are not known.
+    they are not known. `dq` (ny, nx) uint32 is 0 where any took part, DO_NOT_USE where only bad
+    pixels fall, with NON_SCIENCE where no science pixel of any exposure falls.
     """
 
     data: Any
     err: Any
     wht: Any
     con: Any
+    dq: Any
     var_poisson: Any
     var_rnoise: Any
     var_flat: Any
@@ -116,7 +118,7 @@ def resample(
     Sums are in double precision where the jwst package's are in single; the results differ by about
     1e-7 of the value. With ``err_from="var"`` nothing else differs for finite input. Lanczos has
     negative weights: next to bad pixels and at the edge `wht` can come close to 0 or below, and
-    `data` is nothing but noise there.
+    `data` is nothing but noise there; where it is not above 0, `dq` has DO_NOT_USE.
 
     References
     ----------
@@ -124,14 +126,10 @@ def resample(
     """
     times = _check(stacks, pixel_maps, exposure_times, weight_type, err_from)
     ratio = _check_ratio(pixel_scale_ratio)
-    drizzle = Drizzle(
-        output_shape,
-        kernel=kernel,
-        pixfrac=pixfrac,
-        pixel_scale_ratio=ratio,
-        fillval=fillval,
-        n_inputs=sum(len(stack) for stack in stacks),
-    )
+    options: dict[str, Any] = {"kernel": kernel, "pixfrac": pixfrac, "pixel_scale_ratio": ratio}
+    n_inputs = sum(len(stack) for stack in stacks)
+    drizzle = Drizzle(output_shape, fillval=fillval, n_inputs=n_inputs, **options)
+    science = Drizzle(output_shape, n_inputs=len(stacks), **options)
     if drizzle.pixfrac != float(pixfrac):
         log.warning("resample: kernel %s takes no pixfrac; %s counts as 1", kernel, pixfrac)
     drizzle_err = err_from == "auto" and not any(map(_has_variance, stacks))
@@ -151,9 +149,13 @@ def resample(
         for start in range(0, len(stack), at_once):
             part = stack.planes(slice(start, start + at_once))
             _add(drizzle, part, geometry[name], fixed[k], drizzle_err)
+        in_field = ((stack.dq & np.uint32(NON_SCIENCE)) == 0).any(axis=0).astype(np.float32)
+        science.add(in_field, geometry[name], in_field)
         if all(id(later) != name for later in pixel_maps[k + 1 :]):
             del geometry[name]
-    return _finish(drizzle.result(), ratio, drizzle_err)
+    in_field = science.reached()
+    del science
+    return _finish(drizzle.result(), in_field, ratio, drizzle_err)
 
 
 def _add(
@@ -181,8 +183,10 @@ def _add(
     drizzle.add(stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances)
 
 
-def _finish(image: DrizzledImage, ratio: float, drizzle_err: bool) -> ResampledImage:
-    """Scale variances to the output pixel and derive ERR."""
+def _finish(
+    image: DrizzledImage, in_field: np.ndarray, ratio: float, drizzle_err: bool
+) -> ResampledImage:
+    """Scale variances to the output pixel; derive ERR, and DQ with what lies in the field."""
     xp = cuda.array_namespace(image.data)
     scale = np.float32(1.0 / ratio**2)
     nothing = xp.full(image.data.shape, np.nan, dtype=np.float32)
@@ -192,11 +196,14 @@ def _finish(image: DrizzledImage, ratio: float, drizzle_err: bool) -> ResampledI
     err = xp.where(known, xp.sqrt(xp.nansum(together, axis=0)), np.float32(np.nan))
     if drizzle_err:
         variances = [nothing, nothing.copy(), nothing.copy()]
+    good = (image.context != 0).any(axis=0) & (image.weight > 0)
+    dq = xp.where(good, np.uint32(0), xp.where(in_field, np.uint32(DO_NOT_USE), BAD))
     return ResampledImage(
         image.data,
         err.astype(np.float32),
         image.weight,
         image.context,
+        dq,
         **dict(zip(VARIANCES, variances, strict=True)),
     )
 

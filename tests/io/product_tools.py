@@ -63,7 +63,8 @@ def resampled(shape, seed=1):
     }
     planes["data"][0, :3] = np.nan
     con = random.integers(-(2**31), 2**31, (2, *shape), dtype=np.int32)
-    return types.SimpleNamespace(con=con, **planes)
+    dq = np.where(np.isnan(planes["data"]), np.uint32(513), np.uint32(0))
+    return types.SimpleNamespace(con=con, dq=dq, **planes)
 
 
 def layout(path):
