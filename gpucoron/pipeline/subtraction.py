@@ -63,6 +63,7 @@ class Subtraction:
         self.kept: list = []
         self.spectra: list = []
         self._lock = threading.Lock()
+        self._weights: list | None = None
         self._done = 0
         self._tables: dict[int, np.ndarray] = {}
         self._aligned: dict[int, tuple] = {}
@@ -195,7 +196,7 @@ class Subtraction:
             aligned if own else aligned[0],
             list(self._out),
             offsets=offsets,
-            weight=work.weight,
+            weight=self._weight(work),
             overwrite_references=True,
             spectra=self.spectra,
         )
@@ -206,6 +207,14 @@ class Subtraction:
                 images = first.upload(work.place.download_later(images)())
             with first.activate():
                 data[planes], err[planes] = images
+
+    def _weight(self, work):
+        """Return the weights of the pixels: without known sources, and without areas of no data."""
+        with self._lock:
+            if self._weights is None:
+                own = (work.weight, work.alignment.klip_weight(aligned=not self.skip))
+                self._weights = [w for w in own if w is not None]
+        return np.prod(self._weights, axis=0) if self._weights else None
 
     def _write(self, work, group, aligned, fits):
         """Write aligned references in the background, on the CPU a batch at a time."""

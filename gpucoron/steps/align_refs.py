@@ -17,6 +17,7 @@ from gpucoron.ops.dq import DO_NOT_USE
 from gpucoron.ops.fourier_shift import shift_spectra
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
+from gpucoron.steps.field import area_in_references, empty_area, field_weight, registration_mask
 from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
 from gpucoron.steps.positions import (
     JointPositions,
@@ -125,6 +126,8 @@ class Alignment:
         self.science, error = references.fill_science(science)
         self.science_error = error
         filled = filling.flags(science)
+        self._area = empty_area(filled)
+        mask = registration_mask(mask, references.area | self._area)
         self._xp = cuda.array_namespace(self.science, references.images)
         self.science_dq = science.dq | self._xp.where(self._xp.isfinite(self.science), filled, 0)
         self._usable = to_host(self._xp.isfinite(self.science).all(axis=(1, 2)))
@@ -313,6 +316,29 @@ class Alignment:
         data = shift_spectra(self._references.spectra, shifts, self.shape[1:], out)
         self._blank(data, positions.status[1] == LEFT_OUT)
         return data
+
+    def klip_weight(self, aligned: bool = True) -> np.ndarray | None:
+        """Return the weights in KLIP that leave areas without data out, here or in any reference.
+
+        Parameters
+        ----------
+        aligned : bool
+            The references are aligned: where they come to lie for the first usable integration
+            (the mean position with ``align="joint"``) counts.
+
+        Returns
+        -------
+        (ny, nx) float64 or None
+            As `gpucoron.steps.field.field_weight`, on the host; None with the preset.
+        """
+        area = self._references.area
+        if aligned and area.any():
+            if self.align == "joint":
+                shifts = np.nan_to_num(-self.positions.references)
+            else:
+                shifts = self._shifts(self.fit(int(np.argmax(self._usable))))
+            area = area_in_references(area, shifts)
+        return field_weight(area | self._area)
 
     def shift_err(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
         """Shift the references' err by the fitted shifts.

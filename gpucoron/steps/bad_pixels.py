@@ -28,6 +28,7 @@ from gpucoron.ops.bad_pixels import (
 from gpucoron.ops.fourier_shift import multiply_phases, shift_spectra, spectra
 from gpucoron.ops.kriging import joint_spread
 from gpucoron.ops.registration import Registration
+from gpucoron.steps.field import empty_area
 
 __all__ = ["BadPixelFiller", "ReferenceLibrary"]
 
@@ -273,6 +274,8 @@ class ReferenceLibrary:
         Exposure of each reference, numbered from 0.
     flagged : FlaggedPixels
         Pixels that were filled, set to 0 or NON_SCIENCE; none with the preset.
+    area : (ny, nx) bool
+        Pixels without data in any of them (`gpucoron.steps.field.empty_area`), on the host.
     errors : (ngroups, ny, nx) floating
         Standard deviation of the pixels of each exposure, filled; NaN without any err above 0.
     err_spectra : (nref, ny, nx // 2 + 1) complex128 or None
@@ -299,7 +302,8 @@ class ReferenceLibrary:
             images[xp.asarray(~self.usable)] = 0.0
         self.images, self.shape = images, images.shape
         self.spectra = spectra(images)
-        self.flagged = dq_bits.FlaggedPixels(filling.flags(references))
+        flags = filling.flags(references)
+        self.flagged, self.area = dq_bits.FlaggedPixels(flags), empty_area(flags)
         self.err_spectra = self.err_known = None
         if with_err:
             err = references.err

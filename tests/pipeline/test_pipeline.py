@@ -140,7 +140,8 @@ def chain(tiny, align="joint", preset=None, truncate=3, **alignment):
             references, offsets = plan.in_common_frame(), plan.positions.science
         else:
             references = aligned.data
-        subtracted = klip(filled, references, truncate, offsets=offsets)
+        weight = plan.klip_weight()
+        subtracted = klip(filled, references, truncate, offsets=offsets, weight=weight)
         yield exposure.root, flagged, aligned, subtracted
 
 
