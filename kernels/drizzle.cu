@@ -203,3 +203,4 @@ __global__ void __launch_bounds__(THREADS, 4) order_shares(const long long *star
 // instantiate: add_planes<1>
 // instantiate: add_planes<2>
 // instantiate: add_planes<3>
+// instantiate: sum_shares

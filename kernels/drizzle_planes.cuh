@@ -271,3 +271,31 @@ __global__ void __launch_bounds__(THREADS, 3) add_planes(
     var_sum[1LL * slots[k] * out_pixels + pixel] += variances.sum[k];
   }
 }
+
+// Planes (n, in_pixels) float64 summed over the shares of each output pixel, or over their squares,
+// as variances are: out (n, out_ny, out_nx), which is 0 where nothing falls. A block to a tile, a
+// thread to an output pixel; it reads its shares, in order, once for each plane.
+__global__ void __launch_bounds__(THREADS) sum_shares(const long long *starts, const int *counts,
+                                                      const int *sources, const double *shares,
+                                                      const int *needed, const double *planes,
+                                                      long long in_pixels, int n, int squared,
+                                                      int out_ny, int out_nx, double *out) {
+  needed += (1LL + ROOM) * blockIdx.x;
+  if (needed[0] == 0) return;  // nothing falls on the tile
+  const int tiles_x = (out_nx + TILE - 1) / TILE, rank = threadIdx.x;
+  const int y = static_cast<int>(blockIdx.x) / tiles_x * TILE + rank / TILE;
+  const int x = static_cast<int>(blockIdx.x) % tiles_x * TILE + rank % TILE;
+  const long long slot = flat_index(), list = starts[slot >> 5];
+  const Shares mine = {sources + list + (slot & 31), shares + list + (slot & 31), counts[slot]};
+  if (mine.n == 0) return;
+  for (int p = 0; p < n; ++p) {
+    double total = 0.0;
+    for (int e = 0; e < mine.n; ++e) {
+      const int source = mine.source(e);
+      const double share = mine.share(e);
+      const int at = needed[0] <= ROOM ? needed[1 + source] : source;
+      total += (squared ? share * share : share) * planes[p * in_pixels + at];
+    }
+    out[(1LL * p * out_ny + y) * out_nx + x] = total;
+  }
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -43,8 +43,10 @@ __all__ = [
 
 #: What a preset changes before anything the user sets.
 PRESETS: dict[str, dict[str, Any]] = {
-    "jwst": {"align_refs.align": "first", "resample.center": "wcs"}
+    "jwst": {"align_refs.align": "first", "klip.truncate": 50, "resample.center": "wcs"}
 }
+#: KL modes by default, where there are references enough: the jwst package's number.
+MOST_MODES = 50
 #: Parameters that the jwst package does not have.
 OWN = (
     "align_refs.align",
@@ -171,14 +173,33 @@ class Klip(_Step):
 
     step = "klip"
 
-    truncate: int | tuple[int, ...] = _parameter(
-        50, integers(0, 99_999), "number of KL modes; several give a psfsub and an i2d each"
+    truncate: int | tuple[int, ...] | None = _parameter(
+        None,
+        optional(integers(0, 99_999)),
+        "number of KL modes, by default as many as the references allow; several give a psfsub "
+        "and an i2d each",
     )
 
-    @property
-    def truncations(self) -> tuple[int, ...]:
-        """`truncate` as a tuple, also where it is one number."""
-        return self.truncate if isinstance(self.truncate, tuple) else (self.truncate,)
+    def truncations(self, references: Sequence[int]) -> tuple[int, ...]:
+        """Return the numbers of KL modes that are used.
+
+        Parameters
+        ----------
+        references : sequence of int
+            Integrations of each reference exposure.
+
+        Returns
+        -------
+        tuple of int
+            Those asked for, in that order, no more than there are references. Without any, 50, or
+            fewer so that leaving out the largest exposure leaves more references than modes.
+        """
+        total = sum(references)
+        if self.truncate is not None:
+            wanted = self.truncate if isinstance(self.truncate, tuple) else (self.truncate,)
+            return tuple(dict.fromkeys(min(k, total) for k in wanted))
+        left = total - max(references, default=0) if len(references) > 1 else total
+        return (max(1, min(MOST_MODES, left - 1)),)
 
 
 @dataclass(frozen=True)

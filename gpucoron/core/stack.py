@@ -7,13 +7,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gpucoron.backend.cuda import as_device_arrays
 from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError
 
-__all__ = ["LEAST_VARIANCE", "VARIANCES", "IntegrationStack", "PlaneSource"]
+__all__ = [
+    "KLIP_VARIANCES",
+    "LEAST_VARIANCE",
+    "VARIANCES",
+    "IntegrationStack",
+    "PlaneSource",
+    "ReferenceNoise",
+]
 
 VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+#: What PSF subtraction adds to them.
+KLIP_VARIANCES = ("var_ref", "var_speckle")
 #: The smallest normal number of float32: a read-noise variance below it gives no weight.
 LEAST_VARIANCE = 2.0**-126
 
@@ -23,6 +34,17 @@ class PlaneSource(NamedTuple):
 
     exposure: str
     integration: int  # counted from 1, as INT_TIMES counts
+
+
+class ReferenceNoise(NamedTuple):
+    """Noise of the references that all integrations of an exposure have in common.
+
+    It does not average down: it is counted once for an exposure. All arrays are on the host.
+    """
+
+    variance: np.ndarray  # (ny, nx) float32 in the mean of all integrations, (MJy/sr)^2
+    coefficients: np.ndarray  # (nref,) float64 of the references, mean of all integrations
+    deviations: np.ndarray  # (nref,) float64, root mean square of the references' noise, MJy/sr
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,10 @@ class IntegrationStack:
         JWST data quality bits (DO_NOT_USE 1, SATURATED 2, JUMP_DET 4, OUTLIER 16, NON_SCIENCE 512).
     var_poisson, var_rnoise, var_flat : (n, ny, nx) floating array, (MJy/sr)^2, or None
         Variance components, where the exposure has them.
+    var_ref, var_speckle : (n, ny, nx) floating array, (MJy/sr)^2, or None
+        After PSF subtraction: the references' noise, and the speckles that are left.
+    reference_noise : ReferenceNoise or None
+        What the integrations share of `var_ref`.
     sources : tuple of PlaneSource
         Exposure and integration of each plane; empty where unknown.
 
@@ -58,10 +84,13 @@ class IntegrationStack:
     var_poisson: Any = None
     var_rnoise: Any = None
     var_flat: Any = None
+    var_ref: Any = None
+    var_speckle: Any = None
+    reference_noise: ReferenceNoise | None = None
     sources: tuple[PlaneSource, ...] = ()
 
     def __post_init__(self) -> None:
-        names = ("data", "err", "dq", *VARIANCES)
+        names = ("data", "err", "dq", *VARIANCES, *KLIP_VARIANCES)
         arrays = as_device_arrays(*(getattr(self, name) for name in names))
         on_gpu(*arrays)
         for name, array in zip(names, arrays, strict=True):
@@ -69,7 +98,7 @@ class IntegrationStack:
         shape = self.data.shape
         if len(shape) != 3:
             raise InputError(f"data has shape {shape}, expected (n, ny, nx)")
-        for name in ("err", "dq", *VARIANCES):
+        for name in names[1:]:
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise InputError(f"{name} has shape {array.shape}, but data has {shape}")
@@ -92,16 +121,17 @@ class IntegrationStack:
 
     def planes(self, index: slice | Iterable[Any]) -> IntegrationStack:
         """Return the stack of the planes that `index` (a slice, mask or list) selects."""
+        whole = ("sources", "reference_noise")
         arrays = {
             f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
             for f in dataclasses.fields(self)
-            if f.name != "sources"
+            if f.name not in whole
         }
         sources = self.sources
         if sources:
             keep = range(len(sources))[index] if isinstance(index, slice) else _positions(index)
             sources = tuple(sources[i] for i in keep)
-        return IntegrationStack(**arrays, sources=sources)
+        return IntegrationStack(**arrays, reference_noise=self.reference_noise, sources=sources)
 
 
 def _positions(index: Iterable[Any]) -> list[int]:

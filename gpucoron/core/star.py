@@ -120,6 +120,11 @@ class CombinedStar:
     spread: float
     from_target: tuple[float, float] | None = None
 
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """x, y in pixels of the combined image counted from 0."""
+        return float(self.position.x[0]) - 1, float(self.position.y[0]) - 1
+
     def as_record(self) -> dict[str, Any]:
         """Return what is known as plain numbers, None for NaN, for a JSON file."""
         (x,), (y,) = self.position.x.tolist(), self.position.y.tolist()

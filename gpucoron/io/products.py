@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.core.stack import VARIANCES, IntegrationStack
+from gpucoron.core.stack import KLIP_VARIANCES, VARIANCES, IntegrationStack
 from gpucoron.errors import OutputError
 from gpucoron.io.blend import blend, count_pointings, header_table
 from gpucoron.io.files import SameFiles, check_folder, check_replaceable
 from gpucoron.io.fits.headers import set_keyword
 from gpucoron.io.fits.writing import Hdu, write_fits
+from gpucoron.io.klip_noise import klip_noise_hdus, set_correlation, set_truncation
 from gpucoron.io.positions import positions_hdu
 from gpucoron.io.product_headers import (
     Provenance,
@@ -112,8 +113,10 @@ def _write_cube(
     hdus = product_hdus(path, exposure, arrays, provenance, steps, inputs)
     if not provenance.like_jwst:
         set_star(hdus[1].header, star)
-    tables = [] if positions is None else [positions_hdu(positions)]
-    return write_fits(path, [*hdus, *tables, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
+        set_truncation(hdus[0].header, provenance)
+    others = klip_noise_hdus(stack, provenance)
+    others += [] if positions is None else [positions_hdu(positions)]
+    return write_fits(path, [*hdus, *others, asdf_hdu(exposure.asdf_bytes, hdus)], overwrite)
 
 
 def write_crfints(
@@ -158,8 +161,10 @@ def write_psfsub(
 ) -> dict[str, str]:
     """Write a science exposure whose PSF is subtracted; as `write_crfints`.
 
-    The header of SCI says where the `star` is (preset "jwst": it does not). `positions` of all
-    images (`gpucoron.steps.positions.POSITIONS_DTYPE`) become the table POSITIONS.
+    KLTRUNC in PRIMARY is the number of KL modes, and the header of SCI says where the `star` is
+    (preset "jwst": they do not). `positions` of all images
+    (`gpucoron.steps.positions.POSITIONS_DTYPE`) become the table POSITIONS; for what is known of
+    the noise of the references see `gpucoron.io.klip_noise`.
     """
     steps, inputs = ["outlier_detection", "klip"], provenance.inputs
     return _write_cube(path, exposure, stack, provenance, steps, inputs, overwrite, star, positions)
@@ -237,7 +242,11 @@ def write_i2d(
     _set_output_wcs(hdus[1].header, wcs, provenance)
     if not provenance.like_jwst:
         set_star(hdus[1].header, star)
-    others = {name: getattr(resampled, name) for name in ("con", "wht", *VARIANCES)}
+        set_truncation(hdus[0].header, provenance)
+        set_correlation(hdus[1].header, resampled)
+    others = {
+        name: getattr(resampled, name) for name in ("con", "wht", *VARIANCES, *KLIP_VARIANCES)
+    }
     hdus += [Hdu(name.upper(), array) for name, array in others.items() if array is not None]
     set_values(hdus, blend(headers))
     set_times(hdus, exposures, sum(e.shape[0] for e in exposures), provenance)

@@ -21,7 +21,16 @@ from gpucoron.ops.drizzle_options import (
 )
 from gpucoron.ops.drizzle_profiles import SEPARABLE, profile
 
-__all__ = ["KERNELS", "Drizzle", "DrizzledImage", "Overlaps", "fill_value", "overlaps"]
+__all__ = [
+    "KERNELS",
+    "Drizzle",
+    "DrizzledImage",
+    "Overlaps",
+    "fill_value",
+    "overlaps",
+    "sum_shares",
+    "weighted_sums",
+]
 
 N_VARIANCES = 3
 
@@ -151,6 +160,68 @@ def overlaps(
 
         shares = area_shares(pixel_map, limits, output_shape, kernel, pixfrac)
     return Overlaps(pixel_map.shape[:2], output_shape, kernel, pixfrac, ratio, *shares)
+
+
+def sum_shares(geometry: Overlaps, planes: Any, squared: bool = False) -> Any:
+    """Sum planes over the overlaps of every output pixel.
+
+    Parameters
+    ----------
+    geometry : Overlaps
+        Of the planes' pixel map.
+    planes : (n, ny, nx) float64
+        On the host or a GPU, where the overlaps are.
+    squared : bool
+        Multiply by the squares of the shares, as variances are summed.
+
+    Returns
+    -------
+    (n, output ny, output nx) float64
+        ``sum_i a(o, i) plane(i)`` with the shares a, or their squares.
+
+    Raises
+    ------
+    InputError
+        Planes of another shape than the pixel map.
+    """
+    xp = cuda.array_namespace(planes, geometry.shares)
+    planes = xp.ascontiguousarray(planes, dtype=np.float64)
+    if planes.ndim != 3 or planes.shape[1:] != tuple(geometry.input_shape):
+        raise InputError(
+            f"the planes have shape {planes.shape}, expected (n, "
+            f"{', '.join(map(str, geometry.input_shape))}) as the pixel map"
+        )
+    if xp is np:
+        from gpucoron.ops.cpu.drizzle_sums import sum_shares as add
+    else:
+        from gpucoron.ops.cuda.drizzle import sum_shares as add
+    return add(geometry, planes, squared)
+
+
+def weighted_sums(weights: Any, planes: Sequence[Any]) -> Any:
+    """Sum weights over images, and their squares times each of some planes.
+
+    Parameters
+    ----------
+    weights : (n, ny, nx) float32
+    planes : sequence of (n, ny, nx) floating
+        Used as float32; not read where the weight is 0.
+
+    Returns
+    -------
+    (1 + len(planes), ny, nx) float64
+        ``sum_k w_k``, then ``sum_k w_k^2 plane_k`` of each plane.
+    """
+    xp = cuda.array_namespace(weights, *planes)
+    if xp is np:
+        from gpucoron.ops.cpu.drizzle_sums import weighted_sums as add
+
+        return add(weights, planes)
+    wide = weights.astype(np.float64)
+    sums = [wide.sum(axis=0)]
+    for plane in planes:
+        sums.append((wide * wide * xp.where(weights != 0, plane, 0)).sum(axis=0))
+    return xp.stack(sums)
 
 
 def _scale_ratio(pixel_map):

@@ -88,7 +88,7 @@ class KLBasis:
         """Number of vectors above rounding level."""
         return self._basis.rank
 
-    def subtract(self, targets, truncate):
+    def subtract(self, targets, truncate, coefficients=None):
         """Subtract from each target its mean and its projection on the first KL vectors.
 
         Parameters
@@ -97,6 +97,9 @@ class KLBasis:
             Images; pixels that are not finite take no part and come out NaN.
         truncate : int or sequence of int
             Number of vectors to keep; more than there are means all. 0 subtracts the mean alone.
+        coefficients : list, optional
+            Takes for each truncation the coefficients (n, nref) of the references in the models:
+            the residual is ``t - mean(t) - coefficients @ (references - their means)``.
 
         Returns
         -------
@@ -117,7 +120,9 @@ class KLBasis:
         if targets.ndim != 3 or targets.shape[1:] != self.shape:
             raise InputError(f"targets have shape {targets.shape}, references {self.shape}")
         on_gpu(targets, self.eigenvalues)
-        results = self._basis.subtract(targets.reshape(len(targets), -1), kept)
+        results, factors = self._basis.subtract(targets.reshape(len(targets), -1), kept)
+        if coefficients is not None:
+            coefficients += factors
         results = [residual.reshape(targets.shape) for residual in results]
         return results if np.ndim(truncate) else results[0]
 
@@ -140,7 +145,17 @@ class KLBasis:
         return results if np.ndim(truncate) else results[0]
 
 
-def klip_many(references, targets, truncate, overwrite=False, spectra=None, weight=None):
+def klip_many(
+    references,
+    targets,
+    truncate,
+    overwrite=False,
+    spectra=None,
+    weight=None,
+    *,
+    coefficients=None,
+    scatter=True,
+):
     """Subtract from each of several targets its projection on the KL basis of its own references.
 
     Parameters
@@ -157,6 +172,11 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None, weig
         Takes the eigenvalues of each basis, as `KLBasis` has them.
     weight : (ny, nx) floating, optional
         Of the pixels of all targets, as for `KLBasis`.
+    coefficients : list, optional
+        Takes for each truncation the coefficients (n, nref) of the references, as
+        `KLBasis.subtract`; 0 for one that is left out.
+    scatter : bool
+        Whether residual standard deviations are wanted; without, they are None.
 
     Returns
     -------
@@ -190,14 +210,19 @@ def klip_many(references, targets, truncate, overwrite=False, spectra=None, weig
         )
     klip = _klip_many_cuda if on_gpu(references, targets) else _klip_many_cpu
     spectra = [] if spectra is None else spectra
-    residuals, residual_stds = klip(references, targets, truncations, overwrite, spectra, weight)
+    residuals, residual_stds, factors = klip(
+        references, targets, truncations, overwrite, spectra, weight, scatter
+    )
+    if coefficients is not None:
+        coefficients += factors
     return (residuals, residual_stds) if np.ndim(truncate) else (residuals[0], residual_stds[0])
 
 
-def _klip_many_cpu(references, targets, truncations, overwrite, spectra, weight):
+def _klip_many_cpu(references, targets, truncations, overwrite, spectra, weight, scatter):
     residuals, residual_stds = (
         [np.full(targets.shape, np.nan) for _ in truncations] for _ in range(2)
     )
+    coefficients = [np.zeros(references.shape[:2]) for _ in truncations]
     for k, (refs, target) in enumerate(zip(references, targets, strict=True)):
         if not np.isfinite(target).any():
             continue
@@ -206,14 +231,20 @@ def _klip_many_cpu(references, targets, truncations, overwrite, spectra, weight)
         every = usable.all()
         basis = KLBasis(refs if every else refs[usable], overwrite or not every, weight)
         spectra.append(basis.eigenvalues)
-        for plane, values in zip(residuals, basis.subtract(target[None], truncations), strict=True):
+        own: list = []
+        for plane, values in zip(
+            residuals, basis.subtract(target[None], truncations, own), strict=True
+        ):
             plane[k] = values[0]
-        for plane, values in zip(residual_stds, basis.residual_std(truncations), strict=True):
-            plane[k] = values
-    return residuals, residual_stds
+        for rows, values in zip(coefficients, own, strict=True):
+            rows[k, usable] = values[0]
+        if scatter:
+            for plane, values in zip(residual_stds, basis.residual_std(truncations), strict=True):
+                plane[k] = values
+    return residuals, residual_stds if scatter else [None] * len(residuals), coefficients
 
 
-def _klip_many_cuda(references, targets, truncations, overwrite, spectra, weight):
+def _klip_many_cuda(references, targets, truncations, overwrite, spectra, weight, scatter):
     from gpucoron.ops.cuda.eigen import Bases
 
     cp, (n, nref), shape = cuda.cupy(), references.shape[:2], targets.shape
@@ -224,11 +255,12 @@ def _klip_many_cuda(references, targets, truncations, overwrite, spectra, weight
         _check_usable(bases.used[k], nref, f" for target {k + 1}")
         _check_rank(bases.ranks[k])
         spectra.append(bases.sums[k, : bases.ranks[k]] / (total - 1))
-    residuals, residual_stds = bases.residuals_and_std(truncations)
+    residuals, stds, coefficients = bases.residuals_and_std(truncations)
     unseen = cp.asarray(bases.seen == 0)[:, None]
     return (
         [residual.reshape(shape) for residual in residuals],
-        [cp.where(unseen, np.nan, plane).reshape(shape) for plane in residual_stds],
+        [cp.where(unseen, np.nan, plane).reshape(shape) if scatter else None for plane in stds],
+        [cp.where(unseen, 0.0, rows[:, 0]) for rows in coefficients],
     )
 
 

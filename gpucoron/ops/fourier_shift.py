@@ -10,7 +10,14 @@ from gpucoron.backend.device import on_gpu
 from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 
-__all__ = ["fourier_shift", "gradient", "multiply_phases", "shift_spectra", "spectra"]
+__all__ = [
+    "fourier_shift",
+    "gradient",
+    "multiply_phases",
+    "shift_spectra",
+    "shift_variances",
+    "spectra",
+]
 
 
 def fourier_shift(images, shifts_yx):
@@ -158,6 +165,42 @@ def multiply_phases(half_spectra, shifts_yx, shape):
             for spectrum, *pair in zip(half_spectra, *factors, strict=True)
         ]
     )
+
+
+def shift_variances(variances, shifts_yx):
+    """Return the variances of shifted images whose pixels have independent noise.
+
+    Parameters
+    ----------
+    variances : (n, ny, nx) floating
+        Finite variances of the pixels before the shift, on the host or on a GPU.
+    shifts_yx : (n, 2) floating, pixels
+        The shifts, as for `fourier_shift`.
+
+    Returns
+    -------
+    (n, ny, nx) float64
+        Never negative.
+
+    Notes
+    -----
+    A shifted pixel is ``sum_q k(p - q) image(q)`` with the shift's interpolation kernel k, so its
+    variance is ``sum_q k(p - q)^2 variance(q)``: a convolution with the squared kernel, whose sum
+    is 1. Of two even sizes the corner where both frequencies are Nyquist is neglected (at most
+    1 / pixels of the variance).
+    """
+    xp, fft = cuda.array_namespace(variances), fft_module(variances)
+    ny, nx = variances.shape[1:]
+    along_y, along_x, _ = phases(to_host(shifts_yx).astype(np.float64), (ny, nx))
+    squared_y = np.fft.fft(np.fft.ifft(along_y).real ** 2)
+    squared_x = np.fft.rfft(np.fft.irfft(along_x, n=nx) ** 2)
+    out = xp.empty(variances.shape)
+    for k, plane in enumerate(variances):
+        spectrum = fft.rfft2(xp.asarray(plane, dtype=np.float64))
+        spectrum *= xp.asarray(squared_y[k])[:, None]
+        spectrum *= xp.asarray(squared_x[k])
+        out[k] = fft.irfft2(spectrum, s=(ny, nx))
+    return xp.maximum(out, 0.0, out=out)
 
 
 def phases(shifts_yx, shape):

@@ -67,7 +67,9 @@ def check_outputs(options: RunOptions, inputs: RunInputs) -> list[Path]:
     planned: list[Path] = []
     protected = [*inputs.files(options), *options.protected]
     if options.save:
-        planned = OutputNames(options, inputs.association.asn_id).planned(inputs)
+        asn_id = inputs.association.asn_id
+        for own in inputs.products:
+            planned += OutputNames(options, asn_id, own.truncations).planned(own)
     if planned:
         names = [path.name for path in planned]
         preflight(options.folder, names, options.overwrite, protected)

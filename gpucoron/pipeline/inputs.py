@@ -30,6 +30,7 @@ class ProductInputs:
     product: Product
     science: list[Exposure]
     references: list[Exposure]
+    truncations: tuple[int, ...]  # numbers of KL modes that are used
     star_model: StarImages | None = None
 
 
@@ -127,7 +128,15 @@ def read_inputs(
     all_science = [exposure for science, _ in found for exposure in science]
     star_model = load_star_model(options.parameters, all_science, options.checksums)
     products = (
-        ProductInputs(name, association, product, science, references, star_model)
+        ProductInputs(
+            name,
+            association,
+            product,
+            science,
+            references,
+            options.parameters.klip.truncations([e.shape[0] for e in references]),
+            star_model,
+        )
         for name, product, (science, references) in zip(
             names, association.products, found, strict=True
         )

@@ -11,7 +11,7 @@ from gpucoron.core.products import PRODUCTS
 
 if TYPE_CHECKING:
     from gpucoron.io.association import Product
-    from gpucoron.pipeline.inputs import RunInputs
+    from gpucoron.pipeline.inputs import ProductInputs
     from gpucoron.pipeline.run_options import RunOptions
 
 
@@ -22,10 +22,11 @@ def record_name(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class OutputNames:
-    """Names the products of a run."""
+    """Names what one product of an association comes to."""
 
     options: RunOptions
     asn_id: str | None  # part of the names of exposure-based products
+    truncations: tuple[int, ...]  # numbers of KL modes
 
     def path(self, name: str, suffix: str, truncate: int | None = None) -> Path:
         """Return where a product goes: `name` is an exposure's root, or a product's name."""
@@ -39,21 +40,20 @@ class OutputNames:
 
     def tag(self, truncate: int) -> str:
         """Return what tells the products of one truncation from another's, if there are several."""
-        klip = self.options.parameters.klip
-        return f"_kl{truncate:03d}" if len(klip.truncations) > 1 and not klip.skip else ""
+        several = len(self.truncations) > 1 and not self.options.parameters.klip.skip
+        return f"_kl{truncate:03d}" if several else ""
 
     def paths(self, name: str, suffix: str) -> list[Path]:
         """Return where a product goes: a file, or one for each truncation."""
         if suffix not in ("psfsub", "i2d"):
             return [self.path(name, suffix)]
-        return [self.path(name, suffix, k) for k in self.options.parameters.klip.truncations]
+        return [self.path(name, suffix, k) for k in self.truncations]
 
-    def planned(self, inputs: RunInputs) -> list[Path]:
-        """Return all files that the products of an association will be written to."""
+    def planned(self, inputs: ProductInputs) -> list[Path]:
+        """Return all files that will be written."""
         return [
             path
-            for own in inputs.products
-            for name, suffix in self._planned(own.product, own.name)
+            for name, suffix in self._planned(inputs.product, inputs.name)
             for path in self.paths(name, suffix)
         ]
 

@@ -164,13 +164,14 @@ def make_plan(
     """
     ny, nx = science[0][1:]
     npix, nref = ny * nx, sum(s[0] for s in references)
+    truncations = parameters.klip.truncations([s[0] for s in references])
     counts = tuple(s[0] for s in science)
     align = "first" if parameters.align_refs.skip else parameters.align_refs.align
     aligned = 0 if parameters.klip.skip else len(counts) if align == "first" else sum(counts)
     pairs = 0 if parameters.klip.skip else sum(_pairs(align, n, nref) for n in counts)
     n_output = math.prod(output.shape) if output else 0
     stored = n_output * (_STORED + -(-sum(counts) // _BITS) * _STORED_LAYER)
-    combined = _output_memory(output, npix, counts, parameters, save, keep) if output else 0
+    combined = _output_memory(output, npix, counts, len(truncations), save, keep) if output else 0
     fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, align, combined)
     if threads > 1:  # one exposure is read ahead while another is written
         fixed += 3 * _FULL * npix * max(s[0] for s in (*science, *references))
@@ -189,8 +190,8 @@ def make_plan(
         fixed + batch * by_one,
         fixed + by_one,
         combined,
-        _disk(npix, nref, counts, parameters, save, aligned, stored),
-        _seconds(npix, nref, counts, aligned, pairs, align, parameters, save, threads),
+        _disk(npix, nref, counts, parameters, len(truncations), save, aligned, stored),
+        _seconds(npix, nref, counts, aligned, pairs, align, truncations, save, threads),
     )
 
 
@@ -202,11 +203,11 @@ def _pairs(align: str, n: int, nref: int) -> int:
     return nref * (n if align == "each" else 1)
 
 
-def _output_memory(output, npix, counts, parameters, save, keep):
+def _output_memory(output, npix, counts, n_truncations, save, keep):
     """Bytes that the combined image takes while it is made, another one being written or kept."""
     n_output, layers = math.prod(output.shape), -(-sum(counts) // _BITS)
     reached = min(n_output, npix * len(counts) / output.pixel_scale_ratio**2)
-    others = len(parameters.klip.truncations) - 1
+    others = n_truncations - 1
     kept = (_STORED + layers * _STORED_LAYER) * others * ("i2d" in keep)
     written = _WRITTEN * ("i2d" in save and others > 0)
     return int(n_output * (_MADE + layers * _LAYER + kept + written) + reached * _SUMS)
@@ -214,7 +215,8 @@ def _output_memory(output, npix, counts, parameters, save, keep):
 
 def _fixed_memory(npix, nref, counts, references, parameters, save, keep, align, combined):
     """Peak memory without a batch: the maximum over the phases of a run."""
-    truncations, n_exposures = parameters.klip.truncations, len(counts) + len(references)
+    truncations = parameters.klip.truncations([s[0] for s in references])
+    n_exposures = len(counts) + len(references)
     kept = _PLAIN * nref * ("psfstack" in keep) + 4 * n_exposures  # and their AREA
     if "crfints" in keep:
         kept += _FULL * (nref + sum(counts))
@@ -250,8 +252,7 @@ def _wide_drops(resample):
     return int(12 * max(0.0, _REACHED[resample.kernel] / finer - _REACHED["square"]))
 
 
-def _disk(npix, nref, counts, parameters, save, aligned, stored):
-    truncations = len(parameters.klip.truncations)
+def _disk(npix, nref, counts, parameters, truncations, save, aligned, stored):
     sizes = {
         "crfints": _FULL * (nref + sum(counts)) * (not parameters.outlier_detection.skip),
         "psfstack": _PLAIN * nref,
@@ -262,14 +263,14 @@ def _disk(npix, nref, counts, parameters, save, aligned, stored):
     return images + stored * truncations * ("i2d" in save)
 
 
-def _seconds(npix, nref, counts, aligned, pairs, align, parameters, save, threads):
+def _seconds(npix, nref, counts, aligned, pairs, align, truncations, save, threads):
     nsci, images = sum(counts), aligned if align == "each" else min(aligned, len(counts))
     shifts = nref * (images + aligned * (align == "joint" and "psfalign" in save))
     shifts += nref * aligned * ("psfalign" in save)  # of ERR
     if align == "joint":
-        shifts += 2 * nsci * (1 + len(parameters.klip.truncations))
+        shifts += 2 * nsci * (1 + len(truncations))
     bases = images if align == "each" else min(images, 2)
-    vectors = min(max(parameters.klip.truncations), nref)
+    vectors = min(max(truncations), nref)
     products = bases * nref * (nref / 2 + min(vectors, nref - vectors))
     work = (
         pairs * _FIT

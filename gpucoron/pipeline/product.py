@@ -120,20 +120,30 @@ def stack_references(
 
     with product.step("stack_refs"):
         stacked = stack_refs(references, keep_unusable=product.parameters.like_jwst)
-    n, truncate = len(stacked), max(product.parameters.klip.truncations)
-    if not product.parameters.klip.skip and truncate >= n:
-        log.warning(
-            "klip.truncate is %d, and there %s %s: the basis spans all of "
-            "them, and psfsub's ERR (what the basis leaves of the references) is 0",
-            truncate,
-            "is" if n == 1 else "are",
-            plural(n, "reference image"),
-        )
+    if not product.parameters.klip.skip:
+        _report_truncations(product, len(stacked))
     product.record.sources = stacked.sources
     product.result.psfstack = product.output(
         "psfstack", product.result.name, stacked, write_psfstack, product.inputs.references
     )
     return stacked
+
+
+def _report_truncations(product: ProductContext, n: int) -> None:
+    """Log the numbers of KL modes that are used with `n` reference images."""
+    used, images = product.inputs.truncations, plural(n, "reference image")
+    log.info("klip: %s of the KL modes of %s", ", ".join(map(str, used)), images)
+    wanted = np.atleast_1d(product.parameters.klip.truncate or 0)
+    if wanted.max() > n:
+        log.warning(
+            "klip.truncate is %d, and there %s %s: all of their KL modes are used%s",
+            wanted.max(),
+            "is" if n == 1 else "are",
+            images,
+            ", and psfsub's ERR (what the basis leaves of the references) is 0"
+            if product.parameters.like_jwst
+            else "",
+        )
 
 
 # ---- align_refs and klip
@@ -182,7 +192,8 @@ def subtract_psf(
     shares = _shares(product, exposure, science, library)
     with ExitStack() as unless_complete:
         writer = unless_complete.enter_context(_psfalign(product, exposure, shares[0].alignment))
-        work = Subtraction(run, root, shares, "psfalign" in run.options.keep and not skip)
+        keep = "psfalign" in run.options.keep and not skip
+        work = Subtraction(run, root, shares, product.inputs.truncations, keep)
         subtracted = work.run(writer)
         product.record.exposures[root].eigenvalues = work.spectra
         fits, positions, alignment = work.table, None, shares[0].alignment
@@ -278,14 +289,14 @@ def save_subtracted(
     product.last_check.note_subtracted(exposure.root, mask, science, images)
     if not images:
         log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
-        return {product.parameters.klip.truncations[0]: science}
+        return {product.inputs.truncations[0]: science}
     positions = product.result.positions.get(exposure.root)
     write = partial(write_psfsub, star=star, positions=positions)
     for truncate, stack in images.items():
         kept = product.output("psfsub", exposure.root, stack, write, exposure, truncate=truncate)
         if kept is not None:
             product.result.psfsub[exposure.root + product.names.tag(truncate)] = kept
-    # resample propagates VAR_*; where there are none it falls back on the input's ERR
+    # resample propagates the input's errors, and what the subtraction adds to them
     return {k: stack.replace(err=science.err) for k, stack in images.items()}
 
 
@@ -336,6 +347,7 @@ def combine(
 
     science, parameters, output = product.inputs.science, product.parameters.resample, layout.wcs
     times: list[Any] = [e.meta.weighing_time for e in science]
+    result = product.result
     with product.step("resample"):
         image = resample(
             images,
@@ -349,8 +361,8 @@ def combine(
             weight_type=parameters.weight_type,
             weight_without_read_noise=product.weights.without_read_noise,
             err_from="var" if product.parameters.like_jwst else "auto",
+            center=None if result.star is None else result.star.pixel,
         )
-    result = product.result
     check_filled(result.name, image)
     product.record.note_combined(truncate, image, output)
     product.run.progress("resample", 1, 1, result.name)

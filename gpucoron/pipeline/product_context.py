@@ -63,7 +63,7 @@ class ProductContext:
     def __init__(self, run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask):
         self.run, self.inputs = run, inputs
         self.parameters = run.options.parameters
-        self.names = OutputNames(run.options, inputs.association.asn_id)
+        self.names = OutputNames(run.options, inputs.association.asn_id, inputs.truncations)
         self.backends = backends(run.device)
         self.record = Record.of(inputs.association, inputs.product)
         self.record.note_exposures(*inputs.science, *inputs.references)

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,17 +145,30 @@ def read_back(
     gets the fits, where psfalign has them.
     """
     from gpucoron.io.exposures import read_exposure
+    from gpucoron.io.fits.reading import open_fits
+    from gpucoron.io.klip_noise import read_klip_noise
 
     stacks = {}
     with product.run.timed("read"):
         paths = product.names.paths(exposure.root, "psfsub")
-        for truncate, path in zip(product.parameters.klip.truncations, paths, strict=True):
+        for truncate, path in zip(product.inputs.truncations, paths, strict=True):
             found = read_exposure(path, "science")
-            stacks[truncate] = product.backends[0].upload(found.stack)
+            noise = read_klip_noise(open_fits(path, InputError))
+            stacks[truncate] = product.backends[0].upload(replace(found.load(), **noise))
         _read_fits(product, exposure)
         _read_star(product, exposure, found, paths[0])
     log.info("%s: read back, complete already", exposure.root)
-    return {k: flagged.replace(data=s.data, err=s.err, dq=s.dq) for k, s in stacks.items()}
+    return {
+        k: flagged.replace(
+            data=s.data,
+            err=s.err,
+            dq=s.dq,
+            var_ref=s.var_ref,
+            var_speckle=s.var_speckle,
+            reference_noise=s.reference_noise,
+        )
+        for k, s in stacks.items()
+    }
 
 
 def _read_star(product: ProductContext, exposure: Exposure, psfsub: Exposure, path: Path) -> None:

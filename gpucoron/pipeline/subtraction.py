@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
+from gpucoron.core.stack import KLIP_VARIANCES
 from gpucoron.errors import DeviceMemoryError
+from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.klip import klip
+from gpucoron.steps.psf_noise import reference_noise
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gpucoron.backend.transfer import CpuBackend
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.products import PsfalignWriter
     from gpucoron.pipeline.run import Run
     from gpucoron.steps.align_refs import Alignment
+    from gpucoron.steps.psf_noise import ReferenceErrors
 
 log = logging.getLogger("gpucoron")
 
@@ -41,8 +48,8 @@ class DeviceWork(NamedTuple):
 class Subtraction:
     """Align the references to a science exposure and subtract its KLIP model.
 
-    The result is put together on the first of the devices that share the work; with `keep`, aligned
-    references are kept.
+    The result, for each of `truncations`, is put together on the first of the devices that share
+    the work; with `keep`, aligned references are kept.
 
     Attributes
     ----------
@@ -54,14 +61,23 @@ class Subtraction:
         Eigenvalues of each KL basis, where it was made.
     """
 
-    def __init__(self, job: Run, root: str, shares: list[DeviceWork], keep: bool):
+    def __init__(
+        self,
+        job: Run,
+        root: str,
+        shares: list[DeviceWork],
+        truncations: Sequence[int],
+        keep: bool,
+    ):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
+        self.truncations = truncations
         self.skip = job.parameters.align_refs.skip
         self.joint = shares[0].alignment.align == "joint" and not self.skip
         self.each = shares[0].alignment.align != "first"
         self.table: Any = None
         self.kept: list = []
         self.spectra: list = []
+        self._errors: dict[int, ReferenceErrors | None] = {}
         self._lock = threading.Lock()
         self._weights: list | None = None
         self._done = 0
@@ -74,11 +90,14 @@ class Subtraction:
         Aligned references are written as they come about.
         """
         stack, integrations = self.shares[0].stack, self.shares[0].alignment.integrations
-        xp = cuda.array_namespace(stack.data)
+        xp, like_jwst = cuda.array_namespace(stack.data), self.job.parameters.like_jwst
+        names = ("data", "err") if like_jwst else ("data", "err", *KLIP_VARIANCES)
         self._out = {
-            k: [xp.full(stack.shape, np.nan, dtype=np.float32) for _ in range(2)]
-            for k in self.job.parameters.klip.truncations
+            k: {name: xp.full(stack.shape, np.nan, dtype=np.float32) for name in names}
+            for k in self.truncations
         }
+        n_references = self.shares[0].alignment.shape[0]
+        self._coefficients = {k: np.zeros((len(stack), n_references)) for k in self.truncations}
         self._writer, self._total = writer, len(integrations)
         if self.joint:
             self._run_jointly(self.shares[0], integrations)
@@ -94,8 +113,17 @@ class Subtraction:
     def _finish(self, integrations):
         self.table = np.concatenate([self._tables[i] for i in integrations])
         self.kept = [self._aligned[i] for i in integrations if self._keep]
-        stack, dq = self.shares[0].stack, self.shares[0].alignment.science_dq
-        return {k: stack.replace(data=data, err=err, dq=dq) for k, (data, err) in self._out.items()}
+        stack, errors = self.shares[0].stack, self._errors.get(0)
+        stack = stack.replace(dq=self.shares[0].alignment.science_dq)
+        stacks = {}
+        for k, planes in self._out.items():
+            if errors is None:
+                stacks[k] = stack.replace(data=planes["data"], err=planes["err"])
+                continue
+            with self.shares[0].place.activate():
+                shared = reference_noise(self._coefficients[k], errors)
+            stacks[k] = stack.replace(**planes, reference_noise=shared)
+        return stacks
 
     def _run_jointly(self, work, integrations):
         """Subtract from all integrations with one decomposition, on one device."""
@@ -106,7 +134,8 @@ class Subtraction:
                 aligned = alignment.in_common_frame()
             self.job.progress("align_refs", 1, 1, self.root)
             with self._timed(place, "klip"):
-                self._klip(work, integrations, aligned[None], positions.science)
+                errors = self._reference_errors(work, None)
+                self._klip(work, integrations, aligned[None], errors, positions.science)
             self.job.progress("klip", 1, 1, self.root)
             self._tables = {i: alignment.fit(i) for i in integrations}
             if self._writer is None and not self._keep:
@@ -166,7 +195,7 @@ class Subtraction:
         if not place.is_gpu:  # where klip changes the aligned images
             self._write(work, group, aligned, fits)
         with self._timed(place, "klip"):
-            self._klip(work, group, aligned)
+            self._klip(work, group, aligned, self._reference_errors(work, fits))
         if place.is_gpu:
             self._write(work, group, aligned, fits)
         with self._lock:
@@ -187,26 +216,47 @@ class Subtraction:
         ]
         self._aligned.update(zip(group, kept, strict=True))
 
-    def _klip(self, work, group, aligned, offsets=None):
+    def _reference_errors(self, work, fits):
+        """Return the noise of the references, moved as for the first integration of a device.
+
+        `fits` are those of some integrations; None where one decomposition serves all.
+        """
+        share = next(k for k, one in enumerate(self.shares) if one is work)
+        if self.job.parameters.like_jwst or share in self._errors:
+            return self._errors.get(share)
+        usable = fits and [f for f in fits if (f["status"] != LEFT_OUT).any()]
+        errors = work.alignment.reference_errors(usable[0] if usable else None)
+        if usable or fits is None:
+            self._errors[share] = errors
+        return errors
+
+    def _klip(self, work, group, aligned, errors, offsets=None):
         own = self.each and offsets is None  # references of its own for each integration
         planes = slice(group[0], group[-1] + 1) if own else slice(None)
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
+        coefficients: list = []
         parts: Any = klip(
             filled,
             aligned if own else aligned[0],
             list(self._out),
             offsets=offsets,
             weight=self._weight(work),
+            errors=errors,
             overwrite_references=True,
             spectra=self.spectra,
+            coefficients=coefficients,
         )
         first = self.shares[0].place
-        for (data, err), part in zip(self._out.values(), parts, strict=True):
-            images = part.data, part.err
+        for k, part, rows in zip(self._out, parts, coefficients, strict=True):
+            out = self._out[k]
+            self._coefficients[k][planes] = to_host(rows)
+            names = [name for name in out if getattr(part, name) is not None]
+            images = tuple(getattr(part, name) for name in names)
             if work.place is not first:
                 images = first.upload(work.place.download_later(images)())
             with first.activate():
-                data[planes], err[planes] = images
+                for name, image in zip(names, images, strict=True):
+                    out[name][planes] = image
 
     def _weight(self, work):
         """Return the weights of the pixels: without known sources, and without areas of no data."""

@@ -134,7 +134,7 @@ def _product(result: Any, product: Any, prefix: str, star) -> dict[str, Any]:
         "exposures": sections.before_after(record, sky),
         "residuals": sections.residuals(record, sky),
         "shifts": sections.shifts(record, product.fits),
-        "eigen": sections.eigenvalues(record, result.parameters.klip.truncations),
+        "eigen": sections.eigenvalues(record, tuple(record.images)),
         "flags": sections.flags(record),
         "members": _members(record),
     }

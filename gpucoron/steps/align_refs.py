@@ -14,7 +14,7 @@ from gpucoron.backend.device import on_gpu
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.dq import DO_NOT_USE
-from gpucoron.ops.fourier_shift import shift_spectra
+from gpucoron.ops.fourier_shift import shift_spectra, shift_variances
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
 from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
 from gpucoron.steps.field import area_in_references, empty_area, field_weight, registration_mask
@@ -25,6 +25,7 @@ from gpucoron.steps.positions import (
     joint_positions,
     spanning_integrations,
 )
+from gpucoron.steps.psf_noise import ReferenceErrors
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
 
@@ -391,6 +392,37 @@ class Alignment:
             plane[:] = self._references.flagged.shifted(row - 1, shift)
         flags[left_out] |= np.uint32(DO_NOT_USE)
         return flags
+
+    def reference_errors(self, fits: np.ndarray | None = None) -> ReferenceErrors | None:
+        """Return the noise of the references, moved as their images.
+
+        Parameters
+        ----------
+        fits : (nref,) structured array, optional
+            From `fit`. Default: as `in_common_frame`, or not at all without ``align="joint"``.
+
+        Returns
+        -------
+        ReferenceErrors or None
+            None where the noise of no reference is known; a reference exposure without ERR counts
+            as the mean of the others.
+        """
+        xp, exposures = self._xp, self._references.groups
+        errors = self._references.errors.astype(np.float64)
+        known = to_host(xp.isfinite(errors).all(axis=(1, 2)))
+        if not known.any():
+            return None
+        shifts = np.zeros((self.shape[0], 2))
+        if fits is not None:
+            shifts = self._shifts(fits)
+        elif self.align == "joint":
+            shifts = np.nan_to_num(-self.positions.references)
+        variances = errors**2
+        if not known.all():
+            variances[xp.asarray(~known)] = variances[xp.asarray(known)].mean(axis=0)
+        members = np.equal.outer(np.arange(len(variances)), exposures)
+        moved = (members @ shifts) / members.sum(axis=1, keepdims=True)
+        return ReferenceErrors(shift_variances(variances, moved), exposures, self.science_error)
 
     def batches(self) -> list[slice]:
         """Cut the references into slices of `batch`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.eigen import KLBasis, klip_many
 from gpucoron.ops.fourier_shift import fourier_shift
+from gpucoron.steps.psf_noise import ReferenceErrors, with_errors
 
 __all__ = ["basis", "klip"]
 
@@ -22,8 +23,10 @@ def klip(
     *,
     offsets: np.ndarray | None = None,
     weight: np.ndarray | None = None,
+    errors: ReferenceErrors | None = None,
     overwrite_references: bool = False,
     spectra: list | None = None,
+    coefficients: list | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL modes.
 
@@ -35,23 +38,28 @@ def klip(
         Aligned references, for all integrations or for each its own. An image that is not finite
         throughout is left out.
     truncate : int or sequence of int
-        Number of KL vectors kept. Several are served from one decomposition. With as many as there
-        are references, all of each reference is modelled, and err is 0.
+        Number of KL vectors kept. Several are served from one decomposition.
     offsets : (n, 2) floating, optional
         How far (y, x), px, each integration is from where shared references are. Default: 0.
     weight : (ny, nx) floating, optional
         Multiplies the pixels in means and inner products, from 0 (ignored: a known source is there)
         to 1; where the references are. The model is subtracted everywhere. Default: ones.
+    errors : ReferenceErrors, optional
+        The noise of the references, which gives the result its errors. Default: not known.
     overwrite_references : bool
         The references may be changed (float64 ones lose their means): saves a copy.
     spectra : list, optional
         Takes the eigenvalues of each KL basis, descending, (MJy/sr)^2.
+    coefficients : list, optional
+        Takes for each truncation the coefficients (n, nref) of the references in the models.
 
     Returns
     -------
     IntegrationStack, or a list of them where several truncations are asked for
-        float32: `data` without mean and PSF, `err` the scatter of the references about their own
-        models; dq and variances as they were.
+        float32: `data` without mean and PSF; dq and the variances given as they were. With
+        `errors`: `var_ref`, `var_speckle` (`gpucoron.steps.psf_noise`), `reference_noise`, and
+        `err`, the root of the sum of all variances. Without, `err` is jwst's: the scatter of the
+        references about their own models, 0 with as many KL vectors as there are references.
 
     Raises
     ------
@@ -63,8 +71,7 @@ def klip(
     Notes
     -----
     out = t - mean(t) - sum_k <t, z_k> z_k with the KL vectors z_k of Soummer, Pueyo & Larkin
-    (2012); err is the same plane for every integration that shares its references. The basis is
-    computed once where the references are shared.
+    (2012). The basis is computed once where the references are shared.
 
     With `weight` m, mean and <,> are weighted with m^2, and the KL vectors are combinations of
     whole references that are orthonormal with that product.
@@ -81,9 +88,15 @@ def klip(
             f"(nref, {stack.shape[1]}, {stack.shape[2]}) or with {len(stack)} in front"
         )
     truncations = [int(k) for k in np.atleast_1d(truncate)]
+    factors: list = []
     if references.ndim == 3:
         shared = basis(references, overwrite_references, weight)
-        pairs = _shared(images, shared, truncations, offsets, spectra)
+        if spectra is not None:
+            spectra.append(shared.eigenvalues)
+        subtract = shared.subtract if offsets is None else _Moved(shared, offsets)
+        residuals = subtract(images, truncations, factors)
+        stds = [None] * len(residuals) if errors else _scatter(images, shared, truncations)
+        _insert_left_out(factors, references)
     elif offsets is not None:
         raise InputError(
             "klip: offsets need references that all integrations share, (nref, ny, nx)"
@@ -93,36 +106,48 @@ def klip(
             f"klip: references for {len(references)} integrations, but there are {len(stack)}"
         )
     else:
-        residuals, residual_stds = klip_many(
-            references, images, truncations, overwrite_references, spectra, weight
+        residuals, stds = klip_many(
+            references,
+            images,
+            truncations,
+            overwrite_references,
+            spectra,
+            weight,
+            coefficients=factors,
+            scatter=errors is None,
         )
-        pairs = zip(residuals, residual_stds, strict=True)
+    if coefficients is not None:
+        coefficients += factors
     stacks = [
-        stack.replace(data=data.astype(np.float32), err=err.astype(np.float32))
-        for data, err in pairs
+        stack.replace(
+            data=data.astype(np.float32), err=stack.err if std is None else std.astype(np.float32)
+        )
+        for data, std in zip(residuals, stds, strict=True)
     ]
+    if errors is not None:
+        stacks = with_errors(stacks, factors, references, errors, truncations, weight)
     return stacks if np.ndim(truncate) else stacks[0]
 
 
-def _shared(
-    images: np.ndarray,
-    shared: KLBasis,
-    truncations: Sequence[int],
-    offsets: np.ndarray | None,
-    spectra: list | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield residuals and scatters, each truncation's, where all images share the references."""
+def _insert_left_out(coefficients: list, references: np.ndarray) -> None:
+    """Insert coefficients of 0 for references that are not finite."""
+    xp = cuda.array_namespace(references)
+    usable = xp.isfinite(references).all(axis=(1, 2))
+    if usable.all():
+        return
+    for k, rows in enumerate(coefficients):
+        coefficients[k] = xp.zeros((len(rows), len(references)))
+        coefficients[k][:, usable] = rows
+
+
+def _scatter(images: np.ndarray, shared: KLBasis, truncations: Sequence[int]) -> list[np.ndarray]:
+    """Return the scatter of the references about their models, a plane for every image."""
     xp = cuda.array_namespace(images)
-    if spectra is not None:
-        spectra.append(shared.eigenvalues)
-    subtract = shared.subtract if offsets is None else _Moved(shared, offsets)
     seen = xp.isfinite(images).any(axis=(1, 2))[:, None, None]
-    residuals, residual_stds = (
-        subtract(images, truncations),
-        shared.residual_std(truncations),
-    )
-    for residual, plane in zip(residuals, residual_stds, strict=True):
-        yield residual, xp.where(seen, plane.astype(np.float32), np.float32(np.nan))
+    return [
+        xp.where(seen, plane.astype(np.float32), np.float32(np.nan))
+        for plane in shared.residual_std(truncations)
+    ]
 
 
 class _Moved:
@@ -131,7 +156,9 @@ class _Moved:
     def __init__(self, shared: KLBasis, offsets: np.ndarray):
         self._shared, self._offsets = shared, np.asarray(offsets, dtype=np.float64)
 
-    def __call__(self, images: np.ndarray, truncations: Sequence[int]) -> list[np.ndarray]:
+    def __call__(
+        self, images: np.ndarray, truncations: Sequence[int], coefficients: list
+    ) -> list[np.ndarray]:
         xp, offsets = cuda.array_namespace(images), np.nan_to_num(self._offsets)
         if offsets.shape != (len(images), 2):
             raise InputError(
@@ -144,7 +171,7 @@ class _Moved:
         targets *= finite
         moved = fourier_shift(targets, -offsets)
         residuals = []
-        for left in self._shared.subtract(moved, truncations):
+        for left in self._shared.subtract(moved, truncations, coefficients):
             residual = targets - fourier_shift(moved - left, offsets)
             residual[~finite] = np.nan
             residuals.append(residual)

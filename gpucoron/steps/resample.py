@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Drizzle, DrizzledImage, Overlaps
 from gpucoron.ops.drizzle_weights import pixel_weights
+from gpucoron.steps.combined_noise import CombinedNoise
 
 __all__ = ["ResampledImage", "resample"]
 
@@ -34,18 +36,44 @@ class ResampledImage:
 
     `data` is the weighted mean, `wht` the sum of weights, `con` (nplanes, ny, nx) int32 has bit
     k % 32 of plane k // 32 set where integration k took part. `err` and the variances are NaN where
-    they are not known. `dq` (ny, nx) uint32 is 0 where any took part, DO_NOT_USE where only bad
-    pixels fall, with NON_SCIENCE where no science pixel of any exposure falls.
+    they are not known. `correlation` has factors by the side of a square of pixels, 0 for large
+    areas: by how much the scatter of means over such a square exceeds that of independent pixels.
+    `dq` (ny, nx) uint32 is 0 where any took part, DO_NOT_USE where only bad pixels fall, with
+    NON_SCIENCE where no science pixel of any exposure falls.
     """
 
     data: Any
     err: Any
     wht: Any
     con: Any
-    dq: Any
     var_poisson: Any
     var_rnoise: Any
     var_flat: Any
+    dq: Any = None
+    var_ref: Any = None
+    var_speckle: Any = None
+    correlation: tuple[tuple[int, float], ...] = ()
+
+    def err_correlation(self, pixels: float | None = None) -> float | None:
+        """Return by what factor the error of a mean exceeds that of independent pixels.
+
+        Parameters
+        ----------
+        pixels : float, optional
+            Number of pixels of a compact area, such as an aperture. Default: a large area.
+
+        Returns
+        -------
+        float or None
+            The error of the mean is ``factor * sqrt(sum(err^2)) / pixels``; None with the preset.
+        """
+        if not self.correlation:
+            return None
+        sides, factors = np.array(self.correlation).T
+        inverse = np.where(sides > 0, 1.0 / np.maximum(sides, 1.0), 0.0)
+        order = np.argsort(inverse)
+        at = 0.0 if pixels is None else 1.0 / np.sqrt(max(pixels, 1.0))
+        return float(np.sqrt(np.interp(at, inverse[order], factors[order] ** 2)))
 
 
 def resample(
@@ -61,6 +89,7 @@ def resample(
     weight_type: str = "ivm",
     weight_without_read_noise: float = 1.0,
     err_from: str = "auto",
+    center: tuple[float, float] | None = None,
 ) -> ResampledImage:
     """Combine every integration of every exposure in one image by drizzle.
 
@@ -91,8 +120,13 @@ def resample(
         With ``ivm`` the weight of the pixels of an exposure without VAR_RNOISE: 1, as jwst has it,
         or what makes it like the others, such as the median of their weights.
     err_from : {"auto", "var"}
-        "var": `err` is the square root of the sum of the variances, all NaN without any. "auto":
-        the same, but without any VAR_* the inputs' ERR is drizzled like the root of a variance.
+        "auto": `err` is the scatter of an output pixel, from the variances of its input pixels
+        (ERR squared where an exposure has none) and what PSF subtraction adds to them
+        (`gpucoron.steps.combined_noise`). "var": jwst's rule for the variances, which neglects that
+        drops cover parts of pixels; `err` is the square root of their sum, all NaN without any.
+    center : (x, y), optional
+        Output pixel, from 0, of the star, to which references were aligned. Default: not known;
+        exposures then count as independent also where they share references.
 
     Returns
     -------
@@ -110,10 +144,9 @@ def resample(
     Pixels with DO_NOT_USE or NON_SCIENCE, a SCI that is not finite, or a NaN in ERR or a VAR_* have
     weight 0; so have, with ``ivm``, those whose VAR_RNOISE is negative, 0, infinite or denormal.
     Without VAR_RNOISE the ``ivm`` weight is `weight_without_read_noise`, with one warning. With
-    V(k, i) the square of the drizzled root of variance k of integration i, variance k is
-    ``sum(u_i^2 V(k, i)) / sum(u_i)^2 / pixel_scale_ratio^2``, where u is 1 / V(read noise, i) for
-    ``ivm`` and the exposure time for ``exptime``. The scatter of the PSF residuals, which klip puts
-    into ERR, is in none of the VAR_* and so not in `err` where those exist.
+    ``err_from="var"`` and V(k, i) the square of the drizzled root of variance k of integration i,
+    variance k is ``sum(u_i^2 V(k, i)) / sum(u_i)^2 / pixel_scale_ratio^2``, where u is
+    1 / V(read noise, i) for ``ivm`` and the exposure time for ``exptime``.
 
     Sums are in double precision where the jwst package's are in single; the results differ by about
     1e-7 of the value. With ``err_from="var"`` nothing else differs for finite input. Lanczos has
@@ -132,11 +165,11 @@ def resample(
     science = Drizzle(output_shape, n_inputs=len(stacks), **options)
     if drizzle.pixfrac != float(pixfrac):
         log.warning("resample: kernel %s takes no pixfrac; %s counts as 1", kernel, pixfrac)
-    drizzle_err = err_from == "auto" and not any(map(_has_variance, stacks))
+    noise = None if err_from == "var" else CombinedNoise(drizzle.output_shape, center)
     fixed: Sequence[float | None] | None = times
     if fixed is None:
         fixed = [weight_without_read_noise if s.var_rnoise is None else None for s in stacks]
-    _report(stacks, weight_type, err_from, drizzle_err, weight_without_read_noise)
+    _report(stacks, weight_type, err_from, weight_without_read_noise)
     geometry: dict[int, Any] = {}
     for k, (stack, pixel_map) in enumerate(zip(stacks, pixel_maps, strict=True)):
         name = id(pixel_map)
@@ -148,14 +181,21 @@ def resample(
             at_once = max(1, GPU_PIXELS_AT_ONCE // (stack.shape[1] * stack.shape[2]))
         for start in range(0, len(stack), at_once):
             part = stack.planes(slice(start, start + at_once))
-            _add(drizzle, part, geometry[name], fixed[k], drizzle_err)
+            _add(drizzle, part, geometry[name], fixed[k], noise)
         in_field = ((stack.dq & np.uint32(NON_SCIENCE)) == 0).any(axis=0).astype(np.float32)
         science.add(in_field, geometry[name], in_field)
+        if noise is not None:
+            noise.finish(stack, pixel_map, geometry[name])
         if all(id(later) != name for later in pixel_maps[k + 1 :]):
             del geometry[name]
     in_field = science.reached()
     del science
-    return _finish(drizzle.result(), in_field, ratio, drizzle_err)
+    image = (
+        _with_own_errors(drizzle.result(), ratio)
+        if noise is None
+        else _with_noise(drizzle.result(), noise)
+    )
+    return dataclasses.replace(image, dq=_flags(image, in_field))
 
 
 def _add(
@@ -163,7 +203,7 @@ def _add(
     stack: IntegrationStack,
     geometry: Overlaps,
     weight: float | None,
-    drizzle_err: bool,
+    noise: CombinedNoise | None,
 ) -> None:
     """Add planes of one exposure; `weight` is None for weights from the read noise."""
     variances = [getattr(stack, name) for name in VARIANCES]
@@ -176,17 +216,39 @@ def _add(
         READ_NOISE if weight is None else None,
         1.0 if weight is None else weight,
     )
+    if noise is not None:
+        drizzle.add(stack.data, geometry, weights)
+        noise.add(stack, weights)
+        return
     weigh_variances = READ_NOISE if weight is None else np.full(len(stack), float(weight))
-    if drizzle_err:
-        xp = cuda.array_namespace(stack.err)
-        variances = [xp.where(stack.err != 0, stack.err * stack.err, np.nan), None, None]
     drizzle.add(stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances)
 
 
-def _finish(
-    image: DrizzledImage, in_field: np.ndarray, ratio: float, drizzle_err: bool
-) -> ResampledImage:
-    """Scale variances to the output pixel; derive ERR, and DQ with what lies in the field."""
+def _flags(image: ResampledImage, in_field: np.ndarray) -> np.ndarray:
+    """Return DQ of the combined image; `in_field` tells where science pixels fall."""
+    good = (image.con != 0).any(axis=0) & (image.wht > 0)
+    xp = cuda.array_namespace(image.wht)
+    return xp.where(good, np.uint32(0), xp.where(in_field, np.uint32(DO_NOT_USE), BAD))
+
+
+def _with_noise(image: DrizzledImage, noise: CombinedNoise) -> ResampledImage:
+    """Return the image with its propagated errors."""
+    xp, planes = cuda.array_namespace(image.data), noise.result()
+    nothing = xp.full(image.data.shape, np.nan, dtype=np.float32)
+    return ResampledImage(
+        image.data,
+        planes.err,
+        image.weight,
+        image.context,
+        **{name: planes.own.get(name, nothing) for name in VARIANCES},
+        var_ref=planes.var_ref,
+        var_speckle=planes.var_speckle,
+        correlation=planes.correlation,
+    )
+
+
+def _with_own_errors(image: DrizzledImage, ratio: float) -> ResampledImage:
+    """Scale jwst's variances to the output pixel and derive ERR."""
     xp = cuda.array_namespace(image.data)
     scale = np.float32(1.0 / ratio**2)
     nothing = xp.full(image.data.shape, np.nan, dtype=np.float32)
@@ -194,16 +256,11 @@ def _finish(
     together = xp.stack(variances)
     known = ~xp.isnan(together).all(axis=0)
     err = xp.where(known, xp.sqrt(xp.nansum(together, axis=0)), np.float32(np.nan))
-    if drizzle_err:
-        variances = [nothing, nothing.copy(), nothing.copy()]
-    good = (image.context != 0).any(axis=0) & (image.weight > 0)
-    dq = xp.where(good, np.uint32(0), xp.where(in_field, np.uint32(DO_NOT_USE), BAD))
     return ResampledImage(
         image.data,
         err.astype(np.float32),
         image.weight,
         image.context,
-        dq,
         **dict(zip(VARIANCES, variances, strict=True)),
     )
 
@@ -216,7 +273,6 @@ def _report(
     stacks: Sequence[IntegrationStack],
     weight_type: str,
     err_from: str,
-    drizzle_err: bool,
     weight: float,
 ) -> None:
     without = [stack for stack in stacks if stack.var_rnoise is None]
@@ -229,10 +285,11 @@ def _report(
             "1" if weight == 1 else "the median of the others'",
             f" ({', '.join(names)})" if len(without) < len(stacks) and names else "",
         )
-    if drizzle_err:
-        log.info("resample: no VAR_* in any exposure; ERR is drizzled from the exposures' ERR")
-    elif err_from == "var" and not any(map(_has_variance, stacks)):
-        log.warning("resample: no VAR_* in any exposure; ERR is NaN everywhere")
+    if not any(map(_has_variance, stacks)):
+        if err_from == "var":
+            log.warning("resample: no VAR_* in any exposure; ERR is NaN everywhere")
+        else:
+            log.info("resample: no VAR_* in any exposure; their ERR counts instead")
 
 
 def _check(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpucoron.core.parameters import (
+    MOST_MODES,
     OWN,
     STEPS,
     AlignRefs,
@@ -36,6 +37,9 @@ def test_defaults_are_those_of_jwst():
     theirs = {name: kind() for name, kind in zip(STEPS, kinds, strict=True)}
     ours = Parameters().flat()
     assert ours["align_refs.align"] == "joint"
+    assert ours.pop("klip.truncate") is None
+    preset = Parameters.from_sources(preset="jwst")
+    assert preset.klip.truncate == theirs["klip"].truncate == MOST_MODES
     for own in OWN:
         step, _, parameter = own.partition(".")
         assert not hasattr(theirs[step], parameter), own
@@ -43,6 +47,26 @@ def test_defaults_are_those_of_jwst():
     for name, value in ours.items():
         step, _, parameter = name.partition(".")
         assert getattr(theirs[step], parameter) == value, name
+
+
+@pytest.mark.parametrize(
+    "truncate, references, used",
+    [
+        (None, [1] * 6, (4,)),
+        (None, [4] * 9, (31,)),
+        (None, [10, 2, 2], (3,)),
+        (None, [20] * 9, (50,)),
+        (None, [10], (9,)),
+        (None, [1], (1,)),
+        (None, [1, 1], (1,)),
+        (0, [4, 4], (0,)),
+        (50, [4, 4], (8,)),
+        ((1, 50, 5, 8), [4, 4], (1, 8, 5)),
+    ],
+)
+def test_numbers_of_kl_modes(truncate, references, used):
+    """By default one exposure can be left out; never more than there are references."""
+    assert Klip(truncate=truncate).truncations(references) == used
 
 
 def test_every_step_can_be_skipped_and_every_parameter_is_described():
@@ -151,7 +175,7 @@ def test_errors_say_what_was_found_and_expected(text, expected):
 def test_values_are_checked_in_the_constructor_too():
     assert "klip.truncate is True" in error_of(Klip, truncate=True)
     assert "klip.truncate is [5, 5]" in error_of(Klip, truncate=[5, 5])
-    assert Klip(truncate=[5, 10]).truncations == (5, 10)
+    assert Klip(truncate=[5, 10]).truncate == (5, 10)
     assert "expected the name of a file" in error_of(Resample, output_wcs=3)
     assert "klip is 3; expected Klip(...)" in error_of(Parameters, klip=3)
     assert "preset is 'hst'; expected 'jwst'" in error_of(Parameters, preset="hst")

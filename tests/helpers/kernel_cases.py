@@ -13,7 +13,7 @@ from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels
 from gpucoron.ops.chebyshev import PhaseSeries
 from gpucoron.ops.cuda import registration as ops
 from gpucoron.ops.cuda.drizzle_weights import pixel_weights
-from gpucoron.ops.drizzle import KERNELS, Drizzle
+from gpucoron.ops.drizzle import KERNELS, Drizzle, sum_shares
 from gpucoron.ops.eigen import KLBasis, klip_many
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.ops.median import median
@@ -171,6 +171,8 @@ def drizzles(device):
             d.add(images, geometry, weights, variances=variances)
         done = d.result()
         results += [done.data, done.weight, done.context, *done.variances]
+        planes = images[:2].astype(np.float64)
+        results += [sum_shares(geometry, planes), sum_shares(geometry, planes, squared=True)]
     return results
 
 

@@ -9,6 +9,7 @@ from astropy.io import fits
 from gpucoron.io.exposures import read_exposure
 from gpucoron.io.products import Provenance
 from gpucoron.io.wcs import OutputWcs
+from gpucoron.steps.resample import ResampledImage
 
 FITS_FIELDS = np.dtype(
     [("sci_integration", "i4"), ("ref_plane", "i4")]
@@ -64,7 +65,7 @@ def resampled(shape, seed=1):
     planes["data"][0, :3] = np.nan
     con = random.integers(-(2**31), 2**31, (2, *shape), dtype=np.int32)
     dq = np.where(np.isnan(planes["data"]), np.uint32(513), np.uint32(0))
-    return types.SimpleNamespace(con=con, dq=dq, **planes)
+    return ResampledImage(con=con, dq=dq, correlation=((4, 1.37), (0, 1.5)), **planes)
 
 
 def layout(path):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from gpucoron.errors import InputError
 from gpucoron.ops.cuda import drizzle as _drizzle_cuda
-from gpucoron.ops.drizzle import KERNELS, Drizzle, overlaps
+from gpucoron.ops.drizzle import KERNELS, Drizzle, overlaps, sum_shares, weighted_sums
 from tests.helpers import device_fixture
 from tests.helpers.cuda_on_host import build
 from tests.helpers.tolerances import DRIZZLE_ROUNDED
@@ -271,3 +272,36 @@ def test_mixed_devices(device):
     with pytest.raises(TypeError, match="on the host and on a GPU are mixed"):
         d.add(*map(device.array, (images, pixel_map, weights)))
     assert d.n_added == 2
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("ratio", [0.8, 2.5])
+def test_sums_over_shares_are_products_with_a_matrix(device, kernel, ratio):
+    """Also where a tile needs more input pixels than are listed, and where nothing falls."""
+    rng, shape, output = np.random.default_rng(2), (37, 41), (45, 50)
+    y, x = np.indices(shape) - 20.0
+    pixel_map = np.stack([(x - 0.1 * y) / ratio + 20, (y + 0.1 * x) / ratio + 18], axis=-1)
+    known = overlaps(pixel_map, output, kernel=kernel, pixel_scale_ratio=ratio)
+    rows = np.repeat(np.arange(output[0] * output[1]), np.diff(known.pointers))
+    planes = rng.uniform(1, 2, (3, *shape))
+    geometry = overlaps(device.array(pixel_map), output, kernel=kernel, pixel_scale_ratio=ratio)
+    for squared in (False, True):
+        found = device.get(sum_shares(geometry, device.array(planes), squared))
+        for plane, values in zip(found, planes, strict=True):
+            terms = known.shares ** (1 + squared) * values.ravel()[known.sources]
+            expected = np.bincount(rows, terms, minlength=output[0] * output[1])
+            assert_allclose(plane.ravel(), expected, rtol=1e-12, atol=1e-13)
+    with pytest.raises(InputError, match=r"planes have shape \(3, 5, 5\), expected \(n, 37, 41\)"):
+        sum_shares(geometry, device.array(np.ones((3, 5, 5))))
+
+
+def test_weights_times_planes(device):
+    rng = np.random.default_rng(3)
+    weights, planes = (rng.uniform(0, 2, n).astype(np.float32) for n in ((5, 9, 8), (2, 5, 9, 8)))
+    weights[1, 2:5] = 0.0
+    planes[0, 1, 2:5] = np.nan
+    found = device.get(weighted_sums(device.array(weights), [device.array(p) for p in planes]))
+    assert_allclose(found[0], weights.sum(axis=0, dtype=float), rtol=1e-12)
+    for plane, values in zip(found[1:], planes, strict=True):
+        terms = weights.astype(float) ** 2 * np.where(weights > 0, values, 0)
+        assert_allclose(plane, terms.sum(axis=0), rtol=1e-12)

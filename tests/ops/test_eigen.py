@@ -103,10 +103,14 @@ def test_weights_equal_an_svd_of_weighted_pixels(device, truncate, seed):
     target = speckles((31, 28), (0.1, -0.2)) + 7.0
     target[5:12, 6:15] += 400.0
     left, err = oracles.klip(target, refs, truncate, weight)
-    one = KLBasis(device.array(refs), weight=device.array(weight))
+    one, factors = KLBasis(device.array(refs), weight=device.array(weight)), []
     assert_allclose(
-        device.get(one.subtract(device.array(target[None]), truncate))[0], left, atol=1e-9
+        device.get(one.subtract(device.array(target[None]), truncate, factors))[0], left, atol=1e-9
     )
+    means = np.average(refs.reshape(len(refs), -1), axis=1, weights=weight.ravel() ** 2)
+    model = np.tensordot(device.get(factors[0])[0], refs - means[:, None, None], 1)
+    model += np.average(target, weights=weight**2)
+    assert_allclose(target - model, left, atol=1e-9)
     assert_allclose(device.get(one.residual_std(truncate)), err, atol=1e-9)
     unusable = np.full((1, 31, 28), np.nan)
     many = np.stack([np.concatenate([refs, unusable]), np.concatenate([unusable, refs[::-1]])])
@@ -379,7 +383,7 @@ def test_products_of_tiles(device, n, pixels, shift):
     got = device.get(_eigen_cuda.covariance(there, bases.means))
     assert_allclose(got, expected, rtol=0, atol=1e-13 * abs(expected).max())
     wanted = np.unique([0, 1, n // 2, n - 1, n])[::-1].copy()
-    left, err = bases.residuals_and_std(wanted)
+    left, err, factors = bases.residuals_and_std(wanted)
     vectors, values = device.get(bases.vectors), device.get(bases.sums)
     modes = vectors @ centred
     targets = targets - np.nanmean(targets, axis=2, keepdims=True)
@@ -389,6 +393,7 @@ def test_products_of_tiles(device, n, pixels, shift):
             kept = slice(0, min(many, rank))
             model = filled[f] @ modes[f, kept].T / values[f, kept] @ modes[f, kept]
             assert_allclose(device.get(left[k])[f], targets[f] - model, atol=1e-9)
+            assert_allclose(device.get(factors[k])[f] @ centred[f], model, atol=1e-9)
             rest = vectors[f, kept.stop : rank].T @ modes[f, kept.stop : rank]
             rest = rest[usable[f, :, 0]]
             assert_allclose(device.get(err[k])[f], rest.std(axis=0), atol=2e-7)

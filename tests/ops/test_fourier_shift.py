@@ -9,6 +9,7 @@ from gpucoron.ops.fourier_shift import (
     gradient,
     multiply_phases,
     shift_spectra,
+    shift_variances,
     spectra,
 )
 from tests.helpers import oracles, tolerances
@@ -96,3 +97,17 @@ def test_errors(device):
         shifted(device, np.where(np.indices(image.shape)[0] == 1, np.nan, image), np.zeros((2, 2)))
     with pytest.raises(InputError, match="image or shift 1 is not finite"):
         shifted(device, image, [[0, 0], [np.inf, 0]])
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (12, 10), (8, 7)])
+def test_variances_of_shifted_noise_are_direct_sums(device, shape):
+    """Each pixel's noise is shifted by itself, squared, and added with its variance."""
+    rng = np.random.default_rng(4)
+    variances, shifts = rng.uniform(0.5, 4.0, (2, *shape)), np.array([(0.3, -1.6), (2.0, 0.5)])
+    found = device.get(shift_variances(device.array(variances), shifts))
+    units = np.eye(variances[0].size).reshape(-1, *shape)
+    for plane, variance, shift in zip(found, variances, shifts, strict=True):
+        spread = fourier_shift(units, np.tile(shift, (len(units), 1))) ** 2
+        expected = np.tensordot(variance.ravel(), spread, 1)
+        even = all(n % 2 == 0 for n in shape)
+        assert_allclose(plane, expected, rtol=0.05 if even else 1e-9)

@@ -141,7 +141,9 @@ def chain(tiny, align="joint", preset=None, truncate=3, **alignment):
         else:
             references = aligned.data
         weight = plan.klip_weight()
-        subtracted = klip(filled, references, truncate, offsets=offsets, weight=weight)
+        errors = plan.reference_errors(None if align == "joint" else plan.fit(plan.integrations[0]))
+        options = {"offsets": offsets, "weight": weight, "errors": errors}
+        subtracted = klip(filled, references, truncate, **options)
         yield exposure.root, flagged, aligned, subtracted
 
 

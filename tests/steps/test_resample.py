@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpucoron.core.stack import IntegrationStack, PlaneSource
+from gpucoron.core.stack import IntegrationStack, PlaneSource, ReferenceNoise
 from gpucoron.errors import InputError, ParameterError
-from gpucoron.ops.drizzle import Drizzle
+from gpucoron.ops.drizzle import Drizzle, overlaps
 from gpucoron.steps.resample import resample
 from tests.helpers.scenes import changed, read_only
 from tests.helpers.tolerances import DRIZZLE_ROUNDED, LANCZOS_REL
@@ -62,6 +62,9 @@ def both(device, given, maps, **keywords):
     assert_array_equal(result.con, expected.con)
     for name, wanted in vars(expected).items():
         found = getattr(result, name)
+        if wanted is None or name == "correlation":
+            assert_allclose(np.array(found, float), np.array(wanted, float), rtol=1e-6)
+            continue
         dtype = {"con": np.int32, "dq": np.uint32}.get(name, np.float32)
         assert found.dtype == wanted.dtype == dtype
         assert_allclose(found, wanted, rtol=10 * DRIZZLE_ROUNDED, err_msg=name)
@@ -70,7 +73,7 @@ def both(device, given, maps, **keywords):
 
 def assert_same_bits(a, b):
     for name, value in vars(a).items():
-        assert_array_equal(value, getattr(b, name))
+        assert_array_equal(np.asarray(value, float), np.asarray(getattr(b, name), float))
 
 
 def test_read_noise_weighs_and_flags_count(device):
@@ -86,6 +89,7 @@ def test_read_noise_weighs_and_flags_count(device):
     assert result.data.dtype == result.err.dtype == np.float32
     variances = [getattr(result, name) for name in VARIANCES]
     assert_allclose(result.err, np.sqrt(np.sum(variances, axis=0)), rtol=1e-6)
+    assert result.var_ref is result.var_speckle is None
 
 
 @pytest.mark.parametrize("name, value", BAD)
@@ -138,18 +142,22 @@ def test_exposure_time_weighs(device):
     assert_allclose(swapped.err, result.err, rtol=1e-6)
 
 
-def test_variances_of_equal_planes_average_down(device):
-    """n integrations of one variance on an aligned grid have a mean of variance / n."""
+@pytest.mark.parametrize("err_from, ratio", [("auto", 1.0), ("var", 0.5)])
+def test_variances_of_equal_planes_average_down(device, err_from, ratio):
+    """n integrations of one variance on an aligned grid have a mean of variance / n.
+
+    jwst divides by the square of the ratio of the scales, whatever the drops are.
+    """
     shape = (4, *SHAPE)
     ones = np.ones(shape, dtype=np.float32)
     given = IntegrationStack(ones, ones, np.zeros(shape, np.uint32), 2 * ones, 3 * ones, 5 * ones)
     y, x = np.indices(SHAPE, dtype=np.float64)
     aligned = np.stack([x, y], axis=-1)
-    result = run(device, [given], [aligned], SHAPE, pixel_scale_ratio=0.5)
+    result = run(device, [given], [aligned], SHAPE, pixel_scale_ratio=0.5, err_from=err_from)
     inner = np.s_[2:-2, 2:-2]
     for name, value in zip(VARIANCES, (2, 3, 5), strict=True):
-        assert_allclose(getattr(result, name)[inner], value / 4 / 0.25, rtol=1e-6)
-    assert_allclose(result.err[inner], np.sqrt(10.0), rtol=1e-6)
+        assert_allclose(getattr(result, name)[inner], value / 4 / ratio**2, rtol=1e-6)
+    assert_allclose(result.err[inner], np.sqrt(10 / 4) / ratio, rtol=1e-6)
 
 
 def test_exposures_one_by_one_and_shared_maps(device):
@@ -197,7 +205,7 @@ def test_err_without_variances(device, caplog):
     aligned = np.stack(np.indices(SHAPE, dtype=np.float64)[::-1], axis=-1)
     with caplog.at_level(logging.INFO):
         auto = run(device, given, [aligned], SHAPE)
-        assert "ERR is drizzled from the exposures' ERR" in caplog.text
+        assert "no VAR_* in any exposure; their ERR counts instead" in caplog.text
         bare = run(device, given, [aligned], SHAPE, err_from="var")
         assert "ERR is NaN everywhere" in caplog.text
     assert np.isnan(bare.err).all()
@@ -309,6 +317,140 @@ def test_pixel_scale_ratio_sizes_the_drop(device, kernel):
     result = run(device, [given], [fine], output, kernel=kernel, **more)
     assert (result.wht[2:-2, 2:-2] > 0).all()
     assert np.isfinite(result.err[2:-2, 2:-2]).all()
+
+
+# ---- errors against direct propagation
+
+
+def matrix_of(maps, **keywords):
+    """Return the drizzle of each map as a dense matrix of shares (output, input)."""
+    n_in, n_out = int(np.prod(SHAPE)), int(np.prod(OUTPUT))
+    matrices = []
+    for one in maps:
+        found = overlaps(one, OUTPUT, **keywords)
+        matrix = np.zeros((n_out, n_in))
+        rows = np.repeat(np.arange(n_out), np.diff(found.pointers))
+        np.add.at(matrix, (rows, found.sources), found.shares)
+        matrices.append(matrix)
+    return matrices
+
+
+def with_klip_noise(given, coefficients, variances, speckle):
+    """A stack after PSF subtraction, whose references have independent noise."""
+    mean = coefficients.mean(axis=0)
+    shared = ReferenceNoise(
+        np.einsum("j,jyx->yx", mean**2, variances).astype(np.float32),
+        mean,
+        np.sqrt(variances.mean(axis=(1, 2))),
+    )
+    planes = np.broadcast_to(speckle.astype(np.float32), given.shape)
+    return given.replace(var_ref=planes, var_speckle=planes, reference_noise=shared)
+
+
+@pytest.mark.parametrize("kernel", ["square", "turbo", "gaussian"])
+def test_errors_of_one_roll_are_those_of_direct_propagation(device, kernel):
+    """Every input pixel's noise through the linear map from integrations to output pixels."""
+    rng = np.random.default_rng(5)
+    given = stack(4, 1).replace(dq=np.zeros((4, *SHAPE), np.uint32))
+    coefficients = rng.normal(0.3, 0.2, (4, 6))
+    references = rng.uniform(0.5, 2.0, (6, *SHAPE))
+    speckle = rng.uniform(0.1, 0.4, SHAPE)
+    noisy = with_klip_noise(given, coefficients, references, speckle)
+    found = run(device, [noisy], [pixel_map(8.0)], kernel=kernel)
+    (shares,) = matrix_of([pixel_map(8.0)], kernel=kernel)
+    weights = (1 / given.var_rnoise.astype(np.float64)).reshape(4, -1)
+    total = shares @ weights.sum(axis=0)
+    seen = total > 0
+    own = sum((shares**2) @ (weights[k] ** 2 * variance_of(given, k)) for k in range(4))
+    mean = coefficients.mean(axis=0)
+    of_references = sum(
+        (shares**2) @ ((weights.sum(axis=0) * mean[j]) ** 2 * references[j].ravel())
+        for j in range(6)
+    )
+    speckles = total * (shares @ (weights.sum(axis=0) * speckle.ravel()))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for name, wanted in (("var_ref", of_references), ("var_speckle", speckles)):
+            plane = getattr(found, name).ravel()
+            assert_allclose(plane[seen], (wanted / total**2)[seen], rtol=1e-6)
+        err = np.sqrt((own + of_references + speckles) / total**2)
+    assert_allclose(found.err.ravel()[seen], err[seen], rtol=1e-6)
+    assert np.isnan(found.err.ravel()[~seen]).all()
+
+
+def variance_of(given, k):
+    return sum(getattr(given, name)[k].astype(np.float64) for name in VARIANCES).ravel()
+
+
+def scatter(device, angles, same_references, n=400):
+    """Measured and stated scatter of combined reference noise, which integrations share."""
+    rng = np.random.default_rng(7)
+    maps = [pixel_map(angle) for angle in angles]
+    matrices = matrix_of(maps)
+    ones = np.ones((3, *SHAPE), dtype=np.float32)
+    given = IntegrationStack(ones, ones, np.zeros(ones.shape, np.uint32), None, ones, None)
+    factors = np.array([0.6, 0.4, -0.2])
+    rows = [
+        np.tile(factors if same or not k else factors[[2, 0, 1]], (3, 1))
+        for k, same in enumerate(same_references)
+    ]
+    stacks = [with_klip_noise(given, r, np.ones((3, *SHAPE)), np.zeros(SHAPE)) for r in rows]
+    center = ((OUTPUT[1]) / 2, OUTPUT[0] / 2)
+    stated = run(device, stacks, maps, center=center).var_ref
+    total = sum(m.sum(axis=1) for m in matrices)
+    noise = rng.normal(size=(n, 3, int(np.prod(SHAPE))))
+    images = sum(
+        np.einsum("j,njp->np", r[0], noise) @ m.T for r, m in zip(rows, matrices, strict=True)
+    )
+    inner = np.zeros(OUTPUT, bool)
+    inner[9:-9, 8:-8] = True
+    measured = (images[:, inner.ravel()] / total[inner.ravel()]).var()
+    return measured, float(stated[inner].mean())
+
+
+@pytest.mark.parametrize(
+    "angles, same_references",
+    [
+        ((0.0,), (True,)),
+        ((3.0, 3.0), (True, True)),
+        ((0.0, 10.0), (True, True)),
+        ((-6.0, 5.0), (True, False)),
+        ((0.0, 25.0), (True, True)),
+    ],
+)
+def test_reference_noise_is_counted_once(device, angles, same_references):
+    """However many integrations share it; rolls share it near the star."""
+    measured, stated = scatter(device, angles, same_references)
+    assert stated == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "angles, offset", [((0, 10), (0.3, 0.2)), ((5, -5), (0.0, 0.0)), ((20,), (0.5, 0.0))]
+)
+def test_errors_of_means_over_pixels(angles, offset):
+    """ERRCORR times independent errors is the scatter of means over boxes of 4 x 4 pixels."""
+    rng, shape, output = np.random.default_rng(3), (72, 72), (96, 96)
+    maps = [pixel_map(angle, shape, output) + offset for angle in angles]
+    ones, pulls = np.ones((1, *shape), np.float32), []
+    for _ in range(25):
+        stacks = [
+            IntegrationStack(
+                rng.normal(size=ones.shape).astype(np.float32),
+                ones,
+                np.zeros(ones.shape, np.uint32),
+                var_rnoise=ones,
+            )
+            for _ in maps
+        ]
+        found = resample(stacks, maps, output)
+        part = np.s_[26:70, 26:70]
+        boxes = [
+            a[part].reshape(11, 4, 11, 4).swapaxes(1, 2).reshape(121, 16)
+            for a in (found.data, found.err**2)
+        ]
+        pulls.append(boxes[0].mean(axis=1) / (np.sqrt(boxes[1].sum(axis=1)) / 16))
+    assert found.err_correlation(16) == pytest.approx(np.std(pulls), rel=0.05)
+    assert found.err_correlation(1) == pytest.approx(1.0)
+    assert found.err_correlation() > found.err_correlation(100) > found.err_correlation(16)
 
 
 # ---- against the genuine step

@@ -58,7 +58,10 @@ class Basis:
         self.rank = int((self.sums > tolerance * len(flat) * max(self.sums[0], 0.0)).sum())
 
     def subtract(self, targets, kept):
-        """Return what each number of vectors leaves of the targets, as (n, pixels) arrays."""
+        """Return what each number of vectors leaves of the targets, and the coefficients.
+
+        Lists of (n, pixels) and (n, references) arrays.
+        """
         flat = np.array(targets, dtype=np.float64)
         finite = np.isfinite(flat)
         flat[~finite] = 0.0
@@ -77,7 +80,7 @@ class Basis:
         over_blocks(subtract, flat.shape[1])
         for residual in results:
             residual[~finite] = np.nan
-        return results
+        return results, factors
 
     def _means(self, flat, finite):
         """Means of targets over their finite pixels, (n, 1); the others are 0."""

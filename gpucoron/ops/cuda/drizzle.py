@@ -9,7 +9,7 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.ops.drizzle_profiles import Profile
 
-__all__ = ["TileShares", "add_planes", "tile_shares"]
+__all__ = ["TileShares", "add_planes", "sum_shares", "tile_shares"]
 
 TILE = 16  # these three as in kernels/drizzle_planes.cuh
 THREADS = TILE * TILE
@@ -139,3 +139,29 @@ def add_planes(
                 *sums,
             ),
         )
+
+
+def sum_shares(geometry: Any, planes: Any, squared: bool) -> Any:
+    """Sum planes (n, ny, nx) float64 over overlaps, with their shares or the squares of these."""
+    cp = cuda.cupy()
+    out = cp.zeros((len(planes), *geometry.output_shape))
+    if geometry.shares.size == 0:
+        return out
+    cuda.kernel("drizzle", "sum_shares")(
+        (geometry.needed.shape[0],),
+        (THREADS,),
+        (
+            geometry.pointers,
+            geometry.counts,
+            geometry.sources,
+            geometry.shares,
+            geometry.needed,
+            planes,
+            np.int64(planes[0].size),
+            np.int32(len(planes)),
+            np.int32(squared),
+            *map(np.int32, geometry.output_shape),
+            out,
+        ),
+    )
+    return out

@@ -101,17 +101,34 @@ class Bases:
         return cp.stack([used, ranks, seen, good.astype(used.dtype)]).get()
 
     def residuals_and_std(self, truncations):
-        """Return residuals of the targets given first, and residual standard deviations."""
+        """Return residuals of the targets given first, their scatter, and coefficients.
+
+        The scatter is the residual standard deviation; coefficients are (frames, n_targets, n).
+        """
         kept = np.minimum(truncations, self.ranks[:, None])
-        return self._run_kernel(self._targets, self._factors(self._inner, kept), kept)
+        factors = self._factors(self._inner, kept)
+        residuals, stds = self._run_kernel(self._targets, factors, kept)
+        return residuals, stds, self._by_truncation(factors, kept)
 
     def subtract(self, targets, truncations):
-        """Return residuals (frames, n_targets, pixels) of other targets, one array a truncation."""
+        """Return residuals (frames, n_targets, pixels) of other targets, and coefficients.
+
+        One array each for every truncation; coefficients are (frames, n_targets, n).
+        """
         targets = without_means(targets, self._weight)
         kept = np.minimum(truncations, self.ranks[:, None])
         weighted = targets if self._weight is None else targets * self._weight**2
         _, inner = reference_sums(self._references, weighted)
-        return self._run_kernel(targets, self._factors(inner, kept), kept[:, :0])[0]
+        factors = self._factors(inner, kept)
+        residuals = self._run_kernel(targets, factors, kept[:, :0])[0]
+        return residuals, self._by_truncation(factors, kept)
+
+    @staticmethod
+    def _by_truncation(factors, kept):
+        """Cut coefficients (frames, models, n) into one array for each truncation."""
+        frames, n = factors.shape[0], factors.shape[2]
+        cut = factors.reshape(frames, kept.shape[1], -1, n)
+        return [cut[:, k] for k in range(kept.shape[1])]
 
     def residual_std(self, truncations):
         """Return residual standard deviations (frames, pixels), one array per truncation."""
@@ -253,8 +270,12 @@ class Basis:
             self.bad = int(np.flatnonzero(np.isnan(self._bases.means[0].get()))[0])
 
     def subtract(self, targets, kept):
-        """Return what each number of vectors leaves of the targets, as (n, pixels) arrays."""
-        return [residual[0] for residual in self._bases.subtract(targets[None], kept)]
+        """Return what each number of vectors leaves of the targets, and the coefficients.
+
+        Lists of (n, pixels) and (n, references) arrays.
+        """
+        residuals, factors = self._bases.subtract(targets[None], kept)
+        return [residual[0] for residual in residuals], [rows[0] for rows in factors]
 
     def residual_std(self, kept):
         """Return the residual standard deviation for each number of vectors: (pixels,) arrays."""

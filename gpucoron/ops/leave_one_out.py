@@ -1,0 +1,123 @@
+"""Prediction of each exposure's mean image from those of all other exposures, by KLIP."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
+from gpucoron.backend.device import on_gpu
+from gpucoron.backend.parallel import over_blocks
+from gpucoron.ops.eigen import RANK_TOLERANCE, symmetric_eigen
+
+__all__ = ["combine", "exposure_means", "prediction_errors"]
+
+
+def exposure_means(images, groups):
+    """Average the images of each exposure, and subtract the mean over pixels.
+
+    Parameters
+    ----------
+    images : (n, ny, nx) floating
+        Finite images, on the host or on a GPU.
+    groups : (n,) int
+        Exposure of each image, numbered from 0; at least one image each. On the host.
+
+    Returns
+    -------
+    (n_groups, ny, nx) float64
+    """
+    xp = cuda.array_namespace(images)
+    means = xp.zeros((int(groups.max()) + 1, *images.shape[1:]))
+    for image, group in zip(images, groups.tolist(), strict=True):
+        means[group] += image
+    means /= xp.asarray(np.bincount(groups))[:, None, None]
+    means -= means.mean(axis=(1, 2), keepdims=True)
+    return means
+
+
+def prediction_errors(images, truncations, weight=None):
+    """Leave out each image in turn, and predict it by the first KL vectors of the others.
+
+    Parameters
+    ----------
+    images : (n, ny, nx) float64
+        From `exposure_means`; two or more.
+    truncations : sequence of int
+        Numbers of KL vectors; more than there are means all.
+    weight : (ny, nx) floating, optional
+        Of the pixels in inner products, as for `gpucoron.ops.eigen.KLBasis`. On the host.
+
+    Returns
+    -------
+    list of (n, n) float64
+        One array for each truncation, on the host: row e has 1 for image e and minus the
+        coefficients of the others in its prediction, so that ``combine(rows, images)`` is what the
+        predictions leave.
+    """
+    n = len(images)
+    products = _products(images, weight)
+    left_out = np.repeat(products[None], n, axis=0)
+    every = np.arange(n)
+    left_out[every, every, :] = 0.0
+    left_out[every, :, every] = 0.0
+    values, vectors = symmetric_eigen(left_out)
+    results = []
+    for truncate in truncations:
+        rows = np.eye(n)
+        for e in range(n):
+            floor = RANK_TOLERANCE * n * max(values[e, 0], 0.0)
+            kept = min(truncate, int((values[e] > floor).sum()))
+            modes = vectors[e, :kept]
+            rows[e] -= (modes @ products[e] / values[e, :kept]) @ modes
+            rows[e, e] = 1.0
+        results.append(rows)
+    return results
+
+
+def _products(images, weight):
+    """Return the inner products (n, n) of images, on the host."""
+    flat = images.reshape(len(images), -1)
+    square = None if weight is None else np.ravel(weight).astype(np.float64) ** 2
+    if on_gpu(images):
+        cp = cuda.cupy()
+        return to_host(cp.matmul(flat if square is None else flat * cp.asarray(square), flat.T))
+
+    def multiply(block):
+        part = flat[:, block]
+        return (part if square is None else part * square[block]) @ part.T
+
+    return sum(over_blocks(multiply, flat.shape[1]))
+
+
+def combine(rows, planes, square=False):
+    """Return weighted sums of planes, ``rows @ planes``.
+
+    Parameters
+    ----------
+    rows : (m, n) float64
+        On the host, or where the planes are.
+    planes : (n, ny, nx) floating
+    square : bool
+        Return the sum over rows of the squares of these sums instead.
+
+    Returns
+    -------
+    (m, ny, nx) float64, or (ny, nx) with `square`
+
+    Notes
+    -----
+    On the CPU in blocks of pixels: the number of threads does not change a bit.
+    """
+    flat, shape = planes.reshape(len(planes), -1), planes.shape[1:]
+    if on_gpu(planes):
+        sums = cuda.cupy().matmul(cuda.cupy().asarray(rows), flat)
+        return (sums**2).sum(axis=0).reshape(shape) if square else sums.reshape(-1, *shape)
+    out = np.empty((len(rows), flat.shape[1])) if not square else np.empty(flat.shape[1])
+
+    def multiply(block):
+        sums = rows @ flat[:, block]
+        out[..., block] = np.einsum("mp,mp->p", sums, sums) if square else sums
+
+    over_blocks(multiply, flat.shape[1])
+    return out.reshape(shape) if square else out.reshape(-1, *shape)
