@@ -234,6 +234,7 @@ class Subtraction:
         own = self.each and offsets is None  # references of its own for each integration
         planes = slice(group[0], group[-1] + 1) if own else slice(None)
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
+        missing = work.alignment.science_missing
         coefficients: list = []
         parts: Any = klip(
             filled,
@@ -245,6 +246,7 @@ class Subtraction:
             overwrite_references=True,
             spectra=self.spectra,
             coefficients=coefficients,
+            missing=None if missing is None else missing[planes],
         )
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):

@@ -16,7 +16,7 @@ from gpucoron.errors import InputError
 from gpucoron.ops.dq import DO_NOT_USE
 from gpucoron.ops.fourier_shift import shift_spectra, shift_variances
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
-from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
+from gpucoron.steps.bad_pixels import FLUX_ESTIMATED, BadPixelFiller, ReferenceLibrary
 from gpucoron.steps.field import area_in_references, empty_area, field_weight, registration_mask
 from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
 from gpucoron.steps.positions import (
@@ -88,6 +88,8 @@ class Alignment:
     science_dq : (nsci, ny, nx) uint32
         DQ of `science`: that of the exposure, with DO_NOT_USE and FLUX_ESTIMATED where a pixel was
         filled (the preset adds nothing).
+    science_missing : (nsci, ny, nx) bool or None
+        Which pixels of `science` were filled, for KLIP; None with the preset.
 
     Raises
     ------
@@ -128,6 +130,7 @@ class Alignment:
         self.science_error = error
         filled = filling.flags(science)
         self._area = empty_area(filled)
+        self.science_missing = None if self._like_jwst else (filled & FLUX_ESTIMATED) != 0
         mask = registration_mask(mask, references.area | self._area)
         self._xp = cuda.array_namespace(self.science, references.images)
         self.science_dq = science.dq | self._xp.where(self._xp.isfinite(self.science), filled, 0)

@@ -143,6 +143,7 @@ def chain(tiny, align="joint", preset=None, truncate=3, **alignment):
         weight = plan.klip_weight()
         errors = plan.reference_errors(None if align == "joint" else plan.fit(plan.integrations[0]))
         options = {"offsets": offsets, "weight": weight, "errors": errors}
+        options["missing"] = plan.science_missing
         subtracted = klip(filled, references, truncate, **options)
         yield exposure.root, flagged, aligned, subtracted
 
