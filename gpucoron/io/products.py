@@ -218,7 +218,7 @@ def write_i2d(
     overwrite: bool = True,
     star: CombinedStar | None = None,
 ) -> dict[str, str]:
-    """Write the resampled and combined image: SCI, ERR, CON, WHT, VAR_*, HDRTAB.
+    """Write the resampled and combined image: SCI, ERR, DQ, CON, WHT, VAR_*, HDRTAB.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def write_i2d(
     exposures : sequence of Exposure
         The science exposures: their metadata are blended into the header, and kept in HDRTAB.
     resampled : gpucoron.steps.resample.ResampledImage
-        data, err, wht, con and var_* (those that are not None).
+        data, err, dq (preset "jwst": not written), wht, con and var_* (those that are not None).
     wcs : OutputWcs
         Of the output grid. PIXAR_SR and PIXAR_A2 are its pixel's (preset "jwst": the first
         exposure's).
@@ -235,7 +235,8 @@ def write_i2d(
         Where the star is in the image (preset "jwst": not written).
     """
     headers = [_in_association(input_headers(e), provenance) for e in exposures]
-    arrays = {"SCI": resampled.data, "ERR": resampled.err}
+    dq = None if provenance.like_jwst else resampled.dq
+    arrays = {"SCI": resampled.data, "ERR": resampled.err, "DQ": dq}
     steps = ["outlier_detection", "klip", "resample"]
     hdus = product_hdus(
         path, exposures[0], arrays, provenance, steps, provenance.inputs, "ImageModel"

@@ -55,7 +55,7 @@ class PsfalignWriter:
     """Writes a psfalign file whose planes come in any order, a batch in memory at a time.
 
     Metadata and WCS are those of the first of `exposures`, the references; times and integration
-    counts are those of all (preset "jwst": the first one's, too). DQ is all zero.
+    counts are those of all (preset "jwst": the first one's, too).
 
     A context manager: leaving the block without `close`, by an exception or not, leaves nothing
     behind. `write` may be called from several threads.
@@ -187,7 +187,12 @@ class PsfalignWriter:
     # ---- planes
 
     def write(
-        self, sci_index: int, data: np.ndarray, err: np.ndarray | None, ref_index: int = 0
+        self,
+        sci_index: int,
+        data: np.ndarray,
+        err: np.ndarray | None,
+        ref_index: int = 0,
+        dq: np.ndarray | None = None,
     ) -> None:
         """Write aligned references of one science integration.
 
@@ -197,6 +202,8 @@ class PsfalignWriter:
             Science integration (0 for a 3-D product) and first reference, counted from 0.
         data, err : (n, ny, nx) floating array, MJy/sr
             Aligned images and their errors; `err` may be None, which is written as NaN.
+        dq : (n, ny, nx) uint32, optional
+            Their flags. Default: all zero.
 
         Raises
         ------
@@ -205,17 +212,17 @@ class PsfalignWriter:
         InputError
             Planes that do not fit, or that were written before.
         """
-        n = self._claim(sci_index, data, err, ref_index)
+        n = self._claim(sci_index, data, (err, dq), ref_index)
         try:
             with self._or_nothing():
-                self._write_planes(sci_index, ref_index, n, data, err)
+                self._write_planes(sci_index, ref_index, n, data, err, dq)
         finally:
             with self._lock:
                 self._writing -= 1
             if self._over:
                 self._let_go()
 
-    def _write_planes(self, sci_index, ref_index, n, data, err):
+    def _write_planes(self, sci_index, ref_index, n, data, err, dq):
         first = sci_index * self.shape[-3] + ref_index
         plane = 4 * self.shape[-1] * self.shape[-2]
         places = {name: start + first * plane for name, (_, start) in self._starts.items()}
@@ -225,7 +232,9 @@ class PsfalignWriter:
             "ERR": self._put(places["ERR"], err)
             if err is not None
             else self._fill(places["ERR"], size, _NAN),
-            "DQ": self._fill(places["DQ"], size, UNSIGNED_ZERO),
+            "DQ": self._put(places["DQ"], dq)
+            if dq is not None
+            else self._fill(places["DQ"], size, UNSIGNED_ZERO),
         }
         for place in places.values():
             start_writeback(self._file, place, size)
@@ -233,13 +242,13 @@ class PsfalignWriter:
             for name, total in sums.items():
                 self._sums[name] += total
 
-    def _claim(self, sci_index, data, err, ref_index):
+    def _claim(self, sci_index, data, others, ref_index):
         """Check a batch and mark its planes as written; return how many there are."""
         n_sci, n_ref = self._done.shape
         n = data.shape[0]
         fits = (
             data.shape[1:] == self.shape[-2:]
-            and (err is None or err.shape == data.shape)
+            and all(array is None or array.shape == data.shape for array in others)
             and 0 <= sci_index < n_sci
             and 0 <= ref_index
             and ref_index + n <= n_ref
@@ -263,7 +272,7 @@ class PsfalignWriter:
         return n
 
     def _put(self, offset, values):
-        """Write values as big-endian float32; return the sum of their words."""
+        """Write values as big-endian words of 32 bits; return the sum of the words."""
         total, fd = 0, self._file.fileno()
         for words in stored_words(values):
             total += int(words.sum(dtype=np.uint64))

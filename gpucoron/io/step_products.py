@@ -140,6 +140,19 @@ class PsfalignFile:
         part = StoredHdu(name, header, stored.kind, stored.bitpix, self.shape, offset, length)
         return self._file.floats(part)
 
+    def shifts(self, integration: int) -> np.ndarray | None:
+        """Return how far (y, x) references were moved for a science integration, (nref, 2) px.
+
+        None where ALIGN does not say.
+        """
+        hdu = self._file.find("ALIGN")
+        table = None if hdu is None else self._file.table(hdu)
+        if table is None or not {"sci_integration", "x", "y"} <= set(table.dtype.names or ()):
+            return None
+        rows = table[table["sci_integration"] == integration + 1]
+        moved = -np.stack([rows["y"], rows["x"]], axis=1)
+        return moved if len(moved) == self.shape[0] else None
+
 
 def read_star_of(path: str | Path, n: int) -> tuple[StarPositions | None, np.ndarray | None]:
     """Return the star's position in psfsub or psfalign of `n` integrations, and POSITIONS.

@@ -367,6 +367,12 @@ class Drizzle:
         self.n_added += images.shape[0]
         self._has_variance |= has_variance
 
+    def reached(self) -> Any:
+        """Return which output pixels an image of positive weight falls into: (ny, nx) bool."""
+        if self._sums is None:
+            self._allocate_sums(np, 0)
+        return (self._sums[-1] != 0).any(axis=0)
+
     def result(self) -> DrizzledImage:
         """Return the outcome so far; more may be added afterwards."""
         if self._sums is None:

@@ -88,7 +88,7 @@ class KLBasis:
         """Number of vectors above rounding level."""
         return self._basis.rank
 
-    def subtract(self, targets, truncate, coefficients=None):
+    def subtract(self, targets, truncate, coefficients=None, missing=None):
         """Subtract from each target its mean and its projection on the first KL vectors.
 
         Parameters
@@ -100,6 +100,10 @@ class KLBasis:
         coefficients : list, optional
             Takes for each truncation the coefficients (n, nref) of the references in the models:
             the residual is ``t - mean(t) - coefficients @ (references - their means)``.
+        missing : (n, ny, nx) bool, optional
+            Pixels of the targets that take no part in means and coefficients, which are those of
+            the weighted least-squares fit to the others; the model is subtracted there all the
+            same. Default: none; a pixel that is not finite then counts as the mean.
 
         Returns
         -------
@@ -120,7 +124,8 @@ class KLBasis:
         if targets.ndim != 3 or targets.shape[1:] != self.shape:
             raise InputError(f"targets have shape {targets.shape}, references {self.shape}")
         on_gpu(targets, self.eigenvalues)
-        results, factors = self._basis.subtract(targets.reshape(len(targets), -1), kept)
+        lacking = _as_missing(missing, targets)
+        results, factors = self._basis.subtract(targets.reshape(len(targets), -1), kept, lacking)
         if coefficients is not None:
             coefficients += factors
         results = [residual.reshape(targets.shape) for residual in results]
@@ -155,6 +160,7 @@ def klip_many(
     *,
     coefficients=None,
     scatter=True,
+    missing=None,
 ):
     """Subtract from each of several targets its projection on the KL basis of its own references.
 
@@ -177,6 +183,8 @@ def klip_many(
         `KLBasis.subtract`; 0 for one that is left out.
     scatter : bool
         Whether residual standard deviations are wanted; without, they are None.
+    missing : (n, ny, nx) bool, optional
+        As for `KLBasis.subtract`.
 
     Returns
     -------
@@ -211,14 +219,14 @@ def klip_many(
     klip = _klip_many_cuda if on_gpu(references, targets) else _klip_many_cpu
     spectra = [] if spectra is None else spectra
     residuals, residual_stds, factors = klip(
-        references, targets, truncations, overwrite, spectra, weight, scatter
+        references, targets, truncations, overwrite, spectra, weight, scatter, missing
     )
     if coefficients is not None:
         coefficients += factors
     return (residuals, residual_stds) if np.ndim(truncate) else (residuals[0], residual_stds[0])
 
 
-def _klip_many_cpu(references, targets, truncations, overwrite, spectra, weight, scatter):
+def _klip_many_cpu(references, targets, truncations, overwrite, spectra, weight, scatter, missing):
     residuals, residual_stds = (
         [np.full(targets.shape, np.nan) for _ in truncations] for _ in range(2)
     )
@@ -232,9 +240,9 @@ def _klip_many_cpu(references, targets, truncations, overwrite, spectra, weight,
         basis = KLBasis(refs if every else refs[usable], overwrite or not every, weight)
         spectra.append(basis.eigenvalues)
         own: list = []
-        for plane, values in zip(
-            residuals, basis.subtract(target[None], truncations, own), strict=True
-        ):
+        lacking = None if missing is None else missing[k : k + 1]
+        left = basis.subtract(target[None], truncations, own, lacking)
+        for plane, values in zip(residuals, left, strict=True):
             plane[k] = values[0]
         for rows, values in zip(coefficients, own, strict=True):
             rows[k, usable] = values[0]
@@ -244,13 +252,15 @@ def _klip_many_cpu(references, targets, truncations, overwrite, spectra, weight,
     return residuals, residual_stds if scatter else [None] * len(residuals), coefficients
 
 
-def _klip_many_cuda(references, targets, truncations, overwrite, spectra, weight, scatter):
+def _klip_many_cuda(references, targets, truncations, overwrite, spectra, weight, scatter, missing):
     from gpucoron.ops.cuda.eigen import Bases
 
     cp, (n, nref), shape = cuda.cupy(), references.shape[:2], targets.shape
     flat = cp.ascontiguousarray(references, dtype=np.float64).reshape(n, nref, -1)
     weight, total = _as_weight(weight, references)
-    bases = Bases(flat, RANK_TOLERANCE, targets.reshape(n, 1, -1), weight)
+    lacking = _as_missing(missing, targets)
+    lacking = None if lacking is None else lacking[:, None]
+    bases = Bases(flat, RANK_TOLERANCE, targets.reshape(n, 1, -1), weight, lacking)
     for k in np.flatnonzero(bases.seen):
         _check_usable(bases.used[k], nref, f" for target {k + 1}")
         _check_rank(bases.ranks[k])
@@ -328,6 +338,17 @@ def _as_weight(weight, references):
             "to 1"
         )
     return cuda.array_namespace(references).asarray(weight), total
+
+
+def _as_missing(missing, targets):
+    """Return the pixels that targets lack as (n, pixels) bool, or None."""
+    if missing is None:
+        return None
+    (missing,) = cuda.as_device_arrays(missing)
+    if missing.shape != targets.shape:
+        raise InputError(f"klip: missing has shape {missing.shape}, targets {targets.shape}")
+    on_gpu(missing, targets)
+    return missing.reshape(len(missing), -1).astype(bool)
 
 
 def _check_usable(usable, n, where=""):

@@ -30,11 +30,12 @@ LARGEST_BATCH = 8
 # bytes per pixel of one image, 4 each: SCI, ERR, DQ; with VAR_POISSON, VAR_RNOISE, VAR_FLAT; while
 # outliers are flagged; of the geometry of resampling
 _PLAIN, _FULL, _FLAGGING, _GEOMETRY = 12, 24, 58, 100
-# bytes per output pixel: what is made of the sums; the sums, which take memory only where something
-# falls; a layer of the context, which has a bit an integration; another image that is being written
-_MADE, _SUMS, _LAYER, _WRITTEN = 78, 64, 8, 12
-# bytes per output pixel on disk: SCI, ERR, WHT and five VAR_*; a layer
-_STORED, _STORED_LAYER = 32, 4
+# bytes per output pixel: what is made of the sums; the sums, with those of the field, which take
+# memory only where something falls; a layer of the context, which has a bit an integration; another
+# image that is being written
+_MADE, _SUMS, _LAYER, _WRITTEN = 82, 84, 8, 12
+# bytes per output pixel on disk: SCI, ERR, DQ, WHT and five VAR_*; a layer
+_STORED, _STORED_LAYER = 36, 4
 _BITS = 32
 # output pixels that a pixel's drop reaches at equal pixel scales, 12 bytes each
 _REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16, "lanczos3": 36}
@@ -220,7 +221,7 @@ def _fixed_memory(npix, nref, counts, references, parameters, save, keep, align,
     if "crfints" in keep:
         kept += _FULL * (nref + sum(counts))
     if "psfalign" in keep:
-        kept += 16 * nref * (len(counts) if align == "first" else sum(counts))
+        kept += 20 * nref * (len(counts) if align == "first" else sum(counts))
     peaks = [2 * _PLAIN * nref + _FLAGGING * max(s[0] for s in references)]
     if parameters.klip.skip:
         peaks.append(_FULL * sum(counts[:-1]) + _FLAGGING * counts[-1])

@@ -217,10 +217,10 @@ def subtract_psf(
             if shares[0].weight is not None:
                 warn_of_moves(exposure, alignment.largest_move(fits))
         if work.kept:
-            images, errors = (
+            images, errors, flags = (
                 np.stack(a) if work.each else a[0] for a in zip(*work.kept, strict=True)
             )
-            result.psfalign[root] = AlignedReferences(images, errors, fits)
+            result.psfalign[root] = AlignedReferences(images, errors, fits, flags)
         if writer is not None:
             run.writer.close(writer, (fits, positions), product.stars.find(exposure))
             unless_complete.pop_all()

@@ -141,7 +141,7 @@ def read_back(
 ) -> dict[int, IntegrationStack]:
     """Return a science exposure's subtracted images for each truncation, from its products.
 
-    SCI and ERR of `flagged` are replaced; klip leaves DQ and variances alone. The product's result
+    SCI, ERR and DQ of `flagged` are replaced; klip leaves variances alone. The product's result
     gets the fits, where psfalign has them.
     """
     from gpucoron.io.exposures import read_exposure
@@ -162,6 +162,7 @@ def read_back(
         k: flagged.replace(
             data=s.data,
             err=s.err,
+            dq=s.dq,
             var_ref=s.var_ref,
             var_speckle=s.var_speckle,
             reference_noise=s.reference_noise,

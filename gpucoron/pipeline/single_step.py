@@ -177,11 +177,16 @@ def _klip(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
     inputs.check_outputs(planned, [*paths, *aligned_paths, *stack_paths])
     place = product.backends[0]
     with place.activate():
-        fill = _filler(product)
+        fill, area = _filler(product)
         for exposure, file in zip(own.science, aligned, strict=True):
             science = _next_stack(product, exposure)
             with product.step("klip"):
-                alignment: Any = StoredAlignment(file, *fill(science), sources)
+                filling = steps.bad_pixel_filler(product)
+                flags = filling.flags(science)
+                images, errors = fill(science)
+                alignment: Any = StoredAlignment(
+                    file, science, images, errors, flags, area, sources
+                )
             read_star_back(product, exposure, file.path)
             work = DeviceWork(place, science, alignment, product.weights_of(exposure)[1])
             subtraction = Subtraction(run, exposure.root, [work], own.truncations, False)
@@ -280,11 +285,14 @@ def _next_subtracted(product: ProductContext, exposure: Exposure) -> Integration
     return stack.replace(err=own, var_ref=ref, var_speckle=speckle, **noise)
 
 
-def _filler(product: ProductContext) -> Callable[[IntegrationStack], tuple[Any, Any]]:
-    """Return what fills a science exposure, and gives its errors: as in a run, given psfstack."""
+def _filler(product: ProductContext) -> tuple[Callable[[IntegrationStack], Any], Any]:
+    """Return what fills a science exposure and gives its errors: as in a run, given psfstack.
+
+    And the pixels without data in psfstack; None without it.
+    """
     if product.inputs.references:
         libraries = steps.prepare_references(product, _next_references(product)) or []
-        return libraries[0].fill_science
+        return libraries[0].fill_science, libraries[0].area
     filling = steps.bad_pixel_filler(product)
     log.info("klip: bad pixels are filled from the science exposure alone: no psfstack is given")
 
@@ -292,7 +300,7 @@ def _filler(product: ProductContext) -> Callable[[IntegrationStack], tuple[Any, 
         images, errors, _ = filling.fill_stack(science, np.zeros(len(science), dtype=int))
         return images, errors[0]
 
-    return fill
+    return fill, None
 
 
 def _pairs(science: Sequence[Exposure], paths: Sequence[Path]) -> list[PsfalignFile]:

@@ -8,10 +8,12 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
-from gpucoron.core.stack import PlaneSource
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
 from gpucoron.io.step_products import PsfalignFile
 from gpucoron.steps.align_refs import FITS_DTYPE
+from gpucoron.steps.bad_pixels import FLUX_ESTIMATED
+from gpucoron.steps.field import area_in_references, empty_area, field_weight
 from gpucoron.steps.psf_noise import ReferenceErrors
 
 __all__ = ["StoredAlignment"]
@@ -23,10 +25,16 @@ class StoredAlignment:
     Parameters
     ----------
     file : PsfalignFile
+    stack : IntegrationStack
+        The science integrations, on the device that subtracts.
     science : (nsci, ny, nx) floating
-        The science integrations with bad pixels filled, on the device that subtracts.
+        The same with bad pixels filled.
     error : (ny, nx) floating
         Standard deviations of their pixels.
+    flags : (nsci, ny, nx) uint32
+        `BadPixelFiller.flags` of the integrations; all 0 with the preset.
+    area : (ny, nx) bool, optional
+        Pixels without data in the references before they were aligned.
     sources : sequence of PlaneSource
         Where the references are from; empty where it is not known: each is an exposure of its own.
 
@@ -39,8 +47,11 @@ class StoredAlignment:
     def __init__(
         self,
         file: PsfalignFile,
+        stack: IntegrationStack,
         science: np.ndarray,
         error: np.ndarray,
+        flags: np.ndarray,
+        area: np.ndarray | None,
         sources: Sequence[PlaneSource] = (),
     ):
         self._file, self.science, self.shape = file, science, file.shape
@@ -50,6 +61,10 @@ class StoredAlignment:
         self._exposures = np.unique(names, return_inverse=True)[1] if names else every
         self.align = "each" if file.each else "first"
         xp = cuda.array_namespace(science)
+        self._area, self._area_in_references = empty_area(flags), area
+        filled = (flags & FLUX_ESTIMATED) != 0
+        self.science_missing = filled if filled.any() else None
+        self.science_dq = stack.dq | xp.where(xp.isfinite(science), flags, np.uint32(0))
         self._usable = to_host(xp.isfinite(science).all(axis=(1, 2)))
         if not self._usable.any():
             raise InputError("klip: no science integration has a usable pixel")
@@ -95,6 +110,16 @@ class StoredAlignment:
         variances[~known] = variances[known].mean(axis=0)
         there = cuda.array_namespace(self.science).asarray(variances)
         return ReferenceErrors(there, self._exposures, self._error)
+
+    def klip_weight(self, aligned: bool = True) -> np.ndarray | None:
+        """Return the weights in KLIP that leave out areas without data, as they do in a run."""
+        area = self._area_in_references
+        if area is None:
+            return field_weight(self._area)
+        shifts = self._file.shifts(int(np.argmax(self._usable)))
+        if shifts is not None and area.any():
+            area = area_in_references(area, shifts)
+        return field_weight(self._area | area)
 
     def shift(self, fits: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Read the references aligned to an integration into `out`, (nref, ny, nx) float64."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -56,7 +57,7 @@ class Subtraction:
     ----------
     table : (npairs,) structured array of `gpucoron.steps.align_refs.FITS_DTYPE`
         After `run`.
-    kept : list of (images, errors)
+    kept : list of (images, errors, flags)
         Aligned references of each fitted integration, on the host, if wanted.
     spectra : list of (rank,) arrays
         Eigenvalues of each KL basis, where it was made.
@@ -80,6 +81,7 @@ class Subtraction:
         self.spectra: list = []
         self._errors: dict[int, ReferenceErrors | None] = {}
         self._lock = threading.Lock()
+        self._weights: list | None = None
         self._done = 0
         self._tables: dict[int, np.ndarray] = {}
         self._aligned: dict[int, tuple] = {}
@@ -114,6 +116,7 @@ class Subtraction:
         self.table = np.concatenate([self._tables[i] for i in integrations])
         self.kept = [self._aligned[i] for i in integrations if self._keep]
         stack, errors = self.shares[0].stack, self._errors.get(0)
+        stack = stack.replace(dq=self.shares[0].alignment.science_dq)
         stacks = {}
         for k, planes in self._out.items():
             if errors is None:
@@ -210,7 +213,10 @@ class Subtraction:
         if not self._keep:
             return
         kept = [
-            work.place.download_later((images.copy(), work.alignment.shift_err(pair_fits)))()
+            (
+                *work.place.download_later((images.copy(), work.alignment.shift_err(pair_fits)))(),
+                work.alignment.shift_dq(pair_fits),
+            )
             for images, pair_fits in zip(aligned, fits, strict=True)
         ]
         self._aligned.update(zip(group, kept, strict=True))
@@ -233,17 +239,19 @@ class Subtraction:
         own = self.each and offsets is None  # references of its own for each integration
         planes = slice(group[0], group[-1] + 1) if own else slice(None)
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
+        missing = work.alignment.science_missing
         coefficients: list = []
         parts: Any = klip(
             filled,
             aligned if own else aligned[0],
             list(self._out),
             offsets=offsets,
-            weight=work.weight,
+            weight=self._weight(work),
             errors=errors,
             overwrite_references=True,
             spectra=self.spectra,
             coefficients=coefficients,
+            missing=None if missing is None else missing[planes],
         )
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
@@ -256,6 +264,14 @@ class Subtraction:
             with first.activate():
                 for name, image in zip(names, images, strict=True):
                     out[name][planes] = image
+
+    def _weight(self, work):
+        """Return the weights of the pixels: without known sources, and without areas of no data."""
+        with self._lock:
+            if self._weights is None:
+                own = (work.weight, work.alignment.klip_weight(aligned=not self.skip))
+                self._weights = [w for w in own if w is not None]
+        return np.prod(self._weights, axis=0) if self._weights else None
 
     def _write(self, work, group, aligned, fits):
         """Write aligned references in the background, on the CPU a batch at a time."""
@@ -274,13 +290,14 @@ class Subtraction:
                         pinned=True,
                     )
                 with self.job.timed("write"):
+                    flags = partial(alignment.shift_dq, pair_fits, part)
                     self.job.background.submit(
-                        self._put, self._writer, i if self.each else 0, planes, part.start
+                        self._put, self._writer, i if self.each else 0, planes, flags, part.start
                     )
 
     @staticmethod
-    def _put(writer, row, planes, start):
-        writer.write(row, *planes(), start)
+    def _put(writer, row, planes, flags, start):
+        writer.write(row, *planes(), start, flags())
 
     @contextmanager
     def _timed(self, place, step):

@@ -13,9 +13,11 @@ from gpucoron.backend.arrays import to_host
 from gpucoron.backend.device import on_gpu
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
+from gpucoron.ops.dq import DO_NOT_USE
 from gpucoron.ops.fourier_shift import shift_spectra, shift_variances
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
-from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
+from gpucoron.steps.bad_pixels import FLUX_ESTIMATED, BadPixelFiller, ReferenceLibrary
+from gpucoron.steps.field import area_in_references, empty_area, field_weight, registration_mask
 from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
 from gpucoron.steps.positions import (
     JointPositions,
@@ -37,6 +39,7 @@ class AlignedReferences(NamedTuple):
     data: np.ndarray  # (nsci, nref, ny, nx), or (nref, ny, nx) with align="first"
     err: np.ndarray  # the same shape
     fits: np.ndarray  # FITS_DTYPE, science integrations outermost; always on the host
+    dq: np.ndarray  # uint32, as `Alignment.shift_dq` gives it; shape of data; always on the host
 
 
 class Alignment:
@@ -82,6 +85,11 @@ class Alignment:
         usable pixel is NaN.
     science_error : (ny, nx)
         Standard deviations of the pixels of one integration; NaN where not known.
+    science_dq : (nsci, ny, nx) uint32
+        DQ of `science`: that of the exposure, with DO_NOT_USE and FLUX_ESTIMATED where a pixel was
+        filled (the preset adds nothing).
+    science_missing : (nsci, ny, nx) bool or None
+        Which pixels of `science` were filled, for KLIP; None with the preset.
 
     Raises
     ------
@@ -120,7 +128,12 @@ class Alignment:
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
         self.science_error = error
+        filled = filling.flags(science)
+        self._area = empty_area(filled)
+        self.science_missing = None if self._like_jwst else (filled & FLUX_ESTIMATED) != 0
+        mask = registration_mask(mask, references.area | self._area)
         self._xp = cuda.array_namespace(self.science, references.images)
+        self.science_dq = science.dq | self._xp.where(self._xp.isfinite(self.science), filled, 0)
         self._usable = to_host(self._xp.isfinite(self.science).all(axis=(1, 2)))
         if not self._usable.any():
             raise InputError("align_refs: no science integration has a usable pixel")
@@ -308,6 +321,29 @@ class Alignment:
         self._blank(data, positions.status[1] == LEFT_OUT)
         return data
 
+    def klip_weight(self, aligned: bool = True) -> np.ndarray | None:
+        """Return the weights in KLIP that leave areas without data out, here or in any reference.
+
+        Parameters
+        ----------
+        aligned : bool
+            The references are aligned: where they come to lie for the first usable integration
+            (the mean position with ``align="joint"``) counts.
+
+        Returns
+        -------
+        (ny, nx) float64 or None
+            As `gpucoron.steps.field.field_weight`, on the host; None with the preset.
+        """
+        area = self._references.area
+        if aligned and area.any():
+            if self.align == "joint":
+                shifts = np.nan_to_num(-self.positions.references)
+            else:
+                shifts = self._shifts(self.fit(int(np.argmax(self._usable))))
+            area = area_in_references(area, shifts)
+        return field_weight(area | self._area)
+
     def shift_err(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
         """Shift the references' err by the fitted shifts.
 
@@ -333,6 +369,32 @@ class Alignment:
             self._xp.maximum(err, 0.0, out=err)
         self._blank(err, (fits["status"] == LEFT_OUT) | ~to_host(known)[part])
         return err
+
+    def shift_dq(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
+        """Shift the flags of the references' bad and NON_SCIENCE pixels by the fitted shifts.
+
+        Parameters
+        ----------
+        fits, part
+            As for `shift_err`.
+
+        Returns
+        -------
+        (n, ny, nx) uint32
+            On the host, as `gpucoron.ops.dq.FlaggedPixels.shifted` gives it, with DO_NOT_USE and
+            FLUX_ESTIMATED where a pixel was filled. DO_NOT_USE throughout for a reference that was
+            left out. All 0 with the preset.
+        """
+        fits = fits[part]
+        shape = (len(fits), *self.shape[1:])
+        flags = np.zeros(shape, dtype=np.uint32)
+        if self._like_jwst:
+            return flags
+        left_out, shifts = fits["status"] == LEFT_OUT, self._shifts(fits)
+        for plane, row, shift in zip(flags, fits["ref_plane"], shifts, strict=True):
+            plane[:] = self._references.flagged.shifted(row - 1, shift)
+        flags[left_out] |= np.uint32(DO_NOT_USE)
+        return flags
 
     def reference_errors(self, fits: np.ndarray | None = None) -> ReferenceErrors | None:
         """Return the noise of the references, moved as their images.
@@ -400,7 +462,8 @@ def align_refs(
     Returns
     -------
     AlignedReferences
-        data and err are (nsci, nref, ny, nx) float64, or (nref, ny, nx) with ``align="first"``; a
+        data and err are (nsci, nref, ny, nx) float64, or (nref, ny, nx) with ``align="first"``, dq
+        is uint32 of that shape; a
         science integration without any usable pixel has NaN for its references.
 
     Raises
@@ -413,8 +476,9 @@ def align_refs(
     plan = Alignment(science, references, mask, **parameters)
     batches = [(data, err, fits) for _, data, err, fits in plan]
     data, err, tables = (list(column) for column in zip(*batches, strict=True))
+    dq = [plan.shift_dq(table) for table in tables]
     fits, _ = plan.judge(np.concatenate(tables))
     if plan.align == "first":
-        return AlignedReferences(data[0], err[0], fits)
+        return AlignedReferences(data[0], err[0], fits, dq[0])
     xp = cuda.array_namespace(*data)
-    return AlignedReferences(xp.stack(data), xp.stack(err), fits)
+    return AlignedReferences(xp.stack(data), xp.stack(err), fits, np.stack(dq))

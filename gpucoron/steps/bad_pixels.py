@@ -28,6 +28,7 @@ from gpucoron.ops.bad_pixels import (
 from gpucoron.ops.fourier_shift import multiply_phases, shift_spectra, spectra
 from gpucoron.ops.kriging import joint_spread
 from gpucoron.ops.registration import Registration
+from gpucoron.steps.field import empty_area
 
 __all__ = ["BadPixelFiller", "ReferenceLibrary"]
 
@@ -98,7 +99,9 @@ def _mean_at_origin(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return fft_module(moved).irfft2(moved.mean(axis=0), s=images.shape[1:])
 
 
-NON_SCIENCE = np.uint32(dq_bits.NON_SCIENCE)
+DO_NOT_USE, NON_SCIENCE, FLUX_ESTIMATED = (
+    np.uint32(bit) for bit in (dq_bits.DO_NOT_USE, dq_bits.NON_SCIENCE, dq_bits.FLUX_ESTIMATED)
+)
 
 
 class SharedPsf(NamedTuple):
@@ -203,6 +206,28 @@ class BadPixelFiller:
             errors = xp.where(spreads > 0, spreads, errors).astype(errors.dtype, copy=False)
         return filled, errors, shared
 
+    def flags(self, stack: IntegrationStack) -> np.ndarray:
+        """Return the flags of pixels that are filled, set to 0 or NON_SCIENCE, 0 for all others.
+
+        Parameters
+        ----------
+        stack : IntegrationStack
+            Before it is filled.
+
+        Returns
+        -------
+        (n, ny, nx) uint32
+            Flags of the stack, with DO_NOT_USE where a pixel is bad, also where only its value says
+            so, and FLUX_ESTIMATED where it is filled. All 0 with the preset.
+        """
+        xp = cuda.array_namespace(stack.dq)
+        if self.like_jwst:
+            return xp.zeros_like(stack.dq)
+        bad, _, zero = self._bad(stack.data, stack.dq)
+        filled = bad if zero is None else bad & ~zero
+        flags = xp.where(bad | ((stack.dq & NON_SCIENCE) != 0), stack.dq, np.uint32(0))
+        return flags | DO_NOT_USE * bad | FLUX_ESTIMATED * filled
+
     @property
     def _box(self) -> int:
         return max(self.median_box_length, 1)
@@ -247,6 +272,10 @@ class ReferenceLibrary:
         Of `images`.
     groups : (nref,) int
         Exposure of each reference, numbered from 0.
+    flagged : FlaggedPixels
+        Pixels that were filled, set to 0 or NON_SCIENCE; none with the preset.
+    area : (ny, nx) bool
+        Pixels without data in any of them (`gpucoron.steps.field.empty_area`), on the host.
     errors : (ngroups, ny, nx) floating
         Standard deviation of the pixels of each exposure, filled; NaN without any err above 0.
     err_spectra : (nref, ny, nx // 2 + 1) complex128 or None
@@ -273,6 +302,8 @@ class ReferenceLibrary:
             images[xp.asarray(~self.usable)] = 0.0
         self.images, self.shape = images, images.shape
         self.spectra = spectra(images)
+        flags = filling.flags(references)
+        self.flagged, self.area = dq_bits.FlaggedPixels(flags), empty_area(flags)
         self.err_spectra = self.err_known = None
         if with_err:
             err = references.err

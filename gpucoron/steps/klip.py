@@ -27,6 +27,7 @@ def klip(
     overwrite_references: bool = False,
     spectra: list | None = None,
     coefficients: list | None = None,
+    missing: np.ndarray | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL modes.
 
@@ -52,6 +53,9 @@ def klip(
         Takes the eigenvalues of each KL basis, descending, (MJy/sr)^2.
     coefficients : list, optional
         Takes for each truncation the coefficients (n, nref) of the references in the models.
+    missing : (n, ny, nx) bool, optional
+        Pixels of the integrations, such as filled ones, that take no part in their means and
+        coefficients. The model is subtracted there all the same. Default: none.
 
     Returns
     -------
@@ -76,6 +80,11 @@ def klip(
     With `weight` m, mean and <,> are weighted with m^2, and the KL vectors are combinations of
     whole references that are orthonormal with that product.
 
+    With `missing` pixels mean and coefficients are those of the weighted least-squares fit of a
+    constant and the z_k to the other pixels of an integration, from ``(1 - sum m^2 z_i z_j) x =
+    <t, z_i>`` with sums over the missing and the other pixels. With `offsets` the pixel counts that
+    is nearest in the references' frame.
+
     With `offsets` S_s is a shift by s (`gpucoron.ops.fourier_shift`) and
     out = t - mean(t) - sum_k <S_-s t, z_k> S_s z_k: a shift of all images changes no inner product,
     so that one decomposition serves integrations wherever they are. What is not finite in a target
@@ -94,7 +103,7 @@ def klip(
         if spectra is not None:
             spectra.append(shared.eigenvalues)
         subtract = shared.subtract if offsets is None else _Moved(shared, offsets)
-        residuals = subtract(images, truncations, factors)
+        residuals = subtract(images, truncations, factors, missing)
         stds = [None] * len(residuals) if errors else _scatter(images, shared, truncations)
         _insert_left_out(factors, references)
     elif offsets is not None:
@@ -115,6 +124,7 @@ def klip(
             weight,
             coefficients=factors,
             scatter=errors is None,
+            missing=missing,
         )
     if coefficients is not None:
         coefficients += factors
@@ -157,7 +167,11 @@ class _Moved:
         self._shared, self._offsets = shared, np.asarray(offsets, dtype=np.float64)
 
     def __call__(
-        self, images: np.ndarray, truncations: Sequence[int], coefficients: list
+        self,
+        images: np.ndarray,
+        truncations: Sequence[int],
+        coefficients: list,
+        missing: np.ndarray | None,
     ) -> list[np.ndarray]:
         xp, offsets = cuda.array_namespace(images), np.nan_to_num(self._offsets)
         if offsets.shape != (len(images), 2):
@@ -170,8 +184,13 @@ class _Moved:
         targets -= targets.sum(axis=(1, 2), keepdims=True) / count
         targets *= finite
         moved = fourier_shift(targets, -offsets)
+        if missing is not None:
+            whole = np.rint(-offsets).astype(int)
+            missing = xp.stack(
+                [xp.roll(m, s, axis=(0, 1)) for m, s in zip(missing, whole.tolist(), strict=True)]
+            )
         residuals = []
-        for left in self._shared.subtract(moved, truncations, coefficients):
+        for left in self._shared.subtract(moved, truncations, coefficients, missing):
             residual = targets - fourier_shift(moved - left, offsets)
             residual[~finite] = np.nan
             residuals.append(residual)

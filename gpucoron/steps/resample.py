@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +32,14 @@ GPU_PIXELS_AT_ONCE = 2**24  # of planes, whose weights exist at a time: every la
 
 @dataclass(frozen=True)
 class ResampledImage:
-    """The combined image; (ny, nx) float32 in MJy/sr and its square, but `con`.
+    """The combined image; (ny, nx) float32 in MJy/sr and its square, but `con` and `dq`.
 
     `data` is the weighted mean, `wht` the sum of weights, `con` (nplanes, ny, nx) int32 has bit
     k % 32 of plane k // 32 set where integration k took part. `err` and the variances are NaN where
     they are not known. `correlation` has factors by the side of a square of pixels, 0 for large
     areas: by how much the scatter of means over such a square exceeds that of independent pixels.
+    `dq` (ny, nx) uint32 is 0 where any took part, DO_NOT_USE where only bad pixels fall, with
+    NON_SCIENCE where no science pixel of any exposure falls.
     """
 
     data: Any
@@ -46,6 +49,7 @@ class ResampledImage:
     var_poisson: Any
     var_rnoise: Any
     var_flat: Any
+    dq: Any = None
     var_ref: Any = None
     var_speckle: Any = None
     correlation: tuple[tuple[int, float], ...] = ()
@@ -147,7 +151,7 @@ def resample(
     Sums are in double precision where the jwst package's are in single; the results differ by about
     1e-7 of the value. With ``err_from="var"`` nothing else differs for finite input. Lanczos has
     negative weights: next to bad pixels and at the edge `wht` can come close to 0 or below, and
-    `data` is nothing but noise there.
+    `data` is nothing but noise there; where it is not above 0, `dq` has DO_NOT_USE.
 
     References
     ----------
@@ -155,14 +159,10 @@ def resample(
     """
     times = _check(stacks, pixel_maps, exposure_times, weight_type, err_from)
     ratio = _check_ratio(pixel_scale_ratio)
-    drizzle = Drizzle(
-        output_shape,
-        kernel=kernel,
-        pixfrac=pixfrac,
-        pixel_scale_ratio=ratio,
-        fillval=fillval,
-        n_inputs=sum(len(stack) for stack in stacks),
-    )
+    options: dict[str, Any] = {"kernel": kernel, "pixfrac": pixfrac, "pixel_scale_ratio": ratio}
+    n_inputs = sum(len(stack) for stack in stacks)
+    drizzle = Drizzle(output_shape, fillval=fillval, n_inputs=n_inputs, **options)
+    science = Drizzle(output_shape, n_inputs=len(stacks), **options)
     if drizzle.pixfrac != float(pixfrac):
         log.warning("resample: kernel %s takes no pixfrac; %s counts as 1", kernel, pixfrac)
     noise = None if err_from == "var" else CombinedNoise(drizzle.output_shape, center)
@@ -182,15 +182,20 @@ def resample(
         for start in range(0, len(stack), at_once):
             part = stack.planes(slice(start, start + at_once))
             _add(drizzle, part, geometry[name], fixed[k], noise)
+        in_field = ((stack.dq & np.uint32(NON_SCIENCE)) == 0).any(axis=0).astype(np.float32)
+        science.add(in_field, geometry[name], in_field)
         if noise is not None:
             noise.finish(stack, pixel_map, geometry[name])
         if all(id(later) != name for later in pixel_maps[k + 1 :]):
             del geometry[name]
-    return (
+    in_field = science.reached()
+    del science
+    image = (
         _with_own_errors(drizzle.result(), ratio)
         if noise is None
         else _with_noise(drizzle.result(), noise)
     )
+    return dataclasses.replace(image, dq=_flags(image, in_field))
 
 
 def _add(
@@ -217,6 +222,13 @@ def _add(
         return
     weigh_variances = READ_NOISE if weight is None else np.full(len(stack), float(weight))
     drizzle.add(stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances)
+
+
+def _flags(image: ResampledImage, in_field: np.ndarray) -> np.ndarray:
+    """Return DQ of the combined image; `in_field` tells where science pixels fall."""
+    good = (image.con != 0).any(axis=0) & (image.wht > 0)
+    xp = cuda.array_namespace(image.wht)
+    return xp.where(good, np.uint32(0), xp.where(in_field, np.uint32(DO_NOT_USE), BAD))
 
 
 def _with_noise(image: DrizzledImage, noise: CombinedNoise) -> ResampledImage:

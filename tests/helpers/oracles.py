@@ -75,6 +75,19 @@ def klip(target, references, truncate, weight=None):
     return (t - model).reshape(target.shape), left.std(axis=0).reshape(target.shape)
 
 
+def klip_without(target, references, truncate, good, weight=None):
+    """Least squares of KL vectors of weighted pixels and a constant, on the good pixels alone."""
+    m = np.ones(target.size) if weight is None else weight.ravel()
+    flat = references.reshape(len(references), -1)
+    flat = flat - np.average(flat, axis=1, weights=m**2)[:, None]
+    left, values, _ = np.linalg.svd(flat * m, full_matrices=False)
+    vectors = (left.T @ flat / values[:, None])[:truncate]
+    columns, used = np.vstack([np.ones(m.size), vectors]).T, good.ravel() & (m > 0)
+    rows = (columns[used] * m[used, None], target.ravel()[used] * m[used])
+    x = np.linalg.lstsq(*rows, rcond=None)[0]
+    return target - (columns @ x).reshape(target.shape)
+
+
 def krige(image, usable, err, y, x, table, reach):
     """Simple kriging, one dense system a pixel; `table` is the correlation by squared distance."""
     values, variances = np.full((2, len(y)), np.nan)

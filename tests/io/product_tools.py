@@ -65,7 +65,8 @@ def resampled(shape, seed=1):
     }
     planes["data"][0, :3] = np.nan
     con = random.integers(-(2**31), 2**31, (2, *shape), dtype=np.int32)
-    return ResampledImage(con=con, correlation=((4, 1.37), (0, 1.5)), **planes)
+    dq = np.where(np.isnan(planes["data"]), np.uint32(513), np.uint32(0))
+    return ResampledImage(con=con, dq=dq, correlation=((4, 1.37), (0, 1.5)), **planes)
 
 
 def layout(path):

@@ -110,6 +110,8 @@ def test_no_keyword_of_the_star_is_inherited_but_with_the_preset(shared_data, tm
         header = fits.getheader(tmp_path / "i2d.fits", "SCI")
         assert header["STARCENX"] == expected
         assert ("CENTERBY" in header) == (preset is None)
+        with fits.open(tmp_path / "i2d.fits") as hdus:
+            assert ("DQ" in hdus) == (preset is None)
 
 
 def test_layout(data, written):
@@ -132,7 +134,7 @@ def test_layout(data, written):
     assert layout(written["psfalign"]) == [*references, ("ALIGN", "table", (n_ref,))]
     quad = stack(2, n_ref, *shape[1:])
     assert layout(written["quad"]) == [*quad, ("ALIGN", "table", (2 * n_ref,))]
-    i2d = images((40, 50), "SCI ERR") + images((2, 40, 50), "CON", "int32")
+    i2d = stack(40, 50) + images((2, 40, 50), "CON", "int32")
     i2d += images((40, 50), f"WHT {variances}") + images((len(data.science),), "HDRTAB", "table")
     assert layout(written["i2d"]) == i2d
     assert layout(written["median"]) == images(shape[1:], "SCI")
@@ -247,7 +249,7 @@ def test_i2d_keywords(data, written):
         assert sci["S_REGION"] == grid().s_region and sci["BUNIT"] == "MJy/sr"
         assert hdus["ERR"].header["BUNIT"] == "MJy/sr"
         assert not {"CD1_1", "A_ORDER", "V2_REF", "ROLL_REF"} & set(sci)
-        assert "DQ" not in hdus
+        assert not hdus["DQ"].data[1:].any() and hdus["DQ"].data[0, 0] == 513
         names = list(hdus["HDRTAB"].data["FILENAME"])
         assert names == [e.path.name for e in data.science]
         assert set(hdus["HDRTAB"].data["ASNTABLE"]) == {data.provenance.asn_table}

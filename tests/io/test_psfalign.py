@@ -37,16 +37,18 @@ def writer(small, tmp_path):
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_psfalign_any_order_same_file(writer, tmp_path, planes, order, batch):
     data, err = planes
+    dq = (data > 1).astype(np.uint32) * np.uint32(1 + 2**31)
     with writer() as file:
         for sci in order:
             for ref in range(0, 4, batch):
-                part = slice(ref, ref + batch)
-                file.write(sci, data[sci, part].astype("f8"), err[sci, part], ref_index=ref)
+                part = sci, slice(ref, ref + batch)
+                file.write(sci, data[part].astype("f8"), err[part], ref, dq[part])
         file.close()
     with fits.open(tmp_path / "x.fits", checksum=True) as hdus:
         np.testing.assert_array_equal(hdus["SCI"].data, data)
         np.testing.assert_array_equal(hdus["ERR"].data, err)
-        assert hdus["DQ"].data.dtype == np.uint32 and not hdus["DQ"].data.any()
+        assert hdus["DQ"].data.dtype == np.uint32
+        np.testing.assert_array_equal(hdus["DQ"].data, dq)
     assert [p.name for p in tmp_path.iterdir()] == ["x.fits"]
 
 

@@ -144,6 +144,46 @@ def test_bad_target_pixels_take_no_part(device):
     assert_close(out, subtracted(CPU, refs, target, 5)[0])
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_missing_target_pixels_are_least_squares_on_the_others(device, seed, weighted):
+    """Whatever stands in them; together, one at a time, and each with references of its own."""
+    rng, shape, truncations = np.random.default_rng(seed), (31, 28), [0, 3, 8]
+    refs, weight = references(seed=seed), hole(shape, seed) if weighted else None
+    targets = np.array([speckles(shape, rng.normal(0, 0.2, 2)) for _ in range(3)]) + 7.0
+    missing = rng.random(targets.shape) < 0.04
+    missing[1, 12:16, 11:16] = True  # in the core
+    missing[2] = False
+    targets[missing] += rng.normal(0, 300, missing.sum())
+    basis, factors = KLBasis(device.array(refs), weight=weight), []
+    given = [device.array(a) for a in (read_only(targets), missing)]
+    left = device.get(basis.subtract(given[0], truncations, factors, given[1]))
+    for k, truncate in enumerate(truncations):
+        for target, lacking, residual in zip(targets, missing, left[k], strict=True):
+            expected = oracles.klip_without(target, refs, truncate, ~lacking, weight)
+            assert_allclose(residual, expected, atol=1e-8)
+        assert device.get(factors[k]).shape == (3, 8)
+    many = device.array(np.stack([refs] * 3))
+    out = klip_many(many, given[0], truncations, weight=weight, missing=given[1])
+    for plane, expected in zip(device.get(out[0]), left, strict=True):
+        assert_allclose(plane, expected, atol=1e-8)
+    for t in range(3):
+        one = slice(t, t + 1)
+        alone = device.get(basis.subtract(given[0][one], truncations, missing=given[1][one]))
+        for plane, expected in zip(alone, left, strict=True):
+            assert_allclose(plane[0], expected[t], atol=1e-9)
+    with pytest.raises(InputError, match="missing has shape"):
+        basis.subtract(given[0], 3, missing=given[1][:2])
+
+
+def test_targets_without_any_pixel_that_counts_are_left_as_they_are(device):
+    targets = speckles((31, 28))[None]
+    basis = KLBasis(device.array(references()))
+    lacking = device.array(np.ones(targets.shape, bool))
+    left = device.get(basis.subtract(device.array(targets), 4, missing=lacking))
+    assert_allclose(left, targets, atol=1e-9)
+
+
 def test_errors(device):
     refs = references().copy()
     refs[2, 0, 0] = np.inf

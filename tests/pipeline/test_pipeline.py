@@ -11,6 +11,7 @@ from gpucoron.backend.device import cpu_threads
 from gpucoron.core.parameters import Klip, Parameters
 from gpucoron.errors import OutputError, ParameterError, UsageError
 from gpucoron.io import read_exposure, read_psfmask
+from gpucoron.ops.dq import DO_NOT_USE, FLUX_ESTIMATED
 from gpucoron.steps import Alignment, align_refs, klip, outlier_detection, stack_refs
 from tests.helpers.tiny_sets import N_REFERENCES, N_SCIENCE, NAME, SHAPE, TinySet, complete
 from tests.helpers.tiny_sets import one_thread as one_thread
@@ -118,8 +119,8 @@ def test_shapes_of_psfalign(align, tiny):
         with fits.open(path) as hdus:
             assert hdus["SCI"].shape == shape
             assert hdus[0].header["DATAMODL"] == ("CubeModel" if align == "first" else "QuadModel")
-            assert not hdus["DQ"].data.any()
             same(aligned.data, hdus["SCI"].data)
+            same(aligned.dq, hdus["DQ"].data)
             assert np.isfinite(hdus["ERR"].data).all()
 
 
@@ -133,14 +134,17 @@ def chain(tiny, align="joint", preset=None, truncate=3, **alignment):
         flagged = outlier_detection(exposure.stack).stack
         parameters = {"align": align, "preset": preset, **alignment}
         plan = Alignment(flagged, stack, mask, **parameters)
-        filled = flagged.replace(data=plan.science)
+        filled = flagged.replace(data=plan.science, dq=plan.science_dq)
         aligned, references, offsets = align_refs(flagged, stack, mask, **parameters), None, None
         if align == "joint":
-            references, offsets, fits = plan.in_common_frame(), plan.positions.science, None
+            references, offsets = plan.in_common_frame(), plan.positions.science
         else:
-            references, fits = aligned.data, plan.fit(plan.integrations[0])
-        errors = None if preset else plan.reference_errors(fits)
-        subtracted = klip(filled, references, truncate, offsets=offsets, errors=errors)
+            references = aligned.data
+        weight = plan.klip_weight()
+        errors = plan.reference_errors(None if align == "joint" else plan.fit(plan.integrations[0]))
+        options = {"offsets": offsets, "weight": weight, "errors": errors}
+        options["missing"] = plan.science_missing
+        subtracted = klip(filled, references, truncate, **options)
         yield exposure.root, flagged, aligned, subtracted
 
 
@@ -152,14 +156,17 @@ def test_a_run_is_the_chain_of_its_steps(align, shared):
         same(product.crfints[root].data, flagged.data)
         same(product.psfalign[root].data, aligned.data)
         same(product.psfalign[root].err, aligned.err)
+        same(product.psfalign[root].dq, aligned.dq)
         same(product.fits[root], aligned.fits)
         same(product.psfsub[root].data, subtracted.data)
-        for name in ("err", "var_ref", "var_speckle"):
+        for name in ("err", "var_ref", "var_speckle", "dq"):
             same(getattr(product.psfsub[root], name), getattr(subtracted, name))
         shared_noise = product.psfsub[root].reference_noise
         for ours, theirs in zip(shared_noise, subtracted.reference_noise, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-        same(product.psfsub[root].dq, flagged.dq)
+        filled = (product.psfsub[root].dq & FLUX_ESTIMATED) != 0
+        same(filled, (flagged.dq & DO_NOT_USE) != 0)
+        assert filled.any() and (aligned.dq & FLUX_ESTIMATED).any()
 
 
 def test_miri_non_science_pixels_are_zero_before_the_fit(tmp_path):

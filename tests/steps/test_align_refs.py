@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
+from gpucoron.ops.dq import DO_NOT_USE, FLUX_ESTIMATED, NON_SCIENCE
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.steps import Alignment, align_refs
 from gpucoron.steps.align_refs import FITS_DTYPE
@@ -113,6 +114,33 @@ def test_preset_leaves_err_unfilled(scene):
     out = align_refs(science, references, preset="jwst", align="first")
     assert np.isnan(out.err[2]).all() and np.isfinite(out.err[[0, 1, 3]]).all()
     assert np.isfinite(align_refs(science, references).err).all()
+
+
+@pytest.mark.parametrize("align", ["joint", "each", "first"])
+def test_flags_are_where_bad_pixels_went(scene, align):
+    """By what a bad pixel adds to the shifted image: less than the first lobe of sinc elsewhere."""
+    science, references = scene
+    bad = np.zeros(references.shape, bool)
+    bad[np.arange(4), [10, 17, 30, 22], [9, 31, 12, 25]] = True
+    references = changed(references, data=(bad, np.nan), dq=(bad, 4))
+    out = align_refs(science, references, align=align)
+    assert out.dq.shape == out.data.shape and out.dq.dtype == np.uint32
+    for flags, row in zip(out.dq.reshape(-1, *SHAPE), out.fits, strict=True):
+        r, shift = row["ref_plane"] - 1, [[-row["y"], -row["x"]]]
+        share = np.abs(fourier_shift(bad[r : r + 1].astype(float), np.array(shift))[0])
+        filled = flags == DO_NOT_USE | FLUX_ESTIMATED | 4
+        assert 1 <= filled.sum() <= 4 and share[filled].min() > 0.01
+        assert share[~filled].max() < 0.22
+        edge = flags == DO_NOT_USE | NON_SCIENCE
+        assert_array_equal(flags, np.where(filled, flags, np.where(edge, flags, 0)))
+        assert edge.sum() == (abs(row["y"]) > 0.5) * 41 + (abs(row["x"]) > 0.5) * (
+            40 - (abs(row["y"]) > 0.5)
+        )
+    plan = Alignment(references, science, np.ones(SHAPE), align=align)
+    assert_array_equal(plan.science_dq != 0, bad)
+    plan = Alignment(references, science, np.ones(SHAPE), preset="jwst", align="first")
+    assert_array_equal(plan.science_dq, references.dq)
+    assert not plan.shift_dq(plan.fit(0)).any()
 
 
 def test_non_science_pixels_become_zero(scene):

@@ -65,7 +65,8 @@ def both(device, given, maps, **keywords):
         if wanted is None or name == "correlation":
             assert_allclose(np.array(found, float), np.array(wanted, float), rtol=1e-6)
             continue
-        assert found.dtype == wanted.dtype == (np.int32 if name == "con" else np.float32)
+        dtype = {"con": np.int32, "dq": np.uint32}.get(name, np.float32)
+        assert found.dtype == wanted.dtype == dtype
         assert_allclose(found, wanted, rtol=10 * DRIZZLE_ROUNDED, err_msg=name)
     return result
 
@@ -99,6 +100,28 @@ def test_a_bad_pixel_in_any_array_takes_no_part(device, name, value):
     result = both(device, [spoilt], [pixel_map()])
     assert_same_bits(result, run(device, [flagged], [pixel_map()]))
     assert not np.array_equal(result.wht, run(device, [clean], [pixel_map()]).wht)
+
+
+@pytest.mark.parametrize("kernel", ["square", "point", "lanczos2"])
+def test_dq_tells_field_and_bad_pixels_apart(device, kernel):
+    """By the drizzle package, given weights of the field and of the good pixels."""
+    theirs = pytest.importorskip("drizzle.resample", reason="the drizzle package is absent").Drizzle
+    given, maps = [stack(2, 1), stack(3, 2)], [pixel_map(7.0), pixel_map(-20.0)]
+    given = [changed(s, dq=(np.s_[:, 9:15, 8:13], 1)) for s in given]  # bad in both
+    given[0] = changed(given[0], dq=(np.s_[:, :, 16:], 513))  # a border
+    fields = []
+    for bits in (512, 513):
+        drizzle = theirs(kernel=kernel, out_shape=OUTPUT, fillval="NAN")
+        for exposure, pixels in zip(given, maps, strict=True):
+            for dq in exposure.dq:
+                weight = ((dq & bits) == 0).astype(np.float32)
+                drizzle.add_image(weight, 1.0, pixels.copy(), weight_map=weight)
+        fields.append(drizzle.out_ctx.any(axis=0))
+    seen, good = fields
+    result = run(device, given, maps, kernel=kernel)
+    good &= result.wht > 0
+    assert_array_equal(result.dq, np.where(good, 0, np.where(seen, 1, 513)))
+    assert set(result.dq.flat) == {0, 1, 513}
 
 
 def test_other_flags_do_not_matter(device):

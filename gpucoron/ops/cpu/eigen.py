@@ -6,6 +6,7 @@ import numpy as np
 import scipy.linalg
 
 from gpucoron.backend.parallel import over_blocks
+from gpucoron.ops.missing_pixels import solve_without
 
 
 def symmetric_eigen(matrices):
@@ -57,33 +58,61 @@ class Basis:
         self.sums, self.vectors, self._references = values[0], vectors[0], flat
         self.rank = int((self.sums > tolerance * len(flat) * max(self.sums[0], 0.0)).sum())
 
-    def subtract(self, targets, kept):
+    def subtract(self, targets, kept, missing=None):
         """Return what each number of vectors leaves of the targets, and the coefficients.
 
-        Lists of (n, pixels) and (n, references) arrays.
+        Lists of (n, pixels) and (n, references) arrays. Pixels `missing` (n, pixels) bool take no
+        part in means and coefficients.
         """
         flat = np.array(targets, dtype=np.float64)
         finite = np.isfinite(flat)
         flat[~finite] = 0.0
-        flat -= self._means(flat, finite)
+        counted = finite if missing is None else finite & ~missing
+        flat -= self._means(flat if missing is None else np.where(counted, flat, 0.0), counted)
         flat[~finite] = 0.0
+        used = flat if missing is None else np.where(counted, flat, 0.0)
         references, vectors, most = self._references, self.vectors, max(kept, default=0)
-        inner = sum(over_blocks(lambda b: self._products(flat, b), flat.shape[1]))
+        inner = sum(over_blocks(lambda b: self._products(used, b), flat.shape[1]))
         amplitudes = inner @ vectors[:most].T / self.sums[:most]
-        factors = [amplitudes[:, :k] @ vectors[:k] for k in kept]
+        models = [(amplitudes[:, :k], 0.0) for k in kept]
+        if missing is not None:
+            models = self._without(~counted, amplitudes, kept)
+        factors = [rows @ vectors[:k] for (rows, _), k in zip(models, kept, strict=True)]
         results = [np.empty_like(flat) for _ in kept]
 
         def subtract(block):
-            for factor, residual in zip(factors, results, strict=True):
-                residual[:, block] = flat[:, block] - factor @ references[:, block]
+            for factor, (_, constant), residual in zip(factors, models, results, strict=True):
+                residual[:, block] = flat[:, block] - constant - factor @ references[:, block]
 
         over_blocks(subtract, flat.shape[1])
         for residual in results:
             residual[~finite] = np.nan
         return results, factors
 
+    def _without(self, missing, amplitudes, kept):
+        """Return amplitudes (n, kept) and constants (n, 1) of fits without missing pixels."""
+        pixels, most = missing.shape[1], amplitudes.shape[1]
+        square = np.ones(pixels) if self._square is None else self._square
+        norm, scale = np.sqrt(square.sum()), np.sqrt(self.sums[:most])
+
+        def solve(_):
+            rows = []
+            for lacking, amplitude in zip(missing, amplitudes, strict=True):
+                where = np.flatnonzero(lacking & (square > 0))
+                z = np.empty((most + 1, len(where)))
+                z[0] = 1.0 / norm
+                z[1:] = self.vectors[:most] @ self._references[:, where] / scale[:, None]
+                z *= np.sqrt(square[where])
+                moments = z @ z.T
+                rows.append([solve_without(amplitude * scale, moments, k) for k in kept])
+            return rows
+
+        solved = over_blocks(solve, 1)[0]  # within one thread of the BLAS
+        models = [np.stack(rows) for rows in zip(*solved, strict=True)]
+        return [(x[:, 1:] / scale[:k], x[:, :1] / norm) for x, k in zip(models, kept, strict=True)]
+
     def _means(self, flat, finite):
-        """Means of targets over their finite pixels, (n, 1); the others are 0."""
+        """Means of targets over pixels that count, (n, 1); the others are 0."""
         if self._square is None:
             return flat.sum(axis=1, keepdims=True) / np.maximum(
                 finite.sum(axis=1, keepdims=True), 1

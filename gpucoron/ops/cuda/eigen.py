@@ -7,6 +7,7 @@ import numpy as np
 from gpucoron.backend.cuda import cupy, kernel
 from gpucoron.errors import DeviceError
 from gpucoron.ops.cuda.cusolver import eigh_batch
+from gpucoron.ops.missing_pixels import solve_without
 
 TILE, SEGMENT, THREADS = 64, 4096, 128  # as in klip.cu
 
@@ -64,7 +65,8 @@ class Bases:
 
     They are read again whenever something is subtracted, not copied. The tolerance of the rank is
     that of the CPU. The products of `targets` (frames, n_targets, pixels) come from the first pass.
-    `weight` (pixels,) multiplies the pixels in means and inner products.
+    `weight` (pixels,) multiplies the pixels in means and inner products. Pixels `missing`, of the
+    targets, take no part in means and coefficients; with them the host waits once more.
 
     Attributes
     ----------
@@ -76,14 +78,17 @@ class Bases:
         Eigenvalues of the inner products, descending, and a vector in each row.
     """
 
-    def __init__(self, references, tolerance, targets=None, weight=None):
+    def __init__(self, references, tolerance, targets=None, weight=None, missing=None):
         self._references, self._tolerance, self._weight = references, tolerance, weight
-        self._targets = None if targets is None else without_means(targets, weight)
+        self._targets = self._counted = None
+        if targets is not None:
+            self._targets, self._counted = without_means(targets, weight, missing)
+        self._missing = missing
         if weight is None:
-            self.means, self._inner = reference_sums(references, self._targets)
+            self.means, self._inner = reference_sums(references, self._counted)
             products = covariance(references, self.means)
         else:
-            self.means, self._inner = weighted_sums(references, weight, self._targets)
+            self.means, self._inner = weighted_sums(references, weight, self._counted)
             products = weighted_covariance(references, self.means, weight)
         self.sums, self.vectors, good = decompose(products)
         self.used, self.ranks, self.seen, good = self._state(good)
@@ -106,22 +111,31 @@ class Bases:
         The scatter is the residual standard deviation; coefficients are (frames, n_targets, n).
         """
         kept = np.minimum(truncations, self.ranks[:, None])
-        factors = self._factors(self._inner, kept)
+        factors, constants = self._factors(self._inner, kept, self._counted, self._missing)
         residuals, stds = self._run_kernel(self._targets, factors, kept)
+        self._take_off(residuals, constants)
         return residuals, stds, self._by_truncation(factors, kept)
 
-    def subtract(self, targets, truncations):
+    def subtract(self, targets, truncations, missing=None):
         """Return residuals (frames, n_targets, pixels) of other targets, and coefficients.
 
         One array each for every truncation; coefficients are (frames, n_targets, n).
         """
-        targets = without_means(targets, self._weight)
+        targets, counted = without_means(targets, self._weight, missing)
         kept = np.minimum(truncations, self.ranks[:, None])
-        weighted = targets if self._weight is None else targets * self._weight**2
+        weighted = counted if self._weight is None else counted * self._weight**2
         _, inner = reference_sums(self._references, weighted)
-        factors = self._factors(inner, kept)
+        factors, constants = self._factors(inner, kept, counted, missing)
         residuals = self._run_kernel(targets, factors, kept[:, :0])[0]
+        self._take_off(residuals, constants)
         return residuals, self._by_truncation(factors, kept)
+
+    @staticmethod
+    def _take_off(residuals, constants):
+        """Subtract constants (frames, truncations, n_targets) from residuals in place."""
+        if constants is not None:
+            for k, residual in enumerate(residuals):
+                residual -= constants[:, k, :, None]
 
     @staticmethod
     def _by_truncation(factors, kept):
@@ -135,14 +149,46 @@ class Bases:
         kept = np.minimum(truncations, self.ranks[:, None])
         return self._run_kernel(self._references[:, :0], self.vectors[:, :0], kept)[1]
 
-    def _factors(self, inner, kept):
-        """Return the weights of the references in the models: (frames, models, n)."""
+    def _factors(self, inner, kept, counted, missing):
+        """Return the weights of the references in the models: (frames, models, n).
+
+        And the constants (frames, truncations, n_targets) in these; None where no pixel is missing.
+        """
         cp, (frames, n) = cupy(), self.means.shape
         amplitudes = cp.matmul(inner, self.vectors.transpose(0, 2, 1))
+        if missing is not None:
+            scaled, constants = self._without(amplitudes, kept, ~cp.isfinite(counted))
+            return cp.matmul(scaled.reshape(frames, -1, n), self.vectors), constants
         counts = cp.asarray(kept)[:, :, None, None] > cp.arange(n)
         sums = cp.where(self.sums > 0, self.sums, 1.0)[:, None, None, :]
         scaled = cp.where(counts, amplitudes[:, None] / sums, 0.0)
-        return cp.matmul(scaled.reshape(frames, -1, n), self.vectors)
+        return cp.matmul(scaled.reshape(frames, -1, n), self.vectors), None
+
+    def _without(self, amplitudes, kept, missing):
+        """Return amplitudes (frames, truncations, n_targets, n) and constants without pixels."""
+        cp, (frames, n_targets, n) = cupy(), amplitudes.shape
+        square = cp.ones(missing.shape[2]) if self._weight is None else self._weight**2
+        norm, most = cp.sqrt(square.sum()), int(kept.max(initial=0))
+        moments = cp.empty((frames, n_targets, most + 1, most + 1))
+        scale = cp.sqrt(cp.where(self.sums > 0, self.sums, 1.0))
+        for f, t in np.ndindex(frames, n_targets):
+            where = cp.flatnonzero(missing[f, t] & (square > 0))
+            images = self._references[f][:, where] - self.means[f][:, None]
+            z = cp.empty((most + 1, len(where)))
+            z[0] = 1.0 / norm
+            z[1:] = self.vectors[f, :most] @ cp.where(cp.isfinite(images), images, 0.0)
+            z[1:] /= scale[f, :most, None]
+            z *= cp.sqrt(square[where])
+            moments[f, t] = z @ z.T
+        moments, norm, scale = moments.get(), float(norm), scale.get()
+        rows = np.zeros((frames, kept.shape[1], n_targets, n))
+        constants = np.zeros(rows.shape[:3])
+        amplitudes = amplitudes.get() / scale[:, None]
+        for f, j, t in np.ndindex(*constants.shape):
+            k = int(kept[f, j])
+            x = solve_without(amplitudes[f, t], moments[f, t], k)
+            rows[f, j, t, :k], constants[f, j, t] = x[1:] / scale[f, :k], x[0] / norm
+        return cp.asarray(rows), cp.asarray(constants)
 
     def _run_kernel(self, targets, factors, kept):
         """Return residuals for all factors, and residual stds for the vectors `kept`."""
@@ -172,11 +218,15 @@ class Bases:
         return list(residuals), [residual_stds[k] for k in np.argsort(order).tolist()]
 
 
-def without_means(targets, weight=None):
-    """Return float64 targets without their means; pixels that are not finite are NaN."""
+def without_means(targets, weight=None, missing=None):
+    """Return float64 targets without their means; pixels that are not finite are NaN.
+
+    And the same with NaN where pixels are `missing` as well, which take no part in the means.
+    """
     cp = cupy()
     targets = targets.astype(np.float64)
-    finite = cp.isfinite(targets)
+    known = cp.isfinite(targets)
+    finite = known if missing is None else known & ~missing
     if weight is None:
         total = cp.where(finite, targets, 0.0).sum(axis=-1, keepdims=True)
         count = cp.maximum(finite.sum(axis=-1, keepdims=True), 1)
@@ -184,7 +234,8 @@ def without_means(targets, weight=None):
         total = cp.where(finite, targets * weight**2, 0.0).sum(axis=-1, keepdims=True)
         count = cp.where(finite, weight**2, 0.0).sum(axis=-1, keepdims=True)
         count = cp.where(count > 0, count, 1.0)
-    return cp.where(finite, targets - total / count, np.nan)
+    filled = cp.where(known, targets - total / count, np.nan)
+    return filled, filled if missing is None else cp.where(finite, filled, np.nan)
 
 
 def reference_sums(references, targets=None):
@@ -269,12 +320,13 @@ class Basis:
         if self._bases.used[0] < len(flat):
             self.bad = int(np.flatnonzero(np.isnan(self._bases.means[0].get()))[0])
 
-    def subtract(self, targets, kept):
+    def subtract(self, targets, kept, missing=None):
         """Return what each number of vectors leaves of the targets, and the coefficients.
 
         Lists of (n, pixels) and (n, references) arrays.
         """
-        residuals, factors = self._bases.subtract(targets[None], kept)
+        lacking = None if missing is None else missing[None]
+        residuals, factors = self._bases.subtract(targets[None], kept, lacking)
         return [residual[0] for residual in residuals], [rows[0] for rows in factors]
 
     def residual_std(self, kept):
