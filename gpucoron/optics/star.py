@@ -230,13 +230,14 @@ class _Search(NamedTuple):
         Where all of them leave much and see no star, fits start with low orders drawn from their
         prior; about one in four of these finds the star.
         """
-        best = None
-        for start in starts:
-            fit = self._fitted(start)
-            if best is None or fit.cost < best.cost:
-                best = fit
+        best = self._fitted(starts[0])
+        for start in starts[1:]:
             if best.misfit < MISFIT_LIMIT:
                 return best
+            fit = self._fitted(start)
+            best = fit if fit.cost < best.cost else best
+        if best.misfit < MISFIT_LIMIT:
+            return best
         sigma_nm = np.asarray(self.model.low_orders().sigma_nm)
         random = np.random.default_rng(0)
         drawn = MOST_WAVEFRONTS if self.coarse and sigma_nm.size and not self._seen(best) else 0
