@@ -6,7 +6,6 @@ import numpy as np
 from scipy import ndimage
 
 _STEP_PX, _TOLERANCE_PX, _ITERATIONS, _LONGEST_PX = 0.05, 1e-4, 30, 0.5
-_FAR_PX = 0.1  # steps beyond which slopes are computed again
 
 
 def symmetry_centre(
@@ -51,21 +50,18 @@ def symmetry_centre(
         )
         return there - turned, there + turned
 
-    moved = _LONGEST_PX
     for _ in range(_ITERATIONS):
         difference, total = compared(centre)
-        if moved > _FAR_PX:
-            slopes = np.array(
-                [
-                    (compared(centre + e)[0] - compared(centre - e)[0]) / (2 * _STEP_PX)
-                    for e in _STEP_PX * np.eye(2)
-                ]
-            )
+        slopes = np.array(
+            [
+                (compared(centre + e)[0] - compared(centre - e)[0]) / (2 * _STEP_PX)
+                for e in _STEP_PX * np.eye(2)
+            ]
+        )
         step = -np.linalg.lstsq(slopes.T, difference, rcond=None)[0]
         step *= min(1.0, _LONGEST_PX / max(np.hypot(*step), 1e-12))
         centre += step
-        moved = np.hypot(*step)
-        if moved < _TOLERANCE_PX:
+        if np.hypot(*step) < _TOLERANCE_PX:
             break
     asymmetry = np.sqrt(np.sum(difference**2) / max(np.sum(total**2), 1e-300))
     return (float(centre[0]), float(centre[1])), float(asymmetry)

@@ -315,12 +315,12 @@ def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout |
     from gpucoron.io.inspection import geometry
     from gpucoron.io.wcs import output_wcs, pixel_map
 
+    with product.run.timed("star"):
+        product.stars.wait()
     if product.parameters.resample.skip:
         return None
     science = product.inputs.science
     product.weights.compare()
-    with product.run.timed("star"):
-        product.stars.wait()
     with product.step("resample"):
         inputs, metas, shapes = geometry(science)
         centering = product.stars.center(inputs)

@@ -119,9 +119,9 @@ class Stars:
     def __enter__(self) -> Stars:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(cancel_futures=kind is not None)
 
     def _submit(self, work: Callable[..., Any], *arguments: Any) -> Future:
         """Run in the background, or at once; what fails is raised by the future's `result`."""
