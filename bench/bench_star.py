@@ -6,7 +6,8 @@ Simulated sets with noise, cosmic rays and bad pixels: the mean of each dithered
 with its position known to 0.02 px (as from the header) or 0.002 px (as from registration). Rms of
 the error along x and y in mas, rms pull, and processor seconds, over the seeds. "wrong" is a
 model whose pupil is turned by 0.5 degrees, whose mask is 1 % too large and whose stop is 2 % too
-narrow.
+narrow. "one image" is one reference alone; "science alone" is the mean of a science exposure, and
+"science" the same with wavefront and mask from the dithered references, as in a run.
 """
 
 import tempfile
@@ -26,7 +27,7 @@ SETS = [
 SIZES = {
     "shape": (128, 128),
     "n_science": 1,
-    "n_integrations": 1,
+    "n_integrations": 3,
     "n_references": 9,
     "n_reference_integrations": 2,
     "planets": (),
@@ -42,8 +43,8 @@ CASES = {
 }
 
 
-def load(simulation):
-    """Mean images of the references, their errors, and the star's true places."""
+def load(simulation, kind="psf"):
+    """Mean images of the exposures of a kind, their errors, and the star's true places."""
     import json
 
     import numpy as np
@@ -53,8 +54,8 @@ def load(simulation):
     truth = json.loads(simulation.truth_json.read_text())
     known = {entry["file"]: entry["star_xy_px"] for entry in truth["exposures"]}
     images, errors, places = [], [], []
-    for path in simulation.psf:
-        stack = read_exposure(path, "psf").stack
+    for path in getattr(simulation, kind):
+        stack = read_exposure(path, kind).stack
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             bad = stack.dq & 1 != 0
@@ -88,6 +89,7 @@ def measure(name, bandpass, case, seeds, folder):
         "one image": {},
     }
     rows = {key: [] for key in variants}
+    optics = instrument, instrument.filters[bandpass], mask
     for seed in range(seeds):
         made = simulate(
             folder / f"{seed}", name, filter=bandpass, seed=seed, overwrite=True, **SIZES, **case
@@ -104,16 +106,28 @@ def measure(name, bandpass, case, seeds, folder):
                 images[which],
                 errors[which],
                 steps[which],
-                instrument,
-                instrument.filters[bandpass],
-                mask,
+                *optics,
                 **{"step_error_px": sigma, **keywords},
             )
             used = time.process_time() - start
-            miss = (np.array(fit.position) - origin) * mas
-            symmetry = (np.array(fit.symmetry) - origin) * mas
-            rows[key].append((miss, miss / (np.array(fit.error) * mas), symmetry, used))
+            rows[key].append(compared(fit, origin, mas, used))
+            if key == "header":
+                known = fit.known
+        images, errors, (place,) = load(made, "science")
+        for key, keywords in {"science alone": {}, "science": {"known": known}}.items():
+            start = time.process_time()
+            fit = fit_star(images, errors, np.zeros((1, 2)), *optics, **keywords)
+            rows.setdefault(key, []).append(compared(fit, place, mas, time.process_time() - start))
     return {key: summary(found) for key, found in rows.items()}
+
+
+def compared(fit, place, mas, used):
+    """Error and pull of a fit, error of the symmetry's position, seconds."""
+    import numpy as np
+
+    miss = (np.array(fit.position) - place) * mas
+    symmetry = (np.array(fit.symmetry) - place) * mas
+    return miss, miss / (np.array(fit.error) * mas), symmetry, used
 
 
 def summary(rows):

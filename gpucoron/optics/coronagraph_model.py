@@ -155,6 +155,7 @@ class _Propagator(Coronagraph):
         super().__init__(_pupil(*sampling), kind, radius, wavelengths, scale, self._x, self._y, bar)
         self._modes = _modes(*sampling, cycles) * np.float32(1e-9)
         self._tilts = [(self.pupil.axis * s * RAD).astype(np.float32) for s in self.scale]
+        self._centre: tuple[float, float] | None = None
 
     def first(self, count):
         """Return the same with the first `count` modes."""
@@ -169,18 +170,28 @@ class _Propagator(Coronagraph):
         path = opd + tilt_x * np.float32(offset[0]) + (tilt_y * np.float32(offset[1]))[:, None]
         for wavelength, mask in zip(self.wavelengths, self.masks, strict=True):
             k = np.float32(2 * np.pi / wavelength)
-            yield wavelength, k, np.exp(1j * k * path) * self.pupil.aperture, mask
+            field = np.empty(path.shape, np.complex64)
+            field.real, field.imag = np.cos(k * path), np.sin(k * path)
+            yield k, field * self.pupil.aperture, mask
 
     def _stopped(self, mask, fields):
         return mask(fields)[(..., *self._box)] * self._stop
 
-    def _to_detector(self, wavelength, centre):
-        return self._matrices(wavelength, self._x - centre[0], self._y - centre[1])
+    def _to_detector(self, centre):
+        """Return the transforms to the detector of every wavelength; the last ones are kept."""
+        centre = float(centre[0]), float(centre[1])
+        if centre != self._centre:
+            x, y = self._x - centre[0], self._y - centre[1]
+            self._transforms = [self._matrices(w, x, y) for w in self.wavelengths]
+            self._centre = centre
+        return self._transforms
 
     def fields(self, modes_nm, offset, centre):
         fields = []
-        for wavelength, _, field, mask in self._pupil_fields(modes_nm, offset):
-            left, right = self._to_detector(wavelength, centre)
+        pupil_fields = self._pupil_fields(modes_nm, offset)
+        for (left, right), (_, field, mask) in zip(
+            self._to_detector(centre), pupil_fields, strict=True
+        ):
             fields.append(left @ self._stopped(mask, field) @ right)
         return np.array(fields)
 
@@ -189,7 +200,10 @@ class _Propagator(Coronagraph):
         tilt_x, tilt_y = self._tilts
         total = np.zeros((len(self._modes) + 4, *fields.shape[1:]), np.float32)
         pupil_fields = self._pupil_fields(modes_nm, offset)
-        for image_field, (wavelength, k, field, mask) in zip(fields, pupil_fields, strict=True):
+        transforms = self._to_detector(centre)
+        for image_field, (left, right), (k, field, mask) in zip(
+            fields, transforms, pupil_fields, strict=True
+        ):
             m = len(self._modes)
             changed = np.empty((m + 3, *field.shape), np.complex64)
             np.multiply(self._modes, field, out=changed[:m])
@@ -199,7 +213,6 @@ class _Propagator(Coronagraph):
             rows, columns = (axis[s] for axis, s in zip((tilt_y, tilt_x), self._box, strict=True))
             behind[m + 3] = -behind[m + 2] * rows[:, None]
             behind[m + 2] *= -columns
-            left, right = self._to_detector(wavelength, centre)
             change = left @ (behind.reshape(-1, behind.shape[2]) @ right).reshape(
                 *behind.shape[:2], -1
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -17,7 +18,7 @@ from gpucoron.optics.coronagraph_model import (
     StarModel,
 )
 from gpucoron.optics.instruments import Filter, Instrument, load_aperture
-from gpucoron.optics.star_fit import Pixels, StarFitter
+from gpucoron.optics.star_fit import Pixels, Prior, StarFitter
 from gpucoron.optics.star_images import ImageModel, StarImages
 from gpucoron.optics.star_symmetry import symmetry_centre
 from gpucoron.optics.telescope import RAD
@@ -29,7 +30,8 @@ MOST_IMAGES = 3  # dither positions that are fitted; more add little
 MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
 MISFIT_ERROR = 0.2  # that guess, lambda / D
 MOST_WAVEFRONTS = 16  # that are drawn where every start without a wavefront fails
-FLOOR_MAS = {"round": 1.2, "4qpm": 0.5, "spot": 1.0}  # of the optics of the model
+FLOOR_MAS = {"round": 1.2, "bar": 1.2, "4qpm": 0.5, "spot": 1.0}  # of the optics of the model
+MASK_FLOOR_MAS = {"round": 3.0, "bar": 3.0, "4qpm": 0.4, "spot": 9.0}  # of the mask's centre
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
 SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
 SYMMETRY_RADIUS = 10.0  # lambda / D
@@ -39,6 +41,7 @@ FINE_STOP = 0.01, 0.9
 ABSORBED = 1.4  # by which errors grow, as the modes absorb part of what they cannot explain
 CELL = 1.0  # size of what the model leaves unexplained, lambda / D
 CLIP = 6.0  # sigma
+DRIFT = 0.15  # change of the wavefront between stars, as a part of each mode's prior
 DETECTED = 5.0  # flux over its error from which a star is seen
 SAMPLES = 24  # from the mask to the edge of the window, at most about
 
@@ -83,6 +86,7 @@ class StarFit:
     converged: bool
     symmetry: tuple[float, float]  # centre of point symmetry
     model: tuple[float, float]  # the model's position, whatever `method` is
+    known: Prior  # wavefront and mask, for `fit_star` of another star
 
 
 def fit_star(
@@ -101,6 +105,7 @@ def fit_star(
     star_model: StarImages | None = None,
     sampling: Sampling | None = None,
     options: dict | None = None,
+    known: Prior | None = None,
 ) -> StarFit:
     """Find the absolute position of the star behind a coronagraph.
 
@@ -136,6 +141,9 @@ def fit_star(
         Of the images; None is that of `bandpass`.
     options : dict or None
         Keywords of `CoronagraphModel`.
+    known : Prior or None
+        Wavefront and mask of a fit to another star (`StarFit.known`) with the same optics; the mask
+        is where it was, and the wavefront may have drifted.
 
     Returns
     -------
@@ -195,61 +203,80 @@ def fit_star(
     else:
         raise InputError("there is no instrument or no bandpass, expected star_model without them")
     starts = (start, 2 * mask - start, mask)
+    if known is None:
+        prior = Prior.nominal(model, mask, mask_error_px)
+    else:
+        prior = known.drifted(DRIFT * model.sigma_nm)
+    search = _Search(model, pixels, steps, prior, recentred, known is None, CELL * resolution)
     with limited_to(1):  # the matrices are small, and threads wait for each other
-        prior = mask, mask_error_px, recentred
-        fit = _best_fit(model, pixels, steps, starts, prior, CELL * resolution)
-        return _result(fit, used, symmetry, kind, resolution, scale, step_error_px)
+        fit = search.best(starts)
+        return _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
 
 
-def _best_fit(model, pixels, steps, starts, prior, cell_px):
-    """Return the fit from the first start, or the best from all where that one leaves much.
+class _Search(NamedTuple):
+    """What is fitted, from different starts."""
 
-    Where all of them leave much and see no star, fits start with low orders drawn from their prior;
-    about one in four of these finds the star.
-    """
-    best = None
-    for start in starts:
-        fit = _fitted(model, pixels, steps, start, prior)
-        if best is None or fit.cost < best.cost:
-            best = fit
+    model: StarModel
+    pixels: Pixels
+    steps: np.ndarray
+    prior: Prior
+    own_masks: bool
+    coarse: bool  # low orders first, where the wavefront is not known
+    cell_px: float
+
+    def best(self, starts) -> StarFitter:
+        """Return the fit from the first start, or the best from all where that one leaves much.
+
+        Where all of them leave much and see no star, fits start with low orders drawn from their
+        prior; about one in four of these finds the star.
+        """
+        best = self._fitted(starts[0])
+        for start in starts[1:]:
+            if best.misfit < MISFIT_LIMIT:
+                return best
+            fit = self._fitted(start)
+            best = fit if fit.cost < best.cost else best
         if best.misfit < MISFIT_LIMIT:
             return best
-    sigma_nm = np.asarray(model.low_orders().sigma_nm)
-    random = np.random.default_rng(0)
-    for k in range(MOST_WAVEFRONTS if sigma_nm.size and not _seen(best, cell_px) else 0):
-        modes = random.normal(0, sigma_nm)
-        fit = _fitted(model, pixels, steps, starts[k % len(starts)], prior, modes)
-        if fit.misfit < MISFIT_LIMIT and _seen(fit, cell_px):
-            return fit
-    return best
+        sigma_nm = np.asarray(self.model.low_orders().sigma_nm)
+        random = np.random.default_rng(0)
+        drawn = MOST_WAVEFRONTS if self.coarse and sigma_nm.size and not self._seen(best) else 0
+        for k in range(drawn):
+            fit = self._fitted(starts[k % len(starts)], random.normal(0, sigma_nm))
+            if fit.misfit < MISFIT_LIMIT and self._seen(fit):
+                return fit
+        return best
 
+    def sigma(self, fit) -> np.ndarray:
+        """Return the standard errors of star, masks, and flux and background of each image."""
+        return np.sqrt(np.diag(fit.covariance(self.cell_px)))
 
-def _seen(fit, cell_px):
-    """Return whether the star's flux is beyond its error in any image."""
-    return bool(np.any(fit.flux >= DETECTED * _flux_error(fit, _sigma(fit, cell_px))))
+    def _seen(self, fit):
+        """Return whether the star's flux is beyond its error in any image."""
+        return bool(np.any(fit.flux >= DETECTED * _flux_error(fit, self.sigma(fit))))
 
-
-def _sigma(fit, cell_px):
-    """Return the standard errors of star, masks, and flux and background of each image."""
-    return np.sqrt(np.diag(fit.covariance(cell_px)))
+    def _fitted(self, start, modes=None):
+        """Fit low orders (from `modes`), then all, then again without pixels that are far off."""
+        pixels = copy.copy(self.pixels)
+        if self.coarse:
+            low = self.model.low_orders()
+            few = self.prior.first(len(low.sigma_nm))
+            fit = StarFitter(low, pixels, self.steps, start, few, self.own_masks)
+            if modes is not None:
+                fit.start_from(modes)
+            fit.run(*COARSE_STOP)
+            fit = fit.with_model(self.model, self.prior)
+        else:
+            fit = StarFitter(self.model, pixels, self.steps, start, self.prior, self.own_masks)
+        fit.run(*FINE_STOP)
+        if fit.misfit < MISFIT_LIMIT and fit.clip(CLIP):
+            fit.run(*FINE_STOP)
+        return fit
 
 
 def _flux_error(fit, sigma):
     """Return the standard errors of the fluxes."""
     return sigma[2 + 2 * fit.n_masks :: 2]
-
-
-def _fitted(model, pixels, steps, start, prior, modes=None):
-    """Fit low orders (from `modes`), then all modes, then again without pixels that are far off."""
-    fit = StarFitter(model.low_orders(), copy.copy(pixels), steps, start, *prior)
-    if modes is not None:
-        fit.start_from(modes)
-    fit.run(*COARSE_STOP)
-    fit = fit.with_model(model)
-    fit.run(*FINE_STOP)
-    if fit.misfit < MISFIT_LIMIT and fit.clip(CLIP):
-        fit.run(*FINE_STOP)
-    return fit
 
 
 def spread_out(steps: np.ndarray, most: int) -> list[int]:
@@ -315,17 +342,22 @@ def _symmetric_origin(images, steps, guess, resolution):
     return np.median(found, axis=0)
 
 
-def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
-    sigma = _sigma(fit, CELL * resolution)
+def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px):
+    sigma = search.sigma(fit)
     flux_error = _flux_error(fit, sigma)
-    method, position, error = "model", fit.star, _model_error(fit, sigma, kind, resolution, scale)
+    method, position, error = (
+        "model",
+        fit.star,
+        _model_error(fit, search, sigma, kind, resolution, scale),
+    )
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
     if symmetry_error[0] < error.min():
         method, position, error = "symmetry", symmetry, symmetry_error
     if np.all(fit.flux < DETECTED * flux_error):
         method, error = "none", np.full(2, np.inf)
     error = np.sqrt(error**2 + step_error_px**2 / len(used))
-    mask_error = sigma[2 : 2 + fit.masks.size].reshape(fit.masks.shape)
+    mask_sigma = sigma[2 : 2 + fit.masks.size].reshape(fit.masks.shape)
+    mask_error = np.hypot(ABSORBED * mask_sigma, _floor(MASK_FLOOR_MAS, kind, scale))
     return StarFit(
         position=(float(position[0]), float(position[1])),
         error=(float(error[0]), float(error[1])),
@@ -342,13 +374,19 @@ def _result(fit, used, symmetry, kind, resolution, scale, step_error_px):
         converged=fit.converged,
         symmetry=(float(symmetry[0]), float(symmetry[1])),
         model=(float(fit.star[0]), float(fit.star[1])),
+        known=fit.posterior(),
     )
 
 
-def _model_error(fit, sigma, kind, resolution, scale):
+def _model_error(fit, search, sigma, kind, resolution, scale):
     """Return the standard error of the model's position along x and y, px."""
-    floor = FLOOR_MAS.get(kind, OTHER_FLOOR_MAS) / (1000 * np.asarray(scale))
+    floor = _floor(FLOOR_MAS, kind, scale)
     if fit.misfit > MISFIT_LIMIT or not fit.converged:
         floor = np.full(2, MISFIT_ERROR * resolution)
-    undithered = fit.own_masks or len(fit.steps) == 1
+    undithered = search.coarse and (fit.own_masks or len(fit.steps) == 1)
     return np.hypot((UNDITHERED if undithered else 1.0) * ABSORBED * sigma[:2], floor)
+
+
+def _floor(floors, kind, scale):
+    """Return the error along x and y that the optics of the model have at least, px."""
+    return floors.get(kind, OTHER_FLOOR_MAS) / (1000 * np.asarray(scale))

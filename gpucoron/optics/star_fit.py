@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -42,6 +43,46 @@ class Pixels:
         return cls(grid, data, sigma**2, weight, light)
 
 
+class Prior(NamedTuple):
+    """What is known of the wavefront and the mask's centre before a fit."""
+
+    modes_nm: np.ndarray  # (modes,)
+    mask: np.ndarray  # (2,) x, y of its centre, px
+    covariance: np.ndarray  # (modes + 2, modes + 2) of these
+
+    @classmethod
+    def nominal(cls, model: StarModel, mask, mask_error_px: float) -> Prior:
+        """Return that of a model's modes, and of a mask at its nominal centre."""
+        sigma = np.append(model.sigma_nm, [mask_error_px, mask_error_px])
+        return cls(np.zeros(len(model.sigma_nm)), np.asarray(mask, float), np.diag(sigma**2))
+
+    def first(self, count: int) -> Prior:
+        """Return that of the first `count` modes alone."""
+        which = np.r_[0:count, len(self.modes_nm) : len(self.modes_nm) + 2]
+        return Prior(self.modes_nm[:count], self.mask, self.covariance[np.ix_(which, which)])
+
+    def drifted(self, drift_nm: np.ndarray) -> Prior:
+        """Return that of a time when each mode may have changed by this standard deviation."""
+        change = np.diag(np.append(drift_nm, [0.0, 0.0]) ** 2)
+        return self._replace(covariance=self.covariance + change)
+
+    def precision(self, n_masks: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return expected values of modes, star and masks, and their inverse covariance.
+
+        Nothing is known of the star, and each of several masks has the prior of the one.
+        """
+        m = len(self.modes_nm)
+        inverse = np.linalg.inv(self.covariance)
+        values = np.concatenate([self.modes_nm, [0.0, 0.0], np.tile(self.mask, n_masks)])
+        matrix = np.zeros((len(values), len(values)))
+        matrix[:m, :m] = inverse[:m, :m]
+        for k in range(m + 2, len(values), 2):
+            own = slice(k, k + 2)
+            matrix[own, own] = inverse[m:, m:]
+            matrix[:m, own], matrix[own, :m] = inverse[:m, m:], inverse[m:, :m]
+        return values, matrix
+
+
 class StarFitter:
     """State of the fit: position of star and mask, modes, flux and background.
 
@@ -51,32 +92,31 @@ class StarFitter:
     pixels : Pixels
     steps : (n, 2) float, px
         Position of the star in each image from the common origin.
-    star, mask : (float, float), px
-        First guess of the origin, nominal centre of the mask.
-    mask_error_px : float
-        Prior of the mask's centre.
+    star : (float, float), px
+        First guess of the origin.
+    prior : Prior
+        Of the wavefront, which the fit starts from, and the mask.
     own_masks : bool
         Each image has its own mask centre.
     """
 
-    def __init__(self, model: StarModel, pixels, steps, star, mask, mask_error_px, own_masks):
+    def __init__(self, model: StarModel, pixels, steps, star, prior: Prior, own_masks: bool):
         self.pixels, self.steps = pixels, np.asarray(steps, float)
-        self.nominal, self.own_masks = np.asarray(mask, float), own_masks
-        self.n_masks, self.mask_error_px = len(steps) if own_masks else 1, mask_error_px
-        self.star, self.masks = np.asarray(star, float), np.tile(self.nominal, (self.n_masks, 1))
-        self._prepare(model)
-        self.modes = np.zeros(self.n_modes)
+        self.own_masks, self.n_masks = own_masks, len(steps) if own_masks else 1
+        self.star, self.masks = np.asarray(star, float), np.tile(prior.mask, (self.n_masks, 1))
+        self._prepare(model, prior)
+        self.modes = np.array(prior.modes_nm)
         self._evaluate()
 
-    def _prepare(self, model):
+    def _prepare(self, model, prior):
         self.model, self.n_modes, self.converged = model, len(model.sigma_nm), False
-        masks = np.full(2 * self.n_masks, self.mask_error_px**-2.0)
-        self._precision = np.concatenate([model.sigma_nm**-2.0, np.zeros(2), masks])
+        self._expected, self._precision = prior.precision(self.n_masks)
+        self._rows: list = []
 
-    def with_model(self, model: StarModel) -> StarFitter:
+    def with_model(self, model: StarModel, prior: Prior) -> StarFitter:
         """Return a fit of a model with more modes that starts from here."""
         other = copy.copy(self)
-        other._prepare(model)
+        other._prepare(model, prior)
         other.modes = np.pad(self.modes, (0, other.n_modes - self.n_modes))
         other._evaluate()
         return other
@@ -149,9 +189,8 @@ class StarFitter:
             self.flux[k], self.background[k] = solution / unit
         fitted = self.flux[:, None, None] * self._shape + self.background[:, None, None]
         self.residual = np.where(weight > 0, self.pixels.data - fitted, 0.0)
-        masks = (self.masks - self.nominal).ravel()
-        prior = np.concatenate([self.modes, [0, 0], masks])
-        self.cost = np.sum(weight * self.residual**2) + np.sum(self._precision * prior**2)
+        away = self._parameters() - self._expected
+        self.cost = np.sum(weight * self.residual**2) + away @ self._precision @ away
 
     def _linearise(self):
         """Compute the normal equations at the present parameters."""
@@ -172,12 +211,9 @@ class StarFitter:
             weighted = by * self.pixels.weight[k][used]
             self.hessian[np.ix_(index, index)] += weighted @ by.T
             gradient[index] += weighted @ self.residual[k][used]
-            self._rows.append((index, weighted))
-        here = self._parameters()
-        here[: self.n_modes + 2][self._star] = 0
-        here[self.n_modes + 2 :] -= np.tile(self.nominal, self.n_masks)
-        self.hessian[np.arange(linear), np.arange(linear)] += self._precision
-        gradient[:linear] -= self._precision * here
+            self._rows.append((index, used, weighted))
+        self.hessian[:linear, :linear] += self._precision
+        gradient[:linear] -= self._precision @ (self._parameters() - self._expected)
         self._unit = np.sqrt(np.maximum(np.diag(self.hessian), 1e-300))
         self._gradient = gradient / self._unit
         self._scaled = self.hessian / np.outer(self._unit, self._unit)
@@ -195,12 +231,9 @@ class StarFitter:
         It is that of unexplained light, cell by cell, and of the priors. A cell is a square of
         `cell_px` in the star's frame; what a model leaves there is taken as common to all images.
         """
-        self._linearise()
-        inverse = np.linalg.inv(self._scaled + 1e-12 * np.eye(len(self._unit)))
-        rows = (inverse / np.outer(self._unit, self._unit))[self.n_modes :]
+        rows = self._inverse()[self.n_modes :]
         grid, keys, shifts = self.pixels.grid, [], []
-        for k, (index, weighted) in enumerate(self._rows):
-            used = self.pixels.weight[k] > 0
+        for k, (index, used, weighted) in enumerate(self._rows):
             x, y = self._places(k)[0]
             column = np.floor((grid.x - x) / cell_px)
             row = np.floor((grid.y - y) / cell_px)
@@ -209,7 +242,19 @@ class StarFitter:
         _, cell = np.unique(np.concatenate(keys), return_inverse=True)
         by_cell = np.array([np.bincount(cell, row) for row in np.concatenate(shifts, axis=1)])
         priors = rows[:, : len(self._precision)]
-        return by_cell @ by_cell.T + (priors * self._precision) @ priors.T
+        return by_cell @ by_cell.T + priors @ self._precision @ priors.T
+
+    def posterior(self) -> Prior:
+        """Return what is known of the wavefront and of the mask (one for all images) now."""
+        which = np.r_[0 : self.n_modes, self.n_modes + 2 : self.n_modes + 4]
+        return Prior(self.modes, self.masks[0], self._inverse()[np.ix_(which, which)])
+
+    def _inverse(self):
+        """Return the inverse of the normal equations, at the last step's start (or here)."""
+        if not self._rows:
+            self._linearise()
+        inverse = np.linalg.inv(self._scaled + 1e-12 * np.eye(len(self._unit)))
+        return inverse / np.outer(self._unit, self._unit)
 
     @property
     def chi2(self) -> float:

@@ -76,12 +76,18 @@ def _hexagon_depth(x, y):
 
 def _strut_depth(x, y):
     """Distance inside the edge of the nearest strut, m; negative outside."""
-    depth = []
+    depth, from_centre = [], np.hypot(x, y)
     for angle in np.deg2rad([90.0, 240.0, 300.0]):
         along = x * np.cos(angle) + y * np.sin(angle)
         across = np.abs(-x * np.sin(angle) + y * np.cos(angle))
-        depth.append(np.where(along > 0, STRUT_M / 2 - across, -np.hypot(x, y)))
+        depth.append(np.where(along > 0, STRUT_M / 2 - across, -from_centre))
     return np.max(depth, axis=0)
+
+
+def _to_detector(points, rotation_deg):
+    """Turn points (n, 2) of the telescope to the axes of the detector."""
+    turn = np.deg2rad(rotation_deg)
+    return points @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
 
 def _grid(n, rotation_deg):
@@ -107,9 +113,12 @@ def pupil_samples(wavelength: float, field: float) -> int:
 
 def _stop(n, rotation_deg, erosion_m, along_m):
     axis, x, y = _grid(n * _FINE, rotation_deg)
-    mirror = np.zeros(x.shape, bool)
-    for cx, cy in _segment_centres():
-        mirror |= _hexagon_depth(x - cx, y - cy) > -GAP_M
+    mirror, centres = np.zeros(x.shape, bool), _segment_centres()
+    reach = (SEGMENT_M / 2 + GAP_M) / np.cos(np.pi / 6) + GAP_M  # of a corner, and more
+    for (cx, cy), place in zip(centres, _to_detector(centres, rotation_deg), strict=True):
+        columns, rows = (slice(*np.searchsorted(axis, (v - reach, v + reach))) for v in place)
+        box = rows, columns
+        mirror[box] |= _hexagon_depth(x[box] - cx, y[box] - cy) > -GAP_M
     step = axis[1] - axis[0]
     clear = mirror & (_strut_depth(x, y) < 0)
     if along_m is None:
@@ -143,15 +152,14 @@ def make_pupil(
     centres = _segment_centres()
     depth = np.array([_hexagon_depth(x - cx, y - cy) for cx, cy in centres])
     aperture = np.clip(0.5 + depth / step, 0, 1).sum(axis=0)
-    half_width = np.clip(0.5 - np.abs(_strut_depth(x, y)) / step, 0, 1)
-    clear = np.where(_strut_depth(x, y) > 0, half_width, 1 - half_width)
-    turn = np.deg2rad(rotation_deg)
-    back = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    strut = _strut_depth(x, y)
+    half_width = np.clip(0.5 - np.abs(strut) / step, 0, 1)
+    clear = np.where(strut > 0, half_width, 1 - half_width)
     return Pupil(
         (aperture * clear).astype(np.float32),
         _stop(n, rotation_deg, erosion_m, along_m),
         np.argmax(depth, axis=0).astype(np.int8),
-        centres @ back,
+        _to_detector(centres, rotation_deg),
         axis,
     )
 

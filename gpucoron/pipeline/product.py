@@ -32,7 +32,7 @@ log = logging.getLogger("gpucoron")
 def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -> ProductResult:
     """Run the five steps on one product of an association."""
     product = ProductContext(run, inputs, plan, psfmask)
-    with product.backends[0].activate():
+    with product.backends[0].activate(), product.stars:
         # outlier_detection: flag pixels that deviate from their exposure's median
         references = []
         for exposure in inputs.references:
@@ -44,6 +44,9 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
         # stack_refs: all reference integrations in one stack
         stacked = stack_references(product, references)
         del references
+        if not run.options.parameters.klip.skip:
+            with run.timed("star"):  # they tell the wavefront, by which the star is found
+                product.stars.learn_from(inputs.references, stacked)
 
         # align_refs: bad pixels filled and spectra taken once, for all science exposures
         library = prepare_references(product, stacked)
@@ -213,7 +216,8 @@ def subtract_psf(
                 report_positions(positions, findings, alignment.positions.n_pairs)
             else:
                 report_fits(root, fits, findings, sources)
-            product.stars.measure(exposure, alignment, shares[0].weight)
+            with run.timed("star"):
+                product.stars.measure(exposure, alignment, shares[0].weight, product.record.sources)
             if shares[0].weight is not None:
                 warn_of_moves(exposure, alignment.largest_move(fits))
         if work.kept:
@@ -222,7 +226,7 @@ def subtract_psf(
             )
             result.psfalign[root] = AlignedReferences(images, errors, fits, flags)
         if writer is not None:
-            run.writer.close(writer, (fits, positions), product.stars.find(exposure))
+            run.writer.close(writer, (fits, positions), partial(product.stars.find, exposure))
             unless_complete.pop_all()
     return subtracted
 
@@ -291,7 +295,6 @@ def save_subtracted(
     """Write a science exposure's subtracted images; return what resample takes of them."""
     from gpucoron.io.products import write_psfsub
 
-    star = product.stars.find(exposure)
     product.record.note_subtracted(exposure.root, science, images)
     mask, _ = product.weights_of(exposure)
     product.last_check.note_subtracted(exposure.root, mask, science, images)
@@ -299,7 +302,12 @@ def save_subtracted(
         log.info("%s: klip skipped, so no PSF is subtracted", exposure.root)
         return {product.inputs.truncations[0]: science}
     positions = product.result.positions.get(exposure.root)
-    write = partial(write_psfsub, star=star, positions=positions)
+
+    def write(*arguments: Any, **options: Any) -> dict[str, str]:
+        """Write it in the background, where the star's position is waited for."""
+        star = product.stars.find(exposure)
+        return write_psfsub(*arguments, star=star, positions=positions, **options)
+
     for truncate, stack in images.items():
         kept = product.output("psfsub", exposure.root, stack, write, exposure, truncate=truncate)
         if kept is not None:
@@ -326,6 +334,8 @@ def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout |
     from gpucoron.io.inspection import geometry
     from gpucoron.io.wcs import output_wcs, pixel_map
 
+    with product.run.timed("star"):
+        product.stars.wait()
     if product.parameters.resample.skip:
         return None
     science = product.inputs.science

@@ -70,7 +70,9 @@ class ProductContext:
         self.result = ProductResult(
             inputs.name, record=self.record, left_out=inputs.product.left_out
         )
-        self.stars = Stars(inputs.science, self.parameters, self.result, inputs.star_model)
+        self.stars = Stars(
+            inputs.science, self.parameters, self.result, inputs.star_model, run.threads > 1
+        )
         self.last_check = LastCheck(inputs.name)
         self.weights = Weights(self.parameters)
         self.batch = plan.batch

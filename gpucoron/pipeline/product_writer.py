@@ -60,11 +60,13 @@ class ProductWriter:
         self,
         writer: PsfalignWriter,
         tables: tuple[np.ndarray, np.ndarray | None],
-        star: StarPositions | None = None,
+        find_star: Callable[[], StarPositions],
     ) -> None:
         """Complete a psfalign file, whose planes are written, in the background."""
         with self.clock.timed("write"):
-            self.background.submit(lambda: self.note(writer.path, writer.close(*tables, star)))
+            self.background.submit(
+                lambda: self.note(writer.path, writer.close(*tables, find_star()))
+            )
 
     def note(self, path: Path, checksums: dict[str, str]) -> None:
         """Note that a file is complete; `checksums` are CHECKSUM of its HDUs by name."""

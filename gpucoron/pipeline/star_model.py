@@ -6,6 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
     from gpucoron.optics.instruments import Filter, Instrument
     from gpucoron.optics.star import Sampling
+    from gpucoron.optics.star_fit import Prior
     from gpucoron.optics.star_images import StarImages
     from gpucoron.steps.align_refs import Alignment
 
-__all__ = ["Optics", "coronagraph_of", "load_star_model", "measure_star"]
+__all__ = ["ExposureMean", "Optics", "coronagraph_of", "load_star_model", "measure_star"]
 
 log = logging.getLogger("gpucoron")
 
@@ -146,23 +148,60 @@ def _sides(centre: Iterable[float], shape: tuple[int, ...]) -> np.ndarray:
     return np.array([x, nx - 1 - x, y, ny - 1 - y])
 
 
+class ExposureMean(NamedTuple):
+    """The mean of an exposure's integrations, on the host."""
+
+    image: np.ndarray  # (ny, nx) MJy/sr; NaN where there is no good pixel
+    sigma: np.ndarray  # (ny, nx) MJy/sr; 0 or NaN where not known
+    offsets: np.ndarray  # (n, 2) px, x and y of integrations relative to each other
+    offset_errors: np.ndarray  # (n, 2) px
+    good: np.ndarray  # (n,) bool: of which it is the mean
+
+    @classmethod
+    def of(cls, alignment: Alignment) -> ExposureMean:
+        """Return that of a science exposure, from its integrations with bad pixels filled.
+
+        Raises
+        ------
+        InputError
+            No integration could be registered.
+        """
+        offsets, errors, good = _offsets(alignment)
+        if not good.any():
+            raise InputError("no integration could be registered")
+        image = to_host(alignment.science)[good].mean(axis=0, dtype=np.float64)
+        sigma = to_host(alignment.science_error) / math.sqrt(good.sum())
+        return cls(image, sigma, offsets, errors, good)
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Standard deviations for the fit, NaN where a pixel cannot be used."""
+        known = self.sigma > 0
+        sigma = self.sigma
+        if known.mean() < 0.5:  # of holes that were filled, at most: the model's own error counts
+            sigma = np.where(known, sigma, _UNKNOWN_NOISE * np.nanmedian(np.abs(self.image)))
+        return np.where(sigma > 0, sigma, np.nan)
+
+
 def measure_star(
     exposure: Exposure,
-    alignment: Alignment,
+    mean: ExposureMean,
     weight: np.ndarray | None,
     star_model: StarImages | None,
+    known: Prior | None = None,
 ) -> StarPositions:
     """Fit a model of the coronagraph to the mean of an exposure's integrations.
 
     Parameters
     ----------
     exposure : Exposure
-    alignment : Alignment
-        Has the integrations with bad pixels filled, and their positions.
+    mean : ExposureMean
     weight : (ny, nx) floating or None
         Of the pixels; 0 hides a known source.
     star_model : StarImages or None
         Images of a star that replace the model of the coronagraph.
+    known : Prior or None
+        Wavefront and mask, where dithered references tell them.
 
     Returns
     -------
@@ -171,22 +210,15 @@ def measure_star(
     Raises
     ------
     InputError
-        There is no model, no star is seen, or no integration could be registered.
+        There is no model, or no star is seen.
     """
     from gpucoron.optics.star import MISFIT_LIMIT, fit_star
 
     optics = coronagraph_of(exposure, star_model)
-    offsets, errors, good = _offsets(alignment)
-    if not good.any():
-        raise InputError("no integration could be registered")
-    image = to_host(alignment.science)[good].mean(axis=0, dtype=np.float64)
-    sigma = to_host(alignment.science_error) / math.sqrt(good.sum())
-    known = sigma > 0
-    if known.mean() < 0.5:  # of holes that were filled, at most: the model's own error counts then
-        sigma = np.where(known, sigma, _UNKNOWN_NOISE * np.median(np.abs(image)))
-    fit = fit_star(
-        image[None],
-        np.where(sigma > 0, sigma, np.nan)[None],
+    fit_mean = partial(
+        fit_star,
+        mean.image[None],
+        mean.noise[None],
         np.zeros((1, 2)),
         optics.instrument,
         optics.bandpass,
@@ -195,6 +227,10 @@ def measure_star(
         star_model=star_model,
         sampling=optics.sampling,
     )
+    fit = fit_mean(known=known)
+    if known is not None and (fit.method == "none" or fit.misfit > MISFIT_LIMIT):
+        alone = fit_mean()
+        fit = alone if alone.method != "none" and alone.misfit < fit.misfit else fit
     if fit.method == "none":
         by = "" if star_model is None else " by the images of align_refs.star_model"
         raise InputError(f"the star is not seen{by}")
@@ -204,8 +240,8 @@ def measure_star(
             "unexplained (expected: less than %.0f%%), so the error of its position is a guess",
             *(exposure.path.name, 100 * fit.misfit, 100 * MISFIT_LIMIT),
         )
-    place = np.array(fit.position) + offsets - offsets[good].mean(axis=0) + 1
-    sigmas = np.hypot(fit.error, errors)
+    place = np.array(fit.position) + mean.offsets - mean.offsets[mean.good].mean(axis=0) + 1
+    sigmas = np.hypot(fit.error, mean.offset_errors)
     (x, y), (x_err, y_err) = place.T, sigmas.T
     moves_with_star = star_model is not None and len(star_model.images) == 1
     if fit.method != "model" or moves_with_star:  # nothing is known of the mask

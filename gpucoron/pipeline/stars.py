@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.core.star import StarPositions
 from gpucoron.errors import GpucoronError, ParameterError, plural
 from gpucoron.pipeline.centering import Centering, choose_center
-from gpucoron.pipeline.star_model import measure_star
+from gpucoron.pipeline.reference_star import DitheredReferences, ReferenceFit
+from gpucoron.pipeline.star_model import ExposureMean, measure_star
 
 if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters
-    from gpucoron.core.stack import PlaneSource
+    from gpucoron.core.stack import IntegrationStack, PlaneSource
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import InputWcs
+    from gpucoron.optics.star_fit import Prior
     from gpucoron.optics.star_images import StarImages
     from gpucoron.pipeline.centering import Place
     from gpucoron.pipeline.result import ProductResult
@@ -94,6 +97,9 @@ class Stars:
         ``result.fits`` has the fits of the alignment of an exposure before it is looked at.
     star_model : StarImages, optional
         Images of a star that replace the model of the coronagraph.
+    threaded : bool
+        Fit in the background, one image after the other; `find` waits for the result. Leaving the
+        block as a context manager waits for all.
     """
 
     def __init__(
@@ -102,15 +108,44 @@ class Stars:
         parameters: Parameters,
         result: ProductResult,
         star_model: StarImages | None = None,
+        threaded: bool = False,
     ):
         self._science, self._parameters, self._result = science, parameters, result
         self._star_model = star_model
+        self._pool = ThreadPoolExecutor(1, "gpucoron-star") if threaded else None
+        self._references: Future[ReferenceFit | None] | None = None
+        self._pending: dict[str, Future[None]] = {}
+
+    def __enter__(self) -> Stars:
+        return self
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=kind is not None)
+
+    def _submit(self, work: Callable[..., Any], *arguments: Any) -> Future:
+        """Run in the background, or at once; what fails is raised by the future's `result`."""
+        if self._pool is not None:
+            return self._pool.submit(work, *arguments)
+        done: Future = Future()
+        done.set_result(work(*arguments))
+        return done
 
     def find(self, exposure: Exposure) -> StarPositions:
-        """Return where the star is in a science exposure; see `StarPositions`."""
+        """Return where the star is in a science exposure; see `StarPositions`.
+
+        May be called from any thread.
+        """
+        if exposure.root in self._pending:
+            self._pending[exposure.root].result()
         if exposure.root not in self._result.stars:
             self.note(exposure, self._given(exposure) or _expected(exposure))
         return self._result.stars[exposure.root]
+
+    def wait(self) -> None:
+        """Wait for what is measured in the background; raises what failed there."""
+        for work in self._pending.values():
+            work.result()
 
     def note(self, exposure: Exposure, star: StarPositions) -> None:
         """Note where the star is in a science exposure, for the result and the report."""
@@ -119,8 +154,30 @@ class Stars:
         if self._result.record is not None and math.isfinite(x) and math.isfinite(y):
             self._result.record.exposures[exposure.root].star_px = (x - 1, y - 1)
 
+    @property
+    def _to_measure(self) -> bool:
+        return not (self._parameters.align_refs.stars or self._parameters.like_jwst)
+
+    def learn_from(self, references: Sequence[Exposure], stacked: IntegrationStack) -> None:
+        """Fit wavefront and mask to the references, where they are dithered.
+
+        Parameters
+        ----------
+        references : sequence of Exposure
+        stacked : IntegrationStack
+            Their integrations.
+        """
+        if self._to_measure and self._star_model is None:
+            dithered = DitheredReferences.of(references, stacked)
+            if dithered is not None:
+                self._references = self._submit(dithered.fit)
+
     def measure(
-        self, exposure: Exposure, alignment: Alignment, weight: np.ndarray | None = None
+        self,
+        exposure: Exposure,
+        alignment: Alignment,
+        weight: np.ndarray | None = None,
+        sources: Sequence[PlaneSource] = (),
     ) -> None:
         """Measure the star in a science exposure by a model of its coronagraph, and note it.
 
@@ -134,23 +191,54 @@ class Stars:
             Has the integrations with bad pixels filled, and their positions.
         weight : (ny, nx) floating, optional
             Of the pixels; 0 hides a known source.
+        sources : sequence of PlaneSource
+            Of the references.
         """
-        if self._parameters.align_refs.stars or self._parameters.like_jwst:
+        if not self._to_measure:
             return
         try:
-            star = measure_star(exposure, alignment, weight, self._star_model)
+            mean = ExposureMean.of(alignment)
         except GpucoronError as problem:
-            log.warning(
-                "%s: the star's position is not measured, and is that of the headers: %s "
-                "(--star X,Y gives it)",
-                *(exposure.path.name, problem),
-            )
+            self._warn(exposure, problem)
+            return
+        work = self._submit(self._measure, exposure, mean, weight, sources)
+        self._pending[exposure.root] = work
+
+    def _measure(self, exposure, mean, weight, sources) -> None:
+        try:
+            known = self._known(exposure, sources)
+            star = measure_star(exposure, mean, weight, self._star_model, known)
+        except GpucoronError as problem:
+            self._warn(exposure, problem)
             return
         self.note(exposure, star)
         log.info(
             "%s: star at x, y = %.3f, %.3f (%.3f, %.3f px) by %s",
             *(exposure.root, *star.mean, *star.mean_error),
-            self._method(star),
+            self._method(star) + (", which dithered references determine" if known else ""),
+        )
+
+    def _known(self, exposure: Exposure, sources: Sequence[PlaneSource]) -> Prior | None:
+        """Return what the references tell, where the registration confirms their dithers."""
+        found = None if self._references is None else self._references.result()
+        fits = self._result.fits.get(exposure.root)
+        if found is None or fits is None or not sources:
+            return None
+        if found.agrees(fits, sources):
+            return found.known
+        log.info(
+            "%s: the registration does not see the dithers of the references' headers (images that "
+            "were recentred?), so the star is measured without them",
+            exposure.root,
+        )
+        return None
+
+    @staticmethod
+    def _warn(exposure: Exposure, problem: GpucoronError) -> None:
+        log.warning(
+            "%s: the star's position is not measured, and is that of the headers: %s "
+            "(--star X,Y gives it)",
+            *(exposure.path.name, problem),
         )
 
     def _method(self, star: StarPositions) -> str:

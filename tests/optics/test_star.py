@@ -110,6 +110,27 @@ def test_a_model_that_is_wrong_costs_little(name):
     assert np.hypot(*dithers.miss_mas(dithers.fit(options=wrong))) < 10
 
 
+@pytest.mark.parametrize(
+    ("name", "seed", "limit"), [("nircam", 15, 5), ("miri-4qpm", 16, 5), ("miri-lyot", 17, 10)]
+)
+def test_what_one_star_tells_of_another(name, seed, limit):
+    """Wavefront and mask of dithered images are the prior of one image of another star."""
+    dithers = Dithers(name, seed=seed, count=5)
+    known = dithers.fit(slice(1, None)).known
+    one, alone = (
+        fit_star(
+            dithers.images[:1], dithers.errors[:1], np.zeros((1, 2)), dithers.instrument,
+            dithers.bandpass, dithers.mask, **more,
+        )
+        for more in ({"known": known}, {})
+    )  # fmt: skip
+    miss = np.array(one.position) - dithers.places[0]
+    assert np.hypot(*miss * 1000 * dithers.scale) < limit
+    assert (np.abs(miss) < 3.5 * np.array(one.error)).all()
+    assert max(one.error) < max(alone.error)
+    assert (np.abs(one.mask - dithers.mask) < 3.5 * one.mask_error).all()
+
+
 @MODES
 def test_images_that_were_recentred(name):
     """Each has its own mask; that the star is less certain is said."""

@@ -110,3 +110,19 @@ def test_planets_are_where_they_are_in_each_roll(system):
                         planet.pixels[root], abs=1e-3
                     )
                     assert math.hypot(dx, dy) < 0.1 and snr > 10
+
+
+def test_the_star_is_where_it_is(system):
+    """By the wavefront of dithered references: to 5 mas, with errors that say so."""
+    made, result = system
+    truth = np.load(made.asn.parent / "truth.npz")
+    for path in made.science:
+        root = path.name.removesuffix("_calints.fits")
+        star = result.product.stars[root]
+        assert star.source == "model"
+        miss = np.transpose([star.x, star.y]) - 1 - truth[f"star_{root}"]
+        errors = np.transpose([star.x_err, star.y_err])
+        header = fits.getheader(path, "SCI")
+        mas = 1000 * math.sqrt(header["PIXAR_A2"])
+        assert np.hypot(*miss.mean(axis=0)) * mas < 5
+        assert (errors * mas < 10).all() and (np.abs(miss) < 3.5 * errors).all()
