@@ -74,7 +74,7 @@ def script() -> None:
     at_exit = QuickExit()
     tune_blas()
     tune_gc()
-    tune_malloc()
+    tune_malloc(keep_all=True)
     allow_second_compiler()
     code = main()
     if code in STOP_CODES:  # threads that still read a file are not waited for
