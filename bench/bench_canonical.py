@@ -81,16 +81,18 @@ def main():
             for m in json.loads(asn.read_text())["products"][0]["members"]
             if m["exptype"] == "science"
         ]
-        less = "--no-save", "psfalign"
+        less, given = ("--no-save", "psfalign"), ("--star", "150,174")
         ways = {
             "help": [sys.executable, "-m", "gpucoron", "--help"],
             "first": gpucoron(asn, mask, out, "--align", "first"),
+            "first, star given": gpucoron(asn, mask, out, "--align", "first", *given),
             "joint, psfalign not written": gpucoron(asn, mask, out, *less),
+            "joint, psfalign not written, star given": gpucoron(asn, mask, out, *less, *given),
             "joint, psfalign written": gpucoron(asn, mask, out),
             "each, psfalign not written": gpucoron(asn, mask, out, "--align", "each", *less),
         }
         if options.large:
-            ways = {name: words for name, words in ways.items() if name.endswith("not written")}
+            ways = {name: words for name, words in ways.items() if "not written" in name}
         process(gpucoron(asn, mask, out, "--align", "first"))  # compile, fill caches
         results = {
             "threads": options.threads,
@@ -98,9 +100,13 @@ def main():
         }
         if options.jwst:
             results["jwst, first"] = process(jwst(asn, mask, work / "jwst", science))
-            for name in ("first", "joint, psfalign not written"):
+            for name in ways.keys() - {"help"}:
                 ratio = results["jwst, first"]["median_s"] / results[name]["median_s"]
                 results[f"ratio, {name}"] = ratio
+        if options.large:
+            name = "joint, psfalign not written"
+            ratio = results["each, psfalign not written"]["median_s"] / results[name]["median_s"]
+            results["ratio of each to joint"] = ratio
         finish(results, options.out)
 
 

@@ -56,6 +56,11 @@ def over_items(work, items):
     return list(_pool(n_threads, os.getpid()).map(work, items))
 
 
+def map_items(work, items, xp):
+    """Return ``work(item)`` of all items: as `over_items` for NumPy, in turn on a GPU."""
+    return over_items(work, items) if xp is np else [work(item) for item in items]
+
+
 def over_rows(work, n_rows, *arguments):
     """Run compiled ``work(first, stop, ...)`` over all rows in parallel."""
     n_threads = min(current_threads(), n_rows)

@@ -43,10 +43,11 @@ def set_threads(threads: int | None) -> None:
 
 @contextmanager
 def limited_to(threads: int | None = None) -> Iterator[int]:
-    """Set the size of all thread pools while a block runs; yield the number of threads.
+    """Set the number of threads of loops and FFTs while a block runs; yield it.
 
-    None is `default_threads`. The pools never run at the same time, so each may have all the
-    threads.
+    None is `default_threads`. The BLAS has one: its own threads wait by spinning, which took a
+    tenth of the processor time of a run with two, and what they compute depends on their number.
+    Products of large matrices are split instead, see `gpucoron.backend.parallel`.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def limited_to(threads: int | None = None) -> Iterator[int]:
     before = getattr(_of_thread, "threads", None)
     try:
         set_threads(n)
-        with threadpool_limits(n), scipy.fft.set_workers(n):
+        with threadpool_limits(1, user_api="blas"), scipy.fft.set_workers(n):
             yield n
     finally:
         set_threads(before)

@@ -69,16 +69,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def script() -> None:
     """Console entry point; exits with 128 + signal if interrupted."""
     from gpucoron.backend.compiling import allow_second_compiler
-    from gpucoron.backend.process import spare_gc, tune_gc, tune_malloc
+    from gpucoron.backend.process import QuickExit, tune_blas, tune_gc, tune_malloc
 
+    at_exit = QuickExit()
+    tune_blas()
     tune_gc()
-    tune_malloc()
+    tune_malloc(keep_all=True)
     allow_second_compiler()
     code = main()
     if code in STOP_CODES:  # threads that still read a file are not waited for
         TolerantStream(sys.stderr).flush()
         os._exit(code)
-    spare_gc()
+    at_exit.code = code
     sys.exit(code)
 
 

@@ -56,13 +56,18 @@ def run_options(
 
 def run_one(options: argparse.Namespace, console) -> Result:
     """Run an association as the options of `add_run_options` say; return its result."""
-    from gpucoron.pipeline.association import run_association
+    from gpucoron.backend.threads import default_threads
+    from gpucoron.io.second_process import second_process
 
     start = time.perf_counter()
     folder = report_folder(options, console)
-    result = run_association(run_options(options, report=folder), console.progress)
-    if folder:
-        result = result.with_report(folder, getattr(options, "star_radec", None), options.overwrite)
+    with second_process((options.threads or default_threads()) > 1):
+        from gpucoron.pipeline.association import run_association
+
+        result = run_association(run_options(options, report=folder), console.progress)
+        if folder:
+            radec = getattr(options, "star_radec", None)
+            result = result.with_report(folder, radec, options.overwrite)
     console.summary(result, time.perf_counter() - start)
     if not options.quiet:
         write_lines(map(str, result.files), needed=False)

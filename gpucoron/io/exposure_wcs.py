@@ -16,6 +16,7 @@ import numpy as np
 from gpucoron.errors import ExposureError
 from gpucoron.io.asdf.extension import write_asdf
 from gpucoron.io.fits.headers import number_pair
+from gpucoron.io.second_process import in_second_process
 from gpucoron.io.wcs import InputWcs, find_wcs, header_wcs, read_wcs, region_distance
 from gpucoron.io.wcs.sregion import parse_region
 from gpucoron.io.wcs.tan import Pair
@@ -50,10 +51,19 @@ def settle_wcs(exposure: Exposure, by_s_region: bool = False) -> Exposure:
     ExposureError
         There is neither a GWCS nor a FITS WCS that can be used.
     """
+    needed = {name: header for name, header in exposure.headers.items() if name == "SCI"}
+    lean = replace(exposure, stack=None, area=None, int_times=None, headers=needed)
+    settled = in_second_process(_settled, lean, by_s_region)
+    same = settled == exposure.asdf_bytes
+    return exposure if same else replace(exposure, asdf_bytes=settled)
+
+
+def _settled(exposure: Exposure, by_s_region: bool) -> bytes | None:
+    """Return the ASDF extension with the WCS of an exposure's image, as `settle_wcs`."""
     name, header = exposure.path.name, exposure.headers["SCI"]
     own = find_wcs(exposure.asdf_bytes, name)
     if own is None:
-        return _from_header(exposure)
+        return _from_header(exposure).asdf_bytes
     try:
         fits = header_wcs(header, exposure.shape, name)
     except ExposureError:  # another projection than this program reads; the GWCS is what counts
@@ -69,7 +79,7 @@ def settle_wcs(exposure: Exposure, by_s_region: bool = False) -> Exposure:
         notes += _region_differs(exposure, by_s_region)
     if notes:
         log.warning("%s: %s", name, "; ".join(notes))
-    return exposure
+    return exposure.asdf_bytes
 
 
 def _header_differs(offsets: np.ndarray | None) -> Iterator[str]:

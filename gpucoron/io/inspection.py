@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from gpucoron.io.exposure_wcs import settle_wcs
 from gpucoron.io.exposures import Exposure, exposure_of, science_hdu
 from gpucoron.io.fits.checksums import check_sums
 from gpucoron.io.fits.reading import FitsFile, open_fits
+from gpucoron.io.second_process import in_second_process
 from gpucoron.io.wcs import check_outlines, output_wcs, read_wcs
 
 if TYPE_CHECKING:
@@ -109,6 +111,15 @@ def inspect_members(
                 raise
             reasons[key] = _reason(problem, member)
         progress(done, len(members), member.path.name)
+    if needs.grid is not None:  # last: the second process starts meanwhile
+        for key in [k for k, found in exposures.items() if found.exptype == "science"]:
+            try:
+                exposures[key] = settle_wcs(exposures[key], needs.grid["by_s_region"])
+            except InputError as problem:
+                if not skip_bad:
+                    raise
+                reasons[key] = _reason(problem, members[key])
+                del exposures[key]
     for text, names in odd.items():
         log.warning("%s: %s", ", ".join(names), text)
     products = tuple(
@@ -131,10 +142,8 @@ def _look_at(
     science = member.exptype == "science"
     if needs.checksums:
         _check_sums_once(file)
-    if science and needs.grid is not None:
-        exposure = settle_wcs(exposure, needs.grid["by_s_region"])
-        if needs.times:
-            _check_time(exposure)
+    if science and needs.grid is not None and needs.times:
+        _check_time(exposure)
     if not needs.values:
         return exposure
     planes = ErrorPlanes(file, science_hdu(file))
@@ -224,7 +233,7 @@ def output_grid(exposures: Sequence[Exposure], grid: Mapping[str, Any]) -> Outpu
     What `gpucoron.io.wcs.output_wcs` says is said when the image is made.
     """
     with _quiet_layout():
-        return output_wcs(*geometry(exposures), **grid)
+        return in_second_process(partial(output_wcs, **grid), *geometry(exposures))
 
 
 def geometry(exposures: Sequence[Exposure]) -> tuple[list, list, list]:

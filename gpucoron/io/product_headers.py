@@ -17,10 +17,10 @@ from gpucoron.io.fits.headers import add_history, header_values, inherited, set_
 from gpucoron.io.fits.writing import Hdu, image_dtype
 
 if TYPE_CHECKING:
-    import gwcs
     from astropy.io.fits import Header
 
     from gpucoron.io.exposures import Exposure
+    from gpucoron.io.wcs import OutputWcs
 
 __all__ = [
     "Provenance",
@@ -146,7 +146,7 @@ def set_times(
 
 
 def asdf_hdu(
-    source: bytes | gwcs.WCS | None, hdus: Sequence[Hdu], resample: Mapping[str, Any] | None = None
+    source: bytes | OutputWcs | None, hdus: Sequence[Hdu], resample: Mapping[str, Any] | None = None
 ) -> Hdu:
     """Return the ASDF extension of a product whose other HDUs are `hdus`, PRIMARY first.
 

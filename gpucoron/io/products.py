@@ -257,7 +257,7 @@ def write_i2d(
     hdus.append(Hdu("HDRTAB", header_table(headers)))
     chosen = {name: parameters.get(f"resample.{name}") for name in ("kernel", "fillval")}
     extra = {name: value for name, value in chosen.items() if value is not None}
-    return write_fits(path, [*hdus, asdf_hdu(wcs.to_gwcs(), hdus, resample=extra)], overwrite)
+    return write_fits(path, [*hdus, asdf_hdu(wcs, hdus, resample=extra)], overwrite)
 
 
 def _in_association(headers, provenance):

@@ -9,7 +9,7 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.backend.device import on_gpu
-from gpucoron.backend.parallel import over_items
+from gpucoron.backend.parallel import map_items, over_items
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.fourier_shift import gradient
 from gpucoron.ops.kriging import FAR, correlation_of, krige
@@ -73,9 +73,7 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
     if zero is not None:
         usable &= ~zero
     half, members_of = int(box) // 2, _members_of(groups, len(images))
-    combined = _map_exposures(
-        lambda members: _combine(images, usable, members, err), members_of, xp
-    )
+    combined = map_items(lambda members: _combine(images, usable, members, err), members_of, xp)
     outside = xp.zeros((len(members_of), *images.shape[1:]), dtype=bool)
     if zero is not None:
         for i, members in enumerate(members_of):
@@ -83,7 +81,7 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
     if correlation is None:
         correlation = _measure_correlation(combined, outside, half)
 
-    filled = _map_exposures(
+    filled = map_items(
         lambda i: _fill_holes(*combined[i][:2], outside[i], correlation, half),  # type: ignore[call-arg]
         range(len(combined)),
         xp,
@@ -131,7 +129,7 @@ def refill(exposures, models, limit):
         images[i, y, x] = models[i, y, x] + values[better]
         spread[i, y, x] = xp.sqrt(variances[better])
 
-    _map_exposures(fill, np.flatnonzero(to_host(limit.any(axis=(1, 2)))), xp)
+    map_items(fill, np.flatnonzero(to_host(limit.any(axis=(1, 2)))), xp)
     return exposures._replace(images=images, spread=spread)
 
 
@@ -229,11 +227,6 @@ def _members_of(groups, n):
     return [np.flatnonzero(groups == g) for g in np.unique(groups)]
 
 
-def _map_exposures(work, items, xp):
-    """Return `work` of each item, in threads on the CPU, in turn on a GPU."""
-    return over_items(work, items) if xp is np else [work(item) for item in items]
-
-
 def _combine(images, usable, members, err):
     """Median of a group, its noise, and how each integration differs from it."""
     if on_gpu(images):
@@ -248,7 +241,9 @@ def _combine(images, usable, members, err):
         return middle, noise, None
     terms = _terms(middle, known)
     factors = np.array(
-        [_factors(terms, images[k] - middle, usable[k] & known, err[k]) for k in members]
+        over_items(
+            lambda k: _factors(terms, images[k] - middle, usable[k] & known, err[k]), members
+        )
     )
     still = (images[members] - np.tensordot(factors, terms, axes=1)).astype(images.dtype)
     return median(still, good), noise, (factors, terms)
@@ -357,12 +352,16 @@ def _fill_by_kriging(out, images, usable, todo, members, err, exposures, i):
     if exposures.changes[i] is None:
         out[members[0]][todo[members[0]]] = image[todo[members[0]]]
         return
-    for k, change in zip(members, exposures.changes[i][0], strict=True):
+
+    def fill(member):
+        k, change = member
         y, x = np.nonzero(todo[k])
         base = image + np.tensordot(change, exposures.changes[i][1], axes=1)
         residual = np.where(usable[k], images[k], 0.0) - np.where(usable[k], base, 0.0)
         values, _ = krige(residual, usable[k], err[k], y, x, exposures.correlation)
         out[k][y, x] = base[y, x] + np.where(np.isnan(values), 0.0, values)
+
+    over_items(fill, list(zip(members, exposures.changes[i][0], strict=True)))
 
 
 def fill_bad_pixels_raster(images, bad, flagged, box=3, zero=None):

@@ -19,7 +19,7 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import fft_module, in_batches, to_host
 from gpucoron.backend.device import on_gpu
-from gpucoron.backend.parallel import over_items
+from gpucoron.backend.parallel import map_items, over_items
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import multiply_phases
 from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm
@@ -216,9 +216,8 @@ class Registration:
         n, (ny, nx) = len(references), self.shape
         self._packed = self._ops.allocate(n, ny, nx // 2 + 1)
         self._power, self._sums = self._xp.zeros(n), self._xp.zeros(n)
-        for k in range(0, n, self._batch_size):
-            part = slice(k, k + self._batch_size)
-            self._prepare(part, references[part])
+        parts = [slice(k, k + self._batch_size) for k in range(0, n, self._batch_size)]
+        map_items(lambda part: self._prepare(part, references[part]), parts, self._xp)
 
     def _prepare(self, part, references):
         """Prepare some of the references; `part` says which."""

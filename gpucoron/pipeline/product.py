@@ -332,6 +332,7 @@ def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout |
     `images` are those of each science exposure, for one number of KL modes.
     """
     from gpucoron.io.inspection import geometry
+    from gpucoron.io.second_process import in_second_process
     from gpucoron.io.wcs import output_wcs, pixel_map
 
     with product.run.timed("star"):
@@ -345,7 +346,7 @@ def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout |
         centering = product.stars.center(inputs)
         inputs = centering.wcss
         grid = centering.grid(product.parameters.grid)
-        output = output_wcs(inputs, metas, shapes, **grid)
+        output = in_second_process(partial(output_wcs, **grid), inputs, metas, shapes)
         product.result.star = centering.in_image(output)
         maps: dict[str, Any] = {}
         for wcs, shape in zip(inputs, shapes, strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from gpucoron.backend.compiling import watch_compiling
@@ -79,6 +80,8 @@ class Run:
         log.info("device %s: %s (%s)", device.label, device.description, device.reason)
         if device.kind == "cpu":
             watch_compiling(self.threads)
+            if self.threads > 1:
+                threading.Thread(target=_load_loops, name="gpucoron-load", daemon=True).start()
         elif self._opening is None:
             self._opening = self._stack.enter_context(Opening(device))
 
@@ -86,3 +89,14 @@ class Run:
         """Wait until the device's libraries are ready."""
         if self._opening is not None:
             self._opening.wait()
+
+
+def _load_loops() -> None:
+    """Have numba load a loop while files are read: for the first one it imports for 0.2 s."""
+    import numpy as np
+
+    from gpucoron.ops.cpu import drizzle_planes, drizzle_weights  # noqa: F401
+    from gpucoron.ops.median import median
+
+    with suppress(Exception):  # what is wrong shows where it is used
+        median(np.ones((3, 2, 2), np.float32), np.ones((3, 2, 2), bool))

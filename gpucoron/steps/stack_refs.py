@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
+from gpucoron.backend.parallel import map_items
 from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
 
@@ -50,12 +51,9 @@ def stack_refs(
     if all(s.sources for s in stacks):
         sources = tuple(source for s in stacks for source in s.sources)
     xp = cuda.array_namespace(*(s.data for s in stacks))
-    stack = IntegrationStack(
-        data=xp.concatenate([s.data for s in stacks]),
-        err=xp.concatenate([s.err for s in stacks]),
-        dq=xp.concatenate([s.dq for s in stacks]),
-        sources=sources,
-    )
+    parts = [s.data for s in stacks], [s.err for s in stacks], [s.dq for s in stacks]
+    data, err, dq = map_items(xp.concatenate, parts, xp)
+    stack = IntegrationStack(data, err, dq, sources=sources)
     if keep_unusable:
         return stack
     usable = to_host((xp.isfinite(stack.data) & ((stack.dq & np.uint32(1)) == 0)).any(axis=(1, 2)))

@@ -75,8 +75,9 @@ def test_other_arrays_get_a_tree_with_the_same_gwcs(source):
 
 @pytest.mark.filterwarnings("error")
 def test_the_gwcs_of_a_product():
-    wcs = grid().to_gwcs()
-    with opened(asdf_extension(wcs, (), {"telescope": "JWST"})) as tree:
+    output = grid()
+    wcs = output.to_gwcs()
+    with opened(asdf_extension(output, (), {"telescope": "JWST"})) as tree:
         tree.validate()
         again = tree["meta"]["wcs"]
         np.testing.assert_array_equal(again(3.0, 4.0), wcs(3.0, 4.0))

@@ -10,16 +10,15 @@ import io
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from gpucoron.io.asdf.guard import asdf_package, checked, tagged_tree
 from gpucoron.io.keywords import keywords
+from gpucoron.io.second_process import in_second_process
 from gpucoron.io.wcs.exposure import read_wcs, reason
-
-if TYPE_CHECKING:
-    import gwcs
+from gpucoron.io.wcs.tan import OutputWcs
 
 __all__ = ["ArrayLink", "asdf_extension", "meta_from_headers", "write_asdf"]
 
@@ -32,25 +31,31 @@ ArrayLink = tuple[str, str, np.dtype, tuple[int, ...]]  # attribute, EXTNAME, dt
 
 
 def asdf_extension(
-    source: bytes | gwcs.WCS | None, links: Iterable[ArrayLink], values: Mapping[str, Any]
+    source: bytes | OutputWcs | None, links: Iterable[ArrayLink], values: Mapping[str, Any]
 ) -> bytes:
     """Return the content of the ASDF extension of a product.
 
     Parameters
     ----------
-    source : bytes, gwcs.WCS or None
+    source : bytes, OutputWcs or None
         The ASDF extension of the input, which is passed on as it is if its arrays are those of the
         product and it has no keywords that the headers lack, and else gives its GWCS (none, with a
-        warning, where it cannot be read); or the GWCS of the product.
+        warning, where it cannot be read); or the WCS of the product.
     links : iterable of (attribute, EXTNAME, dtype, shape)
         The product's arrays.
     values : mapping
         Metadata, from `meta_from_headers`.
     """
+    return in_second_process(_asdf_extension, source, list(links), values)
+
+
+def _asdf_extension(source, links, values) -> bytes:
     arrays = {link[0]: _array(*link[1:]) for link in links}
-    wcs = source
+    wcs = None
     try:
-        if isinstance(source, bytes):
+        if isinstance(source, OutputWcs):
+            wcs = source.to_gwcs()
+        elif isinstance(source, bytes):
             tree = tagged_tree(source)
             if _same_arrays(tree, arrays.values()) and not _removed(tree.get("meta"), values):
                 checked(source)

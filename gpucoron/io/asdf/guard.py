@@ -81,17 +81,21 @@ def asdf_package() -> ModuleType:
 
     All at once, and before any `asdf.config_context`, which would forget them at its end: asdf
     looks for them in each file anew. Their manifests are parsed by libyaml, not by PyYAML's own
-    parser, which takes half a second for them.
+    parser, which takes half a second for them. Those of stpipe are left out: it has none for files,
+    but imports crds and what that needs to reach its server.
     """
     import asdf
     import yaml
 
-    config, slow = asdf.get_config(), yaml.SafeLoader
+    config, slow, found = asdf.get_config(), yaml.SafeLoader, asdf._entry_points.entry_points
     try:
         yaml.SafeLoader = getattr(yaml, "CSafeLoader", slow)
+        asdf._entry_points.entry_points = lambda **group: [
+            entry for entry in found(**group) if entry.module.partition(".")[0] != "stpipe"
+        ]
         _ = config.extensions, config.resource_manager
     finally:
-        yaml.SafeLoader = slow
+        yaml.SafeLoader, asdf._entry_points.entry_points = slow, found
     return asdf
 
 

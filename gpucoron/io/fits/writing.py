@@ -14,6 +14,7 @@ from gpucoron.io.files import output_file
 from gpucoron.io.fits.checksums import SUM_COMMENT, fold, summed_header, word_sum
 from gpucoron.io.fits.headers import quiet
 from gpucoron.io.fits.walk import BLOCK
+from gpucoron.io.second_process import in_second_process
 
 __all__ = [
     "UNSIGNED_ZERO",
@@ -139,6 +140,10 @@ def _image_layout(name: str, dtype: str, shape: tuple[int, ...]) -> fits.Header:
 @functools.lru_cache(maxsize=32)
 def _table_layout(name: str, dtype: np.dtype, rows: int, units: tuple) -> fits.Header:
     """Return the cards that describe a table whose columns have these units, or None."""
+    return in_second_process(_table_cards, name, dtype, rows, units)  # it imports astropy.table
+
+
+def _table_cards(name: str, dtype: np.dtype, rows: int, units: tuple) -> fits.Header:
     columns = fits.ColDefs(np.zeros(rows, dtype))
     for column, unit in zip(columns, units, strict=True):
         column.dim = None  # a row of numbers is one without TDIM, too

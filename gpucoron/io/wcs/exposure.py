@@ -6,15 +6,16 @@ import functools
 import hashlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
 from gpucoron.errors import ExposureError
 from gpucoron.io.asdf.guard import open_asdf
+from gpucoron.io.second_process import in_second_process
 from gpucoron.io.wcs.tan import Box, OutputWcs, Pair, pair, tangent_plane
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ __all__ = [
     "unusable",
 ]
 
+T = TypeVar("T")
+
 _BOUNDARY_STEP_PX = 15
 
 
@@ -38,11 +41,24 @@ _BOUNDARY_STEP_PX = 15
 class InputWcs:
     """The distorted WCS of an exposure; pixels count from 0 at the first's centre."""
 
-    gwcs: gwcs.WCS = field(repr=False, compare=False)  # pixels to RA and Dec in ICRS, degrees
+    #: From pixels to RA and Dec in ICRS, degrees; or the ASDF extension with such a GWCS.
+    source: gwcs.WCS | bytes = field(repr=False, compare=False)
     key: str  # the same for the same ASDF extension
     where: str = field(default="", compare=False)  # name of the file, for messages
     #: Rotation of the sky (3, 3) that follows the GWCS; None where there is none.
     turn: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def gwcs(self) -> gwcs.WCS:
+        """The GWCS, without the rotation that follows it."""
+        return _gwcs_of(self.source)
+
+    def _evaluate(self, work: Callable[..., T], *arguments) -> T:
+        """Return what `work` makes of the GWCS, beside the run if it is in an ASDF extension."""
+        with self._evaluating():
+            if isinstance(self.source, bytes):
+                return in_second_process(work, self.source, *arguments)
+            return work(self.source, *arguments)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -58,16 +74,14 @@ class InputWcs:
 
     def pixel_to_sky(self, x, y, *, everywhere: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Return RA and Dec in degrees; NaN outside the bounding box unless `everywhere`."""
-        with self._evaluating():
-            sky = _values(self.gwcs(x, y, with_bounding_box=not everywhere), "deg")
+        sky = self._evaluate(_to_sky, x, y, not everywhere)
         return sky if self.turn is None else _rotated(self.turn, *sky)
 
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
         """Return pixels x, y of sky positions in degrees; by iteration where no inverse is set."""
         if self.turn is not None:
             ra, dec = _rotated(self.turn.T, ra, dec)
-        with self._evaluating():
-            return _values(self.gwcs.invert(ra, dec, with_bounding_box=False), "pix")
+        return self._evaluate(_to_pixel, ra, dec)
 
     def turned(self, start: Pair, end: Pair) -> InputWcs:
         """Return this WCS with the sky rotated so that the position `start` comes to `end`.
@@ -96,12 +110,7 @@ class InputWcs:
 
     def full_box(self) -> Box | None:
         """Return the bounding box as the GWCS has it; None where it is not set."""
-        with self._evaluating():
-            box = self.gwcs.bounding_box
-            if box is None:
-                return None
-            x, y = (pair(sorted(limits)) for limits in box.bounding_box(order="F"))
-        return x, y
+        return self._evaluate(_full_box)
 
     def footprint(self, shape: tuple[int, int], *, whole_pixels: bool = False) -> np.ndarray:
         """Return RA, Dec (4, 2) of the corners of the bounding box.
@@ -163,6 +172,26 @@ def _rotated(turn: np.ndarray, ra, dec) -> tuple[np.ndarray, np.ndarray]:
     return sky_position(np.einsum("ij,j...->i...", turn, direction(ra, dec)))
 
 
+def _to_sky(source: gwcs.WCS | bytes, x, y, in_box: bool) -> tuple[np.ndarray, np.ndarray]:
+    return _values(_gwcs_of(source)(x, y, with_bounding_box=in_box), "deg")
+
+
+def _to_pixel(source: gwcs.WCS | bytes, ra, dec) -> tuple[np.ndarray, np.ndarray]:
+    return _values(_gwcs_of(source).invert(ra, dec, with_bounding_box=False), "pix")
+
+
+def _full_box(source: gwcs.WCS | bytes) -> Box | None:
+    box = _gwcs_of(source).bounding_box
+    if box is None:
+        return None
+    x, y = (pair(sorted(limits)) for limits in box.bounding_box(order="F"))
+    return x, y
+
+
+def _gwcs_of(source: gwcs.WCS | bytes) -> gwcs.WCS:
+    return cast("gwcs.WCS", _parse(source)) if isinstance(source, bytes) else source
+
+
 def _values(pair, unit: str) -> tuple[np.ndarray, np.ndarray]:
     """Return two arrays without units, which transforms whose parameters have some add."""
     from astropy.units import Quantity
@@ -195,8 +224,7 @@ def find_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs | None:
     if not asdf_bytes:
         return None
     try:
-        wcs = _parse(asdf_bytes)
-        problem = None if wcs is None else unusable(wcs)
+        found, problem = _examined(asdf_bytes)
     except Exception as error:
         raise ExposureError(
             f"{where}: the ASDF extension cannot be read: {reason(error)}"
@@ -206,7 +234,18 @@ def find_wcs(asdf_bytes: bytes | None, where: str) -> InputWcs | None:
             f"{where}: {problem} in the ASDF extension (meta.wcs); "
             f"expected RA and Dec in ICRS, from assign_wcs (calwebb_image2)"
         )
-    return None if wcs is None else InputWcs(wcs, hashlib.sha256(asdf_bytes).hexdigest(), where)
+    return InputWcs(asdf_bytes, hashlib.sha256(asdf_bytes).hexdigest(), where) if found else None
+
+
+@functools.lru_cache(maxsize=64)
+def _examined(content: bytes) -> tuple[bool, str | None]:
+    """Return whether there is a WCS in an ASDF extension, and why it is unusable."""
+    return in_second_process(_examine, content)
+
+
+def _examine(content: bytes) -> tuple[bool, str | None]:
+    wcs = _parse(content)
+    return wcs is not None, None if wcs is None else unusable(wcs)
 
 
 @functools.lru_cache(maxsize=64)
