@@ -11,6 +11,8 @@ import numpy as np
 from gpucoron.analysis.candidates import Candidate, find_candidates, snr_map
 from gpucoron.analysis.detection import aperture_snr, psf_fwhm, significance
 from gpucoron.analysis.record import ExposureRecord, Record
+from gpucoron.core.display import html_table
+from gpucoron.core.text import format_table
 from gpucoron.io.wcs.tan import OutputWcs, pair, tangent_plane
 
 APART = 2.8  # standard deviations between fluxes of one source, where they differ by a factor of 2
@@ -132,14 +134,43 @@ class SkyCandidate:
     caveat: str = ""  # why it may not be a point source on the sky, if there is reason for doubt
 
 
-def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[SkyCandidate]]:
+class Candidates(list[SkyCandidate]):
+    """Candidates, best first; shown as a table."""
+
+    _HEADER = ("", "separation", "PA", "significance", "SNR", "RA", "Dec", "caveat")
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                str(number),
+                f'{c.separation:.3f}"',
+                f"{c.angle:.1f} deg",
+                f"{c.candidate.significance:.1f}",
+                f"{c.candidate.snr:.1f}",
+                f"{c.ra:.6f}",
+                f"{c.dec:+.6f}",
+                c.caveat,
+            )
+            for number, c in enumerate(self, 1)
+        ]
+
+    def __repr__(self) -> str:
+        if not self:
+            return "no candidates"
+        return "\n".join(format_table(self._rows(), self._HEADER, (1, 2, 3, 4, 5, 6)))
+
+    def _repr_html_(self) -> str:
+        return html_table(self._HEADER, self._rows()) if self else "no candidates"
+
+
+def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, Candidates]:
     """Search the combined image of one truncation for point sources.
 
     Returns
     -------
     map : (ny, nx) array
         Significance in Gaussian sigmas.
-    candidates : list of SkyCandidate
+    candidates : Candidates
         Those without caveat first, each part by decreasing significance.
 
     Notes
@@ -158,7 +189,7 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Sk
     wcs = cast(OutputWcs, record.wcs)
     area = wcs.pixel_area_sr
     skies = [tuple(map(float, wcs.pixel_to_sky(*p))) for p in places]
-    candidates: list[SkyCandidate] = []
+    candidates = Candidates()
     for k, c in enumerate(peaks):
         ra, dec = skies[k]
         xi, eta = (float(v) for v in tangent_plane(ra, dec, *sky.radec))
@@ -178,7 +209,8 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Sk
         _measure_exposures(entry, views, [s for s in skies if s is not skies[k]])
         entry.caveat = _caveat(entry, candidates, sky)
         candidates.append(entry)
-    return significance(*snr), sorted(candidates, key=lambda c: bool(c.caveat))
+    candidates.sort(key=lambda c: bool(c.caveat))
+    return significance(*snr), candidates
 
 
 def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):

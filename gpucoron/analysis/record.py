@@ -10,6 +10,7 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
+from gpucoron.core.display import ArrayFields
 from gpucoron.errors import GpucoronError
 from gpucoron.ops.dq import DO_NOT_USE
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from gpucoron.steps.resample import ResampledImage
 
 
-@dataclass
-class ExposureRecord:
+@dataclass(eq=False, repr=False)
+class ExposureRecord(ArrayFields):
     """Diagnostics of one exposure; None or empty where a step was skipped."""
 
     root: str
@@ -42,8 +43,8 @@ class ExposureRecord:
     eigenvalues: list[Any] = field(default_factory=list)
 
 
-@dataclass
-class Record:
+@dataclass(eq=False, repr=False)
+class Record(ArrayFields):
     """Diagnostics of one product."""
 
     asn: str = ""  # file name of the association

@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpucoron.backend.cuda import as_device_arrays
 from gpucoron.backend.device import on_gpu
+from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["LEAST_VARIANCE", "VARIANCES", "IntegrationStack", "PlaneSource"]
 
@@ -25,8 +30,8 @@ class PlaneSource(NamedTuple):
     integration: int  # counted from 1, as INT_TIMES counts
 
 
-@dataclass(frozen=True)
-class IntegrationStack:
+@dataclass(frozen=True, eq=False, repr=False)
+class IntegrationStack(ArrayFields):
     """Integrations of one exposure, or of several concatenated.
 
     Parameters
@@ -52,12 +57,13 @@ class IntegrationStack:
         Some arrays on the host and some on a GPU.
     """
 
-    data: Any
-    err: Any
-    dq: Any
-    var_poisson: Any = None
-    var_rnoise: Any = None
-    var_flat: Any = None
+    # NumPy's or CuPy's, which has the same methods
+    data: npt.NDArray[Any]
+    err: npt.NDArray[Any]
+    dq: npt.NDArray[np.uint32]
+    var_poisson: npt.NDArray[Any] | None = None
+    var_rnoise: npt.NDArray[Any] | None = None
+    var_flat: npt.NDArray[Any] | None = None
     sources: tuple[PlaneSource, ...] = ()
 
     def __post_init__(self) -> None:
@@ -92,7 +98,7 @@ class IntegrationStack:
 
     def planes(self, index: slice | Iterable[Any]) -> IntegrationStack:
         """Return the stack of the planes that `index` (a slice, mask or list) selects."""
-        arrays = {
+        arrays: dict[str, Any] = {
             f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
             for f in dataclasses.fields(self)
             if f.name != "sources"

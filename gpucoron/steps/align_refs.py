@@ -11,6 +11,7 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.backend.device import on_gpu
+from gpucoron.core.display import short_html, short_repr
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import shift_spectra
@@ -36,6 +37,12 @@ class AlignedReferences(NamedTuple):
     data: np.ndarray  # (nsci, nref, ny, nx), or (nref, ny, nx) with align="first"
     err: np.ndarray  # the same shape
     fits: np.ndarray  # FITS_DTYPE, science integrations outermost; always on the host
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def _repr_html_(self) -> str:
+        return short_html(self)
 
 
 class Alignment:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gpucoron.backend import cuda
+from gpucoron.core.display import ArrayFields
 from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
@@ -28,8 +30,8 @@ PLANES_AT_ONCE = 16
 GPU_PIXELS_AT_ONCE = 2**24  # of planes, whose weights exist at a time: every launch has a cost
 
 
-@dataclass(frozen=True)
-class ResampledImage:
+@dataclass(frozen=True, eq=False, repr=False)
+class ResampledImage(ArrayFields):
     """The combined image; (ny, nx) float32 in MJy/sr and its square, but `con`.
 
     `data` is the weighted mean, `wht` the sum of weights, `con` (nplanes, ny, nx) int32 has bit
@@ -37,13 +39,13 @@ class ResampledImage:
     they are not known.
     """
 
-    data: Any
-    err: Any
-    wht: Any
-    con: Any
-    var_poisson: Any
-    var_rnoise: Any
-    var_flat: Any
+    data: npt.NDArray[Any]
+    err: npt.NDArray[Any]
+    wht: npt.NDArray[Any]
+    con: npt.NDArray[np.int32]
+    var_poisson: npt.NDArray[Any]
+    var_rnoise: npt.NDArray[Any]
+    var_flat: npt.NDArray[Any]
 
 
 def resample(
