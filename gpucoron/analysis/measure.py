@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from gpucoron.analysis.candidates import Candidate, find_candidates, snr_map
-from gpucoron.analysis.detection import aperture_snr, psf_fwhm, significance
+from gpucoron.analysis.detection import (
+    Detection,
+    aperture_snr,
+    detect,
+    psf_fwhm,
+    significance,
+)
 from gpucoron.analysis.record import ExposureRecord, Record
 from gpucoron.core.display import html_table
 from gpucoron.core.text import format_table
@@ -211,6 +218,57 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, Candida
         candidates.append(entry)
     candidates.sort(key=lambda c: bool(c.caveat))
     return significance(*snr), candidates
+
+
+class KnownSource(NamedTuple):
+    """A source whose true position is known, as measured in a combined image."""
+
+    x: float  # pixels counted from 0
+    y: float
+    snr: float
+    significance: float  # Gaussian sigmas
+    offset_px: float  # from the true position
+    offset_arcsec: float
+
+
+def find_known(
+    record: Record, known: Sequence[tuple[float, float]], star: tuple[float, float] | None = None
+) -> list[KnownSource]:
+    """Measure sources with known ra, dec (degrees) in the combined image of most KL vectors.
+
+    A source within one FWHM of a candidate of `search` is that candidate, so that there is one
+    number for it; others are looked for at the known place. `star` is as for `locate_star`; empty
+    without a combined image.
+    """
+    sky = locate_star(record, star)
+    if sky is None or not record.images:
+        return []
+    truncate = max(record.images)
+    candidates = [c.candidate for c in search(record, sky, truncate)[1]]
+    found = []
+    for ra, dec in known:
+        x, y = map(float, cast(OutputWcs, record.wcs).sky_to_pixel(ra, dec))
+
+        def distance(c: Candidate, x: float = x, y: float = y) -> float:
+            return math.dist((c.x, c.y), (x, y))
+
+        near = [c for c in candidates if distance(c) <= sky.fwhm_px]
+        others = [(c.x, c.y) for c in candidates if c not in near]
+        seen: Candidate | Detection = (
+            min(near, key=distance)
+            if near
+            else detect(
+                record.images[truncate], (x, y), sky.star, fwhm_px=sky.fwhm_px, others=others
+            )
+        )
+        offset = math.dist((seen.x, seen.y), (x, y))
+        found.append(
+            KnownSource(
+                *(seen.x, seen.y, seen.snr, seen.significance),
+                *(offset, offset * sky.arcsec_per_px),
+            )
+        )
+    return found
 
 
 def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):

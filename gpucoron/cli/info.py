@@ -8,7 +8,7 @@ from platform import machine, python_version, system
 from typing import Any
 
 from gpucoron.cli.console import Console
-from gpucoron.cli.options import command_parser
+from gpucoron.cli.options import Parser, command_parser
 from gpucoron.cli.streams import write_lines
 from gpucoron.core.text import format_table
 from gpucoron.errors import plural
@@ -20,9 +20,14 @@ _PACKAGES = (
 _CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
 
 
+def make_parser() -> Parser:
+    """Build the parser of this command."""
+    return command_parser("info")
+
+
 def main(argv: list[str]) -> int:
     """Run ``gpucoron info``."""
-    options = command_parser("info").parse_args(argv)
+    options = make_parser().parse_args(argv)
     with Console():  # shows what the readers warn about
         write_lines(association_lines(options.asn) if options.asn else system_lines())
     return 0

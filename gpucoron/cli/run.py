@@ -64,8 +64,7 @@ def run_one(options: argparse.Namespace, console) -> Result:
     if folder:
         result = result.with_report(folder, getattr(options, "star_radec", None), options.overwrite)
     console.summary(result, time.perf_counter() - start)
-    if not options.quiet:
-        write_lines(map(str, result.files), needed=False)
+    write_lines(map(str, result.files), needed=False)
     return result
 
 
