@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -71,11 +71,7 @@ def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky 
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
     ra, dec = (float(v) for v in wcs.pixel_to_sky(x, y))
-    small = 1 / 3600
-    north, east = (
-        _unit(np.array(wcs.sky_to_pixel(*sky), float) - (x, y))
-        for sky in ((ra, dec + small), (ra + small / max(math.cos(math.radians(dec)), 1e-6), dec))
-    )
+    north, east = map(_unit, sky_axes(wcs, (x, y), (ra, dec)))
     spread = float(np.hypot(*(places - (x, y)).T).max())
     fwhm = psf_fwhm(science[0].meta.filter or "") / wcs.pixel_scale
     return Sky(
@@ -88,6 +84,13 @@ def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky 
         spread,
         star is not None,
     )
+
+
+def sky_axes(wcs: Any, xy: tuple[float, float], radec: tuple[float, float]) -> np.ndarray:
+    """Return where north and east are at a pixel: (2, 2), x and y in pixels per arcsec."""
+    (ra, dec), small = radec, 1 / 3600
+    skies = ((ra, dec + small), (ra + small / max(math.cos(math.radians(dec)), 1e-6), dec))
+    return np.array([np.array(wcs.sky_to_pixel(*sky), float) - xy for sky in skies])
 
 
 def science_exposures(record: Record) -> list[ExposureRecord]:

@@ -41,7 +41,7 @@ def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
         frame = images.combined_frame(record, sky)
         images.draw_image(panels[0], image, images.asinh_norm(image), frame, unit=record.unit)
         if sky:
-            images.draw_compass(panels[0], sky)
+            images.draw_compass(panels[0], sky.north, sky.east)
             candidates = measure.search(record, sky, truncate)[1]
             images.draw_candidates(panels[0], candidates, frame, sky)
     if curves:
