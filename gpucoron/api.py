@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
 from gpucoron.backend.device import Device, choose_device, is_open
-from gpucoron.backend.logs import Progress, no_progress
+from gpucoron.backend.logs import Progress
+from gpucoron.backend.progress import show_run
 from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
+from gpucoron.core.step_keywords import StepKeywords
 from gpucoron.errors import UsageError
 from gpucoron.pipeline.association import plan_association, run_association
 from gpucoron.pipeline.planning import Plan
 from gpucoron.pipeline.result import Result
 from gpucoron.pipeline.run_options import DEFAULT_SAVE, RunOptions
 
+if TYPE_CHECKING:
+    from gpucoron.io.exposures import Exposure
+
 __all__ = ["PRODUCTS", "plan", "run"]
+
+#: One exposure of an association that is given as a list.
+AnyExposure: TypeAlias = "str | PathLike[str] | tuple[str | PathLike[str], str] | Exposure"
+#: What `run` and `plan` take as an association.
+AnyAssociation: TypeAlias = "str | PathLike[str] | Mapping[str, Any] | Iterable[AnyExposure]"
+Steps: TypeAlias = Mapping[str, Mapping[str, Any]]
+Star: TypeAlias = "tuple[float, ...] | list[float] | str"
 
 
 def run(
-    asn: str | PathLike,
+    asn: AnyAssociation,
     device: str | int | Device = "auto",
     output_dir: str | PathLike | None = None,
     align: str | None = None,
@@ -35,19 +47,28 @@ def run(
     overwrite: bool = True,
     skip_bad: bool = False,
     checksums: bool = True,
-    progress: Progress | None = None,
+    steps: Steps | None = None,
+    star: Star | None = None,
+    star_model: str | PathLike[str] | None = None,
+    psfmask_center: str | None = None,
+    exclude: Iterable[tuple[float, float, float]] | str | None = None,
+    progress: Progress | bool | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
     client: Any = None,
     resume: bool = False,
-    **keywords: Any,
+    **keywords: Unpack[StepKeywords],
 ) -> Result:
     """Run PSF subtraction and resampling on an association (calwebb_coron3).
 
     Parameters
     ----------
-    asn : path
-        A level-3 association (JSON or YAML) of ``_calints`` exposures.
+    asn : path, dict, or list of exposures
+        A level-3 association of ``_calints`` exposures: a file (JSON or YAML), its contents, or a
+        list of exposures, each a path, a pair of path and "science" or "psf", or what
+        `gpucoron.io.read_exposure` returns, whose images may have been changed. A path alone is a
+        reference where its header has IS_PSF = T. Names are relative to the file, or to the current
+        folder.
     device : str, int or Device
         "auto", "cpu", or the number of a CUDA device; "0,1" shares the work between two. "auto"
         is decided when the association is known.
@@ -74,8 +95,20 @@ def run(
         and in `ProductResult.left_out`, instead of stopping.
     checksums : bool
         Compare inputs with the checksums in their headers, where there are any.
-    progress : callable, optional
-        Called as ``progress(step, done, total, text)``.
+    steps : mapping, optional
+        Step parameters in jwst's spelling, ``{"klip": {"truncate": 10}}``.
+    star : (x, y), optional
+        The star's pixel in the first science exposure, counted from 1, or x, y of each exposure
+        one after another. Default: measured.
+    star_model : path, optional
+        FITS file with images of a star, by which it is measured.
+    psfmask_center : {"file", "star"}, optional
+        Leave the hole of the psfmask where its file has it (default), or move it onto the star.
+    exclude : list of (east, north, radius), optional
+        Known sources to mask, arcsec from the star.
+    progress : callable or bool, optional
+        Called as ``progress(step, done, total, text)``. Default: bars if standard error is a
+        terminal, one line in a notebook, nothing elsewhere; False shows nothing.
     threads : int, optional
         Of every thread pool. Default: the processors that this process may use.
     memory : int or str, optional
@@ -87,8 +120,8 @@ def run(
         Go on from what an earlier run with the same inputs and parameters has completed in
         `output_dir`, by its ``*_run.json``; from the beginning where there is none.
     **keywords
-        More step parameters: ``klip_truncate=10``, ``klip={"truncate": 10}``, or with a short name
-        ``star=(151, 175)`` (the star's pixel, counted from 1), ``exclude=[(0.5, -1.2, 0.3)]``.
+        More step parameters, ``klip_truncate=10`` or ``klip={"truncate": 10}``: see
+        `gpucoron.core.step_keywords.StepKeywords`.
 
     Returns
     -------
@@ -98,6 +131,12 @@ def run(
     ------
     GpucoronError
         One of its kinds, with one line that says what was found and what was expected.
+
+    Notes
+    -----
+    Warnings are log records of the logger "gpucoron", and in `Result.warnings`. Where neither that
+    logger nor the root logger has a handler, as in a notebook, they are written to standard error,
+    each once.
     """
     if client is None and not is_open(device):
         device = choose_device(device)
@@ -107,9 +146,11 @@ def run(
         keep = ()
     elif keep is None:
         keep = set(PRODUCTS) - ({"psfalign"} if output_dir else set())
+    own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
+    own |= {"psfmask_center": psfmask_center, "exclude": exclude}
     options = RunOptions(
-        Path(asn),
-        _parameters(parameters, preset, align, keywords),
+        _path(asn),
+        _parameters(parameters, preset, own, steps, keywords),
         device,
         None if output_dir is None else Path(output_dir),
         save=DEFAULT_SAVE if save is None else frozenset(save),
@@ -124,30 +165,39 @@ def run(
     )
     if output_dir is None:
         options = replace(options, save=frozenset())
-    progress = progress or no_progress
-    if client is None:
-        return run_association(options, progress)
-    from gpucoron.cluster.client import run_on
+    if client is not None and not _is_path(asn):
+        raise UsageError("with client= the association is a file: expected its path")
+    with show_run(progress) as shown:
+        options = _with_given(options, asn)
+        if client is None:
+            return run_association(options, shown)
+        from gpucoron.cluster.client import run_on
 
-    return run_on(client, options, progress)
+        return run_on(client, options, shown)
 
 
 def plan(
-    asn: str | PathLike,
+    asn: AnyAssociation,
     align: str | None = None,
     *,
     preset: str | None = None,
     parameters: Parameters | Mapping[str, Any] | None = None,
     save: Collection[str] | None = None,
+    steps: Steps | None = None,
+    star: Star | None = None,
+    star_model: str | PathLike[str] | None = None,
+    psfmask_center: str | None = None,
+    exclude: Iterable[tuple[float, float, float]] | str | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
-    **keywords: Any,
+    **keywords: Unpack[StepKeywords],
 ) -> tuple[Plan, ...]:
     """Estimate time, memory and disk of a run, for each product, from headers alone.
 
     Parameters
     ----------
-    asn, align, preset, parameters, save, threads, memory, **keywords
+    asn, align, preset, parameters, save, steps, star, star_model, psfmask_center, exclude, threads,
+    memory, **keywords
         As for `run`.
 
     Returns
@@ -159,29 +209,48 @@ def plan(
     GpucoronError
         As `run`, as far as headers tell.
     """
+    own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
+    own |= {"psfmask_center": psfmask_center, "exclude": exclude}
     options = RunOptions(
-        Path(asn),
-        _parameters(parameters, preset, align, keywords),
+        _path(asn),
+        _parameters(parameters, preset, own, steps, keywords),
         save=DEFAULT_SAVE if save is None else frozenset(save),
         threads=threads,
         memory=memory,
     )
-    return plan_association(options)
+    return plan_association(_with_given(options, asn))
+
+
+def _is_path(asn: object) -> bool:
+    return isinstance(asn, str | PathLike)
+
+
+def _path(asn: Any) -> Path:
+    return Path(asn) if _is_path(asn) else Path()
+
+
+def _with_given(options: RunOptions, asn: Any) -> RunOptions:
+    """Return the options with an association that is not a file."""
+    if _is_path(asn):
+        return options
+    from gpucoron.io.given_association import given_association
+
+    return replace(options, given=given_association(asn, check_files=not options.skip_bad))
 
 
 def _parameters(
     parameters: Parameters | Mapping[str, Any] | None,
     preset: str | None,
-    align: str | None,
+    own: Mapping[str, Any],
+    steps: Steps | None,
     keywords: Mapping[str, Any],
 ) -> Parameters:
     """Return the step parameters that were given in one way or another."""
     if not isinstance(parameters, Parameters):
         return Parameters.from_sources(
-            preset=preset, keywords={**(parameters or {}), "align": align, **keywords}
+            preset=preset, keywords=[parameters or {}, steps or {}, own, keywords]
         )
-    if keywords or preset not in (None, parameters.preset):
+    if keywords or steps or preset not in (None, parameters.preset):
         raise UsageError("give either a Parameters object or single parameters, not both")
-    if align is None:
-        return parameters
-    return replace(parameters, align_refs=replace(parameters.align_refs, align=align))
+    changes = {name: value for name, value in own.items() if value is not None}
+    return replace(parameters, align_refs=replace(parameters.align_refs, **changes))

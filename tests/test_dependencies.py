@@ -19,6 +19,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
 #: What a package's module is called, where that is not the package's name.
 MODULES = {"pyyaml": "yaml", "asdf-astropy": "asdf_astropy", "lazy-loader": "lazy_loader"}
+MODULES |= {"ipython": "IPython"}
 MODULES |= {"cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy"}
 #: Declared although nothing imports it: asdf finds it by its entry points.
 PLUGINS = {"asdf_astropy"}

@@ -10,7 +10,9 @@ import pytest
 
 import gpucoron
 from gpucoron import api, errors
+from gpucoron.core.parameters import SHORT, STEPS
 from gpucoron.core.stack import IntegrationStack
+from gpucoron.core.step_keywords import StepKeywords
 from gpucoron.errors import GpucoronError
 from tests.helpers.processes import python
 from tests.helpers.scenes import gaussian, read_only, speckles
@@ -74,6 +76,83 @@ def test_signature_of_run():
     )
     assert list(parameters.values())[-1].kind is inspect.Parameter.VAR_KEYWORD
     assert api.PRODUCTS == tuple("crfints median psfstack psfalign psfsub i2d".split())
+
+
+def test_keywords_of_run_are_the_parameters():
+    """The names that type checkers know and those that are accepted."""
+    known = set(StepKeywords.__annotations__)
+    flat = {name.replace(".", "_") for name in gpucoron.Parameters().flat()}
+    assert known == flat | STEPS.keys()
+    assert SHORT.keys() <= set(inspect.signature(gpucoron.run).parameters)
+    own = {"klip_truncate": 4, "star": (3.0, 5.0), "steps": {"klip": {"skip": True}}}
+    for call in (gpucoron.run, gpucoron.plan):
+        with pytest.raises(gpucoron.UsageError, match="not both"):
+            call("asn.json", parameters=gpucoron.Parameters(), **own)
+    for words, name in (({"steps": {"klip": {"truncat": 4}}}, "klip.truncate"), ({}, "level-3")):
+        with pytest.raises(gpucoron.GpucoronError, match=name):
+            gpucoron.plan("asn.json", **words)
+
+
+@pytest.mark.parametrize("module", ["", ".io", ".ops", ".simulate", ".steps"])
+def test_completion_lists_public_names_only(module):
+    found = importlib.import_module(f"gpucoron{module}")
+    assert {name for name in dir(found) if not name.startswith("_")} <= {*found.__all__, "io"}
+    assert all(getattr(found, name) is not None for name in dir(found))
+
+
+# ---- what results look like
+def test_stacks_are_compared_and_shown_without_their_pixels():
+    stack = make_stack(3, 1)
+    same, other = stack.replace(data=stack.data.copy()), stack.replace(err=stack.err + 1)
+    assert stack == same and stack != other and stack != "stack" and not stack == None  # noqa: E711
+    assert stack != stack.replace(data=stack.data.astype(np.float64))
+    table = np.zeros(3, [("x", "f4"), ("name", "U5")])
+    table["x"][1] = np.nan
+    results = [
+        gpucoron.ProductResult("a", fits={"b": t}, psfsub={"b": stack})
+        for t in (table, table.copy())
+    ]
+    assert results[0] == results[1]
+    table["name"][2] = "other"
+    assert results[0] != results[1]
+    assert "data=(3, 24, 28) float32" in repr(stack) and "var_flat=(3, 24, 28)" in repr(stack)
+    shown = results[0]._repr_html_()
+    assert "<td>psfsub</td>" in shown and "table of 3 rows: x, name" in shown
+    for value in (stack, *results, gpucoron.steps.outlier_detection(stack)):
+        assert len(repr(value)) < 400 and "\n" not in repr(value)
+
+
+# ---- warnings and progress
+WARNING = """
+import sys, types, logging
+from gpucoron.backend.progress import show_run
+{setup}
+with show_run({progress}) as progress:
+    progress("klip", 1, 2)
+    for _ in range(2):
+        logging.getLogger("gpucoron").warning("one %s", "thing")
+"""
+
+
+@pytest.mark.parametrize(
+    "setup, progress, shown",
+    [
+        ("", None, ["gpucoron warning: one thing"]),
+        ("", False, ["gpucoron warning: one thing"]),
+        ("logging.basicConfig(format='own: %(message)s')", None, 2 * ["own: one thing"]),
+        ("logging.getLogger('gpucoron').addHandler(logging.NullHandler())", None, []),
+        (
+            "",
+            "lambda *words: print(*words, file=sys.stderr)",
+            ["klip 1 2", "gpucoron warning: one"],
+        ),
+    ],
+)
+def test_a_program_without_handlers_sees_each_warning_once(setup, progress, shown):
+    done = python("-c", WARNING.format(setup=setup, progress=progress))
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0 and len(lines) == len(shown), lines
+    assert all(line.startswith(text) for line, text in zip(lines, shown, strict=True))
 
 
 # ---- errors

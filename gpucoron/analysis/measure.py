@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from gpucoron.analysis.candidates import Candidate, find_candidates, snr_map
-from gpucoron.analysis.detection import aperture_snr, psf_fwhm, significance
+from gpucoron.analysis.detection import (
+    Detection,
+    aperture_snr,
+    detect,
+    psf_fwhm,
+    significance,
+)
 from gpucoron.analysis.record import ExposureRecord, Record
+from gpucoron.core.display import html_table
+from gpucoron.core.text import format_table
 from gpucoron.io.wcs.tan import OutputWcs, pair, tangent_plane
 
 APART = 2.8  # standard deviations between fluxes of one source, where they differ by a factor of 2
@@ -62,11 +71,7 @@ def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky 
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
     ra, dec = (float(v) for v in wcs.pixel_to_sky(x, y))
-    small = 1 / 3600
-    north, east = (
-        _unit(np.array(wcs.sky_to_pixel(*sky), float) - (x, y))
-        for sky in ((ra, dec + small), (ra + small / max(math.cos(math.radians(dec)), 1e-6), dec))
-    )
+    north, east = map(_unit, sky_axes(wcs, (x, y), (ra, dec)))
     spread = float(np.hypot(*(places - (x, y)).T).max())
     fwhm = psf_fwhm(science[0].meta.filter or "") / wcs.pixel_scale
     return Sky(
@@ -79,6 +84,13 @@ def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky 
         spread,
         star is not None,
     )
+
+
+def sky_axes(wcs: Any, xy: tuple[float, float], radec: tuple[float, float]) -> np.ndarray:
+    """Return where north and east are at a pixel: (2, 2), x and y in pixels per arcsec."""
+    (ra, dec), small = radec, 1 / 3600
+    skies = ((ra, dec + small), (ra + small / max(math.cos(math.radians(dec)), 1e-6), dec))
+    return np.array([np.array(wcs.sky_to_pixel(*sky), float) - xy for sky in skies])
 
 
 def science_exposures(record: Record) -> list[ExposureRecord]:
@@ -132,14 +144,43 @@ class SkyCandidate:
     caveat: str = ""  # why it may not be a point source on the sky, if there is reason for doubt
 
 
-def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[SkyCandidate]]:
+class Candidates(list[SkyCandidate]):
+    """Candidates, best first; shown as a table."""
+
+    _HEADER = ("", "separation", "PA", "significance", "SNR", "RA", "Dec", "caveat")
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
+            (
+                str(number),
+                f'{c.separation:.3f}"',
+                f"{c.angle:.1f} deg",
+                f"{c.candidate.significance:.1f}",
+                f"{c.candidate.snr:.1f}",
+                f"{c.ra:.6f}",
+                f"{c.dec:+.6f}",
+                c.caveat,
+            )
+            for number, c in enumerate(self, 1)
+        ]
+
+    def __repr__(self) -> str:
+        if not self:
+            return "no candidates"
+        return "\n".join(format_table(self._rows(), self._HEADER, (1, 2, 3, 4, 5, 6)))
+
+    def _repr_html_(self) -> str:
+        return html_table(self._HEADER, self._rows()) if self else "no candidates"
+
+
+def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, Candidates]:
     """Search the combined image of one truncation for point sources.
 
     Returns
     -------
     map : (ny, nx) array
         Significance in Gaussian sigmas.
-    candidates : list of SkyCandidate
+    candidates : Candidates
         Those without caveat first, each part by decreasing significance.
 
     Notes
@@ -158,7 +199,7 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Sk
     wcs = cast(OutputWcs, record.wcs)
     area = wcs.pixel_area_sr
     skies = [tuple(map(float, wcs.pixel_to_sky(*p))) for p in places]
-    candidates: list[SkyCandidate] = []
+    candidates = Candidates()
     for k, c in enumerate(peaks):
         ra, dec = skies[k]
         xi, eta = (float(v) for v in tangent_plane(ra, dec, *sky.radec))
@@ -178,7 +219,59 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, list[Sk
         _measure_exposures(entry, views, [s for s in skies if s is not skies[k]])
         entry.caveat = _caveat(entry, candidates, sky)
         candidates.append(entry)
-    return significance(*snr), sorted(candidates, key=lambda c: bool(c.caveat))
+    candidates.sort(key=lambda c: bool(c.caveat))
+    return significance(*snr), candidates
+
+
+class KnownSource(NamedTuple):
+    """A source whose true position is known, as measured in a combined image."""
+
+    x: float  # pixels counted from 0
+    y: float
+    snr: float
+    significance: float  # Gaussian sigmas
+    offset_px: float  # from the true position
+    offset_arcsec: float
+
+
+def find_known(
+    record: Record, known: Sequence[tuple[float, float]], star: tuple[float, float] | None = None
+) -> list[KnownSource]:
+    """Measure sources with known ra, dec (degrees) in the combined image of most KL vectors.
+
+    A source within one FWHM of a candidate of `search` is that candidate, so that there is one
+    number for it; others are looked for at the known place. `star` is as for `locate_star`; empty
+    without a combined image.
+    """
+    sky = locate_star(record, star)
+    if sky is None or not record.images:
+        return []
+    truncate = max(record.images)
+    candidates = [c.candidate for c in search(record, sky, truncate)[1]]
+    found = []
+    for ra, dec in known:
+        x, y = map(float, cast(OutputWcs, record.wcs).sky_to_pixel(ra, dec))
+
+        def distance(c: Candidate, x: float = x, y: float = y) -> float:
+            return math.dist((c.x, c.y), (x, y))
+
+        near = [c for c in candidates if distance(c) <= sky.fwhm_px]
+        others = [(c.x, c.y) for c in candidates if c not in near]
+        seen: Candidate | Detection = (
+            min(near, key=distance)
+            if near
+            else detect(
+                record.images[truncate], (x, y), sky.star, fwhm_px=sky.fwhm_px, others=others
+            )
+        )
+        offset = math.dist((seen.x, seen.y), (x, y))
+        found.append(
+            KnownSource(
+                *(seen.x, seen.y, seen.snr, seen.significance),
+                *(offset, offset * sky.arcsec_per_px),
+            )
+        )
+    return found
 
 
 def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
+from gpucoron.core.display import ArrayFields
 from gpucoron.errors import GpucoronError
 from gpucoron.ops.dq import DO_NOT_USE
 
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from gpucoron.steps.resample import ResampledImage
 
 
-@dataclass
-class ExposureRecord:
+@dataclass(eq=False, repr=False)
+class ExposureRecord(ArrayFields):
     """Diagnostics of one exposure; None or empty where a step was skipped."""
 
     root: str
@@ -40,10 +42,11 @@ class ExposureRecord:
     after: dict[int, Any] = field(default_factory=dict)
     #: Of each KL basis, (rank,) float64, descending.
     eigenvalues: list[Any] = field(default_factory=list)
+    path: Path | None = None
 
 
-@dataclass
-class Record:
+@dataclass(eq=False, repr=False)
+class Record(ArrayFields):
     """Diagnostics of one product."""
 
     asn: str = ""  # file name of the association
@@ -59,6 +62,7 @@ class Record:
     #: The combined image of each truncation, (ny, nx) float32, MJy/sr.
     images: dict[int, Any] = field(default_factory=dict)
     wcs: OutputWcs | None = None  # of the images
+    asn_path: Path | None = None  # None where the association was not a file
 
     @classmethod
     def of(cls, association: Association, product: Product) -> Record:
@@ -70,6 +74,7 @@ class Record:
             association.target,
             [(m.expname, m.exptype) for m in product.ignored]
             + [(m.expname, f"{m.exptype}, left out: {m.reason}") for m in product.left_out],
+            asn_path=association.path if association.in_file else None,
         )
 
     @property
@@ -83,7 +88,9 @@ class Record:
         from gpucoron.io.wcs import read_wcs
 
         for e in exposures:
-            entry = ExposureRecord(e.root, e.path.name, e.exptype, e.shape, e.meta)
+            entry = ExposureRecord(
+                e.root, e.path.name, e.exptype, e.shape, e.meta, path=e.path.absolute()
+            )
             if e.exptype == "science":
                 with suppress(GpucoronError):  # resample, which needs it, reports the error
                     entry.wcs = read_wcs(e.asdf_bytes, e.path.name)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpucoron.backend.device import choose_device, cpu_threads
-from gpucoron.cli.options import add_logging_options, command_parser
+from gpucoron.cli.options import Parser, add_logging_options, command_parser
 from gpucoron.cli.run import run_console
 from gpucoron.errors import UsageError
 
@@ -21,11 +21,16 @@ log = logging.getLogger("gpucoron")
 _MOST_PROCESSES = 8  # each has a context on the GPU, some hundred MB there
 
 
-def main(argv: list[str]) -> int:
-    """Run ``gpucoron compile``."""
+def make_parser() -> Parser:
+    """Build the parser of this command."""
     parser = command_parser("compile", processes=_MOST_PROCESSES)
     add_logging_options(parser)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``gpucoron compile``."""
+    options = make_parser().parse_args(argv)
     processes = options.processes
     if processes is None:
         processes = min(cpu_threads(), _MOST_PROCESSES)

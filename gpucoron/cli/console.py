@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
+from gpucoron.backend.progress import Bars
 from gpucoron.cli import streams
 from gpucoron.cli.json_log import JsonFormatter, end_event, json_event
 from gpucoron.cli.streams import LogFile, SafeFormatter, TolerantStream
@@ -31,17 +32,23 @@ class _ConsoleFormatter(logging.Formatter):
 
 
 class _StreamHandler(logging.Handler):
-    """Write log records below a progress bar if there is one, and collect the warnings."""
+    """Write log records above a progress bar if there is one; each warning once."""
 
     def __init__(self, owner: Console):
         super().__init__()
         self.owner = owner
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            self.owner.seen_warnings.append(record.getMessage())
+        warning = record.levelno >= logging.WARNING
+        text = record.getMessage()
+        if warning and text in self.owner.seen_warnings:
+            return
+        if warning:
+            self.owner.seen_warnings.append(text)
+        if hasattr(record, "expected_s"):
+            self.owner.expect(record.expected_s)
         if record.levelno >= self.owner.level:
-            self.owner.write(self.format(record))
+            self.owner.write(self.format(record), warning)
 
 
 class Console:
@@ -81,7 +88,7 @@ class Console:
             if to_stderr:
                 self.quiet, self.level = True, logging.CRITICAL + 1
         self.terminal = not self.quiet and self.stream.isatty()
-        self._reporter: _Bars | _Lines = _Bars(self.stream) if self.terminal else _Lines(self.quiet)
+        self._reporter: Bars | _Lines = Bars(self.stream) if self.terminal else _Lines(self.quiet)
 
     def __enter__(self) -> Console:
         self._before = (log.level, log.propagate)
@@ -130,12 +137,17 @@ class Console:
             if handler is not self.json:
                 handler.handle(record)
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, warning: bool = False) -> None:
         """Write one line for people to read."""
-        if isinstance(self._reporter, _Bars):
-            self._reporter.write(text)
+        if isinstance(self._reporter, Bars):
+            self._reporter.write(text, warning)
         else:
             _write_line(self.stream, text)
+
+    def expect(self, seconds: float) -> None:
+        """Tell how long the run is expected to take."""
+        if isinstance(self._reporter, Bars):
+            self._reporter.expect(seconds)
 
     def progress(self, step: str, done: int, total: int, text: str = "") -> None:
         """Show that `done` of `total` parts of a step are finished."""
@@ -144,7 +156,7 @@ class Console:
         self._reporter.progress(step, done, total, printable(text))
 
     def summary(self, result: Any, wall: float | None = None) -> None:
-        """Log wall time per step, then the warnings of the run.
+        """Log wall time per step, then how many warnings were shown before it.
 
         `wall` is that of the whole run, seconds; the sum of the steps by default.
         """
@@ -155,10 +167,11 @@ class Console:
         for line in _timing_lines(result.timings, wall):
             log.info("%s", line)
         warned = list(dict.fromkeys([*result.warnings, *self.seen_warnings]))
-        if warned and not self.quiet:
-            log.info("%s:", plural(len(warned), "warning"))
-            for text in warned:
-                log.info("  - %s", text)
+        for text in warned:
+            if text not in self.seen_warnings:
+                log.warning("%s", text)
+        if warned:
+            log.info("%s, above", plural(len(warned), "warning"))
 
 
 class _Lines:
@@ -183,58 +196,6 @@ class _Lines:
 
     def close(self) -> None:
         self.shown.clear()
-
-
-class _Bars:
-    """Progress as bars of rich, one for each step, gone when the run is over."""
-
-    def __init__(self, stream: TolerantStream):
-        self.stream = stream
-        self.bars: Any = None
-        self.tasks: dict[str, Any] = {}
-
-    def write(self, text: str) -> None:
-        if self.bars is None:
-            _write_line(self.stream, text)
-        else:
-            self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def progress(self, step: str, done: int, total: int, text: str = "") -> None:
-        if self.bars is None:
-            self.bars = self._start()
-        if step not in self.tasks:
-            self.tasks[step] = self.bars.add_task(step, total=total, text=text)
-        self.bars.update(self.tasks[step], completed=done, total=total, text=text)
-        if done >= total:
-            self.bars.remove_task(self.tasks.pop(step))
-
-    def _start(self):
-        from rich.console import Console as Terminal
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as Remaining
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            Remaining(compact=True),
-            TextColumn("{task.fields[text]}", markup=False),
-        )
-        bars = Progress(
-            *columns,
-            console=Terminal(file=cast(TextIO, self.stream)),
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        bars.start()
-        return bars
-
-    def close(self) -> None:
-        if self.bars is not None:
-            self.bars.stop()
-        self.bars = None
-        self.tasks.clear()
 
 
 def _timing_lines(timings: dict[str, float], wall: float | None) -> list[str]:

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpucoron.cli.options import add_run_options, command_parser
+from gpucoron.cli.options import Parser, add_run_options, command_parser
 from gpucoron.cli.run import run_console, run_one
 from gpucoron.cli.streams import write_lines
 from gpucoron.core.text import format_table
 
 if TYPE_CHECKING:
-    from gpucoron.analysis.detection import Detection
+    from gpucoron.pipeline.result import Result
+    from gpucoron.simulate import Simulation
 
 log = logging.getLogger("gpucoron")
 
 _TRUNCATE = 10
 
 
-def main(argv: list[str]) -> int:
-    """Run ``gpucoron demo``."""
+def make_parser() -> Parser:
+    """Build the parser of this command."""
     parser = command_parser("demo", truncate=_TRUNCATE)
     add_run_options(parser, "demo")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``gpucoron demo``."""
+    options = make_parser().parse_args(argv)
     directory = Path(options.directory)
     with run_console(options) as console:
         simulation = _simulate(options, directory / "input")
@@ -45,9 +50,9 @@ def main(argv: list[str]) -> int:
             " ".join(f"--set {s}" for s in options.set),
         )
         result = run_one(options, console)
-        images = [Path(file) for file in result.files if str(file).endswith("_i2d.fits")]
-        if images and not options.quiet:
-            write_lines(planet_lines(images[0], simulation), needed=False)
+        if not options.quiet:
+            write_lines(planet_lines(result, simulation), needed=False)
+            write_lines(what_to_open(result), needed=False)
     return 0
 
 
@@ -63,60 +68,47 @@ def _simulate(options: argparse.Namespace, directory: Path):
     )
 
 
-def find_planets(
-    path: Path, planets: Iterable[Any], star: tuple[float, float]
-) -> tuple[list[tuple[tuple[float, float], Detection]], float]:
-    """Measure position and SNR of injected planets (with ``ra`` and ``dec``) in an i2d file.
+def planet_lines(result: Result, simulation: Simulation) -> Iterator[str]:
+    """Yield the table of injected planets: recovered position and SNR, as the report has them."""
+    from gpucoron.analysis.measure import find_known
 
-    Returns for each planet its true pixel position by the WCS of the i2d, and the detection; and
-    the pixel scale in arcsec.
-    """
-    from astropy.wcs import WCS
-    from astropy.wcs.utils import proj_plane_pixel_scales
-
-    from gpucoron.analysis.detection import detect, psf_fwhm
-    from gpucoron.errors import ExposureError
-    from gpucoron.io.fits.reading import open_fits
-
-    file = open_fits(path, ExposureError)
-    sci: Any = file.find("SCI")
-    image, wcs = file.floats(sci), WCS(sci.header).celestial
-    scale = float(proj_plane_pixel_scales(wcs).mean()) * 3600
-    fwhm_px = psf_fwhm(str(file.hdus[0].header["FILTER"])) / scale
-    skies = [star, *((p.ra, p.dec) for p in planets)]
-    pixels = [wcs.all_world2pix(*sky, 0) for sky in skies]
-    star_xy, *expected = ((float(x), float(y)) for x, y in pixels)
-    found = []
-    for xy in expected:
-        others = [other for other in expected if other != xy]
-        found.append((xy, detect(image, xy, star_xy, fwhm_px=fwhm_px, others=others)))
-    return found, scale
-
-
-def planet_lines(path, simulation) -> Iterator[str]:
-    """Yield the table of injected planets: true and recovered position, SNR."""
-    measured, scale = find_planets(path, simulation.planets, simulation.star)
+    record = result.product.record
+    known = [(planet.ra, planet.dec) for planet in simulation.planets]
+    found = None if record is None else find_known(record, known, simulation.star)
+    if not found:
+        return
     yield ""
-    yield f"injected planets in {path}:"
-    header = "planet,separation,PA,contrast,true x,y,found x,y,offset,,SNR,significance"
-    rows, planets = [], zip(simulation.planets, measured, strict=True)
-    for number, (truth, ((x, y), seen)) in enumerate(planets, 1):
-        offset = math.hypot(seen.x - x, seen.y - y)
+    yield "injected planets in the combined image:"
+    header = ("planet", "separation", "PA", "contrast", "x", "y", "offset", "SNR", "sigma")
+    rows = []
+    for number, (truth, seen) in enumerate(zip(simulation.planets, found, strict=True), 1):
         rows.append(
             (
                 number,
                 f'{truth.separation:.2f}"',
                 f"{truth.angle:.0f} deg",
                 f"{truth.contrast:.1e}",
-                *(f"{pixel:.2f}" for pixel in (x, y, seen.x, seen.y)),
-                f"{offset:.2f} px",
-                f"{1000 * offset * scale:.0f} mas",
+                f"{seen.x:.2f}",
+                f"{seen.y:.2f}",
+                f"{1000 * seen.offset_arcsec:.0f} mas",
                 f"{seen.snr:.1f}",
-                f"{seen.significance:.1f} sigma",
+                f"{seen.significance:.1f}",
             )
         )
-    table = format_table(rows, tuple(header.split(",")), right=tuple(range(1, 12)))
+    table = format_table(rows, header, right=tuple(range(1, 9)))
     yield from (f"  {line}" for line in table)
-    yield "x, y: pixels of the i2d counted from 0, true positions by its WCS. SNR: aperture"
-    yield "photometry over the noise at the same separation; the significance accounts for the"
-    yield "small number of apertures (Mawet et al. 2014)."
+    yield "x, y: where it is found, pixels of the i2d counted from 0. Offset: from its true"
+    yield "position by the WCS. SNR: aperture photometry over the noise at the same"
+    yield "separation; sigma: the same as a significance, which accounts for the small"
+    yield "number of apertures (Mawet et al. 2014). The report has the same numbers."
+
+
+def what_to_open(result: Result) -> Iterator[str]:
+    """Yield which file shows the result best."""
+    report = next((f for f in result.files if f.suffix == ".html"), None)
+    image = next((f for f in reversed(result.files) if f.name.endswith("_i2d.fits")), None)
+    yield ""
+    if report is not None:
+        yield f"Open the report in a browser: {report}"
+    if image is not None:
+        yield f"and the combined image in ds9 or jdaviz: {image}"

@@ -7,7 +7,7 @@ from importlib import metadata
 from platform import machine, python_version, system
 
 from gpucoron.cli.console import Console
-from gpucoron.cli.options import command_parser
+from gpucoron.cli.options import Parser, command_parser
 from gpucoron.cli.streams import write_lines
 from gpucoron.core.text import format_table
 
@@ -18,9 +18,14 @@ _PACKAGES = (
 _CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")
 
 
+def make_parser() -> Parser:
+    """Build the parser of this command."""
+    return command_parser("info")
+
+
 def main(argv: list[str]) -> int:
     """Run ``gpucoron info``."""
-    options = command_parser("info").parse_args(argv)
+    options = make_parser().parse_args(argv)
     with Console():  # shows what the readers warn about
         write_lines(system_lines() if options.path is None else _path_lines(options.path))
     return 0

@@ -55,8 +55,7 @@ def _request(options, console, parameters, asn: str) -> RunRequest:
 def _summary(options, outcomes: list[AssociationOutcome], seconds: float) -> int:
     """Print the files written and what failed; return the exit code of the first failure."""
     files = [file for outcome in outcomes if outcome.done for file in outcome.done.result.files]
-    if not options.quiet:
-        write_lines(map(str, files), needed=False)
+    write_lines(map(str, files), needed=False)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     log.info(
         "%s: %d done, %d failed, %.1f s",

@@ -6,9 +6,11 @@ import argparse
 import difflib
 import re
 import sys
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from itertools import groupby
 from typing import Any
 
 from gpucoron import __version__
@@ -26,7 +28,34 @@ _TABLES = tomllib.loads(
 COMMANDS: dict[str, str] = _TABLES["commands"]
 
 
+_TEXT = re.compile(r" *\S.*?  +(?=\S)")
 _LONG, _NEGATIVE = re.compile("--[a-z][a-z-]*$"), re.compile(r"-\.?[0-9]")
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Fills paragraphs; an indented line keeps its place and is continued below its last column."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for is_paragraph, group in groupby(
+            text.strip().splitlines(), lambda x: x[:1].strip() != ""
+        ):
+            for line in [" ".join(group)] if is_paragraph else group:
+                lines += _wrapped(line, width)
+        return "\n".join(lines)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """Wrap a line; text after two spaces is continued below itself."""
+    column = _TEXT.match(line)
+    start = column.end() if column and column.end() < 2 * width // 3 else 6
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=" " * (start if line.startswith(" ") else 0),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [""]
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +67,7 @@ class Parser(argparse.ArgumentParser):
     more: str | None = None
 
     def __init__(self, **kwargs):
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Formatter)
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str):
@@ -66,14 +95,29 @@ class Parser(argparse.ArgumentParser):
         word = next((e for e in extra if e.startswith("-")), extra[0]).partition("=")[0]
         close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
+        if "--set" in self._option_string_actions and (assignment := _assignment(extra)):
+            hint = f"did you mean --set {assignment}?"
         what = "unknown option" if word.startswith("-") else "one argument too many:"
         raise UsageError(f"{what} {word}; {hint}")
+
+
+def _assignment(words: list[str]) -> str:
+    """Return ``klip.truncate=5`` where ``strun`` would take ``--steps.klip.truncate=5``."""
+    from gpucoron.core.parameters import STEPS
+
+    option = next((word for word in words if word.startswith("--")), "")
+    after = words[words.index(option) + 1 :] if option else []
+    name, equals, value = option.removeprefix("--").removeprefix("steps.").partition("=")
+    step, dot, parameter = name.partition(".")
+    if not (dot and parameter and step in STEPS):
+        return ""
+    return f"{name}={value if equals else (after or ['VALUE'])[0]}"
 
 
 def run_parser() -> Parser:
     """Build the parser of ``gpucoron ASN``."""
     words = _TABLES["run"]
-    commands = "\n".join(f"  gpucoron {name:<9s} {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  gpucoron {name:<10s}  {text}" for name, text in COMMANDS.items())
     parser = Parser(
         prog="gpucoron",
         usage=f"gpucoron ASN [ASN ...] [options]\n       gpucoron {{{','.join(COMMANDS)}}} ...",
@@ -161,7 +205,7 @@ def _parameter_list() -> str:
             shown = "not set" if default in (None, "") else default
             shown = str(shown).lower() if isinstance(shown, bool) else shown
             rows.append((f"{name} = {shown}", text))
-    lines = (f"  {left:<40s} {text}" for left, text in rows)
+    lines = (f"  {left:<38s}  {text}" for left, text in rows)
     return "\n".join(["step parameters (--set) and their defaults:", *lines])
 
 

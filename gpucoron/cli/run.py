@@ -69,8 +69,7 @@ def run_one(options: argparse.Namespace, console) -> Result:
             radec = getattr(options, "star_radec", None)
             result = result.with_report(folder, radec, options.overwrite)
     console.summary(result, time.perf_counter() - start)
-    if not options.quiet:
-        write_lines(map(str, result.files), needed=False)
+    write_lines(map(str, result.files), needed=False)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from gpucoron.cli.options import add_logging_options, command_parser
+from gpucoron.cli.options import Parser, add_logging_options, command_parser
 from gpucoron.cli.run import run_console
 from gpucoron.cli.streams import write_lines
 from gpucoron.simulate import Options, simulate
@@ -13,16 +13,20 @@ from gpucoron.simulate import Options, simulate
 
 def main(argv: list[str]) -> int:
     """Run ``gpucoron simulate``."""
-    parser = command_parser("simulate")
-    add_arguments(parser)
-    add_logging_options(parser)
-    options = parser.parse_args(argv)
+    options = make_parser().parse_args(argv)
     chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
     with run_console(options):
         made = simulate(options.directory, **chosen)
-    if not options.quiet:
-        write_lines([str(made.asn)], needed=False)
+    write_lines([str(made.asn)], needed=False)
     return 0
+
+
+def make_parser() -> Parser:
+    """Build the parser of this command."""
+    parser = command_parser("simulate")
+    add_arguments(parser)
+    add_logging_options(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         words |= {"default": field.default, "metavar": field.metadata["metavar"]}
         if field.name == "planets":
             parser.add_argument("--planet", action="append", **words)
-            parser.add_argument("--no-planets", dest="planets", action="store_const", const=())
+            text = "no planets"
+            parser.add_argument(
+                "--no-planets", dest="planets", action="store_const", const=(), help=text
+            )
         else:
             parser.add_argument(f"--{name}", **words)

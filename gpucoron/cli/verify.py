@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gpucoron.cli.options import add_logging_options, command_parser
+from gpucoron.cli.options import Parser, add_logging_options, command_parser
 from gpucoron.cli.run import run_console
 from gpucoron.cli.streams import write_lines
 from gpucoron.verify import verify
@@ -33,8 +33,13 @@ def run_from_arguments(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def main(argv: list[str]) -> int:
-    """Run ``gpucoron verify``."""
+def make_parser() -> Parser:
+    """Build the parser of this command."""
     parser = command_parser("verify")
     add_logging_options(parser)
-    return run_from_arguments(parser.parse_args(argv))
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``gpucoron verify``."""
+    return run_from_arguments(make_parser().parse_args(argv))

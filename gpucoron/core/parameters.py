@@ -291,7 +291,7 @@ class Parameters:
         files: Iterable = (),
         sets: Iterable[str] = (),
         preset: str | None = None,
-        keywords: Mapping[str, Any] | None = None,
+        keywords: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> Parameters:
         """Combine parameters from files, text and keywords; later ones override earlier ones.
 
@@ -304,7 +304,7 @@ class Parameters:
         preset : str, optional
             ``"jwst"``, or None for the preset that a file names. Its defaults lie beneath
             everything that files, `sets` and `keywords` say.
-        keywords : mapping, optional
+        keywords : mapping, or several of them, optional
             ``klip_truncate=10``, ``klip={"truncate": 10}``, ``{"klip.truncate": 10}``,
             ``klip=Klip(truncate=10)``, or ``align="first"`` and the other names of `SHORT`, in any
             mixture. None as the value of one of these or of ``preset`` says nothing.
@@ -321,7 +321,8 @@ class Parameters:
             given += [(key, value, str(path)) for key, value in read_parameters(path)]
         for text in sets:
             given.append((*_split_assignment(text), f"--set {text}"))
-        for key, value in _flatten(keywords or {}):
+        several = [keywords or {}] if isinstance(keywords, Mapping | None) else keywords
+        for key, value in (item for some in several for item in _flatten(some)):
             if value is not None or key not in (*SHORT, "preset"):
                 given.append((key, value, ""))
         named = [(value, where) for key, value, where in given if key == "preset"]

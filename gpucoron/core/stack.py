@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gpucoron.backend.cuda import as_device_arrays
 from gpucoron.backend.device import on_gpu
+from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "KLIP_VARIANCES",
@@ -47,8 +51,8 @@ class ReferenceNoise(NamedTuple):
     deviations: np.ndarray  # (nref,) float64, root mean square of the references' noise, MJy/sr
 
 
-@dataclass(frozen=True)
-class IntegrationStack:
+@dataclass(frozen=True, eq=False, repr=False)
+class IntegrationStack(ArrayFields):
     """Integrations of one exposure, or of several concatenated.
 
     Parameters
@@ -78,14 +82,15 @@ class IntegrationStack:
         Some arrays on the host and some on a GPU.
     """
 
-    data: Any
-    err: Any
-    dq: Any
-    var_poisson: Any = None
-    var_rnoise: Any = None
-    var_flat: Any = None
-    var_ref: Any = None
-    var_speckle: Any = None
+    # NumPy's or CuPy's, which has the same methods
+    data: npt.NDArray[Any]
+    err: npt.NDArray[Any]
+    dq: npt.NDArray[np.uint32]
+    var_poisson: npt.NDArray[Any] | None = None
+    var_rnoise: npt.NDArray[Any] | None = None
+    var_flat: npt.NDArray[Any] | None = None
+    var_ref: npt.NDArray[Any] | None = None
+    var_speckle: npt.NDArray[Any] | None = None
     reference_noise: ReferenceNoise | None = None
     sources: tuple[PlaneSource, ...] = ()
 
@@ -122,7 +127,7 @@ class IntegrationStack:
     def planes(self, index: slice | Iterable[Any]) -> IntegrationStack:
         """Return the stack of the planes that `index` (a slice, mask or list) selects."""
         whole = ("sources", "reference_noise")
-        arrays = {
+        arrays: dict[str, Any] = {
             f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
             for f in dataclasses.fields(self)
             if f.name not in whole

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gpucoron.core.display import ArrayFields
+
 __all__ = ["SOURCES", "CombinedStar", "StarPositions"]
 
 #: Where a position comes from: ``--star``, a model of the optics, the point symmetry of the image,
@@ -15,8 +17,8 @@ __all__ = ["SOURCES", "CombinedStar", "StarPositions"]
 SOURCES = ("given", "model", "symmetry", "wcs")
 
 
-@dataclass(frozen=True)
-class StarPositions:
+@dataclass(frozen=True, eq=False, repr=False)
+class StarPositions(ArrayFields):
     """The position of the star in each integration of one exposure.
 
     Attributes

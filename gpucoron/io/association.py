@@ -99,6 +99,7 @@ class Association:
     program: str | None
     target: str | None
     products: tuple[Product, ...]
+    in_file: bool = True  # False where it was given as a dict or a list: `path` is then only a name
 
 
 def read_association(
@@ -132,6 +133,15 @@ def read_association(
     """
     path = Path(path)
     content = read_input(path, AssociationError, _EXPECTED, LARGEST)
+    return association_from_text(
+        path, content, check_files=check_files, need_references=need_references
+    )
+
+
+def association_from_text(
+    path: Path, content: bytes, *, check_files: bool = True, need_references: bool = True
+) -> Association:
+    """Make an association of the contents of a file; as `read_association`."""
     try:
         return _association(path, content, check_files, need_references)
     except AssociationError as problem:

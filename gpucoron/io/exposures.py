@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpucoron.core.display import ArrayFields
 from gpucoron.core.stack import VARIANCES, IntegrationStack, PlaneSource
 from gpucoron.errors import ExposureError
 from gpucoron.io.fits.headers import plain_value
@@ -73,8 +74,8 @@ class ExposureMeta:
         return self.exposure_time if self.measurement_time is None else self.measurement_time
 
 
-@dataclass(frozen=True)
-class Exposure:
+@dataclass(frozen=True, eq=False, repr=False)
+class Exposure(ArrayFields):
     """One exposure in memory."""
 
     path: Path
@@ -98,10 +99,10 @@ class Exposure:
         ExposureError
             The file is gone or has changed.
         """
-        if self.stack is not None:
-            return self.stack
-        file = open_fits(self.path, ExposureError)
-        stack = _read_stack(file, science_hdu(file))
+        stack = self.stack
+        if stack is None:
+            file = open_fits(self.path, ExposureError)
+            stack = _read_stack(file, science_hdu(file))
         if stack.shape != self.shape:
             raise ExposureError(
                 f"{self.path}: SCI has shape {stack.shape}, but had {self.shape} when the run began"
@@ -112,8 +113,18 @@ class Exposure:
         return stack.replace(**changes)
 
 
-def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exposure:
-    """Read a ``_calints`` or ``_cal`` file; `exptype` is "science" or "psf".
+def read_exposure(path: str | Path, exptype: str | None = None, *, pixels: bool = True) -> Exposure:
+    """Read a ``_calints`` or ``_cal`` file.
+
+    Parameters
+    ----------
+    path : path
+        FITS, also compressed (.gz, .fz).
+    exptype : {"science", "psf"}, optional
+        Whether it is an exposure of the target or of a reference star. Default: IS_PSF of its
+        primary header.
+    pixels : bool
+        False leaves the images in the file.
 
     Returns
     -------
@@ -127,12 +138,31 @@ def read_exposure(path: str | Path, exptype: str, *, pixels: bool = True) -> Exp
     ------
     ExposureError
         No such file, not FITS, cut short; no SCI, or SCI that is not 2-D or 3-D or has no pixels;
-        no ERR; ERR or DQ of another shape than SCI; a keyword of the wrong type.
+        no ERR; ERR or DQ of another shape than SCI; a keyword of the wrong type; without `exptype`
+        no IS_PSF.
     """
-    exptype = exptype.strip().lower()
+    exptype = (exposure_role(path) if exptype is None else exptype).strip().lower()
     if exptype not in ("science", "psf"):
         raise ExposureError(f"{path}: exptype is {exptype!r}, expected 'science' or 'psf'")
     return exposure_of(open_fits(path, ExposureError), exptype, pixels=pixels)
+
+
+def exposure_role(path: str | Path) -> str:
+    """Return "psf" or "science", as IS_PSF in the primary header of an exposure says.
+
+    Raises
+    ------
+    ExposureError
+        There is no such keyword, or the file cannot be read.
+    """
+    header = open_fits(path, ExposureError).hdus[0].header
+    is_psf = header.get("IS_PSF")
+    if not isinstance(is_psf, bool):
+        raise ExposureError(
+            f"{path}: IS_PSF is {'absent' if is_psf is None else repr(is_psf)}, expected T or F; "
+            "say 'science' or 'psf' beside the path"
+        )
+    return "psf" if is_psf else "science"
 
 
 def exposure_of(file: FitsFile, exptype: str, *, pixels: bool) -> Exposure:

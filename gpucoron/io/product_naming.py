@@ -56,7 +56,8 @@ def product_names(association: Association, metas: Sequence[ExposureMeta]) -> tu
                     f"has {len(name)} characters; expected a name of at most {LONGEST}"
                 )
             text = "%s: product %d has no name; using the standard one, %s"
-            log.warning(text, association.path.name, number, name)
+            level = logging.WARNING if association.in_file else logging.INFO  # a list has no names
+            log.log(level, text, association.path.name, number, name)
         names.append(name)
     try:
         check_names(names)

@@ -12,7 +12,7 @@ from gpucoron.errors import UsageError
 from gpucoron.io.names import report_path
 from gpucoron.pipeline.inputs import RunInputs, read_inputs, read_masks
 from gpucoron.pipeline.output_names import OutputNames, record_name
-from gpucoron.pipeline.planning import Plan, check_memory, plan_products
+from gpucoron.pipeline.planning import Plan, check_memory, plan_products, predict
 from gpucoron.pipeline.product import run_product
 from gpucoron.pipeline.result import ProductResult, Result
 from gpucoron.pipeline.run import Run
@@ -47,6 +47,8 @@ def _run_products(run: Run) -> tuple[ProductResult, ...]:
     plans = plan_products(options, inputs, run.threads)
     check_memory(options, plans)
     run.settle_device(plans)
+    expected = predict(plans)[run.device.kind == "cpu"]
+    log.debug("expected time: %.0f s", expected, extra={"expected_s": expected})
     if planned := check_outputs(options, inputs):
         run.record.begin(inputs.names, planned, inputs.files(options))
     results = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpucoron.backend.logs import Progress, no_progress
+from gpucoron.errors import ExposureError
 from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
 from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.stars import check_given_star
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
+    from gpucoron.io.given_association import GivenAssociation
+    from gpucoron.io.inspection import Exposures
     from gpucoron.optics.star_images import StarImages
     from gpucoron.pipeline.run_options import RunOptions
 
@@ -56,7 +59,8 @@ class RunInputs:
             parameters.resample.output_wcs,
         )
         others = (Path(path) for path in given if path)
-        return list(dict.fromkeys([self.association.path, *others, *self.members()]))
+        table = [self.association.path] if self.association.in_file else []
+        return list(dict.fromkeys([*table, *others, *self.members()]))
 
 
 class Psfmask(NamedTuple):
@@ -111,12 +115,18 @@ def read_inputs(
     from gpucoron.io.inspection import Requirements, inspect_members
     from gpucoron.io.product_naming import product_names
 
+    if options.given is None:
+        association = read_association(options.asn, check_files=not options.skip_bad)
+    else:
+        association = options.given.association
     association, exposures = inspect_members(
-        read_association(options.asn, check_files=not options.skip_bad),
+        association,
         Requirements.of(options.parameters, options.checksums, pixels),
         skip_bad=options.skip_bad,
         progress=lambda *state: progress("read", *state),
     )
+    if options.given is not None:
+        exposures = _with_given_images(exposures, options.given)
     found = [
         [[exposures[m.path, m.exptype] for m in members] for members in (p.science, p.psf)]
         for p in association.products
@@ -142,3 +152,17 @@ def read_inputs(
         )
     )
     return RunInputs(association, names, tuple(products))
+
+
+def _with_given_images(exposures: Exposures, given: GivenAssociation) -> Exposures:
+    """Return the exposures with the images that the caller has in memory."""
+    changed = {}
+    for (path, exptype), exposure in exposures.items():
+        stack = given.stacks.get(path)
+        if stack is not None and stack.shape != exposure.shape:
+            raise ExposureError(
+                f"{path}: the images in memory have shape {stack.shape}, but SCI in the file has "
+                f"{exposure.shape}"
+            )
+        changed[path, exptype] = exposure if stack is None else replace(exposure, stack=stack)
+    return changed

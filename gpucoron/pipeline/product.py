@@ -389,4 +389,3 @@ def combine(
     kept = product.output("i2d", result.name, image, write, science, output, truncate=truncate)
     if kept is not None:
         result.i2ds[truncate] = kept
-        result.i2d, result.wcs = next(iter(result.i2ds.values())), output

@@ -9,13 +9,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpucoron.errors import GpucoronError
+from gpucoron.core.display import ArrayFields
+from gpucoron.errors import GpucoronError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from gpucoron.analysis.measure import SkyCandidate
+    from gpucoron.analysis.measure import Candidates
     from gpucoron.analysis.record import Record
     from gpucoron.backend.device import Device
     from gpucoron.core.parameters import Parameters
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gpucoron")
 
 
-@dataclass
-class ProductResult:
+@dataclass(eq=False, repr=False)
+class ProductResult(ArrayFields):
     """The products of one entry of the association; None or empty for skipped steps.
 
     Attributes
@@ -54,11 +55,12 @@ class ProductResult:
         PSF-subtracted science exposures by root name; where several truncations were asked for,
         ``_kl010`` and so on is added to it.
     i2d : ResampledImage
-        The combined image, of the first truncation where there are several.
+        The combined image, of the first truncation where there are several; UsageError where there
+        is none.
     i2ds : dict of int to ResampledImage
         The combined image of each truncation.
     wcs : OutputWcs
-        Of `i2d`.
+        Of the combined image, whether or not it was kept; UsageError where there is none.
     stars : dict of str to StarPositions
         Where the star is in each science exposure, by root name.
     star : CombinedStar
@@ -79,18 +81,38 @@ class ProductResult:
     fits: dict[str, np.ndarray] = field(default_factory=dict)
     positions: dict[str, np.ndarray] = field(default_factory=dict)
     psfsub: dict[str, IntegrationStack] = field(default_factory=dict)
-    i2d: ResampledImage | None = None
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)
-    wcs: OutputWcs | None = None
     stars: dict[str, StarPositions] = field(default_factory=dict)
     star: CombinedStar | None = None
     psfmask: str = ""
     record: Record | None = None
     left_out: tuple[LeftOut, ...] = ()
 
+    @property
+    def i2d(self) -> ResampledImage:
+        """The combined image, of the first truncation where there are several.
 
-@dataclass
-class Result:
+        UsageError where there is none, because resample was skipped or `keep` left it out; `i2ds`
+        is then empty.
+        """
+        if not self.i2ds:
+            raise UsageError(
+                f"{self.name}: no combined image in memory; expected a run with resample, and "
+                "'i2d' in keep"
+            )
+        return next(iter(self.i2ds.values()))
+
+    @property
+    def wcs(self) -> OutputWcs:
+        """The WCS of the combined image; UsageError where there is none."""
+        wcs = None if self.record is None else self.record.wcs
+        if wcs is None:
+            raise UsageError(f"{self.name}: no WCS; expected a run with resample, on this machine")
+        return wcs
+
+
+@dataclass(eq=False, repr=False)
+class Result(ArrayFields):
     """The result of `gpucoron.run`.
 
     Attributes
@@ -189,13 +211,13 @@ class Result:
         Returns
         -------
         matplotlib.figure.Figure
-            ``figure.savefig("run.png")``, or the last line of a notebook's cell.
+            ``figure.savefig("run.png")``; as the last line of a notebook's cell it is shown.
         """
         from gpucoron.report.figures import plot
 
         return plot(self.product, star)
 
-    def candidates(self, star: tuple[float, float] | None = None) -> list[SkyCandidate]:
+    def candidates(self, star: tuple[float, float] | None = None) -> Candidates:
         """Find point sources in the first product's combined image, as the report does.
 
         Parameters
@@ -205,14 +227,15 @@ class Result:
 
         Returns
         -------
-        list of SkyCandidate
-            ``separation`` and ``angle`` on the sky, ``candidate.significance``, and a ``caveat`` if
-            it is doubtful; empty without a combined image.
+        Candidates
+            A list of SkyCandidate, which a notebook shows as a table: ``separation`` and ``angle``
+            on the sky, ``candidate.significance``, and a ``caveat`` if it is doubtful; empty
+            without a combined image.
         """
         from gpucoron.analysis import measure
 
         record = self.product.record
         sky = measure.locate_star(record, star) if record is not None and record.images else None
         if record is None or sky is None:
-            return []
+            return measure.Candidates()
         return measure.search(record, sky, max(record.images))[1]

@@ -6,12 +6,15 @@ import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpucoron.backend.device import Device, memory
 from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import ParameterError, UsageError
+
+if TYPE_CHECKING:
+    from gpucoron.io.given_association import GivenAssociation
 
 #: Share of the free memory that a run may use unless told.
 SHARE = 0.5
@@ -50,6 +53,7 @@ class RunOptions:
     memory: int | str | None = None
     memory_limit: int | None = None  # bytes at which a Dask nanny ends this process
     report: str | PathLike | None = None  # where the caller will write the report
+    given: GivenAssociation | None = None  # instead of the file `asn`
     protected: tuple[str | PathLike, ...] = ()  # more that is not replaced: parameter files, logs
 
     def __post_init__(self):
@@ -63,6 +67,8 @@ class RunOptions:
             raise ParameterError("stack_refs.skip is true, but klip needs the stacked references")
         if self.resume and self.output_dir is None:
             raise UsageError("resume needs an output folder")
+        if self.resume and self.given is not None:
+            raise UsageError("resume needs the association as a file, not as a dict or a list")
         if self.resume and not self.overwrite:
             raise UsageError("resume needs overwriting")
 

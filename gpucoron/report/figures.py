@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -9,6 +10,15 @@ from matplotlib.figure import Figure
 from gpucoron.analysis import measure
 from gpucoron.analysis.record import Record
 from gpucoron.report import images, plots
+
+
+class NotebookFigure(Figure):
+    """A figure that a notebook shows without pyplot or ``%matplotlib inline``."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
 
 
 def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
@@ -22,7 +32,7 @@ def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
     curves = plots.image_curves(record, sky) or plots.exposure_curves(record, sky)
     fits = plots.shifts_by_exposure(record, product.fits)
     spectrum = plots.spectrum(record)
-    figure = Figure(figsize=(10.5, 9), layout="constrained")
+    figure = NotebookFigure(figsize=(10.5, 9), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
     figure.suptitle(product.name, parse_math=False)
     if record.images:
@@ -31,7 +41,7 @@ def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
         frame = images.combined_frame(record, sky)
         images.draw_image(panels[0], image, images.asinh_norm(image), frame, unit=record.unit)
         if sky:
-            images.draw_compass(panels[0], sky)
+            images.draw_compass(panels[0], sky.north, sky.east)
             candidates = measure.search(record, sky, truncate)[1]
             images.draw_candidates(panels[0], candidates, frame, sky)
     if curves:

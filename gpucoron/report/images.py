@@ -23,6 +23,7 @@ from gpucoron.report.canvas import label_directions
 
 LISTED = 10  # candidates in the table and in the images
 LARGEST = 700  # pixels to a side that are drawn one by one; larger images are averaged down
+SMALL = 1.8  # inches, a cut-out
 NO_DATA = "0.6"  # grey
 EDGE = [withStroke(linewidth=2.5, foreground="black")]
 CROSS = Path(
@@ -126,9 +127,49 @@ def draw_image(
         axes.plot(0, 0, marker=CROSS, markersize=16, color="white", path_effects=EDGE)
 
 
-def draw_compass(axes: Axes, sky: Sky) -> None:
-    """Draw arrows to north and east in the lower left corner."""
-    for name, (dx, dy) in (("N", sky.north), ("E", sky.east)):
+def north_up(image: np.ndarray, centre, axes, side: float, scale: float) -> np.ndarray:
+    """Turn the surroundings of a pixel so that north is up and east is left.
+
+    Parameters
+    ----------
+    image : (ny, nx) array
+    centre : (x, y)
+        Pixels from 0.
+    axes : (2, 2) array
+        North and east, x and y in pixels per arcsec; see `gpucoron.analysis.measure.sky_axes`.
+    side, scale : float
+        Side of the result, arcsec, and of its pixels, arcsec.
+
+    Returns
+    -------
+    (n, n) array
+        Interpolated linearly, `centre` in the middle; NaN outside of the image.
+    """
+    from scipy.ndimage import map_coordinates
+
+    half = max(round(side / scale / 2), 2)
+    offsets = scale * np.arange(-half, half + 1)
+    (north_x, north_y), (east_x, east_y) = axes
+    up, left = offsets[:, None], -offsets[None, :]
+    x, y = centre[0] + left * east_x + up * north_x, centre[1] + left * east_y + up * north_y
+    return map_coordinates(np.asarray(image, float), (y, x), order=1, cval=np.nan)
+
+
+def small_image(image: np.ndarray, radius: float) -> Figure:
+    """Draw an image without axes, with a circle (its radius in pixels) around the middle."""
+    figure = Figure(figsize=(SMALL, SMALL))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    ramp = colormaps["viridis"].with_extremes(bad=NO_DATA)
+    axes.imshow(image, norm=asinh_norm(image), cmap=ramp, origin="lower")
+    middle = ((image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2)
+    axes.add_patch(Circle(middle, radius, fill=False, color="white", path_effects=EDGE))
+    return figure
+
+
+def draw_compass(axes: Axes, north=(0.0, 1.0), east=(-1.0, 0.0)) -> None:
+    """Draw arrows to north and east (unit vectors) in the lower left corner."""
+    for name, (dx, dy) in (("N", north), ("E", east)):
         axes.annotate(
             name,
             (0.15, 0.15),

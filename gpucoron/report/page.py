@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from gpucoron import __version__
 from gpucoron.analysis import measure
@@ -16,7 +18,9 @@ from gpucoron.analysis.record import Record
 from gpucoron.report import sections
 
 
-def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
+def make_report(
+    result: Any, star: tuple[float, float] | None = None, folder: str | os.PathLike | None = None
+) -> str:
     """Make the report of a run.
 
     Parameters
@@ -25,6 +29,8 @@ def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
         What `gpucoron.run` returned.
     star : (ra, dec), degrees, optional
         Where the star is; see `gpucoron.analysis.measure.locate_star`.
+    folder : path, optional
+        Where the report will be: names of files are then links, relative to it.
 
     Returns
     -------
@@ -40,13 +46,14 @@ def make_report(result: Any, star: tuple[float, float] | None = None) -> str:
     )
     several = len(result.products) > 1
     products = [
-        _product(result, product, f"p{k}-" if several else "", star)
+        _product(result, product, f"p{k}-" if several else "", star, folder)
         for k, product in enumerate(result.products, 1)
     ]
     return environment.get_template("report.html").render(
         result=result,
         facts=_facts(result),
         products=products,
+        files=[_link(path, path.name, folder) for path in result.files],
         most=max((len(p["images"]) for p in products if p["record"]), default=0),
         timeline=sections.timeline(result.spans),
         timings=_timings(result),
@@ -68,7 +75,7 @@ def write_report(
     record = result.product.record
     asn = None if record is None else record.asn
     path = report_path(path, [product.name for product in result.products], asn)
-    page = make_report(result, star).encode("utf-8", "replace")
+    page = make_report(result, star, path.parent).encode("utf-8", "replace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -110,18 +117,23 @@ def _count(exposures) -> str:
     return f"{n} integration{'s'[: n != 1]} in {k} exposure{'s'[: k != 1]}"
 
 
-def _product(result: Any, product: Any, prefix: str, star) -> dict[str, Any]:
+def _product(result: Any, product: Any, prefix: str, star, folder) -> dict[str, Any]:
     """Collect what the sections of one product show."""
     record = product.record
     common = {"name": product.name, "prefix": prefix, "record": record, "psfmask": product.psfmask}
     if record is None:
         return common
+    common["asn"] = _link(record.asn_path, record.asn, folder)
     sky = measure.locate_star(record, star)
     candidates: list[SkyCandidate] = []
-    snr = None
+    snr, cut_outs = None, []
     if sky is not None and record.images:
         significance, candidates = measure.search(record, sky, max(record.images))
         snr = sections.significance_map(record, sky, significance, candidates)
+        cut_outs = sections.cut_outs(record, sky, candidates)
+    table = sections.candidate_table(record, candidates)
+    for row in table["rows"]:
+        row[0] = Markup('<a href="#{}candidate{}">{}</a>').format(prefix, row[0], row[0])
     return {
         **common,
         "sky": sky,
@@ -130,22 +142,34 @@ def _product(result: Any, product: Any, prefix: str, star) -> dict[str, Any]:
         "images": sections.combined(record, sky, candidates),
         "candidates": candidates,
         "snr": snr,
-        "table": sections.candidate_table(record, candidates),
+        "table": table,
+        "cut_outs": cut_outs,
         "exposures": sections.before_after(record, sky),
         "residuals": sections.residuals(record, sky),
         "shifts": sections.shifts(record, product.fits),
         "eigen": sections.eigenvalues(record, tuple(record.images)),
         "flags": sections.flags(record),
-        "members": _members(record),
+        "members": _members(record, folder),
     }
 
 
-def _members(record: Record) -> list[list[object]]:
+def _link(path: Path | None, name: str, folder: str | os.PathLike | None) -> str:
+    """Return a name as a link to its file, relative to the folder of the report."""
+    if path is None or folder is None:
+        return name
+    try:
+        target = quote(os.fsencode(os.path.relpath(path, folder)).replace(b"\\", b"/"))
+    except ValueError:  # another drive
+        target = path.absolute().as_uri()
+    return Markup('<a href="{}">{}</a>').format(target, name)
+
+
+def _members(record: Record, folder: str | os.PathLike | None) -> list[list[object]]:
     names = sections.labels(record)
     return [
         [
             names[e.root],
-            e.file,
+            _link(e.path, e.file, folder),
             e.exptype,
             e.shape[0],
             e.meta.target or "",

@@ -60,7 +60,7 @@ def _sky_views(
         images.draw_image(axes, image, stretch, frame, box=box, **options)
         images.draw_outlines(axes, outlines, frame)
         if sky:
-            images.draw_compass(axes, sky)
+            images.draw_compass(axes, sky.north, sky.east)
             images.draw_candidates(axes, candidates, frame, sky)
         text = f"{alt}, the middle enlarged" if box else alt
         views.append(drawing(axes.figure, text if stretch else f"{text}: no finite pixel"))
@@ -174,8 +174,47 @@ def before_after(record: Record, sky: Sky | None) -> list[dict[str, Any]]:
         views = [
             (text, _exposure(record, e, sky, outlines, i, f"S{k}, {text}")) for text, i in shown
         ]
-        exposures.append({"heading": f"S{k}: {e.root}", "views": views})
+        north = _north_up(record, e, sky, shown[-1][1], f"S{k}, {shown[-1][0]}") if shown else None
+        exposures.append({"heading": f"S{k}: {e.root}", "views": views, "north": north})
     return exposures
+
+
+def _north_up(
+    record: Record, e: ExposureRecord, sky: Sky | None, image: np.ndarray, alt: str
+) -> Drawing | None:
+    """Draw the mean image of an exposure with north up, as large as the field; None without WCS."""
+    place = measure.star_in_exposure(e, sky.radec if sky and sky.given else None)
+    if place is None or e.wcs is None:
+        return None
+    x, y, scale = place
+    ra, dec = (float(v) for v in e.wcs.pixel_to_sky(x, y, everywhere=True))
+    turned = images.north_up(
+        *(image, (x, y), measure.sky_axes(e.wcs, (x, y), (ra, dec))),
+        *(max(image.shape) * scale, scale),
+    )
+    middle = (turned.shape[0] - 1) / 2
+    axes = image_axes(turned.shape)
+    frame = Frame((middle, middle), scale)
+    images.draw_image(axes, turned, asinh_norm(turned), frame, unit=record.unit)
+    images.draw_compass(axes)
+    return drawing(axes.figure, f"Mean image of {alt}, north up")
+
+
+def cut_outs(record: Record, sky: Sky, candidates: list[SkyCandidate]) -> list[Drawing]:
+    """Draw the surroundings of each listed candidate in the combined image, north up."""
+    image, scale = record.images[max(record.images)], sky.arcsec_per_px
+    axes = np.array([sky.north, sky.east]) / scale
+    side = 12 * sky.fwhm_px * scale
+    drawn = []
+    for k, s in enumerate(candidates[:LISTED], 1):
+        turned = images.north_up(image, (s.candidate.x, s.candidate.y), axes, side, scale / 2)
+        drawn.append(
+            drawing(
+                images.small_image(turned, 3 * sky.fwhm_px),
+                f"Candidate {k} in the combined image, {side:.1f}″ across, north up, east left",
+            )
+        )
+    return drawn
 
 
 def _exposure(

@@ -20,6 +20,10 @@ from gpucoron.simulate.options import (
 __all__ = ["DEMO", "LARGE", "Options", "Planet", "PlanetTruth", "Simulation", "simulate"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def simulate(
     output_dir: str | PathLike,
     instrument: str = "nircam",

@@ -20,3 +20,7 @@ __all__ = [
     "resample",
     "stack_refs",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

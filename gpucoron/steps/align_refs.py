@@ -11,6 +11,7 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.backend.device import on_gpu
+from gpucoron.core.display import short_html, short_repr
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.dq import DO_NOT_USE
@@ -40,6 +41,12 @@ class AlignedReferences(NamedTuple):
     err: np.ndarray  # the same shape
     fits: np.ndarray  # FITS_DTYPE, science integrations outermost; always on the host
     dq: np.ndarray  # uint32, as `Alignment.shift_dq` gives it; shape of data; always on the host
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def _repr_html_(self) -> str:
+        return short_html(self)
 
 
 class Alignment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from gpucoron.core.display import short_html, short_repr
 from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.ops.outliers import flag_outliers
 
@@ -16,6 +17,12 @@ class OutlierResult(NamedTuple):
     stack: IntegrationStack
     median: Any  # (ny, nx), units of the data
     flagged: Any  # (n,) int, number of outliers in each integration
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def _repr_html_(self) -> str:
+        return short_html(self)
 
 
 def outlier_detection(

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gpucoron.backend import cuda
+from gpucoron.core.display import ArrayFields
 from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
@@ -30,8 +32,8 @@ PLANES_AT_ONCE = 16
 GPU_PIXELS_AT_ONCE = 2**24  # of planes, whose weights exist at a time: every launch has a cost
 
 
-@dataclass(frozen=True)
-class ResampledImage:
+@dataclass(frozen=True, eq=False, repr=False)
+class ResampledImage(ArrayFields):
     """The combined image; (ny, nx) float32 in MJy/sr and its square, but `con` and `dq`.
 
     `data` is the weighted mean, `wht` the sum of weights, `con` (nplanes, ny, nx) int32 has bit
@@ -42,16 +44,16 @@ class ResampledImage:
     NON_SCIENCE where no science pixel of any exposure falls.
     """
 
-    data: Any
-    err: Any
-    wht: Any
-    con: Any
-    var_poisson: Any
-    var_rnoise: Any
-    var_flat: Any
-    dq: Any = None
-    var_ref: Any = None
-    var_speckle: Any = None
+    data: npt.NDArray[Any]
+    err: npt.NDArray[Any]
+    wht: npt.NDArray[Any]
+    con: npt.NDArray[np.int32]
+    var_poisson: npt.NDArray[Any]
+    var_rnoise: npt.NDArray[Any]
+    var_flat: npt.NDArray[Any]
+    dq: npt.NDArray[np.uint32] | None = None
+    var_ref: npt.NDArray[Any] | None = None
+    var_speckle: npt.NDArray[Any] | None = None
     correlation: tuple[tuple[int, float], ...] = ()
 
     def err_correlation(self, pixels: float | None = None) -> float | None:

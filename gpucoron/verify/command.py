@@ -16,6 +16,12 @@ from gpucoron.verify.runs import require_jwst, run_module
 log = logging.getLogger("gpucoron")
 
 _MARK = "gpucoron-verify.txt"  # marks folders that may be emptied
+_EMPTIED = ("gpucoron", "jwst", "input")
+_WRITTEN = (_MARK, "report.json", "report.txt", "crds") + tuple(
+    f"run_{name}.{kind}"
+    for name in ("gpucoron", "jwst")
+    for kind in ("job.json", "record.json", "log")
+)
 
 
 def verify(
@@ -65,7 +71,7 @@ def verify(
     changed = _changed_parameters(sets, align)
     folder = Path(output_dir).resolve()
     _check_inputs_outside(folder, asn, psfmask)
-    places = {name: folder / name for name in ("gpucoron", "jwst", "input")}
+    places = {name: folder / name for name in _EMPTIED}
     _make(folder, places.values())
     staged = stage(asn, places["input"], psfmask)
     for note in staged.notes:
@@ -123,8 +129,9 @@ def _check_inputs_outside(
         return
     members = (m.path for product in read_association(Path(asn)).products for m in product.used)
     for path in (asn, *([psfmask] if psfmask else []), *members):
-        if folder in Path(path).resolve().parents:
-            raise OutputError(f"{path} is in the output folder {folder}, which is emptied")
+        for place in (folder / name for name in _EMPTIED):
+            if place in Path(path).resolve().parents:
+                raise OutputError(f"{path} is in the output folder {place}, which is emptied")
 
 
 def _make(folder: Path, places) -> None:
@@ -132,13 +139,16 @@ def _make(folder: Path, places) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         mark = folder / _MARK
-        if any(folder.iterdir()) and (mark.is_symlink() or not mark.is_file()):
-            raise OutputError(
-                f"output folder {folder} holds other files; expected a new or empty "
-                "folder, or one of an earlier comparison"
-            )
-        for link in filter(Path.is_symlink, list(folder.iterdir())):
-            link.unlink()  # what it leads to is not ours
+        ours = mark.is_file() and not mark.is_symlink()
+        written = [*places, *(folder / name for name in _WRITTEN)]
+        for path in written:
+            if path.is_symlink():
+                path.unlink()  # what it leads to is not ours
+            elif path.exists() and not ours:
+                raise OutputError(
+                    f"output folder {folder} holds {path.name}, which no earlier comparison has "
+                    "written; expected a folder without it, or another folder"
+                )
         mark.write_text("gpucoron verify writes this folder, and empties it when it runs again.\n")
         for place in places:
             if place.is_dir():

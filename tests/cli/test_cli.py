@@ -3,8 +3,10 @@
 import dataclasses
 import logging
 import re
+import subprocess
 import sys
 import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 import gpucoron
 from gpucoron.backend.device import choose_device
 from gpucoron.cli import main as cli
-from gpucoron.cli.options import COMMANDS
+from gpucoron.cli.options import COMMANDS, run_parser
 from gpucoron.core.parameters import Parameters
 from gpucoron.core.products import PRODUCTS
 from gpucoron.errors import AssociationError, DeviceError, OutputError
@@ -65,7 +67,7 @@ def test_a_run_with_defaults(pipeline, capsys, tmp_path):
     assert re.search(r"^\d\d:\d\d:\d\d  ", err, re.M)
     assert re.search(r"  outlier_detection +0\.25 ", err)
     assert re.search(r"  total +1\.75", err)
-    assert "1 warning:" in err and "  - one thing" in err
+    assert "warning: one thing" in err and "1 warning, above" in err
 
 
 def test_every_option_arrives(pipeline, capsys):
@@ -87,7 +89,9 @@ def test_every_option_arrives(pipeline, capsys):
     assert parameters == Parameters.from_sources(["used.toml"])
     assert (parameters.klip.truncate, parameters.resample.pixfrac) == (9, 0.5)
     assert parameters.outlier_detection.threshold == 7
-    assert capsys.readouterr() == ("", "")
+    out, err = capsys.readouterr()
+    assert out.endswith("a_i2d.fits\n") and out.count("\n") == 1  # for a script to go on with
+    assert err[8:] == "  warning: one thing\n"
     assert "align_refs" in Path("run.log").read_text()
 
 
@@ -123,6 +127,9 @@ def test_which_products_are_written(pipeline, options, save):
         ("asn.json --devce cpu", "unknown option --devce; did you mean --device?"),
         ("asn.json --outputdir=x", "unknown option --outputdir; did you mean --output-dir?"),
         ("asn.json --no-overwrit", "unknown option --no-overwrit; did you mean --no-overwrite?"),
+        ("asn.json --steps.klip.truncate=5", "did you mean --set klip.truncate=5?"),
+        ("asn.json --steps.klip.truncate 7", "did you mean --set klip.truncate=7?"),
+        ("asn.json --klip.skip", "did you mean --set klip.skip=VALUE?"),
         ("asn.json --frobnicate", "unknown option --frobnicate; see gpucoron --help"),
         ("info asn.json b.json", "one argument too many: b.json; see gpucoron info --help"),
         ("asn.json --device", "--device: "),
@@ -198,7 +205,52 @@ def test_help_names_everything(capsys):
     text = capsys.readouterr().out
     for word in (*COMMANDS, "--device", "--set", "klip.truncate = 50", "exit codes:", "130"):
         assert word in text
-    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_text_and_help_fits_80_columns(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    words = import_module(f"gpucoron.cli.{command}").make_parser()
+    assert [a.dest for a in (*words._actions, *run_parser()._actions) if not a.help] == []
+    assert cli.main([command, "--help"]) == cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    given = set(" ".join(a.help for a in words._actions).replace("%%", "%").split())
+    assert given - set(" ".join(lines).split()) == set()  # no word is broken
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("d", {"demo", "data"}),
+        ("asn.json --align ''", {"joint", "each", "first"}),
+        ("demo --instrument mi", {"miri-4qpm", "miri-lyot"}),
+        ("simulate --no-pl", {"--no-planets"}),
+        ("verify as", {"asn.json"}),
+        ("asn.json --output-dir d", {"data"}),
+    ],
+)
+def test_bash_completes_commands_options_and_files(words, expected, tmp_path, capsys):
+    pytest.importorskip("shtab", reason="shtab is not installed here")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "asn.json").touch()
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out + (
+        f"\nCOMP_WORDS=(gpucoron {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))"
+        '\n_shtab_gpucoron; printf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    (tmp_path / "c.bash").write_text(script)
+    done = subprocess.run(["bash", "c.bash"], cwd=tmp_path, capture_output=True, text=True)
+    assert set(done.stdout.split()) == expected, done
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_every_command(shell, capsys):
+    pytest.importorskip("shtab", reason="shtab is not installed here")
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(command in script for command in COMMANDS) and "joint" in script
+    assert ("_files\n}" if shell == "zsh" else " -F") in script  # the first word may be a file
 
 
 # ---- info

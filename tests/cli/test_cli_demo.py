@@ -3,57 +3,59 @@
 import math
 import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
-from astropy.io import fits
-from astropy.wcs import WCS
 
+import gpucoron
 from gpucoron.analysis.detection import psf_fwhm
+from gpucoron.analysis.measure import find_known
+from gpucoron.analysis.record import ExposureRecord, Record
 from gpucoron.cli import demo as cli_demo
 from gpucoron.cli import main as cli
 from gpucoron.cli.options import command_parser
+from gpucoron.io.exposures import ExposureMeta
+from gpucoron.io.wcs import OutputWcs
 from gpucoron.optics.instruments import INSTRUMENTS
+from gpucoron.pipeline.result import Result
 
 STAR = (150.2, -30.4)
 SCALE = 0.0625  # arcsec
 
 
-@pytest.fixture
-def i2d(tmp_path):
-    """Write an i2d with three Gaussian planets in noise; return its path and their truth."""
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
-    wcs.wcs.crval, wcs.wcs.crpix = STAR, (75.0, 70.0)
-    wcs.wcs.cdelt = -SCALE / 3600, SCALE / 3600
-    wcs.wcs.pc = [[math.cos(1), -math.sin(1)], [math.sin(1), math.cos(1)]]
-    image = np.random.default_rng(3).normal(0, 0.1, (140, 150))
+def record_of(planets, noise=0.1, seed=3):
+    """Return the record of a run whose combined image has Gaussian planets, and their sky truth."""
+    turn = ((math.cos(1), -math.sin(1)), (math.sin(1), math.cos(1)))
+    wcs = OutputWcs((140, 150), (74.0, 69.0), STAR, (-SCALE / 3600, SCALE / 3600), turn, SCALE)
+    image = np.random.default_rng(seed).normal(0, noise, wcs.shape)
     yy, xx = np.mgrid[:140, :150]
-    planets = []
-    sigma = psf_fwhm("F444W") / SCALE / 2.3548
-    for separation, angle, peak in ((0.95, 70.0, 20.0), (1.65, 195.0, 10.0), (3.1, 318.0, 5.0)):
+    sigma, truth = psf_fwhm("F444W") / SCALE / 2.3548, []
+    for separation, angle, peak in planets:
         dx, dy = (separation * f(math.radians(angle)) / 3600 for f in (math.sin, math.cos))
         ra, dec = STAR[0] + dx / math.cos(math.radians(STAR[1])), STAR[1] + dy
-        x, y = wcs.all_world2pix(ra, dec, 0)
+        x, y = wcs.sky_to_pixel(ra, dec)
         image += peak * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))
         facts = {"separation": separation, "angle": angle, "contrast": 1e-5, "ra": ra, "dec": dec}
-        planets.append(types.SimpleNamespace(**facts))
-    path = tmp_path / "a_i2d.fits"
-    sci = fits.ImageHDU(image.astype(np.float32), wcs.to_header(), name="SCI")
-    fits.HDUList([fits.PrimaryHDU(header=fits.Header({"FILTER": "F444W"})), sci]).writeto(path)
-    return path, planets
+        truth.append(types.SimpleNamespace(**facts))
+    science = ExposureRecord("a", "a.fits", "science", (2, 9, 9), ExposureMeta(filter="F444W"))
+    return Record(exposures={"a": science}, images={5: image.astype("f4")}, wcs=wcs), truth
 
 
-def test_planets_are_found_where_they_are_and_have_rows(i2d):
-    path, planets = i2d
-    found, scale = cli_demo.find_planets(path, planets, STAR)
-    assert scale == pytest.approx(SCALE, rel=1e-6)
-    for place, seen in found:
-        assert seen.converged and math.hypot(seen.x - place[0], seen.y - place[1]) < 0.05
-        assert seen.snr > 20
-    lines = list(cli_demo.planet_lines(path, types.SimpleNamespace(planets=planets, star=STAR)))
-    assert sum(bool(re.search(r"^  +\d .* 0\.0\d px .* mas .* sigma$", x)) for x in lines) == 3
-    assert max(map(len, lines[2:])) <= 110
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_planets_are_found_where_they_are_with_the_numbers_of_the_report(seed):
+    planets = ((0.95, 70.0, 20.0), (1.65, 195.0, 10.0), (3.1, 318.0, 5.0), (2.3, 20.0, 0.1))
+    record, truth = record_of(planets, seed=seed)
+    result = Result((gpucoron.ProductResult("a", record=record),), (), {}, (), None, None)
+    found = find_known(record, [(p.ra, p.dec) for p in truth], STAR)
+    reported = {(c.candidate.x, c.candidate.y): c.candidate.snr for c in result.candidates(STAR)}
+    for seen in found[:3]:
+        assert seen.offset_px < 0.05 and seen.offset_arcsec < 0.05 * SCALE
+        assert seen.snr == reported[seen.x, seen.y] > 20
+    assert (found[3].x, found[3].y) not in reported  # which is too faint to be a candidate
+    lines = list(cli_demo.planet_lines(result, types.SimpleNamespace(planets=truth, star=STAR)))
+    assert sum(bool(re.search(r"^  +\d .* [0-4] mas +[\d.]+ +[\d.]+$", x)) for x in lines) >= 3
+    assert max(map(len, lines)) <= 80
 
 
 def test_width_of_the_psf():
@@ -73,7 +75,18 @@ def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("gpucoron.simulate.DEMO", small)
     assert cli.main(["demo", str(tmp_path / "d"), "--no-save", "psfalign"]) == 0
     out, err = capsys.readouterr()
-    files = [line for line in out.splitlines() if line.endswith(".fits")]
+    files = [line for line in out.splitlines() if line.startswith("/") and line.endswith(".fits")]
     assert len(files) == 5 + 1 + 2 + 1 and files[-1].endswith("_i2d.fits")
-    assert "injected planets in" in out and out.count("sigma\n") == 3
+    assert "injected planets in" in out and out.count(" mas ") == 3
+    *_, report, image = out.splitlines()
+    assert report.startswith("Open the report") and Path(report.split(": ")[1]).is_file()
+    assert image.endswith(files[-1])
+    # the planets that are candidates have one signal-to-noise, here and in the report
+    page = Path(report.split(": ")[1]).read_text()
+    rows = [
+        re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr.*?</tr>", page, re.S)
+    ]
+    listed = {row[4] for row in rows if len(row) > 8 and row[1].endswith("″")}
+    planets = re.findall(r" mas +([\d.]+)", out)
+    assert len(planets) == 3 and len(listed & set(planets)) >= 2, (planets, listed)
     assert re.search(r"  total +\d+\.\d\d", err)

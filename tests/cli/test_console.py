@@ -2,9 +2,12 @@
 
 import io
 import logging
+import re
 import time
 import types
 import warnings
+
+import pytest
 
 from gpucoron.cli.console import Console, format_table
 
@@ -54,7 +57,28 @@ def test_progress_on_a_terminal_draws_bars_and_lines():
         log.info("after")
     text = stream.getvalue()
     assert "before [not markup]" in text and "line 7" in text and "after" in text
-    assert "align_refs" in text and "exposure [a]" in text
+    assert "align_refs" in text and "exposure [a]" in text and "s left" not in text
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"])
+def test_a_terminal_has_coloured_warnings_whole_words_and_the_time_left(monkeypatch, no_colour):
+    for name, value in (("COLUMNS", "60"), ("TERM", "xterm"), ("NO_COLOR", no_colour)):
+        monkeypatch.setenv(name, value)
+    stream, name = Terminal(), f"/data/{70 * 'x'}_calints.fits"
+    with Console(stream=stream) as console:
+        log.warning("%s: %s", name, "the quick brown fox jumps over the lazy dog, " * 3)
+        log.debug("expected", extra={"expected_s": 75.0})
+        console.progress("align_refs", 1, 10)
+        console.progress("align_refs", 2, 10)
+        time.sleep(0.15)  # a bar is drawn ten times a second
+    text = stream.getvalue()
+    assert ("\x1b[33m" in text) == (not no_colour)
+    assert re.search(r"whole run.*about 7[45] s left", text)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).splitlines()
+    (long,) = (line for line in lines if len(line) > 60)
+    assert long.strip() == f"{name}:"  # which cannot be broken
+    words = " ".join(lines[: lines.index(long) + 4]).split()
+    assert words.count("jumps") == 3 and words.count("dog,") == 3
 
 
 def test_levels():
@@ -72,10 +96,11 @@ def test_levels():
         assert ("klip: 1 of 1" in lines) == (verbosity >= 0)
 
 
-def test_summary_collects_warnings_once():
+def test_each_warning_is_shown_once():
     stream = io.StringIO()
     with Console(stream=stream) as console:
-        log.warning("reference %d left out", 3)
+        for _ in range(2):
+            log.warning("reference %d left out", 3)
         timings, warned = {"klip": 1.0, "resample": 3.0}, ["reference 3 left out", "another"]
         console.summary(types.SimpleNamespace(timings=timings, warnings=warned), 5.0)
     lines = [line[10:] for line in stream.getvalue().splitlines()]
@@ -86,9 +111,8 @@ def test_summary_collects_warnings_once():
         "resample            3.00  60 %",
         "everything else     1.00  20 %",
         "total               5.00",
-        "2 warnings:",
-        "  - reference 3 left out",
-        "  - another",
+        "warning: another",
+        "2 warnings, above",
     ]
 
 

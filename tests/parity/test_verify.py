@@ -177,9 +177,22 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "require_jwst", lambda: None)
     (tmp_path / "gpucoron").mkdir()
     (tmp_path / "gpucoron" / "precious").touch()
-    with pytest.raises(OutputError, match="holds other files; expected a new or empty folder"):
+    with pytest.raises(
+        OutputError, match="holds gpucoron, which no earlier comparison has written"
+    ):
         verify("asn.json", tmp_path)
     assert (tmp_path / "gpucoron" / "precious").exists()
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path):
+    (tmp_path / "notes.txt").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "notes.txt")
+    places = [tmp_path / name for name in command._EMPTIED]
+    for _ in range(2):
+        command._make(tmp_path, places)
+        assert all(place.is_dir() and not any(place.iterdir()) for place in places)
+        (places[0] / "product.fits").touch()
+    assert (tmp_path / "link").read_text() == "precious"
 
 
 def test_a_folder_with_its_inputs_is_not_emptied_and_links_are_not_followed(tmp_path, monkeypatch):

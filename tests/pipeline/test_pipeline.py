@@ -202,7 +202,10 @@ def test_each_step_can_be_skipped(shared):
     assert np.isfinite(next(iter(unaligned.psfsub.values())).data).all()
     assert np.nanstd(unsubtracted.i2d.data) > 3 * np.nanstd(full.i2d.data)
     assert np.nanstd(unaligned.i2d.data) > np.nanstd(full.i2d.data)
-    assert alone.i2d is None and alone.wcs is None
+    assert alone.i2ds == {}
+    for name in ("i2d", "wcs"):
+        with pytest.raises(UsageError, match="expected a run with resample"):
+            getattr(alone, name)
     for root, stack in alone.psfsub.items():
         same(stack.data, full.psfsub[root].data)
     with pytest.raises(ParameterError, match="stack_refs.skip is true, but klip needs"):
@@ -292,7 +295,7 @@ def test_selections(tiny):
     product = result.product
     assert len(product.psfsub) == 2 and len(product.fits) == 2
     assert product.crfints == product.median == product.psfalign == {}
-    assert product.i2d is None and product.psfstack is None
+    assert product.i2ds == {} and product.psfstack is None
     # with an output folder psfalign, the largest, is not kept unless asked for
     result = run(tiny, output_dir=tiny.out)
     assert suffixes(result) == {k: v for k, v in PRODUCTS.items() if k != "median"}

@@ -203,6 +203,14 @@ def test_dry_run_tells_and_writes_nothing(tiny, capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir()) and tiny.sums() == before
 
 
+def test_dry_run_writes_parameters_that_it_is_asked_for(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["--dry-run", "-q", "--set", "klip.truncate=4", "--save-params", "used.toml"]
+    assert cli.main([str(tiny.asn), str(tiny.asn), *words]) == 0
+    assert capsys.readouterr().out.count("pairs to fit") == 2
+    assert Parameters.from_sources(["used.toml"]).klip.truncate == 4
+
+
 def test_dry_run_follows_the_options_and_finds_what_is_wrong(tmp_path, capsys):
     tiny = TinySet(tmp_path)
 

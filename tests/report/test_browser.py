@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -68,6 +69,22 @@ def test_nothing_overflows_and_figures_are_large_enough(seen):
     for width, total, outside, narrowest in seen["widths"]:
         assert total <= width and outside == []
         assert narrowest >= (0.6 if width < 390 else 0.7) * 480
+
+
+def test_no_table_is_cut_on_a_wide_screen(seen):
+    assert len(seen["tables"]) >= 4
+    assert all(content <= room for content, room in seen["tables"])
+
+
+def test_links_lead_to_cut_outs_sections_and_files(seen, report):
+    inside = {link[1:] for link in seen["links"] if link.startswith("#")}
+    assert inside <= set(seen["ids"])
+    numbers = [f"candidate{k}" for k in range(1, len(seen["cuts"]) + 1)]
+    assert numbers and set(numbers) <= inside
+    assert all(complete and 100 < width < 300 for complete, width in seen["cuts"])
+    files = [report.parent / unquote(link) for link in seen["links"] if not link.startswith("#")]
+    assert len([file for file in files if file.suffix == ".fits"]) == 6
+    assert all(file.is_file() for file in files)
 
 
 def test_the_blink(seen):

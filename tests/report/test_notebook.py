@@ -1,31 +1,51 @@
-"""docs/notebook.ipynb, cell by cell."""
+"""docs/notebook.ipynb in a kernel of Jupyter, as a user sees it."""
 
-import ast
 import json
+import os
+import sys
 from pathlib import Path
+
+import pytest
 
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 
 
-def cells():
-    found = json.loads(NOTEBOOK.read_text())["cells"]
-    return ["".join(c["source"]) for c in found if c["cell_type"] == "code"]
+def outputs(cell):
+    """Return what a cell shows, by kind; a kind that it shows twice is joined."""
+    found = {}
+    for output in cell.get("outputs", ()):
+        data = {output.name: output.text} if "text" in output else output.get("data", {})
+        for kind, text in data.items():
+            found[kind] = found.get(kind, "") + text
+    return found
 
 
-def test_every_cell_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    names, shown = {}, []
-    for number, text in enumerate(cells()):
-        tree = ast.parse(text)
-        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, f"cell {number}", "exec"), names)
-        if last is not None:
-            shown.append(eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), names))
-    printed = capsys.readouterr().out
-    assert any(hasattr(value, "savefig") for value in shown)
-    for planet in names["made"].planets:  # found within the two decimals that are shown
-        assert printed.count(f'{planet.separation:.2f}" at') == 2  # as found, as simulated
+def test_every_cell_runs_and_the_figure_is_a_picture(tmp_path, monkeypatch):
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed here")
+    nbformat = pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel", reason="ipykernel is not installed here")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(NOTEBOOK.parents[1]), *sys.path]))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    more = "result", "made.planets"
+    notebook.cells += [nbformat.v4.new_code_cell(text) for text in more]
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    (figure,) = (cell for cell in code if cell.source.rstrip().endswith(".plot()"))
+    assert len(outputs(figure)["image/png"]) > 10_000
+    (run,) = (cell for cell in code if "gpucoron.run(" in cell.source)
+    (warned,) = (outputs(cell)["text/plain"] for cell in code if cell.source == "result.warnings")
+    assert ("gpucoron warning: " in outputs(run).get("stderr", "")) == (warned != "()")
+    progress = run.outputs[0] if "data" in run.outputs[0] else run.outputs[-2]
+    assert progress.data["text/plain"] == ""  # the line of progress, empty at the end
+    printed = "".join(outputs(cell).get("stdout", "") for cell in code)
     assert "_report.html" in printed and "RA---TAN" in printed
+    shown = outputs(code[-2])
+    assert len(shown["text/plain"]) < 600 and "<table>" in shown["text/html"]
+    simulated = [line.split(" at ")[0] for line in printed.splitlines() if "contrast" in line]
+    assert len(simulated) == 3
+    for separation in simulated:  # found within the two decimals that are shown
+        assert printed.count(f"{separation} at ") == 2
 
 
 def test_it_is_kept_without_outputs():

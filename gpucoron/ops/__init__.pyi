@@ -1,0 +1,9 @@
+from . import bad_pixels as bad_pixels
+from . import dq as dq
+from . import drizzle as drizzle
+from . import eigen as eigen
+from . import fourier_shift as fourier_shift
+from . import kriging as kriging
+from . import median as median
+from . import outliers as outliers
+from . import registration as registration
