@@ -38,10 +38,9 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["**.ipynb_checkpoints"]
 
-html_theme = "pydata_sphinx_theme"
+html_theme = "furo"
 html_title = f"gpucoron {release}"
 html_show_sourcelink = False
-html_theme_options = {"navigation_with_keys": False, "show_toc_level": 2}
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["dollarmath"]
@@ -96,6 +95,12 @@ def adapt_page(app, page, source):
         source[0] += "\n" + contents(source[0])
 
 
+def skip_field(app, what, name, member, skip, options):
+    """Leave out fields of a named tuple that have no text of their own (autodoc-skip-member)."""
+    return skip or (getattr(member, "__doc__", None) or "").startswith("Alias for field number")
+
+
 def setup(app):
     """Connect what the site does to pages."""
     app.connect("source-read", adapt_page)
+    app.connect("autodoc-skip-member", skip_field)
