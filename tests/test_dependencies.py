@@ -96,5 +96,20 @@ def test_pre_commit_uses_the_versions_of_the_lock():
 def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     changes = re.findall(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert str(citation["version"]) == gpucoron.__version__
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    assert str(citation["version"]) == recipe["context"]["version"] == gpucoron.__version__
     assert gpucoron.__version__ in changes and changes[0] in (gpucoron.__version__, "Unreleased")
+
+
+def test_conda_asks_for_the_same():
+    """In the environment, and in the recipe, which installs for every system what one needs."""
+    of_conda = {"astropy": "astropy-base", "lazy-loader": "lazy_loader"}
+    of_conda |= {"matplotlib": "matplotlib-base"}
+    wanted = [Requirement(text) for text in [*PROJECT["dependencies"], *BUILD]]
+    expected = {f"{of_conda.get(r.name, r.name)} {r.specifier}" for r in wanted}
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    python, pip, *packages, from_here = environment
+    assert set(packages) == expected and pip == "pip" and from_here["pip"][-1] == "."
+    assert python.startswith(f"python {PROJECT['requires-python']}")
+    needs = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())["requirements"]
+    assert {*needs["host"], *needs["run"]} == {*expected, python.partition(",")[0], "pip"}

@@ -1,6 +1,7 @@
 """What the pages and README show: links, commands, modules, code."""
 
 import importlib
+import json
 import re
 import shlex
 import tomllib
@@ -49,6 +50,18 @@ def test_readme_has_no_relative_links_where_packages_are_shown():
         text = re.sub(rule["pattern"], rule["replacement"], text)
     assert not LINK.search(text) and "![" not in text and "](" not in text
     assert "docs/deviations.md" in text
+
+
+def test_timings_of_readme_are_those_of_the_results_that_it_names():
+    section = (ROOT / "README.md").read_text().partition("## In numbers")[2].partition("\n## ")[0]
+    files = re.findall(r"\((bench/results/[^)]+)\)", section)
+    canonical, gpu = (json.loads((ROOT / file).read_text()) for file in files)
+    rows = [row.split("|")[2].strip() for row in section.splitlines() if row.endswith(" s |")]
+    measured = ("jwst, first", "first", *(f"joint, psfalign {w}written" for w in ("not ", "")))
+    measured += ("each, psfalign not written",)
+    assert rows == [f"{canonical[name]['median_s']:.1f} s" for name in measured]
+    for device in ("gpu", "cpu"):
+        assert f"{gpu['large'][device]['process']['median_s']:.1f} s" in section
 
 
 @pytest.mark.parametrize("words", list(commands()))
