@@ -87,7 +87,7 @@ class NoFile:
 
 
 def test_writing_at_an_offset_by_seeking(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "pwrite")
+    monkeypatch.delattr(os, "pwrite", raising=False)
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     assert files.pwrite(descriptor, b"there", 6) == 5
     assert files.pwrite(descriptor, memoryview(b"hello "), 0) == 6
