@@ -8,7 +8,7 @@ import psutil
 from astropy.io import fits
 
 import gpucoron
-from gpucoron.backend import device, process
+from gpucoron.backend import device
 from gpucoron.io import files
 from tests.helpers.processes import python
 from tests.helpers.tiny_sets import TinySet, one_thread  # noqa: F401
@@ -69,21 +69,14 @@ def test_memory_without_proc_is_that_of_psutil(monkeypatch):
 
 
 def test_peak_memory(monkeypatch):
-    peak = process.peak_memory()
+    peak = device.peak_memory()
     assert psutil.Process().memory_info().rss <= peak < psutil.virtual_memory().total
     np.ones(peak // 4)  # twice as much
-    assert process.peak_memory() > 1.5 * peak
-    monkeypatch.setattr(process, "Path", lambda path: NoFile())
-    assert process.peak_memory() > 1.5 * peak  # by `resource`
+    assert device.peak_memory() > 1.5 * peak
+    monkeypatch.setattr(device, "_read", lambda path: "")
+    assert device.peak_memory() > 1.5 * peak  # by `resource`
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert process.peak_memory() >= psutil.Process().memory_info().rss
-
-
-class NoFile:
-    """A path of a system without /proc."""
-
-    def read_text(self, **unused):
-        raise FileNotFoundError
+    assert device.peak_memory() >= psutil.Process().memory_info().rss
 
 
 def test_writing_at_an_offset_by_seeking(tmp_path, monkeypatch):

@@ -267,6 +267,25 @@ def _system_memory() -> tuple[int, int]:
     return found.total, found.available
 
 
+def peak_memory() -> int:
+    """Return the most memory that this process has used so far, in bytes.
+
+    On Linux from /proc: what `resource` says there begins with the memory of the parent process.
+    """
+    if found := re.search(r"VmHWM:\s*(\d+) kB", _read("/proc/self/status")):
+        return 1024 * int(found[1])
+    if sys.platform != "win32":
+        with suppress(ImportError):
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    import psutil
+
+    used = psutil.Process().memory_info()
+    return getattr(used, "peak_wset", used.rss)
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")

@@ -1,14 +1,11 @@
-"""The process of a run: its peak memory, and how it allocates and collects."""
+"""Allocator and GC tuning for processes that gpucoron owns."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 import gc
-import re
-import sys
 from contextlib import suppress
-from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
@@ -24,27 +21,6 @@ def tune_malloc() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 64 << 20)
-
-
-def peak_memory() -> int:
-    """Return the most memory that this process has used so far, in bytes.
-
-    On Linux from /proc: what `resource` says there begins with the memory of the parent process.
-    """
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        if found := re.search(r"VmHWM:\s*(\d+) kB", status):
-            return 1024 * int(found[1])
-    if sys.platform != "win32":
-        with suppress(ImportError):
-            import resource
-
-            unit = 1 if sys.platform == "darwin" else 1024
-            return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    import psutil
-
-    used = psutil.Process().memory_info()
-    return getattr(used, "peak_wset", used.rss)
 
 
 def tune_gc() -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucoron import __version__
 from gpucoron.backend import cuda
-from gpucoron.backend.process import peak_memory
+from gpucoron.backend.device import peak_memory
 from gpucoron.backend.signals import EXITS, on_forced_exit, stopped_by
 from gpucoron.errors import GpucoronError, OutputError
 from gpucoron.pipeline import resume

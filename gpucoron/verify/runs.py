@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gpucoron.backend.process import peak_memory
+from gpucoron.backend.device import peak_memory
 from gpucoron.errors import GpucoronError, InputError
 
 log = logging.getLogger("gpucoron")
