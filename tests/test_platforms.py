@@ -21,6 +21,7 @@ FUNCTIONS = (
 ).split()
 HIDE = f"""
 import os, sys
+import psutil  # which has its own ways on each system
 sys.modules |= dict.fromkeys({MODULES})
 for name in {FUNCTIONS}:
     if hasattr(os, name):

@@ -219,7 +219,7 @@ def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Bin
 
 def start_writeback(file: BinaryIO, offset: int, size: int) -> None:
     """Have the disk begin with a part of a file, so that little is left to `fsync`."""
-    if sys.platform != "win32" and hasattr(os, "posix_fadvise"):
+    if sys.platform == "linux" and hasattr(os, "posix_fadvise"):
         with suppress(OSError):  # a hint, no more
             os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
 

@@ -5,11 +5,13 @@ import json
 import re
 import shlex
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gpucoron.backend import device
 from gpucoron.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +19,7 @@ DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), *sorted(ROOT.glob("*.md")), ROOT / "bench" / "README.md"]
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-MISSING_FILE, NO_DEVICE, CANNOT_WRITE = 3, 4, 5
+MISSING_FILE, NO_DEVICE, CANNOT_WRITE, NO_PEER = 3, 4, 5, 6
 
 
 def blocks(page, *languages):
@@ -64,8 +66,17 @@ def test_timings_of_readme_are_those_of_the_results_that_it_names():
         assert f"{gpu['large'][device]['process']['median_s']:.1f} s" in section
 
 
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """Have no GPU here, also where an earlier test has loaded CuPy; forget it afterwards."""
+    monkeypatch.setattr(device, "_may_have_gpu", lambda: False)
+    device.find_gpus.cache_clear()
+    yield
+    device.find_gpus.cache_clear()
+
+
 @pytest.mark.parametrize("words", list(commands()))
-def test_commands_are_understood(words, tmp_path, monkeypatch, capsys):
+def test_commands_are_understood(words, no_gpu, tmp_path, monkeypatch, capsys):
     """Nothing is there that they could work on, so a command that is right says that."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sim").touch()  # where simulate wants a folder
@@ -77,6 +88,8 @@ def test_commands_are_understood(words, tmp_path, monkeypatch, capsys):
         expected = CANNOT_WRITE
     elif words[0] == "compile" or "--device" in words:
         expected = NO_DEVICE
+    elif words[0] == "verify" and find_spec("jwst") is None:
+        expected = NO_PEER
     if words == ["--help"]:
         expected = 0
     assert cli.main(words) == expected, capsys.readouterr().err
