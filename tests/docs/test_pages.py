@@ -62,8 +62,8 @@ def test_timings_of_readme_are_those_of_the_results_that_it_names():
     measured = ("jwst, first", "first", *(f"joint, psfalign {w}written" for w in ("not ", "")))
     measured += ("each, psfalign not written",)
     assert rows == [f"{canonical[name]['median_s']:.1f} s" for name in measured]
-    for device in ("gpu", "cpu"):
-        assert f"{gpu['large'][device]['process']['median_s']:.1f} s" in section
+    for kind in ("gpu", "cpu"):
+        assert f"{gpu['large'][kind]['process']['median_s']:.1f} s" in section
 
 
 @pytest.fixture
