@@ -7,11 +7,12 @@ LOCK := requirements.lock
 PIP := -m pip install --quiet --disable-pip-version-check
 # jwst holds some packages back, so that the newest of all are without it: EXTRAS=test,jwst
 EXTRAS ?= test
+BUILD = hatchling hatch-fancy-pypi-readme
 PYTEST := -m pytest -n auto --dist loadgroup
 
 C_SOURCES = $(shell find kernels tests -name "*.cu" -o -name "*.cuh" -o -name "*.cpp" -o -name "*.h")
 
-.PHONY: demo test pytest test-fast test-newest test-lowest lint lock clean
+.PHONY: demo test pytest test-fast test-newest test-lowest lint docs dist lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gpucoron demo demo
@@ -43,13 +44,26 @@ lint: $(VENV)/.installed-test
 	$(BIN)/codespell
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32
+
+# The site, in build/docs; a warning is an error. Its tutorial and notebook are executed.
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -j auto docs build/docs
+	@echo "build/docs/index.html"
+
+# What a release consists of, in dist/. Tests of it: tests/test_packages.py
+dist: $(VENV)/.installed-test
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/twine check --strict dist/*
 
 # Brings pyproject.toml's changes into the lock; `make lock UPGRADE=1` takes the newest of everything.
 lock: $(VENV)/bin/python
 	$(BIN)/python $(PIP) uv
-	echo 'setuptools>=77' | $(BIN)/uv pip compile --quiet --universal --fork-strategy fewest \
+	$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest \
 	  --python-version 3.11 --no-annotate --custom-compile-command 'make lock' \
-	  $(if $(UPGRADE),--upgrade) --extra test --extra jwst -o $(LOCK) pyproject.toml -
+	  $(if $(UPGRADE),--upgrade) --extra test --extra jwst --extra docs --extra release \
+	  -o $(LOCK) pyproject.toml
 
 .PRECIOUS: %/bin/python
 %/bin/python:
@@ -60,18 +74,24 @@ lock: $(VENV)/bin/python
 	  echo "cannot make $* with $(PYTHON); on Debian and Ubuntu: apt install python3-venv" >&2; \
 	  exit 1; }
 
-# Built with the lock's setuptools, too, and not with the newest.
+# Built with the lock's build tools, too, and not with the newest.
 $(VENV)/.installed: pyproject.toml $(LOCK) | $(VENV)/bin/python
 	@echo "installing gpucoron and what it needs into $(VENV)"
-	@$(BIN)/python $(PIP) -c $(LOCK) setuptools
+	@$(BIN)/python $(PIP) -c $(LOCK) $(BUILD)
 	@$(BIN)/python $(PIP) -c $(LOCK) --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml $(LOCK) | $(VENV)/bin/python
 	@echo "installing gpucoron, jwst and the test tools into $(VENV)"
-	@$(BIN)/python $(PIP) -c $(LOCK) setuptools
-	@$(BIN)/python $(PIP) -c $(LOCK) --no-build-isolation -e '.[test,jwst]'
+	@$(BIN)/python $(PIP) -c $(LOCK) $(BUILD)
+	@$(BIN)/python $(PIP) -c $(LOCK) --no-build-isolation -e '.[test,jwst,release]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(LOCK) | $(VENV)/bin/python
+	@echo "installing gpucoron and the tools of the site into $(VENV)"
+	@$(BIN)/python $(PIP) -c $(LOCK) $(BUILD)
+	@$(BIN)/python $(PIP) -c $(LOCK) --no-build-isolation -e '.[docs]'
+	@touch $@
 
 .venv-lowest/.installed: pyproject.toml
 	@rm -rf .venv-lowest

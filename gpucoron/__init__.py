@@ -11,7 +11,7 @@ importing the package costs next to nothing; ``__init__.pyi`` lists them.
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ = sorted({*__all__, "__version__"} - {"io"})

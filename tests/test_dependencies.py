@@ -15,7 +15,9 @@ import gpucoron
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
 EXTRAS = PROJECT["optional-dependencies"]
+TOOLS = {"test", "docs", "release", "siaf"}  # extras of those who develop gpucoron
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
 #: What a package's module is called, where that is not the package's name.
 MODULES = {"pyyaml": "yaml", "asdf-astropy": "asdf_astropy", "lazy-loader": "lazy_loader"}
@@ -23,11 +25,12 @@ MODULES |= {"ipython": "IPython"}
 MODULES |= {"cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy"}
 #: Declared although nothing imports it: asdf finds it by its entry points.
 PLUGINS = {"asdf_astropy"}
+PLATFORMS = (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64"))
 MACHINES = [
     {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0"}
     | {"sys_platform": platform, "platform_machine": machine}
     for minor in (11, 12, 13)
-    for platform, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"))
+    for platform, machine in PLATFORMS
 ]
 
 
@@ -54,8 +57,8 @@ def imported():
 def test_imports_are_declared_and_what_is_declared_is_used():
     used = set(imported()) - set(sys.stdlib_module_names) - {PROJECT["name"]}
     needed, optional = (
-        {MODULES.get(r.name, r.name) for r in requirements(MACHINES[0], *extras)}
-        for extras in ((), EXTRAS.keys() - {"test", "siaf"})
+        {MODULES.get(r.name, r.name) for m in MACHINES for r in requirements(m, *extras)}
+        for extras in ((), EXTRAS.keys() - TOOLS)
     )
     assert used - needed - optional == set()
     assert needed - used == PLUGINS and optional - used == set()
@@ -69,15 +72,16 @@ def test_the_lock_has_a_version_of_all_that_is_asked_for(machine):
             (exact,) = requirement.specifier
             assert exact.operator == "==" and requirement.name not in locked
             locked[requirement.name] = exact.version
-    assert "setuptools" in locked
-    for requirement in [*requirements(machine), *requirements(machine, "test", "jwst")]:
+    build = map(Requirement, BUILD)
+    extras = requirements(machine, "test", "jwst", "docs", "release")
+    for requirement in [*build, *requirements(machine), *extras]:
         name = canonicalize_name(requirement.name)
         assert locked[name] in requirement.specifier, f"{name}: run make lock"
 
 
 def test_the_lock_names_versions_only():
-    for line in LOCK:
-        assert line.startswith("#") or re.fullmatch(r"[\w-]+==[\w.]+( ; [\w.<>=!' ]+)?", line), line
+    version = re.compile(r"#.*|[\w-]+==[\w.]+( ; [\w.<>=!'() ]+)?")
+    assert [line for line in LOCK if not version.fullmatch(line)] == []
 
 
 def test_pre_commit_uses_the_versions_of_the_lock():
@@ -93,5 +97,20 @@ def test_pre_commit_uses_the_versions_of_the_lock():
 def test_the_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     changes = re.findall(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert str(citation["version"]) == gpucoron.__version__
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())
+    assert str(citation["version"]) == recipe["context"]["version"] == gpucoron.__version__
     assert gpucoron.__version__ in changes and changes[0] in (gpucoron.__version__, "Unreleased")
+
+
+def test_conda_asks_for_the_same():
+    """In the environment, and in the recipe, which installs for every system what one needs."""
+    of_conda = {"astropy": "astropy-base", "lazy-loader": "lazy_loader"}
+    of_conda |= {"matplotlib": "matplotlib-base"}
+    wanted = [Requirement(text) for text in [*PROJECT["dependencies"], *BUILD]]
+    expected = {f"{of_conda.get(r.name, r.name)} {r.specifier}" for r in wanted}
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    python, pip, *packages, from_here = environment
+    assert set(packages) == expected and pip == "pip" and from_here["pip"][-1] == "."
+    assert python.startswith(f"python {PROJECT['requires-python']}")
+    needs = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text())["requirements"]
+    assert {*needs["host"], *needs["run"]} == {*expected, python.partition(",")[0], "pip"}

@@ -248,11 +248,7 @@ def memory() -> tuple[int, int]:
 
     The limit of a container (cgroup) counts where it is below the machine's memory.
     """
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free = total
-    for line in _read("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
+    total, free = _system_memory()
     limit, used = (_read(f"/sys/fs/cgroup/memory.{k}").strip() for k in ("max", "current"))
     if limit.isdecimal() and used.isdecimal() and int(limit) < total:
         total = int(limit)
@@ -260,9 +256,39 @@ def memory() -> tuple[int, int]:
     return total, free
 
 
+def _system_memory() -> tuple[int, int]:
+    """Return total and available memory of the machine, in bytes."""
+    kib = dict(re.findall(r"(\w+): *([0-9]+) kB", _read("/proc/meminfo")))
+    if {"MemTotal", "MemAvailable"} <= kib.keys():
+        return 1024 * int(kib["MemTotal"]), 1024 * int(kib["MemAvailable"])
+    import psutil  # macOS, Windows
+
+    found = psutil.virtual_memory()
+    return found.total, found.available
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has used so far, in bytes.
+
+    On Linux from /proc: what `resource` says there begins with the memory of the parent process.
+    """
+    if found := re.search(r"VmHWM:\s*(\d+) kB", _read("/proc/self/status")):
+        return 1024 * int(found[1])
+    if sys.platform != "win32":
+        with suppress(ImportError):
+            import resource
+
+            unit = 1 if sys.platform == "darwin" else 1024
+            return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    import psutil
+
+    used = psutil.Process().memory_info()
+    return getattr(used, "peak_wset", used.rss)
+
+
 def _read(path: str) -> str:
     try:
-        return Path(path).read_text(errors="replace")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -67,8 +68,8 @@ def graceful_shutdown(grace: float = GRACE_S) -> Iterator[None]:
         yield
         return
     finished = threading.Event()
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
+    reading, writing = socket.socketpair()  # Windows has no pipes that do not block
+    writing.setblocking(False)
     received: list[int] = []
 
     def handler(number, frame):
@@ -79,7 +80,7 @@ def graceful_shutdown(grace: float = GRACE_S) -> Iterator[None]:
     threading.Thread(
         target=_watch, args=(reading, finished, grace), name="gpucoron-signals", daemon=True
     ).start()
-    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     # what ignores Ctrl-C, as the background jobs of a shell do, goes on doing so
     previous: dict[int, Any] = {
         number: signal.signal(number, handler)
@@ -93,13 +94,13 @@ def graceful_shutdown(grace: float = GRACE_S) -> Iterator[None]:
         signal.set_wakeup_fd(wakeup)
         for number, old in previous.items():
             signal.signal(number, signal.SIG_DFL if old is None else old)
-        os.close(writing)
+        writing.close()
 
 
-def _watch(reading: int, finished: threading.Event, grace: float) -> None:
+def _watch(reading: socket.socket, finished: threading.Event, grace: float) -> None:
     """Wait for a signal, then for the process to end."""
-    with os.fdopen(reading, "rb", buffering=0) as pipe:
-        while number := pipe.read(1):
+    with reading:
+        while number := reading.recv(1):
             if number[0] in EXITS_BY_SIGNAL and not finished.wait(grace):
                 _force_exit(*EXITS_BY_SIGNAL[signal.Signals(number[0])])
 

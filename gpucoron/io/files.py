@@ -9,6 +9,8 @@ import errno
 import itertools
 import os
 import stat
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +27,7 @@ __all__ = [
     "open_regular",
     "output_error",
     "output_file",
+    "pwrite",
     "read_input",
     "start_writeback",
     "temporary_path",
@@ -33,6 +36,7 @@ __all__ = [
 _SERIAL = itertools.count()
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)
+_SEEKING = threading.Lock()
 _LONGEST_NAME = 255  # bytes, where the file system does not say
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that cannot
 
@@ -157,10 +161,10 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
 
 
 def _longest_name(folder: Path) -> int:
-    try:
-        return os.pathconf(folder, "PC_NAME_MAX")
-    except (AttributeError, OSError, ValueError):
-        return _LONGEST_NAME
+    if sys.platform != "win32" and hasattr(os, "pathconf"):
+        with suppress(OSError, ValueError):
+            return os.pathconf(folder, "PC_NAME_MAX")
+    return _LONGEST_NAME
 
 
 class SameFiles:
@@ -215,9 +219,21 @@ def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Bin
 
 def start_writeback(file: BinaryIO, offset: int, size: int) -> None:
     """Have the disk begin with a part of a file, so that little is left to `fsync`."""
-    if hasattr(os, "posix_fadvise"):
+    if sys.platform == "linux" and hasattr(os, "posix_fadvise"):
         with suppress(OSError):  # a hint, no more
             os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
+
+
+def pwrite(descriptor: int, data: bytes | memoryview, offset: int) -> int:
+    """Write bytes at an offset of an open file, from any thread; return how many were written.
+
+    Without os.pwrite (Windows) the file's position is elsewhere afterwards.
+    """
+    if sys.platform != "win32" and hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, data, offset)
+    with _SEEKING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.write(descriptor, data)
 
 
 def fsync(file: BinaryIO) -> None:

@@ -17,6 +17,7 @@ from gpucoron.io.files import (
     check_replaceable,
     fsync,
     output_error,
+    pwrite,
     start_writeback,
     temporary_path,
 )
@@ -350,9 +351,9 @@ class PsfalignWriter:
     def abort(self) -> None:
         """Give up: leave nothing behind. Does nothing after `close`."""
         self._over = True
+        self._let_go()
         with suppress(OSError):
             self._partial.unlink(missing_ok=True)
-        self._let_go()
 
     def _let_go(self):
         """Close the file unless another thread is writing to it; that one then does."""
@@ -371,6 +372,6 @@ class PsfalignWriter:
 def _write_at(fd, data, offset):
     """Write all of `data` at `offset`; return where it ends."""
     while len(data):
-        n = os.pwrite(fd, data, offset)
+        n = pwrite(fd, data, offset)
         data, offset = data[n:], offset + n
     return offset

@@ -17,7 +17,7 @@ from gpucoron.errors import OutputError, why
 log = logging.getLogger("gpucoron")
 
 _OURS = "process "  # how the text of a lock begins
-_NO_LINK = os.O_NOFOLLOW | os.O_NONBLOCK
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # not on Windows
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL}
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucoron import __version__
 from gpucoron.backend import cuda
+from gpucoron.backend.device import peak_memory
 from gpucoron.backend.signals import EXITS, on_forced_exit, stopped_by
 from gpucoron.errors import GpucoronError, OutputError
 from gpucoron.pipeline import resume
@@ -218,7 +219,7 @@ class RunRecord:
                 **self._content,
                 "files": list(self._files.values()),
                 "timings": {step: round(t, 3) for step, t in dict(self.timings).items()},
-                "peak_memory_bytes": _peak_memory(),
+                "peak_memory_bytes": peak_memory(),
                 "device_memory_bytes": self._device_memory(),
                 "warnings": list(dict.fromkeys([*self._earlier_warnings, *self.warnings])),
             }
@@ -316,10 +317,3 @@ def _input(path: Path) -> dict[str, Any]:
     except OSError:
         size = None
     return {"path": os.path.abspath(path), "size": size, "crc32": None}
-
-
-def _peak_memory() -> int:
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -86,9 +86,9 @@ def klip(
     is nearest in the references' frame.
 
     With `offsets` S_s is a shift by s (`gpucoron.ops.fourier_shift`) and
-    out = t - mean(t) - sum_k <S_-s t, z_k> S_s z_k: a shift of all images changes no inner product,
-    so that one decomposition serves integrations wherever they are. What is not finite in a target
-    counts as its mean then.
+    ``out = t - mean(t) - sum_k <S_-s t, z_k> S_s z_k``: a shift of all images changes no inner
+    product, so that one decomposition serves integrations wherever they are. What is not finite in
+    a target counts as its mean then.
     """
     images, references = cuda.as_device_arrays(stack.data, references)
     if references.shape[-2:] != stack.shape[1:] or references.ndim not in (3, 4):

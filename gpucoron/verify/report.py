@@ -110,7 +110,7 @@ def compare_products(
     ours, theirs = (_products(Path(folder)) for folder in (ours_dir, theirs_dir))
     if shifts is None:
         file = Path(theirs_dir, SHIFTS_FILE)
-        shifts = json.loads(file.read_text()) if file.is_file() else {}
+        shifts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     report = Report()
     for only, other, whose in ((ours, theirs, "jwst"), (theirs, ours, "gpucoron")):
         report.missing += [

@@ -41,7 +41,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     Coron3Pipeline.call(job["asn"], steps=steps, save_results=True, output_dir=job["output_dir"])
     wall_s = time.perf_counter() - start
     shifts = dict(zip(job["science"], fits, strict=False))
-    Path(job["output_dir"], SHIFTS_FILE).write_text(json.dumps(shifts))
+    Path(job["output_dir"], SHIFTS_FILE).write_text(json.dumps(shifts), encoding="utf-8")
     return {
         "version": jwst.__version__,
         "numpy": np.__version__,

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gpucoron.backend.device import peak_memory
 from gpucoron.errors import GpucoronError, InputError
 
 log = logging.getLogger("gpucoron")
@@ -92,24 +93,6 @@ def recorded(run: Callable[[dict[str, Any]], dict[str, Any]]) -> int:
         if not isinstance(problem, GpucoronError):
             text = f"{type(problem).__name__}: {text}"
         record = {"error": text, "exit_code": getattr(problem, "exit_code", 1)}
-    record["peak_mib"] = peak_memory_mib()
+    record["peak_mib"] = peak_memory() / 2**20
     record_file.write_text(json.dumps(record, indent=1))
     return 1 if "error" in record else 0
-
-
-def peak_memory_mib() -> float:
-    """Return the peak memory of this process, MiB.
-
-    On Linux from /proc: the value of `resource` starts at the memory of the parent process.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024

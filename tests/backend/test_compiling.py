@@ -17,12 +17,17 @@ with event.install_recorder("numba:compile") as recorder:
 functions = [e.data["dispatcher"].py_func for _, e in recorder.buffer if e.is_start]
 print(json.dumps([f.__name__ for f in functions if f.__module__.startswith("gpucoron.")]))
 """
+READ_ONLY = """
+    from gpucoron.backend import caches  # root may write everywhere
+    writable = caches._writable
+    caches._writable = lambda folder: folder.name != "cache" and writable(folder)
+"""
 RUN = "from gpucoron.cli.main import main; assert main([*sys.argv[1:], '-q']) == 0"
 
 
-def compiled(cache, then, *words):
+def compiled(cache, then, *words, **environment):
     code = WATCHED.format(then=then)
-    done = python("-c", code, *words, NUMBA_CACHE_DIR=str(cache))
+    done = python("-c", code, *words, NUMBA_CACHE_DIR=str(cache), **environment)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -37,6 +42,10 @@ def test_what_is_compiled_beside_is_what_a_run_needs(tmp_path):
     assert "_contract_blocks" in here
     assert beside & here == set()
     assert compiled(cache, RUN, *tiny.words()) == set()
+    (tmp_path / "tmp").mkdir()
+    again = compiled(cache, f"{READ_ONLY}    {RUN}", *tiny.words(), TMPDIR=str(tmp_path / "tmp"))
+    assert again == set()
+    assert len(list((tmp_path / "tmp").glob("gpucoron-*/loops-*/*/*.nbc"))) > 20
 
 
 @pytest.mark.parametrize("own, threads, started", [(False, 2, 0), (True, 1, 0), (True, 2, 1)])

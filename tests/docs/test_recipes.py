@@ -22,12 +22,10 @@ def test_the_slurm_script_with_one_worker_here(tmp_path):
     tiny = TinySet(tmp_path)
     commands = tmp_path / "bin"
     commands.mkdir()
-    here = f"exec {sys.executable} -m"
     for name, text in {
         "srun": 'exec "$@"',
-        "python3": f'exec {sys.executable} "$@"',
-        "dask": f'{here} dask "$@"',
-        "gpucoron": f'{here} gpucoron "$@"',
+        "python": f'exec {sys.executable} "$@"',
+        "gpucoron": "exit 1",  # only its folder counts
     }.items():
         (commands / name).write_text(f"#!/bin/sh\n{text}\n")
         (commands / name).chmod(0o755)
@@ -42,10 +40,20 @@ def test_the_slurm_script_with_one_worker_here(tmp_path):
     assert not list(tiny.out.glob(".scheduler*"))
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_slurm_script_without_gpucoron(tmp_path):
+    script = ROOT / "docs" / "slurm" / "gpucoron.sbatch"
+    done = run("bash", script, tmp_path / "out", "asn.json", PYTHON="/bin/false")
+    assert done.returncode == 2 and done.stderr.startswith("/bin/false has no gpucoron with Dask")
+    assert not (tmp_path / "out").exists()
+
+
 def test_container_recipes_copy_what_the_package_is_made_of():
     docker = (CONTAINER / "Dockerfile").read_text()
     lines = [line for line in docker.splitlines() if line and not line.startswith("#")]
-    assert {line.split()[0] for line in lines} == set("FROM ARG COPY RUN ENV ENTRYPOINT".split())
+    assert {line.split()[0] for line in lines} == set(
+        "FROM ARG COPY RUN ENV USER ENTRYPOINT".split()
+    )
     apptainer = (CONTAINER / "gpucoron.def").read_text()
     sections = re.findall(r"^%(\w+)$", apptainer, re.M)
     assert sections == "files post environment runscript test".split()
@@ -54,3 +62,9 @@ def test_container_recipes_copy_what_the_package_is_made_of():
     assert all((ROOT / name).exists() for name in copied)
     base = re.search(r"^FROM (\S+)", docker, re.M)[1]
     assert base == re.search(r"^From: (\S+)", apptainer, re.M)[1]
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base), "fixed to a release"
+    for recipe in (docker, apptainer):
+        assert "PIP_CONSTRAINT=/src/requirements.lock" in recipe
+        assert "gpucoron compile --device cpu" in recipe
+        assert len(set(re.findall(r"NUMBA_CACHE_DIR=(\S+)", recipe))) == 1
+    assert lines[-2] != "USER root" and lines[-2].startswith("USER ")
