@@ -42,6 +42,7 @@ TEST_FILES = (
             "eigen",
             "fourier_shift",
             "kriging",
+            "leave_one_out",
             "median",
             "outliers",
             "registration",
@@ -49,7 +50,15 @@ TEST_FILES = (
     ),
     *(
         f"tests/steps/test_{name}.py"
-        for name in ("align_refs", "bad_pixels", "klip", "outlier_detection", "resample")
+        for name in (
+            "align_refs",
+            "bad_pixels",
+            "field",
+            "klip",
+            "outlier_detection",
+            "psf_noise",
+            "resample",
+        )
     ),
 )
 _RESULT = re.compile(r"\[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS) (\S.*)")

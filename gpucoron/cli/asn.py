@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpucoron.cli.options import add_logging_options, command_parser
+from gpucoron.cli.options import Parser, add_logging_options, command_parser
 from gpucoron.cli.run import run_console
 from gpucoron.cli.streams import write_lines
 from gpucoron.core.text import format_table
@@ -24,11 +24,16 @@ log = logging.getLogger("gpucoron")
 _LONGEST = 60  # characters of a file's name in the list of what is left out
 
 
-def main(argv: list[str]) -> int:
-    """Run ``gpucoron asn``."""
+def make_parser() -> Parser:
+    """Build the parser of this command."""
     parser = command_parser("asn")
     add_logging_options(parser)
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``gpucoron asn``."""
+    options = make_parser().parse_args(argv)
     with run_console(options):
         _run(options)
     return 0

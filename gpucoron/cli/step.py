@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from gpucoron.cli.options import add_run_options, command_parser
+from gpucoron.cli.options import Parser, add_run_options, command_parser
 from gpucoron.cli.run import read_parameters, run_console
 from gpucoron.cli.streams import write_lines
 
 
-def main(argv: list[str]) -> int:
-    """Run ``gpucoron step``."""
+def make_parser() -> Parser:
+    """Build the parser of this command."""
     parser = command_parser("step")
     add_run_options(parser, "step")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``gpucoron step``."""
+    options = make_parser().parse_args(argv)
     options.save_params = None
     start = time.perf_counter()
     with run_console(options) as console:

@@ -205,7 +205,7 @@ def weighted_sums(weights: Any, planes: Sequence[Any]) -> Any:
     ----------
     weights : (n, ny, nx) float32
     planes : sequence of (n, ny, nx) floating
-        Used as float32; not read where the weight is 0.
+        Used as float32; values that are not finite count as 0.
 
     Returns
     -------
@@ -220,7 +220,7 @@ def weighted_sums(weights: Any, planes: Sequence[Any]) -> Any:
     wide = weights.astype(np.float64)
     sums = [wide.sum(axis=0)]
     for plane in planes:
-        sums.append((wide * wide * xp.where(weights != 0, plane, 0)).sum(axis=0))
+        sums.append((wide * wide * xp.where(xp.isfinite(plane), plane, 0)).sum(axis=0))
     return xp.stack(sums)
 
 

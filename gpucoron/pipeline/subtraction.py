@@ -22,7 +22,6 @@ from gpucoron.steps.klip import klip
 from gpucoron.steps.psf_noise import reference_noise
 
 if TYPE_CHECKING:
-
     from gpucoron.backend.transfer import CpuBackend
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.products import PsfalignWriter

@@ -89,11 +89,11 @@ def add_weights(first, stop, weights, out):
 
 @njit((_I8, _I8, _F4, _F4, _F8[::1]), cache=True, nogil=True)
 def add_weighted(first, stop, weights, values, out):
-    """Sum squares of weights times values (n, npix) of some pixels; weight 0 reads none."""
+    """Sum squared weights times values (n, npix) of some pixels; NaN and infinity count 0."""
     for begin in range(first, stop, _BLOCK):
         end = min(begin + _BLOCK, stop)
         for p in range(weights.shape[0]):
             for k in range(begin, end):
-                weight = np.float64(weights[p, k])
-                if weight != 0.0:
-                    out[k] += weight * weight * values[p, k]
+                weight, value = np.float64(weights[p, k]), values[p, k]
+                if weight != 0.0 and np.isfinite(value):
+                    out[k] += weight * weight * value
