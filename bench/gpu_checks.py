@@ -37,6 +37,7 @@ TEST_FILES = (
         f"tests/ops/test_{name}.py"
         for name in (
             "bad_pixels",
+            "dq",
             "drizzle",
             "drizzle_cuda",
             "eigen",
