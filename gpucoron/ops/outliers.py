@@ -5,21 +5,24 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.ndimage import maximum_filter1d
 
 from gpucoron.backend import cuda
 from gpucoron.backend.device import on_gpu
-from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 from gpucoron.ops import dq as dq_bits
-from gpucoron.ops.kriging import krige
+from gpucoron.ops.kriging_tables import NEAR
 from gpucoron.ops.median import median
+from gpucoron.ops.outlier_suspects import (
+    FACTORS,
+    gradients_of,
+    suspected_outliers,
+    usable_pixels,
+)
 
-__all__ = ["FlaggedExposure", "flag_outliers", "sharp_outliers"]
+__all__ = ["FlaggedExposure", "flag_outliers", "sharp_outliers", "suspected_outliers"]
 
 DO_NOT_USE, OUTLIER = np.uint32(dq_bits.DO_NOT_USE), np.uint32(dq_bits.OUTLIER)
-WEAK = 1.5  # times the threshold: differences below it need a better explanation,
-LEFT = 0.6  # one that leaves at most this share of them
-MAX_ROUNDS = 8
 
 
 class FlaggedExposure(NamedTuple):
@@ -111,7 +114,6 @@ def flag_outliers(
                 dq_bits.bad_mask(good_bits, dq.dtype),
                 enters,
                 neighbours,
-                MAX_ROUNDS,
             )
         )
     return _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours)
@@ -139,15 +141,13 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours):
     elif maskpt <= 0 or not good.any():
         good = None
     middle = median(data, good)
-    with np.errstate(invalid="ignore", over="ignore"):
-        limit = err.dtype.type(snr) * np.nan_to_num(err)
-        difference = data - middle
-        outlier = np.abs(difference) > limit
     if neighbours:
-        outlier &= err > 0
-        usable = (dq & DO_NOT_USE) == 0
-        usable &= np.isfinite(difference) & np.isfinite(err)
-        outlier &= ~usable | sharp_outliers(difference, err, outlier & usable, usable, snr)
+        usable = usable_pixels(data, err, dq)
+        suspects = suspected_outliers(data, err, middle, usable, snr)
+        outlier = sharp_outliers(data, err, middle, usable, suspects, snr)
+    else:
+        with np.errstate(invalid="ignore", over="ignore"):
+            outlier = np.abs(data - middle) > err.dtype.type(snr) * np.nan_to_num(err)
     flagged = outlier.sum(axis=(1, 2))
     dq = dq | outlier * (DO_NOT_USE | OUTLIER)
     arrays = (data, err, *variances)
@@ -159,28 +159,27 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours):
     return FlaggedExposure(data, err, dq, variances, middle, flagged)
 
 
-def sharp_outliers(difference, err, candidates, usable, snr):
-    """Keep outlier candidates unless kriging from their neighbours predicts the value.
+def sharp_outliers(data, err, middle, usable, suspects, snr):
+    """Keep suspected outliers unless their neighbours and the other integrations predict them.
 
     Parameters
     ----------
-    difference : (n, ny, nx) floating
-        Each integration less the median of all.
+    data : (n, ny, nx) floating
+        The integrations of an exposure.
     err : (n, ny, nx) floating
-        Standard deviations; on a GPU of the dtype of `difference`.
-    candidates : (n, ny, nx) bool
-        Pixels whose difference exceeds `snr` times `err`.
+        Standard deviations; on a GPU of the dtype of `data`.
+    middle : (ny, nx) floating
+        Their median; its slopes are templates of what a motion of the star changes.
     usable : (n, ny, nx) bool
-        Pixels that may tell what their neighbours should be.
+        Pixels that take part, from `usable_pixels`.
+    suspects : (n, ny, nx) bool
+        From `suspected_outliers`. They and the pixels next to them are tested.
     snr : float
-        The threshold again.
+        The threshold. An outlier exceeds 0.9 times as much against what is predicted.
 
     Returns
     -------
     (n, ny, nx) bool
-        The candidates that exceed the threshold, too, against what kriging predicts from the pixels
-        round them, the uncertainty of that included; and those just above it of which that explains
-        less than 40%.
 
     Raises
     ------
@@ -192,52 +191,83 @@ def sharp_outliers(difference, err, candidates, usable, snr):
     Notes
     -----
     When a star moves by a hundredth of a pixel behind a coronagraph, its bright speckles change by
-    many times the noise. These changes are as smooth as diffraction makes them: a pixel is
-    foretold by its neighbours. A cosmic ray is not. Candidates are tested against pixels that are
-    none first; those that pass may then vouch for others, so that a wide patch is cleared from
-    its edge inwards, and the test is repeated until nothing changes (eight rounds at most).
+    many times the noise. These changes are as smooth as diffraction makes them, and alike in all
+    integrations: a pixel is predicted by its neighbours. A cosmic ray is not.
+
+    A suspect's difference from the mean of up to four integrations of middling value is known for
+    the 48 pixels within 4 px, too. Where these hold more than noise, the difference from the one
+    of middling value is fitted, over these pixels, by the slopes of the median image and by the
+    differences of up to four other integrations, nearest in time; what is left is predicted by
+    simple kriging [1]_. So no median enters, which jumps from one integration to another where they
+    cross and is not smooth. The variance is that of the pixel, of the integrations it is compared
+    with, of the fit and of kriging. A second test passes over suspects among the eight nearest
+    pixels: the track of a particle must not vouch for itself; the larger of both deviations counts.
+
+    Outliers must not predict others, and nobody knows them beforehand. So first only what exceeds
+    73 times `snr` is an outlier, then 24, 8, 2.7 and 0.9 times; each time all are tested
+    against pixels that are none so far, the last test up to four times, until nothing changes.
+
+    Of two integrations the higher has the outlier, unless its own image predicts the pixel and the
+    lower one's does not. In a single integration only what is higher than its neighbours predict is
+    an outlier, and only where they predict it as well as its error: not in the core.
+
+    References
+    ----------
+    .. [1] Cressie 1993, Statistics for Spatial Data, sect. 3.4.5.
     """
-    difference, err, candidates, usable = cuda.as_device_arrays(difference, err, candidates, usable)
-    if not difference.shape == err.shape == candidates.shape == usable.shape:
+    arrays = cuda.as_device_arrays(data, err, middle, usable, suspects)
+    data, err, middle, usable, suspects = arrays
+    stacks = (data, err, usable, suspects)
+    if not all(a.shape == data.shape for a in stacks) or middle.shape != data.shape[1:]:
+        shapes = ", ".join(str(a.shape) for a in (data, err, usable, suspects, middle))
         raise InputError(
-            f"difference has shape {difference.shape}, err {err.shape}, candidates "
-            f"{candidates.shape}, usable {usable.shape}; expected the same of all"
+            f"data, err, usable, suspects and middle have shapes {shapes}; "
+            "expected (n, ny, nx), the same of all, and (ny, nx)"
         )
-    if on_gpu(difference, err, candidates, usable):
+    if on_gpu(*arrays):
         from gpucoron.ops.cuda import outliers as _outliers_cuda
 
-        return _outliers_cuda.sharp_outliers(
-            difference,
-            err.astype(difference.dtype, copy=False),
-            candidates,
-            usable,
-            snr,
-            MAX_ROUNDS,
-        )
-    out = np.array(candidates)
-    some = np.flatnonzero(candidates.any(axis=(1, 2)))
-    masks = over_items(lambda k: _sharp(difference[k], err[k], candidates[k], usable[k], snr), some)
-    for k, sharp in zip(some, masks, strict=True):
-        out[k] = sharp
-    return out
+        err = err.astype(data.dtype, copy=False)
+        return _outliers_cuda.sharp_outliers(data, err, gradients_of(middle), usable, suspects, snr)
+    return _sharp_on_host(data, err, middle, usable, suspects, snr)
 
 
-def _sharp(difference, err, candidates, usable, snr):
-    """Do one integration."""
-    y, x = np.nonzero(candidates)
-    noise = np.nan_to_num(err[y, x]).astype(np.float64) ** 2
-    guilty = np.ones(len(y), dtype=bool)
-    for _ in range(MAX_ROUNDS):
-        witnesses = usable & np.isfinite(difference)
-        witnesses[y[guilty], x[guilty]] = False
-        expected, variance = krige(difference, witnesses, err, y, x)
-        left = np.abs(difference[y, x] - expected)
-        before = guilty
-        explained = left <= snr * np.sqrt(noise + variance)  # unknown (NaN) is not
-        weak = np.abs(difference[y, x]) < WEAK * snr * np.sqrt(noise)
-        guilty = ~(explained & (~weak | (left <= LEFT * np.abs(difference[y, x]))))
-        if (guilty == before).all():
+def _sharp_on_host(data, err, middle, usable, suspects, snr):
+    from gpucoron.ops.cpu.outliers import excess
+
+    places = np.nonzero(_grown(suspects) & usable)
+    guilty = np.zeros(data.shape, bool)
+    scores, stale = np.zeros(len(places[0])), np.ones(len(places[0]), bool)
+    if not scores.size:
+        return guilty
+    images = data, err, usable, suspects, gradients_of(middle)
+    for factor in FACTORS:
+        excess(images, places, guilty, scores, stale)
+        above = scores > factor * snr
+        changed = above != guilty[places]
+        stale = _near(changed, places, data.shape[1:])
+        guilty[places] = above
+        if factor == FACTORS[-1] and not changed.any():
             break
-    out = np.zeros_like(candidates)
-    out[y[guilty], x[guilty]] = True
+    return guilty
+
+
+def _grown(suspects):
+    """Add the eight neighbours of every suspect."""
+    out = suspects.copy()
+    out[:, 1:] |= suspects[:, :-1]
+    out[:, :-1] |= suspects[:, 1:]
+    rows = out.copy()
+    out[:, :, 1:] |= rows[:, :, :-1]
+    out[:, :, :-1] |= rows[:, :, 1:]
     return out
+
+
+def _near(changed, places, shape):
+    """Tell which places are close enough to one that changed to feel it, in any integration."""
+    _, y, x = places
+    some = np.zeros(shape, bool)
+    some[y[changed], x[changed]] = True
+    for axis in (0, 1):
+        some = maximum_filter1d(some.astype(np.uint8), 2 * NEAR + 1, axis, mode="constant")
+    return some[y, x] > 0
