@@ -454,11 +454,14 @@ template <class T> struct Trial {
       if (stage == 0) {
         fitted = 0;
         choose(MIDDLE, 0);
-        if (n > 1 && !middle) return 0.0;
+        if (n > 1 && !middle)  // nobody to compare with: the verdict stays
+          return witness[i * n_pixels + static_cast<long long>(y) * nx + x] >> now & 1
+                     ? inf_of<double>()
+                     : 0.0;
       } else if (stage == 1) {
         if (quiet) continue;
         fitted = n > 1 ? 2 : 0;
-        choose(1, TEMPLATES);
+        choose(1, max(0, min(TEMPLATES, (n - 2) / 2)));
       } else if (stage == 2) {
         if (!touches()) continue;
       } else {

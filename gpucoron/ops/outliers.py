@@ -197,7 +197,8 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
     A suspect's difference from the mean of up to four integrations of middling value is known for
     the 48 pixels within 4 px, too. Where these hold more than noise, the difference from the one
     of middling value is fitted, over these pixels, by the slopes of the median image and by the
-    differences of up to four other integrations, nearest in time; what is left is predicted by
+    differences of up to four other integrations (half of n - 2, as with more nobody could tell
+    which of them has the outlier), nearest in time; what is left is predicted by
     simple kriging [1]_. So no median enters, which jumps from one integration to another where they
     cross and is not smooth. The variance is that of the pixel, of the integrations it is compared
     with, of the fit and of kriging. A second test passes over suspects among the eight nearest

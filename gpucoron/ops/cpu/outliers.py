@@ -9,7 +9,7 @@ from gpucoron.ops.kriging_tables import NEAR, finest_correlation, neighbours
 
 WINDOW = 16  # integrations, nearest in time, that a suspect is compared with
 MIDDLE = 4  # at most this many of them, of middling value, are averaged where nothing changes
-TEMPLATES = 4  # and this many describe how the image changes elsewhere
+TEMPLATES = 4  # and this many (half of n - 2) describe how the image changes elsewhere
 NOISE_FLOOR = 1e-4  # as in gpucoron.ops.kriging
 MOSTLY_NOISE = 0.3
 RIDGE = 1e-6
@@ -75,15 +75,16 @@ def _score(images, where, correlations, space, chosen):
     i, y, x = where
     n = data.shape[0]
     middle, templates = _choose(images, where, MIDDLE, 0, chosen)
-    if n > 1 and middle == 0:
-        return 0.0
+    if n > 1 and middle == 0:  # nobody to compare with: the verdict stays
+        return np.inf if images[4][i, y, x] else 0.0
     left, own, spread, quiet = _predict(
         images, where, chosen, middle, 0, 0, 0, correlations, space, True
     )
     fitted = 0
     if not quiet:
         fitted = 2 if n > 1 else 0
-        middle, templates = _choose(images, where, 1, TEMPLATES, chosen)
+        templates = max(0, min(TEMPLATES, (n - 2) // 2))
+        middle, templates = _choose(images, where, 1, templates, chosen)
         left, own, spread, _ = _predict(
             images, where, chosen, middle, templates, fitted, 0, correlations, space, False
         )
