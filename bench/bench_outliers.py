@@ -1,6 +1,6 @@
 """How many cosmic rays outlier_detection finds, and how many clean pixels it flags.
 
-    python bench/bench_outliers.py [--instrument nircam ...] [--seeds 10] [--counts 1 2 3 5 10] [--out FILE]
+    python bench/bench_outliers.py [--instrument nircam ...] [--seeds 10] [--counts 1 2] [--out F]
 
 Simulated exposures of known cosmic rays, 120 x 120, a science and a reference exposure of ten
 integrations for each seed, cut into exposures of 1, 2, 3, 5 and 10. Counted are hits of more than

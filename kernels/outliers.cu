@@ -93,8 +93,7 @@ template <class T> struct Judge {
     unsigned dq = e.dq;
     bool outlier = fabs(difference) > snr * finite_or_zero(e.err);
     if (neighbours) {
-      const bool usable =
-          !(dq & DO_NOT_USE) && isfinite(e.data) && isfinite(e.err) && e.err > T(0);
+      const bool usable = !(dq & DO_NOT_USE) && isfinite(e.data) && isfinite(e.err) && e.err > T(0);
       witness[i] = witness_of(usable, usable && outlier);
       outlier = false;
     }
@@ -149,8 +148,7 @@ __global__ void __launch_bounds__(threads_for(WARPS), blocks_for(WARPS)) detect(
     unsigned wanted, int rest, T snr, int neighbours, T *__restrict__ median,
     T *__restrict__ data_out, T *__restrict__ err_out, unsigned *__restrict__ dq_out,
     T *__restrict__ variance0_out, T *__restrict__ variance1_out, T *__restrict__ variance2_out,
-    unsigned char *__restrict__ witness, unsigned *__restrict__ counts,
-    int *__restrict__ flagged) {
+    unsigned char *__restrict__ witness, unsigned *__restrict__ counts, int *__restrict__ flagged) {
   if (rest && counts[0]) return;
   const Exposure<T> exposure = {data, dq, !rest, bits, wanted, !neighbours};
   const Judge<T> judge = {err,
@@ -190,16 +188,16 @@ __global__ void __launch_bounds__(256) mark_suspects(const bool *__restrict__ us
   if (i < size) witness[i] = witness_of(usable[i], suspects[i]);
 }
 
-// Append to the list all usable pixels that are suspects or touch one.
+// Append to the list all usable pixels that are suspects or, of several integrations, touch one.
 __global__ void __launch_bounds__(256) list_suspects(const unsigned char *__restrict__ witness,
-                                                     long long size, int ny, int nx,
+                                                     long long size, int n, int ny, int nx,
                                                      unsigned *__restrict__ list,
                                                      unsigned *__restrict__ counts) {
   const long long i = flat_index();
   if (i >= size || !(witness[i] & USABLE)) return;
   const int x = static_cast<int>(i % nx), y = static_cast<int>(i / nx % ny);
-  bool near = false;
-  for (int v = max(y - 1, 0); v < min(y + 2, ny); ++v)
+  bool near = witness[i] & SUSPECT;
+  for (int v = max(y - 1, 0); n > 1 && v < min(y + 2, ny); ++v)
     for (int u = max(x - 1, 0); u < min(x + 2, nx); ++u)
       near = near || (witness[i + static_cast<long long>(v - y) * nx + (u - x)] & SUSPECT);
   if (near) list[atomicAdd(counts + 1, 1u)] = static_cast<unsigned>(i);
@@ -280,7 +278,8 @@ template <class T> struct Trial {
     }
     for (int k = 0; keep && k < fitted; ++k) row[k * step] = gradients[k * n_pixels + q];
     for (int k = 0; keep && k < templates; ++k)
-      row[(fitted + k) * step] = static_cast<double>(data[chosen[middle + k] * n_pixels + q]) - mean;
+      row[(fitted + k) * step] =
+          static_cast<double>(data[chosen[middle + k] * n_pixels + q]) - mean;
     const double e = static_cast<double>(err[of * n_pixels + q]);
     own = e * e;
     return static_cast<double>(data[of * n_pixels + q]) - mean;
@@ -337,7 +336,8 @@ template <class T> struct Trial {
       leverage += lever[k] * here[k];
       for (int a = lane; a < n_values; a += 32) s.value[a] -= right[k] * s.column[k * MOST + a];
       if (k < fitted) continue;
-      const long long q = chosen[middle + k - fitted] * n_pixels + static_cast<long long>(y) * nx + x;
+      const long long q =
+          chosen[middle + k - fitted] * n_pixels + static_cast<long long>(y) * nx + x;
       const double c = right[k] / scales[k], e = static_cast<double>(err[q]);
       share += c;
       extra += c * c * e * e;
@@ -414,7 +414,8 @@ template <class T> struct Trial {
     }
     double signal = warp_sum(power) / n_values - noise;
     const double left = whole - mean;
-    if (signal <= MOSTLY_NOISE * noise) return {left, total, sqrt(signal > 0.0 ? signal : 0.0), true};
+    if (signal <= MOSTLY_NOISE * noise)
+      return {left, total, sqrt(signal > 0.0 ? signal : 0.0), true};
     if (if_quiet) return {left, total, 0.0, false};
     if (!count || n_values < FEWEST * (count + 1)) {
       const Prediction more = krige_values(n_values, 0.0, noise, signal, table, s);
@@ -469,8 +470,10 @@ template <class T> struct Trial {
         if (stage == 3) accused = worst > 0.0 ? i : 1 - i;
         middle = templates = fitted = 0;
       }
-      const Verdict v = predict(stage < 3 ? i : stage == 3 ? accused : 1 - accused, stage == 2,
-                                stage == 0);
+      const Verdict v = predict(stage < 3    ? i
+                                : stage == 3 ? accused
+                                             : 1 - accused,
+                                stage == 2, stage == 0);
       if (stage == 0) quiet = v.quiet;
       if (stage == 0 && !quiet) continue;
       const double sigma = sqrt(v.own + v.spread * v.spread);
@@ -484,9 +487,7 @@ template <class T> struct Trial {
         if (stage < 2 || fabs(one) > fabs(worst)) worst = one;
       }
     }
-    if (n > 2) return fabs(worst);
-    if (n == 2) return accused == i ? fabs(worst) : 0.0;
-    return worst > 0.0 ? worst : 0.0;
+    return accused == i && (n > 1 || worst > 0.0) ? fabs(worst) : 0.0;
   }
 };
 
@@ -506,8 +507,9 @@ __global__ void __launch_bounds__(128) sharp_round(
   for (unsigned c = blockIdx.x * 4 + warp; c < counts[1]; c += gridDim.x * 4) {
     const unsigned i = list[c];
     const int k = static_cast<int>(i / n_pixels), p = static_cast<int>(i % n_pixels);
-    Trial<T> trial = {data, err,    gradients, table, witness,  n, ny, nx,           now,
-                      k,    p / nx, p % nx,    n_pixels, 0,     0, 0,  scratch[warp], chosen[warp]};
+    Trial<T> trial = {data,     err, gradients, table, witness,       n,
+                      ny,       nx,  now,       k,     p / nx,        p % nx,
+                      n_pixels, 0,   0,         0,     scratch[warp], chosen[warp]};
     const bool guilty = trial.score() > limit;
     if (lane > 0) continue;
     const unsigned char w = witness[i];

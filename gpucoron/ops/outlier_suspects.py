@@ -55,17 +55,20 @@ def suspected_outliers(data, err, middle, usable, snr):
 
 
 def _ring_mean(data, usable):
-    """Mean of the eight neighbours, of those that are usable."""
+    """Mean of the eight neighbours that are usable, without the highest and the lowest."""
     xp = cuda.array_namespace(data)
     ny, nx = data.shape[1:]
     edge = ((0, 0), (1, 1), (1, 1))
-    values = xp.pad(xp.where(usable, data, data.dtype.type(0)).astype(np.float64), edge)
-    counts = xp.pad(usable.astype(np.float64), edge)
-    total, count = 0.0, 0.0
+    values, counts = xp.pad(data.astype(np.float64), edge), xp.pad(usable, edge)
+    total, count, low, high = 0.0, 0.0, np.inf, -np.inf
     for v, u in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)):
-        total = total + values[:, v : v + ny, u : u + nx]
-        count = count + counts[:, v : v + ny, u : u + nx]
-    return total / count
+        part = np.s_[:, v : v + ny, u : u + nx]
+        value, good = values[part], counts[part]
+        total = total + xp.where(good, value, 0.0)
+        count = count + good.astype(np.float64)
+        low = xp.minimum(low, xp.where(good, value, np.inf))
+        high = xp.maximum(high, xp.where(good, value, -np.inf))
+    return xp.where(count > 2, (total - high - low) / xp.maximum(count - 2, 1.0), np.nan)
 
 
 def gradients_of(image):

@@ -60,15 +60,17 @@ def flag_outliers(
     variances : sequence of (n, ny, nx) floating
         Up to three more arrays that become NaN where data does.
     snr : float
-        A pixel is a candidate where ``|data - median| > snr * err`` and `err` is above 0; without
-        `neighbours` also where `err` is not, NaN counting as 0.
+        With `neighbours` a pixel is suspected where it deviates by more than `snr` errors
+        (`suspected_outliers`); without, it is an outlier where ``|data - median| > snr * err``, NaN
+        in `err` counting as 0.
     good_bits : str, int or None
         DQ flags that a pixel may carry and still enter the median.
     maskpt : float
         0 or less lets all pixels into the median, more than 1 none.
     neighbours : bool
-        Clear candidates that their neighbours explain (`sharp_outliers`), and take infinite data
-        for NaN. Otherwise every candidate is an outlier, and infinities enter the median.
+        Keep suspects only where neighbours and other integrations do not predict them
+        (`sharp_outliers`), and take infinite data for NaN. Otherwise all that exceeds the threshold
+        is an outlier, and infinities enter the median.
 
     Returns
     -------
@@ -88,9 +90,9 @@ def flag_outliers(
     Where no pixel is good, all enter the median.
 
     On a GPU every array is read once and written once, whatever n; nothing waits for the host.
-    ``|data - median|`` and ``snr * err`` are rounded as on the CPU, so candidates are the same;
-    denormal float32 numbers count as 0. What the neighbours explain is computed in float64 on both,
-    but in another order, so that a verdict may differ where it hangs on the 13th digit.
+    ``|data - median|`` and ``snr * err`` are rounded as on the CPU, so suspects are the same;
+    denormal float32 numbers count as 0. Predictions are computed in float64 on both, but in another
+    order, so that a verdict may differ where it hangs on the 13th digit.
     """
     data, err, dq, *variances = cuda.as_device_arrays(data, err, dq, *variances)
     _check_exposure(data, err, dq, variances)
@@ -173,7 +175,8 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
     usable : (n, ny, nx) bool
         Pixels that take part, from `usable_pixels`.
     suspects : (n, ny, nx) bool
-        From `suspected_outliers`. They and the pixels next to them are tested.
+        From `suspected_outliers`. They are tested, and the pixels next to them unless
+        there is only one integration.
     snr : float
         The threshold. An outlier exceeds 0.9 times as much against what is predicted.
 
@@ -209,8 +212,8 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
     against pixels that are none so far, the last test up to four times, until nothing changes.
 
     Of two integrations the higher has the outlier, unless its own image predicts the pixel and the
-    lower one's does not. In a single integration only what is higher than its neighbours predict is
-    an outlier, and only where they predict it as well as its error: not in the core.
+    lower one's does not. In a single integration only what is higher than predicted is an
+    outlier, and only where the prediction is good to twice the pixel's error: few in the core.
 
     References
     ----------
@@ -236,7 +239,7 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
 def _sharp_on_host(data, err, middle, usable, suspects, snr):
     from gpucoron.ops.cpu.outliers import excess
 
-    places = np.nonzero(_grown(suspects) & usable)
+    places = np.nonzero((_grown(suspects) if len(data) > 1 else suspects) & usable)
     guilty = np.zeros(data.shape, bool)
     scores, stale = np.zeros(len(places[0])), np.ones(len(places[0]), bool)
     if not scores.size:

@@ -10,8 +10,8 @@ from tests.helpers.scenes import read_only
 from tests.ops.test_bad_pixels import diffraction_limited
 
 
-def scene(amplitude, n=4, shape=(28, 36), seed=0):
-    """Integrations whose smooth image changes, in units of the noise, along one mode; and errors."""
+def scene(amplitude, n=4, shape=(22, 24), seed=0):
+    """Integrations whose smooth image changes along a mode, in units of the noise; and errors."""
     rng = np.random.default_rng(seed)
     image, mode = diffraction_limited(2, shape, seed=seed) / 100
     strength = np.linspace(-1, 1, n)[:, None, None] if n > 1 else 0
@@ -27,20 +27,18 @@ def run(device, data, err, snr=5.0, usable=None):
     return suspects, device.call(sharp_outliers, *arrays, snr)
 
 
-RAYS = [(0, 10, 10), (0, 25, 30), (1, 5, 33), (1, 20, 20), (1, 20, 21)]
+RAYS = [(0, 10, 10), (0, 16, 19), (1, 5, 18), (1, 13, 14), (1, 13, 15)]
 
 
-@pytest.mark.parametrize("n", [2, 3, 5])
-@pytest.mark.parametrize("amplitude", [0.0, 1.0, 8.0])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("n, amplitude, seed", [(2, 0, 0), (2, 4, 1), (3, 1, 2), (5, 8, 3)])
 def test_hits_are_found_and_smooth_changes_are_not(device, n, amplitude, seed):
-    data, err = scene(amplitude, n, seed=seed)
+    data, err = scene(amplitude, n, shape=(19, 22), seed=seed)
     for place in RAYS:
         data[place] += 60.0
     suspects, sharp = run(device, data, err)
     assert all(sharp[place] for place in RAYS)
-    assert sharp.sum() - len(RAYS) <= 1 + 0.005 * suspects.sum()  # 1093 suspects, 4 of them wrong
-    assert suspects.sum() > 100 or amplitude < 8
+    assert sharp.sum() - len(RAYS) <= 1 + 0.005 * suspects.sum()
+    assert suspects.sum() > 100 or amplitude < 2
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -55,7 +53,6 @@ def test_of_two_integrations_the_odd_one_is_flagged(device, sign):
 def test_a_single_integration_shows_its_hits_by_the_neighbours(device):
     data, err = scene(0.0, 1, seed=4)
     data[0, 12, 14] += 60
-    data[0, 20, 8] -= 60
     _, sharp = run(device, data / 20, err / 20)
     assert np.argwhere(sharp).tolist() == [[0, 12, 14]]
 
@@ -75,7 +72,7 @@ def test_without_neighbours_a_suspect_stays(device):
 def test_sharp_outliers_are_those_of_the_cpu(device, seed, n, dtype):
     """With unusable pixels, and suspects at the corners and edges."""
     rng = np.random.default_rng(seed)
-    data, err = scene(6.0, n, shape=(19, 23), seed=seed)
+    data, err = scene(2.0, n, shape=(15, 17), seed=seed)
     err *= rng.uniform(0.5, 2.0, err.shape)
     data[0, 0, 0] += 90
     data[-1, -1, -1] += 90

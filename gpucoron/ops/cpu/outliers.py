@@ -96,14 +96,12 @@ def _score(images, where, correlations, space, chosen):
         other = _in_sigmas(apart, own, spread, n)
         if abs(other) > abs(score):
             score = other
-    if n > 2:
-        return abs(score)
     if n == 2:
         accused = i if score > 0.0 else 1 - i
         if _is_low(images, 1 - accused, accused, y, x, chosen, correlations, space):
             accused = 1 - accused
         return abs(score) if accused == i else 0.0
-    return max(score, 0.0)
+    return abs(score) if n > 2 else max(score, 0.0)
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)

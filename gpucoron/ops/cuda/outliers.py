@@ -41,7 +41,7 @@ class _Suspects:
         cuda.kernel("outliers", "list_suspects")(
             (-(-self.size // 256),),
             (256,),
-            (self.witness, np.int64(self.size), np.int32(ny), np.int32(nx), self.list, self.counts),
+            (self.witness, np.int64(self.size), *map(np.int32, self.shape), self.list, self.counts),
         )
         kernel = cuda.kernel("outliers", f"sharp_round<{c_type(data.dtype)}>")
         changed = cp.zeros(len(FACTORS), np.int32)
