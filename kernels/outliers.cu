@@ -33,6 +33,7 @@
 #include "kriging.cuh"
 
 constexpr unsigned DO_NOT_USE = 1u, OUTLIER = 16u;
+constexpr int GROWS = 4;  // as in gpucoron/ops/outlier_suspects.py
 
 // As numpy.nan_to_num.
 template <class T> __device__ __forceinline__ T finite_or_zero(T x) {
@@ -188,7 +189,7 @@ __global__ void __launch_bounds__(256) mark_suspects(const bool *__restrict__ us
   if (i < size) witness[i] = witness_of(usable[i], suspects[i]);
 }
 
-// Append to the list all usable pixels that are suspects or, of several integrations, touch one.
+// Append to the list all usable pixels that are suspects or, of several integrations, touch GROWS.
 __global__ void __launch_bounds__(256) list_suspects(const unsigned char *__restrict__ witness,
                                                      long long size, int n, int ny, int nx,
                                                      unsigned *__restrict__ list,
@@ -196,11 +197,11 @@ __global__ void __launch_bounds__(256) list_suspects(const unsigned char *__rest
   const long long i = flat_index();
   if (i >= size || !(witness[i] & USABLE)) return;
   const int x = static_cast<int>(i % nx), y = static_cast<int>(i / nx % ny);
-  bool near = witness[i] & SUSPECT;
+  int near = witness[i] & SUSPECT ? GROWS : 0;
   for (int v = max(y - 1, 0); n > 1 && v < min(y + 2, ny); ++v)
     for (int u = max(x - 1, 0); u < min(x + 2, nx); ++u)
-      near = near || (witness[i + static_cast<long long>(v - y) * nx + (u - x)] & SUSPECT);
-  if (near) list[atomicAdd(counts + 1, 1u)] = static_cast<unsigned>(i);
+      near += (witness[i + static_cast<long long>(v - y) * nx + (u - x)] & SUSPECT) != 0;
+  if (near >= GROWS) list[atomicAdd(counts + 1, 1u)] = static_cast<unsigned>(i);
 }
 
 // As in gpucoron/ops/cpu/outliers.py.

@@ -15,6 +15,7 @@ from gpucoron.ops.kriging_tables import NEAR
 from gpucoron.ops.median import median
 from gpucoron.ops.outlier_suspects import (
     FACTORS,
+    GROWS,
     gradients_of,
     suspected_outliers,
     usable_pixels,
@@ -175,8 +176,8 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
     usable : (n, ny, nx) bool
         Pixels that take part, from `usable_pixels`.
     suspects : (n, ny, nx) bool
-        From `suspected_outliers`. They are tested, and the pixels next to them unless
-        there is only one integration.
+        From `suspected_outliers`. They are tested, and pixels of whose eight neighbours four
+        are suspects, unless there is only one integration.
     snr : float
         The threshold. An outlier exceeds 0.9 times as much against what is predicted.
 
@@ -257,14 +258,13 @@ def _sharp_on_host(data, err, middle, usable, suspects, snr):
 
 
 def _grown(suspects):
-    """Add the eight neighbours of every suspect."""
-    out = suspects.copy()
-    out[:, 1:] |= suspects[:, :-1]
-    out[:, :-1] |= suspects[:, 1:]
-    rows = out.copy()
-    out[:, :, 1:] |= rows[:, :, :-1]
-    out[:, :, :-1] |= rows[:, :, 1:]
-    return out
+    """Add pixels of whose eight neighbours four or more are suspects: the image changes there."""
+    n, ny, nx = suspects.shape
+    rows = np.zeros((n, ny + 2, nx), np.uint8)
+    rows[:, 1:-1] = suspects
+    rows[:, 1:-1, 1:] += suspects[:, :, :-1]
+    rows[:, 1:-1, :-1] += suspects[:, :, 1:]
+    return suspects | (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] >= GROWS)
 
 
 def _near(changed, places, shape):
