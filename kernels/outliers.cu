@@ -47,7 +47,7 @@ template <class T> __device__ __forceinline__ T finite_or_zero(T x) {
 // a suspect?
 constexpr unsigned char USABLE = 4, SUSPECT = 8;
 __device__ __forceinline__ unsigned char witness_of(bool usable, bool suspect) {
-  return (usable ? USABLE : 0) | (suspect ? SUSPECT : 0);
+  return (usable ? USABLE : 0) | (suspect ? SUSPECT | 1 : 0);  // in round 0 all are outliers
 }
 
 template <class T> struct Exposure {
@@ -236,7 +236,8 @@ template <class T> struct Trial {
     const int lane = threadIdx.x % 32;
     const long long p = static_cast<long long>(y) * nx + x;
     const int start = max(0, min(i - WINDOW / 2, n - WINDOW)), j = start + lane;
-    const bool in = lane < WINDOW && j < n && (j == i || good(j, p));
+    const bool usable = lane < WINDOW && j < n && (witness[j * n_pixels + p] & USABLE);
+    const bool in = lane < WINDOW && j < n && (j == i || (n == 2 ? usable : good(j, p)));
     const T value = in ? data[j * n_pixels + p] : T(0);
     const unsigned all = __ballot_sync(0xffffffffu, in);
     int rank = 0;
@@ -448,7 +449,7 @@ template <class T> struct Trial {
   }
 
   // How far the suspect is from what is expected, in standard deviations; 0: not to blame.
-  __device__ __forceinline__ double score() {
+  __device__ __forceinline__ double score(bool quick) {
     double worst = 0.0;
     int accused = i;
     bool quiet = false;
@@ -456,16 +457,16 @@ template <class T> struct Trial {
       if (stage == 0) {
         fitted = 0;
         choose(MIDDLE, 0);
-        if (n > 1 && !middle)  // nobody to compare with: the verdict stays
-          return witness[i * n_pixels + static_cast<long long>(y) * nx + x] >> now & 1
-                     ? inf_of<double>()
-                     : 0.0;
+        if (n > 1 && !middle) {  // nobody to compare with: the verdict stays
+          const long long q = i * n_pixels + static_cast<long long>(y) * nx + x;
+          return !quick && (witness[q] >> now & 1) ? inf_of<double>() : 0.0;
+        }
       } else if (stage == 1) {
         if (quiet) continue;
         fitted = n > 1 ? 2 : 0;
         choose(1, max(0, min(TEMPLATES, (n - 2) / 2)));
       } else if (stage == 2) {
-        if (!touches()) continue;
+        if (quick || !touches()) continue;
       } else {
         if (n != 2) break;
         if (stage == 3) accused = worst > 0.0 ? i : 1 - i;
@@ -476,7 +477,10 @@ template <class T> struct Trial {
                                              : 1 - accused,
                                 stage == 2, stage == 0);
       if (stage == 0) quiet = v.quiet;
-      if (stage == 0 && !quiet) continue;
+      if (stage == 0 && !quiet) {
+        if (quick) return 0.0;
+        continue;
+      }
       const double sigma = sqrt(v.own + v.spread * v.spread);
       if (stage == 3) {
         if (!(fabs(v.left) <= INNOCENT * sigma)) break;
@@ -497,9 +501,9 @@ template <class T> struct Trial {
 template <class T>
 __global__ void __launch_bounds__(128) sharp_round(
     const T *__restrict__ data, const T *__restrict__ err, const double *__restrict__ gradients,
-    const double *__restrict__ table, int n, int ny, int nx, double limit, int round, int wait,
-    const unsigned *__restrict__ list, const unsigned *__restrict__ counts, unsigned char *witness,
-    int *changed) {
+    const double *__restrict__ table, int n, int ny, int nx, double limit, double last, int round,
+    int wait, const unsigned *__restrict__ list, const unsigned *__restrict__ counts,
+    unsigned char *witness, int *changed) {
   __shared__ KrigingScratch<NEAR> scratch[4];
   __shared__ int chosen[4][WINDOW];
   if (wait && !changed[round - 1]) return;
@@ -511,10 +515,10 @@ __global__ void __launch_bounds__(128) sharp_round(
     Trial<T> trial = {data,     err, gradients, table, witness,       n,
                       ny,       nx,  now,       k,     p / nx,        p % nx,
                       n_pixels, 0,   0,         0,     scratch[warp], chosen[warp]};
-    const bool guilty = trial.score() > limit;
-    if (lane > 0) continue;
     const unsigned char w = witness[i];
     const bool before = w >> now & 1;
+    const bool guilty = trial.score(round == 0) > (before ? last : limit);
+    if (lane > 0) continue;
     witness[i] = (w & (USABLE | SUSPECT)) | before << now | guilty << (1 - now);
     if (guilty != before) changed[round] = 1;
   }

@@ -8,7 +8,8 @@ from gpucoron.ops import dq as dq_bits
 DO_NOT_USE = np.uint32(dq_bits.DO_NOT_USE)
 ODD = np.uint32(1 << 11 | 1 << 12 | 1 << 30)  # HOT, WARM, OTHER_BAD_PIXEL
 GROWS = 4  # suspects among eight neighbours: then a pixel is tested, too
-FACTORS = (72.9, 24.3, 8.1, 2.7, 0.9, 0.9, 0.9, 0.9)  # thresholds of the rounds, in units of snr
+#: Thresholds of the rounds in units of snr; the first is for suspects where nothing changes.
+FACTORS = (0.9, 72.9, 24.3, 8.1, 2.7, 0.9, 0.9, 0.9, 0.9)
 
 
 def usable_pixels(data, err, dq):

@@ -208,9 +208,11 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
     with, of the fit and of kriging. A second test passes over suspects among the eight nearest
     pixels: the track of a particle must not vouch for itself; the larger of both deviations counts.
 
-    Outliers must not predict others, and nobody knows them beforehand. So first only what exceeds
-    73 times `snr` is an outlier, then 24, 8, 2.7 and 0.9 times; each time all are tested
-    against pixels that are none so far, the last test up to four times, until nothing changes.
+    Outliers must not predict others, and nobody knows them beforehand. In a first round all
+    suspects are passed over; those whose neighbours then hold nothing but noise are outliers. In the
+    next rounds those are too that exceed 73 times `snr`, then 24, 8, 2.7 and 0.9 times, tested
+    against pixels that are none so far; an outlier stays one above 0.9 times. The last round is
+    repeated up to three times, until nothing changes.
 
     Of two integrations the higher has the outlier, unless its own image predicts the pixel and the
     lower one's does not. In a single integration only what is higher than predicted is an
@@ -241,18 +243,19 @@ def _sharp_on_host(data, err, middle, usable, suspects, snr):
     from gpucoron.ops.cpu.outliers import excess
 
     places = np.nonzero((_grown(suspects) if len(data) > 1 else suspects) & usable)
-    guilty = np.zeros(data.shape, bool)
+    guilty = suspects & usable
     scores, stale = np.zeros(len(places[0])), np.ones(len(places[0]), bool)
-    if not scores.size:
-        return guilty
     images = data, err, usable, suspects, gradients_of(middle)
-    for factor in FACTORS:
-        excess(images, places, guilty, scores, stale)
-        above = scores > factor * snr
-        changed = above != guilty[places]
+    for k, factor in enumerate(FACTORS):
+        excess(images, places, guilty, scores, stale, k == 0)
+        before = guilty[places]
+        above = scores > np.where(before, FACTORS[-1], factor) * snr
+        changed = above != before
         stale = _near(changed, places, data.shape[1:])
+        if k == 0:
+            stale |= ~above
         guilty[places] = above
-        if factor == FACTORS[-1] and not changed.any():
+        if k and factor == FACTORS[-1] and not changed.any():
             break
     return guilty
 

@@ -18,16 +18,16 @@ INNOCENT = 3.0  # standard deviations within which neighbours predict a pixel
 TRUST = 2.0  # times a single integration's error: predictions as good as that are believed
 
 
-def excess(images, places, guilty, scores, stale):
+def excess(images, places, guilty, scores, stale, quick):
     """Compute how far suspects are from what is expected of them, in standard deviations.
 
     `images` is (data, err, usable, suspects, gradients), `places` three arrays (integration, y, x),
-    `scores` are replaced where `stale`.
+    `scores` are replaced where `stale`; with `quick` by 0 where neighbours hold more than noise.
     """
     offsets, squares = neighbours(NEAR)
     table = finest_correlation()
     tables = offsets, table[squares], table[np.sum(offsets**2, axis=1)]
-    over_rows(_excess, len(scores), *images, *places, guilty, *tables, stale, scores)
+    over_rows(_excess, len(scores), *images, *places, guilty, *tables, stale, quick, scores)
 
 
 @njit(cache=True, nogil=True)
@@ -47,6 +47,7 @@ def _excess(
     between,
     to_centre,
     stale,
+    quick,
     scores,
 ):
     size, width = offsets.shape[0], 2 + TEMPLATES
@@ -65,22 +66,24 @@ def _excess(
     for k in range(first, stop):
         if stale[k]:
             where = integration[k], row[k], column[k]
-            scores[k] = _score(images, where, correlations, space, chosen)
+            scores[k] = _score(images, where, correlations, space, chosen, quick)
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _score(images, where, correlations, space, chosen):
+def _score(images, where, correlations, space, chosen, quick):
     """Excess of one suspect: 0 where another integration is to blame, or nothing is known."""
     data, suspects = images[0], images[3]
     i, y, x = where
     n = data.shape[0]
     middle, templates = _choose(images, where, MIDDLE, 0, chosen)
     if n > 1 and middle == 0:  # nobody to compare with: the verdict stays
-        return np.inf if images[4][i, y, x] else 0.0
+        return np.inf if images[4][i, y, x] and not quick else 0.0
     left, own, spread, quiet = _predict(
         images, where, chosen, middle, 0, 0, 0, correlations, space, True
     )
     fitted = 0
+    if quick and not quiet:
+        return 0.0
     if not quiet:
         fitted = 2 if n > 1 else 0
         templates = max(0, min(TEMPLATES, (n - 2) // 2))
@@ -89,7 +92,7 @@ def _score(images, where, correlations, space, chosen):
             images, where, chosen, middle, templates, fitted, 0, correlations, space, False
         )
     score = _in_sigmas(left, own, spread, n)
-    if _touches(suspects[i], y, x):
+    if not quick and _touches(suspects[i], y, x):
         apart, own, spread, _ = _predict(
             images, where, chosen, middle, templates, fitted, 1, correlations, space, False
         )
@@ -150,14 +153,14 @@ def _choose(images, where, most, others, chosen):
     stop = min(start + WINDOW, n)
     count = 0
     for j in range(start, stop):
-        count += j == i or (usable[j, y, x] and not guilty[j, y, x])
+        count += j == i or (usable[j, y, x] and (n == 2 or not guilty[j, y, x]))
     keep = count if count <= 2 else min(most, count - 2)
     low = (count - keep) // 2
     if keep == 1 and _rank(images, where, i, start, stop) == low:
         low += 1
     middle = 0
     for j in range(start, stop):
-        if j != i and usable[j, y, x] and not guilty[j, y, x]:
+        if j != i and usable[j, y, x] and (n == 2 or not guilty[j, y, x]):
             rank = _rank(images, where, j, start, stop)
             if low <= rank < low + keep:
                 chosen[middle] = j
@@ -182,7 +185,7 @@ def _rank(images, where, j, start, stop):
     i, y, x = where
     rank, value = 0, data[j, y, x]
     for k in range(start, stop):
-        if k == i or (usable[k, y, x] and not guilty[k, y, x]):
+        if k == i or (usable[k, y, x] and (len(data) == 2 or not guilty[k, y, x])):
             other = data[k, y, x]
             rank += other < value or (other == value and k < j)
     return rank
