@@ -117,6 +117,26 @@ __device__ __forceinline__ bool factor(int n, double mean, double nugget, const 
   return true;
 }
 
+// The prediction from n gathered values of this mean, noise and signal.
+template <int REACH>
+__device__ __forceinline__ Prediction krige_values(int n, double mean, double noise, double signal,
+                                                   const double *table, KrigingScratch<REACH> &s) {
+  const int lane = threadIdx.x % 32;
+  double value = 0.0;
+  const double ratio = noise / signal;
+  const double nugget = ratio > NOISE_FLOOR ? ratio : NOISE_FLOOR;
+  if (!factor(n, mean, nugget, table, s)) return {mean, signal};
+  double explained = 0.0;
+  for (int j = lane; j < n; j += 32) {
+    const double *c = s.column + j * (n + 2) - j * (j - 1) / 2 + n - j;
+    explained += c[0] * c[0];
+    value += c[0] * c[1];
+  }
+  value = mean + warp_sum(value);
+  const double left = 1.0 - warp_sum(explained);
+  return {value, signal * (left > 0.0 ? left : 0.0)};
+}
+
 // The prediction of pixel (y, x); NaN with fewer than FEWEST good neighbours. All 32 lanes must
 // take part and get the same. `table`: correlation by squared distance, up to (2 reach)^2.
 template <int REACH, class Near>
@@ -133,16 +153,5 @@ __device__ __forceinline__ Prediction krige_pixel(int y, int x, int ny, int nx, 
   noise = warp_sum(noise) / n;
   const double signal = warp_sum(power) / n - noise;
   if (signal <= MOSTLY_NOISE * noise) return {mean, signal > 0.0 ? signal : 0.0};
-  const double ratio = noise / signal;
-  const double nugget = ratio > NOISE_FLOOR ? ratio : NOISE_FLOOR;
-  if (!factor(n, mean, nugget, table, s)) return {mean, signal};
-  double value = 0.0, explained = 0.0;
-  for (int j = lane; j < n; j += 32) {
-    const double *c = s.column + j * (n + 2) - j * (j - 1) / 2 + n - j;
-    explained += c[0] * c[0];
-    value += c[0] * c[1];
-  }
-  value = mean + warp_sum(value);
-  const double left = 1.0 - warp_sum(explained);
-  return {value, signal * (left > 0.0 ? left : 0.0)};
+  return krige_values(n, mean, noise, signal, table, s);
 }

@@ -1,9 +1,10 @@
-// Outliers of one exposure: the median of its integrations, the threshold, and neighbours' word.
+// Outliers of one exposure: the median of its integrations, the threshold, and what neighbours and
+// other integrations predict.
 //
 //   m[p]          = median over k of data[k, p], where (dq & bits) == wanted and data is not NaN
-//   candidate     : |data - m| > snr * err, and err > 0 where the neighbours are asked; else NaN in
-//                   err counts as 0
-//   outlier       : a candidate that kriging from its neighbours does not explain (see sharp_round)
+//   suspect       : |data - m| > snr err, usable; without neighbours an outlier (NaN in err is 0).
+//                   Of one or two integrations suspects come from array functions (mark_suspects)
+//   outlier       : a suspect, or a pixel beside one, that is not predicted (see Trial::score)
 //   data, err, variances out: NaN where any of them is, or where dq says DO_NOT_USE, which is set
 //
 // detect<T, N, WARPS>: WARPS = 0 is a thread a pixel and n <= N, else tiles of a sector of pixels
@@ -11,27 +12,28 @@
 // elements again: data and dq come from the L2 cache, as what all blocks in flight hold fits into
 // it. Each array is read from memory once and written once: with three variances and float32 that
 // is 48 bytes an element and 4 a pixel, with 1 more written for the test of the neighbours.
-// Candidates are appended to a list, in any order, and left undecided.
 //
-// sharp_round<T>: a warp a candidate, over the list. `witness` tells of each pixel whether it is
-// cleared, in one bit for even and one for odd rounds. A round reads one and writes the other, so
-// that nothing depends on who comes first. Once a round has changed nothing those after it return
-// at once; no host looks at that. 48 neighbours of 13 bytes (float) are read a candidate, from the
-// caches mostly; the time goes into the factoring (kriging.cuh).
+// list_suspects: 9 bytes of a byte plane an element; the list is in any order.
 //
-// strike<T>: the guilty become NaN. A thread a candidate, 6 writes of a sector each.
+// sharp_round<T>: a warp a suspect, over the list. `witness` tells of each pixel whether it is
+// an outlier, in one bit for even and one for odd rounds. A round reads one and writes the other, so
+// that nothing depends on who comes first. Once a round at the last threshold has changed nothing
+// those after it return at once; no host looks at that. The rows of the fit lie where kriging
+// later factors its matrix. Most of the time goes into the factoring (kriging.cuh).
+//
+// strike<T>: the guilty become NaN. A thread a suspect, 6 writes of a sector each.
 //
 // Considered: the threshold as a kernel of its own (12 bytes an element more); the rounds in one
 // kernel (needs a barrier over the grid); Jacobi-like updates in place (then the order would tell).
 //
 // Measured on an NVIDIA H200, 320 x 320, float, three variances, ms for n = 4, 10, 60 and 300:
-// detect 0.015, 0.026, 0.25 and 1.14, which is 33, 45, 28 and 31 % of a copy's rate; all 8 rounds
-// of sharp_round 0.08, 0.09, 0.14 and 0.30; strike 0.006, 0.007, 0.007 and 0.014.
+// detect 0.015, 0.026, 0.25 and 1.14, which is 33, 45, 28 and 31 % of a copy's rate; strike 0.006,
+// 0.007, 0.007 and 0.014. list_suspects and sharp_round were not measured.
 #include "columns.cuh"
 #include "kriging.cuh"
 
 constexpr unsigned DO_NOT_USE = 1u, OUTLIER = 16u;
-constexpr double WEAK = 1.5, LEFT = 0.6;  // as in gpucoron/ops/outliers.py
+constexpr int GROWS = 4;  // as in gpucoron/ops/outlier_suspects.py
 
 // As numpy.nan_to_num.
 template <class T> __device__ __forceinline__ T finite_or_zero(T x) {
@@ -41,10 +43,11 @@ template <class T> __device__ __forceinline__ T finite_or_zero(T x) {
   return x > T(0) ? most : -most;
 }
 
-// A byte for each pixel: is it cleared, in even and in odd rounds, and may it then be a witness?
-constexpr unsigned char CLEARED = 3, USABLE = 4;
-__device__ __forceinline__ unsigned char witness_of(bool usable, bool candidate) {
-  return (usable ? USABLE : 0) | (candidate ? 0 : CLEARED);
+// A byte for each pixel: is it an outlier, in even and in odd rounds, does it take part, and is it
+// a suspect?
+constexpr unsigned char USABLE = 4, SUSPECT = 8;
+__device__ __forceinline__ unsigned char witness_of(bool usable, bool suspect) {
+  return (usable ? USABLE : 0) | (suspect ? SUSPECT | 1 : 0);  // in round 0 all are outliers
 }
 
 template <class T> struct Exposure {
@@ -69,7 +72,6 @@ template <class T> struct Judge {
   T snr;
   bool neighbours;
   unsigned char *witness;
-  unsigned *list, *n_listed;
   int *flagged;
 
   struct Element {
@@ -92,13 +94,9 @@ template <class T> struct Judge {
     unsigned dq = e.dq;
     bool outlier = fabs(difference) > snr * finite_or_zero(e.err);
     if (neighbours) {
-      outlier = outlier && e.err > T(0);
-      const bool usable = !(dq & DO_NOT_USE) && isfinite(difference) && isfinite(e.err);
-      witness[i] = witness_of(usable, outlier);
-      if (outlier && usable) {
-        list[atomicAdd(n_listed, 1u)] = static_cast<unsigned>(i);
-        outlier = false;
-      }
+      const bool usable = !(dq & DO_NOT_USE) && isfinite(e.data) && isfinite(e.err) && e.err > T(0);
+      witness[i] = witness_of(usable, usable && outlier);
+      outlier = false;
     }
     if (outlier) {
       dq |= DO_NOT_USE | OUTLIER;
@@ -151,8 +149,7 @@ __global__ void __launch_bounds__(threads_for(WARPS), blocks_for(WARPS)) detect(
     unsigned wanted, int rest, T snr, int neighbours, T *__restrict__ median,
     T *__restrict__ data_out, T *__restrict__ err_out, unsigned *__restrict__ dq_out,
     T *__restrict__ variance0_out, T *__restrict__ variance1_out, T *__restrict__ variance2_out,
-    unsigned char *__restrict__ witness, unsigned *__restrict__ list, unsigned *__restrict__ counts,
-    int *__restrict__ flagged) {
+    unsigned char *__restrict__ witness, unsigned *__restrict__ counts, int *__restrict__ flagged) {
   if (rest && counts[0]) return;
   const Exposure<T> exposure = {data, dq, !rest, bits, wanted, !neighbours};
   const Judge<T> judge = {err,
@@ -165,8 +162,6 @@ __global__ void __launch_bounds__(threads_for(WARPS), blocks_for(WARPS)) detect(
                           snr,
                           neighbours != 0,
                           witness,
-                          list,
-                          counts + 1,
                           flagged};
   bool met;
   if constexpr (WARPS == 0) {
@@ -185,60 +180,347 @@ __global__ void __launch_bounds__(threads_for(WARPS), blocks_for(WARPS)) detect(
   if (met && !counts[0]) counts[0] = 1;  // all write the same
 }
 
-// The same for candidates that were found elsewhere; `out` starts as a copy of them.
-template <class T>
-__global__ void __launch_bounds__(256) list_candidates(
-    const T *__restrict__ difference, const bool *__restrict__ candidates,
-    const bool *__restrict__ usable, long long size, unsigned char *__restrict__ witness,
-    unsigned *__restrict__ list, unsigned *__restrict__ counts) {
+// The same for suspects that were found elsewhere.
+__global__ void __launch_bounds__(256) mark_suspects(const bool *__restrict__ usable,
+                                                     const bool *__restrict__ suspects,
+                                                     long long size,
+                                                     unsigned char *__restrict__ witness) {
   const long long i = flat_index();
-  if (i >= size) return;
-  witness[i] = witness_of(usable[i] && isfinite(difference[i]), candidates[i]);
-  if (candidates[i]) list[atomicAdd(counts + 1, 1u)] = static_cast<unsigned>(i);
+  if (i < size) witness[i] = witness_of(usable[i], suspects[i]);
 }
 
-// Is each candidate's difference, images - base, more than its neighbours lead one to expect?
-//
-//   explained: |d - expected| <= snr sqrt(err^2 + variance), and for |d| < WEAK snr err also
-//              |d - expected| <= LEFT |d|
-// `changed[round]` becomes 1 where a verdict is another than in the round before.
+// Append to the list all usable pixels that are suspects or, of several integrations, touch GROWS.
+__global__ void __launch_bounds__(256) list_suspects(const unsigned char *__restrict__ witness,
+                                                     long long size, int n, int ny, int nx,
+                                                     unsigned *__restrict__ list,
+                                                     unsigned *__restrict__ counts) {
+  const long long i = flat_index();
+  if (i >= size || !(witness[i] & USABLE)) return;
+  const int x = static_cast<int>(i % nx), y = static_cast<int>(i / nx % ny);
+  int near = witness[i] & SUSPECT ? GROWS : 0;
+  for (int v = max(y - 1, 0); n > 1 && v < min(y + 2, ny); ++v)
+    for (int u = max(x - 1, 0); u < min(x + 2, nx); ++u)
+      near += (witness[i + static_cast<long long>(v - y) * nx + (u - x)] & SUSPECT) != 0;
+  if (near >= GROWS) list[atomicAdd(counts + 1, 1u)] = static_cast<unsigned>(i);
+}
+
+// As in gpucoron/ops/cpu/outliers.py.
+constexpr int WINDOW = 16, MIDDLE = 4, TEMPLATES = 4, MOST_FITTED = 2 + TEMPLATES;
+constexpr double RIDGE = 1e-6, INNOCENT = 3.0, TRUST = 2.0;
+
+// One warp's view of an exposure, and of the suspect that it tests.
+template <class T> struct Trial {
+  using Scratch = KrigingScratch<NEAR>;
+  static constexpr int MOST = Scratch::MOST;
+  const T *data, *err;
+  const double *gradients, *table;
+  const unsigned char *witness;
+  int n, ny, nx, now, i, y, x;
+  long long n_pixels;
+  int middle, templates, fitted;
+  Scratch &s;
+  int *chosen;
+
+  struct Verdict {
+    double left, own, spread;
+    bool quiet;
+  };
+
+  __device__ __forceinline__ bool good(int j, long long q) const {
+    const unsigned char w = witness[j * n_pixels + q];
+    return (w & USABLE) && !(w >> now & 1);
+  }
+
+  // Which integrations to compare with: `most` of middling value, then `others` nearest in time.
+  __device__ __forceinline__ void choose(int most, int others) {
+    const int lane = threadIdx.x % 32;
+    const long long p = static_cast<long long>(y) * nx + x;
+    const int start = max(0, min(i - WINDOW / 2, n - WINDOW)), j = start + lane;
+    const bool usable = lane < WINDOW && j < n && (witness[j * n_pixels + p] & USABLE);
+    const bool in = lane < WINDOW && j < n && (j == i || (n == 2 ? usable : good(j, p)));
+    const T value = in ? data[j * n_pixels + p] : T(0);
+    const unsigned all = __ballot_sync(0xffffffffu, in);
+    int rank = 0;
+    for (int k = 0; k < WINDOW; ++k) {
+      const T other = __shfl_sync(0xffffffffu, value, k);
+      rank += (all >> k & 1u) && (other < value || (other == value && k < lane));
+    }
+    const int count = __popc(all), keep = count <= 2 ? count : min(most, count - 2);
+    int low = (count - keep) / 2;
+    if (keep == 1 && __shfl_sync(0xffffffffu, rank, i - start) == low) ++low;
+    const bool central = in && j != i && rank >= low && rank < low + keep;
+    const unsigned centrals = __ballot_sync(0xffffffffu, central);
+    middle = __popc(centrals);
+    const bool other = in && j != i && !central;
+    const unsigned rest = __ballot_sync(0xffffffffu, other);
+    const int key = 2 * abs(j - i) + (j > i);
+    int place = 0;
+    for (int k = 0; k < WINDOW; ++k)
+      place += (rest >> k & 1u) && __shfl_sync(0xffffffffu, key, k) < key;
+    templates = min(others, __popc(rest));
+    __syncwarp();
+    if (central) chosen[__popc(centrals & ((1u << lane) - 1u))] = j;
+    if (other && place < others) chosen[middle + place] = j;
+    __syncwarp();
+  }
+
+  // Difference of integration `of` from the mean of the middling ones; templates into `row`.
+  __device__ __forceinline__ double read(int of, long long q, bool keep, double *row, int step,
+                                         double &own, double &base) const {
+    double mean = 0.0;
+    base = 0.0;
+    for (int k = 0; k < middle; ++k) {
+      const long long e = chosen[k] * n_pixels + q;
+      mean += static_cast<double>(data[e]);
+      base += static_cast<double>(err[e]) * static_cast<double>(err[e]);
+    }
+    if (middle) {
+      mean /= middle;
+      base /= middle * middle;
+    }
+    for (int k = 0; keep && k < fitted; ++k) row[k * step] = gradients[k * n_pixels + q];
+    for (int k = 0; keep && k < templates; ++k)
+      row[(fitted + k) * step] =
+          static_cast<double>(data[chosen[middle + k] * n_pixels + q]) - mean;
+    const double e = static_cast<double>(err[of * n_pixels + q]);
+    own = e * e;
+    return static_cast<double>(data[of * n_pixels + q]) - mean;
+  }
+
+  __device__ __forceinline__ bool is_neighbour(int of, int v, int u, int gap) const {
+    const long long q = static_cast<long long>(v) * nx + u;
+    if (!good(of, q)) return false;
+    if (abs(v - y) <= gap && abs(u - x) <= gap && (witness[of * n_pixels + q] & SUSPECT))
+      return false;
+    for (int k = 0; k < middle + templates; ++k)
+      if (!good(chosen[k], q)) return false;
+    return true;
+  }
+
+  // Fit the values by the templates, whose rows are in s.column, and take the fit out of them.
+  __device__ __forceinline__ void detrend(int n_values, double *here, double &fit, double &leverage,
+                                          double &share, double &extra) const {
+    const int lane = threadIdx.x % 32, count = fitted + templates;
+    double *normal = here + MOST_FITTED, *right = normal + MOST_FITTED * MOST_FITTED;
+    double *lever = right + MOST_FITTED, *scales = lever + MOST_FITTED;
+    for (int k = 0; k < count; ++k) {
+      double *row = s.column + k * MOST, sum = 0.0, square = 0.0, product = 0.0;
+      for (int a = lane; a < n_values; a += 32) sum += row[a];
+      const double mean = warp_sum(sum) / n_values;
+      for (int a = lane; a < n_values; a += 32) {
+        row[a] -= mean;
+        square += row[a] * row[a];
+      }
+      square = warp_sum(square);
+      const double scale = square > 0.0 ? sqrt(square) : 1.0;
+      for (int a = lane; a < n_values; a += 32) {
+        row[a] /= scale;
+        product += row[a] * s.value[a];
+      }
+      product = warp_sum(product);
+      for (int m = 0; m <= k; ++m) {
+        double dot = 0.0;
+        for (int a = lane; a < n_values; a += 32) dot += row[a] * s.column[m * MOST + a];
+        dot = warp_sum(dot);
+        if (lane == 0) normal[k * MOST_FITTED + m] = dot + (m == k ? RIDGE : 0.0);
+      }
+      if (lane == 0) {
+        here[k] = lever[k] = (here[k] - mean) / scale;
+        right[k] = product;
+        scales[k] = scale;
+      }
+    }
+    if (lane == 0) solve(normal, right, lever, count);
+    __syncwarp();
+    fit = leverage = share = extra = 0.0;
+    for (int k = 0; k < count; ++k) {
+      fit += right[k] * here[k];
+      leverage += lever[k] * here[k];
+      for (int a = lane; a < n_values; a += 32) s.value[a] -= right[k] * s.column[k * MOST + a];
+      if (k < fitted) continue;
+      const long long q =
+          chosen[middle + k - fitted] * n_pixels + static_cast<long long>(y) * nx + x;
+      const double c = right[k] / scales[k], e = static_cast<double>(err[q]);
+      share += c;
+      extra += c * c * e * e;
+    }
+    __syncwarp();
+  }
+
+  // Solve a small positive definite system for two right sides, in place.
+  __device__ __forceinline__ static void solve(double *matrix, double *right, double *lever,
+                                               int count) {
+    for (int j = 0; j < count; ++j) {
+      for (int k = j; k < count; ++k) {
+        double sum = matrix[k * MOST_FITTED + j];
+        for (int m = 0; m < j; ++m)
+          sum -= matrix[k * MOST_FITTED + m] * matrix[j * MOST_FITTED + m];
+        matrix[k * MOST_FITTED + j] = k == j ? sqrt(sum) : sum / matrix[j * MOST_FITTED + j];
+      }
+    }
+    for (int j = 0; j < count; ++j) {
+      for (int m = 0; m < j; ++m) {
+        right[j] -= matrix[j * MOST_FITTED + m] * right[m];
+        lever[j] -= matrix[j * MOST_FITTED + m] * lever[m];
+      }
+      right[j] /= matrix[j * MOST_FITTED + j];
+      lever[j] /= matrix[j * MOST_FITTED + j];
+    }
+    for (int j = count - 1; j >= 0; --j) {
+      for (int m = j + 1; m < count; ++m) {
+        right[j] -= matrix[m * MOST_FITTED + j] * right[m];
+        lever[j] -= matrix[m * MOST_FITTED + j] * lever[m];
+      }
+      right[j] /= matrix[j * MOST_FITTED + j];
+      lever[j] /= matrix[j * MOST_FITTED + j];
+    }
+  }
+
+  // What the neighbours' prediction leaves of integration `of`, at the suspect's place.
+  __device__ __forceinline__ Verdict predict(int of, int gap, bool if_quiet) const {
+    constexpr int SPAN = 2 * NEAR + 1;
+    const int lane = threadIdx.x % 32;
+    double *here = s.column + MOST_FITTED * MOST;
+    int n_values = 0;
+    double noise = 0.0, own, base, sum = 0.0, power = 0.0;
+    __syncwarp();
+    for (int first = 0; first < SPAN * SPAN; first += 32) {
+      const int cell = first + lane, dy = cell / SPAN - NEAR, dx = cell % SPAN - NEAR;
+      const int v = y + dy, u = x + dx, square = dy * dy + dx * dx;
+      const bool found = cell < SPAN * SPAN && square > 0 && square <= NEAR * NEAR && v >= 0 &&
+                         v < ny && u >= 0 && u < nx && is_neighbour(of, v, u, gap);
+      const unsigned all = __ballot_sync(0xffffffffu, found);
+      if (found) {
+        const int slot = n_values + __popc(all & ((1u << lane) - 1u));
+        const long long q = static_cast<long long>(v) * nx + u;
+        s.value[slot] = read(of, q, true, s.column + slot, MOST, own, base);
+        s.dy[slot] = dy;
+        s.dx[slot] = dx;
+        sum += s.value[slot];
+        noise += own + base;
+      }
+      n_values += __popc(all);
+    }
+    const long long p = static_cast<long long>(y) * nx + x;
+    const int count = fitted + templates;
+    const double whole = read(of, p, lane == 0, here, 1, own, base);
+    if (lane == 0) s.dy[n_values] = s.dx[n_values] = 0;
+    __syncwarp();
+    const double total = own + base;
+    if (n_values < FEWEST) return {gap || !middle ? 0.0 : whole, total, 0.0, true};
+    const double mean = warp_sum(sum) / n_values;
+    noise = warp_sum(noise) / n_values;
+    for (int a = lane; a < n_values; a += 32) {
+      s.value[a] -= mean;
+      power += s.value[a] * s.value[a];
+    }
+    double signal = warp_sum(power) / n_values - noise;
+    const double left = whole - mean;
+    if (signal <= MOSTLY_NOISE * noise)
+      return {left, total, sqrt(signal > 0.0 ? signal : 0.0), true};
+    if (if_quiet) return {left, total, 0.0, false};
+    if (!count || n_values < FEWEST * (count + 1)) {
+      const Prediction more = krige_values(n_values, 0.0, noise, signal, table, s);
+      return {left - more.value, total, sqrt(more.variance), false};
+    }
+    double fit, leverage, share, extra;
+    detrend(n_values, here, fit, leverage, share, extra);
+    double all = own + (1.0 - share) * (1.0 - share) * base + extra;
+    noise *= all / total;
+    sum = power = 0.0;
+    for (int a = lane; a < n_values; a += 32) sum += s.value[a];
+    const double rest = warp_sum(sum) / n_values;
+    for (int a = lane; a < n_values; a += 32) power += (s.value[a] - rest) * (s.value[a] - rest);
+    signal = warp_sum(power) / (n_values - count - 1) - noise;
+    all += (leverage < 1.0 ? leverage : 1.0) * noise;
+    if (signal <= MOSTLY_NOISE * noise)
+      return {left - fit - rest, all, sqrt(signal > 0.0 ? signal : 0.0), false};
+    const Prediction more = krige_values(n_values, rest, noise, signal, table, s);
+    return {left - fit - more.value, all, sqrt(more.variance), false};
+  }
+
+  __device__ __forceinline__ bool touches() const {
+    bool found = false;
+    for (int v = max(y - 1, 0); v < min(y + 2, ny); ++v)
+      for (int u = max(x - 1, 0); u < min(x + 2, nx); ++u)
+        found = found || ((v != y || u != x) &&
+                          (witness[i * n_pixels + static_cast<long long>(v) * nx + u] & SUSPECT));
+    return found;
+  }
+
+  // How far the suspect is from what is expected, in standard deviations; 0: not to blame.
+  __device__ __forceinline__ double score(bool quick) {
+    double worst = 0.0;
+    int accused = i;
+    bool quiet = false;
+    for (int stage = 0; stage < 5; ++stage) {
+      if (stage == 0) {
+        fitted = 0;
+        choose(MIDDLE, 0);
+        if (n > 1 && !middle) {  // nobody to compare with: the verdict stays
+          const long long q = i * n_pixels + static_cast<long long>(y) * nx + x;
+          return !quick && (witness[q] >> now & 1) ? inf_of<double>() : 0.0;
+        }
+      } else if (stage == 1) {
+        if (quiet) continue;
+        fitted = n > 1 ? 2 : 0;
+        choose(1, max(0, min(TEMPLATES, (n - 2) / 2)));
+      } else if (stage == 2) {
+        if (quick || !touches()) continue;
+      } else {
+        if (n != 2) break;
+        if (stage == 3) accused = worst > 0.0 ? i : 1 - i;
+        middle = templates = fitted = 0;
+      }
+      const Verdict v = predict(stage < 3    ? i
+                                : stage == 3 ? accused
+                                             : 1 - accused,
+                                stage == 2, stage == 0);
+      if (stage == 0) quiet = v.quiet;
+      if (stage == 0 && !quiet) {
+        if (quick) return 0.0;
+        continue;
+      }
+      const double sigma = sqrt(v.own + v.spread * v.spread);
+      if (stage == 3) {
+        if (!(fabs(v.left) <= INNOCENT * sigma)) break;
+      } else if (stage == 4) {
+        if (v.left < -2.0 * INNOCENT * sigma) accused = 1 - accused;
+      } else {
+        double one = v.left / sigma;
+        if (n == 1 && !(v.spread <= TRUST * sqrt(v.own))) one = 0.0;
+        if (stage < 2 || fabs(one) > fabs(worst)) worst = one;
+      }
+    }
+    return accused == i && (n > 1 || worst > 0.0) ? fabs(worst) : 0.0;
+  }
+};
+
+// Which suspects exceed `limit`? `changed[round]` becomes 1 where a verdict is another than in the
+// round before; a round with `wait` does nothing if that changed none.
 template <class T>
 __global__ void __launch_bounds__(128) sharp_round(
-    const T *__restrict__ images, const T *__restrict__ base, const T *__restrict__ err,
-    const double *__restrict__ table, int ny, int nx, double snr, int round,
-    const unsigned *__restrict__ list, const unsigned *__restrict__ counts, unsigned char *witness,
-    int *changed) {
+    const T *__restrict__ data, const T *__restrict__ err, const double *__restrict__ gradients,
+    const double *__restrict__ table, int n, int ny, int nx, double limit, double last, int round,
+    int wait, const unsigned *__restrict__ list, const unsigned *__restrict__ counts,
+    unsigned char *witness, int *changed) {
   __shared__ KrigingScratch<NEAR> scratch[4];
-  if (round > 0 && !changed[round - 1]) return;
+  __shared__ int chosen[4][WINDOW];
+  if (wait && !changed[round - 1]) return;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, now = round & 1;
   const long long n_pixels = static_cast<long long>(ny) * nx;
   for (unsigned c = blockIdx.x * 4 + warp; c < counts[1]; c += gridDim.x * 4) {
     const unsigned i = list[c];
-    const long long p = i % n_pixels, plane = i - p;
-    const auto near = [&](int v, int u, double &value, double &variance) {
-      const long long q = static_cast<long long>(v) * nx + u;
-      const unsigned char w = witness[plane + q];
-      if (!(w & USABLE) || !(w >> now & 1)) return false;
-      value = static_cast<double>(images[plane + q] - base[q]);
-      const double e = static_cast<double>(err[plane + q]);
-      variance = isfinite(e) ? e * e : 0.0;
-      return true;
-    };
-    const int y = static_cast<int>(p / nx), x = static_cast<int>(p % nx);
-    const Prediction expected = krige_pixel(y, x, ny, nx, table, near, scratch[warp]);
-    if (lane > 0) continue;
-    const T difference = images[i] - base[p];
-    const double size = static_cast<double>(fabs(difference));
-    const double e = static_cast<double>(fabs(finite_or_zero(err[i])));
-    const double left = fabs(static_cast<double>(difference) - expected.value);
-    const bool explained = left <= snr * sqrt(e * e + expected.variance);
-    const bool weak = size < WEAK * snr * e;
-    const double share = static_cast<double>(T(LEFT) * fabs(difference));
-    const bool clear = explained && (!weak || left <= share);
+    const int k = static_cast<int>(i / n_pixels), p = static_cast<int>(i % n_pixels);
+    Trial<T> trial = {data,     err, gradients, table, witness,       n,
+                      ny,       nx,  now,       k,     p / nx,        p % nx,
+                      n_pixels, 0,   0,         0,     scratch[warp], chosen[warp]};
     const unsigned char w = witness[i];
     const bool before = w >> now & 1;
-    witness[i] = (w & USABLE) | before << now | clear << (1 - now);
-    if (clear != before) changed[round] = 1;
+    const bool guilty = trial.score(round == 0) > (before ? last : limit);
+    if (lane > 0) continue;
+    witness[i] = (w & (USABLE | SUSPECT)) | before << now | guilty << (1 - now);
+    if (guilty != before) changed[round] = 1;
   }
 }
 
@@ -248,7 +530,7 @@ __global__ void __launch_bounds__(256) name_guilty(const unsigned *__restrict__ 
                                                    const unsigned char *__restrict__ witness,
                                                    int last, bool *__restrict__ out) {
   for (unsigned c = flat_index(); c < counts[1]; c += gridDim.x * blockDim.x)
-    out[list[c]] = !(witness[list[c]] >> (last & 1) & 1);
+    out[list[c]] = witness[list[c]] >> (last & 1) & 1;
 }
 
 // Flag the guilty, and let them be NaN in all arrays.
@@ -260,7 +542,7 @@ __global__ void __launch_bounds__(256) strike(
     T *__restrict__ variance1, T *__restrict__ variance2, int *__restrict__ flagged) {
   for (unsigned c = flat_index(); c < counts[1]; c += gridDim.x * blockDim.x) {
     const unsigned i = list[c];
-    if (witness[i] >> (last & 1) & 1) continue;
+    if (!(witness[i] >> (last & 1) & 1)) continue;
     data[i] = err[i] = nan_of<T>();
     if (n_variances > 0) variance0[i] = nan_of<T>();
     if (n_variances > 1) variance1[i] = nan_of<T>();
@@ -291,8 +573,8 @@ __global__ void __launch_bounds__(256) strike(
 // instantiate: detect<double, 32, 4>
 // instantiate: detect<double, 32, 8>
 // instantiate: detect<double, 0, 8>
-// instantiate: list_candidates<float>
-// instantiate: list_candidates<double>
+// instantiate: mark_suspects
+// instantiate: list_suspects
 // instantiate: sharp_round<float>
 // instantiate: sharp_round<double>
 // instantiate: strike<float>

@@ -40,8 +40,8 @@ def outlier_detection(
     stack : IntegrationStack
         The integrations of one exposure.
     snr : float
-        A pixel is an outlier where ``|data - median| > snr * err`` and `err` is above 0: otherwise
-        nothing is known of its noise.
+        The threshold in units of `err`: from the median of the integrations; of two integrations
+        from each other; of one from its neighbours.
     maskpt : float
         Pixels whose weight (1 good, 0 bad) is below this share of the mean weight stay out of the
         median; 0 lets bad pixels in.
@@ -66,9 +66,10 @@ def outlier_detection(
     Notes
     -----
     The median and the threshold are jwst's for coronagraphy, in float32, bit for bit. What exceeds
-    the threshold is flagged if its neighbours do not foretell it (`gpucoron.ops.outliers`): where a
-    bright star moves by a hundredth of a pixel, jwst flags the speckles of its core. With one
-    integration nothing can be flagged; with two, the preset flags a pixel in both or in neither.
+    the threshold, and its neighbours, are flagged if neither other integrations nor neighbours
+    predict them (`gpucoron.ops.outliers`): where a bright star moves by a hundredth of a pixel,
+    jwst flags the speckles of its core. With one integration the preset flags nothing; with two it
+    flags a pixel in both or in neither, here the one that is hit.
     """
     names = [name for name in VARIANCES if getattr(stack, name) is not None]
     result = flag_outliers(

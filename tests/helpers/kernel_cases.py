@@ -75,7 +75,9 @@ def candidates(device):
     results = []
     for dtype in (np.float32, np.float64):
         values = device.array(difference.astype(dtype))
-        results.append(sharp_outliers(values, values * 0 + 1, abs(values) > 3, abs(values) > -1, 3))
+        all_pixels = abs(values) > -1
+        given = values, values * 0 + 1, values[0], all_pixels, abs(values) > 3
+        results.append(sharp_outliers(*given, 3))
     return results
 
 

@@ -6,13 +6,19 @@ from gpucoron.backend import cuda
 from gpucoron.backend.arrays import listed_size
 from gpucoron.ops.cuda.kriging import finest_correlation
 from gpucoron.ops.cuda.median import c_type, geometry
+from gpucoron.ops.outlier_suspects import (
+    FACTORS,
+    gradients_of,
+    suspected_outliers,
+    usable_pixels,
+)
 
 _ROUND_BLOCKS, _ROUND_WARPS = 1024, 4
 _LIST_BLOCKS = 256
 
 
 class _Suspects:
-    """Candidates on the device: their list, and which pixels may speak for others."""
+    """Suspects on the device: their list, and what is known of every pixel."""
 
     def __init__(self, shape):
         size = listed_size(shape)
@@ -20,28 +26,42 @@ class _Suspects:
         self.shape, self.size = shape, size
         self.witness = cp.empty(size, np.uint8)
         self.list = cp.empty(size, np.uint32)  # room for all: nobody waits to hear how many
-        self.counts = cp.zeros(2, np.uint32)  # were good pixels met; candidates
+        self.counts = cp.zeros(2, np.uint32)  # were good pixels met; suspects
 
-    def test(self, images, base, err, snr, rounds):
-        """Run all rounds; those after the last change return at once."""
+    def mark(self, usable, suspects):
+        """Write down which pixels take part, and which are suspects."""
+        cuda.kernel("outliers", "mark_suspects")(
+            (-(-self.size // 256),), (256,), (usable, suspects, np.int64(self.size), self.witness)
+        )
+
+    def test(self, data, err, gradients, snr):
+        """List the suspects and run all rounds; those after the last change return at once."""
         cp = cuda.cupy()
         n, ny, nx = self.shape
-        kernel = cuda.kernel("outliers", f"sharp_round<{c_type(images.dtype)}>")
-        changed = cp.zeros(rounds, np.int32)
+        cuda.kernel("outliers", "list_suspects")(
+            (-(-self.size // 256),),
+            (256,),
+            (self.witness, np.int64(self.size), *map(np.int32, self.shape), self.list, self.counts),
+        )
+        kernel = cuda.kernel("outliers", f"sharp_round<{c_type(data.dtype)}>")
+        changed = cp.zeros(len(FACTORS), np.int32)
         blocks = min(-(-self.size // _ROUND_WARPS), _ROUND_BLOCKS)
-        for k in range(rounds):
+        for k, factor in enumerate(FACTORS):
             kernel(
                 (blocks,),
                 (32 * _ROUND_WARPS,),
                 (
-                    images,
-                    base,
+                    data,
                     err,
+                    gradients,
                     finest_correlation(),
+                    np.int32(n),
                     np.int32(ny),
                     np.int32(nx),
-                    np.float64(snr),
+                    np.float64(factor * snr),
+                    np.float64(FACTORS[-1] * snr),
                     np.int32(k),
+                    np.int32(k > 1 and FACTORS[k - 1] == factor),
                     self.list,
                     self.counts,
                     self.witness,
@@ -50,41 +70,25 @@ class _Suspects:
             )
 
 
-def sharp_outliers(difference, err, candidates, usable, snr, rounds):
-    """Which candidates stay so."""
+def sharp_outliers(data, err, gradients, usable, suspects, snr):
+    """Which suspects, and pixels next to them, are outliers."""
     cp = cuda.cupy()
-    difference, err, candidates, usable = map(
-        cp.ascontiguousarray, (difference, err, candidates, usable)
-    )
-    out = candidates.copy()
+    data, err, usable, suspects = map(cp.ascontiguousarray, (data, err, usable, suspects))
+    out = cp.zeros(data.shape, bool)
     if not out.size:
         return out
-    suspects = _Suspects(out.shape)
-    name = c_type(difference.dtype)
-    cuda.kernel("outliers", f"list_candidates<{name}>")(
-        (-(-out.size // 256),),
-        (256,),
-        (
-            difference,
-            candidates,
-            usable,
-            np.int64(out.size),
-            suspects.witness,
-            suspects.list,
-            suspects.counts,
-        ),
-    )
-    base = cp.zeros(out.shape[1:], difference.dtype)
-    suspects.test(difference, base, err, snr, rounds)
+    found = _Suspects(out.shape)
+    found.mark(usable, suspects)
+    found.test(data, err, gradients, snr)
     cuda.kernel("outliers", "name_guilty")(
         (_LIST_BLOCKS,),
         (256,),
-        (suspects.list, suspects.counts, suspects.witness, np.int32(rounds), out),
+        (found.list, found.counts, found.witness, np.int32(len(FACTORS)), out),
     )
     return out
 
 
-def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours, rounds):
+def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours):
     """Flag an exposure; `bits` keep a pixel out of the median where `enters` is "good"."""
     cp = cuda.cupy()
     data, err, dq, *variances = map(cp.ascontiguousarray, (data, err, dq, *variances))
@@ -126,13 +130,15 @@ def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours, round
                 *planes[2:],
                 *missing,
                 suspects.witness,
-                suspects.list,
                 suspects.counts,
                 flagged,
             ),
         )
     if neighbours:
-        suspects.test(data, median, err, snr, rounds)
+        if n <= 2:
+            usable = usable_pixels(data, err, dq)
+            suspects.mark(usable, suspected_outliers(data, err, median, usable, snr))
+        suspects.test(data, err, gradients_of(median), snr)
         cuda.kernel("outliers", f"strike<{c_type(dtype)}>")(
             (_LIST_BLOCKS,),
             (256,),
@@ -140,7 +146,7 @@ def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours, round
                 suspects.list,
                 suspects.counts,
                 suspects.witness,
-                np.int32(rounds),
+                np.int32(len(FACTORS)),
                 np.int64(n_pixels),
                 np.int32(len(variances)),
                 *planes[:2],

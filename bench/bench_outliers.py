@@ -1,0 +1,111 @@
+"""How many cosmic rays outlier_detection finds, and how many clean pixels it flags.
+
+    python bench/bench_outliers.py [--instrument nircam ...] [--seeds 10] [--counts 1 2] [--out F]
+
+Simulated exposures of known cosmic rays, 120 x 120, a science and a reference exposure of ten
+integrations for each seed, cut into exposures of 1, 2, 3, 5 and 10. Counted are hits of more than
+10 errors, and pixels that no hit touches, within and beyond 30 px of the mask; "preset" is jwst's.
+"""
+
+import tempfile
+from pathlib import Path
+
+from common import arguments, finish, limit_threads
+
+CORE = 30  # px
+SIZES = {
+    "shape": (120, 120),
+    "n_science": 1,
+    "n_integrations": 10,
+    "n_references": 1,
+    "n_reference_integrations": 10,
+    "truth_scenes": True,
+}
+KINDS = {
+    "nircam": ("nircam", {}),
+    "nircam-short": ("nircam", {"filter": "F200W"}),
+    "miri-4qpm": ("miri-4qpm", {}),
+    "miri-lyot": ("miri-lyot", {}),
+}
+
+
+def exposures(kind, seed, jitter, folder):
+    """Yield stack, scene without noise, hits, and the pixels of the core."""
+    import numpy as np
+
+    from gpucoron.io import read_exposure
+    from gpucoron.simulate import simulate
+
+    name, options = KINDS[kind]
+    made = simulate(folder, name, seed=seed, jitter_px=jitter, **SIZES, **options)
+    truth = np.load(made.truth)
+    for path in made.science + made.psf:
+        root = path.name.replace("_calints.fits", "")
+        stack = read_exposure(path, "science").stack
+        nx = stack.data.shape[-1]
+        hits = np.unpackbits(truth[f"cosmic_rays_{root}"], axis=-1)[..., :nx].astype(bool)
+        y, x = np.indices(hits.shape[1:])
+        centre = truth["mask_centre"]
+        core = np.hypot(y - centre[1], x - centre[0]) < CORE
+        yield stack, np.load(path.with_name(f"{root}_clean.npy")), hits, core
+
+
+def count(stack, scene, hits, core, n, preset, rows):
+    """Add an exposure, cut into pieces of n integrations, to the counts of both regions."""
+    import numpy as np
+
+    from gpucoron.core.stack import IntegrationStack
+    from gpucoron.steps import outlier_detection
+
+    for first in range(0, len(hits) - n + 1, n):
+        part = slice(first, first + n)
+        piece = IntegrationStack(stack.data[part], stack.err[part], stack.dq[part])
+        flagged = (outlier_detection(piece, preset=preset).stack.dq & 16) > 0
+        usable = (piece.dq & 1 == 0) & np.isfinite(piece.data) & np.isfinite(piece.err)
+        with np.errstate(invalid="ignore"):
+            strong = usable & hits[part] & (piece.data - scene[part] > 10 * piece.err)
+        clean = usable & ~hits[part]
+        for row, region in zip(rows, (core, ~core), strict=True):
+            for name, pixels in (("hits", strong), ("clean", clean)):
+                row[name] += int((pixels & region).sum())
+                row[f"{name} flagged"] += int((pixels & region & flagged).sum())
+
+
+def measure(kind, jitter, seeds, counts):
+    """Count for one instrument: preset and default, by number of integrations and region."""
+    names = ("hits", "hits flagged", "clean", "clean flagged")
+    table = {
+        (preset, n): [dict.fromkeys(names, 0) for _ in range(2)]
+        for preset in ("jwst", None)
+        for n in counts
+    }
+    for seed in range(seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            for exposure in exposures(kind, seed, jitter, Path(folder)):
+                for (preset, n), rows in table.items():
+                    count(*exposure, n, preset, rows)
+    return {
+        f"{preset or 'default'}, {n} integrations": {"core": rows[0], "outside": rows[1]}
+        for (preset, n), rows in table.items()
+    }
+
+
+def main():
+    """Run it."""
+    parser = arguments(__doc__)
+    parser.add_argument("--instrument", action="append", default=[], choices=KINDS)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 3, 5, 10])
+    parser.add_argument("--jitter-px", type=float, nargs="+", default=[0.01, 0.0])
+    options = parser.parse_args()
+    limit_threads(options.threads)
+    results = {
+        f"{kind}, jitter {jitter} px": measure(kind, jitter, options.seeds, options.counts)
+        for kind in options.instrument or KINDS
+        for jitter in options.jitter_px
+    }
+    finish({"seeds": options.seeds, "counts": results}, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""The test of suspected outliers against their neighbours, for the CPU, compiled by numba."""
+
+import numpy as np
+from numba import njit
+
+from gpucoron.backend.parallel import over_rows
+from gpucoron.ops.cpu.kriging import _solve
+from gpucoron.ops.kriging_tables import NEAR, finest_correlation, neighbours
+
+WINDOW = 16  # integrations, nearest in time, that a suspect is compared with
+MIDDLE = 4  # at most this many of them, of middling value, are averaged where nothing changes
+TEMPLATES = 4  # and this many (half of n - 2) describe how the image changes elsewhere
+NOISE_FLOOR = 1e-4  # as in gpucoron.ops.kriging
+MOSTLY_NOISE = 0.3
+RIDGE = 1e-6
+FEWEST = 3  # neighbours; a fit needs that many for each of its coefficients
+INNOCENT = 3.0  # standard deviations within which neighbours predict a pixel
+TRUST = 2.0  # times a single integration's error: predictions as good as that are believed
+
+
+def excess(images, places, guilty, scores, stale, quick):
+    """Compute how far suspects are from what is expected of them, in standard deviations.
+
+    `images` is (data, err, usable, suspects, gradients), `places` three arrays (integration, y, x),
+    `scores` are replaced where `stale`; with `quick` by 0 where neighbours hold more than noise.
+    """
+    offsets, squares = neighbours(NEAR)
+    table = finest_correlation()
+    tables = offsets, table[squares], table[np.sum(offsets**2, axis=1)]
+    over_rows(_excess, len(scores), *images, *places, guilty, *tables, stale, quick, scores)
+
+
+@njit(cache=True, nogil=True)
+def _excess(
+    first,
+    stop,
+    data,
+    err,
+    usable,
+    suspects,
+    gradients,
+    integration,
+    row,
+    column,
+    guilty,
+    offsets,
+    between,
+    to_centre,
+    stale,
+    quick,
+    scores,
+):
+    size, width = offsets.shape[0], 2 + TEMPLATES
+    images = data, err, usable, suspects, guilty, gradients
+    correlations = offsets, between, to_centre
+    space = (
+        np.empty(size, np.int64),
+        np.empty(size),
+        np.empty((size, width)),
+        np.empty((size, size)),
+        np.empty(size),
+        np.empty((2, width, width)),
+        np.empty((4, width)),
+    )
+    chosen = np.empty(WINDOW, np.int64)
+    for k in range(first, stop):
+        if stale[k]:
+            where = integration[k], row[k], column[k]
+            scores[k] = _score(images, where, correlations, space, chosen, quick)
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _score(images, where, correlations, space, chosen, quick):
+    """Excess of one suspect: 0 where another integration is to blame, or nothing is known."""
+    data, suspects = images[0], images[3]
+    i, y, x = where
+    n = data.shape[0]
+    middle, templates = _choose(images, where, MIDDLE, 0, chosen)
+    if n > 1 and middle == 0:  # nobody to compare with: the verdict stays
+        return np.inf if images[4][i, y, x] and not quick else 0.0
+    left, own, spread, quiet = _predict(
+        images, where, chosen, middle, 0, 0, 0, correlations, space, True
+    )
+    fitted = 0
+    if quick and not quiet:
+        return 0.0
+    if not quiet:
+        fitted = 2 if n > 1 else 0
+        templates = max(0, min(TEMPLATES, (n - 2) // 2))
+        middle, templates = _choose(images, where, 1, templates, chosen)
+        left, own, spread, _ = _predict(
+            images, where, chosen, middle, templates, fitted, 0, correlations, space, False
+        )
+    score = _in_sigmas(left, own, spread, n)
+    if not quick and _touches(suspects[i], y, x):
+        apart, own, spread, _ = _predict(
+            images, where, chosen, middle, templates, fitted, 1, correlations, space, False
+        )
+        other = _in_sigmas(apart, own, spread, n)
+        if abs(other) > abs(score):
+            score = other
+    if n == 2:
+        accused = i if score > 0.0 else 1 - i
+        if _is_low(images, 1 - accused, accused, y, x, chosen, correlations, space):
+            accused = 1 - accused
+        return abs(score) if accused == i else 0.0
+    return abs(score) if n > 2 else max(score, 0.0)
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _in_sigmas(left, own, spread, n):
+    """A single integration's neighbours are believed where they know a pixel as well as its ERR."""
+    if n == 1 and not spread <= TRUST * np.sqrt(own):
+        return 0.0
+    return left / np.sqrt(own + spread * spread)
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _is_low(images, low, high, y, x, chosen, correlations, space):
+    """Is the lower of two integrations the odd one? By its own neighbours, and the higher's."""
+    left, own, spread, _ = _predict(
+        images, (high, y, x), chosen, 0, 0, 0, 0, correlations, space, False
+    )
+    if not abs(left) <= INNOCENT * np.sqrt(own + spread * spread):
+        return False
+    left, own, spread, _ = _predict(
+        images, (low, y, x), chosen, 0, 0, 0, 0, correlations, space, False
+    )
+    return left < -2.0 * INNOCENT * np.sqrt(own + spread * spread)
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _touches(suspects, y, x):
+    """Is one of the eight neighbours a suspect?"""
+    ny, nx = suspects.shape
+    for v in range(max(y - 1, 0), min(y + 2, ny)):
+        for u in range(max(x - 1, 0), min(x + 2, nx)):
+            if suspects[v, u] and (v != y or u != x):
+                return True
+    return False
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _choose(images, where, most, others, chosen):
+    """Choose integrations to compare with: up to `most` of middling value, then up to `others`.
+
+    They are written into `chosen`; returns how many of both kinds there are.
+    """
+    data, _, usable, _, guilty, _ = images
+    i, y, x = where
+    n = data.shape[0]
+    start = max(0, min(i - WINDOW // 2, n - WINDOW))
+    stop = min(start + WINDOW, n)
+    count = 0
+    for j in range(start, stop):
+        count += j == i or (usable[j, y, x] and (n == 2 or not guilty[j, y, x]))
+    keep = count if count <= 2 else min(most, count - 2)
+    low = (count - keep) // 2
+    if keep == 1 and _rank(images, where, i, start, stop) == low:
+        low += 1
+    middle = 0
+    for j in range(start, stop):
+        if j != i and usable[j, y, x] and (n == 2 or not guilty[j, y, x]):
+            rank = _rank(images, where, j, start, stop)
+            if low <= rank < low + keep:
+                chosen[middle] = j
+                middle += 1
+    total = middle
+    for distance in range(1, WINDOW):
+        for j in (i - distance, i + distance):
+            if start <= j < stop and usable[j, y, x] and not guilty[j, y, x]:
+                known = total == middle + others
+                for k in range(middle):
+                    known = known or chosen[k] == j
+                if not known:
+                    chosen[total] = j
+                    total += 1
+    return middle, total - middle
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _rank(images, where, j, start, stop):
+    """How many integrations have a smaller value than j, of those that may be compared."""
+    data, _, usable, _, guilty, _ = images
+    i, y, x = where
+    rank, value = 0, data[j, y, x]
+    for k in range(start, stop):
+        if k == i or (usable[k, y, x] and (len(data) == 2 or not guilty[k, y, x])):
+            other = data[k, y, x]
+            rank += other < value or (other == value and k < j)
+    return rank
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _read(images, i, y, x, chosen, middle, templates, fitted, row):
+    """Difference from the mean of the middling ones, and its variance; templates into `row`."""
+    data, err, gradients = images[0], images[1], images[5]
+    base, noise = 0.0, 0.0
+    for k in range(middle):
+        e = np.float64(err[chosen[k], y, x])
+        base += data[chosen[k], y, x]
+        noise += e * e
+    if middle:
+        base /= middle
+        noise /= middle * middle
+    for k in range(fitted):
+        row[k] = gradients[k, y, x]
+    for k in range(templates):
+        row[fitted + k] = data[chosen[middle + k], y, x] - base
+    e = np.float64(err[i, y, x])
+    return data[i, y, x] - base, e * e, noise
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _predict(images, where, chosen, middle, templates, fitted, gap, correlations, space, if_quiet):
+    """Predict a suspect's difference from other integrations by its neighbours.
+
+    Neighbours within `gap` are passed over where they are suspects. Returns what the prediction
+    leaves, the variance of the pixel's noise, the standard deviation of the prediction, and
+    whether the neighbours hold nothing but noise; with `if_quiet` no more is computed than that.
+    """
+    usable, suspects, guilty = images[2], images[3], images[4]
+    offsets, between, to_centre = correlations
+    which, values, rows, matrix, weights, _, vectors = space
+    i, y, x = where
+    ny, nx = usable.shape[1:]
+    here = vectors[0]
+    n, mean, noise = 0, 0.0, 0.0
+    for m in range(offsets.shape[0]):
+        v, u = y + offsets[m, 0], x + offsets[m, 1]
+        if not (0 <= v < ny and 0 <= u < nx and usable[i, v, u]) or guilty[i, v, u]:
+            continue
+        if abs(v - y) <= gap and abs(u - x) <= gap and suspects[i, v, u]:
+            continue
+        good = True
+        for k in range(middle + templates):
+            good = good and usable[chosen[k], v, u] and not guilty[chosen[k], v, u]
+        if not good:
+            continue
+        value, a, b = _read(images, i, v, u, chosen, middle, templates, fitted, rows[n])
+        which[n], values[n] = m, value
+        mean += value
+        noise += a + b
+        n += 1
+    left, own, base = _read(images, i, y, x, chosen, middle, templates, fitted, here)
+    total = own + base
+    if n < FEWEST:
+        return (0.0 if gap or middle == 0 else left), total, 0.0, True
+    mean /= n
+    noise /= n
+    signal = -noise
+    for a in range(n):
+        values[a] -= mean
+        signal += values[a] * values[a] / n
+    left -= mean
+    if signal <= MOSTLY_NOISE * noise:
+        return left, total, np.sqrt(max(signal, 0.0)), True
+    if if_quiet:
+        return left, total, 0.0, False
+    count = fitted + templates
+    if count and n >= FEWEST * (count + 1):
+        fit, leverage, share, extra = _detrend(images, where, chosen, middle, templates, n, space)
+        left -= fit
+        total = own + (1 - share) * (1 - share) * base + extra
+        noise *= total / (own + base)
+        mean, signal = 0.0, 0.0
+        for a in range(n):
+            mean += values[a] / n
+        for a in range(n):
+            values[a] -= mean
+            signal += values[a] * values[a]
+        left -= mean
+        signal = signal / (n - count - 1) - noise
+        total += min(leverage, 1.0) * noise
+        if signal <= MOSTLY_NOISE * noise:
+            return left, total, np.sqrt(max(signal, 0.0)), False
+    for a in range(n):
+        for b in range(a + 1):
+            matrix[a, b] = between[which[a], which[b]]
+        matrix[a, a] += max(noise / signal, NOISE_FLOOR)
+        weights[a] = to_centre[which[a]]
+    if not _solve(matrix, weights, n):
+        return left, total, np.sqrt(signal), False
+    unknown = 1.0
+    for a in range(n):
+        left -= weights[a] * values[a]
+        unknown -= weights[a] * to_centre[which[a]]
+    return left, total, np.sqrt(signal * max(unknown, 0.0)), False
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _detrend(images, where, chosen, middle, templates, n, space):
+    """Fit the neighbours' values by the templates, and take the fit out of them.
+
+    Returns the fit at the pixel, its leverage, the sum of the coefficients of the other
+    integrations, and the variance that these bring in.
+    """
+    err = images[1]
+    _, values, rows, _, _, normal, vectors = space
+    here, right, lever, scales = vectors
+    _, y, x = where
+    count = templates + 2
+    for k in range(count):
+        mean, scale = 0.0, 0.0
+        for a in range(n):
+            mean += rows[a, k] / n
+        for a in range(n):
+            rows[a, k] -= mean
+            scale += rows[a, k] * rows[a, k]
+        scales[k] = np.sqrt(scale) if scale > 0.0 else 1.0
+        here[k] = (here[k] - mean) / scales[k]
+        lever[k] = here[k]
+        right[k] = 0.0
+        for a in range(n):
+            rows[a, k] /= scales[k]
+            right[k] += rows[a, k] * values[a]
+        for m in range(k + 1):
+            normal[0, k, m] = RIDGE if m == k else 0.0
+            for a in range(n):
+                normal[0, k, m] += rows[a, k] * rows[a, m]
+            normal[1, k, m] = normal[0, k, m]
+    if not (_solve(normal[0], right, count) and _solve(normal[1], lever, count)):
+        return 0.0, 0.0, 0.0, 0.0
+    fit, leverage, share, extra = 0.0, 0.0, 0.0, 0.0
+    for k in range(count):
+        fit += right[k] * here[k]
+        leverage += lever[k] * here[k]
+        for a in range(n):
+            values[a] -= right[k] * rows[a, k]
+        if k >= 2:
+            c = right[k] / scales[k]
+            e = np.float64(err[chosen[middle + k - 2], y, x])
+            share += c
+            extra += c * c * e * e
+    return fit, leverage, share, extra
