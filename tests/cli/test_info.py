@@ -100,6 +100,7 @@ def test_files(tiny, capsys):
     assert "EXP_TYPE" not in text and "exposure type      NRC_CORON" in text
     words = ("--psfmask", tiny.mask, "--set", "klip.truncate=2", "-q", "--no-report")
     assert tiny.command(*words) == 0
+    capsys.readouterr()
     text = "\n".join(shown(capsys, tiny.out / f"{NAME}_i2d.fits"))
     assert "klip (COMPLETE), resample (COMPLETE)" in text and "star x, y" in text
     psfalign = next(tiny.out.glob("*_psfalign.fits"))

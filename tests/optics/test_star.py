@@ -177,9 +177,8 @@ def test_a_star_that_is_not_there_has_no_position():
     assert np.isinf(fit.error).all()
 
 
-@pytest.mark.parametrize(("bandpass", "seed"), [("F444W", 30), ("F410M", 51)])
-def test_wavefronts_are_drawn_where_no_start_sees_the_star(bandpass, seed, monkeypatch):
-    dithers = Dithers("nircam", bandpass, seed=seed, count=1)
+def test_wavefronts_are_drawn_where_no_start_sees_the_star(monkeypatch):
+    dithers = Dithers("nircam", seed=30, count=1)
     fit = dithers.fit()
     assert fit.method == "model"
     assert np.abs(dithers.miss_mas(fit)).max() < 10
