@@ -127,7 +127,7 @@ def _print_plan(asn: str, options: argparse.Namespace) -> None:
 
 def _guess_command(asn: str) -> None:
     """Raise UsageError if the association looks like a misspelt command."""
-    close = difflib.get_close_matches(asn.lower(), COMMANDS, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(asn, COMMANDS, n=1, cutoff=0.7)
     if close and not Path(asn).exists():
         raise UsageError(f"there is no file {asn}; did you mean the command {close[0]!r}?")
 
