@@ -209,8 +209,8 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
     pixels: the track of a particle must not vouch for itself; the larger of both deviations counts.
 
     Outliers must not predict others, and nobody knows them beforehand. In a first round all
-    suspects are passed over; those whose neighbours then hold nothing but noise are outliers. In the
-    next rounds those are too that exceed 73 times `snr`, then 24, 8, 2.7 and 0.9 times, tested
+    suspects are passed over; those whose neighbours then hold nothing but noise are outliers. In
+    the next rounds those are too that exceed 73 times `snr`, then 24, 8, 2.7 and 0.9 times, tested
     against pixels that are none so far; an outlier stays one above 0.9 times. The last round is
     repeated up to three times, until nothing changes.
 
