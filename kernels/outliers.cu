@@ -258,7 +258,6 @@ template <class T> struct Trial {
     for (int k = 0; k < WINDOW; ++k)
       place += (rest >> k & 1u) && __shfl_sync(0xffffffffu, key, k) < key;
     templates = min(others, __popc(rest));
-    __syncwarp();
     if (central) chosen[__popc(centrals & ((1u << lane) - 1u))] = j;
     if (other && place < others) chosen[middle + place] = j;
     __syncwarp();
@@ -344,7 +343,6 @@ template <class T> struct Trial {
       share += c;
       extra += c * c * e * e;
     }
-    __syncwarp();
   }
 
   // Solve a small positive definite system for two right sides, in place.
@@ -383,7 +381,6 @@ template <class T> struct Trial {
     double *here = s.column + MOST_FITTED * MOST;
     int n_values = 0;
     double noise = 0.0, own, base, sum = 0.0, power = 0.0;
-    __syncwarp();
     for (int first = 0; first < SPAN * SPAN; first += 32) {
       const int cell = first + lane, dy = cell / SPAN - NEAR, dx = cell % SPAN - NEAR;
       const int v = y + dy, u = x + dx, square = dy * dy + dx * dx;
@@ -396,7 +393,6 @@ template <class T> struct Trial {
         s.value[slot] = read(of, q, true, s.column + slot, MOST, own, base);
         s.dy[slot] = dy;
         s.dx[slot] = dx;
-        sum += s.value[slot];
         noise += own + base;
       }
       n_values += __popc(all);
@@ -408,6 +404,7 @@ template <class T> struct Trial {
     __syncwarp();
     const double total = own + base;
     if (n_values < FEWEST) return {gap || !middle ? 0.0 : whole, total, 0.0, true};
+    for (int a = lane; a < n_values; a += 32) sum += s.value[a];
     const double mean = warp_sum(sum) / n_values;
     noise = warp_sum(noise) / n_values;
     for (int a = lane; a < n_values; a += 32) {
