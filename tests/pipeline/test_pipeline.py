@@ -128,9 +128,8 @@ def test_shapes_of_psfalign(align, tiny):
 def chain(tiny, align="joint", preset=None, truncate=3, **alignment):
     """Do by hand what a run does before resampling; yield exposure, flagged, aligned, psfsub."""
     mask = read_psfmask(tiny.mask, SHAPE)
-    stack = stack_refs(
-        [outlier_detection(read_exposure(p, "psf").stack, preset=preset).stack for p in tiny.psf]
-    )
+    exposures = [read_exposure(p, "psf") for p in tiny.psf]
+    stack = stack_refs([outlier_detection(e.stack, preset=preset).stack for e in exposures])
     for path in tiny.science:
         exposure = read_exposure(path, "science")
         flagged = outlier_detection(exposure.stack, preset=preset).stack

@@ -211,7 +211,9 @@ def test_one_integration_of_each(tmp_path):
     tiny.edit(**dict.fromkeys(("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")))
     tiny.members(lambda name: name not in (tiny.science[1].name, *(p.name for p in tiny.psf[1:])))
     html, text = check(run(tiny))
-    assert "No outlier was found" in text["flags"] and "1 integration in 1 exposure" in html
+    assert "No outlier was found" not in text["flags"] and "1 integration in 1 exposure" in html
+    _, text = check(run(tiny, preset="jwst"))
+    assert "No outlier was found" in text["flags"]
 
 
 SPOILT = [
