@@ -186,8 +186,8 @@ def test_the_output_image_counts_in_plan_and_limit(tiny, capsys):
     out, err = capsys.readouterr()
     found = dict(re.findall(r"^  (\S.*?)  +(\S.*)$", out, re.M))
     assert found["output image"] == "3000 x 2000 pixels"
-    # SCI, ERR, WHT, three VAR_*, and one layer of CON
-    assert found["disk to be written"] == f"{7 * 4 * 6e6 / 2**20:.0f} MiB"
+    # SCI, ERR, DQ, WHT, five VAR_*, and one layer of CON
+    assert found["disk to be written"] == f"{10 * 4 * 6e6 / 2**20:.0f} MiB"
     assert "a run would stop: " in err and "and 400 MiB are allowed" in err
     assert tiny.command("-q", *words, "--memory", "400MiB") == 2
     assert "and 400 MiB are allowed" in only_error(capsys.readouterr().err)
