@@ -46,8 +46,8 @@ def pixel_weights(
     Notes
     -----
     The weight is 0 where DQ has one of the bits `bad`, the image is not finite, or the error or a
-    variance is NaN; and where the variance whose inverse it is lies below the smallest normal
-    number of float32, or is infinite.
+    variance is NaN; and where the variance whose inverse it is, or that inverse, lies below the
+    smallest normal number of float32, 2^-126.
     """
     if on_gpu(data, err, dq, *variances):
         from gpucoron.ops.cuda import drizzle_weights as work

@@ -302,7 +302,7 @@ def test_weights_of_pixels(device, inverse_of, missing):
     rng = np.random.default_rng(3)
     shape = (3, 41, 53)
     arrays = rng.uniform(0.5, 2, (5, *shape)).astype(np.float32)
-    odd = np.float32([0, -0.0, -1, np.nan, np.inf, -np.inf, 1e-40, 2.0**-126, 1e38])
+    odd = np.float32([0, -0.0, -1, np.nan, np.inf, -np.inf, 1e-40, 2.0**-126, 1e38, 2.0**126])
     for array in arrays:
         where = rng.uniform(size=shape) < 0.1
         array[where] = rng.choice(odd, np.count_nonzero(where))
@@ -314,8 +314,9 @@ def test_weights_of_pixels(device, inverse_of, missing):
     expected = np.where(good, np.float32(2.5), 0)
     if inverse_of is not None:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            known = good & (variances[inverse_of] >= np.finfo(np.float32).tiny)
-            expected = np.where(known, 1 / variances[inverse_of], 0)
+            weight, least = 1 / variances[inverse_of], np.finfo(np.float32).tiny
+            known = good & (variances[inverse_of] >= least) & (weight >= least)
+            expected = np.where(known, weight, 0)
     given = device.put([*read_only(data, err, dq)])
     planes = [None if k in missing else device.array(v) for k, v in enumerate(variances)]
     found = pixel_weights(*given, planes, np.uint32(513), inverse_of, 2.5)

@@ -13,6 +13,7 @@ _I8, _F4 = types.int64, types.Array(types.float32, 1, "C", readonly=True)
 _U4 = types.Array(types.uint32, 1, "C", readonly=True)
 _BLOCK = 2048  # pixels at a time, which stay in the processor's cache
 _LEAST = np.finfo(np.float32).tiny
+_MOST = np.float32(1.0) / _LEAST  # whose inverse is the least
 
 
 def pixel_weights(data, err, dq, variances, bad, inverse_of, weight):
@@ -72,7 +73,7 @@ def weigh_pixels(
             variance = v0[begin:end] if n == 0 else v1[begin:end] if n == 1 else v2[begin:end]
             if n == inverse_of:
                 for k in range(end - begin):
-                    known = variance[k] >= _LEAST
+                    known = (variance[k] >= _LEAST) & (variance[k] <= _MOST)
                     out[k] *= one / variance[k] if known else zero
             else:
                 for k in range(end - begin):
