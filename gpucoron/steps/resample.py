@@ -146,9 +146,9 @@ def resample(
     Pixels with DO_NOT_USE or NON_SCIENCE, a SCI that is not finite, or a NaN in ERR or a VAR_* have
     weight 0; so have, with ``ivm``, those whose VAR_RNOISE or its inverse is negative, 0, infinite
     or denormal. Without VAR_RNOISE the ``ivm`` weight is `weight_without_read_noise`, with one
-    warning. With ``err_from="var"`` and V(k, i) the square of the drizzled root of variance k of integration i,
-    variance k is ``sum(u_i^2 V(k, i)) / sum(u_i)^2 / pixel_scale_ratio^2``, where u is
-    1 / V(read noise, i) for ``ivm`` and the exposure time for ``exptime``.
+    warning. With ``err_from="var"`` and V(k, i) the square of the drizzled root of variance k of
+    integration i, variance k is ``sum(u_i^2 V(k, i)) / sum(u_i)^2 / pixel_scale_ratio^2``, where u
+    is 1 / V(read noise, i) for ``ivm`` and the exposure time for ``exptime``.
 
     Sums are in double precision where the jwst package's are in single; the results differ by about
     1e-7 of the value. With ``err_from="var"`` nothing else differs for finite input. Lanczos has
