@@ -130,7 +130,7 @@ class Bars:
             terminal.print(line, markup=False, highlight=False, soft_wrap=True, style=style)
 
     def expect(self, seconds: float) -> None:
-        """Tell how long the whole run is expected to take."""
+        """Take the expected time of the run, s, from which the time left is shown."""
         self.expected = seconds
 
     def progress(self, step: str, done: int, total: int, text: str = "") -> None:

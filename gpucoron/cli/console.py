@@ -145,7 +145,7 @@ class Console:
             _write_line(self.stream, text)
 
     def expect(self, seconds: float) -> None:
-        """Tell how long the run is expected to take."""
+        """Take the expected time of the run, s, from which the time left is shown."""
         if isinstance(self._reporter, Bars):
             self._reporter.expect(seconds)
 

@@ -13,7 +13,7 @@ FACTORS = (0.9, 72.9, 24.3, 8.1, 2.7, 0.9, 0.9, 0.9, 0.9)
 
 
 def usable_pixels(data, err, dq):
-    """Tell which pixels take part: not DO_NOT_USE, finite, and of a known error above 0.
+    """Return which pixels take part: not DO_NOT_USE, finite, and of a known error above 0.
 
     Of a single integration also not flagged HOT, WARM or OTHER_BAD_PIXEL: their excess stays the
     same in all integrations, but one alone cannot tell it from a hit.

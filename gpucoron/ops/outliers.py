@@ -271,7 +271,7 @@ def _grown(suspects):
 
 
 def _near(changed, places, shape):
-    """Tell which places are close enough to one that changed to feel it, in any integration."""
+    """Find places so near to one that changed, in any integration, that their test changes."""
     _, y, x = places
     some = np.zeros(shape, bool)
     some[y[changed], x[changed]] = True

@@ -28,15 +28,7 @@ def run_association(options: RunOptions, progress: Progress = no_progress) -> Re
     """
     with Run.begin(options, progress) as run:
         products = _run_products(run)
-    return Result(
-        products,
-        tuple(run.writer.files),
-        run.clock.timings,
-        tuple(run.warnings),
-        options.parameters,
-        run.device,
-        tuple(run.clock.spans),
-    )
+    return run.result(products)
 
 
 def _run_products(run: Run) -> tuple[ProductResult, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from gpucoron.backend.prefetch import Background
 from gpucoron.backend.threads import limited_to
 from gpucoron.pipeline.planning import Plan, predict
 from gpucoron.pipeline.product_writer import ProductWriter
+from gpucoron.pipeline.result import ProductResult, Result
 from gpucoron.pipeline.run_options import RunOptions
 from gpucoron.pipeline.run_record import RunRecord
 from gpucoron.pipeline.step_clock import StepClock
@@ -55,6 +56,18 @@ class Run:
                         run.background, run.record, run.clock, options.overwrite
                     )
                     yield run
+
+    def result(self, products: Iterable[ProductResult]) -> Result:
+        """Return the result of the run, when it has ended."""
+        return Result(
+            tuple(products),
+            tuple(self.writer.files),
+            self.clock.timings,
+            tuple(self.warnings),
+            self.parameters,
+            self.device,
+            tuple(self.clock.spans),
+        )
 
     # ---- the device
 

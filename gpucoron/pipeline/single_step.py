@@ -97,15 +97,7 @@ def run_step(
 
             names = read_association(association, check_files=False, need_references=False)
         products = STEPS[step](StepInputs(run, step, names, name), StepFiles(step, files))
-    return Result(
-        tuple(products),
-        tuple(run.writer.files),
-        run.clock.timings,
-        tuple(run.warnings),
-        options.parameters,
-        run.device,
-        tuple(run.clock.spans),
-    )
+    return run.result(products)
 
 
 # ---- the steps
