@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from gpucoron.backend.cuda import as_device_arrays
 from gpucoron.backend.device import on_gpu
 from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
 __all__ = [
