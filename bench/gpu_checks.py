@@ -37,10 +37,10 @@ TEST_FILES = (
         f"tests/ops/test_{name}.py"
         for name in (
             "bad_pixels",
-            "dq",
             "drizzle",
             "drizzle_cuda",
             "eigen",
+            "flagged_pixels",
             "fourier_shift",
             "kriging",
             "leave_one_out",

@@ -5,7 +5,7 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.ops import dq as dq_bits
 
-DO_NOT_USE: np.uint32 = np.uint32(dq_bits.DO_NOT_USE)  # type: ignore[has-type]
+DO_NOT_USE = np.uint32(dq_bits.DO_NOT_USE)
 ODD = np.uint32(1 << 11 | 1 << 12 | 1 << 30)  # HOT, WARM, OTHER_BAD_PIXEL
 GROWS = 4  # suspects among eight neighbours: then a pixel is tested, too
 #: Thresholds of the rounds in units of snr; the first is for suspects where nothing changes.

@@ -388,9 +388,9 @@ class Alignment:
         Returns
         -------
         (n, ny, nx) uint32
-            On the host, as `gpucoron.ops.dq.FlaggedPixels.shifted` gives it, with DO_NOT_USE and
-            FLUX_ESTIMATED where a pixel was filled. DO_NOT_USE throughout for a reference that was
-            left out. All 0 with the preset.
+            On the host, as `gpucoron.ops.flagged_pixels.FlaggedPixels.shifted` gives it, with
+            DO_NOT_USE and FLUX_ESTIMATED where a pixel was filled. DO_NOT_USE throughout for a
+            reference that was left out. All 0 with the preset.
         """
         fits = fits[part]
         shape = (len(fits), *self.shape[1:])

@@ -25,6 +25,7 @@ from gpucoron.ops.bad_pixels import (
     fill_bad_pixels_raster,
     refill,
 )
+from gpucoron.ops.flagged_pixels import FlaggedPixels
 from gpucoron.ops.fourier_shift import multiply_phases, shift_spectra, spectra
 from gpucoron.ops.kriging import joint_spread
 from gpucoron.ops.registration import Registration
@@ -303,7 +304,7 @@ class ReferenceLibrary:
         self.images, self.shape = images, images.shape
         self.spectra = spectra(images)
         flags = filling.flags(references)
-        self.flagged, self.area = dq_bits.FlaggedPixels(flags), empty_area(flags)
+        self.flagged, self.area = FlaggedPixels(flags), empty_area(flags)
         self.err_spectra = self.err_known = None
         if with_err:
             err = references.err

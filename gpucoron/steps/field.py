@@ -7,7 +7,8 @@ import logging
 import numpy as np
 
 from gpucoron.backend.arrays import to_host
-from gpucoron.ops.dq import FLUX_ESTIMATED, NON_SCIENCE, FlaggedPixels
+from gpucoron.ops.dq import FLUX_ESTIMATED, NON_SCIENCE
+from gpucoron.ops.flagged_pixels import FlaggedPixels
 
 __all__ = ["area_in_references", "empty_area", "field_weight", "registration_mask"]
 
