@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(256) weigh_pixels(const float *sci, const floa
     if (k < n_variances) {
       const float variance = variances[k][i];
       good = good && !isnan(variance);
-      if (k == inverse_of) 
+      if (k == inverse_of)
         weight = variance >= 0x1p-126f && variance <= 0x1p126f ? 1.0f / variance : 0.0f;
     }
   weights[i] = good ? weight : 0.0f;
