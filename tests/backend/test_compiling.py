@@ -16,7 +16,7 @@ with event.install_recorder("numba:compile") as recorder:
     {then}
 functions = [e.data["dispatcher"].py_func for _, e in recorder.buffer if e.is_start]
 own = [f for f in functions if f.__module__.startswith("gpucoron.")]
-print(json.dumps([f"{f.__module__.split('.')[-1]}.{f.__name__}" for f in own]))
+print(json.dumps([f.__module__.split(".")[-1] + "." + f.__name__ for f in own]))
 """
 READ_ONLY = """
     from gpucoron.backend import caches  # root may write everywhere
