@@ -24,13 +24,13 @@ pytest: $(VENV)/.installed-test
 
 test-fast: $(VENV)/.installed-test
 	@echo "leaves out what is marked slow: runs that are killed, stopped, continued, short of memory or disk,"
-	@echo "on Dask or on the emulated GPU; its other orders of threads; sanitizers; runs beside jwst"
+	@echo "on Dask or on the emulated GPU; sanitizers; runs beside jwst"
 	$(BIN)/python $(PYTEST) -m "not slow"
 
-# The newest versions that pyproject.toml allows, as they are today.
+# The newest versions that pyproject.toml allows, as they are today; the emulated GPU in all orders.
 test-newest: .venv-newest/bin/python
 	.venv-newest/bin/python $(PIP) --upgrade --upgrade-strategy eager -e '.[$(EXTRAS)]'
-	.venv-newest/bin/python $(PYTEST)
+	GPUCORON_ALL_ORDERS=1 .venv-newest/bin/python $(PYTEST)
 
 # The lowest that it states, for Python 3.11, without jwst, which needs newer ones.
 test-lowest: .venv-lowest/.installed

@@ -1,6 +1,7 @@
 """Fixtures for the whole suite."""
 
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ import pytest
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+
+# The orders in which the emulated GPU runs its threads. A test runs in one of them, chosen by its
+# name; in all where it is asked for (file.py::test) and with GPUCORON_ALL_ORDERS=1, as once a week.
+# What is about the order itself is in tests/emulation.
+ORDERS = ("host-forward", "host-backward", "host-shuffled")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -42,9 +48,7 @@ def no_proof(monkeypatch):
 @pytest.fixture(
     params=[
         "cpu",
-        "host-forward",
-        pytest.param("host-backward", marks=pytest.mark.slow),
-        pytest.param("host-shuffled", marks=pytest.mark.slow),
+        *ORDERS,
         pytest.param("cuda", marks=pytest.mark.gpu),
     ]
 )
@@ -52,8 +56,8 @@ def device(request):
     """Where a test computes: `device.call(function, ...)` takes arrays there and the result back.
 
     "cpu" is NumPy in and out. "host-forward", "host-backward" and "host-shuffled" run the CUDA
-    kernels' own source on the CPU, with the threads in that order (the last two are slow tests);
-    "cuda" runs them on a GPU.
+    kernels' own source on the CPU, with the threads in that order, one of the three for a test (see
+    ORDERS); "cuda" runs them on a GPU.
     """
     from tests.helpers import device_fixture
 
@@ -71,15 +75,36 @@ def pytest_report_header(config):
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(config, items):
-    """Mark what runs on a GPU, and leave it out where there is none."""
+    """Mark what runs on a GPU; leave out what has none to run on, and further orders of threads."""
     from tests.helpers import device_fixture
 
+    named = any("::" in word for word in config.args)
+    if not named and not os.environ.get("GPUCORON_ALL_ORDERS"):
+        others = [item for item in items if _in_another_order(item)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
     for item in filter(_on_cuda, items):
         item.add_marker(pytest.mark.gpu)
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if wanting and device_fixture.why_no_gpu():
         config.hook.pytest_deselected(items=wanting)
         items[:] = [item for item in items if item not in wanting]
+
+
+def _in_another_order(item):
+    """Whether a test of `device` runs the threads in an order other than that of its name."""
+    order = item.callspec.params.get("device") if hasattr(item, "callspec") else None
+    if "device" not in item.fixturenames or order not in ORDERS or not _has_all_orders(item):
+        return False
+    name = item.nodeid.replace(order, "")
+    return order != ORDERS[zlib.crc32(name.encode()) % len(ORDERS)]
+
+
+def _has_all_orders(item):
+    """Whether a test takes its devices from the fixture, and not from a list of its own."""
+    return not any(
+        "device" in str(mark.args[0]).split(",") for mark in item.iter_markers("parametrize")
+    )
 
 
 def _on_cuda(item):
