@@ -22,6 +22,8 @@ __all__ = [
     "SameFiles",
     "check_folder",
     "check_replaceable",
+    "create_partial",
+    "end_all_partials",
     "fsync",
     "open_input",
     "open_regular",
@@ -30,13 +32,13 @@ __all__ = [
     "pwrite",
     "read_input",
     "start_writeback",
-    "temporary_path",
 ]
 
 _SERIAL = itertools.count()
 _sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 _NO_WAITING = getattr(os, "O_NONBLOCK", 0)
 _SEEKING = threading.Lock()
+_CREATING = threading.Lock()
 _LONGEST_NAME = 255  # bytes, where the file system does not say
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # file systems that cannot
 
@@ -106,11 +108,28 @@ def output_error(path: Path, problem: OSError) -> OutputError:
     return OutputError(f"cannot write {path}: {why(problem)}")
 
 
-def temporary_path(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     """Return the name that a file has until it is complete: hidden, not ending in .fits."""
     # two nodes that share the folder may have the same process number
     own = f"{os.getpid()}-{next(_SERIAL)}-{os.urandom(4).hex()}"
     return path.with_name(f".{path.name}.{own}.part")
+
+
+def create_partial(path: Path, mode: str) -> BinaryIO:
+    """Create a file that will be `path` when it is complete; `.name` is its name until then."""
+    with _CREATING:
+        return open(_temporary_path(path), mode)
+
+
+def end_all_partials(folder: Path) -> None:
+    """Remove this process's files in a folder that are not complete, and let it create no more.
+
+    For a process that is about to end without its threads.
+    """
+    _CREATING.acquire(timeout=0.1)
+    for path in folder.glob(f".*.{os.getpid()}-*.part"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def check_replaceable(path: Path, overwrite: bool = True) -> None:
@@ -144,7 +163,7 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
         raise OutputError(f"output folder {folder} is a file, expected a folder") from None
     except (OSError, ValueError) as problem:
         raise OutputError(f"cannot make output folder {folder}: {why(problem)}") from problem
-    probe = temporary_path(folder / "probe")
+    probe = _temporary_path(folder / "probe")
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -152,7 +171,7 @@ def check_folder(folder: Path, names: Iterable[str]) -> None:
         raise output_error(folder, problem) from problem
     longest = _longest_name(folder)
     for name in names:
-        length = len(os.fsencode(temporary_path(folder / name).name))
+        length = len(os.fsencode(_temporary_path(folder / name).name))
         if length > longest:
             raise OutputError(
                 f"cannot write {folder / name}: its name has {len(os.fsencode(name))} bytes, "
@@ -202,16 +221,18 @@ def output_file(path: str | os.PathLike, overwrite: bool = True) -> Iterator[Bin
     """
     path = Path(path)
     check_replaceable(path, overwrite)
-    partial = temporary_path(path)
+    partial = None
     try:
-        with open(partial, "xb") as file:
+        with create_partial(path, "xb") as file:
+            partial = Path(file.name)
             yield file
             fsync(file)
         check_replaceable(path, overwrite)
         os.replace(partial, path)
     except BaseException as problem:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if partial is not None:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
         if isinstance(problem, OSError) and not isinstance(problem, OutputError):
             raise output_error(path, problem) from problem
         raise

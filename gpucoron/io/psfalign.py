@@ -15,11 +15,11 @@ from astropy.io.fits import Header
 from gpucoron.errors import InputError, OutputError
 from gpucoron.io.files import (
     check_replaceable,
+    create_partial,
     fsync,
     output_error,
     pwrite,
     start_writeback,
-    temporary_path,
 )
 from gpucoron.io.fits.checksums import fold, summed_header
 from gpucoron.io.fits.headers import add_history, quiet, set_keyword
@@ -97,10 +97,10 @@ class PsfalignWriter:
         self._lock = threading.Lock()
         self._done = np.zeros(shape[:-2], dtype=bool).reshape(-1, shape[-3])
         self._sums = {"SCI": 0, "ERR": 0, "DQ": 0}
-        self._partial = temporary_path(self.path)
         self._over, self._writing = False, 0
         try:
-            self._file = open(self._partial, "x+b")
+            self._file = create_partial(self.path, "x+b")
+            self._partial = Path(self._file.name)
         except OSError as problem:
             raise output_error(self.path, problem) from problem
         with self._or_nothing():

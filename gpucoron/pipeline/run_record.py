@@ -24,6 +24,7 @@ from gpucoron.backend import cuda
 from gpucoron.backend.device import peak_memory
 from gpucoron.backend.signals import EXITS, on_forced_exit, stopped_by
 from gpucoron.errors import GpucoronError, OutputError
+from gpucoron.io.files import end_all_partials
 from gpucoron.pipeline import resume
 from gpucoron.pipeline.output_lock import FolderLock
 from gpucoron.pipeline.output_names import record_name
@@ -85,7 +86,8 @@ class RunRecord:
         self._files = {path.name: {"name": path.name, "state": "pending"} for path in planned}
         self._content = self._facts(inputs)
         earlier = resume.read(self.path)
-        self._remove_partials(earlier.get("process") if earlier else None)
+        ended = earlier.get("process") if earlier else None
+        self._remove_partials(None if ended == os.getpid() else ended)
         if self.continuing:
             self._take_over(earlier)
         else:
@@ -168,17 +170,14 @@ class RunRecord:
             }
 
     def _remove_partials(self, process) -> None:
-        """Remove partial files of earlier runs that have ended."""
+        """Remove the partial files of a run that has ended, by the number of its process."""
         report = self.path.name.replace("_run.json", "_report.html")
         with suppress(OSError):
             for entry in os.scandir(self.path.parent):
                 found = re.fullmatch(r"\.(.+)\.(\d+)-[^.]*\.part", entry.name)
                 if found and (
                     found[1] in ("probe", self.path.name)
-                    or (
-                        found[1] in (report, *self._files)
-                        and int(found[2]) == process != os.getpid()
-                    )
+                    or (found[1] in (report, *self._files) and int(found[2]) == process)
                 ):
                     os.unlink(entry.path)
 
@@ -273,6 +272,8 @@ class RunRecord:
                 type(stopped_by(error) or error),
                 ("failed", getattr(error, "exit_code", GpucoronError.exit_code)),
             )
+            # a signal between the creation of a file and the block that removes it
+            self._remove_partials(os.getpid())
             own = isinstance(error, GpucoronError)
             self._finish(status, code, str(error) if own else f"{kind.__name__}: {error}")
             if status != "failed" or any(map(self.has, map(Path, self._files))):
@@ -285,13 +286,12 @@ class RunRecord:
 
     def _abandon(self, what: str) -> str:
         """End the record from another thread while the run is blocked."""
-        if not self._lock.acquire(timeout=0.2):
-            return ""
-        for path in self.path.parent.glob(f".*.{os.getpid()}-*.part"):
-            with suppress(OSError):
-                path.unlink()
-        if not self._beginning:
+        held = self._lock.acquire(timeout=0.2)
+        if held and not self._beginning:
             self._finish(what, _CODES[what], None)
+        end_all_partials(self.path.parent)
+        if not held:
+            return ""
         self._stack.close()
         return "" if self._beginning else self.kept()
 

@@ -70,7 +70,7 @@ def test_a_record_that_no_longer_fits_costs_a_warning(tiny, monkeypatch):
             if not first:
                 calls.append(self.path)
                 nowhere = tiny.out / "no" / "where"
-                patch.setattr("gpucoron.io.files.temporary_path", lambda path: nowhere)
+                patch.setattr("gpucoron.io.files._temporary_path", lambda path: nowhere)
             real(self, first)
 
     monkeypatch.setattr(run_record.RunRecord, "_save", save)

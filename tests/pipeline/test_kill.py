@@ -151,5 +151,5 @@ def test_a_hundred_kills(tmp_path):
         assert (wait(tiny.fork(*words, "--resume")) if code is None else code) == 0
         assert contents(tiny.out) == right
         assert len(tiny.files()) == len(right) == 11  # and nothing half-written
-    assert chains >= 3  # fewer come to their end on a busy machine than on an idle one
+    assert chains >= 2  # on an idle machine 5 come to their end; worst seen 2, at a load of 15
     assert states >= {0, 11} and len(states) > 5

@@ -185,7 +185,7 @@ def test_what_is_noted_is_what_the_products_hold(tiny):
         ({"psfmask": None}, 4, {"image": "No psfmask"}),
         ({"align": "first"}, 4, {"eigen": "over 2 bases"}),
         ({"preset": "jwst"}, 4, {"shifts": "One point for each reference"}),
-        ({"klip_truncate": (0, 1, 2, 100)}, 4, {"image": "100 KL vectors"}),
+        ({"klip_truncate": (0, 1, 2, 100)}, 4, {"image": "5 KL vectors"}),
         (
             {"resample": {"output_shape": (2, 2), "crpix": (0.5, 0.5)}},
             4,

@@ -76,13 +76,15 @@ def open_asdf(content: bytes, *, lazy_tree: bool = True) -> Iterator[Mapping[str
 
 
 @functools.cache
-def asdf_package() -> ModuleType:
+def asdf_package(all_packages: bool = True) -> ModuleType:
     """Import asdf with the extensions and schemas of the packages that it finds.
 
     All at once, and before any `asdf.config_context`, which would forget them at its end: asdf
     looks for them in each file anew. Their manifests are parsed by libyaml, not by PyYAML's own
-    parser, which takes half a second for them. Those of stpipe are left out: it has none for files,
-    but imports crds and what that needs to reach its server.
+    parser, which takes half a second for them.
+
+    In a process of gpucoron's own those of stpipe can be left out: it has none for data, but
+    imports crds and what that needs to reach its server. A user's process may want them for jwst.
     """
     import asdf
     import yaml
@@ -90,9 +92,10 @@ def asdf_package() -> ModuleType:
     config, slow, found = asdf.get_config(), yaml.SafeLoader, asdf._entry_points.entry_points
     try:
         yaml.SafeLoader = getattr(yaml, "CSafeLoader", slow)
-        asdf._entry_points.entry_points = lambda **group: [
-            entry for entry in found(**group) if entry.module.partition(".")[0] != "stpipe"
-        ]
+        if not all_packages:
+            asdf._entry_points.entry_points = lambda **group: [
+                entry for entry in found(**group) if entry.module.partition(".")[0] != "stpipe"
+            ]
         _ = config.extensions, config.resource_manager
     finally:
         yaml.SafeLoader, asdf._entry_points.entry_points = slow, found
