@@ -29,7 +29,7 @@ class ZonedKlip(NamedTuple):
     products: Any  # (nzones, nref, nref) float64, of the references without their means
     inner: Any  # (nzones, n, nref) float64, of targets and references without their means
     means: Any  # (nzones, nref) float64, of the references
-    used: np.ndarray  # (nzones, n, nref) bool on the host: references that serve each target
+    used: Any  # (nzones, n, nref) bool: references that serve each target
 
 
 def klip_zones(
@@ -156,7 +156,7 @@ def klip_zones(
         sums.products,
         sums.inner,
         sums.means,
-        used,
+        cuda.array_namespace(references).asarray(used),
     )
 
 

@@ -162,7 +162,8 @@ class Sums(NamedTuple):
             return self
         xp = cuda.array_namespace(self.means)
         means = xp.where(self.totals > 0, self.means, np.nan)
-        return self._replace(target_means=means[:, numbers], inner=self.products[:, numbers].copy())
+        rows = xp.asarray(numbers)
+        return self._replace(target_means=means[:, rows], inner=self.products[:, rows])
 
 
 def zone_sums(parts: list[PieceSums], pieces_of: list[np.ndarray], n_refs: int, norms: Any) -> Sums:
