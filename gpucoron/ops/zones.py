@@ -75,7 +75,7 @@ def annuli_bounds(
     edges = iwa + unit * np.concatenate([[0.0], np.cumsum(widths[spacing])])
     if np.diff(edges).min() < LEAST_WIDTH:
         raise ParameterError(
-            f"klip.annuli is {annuli}: between {iwa:g} and {owa:g} px an annulus would be "
+            f"klip.annuli is {annuli}: between {iwa:.4g} and {owa:.3g} px an annulus would be "
             f"{np.diff(edges).min():.2g} px wide, expected at least {LEAST_WIDTH:g} px"
         )
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
@@ -112,21 +112,21 @@ def make_zones(
     Raises
     ------
     ParameterError
-        Radii that leave nothing, annuli narrower than a pixel, or a section without pixels.
+        Radii that leave nothing, or annuli narrower than a pixel.
 
     Notes
     -----
     A pixel belongs to a zone if its centre has ``r_in <= r < r_out`` and the angle of a section, as
-    in pyKLIP.
+    in pyKLIP. Sections in the corners of the image may have few pixels, or none.
     """
     y, x = np.indices(shape, dtype=np.float64)
     y, x = y - center[1], x - center[0]
     r, farthest = np.hypot(y, x), float(np.hypot(y, x).max())
     if not iwa < (farthest if owa is None else min(owa, farthest)):
-        limit = f"klip.owa is {owa:g} px and" if owa is not None else ""
+        limit = "" if owa is None else f"klip.owa is {owa:g} px, "
         raise ParameterError(
-            f"klip.iwa is {iwa:g} px, {limit} the farthest pixel is {farthest:.1f} px from the "
-            "star; expected an inner radius below both"
+            f"klip.iwa is {iwa:g} px, {limit}and the farthest pixel is {farthest:.1f} px from the "
+            "star; expected an inner radius below the outer one and that"
         )
     bounds = annuli_bounds(annuli, iwa, farthest if owa is None else owa, spacing)
     if owa is None:
@@ -137,25 +137,17 @@ def make_zones(
     section = np.minimum((angle / (2 * np.pi / subsections)).astype(int), subsections - 1)
     inside = (ring >= 0) & (ring < annuli)
     labels = np.where(inside, ring * subsections + section, -1)
-    _check_sections(labels, annuli, subsections)
     outer = [min(bound[1], farthest) for bound in bounds]
     middle = (np.array([bound[0] for bound in bounds]) + outer) / 2
     areas = _grown(labels, annuli * subsections, optimise) if optimise > 0 else None
     return Zones(labels, np.repeat(middle, subsections), areas)
 
 
-def _check_sections(labels: np.ndarray, annuli: int, subsections: int) -> None:
-    counts = np.bincount(labels[labels >= 0], minlength=annuli * subsections)
-    if counts.min() < 2:
-        ring, section = divmod(int(counts.argmin()), subsections)
-        raise ParameterError(
-            f"klip.subsections is {subsections}: section {section + 1} of annulus {ring + 1} has "
-            f"{counts.min()} pixels, expected at least 2"
-        )
-
-
 def _grown(labels: np.ndarray, n_zones: int, distance: float) -> np.ndarray:
     """Return the pixels up to a distance from each zone, (nzones, ny, nx) bool."""
     from scipy.ndimage import distance_transform_edt
 
-    return np.array([distance_transform_edt(labels != zone) <= distance for zone in range(n_zones)])
+    areas = np.zeros((n_zones, *labels.shape), dtype=bool)
+    for zone in np.unique(labels[labels >= 0]):
+        areas[zone] = distance_transform_edt(labels != zone) <= distance
+    return areas

@@ -88,6 +88,7 @@ def check_zones(
         if zones is None:
             continue
         counts = np.bincount(zones.labels[zones.labels >= 0])
+        counts = counts[counts > 0]
         if counts.min() < FEW_PIXELS * most:
             log.warning(
                 "%s: the smallest of %d zones of klip has %d pixels for %d KL modes; with fewer "

@@ -259,7 +259,7 @@ def speckle_variance(
         variances = _of_means(errors, usable, exposures)
         if zones is None:
             rows = prediction_errors(images, truncations, weight)
-            limits = [_left_out(r, images, variances) for r in rows]
+            limits = [partial(_amplified, _left_out(r, images, variances)) for r in rows]
         else:
             limits = _left_out_in_zones(images, variances, truncations, weight, zones)
     results = []
@@ -270,10 +270,11 @@ def speckle_variance(
         of_mean = reference_variance(mean[..., None, :], errors, zones)[0]
         excess = _excess(residual, own, of_mean)
         if limit is not None and truncate > 0:
-            if zones is None:
-                limit = limit * _amplified(mean, usable, exposures)
-            else:
-                limit = limit([_amplified(row, usable, exposures) for row in mean])
+            rows = np.atleast_2d(mean)
+            limit = limit(
+                [row.sum() ** 2 for row in rows],
+                [(np.bincount(exposures, row[usable]) ** 2).sum() for row in rows],
+            )
             excess = xp.minimum(excess, MOST_SPECKLES * limit)
         plane = _to_pixels(xp.maximum(excess, 0.0), references.shape[1:])
         results.append(plane.astype(np.float32))
@@ -293,10 +294,13 @@ def _of_means(errors: ReferenceErrors, usable: np.ndarray, exposures: np.ndarray
     return combine(rows / np.bincount(exposures)[:, None] ** 2, errors.variances)
 
 
-def _amplified(mean: np.ndarray, usable: np.ndarray, exposures: np.ndarray) -> float:
-    """Return by how much a science image has more of S than one reference of unit brightness."""
-    sums = np.bincount(exposures, mean[usable])
-    return mean.sum() ** 2 + (sums**2).sum()
+def _amplified(unit: Any, bright: list[float], squares: list[float]) -> Any:
+    """Return S of a science image from that of one reference.
+
+    `bright` is the square of the coefficients' sum, `squares` the sum over exposures of the squares
+    of theirs.
+    """
+    return unit * (bright[0] + squares[0])
 
 
 def _left_out(rows: np.ndarray, images: Any, variances: Any) -> Any:
@@ -326,27 +330,35 @@ def _left_out_in_zones(
     truncations: list[int],
     weight: np.ndarray | None,
     zones: Zones,
-) -> list[Callable[[list[float]], Any]]:
-    """Return for each truncation what makes S of every box from the factors of the zones."""
+) -> list[Callable[[list[float], list[float]], Any]]:
+    """Return for each truncation what makes S, as `_amplified`, from the sums of all zones.
+
+    How bright the star is, the sum of coefficients, is the same for all zones: their mean, weighted
+    with the power of the references there, for zones without starlight do not tell.
+    """
     xp, shape = cuda.array_namespace(images), images.shape[1:]
     flat, noise = (planes.reshape(len(planes), -1) for planes in (images, variances))
     ratios, expected = ([xp.full(flat.shape[1], np.nan) for _ in truncations] for _ in range(2))
     places = [zones.pixels(zone) for zone in range(len(zones))]
+    power = np.zeros(len(zones))
     for zone, pixels in enumerate(places):
         area = zones.area(zone)
         square = np.ones(len(area)) if weight is None else weight.ravel()[area] ** 2
         here = flat[:, xp.asarray(area)]
         means = (here * xp.asarray(square)).sum(axis=1) / max(square.sum(), 1e-300)
-        every = prediction_errors(here - means[:, None], truncations, np.sqrt(square))
+        here = here - means[:, None]
+        every = prediction_errors(here, truncations, np.sqrt(square))
+        power[zone] = float((here**2 @ xp.asarray(square)).mean())
         at = xp.asarray(pixels)
         for k, rows in enumerate(every):
             left, by_noise, median = _predicted(rows, flat[:, at] - means[:, None], noise[:, at])
             ratios[k][at], expected[k][at] = left / by_noise / median, by_noise
 
-    def limit(ratio: Any, by_noise: Any, factors: list[float]) -> Any:
+    def limit(ratio: Any, by_noise: Any, bright: list[float], squares: list[float]) -> Any:
         scaled = by_noise.copy()
-        for pixels, factor in zip(places, factors, strict=True):
-            scaled[xp.asarray(pixels)] *= factor
+        of_star = power @ bright / max(power.sum(), 1e-300)
+        for pixels, square in zip(places, squares, strict=True):
+            scaled[xp.asarray(pixels)] *= of_star + square
         excess = _median(_boxes(ratio.reshape(shape))) - 1.0
         return _smooth(excess * _median(_boxes(scaled.reshape(shape))))
 
