@@ -10,6 +10,7 @@ a companion has moved by a pixel or more, and with --peers pyKLIP (one process a
 double precision; and as it comes) and VIP on the same frames. Their residuals are compared first.
 """
 
+import resource
 from pathlib import Path
 
 from common import arguments, finish, limit_threads, timed
@@ -143,7 +144,11 @@ def pyklip(cube, angles, numbers, double):
             **options,
         )[0]
 
-    return timed(run, 1) | {"left": left[0]}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    times = timed(run, 1)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    times["cpu_s"] += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return times | {"left": left[0]}
 
 
 def vip(cube, angles, repeats):
