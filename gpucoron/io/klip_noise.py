@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["klip_noise_hdus", "read_klip_noise", "set_correlation", "set_truncation"]
 
-_DTYPE = np.dtype([("coefficient", "f8"), ("deviation", "f8")])
 _TEXT = (
     "A row for each reference image, in the order of psfstack.",
     "coefficient: of the reference in the model of the PSF that was",
     "subtracted, mean of all integrations. deviation: root mean square of its",
-    "noise.",
+    "noise. Where KLIP was done in zones, coefficient has an element for each.",
 )
 
 
@@ -39,7 +38,9 @@ def klip_noise_hdus(stack: IntegrationStack, provenance: Provenance) -> list[Hdu
         return []
     hdus = [Hdu(name.upper(), getattr(stack, name), _header()) for name in KLIP_VARIANCES]
     hdus.append(Hdu("VAR_REFMEAN", shared.variance, _header()))
-    table = np.zeros(len(shared.coefficients), dtype=_DTYPE)
+    of_zones = shared.coefficients.shape[1:]
+    dtype = [("coefficient", "f8", of_zones), ("deviation", "f8")]
+    table = np.zeros(len(shared.coefficients), dtype=dtype)
     table["coefficient"], table["deviation"] = shared.coefficients, shared.deviations
     text = Header()
     add_history(text, _TEXT, "COMMENT")

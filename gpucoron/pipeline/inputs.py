@@ -12,6 +12,7 @@ from gpucoron.errors import ExposureError
 from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
 from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.stars import check_given_star
+from gpucoron.pipeline.zones import check_zones
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,9 +133,11 @@ def read_inputs(
         for p in association.products
     ]
     names = product_names(association, [science[0].meta for science, _ in found])
-    for science, _ in found:
+    for science, references in found:
         check_given_star(options.parameters, science)
         check_exclusions(options.parameters, science)
+        modes = options.parameters.klip.truncations([e.shape[0] for e in references])
+        check_zones(options.parameters, science, modes)
     all_science = [exposure for science, _ in found for exposure in science]
     star_model = load_star_model(options.parameters, all_science, options.checksums)
     products = (

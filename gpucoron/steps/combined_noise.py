@@ -199,10 +199,10 @@ def _reference_noise_of(stack: IntegrationStack) -> ReferenceNoise | None:
 
 
 def _cosine(one: ReferenceNoise, other: ReferenceNoise) -> float:
-    """Cosine between two exposures' references; 0 where these are not the same."""
-    if len(one.coefficients) != len(other.coefficients):
+    """Cosine between two exposures' references, all zones alike; 0 where these are not the same."""
+    if one.coefficients.shape != other.coefficients.shape:
         return 0.0
-    a, b = (noise.coefficients * noise.deviations for noise in (one, other))
+    a, b = ((noise.coefficients.T * noise.deviations).ravel() for noise in (one, other))
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > 0 else 0.0
 
