@@ -235,7 +235,12 @@ def _with_given(options: RunOptions, asn: Any) -> RunOptions:
         return options
     from gpucoron.io.given_association import given_association
 
-    return replace(options, given=given_association(asn, check_files=not options.skip_bad))
+    given = given_association(
+        asn,
+        check_files=not options.skip_bad,
+        need_references=options.parameters.klip.mode == "rdi",
+    )
+    return replace(options, given=given)
 
 
 def _parameters(

@@ -170,7 +170,7 @@ class ProductContext:
             asn_id=association.asn_id,
             asn_table=association.table_name,
             asn_pool=association.asn_pool,
-            parameters=self.parameters.flat(),
+            parameters={**self.parameters.flat(), "klip.mode": inputs.mode},
             inputs=[e.path.name for e in (*inputs.science, *inputs.references)],
             psfmask=psfmask,
         )

@@ -20,6 +20,7 @@ from gpucoron.errors import DeviceMemoryError
 from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.klip import klip
 from gpucoron.steps.psf_noise import reference_noise
+from gpucoron.steps.roll_subtraction import subtract_rolls
 
 if TYPE_CHECKING:
     from gpucoron.backend.transfer import CpuBackend
@@ -239,18 +240,26 @@ class Subtraction:
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
         missing = work.alignment.science_missing
         coefficients: list = []
-        parts: Any = klip(
-            filled,
-            aligned if own else aligned[0],
-            list(self._out),
-            offsets=offsets,
-            weight=self._weight(work),
-            errors=errors,
-            overwrite_references=True,
-            spectra=self.spectra,
-            coefficients=coefficients,
-            missing=None if missing is None else missing[planes],
-        )
+        options: dict[str, Any] = {
+            "offsets": offsets,
+            "weight": self._weight(work),
+            "errors": errors,
+            "coefficients": coefficients,
+            "missing": None if missing is None else missing[planes],
+        }
+        references = aligned if own else aligned[0]
+        parts: Any
+        if self.job.parameters.klip.mode == "roll":
+            parts = [subtract_rolls(filled, references, **options)]
+        else:
+            parts = klip(
+                filled,
+                references,
+                list(self._out),
+                overwrite_references=True,
+                spectra=self.spectra,
+                **options,
+            )
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
             out = self._out[k]
