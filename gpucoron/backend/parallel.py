@@ -25,11 +25,16 @@ def over_blocks(work, n_pixels):
     the number of threads.
     """
     blocks = [slice(k, min(k + BLOCK, n_pixels)) for k in range(0, n_pixels, BLOCK)]
-    n_threads = min(current_threads(), len(blocks))
+    return over_products(work, blocks)
+
+
+def over_products(work, items):
+    """Call ``work(item)`` for all items in parallel; return its results in order.
+
+    The BLAS uses one thread meanwhile.
+    """
     with _pools().limit(limits=1, user_api="blas"):
-        if n_threads < 2:
-            return [work(block) for block in blocks]
-        return list(_pool(n_threads, os.getpid()).map(work, blocks))
+        return over_items(work, items)
 
 
 @functools.lru_cache(2)

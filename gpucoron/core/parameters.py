@@ -19,6 +19,7 @@ from gpucoron.core.validators import (
     fill_value,
     integer,
     integers,
+    length,
     names,
     number,
     optional,
@@ -66,6 +67,13 @@ OWN = (
     "klip.mode",
     "klip.movement",
     "klip.exclude_reference",
+    "klip.annuli",
+    "klip.subsections",
+    "klip.annuli_spacing",
+    "klip.iwa",
+    "klip.owa",
+    "klip.optimise",
+    "klip.maxnumbasis",
     "resample.center",
 )
 #: Names of parameters that stand alone: ``align="first"``, ``--star 151,175``.
@@ -209,6 +217,36 @@ class Klip(_Step):
         optional(names),
         "exposures or visits that are not used as references",
     )
+    annuli: int = _parameter(
+        1, integer(1, 10_000), "annuli about the star, each with KL modes of its own"
+    )
+    subsections: int = _parameter(1, integer(1, 10_000), "sections of each annulus")
+    annuli_spacing: str = _parameter(
+        "constant",
+        choice("constant", "log", "linear"),
+        "widths of the annuli: constant, or growing outwards as log or linear",
+    )
+    iwa: float | str = _parameter(
+        0.0, length, "inner radius of the annuli, pixels or as 0.5arcsec; NaN inside"
+    )
+    owa: float | str | None = _parameter(
+        None, optional(length), "outer radius, likewise; NaN outside; by default the whole image"
+    )
+    optimise: float | str = _parameter(
+        0.0, length, "distance from a zone up to which pixels take part in its KL modes"
+    )
+    maxnumbasis: int | None = _parameter(
+        None,
+        optional(integer(1)),
+        "most references of an integration in a zone: those most correlated with it",
+    )
+
+    @property
+    def zoned(self) -> bool:
+        """Whether KLIP is done in zones, or with references chosen for each integration."""
+        return bool(
+            max(self.annuli, self.subsections) > 1 or self.iwa or self.owa or self.maxnumbasis
+        )
 
     def truncations(self, *references: Sequence[int]) -> tuple[int, ...]:
         """Return the numbers of KL modes that are used.
@@ -321,6 +359,11 @@ class Parameters:
             if not isinstance(value, kind):
                 raise ParameterError(f"{name} is {value!r}; expected {kind.__name__}(...)")
         object.__setattr__(self, "preset", _check_preset(self.preset))
+        if self.like_jwst and self.klip.zoned:
+            raise ParameterError(
+                "klip is in zones (annuli, subsections, iwa, owa or maxnumbasis), which the preset "
+                "jwst does not have; expected one or the other"
+            )
 
     @classmethod
     def from_sources(

@@ -46,7 +46,8 @@ class ReferenceNoise(NamedTuple):
     """
 
     variance: np.ndarray  # (ny, nx) float32 in the mean of all integrations, (MJy/sr)^2
-    coefficients: np.ndarray  # (nref,) float64 of the references, mean of all integrations
+    # (nref,) float64 of the references, mean of all integrations; (nref, nzones) in zones
+    coefficients: np.ndarray
     deviations: np.ndarray  # (nref,) float64, root mean square of the references' noise, MJy/sr
     #: Of the references, where exposures have different ones: rolls that are subtracted from each
     #: other. Empty where all exposures have the same references.

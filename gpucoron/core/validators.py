@@ -21,7 +21,9 @@ __all__ = [
     "circles",
     "file_name",
     "fill_value",
+    "in_pixels",
     "integer",
+    "length",
     "names",
     "number",
     "optional",
@@ -103,6 +105,25 @@ def number(expected: str = "a number", valid: Callable = lambda x: True) -> Chec
         return parsed
 
     return check
+
+
+def length(value: object) -> float | str:
+    """Check for a length of 0 or more: pixels, or text with a unit such as ``"0.5arcsec"``."""
+    text = str(value).strip().lower()
+    number = text
+    for unit in ("arcsec", "pixels", "pixel", "px"):
+        if text.endswith(unit):
+            number, text = text[: -len(unit)].strip(), unit
+            break
+    parsed = math.nan if isinstance(value, bool) else _float(number)
+    if not 0 <= parsed <= _LARGEST:
+        raise ValueError("expected a length of 0 or more, pixels or with a unit, as 0.5arcsec")
+    return f"{parsed:g}arcsec" if text == "arcsec" else parsed
+
+
+def in_pixels(value: float | str, scale: float) -> float:
+    """Return a length that `length` accepted in pixels of `scale` arcsec."""
+    return float(value.removesuffix("arcsec")) / scale if isinstance(value, str) else value
 
 
 def choice(*names: str) -> Check:

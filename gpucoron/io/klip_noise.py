@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ["klip_noise_hdus", "read_klip_noise", "set_correlation", "set_truncation"]
 
-_DTYPE = np.dtype([("coefficient", "f8"), ("deviation", "f8")])
 _SOURCE = [("exposure", "U80"), ("integration", "i4")]  # where exposures have different references
 _TEXT = (
     "A row for each reference image, in the order of psfstack.",
     "coefficient: of the reference in the model of the PSF that was",
     "subtracted, mean of all integrations. deviation: root mean square of its",
-    "noise.",
+    "noise. Where KLIP was done in zones, coefficient has an element for each.",
 )
 _SOURCE_TEXT = (
     "exposure, integration: which image it is, a psf member's or another",
@@ -49,7 +48,9 @@ def klip_noise_hdus(stack: IntegrationStack, provenance: Provenance) -> list[Hdu
         return []
     hdus = [Hdu(name.upper(), getattr(stack, name), _header()) for name in KLIP_VARIANCES]
     hdus.append(Hdu("VAR_REFMEAN", shared.variance, _header()))
-    dtype = np.dtype([*_DTYPE.descr, *_SOURCE]) if shared.sources else _DTYPE
+    of_zones = shared.coefficients.shape[1:]
+    dtype: list = [("coefficient", "f8", of_zones), ("deviation", "f8")]
+    dtype += _SOURCE if shared.sources else []
     table = np.zeros(len(shared.coefficients), dtype=dtype)
     table["coefficient"], table["deviation"] = shared.coefficients, shared.deviations
     if shared.sources:

@@ -13,6 +13,7 @@ from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
 from gpucoron.pipeline.references import References, choose_psf_members, choose_references
 from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.stars import check_given_star
+from gpucoron.pipeline.zones import check_zones
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,6 +171,7 @@ def read_inputs(
         truncations = klip.truncations(
             *([e.shape[0] for e in (*psf, *chosen.rolls.get(own.root, ()))] for own in science)
         )
+        check_zones(options.parameters, science, truncations)
         products.append(
             ProductInputs(name, association, product, science, psf, truncations, star_model, chosen)
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import OutputWcs
+    from gpucoron.ops.zones import Zones
     from gpucoron.pipeline.inputs import ProductInputs, Psfmask
     from gpucoron.pipeline.planning import Plan
     from gpucoron.pipeline.references import ReferenceImages
@@ -236,10 +237,14 @@ def subtract_psf(
     run, result, root = product.run, product.result, exposure.root
     skip = product.parameters.align_refs.skip
     shares = _shares(product, exposure, science, library)
+    if product.parameters.klip.zoned and not skip:  # zones are about the star
+        _measure_star(product, exposure, shares[0])
     with ExitStack() as unless_complete:
         writer = unless_complete.enter_context(_psfalign(product, exposure, shares[0].alignment))
         keep = "psfalign" in run.options.keep and not skip
-        work = Subtraction(run, root, shares, product.inputs.truncations, keep)
+        zones = zones_of(product, exposure)
+        allowed = _allowed_in(product, exposure, zones)
+        work = Subtraction(run, root, shares, product.inputs.truncations, keep, zones, allowed)
         subtracted = work.run(writer)
         if product.inputs.uses_rolls:
             sources = product.record.sources_of(root)
@@ -254,8 +259,8 @@ def subtract_psf(
                 report_positions(positions, findings, alignment.positions.n_pairs)
             else:
                 report_fits(root, fits, findings, sources)
-            with run.timed("star"):
-                product.stars.measure(exposure, alignment, shares[0].weight, sources)
+            if not product.parameters.klip.zoned:
+                _measure_star(product, exposure, shares[0])
             if shares[0].weight is not None:
                 warn_of_moves(exposure, alignment.largest_move(fits))
         if work.kept:
@@ -267,6 +272,43 @@ def subtract_psf(
             run.writer.close(writer, (fits, positions), partial(product.stars.find, exposure))
             unless_complete.pop_all()
     return subtracted
+
+
+def zones_of(product: ProductContext, exposure: Exposure) -> Zones | None:
+    """Return the zones of KLIP in a science exposure, once its star is known; None without any."""
+    from gpucoron.pipeline.zones import find_zones
+
+    if not product.parameters.klip.zoned:
+        return None
+    with product.run.timed("star"):
+        return find_zones(product.parameters, exposure, product.stars.find(exposure).mean)
+
+
+def _allowed_in(product: ProductContext, exposure: Exposure, zones: Zones | None) -> Any:
+    """Return which references serve in each zone, (nzones, n, nref); None where all do."""
+    from gpucoron.pipeline.references import far_enough_in_zones
+
+    if zones is None or not product.inputs.uses_rolls:
+        return None
+    return far_enough_in_zones(
+        product.parameters.klip.movement,
+        product.inputs.chosen,
+        exposure,
+        product.record.sources_of(exposure.root),
+        zones.radii,
+    )
+
+
+def _measure_star(product: ProductContext, exposure: Exposure, share: DeviceWork) -> None:
+    """Measure the star in a science exposure, in the background, from its alignment."""
+    alignment, fits = share.alignment, product.result.fits
+    if exposure.root not in fits:
+        with product.step("align_refs", share.place):
+            every = np.concatenate([alignment.fit(i) for i in alignment.integrations])
+            fits[exposure.root] = alignment.judge(every)[0]
+    with product.run.timed("star"):
+        sources = product.record.sources_of(exposure.root)
+        product.stars.measure(exposure, alignment, share.weight, sources)
 
 
 def _shares(product: ProductContext, exposure, science, library) -> list[DeviceWork]:

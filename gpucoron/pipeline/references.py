@@ -14,6 +14,7 @@ from gpucoron.errors import ExposureError, ParameterError, plural
 from gpucoron.io.association import LeftOut, Member
 from gpucoron.io.names import exposure_root
 from gpucoron.pipeline.stars import star_before_alignment
+from gpucoron.pipeline.zones import find_zones
 
 if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters
@@ -27,6 +28,8 @@ __all__ = ["References", "choose_psf_members", "choose_references", "full_frame_
 
 log = logging.getLogger("gpucoron")
 
+#: px; exposures of one roll angle differ by rounding, and never serve each other.
+LEAST_MOVEMENT = 1e-2
 _MODEL = {
     "rdi": "psf members",
     "adi": "the other rolls",
@@ -206,6 +209,11 @@ def _mode(
 ) -> str:
     """Return the mode that is used, and say so where it is not the one that was asked for."""
     wanted = parameters.klip.mode
+    if wanted == "roll" and parameters.klip.zoned:
+        raise ParameterError(
+            "klip.mode is roll, which is no KLIP and has no zones; expected klip.annuli, "
+            "subsections, iwa, owa and maxnumbasis as by default"
+        )
     name = science[0].path.name if product.name is None else product.name
     if parameters.klip.skip:
         return "rdi" if wanted == "auto" else wanted
@@ -243,10 +251,10 @@ def _far_enough(
 ) -> tuple[Exposure, ...]:
     """Return the exposures between which and this one a source moves as far as it must."""
     least = parameters.klip.movement
-    radius = full_frame_radius(parameters, science, exposure)
+    radius = _radius(parameters, science, exposure)
     moves = [movement(radius, angles[exposure.root] - angles[e.root]) for e in others]
-    # exposures of one roll differ by rounding at most
-    chosen = tuple(e for e, m in zip(others, moves, strict=True) if m >= max(least, 1e-3))
+    enough = max(least, LEAST_MOVEMENT)
+    chosen = tuple(e for e, m in zip(others, moves, strict=True) if m >= enough)
     log.info(
         "%s: references: %s of the target; a source at %.1f px moves by %s px (klip.movement %g)",
         *(exposure.root, ", ".join(e.root for e in chosen) or "no exposure", radius),
@@ -264,6 +272,52 @@ def _far_enough(
     return ()
 
 
+def far_enough_in_zones(
+    least: float,
+    chosen: References,
+    exposure: Exposure,
+    sources: Sequence[PlaneSource],
+    radii: np.ndarray,
+) -> np.ndarray:
+    """Return which references of a science exposure serve in each zone.
+
+    Parameters
+    ----------
+    least : float, px
+        ``klip.movement``.
+    chosen : References
+    exposure : Exposure
+    sources : sequence of PlaneSource
+        Of the references.
+    radii : (nzones,) floating, px
+        Of the zones' middles.
+
+    Returns
+    -------
+    (nzones, n, nref) bool
+        All psf members; of another roll where a source at the zone's radius moves by `least`. A
+        zone without any is named in a warning.
+    """
+    own, rolls = chosen.angles[exposure.root], chosen.rolls[exposure.root]
+    turns = {e.root: abs(chosen.angles[e.root] - own) for e in rolls}
+    moves = np.array([[_moves(r, turns.get(s.exposure)) for s in sources] for r in radii])
+    allowed = moves >= max(least, LEAST_MOVEMENT)
+    empty = ~allowed.any(axis=1)
+    if empty.any():
+        log.warning(
+            "%s: %d of %s have no references, because a source at their middle, up to %.1f px from "
+            "the star, moves by less than klip.movement = %g px; they are NaN",
+            *(exposure.path.name, empty.sum(), plural(len(radii), "zone")),
+            *(float(radii[empty].max()), least),
+        )
+    return np.repeat(allowed[:, None], exposure.shape[0], axis=1)
+
+
+def _moves(radius: float, turned: float | None) -> float:
+    """`movement`; without limit for a psf member."""
+    return math.inf if turned is None else movement(radius, turned)
+
+
 def full_frame_radius(
     parameters: Parameters, science: Sequence[Exposure], exposure: Exposure
 ) -> float:
@@ -271,6 +325,16 @@ def full_frame_radius(
     x, y = _star(parameters, science, exposure)
     ny, nx = exposure.shape[1:]
     return max(min(x - 0.5, nx + 0.5 - x, y - 0.5, ny + 0.5 - y), 0.0) / 2
+
+
+def _radius(parameters: Parameters, science: Sequence[Exposure], exposure: Exposure) -> float:
+    """Return where movement decides whether an exposure may serve, px: the outermost zone's."""
+    zones = None
+    if parameters.klip.zoned:
+        zones = find_zones(parameters, exposure, _star(parameters, science, exposure))
+    if zones is None:
+        return full_frame_radius(parameters, science, exposure)
+    return float(zones.radii.max())
 
 
 def movement(radius: float, turned: float) -> float:

@@ -26,6 +26,7 @@ from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.step_inputs import MAKES, StepFiles, StepInputs
 from gpucoron.pipeline.stored_alignment import StoredAlignment
 from gpucoron.pipeline.subtraction import DeviceWork, Subtraction
+from gpucoron.pipeline.zones import check_zones
 
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
@@ -168,6 +169,7 @@ def _klip(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
     exposures = [s.exposure for s in sources] or range(aligned[0].shape[0])
     counts = list(Counter(exposures).values())
     own = replace(own, truncations=run.parameters.klip.truncations(counts))
+    check_zones(run.parameters, own.science, own.truncations)
     mask = inputs.psfmask(own) if stack_paths else None
     run.settle_device(())
     product = inputs.context(own, psfmask=mask)
@@ -187,7 +189,8 @@ def _klip(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
                 )
             read_star_back(product, exposure, file.path)
             work = DeviceWork(place, science, alignment, product.weights_of(exposure)[1])
-            subtraction = Subtraction(run, exposure.root, [work], own.truncations, False)
+            zones = steps.zones_of(product, exposure)
+            subtraction = Subtraction(run, exposure.root, [work], own.truncations, False, zones)
             steps.save_subtracted(product, exposure, science, subtraction.run(None))
     product.record.to_host()
     product.check()

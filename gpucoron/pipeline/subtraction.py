@@ -17,6 +17,7 @@ from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import KLIP_VARIANCES
 from gpucoron.errors import DeviceMemoryError
+from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.klip import klip
 from gpucoron.steps.psf_noise import reference_noise
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from gpucoron.backend.transfer import CpuBackend
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.products import PsfalignWriter
+    from gpucoron.ops.zones import Zones
     from gpucoron.pipeline.run import Run
     from gpucoron.steps.align_refs import Alignment
     from gpucoron.steps.psf_noise import ReferenceErrors
@@ -50,7 +52,8 @@ class Subtraction:
 
     The result, for each of `truncations`, is put together on the first of the devices that share
     the work; with `keep`, aligned references are kept. Without `truncations` the references are
-    aligned only.
+    aligned only. With `zones` KLIP is done in each of them, by the references that
+    `allowed` (nzones, n, nref) says.
 
     Attributes
     ----------
@@ -69,9 +72,11 @@ class Subtraction:
         shares: list[DeviceWork],
         truncations: Sequence[int],
         keep: bool,
+        zones: Zones | None = None,
+        allowed: np.ndarray | None = None,
     ):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
-        self.truncations = truncations
+        self.truncations, self._zones, self._allowed = truncations, zones, allowed
         self.skip = job.parameters.align_refs.skip
         self.joint = shares[0].alignment.align == "joint" and not self.skip
         self.each = shares[0].alignment.align != "first"
@@ -98,7 +103,9 @@ class Subtraction:
             for k in self.truncations
         }
         n_references = self.shares[0].alignment.shape[0]
-        self._coefficients = {k: np.zeros((len(stack), n_references)) for k in self.truncations}
+        of_zones = () if self._zones is None else (len(self._zones),)
+        shape = (*of_zones, len(stack), n_references)
+        self._coefficients = {k: np.zeros(shape) for k in self.truncations}
         self._writer, self._total = writer, len(integrations)
         if self.joint:
             self._run_jointly(self.shares[0], integrations)
@@ -115,16 +122,27 @@ class Subtraction:
         self.table = np.concatenate([self._tables[i] for i in integrations])
         self.kept = [self._aligned[i] for i in integrations if self._keep]
         stack, errors = self.shares[0].stack, self._errors.get(0)
-        stack = stack.replace(dq=self.shares[0].alignment.science_dq)
+        stack = stack.replace(dq=self._flags())
         stacks = {}
         for k, planes in self._out.items():
             if errors is None:
                 stacks[k] = stack.replace(data=planes["data"], err=planes["err"])
                 continue
             with self.shares[0].place.activate():
-                shared = reference_noise(self._coefficients[k], errors)
+                shared = reference_noise(self._coefficients[k], errors, self._zones)
             stacks[k] = stack.replace(**planes, reference_noise=shared)
         return stacks
+
+    def _flags(self):
+        """Return DQ of the result, with NON_SCIENCE where no PSF was subtracted."""
+        alignment = self.shares[0].alignment
+        if self._zones is None or not self._out:
+            return alignment.science_dq
+        data = next(iter(self._out.values()))["data"]
+        xp = cuda.array_namespace(data)
+        outside = xp.isnan(data) & xp.isfinite(alignment.science)
+        bits = np.uint32(DO_NOT_USE | NON_SCIENCE)
+        return alignment.science_dq | xp.where(outside, bits, np.uint32(0))
 
     def _run_jointly(self, work, integrations):
         """Subtract from all integrations with one decomposition, on one device."""
@@ -252,18 +270,22 @@ class Subtraction:
         if self.job.parameters.klip.mode == "roll":
             parts = [subtract_rolls(filled, references, **options)]
         else:
+            allowed = self._allowed
             parts = klip(
                 filled,
                 references,
                 list(self._out),
                 overwrite_references=True,
                 spectra=self.spectra,
+                zones=self._zones,
+                allowed=None if allowed is None else allowed[:, planes],
+                maxnumbasis=self.job.parameters.klip.maxnumbasis,
                 **options,
             )
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
             out = self._out[k]
-            self._coefficients[k][planes] = to_host(rows)
+            self._coefficients[k][..., planes, :] = to_host(rows)
             names = [name for name in out if getattr(part, name) is not None]
             images = tuple(getattr(part, name) for name in names)
             if work.place is not first:

@@ -132,6 +132,7 @@ class Alignment:
         filling = references.filling
         self.align, self._like_jwst, self._references = align, filling.like_jwst, references
         self._pointing = pointing
+        self._fitted: dict[int, np.ndarray] = {}
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
         self.science_error = error
@@ -260,7 +261,9 @@ class Alignment:
         elif on_gpu(self.science) and integration in self.integrations:
             fits = self._all_fits[integration]
         else:
-            fits = self._registration.fit(self.science[integration])
+            if integration not in self._fitted:
+                self._fitted[integration] = self._registration.fit(self.science[integration])
+            fits = self._fitted[integration]
         return self._table(integration, fits)
 
     @functools.cached_property

@@ -211,27 +211,31 @@ def _reference_noise_of(stack: IntegrationStack) -> ReferenceNoise | None:
 
 
 def _cosine(one: _Shared, other: _Shared) -> float:
-    """Cosine between the images whose noise is in two parts; 0 where they share none."""
+    """Cosine between the images whose noise is in two parts, all zones alike; 0 for none."""
     if one.noise.sources and other.noise.sources:
         amounts = _amounts(one), _amounts(other)
         common = sorted(set(amounts[0]) & set(amounts[1]))
-        a, b = (np.array([own[source] for source in common]) for own in amounts)
-        squares = [sum(amount**2 for amount in own.values()) for own in amounts]
+        product = float(sum((amounts[0][source] * amounts[1][source]).sum() for source in common))
+        squares = [sum(float((a * a).sum()) for a in own.values()) for own in amounts]
         size = float(np.sqrt(squares[0] * squares[1]))
-    elif len(one.noise.coefficients) != len(other.noise.coefficients):
+        return product / size if size > 0 else 0.0
+    if one.noise.coefficients.shape != other.noise.coefficients.shape:
         return 0.0
-    else:
-        a, b = (part.noise.coefficients * part.noise.deviations for part in (one, other))
-        size = float(np.sqrt((a @ a) * (b @ b)))
+    a, b = ((p.noise.coefficients.T * p.noise.deviations).ravel() for p in (one, other))
+    size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > 0 else 0.0
 
 
-def _amounts(part: _Shared) -> dict[PlaneSource, float]:
-    """How much of the noise of each image is in a part, in any unit: references are subtracted."""
+def _amounts(part: _Shared) -> dict[PlaneSource, np.ndarray]:
+    """How much of the noise of each image is in a part, in any unit, for each zone.
+
+    References are subtracted.
+    """
+    coefficients = part.noise.coefficients
     if part.own:
-        return dict.fromkeys(part.own, -1.0)
-    values = part.noise.coefficients * part.noise.deviations
-    return dict(zip(part.noise.sources, values.tolist(), strict=True))
+        return dict.fromkeys(part.own, -np.ones(coefficients.shape[1:]))
+    values = (coefficients.T * part.noise.deviations).T
+    return dict(zip(part.noise.sources, values, strict=True))
 
 
 def _linear_part(pixel_map: Any) -> np.ndarray:

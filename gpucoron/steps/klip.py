@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.eigen import KLBasis, klip_many
 from gpucoron.ops.fourier_shift import fourier_shift
+from gpucoron.ops.klip_zones import klip_zones
+from gpucoron.ops.zones import Zones
 from gpucoron.steps.psf_noise import ReferenceErrors, with_errors
 
 __all__ = ["basis", "klip"]
@@ -28,6 +30,9 @@ def klip(
     spectra: list | None = None,
     coefficients: list | None = None,
     missing: np.ndarray | None = None,
+    zones: Zones | None = None,
+    allowed: np.ndarray | None = None,
+    maxnumbasis: int | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL modes.
 
@@ -56,6 +61,13 @@ def klip(
     missing : (n, ny, nx) bool, optional
         Pixels of the integrations, such as filled ones, that take no part in their means and
         coefficients. The model is subtracted there all the same. Default: none.
+    zones : Zones, optional
+        KL modes for each zone (annuli, sections) of the references' frame, from
+        `gpucoron.ops.zones.make_zones`. Default: one, the whole image.
+    allowed : (n, nref) or (nzones, n, nref) bool, optional
+        Which references serve which integration (in which zone). Default: all.
+    maxnumbasis : int, optional
+        At most so many of them, those most correlated with the integration in the zone.
 
     Returns
     -------
@@ -63,7 +75,10 @@ def klip(
         float32: `data` without mean and PSF; dq and the variances given as they were. With
         `errors`: `var_ref`, `var_speckle` (`gpucoron.steps.psf_noise`), `reference_noise`, and
         `err`, the root of the sum of all variances. Without, `err` is jwst's: the scatter of the
-        references about their own models, 0 with as many KL vectors as there are references.
+        references about their own models, 0 with as many KL vectors as there are references. With
+        `zones` coefficients are (nzones, n, nref). With these, `allowed` or `maxnumbasis` `spectra`
+        stays as it is, and without `errors` so does `err`; data are NaN outside of the zones and
+        where an integration has no references.
 
     Raises
     ------
@@ -88,7 +103,9 @@ def klip(
     With `offsets` S_s is a shift by s (`gpucoron.ops.fourier_shift`) and
     ``out = t - mean(t) - sum_k <S_-s t, z_k> S_s z_k``: a shift of all images changes no inner
     product, so that one decomposition serves integrations wherever they are. What is not finite in
-    a target counts as its mean then.
+    a target counts as its mean then. In zones the shifted target is what is modelled (no inner
+    product over a part of the image stays as it is when images are moved), and the model is
+    shifted back.
     """
     images, references = cuda.as_device_arrays(stack.data, references)
     if references.shape[-2:] != stack.shape[1:] or references.ndim not in (3, 4):
@@ -98,13 +115,19 @@ def klip(
         )
     truncations = [int(k) for k in np.atleast_1d(truncate)]
     factors: list = []
-    if references.ndim == 3:
+    stds: list = [None] * len(truncations)
+    zoned = not (zones is None and allowed is None and maxnumbasis is None)
+    if zoned:
+        subtract_zones = _Zoned(references, zones, allowed, maxnumbasis, weight)
+        residuals = subtract_zones(images, truncations, factors, missing, offsets)
+        factors = factors if zones is not None else [rows[0] for rows in factors]
+    elif references.ndim == 3:
         shared = basis(references, overwrite_references, weight)
         if spectra is not None:
             spectra.append(shared.eigenvalues)
-        subtract = shared.subtract if offsets is None else _Moved(shared, offsets)
+        subtract = shared.subtract if offsets is None else _Moved(shared.subtract, offsets)
         residuals = subtract(images, truncations, factors, missing)
-        stds = [None] * len(residuals) if errors else _scatter(images, shared, truncations)
+        stds = stds if errors else _scatter(images, shared, truncations)
         _insert_left_out(factors, references)
     elif offsets is not None:
         raise InputError(
@@ -135,7 +158,7 @@ def klip(
         for data, std in zip(residuals, stds, strict=True)
     ]
     if errors is not None:
-        stacks = with_errors(stacks, factors, references, errors, truncations, weight)
+        stacks = with_errors(stacks, factors, references, errors, truncations, weight, zones)
     return stacks if np.ndim(truncate) else stacks[0]
 
 
@@ -160,11 +183,82 @@ def _scatter(images: np.ndarray, shared: KLBasis, truncations: Sequence[int]) ->
     ]
 
 
-class _Moved:
-    """Subtracts with one basis from targets that are elsewhere than its references."""
+class _Zoned:
+    """Subtracts in zones, from integrations that share references or have each their own."""
 
-    def __init__(self, shared: KLBasis, offsets: np.ndarray):
-        self._shared, self._offsets = shared, np.asarray(offsets, dtype=np.float64)
+    def __init__(
+        self,
+        references: np.ndarray,
+        zones: Zones | None,
+        allowed: np.ndarray | None,
+        maxnumbasis: int | None,
+        weight: np.ndarray | None,
+    ):
+        xp = cuda.array_namespace(references)
+        self._references, self._zones, self._allowed = references, zones, allowed
+        self._maxnumbasis, self._weight = maxnumbasis, weight
+        if not bool(xp.isfinite(references).any()):
+            n = references.shape[-3]
+            raise InputError(f"klip: none of {n} reference images is usable")
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        truncations: Sequence[int],
+        coefficients: list,
+        missing: np.ndarray | None,
+        offsets: np.ndarray | None,
+    ) -> list[np.ndarray]:
+        if self._references.ndim == 3:
+            if offsets is None:
+                return self._subtract(images, truncations, coefficients, missing)
+            return _Moved(self._subtract, offsets)(images, truncations, coefficients, missing)
+        if offsets is not None or len(self._references) != len(images):
+            raise InputError(
+                f"klip: references have shape {self._references.shape} for {len(images)} "
+                "integrations; expected some for each, and no offsets"
+            )
+        xp, own = cuda.array_namespace(images), []
+        rows: list[list] = []
+        for k in range(len(images)):
+            one, lacking = slice(k, k + 1), None if missing is None else missing[k : k + 1]
+            rows.append([])
+            own.append(self._subtract(images[one], truncations, rows[-1], lacking, k))
+        coefficients += [xp.concatenate(part, axis=1) for part in zip(*rows, strict=True)]
+        return [xp.concatenate(part) for part in zip(*own, strict=True)]
+
+    def _subtract(
+        self,
+        images: np.ndarray,
+        truncations: Sequence[int],
+        coefficients: list,
+        missing: np.ndarray | None,
+        number: int | None = None,
+    ) -> list[np.ndarray]:
+        """Subtract from integrations, or with `number` from one with its own references."""
+        allowed, zones = self._allowed, self._zones
+        if number is not None and allowed is not None:
+            allowed = allowed[..., number : number + 1, :]
+        found = klip_zones(
+            images,
+            self._references if number is None else self._references[number],
+            None if zones is None else zones.labels,
+            truncations,
+            allowed=allowed,
+            optimise=None if zones is None else zones.optimise,
+            weight=self._weight,
+            missing=missing,
+            maxnumbasis=self._maxnumbasis,
+        )
+        coefficients += found.coefficients
+        return found.residuals
+
+
+class _Moved:
+    """Subtracts from targets that are elsewhere than the references of `subtract`."""
+
+    def __init__(self, subtract: Callable[..., list[np.ndarray]], offsets: np.ndarray):
+        self._subtract, self._offsets = subtract, np.asarray(offsets, dtype=np.float64)
 
     def __call__(
         self,
@@ -190,9 +284,11 @@ class _Moved:
                 [xp.roll(m, s, axis=(0, 1)) for m, s in zip(missing, whole.tolist(), strict=True)]
             )
         residuals = []
-        for left in self._shared.subtract(moved, truncations, coefficients, missing):
-            residual = targets - fourier_shift(moved - left, offsets)
-            residual[~finite] = np.nan
+        for left in self._subtract(moved, truncations, coefficients, missing):
+            unknown = xp.isnan(left)  # outside of zones: nothing is left, so that no edge rings
+            model = moved - xp.where(unknown, 0.0, left)
+            residual = targets - fourier_shift(model, offsets)
+            residual[~finite | unknown] = np.nan
             residuals.append(residual)
         return residuals
 

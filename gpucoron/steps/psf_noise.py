@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +12,9 @@ from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import VARIANCES, IntegrationStack, ReferenceNoise
 from gpucoron.ops.leave_one_out import combine, exposure_means, prediction_errors
+
+if TYPE_CHECKING:
+    from gpucoron.ops.zones import Zones
 
 __all__ = [
     "ReferenceErrors",
@@ -41,6 +46,7 @@ def with_errors(
     errors: ReferenceErrors,
     truncations: list[int],
     weight: np.ndarray | None = None,
+    zones: Zones | None = None,
 ) -> list[IntegrationStack]:
     """Add VAR_REF, VAR_SPECKLE and ERR to PSF-subtracted integrations.
 
@@ -49,13 +55,15 @@ def with_errors(
     stacks : list of IntegrationStack
         For each truncation; on the host or a GPU, as all arrays.
     coefficients : list of (n, nref) float64
-        Of the references in the models that were subtracted.
+        Of the references in the models that were subtracted; (nzones, n, nref) with zones.
     references : (nref, ny, nx) or (n, nref, ny, nx) floating
         The aligned references, for all integrations or for each its own.
     errors : ReferenceErrors
     truncations : list of int
     weight : (ny, nx) floating, optional
         Of the pixels in KLIP.
+    zones : Zones, optional
+        In which KLIP was done.
 
     Returns
     -------
@@ -70,18 +78,19 @@ def with_errors(
     for k, part in enumerate(groups):
         planes = speckle_variance(
             [stack.data[part] for stack in stacks],
-            [rows[part] for rows in coefficients],
+            [rows[..., part, :] for rows in coefficients],
             references if references.ndim == 3 else references[k],
             errors,
             own[part],
             truncations=truncations,
             weight=weight,
+            zones=zones,
         )
         for out, plane in zip(speckles, planes, strict=True):
             out[part] = plane
     results = []
     for stack, rows, speckle in zip(stacks, coefficients, speckles, strict=True):
-        of_references = reference_variance(rows, errors).astype(np.float32)
+        of_references = reference_variance(rows, errors, zones).astype(np.float32)
         total = own + of_references + speckle
         err = xp.where(total > 0, xp.sqrt(total), stack.err)
         results.append(
@@ -89,30 +98,36 @@ def with_errors(
                 err=xp.where(xp.isfinite(stack.data), err, np.float32(np.nan)),
                 var_ref=of_references,
                 var_speckle=speckle,
-                reference_noise=reference_noise(rows, errors),
+                reference_noise=reference_noise(rows, errors, zones),
             )
         )
     return results
 
 
-def reference_noise(coefficients: Any, errors: ReferenceErrors) -> ReferenceNoise:
+def reference_noise(
+    coefficients: Any, errors: ReferenceErrors, zones: Zones | None = None
+) -> ReferenceNoise:
     """Return what the mean of all integrations has of the references' noise.
 
     Parameters
     ----------
-    coefficients : (n, nref) float64
+    coefficients : (n, nref) float64, or (nzones, n, nref)
         Rows of zeros (integrations without any pixel) do not count.
     errors : ReferenceErrors
+    zones : Zones, optional
     """
     mean = _mean_of_seen(coefficients)
     deviations = np.sqrt(to_host(errors.variances.mean(axis=(1, 2))))
-    variance = reference_variance(mean[None], errors)[0].astype(np.float32)
-    return ReferenceNoise(to_host(variance), mean, deviations[errors.exposures])
+    variance = reference_variance(mean[..., None, :], errors, zones)[0].astype(np.float32)
+    of_zones = mean[0] if len(mean) == 1 and mean.ndim == 2 else mean.T
+    return ReferenceNoise(to_host(variance), of_zones, deviations[errors.exposures])
 
 
 def _mean_of_seen(coefficients: Any) -> np.ndarray:
-    """Mean over the integrations that have pixels, (nref,)."""
+    """Mean over the integrations that have pixels, (nref,) or (nzones, nref)."""
     rows = to_host(coefficients)
+    if rows.ndim == 3:
+        return np.array([_mean_of_seen(of_zone) for of_zone in rows])
     seen = rows.any(axis=1)
     return rows[seen].mean(axis=0) if seen.any() else np.zeros(rows.shape[1])
 
@@ -141,21 +156,37 @@ def own_variance(stack: IntegrationStack, pixel: Any) -> Any:
     return xp.where(xp.isfinite(total) & (total > 0), total, pixel)
 
 
-def reference_variance(coefficients: Any, errors: ReferenceErrors) -> Any:
+def reference_variance(
+    coefficients: Any, errors: ReferenceErrors, zones: Zones | None = None
+) -> Any:
     """Return the noise that references bring into residuals: VAR_REF.
 
     Parameters
     ----------
-    coefficients : (n, nref) float64
+    coefficients : (n, nref) float64, or (nzones, n, nref)
         Of the references in the models that were subtracted.
     errors : ReferenceErrors
+    zones : Zones, optional
 
     Returns
     -------
     (n, ny, nx) float64, (MJy/sr)^2
-        ``sum_j c_j^2 variance_j``, exact for given coefficients.
+        ``sum_j c_j^2 variance_j``, exact for given coefficients. 0 outside of the zones.
     """
-    return combine(_by_exposure(to_host(coefficients) ** 2, errors), errors.variances)
+    squares = to_host(coefficients) ** 2
+    if zones is None:
+        return combine(_by_exposure(squares, errors), errors.variances)
+    return _in_zones(zones, [_by_exposure(rows, errors) for rows in squares], errors.variances)
+
+
+def _in_zones(zones: Zones, rows: list[np.ndarray], planes: Any, square: bool = False) -> Any:
+    """Return `combine` with the rows of each zone at its pixels, 0 elsewhere."""
+    xp, flat = cuda.array_namespace(planes), planes.reshape(len(planes), -1)
+    out = xp.zeros((1 if square else len(rows[0]), flat.shape[1]))
+    for zone, weights in enumerate(rows):
+        pixels = xp.asarray(zones.pixels(zone))
+        out[:, pixels] = combine(weights, flat[:, pixels], square)
+    return out.reshape(-1, *planes.shape[1:])
 
 
 def _by_exposure(values: np.ndarray, errors: ReferenceErrors) -> np.ndarray:
@@ -173,6 +204,7 @@ def speckle_variance(
     *,
     truncations: list[int],
     weight: np.ndarray | None = None,
+    zones: Zones | None = None,
 ) -> list[Any]:
     """Return the variance of the speckles that KLIP leaves, one for all integrations: VAR_SPECKLE.
 
@@ -190,6 +222,8 @@ def speckle_variance(
     truncations : list of int
     weight : (ny, nx) floating, optional
         Of the pixels in KLIP.
+    zones : Zones, optional
+        Each with coefficients, and with predictions of the exposures left out, of its own.
 
     Returns
     -------
@@ -223,17 +257,24 @@ def speckle_variance(
     if len(numbers) > 1:
         images = exposure_means(references[xp.asarray(usable)], exposures)
         variances = _of_means(errors, usable, exposures)
-        rows = prediction_errors(images, truncations, weight)
-        limits = [_left_out(r, images, variances) for r in rows]
+        if zones is None:
+            rows = prediction_errors(images, truncations, weight)
+            limits = [partial(_amplified, _left_out(r, images, variances)) for r in rows]
+        else:
+            limits = _left_out_in_zones(images, variances, truncations, weight, zones)
     results = []
     for residual, factors, limit, truncate in zip(
         residuals, coefficients, limits, truncations, strict=True
     ):
         mean = _mean_of_seen(factors)
-        excess = _excess(residual, own, reference_variance(mean[None], errors)[0])
+        of_mean = reference_variance(mean[..., None, :], errors, zones)[0]
+        excess = _excess(residual, own, of_mean)
         if limit is not None and truncate > 0:
-            sums = np.bincount(exposures, mean[usable])
-            limit = limit * (mean.sum() ** 2 + (sums**2).sum())
+            rows = np.atleast_2d(mean)
+            limit = limit(
+                [row.sum() ** 2 for row in rows],
+                [(np.bincount(exposures, row[usable]) ** 2).sum() for row in rows],
+            )
             excess = xp.minimum(excess, MOST_SPECKLES * limit)
         plane = _to_pixels(xp.maximum(excess, 0.0), references.shape[1:])
         results.append(plane.astype(np.float32))
@@ -253,8 +294,25 @@ def _of_means(errors: ReferenceErrors, usable: np.ndarray, exposures: np.ndarray
     return combine(rows / np.bincount(exposures)[:, None] ** 2, errors.variances)
 
 
+def _amplified(unit: Any, bright: list[float], squares: list[float]) -> Any:
+    """Return S of a science image from that of one reference.
+
+    `bright` is the square of the coefficients' sum, `squares` the sum over exposures of the squares
+    of theirs.
+    """
+    return unit * (bright[0] + squares[0])
+
+
 def _left_out(rows: np.ndarray, images: Any, variances: Any) -> Any:
     """Return S of every box for one reference of unit brightness."""
+    xp = cuda.array_namespace(images)
+    left, expected, median = _predicted(rows, images, variances)
+    ratio = xp.median(_boxes(left / expected), axis=2) / median - 1.0
+    return _smooth(ratio * xp.median(_boxes(expected), axis=2))
+
+
+def _predicted(rows: np.ndarray, images: Any, variances: Any) -> tuple[Any, Any, float]:
+    """Return what predictions leave, squared; what noise leaves; and the median of their ratio."""
     xp = cuda.array_namespace(images)
     typical = to_host(xp.median(variances.reshape(len(variances), -1), axis=1))
     amplification, noise = (rows**2).sum(axis=1), rows**2 @ typical
@@ -263,9 +321,48 @@ def _left_out(rows: np.ndarray, images: Any, variances: Any) -> Any:
     left = combine(rows, images, square=True)
     expected = combine((rows**2).sum(axis=0)[None], variances)[0]
     median = _median_of_mean((rows * typical) @ rows.T)
-    expected = xp.maximum(expected, np.finfo(np.float64).tiny)
-    ratio = xp.median(_boxes(left / expected), axis=2) / median - 1.0
-    return _smooth(ratio * xp.median(_boxes(expected), axis=2))
+    return left, xp.maximum(expected, np.finfo(np.float64).tiny), median
+
+
+def _left_out_in_zones(
+    images: Any,
+    variances: Any,
+    truncations: list[int],
+    weight: np.ndarray | None,
+    zones: Zones,
+) -> list[Callable[[list[float], list[float]], Any]]:
+    """Return for each truncation what makes S, as `_amplified`, from the sums of all zones.
+
+    How bright the star is, the sum of coefficients, is the same for all zones: their mean, weighted
+    with the power of the references there, for zones without starlight do not tell.
+    """
+    xp, shape = cuda.array_namespace(images), images.shape[1:]
+    flat, noise = (planes.reshape(len(planes), -1) for planes in (images, variances))
+    ratios, expected = ([xp.full(flat.shape[1], np.nan) for _ in truncations] for _ in range(2))
+    places = [zones.pixels(zone) for zone in range(len(zones))]
+    power = np.zeros(len(zones))
+    for zone, pixels in enumerate(places):
+        area = zones.area(zone)
+        square = np.ones(len(area)) if weight is None else weight.ravel()[area] ** 2
+        here = flat[:, xp.asarray(area)]
+        means = (here * xp.asarray(square)).sum(axis=1) / max(square.sum(), 1e-300)
+        here = here - means[:, None]
+        every = prediction_errors(here, truncations, np.sqrt(square))
+        power[zone] = float((here**2 @ xp.asarray(square)).mean())
+        at = xp.asarray(pixels)
+        for k, rows in enumerate(every):
+            left, by_noise, median = _predicted(rows, flat[:, at] - means[:, None], noise[:, at])
+            ratios[k][at], expected[k][at] = left / by_noise / median, by_noise
+
+    def limit(ratio: Any, by_noise: Any, bright: list[float], squares: list[float]) -> Any:
+        scaled = by_noise.copy()
+        of_star = power @ bright / max(power.sum(), 1e-300)
+        for pixels, square in zip(places, squares, strict=True):
+            scaled[xp.asarray(pixels)] *= of_star + square
+        excess = _median(_boxes(ratio.reshape(shape))) - 1.0
+        return _smooth(excess * _median(_boxes(scaled.reshape(shape))))
+
+    return [partial(limit, *planes) for planes in zip(ratios, expected, strict=True)]
 
 
 def _median_of_mean(covariance: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.fourier_shift import fourier_shift
+from gpucoron.ops.zones import make_zones
 from gpucoron.steps import klip
 from tests.helpers import oracles
 from tests.helpers.scenes import changed, read_only, speckles
@@ -83,6 +84,44 @@ def test_a_source_that_is_ignored_changes_nothing_else(device, per_integration):
         left, err = oracles.klip(stack.data[i].astype(float), refs, 4, weight)
         assert_allclose(without.data[i], left, atol=1e-4)
         assert_allclose(out.err[i], err, atol=1e-5)
+
+
+@pytest.mark.parametrize("per_integration", [False, True])
+def test_zones_of_targets_that_are_elsewhere(device, per_integration):
+    """With one zone the model is that of the whole image; zones differ by what they leave."""
+    rng = np.random.default_rng(3)
+    shape, offsets = (31, 29), rng.normal(0, 0.8, (3, 2))
+    data = np.array([speckles(shape, o) + rng.normal(0, 1, shape) for o in offsets], np.float32)
+    stack = IntegrationStack(data, np.ones_like(data), np.zeros(data.shape, np.uint32))
+    refs = np.array([speckles(shape, rng.normal(0, 0.2, 2)) for _ in range(6)])
+    if per_integration:
+        refs = np.stack([fourier_shift(refs, np.tile(o, (6, 1))) for o in offsets])
+    options = {} if per_integration else {"offsets": offsets}
+    whole = run(device, stack, refs, [1, 4], **options)
+    one = run(device, stack, refs, [1, 4], zones=make_zones(shape, (14, 15)), **options)
+    for a, b in zip(whole, one, strict=True):
+        assert_allclose(a.data, b.data, atol=2e-4)  # float32 of values up to 300
+    zones = make_zones(shape, (14, 15), 2, 2, iwa=2, owa=12)
+    still = np.zeros((3, 2)) if "offsets" in options else None
+    out = run(device, stack, refs, 4, zones=zones, offsets=still)
+    inside = zones.labels >= 0
+    assert np.isnan(out.data[:, ~inside]).all() and np.isfinite(out.data[:, inside]).all()
+    found = [refs] * 3 if refs.ndim == 3 else refs
+    for target, own, left in zip(stack.data.astype(float), found, out.data, strict=True):
+        for z in range(4):
+            area = zones.labels == z
+            expected, _ = oracles.klip(target, own, 4, area.astype(float))
+            assert_allclose(left[area], expected[area], atol=1e-3)
+
+
+def test_references_that_may_not_serve_take_no_part(device):
+    stack, refs = scene()
+    allowed = np.ones((3, 6), bool)
+    allowed[0, :3] = allowed[2, 4] = False
+    out = run(device, stack, refs, 3, allowed=allowed)
+    for k in range(3):
+        left, _ = oracles.klip(stack.data[k].astype(float), refs[allowed[k]], 3)
+        assert_allclose(out.data[k], left, atol=1e-4)
 
 
 def test_offsets_that_do_not_fit_are_refused():

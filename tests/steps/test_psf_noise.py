@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from gpucoron.core.stack import IntegrationStack
+from gpucoron.ops.zones import make_zones
 from gpucoron.steps import klip
 from gpucoron.steps.psf_noise import ReferenceErrors, own_variance, speckle_variance
 from tests.helpers.scenes import read_only, speckles
@@ -42,7 +43,7 @@ def scene(seed, n=4, drift=0.0, science_noise=1.0, reference_noise=1.5):
     return stack, read_only(references), errors
 
 
-def run(device, stack, references, errors, truncate):
+def run(device, stack, references, errors, truncate, **options):
     there = errors._replace(
         variances=device.array(errors.variances), pixel=device.array(errors.pixel)
     )
@@ -53,6 +54,7 @@ def run(device, stack, references, errors, truncate):
         truncate,
         errors=there,
         coefficients=coefficients,
+        **options,
     )
     on_host = [
         device.get(o.replace(reference_noise=None)).replace(reference_noise=o.reference_noise)
@@ -83,6 +85,60 @@ def test_var_ref_is_the_sum_over_references(device, per_integration):
         sum(mean[j] ** 2 * errors.variances[EXPOSURES[j]] for j in range(12)),
         rtol=1e-6,
     )
+
+
+@pytest.mark.parametrize("per_integration", [False, True])
+def test_in_zones_var_ref_is_the_sum_over_references_of_each(device, per_integration):
+    stack, references, errors = scene(3)
+    rng = np.random.default_rng(1)
+    errors = errors._replace(variances=rng.uniform(1, 3, errors.variances.shape))
+    given = np.stack([references] * len(stack)) if per_integration else references
+    zones = make_zones(SHAPE, (27.2, 29.6), 2, 3, iwa=2, owa=25)
+    (out,), (rows,) = run(device, stack, given, errors, [3], zones=zones)
+    of_one, mean = np.full(stack.shape, np.nan), np.full(SHAPE, np.nan)
+    for z in range(6):
+        inside = zones.labels == z
+        for k in range(len(stack)):
+            planes = rows[z, k][:, None] ** 2 * errors.variances[EXPOSURES][:, inside]
+            of_one[k, inside] = planes.sum(axis=0)
+        planes = rows[z].mean(axis=0)[:, None] ** 2 * errors.variances[EXPOSURES][:, inside]
+        mean[inside] = planes.sum(axis=0)
+    inside = zones.labels >= 0
+    assert_allclose(out.var_ref[:, inside], of_one[:, inside], rtol=1e-6)
+    total = stack.var_poisson + stack.var_rnoise + out.var_ref + out.var_speckle
+    assert_allclose(out.err[:, inside], np.sqrt(total)[:, inside], rtol=1e-6)
+    assert np.isnan(out.err[:, ~inside]).all() and np.isnan(out.data[:, ~inside]).all()
+    noise = out.reference_noise
+    assert_allclose(noise.variance[inside], mean[inside], rtol=1e-6)
+    assert_allclose(noise.coefficients, rows.mean(axis=1).T, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed, drift", [(0, 0.0), (1, 4.0)])
+def test_one_zone_has_the_errors_of_the_whole_image(device, seed, drift):
+    stack, references, errors = scene(seed, drift=drift)
+    (whole,), _ = run(device, stack, references, errors, [2])
+    (out,), _ = run(device, stack, references, errors, [2], zones=make_zones(SHAPE, (27, 30)))
+    for name in ("data", "err", "var_ref", "var_speckle"):
+        assert_allclose(getattr(out, name), getattr(whole, name), rtol=1e-5, atol=1e-4)
+    noise, expected = out.reference_noise, whole.reference_noise
+    assert_allclose(noise.coefficients, expected.coefficients, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("drift, truncate", [(0.0, 3), (4.0, 1)])
+def test_errors_in_zones_are_the_scatter(device, seed, drift, truncate):
+    """Of noise, and of what is new in every exposure; modes take up some of it in small zones."""
+    stack, references, errors = scene(seed, drift=drift)
+    if drift:
+        new = drift * np.random.default_rng(100 + seed).normal(0, 1, SHAPE)
+        stack = stack.replace(data=(stars(np.random.default_rng(9), 4, 1.0) + new).astype("f4"))
+    zones = make_zones(SHAPE, (27, 30), 2, 4)
+    (out,), _ = run(device, stack, references, errors, [truncate], zones=zones)
+    pulls = out.data / out.err
+    for z in range(8):
+        low, high = (0.9, 1.05) if drift == 0 else (0.75, 1.3)
+        assert low < np.std(pulls[:, zones.labels == z]) < high
+    assert (out.var_speckle.mean() > 8.0) == (drift > 0)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -1,0 +1,132 @@
+"""KLIP in zones on the CPU: products by the BLAS in pieces of zones, then LAPACK."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucoron.backend.parallel import BLOCK, over_products
+from gpucoron.ops.eigen import RANK_TOLERANCE
+from gpucoron.ops.missing_pixels import solve_without
+from gpucoron.ops.zone_sums import cut, piece_sums, zone_sums
+
+
+def sums(references, targets, areas, square, lacking):
+    """Return means and inner products of references and targets in all zones, `Sums`.
+
+    `references` and `targets` are (nref, pixels) and (n, pixels); `square` (pixels,) the squares of
+    the pixels' weights; `lacking` (n, pixels) where targets have no pixels, beside those that are
+    not finite.
+    """
+    pieces, of = cut(areas.label, areas.members.shape[1], BLOCK)
+    n_refs = len(references)
+
+    def multiply(pixels):
+        images = np.concatenate([_take(references, pixels), _take(targets, pixels)])
+        known = None
+        if lacking is not None or not np.isfinite(images.sum(axis=1)).all():
+            known = np.isfinite(images)
+            if lacking is not None:
+                known[n_refs:] &= ~lacking[:, pixels]
+            known = None if known.all() else known[None]
+        own = None if square is None else square[None, pixels]
+        return piece_sums(images[None], n_refs, own, known)
+
+    weights = np.array([len(p) if square is None else square[p].sum() for p in pieces])
+    pieces_of = [np.flatnonzero(members[of]) for members in areas.members]
+    norms = np.array([weights[own].sum() for own in pieces_of])
+    parts = over_products(multiply, pieces)
+    if not parts:
+        parts = [piece_sums(np.zeros((1, n_refs + len(targets), 0)), n_refs, np.ones((1, 0)), None)]
+    return zone_sums(parts, pieces_of, n_refs, norms)
+
+
+def _take(images, pixels):
+    """Return some pixels of images, float64 and not shared."""
+    return np.take(images, pixels, axis=1).astype(np.float64, copy=False)
+
+
+def coefficients(sums, used, truncations, references, square, lacks):
+    """Return the references' coefficients for each truncation, and the models' constants.
+
+    They are lists of (nzones, n, nref) and (nzones, n) arrays; a constant is NaN where there is no
+    model. `lacks` has the pixels that a target lacks by (zone, target).
+    """
+    n_zones, n, n_refs = used.shape
+    factors = [np.zeros(used.shape) for _ in truncations]
+    constants = [np.full((n_zones, n), np.nan) for _ in truncations]
+
+    def solve(problem):
+        zone, group, rows = problem
+        vectors, values = _decompose(sums.products[zone][np.ix_(rows, rows)], max(truncations))
+        amplitudes = sums.inner[zone][np.ix_(group, rows)] @ vectors.T / values
+        for j, most in enumerate(truncations):
+            k = min(most, len(values))
+            factors[j][zone, group[:, None], rows] = amplitudes[:, :k] @ vectors[:k]
+            constants[j][zone, group] = sums.target_means[zone, group]
+        for place, t in enumerate(group.tolist()):
+            where = lacks.get((zone, t))
+            if where is None or not np.isfinite(sums.target_means[zone, t]):
+                continue
+            images = references[np.ix_(rows, where)] - sums.means[zone, rows][:, None]
+            norm, scale = np.sqrt(sums.norms[zone]), np.sqrt(values)
+            z = np.concatenate(
+                [np.full((1, len(where)), 1 / norm), vectors @ images / scale[:, None]]
+            )
+            if square is not None:
+                z *= np.sqrt(square[where])
+            moments = z @ z.T
+            for j, most in enumerate(truncations):
+                k = min(most, len(values))
+                x = solve_without(amplitudes[place] * scale, moments, k)
+                factors[j][zone, t, rows] = x[1:] / scale[:k] @ vectors[:k]
+                constants[j][zone, t] += x[0] / norm
+
+    over_products(solve, list(_problems(used)))
+    return factors, [
+        c - np.einsum("ztr,zr->zt", f, sums.means) for c, f in zip(constants, factors, strict=True)
+    ]
+
+
+def _problems(used):
+    """Yield zone, targets and references of each decomposition."""
+    for zone, rows in enumerate(used):
+        distinct, of = np.unique(rows, axis=0, return_inverse=True)
+        for number, row in enumerate(distinct):
+            if row.any():
+                yield zone, np.flatnonzero(of.ravel() == number), np.flatnonzero(row)
+
+
+def _decompose(products, most):
+    """Return the first eigenvectors (k, n) above rounding level, and their eigenvalues."""
+    values, columns = np.linalg.eigh(products)
+    values, vectors = values[::-1], columns.T[::-1]
+    rank = int((values > RANK_TOLERANCE * len(values) * max(values[0], 0.0)).sum())
+    kept = min(most, rank)
+    return np.ascontiguousarray(vectors[:kept]), values[:kept]
+
+
+def residuals(
+    references, targets, labels, n_zones, coefficients, constants, means, used, leave_out
+):
+    """Return what models leave of the targets, (n, pixels) for each truncation.
+
+    With `leave_out` it is NaN where a reference that is used has no pixel; else such pixels have
+    its mean in the zone.
+    """
+    results = [np.full((len(targets), len(labels)), np.nan) for _ in coefficients]
+    pieces, of = cut(labels, n_zones, BLOCK)
+
+    def subtract(number):
+        pixels, zone = pieces[number], of[number]
+        images, own = _take(references, pixels), _take(targets, pixels)
+        own[~np.isfinite(own)] = np.nan
+        if not np.isfinite(images.sum(axis=1)).all():
+            lost = ~np.isfinite(images)
+            images = np.where(lost, means[zone][:, None], images)
+            if leave_out:
+                own[used[zone].astype(np.float64) @ lost.astype(np.float64) > 0] = np.nan
+        for result, factor, constant in zip(results, coefficients, constants, strict=True):
+            result[:, pixels] = own - constant[zone][:, None] - factor[zone] @ images
+
+    over_products(subtract, range(len(pieces)))
+    return results
