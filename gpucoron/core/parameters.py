@@ -410,13 +410,14 @@ class Parameters:
             preset = _located(named[-1][1], _check_preset, named[-1][0])
         result = cls(preset=preset)
         for key, value in PRESETS.get(result.preset or "", {}).items():
-            result = result._with(key, value)
+            result = result.with_value(key, value)
         for key, value, where in given:
             if key != "preset":
-                result = _located(where, result._with, key, value)
+                result = _located(where, result.with_value, key, value)
         return result
 
-    def _with(self, key: str, value: Any) -> Parameters:
+    def with_value(self, key: str, value: Any) -> Parameters:
+        """Return a copy with one parameter changed: ``klip.truncate``, or a name of `SHORT`."""
         step, name = _resolve(key)
         changed = dataclasses.replace(getattr(self, step), **{name: value})
         return dataclasses.replace(self, **{step: changed})
