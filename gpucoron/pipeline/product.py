@@ -231,6 +231,7 @@ def subtract_psf(
     """Subtract the PSF from a science exposure; return its images for each truncation."""
     from gpucoron.pipeline.exclusion import warn_of_moves
     from gpucoron.pipeline.fit_warnings import report_fits, report_positions
+    from gpucoron.pipeline.references import report_ranking, to_be_ranked
     from gpucoron.pipeline.subtraction import Subtraction
     from gpucoron.steps.align_refs import AlignedReferences
 
@@ -244,8 +245,11 @@ def subtract_psf(
         keep = "psfalign" in run.options.keep and not skip
         zones = zones_of(product, exposure)
         allowed = _allowed_in(product, exposure, zones)
-        work = Subtraction(run, root, shares, product.inputs.truncations, keep, zones, allowed)
+        ranked = to_be_ranked(product, exposure)
+        options = zones, allowed, ranked
+        work = Subtraction(run, root, shares, product.inputs.truncations, keep, *options)
         subtracted = work.run(writer)
+        report_ranking(product, exposure, work.ranking)
         if product.inputs.uses_rolls:
             sources = product.record.sources_of(root)
             subtracted = {k: stack.with_sources(sources) for k, stack in subtracted.items()}

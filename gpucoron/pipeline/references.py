@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
     from gpucoron.pipeline.inputs import ProductInputs
+    from gpucoron.pipeline.product_context import ProductContext
+    from gpucoron.pipeline.subtraction import Ranked
     from gpucoron.steps.bad_pixels import ReferenceLibrary
 
 __all__ = ["References", "choose_psf_members", "choose_references", "full_frame_radius", "movement"]
@@ -391,3 +393,36 @@ def _warn_of_self_subtraction(
         "themselves, as do disks",
         *(science[0].path.name, turn, fwhm / (2 * min(turns)), fwhm),
     )
+
+
+# ---- when they are aligned
+
+
+def to_be_ranked(product: ProductContext, exposure: Exposure) -> Ranked | None:
+    """Return what ranks the references of a science exposure; None where that cannot be."""
+    from gpucoron.pipeline.subtraction import Ranked
+
+    sources = product.record.sources_of(exposure.root)
+    if not sources or product.parameters.like_jwst or product.parameters.align_refs.skip:
+        return None
+    x, y = _star(product.parameters, product.inputs.science, exposure)
+    return Ranked(sources, (x - 1, y - 1))
+
+
+def report_ranking(product: ProductContext, exposure: Exposure, ranking: np.ndarray | None) -> None:
+    """Note how the references of a science exposure rank, and warn of those with a source."""
+    from gpucoron.steps.reference_ranking import LIKELY_SOURCE
+
+    if ranking is None:
+        return
+    product.result.references[exposure.root] = ranking
+    for row in ranking[ranking["source"] > LIKELY_SOURCE]:
+        if row["exposure"] in product.inputs.chosen.rolls or row["exposure"] in product.suspected:
+            continue  # a companion of the target, or known already
+        product.suspected.add(str(row["exposure"]))
+        log.warning(
+            "%s: the reference %s has what the others have not: a source at x, y = %d, %d of the "
+            "aligned image, %.0f times the scatter there; it will be negative in the result "
+            "(--exclude-reference leaves the exposure out)",
+            *(exposure.root, row["exposure"], row["x"], row["y"], row["source"]),
+        )
