@@ -69,7 +69,8 @@ def cut(label: np.ndarray, n_labels: int, size: int) -> tuple[list[np.ndarray], 
     (npieces,) int
         Label of each.
     """
-    order = np.argsort(label, kind="stable")
+    small = np.int16 if n_labels < 2**15 else np.int64  # which are sorted ten times faster
+    order = np.argsort(label.astype(small), kind="stable")
     bounds = np.searchsorted(label[order], np.arange(n_labels + 1))
     pieces, of = [], []
     for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +16,8 @@ SPACINGS = ("constant", "log", "linear")
 LEAST_WIDTH = 1.0  # px
 
 
-class Zones(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Zones:
     """Zones in which KLIP is done one by one, on the host.
 
     Attributes
@@ -35,13 +37,15 @@ class Zones(NamedTuple):
     def __len__(self) -> int:
         return len(self.radii)
 
-    def pixels(self, zone: int) -> np.ndarray:
-        """Return the pixels of a zone, counted along rows."""
-        return np.flatnonzero(self.labels == zone)
+    @functools.cached_property
+    def pixels(self) -> list[np.ndarray]:
+        """The pixels of each zone, counted along rows."""
+        return [np.flatnonzero(self.labels == zone) for zone in range(len(self))]
 
-    def area(self, zone: int) -> np.ndarray:
-        """Return the pixels, counted along rows, on which a zone is optimised."""
-        return self.pixels(zone) if self.optimise is None else np.flatnonzero(self.optimise[zone])
+    @functools.cached_property
+    def areas(self) -> list[np.ndarray]:
+        """The pixels on which each zone is optimised, counted along rows."""
+        return self.pixels if self.optimise is None else [np.flatnonzero(a) for a in self.optimise]
 
 
 def annuli_bounds(

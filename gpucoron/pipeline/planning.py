@@ -10,9 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from gpucoron.backend.parallel import BLOCK
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
 from gpucoron.pipeline.stars import describe_star
+from gpucoron.pipeline.zones import describe_zones
 from gpucoron.steps.positions import SPANNING
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ _REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16,
 # multiply-add there; flagging, filling and transforming an image
 _FIT, _SHIFT, _PASS, _MULTIPLY, _PREPARE = 4.0e-9, 1.2e-8, 2.5e-9, 6.0e-11, 2.0e-7
 _PROBE = 7.2e-4  # seconds that the trial transform takes where these were measured
+# In zones: of a pixel that is picked, of a decomposition and its n^3; bench_zones.py
+_GATHER, _MATRIX, _EIGEN = 5.0e-9, 2.0e-4, 1.2e-9
 # what more threads than the two of those measurements are worth less for each: the memory is shared
 # (2 threads of bench/README.md, 16 of bench/results/2026-11-27-gpu-nvidia-h200-first.json)
 _CROWD = 0.16
@@ -70,6 +74,7 @@ class Plan:
     seconds: float  # wall time without reading and writing
     star: str = ""  # where it is before anything is measured, in words
     mode: str = ""  # what the PSF is made of, in words, where it is not psf members alone
+    zones: str = ""  # of KLIP, in words
 
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
@@ -83,6 +88,7 @@ class Plan:
             *([f"  mode                  {self.mode}"] if self.mode else []),
             f"  output image          {output}",
             *([f"  star                  {self.star}"] if self.star else []),
+            *([f"  zones of KLIP         {self.zones}"] if self.zones else []),
             f"  pairs to fit          {self.pairs}",
             f"  batches               {self.batch} references at a time",
             f"  peak memory           {self.memory / MIB:.0f} MiB",
@@ -115,7 +121,8 @@ def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Pl
         truncations=inputs.truncations,
     )
     mode = "" if inputs.mode == "rdi" else f"{inputs.mode}: {inputs.chosen.words}"
-    return replace(plan, star=describe_star(options.parameters, inputs.science), mode=mode)
+    star = describe_star(options.parameters, inputs.science)
+    return replace(plan, star=star, mode=mode, zones=describe_zones(options.parameters))
 
 
 def check_memory(options: RunOptions, plans: Sequence[Plan]) -> None:
@@ -210,7 +217,8 @@ def make_plan(
         fixed + by_one,
         combined,
         _disk(npix, npsf, counts, parameters, len(truncations), save, aligned, stored),
-        _seconds(npix, nref, counts, sum(times), pairs, align, truncations, save, threads),
+        _seconds(npix, nref, counts, sum(times), pairs, align, truncations, save, threads)
+        + _zones_seconds(npix, nref, counts, sum(times), parameters) / _worth(threads) * _speed(),
     )
 
 
@@ -260,6 +268,7 @@ def _fixed_memory(
     peaks.append(prepared + (_PLAIN + 3 + 4 * with_err) * nref)
     vectors = max(min(k, max(nref - k, 0)) for k in truncations)
     aligning = prepared + (8 + 8 + 1) * nref + 8 * vectors  # m^2 p, aligned, which are finite
+    aligning += _zones_memory(npix, nref, max(counts), len(truncations), parameters.klip) / npix
     own = _FULL + 4 + 16 * len(truncations)
     if align != "each":
         own += 9 + 16 * len(truncations)  # all integrations subtracted at once
@@ -272,6 +281,28 @@ def _fixed_memory(
     combining = (_GEOMETRY + _wide_drops(parameters.resample)) * bool(combined) + combined / npix
     peaks.append(done * sum(counts) + combining)
     return BASE + int(npix * (kept + max(peaks)))
+
+
+def _zones_memory(npix, nref, n, truncations, klip):
+    """Bytes of the matrices of KLIP in zones, and of masks where areas overlap."""
+    if not klip.zoned:
+        return 0
+    zones = klip.annuli * klip.subsections
+    pieces = zones + npix // BLOCK
+    matrices = 2 * pieces * (nref + n) * nref + zones * (nref + (1 + truncations) * n) * nref
+    return 8 * matrices + 2 * zones * npix * bool(klip.optimise)
+
+
+def _zones_seconds(npix, nref, counts, aligned, parameters):
+    """Seconds that KLIP in zones takes more than on the whole image, in one thread."""
+    klip = parameters.klip
+    if not klip.zoned or klip.skip:
+        return 0.0
+    zones = klip.annuli * klip.subsections
+    sets = aligned if klip.maxnumbasis else len(counts)
+    size = min(klip.maxnumbasis or nref, nref)
+    gathered = 2 * npix * (nref * len(counts) + sum(counts))
+    return gathered * _GATHER + zones * sets * (_MATRIX + size**3 * _EIGEN)
 
 
 def _wide_drops(resample):

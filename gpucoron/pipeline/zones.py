@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpucoron.core.validators import in_pixels
-from gpucoron.errors import ExposureError, ParameterError
+from gpucoron.errors import ExposureError, ParameterError, plural
 from gpucoron.ops.zones import Zones, make_zones
 from gpucoron.pipeline.stars import star_before_alignment
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters
     from gpucoron.io.exposures import Exposure
 
-__all__ = ["check_zones", "find_zones"]
+__all__ = ["check_zones", "describe_zones", "find_zones"]
 
 log = logging.getLogger("gpucoron")
 
@@ -70,6 +70,17 @@ def find_zones(
         )
     except ParameterError as problem:
         raise ParameterError(f"{exposure.path.name}: {problem}") from None
+
+
+def describe_zones(parameters: Parameters) -> str:
+    """Return in words in which zones KLIP is done; empty for the whole image."""
+    klip = parameters.klip
+    if not klip.zoned or klip.skip:
+        return ""
+    annuli = "1 annulus" if klip.annuli == 1 else f"{klip.annuli} annuli"
+    annuli = f"{annuli} of {plural(klip.subsections, 'section')}"
+    inner, outer = (v if isinstance(v, str) else f"{v:g} px" for v in (klip.iwa, klip.owa or 0.0))
+    return f"{annuli}, from {inner} to {outer if klip.owa else 'the edge'}"
 
 
 def check_zones(

@@ -179,13 +179,14 @@ def reference_variance(
     return _in_zones(zones, [_by_exposure(rows, errors) for rows in squares], errors.variances)
 
 
-def _in_zones(zones: Zones, rows: list[np.ndarray], planes: Any, square: bool = False) -> Any:
+def _in_zones(zones: Zones, rows: list[np.ndarray], planes: Any) -> Any:
     """Return `combine` with the rows of each zone at its pixels, 0 elsewhere."""
     xp, flat = cuda.array_namespace(planes), planes.reshape(len(planes), -1)
-    out = xp.zeros((1 if square else len(rows[0]), flat.shape[1]))
-    for zone, weights in enumerate(rows):
-        pixels = xp.asarray(zones.pixels(zone))
-        out[:, pixels] = combine(weights, flat[:, pixels], square)
+    out = xp.zeros((len(rows[0]), flat.shape[1]))
+    for weights, own in zip(rows, zones.pixels, strict=True):
+        if own.size:
+            pixels = xp.asarray(own)
+            out[:, pixels] = combine(weights, flat[:, pixels])
     return out.reshape(-1, *planes.shape[1:])
 
 
@@ -339,10 +340,10 @@ def _left_out_in_zones(
     xp, shape = cuda.array_namespace(images), images.shape[1:]
     flat, noise = (planes.reshape(len(planes), -1) for planes in (images, variances))
     ratios, expected = ([xp.full(flat.shape[1], np.nan) for _ in truncations] for _ in range(2))
-    places = [zones.pixels(zone) for zone in range(len(zones))]
     power = np.zeros(len(zones))
-    for zone, pixels in enumerate(places):
-        area = zones.area(zone)
+    for zone, (pixels, area) in enumerate(zip(zones.pixels, zones.areas, strict=True)):
+        if not pixels.size:  # in a corner of the image
+            continue
         square = np.ones(len(area)) if weight is None else weight.ravel()[area] ** 2
         here = flat[:, xp.asarray(area)]
         means = (here * xp.asarray(square)).sum(axis=1) / max(square.sum(), 1e-300)
@@ -357,7 +358,7 @@ def _left_out_in_zones(
     def limit(ratio: Any, by_noise: Any, bright: list[float], squares: list[float]) -> Any:
         scaled = by_noise.copy()
         of_star = power @ bright / max(power.sum(), 1e-300)
-        for pixels, square in zip(places, squares, strict=True):
+        for pixels, square in zip(zones.pixels, squares, strict=True):
             scaled[xp.asarray(pixels)] *= of_star + square
         excess = _median(_boxes(ratio.reshape(shape))) - 1.0
         return _smooth(excess * _median(_boxes(scaled.reshape(shape))))

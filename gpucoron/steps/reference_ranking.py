@@ -132,7 +132,7 @@ def _find_sources(
     """
     from scipy.ndimage import uniform_filter
 
-    y, x = np.indices(left.shape[1:])
+    y, x = (np.asarray(axis) for axis in np.indices(left.shape[1:]))
     r = np.hypot(x - center[0], y - center[1])
     inner = used & (r >= _INNER)
     for axis in (0, 1):  # shifts leave traces at the rim
@@ -147,7 +147,7 @@ def _find_sources(
         rest = smooth[:, bright] - np.outer(rows[:, e], values[bright])
         others = np.abs(np.delete(rest, e, axis=0)).max(axis=0)
         ratio = values[bright] / np.hypot(scatter[bright], others / _OTHERS)
-        best = bright[np.argmax(ratio)] if ratio.size else None
+        best = int(bright[int(np.argmax(ratio))]) if ratio.size else None
         if best is not None and _owner(smooth[:, best], scatters[:, best], rows) == e:
             found.append((float(ratio.max()), *places[best].tolist()))
         else:

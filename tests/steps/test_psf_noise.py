@@ -113,6 +113,16 @@ def test_in_zones_var_ref_is_the_sum_over_references_of_each(device, per_integra
     assert_allclose(noise.coefficients, rows.mean(axis=1).T, rtol=1e-12)
 
 
+def test_zones_in_corners_may_be_empty_or_a_pixel(device):
+    """A star beside the middle: some sections of the outer annuli have next to nothing."""
+    stack, references, errors = scene(3)
+    zones = make_zones(SHAPE, (20, 40), 9, 8, optimise=2)
+    counts = [len(pixels) for pixels in zones.pixels]
+    assert min(counts) == 0 and 0 < min(count for count in counts if count) < 5
+    (out,), _ = run(device, stack, references, errors, [3], zones=zones)
+    assert np.isfinite(out.data).all() and np.isfinite(out.err).all()
+
+
 @pytest.mark.parametrize("seed, drift", [(0, 0.0), (1, 4.0)])
 def test_one_zone_has_the_errors_of_the_whole_image(device, seed, drift):
     stack, references, errors = scene(seed, drift=drift)
