@@ -60,7 +60,7 @@ def test_dithers_and_the_star_are_those_simulated(tiny, capsys):
 @pytest.mark.parametrize(
     "change, note",
     [
-        (lambda t: t.members(lambda n: n in names(t.science)), "without psf members no PSF can be"),
+        (lambda t: t.members(lambda n: n in names(t.science)), "without psf members the only"),
         (lambda t: t.edit(t.psf[0], FILTER="F356W"), "FILTER is F356W, but"),
         (lambda t: t.edit(t.psf[0], IS_PSF=False), "is psf, but its IS_PSF is false"),
         (
