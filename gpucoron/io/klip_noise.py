@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["klip_noise_hdus", "read_klip_noise", "set_correlation", "set_truncation"]
 
-_SOURCE = [("exposure", "U80"), ("integration", "i4")]  # where exposures have different references
+_SOURCE = [("exposure", "S80"), ("integration", "i4")]  # where exposures have different references
 _TEXT = (
     "A row for each reference image, in the order of psfstack.",
     "coefficient: of the reference in the model of the PSF that was",
@@ -54,7 +54,8 @@ def klip_noise_hdus(stack: IntegrationStack, provenance: Provenance) -> list[Hdu
     table = np.zeros(len(shared.coefficients), dtype=dtype)
     table["coefficient"], table["deviation"] = shared.coefficients, shared.deviations
     if shared.sources:
-        table["exposure"], table["integration"] = zip(*shared.sources, strict=True)
+        names, table["integration"] = zip(*shared.sources, strict=True)
+        table["exposure"] = [name.encode("ascii", "replace") for name in names]
     text = Header()
     add_history(text, [*_TEXT, *(_SOURCE_TEXT if shared.sources else ())], "COMMENT")
     return [*hdus, Hdu("KLREFS", table, text, {"deviation": "MJy/sr"})]
@@ -77,7 +78,10 @@ def read_klip_noise(file: FitsFile) -> dict[str, Any]:
     sources: tuple[PlaneSource, ...] = ()
     if "exposure" in (table.dtype.names or ()):
         pairs = zip(table["exposure"], table["integration"], strict=True)
-        sources = tuple(PlaneSource(str(name).strip(), int(number)) for name, number in pairs)
+        sources = tuple(
+            PlaneSource(name.decode("ascii", "replace").strip(), int(number))
+            for name, number in pairs
+        )
     coefficients, deviations = (np.array(table[name]) for name in ("coefficient", "deviation"))
     shared = ReferenceNoise(mean, coefficients, deviations, sources)
     return {"var_ref": ref, "var_speckle": speckle, "reference_noise": shared}

@@ -55,7 +55,7 @@ def test_klip_by_other_rolls_is_that_of_pyklip(align, tiny):
         target = fits.getdata(path).astype(np.float64)
         for i, references in enumerate(aligned.data):
             rows = references.reshape(len(references), -1)
-            expected = klip_math(target[i].ravel(), rows, [2])[:, 0]
+            expected = klip_math(target[i].ravel(), rows, np.array([2]))[:, 0]
             worst = 2e-6 if align == "each" else 2e-3  # aligned to each, or all moved once
             assert_allclose(subtracted.data[i].ravel(), expected, atol=worst * np.std(target))
 
