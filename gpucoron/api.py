@@ -52,6 +52,8 @@ def run(
     star_model: str | PathLike[str] | None = None,
     psfmask_center: str | None = None,
     exclude: Iterable[tuple[float, float, float]] | str | None = None,
+    mode: str | None = None,
+    exclude_reference: Iterable[str] | str | None = None,
     progress: Progress | bool | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
@@ -106,6 +108,12 @@ def run(
         Leave the hole of the psfmask where its file has it (default), or move it onto the star.
     exclude : list of (east, north, radius), optional
         Known sources to mask, arcsec from the star.
+    mode : {"auto", "rdi", "adi", "adi+rdi", "roll"}, optional
+        References: psf members, the other rolls, both, or the mean of the other rolls. Default:
+        psf members, or the other rolls where there are none.
+    exclude_reference : str or list of str, optional
+        File or root names of exposures, or jw and the numbers of visits, that are not used as
+        references.
     progress : callable or bool, optional
         Called as ``progress(step, done, total, text)``. Default: bars if standard error is a
         terminal, one line in a notebook, nothing elsewhere; False shows nothing.
@@ -148,6 +156,7 @@ def run(
         keep = set(PRODUCTS) - ({"psfalign"} if output_dir else set())
     own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
     own |= {"psfmask_center": psfmask_center, "exclude": exclude}
+    own |= {"mode": mode, "exclude_reference": exclude_reference}
     options = RunOptions(
         _path(asn),
         _parameters(parameters, preset, own, steps, keywords),
@@ -188,6 +197,8 @@ def plan(
     star_model: str | PathLike[str] | None = None,
     psfmask_center: str | None = None,
     exclude: Iterable[tuple[float, float, float]] | str | None = None,
+    mode: str | None = None,
+    exclude_reference: Iterable[str] | str | None = None,
     threads: int | None = None,
     memory: int | str | None = None,
     **keywords: Unpack[StepKeywords],
@@ -196,8 +207,8 @@ def plan(
 
     Parameters
     ----------
-    asn, align, preset, parameters, save, steps, star, star_model, psfmask_center, exclude, threads,
-    memory, **keywords
+    asn, align, preset, parameters, save, steps, star, star_model, psfmask_center, exclude, mode,
+    exclude_reference, threads, memory, **keywords
         As for `run`.
 
     Returns
@@ -211,6 +222,7 @@ def plan(
     """
     own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
     own |= {"psfmask_center": psfmask_center, "exclude": exclude}
+    own |= {"mode": mode, "exclude_reference": exclude_reference}
     options = RunOptions(
         _path(asn),
         _parameters(parameters, preset, own, steps, keywords),
@@ -235,7 +247,12 @@ def _with_given(options: RunOptions, asn: Any) -> RunOptions:
         return options
     from gpucoron.io.given_association import given_association
 
-    return replace(options, given=given_association(asn, check_files=not options.skip_bad))
+    given = given_association(
+        asn,
+        check_files=not options.skip_bad,
+        need_references=options.parameters.klip.mode == "rdi",
+    )
+    return replace(options, given=given)
 
 
 def _parameters(
@@ -252,5 +269,6 @@ def _parameters(
         )
     if keywords or steps or preset not in (None, parameters.preset):
         raise UsageError("give either a Parameters object or single parameters, not both")
-    changes = {name: value for name, value in own.items() if value is not None}
-    return replace(parameters, align_refs=replace(parameters.align_refs, **changes))
+    for name, value in own.items():
+        parameters = parameters if value is None else parameters.with_value(name, value)
+    return parameters

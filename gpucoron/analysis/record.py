@@ -58,6 +58,8 @@ class Record(ArrayFields):
     #: By root name, science first.
     exposures: dict[str, ExposureRecord] = field(default_factory=dict)
     sources: tuple[PlaneSource, ...] = ()  # exposure and integration of each reference image
+    #: Of those of each science exposure, by root.
+    own_sources: dict[str, tuple[PlaneSource, ...]] = field(default_factory=dict)
     mask: Any = None  # (ny, nx), the psfmask, 1 where pixels are used
     #: The combined image of each truncation, (ny, nx) float32, MJy/sr.
     images: dict[int, Any] = field(default_factory=dict)
@@ -82,6 +84,10 @@ class Record(ArrayFields):
         """The unit of all images, as a label shows it."""
         found = (e.meta.bunit for e in self.exposures.values() if e.exptype == "science")
         return (next(found, None) or "no unit").replace("$", "")[:40]
+
+    def sources_of(self, root: str) -> tuple[PlaneSource, ...]:
+        """Return exposure and integration of each reference image of a science exposure."""
+        return self.own_sources.get(root, self.sources)
 
     def note_exposures(self, *exposures: Exposure) -> None:
         """Record the exposures; their pixels need not be read."""

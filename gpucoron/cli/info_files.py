@@ -205,7 +205,7 @@ def _odd(science: Sequence[ExposureFacts], references: Sequence[ExposureFacts]) 
             )
     twice = {facts.path for facts in science} & {facts.path for facts in references}
     for path in sorted(twice):
-        yield f"{path.name} is science and psf: the target would be subtracted from itself"
+        yield f"{path.name} is science and psf: it is a reference of the other rolls (--mode adi)"
     if any(_row(facts)[-1] == "far" for facts in both):
         yield (
             f"far: TARG_RA, TARG_DEC are more than {_FAR_PX:g} px from the mask by the GWCS, as "

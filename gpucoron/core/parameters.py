@@ -20,6 +20,7 @@ from gpucoron.core.validators import (
     integer,
     integers,
     length,
+    names,
     number,
     optional,
     pair,
@@ -35,6 +36,7 @@ __all__ = [
     "Parameters",
     "Resample",
     "StackRefs",
+    "MODES",
     "OWN",
     "PRESETS",
     "SHORT",
@@ -44,8 +46,15 @@ __all__ = [
 
 #: What a preset changes before anything the user sets.
 PRESETS: dict[str, dict[str, Any]] = {
-    "jwst": {"align_refs.align": "first", "klip.truncate": 50, "resample.center": "wcs"}
+    "jwst": {
+        "align_refs.align": "first",
+        "klip.truncate": 50,
+        "klip.mode": "rdi",
+        "resample.center": "wcs",
+    }
 }
+#: Which images the PSF of a science exposure is made of.
+MODES = ("rdi", "adi", "adi+rdi", "roll")
 #: KL modes by default, where there are references enough: the jwst package's number.
 MOST_MODES = 50
 #: Parameters that the jwst package does not have.
@@ -55,6 +64,9 @@ OWN = (
     "align_refs.star_model",
     "align_refs.exclude",
     "align_refs.psfmask_center",
+    "klip.mode",
+    "klip.movement",
+    "klip.exclude_reference",
     "klip.annuli",
     "klip.subsections",
     "klip.annuli_spacing",
@@ -71,6 +83,8 @@ SHORT = {
     "star_model": "align_refs.star_model",
     "exclude": "align_refs.exclude",
     "psfmask_center": "align_refs.psfmask_center",
+    "mode": "klip.mode",
+    "exclude_reference": "klip.exclude_reference",
 }
 
 
@@ -187,6 +201,22 @@ class Klip(_Step):
         "number of KL modes, by default as many as the references allow; several give a psfsub "
         "and an i2d each",
     )
+    mode: str = _parameter(
+        "auto",
+        choice("auto", *MODES),
+        "references: psf members (rdi), other rolls (adi), both (adi+rdi), or the mean of the "
+        "other rolls (roll)",
+    )
+    movement: float = _parameter(
+        1.0,
+        number("a number of pixels of 0 or more", lambda x: x >= 0),
+        "adi: least movement (px) of a source between an integration and its references",
+    )
+    exclude_reference: tuple[str, ...] | None = _parameter(
+        None,
+        optional(names),
+        "exposures or visits that are not used as references",
+    )
     annuli: int = _parameter(
         1, integer(1, 10_000), "annuli about the star, each with KL modes of its own"
     )
@@ -218,20 +248,27 @@ class Klip(_Step):
             max(self.annuli, self.subsections) > 1 or self.iwa or self.owa or self.maxnumbasis
         )
 
-    def truncations(self, references: Sequence[int]) -> tuple[int, ...]:
+    def truncations(self, *references: Sequence[int]) -> tuple[int, ...]:
         """Return the numbers of KL modes that are used.
 
         Parameters
         ----------
-        references : sequence of int
-            Integrations of each reference exposure.
+        *references : sequence of int
+            Integrations of each reference exposure; several where science exposures have different
+            references. The fewest count.
 
         Returns
         -------
         tuple of int
             Those asked for, in that order, no more than there are references. Without any, 50, or
-            fewer so that leaving out the largest exposure leaves more references than modes.
+            fewer so that leaving out the largest exposure leaves more references than modes. With
+            the mode "roll", 0.
         """
+        if self.mode == "roll":
+            return (0,)
+        return min((self._truncations(counts) for counts in references), key=max)
+
+    def _truncations(self, references: Sequence[int]) -> tuple[int, ...]:
         total = sum(references)
         if self.truncate is not None:
             wanted = self.truncate if isinstance(self.truncate, tuple) else (self.truncate,)
@@ -373,13 +410,14 @@ class Parameters:
             preset = _located(named[-1][1], _check_preset, named[-1][0])
         result = cls(preset=preset)
         for key, value in PRESETS.get(result.preset or "", {}).items():
-            result = result._with(key, value)
+            result = result.with_value(key, value)
         for key, value, where in given:
             if key != "preset":
-                result = _located(where, result._with, key, value)
+                result = _located(where, result.with_value, key, value)
         return result
 
-    def _with(self, key: str, value: Any) -> Parameters:
+    def with_value(self, key: str, value: Any) -> Parameters:
+        """Return a copy with one parameter changed: ``klip.truncate``, or a name of `SHORT`."""
         step, name = _resolve(key)
         changed = dataclasses.replace(getattr(self, step), **{name: value})
         return dataclasses.replace(self, **{step: changed})

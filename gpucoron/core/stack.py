@@ -49,6 +49,9 @@ class ReferenceNoise(NamedTuple):
     # (nref,) float64 of the references, mean of all integrations; (nref, nzones) in zones
     coefficients: np.ndarray
     deviations: np.ndarray  # (nref,) float64, root mean square of the references' noise, MJy/sr
+    #: Of the references, where exposures have different ones: rolls that are subtracted from each
+    #: other. Empty where all exposures have the same references.
+    sources: tuple[PlaneSource, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,6 +126,12 @@ class IntegrationStack(ArrayFields):
     def replace(self, **changes: Any) -> IntegrationStack:
         """Return a stack with some arrays replaced."""
         return dataclasses.replace(self, **changes)
+
+    def with_sources(self, references: tuple[PlaneSource, ...]) -> IntegrationStack:
+        """Return a stack whose `reference_noise` says which images the references are."""
+        noise = self.reference_noise
+        known = None if noise is None else noise._replace(sources=references)
+        return self.replace(reference_noise=known)
 
     def planes(self, index: slice | Iterable[Any]) -> IntegrationStack:
         """Return the stack of the planes that `index` (a slice, mask or list) selects."""

@@ -37,6 +37,9 @@ class StepKeywords(TypedDict, total=False):
     klip: Mapping[str, Any] | Klip
     klip_skip: bool
     klip_truncate: int | Sequence[int]
+    klip_mode: str
+    klip_movement: float
+    klip_exclude_reference: Iterable[str] | str | None
     resample: Mapping[str, Any] | Resample
     resample_skip: bool
     resample_pixfrac: float

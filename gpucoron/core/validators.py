@@ -24,6 +24,7 @@ __all__ = [
     "in_pixels",
     "integer",
     "length",
+    "names",
     "number",
     "optional",
     "pair",
@@ -211,6 +212,19 @@ def _is_triple(value: Any) -> bool:
     return (
         hasattr(value, "__len__") and bool(len(value)) and all(isinstance(v, single) for v in value)
     )
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """Check for names, in a sequence or in text with commas between them."""
+    parts = value.split(",") if isinstance(value, str) else value
+    parts = [parts] if isinstance(parts, os.PathLike) else parts
+    try:
+        found = tuple(os.fspath(part).strip() for part in parts)
+    except (TypeError, AttributeError):
+        found = ()
+    if not found or not all(name and name.isprintable() for name in found):
+        raise ValueError("expected a name, or several with commas between them")
+    return tuple(dict.fromkeys(found))
 
 
 def optional(check: Check) -> Check:

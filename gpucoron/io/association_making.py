@@ -292,8 +292,8 @@ def notes_on(
     """Yield what is worth knowing of a product of these exposures, in words."""
     if not references:
         yield (
-            f"no reference star (IS_PSF) with {science[0].optics}: without psf members no PSF can "
-            "be subtracted"
+            f"no reference star (IS_PSF) with {science[0].optics}: without psf members the only "
+            "references are other rolls (--mode adi)"
         )
     stars = sorted({facts.target or "?" for facts in references})
     if len(stars) > 1:

@@ -33,7 +33,9 @@ class GivenAssociation:
     stacks: Mapping[Path, IntegrationStack]
 
 
-def given_association(source: Any, *, check_files: bool = True) -> GivenAssociation:
+def given_association(
+    source: Any, *, check_files: bool = True, need_references: bool = True
+) -> GivenAssociation:
     """Make an association of a dict as a file would hold it, or of a list of exposures.
 
     Parameters
@@ -42,7 +44,7 @@ def given_association(source: Any, *, check_files: bool = True) -> GivenAssociat
         The contents of an association; or paths of exposures, pairs of path and "science" or
         "psf", and `Exposure` objects, in any mixture. Names are relative to the current folder.
         A path alone is a reference where its header has IS_PSF = T.
-    check_files : bool
+    check_files, need_references : bool
         As for `read_association`.
 
     Returns
@@ -72,7 +74,9 @@ def given_association(source: Any, *, check_files: bool = True) -> GivenAssociat
         content = json.dumps(table, default=os.fspath).encode()
     except (TypeError, ValueError) as problem:
         raise AssociationError(f"the association is no plain dict: {problem}") from None
-    found = association_from_text(Path.cwd() / NAME, content, check_files=check_files)
+    found = association_from_text(
+        Path.cwd() / NAME, content, check_files=check_files, need_references=need_references
+    )
     return GivenAssociation(replace(found, in_file=False), stacks)
 
 

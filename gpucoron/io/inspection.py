@@ -50,7 +50,6 @@ class Requirements:
     nan_spoils: bool  # a pixel cannot be used where ERR or a VAR_* is NaN
     like_jwst: bool  # ERR and VAR_* that tell nothing are used, too
     checksums: bool  # DATASUM and CHECKSUM, where the headers have them, must be right
-    references: bool = True  # a product must have psf members
 
     @classmethod
     def of(cls, parameters: Any, checksums: bool = True, pixels: bool = True) -> Requirements:
@@ -224,7 +223,7 @@ def _inspected(association, product: Product, exposures, reasons, needs, skip_ba
         science = [m for m in science if m not in bad]
         bad |= _unfit(science, may_lie_together)
         bad |= _minority([m for m in science if m not in bad], may_lie_together)
-    return _without(association, product, bad, needs)
+    return _without(association, product, bad)
 
 
 def output_grid(exposures: Sequence[Exposure], grid: Mapping[str, Any]) -> OutputWcs:
@@ -305,25 +304,24 @@ def _problem(check: Callable[[list[Member]], None], group: list[Member]) -> str:
     return ""
 
 
-def _without(
-    association: Association, product: Product, bad: Mapping[Member, str], needs: Requirements
-) -> Product:
+def _without(association: Association, product: Product, bad: Mapping[Member, str]) -> Product:
     """Leave members out, each with a warning; raise where too few are left."""
     for member, reason in bad.items():
         log.warning("%s (%s) is left out: %s", member.expname, member.exptype, reason)
-    product = replace(
+    left_out = tuple(LeftOut(m.expname, m.exptype, reason) for m, reason in bad.items())
+    left = replace(
         product,
         members=tuple(m for m in product.members if m not in bad),
-        left_out=tuple(LeftOut(m.expname, m.exptype, reason) for m, reason in bad.items()),
+        left_out=(*product.left_out, *left_out),
     )
-    for exptype in ("science", "psf") if needs.references else ("science",):
-        if not getattr(product, exptype):
+    for exptype in ("science", "psf"):
+        if getattr(product, exptype) and not getattr(left, exptype):
             texts = "; ".join(f"{m.expname}: {bad[m]}" for m in bad if m.exptype == exptype)
             raise ExposureError(
                 f"{association.path}: no {exptype} member can be used, expected at "
                 f"least one ({texts})"
             )
-    return product
+    return left
 
 
 def _reason(problem: Exception, member: Member) -> str:

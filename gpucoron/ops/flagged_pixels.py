@@ -32,6 +32,17 @@ class FlaggedPixels:
         self.shape, self._y, self._x, self._bits = dq.shape, y, x, to_host(dq[where])
         self._starts = np.searchsorted(planes, np.arange(len(dq) + 1))
 
+    def select(self, planes):
+        """Return the flagged pixels of some images, of which `planes` are the numbers, in order."""
+        parts = [slice(self._starts[k], self._starts[k + 1]) for k in planes]
+        new = object.__new__(type(self))
+        new.shape = (len(parts), *self.shape[1:])
+        for name in ("_y", "_x", "_bits"):
+            values = getattr(self, name)
+            setattr(new, name, np.concatenate([values[:0], *(values[part] for part in parts)]))
+        new._starts = np.cumsum([0, *(part.stop - part.start for part in parts)])
+        return new
+
     def shifted(self, index, shift_yx):
         """Return the flags of one image after a shift by fractions of a pixel.
 

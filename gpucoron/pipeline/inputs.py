@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.errors import ExposureError
 from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
+from gpucoron.pipeline.references import References, choose_psf_members, choose_references
 from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.stars import check_given_star
 from gpucoron.pipeline.zones import check_zones
@@ -33,9 +34,28 @@ class ProductInputs:
     association: Association
     product: Product
     science: list[Exposure]
-    references: list[Exposure]
+    references: list[Exposure]  # psf members
     truncations: tuple[int, ...]  # numbers of KL modes that are used
     star_model: StarImages | None = None
+    chosen: References = References("rdi")  # beside psf members
+
+    @property
+    def mode(self) -> str:
+        """The mode that is used: one of `gpucoron.core.parameters.MODES`."""
+        return self.chosen.mode
+
+    @property
+    def uses_rolls(self) -> bool:
+        """Whether science exposures are references of each other."""
+        return any(self.chosen.rolls.values())
+
+    def roll_counts(self, exposure: Exposure) -> list[int]:
+        """Return the integrations of the rolls that are references of a science exposure."""
+        return [roll.shape[0] for roll in self.chosen.rolls.get(exposure.root, ())]
+
+    def references_of(self, exposure: Exposure) -> list[Exposure]:
+        """Return the references of a science exposure, psf members first."""
+        return [*self.references, *self.chosen.rolls.get(exposure.root, ())]
 
 
 @dataclass(frozen=True)
@@ -117,11 +137,15 @@ def read_inputs(
     from gpucoron.io.product_naming import product_names
 
     if options.given is None:
-        association = read_association(options.asn, check_files=not options.skip_bad)
+        listed = read_association(
+            options.asn,
+            check_files=not options.skip_bad,
+            need_references=options.parameters.klip.mode == "rdi",
+        )
     else:
-        association = options.given.association
+        listed = options.given.association
     association, exposures = inspect_members(
-        association,
+        choose_psf_members(options.parameters, listed),
         Requirements.of(options.parameters, options.checksums, pixels),
         skip_bad=options.skip_bad,
         progress=lambda *state: progress("read", *state),
@@ -133,27 +157,24 @@ def read_inputs(
         for p in association.products
     ]
     names = product_names(association, [science[0].meta for science, _ in found])
-    for science, references in found:
+    for science, _ in found:
         check_given_star(options.parameters, science)
         check_exclusions(options.parameters, science)
-        modes = options.parameters.klip.truncations([e.shape[0] for e in references])
-        check_zones(options.parameters, science, modes)
     all_science = [exposure for science, _ in found for exposure in science]
     star_model = load_star_model(options.parameters, all_science, options.checksums)
-    products = (
-        ProductInputs(
-            name,
-            association,
-            product,
-            science,
-            references,
-            options.parameters.klip.truncations([e.shape[0] for e in references]),
-            star_model,
+    products = []
+    for name, product, as_listed, (science, psf) in zip(
+        names, association.products, listed.products, found, strict=True
+    ):
+        chosen = choose_references(options.parameters, as_listed, science, psf)
+        klip = replace(options.parameters.klip, mode=chosen.mode)
+        truncations = klip.truncations(
+            *([e.shape[0] for e in (*psf, *chosen.rolls.get(own.root, ()))] for own in science)
         )
-        for name, product, (science, references) in zip(
-            names, association.products, found, strict=True
+        check_zones(options.parameters, science, truncations)
+        products.append(
+            ProductInputs(name, association, product, science, psf, truncations, star_model, chosen)
         )
-    )
     return RunInputs(association, names, tuple(products))
 
 

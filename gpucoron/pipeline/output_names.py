@@ -69,6 +69,8 @@ class OutputNames:
             "psfsub": p.klip.skip,
             "i2d": p.resample.skip,
         }
+        if not product.psf:
+            skipped["psfstack"] = True
         kinds = [k for k in PRODUCTS if k in self.options.save and not skipped.get(k)]
         for member in (*product.science, *product.psf):
             of_science = ("psfalign", "psfsub") if member.exptype == "science" else ()

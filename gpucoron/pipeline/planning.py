@@ -62,7 +62,7 @@ class Plan:
 
     name: str
     pairs: int  # fits of a reference to a science integration
-    references: int  # images
+    references: int  # images, of the science exposure that has most
     integrations: tuple[int, ...]  # of each science exposure
     shape: tuple[int, int]  # of an image, (ny, nx)
     output_shape: tuple[int, int] | None  # of the combined image; None where there is none
@@ -73,6 +73,7 @@ class Plan:
     disk: int  # bytes to be written
     seconds: float  # wall time without reading and writing
     star: str = ""  # where it is before anything is measured, in words
+    mode: str = ""  # what the PSF is made of, in words, where it is not psf members alone
     zones: str = ""  # of KLIP, in words
 
     def lines(self) -> list[str]:
@@ -84,6 +85,7 @@ class Plan:
             f"product {self.name}",
             f"  science integrations  {exposures}",
             f"  reference images      {self.references}, {self.shape[0]} x {self.shape[1]} pixels",
+            *([f"  mode                  {self.mode}"] if self.mode else []),
             f"  output image          {output}",
             *([f"  star                  {self.star}"] if self.star else []),
             *([f"  zones of KLIP         {self.zones}"] if self.zones else []),
@@ -115,9 +117,12 @@ def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Pl
         output=None if resample.skip else output_grid(inputs.science, options.parameters.grid),
         budget=options.budget(),
         threads=threads,
+        rolls=[inputs.roll_counts(exposure) for exposure in inputs.science],
+        truncations=inputs.truncations,
     )
+    mode = "" if inputs.mode == "rdi" else f"{inputs.mode}: {inputs.chosen.words}"
     star = describe_star(options.parameters, inputs.science)
-    return replace(plan, star=star, zones=describe_zones(options.parameters))
+    return replace(plan, star=star, mode=mode, zones=describe_zones(options.parameters))
 
 
 def check_memory(options: RunOptions, plans: Sequence[Plan]) -> None:
@@ -163,27 +168,41 @@ def make_plan(
     output: OutputWcs | None = None,
     budget: int | None = None,
     threads: int = 1,
+    rolls: Sequence[Sequence[int]] = (),
+    truncations: Sequence[int] | None = None,
 ) -> Plan:
     """Estimate memory, disk and time of a product from the shapes (n, ny, nx) of its exposures.
 
-    `output` is the grid of the combined image, None where there is none. `budget`, the bytes that
-    the run may use, decides the batch; None is no limit.
+    `references` are the psf members. `output` is the grid of the combined image, None where there
+    is none. `budget`, the bytes that the run may use, decides the batch; None is no limit. `rolls`
+    has for each science exposure the integrations of those that are its references, too.
+    `truncations` are the numbers of KL modes. Default: as the psf members allow.
     """
     ny, nx = science[0][1:]
-    npix, nref = ny * nx, sum(s[0] for s in references)
-    truncations = parameters.klip.truncations([s[0] for s in references])
+    npix, npsf = ny * nx, sum(s[0] for s in references)
+    if truncations is None:
+        truncations = parameters.klip.truncations([s[0] for s in references])
     counts = tuple(s[0] for s in science)
+    nrefs = [npsf + sum(own) for own in rolls] or [npsf] * len(counts)
+    nref, in_library = max(nrefs), sum(counts) if any(rolls) else 0
     align = "first" if parameters.align_refs.skip else parameters.align_refs.align
-    aligned = 0 if parameters.klip.skip else len(counts) if align == "first" else sum(counts)
-    pairs = 0 if parameters.klip.skip else sum(_pairs(align, n, nref) for n in counts)
+    times = [0 if parameters.klip.skip else 1 if align == "first" else n for n in counts]
+    aligned = sum(n * m for n, m in zip(times, nrefs, strict=True))
+    pairs = 0
+    if not parameters.klip.skip:
+        pairs = sum(_pairs(align, n, m) for n, m in zip(counts, nrefs, strict=True))
     n_output = math.prod(output.shape) if output else 0
     stored = n_output * (_STORED + -(-sum(counts) // _BITS) * _STORED_LAYER)
     combined = _output_memory(output, npix, counts, len(truncations), save, keep) if output else 0
-    fixed = _fixed_memory(npix, nref, counts, references, parameters, save, keep, align, combined)
+    fixed = _fixed_memory(
+        npix, nref, counts, references, parameters, save, keep, align, combined, truncations
+    )
+    if in_library:
+        fixed += npix * _rolls_memory(npsf, nref, in_library, save, keep, parameters)
     if threads > 1:  # one exposure is read ahead while another is written
         fixed += 3 * _FULL * npix * max(s[0] for s in (*science, *references))
     by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
-    batch = min(nref, LARGEST_BATCH)
+    batch = max(1, min(nref, LARGEST_BATCH))
     if budget is not None:
         batch = max(1, min(batch, (budget - fixed) // by_one))
     return Plan(
@@ -197,9 +216,9 @@ def make_plan(
         fixed + batch * by_one,
         fixed + by_one,
         combined,
-        _disk(npix, nref, counts, parameters, len(truncations), save, aligned, stored),
-        _seconds(npix, nref, counts, aligned, pairs, align, truncations, save, threads)
-        + _zones_seconds(npix, nref, counts, aligned, parameters) / _worth(threads) * _speed(),
+        _disk(npix, npsf, counts, parameters, len(truncations), save, aligned, stored),
+        _seconds(npix, nref, counts, sum(times), pairs, align, truncations, save, threads)
+        + _zones_seconds(npix, nref, counts, sum(times), parameters) / _worth(threads) * _speed(),
     )
 
 
@@ -221,16 +240,25 @@ def _output_memory(output, npix, counts, n_truncations, save, keep):
     return int(n_output * (_MADE + layers * _LAYER + kept + written) + reached * _SUMS)
 
 
-def _fixed_memory(npix, nref, counts, references, parameters, save, keep, align, combined):
+def _rolls_memory(npsf, nref, in_library, save, keep, parameters):
+    """Bytes per pixel where rolls are references: all exposures, and a library of all images."""
+    with_err = bool({"psfalign"} & {*save, *keep}) and not parameters.align_refs.skip
+    images = npsf + in_library
+    stacked = max(_PLAIN * images - nref, 0)  # while the library is made
+    return _FULL * in_library + max((4 + 8 + 8 * with_err) * images, stacked)
+
+
+def _fixed_memory(
+    npix, nref, counts, references, parameters, save, keep, align, combined, truncations
+):
     """Peak memory without a batch: the maximum over the phases of a run."""
-    truncations = parameters.klip.truncations([s[0] for s in references])
-    n_exposures = len(counts) + len(references)
-    kept = _PLAIN * nref * ("psfstack" in keep) + 4 * n_exposures  # and their AREA
+    n_exposures, npsf = len(counts) + len(references), sum(s[0] for s in references)
+    kept = _PLAIN * npsf * ("psfstack" in keep) + 4 * n_exposures  # and their AREA
     if "crfints" in keep:
-        kept += _FULL * (nref + sum(counts))
+        kept += _FULL * (npsf + sum(counts))
     if "psfalign" in keep:
         kept += 20 * nref * (len(counts) if align == "first" else sum(counts))
-    peaks = [2 * _PLAIN * nref + _FLAGGING * max(s[0] for s in references)]
+    peaks = [2 * _PLAIN * npsf + _FLAGGING * max((s[0] for s in references), default=0)]
     if parameters.klip.skip:
         peaks.append(_FULL * sum(counts[:-1]) + _FLAGGING * counts[-1])
         peaks.append(_FULL * sum(counts) + combined / npix)
@@ -283,11 +311,11 @@ def _wide_drops(resample):
     return int(12 * max(0.0, _REACHED[resample.kernel] / finer - _REACHED["square"]))
 
 
-def _disk(npix, nref, counts, parameters, truncations, save, aligned, stored):
+def _disk(npix, npsf, counts, parameters, truncations, save, aligned, stored):
     sizes = {
-        "crfints": _FULL * (nref + sum(counts)) * (not parameters.outlier_detection.skip),
-        "psfstack": _PLAIN * nref,
-        "psfalign": _PLAIN * nref * aligned * (not parameters.align_refs.skip),
+        "crfints": _FULL * (npsf + sum(counts)) * (not parameters.outlier_detection.skip),
+        "psfstack": _PLAIN * npsf,
+        "psfalign": _PLAIN * aligned * (not parameters.align_refs.skip),
         "psfsub": (_FULL + 8) * sum(counts) * truncations * (not parameters.klip.skip),
     }
     images = npix * sum(size for name, size in sizes.items() if name in save)

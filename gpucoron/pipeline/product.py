@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from gpucoron.ops.zones import Zones
     from gpucoron.pipeline.inputs import ProductInputs, Psfmask
     from gpucoron.pipeline.planning import Plan
+    from gpucoron.pipeline.references import ReferenceImages
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.pipeline.run import Run
     from gpucoron.pipeline.subtraction import DeviceWork
-    from gpucoron.steps.bad_pixels import BadPixelFiller, ReferenceLibrary
+    from gpucoron.steps.bad_pixels import BadPixelFiller
 
 log = logging.getLogger("gpucoron")
 
@@ -45,17 +47,17 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
         # stack_refs: all reference integrations in one stack
         stacked = stack_references(product, references)
         del references
-        if not run.options.parameters.klip.skip:
+        if stacked is not None and not run.options.parameters.klip.skip:
             with run.timed("star"):  # they tell the wavefront, by which the star is found
                 product.stars.learn_from(inputs.references, stacked)
 
         # align_refs: bad pixels filled and spectra taken once, for all science exposures
-        library = prepare_references(product, stacked)
+        flagged = flag_science(product)
+        library = prepare_references(product, stacked, flagged)
         del stacked
 
         subtracted = []
-        for exposure in inputs.science:
-            science = flag_outliers(product, exposure)
+        for exposure, science in zip(inputs.science, flagged, strict=True):
             if run.options.parameters.klip.skip:
                 images = {}
             elif can_read_back(product, exposure):
@@ -115,16 +117,29 @@ def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationSta
     return stack.replace(var_poisson=None, var_rnoise=None, var_flat=None)
 
 
+def flag_science(product: ProductContext) -> Iterable[IntegrationStack]:
+    """Flag the outliers of the science exposures, of each when its turn comes.
+
+    Where they are references of each other, of all at once.
+    """
+    stacks = (flag_outliers(product, exposure) for exposure in product.inputs.science)
+    return list(stacks) if product.inputs.uses_rolls else stacks
+
+
 def stack_references(
     product: ProductContext, references: list[IntegrationStack]
-) -> IntegrationStack:
-    """Put all reference integrations into one stack, and write it."""
+) -> IntegrationStack | None:
+    """Put the integrations of all psf members into one stack, and write it; None without any."""
     from gpucoron.io.products import write_psfstack
     from gpucoron.steps.stack_refs import stack_refs
 
+    if not references:
+        if "psfstack" in product.run.options.save:
+            log.info("%s: no psf members are used, so psfstack is not written", product.inputs.name)
+        return None
     with product.step("stack_refs"):
         stacked = stack_refs(references, keep_unusable=product.parameters.like_jwst)
-    if not product.parameters.klip.skip:
+    if not (product.parameters.klip.skip or product.inputs.uses_rolls):
         _report_truncations(product, len(stacked))
     product.record.sources = stacked.sources
     product.result.psfstack = product.output(
@@ -135,6 +150,8 @@ def stack_references(
 
 def _report_truncations(product: ProductContext, n: int) -> None:
     """Log the numbers of KL modes that are used with `n` reference images."""
+    if product.inputs.mode == "roll":
+        return
     used, images = product.inputs.truncations, plural(n, "reference image")
     log.info("klip: %s of the KL modes of %s", ", ".join(map(str, used)), images)
     wanted = np.atleast_1d(product.parameters.klip.truncate or 0)
@@ -154,24 +171,42 @@ def _report_truncations(product: ProductContext, n: int) -> None:
 
 
 def prepare_references(
-    product: ProductContext, stacked: IntegrationStack
-) -> list[ReferenceLibrary] | None:
-    """Fill and transform the references on every device; None where nothing is subtracted."""
+    product: ProductContext,
+    stacked: IntegrationStack | None,
+    flagged: Iterable[IntegrationStack] = (),
+) -> ReferenceImages | None:
+    """Fill and transform the references on every device; None where nothing is subtracted.
+
+    `flagged` are the science exposures, where they are references of each other.
+    """
+    from gpucoron.pipeline.references import ReferenceImages
     from gpucoron.steps.bad_pixels import ReferenceLibrary
+    from gpucoron.steps.stack_refs import stack_refs
 
     science = product.inputs.science
-    if product.parameters.klip.skip or all(can_read_back(product, e) for e in science):
+    if product.parameters.klip.skip:
+        return None
+    if product.inputs.uses_rolls:
+        stacks = [stacked] if stacked is not None else []
+        stacked = stack_refs([*stacks, *flagged], keep_unusable=product.parameters.like_jwst)
+    if stacked is None:
+        raise InputError(f"{product.inputs.name}: no references, expected psf members or rolls")
+    images = ReferenceImages(product.inputs, stacked.sources, len(stacked))
+    if product.inputs.uses_rolls:
+        product.record.sources = stacked.sources
+        product.record.own_sources = {e.root: images.sources(e) for e in science}
+        _report_truncations(product, min(len(images.planes(e)) for e in science))
+    if all(can_read_back(product, e) for e in science):
         return None
     product.run.wait_for_device()
     options, parameters = product.run.options, product.parameters.align_refs
     filling = bad_pixel_filler(product)
     with_err = not parameters.skip and "psfalign" in options.save | options.keep
-    prepared = []
     for place in product.backends:
         with product.step("align_refs", place):
             own = product.on(place, stacked)
-            prepared.append(ReferenceLibrary(own, filling, with_err, product.mask))
-    return prepared
+            images.libraries.append(ReferenceLibrary(own, filling, with_err, product.mask))
+    return images
 
 
 def bad_pixel_filler(product: ProductContext) -> BadPixelFiller:
@@ -191,11 +226,12 @@ def subtract_psf(
     product: ProductContext,
     exposure: Exposure,
     science: IntegrationStack,
-    library: list[ReferenceLibrary] | None,
+    library: ReferenceImages | None,
 ) -> dict[int, IntegrationStack]:
     """Subtract the PSF from a science exposure; return its images for each truncation."""
     from gpucoron.pipeline.exclusion import warn_of_moves
     from gpucoron.pipeline.fit_warnings import report_fits, report_positions
+    from gpucoron.pipeline.references import report_ranking, to_be_ranked
     from gpucoron.pipeline.subtraction import Subtraction
     from gpucoron.steps.align_refs import AlignedReferences
 
@@ -208,13 +244,20 @@ def subtract_psf(
         writer = unless_complete.enter_context(_psfalign(product, exposure, shares[0].alignment))
         keep = "psfalign" in run.options.keep and not skip
         zones = zones_of(product, exposure)
-        work = Subtraction(run, root, shares, product.inputs.truncations, keep, zones)
+        allowed = _allowed_in(product, exposure, zones)
+        ranked = to_be_ranked(product, exposure)
+        options = zones, allowed, ranked
+        work = Subtraction(run, root, shares, product.inputs.truncations, keep, *options)
         subtracted = work.run(writer)
+        report_ranking(product, exposure, work.ranking)
+        if product.inputs.uses_rolls:
+            sources = product.record.sources_of(root)
+            subtracted = {k: stack.with_sources(sources) for k, stack in subtracted.items()}
         product.record.exposures[root].eigenvalues = work.spectra
         fits, positions, alignment = work.table, None, shares[0].alignment
         if not skip:
             result.fits[root], findings = fits, _ = alignment.judge(work.table)
-            sources = product.record.sources
+            sources = product.record.sources_of(root)
             if work.joint:
                 positions = result.positions[root] = alignment.positions.table(root, sources)
                 report_positions(positions, findings, alignment.positions.n_pairs)
@@ -245,6 +288,21 @@ def zones_of(product: ProductContext, exposure: Exposure) -> Zones | None:
         return find_zones(product.parameters, exposure, product.stars.find(exposure).mean)
 
 
+def _allowed_in(product: ProductContext, exposure: Exposure, zones: Zones | None) -> Any:
+    """Return which references serve in each zone, (nzones, n, nref); None where all do."""
+    from gpucoron.pipeline.references import far_enough_in_zones
+
+    if zones is None or not product.inputs.uses_rolls:
+        return None
+    return far_enough_in_zones(
+        product.parameters.klip.movement,
+        product.inputs.chosen,
+        exposure,
+        product.record.sources_of(exposure.root),
+        zones.radii,
+    )
+
+
 def _measure_star(product: ProductContext, exposure: Exposure, share: DeviceWork) -> None:
     """Measure the star in a science exposure, in the background, from its alignment."""
     alignment, fits = share.alignment, product.result.fits
@@ -253,7 +311,8 @@ def _measure_star(product: ProductContext, exposure: Exposure, share: DeviceWork
             every = np.concatenate([alignment.fit(i) for i in alignment.integrations])
             fits[exposure.root] = alignment.judge(every)[0]
     with product.run.timed("star"):
-        product.stars.measure(exposure, alignment, share.weight, product.record.sources)
+        sources = product.record.sources_of(exposure.root)
+        product.stars.measure(exposure, alignment, share.weight, sources)
 
 
 def _shares(product: ProductContext, exposure, science, library) -> list[DeviceWork]:
@@ -264,7 +323,10 @@ def _shares(product: ProductContext, exposure, science, library) -> list[DeviceW
 
     shares = []
     mask, weight = product.weights_of(exposure)
-    for place, prepared in zip(product.backends, library or (), strict=True):
+    libraries = [] if library is None else library.of(exposure)
+    sources = product.record.sources_of(exposure.root)
+    references = product.inputs.references_of(exposure)
+    for place, prepared in zip(product.backends, libraries, strict=True):
         with product.step("align_refs", place):
             own = product.on(place, science)
             align = product.parameters.align_refs.align
@@ -275,9 +337,7 @@ def _shares(product: ProductContext, exposure, science, library) -> list[DeviceW
                     mask,
                     batch=product.batch,
                     align=align,
-                    pointing=partial(
-                        pointing, exposure, product.inputs.references, product.record.sources
-                    ),
+                    pointing=partial(pointing, exposure, references, sources),
                 )
             except InputError as problem:
                 raise InputError(f"{exposure.path.name}: {problem}") from problem
@@ -307,7 +367,7 @@ def _psfalign(product: ProductContext, exposure, alignment):
     shape = alignment.shape
     if alignment.align != "first":
         shape = (len(alignment.science), *shape)
-    references, overwrite = product.inputs.references, run.options.overwrite
+    references, overwrite = product.inputs.references_of(exposure), run.options.overwrite
     return PsfalignWriter(path, references, shape, product.provenance, overwrite=overwrite)
 
 

@@ -56,6 +56,8 @@ class ProductContext:
         References to shift at a time, within the memory allowed.
     weights : Weights
         Of the science exposures' pixels.
+    suspected : set of str
+        Reference exposures that seem to have a background source.
     stacks : iterator of IntegrationStack
         The images of all exposures, references first, each read ahead.
     """
@@ -75,6 +77,7 @@ class ProductContext:
         )
         self.last_check = LastCheck(inputs.name)
         self.weights = Weights(self.parameters)
+        self.suspected: set[str] = set()
         self.batch = plan.batch
         sizes = plan.pairs, plan.batch, plan.memory // MIB
         log.debug("%d pairs, %d references at a time, about %d MiB", *sizes)
@@ -170,7 +173,7 @@ class ProductContext:
             asn_id=association.asn_id,
             asn_table=association.table_name,
             asn_pool=association.asn_pool,
-            parameters=self.parameters.flat(),
+            parameters={**self.parameters.flat(), "klip.mode": inputs.mode},
             inputs=[e.path.name for e in (*inputs.science, *inputs.references)],
             psfmask=psfmask,
         )

@@ -51,6 +51,9 @@ class ProductResult(ArrayFields):
     positions : dict of str to structured array
         The position of every image, by science exposure, with ``align="joint"``
         (`gpucoron.steps.positions.POSITIONS_DTYPE`).
+    references : dict of str to structured array
+        How the reference exposures of each science exposure rank
+        (`gpucoron.steps.reference_ranking.RANKING_DTYPE`).
     psfsub : dict of str to IntegrationStack
         PSF-subtracted science exposures by root name; where several truncations were asked for,
         ``_kl010`` and so on is added to it.
@@ -80,6 +83,7 @@ class ProductResult(ArrayFields):
     psfalign: dict[str, AlignedReferences] = field(default_factory=dict)
     fits: dict[str, np.ndarray] = field(default_factory=dict)
     positions: dict[str, np.ndarray] = field(default_factory=dict)
+    references: dict[str, np.ndarray] = field(default_factory=dict)
     psfsub: dict[str, IntegrationStack] = field(default_factory=dict)
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)
     stars: dict[str, StarPositions] = field(default_factory=dict)

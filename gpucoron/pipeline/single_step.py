@@ -80,6 +80,12 @@ def run_step(
     """
     if step not in STEPS:
         raise UsageError(f"there is no step {step!r}; expected one of {', '.join(STEPS)}")
+    klip = options.parameters.klip
+    if klip.exclude_reference or klip.mode not in ("auto", "rdi"):
+        raise UsageError(
+            "klip.mode and klip.exclude_reference choose the references in a run; a step takes "
+            "those that it is given"
+        )
     if getattr(options.parameters, step).skip:
         raise UsageError(f"{step}.skip is true, so that there is nothing to do")
     # only stack_refs looks at whether another step is skipped: klip, for a warning about it
@@ -286,8 +292,8 @@ def _filler(product: ProductContext) -> tuple[Callable[[IntegrationStack], Any],
     And the pixels without data in psfstack; None without it.
     """
     if product.inputs.references:
-        libraries = steps.prepare_references(product, _next_references(product)) or []
-        return libraries[0].fill_science, libraries[0].area
+        images: Any = steps.prepare_references(product, _next_references(product))
+        return images.libraries[0].fill_science, images.libraries[0].area
     filling = steps.bad_pixel_filler(product)
     log.info("klip: bad pixels are filled from the science exposure alone: no psfstack is given")
 

@@ -280,10 +280,14 @@ class Stars:
 
     def _moved(self, exposure: Exposure, origin: Exposure) -> np.ndarray | None:
         """Return `relative_positions` of an exposure to `origin`; None without fits."""
-        fits = [self._result.fits.get(e.root) for e in (origin, exposure)]
-        if fits[0] is None or fits[1] is None:
+        first, table = (self._result.fits.get(e.root) for e in (origin, exposure))
+        if first is None or table is None:
             return None
-        return relative_positions(fits[0], fits[1])
+        record = self._result.record
+        if record is not None and record.own_sources:
+            sources = record.sources_of(origin.root), record.sources_of(exposure.root)
+            first, table = _to_same_references(first, table, sources, origin.root)
+        return relative_positions(first, table)
 
     def center(self, wcss: Sequence[InputWcs]) -> Centering:
         """Decide how the exposures are combined, warn of stars apart; `wcss` are the exposures'."""
@@ -422,11 +426,38 @@ def relative_positions(first: np.ndarray, table: np.ndarray) -> np.ndarray:
     return found
 
 
+def _to_same_references(
+    first: np.ndarray,
+    table: np.ndarray,
+    sources: tuple[Sequence[PlaneSource], Sequence[PlaneSource]],
+    origin: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fits of two exposures to the references that both have.
+
+    Where there are none, the other one's fits to the first integration of the exposure `origin`,
+    which is one of its references, beside that one's fit to itself.
+    """
+    from gpucoron.ops.registration import CONVERGED
+
+    rows = [t.reshape(-1, len(s)) for t, s in zip((first, table), sources, strict=True)]
+    places = [{source: k for k, source in enumerate(s)} for s in sources]
+    common = [source for source in places[0] if source in places[1]]
+    if common:
+        rows = [r[:, [p[s] for s in common]].copy() for r, p in zip(rows, places, strict=True)]
+    else:
+        own = [k for k, source in enumerate(sources[1]) if source.exposure == origin][:1]
+        rows = [np.zeros((1, len(own)), first.dtype), rows[1][:, own].copy()]
+        rows[0]["status"] = CONVERGED
+    for r in rows:
+        r["ref_plane"] = np.arange(1, r.shape[1] + 1)
+    return rows[0].ravel(), rows[1].ravel()
+
+
 def _good_shifts(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return shifts (n, nref, 2) in x and y and their errors; NaN where a fit is no good."""
     from gpucoron.ops.registration import CONVERGED
 
-    rows = table.reshape(-1, int(table["ref_plane"].max()))
+    rows = table.reshape(-1, max(int(table["ref_plane"].max(initial=0)), 1))
     good = (rows["status"] == CONVERGED)[..., None]
     shifts, errors = (
         np.where(good, np.stack([rows[x], rows[y]], axis=-1), np.nan)

@@ -124,7 +124,7 @@ class StepInputs:
         association = self._names or Association(members[0].path, "", None, "", None, None, ())
         association = replace(association, products=(Product(None, tuple(members)),))
         with self.run.timed("read"):
-            association, exposures = inspect_members(association, self._needs(bool(references)))
+            association, exposures = inspect_members(association, self._needs())
         (product,) = association.products
         targets, stars = (
             [self._renamed(exposures[m.path, m.exptype]) for m in chosen]
@@ -135,15 +135,15 @@ class StepInputs:
         name = self._named(association, [*targets, *stars])
         return ProductInputs(name, association, product, targets, stars, ())
 
-    def _needs(self, references: bool) -> Any:
+    def _needs(self) -> Any:
         from gpucoron.io.inspection import Requirements
 
         needs = Requirements.of(self.run.parameters, self.run.options.checksums)
         if self._step != "outlier_detection":  # which makes a pixel bad where an error is NaN
             needs = replace(needs, nan_spoils=False)
         if self._step == "resample":
-            return replace(needs, references=False, values=False, pixels=False)
-        return replace(needs, references=references, grid=None, times=False)
+            return replace(needs, values=False, pixels=False)
+        return replace(needs, grid=None, times=False)
 
     def _renamed(self, exposure: Exposure) -> Exposure:
         """Return an exposure whose root does not end in the association's identifier."""

@@ -21,10 +21,12 @@ from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.klip import klip
 from gpucoron.steps.psf_noise import reference_noise
+from gpucoron.steps.reference_ranking import rank_references, with_shares
+from gpucoron.steps.roll_subtraction import subtract_rolls
 
 if TYPE_CHECKING:
     from gpucoron.backend.transfer import CpuBackend
-    from gpucoron.core.stack import IntegrationStack
+    from gpucoron.core.stack import IntegrationStack, PlaneSource
     from gpucoron.io.products import PsfalignWriter
     from gpucoron.ops.zones import Zones
     from gpucoron.pipeline.run import Run
@@ -46,12 +48,20 @@ class DeviceWork(NamedTuple):
     weight: np.ndarray | None = None  # (ny, nx) of the pixels in KLIP, on the host
 
 
+class Ranked(NamedTuple):
+    """What is needed to rank references."""
+
+    sources: Sequence[PlaneSource]
+    center: tuple[float, float]  # the star, about, pixels from 0
+
+
 class Subtraction:
     """Align the references to a science exposure and subtract its KLIP model.
 
     The result, for each of `truncations`, is put together on the first of the devices that share
     the work; with `keep`, aligned references are kept. Without `truncations` the references are
-    aligned only. With `zones` KLIP is done in each of them.
+    aligned only. With `zones` KLIP is done in each of them, by the references that
+    `allowed` (nzones, n, nref) says.
 
     Attributes
     ----------
@@ -61,6 +71,8 @@ class Subtraction:
         Aligned references of each fitted integration, on the host, if wanted.
     spectra : list of (rank,) arrays
         Eigenvalues of each KL basis, where it was made.
+    ranking : (n_exposures,) structured array or None
+        `gpucoron.steps.reference_ranking.RANKING_DTYPE`, where it was asked for by `ranked`.
     """
 
     def __init__(
@@ -71,9 +83,13 @@ class Subtraction:
         truncations: Sequence[int],
         keep: bool,
         zones: Zones | None = None,
+        allowed: np.ndarray | None = None,
+        ranked: Ranked | None = None,
     ):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
-        self.truncations, self._zones = truncations, zones
+        self.truncations, self._zones, self._allowed = truncations, zones, allowed
+        self._ranked = ranked
+        self.ranking: np.ndarray | None = None
         self.skip = job.parameters.align_refs.skip
         self.joint = shares[0].alignment.align == "joint" and not self.skip
         self.each = shares[0].alignment.align != "first"
@@ -118,6 +134,9 @@ class Subtraction:
     def _finish(self, integrations):
         self.table = np.concatenate([self._tables[i] for i in integrations])
         self.kept = [self._aligned[i] for i in integrations if self._keep]
+        if self.ranking is not None and self._ranked is not None:
+            rows = self._coefficients[max(self.truncations)]
+            self.ranking = with_shares(self.ranking, self._ranked.sources, rows)
         stack, errors = self.shares[0].stack, self._errors.get(0)
         stack = stack.replace(dq=self._flags())
         stacks = {}
@@ -255,20 +274,32 @@ class Subtraction:
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
         missing = work.alignment.science_missing
         coefficients: list = []
-        parts: Any = klip(
-            filled,
-            aligned if own else aligned[0],
-            list(self._out),
-            offsets=offsets,
-            weight=self._weight(work),
-            errors=errors,
-            overwrite_references=True,
-            spectra=self.spectra,
-            coefficients=coefficients,
-            missing=None if missing is None else missing[planes],
-            zones=self._zones,
-            maxnumbasis=self.job.parameters.klip.maxnumbasis,
-        )
+        options: dict[str, Any] = {
+            "offsets": offsets,
+            "weight": self._weight(work),
+            "errors": errors,
+            "coefficients": coefficients,
+            "missing": None if missing is None else missing[planes],
+        }
+        references = aligned if own else aligned[0]
+        if self.ranking is None and work is self.shares[0]:
+            self._rank(filled.data, references[0] if own else references, options["weight"])
+        parts: Any
+        if self.job.parameters.klip.mode == "roll":
+            parts = [subtract_rolls(filled, references, **options)]
+        else:
+            allowed = self._allowed
+            parts = klip(
+                filled,
+                references,
+                list(self._out),
+                overwrite_references=True,
+                spectra=self.spectra,
+                zones=self._zones,
+                allowed=None if allowed is None else allowed[:, planes],
+                maxnumbasis=self.job.parameters.klip.maxnumbasis,
+                **options,
+            )
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
             out = self._out[k]
@@ -280,6 +311,16 @@ class Subtraction:
             with first.activate():
                 for name, image in zip(names, images, strict=True):
                     out[name][planes] = image
+
+    def _rank(self, targets, references, weight):
+        """Compare the references with the target, as they are aligned to the first integration."""
+        if self._ranked is None:
+            return
+        sources, center = self._ranked
+        truncate = max(self.truncations) or references.shape[0]
+        self.ranking = rank_references(
+            targets, references, sources, center, truncate=truncate, weight=weight
+        )
 
     def _weight(self, work):
         """Return the weights of the pixels: without known sources, and without areas of no data."""

@@ -16,6 +16,7 @@ from gpucoron.analysis import measure
 from gpucoron.analysis.measure import SkyCandidate
 from gpucoron.analysis.record import Record
 from gpucoron.report import sections
+from gpucoron.steps.reference_ranking import LIKELY_SOURCE
 
 
 def make_report(
@@ -147,6 +148,8 @@ def _product(result: Any, product: Any, prefix: str, star, folder) -> dict[str, 
         "exposures": sections.before_after(record, sky),
         "residuals": sections.residuals(record, sky),
         "shifts": sections.shifts(record, product.fits),
+        "references": sections.ranked_references(record, product.references),
+        "likely": LIKELY_SOURCE,
         "eigen": sections.eigenvalues(record, tuple(record.images)),
         "flags": sections.flags(record),
         "members": _members(record, folder),

@@ -91,7 +91,7 @@ def shifts_by_exposure(record: Record, fits: Mapping[str, np.ndarray]) -> dict[s
     """Summarise the alignment fits of each science exposure that has any, by S1, S2, ..."""
     names = {e.root: f"S{k}" for k, e in enumerate(science_exposures(record), 1)}
     return {
-        names.get(root, root): measure.reference_shifts(table, record.sources)
+        names.get(root, root): measure.reference_shifts(table, record.sources_of(root))
         for root, table in fits.items()
         if len(table)
     }

@@ -15,6 +15,7 @@ from gpucoron.core.star import CombinedStar
 from gpucoron.report import images, plots
 from gpucoron.report.canvas import Drawing, chart, drawing, image_axes
 from gpucoron.report.images import LISTED, Frame, asinh_norm
+from gpucoron.steps.reference_ranking import LIKELY_SOURCE
 
 INNER_ARCSEC = 3.5  # half a side of the enlarged middle
 
@@ -261,6 +262,29 @@ def shifts(record: Record, fits: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         outliers = [f"{s.names[k]}: {why}" for k, why in s.outliers]
         exposures.append({"heading": f"{name}: {root}", "views": views, "outliers": outliers})
     return exposures
+
+
+def ranked_references(record: Record, rankings: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Make header, rows and classes of the table of references of each science exposure."""
+    names = labels(record)
+    header = ["", "exposure", "integrations", "correlation", "share", "left", "source", "x", "y"]
+    return [
+        {
+            "heading": f"{names.get(root, '')}: {root}",
+            "header": header,
+            "rows": [
+                [
+                    *(names.get(row["exposure"], ""), row["exposure"], int(row["integrations"])),
+                    *(number(float(row[name]), 3) for name in ("correlation", "share", "left")),
+                    *(number(float(row[name]), 0) for name in ("source", "x", "y")),
+                ]
+                for row in ranking
+            ],
+            "right": list(range(2, len(header))),
+            "classes": ["doubtful" if row["source"] > LIKELY_SOURCE else "" for row in ranking],
+        }
+        for root, ranking in rankings.items()
+    ]
 
 
 def eigenvalues(record: Record, truncations: tuple[int, ...]) -> dict[str, Any] | None:

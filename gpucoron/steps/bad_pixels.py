@@ -9,6 +9,7 @@ not disturb a registration.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -313,6 +314,19 @@ class ReferenceLibrary:
             known = xp.isfinite(err).all(axis=(1, 2))
             err = err if known.all() else xp.where(known[:, None, None], err, 0.0)
             self.err_spectra, self.err_known = spectra(err), to_host(known) & self.usable
+
+    def select(self, planes: np.ndarray) -> ReferenceLibrary:
+        """Return the library of some of the references, of which `planes` are the numbers."""
+        new = copy.copy(self)
+        kept, new.groups = np.unique(self.groups[planes], return_inverse=True)
+        xp = cuda.array_namespace(self.images)
+        index = xp.asarray(planes)
+        new.images, new.spectra = self.images[index], self.spectra[index]
+        new.shape, new.errors = new.images.shape, self.errors[xp.asarray(kept)]
+        new.usable, new.flagged = self.usable[planes], self.flagged.select(planes)
+        if self.err_spectra is not None and self.err_known is not None:
+            new.err_spectra, new.err_known = self.err_spectra[index], self.err_known[planes]
+        return new
 
     def fill_science(self, science: IntegrationStack) -> tuple[np.ndarray, np.ndarray]:
         """Fill the integrations of one science exposure.

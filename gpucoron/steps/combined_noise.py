@@ -10,7 +10,7 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
-from gpucoron.core.stack import VARIANCES, IntegrationStack, ReferenceNoise
+from gpucoron.core.stack import VARIANCES, IntegrationStack, PlaneSource, ReferenceNoise
 from gpucoron.ops.drizzle import Overlaps, overlaps, sum_shares, weighted_sums
 
 __all__ = ["CombinedNoise", "NoisePlanes"]
@@ -31,11 +31,14 @@ class NoisePlanes(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """The references' noise in one exposure's part of the image."""
+    """Noise in an exposure's part of the image that others share: of its references, or its own."""
 
     variance: Any  # (ny, nx), not yet divided by the square of the total weight
     noise: ReferenceNoise
     turned: np.ndarray  # (2, 2) from output to input pixels
+    own: tuple[
+        PlaneSource, ...
+    ] = ()  # integrations whose own noise this is, not that of references
 
 
 @dataclass
@@ -69,7 +72,12 @@ class CombinedNoise:
     common ``2 rho c sqrt(V_e V_f)``, where c is the cosine between their coefficients, weighted
     with the references' noise, and rho the correlation of noise on two drizzled images that are
     displaced against each other: the star is in the same place, the images are turned. With drops
-    of a pixel that is a cubic B-spline of the displacement in x times one of that in y. Speckles
+    of a pixel that is a cubic B-spline of the displacement in x times one of that in y. Where e is
+    a reference of f (ADI), the noise of e's own pixels is in f's part as well, subtracted and
+    turned; it counts by the same formula with the sign of what is subtracted, which makes the sum
+    smaller where the images overlap: within two pixels over the difference of the rolls (11 px at
+    10 degrees). The references' part is no less than 0: near the star errors are too large
+    rather than too small. Speckles
     are wider than pixels, so the average over a drop does not reduce them: ``sum_e (sum_e a w)^2
     var_e / W^2``.
     """
@@ -117,7 +125,11 @@ class CombinedNoise:
             term = of_exposure[0] * of_exposure[1]
             self._speckle = term if self._speckle is None else self._speckle + term
         if shared is not None:
-            self._shared.append(_Shared(summed[len(names)], shared, _linear_part(pixel_map)))
+            turned = _linear_part(pixel_map)
+            self._shared.append(_Shared(summed[len(names)], shared, turned))
+            if shared.sources and stack.sources:
+                own = _Shared(sum(summed[: len(names)]), shared, turned, stack.sources)
+                self._shared.append(own)
         self._note_window(pixel_map, geometry, weight, sum(squared))
 
     def result(self) -> NoisePlanes:
@@ -143,16 +155,16 @@ class CombinedNoise:
         if not self._shared:
             return None
         xp = cuda.array_namespace(self._shared[0].variance)
-        total = sum(part.variance for part in self._shared)
+        total = sum(part.variance for part in self._shared if not part.own)
         for k, one in enumerate(self._shared):
             for other in self._shared[:k]:
-                cosine = _cosine(one.noise, other.noise)
+                cosine = _cosine(one, other)
                 if cosine == 0.0 or self.center is None:
                     continue
                 turned = one.turned - other.turned
                 overlap = xp.asarray(_overlap(turned, self.output_shape, self.center))
                 total = total + 2.0 * cosine * overlap * xp.sqrt(one.variance * other.variance)
-        return total
+        return xp.maximum(total, 0.0)
 
     def _note_window(self, pixel_map: Any, geometry: Overlaps, weight: Any, variance: Any) -> None:
         """Keep an exposure's overlaps in the window, and the typical weight and variance there."""
@@ -198,13 +210,32 @@ def _reference_noise_of(stack: IntegrationStack) -> ReferenceNoise | None:
     return noise._replace(variance=np.nan_to_num(noise.variance).astype(np.float64))
 
 
-def _cosine(one: ReferenceNoise, other: ReferenceNoise) -> float:
-    """Cosine between two exposures' references, all zones alike; 0 where these are not the same."""
-    if one.coefficients.shape != other.coefficients.shape:
+def _cosine(one: _Shared, other: _Shared) -> float:
+    """Cosine between the images whose noise is in two parts, all zones alike; 0 for none."""
+    if one.noise.sources and other.noise.sources:
+        amounts = _amounts(one), _amounts(other)
+        common = sorted(set(amounts[0]) & set(amounts[1]))
+        product = float(sum((amounts[0][source] * amounts[1][source]).sum() for source in common))
+        squares = [sum(float((a * a).sum()) for a in own.values()) for own in amounts]
+        size = float(np.sqrt(squares[0] * squares[1]))
+        return product / size if size > 0 else 0.0
+    if one.noise.coefficients.shape != other.noise.coefficients.shape:
         return 0.0
-    a, b = ((noise.coefficients.T * noise.deviations).ravel() for noise in (one, other))
+    a, b = ((p.noise.coefficients.T * p.noise.deviations).ravel() for p in (one, other))
     size = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / size if size > 0 else 0.0
+
+
+def _amounts(part: _Shared) -> dict[PlaneSource, np.ndarray]:
+    """How much of the noise of each image is in a part, in any unit, for each zone.
+
+    References are subtracted.
+    """
+    coefficients = part.noise.coefficients
+    if part.own:
+        return dict.fromkeys(part.own, -np.ones(coefficients.shape[1:]))
+    values = (coefficients.T * part.noise.deviations).T
+    return dict(zip(part.noise.sources, values, strict=True))
 
 
 def _linear_part(pixel_map: Any) -> np.ndarray:

@@ -88,6 +88,11 @@ def given(options):
     return lambda tiny: options.replace("INPUT", str(tiny.folder)).split()
 
 
+def without_psf(*options):
+    """Give options, and leave out every psf member by --exclude-reference."""
+    return lambda tiny: [*options, *(f"--exclude-reference={p.name}" for p in tiny.psf)]
+
+
 def out(name, make=lambda path: None):
     """Write into another folder."""
 
@@ -160,8 +165,15 @@ bad(
 )
 bad(NO_PRODUCTS, content("asn", b'{"asn_type": "coron3"}'))
 found = r"no member with exptype '{}' \(found: {}\), expected at least one "
-bad(found.format("psf", "science") + "reference", only("sci"))
+bad(found.format("psf", "science") + "reference", both(only("sci"), given("--mode rdi")))
+bad("no psf member to use, and only one science exposure .{sci0}.", only("sci0"))
 bad(found.format("science", "psf") + "exposure of the", only("psf"))
+UNKNOWN = "klip.exclude_reference is 'jw1', expected the file or root name"
+bad(UNKNOWN, given("--exclude-reference jw1"), 2)
+bad("klip.exclude_reference leaves none of the 3 psf members", without_psf("--mode", "rdi"), 2)
+bad("klip.mode is roll, which is no KLIP", given("--mode roll --set klip.annuli=3"), 2)
+bad("source .* px from the star moves by at most", given("--mode adi --set klip.movement=9"))
+bad("klip.movement is '-1'; expected a number of pixels", given("--set klip.movement=-1"), 2)
 bad(r"{asn}: 1 of 5 members missing \(looked for relative to .*/input\): {psf1}", lost("psf1"))
 
 # Exposures that cannot be read

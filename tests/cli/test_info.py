@@ -60,7 +60,7 @@ def test_dithers_and_the_star_are_those_simulated(tiny, capsys):
 @pytest.mark.parametrize(
     "change, note",
     [
-        (lambda t: t.members(lambda n: n in names(t.science)), "without psf members no PSF can be"),
+        (lambda t: t.members(lambda n: n in names(t.science)), "without psf members the only"),
         (lambda t: t.edit(t.psf[0], FILTER="F356W"), "FILTER is F356W, but"),
         (lambda t: t.edit(t.psf[0], IS_PSF=False), "is psf, but its IS_PSF is false"),
         (
@@ -68,7 +68,7 @@ def test_dithers_and_the_star_are_those_simulated(tiny, capsys):
             "is science of B, but ",
         ),
         (lambda t: t.psf[0].unlink(), "no such file"),
-        (lambda t: t.edit_asn(also("science", "psf")), "is science and psf: the target would be"),
+        (lambda t: t.edit_asn(also("science", "psf")), "is science and psf: it is a reference"),
         (lambda t: t.edit_asn(also("science", "target_acq")), "target_acq, which is not used"),
     ],
 )

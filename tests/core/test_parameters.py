@@ -65,8 +65,10 @@ def test_defaults_are_those_of_jwst():
     ],
 )
 def test_numbers_of_kl_modes(truncate, references, used):
-    """By default one exposure can be left out; never more than there are references."""
+    """By default one exposure can be left out; never more than there are references, the fewest."""
     assert Klip(truncate=truncate).truncations(references) == used
+    assert Klip(truncate=truncate).truncations(2 * references, references) == used
+    assert Klip(truncate=truncate, mode="roll").truncations(references) == (0,)
 
 
 def test_every_step_can_be_skipped_and_every_parameter_is_described():

@@ -152,7 +152,7 @@ def test_one_for_each_target_and_filter(tiny):
 @pytest.mark.parametrize(
     "change, note",
     [
-        (lambda t: [p.unlink() for p in t.psf], "without psf members no PSF can be subtracted"),
+        (lambda t: [p.unlink() for p in t.psf], "without psf members the only"),
         (lambda t: t.edit(*t.science, IS_PSF=None), "IS_PSF is missing, taken as science"),
         (lambda t: t.edit(*t.psf, PROGRAM="01234"), "references of another program are taken"),
         (lambda t: t.edit(t.science[1], **{"DATE-BEG": "2024-06-01T00:00:00.0"}), "have moved"),

@@ -39,7 +39,7 @@ def test_an_association_that_is_no_file(tiny, tmp_path, monkeypatch):
             ExposureError,
             "SCI",
         ),
-        (exposures[:1], AssociationError, "no member with exptype"),
+        (exposures[:1], ExposureError, "no psf member to use"),
     ):
         with pytest.raises(error, match=message):
             gpucoron.run(given, **options)
