@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ from astropy.table import Table
 
 import gpucoron
 from gpucoron.compat import pyklip as ours
+from gpucoron.compat.crfints import copy_crfints
+from gpucoron.errors import OutputError, UsageError
 from gpucoron.simulate import simulate
 
 klip = pytest.importorskip("pyklip.klip", reason="pyklip is not installed")
@@ -43,12 +46,11 @@ def products(request, tmp_path_factory):
     )
     saved = ("crfints", "psfsub", "i2d")
     options = {"klip_truncate": 3, "save": saved, "output_dir": folder / "out"}
-    gpucoron.run(made.asn, psfmask=made.psfmask, **options)
+    result = gpucoron.run(made.asn, psfmask=made.psfmask, **options)
+    science, references = copy_crfints(result, folder / "centred")
 
-    def named(kind, exposures=(*made.science, *made.psf)):
-        roots = {p.name.rpartition("_")[0] for p in exposures}
-        files = sorted((folder / "out").glob(f"*_{kind}.fits"))
-        return [str(p) for p in files if kind == "i2d" or any(p.name.startswith(r) for r in roots)]
+    def named(kind):
+        return [str(p) for p in sorted((folder / "out").glob(f"*_{kind}.fits"))]
 
     separation, angle, _ = PLANETS[request.param]
     return SimpleNamespace(
@@ -57,8 +59,9 @@ def products(request, tmp_path_factory):
         angle=np.radians(angle),
         i2d=named("i2d"),
         psfsub=named("psfsub"),
-        science=named("crfints", made.science),
-        references=named("crfints", made.psf),
+        result=result,
+        science=science,
+        references=references,
         scale=np.sqrt(fits.getval(named("i2d")[0], "PIXAR_A2", "SCI")),
     )
 
@@ -86,6 +89,31 @@ def test_products_open_with_centers_and_angles(products, kind):
         for image, angle, center in zip(dataset.input, dataset.PAs, dataset.centers, strict=True)
     ]
     assert planet_offset(np.nanmean(turned, axis=0), dataset.centers[0], products) < NEAR
+
+
+def test_copies_of_crfints_have_the_star_where_it_is(products):
+    """And in the references, too, which have another star."""
+    assert (len(products.science), len(products.references)) == (2, 3)
+    exposures = {e["file"].rpartition("_")[0]: e for e in products.truth["exposures"]}
+    for path in (*products.science, *products.references):
+        exposure = exposures[Path(path).name.partition("_c1")[0]]
+        header = fits.getheader(path, "SCI")
+        found = np.array([header["STARCENX"], header["STARCENY"]]) - 1
+        errors = np.array([header["STARERRX"], header["STARERRY"]])
+        truth = np.mean(exposure["star_xy_px"], axis=0)
+        assert (np.abs(found - truth) < np.maximum(3 * errors, 0.1)).all()
+        original = products.result.files[0].parent / Path(path).name
+        with fits.open(original) as before, fits.open(path, checksum=True) as after:
+            assert [h.name for h in before] == [h.name for h in after]
+            np.testing.assert_array_equal(before["SCI"].data, after["SCI"].data)
+            np.testing.assert_array_equal(before["DQ"].data, after["DQ"].data)
+
+
+def test_copies_that_cannot_be_made(products, tmp_path):
+    with pytest.raises(OutputError, match="would replace what is copied"):
+        copy_crfints(products.result, products.result.files[0].parent)
+    with pytest.raises(UsageError, match="no crfints of .* among the files"):
+        copy_crfints(replace(products.result, files=()), tmp_path)
 
 
 def obs_of(products):
