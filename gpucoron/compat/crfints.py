@@ -100,6 +100,6 @@ def _file_of(result: Result, root: str) -> Path:
         if path.name.startswith(f"{root}_") and path.name.endswith("_crfints.fits"):
             return path
     raise UsageError(
-        f"no crfints of {root} among the files of the run; expected an output_dir, and 'crfints' in "
-        "save"
+        f"no crfints of {root} among the files of the run; expected an output_dir, and 'crfints' "
+        "in save"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +29,6 @@ from gpucoron.compat.pyklip_zones import Library, Zones, allowed_references, mak
 from gpucoron.errors import InputError, OutputError, ParameterError, plural
 from gpucoron.ops.klip_zones import klip_zones
 
-if TYPE_CHECKING:
-    from pyklip.instruments.Instrument import Data
-    from pyklip.rdi import PSFLibrary
-
 __all__ = ["klip_dataset"]
 
 log = logging.getLogger("gpucoron")
@@ -41,7 +37,7 @@ _FILTER_SIZE = 10  # pyKLIP's high-pass filter without a width
 
 
 def klip_dataset(
-    dataset: Data,
+    dataset: Any,
     mode: str = "ADI+SDI",
     outputdir: str = ".",
     fileprefix: str = "",
@@ -57,7 +53,7 @@ def klip_dataset(
     maxnumbasis: int | None = None,
     corr_smooth: float = 1,
     spectrum: Any = None,
-    psf_library: PSFLibrary | None = None,
+    psf_library: Any = None,
     highpass: bool | float = False,
     lite: bool = False,
     save_aligned: bool = False,

@@ -194,9 +194,8 @@ def noise_maps(
     rings = [(radius > r - width / 2) & (radius < r + width / 2) for r in radii]
 
     def work(image):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # an annulus without pixels is NaN
-            deviations = [np.nanstd(image[ring]) for ring in rings]
+        known = [image[ring & ~np.isnan(image)] for ring in rings]
+        deviations = [values.std() if len(values) else np.nan for values in known]
         result = np.interp(radius, radii, deviations, left=np.nan, right=np.nan)
         result[np.isnan(image)] = np.nan
         return result
