@@ -285,6 +285,11 @@ def _set_output_wcs(header: Header, wcs: OutputWcs, provenance: Provenance) -> N
         sr, arcsec2 = float(wcs.pixel_area_sr), float(wcs.pixel_area_arcsec2)
         set_keyword(header, "PIXAR_SR", sr, "[sr] area of an output pixel", hdu="SCI")
         set_keyword(header, "PIXAR_A2", arcsec2, "[arcsec2] area of an output pixel", hdu="SCI")
+        # readers of cubes, such as pyKLIP's, take the position angle of y from these
+        angle = float(wcs.position_angle)
+        set_keyword(header, "ROLL_REF", angle, "[deg] position angle of y, N over E", hdu="SCI")
+        set_keyword(header, "V3I_YANG", 0.0, "[deg] from V3 (here y) to y", hdu="SCI")
+        set_keyword(header, "VPARITY", -1, "sense of the angles", hdu="SCI")
     for keyword, value, comment in wcs.to_header_cards():
         set_keyword(header, keyword, value, comment, hdu="SCI", section="WCS parameters")
     if wcs.s_region:

@@ -6,12 +6,14 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.core.star import SOURCES, CombinedStar, StarPositions
-from gpucoron.errors import ExposureError, GpucoronError
+from gpucoron.errors import ExposureError, GpucoronError, OutputError
+from gpucoron.io.files import SameFiles, check_folder, check_replaceable, output_error
 from gpucoron.io.fits.headers import number_pair, set_keyword
 from gpucoron.io.wcs import read_wcs
 from gpucoron.io.wcs.tan import ARCSEC2_PER_SR, tangent_plane
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STAR_KEYWORDS",
+    "copy_with_star",
     "expected_star",
     "read_star",
     "offsets_from",
@@ -181,6 +184,30 @@ def set_star(header: Header, star: StarPositions | CombinedStar | None) -> None:
             set_keyword(header, keyword, known[keyword], comment, hdu="SCI")
         else:
             header.remove(keyword, ignore_missing=True, remove_all=True)
+
+
+def copy_with_star(path: Path, folder: Path, star: StarPositions, overwrite: bool = True) -> Path:
+    """Copy a product of an exposure with the star's keywords in SCI; return the copy.
+
+    Raises
+    ------
+    OutputError
+        The copy cannot be written, or would replace `path`, or a file without `overwrite`.
+    """
+    from astropy.io import fits
+
+    target = folder / path.name
+    check_folder(folder, [target.name])
+    check_replaceable(target, overwrite)
+    if target in SameFiles([path]):
+        raise OutputError(f"{target} would replace what is copied; choose another folder")
+    try:
+        with fits.open(path, do_not_scale_image_data=True) as hdus:
+            set_star(hdus["SCI"].header, star)
+            hdus.writeto(target, checksum=True, overwrite=True)
+    except OSError as problem:
+        raise output_error(target, problem) from problem
+    return target
 
 
 def _known(star: StarPositions) -> Iterator[tuple[str, Any]]:

@@ -57,11 +57,21 @@ def test_readme_has_no_relative_links_where_packages_are_shown():
 def test_timings_of_readme_are_those_of_the_results_that_it_names():
     section = (ROOT / "README.md").read_text().partition("## In numbers")[2].partition("\n## ")[0]
     files = re.findall(r"\((bench/results/[^)]+)\)", section)
-    canonical, gpu = (json.loads((ROOT / file).read_text()) for file in files)
-    rows = [row.split("|")[2].strip() for row in section.splitlines() if row.endswith(" s |")]
+    canonical, gpu, peers = (json.loads((ROOT / file).read_text()) for file in files)
+    rows = [row.split("|")[1:-1] for row in section.splitlines() if row.endswith(" s |")]
+    of_peers = [[cell.strip() for cell in row] for row in rows if len(row) > 2]
+    rows = [row[1].strip() for row in rows if len(row) == 2]
     measured = ("jwst, first", "first", *(f"joint, psfalign {w}written" for w in ("not ", "")))
     measured += ("each, psfalign not written",)
     assert rows == [f"{canonical[name]['median_s']:.1f} s" for name in measured]
+    rdi, zones = peers["RDI"], peers["ADI+RDI, zones"]
+    jwst = rdi["jwst, subtraction alone"]["median_s"]
+    assert of_peers[0][1] == f"{jwst:.1f} s, subtraction alone"
+    assert of_peers[0][3:5] == [f"{rdi[name]['median_s']:.1f} s" for name in ("pyKLIP", "VIP")]
+    assert of_peers[1][3] == f"{zones['pyKLIP']['median_s']:.1f} s"
+    assert [row[5] for row in of_peers] == [
+        f"{w['gpucoron']['median_s']:.2f} s" for w in (rdi, zones)
+    ]
     for kind in ("gpu", "cpu"):
         assert f"{gpu['large'][kind]['process']['median_s']:.1f} s" in section
 

@@ -42,3 +42,7 @@ KRIGING_REL = 1e-10
 #: Filled pixels on a GPU against the CPU's in double, by the largest of the image: the same systems
 #: with sums in another order; worst seen 1e-12.
 FILL_REL = 1e-10
+
+#: Images that pyKLIP subtracted and derotated in double, peak 100, residuals some units: products
+#: and decompositions of the same matrices in another order; worst seen 2e-10.
+PYKLIP = 1e-8

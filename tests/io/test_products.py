@@ -248,7 +248,10 @@ def test_i2d_keywords(data, written):
         assert (sci["PIXAR_SR"], sci["PIXAR_A2"]) == areas
         assert sci["S_REGION"] == grid().s_region and sci["BUNIT"] == "MJy/sr"
         assert hdus["ERR"].header["BUNIT"] == "MJy/sr"
-        assert not {"CD1_1", "A_ORDER", "V2_REF", "ROLL_REF"} & set(sci)
+        assert not {"CD1_1", "A_ORDER", "V2_REF", "RA_REF"} & set(sci)
+        low, high = (WCS(sci).pixel_to_world(24.5, y) for y in (19, 20))
+        up = low.position_angle(high).wrap_at("180d").deg
+        assert sci["ROLL_REF"] - sci["V3I_YANG"] * sci["VPARITY"] == pytest.approx(up, abs=1e-3)
         assert not hdus["DQ"].data[1:].any() and hdus["DQ"].data[0, 0] == 513
         names = list(hdus["HDRTAB"].data["FILENAME"])
         assert names == [e.path.name for e in data.science]

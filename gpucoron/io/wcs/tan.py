@@ -56,6 +56,12 @@ class OutputWcs:
         """Area of an output pixel in steradian."""
         return self.pixel_scale**2 / ARCSEC2_PER_SR
 
+    @property
+    def position_angle(self) -> float:
+        """Position angle of the y axis in degrees, from north over east, 0 to 360."""
+        east, north = self.matrix()[:, 1]
+        return float(np.degrees(np.arctan2(east, north)) % 360)
+
     def sky_to_pixel(self, ra, dec) -> tuple[np.ndarray, np.ndarray]:
         """Pixel x, y of sky positions in degrees; NaN beyond 90 degrees from `crval`."""
         x, y = tangent_plane(ra, dec, *self.crval)
