@@ -38,6 +38,7 @@ __all__ = [
     "StackRefs",
     "OWN",
     "PRESETS",
+    "SECTIONS",
     "SHORT",
     "STEPS",
     "describe_parameters",
@@ -298,9 +299,11 @@ class Analysis(_Section):
     )
 
 
-STEPS: dict[str, type[_Section]] = {
-    c.step: c for c in (OutlierDetection, StackRefs, AlignRefs, Klip, Resample, Analysis)
+STEPS: dict[str, type[_Step]] = {
+    c.step: c for c in (OutlierDetection, StackRefs, AlignRefs, Klip, Resample)
 }
+#: The steps, and what follows them.
+SECTIONS: dict[str, type[_Section]] = {**STEPS, Analysis.step: Analysis}
 
 
 @dataclass(frozen=True)
@@ -320,7 +323,7 @@ class Parameters:
     preset: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in STEPS.items():
+        for name, kind in SECTIONS.items():
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise ParameterError(f"{name} is {value!r}; expected {kind.__name__}(...)")
@@ -401,7 +404,7 @@ class Parameters:
     def flat(self) -> dict[str, Any]:
         """Return every parameter under its full name, ``{"klip.truncate": 50, ...}``."""
         values = {} if self.preset is None else {"preset": self.preset}
-        for step in STEPS:
+        for step in SECTIONS:
             for item in dataclasses.fields(getattr(self, step)):
                 values[f"{step}.{item.name}"] = getattr(getattr(self, step), item.name)
         return values
@@ -411,7 +414,7 @@ class Parameters:
         lines = ["# Parameters of gpucoron; read with --params"]
         if self.preset is not None:
             lines.append(f"preset = {_toml(self.preset)}")
-        for step in STEPS:
+        for step in SECTIONS:
             lines += ["", f"[{step}]"]
             for item in dataclasses.fields(getattr(self, step)):
                 value = getattr(getattr(self, step), item.name)
@@ -425,7 +428,7 @@ def describe_parameters() -> list[tuple[str, Any, str]]:
     """Return (full name, default, what it does) of every parameter, in the order of the steps."""
     return [
         (f"{name}.{item.name}", item.default, item.metadata["text"])
-        for name, kind in STEPS.items()
+        for name, kind in SECTIONS.items()
         for item in dataclasses.fields(kind)
     ]
 
@@ -471,9 +474,9 @@ def _resolve(key: str) -> tuple[str, str]:
     key = SHORT.get(key, key)
     step, dot, name = key.partition(".")
     if not dot:
-        step = next((s for s in STEPS if key.startswith(s + "_")), "")
+        step = next((s for s in SECTIONS if key.startswith(s + "_")), "")
         name = key[len(step) + 1 :] if step else key
-    if step not in STEPS:
+    if step not in SECTIONS:
         what = f"step {step!r}" if dot else f"parameter {key!r}"
         raise ParameterError(f"there is no {what}; {_nearest(key, step, name)}")
     if name not in _names(step):
@@ -482,13 +485,13 @@ def _resolve(key: str) -> tuple[str, str]:
 
 
 def _names(step: str) -> list[str]:
-    return [item.name for item in dataclasses.fields(STEPS[step])]
+    return [item.name for item in dataclasses.fields(SECTIONS[step])]
 
 
 def _nearest(key: str, step: str, name: str) -> str:
     """Suggest the nearest parameter, or list all."""
-    full = [f"{s}.{n}" for s in STEPS for n in _names(s)]
-    of_step = [f"{step}.{n}" for n in _names(step)] if step in STEPS else []
+    full = [f"{s}.{n}" for s in SECTIONS for n in _names(s)]
+    of_step = [f"{step}.{n}" for n in _names(step)] if step in SECTIONS else []
     homes = [f for f in full if f.endswith(f".{name}") and not f.endswith(".skip")]
     close = (
         [f"{step}.{n}" for n in difflib.get_close_matches(name, _names(step))]
@@ -497,7 +500,7 @@ def _nearest(key: str, step: str, name: str) -> str:
     ) or homes
     if close:
         return f"did you mean {close[0]!r}?"
-    return "expected one of " + ", ".join(_names(step) if of_step else STEPS)
+    return "expected one of " + ", ".join(_names(step) if of_step else SECTIONS)
 
 
 def _toml(value: object) -> str:
