@@ -50,6 +50,7 @@ def run(
     steps: Steps | None = None,
     star: Star | None = None,
     star_model: str | PathLike[str] | None = None,
+    star_flux: float | str | None = None,
     psfmask_center: str | None = None,
     exclude: Iterable[tuple[float, float, float]] | str | None = None,
     mode: str | None = None,
@@ -104,6 +105,10 @@ def run(
         one after another. Default: measured.
     star_model : path, optional
         FITS file with images of a star, by which it is measured.
+    star_flux : float or str, optional
+        The star's flux density without the mask, Jy, or with a unit, as "350mJy". Default: that of
+        the fitted model of the coronagraph. A spectrum or magnitude: see
+        `gpucoron.core.parameters.Analysis`.
     psfmask_center : {"file", "star"}, optional
         Leave the hole of the psfmask where its file has it (default), or move it onto the star.
     exclude : list of (east, north, radius), optional
@@ -155,6 +160,7 @@ def run(
     elif keep is None:
         keep = set(PRODUCTS) - ({"psfalign"} if output_dir else set())
     own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
+    own["star_flux"] = star_flux
     own |= {"psfmask_center": psfmask_center, "exclude": exclude}
     own |= {"mode": mode, "exclude_reference": exclude_reference}
     options = RunOptions(
@@ -195,6 +201,7 @@ def plan(
     steps: Steps | None = None,
     star: Star | None = None,
     star_model: str | PathLike[str] | None = None,
+    star_flux: float | str | None = None,
     psfmask_center: str | None = None,
     exclude: Iterable[tuple[float, float, float]] | str | None = None,
     mode: str | None = None,
@@ -207,8 +214,8 @@ def plan(
 
     Parameters
     ----------
-    asn, align, preset, parameters, save, steps, star, star_model, psfmask_center, exclude, mode,
-    exclude_reference, threads, memory, **keywords
+    asn, align, preset, parameters, save, steps, star, star_model, star_flux, psfmask_center,
+    exclude, mode, exclude_reference, threads, memory, **keywords
         As for `run`.
 
     Returns
@@ -221,6 +228,7 @@ def plan(
         As `run`, as far as headers tell.
     """
     own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
+    own["star_flux"] = star_flux
     own |= {"psfmask_center": psfmask_center, "exclude": exclude}
     own |= {"mode": mode, "exclude_reference": exclude_reference}
     options = RunOptions(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from gpucoron.core.star_flux import flux_density
 from gpucoron.core.validators import (
     Check,
     bit_flags,
@@ -31,6 +32,7 @@ from gpucoron.errors import ParameterError
 
 __all__ = [
     "AlignRefs",
+    "Analysis",
     "Klip",
     "OutlierDetection",
     "Parameters",
@@ -39,6 +41,7 @@ __all__ = [
     "MODES",
     "OWN",
     "PRESETS",
+    "SECTIONS",
     "SHORT",
     "STEPS",
     "describe_parameters",
@@ -75,6 +78,11 @@ OWN = (
     "klip.optimise",
     "klip.maxnumbasis",
     "resample.center",
+    "analysis.star_flux",
+    "analysis.star_spectrum",
+    "analysis.filter_curve",
+    "analysis.star_magnitude",
+    "analysis.vega_zero_point",
 )
 #: Names of parameters that stand alone: ``align="first"``, ``--star 151,175``.
 SHORT = {
@@ -85,6 +93,11 @@ SHORT = {
     "psfmask_center": "align_refs.psfmask_center",
     "mode": "klip.mode",
     "exclude_reference": "klip.exclude_reference",
+    "star_flux": "analysis.star_flux",
+    "star_spectrum": "analysis.star_spectrum",
+    "filter_curve": "analysis.filter_curve",
+    "star_magnitude": "analysis.star_magnitude",
+    "vega_zero_point": "analysis.vega_zero_point",
 }
 
 
@@ -96,12 +109,10 @@ def _parameter(default: Any, check: Check, text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Section:
     """Base of step parameters; validates every field."""
 
     step: ClassVar[str] = ""
-
-    skip: bool = _parameter(False, boolean, "skip the step")
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -112,6 +123,13 @@ class _Step:
                 name = f"{self.step}.{item.name}"
                 raise ParameterError(f"{name} is {value!r}; {problem}") from None
             object.__setattr__(self, item.name, checked)
+
+
+@dataclass(frozen=True)
+class _Step(_Section):
+    """Base of the parameters of a step that can be skipped."""
+
+    skip: bool = _parameter(False, boolean, "skip the step")
 
 
 @dataclass(frozen=True)
@@ -333,9 +351,34 @@ class Resample(_Step):
     )
 
 
+@dataclass(frozen=True)
+class Analysis(_Section):
+    """Parameters of what is measured on the products."""
+
+    step = "analysis"
+
+    star_flux: float | None = _parameter(
+        None, optional(flux_density), "the star's flux density, Jy, or as 350mJy"
+    )
+    star_spectrum: str = _parameter("", file_name, "the star's spectrum: file of um and Jy")
+    filter_curve: str = _parameter(
+        "", file_name, "transmission of the filter for star_spectrum: file of um and values"
+    )
+    star_magnitude: float | None = _parameter(
+        None, optional(number()), "the star's Vega magnitude in the filter"
+    )
+    vega_zero_point: float | None = _parameter(
+        None,
+        optional(number("a flux density above 0 in Jy", lambda x: x > 0)),
+        "flux density of magnitude 0 in the filter, Jy",
+    )
+
+
 STEPS: dict[str, type[_Step]] = {
     c.step: c for c in (OutlierDetection, StackRefs, AlignRefs, Klip, Resample)
 }
+#: The steps, and what follows them.
+SECTIONS: dict[str, type[_Section]] = {**STEPS, Analysis.step: Analysis}
 
 
 @dataclass(frozen=True)
@@ -351,10 +394,11 @@ class Parameters:
     align_refs: AlignRefs = field(default_factory=AlignRefs)
     klip: Klip = field(default_factory=Klip)
     resample: Resample = field(default_factory=Resample)
+    analysis: Analysis = field(default_factory=Analysis)
     preset: str | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in STEPS.items():
+        for name, kind in SECTIONS.items():
             value = getattr(self, name)
             if not isinstance(value, kind):
                 raise ParameterError(f"{name} is {value!r}; expected {kind.__name__}(...)")
@@ -440,7 +484,7 @@ class Parameters:
     def flat(self) -> dict[str, Any]:
         """Return every parameter under its full name, ``{"klip.truncate": 50, ...}``."""
         values = {} if self.preset is None else {"preset": self.preset}
-        for step in STEPS:
+        for step in SECTIONS:
             for item in dataclasses.fields(getattr(self, step)):
                 values[f"{step}.{item.name}"] = getattr(getattr(self, step), item.name)
         return values
@@ -450,7 +494,7 @@ class Parameters:
         lines = ["# Parameters of gpucoron; read with --params"]
         if self.preset is not None:
             lines.append(f"preset = {_toml(self.preset)}")
-        for step in STEPS:
+        for step in SECTIONS:
             lines += ["", f"[{step}]"]
             for item in dataclasses.fields(getattr(self, step)):
                 value = getattr(getattr(self, step), item.name)
@@ -464,7 +508,7 @@ def describe_parameters() -> list[tuple[str, Any, str]]:
     """Return (full name, default, what it does) of every parameter, in the order of the steps."""
     return [
         (f"{name}.{item.name}", item.default, item.metadata["text"])
-        for name, kind in STEPS.items()
+        for name, kind in SECTIONS.items()
         for item in dataclasses.fields(kind)
     ]
 
@@ -510,9 +554,9 @@ def _resolve(key: str) -> tuple[str, str]:
     key = SHORT.get(key, key)
     step, dot, name = key.partition(".")
     if not dot:
-        step = next((s for s in STEPS if key.startswith(s + "_")), "")
+        step = next((s for s in SECTIONS if key.startswith(s + "_")), "")
         name = key[len(step) + 1 :] if step else key
-    if step not in STEPS:
+    if step not in SECTIONS:
         what = f"step {step!r}" if dot else f"parameter {key!r}"
         raise ParameterError(f"there is no {what}; {_nearest(key, step, name)}")
     if name not in _names(step):
@@ -521,13 +565,13 @@ def _resolve(key: str) -> tuple[str, str]:
 
 
 def _names(step: str) -> list[str]:
-    return [item.name for item in dataclasses.fields(STEPS[step])]
+    return [item.name for item in dataclasses.fields(SECTIONS[step])]
 
 
 def _nearest(key: str, step: str, name: str) -> str:
     """Suggest the nearest parameter, or list all."""
-    full = [f"{s}.{n}" for s in STEPS for n in _names(s)]
-    of_step = [f"{step}.{n}" for n in _names(step)] if step in STEPS else []
+    full = [f"{s}.{n}" for s in SECTIONS for n in _names(s)]
+    of_step = [f"{step}.{n}" for n in _names(step)] if step in SECTIONS else []
     homes = [f for f in full if f.endswith(f".{name}") and not f.endswith(".skip")]
     close = (
         [f"{step}.{n}" for n in difflib.get_close_matches(name, _names(step))]
@@ -536,7 +580,7 @@ def _nearest(key: str, step: str, name: str) -> str:
     ) or homes
     if close:
         return f"did you mean {close[0]!r}?"
-    return "expected one of " + ", ".join(_names(step) if of_step else STEPS)
+    return "expected one of " + ", ".join(_names(step) if of_step else SECTIONS)
 
 
 def _toml(value: object) -> str:

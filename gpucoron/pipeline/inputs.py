@@ -11,6 +11,7 @@ from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.errors import ExposureError
 from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
 from gpucoron.pipeline.references import References, choose_psf_members, choose_references
+from gpucoron.pipeline.star_flux import given_star_flux
 from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.stars import check_given_star
 from gpucoron.pipeline.zones import check_zones
@@ -18,6 +19,7 @@ from gpucoron.pipeline.zones import check_zones
 if TYPE_CHECKING:
     import numpy as np
 
+    from gpucoron.core.star_flux import StarFlux
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.given_association import GivenAssociation
@@ -37,6 +39,7 @@ class ProductInputs:
     references: list[Exposure]  # psf members
     truncations: tuple[int, ...]  # numbers of KL modes that are used
     star_model: StarImages | None = None
+    star_flux: StarFlux | None = None  # as it is given
     chosen: References = References("rdi")  # beside psf members
 
     @property
@@ -77,6 +80,8 @@ class RunInputs:
         given = (
             options.psfmask,
             parameters.align_refs.star_model,
+            parameters.analysis.star_spectrum,
+            parameters.analysis.filter_curve,
             parameters.resample.output_wcs,
         )
         others = (Path(path) for path in given if path)
@@ -173,7 +178,17 @@ def read_inputs(
         )
         check_zones(options.parameters, science, truncations)
         products.append(
-            ProductInputs(name, association, product, science, psf, truncations, star_model, chosen)
+            ProductInputs(
+                name,
+                association,
+                product,
+                science,
+                psf,
+                truncations,
+                star_model,
+                given_star_flux(options.parameters, science[0]),
+                chosen,
+            )
         )
     return RunInputs(association, names, tuple(products))
 

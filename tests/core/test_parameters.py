@@ -42,7 +42,7 @@ def test_defaults_are_those_of_jwst():
     assert preset.klip.truncate == theirs["klip"].truncate == MOST_MODES
     for own in OWN:
         step, _, parameter = own.partition(".")
-        assert not hasattr(theirs[step], parameter), own
+        assert not hasattr(theirs.get(step), parameter), own
         del ours[own]
     for name, value in ours.items():
         step, _, parameter = name.partition(".")
