@@ -230,6 +230,11 @@ def measure_contrast(
     best = np.nanargmin(limit, axis=0)
     fraction = detection_factor(count, sigma) * noise
     star_jy, star_error, about_star = _star_flux(record)
+    if star_jy is None:
+        log.warning(
+            "contrast: the star's flux is not known: limits are %sMJy/sr at a source's peak",
+            "Jy and " if response.calibrated else "",
+        )
     return Contrast(
         separation_px=radii,
         separation=radii * wcs.pixel_scale,
@@ -252,7 +257,7 @@ def measure_contrast(
             "psf": response.source,
             "star": about_star,
             "star position": f"{star.position.source}, combined by {star.center}",
-            "masked": f"{len(masked)} sources or regions",
+            "masked": _described(masked, star.pixel, wcs.pixel_scale),
         },
     )
 
@@ -265,6 +270,15 @@ def _as_sources(known, wcs: OutputWcs, star: tuple[float, float]) -> list[Source
     regions = np.asarray(known, dtype=np.float64)
     x, y = wcs.sky_to_pixel(*sky_of(star, regions[:, :2]))
     return [Source(*v) for v in zip(x, y, regions[:, 2] / wcs.pixel_scale, strict=True)]
+
+
+def _described(masked: Sequence[Source], star: tuple[float, float], scale: float) -> str:
+    """Return separations and radii of the sources that do not count as noise."""
+    texts = [
+        f"{scale * math.hypot(s.x - star[0], s.y - star[1]):.2f} +- {scale * s.radius:.2f}"
+        for s in masked
+    ]
+    return f"arcsec from the star: {', '.join(texts)}" if texts else "nothing"
 
 
 def _star_flux(record: Record) -> tuple[float | None, float | None, str]:

@@ -49,7 +49,7 @@ def contrast_of(product: ProductResult, parameters: Parameters, **options: Any) 
 
 
 def _candidates(product: ProductResult) -> Sequence[Source]:
-    """Return the candidates of the combined image of most KL vectors."""
+    """Return the candidates without a caveat of the combined image of most KL vectors."""
     from gpucoron.analysis import measure
     from gpucoron.analysis.noise import Source
 
@@ -57,8 +57,9 @@ def _candidates(product: ProductResult) -> Sequence[Source]:
     sky = measure.locate_star(record)
     if sky is None:
         return []
-    found = [c.candidate for c in measure.search(record, sky, max(record.images))[1]]
-    return [Source(c.x, c.y, _CANDIDATE_FWHM * sky.fwhm_px) for c in found]
+    found = measure.search(record, sky, max(record.images))[1]
+    sure = [c.candidate for c in found if not c.caveat]
+    return [Source(c.x, c.y, _CANDIDATE_FWHM * sky.fwhm_px) for c in sure]
 
 
 def contrast_paths(i2d: Path) -> tuple[Path, Path]:
