@@ -97,12 +97,12 @@ def run(tmp_path_factory):
 
 
 def significance_of(image, amount, patch, corner, place, star, fwhm):
-    """Gaussian sigmas of an added source against the other apertures of its ring."""
+    """Gaussian sigmas of an added source against the ring of apertures before it was added."""
     y, x = place
     radius, first = np.hypot(x - star[0], y - star[1]), np.arctan2(y - star[1], x - star[0])
     angles = first + np.arange(int(2 * np.pi * radius / fwhm)) * fwhm / radius
     ring = np.stack([star[0] + radius * np.cos(angles), star[1] + radius * np.sin(angles)], -1)
-    others = aperture_sums(image, ring[1:], fwhm / 2)
+    others = aperture_sums(image, ring, fwhm / 2)
     others = others[np.isfinite(others)]
     whole = image.astype(float)
     whole[tuple(slice(c, c + len(patch)) for c in corner)] += amount * patch
