@@ -130,7 +130,8 @@ def test_closure(run):
             )
     assert np.isfinite(found).mean() > 0.95
     assert 4.8 < np.nanmean(found) < 5.3
-    assert 0.43 < np.nanmean(np.greater(found, 5)) < 0.6
+    # 0.39 to 0.55 of 100 places in one image, 0.47 over three sets with two truncations each
+    assert 0.35 < np.nanmean(np.greater(found, 5)) < 0.65
 
 
 def test_files(run):
