@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.analysis.detection import psf_fwhm
-from gpucoron.analysis.noise import Source, detection_factor, ring_noise
+from gpucoron.analysis.noise import Source, bright_sources, detection_factor, ring_noise
 from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.apertures import aperture_sums
@@ -160,6 +160,7 @@ def measure_contrast(
     *,
     known: Sequence[tuple[float, float, float]] = (),
     sources: Sequence[Source] = (),
+    find_sources: bool = False,
     sigma: float = SIGMA,
     step_fwhm: float = 0.5,
 ) -> Contrast:
@@ -172,7 +173,10 @@ def measure_contrast(
     known : sequence of (east, north, radius), arcsec
         Sources or disks that do not count as noise, offsets from the star.
     sources : sequence of Source
-        More of them, such as candidates, in pixels of the combined image.
+        More of them, in pixels of the combined image.
+    find_sources : bool
+        Sources that stand out of the image of most KL vectors
+        (`gpucoron.analysis.noise.bright_sources`) do not count as noise either.
     sigma : float
         Gaussian sigmas whose false-alarm probability is wanted.
     step_fwhm : float
@@ -212,6 +216,9 @@ def measure_contrast(
     truncations = tuple(record.images)
     masked = [*_as_sources(known, wcs, star.radec), *sources]
     response = _Response.of(record, wcs, truncations)
+    if find_sources:
+        most = record.images[max(truncations)]
+        masked += bright_sources(most, star.pixel, response.fwhm_px)
     radii = _separations(record.images[truncations[0]], star.pixel, response.fwhm_px, step_fwhm)
     rings = [
         ring_noise(record.images[k], star.pixel, response.fwhm_px, radii, masked)

@@ -273,14 +273,20 @@ class ForwardModel:
     def light(self, offsets: Any) -> np.ndarray:
         """Return the mean over the exposures of the mask's transmission (m,) for sources."""
         offsets = _as_offsets(offsets)
-        corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-        ra, dec = self.sky(corners)
         total = np.zeros(len(offsets))
-        for exposure in self.exposures:  # by the WCS about the star, which distorts little there
-            origin, *steps = np.transpose(exposure.sky_to_pixel(ra, dec))[:, ::-1]
-            place = origin + offsets @ (np.array(steps) - origin)
-            total += self.transmission(place - exposure.mask[::-1])
+        for origin, matrix in self._about_star:
+            total += self.transmission(origin + offsets @ matrix)
         return total / len(self.exposures)
+
+    @cached_property
+    def _about_star(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The star's y, x from the mask in each exposure, and pixels per arcsec; linear there."""
+        ra, dec = self.sky(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+        found = []
+        for exposure in self.exposures:
+            origin, *steps = np.transpose(exposure.sky_to_pixel(ra, dec))[:, ::-1]
+            found.append((origin - exposure.mask[::-1], np.array(steps) - origin))
+        return found
 
     def with_psf(self, psf: Any) -> ForwardModel:
         """Return this model with other images of sources."""

@@ -7,10 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucoron.analysis.detection import significance
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.apertures import aperture_sums
 
-__all__ = ["RingNoise", "Source", "detection_factor", "pixel_limits", "ring_noise"]
+__all__ = [
+    "RingNoise",
+    "Source",
+    "bright_sources",
+    "detection_factor",
+    "pixel_limits",
+    "ring_noise",
+]
 
 
 class Source(NamedTuple):
@@ -104,6 +112,53 @@ def ring_noise(
     sums = np.full(len(places), np.nan)
     sums[used] = aperture_sums(image, places[used], fwhm_px / 2)
     return _by_ring(sums, ring, len(radii), ddof)
+
+
+def bright_sources(
+    image: np.ndarray,
+    star: tuple[float, float],
+    fwhm_px: float,
+    radius_fwhm: float = 2.0,
+    sigma: float = 5.0,
+) -> list[Source]:
+    """Find what stands out of its ring so clearly that it is a source, not noise.
+
+    Parameters
+    ----------
+    image : (ny, nx) floating, MJy/sr
+    star : (x, y)
+        Pixels counted from 0.
+    fwhm_px : float
+    radius_fwhm : float
+        Radius of the sources returned.
+    sigma : float
+        Gaussian sigmas above the median of apertures at the same separation, by their median
+        deviation.
+
+    Returns
+    -------
+    list of Source
+        Brightest first in units of the noise; none nearer to another than its radius.
+    """
+    y, x = np.nonzero(np.isfinite(image))
+    distance = np.hypot(x - star[0], y - star[1])
+    sums = aperture_sums(image, np.stack([x, y], axis=1), fwhm_px / 2)
+    good = np.isfinite(sums) & (distance > fwhm_px)
+    x, y, distance, sums = x[good], y[good], distance[good], sums[good]
+    ring = (distance / fwhm_px).astype(int)
+    above = np.zeros(len(sums))
+    for number in np.unique(ring):
+        own = ring == number
+        excess = sums[own] - np.median(sums[own])
+        scatter = 1.4826 * np.median(abs(excess))
+        if scatter > 0:
+            above[own] = significance(excess / scatter, int(2 * np.pi * (number + 0.5)))
+    found: list[Source] = []
+    order = np.argsort(-above)
+    for k in order[above[order] > sigma].tolist():
+        if all(np.hypot(x[k] - s.x, y[k] - s.y) > s.radius for s in found):
+            found.append(Source(float(x[k]), float(y[k]), radius_fwhm * fwhm_px))
+    return found
 
 
 def _by_ring(sums: np.ndarray, ring: np.ndarray, n: int, ddof: int) -> RingNoise:

@@ -112,8 +112,8 @@ class GramInjection:
                 f"corners have shape {corners.shape}, places {places.shape}, expected "
                 f"{(*stamps.shape[:2], 2)}"
             )
-        work = zip(stamps, corners, places, strict=True)
-        return np.array(over_items(lambda item: self._one(*item, size), list(work)))
+        work = list(zip(stamps, corners, places, strict=True))
+        return np.array(over_items(lambda item: self._one(item[0], item[1], item[2], size), work))
 
     def _one(self, stamps, corners, places, size):
         found = [self._inside(*pair) for pair in zip(stamps, corners, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +10,14 @@ from gpucoron.errors import UsageError
 
 if TYPE_CHECKING:
     from gpucoron.analysis.contrast import Contrast
-    from gpucoron.analysis.noise import Source
     from gpucoron.core.parameters import Parameters
     from gpucoron.pipeline.result import ProductResult
 
 __all__ = ["contrast_of", "contrast_paths", "curve_and_map", "keywords_of"]
 
-_CANDIDATE_FWHM = 2.0  # radius about a candidate that does not count as noise
-
 
 def contrast_of(product: ProductResult, parameters: Parameters, **options: Any) -> Contrast:
-    """Measure the contrast of a product without its candidates and excluded regions.
+    """Measure the contrast of a product without bright sources and excluded regions.
 
     Parameters
     ----------
@@ -44,22 +40,7 @@ def contrast_of(product: ProductResult, parameters: Parameters, **options: Any) 
         raise UsageError(f"{product.name}: no combined image, expected a run with resample")
     excluded = parameters.align_refs.exclude or ()
     known = [*excluded, *options.pop("known", ())]
-    sources = [*_candidates(product), *options.pop("sources", ())]
-    return measure_contrast(product.record, known=known, sources=sources, **options)
-
-
-def _candidates(product: ProductResult) -> Sequence[Source]:
-    """Return the candidates without a caveat of the combined image of most KL vectors."""
-    from gpucoron.analysis import measure
-    from gpucoron.analysis.noise import Source
-
-    record: Any = product.record
-    sky = measure.locate_star(record)
-    if sky is None:
-        return []
-    found = measure.search(record, sky, max(record.images))[1]
-    sure = [c.candidate for c in found if not c.caveat]
-    return [Source(c.x, c.y, _CANDIDATE_FWHM * sky.fwhm_px) for c in sure]
+    return measure_contrast(product.record, known=known, find_sources=True, **options)
 
 
 def contrast_paths(i2d: Path) -> tuple[Path, Path]:

@@ -234,7 +234,7 @@ class Result(ArrayFields):
         ----------
         **options
             Of `gpucoron.analysis.contrast.measure_contrast`: `known`, regions (east, north,
-            radius in arcsec) that do not count as noise, beside candidates and ``--exclude``;
+            radius in arcsec) that do not count as noise, beside bright sources and ``--exclude``;
             `sigma`; `step_fwhm`.
 
         Returns

@@ -10,7 +10,13 @@ from scipy.ndimage import gaussian_filter
 import gpucoron
 from gpucoron.analysis.contrast import measure_contrast
 from gpucoron.analysis.detection import significance
-from gpucoron.analysis.noise import Source, detection_factor, pixel_limits, ring_noise
+from gpucoron.analysis.noise import (
+    Source,
+    bright_sources,
+    detection_factor,
+    pixel_limits,
+    ring_noise,
+)
 from gpucoron.errors import InputError, ParameterError, UsageError
 from gpucoron.ops.apertures import aperture_sums
 from gpucoron.simulate import simulate
@@ -65,6 +71,16 @@ def test_known_sources_are_no_noise():
     )
     assert without == quiet
     assert with_it > 10 * quiet
+
+
+def test_bright_sources_are_found():
+    image = speckles(6)
+    y, x = np.indices(image.shape)
+    for at, peak in (((85, 60), 60.0), ((60, 25), 30.0)):
+        image += peak * np.exp(-0.5 * np.square((x - at[0], y - at[1])).sum(axis=0) / 1.4**2)
+    found = bright_sources(image, (60, 60), FWHM)
+    assert [(round(s.x), round(s.y)) for s in found] == [(60, 25), (85, 60)]
+    assert bright_sources(speckles(7), (60, 60), FWHM) == []
 
 
 @pytest.fixture(scope="module")
