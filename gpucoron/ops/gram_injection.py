@@ -82,6 +82,8 @@ class GramInjection:
         self._sets, which = np.unique(allowed, axis=0, return_inverse=True)
         self._targets = [np.flatnonzero(which.ravel() == k) for k in range(len(self._sets))]
         self._n_targets = len(allowed)
+        numbers = np.arange(int(self._groups.max(initial=-1)) + 1)
+        self._has = (self._groups[:, None] == numbers).astype(np.float64)
 
     def residuals(self, stamps: Any, corners: Any, places: Any, size: int) -> np.ndarray:
         """Return patches of the targets' residuals with sources, each by itself, in the images.
@@ -104,8 +106,8 @@ class GramInjection:
         """
         stamps = np.asarray(stamps, dtype=np.float64)
         corners, places = np.asarray(corners, np.int64), np.asarray(places, np.int64)
-        n_groups = int(self._groups.max(initial=-1)) + 1
-        if stamps.ndim != 4 or stamps.shape[1] < n_groups:
+        n_groups = self._has.shape[1]
+        if stamps.ndim != 4 or stamps.shape[1] != n_groups:
             raise InputError(f"stamps have shape {stamps.shape}, expected (m, {n_groups}, h, w)")
         if corners.shape != (*stamps.shape[:2], 2) or places.shape != corners.shape:
             raise InputError(
@@ -118,14 +120,21 @@ class GramInjection:
     def _one(self, stamps, corners, places, size):
         found = [self._inside(*pair) for pair in zip(stamps, corners, strict=True)]
         products, means = self._with_source(found)
-        out = np.full((self._n_targets, size, size), np.nan)
+        views = [self._view(found, means, place, size) for place in places]
+        out = np.full((self._n_targets, size * size), np.nan)
         for members, targets in zip(self._sets, self._targets, strict=True):
             references = np.flatnonzero(members)
             factors = self._factors(products, references, targets)
-            for target, row in zip(targets, factors, strict=True):
-                place = places[max(self._groups[target], 0)]
-                out[target] = self._patch(target, references, row, found, means, place, size)
-        return out
+            share = -factors @ self._has[references]  # of each stamp in the residuals
+            share += self._has[targets]
+            numbers = np.maximum(self._groups[targets], 0)
+            for number in np.unique(numbers):
+                inside, pixels, of_stamps = views[number]
+                own = numbers == number
+                left = self._flat[np.ix_(targets[own], pixels)] + share[own] @ of_stamps
+                left -= factors[own] @ self._flat[np.ix_(references, pixels)]
+                out[np.ix_(targets[own], inside)] = left
+        return out.reshape(-1, size, size)
 
     def _with_source(self, found):
         """Return the inner products (n, n) with a source, and the means of its stamps."""
@@ -157,26 +166,18 @@ class GramInjection:
         values, vectors = values[values > floor], vectors[:, values > floor]
         return (products[np.ix_(targets, references)] @ vectors / values) @ vectors.T
 
-    def _patch(self, target, references, factors, found, means, place, size):
-        """Return the residual of a target on a patch."""
+    def _view(self, found, means, place, size):
+        """Return which pixels of a patch are inside, where, and the stamps there without means."""
         ny, nx = self.shape
-        steps = np.arange(size)
-        y, x = np.meshgrid(place[0] + steps, place[1] + steps, indexing="ij")
-        inside = (y >= 0) & (y < ny) & (x >= 0) & (x < nx)
-        pixels = (y * nx + x)[inside]
-        left = self._flat[target, pixels] - factors @ self._flat[np.ix_(references, pixels)]
-        share = np.zeros(len(found))  # of each stamp in the residual
-        if self._groups[target] >= 0:
-            share[self._groups[target]] += 1.0
-        has = self._groups[references] >= 0
-        np.subtract.at(share, self._groups[references][has], factors[has])
-        sheet = np.zeros(ny * nx)
-        for (where, values), mean, part in zip(found, means, share, strict=True):
-            sheet[where] += part * values
-            left -= part * mean
-        out = np.full((size, size), np.nan)
-        out[inside] = left + sheet[pixels]
-        return out
+        y, x = (axis.ravel() for axis in np.indices((size, size)) + np.reshape(place, (2, 1, 1)))
+        inside = np.flatnonzero((y >= 0) & (y < ny) & (x >= 0) & (x < nx))
+        pixels = y[inside] * nx + x[inside]
+        sheet, values = np.zeros(ny * nx), np.empty((len(found), len(pixels)))
+        for g, (where, stamp) in enumerate(found):
+            sheet[where] = stamp
+            values[g] = sheet[pixels] - means[g]
+            sheet[where] = 0.0
+        return inside, pixels, values
 
     def _inside(self, stamp, corner):
         """Return the pixels of a stamp that are in the images, and its values there."""
