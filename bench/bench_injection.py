@@ -183,7 +183,7 @@ def full(asn, psfmask, result, n, seed):
         for k, (patch, place) in enumerate(zip(patches, places - corners, strict=True)):
             expected[k] += amount * aperture_sums(patch, [place[::-1]], radius)[0]
     return [
-        {"separation arcsec": r * scale, "whole run / predicted - 1": float(g / e - 1)}
+        {"separation arcsec": float(r * scale), "whole run / predicted - 1": float(g / e - 1)}
         for r, g, e in zip(radii, got, expected, strict=True)
     ]
 
