@@ -120,7 +120,7 @@ def run_parser() -> Parser:
     commands = "\n".join(f"  gpucoron {name:<10s}  {text}" for name, text in COMMANDS.items())
     parser = Parser(
         prog="gpucoron",
-        usage=f"gpucoron ASN [ASN ...] [options]\n       gpucoron {{{','.join(COMMANDS)}}} ...",
+        usage="gpucoron ASN [ASN ...] [options]\n       gpucoron COMMAND ...",
         description=words["description"].format(commands=commands),
         epilog=words["epilog"].format(
             exit_codes=_TABLES["exit_codes"], parameters=_parameter_list()

@@ -18,8 +18,9 @@ from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import KLIP_VARIANCES
 from gpucoron.errors import DeviceMemoryError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
+from gpucoron.ops.injection import KlipResponse
 from gpucoron.ops.registration import LEFT_OUT
-from gpucoron.steps.klip import klip
+from gpucoron.steps.klip import basis, klip
 from gpucoron.steps.psf_noise import reference_noise
 from gpucoron.steps.reference_ranking import rank_references, with_shares
 from gpucoron.steps.roll_subtraction import subtract_rolls
@@ -73,6 +74,9 @@ class Subtraction:
         Eigenvalues of each KL basis, where it was made.
     ranking : (n_exposures,) structured array or None
         `gpucoron.steps.reference_ranking.RANKING_DTYPE`, where it was asked for by `ranked`.
+    response : KlipResponse or None
+        What KLIP leaves of a source in the exposure, if the run is to keep it. With references of
+        its own for every integration it is that of the first.
     """
 
     def __init__(
@@ -96,6 +100,7 @@ class Subtraction:
         self.table: Any = None
         self.kept: list = []
         self.spectra: list = []
+        self.response: KlipResponse | None = None
         self._errors: dict[int, ReferenceErrors | None] = {}
         self._lock = threading.Lock()
         self._weights: list | None = None
@@ -274,6 +279,7 @@ class Subtraction:
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
         missing = work.alignment.science_missing
         coefficients: list = []
+        bases: list = []
         options: dict[str, Any] = {
             "offsets": offsets,
             "weight": self._weight(work),
@@ -288,6 +294,9 @@ class Subtraction:
         if self.job.parameters.klip.mode == "roll":
             parts = [subtract_rolls(filled, references, **options)]
         else:
+            if own and self._to_respond(group):
+                seen = next(k for k, i in enumerate(group) if work.alignment.has_pixels(i))
+                bases.append(basis(aligned[seen].copy(), True, self._weight(work)))
             allowed = self._allowed
             parts = klip(
                 filled,
@@ -295,11 +304,14 @@ class Subtraction:
                 list(self._out),
                 overwrite_references=True,
                 spectra=self.spectra,
+                bases=bases,
                 zones=self._zones,
                 allowed=None if allowed is None else allowed[:, planes],
                 maxnumbasis=self.job.parameters.klip.maxnumbasis,
                 **options,
             )
+        if bases and self._to_respond(group):
+            self._respond(work, bases[0], missing, offsets)
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
             out = self._out[k]
@@ -321,6 +333,26 @@ class Subtraction:
         self.ranking = rank_references(
             targets, references, sources, center, truncate=truncate, weight=weight
         )
+
+    def _to_respond(self, group) -> bool:
+        """Whether the response to a source is wanted, and can be had from these integrations."""
+        wanted = self.job.options.keeps_forward_model and self.response is None
+        chosen = self._allowed is not None or self.job.parameters.klip.maxnumbasis is not None
+        if not wanted or chosen or self._zones is not None:
+            return False
+        return any(map(self.shares[0].alignment.has_pixels, group))
+
+    def _respond(self, work, shared, missing, offsets):
+        """Note the response to a source, whose stamps stand where the star is on average."""
+        if missing is not None:
+            missing = to_host(missing)
+            if offsets is not None:
+                whole = np.rint(-np.nan_to_num(offsets)).astype(int).tolist()
+                missing = np.stack(
+                    [np.roll(m, s, axis=(0, 1)) for m, s in zip(missing, whole, strict=True)]
+                )
+        vectors = to_host(shared.kl_vectors(max(self.truncations)))
+        self.response = KlipResponse(vectors, self._weight(work), missing)
 
     def _weight(self, work):
         """Return the weights of the pixels: without known sources, and without areas of no data."""

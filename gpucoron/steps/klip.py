@@ -33,6 +33,7 @@ def klip(
     zones: Zones | None = None,
     allowed: np.ndarray | None = None,
     maxnumbasis: int | None = None,
+    bases: list | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL modes.
 
@@ -68,6 +69,8 @@ def klip(
         Which references serve which integration (in which zone). Default: all.
     maxnumbasis : int, optional
         At most so many of them, those most correlated with the integration in the zone.
+    bases : list, optional
+        Takes the KLBasis of shared references; nothing where each integration has its own.
 
     Returns
     -------
@@ -125,6 +128,8 @@ def klip(
         shared = basis(references, overwrite_references, weight)
         if spectra is not None:
             spectra.append(shared.eigenvalues)
+        if bases is not None:
+            bases.append(shared)
         subtract = shared.subtract if offsets is None else _Moved(shared.subtract, offsets)
         residuals = subtract(images, truncations, factors, missing)
         stds = stds if errors else _scatter(images, shared, truncations)
