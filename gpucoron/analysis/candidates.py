@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from gpucoron.analysis.annulus import AnnulusNoise
 from gpucoron.analysis.detection import significance
 from gpucoron.analysis.local_model import SourceFit, fit_source
-from gpucoron.analysis.matched_filter import FilteredImage, MatchedFilter, PatchModel
+from gpucoron.analysis.matched_filter import FilteredImage, MatchedFilter, PatchModel, patch_half
 
 __all__ = ["Candidate", "Field", "Found", "find_candidates", "measure"]
 
@@ -148,20 +149,26 @@ class _Search:
 
     def __init__(self, field: Field, model: PatchModel):
         self.field, self.model = field, model
-        self.filter = MatchedFilter(model, field.err, field.star, field.fwhm_px)
-        self.half = self.filter.half
+        self.half = patch_half(field.fwhm_px)
         self.wide = math.ceil(WIDE_FWHM * field.fwhm_px)
         self.fits: list[SourceFit] = []
         self.images: list[np.ndarray] = []  # of the sources in the field
         self.err = np.asarray(field.err, dtype=np.float64)
         self.left = np.asarray(field.image, dtype=np.float64)
+        self.weight = self._weight_without(None)
+
+    @cached_property
+    def filter(self) -> MatchedFilter:
+        """The filter, whose models take most of the time."""
+        field = self.field
+        return MatchedFilter(self.model, self.weight.shape, field.star, field.fwhm_px)
 
     @property
     def places(self) -> list[tuple[float, float]]:
         return [(fit.x, fit.y) for fit in self.fits]
 
     def scan(self) -> FilteredImage:
-        return self.filter(self.left, self.places)
+        return self.filter(self.left, self.weight, self.places)
 
     def brightest(self, maps: FilteredImage, threshold: float) -> tuple[float, float] | None:
         """Return the place above the threshold with the most flux for its pixels' noise."""
@@ -175,7 +182,7 @@ class _Search:
     def add(self, place: tuple[float, float], reach_px: float | None = None) -> bool:
         """Fit a source and subtract it; False where one is already there."""
         reach = self.field.fwhm_px if reach_px is None else reach_px
-        fit = fit_source(self.model, self.left, self.filter.weight, place, self.half, reach)
+        fit = fit_source(self.model, self.left, self.weight, place, self.half, reach)
         if any(math.dist((fit.x, fit.y), p) < 0.5 * self.field.fwhm_px for p in self.places):
             return False
         self.fits.append(fit)
@@ -209,7 +216,7 @@ class _Search:
 
     def _subtract(self) -> None:
         self.left = np.asarray(self.field.image, dtype=np.float64) - sum(self.images)
-        self.filter.weight = self._weight_without(None)
+        self.weight = self._weight_without(None)
 
     def _weight_without(self, index: int | None) -> np.ndarray:
         """Return inverse variances with the model errors of all sources but one."""
@@ -218,7 +225,7 @@ class _Search:
             if k != index:
                 variance = variance + _model_error(image) ** 2
         with np.errstate(divide="ignore"):
-            return np.where(variance > 0, 1.0 / variance, 0.0)
+            return np.where(variance > 0, 1.0 / variance, 0.0)  # 0 for NaN, too
 
     def measured(self, k: int) -> Candidate:
         """Measure the noise about a source in the image that is left of all."""
@@ -251,7 +258,7 @@ class _Search:
         ]
         if brighter and candidate.peak < FAINTER * max(brighter):
             return "may be what is left of a brighter source"
-        unlike = UNLIKE * (1 + (MODEL_ERROR * candidate.snr) ** 2 / self.filter.half**2)
+        unlike = UNLIKE * (1 + (MODEL_ERROR * candidate.snr) ** 2 / self.half**2)
         return "unlike a point source" if candidate.chi2 > unlike else ""
 
 

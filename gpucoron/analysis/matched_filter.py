@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,12 +11,17 @@ import numpy as np
 from gpucoron.analysis.detection import significance
 from gpucoron.errors import InputError
 
-__all__ = ["FilteredImage", "MatchedFilter", "PatchModel", "standardise"]
+__all__ = ["FilteredImage", "MatchedFilter", "PatchModel", "patch_half", "standardise"]
 
 COVERED = 0.6  # of the model's energy must fall on pixels with data
 RING = 0.6  # FWHM: half the width of the annulus in which the noise is measured
 APART = 1.5  # FWHM; noise closer than this to a source is not used
 SPACING = ((8.0, 1), (16.0, 2), (np.inf, 4))  # px: up to this far from the star, between models
+
+
+def patch_half(fwhm_px: float) -> int:
+    """Return how far, px, the patches of the filter and of fits reach: 1.5 FWHM and a pixel."""
+    return int(np.ceil(1.5 * fwhm_px)) + 1
 
 
 class PatchModel(Protocol):
@@ -55,8 +61,8 @@ class MatchedFilter:
     Parameters
     ----------
     model : PatchModel
-    err : (ny, nx) floating, MJy/sr
-        Standard deviation of each pixel; pixels where it is not above 0 do not count.
+    shape : (ny, nx)
+        Of the images.
     star : (x, y), px from 0
     fwhm_px : float
         Of the PSF.
@@ -64,7 +70,7 @@ class MatchedFilter:
     Raises
     ------
     InputError
-        `err` is not 2-D, or `fwhm_px` is not above 0.
+        `fwhm_px` is not above 0.
 
     Notes
     -----
@@ -81,24 +87,24 @@ class MatchedFilter:
     """
 
     def __init__(
-        self, model: PatchModel, err: np.ndarray, star: tuple[float, float], fwhm_px: float
+        self,
+        model: PatchModel,
+        shape: tuple[int, int],
+        star: tuple[float, float],
+        fwhm_px: float,
     ):
-        if np.ndim(err) != 2 or not fwhm_px > 0:
-            raise InputError(
-                f"err has shape {np.shape(err)}, fwhm_px is {fwhm_px}; expected (ny, nx) and a "
-                "number of pixels above 0"
-            )
-        self.star, self.fwhm_px = star, fwhm_px
-        self.half = int(np.ceil(1.5 * fwhm_px)) + 1
-        err = np.asarray(err, dtype=np.float64)
-        usable = np.isfinite(err) & (err > 0)
-        self.weight = np.where(usable, 1.0 / np.where(usable, err, 1.0) ** 2, 0.0)
-        self._nearest, places = _nearest_places(err.shape, star)
+        if not fwhm_px > 0:
+            raise InputError(f"fwhm_px is {fwhm_px}, expected a number of pixels above 0")
+        self.star, self.fwhm_px, self.half = star, fwhm_px, patch_half(fwhm_px)
+        self._nearest, places = _nearest_places(shape, star)
         patches = model.patches(places, self.half)
         self._models = patches.reshape(len(patches), -1)
 
     def __call__(
-        self, image: np.ndarray, sources: list[tuple[float, float]] | tuple = ()
+        self,
+        image: np.ndarray,
+        weight: np.ndarray,
+        sources: Sequence[tuple[float, float]] = (),
     ) -> FilteredImage:
         """Measure the flux of a point source at every pixel, and how significant it is.
 
@@ -106,11 +112,23 @@ class MatchedFilter:
         ----------
         image : (ny, nx) floating, MJy/sr
             NaN where there are no data.
-        sources : list of (x, y), px from 0
+        weight : (ny, nx) floating
+            Inverse variances of the pixels; 0 for those that do not count.
+        sources : sequence of (x, y), px from 0
             Known sources; noise is not measured near them.
+
+        Raises
+        ------
+        InputError
+            Images of another shape.
         """
-        good = np.isfinite(image) & (self.weight > 0)
-        weight = np.where(good, self.weight, 0.0)
+        if np.shape(image) != self._nearest.shape or np.shape(weight) != self._nearest.shape:
+            raise InputError(
+                f"image has shape {np.shape(image)}, weight {np.shape(weight)}; "
+                f"expected {self._nearest.shape}"
+            )
+        good = np.isfinite(image) & (weight > 0)
+        weight = np.where(good, weight, 0.0)
         product, norm = self._sums(weight * np.where(good, image, 0.0), weight, good)
         with np.errstate(divide="ignore", invalid="ignore"):
             expected = 1.0 / np.sqrt(norm)
@@ -163,7 +181,7 @@ def standardise(
     values: np.ndarray,
     star: tuple[float, float],
     fwhm_px: float,
-    sources: list[tuple[float, float]] | tuple = (),
+    sources: Sequence[tuple[float, float]] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Compare every pixel with others as far from the star: SNR with small-sample statistics.
 

@@ -16,7 +16,9 @@ from gpucoron.errors import GpucoronError
 from gpucoron.ops.dq import DO_NOT_USE
 
 if TYPE_CHECKING:
+    from gpucoron.analysis.forward import ForwardModel
     from gpucoron.core.stack import IntegrationStack, PlaneSource
+    from gpucoron.core.star import CombinedStar
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure, ExposureMeta
     from gpucoron.io.wcs import InputWcs, OutputWcs
@@ -61,7 +63,12 @@ class Record(ArrayFields):
     mask: Any = None  # (ny, nx), the psfmask, 1 where pixels are used
     #: The combined image of each truncation, (ny, nx) float32, MJy/sr.
     images: dict[int, Any] = field(default_factory=dict)
+    #: Its errors, (ny, nx) float32, MJy/sr.
+    errors: dict[int, Any] = field(default_factory=dict)
     wcs: OutputWcs | None = None  # of the images
+    star: CombinedStar | None = None  # in them
+    star_flux: Any = None  # of the science star, with `jy` and `error`; None where not known
+    forward: ForwardModel | None = None  # of a point source, where the run has it
     asn_path: Path | None = None  # None where the association was not a file
 
     @classmethod
@@ -112,7 +119,7 @@ class Record(ArrayFields):
 
     def note_combined(self, truncate: int, image: ResampledImage, wcs: OutputWcs) -> None:
         """Record a combined image."""
-        self.images[truncate], self.wcs = image.data, wcs
+        self.images[truncate], self.errors[truncate], self.wcs = image.data, image.err, wcs
 
     def to_host(self) -> None:
         """Copy GPU arrays to the host; only this waits for the GPU."""
@@ -123,7 +130,10 @@ class Record(ArrayFields):
             e.after = {k: to_host(image) for k, image in e.after.items()}
             e.eigenvalues = [to_host(values) for values in e.eigenvalues]
         self.mask = None if self.mask is None else to_host(self.mask)
-        self.images = {k: to_host(image) for k, image in self.images.items()}
+        self.images, self.errors = (
+            {k: to_host(image) for k, image in planes.items()}
+            for planes in (self.images, self.errors)
+        )
 
 
 def _mean(images):
