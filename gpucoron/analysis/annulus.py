@@ -113,14 +113,14 @@ class AnnulusNoise:
         cube = pulls.reshape(-1, side, side)
         cube = cube - cube.mean()
         variance = max(float((cube**2).mean()), 1e-300)
-        lags, found = [], []
+        offsets, products = [], []
         for dy in range(LAGS_PX + 1):
             for dx in range(LAGS_PX + 1):
                 if dx + dy and np.hypot(dx, dy) <= min(LAGS_PX, side - 1):
                     one, other = cube[:, dy:, dx:], cube[:, : side - dy, : side - dx]
-                    lags.append(np.hypot(dx, dy))
-                    found.append(float((one * other).mean()) / variance)
-        lags, found = np.array(lags), np.array(found)
+                    offsets.append(np.hypot(dx, dy))
+                    products.append(float((one * other).mean()) / variance)
+        lags, found = np.array(offsets), np.array(products)
         fit = minimize_scalar(
             lambda length: ((matern(lags, length) - found) ** 2).sum(), bounds=(0.05, 20.0)
         )

@@ -15,7 +15,7 @@ from gpucoron.analysis.detection import significance
 from gpucoron.analysis.local_model import SourceFit, fit_source
 from gpucoron.analysis.matched_filter import FilteredImage, MatchedFilter, PatchModel, patch_half
 
-__all__ = ["Candidate", "Field", "Found", "find_candidates", "measure"]
+__all__ = ["Candidate", "Field", "Found", "find_candidates", "measure", "source_image", "without"]
 
 THRESHOLD = 5.0  # Gaussian sigmas
 MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does not know
@@ -144,6 +144,34 @@ def measure(
     return search.measured(len(search.fits) - 1)
 
 
+def without(
+    image: np.ndarray, model: PatchModel, sources: Sequence[Candidate], half: int
+) -> np.ndarray:
+    """Return an image (ny, nx) less the models of sources, each within `half` px of its middle."""
+    left = np.array(image, dtype=np.float64)
+    for source in sources:
+        left -= source_image(model, (source.x, source.y), source.flux, half, left.shape)
+    return left
+
+
+def source_image(
+    model: PatchModel,
+    place: tuple[float, float],
+    flux: float,
+    half: int,
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """Return the image (ny, nx) of a source; 0 further than `half` px from its middle."""
+    plane = np.zeros(shape)
+    (patch,) = model.patches(np.array([place]), half)
+    x, y = (round(v) - half for v in place)
+    side, (ny, nx) = len(patch), shape
+    rows, columns = (slice(max(v, 0), max(min(v + side, n), 0)) for v, n in ((y, ny), (x, nx)))
+    part = patch[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+    plane[rows, columns] = flux * part
+    return plane
+
+
 class _Search:
     """The image, the sources that were found, and what is left without them."""
 
@@ -203,16 +231,8 @@ class _Search:
                 self._subtract()
 
     def _image(self, fit: SourceFit) -> np.ndarray:
-        """Return the source's image in the field; 0 where the model does not reach."""
-        plane = np.zeros(self.left.shape)
-        (patch,) = self.model.patches(np.array([[fit.x, fit.y]]), self.wide)
-        x, y = (round(v) - self.wide for v in (fit.x, fit.y))
-        side, (ny, nx) = len(patch), plane.shape
-        rows, columns = (slice(max(v, 0), min(v + side, n)) for v, n in ((y, ny), (x, nx)))
-        plane[rows, columns] = fit.flux * patch[
-            rows.start - y : rows.stop - y, columns.start - x : columns.stop - x
-        ]
-        return plane
+        shape = self.left.shape
+        return source_image(self.model, (fit.x, fit.y), fit.flux, self.wide, shape)
 
     def _subtract(self) -> None:
         self.left = np.asarray(self.field.image, dtype=np.float64) - sum(self.images)

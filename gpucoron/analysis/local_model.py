@@ -172,7 +172,7 @@ def fit_source(
     reach_px : float
         How far from `start` the source may be.
     """
-    centre = tuple(int(v) for v in np.rint(start))
+    centre = round(start[0]), round(start[1])
     offset, converged = np.subtract(start, centre), False
     visited = set()
     for _ in range(MOST_STEPS):
@@ -183,7 +183,7 @@ def fit_source(
         data, weights = np.where(good, data, 0.0), np.where(good, weights, 0.0)
         projected = Projected(local, data, weights)
         offset = projected.best_offset(offset)
-        moved = tuple(int(c + round(float(d))) for c, d in zip(centre, offset, strict=True))
+        moved = centre[0] + round(float(offset[0])), centre[1] + round(float(offset[1]))
         if moved == centre or moved in visited:
             converged = bool(np.abs(offset).max() < REACH_PX)
             break

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
-from gpucoron.analysis.candidates import Candidate, Field, find_candidates, measure
+from gpucoron.analysis.candidates import Candidate, Field, find_candidates, measure, without
 from gpucoron.analysis.local_model import LocalModel, cut_patch
 from gpucoron.analysis.matched_filter import patch_half
 from gpucoron.analysis.measure import Sky, locate_star, science_exposures, star_in_exposure
@@ -21,11 +21,21 @@ from gpucoron.io.wcs.tan import OutputWcs, tangent_plane
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-__all__ = ["Candidates", "SkyCandidate", "described", "field_of", "find_known", "measure_at", "search"]
+__all__ = [
+    "Candidates",
+    "SkyCandidate",
+    "described",
+    "field_of",
+    "find_known",
+    "measure_at",
+    "search",
+]
 
 APART = 2.8  # standard deviations between fluxes of one source, where they differ by a factor of 2
 UNMEASURED_ARCSEC = 0.02  # error of each coordinate of a star that target acquisition placed
-POINTING_ARCSEC = 0.07  # JWST's pointing along each axis: 0.10 radial (JDox, JWST Pointing Accuracy)
+POINTING_ARCSEC = (
+    0.07  # JWST's pointing along each axis: 0.10 radial (JDox, JWST Pointing Accuracy)
+)
 DISTORTION = 5e-4  # of the separation along each axis: what a distortion solution leaves
 MODEL_FLUX = 0.01  # of the flux: what the wavefront does to the forward model
 NO_MODEL = "flux of a Gaussian, without losses by KLIP and coronagraph: no forward model"
@@ -85,7 +95,9 @@ class Candidates(list[SkyCandidate]):
         }
         table = QTable(
             {
-                name: np.array(values, float) * unit if unit is not None else np.array(values, float)
+                name: np.array(values, float) * unit
+                if unit is not None
+                else np.array(values, float)
                 for name, (values, unit) in columns.items()
             }
         )
@@ -289,21 +301,6 @@ def _contrast_error(contrast: float, flux: float, flux_err: float, star: Any) ->
     return abs(contrast) * math.hypot(flux_err / flux, of_star)
 
 
-def _without(image: np.ndarray, model: Any, sources: Sequence[Candidate], half: int) -> np.ndarray:
-    """Return an image without other sources."""
-    left = np.array(image, dtype=np.float64)
-    for source in sources:
-        (patch,) = model.patches(np.array([[source.x, source.y]]), half)
-        x, y = round(source.x) - half, round(source.y) - half
-        ny, nx = left.shape
-        rows = slice(max(y, 0), max(min(y + len(patch), ny), 0))
-        columns = slice(max(x, 0), max(min(x + len(patch), nx), 0))
-        left[rows, columns] -= source.flux * patch[
-            rows.start - y : rows.stop - y, columns.start - x : columns.stop - x
-        ]
-    return left
-
-
 def _snr_at(
     record: Record, sky: Sky, truncate: int, found: Candidate, others: Sequence[Candidate]
 ) -> float:
@@ -311,11 +308,13 @@ def _snr_at(
     image, err = field_of(record, sky, truncate)[:2]
     model = source_model(record, truncate, sky.fwhm_px)
     half = patch_half(sky.fwhm_px)
-    left = _without(image, model, others, 4 * half)
+    left = without(image, model, others, 4 * half)
     centre = round(found.x), round(found.y)
     local = LocalModel(model, centre, half)
     shape = local.image(np.array([found.x - centre[0], found.y - centre[1]])).ravel()
-    return _linear_snr(left, np.asarray(err, float), shape, (found.x, found.y), sky, half, others)[1]
+    return _linear_snr(left, np.asarray(err, float), shape, (found.x, found.y), sky, half, others)[
+        1
+    ]
 
 
 def _linear_snr(image, err, shape, place, sky, half, others=(), star=None, fwhm_px=None):

@@ -76,7 +76,9 @@ class GaussianSource:
     def patches(self, places: np.ndarray, half: int) -> np.ndarray:
         """Return images of sources of flux 1; see `PatchModel`."""
         places = np.asarray(places, dtype=np.float64)
-        apart = (np.arange(-half, half + 1)[:, None] + np.rint(places)[:, None, :]) - places[:, None]
+        apart = (np.arange(-half, half + 1)[:, None] + np.rint(places)[:, None, :]) - places[
+            :, None
+        ]
         along = np.exp(-0.5 * (apart / (self._fwhm_px * _SIGMA_OF_FWHM)) ** 2)
         along /= self._fwhm_px * _SIGMA_OF_FWHM * math.sqrt(2 * math.pi)
         return along[:, :, None, 1] * along[:, None, :, 0]
