@@ -57,6 +57,7 @@ def run(
     memory: int | str | None = None,
     client: Any = None,
     resume: bool = False,
+    forward_model: bool | None = None,
     **keywords: Unpack[StepKeywords],
 ) -> Result:
     """Run PSF subtraction and resampling on an association (calwebb_coron3).
@@ -119,6 +120,9 @@ def run(
     resume : bool
         Go on from what an earlier run with the same inputs and parameters has completed in
         `output_dir`, by its ``*_run.json``; from the beginning where there is none.
+    forward_model : bool, optional
+        Keep what predicts how a source looks in the products (`ProductResult.forward_model`), which
+        contrast curves need. Default: where nothing is written.
     **keywords
         More step parameters, ``klip_truncate=10`` or ``klip={"truncate": 10}``: see
         `gpucoron.core.step_keywords.StepKeywords`.
@@ -162,6 +166,7 @@ def run(
         resume=resume,
         threads=threads,
         memory=memory,
+        forward_model=output_dir is None if forward_model is None else forward_model,
     )
     if output_dir is None:
         options = replace(options, save=frozenset())

@@ -25,7 +25,7 @@ __all__ = [
     "ReferenceNoise",
 ]
 
-VARIANCES = ("var_poisson", "var_rnoise", "var_flat")
+VARIANCES: tuple[str, ...] = ("var_poisson", "var_rnoise", "var_flat")
 #: What PSF subtraction adds to them.
 KLIP_VARIANCES = ("var_ref", "var_speckle")
 #: The smallest normal number of float32: a read-noise variance below it gives no weight.

@@ -131,6 +131,22 @@ class KLBasis:
         results = [residual.reshape(targets.shape) for residual in results]
         return results if np.ndim(truncate) else results[0]
 
+    def kl_vectors(self, truncate):
+        """Return the first KL vectors as images.
+
+        Parameters
+        ----------
+        truncate : int
+            Number of vectors; more than there are means all.
+
+        Returns
+        -------
+        (k, ny, nx) float64
+            Orthonormal with the product ``sum m^2 a b``, and to a constant.
+        """
+        kept = min(_as_truncations(truncate)[0], self.rank)
+        return self._basis.kl_vectors(kept).reshape(kept, *self.shape)
+
     def residual_std(self, truncate):
         """Return the standard deviation of references about their models: KLIP's noise map.
 

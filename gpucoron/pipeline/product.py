@@ -11,6 +11,7 @@ import numpy as np
 
 from gpucoron.errors import InputError, plural
 from gpucoron.pipeline.coverage import check_filled, report_outside
+from gpucoron.pipeline.forward_model import make_forward_model
 from gpucoron.pipeline.product_context import ProductContext
 from gpucoron.pipeline.resume import can_read_back, read_back
 from gpucoron.pipeline.weights import warn_of_outliers
@@ -72,6 +73,11 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
         if layout is not None:
             for truncate in subtracted[0]:
                 combine(product, layout, [images[truncate] for images in subtracted], truncate)
+        if run.options.forward_model:
+            first = [next(iter(images.values())) for images in subtracted]
+            product.result.forward_model = make_forward_model(product, layout, first)
+            product.record.forward = product.result.forward_model
+        product.record.star = product.result.star
         product.record.to_host()
         product.check()
         run.record.note_stars(inputs.name, product.result)
@@ -206,6 +212,8 @@ def subtract_psf(
         keep = "psfalign" in run.options.keep and not skip
         work = Subtraction(run, root, shares, product.inputs.truncations, keep)
         subtracted = work.run(writer)
+        if work.response is not None:
+            product.responses[root] = work.response
         product.record.exposures[root].eigenvalues = work.spectra
         fits, positions, alignment = work.table, None, shares[0].alignment
         if not skip:

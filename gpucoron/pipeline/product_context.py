@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.products import Provenance
+    from gpucoron.ops.injection import KlipResponse
     from gpucoron.pipeline.inputs import ProductInputs, Psfmask
     from gpucoron.pipeline.planning import Plan
     from gpucoron.pipeline.run import Run
@@ -46,6 +47,8 @@ class ProductContext:
         What the report shows.
     stars : Stars
         Where the star is in the science exposures.
+    responses : dict of str to KlipResponse
+        What KLIP leaves of a source in each science exposure, where the run is to keep it.
     last_check : LastCheck
         What is compared at the end.
     mask : (ny, nx) float64 array
@@ -73,6 +76,7 @@ class ProductContext:
         self.stars = Stars(
             inputs.science, self.parameters, self.result, inputs.star_model, run.threads > 1
         )
+        self.responses: dict[str, KlipResponse] = {}
         self.last_check = LastCheck(inputs.name)
         self.weights = Weights(self.parameters)
         self.batch = plan.batch

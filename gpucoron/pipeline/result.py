@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from astropy.table import QTable
     from matplotlib.figure import Figure
 
+    from gpucoron.analysis.forward import ForwardModel
     from gpucoron.analysis.record import Record
     from gpucoron.backend.device import Device
     from gpucoron.core.parameters import Parameters
@@ -65,6 +66,8 @@ class ProductResult(ArrayFields):
         Where the star is in each science exposure, by root name.
     star : CombinedStar
         Where it is in `i2d`.
+    forward_model : ForwardModel or None
+        Predicts what `i2d` shows of a source; None where the run did not keep it.
     psfmask : str
         Where the psfmask came from.
     record : Record
@@ -84,6 +87,7 @@ class ProductResult(ArrayFields):
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)
     stars: dict[str, StarPositions] = field(default_factory=dict)
     star: CombinedStar | None = None
+    forward_model: ForwardModel | None = None
     psfmask: str = ""
     record: Record | None = None
     left_out: tuple[LeftOut, ...] = ()

@@ -52,6 +52,7 @@ class RunOptions:
     threads: int | None = None
     memory: int | str | None = None
     memory_limit: int | None = None  # bytes at which a Dask nanny ends this process
+    forward_model: bool = False  # keep what tells how a source would look in the products
     report: str | PathLike | None = None  # where the caller will write the report
     given: GivenAssociation | None = None  # instead of the file `asn`
     protected: tuple[str | PathLike, ...] = ()  # more that is not replaced: parameter files, logs

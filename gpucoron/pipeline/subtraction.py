@@ -17,8 +17,9 @@ from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import KLIP_VARIANCES
 from gpucoron.errors import DeviceMemoryError
+from gpucoron.ops.injection import KlipResponse
 from gpucoron.ops.registration import LEFT_OUT
-from gpucoron.steps.klip import klip
+from gpucoron.steps.klip import basis, klip
 from gpucoron.steps.psf_noise import reference_noise
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class Subtraction:
         Aligned references of each fitted integration, on the host, if wanted.
     spectra : list of (rank,) arrays
         Eigenvalues of each KL basis, where it was made.
+    response : KlipResponse or None
+        What KLIP leaves of a source in the exposure, if the run is to keep it. With references of
+        its own for every integration it is that of the first.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Subtraction:
         self.table: Any = None
         self.kept: list = []
         self.spectra: list = []
+        self.response: KlipResponse | None = None
         self._errors: dict[int, ReferenceErrors | None] = {}
         self._lock = threading.Lock()
         self._weights: list | None = None
@@ -239,6 +244,10 @@ class Subtraction:
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
         missing = work.alignment.science_missing
         coefficients: list = []
+        bases: list = []
+        if own and self._to_respond(group):
+            seen = next(k for k, i in enumerate(group) if work.alignment.has_pixels(i))
+            bases.append(basis(aligned[seen].copy(), True, self._weight(work)))
         parts: Any = klip(
             filled,
             aligned if own else aligned[0],
@@ -250,7 +259,10 @@ class Subtraction:
             spectra=self.spectra,
             coefficients=coefficients,
             missing=None if missing is None else missing[planes],
+            bases=bases,
         )
+        if bases and self._to_respond(group):
+            self._respond(work, bases[0], missing, offsets)
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
             out = self._out[k]
@@ -262,6 +274,23 @@ class Subtraction:
             with first.activate():
                 for name, image in zip(names, images, strict=True):
                     out[name][planes] = image
+
+    def _to_respond(self, group) -> bool:
+        """Whether the response to a source is wanted, and can be had from these integrations."""
+        wanted = self.job.options.forward_model and self.response is None
+        return wanted and any(map(self.shares[0].alignment.has_pixels, group))
+
+    def _respond(self, work, shared, missing, offsets):
+        """Note the response to a source, whose stamps stand where the star is on average."""
+        if missing is not None:
+            missing = to_host(missing)
+            if offsets is not None:
+                whole = np.rint(-np.nan_to_num(offsets)).astype(int).tolist()
+                missing = np.stack(
+                    [np.roll(m, s, axis=(0, 1)) for m, s in zip(missing, whole, strict=True)]
+                )
+        vectors = to_host(shared.kl_vectors(max(self.truncations)))
+        self.response = KlipResponse(vectors, self._weight(work), missing)
 
     def _weight(self, work):
         """Return the weights of the pixels: without known sources, and without areas of no data."""

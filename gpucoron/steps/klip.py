@@ -28,6 +28,7 @@ def klip(
     spectra: list | None = None,
     coefficients: list | None = None,
     missing: np.ndarray | None = None,
+    bases: list | None = None,
 ) -> IntegrationStack | list[IntegrationStack]:
     """Subtract from every integration its projection on the references' first KL modes.
 
@@ -56,6 +57,8 @@ def klip(
     missing : (n, ny, nx) bool, optional
         Pixels of the integrations, such as filled ones, that take no part in their means and
         coefficients. The model is subtracted there all the same. Default: none.
+    bases : list, optional
+        Takes the KLBasis of shared references; nothing where each integration has its own.
 
     Returns
     -------
@@ -102,6 +105,8 @@ def klip(
         shared = basis(references, overwrite_references, weight)
         if spectra is not None:
             spectra.append(shared.eigenvalues)
+        if bases is not None:
+            bases.append(shared)
         subtract = shared.subtract if offsets is None else _Moved(shared, offsets)
         residuals = subtract(images, truncations, factors, missing)
         stds = [None] * len(residuals) if errors else _scatter(images, shared, truncations)

@@ -20,7 +20,7 @@ from gpucoron.ops.drizzle import Drizzle, DrizzledImage, Overlaps
 from gpucoron.ops.drizzle_weights import pixel_weights
 from gpucoron.steps.combined_noise import CombinedNoise
 
-__all__ = ["ResampledImage", "resample"]
+__all__ = ["ResampledImage", "fixed_weights", "plane_weights", "resample"]
 
 log = logging.getLogger(__name__)
 
@@ -168,9 +168,7 @@ def resample(
     if drizzle.pixfrac != float(pixfrac):
         log.warning("resample: kernel %s takes no pixfrac; %s counts as 1", kernel, pixfrac)
     noise = None if err_from == "var" else CombinedNoise(drizzle.output_shape, center)
-    fixed: Sequence[float | None] | None = times
-    if fixed is None:
-        fixed = [weight_without_read_noise if s.var_rnoise is None else None for s in stacks]
+    fixed = fixed_weights(stacks, times, weight_without_read_noise)
     _report(stacks, weight_type, err_from, weight_without_read_noise)
     geometry: dict[int, Any] = {}
     for k, (stack, pixel_map) in enumerate(zip(stacks, pixel_maps, strict=True)):
@@ -200,6 +198,49 @@ def resample(
     return dataclasses.replace(image, dq=_flags(image, in_field))
 
 
+def fixed_weights(
+    stacks: Sequence[IntegrationStack], times: Sequence[float] | None, without_read_noise: float
+) -> list[float | None]:
+    """Return the weight of all pixels of each exposure; None where their read noise decides.
+
+    Parameters
+    ----------
+    stacks : sequence of IntegrationStack
+    times : sequence of float, s, or None
+        Exposure times, where they are the weights.
+    without_read_noise : float
+        The weight of an exposure without VAR_RNOISE, as `weight_without_read_noise` of `resample`.
+    """
+    if times is not None:
+        return list(times)
+    return [without_read_noise if s.var_rnoise is None else None for s in stacks]
+
+
+def plane_weights(stack: IntegrationStack, weight: float | None) -> Any:
+    """Return the weights of the pixels of an exposure in the combined image.
+
+    Parameters
+    ----------
+    stack : IntegrationStack
+    weight : float or None
+        From `fixed_weights`.
+
+    Returns
+    -------
+    (n, ny, nx) float32
+        0 where a pixel takes no part; see `resample`.
+    """
+    return pixel_weights(
+        stack.data,
+        stack.err,
+        stack.dq,
+        [getattr(stack, name) for name in VARIANCES],
+        BAD,
+        READ_NOISE if weight is None else None,
+        1.0 if weight is None else weight,
+    )
+
+
 def _add(
     drizzle: Drizzle,
     stack: IntegrationStack,
@@ -208,20 +249,12 @@ def _add(
     noise: CombinedNoise | None,
 ) -> None:
     """Add planes of one exposure; `weight` is None for weights from the read noise."""
-    variances = [getattr(stack, name) for name in VARIANCES]
-    weights = pixel_weights(
-        stack.data,
-        stack.err,
-        stack.dq,
-        variances,
-        BAD,
-        READ_NOISE if weight is None else None,
-        1.0 if weight is None else weight,
-    )
+    weights = plane_weights(stack, weight)
     if noise is not None:
         drizzle.add(stack.data, geometry, weights)
         noise.add(stack, weights)
         return
+    variances = [getattr(stack, name) for name in VARIANCES]
     weigh_variances = READ_NOISE if weight is None else np.full(len(stack), float(weight))
     drizzle.add(stack.data, geometry, weights, variances=variances, weigh_variances=weigh_variances)
 

@@ -128,6 +128,17 @@ class Basis:
             images = images * self._square[block]
         return images @ self._references[:, block].T
 
+    def kl_vectors(self, kept):
+        """Return the first KL vectors, (kept, pixels)."""
+        factors = self.vectors[:kept] / np.sqrt(self.sums[:kept])[:, None]
+        out = np.empty((kept, self._references.shape[1]))
+
+        def combine(block):
+            out[:, block] = factors @ self._references[:, block]
+
+        over_blocks(combine, out.shape[1])
+        return out
+
     def residual_std(self, kept):
         """Return the residual standard deviation for each number of vectors: (pixels,) arrays."""
         planes = {k: self._left(k) for k in set(kept)}

@@ -329,6 +329,12 @@ class Basis:
         residuals, factors = self._bases.subtract(targets[None], kept, lacking)
         return [residual[0] for residual in residuals], [rows[0] for rows in factors]
 
+    def kl_vectors(self, kept):
+        """Return the first KL vectors, (kept, pixels)."""
+        bases, cp = self._bases, cupy()
+        factors = self.vectors[:kept] / cp.sqrt(self.sums[:kept])[:, None]
+        return factors @ bases._references[0] - (factors @ bases.means[0])[:, None]
+
     def residual_std(self, kept):
         """Return the residual standard deviation for each number of vectors: (pixels,) arrays."""
         return [plane[0] for plane in self._bases.residual_std(kept)]

@@ -1,0 +1,281 @@
+"""Forward model of point sources: what PSF subtraction and combination make of them in the i2d."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from scipy import fft
+
+from gpucoron.core.display import ArrayFields
+from gpucoron.errors import InputError, ParameterError
+from gpucoron.io.wcs.tan import OutputWcs
+from gpucoron.ops.drizzle import Overlaps
+from gpucoron.ops.injection import CombinedResponse, KlipResponse, cut
+
+__all__ = ["ExposureResponse", "ForwardModel", "OffAxisImages", "Patches"]
+
+_AT_ONCE = 256  # places, whose stamps are in memory at a time
+
+
+class OffAxisImages(Protocol):
+    """PSF of an off-axis source, as `gpucoron.optics.off_axis.OffAxisPSF` has it."""
+
+    fwhm_px: float
+
+    def images(self, offsets: np.ndarray) -> np.ndarray:
+        """Return images (m, box, box) of sources at `offsets` (m, 2), y and x, px from the mask.
+
+        The source is at the centre of the middle pixel of an odd box; its light far from the mask
+        is 1.
+        """
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ExposureResponse(ArrayFields):
+    """What happens to a source in one science exposure.
+
+    Attributes
+    ----------
+    root : str
+        Name of the exposure.
+    sky_to_pixel : callable
+        From RA and Dec in degrees to x, y in pixels from 0, by the WCS that it is combined by.
+    mask : (x, y), pixels from 0
+        Centre of the coronagraph mask.
+    klip : KlipResponse
+    weights : (n, ny, nx) float32
+        Of the pixels of its integrations in the combined image.
+    geometry : Overlaps
+        Of its pixels with those of the combined image.
+    pixel_area_sr : float
+        Mean solid angle of its pixels.
+    """
+
+    root: str
+    sky_to_pixel: Callable[[Any, Any], tuple[np.ndarray, np.ndarray]]
+    mask: tuple[float, float]
+    klip: KlipResponse
+    weights: np.ndarray
+    geometry: Overlaps
+    pixel_area_sr: float
+
+
+class Patches(NamedTuple):
+    """Small images that show one source each, as the combined image would."""
+
+    images: np.ndarray  # (m, size, size) float64; NaN where the combined image has no data
+    corners: np.ndarray  # (m, 2) int, row and column of the first pixel in the combined image
+    places: np.ndarray  # (m, 2) float64, y and x of the sources in it, pixels from 0
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """Return the same patches of another image (ny, nx): (m, size, size)."""
+        return cut(np.asarray(image, dtype=np.float64), self.corners, self.images.shape[1])
+
+
+class ForwardModel:
+    """Predicts what a combined image shows of point sources, without a new run.
+
+    Parameters
+    ----------
+    exposures : sequence of ExposureResponse
+    wcs : OutputWcs
+        Of the combined image.
+    star : (ra, dec), degrees
+        What offsets are counted from.
+    psf : OffAxisImages
+        PSF as a function of the offset from the mask.
+    truncations : sequence of int
+        Numbers of KL vectors of the run.
+
+    Notes
+    -----
+    A source of flux 1 has, far from the mask and before PSF subtraction, pixels that add up to 1 in
+    an exposure; in MJy/sr times pixels. `jansky` converts. In an exposure the source is where the
+    WCS has it, with the PSF of its offset from the mask; KLIP leaves of it
+    ``p - mean - Z Z^T p`` (`gpucoron.ops.injection.KlipResponse`); drizzle adds it up with the
+    weights of the run. All is linear in the flux.
+    """
+
+    def __init__(
+        self,
+        exposures: Sequence[ExposureResponse],
+        wcs: OutputWcs,
+        star: tuple[float, float],
+        psf: OffAxisImages,
+        truncations: Sequence[int],
+    ):
+        if not exposures:
+            raise InputError("a forward model got no exposure, expected at least one")
+        self.exposures, self.wcs, self.star = tuple(exposures), wcs, star
+        self.psf, self.truncations = psf, tuple(truncations)
+
+    @property
+    def jansky(self) -> float:
+        """Janskys of a source of flux 1: MJy/sr over the mean area of the exposures' pixels."""
+        return 1e6 * float(np.mean([e.pixel_area_sr for e in self.exposures]))
+
+    @property
+    def fwhm_px(self) -> float:
+        """FWHM of the PSF in pixels of the combined image."""
+        return float(self.psf.fwhm_px) / self.wcs.pixel_scale_ratio
+
+    def sky(self, offsets: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return RA and Dec (m,), degrees, of offsets (m, 2) east and north of the star, arcsec."""
+        offsets = _as_offsets(offsets)
+        return _tangent(self.star).pixel_to_sky(offsets[:, 0], offsets[:, 1])
+
+    def places(self, offsets: Any) -> np.ndarray:
+        """Return y and x (m, 2) in the combined image, pixels from 0, of offsets from the star."""
+        x, y = self.wcs.sky_to_pixel(*self.sky(offsets))
+        return np.stack([y, x], axis=1)
+
+    def offsets(self, places: Any) -> np.ndarray:
+        """Return offsets (m, 2) east and north of the star, arcsec, of y, x in the image."""
+        y, x = np.asarray(places, dtype=np.float64).T
+        ra, dec = self.wcs.pixel_to_sky(x, y)
+        return np.stack(_tangent(self.star).sky_to_pixel(ra, dec), axis=1)
+
+    def patches(self, offsets: Any, truncate: int | None = None, size: int = 21) -> Patches:
+        """Return what the combined image shows of sources of flux 1, each by itself.
+
+        Parameters
+        ----------
+        offsets : (m, 2) floating
+            East and north of the star, arcsec.
+        truncate : int, optional
+            Number of KL vectors; one of the run's or fewer than its largest. Default: the largest.
+        size : int
+            Side of the patches, pixels, odd.
+
+        Returns
+        -------
+        Patches
+        """
+        kept = self._kept(truncate)
+        offsets = _as_offsets(offsets)
+        places = self.places(offsets)
+        known = np.isfinite(places).all(axis=1)
+        corners = np.rint(np.where(known[:, None], places, -1e6)).astype(np.int64) - size // 2
+        images = np.empty((len(offsets), size, size))
+        for start in range(0, len(offsets), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            stamps, their = zip(*self._stamps(offsets[part]), strict=True)
+            images[part] = self._combined.patches(stamps, their, corners[part], size, kept)
+        return Patches(images, corners, places)
+
+    def subtracted(self, offsets: Any, truncate: int | None = None) -> dict[str, np.ndarray]:
+        """Return what PSF subtraction leaves of sources of flux 1 in every exposure.
+
+        Parameters
+        ----------
+        offsets, truncate
+            As for `patches`.
+
+        Returns
+        -------
+        dict of str to (m, n, ny, nx) float64
+            For each exposure; n is 1 where no pixel is missing in any integration.
+        """
+        kept = self._kept(truncate)
+        found = self._stamps(_as_offsets(offsets))
+        return {
+            e.root: e.klip.residuals(*stamps, kept)
+            for e, stamps in zip(self.exposures, found, strict=True)
+        }
+
+    def fluxes(
+        self,
+        image: np.ndarray,
+        err: np.ndarray,
+        offsets: Any,
+        truncate: int | None = None,
+        size: int = 21,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Measure the flux of a source at each of some places, by a fit of its patch.
+
+        Parameters
+        ----------
+        image, err : (ny, nx) floating, MJy/sr
+            The combined image and its errors, taken as independent.
+        offsets, truncate, size
+            As for `patches`.
+
+        Returns
+        -------
+        flux, error : (m,) float64, MJy/sr times pixels of an exposure
+            ``sum(d p / e^2) / sum(p^2 / e^2)``; NaN where there are no data.
+        """
+        patches = self.patches(offsets, truncate, size)
+        data, noise, model = patches.cut(image), patches.cut(err), patches.images
+        good = np.isfinite(data) & np.isfinite(model) & (noise > 0)
+        inverse = np.where(good, 1.0 / np.where(good, noise, 1.0) ** 2, 0.0)
+        data, model = np.where(good, data, 0.0), np.where(good, model, 0.0)
+        power = np.einsum("mij,mij->m", model**2, inverse)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            flux = np.einsum("mij,mij,mij->m", data, model, inverse) / power
+            return np.where(power > 0, flux, np.nan), np.where(power > 0, power**-0.5, np.nan)
+
+    # ---- sources in the exposures
+
+    @cached_property
+    def _combined(self) -> CombinedResponse:
+        return CombinedResponse(
+            [e.klip for e in self.exposures],
+            [e.weights for e in self.exposures],
+            [e.geometry for e in self.exposures],
+        )
+
+    def _kept(self, truncate: int | None) -> int:
+        most = max(self.truncations)
+        if truncate is not None and not 0 <= truncate <= most:
+            raise ParameterError(f"truncate is {truncate}, expected 0 to {most}, as in the run")
+        return most if truncate is None else truncate
+
+    def _stamps(self, offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return stamps (m, box, box) and corners (m, 2) of the sources in each exposure."""
+        ra, dec = self.sky(offsets)
+        return [self._in_exposure(e, ra, dec) for e in self.exposures]
+
+    def _in_exposure(self, exposure, ra, dec):
+        x, y = exposure.sky_to_pixel(ra, dec)
+        places = np.stack([y, x], axis=1)
+        known = np.isfinite(places).all(axis=1)
+        places[~known] = -1e6  # beyond the array: nothing of it is seen
+        whole = np.rint(places)
+        stamps = None
+        if known.any():
+            images = self.psf.images(places[known] - exposure.mask[::-1])
+            moved = _shifted(images, (places - whole)[known])
+            stamps = np.zeros((len(places), *moved.shape[1:]))
+            stamps[known] = moved
+        else:
+            stamps = np.zeros((len(places), 1, 1))
+        return stamps, whole.astype(np.int64) - stamps.shape[1] // 2
+
+
+def _as_offsets(offsets: Any) -> np.ndarray:
+    offsets = np.asarray(offsets, dtype=np.float64)
+    if offsets.ndim != 2 or offsets.shape[1] != 2:
+        raise InputError(f"offsets have shape {offsets.shape}, expected (m, 2): east and north")
+    return offsets
+
+
+def _tangent(star: tuple[float, float]) -> OutputWcs:
+    """Return a WCS whose x and y are arcsec east and north of the star."""
+    step = (1 / 3600, 1 / 3600)
+    return OutputWcs((1, 1), (0.0, 0.0), star, step, ((1.0, 0.0), (0.0, 1.0)), 1.0)
+
+
+def _shifted(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Shift small images by parts of a pixel (m, 2), y and x; their rims are nearly 0."""
+    size = images.shape[1]
+    n = fft.next_fast_len(size + 4, real=True)
+    fy, fx = fft.fftfreq(n), fft.rfftfreq(n)
+    phase = np.exp(-2j * np.pi * shifts[:, 0, None] * fy)[:, :, None]
+    phase = phase * np.exp(-2j * np.pi * shifts[:, 1, None] * fx)[:, None]
+    spectra = fft.rfft2(images, (n, n)) * phase
+    return fft.irfft2(spectra, (n, n))[:, :size, :size]

@@ -1,0 +1,298 @@
+"""Injected sources: what KLIP leaves of them and a combined image shows, without a new run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpucoron.errors import InputError, ParameterError
+from gpucoron.ops.drizzle import Overlaps, sum_shares
+
+__all__ = ["CombinedResponse", "KlipResponse"]
+
+_REGULAR = 1e-5  # of the weight of a pixel in an integration: differences below count as none
+_LEAST = 1e-6  # share of a combination of vectors in pixels that are there, below which it is 0
+
+
+class KlipResponse:
+    """What KLIP leaves of sources that are in the targets and not in the references.
+
+    Parameters
+    ----------
+    vectors : (K, ny, nx) floating
+        KL vectors: orthonormal with the product ``sum m^2 a b``, and to a constant, as
+        `gpucoron.ops.eigen.KLBasis.kl_vectors` gives them.
+    weight : (ny, nx) floating, optional
+        m. Default: ones.
+    missing : (n, ny, nx) bool, optional
+        Pixels that take no part in the means and coefficients of n integrations. Default: none,
+        and one integration stands for all.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit.
+
+    Notes
+    -----
+    KLIP is linear in the target: residual(t + p) = residual(t) + residual(p), with
+    ``residual(p) = p - sum_k <p, z_k> z_k`` and the normalised constant as z_0. A source is a small
+    stamp, so that one inner product per KL vector over the stamp tells all. Without some pixels
+    the coefficients solve ``(1 - sum_missing m^2 z_i z_j) x = sum_others m^2 p z``, as for the
+    target itself. Results equal those of a new subtraction to rounding.
+
+    References
+    ----------
+    Soummer, Pueyo & Larkin 2012, ApJ 755, L28, section 2.3.
+    """
+
+    def __init__(self, vectors: Any, weight: Any = None, missing: Any = None):
+        vectors = np.asarray(vectors, dtype=np.float64)
+        if vectors.ndim != 3:
+            raise InputError(f"KL vectors have shape {vectors.shape}, expected (K, ny, nx)")
+        self.shape: tuple[int, int] = vectors.shape[1:]
+        square = np.ones(self.shape) if weight is None else np.asarray(weight, np.float64) ** 2
+        if square.shape != self.shape:
+            raise InputError(f"weight has shape {square.shape}, KL vectors {self.shape}")
+        self._square = np.ascontiguousarray(square.ravel())
+        z = np.empty((square.size, len(vectors) + 1))
+        z[:, 0] = 1.0 / np.sqrt(square.sum())
+        z[:, 1:] = vectors.reshape(len(vectors), -1).T
+        self._vectors = z
+        self._rows, self._lacking = np.full(square.size, -1, np.int32), np.zeros((0, 1))
+        self._moments: np.ndarray | None = None
+        if missing is not None:
+            self._note_missing(np.asarray(missing, dtype=bool))
+        self._inverses: dict[int, np.ndarray] = {}
+
+    def _note_missing(self, missing: np.ndarray) -> None:
+        if missing.shape[1:] != self.shape:
+            raise InputError(f"missing has shape {missing.shape}, expected (n, {self.shape})")
+        flat = missing.reshape(len(missing), -1) & (self._square > 0)
+        some = np.flatnonzero(flat.any(axis=0))
+        self._rows[some] = np.arange(len(some))
+        self._lacking = np.ascontiguousarray(flat[:, some].T, dtype=np.float64)
+        root = np.sqrt(self._square)[:, None]
+        parts = [self._vectors[which] * root[which] for which in flat]
+        self._moments = np.stack([part.T @ part for part in parts])
+
+    @property
+    def n_vectors(self) -> int:
+        """Number of KL vectors."""
+        return self._vectors.shape[1] - 1
+
+    def coefficients(self, stamps: Any, corners: Any, truncate: int) -> np.ndarray:
+        """Return the coefficients of a constant and the KL vectors in the models of sources.
+
+        Parameters
+        ----------
+        stamps : (m, h, w) floating
+            Images of the sources, 0 outside.
+        corners : (m, 2) int
+            Row and column of the first pixel of each stamp; it may reach over the edge.
+        truncate : int
+            Number of KL vectors; more than there are means all.
+
+        Returns
+        -------
+        (m, n, truncate + 1) float64
+            For each integration; n is 1 without `missing`.
+        """
+        stamps, corners = _as_stamps(stamps, corners)
+        if truncate < 0:
+            raise ParameterError(f"truncate is {truncate}, expected 0 or more")
+        size = min(truncate, self.n_vectors) + 1
+        from gpucoron.ops.cpu.injection import amplitudes
+
+        vectors = self._vectors if size > self.n_vectors else self._vectors[:, :size].copy()
+        found = amplitudes(
+            stamps, corners, vectors, self._square, self._rows, self._lacking, self.shape
+        )
+        if self._moments is None:
+            return found
+        return np.matmul(found.transpose(1, 0, 2), self._inverse(size)).transpose(1, 0, 2)
+
+    def _inverse(self, size: int) -> np.ndarray:
+        """Return the inverses of the normal equations of each integration, (n, size, size)."""
+        if size not in self._inverses:
+            moments: Any = self._moments
+            values, vectors = np.linalg.eigh(np.eye(size) - moments[:, :size, :size])
+            inverse = np.where(values > _LEAST, 1.0 / np.maximum(values, _LEAST), 0.0)
+            self._inverses[size] = (vectors * inverse[:, None]) @ vectors.transpose(0, 2, 1)
+        return self._inverses[size]
+
+    def residuals(self, stamps: Any, corners: Any, truncate: int) -> np.ndarray:
+        """Return what KLIP leaves of sources, as whole images.
+
+        Parameters
+        ----------
+        stamps, corners, truncate
+            As for `coefficients`.
+
+        Returns
+        -------
+        (m, n, ny, nx) float64
+            For each source and integration; n is 1 without `missing`.
+        """
+        stamps, corners = _as_stamps(stamps, corners)
+        x = self.coefficients(stamps, corners, truncate)
+        models = x @ self._vectors[:, : x.shape[2]].T
+        whole = np.zeros((len(stamps), *self.shape))
+        for image, stamp, corner in zip(whole, stamps, corners, strict=True):
+            inside, part = _inside(corner, stamp.shape, self.shape)
+            image[inside] = stamp[part]
+        return whole[:, None] - models.reshape(*x.shape[:2], *self.shape)
+
+
+class CombinedResponse:
+    """What a drizzled image shows of sources, of which KLIP has left its part.
+
+    Parameters
+    ----------
+    responses : sequence of KlipResponse
+        Of each science exposure.
+    weights : sequence of (n, ny, nx) floating
+        Weights of the pixels of each exposure's integrations in the combined image, 0 where one
+        takes no part. n is 1, or as in `missing` of the response.
+    geometries : sequence of Overlaps
+        Of each exposure's pixels with those of the combined image.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit.
+
+    Notes
+    -----
+    The value of an output pixel is ``sum a w (p - model) / sum a w`` over exposures, integrations
+    and input pixels with the shares a of drizzle. Integrations count as registered: a residual is
+    not moved by the hundredths of a pixel that integrations of an exposure are apart.
+    """
+
+    def __init__(self, responses: Any, weights: Any, geometries: Any):
+        self._parts = [
+            _Weighted(r, np.asarray(w), g)
+            for r, w, g in zip(responses, weights, geometries, strict=True)
+        ]
+        self.shape: tuple[int, int] = geometries[0].output_shape
+        self.weight = sum(
+            sum_shares(g, part.weight.reshape(1, *g.input_shape))[0]
+            for part, g in zip(self._parts, geometries, strict=True)
+        )
+
+    def patches(
+        self, stamps: Any, corners: Any, places: Any, size: int, truncate: int
+    ) -> np.ndarray:
+        """Return patches of the combined image that show nothing but the sources.
+
+        Parameters
+        ----------
+        stamps : sequence of (m, h, w) floating
+            For each exposure, as for `KlipResponse.coefficients`.
+        corners : sequence of (m, 2) int
+        places : (m, 2) int
+            Row and column of the first pixel of each patch.
+        size : int
+            Side of a patch.
+        truncate : int
+            Number of KL vectors.
+
+        Returns
+        -------
+        (m, size, size) float64
+            NaN outside of the image, and where nothing falls.
+        """
+        places = np.ascontiguousarray(places, dtype=np.int64)
+        out = np.zeros((len(places), size, size))
+        for part, own, corner in zip(self._parts, stamps, corners, strict=True):
+            part.add(*_as_stamps(own, corner), places, truncate, out)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return out / cut(np.where(self.weight > 0, self.weight, np.nan), places, size)
+
+
+class _Weighted:
+    """One exposure of a combined image: its response and the weights of its pixels."""
+
+    def __init__(self, response: KlipResponse, weights: np.ndarray, geometry: Overlaps):
+        if weights.shape[1:] != response.shape or tuple(geometry.input_shape) != response.shape:
+            raise InputError(
+                f"weights have shape {weights.shape}, the pixel map {geometry.input_shape}, "
+                f"expected {response.shape} as the KL vectors"
+            )
+        self.response, self._geometry = response, geometry
+        flat = weights.reshape(len(weights), -1).astype(np.float64)
+        self.weight = flat.sum(axis=0)
+        total = self.weight.sum()
+        self._shares = flat.sum(axis=1) / (total if total > 0 else 1.0)
+        apart = abs(flat - self._shares[:, None] * self.weight).max(axis=0)
+        some = np.flatnonzero(apart > _REGULAR * self.weight)
+        self._rows = np.full(flat.shape[1], -1, np.int32)
+        self._own = np.zeros((0, len(flat)))
+        if len(flat) > 1:
+            self._rows[some] = np.arange(len(some))
+            self._own = np.ascontiguousarray((flat[:, some] / self.weight[some]).T)
+
+    def add(self, stamps, corners, places, truncate, out):
+        from gpucoron.ops.cpu.injection import combined_patches
+
+        x = self.response.coefficients(stamps, corners, truncate)
+        one = x.shape[1] == 1
+        mean = np.ascontiguousarray(x[:, 0] if one else self._shares @ x)
+        combined_patches(
+            stamps,
+            corners,
+            self.response._vectors,
+            np.ascontiguousarray(x),
+            mean,
+            self.weight,
+            np.full_like(self._rows, -1) if one else self._rows,
+            self._own,
+            self._geometry,
+            places,
+            out,
+        )
+
+
+def cut(plane: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
+    """Cut square patches out of a plane, NaN outside of it.
+
+    Parameters
+    ----------
+    plane : (ny, nx) floating
+    places : (m, 2) int
+        Row and column of the first pixel of each patch.
+    size : int
+
+    Returns
+    -------
+    (m, size, size) float64
+    """
+    steps = np.arange(size)
+    y, x = places[:, 0, None] + steps, places[:, 1, None] + steps
+    known = ((y >= 0) & (y < plane.shape[0]))[:, :, None] & ((x >= 0) & (x < plane.shape[1]))[
+        :, None
+    ]
+    y, x = np.clip(y, 0, plane.shape[0] - 1), np.clip(x, 0, plane.shape[1] - 1)
+    return np.where(known, plane[y[:, :, None], x[:, None]], np.nan)
+
+
+def _as_stamps(stamps: Any, corners: Any) -> tuple[np.ndarray, np.ndarray]:
+    stamps = np.ascontiguousarray(stamps, dtype=np.float64)
+    corners = np.ascontiguousarray(corners, dtype=np.int64)
+    if stamps.ndim != 3 or corners.shape != (len(stamps), 2):
+        raise InputError(
+            f"stamps have shape {stamps.shape}, corners {corners.shape}; expected (m, h, w) and "
+            "(m, 2)"
+        )
+    return stamps, corners
+
+
+def _inside(corner, size, shape):
+    """Return where a stamp is in an image, and which part of it: two pairs of slices."""
+    where, part = [], []
+    for start, length, limit in zip(corner.tolist(), size, shape, strict=True):
+        low, high = max(start, 0), max(min(start + length, limit), max(start, 0))
+        where.append(slice(low, high))
+        part.append(slice(low - start, high - start))
+    return tuple(where), tuple(part)
