@@ -189,7 +189,7 @@ class _Search:
     def filter(self) -> MatchedFilter:
         """The filter, whose models take most of the time."""
         field = self.field
-        return MatchedFilter(self.model, self.weight.shape, field.star, field.fwhm_px)
+        return MatchedFilter(self.model.rough(), self.weight.shape, field.star, field.fwhm_px)
 
     @property
     def places(self) -> list[tuple[float, float]]:

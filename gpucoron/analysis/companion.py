@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,11 +64,11 @@ class CompanionFit:
         """Covariance (3, 3) of x, y and flux."""
         return np.cov(self.samples.T)
 
-    def as_candidate(self, peak: float, n: float) -> Candidate:
-        """Return median and covariance as a measurement, for `photometry.on_sky`."""
+    def as_candidate(self, measured: Candidate) -> Candidate:
+        """Return a measurement of the companion with median and covariance of the posterior."""
         x, y, flux = (float(v) for v in self.median)
         snr = flux / math.sqrt(self.sample_covariance[2, 2])
-        return Candidate(x, y, flux, self.sample_covariance, snr, snr, n, peak, self.chi2)
+        return replace(measured, x=x, y=y, flux=flux, covariance=self.sample_covariance, snr=snr)
 
 
 def fit_companion(

@@ -42,6 +42,9 @@ class PatchModel(Protocol):
         (m, 2 half + 1, 2 half + 1) float64, MJy/sr
         """
 
+    def rough(self) -> PatchModel:
+        """Return a faster model with errors of some percent, for maps."""
+
 
 @dataclass(frozen=True, eq=False)
 class FilteredImage:

@@ -31,6 +31,13 @@ class Sky:
     spread_px: float
     given: bool
 
+    def at(self, separation: float, angle_deg: float) -> tuple[float, float]:
+        """Return x, y (pixels from 0) at a separation (arcsec) and position angle (degrees)."""
+        turn, r = math.radians(angle_deg), separation / self.arcsec_per_px
+        (nx, ny), (ex, ey) = self.north, self.east
+        across, along = r * math.sin(turn), r * math.cos(turn)
+        return self.star[0] + along * nx + across * ex, self.star[1] + along * ny + across * ey
+
 
 def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky | None:
     """Locate the star in the combined image; None without an image or a star position.

@@ -28,6 +28,8 @@ __all__ = [
     "field_of",
     "find_known",
     "measure_at",
+    "on_sky",
+    "samples_on_sky",
     "search",
 ]
 
@@ -278,6 +280,20 @@ def on_sky(
     _measure_exposures(record, sky, truncate, entry, others)
     entry.caveat = found.caveat or _caveat(entry) or ("" if model.exact else NO_MODEL)
     return entry
+
+
+def samples_on_sky(
+    record: Record, sky: Sky, truncate: int, samples: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Turn samples (n, 3) of x, y and flux into offsets, mas, and flux or contrast; with labels."""
+    x, y, flux = samples.T
+    ra, dec = cast(OutputWcs, record.wcs).pixel_to_sky(x, y)
+    east, north = (3.6e6 * np.asarray(v) for v in tangent_plane(ra, dec, *sky.radec))
+    flux = flux * source_model(record, truncate, sky.fwhm_px).jansky
+    star = record.star_flux
+    last = (1e6 * flux, "flux (µJy)") if star is None else (flux / star.jy, "contrast")
+    labels = ["ΔRA (mas)", "ΔDec (mas)", last[1]]
+    return np.stack([east, north, last[0]], axis=1), labels
 
 
 def _offset_covariance(record: Record, sky: Sky, found: Candidate, separation: float) -> np.ndarray:

@@ -34,6 +34,10 @@ class ExactSource:
         self._forward, self._truncate = forward, min(truncate, max(forward.truncations))
         self.jansky = forward.jansky
 
+    def rough(self) -> ExactSource:
+        """Return a faster one, for maps."""
+        return ExactSource(self._forward.rough(), self._truncate)
+
     def patches(self, places: np.ndarray, half: int) -> np.ndarray:
         """Return images of sources of flux 1; see `PatchModel`."""
         places = np.asarray(places, dtype=np.float64)
@@ -82,6 +86,10 @@ class GaussianSource:
         along = np.exp(-0.5 * (apart / (self._fwhm_px * _SIGMA_OF_FWHM)) ** 2)
         along /= self._fwhm_px * _SIGMA_OF_FWHM * math.sqrt(2 * math.pi)
         return along[:, :, None, 1] * along[:, None, :, 0]
+
+    def rough(self) -> GaussianSource:
+        """Return itself, which is fast."""
+        return self
 
     def in_exposures(self, place: tuple[float, float]) -> dict[str, np.ndarray]:
         """Return the image (ny, nx) of a source of flux 1 in each science exposure."""
