@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from gpucoron.optics.instruments import Filter, Instrument
-from gpucoron.optics.telescope import RAD, Coronagraph, Pupil, make_pupil
+from gpucoron.optics.telescope import N_PUPIL, RAD, Coronagraph, Pupil, make_pupil
 from gpucoron.optics.wavefront import (
     fourier_frequencies,
     fourier_modes,
@@ -29,9 +30,10 @@ from gpucoron.optics.wavefront import (
 DIAMETER_M = 6.5
 DIFFUSION_PX = 0.25  # charge diffusion and capacitive coupling, as in gpucoron.simulate
 PAD = 3  # samples on each side of the grid that the response of the pixel reaches
-FIELD_BINS, DERIVATIVE_BINS = 2, 5  # samples of the pupil that are averaged, each way
+FIELD_SAMPLES, DERIVATIVE_SAMPLES = 100, 40  # across the pupil
 LOW_NM, SEGMENT_NM, MIDDLE_NM = 27.0, 8.0, 75.0  # rms of each mode, each mode, all together
 MIDDLE_CYCLES = (3.0, 40.0)  # across the pupil, over which MIDDLE_NM are spread as f^-3.2
+HIGHEST_CYCLES = 5.0  # of the modes that are fitted, across the pupil
 N_LOW = 64  # modes that are no Fourier modes
 WIDE_BAND = 0.1  # relative width from which one wavelength does not stand for a filter
 
@@ -99,7 +101,7 @@ class CoronagraphModel(StarModel):
         bandpass: Filter,
         scale: tuple[float, float],
         grid: Grid,
-        cycles: float = 5.0,
+        cycles: float = HIGHEST_CYCLES,
         *,
         rotation_deg: float = 0.0,
         stop_scale: float = 1.0,
@@ -115,8 +117,8 @@ class CoronagraphModel(StarModel):
         radius = instrument.mask_radius * radius_scale
         optics = instrument.kind, radius, wavelengths, scale, instrument.bar
         self._fine, self._coarse = (
-            _Propagator((turn, *stop, bins), optics, grid, cycles)
-            for bins in (FIELD_BINS, DERIVATIVE_BINS)
+            _Propagator((turn, *stop, samples), optics, grid, cycles)
+            for samples in (FIELD_SAMPLES, DERIVATIVE_SAMPLES)
         )
         self.sigma_nm = _prior(cycles)
         self._blur = [_pixel_response(v.size, grid.stride) for v in (grid.y, grid.x)]
@@ -152,7 +154,9 @@ class _Propagator(Coronagraph):
     def __init__(self, sampling, optics, grid, cycles):
         self._x, self._y = grid.padded()
         kind, radius, wavelengths, scale, bar = optics
-        super().__init__(_pupil(*sampling), kind, radius, wavelengths, scale, self._x, self._y, bar)
+        super().__init__(
+            binned_pupil(*sampling), kind, radius, wavelengths, scale, self._x, self._y, bar
+        )
         self._modes = _modes(*sampling, cycles) * np.float32(1e-9)
         self._tilts = [(self.pupil.axis * s * RAD).astype(np.float32) for s in self.scale]
         self._centre: tuple[float, float] | None = None
@@ -222,27 +226,32 @@ class _Propagator(Coronagraph):
         return total
 
 
-@functools.lru_cache(maxsize=8)
-def _pupil(rotation_deg, erosion_m, along_m, bins) -> Pupil:
-    """Make the pupil, averaged over `bins` times `bins` samples."""
+@functools.lru_cache(maxsize=16)
+def binned_pupil(rotation_deg, erosion_m, along_m, samples) -> Pupil:
+    """Make the pupil with this number of samples, means of finer ones where these are few."""
+    bins = math.ceil(N_PUPIL / samples)
     if bins == 1:
-        return make_pupil(rotation_deg, erosion_m, along_m=along_m)
-    fine = _pupil(rotation_deg, erosion_m, along_m, 1)
-    n = fine.axis.size // bins
+        return make_pupil(rotation_deg, erosion_m, samples, along_m)
+    fine = binned_pupil(rotation_deg, erosion_m, along_m, samples * bins)
 
     def binned(image):
-        return image.reshape(n, bins, n, bins).mean(axis=(1, 3), dtype=np.float32)
+        shape = samples, bins, samples, bins
+        return image.reshape(shape).mean(axis=(1, 3), dtype=np.float32)
 
     middle = slice(bins // 2, None, bins)
-    axis = fine.axis.reshape(n, bins).mean(axis=1)
+    axis = fine.axis.reshape(samples, bins).mean(axis=1)
     segment = fine.segment[middle, middle]
     return Pupil(binned(fine.aperture), binned(fine.stop), segment, fine.centres, axis)
 
 
 @functools.lru_cache(maxsize=8)
-def _modes(rotation_deg, erosion_m, along_m, bins, cycles):
+def _modes(rotation_deg, erosion_m, along_m, samples, cycles):
     """Return the modes of a pupil, (modes, n, n) float32, of unit rms."""
-    pupil = _pupil(rotation_deg, erosion_m, along_m, bins)
+    return wavefront_modes(binned_pupil(rotation_deg, erosion_m, along_m, samples), cycles)
+
+
+def wavefront_modes(pupil: Pupil, cycles: float = HIGHEST_CYCLES) -> np.ndarray:
+    """Return the modes of `CoronagraphModel` on a pupil: (modes, n, n) float32, of unit rms."""
     middle = fourier_modes(pupil, fourier_frequencies(MIDDLE_CYCLES[0], cycles))
     return level([*zernikes(pupil), *segment_modes(pupil), *middle], pupil)
 

@@ -21,6 +21,7 @@ in metres, angles in arcseconds; the pupil's x and y are parallel to the detecto
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -298,7 +299,8 @@ class Coronagraph:
         self._transforms = [self._matrices(w, columns, rows) for w in self.wavelengths]
 
     def _matrices(self, wavelength, columns, rows):
-        energy = float(np.sum((self.pupil.aperture[self._box] * self._stop) ** 2))
+        # of edges that are finer than the samples, too: the square would lose their light
+        energy = float(np.sum(self.pupil.aperture[self._box] * self._stop, dtype=np.float64))
         steps = (self.scale[0] * RAD, self.scale[1] * RAD)
         pixel = np.sqrt(steps[0] * steps[1] / energy) * self.pupil.step / wavelength
         along_y = np.outer(rows * steps[1], self.pupil.axis[self._box[0]])
@@ -322,21 +324,55 @@ class Coronagraph:
         mask (but the Lyot stop). Returns (ny, nx) float64, the fraction of the light per pixel; 1
         is the light of a source far from the mask after the Lyot stop.
         """
+        total: Any = 0.0
+        fields = self.fields_behind_mask(opd, offset_px, masked)
+        for field, (left, right) in zip(fields, self._transforms, strict=True):
+            amplitude = left @ field @ right
+            total = total + (amplitude.real**2 + amplitude.imag**2)
+        return total.astype(np.float64) / len(self.wavelengths)
+
+    def fields_behind_mask(
+        self, opd: np.ndarray | float, offset_px: tuple[float, float], masked: bool = True
+    ) -> Iterator[np.ndarray]:
+        """Yield the field behind the Lyot stop at each wavelength; arguments as for `image`.
+
+        It is that of the part of the pupil that the stop leaves, (rows, columns) complex64.
+        """
         tilt = [self.pupil.axis * (o * s * RAD) for o, s in zip(offset_px, self.scale, strict=True)]
         path = opd + tilt[0].astype(np.float32) + tilt[1].astype(np.float32)[:, None]
-        total: Any = 0.0
-        for wavelength, mask, (left, right) in zip(
-            self.wavelengths, self.masks, self._transforms, strict=True
-        ):
+        for wavelength, mask in zip(self.wavelengths, self.masks, strict=True):
             phase = path * np.float32(2 * np.pi / wavelength)
             field = np.empty(phase.shape, np.complex64)
             field.real, field.imag = np.cos(phase), np.sin(phase)
             field *= self.pupil.aperture
-            if masked:
-                field = mask(field)
-            amplitude = left @ (field[self._box] * self._stop) @ right
+            yield (mask(field) if masked else field)[self._box] * self._stop
+
+    def image_about_source(
+        self, opd: np.ndarray | float, offset_px: tuple[float, float], masked: bool = True
+    ) -> tuple[np.ndarray, float]:
+        """Image with `columns` and `rows` counted from the source, and all light behind the stop.
+
+        Arguments and unit as for `image`. The light is a fraction of that without the mask, also
+        outside of the columns and rows.
+        """
+        total: Any = 0.0
+        light = 0.0
+        open_pupil = self.pupil.aperture[self._box] * self._stop
+        for field, wavelength, (left, right) in zip(
+            self.fields_behind_mask(opd, offset_px, masked),
+            self.wavelengths,
+            self._transforms,
+            strict=True,
+        ):
+            light += np.vdot(field, field).real / np.vdot(open_pupil, open_pupil)
+            turns = [o * s * RAD / wavelength for o, s in zip(offset_px, self.scale, strict=True)]
+            back = [
+                np.exp(-2j * np.pi * t * self.pupil.axis[b]).astype(np.complex64)
+                for t, b in zip(turns, self._box[::-1], strict=True)
+            ]
+            amplitude = left @ (field * back[0] * back[1][:, None]) @ right
             total = total + (amplitude.real**2 + amplitude.imag**2)
-        return total.astype(np.float64) / len(self.wavelengths)
+        return total / len(self.wavelengths), float(light) / len(self.wavelengths)
 
 
 def wavelengths_of(bandpass: Filter) -> np.ndarray:

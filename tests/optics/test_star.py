@@ -10,8 +10,8 @@ from gpucoron.backend.threads import limited_to
 from gpucoron.errors import InputError
 from gpucoron.optics import coronagraph_model
 from gpucoron.optics.coronagraph_model import (
-    DERIVATIVE_BINS,
-    FIELD_BINS,
+    DERIVATIVE_SAMPLES,
+    FIELD_SAMPLES,
     CoronagraphModel,
     Grid,
 )
@@ -231,11 +231,11 @@ def model_of(name, **keywords):
     return CoronagraphModel(instrument, bandpass, scale, grid, **keywords), instrument, scale
 
 
-@pytest.mark.parametrize(("bins", "limit"), [(FIELD_BINS, 0.02), (DERIVATIVE_BINS, 0.3)])
+@pytest.mark.parametrize(("samples", "limit"), [(FIELD_SAMPLES, 0.02), (DERIVATIVE_SAMPLES, 0.3)])
 @MODES
-def test_derivatives_are_differences(name, bins, limit, monkeypatch):
+def test_derivatives_are_differences(name, samples, limit, monkeypatch):
     """Exactly on the pupil of the fields, by some percent on the coarser one that the fit takes."""
-    monkeypatch.setattr(coronagraph_model, "DERIVATIVE_BINS", bins)
+    monkeypatch.setattr(coronagraph_model, "DERIVATIVE_SAMPLES", samples)
     model, _, _ = model_of(name)
     rng = np.random.default_rng(15)
     modes = 0.5 * model.sigma_nm * rng.standard_normal(model.sigma_nm.size)
