@@ -21,7 +21,6 @@ THRESHOLD = 5.0  # Gaussian sigmas
 MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does not know
 FAINTER = 4.0  # times the model's error of a brighter source: fainter ones may be what it left
 UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
-WIDE_FWHM = 12.0  # a source is subtracted this far from its middle
 
 
 class Field(NamedTuple):
@@ -144,25 +143,19 @@ def measure(
     return search.measured(len(search.fits) - 1)
 
 
-def without(
-    image: np.ndarray, model: PatchModel, sources: Sequence[Candidate], half: int
-) -> np.ndarray:
-    """Return an image (ny, nx) less the models of sources, each within `half` px of its middle."""
+def without(image: np.ndarray, model: PatchModel, sources: Sequence[Candidate]) -> np.ndarray:
+    """Return an image (ny, nx) less the models of sources."""
     left = np.array(image, dtype=np.float64)
     for source in sources:
-        left -= source_image(model, (source.x, source.y), source.flux, half, left.shape)
+        left -= source_image(model, (source.x, source.y), source.flux, left.shape)
     return left
 
 
 def source_image(
-    model: PatchModel,
-    place: tuple[float, float],
-    flux: float,
-    half: int,
-    shape: tuple[int, int],
+    model: PatchModel, place: tuple[float, float], flux: float, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Return the image (ny, nx) of a source; 0 further than `half` px from its middle."""
-    plane = np.zeros(shape)
+    """Return the image (ny, nx) of a source: all of it, for what KLIP takes away reaches far."""
+    plane, half = np.zeros(shape), max(shape)
     (patch,) = model.patches(np.array([place]), half)
     x, y = (round(v) - half for v in place)
     side, (ny, nx) = len(patch), shape
@@ -178,7 +171,6 @@ class _Search:
     def __init__(self, field: Field, model: PatchModel):
         self.field, self.model = field, model
         self.half = patch_half(field.fwhm_px)
-        self.wide = math.ceil(WIDE_FWHM * field.fwhm_px)
         self.fits: list[SourceFit] = []
         self.images: list[np.ndarray] = []  # of the sources in the field
         self.err = np.asarray(field.err, dtype=np.float64)
@@ -232,7 +224,7 @@ class _Search:
 
     def _image(self, fit: SourceFit) -> np.ndarray:
         shape = self.left.shape
-        return source_image(self.model, (fit.x, fit.y), fit.flux, self.wide, shape)
+        return source_image(self.model, (fit.x, fit.y), fit.flux, shape)
 
     def _subtract(self) -> None:
         self.left = np.asarray(self.field.image, dtype=np.float64) - sum(self.images)

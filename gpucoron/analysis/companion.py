@@ -123,7 +123,7 @@ def fit_companion(
     if covariance not in COVARIANCES:
         raise InputError(f"covariance is {covariance!r}, expected {' or '.join(COVARIANCES)}")
     half = patch_half(field.fwhm_px)
-    image = without(field.image, model, others, 4 * half)
+    image = without(field.image, model, others)
     err = np.asarray(field.err, dtype=np.float64)
     with np.errstate(divide="ignore"):
         weight = np.where(np.isfinite(err) & (err > 0), 1.0 / err**2, 0.0)
@@ -134,7 +134,7 @@ def fit_companion(
             "converge within one FWHM of it, expected a companion there"
         )
     place = first.x, first.y
-    left = image - source_image(model, place, first.flux, 4 * half, image.shape)
+    left = image - source_image(model, place, first.flux, image.shape)
     noise = AnnulusNoise.measure(
         left, err, place, field.star, field.fwhm_px, half, [(c.x, c.y) for c in others]
     )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gpucoron.errors import InputError
+from gpucoron.ops.apertures import aperture_sums
 
-_FINE = 10  # points across a pixel in aperture sums
 _SIGMA_OF_FWHM = 1 / (2 * math.sqrt(2 * math.log(2)))
 _ARCSEC_PER_LAMBDA_OVER_D = 1e-6 / 6.5 * 180 * 3600 / math.pi  # per micrometre, 6.5 m across
 
@@ -151,44 +151,6 @@ def significance(snr, n_apertures) -> np.ndarray:
     snr, n = np.broadcast_arrays(np.asarray(snr, float), np.asarray(n_apertures, float))
     rarely = stdtr(np.where(n >= 2, n - 1, np.nan), -np.abs(snr))
     return np.sign(snr) * np.minimum(-ndtri(np.maximum(rarely, 1e-299)), 37.0)
-
-
-def aperture_sums(image: np.ndarray, centres, radius_px: float) -> np.ndarray:
-    """Sum an image (ny, nx) in circular apertures around centres (n, 2), x and y from 0.
-
-    Returns (n,) float64: NaN if less than nine tenths of an aperture has finite pixels; other sums
-    are scaled to the whole aperture. The weight of a pixel is the fraction of its 10 x 10
-    sub-pixels inside the aperture.
-    """
-    centres = np.asarray(centres, dtype=np.float64).reshape(-1, 2)
-    side = 2 * math.ceil(radius_px + 1) + 1
-    at_once = max(1, 2_000_000 // (_FINE * side**2))
-    parts = [
-        _some_sums(image, centres[k : k + at_once], radius_px, side)
-        for k in range(0, len(centres), at_once)
-    ]
-    return np.concatenate(parts) if parts else np.empty(0)
-
-
-def _some_sums(image, centres, radius_px, side):
-    corner = np.floor(centres).astype(int) - side // 2
-    columns, rows = (corner[:, k, None] + np.arange(side + 1) for k in (0, 1))
-    ny, nx = image.shape
-    there = ((rows >= 0) & (rows < ny))[:, :, None] & ((columns >= 0) & (columns < nx))[:, None]
-    patch = image[rows.clip(0, ny - 1)[:, :, None], columns.clip(0, nx - 1)[:, None]].astype(float)
-    good = there & np.isfinite(patch)
-    fine = (np.arange(_FINE) + 0.5) / _FINE - 0.5
-    dy = (rows[:, :, None] + fine).reshape(len(centres), -1, 1) - centres[:, 1, None, None]
-    half = np.sqrt(np.maximum(radius_px**2 - dy**2, 0))  # of the chord at this height
-    first = (columns + fine[0] - centres[:, 0, None])[:, None]  # of a pixel's points
-    last_in = np.floor((half - first) * _FINE).clip(-1, _FINE - 1)
-    first_in = np.ceil((-half - first) * _FINE).clip(0, _FINE)
-    points = np.where(np.abs(dy) <= radius_px, (last_in - first_in + 1).clip(0), 0)
-    weight = points.reshape(len(centres), side + 1, _FINE, -1).sum(axis=2) / _FINE**2
-    covered = (weight * good).sum(axis=(1, 2))
-    total = (weight * np.where(good, patch, 0.0)).sum(axis=(1, 2))
-    area = math.pi * radius_px**2
-    return np.where(covered >= 0.9 * area, total * area / np.maximum(covered, 1e-9), np.nan)
 
 
 def psf_fwhm(filter_name: str) -> float:

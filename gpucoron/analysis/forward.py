@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy import fft
 
 from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError, ParameterError
@@ -16,22 +16,39 @@ from gpucoron.io.wcs.tan import OutputWcs
 from gpucoron.ops.drizzle import Overlaps
 from gpucoron.ops.injection import CombinedResponse, KlipResponse, cut
 
-__all__ = ["ExposureResponse", "ForwardModel", "OffAxisImages", "Patches"]
+__all__ = ["ExposureResponse", "ForwardModel", "OffAxisImages", "Patches", "sky_of"]
 
 _AT_ONCE = 256  # places, whose stamps are in memory at a time
+_FEW = 64  # places for which images are computed one by one; a table serves more of them
+_NODES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4.5, 7, 11, 18, 30)  # of transmission, FWHM
+_ROUND, _EVEN = ("round", "spot"), ("4qpm",)
+_FAR = -1_000_000  # row and column beyond every array
 
 
 class OffAxisImages(Protocol):
-    """PSF of an off-axis source, as `gpucoron.optics.off_axis.OffAxisPSF` has it."""
+    """PSF of an off-axis source, as `gpucoron.optics.off_axis.OffAxisPSF` has it.
 
-    fwhm_px: float
+    Offsets are (m, 2), y and x, px from the mask, which is at `mask_centre`, (x, y) of the array.
+    """
 
-    def images(self, offsets: np.ndarray) -> np.ndarray:
-        """Return images (m, box, box) of sources at `offsets` (m, 2), y and x, px from the mask.
+    mask_centre: tuple[float, float]
 
-        The source is at the centre of the middle pixel of an odd box; its light far from the mask
-        is 1.
-        """
+    @property
+    def fwhm_px(self) -> float:
+        """Width of the PSF without the mask."""
+
+    @property
+    def without_mask(self) -> np.ndarray:
+        """Image of a source far from the mask, in the middle of its pixel."""
+
+    def corners(self, offsets: np.ndarray) -> np.ndarray:
+        """Return row and column (m, 2) of the first pixel of each image."""
+
+    def images(self, offsets: np.ndarray, exact: bool = False) -> np.ndarray:
+        """Return images (m, box, box) of sources whose light without the mask is 1."""
+
+    def throughput(self, offsets: np.ndarray, exact: bool = False) -> np.ndarray:
+        """Return the light (m,) of sources relative to that without the mask."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,8 +154,7 @@ class ForwardModel:
 
     def sky(self, offsets: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return RA and Dec (m,), degrees, of offsets (m, 2) east and north of the star, arcsec."""
-        offsets = _as_offsets(offsets)
-        return _tangent(self.star).pixel_to_sky(offsets[:, 0], offsets[:, 1])
+        return sky_of(self.star, offsets)
 
     def places(self, offsets: Any) -> np.ndarray:
         """Return y and x (m, 2) in the combined image, pixels from 0, of offsets from the star."""
@@ -150,6 +166,22 @@ class ForwardModel:
         y, x = np.asarray(places, dtype=np.float64).T
         ra, dec = self.wcs.pixel_to_sky(x, y)
         return np.stack(_tangent(self.star).sky_to_pixel(ra, dec), axis=1)
+
+    def sweep(self, offsets: Any, truncations: Sequence[int], size: int = 21) -> list[Patches]:
+        """Return `patches` for each of several numbers of KL vectors; images are made once."""
+        kept = [self._kept(k) for k in truncations]
+        offsets = _as_offsets(offsets)
+        places = self.places(offsets)
+        known = np.isfinite(places).all(axis=1)
+        whole = np.rint(np.where(known[:, None], places, _FAR)).astype(np.int64)
+        corners = whole - size // 2
+        images = np.empty((len(kept), len(offsets), size, size))
+        for start in range(0, len(offsets), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            stamps, their = zip(*self._stamps(offsets[part]), strict=True)
+            for out, truncate in zip(images, kept, strict=True):
+                out[part] = self._combined.patches(stamps, their, corners[part], size, truncate)
+        return [Patches(out, corners, places) for out in images]
 
     def patches(self, offsets: Any, truncate: int | None = None, size: int = 21) -> Patches:
         """Return what the combined image shows of sources of flux 1, each by itself.
@@ -167,17 +199,9 @@ class ForwardModel:
         -------
         Patches
         """
-        kept = self._kept(truncate)
-        offsets = _as_offsets(offsets)
-        places = self.places(offsets)
-        known = np.isfinite(places).all(axis=1)
-        corners = np.rint(np.where(known[:, None], places, -1e6)).astype(np.int64) - size // 2
-        images = np.empty((len(offsets), size, size))
-        for start in range(0, len(offsets), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            stamps, their = zip(*self._stamps(offsets[part]), strict=True)
-            images[part] = self._combined.patches(stamps, their, corners[part], size, kept)
-        return Patches(images, corners, places)
+        return self.sweep(offsets, [max(self.truncations) if truncate is None else truncate], size)[
+            0
+        ]
 
     def subtracted(self, offsets: Any, truncate: int | None = None) -> dict[str, np.ndarray]:
         """Return what PSF subtraction leaves of sources of flux 1 in every exposure.
@@ -192,7 +216,7 @@ class ForwardModel:
         dict of str to (m, n, ny, nx) float64
             For each exposure; n is 1 where no pixel is missing in any integration.
         """
-        kept = self._kept(truncate)
+        kept = self._kept(max(self.truncations) if truncate is None else truncate)
         found = self._stamps(_as_offsets(offsets))
         return {
             e.root: e.klip.residuals(*stamps, kept)
@@ -241,11 +265,24 @@ class ForwardModel:
             [e.geometry for e in self.exposures],
         )
 
-    def _kept(self, truncate: int | None) -> int:
+    def _kept(self, truncate: int) -> int:
         most = max(self.truncations)
-        if truncate is not None and not 0 <= truncate <= most:
+        if not 0 <= truncate <= most:
             raise ParameterError(f"truncate is {truncate}, expected 0 to {most}, as in the run")
-        return most if truncate is None else truncate
+        return truncate
+
+    def light(self, offsets: Any) -> np.ndarray:
+        """Return the mean over the exposures of the mask's transmission (m,) for sources."""
+        ra, dec = self.sky(offsets)
+        total = np.zeros(len(ra))
+        for exposure in self.exposures:
+            x, y = exposure.sky_to_pixel(ra, dec)
+            total += self._transmission(np.stack([y, x], axis=1) - exposure.mask[::-1])
+        return total / len(self.exposures)
+
+    @cached_property
+    def _transmission(self) -> Transmission:
+        return Transmission(self.psf)
 
     def _stamps(self, offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return stamps (m, box, box) and corners (m, 2) of the sources in each exposure."""
@@ -256,17 +293,50 @@ class ForwardModel:
         x, y = exposure.sky_to_pixel(ra, dec)
         places = np.stack([y, x], axis=1)
         known = np.isfinite(places).all(axis=1)
-        places[~known] = -1e6  # beyond the array: nothing of it is seen
-        whole = np.rint(places)
-        stamps = None
-        if known.any():
-            images = self.psf.images(places[known] - exposure.mask[::-1])
-            moved = _shifted(images, (places - whole)[known])
-            stamps = np.zeros((len(places), *moved.shape[1:]))
-            stamps[known] = moved
+        if not known.any():
+            return np.zeros((len(places), 1, 1)), np.full((len(places), 2), _FAR)
+        psf = copy.copy(self.psf)
+        psf.mask_centre = exposure.mask
+        offsets = places[known] - exposure.mask[::-1]
+        images = psf.images(offsets, exact=len(offsets) < _FEW)
+        stamps = np.zeros((len(places), *images.shape[1:]))
+        corners = np.full((len(places), 2), _FAR)
+        stamps[known], corners[known] = images, psf.corners(offsets)
+        return stamps, corners
+
+
+class Transmission:
+    """Light of a source relative to that without the mask, interpolated between few offsets.
+
+    Parameters
+    ----------
+    psf : OffAxisImages
+        Round masks and spots are taken as symmetric about their centre, phase masks about their
+        axes.
+    """
+
+    def __init__(self, psf: OffAxisImages):
+        self._kind = getattr(getattr(psf, "instrument", None), "kind", "")
+        half = np.asarray(_NODES) * psf.fwhm_px
+        self._nodes = half if self._kind in _ROUND + _EVEN else np.r_[-half[:0:-1], half]
+        if self._kind in _ROUND:
+            places = np.stack([half, half], axis=1) / np.sqrt(2)
         else:
-            stamps = np.zeros((len(places), 1, 1))
-        return stamps, whole.astype(np.int64) - stamps.shape[1] // 2
+            places = np.stack(np.meshgrid(self._nodes, self._nodes, indexing="ij"), axis=-1)
+        light = psf.throughput(places.reshape(-1, 2), exact=True)
+        self._light = light.reshape(places.shape[:-1])
+
+    def __call__(self, offsets: np.ndarray) -> np.ndarray:
+        """Return the light (m,) at offsets (m, 2), y and x in px from the mask; NaN at NaN."""
+        from scipy.ndimage import map_coordinates
+
+        number = np.arange(len(self._nodes))
+        if self._kind in _ROUND:
+            return np.interp(np.hypot(*offsets.T), self._nodes, self._light)
+        places = abs(offsets) if self._kind in _EVEN else offsets
+        known = np.isfinite(places).all(axis=1)
+        at = [np.interp(np.where(known, v, 0.0), self._nodes, number) for v in places.T]
+        return np.where(known, map_coordinates(self._light, at, order=1), np.nan)
 
 
 def _as_offsets(offsets: Any) -> np.ndarray:
@@ -276,18 +346,13 @@ def _as_offsets(offsets: Any) -> np.ndarray:
     return offsets
 
 
+def sky_of(star: tuple[float, float], offsets: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return RA and Dec (m,), degrees, of offsets (m, 2) east and north of a star, arcsec."""
+    offsets = _as_offsets(offsets)
+    return _tangent(star).pixel_to_sky(offsets[:, 0], offsets[:, 1])
+
+
 def _tangent(star: tuple[float, float]) -> OutputWcs:
     """Return a WCS whose x and y are arcsec east and north of the star."""
     step = (1 / 3600, 1 / 3600)
     return OutputWcs((1, 1), (0.0, 0.0), star, step, ((1.0, 0.0), (0.0, 1.0)), 1.0)
-
-
-def _shifted(images: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Shift small images by parts of a pixel (m, 2), y and x; their rims are nearly 0."""
-    size = images.shape[1]
-    n = fft.next_fast_len(size + 4, real=True)
-    fy, fx = fft.fftfreq(n), fft.rfftfreq(n)
-    phase = np.exp(-2j * np.pi * shifts[:, 0, None] * fy)[:, :, None]
-    phase = phase * np.exp(-2j * np.pi * shifts[:, 1, None] * fx)[:, None]
-    spectra = fft.rfft2(images, (n, n)) * phase
-    return fft.irfft2(spectra, (n, n))[:, :size, :size]

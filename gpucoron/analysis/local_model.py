@@ -12,7 +12,7 @@ from gpucoron.analysis.matched_filter import PatchModel
 __all__ = ["LocalModel", "Projected", "SourceFit", "fit_source"]
 
 REACH_PX = 0.75  # from the pixel in the middle
-NODES, ORDER = 7, 6  # positions along an axis, and order of the polynomial through them
+NODES, ORDER = 8, 6  # positions along an axis, and order of the polynomial through them
 MOST_STEPS = 12  # of whole pixels that a fit may move
 
 
@@ -29,7 +29,7 @@ class LocalModel:
 
     Notes
     -----
-    The images at 7 x 7 Chebyshev nodes within 0.75 px determine 28 Chebyshev coefficients (order
+    The images at 8 x 8 Chebyshev nodes within 0.75 px determine 28 Chebyshev coefficients (order
     6) of each pixel, so that an image costs a product of 28 numbers with a matrix. Images are
     limited in spatial frequency by the telescope: what is left out is below 1e-3 of the peak where
     the FWHM is 2 pixels.

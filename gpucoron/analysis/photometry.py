@@ -324,7 +324,7 @@ def _snr_at(
     image, err = field_of(record, sky, truncate)[:2]
     model = source_model(record, truncate, sky.fwhm_px)
     half = patch_half(sky.fwhm_px)
-    left = without(image, model, others, 4 * half)
+    left = without(image, model, others)
     centre = round(found.x), round(found.y)
     local = LocalModel(model, centre, half)
     shape = local.image(np.array([found.x - centre[0], found.y - centre[1]])).ravel()

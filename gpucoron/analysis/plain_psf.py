@@ -29,9 +29,31 @@ class PlainPSF:
         alone = self.images(np.array([[0.0, 60.0]]))[0]
         self.fwhm_px = _fwhm(alone)
 
-    def images(self, offsets: np.ndarray) -> np.ndarray:
+    mask_centre = (0.0, 0.0)
+
+    def corners(self, offsets: np.ndarray) -> np.ndarray:
+        """Return the first pixel (m, 2) of each image on the array."""
+        return np.rint(offsets + np.array(self.mask_centre[::-1])).astype(int) - self.box // 2
+
+    def images(self, offsets: np.ndarray, exact: bool = True) -> np.ndarray:
         """Return images (m, box, box) of sources at offsets (m, 2), y and x, px from the mask."""
-        return np.stack([self._image(*offset) for offset in np.asarray(offsets, float)])
+        offsets = np.asarray(offsets, float)
+        places = offsets + np.array(self.mask_centre[::-1])
+        moved = places - np.rint(places)
+        images = np.stack([self._image(*offset) for offset in offsets])
+        f = fft.fftfreq(self.box)
+        phase = np.exp(-2j * np.pi * (moved[:, :1] * f))[:, :, None]
+        phase = phase * np.exp(-2j * np.pi * (moved[:, 1:] * f))[:, None]
+        return fft.ifft2(fft.fft2(images) * phase).real
+
+    def throughput(self, offsets: np.ndarray, exact: bool = True) -> np.ndarray:
+        """Return the light (m,) of sources relative to that without the mask."""
+        return self.images(offsets).sum(axis=(1, 2))
+
+    @property
+    def without_mask(self) -> np.ndarray:
+        """Image of a source far from the mask."""
+        return self._image(0.0, 60.0)
 
     def _image(self, dy, dx):
         optics, total = self._optics, 0.0

@@ -100,11 +100,8 @@ def _mask_of(product: ProductContext, exposure: Exposure) -> tuple[float, float]
 
 def off_axis_psf(product: ProductContext) -> OffAxisImages | None:
     """Return the PSF of sources beside the mask; None where there is no model of it."""
-    from gpucoron.analysis.plain_psf import PlainPSF
-    from gpucoron.optics.instruments import load_aperture, optics_of
+    from gpucoron.optics.instruments import optics_of
+    from gpucoron.optics.off_axis import OffAxisPSF
 
     known = optics_of(product.inputs.science[0].meta)
-    if known is None:
-        return None
-    scale = load_aperture(known.bandpass.aperture).scale
-    return PlainPSF(known.instrument, known.bandpass, scale)
+    return None if known is None else OffAxisPSF(known.instrument, known.bandpass)

@@ -70,14 +70,13 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
 
         # resample: all science exposures on one grid, an image for each number of KL modes
         layout = lay_out(product, [next(iter(images.values())) for images in subtracted])
+        product.record.star = product.result.star
         if layout is not None:
             for truncate in subtracted[0]:
                 combine(product, layout, [images[truncate] for images in subtracted], truncate)
         if run.options.forward_model:
             first = [next(iter(images.values())) for images in subtracted]
-            product.result.forward_model = make_forward_model(product, layout, first)
-            product.record.forward = product.result.forward_model
-        product.record.star = product.result.star
+            product.record.forward = make_forward_model(product, layout, first)
         product.record.to_host()
         product.check()
         run.record.note_stars(inputs.name, product.result)

@@ -66,8 +66,6 @@ class ProductResult(ArrayFields):
         Where the star is in each science exposure, by root name.
     star : CombinedStar
         Where it is in `i2d`.
-    forward_model : ForwardModel or None
-        Predicts what `i2d` shows of a source; None where the run did not keep it.
     psfmask : str
         Where the psfmask came from.
     record : Record
@@ -87,7 +85,6 @@ class ProductResult(ArrayFields):
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)
     stars: dict[str, StarPositions] = field(default_factory=dict)
     star: CombinedStar | None = None
-    forward_model: ForwardModel | None = None
     psfmask: str = ""
     record: Record | None = None
     left_out: tuple[LeftOut, ...] = ()
@@ -105,6 +102,11 @@ class ProductResult(ArrayFields):
                 "'i2d' in keep"
             )
         return next(iter(self.i2ds.values()))
+
+    @property
+    def forward_model(self) -> ForwardModel | None:
+        """Predicts what `i2d` shows of a source; None where the run did not keep it."""
+        return None if self.record is None else self.record.forward
 
     @property
     def wcs(self) -> OutputWcs:
