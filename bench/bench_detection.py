@@ -4,8 +4,8 @@
         [--parts alarms,planets] [--out FILE]
 
 alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma without caveat outside
-the inner working angle, per set. planets: sets with six planets at as many separations: how many
-are candidates; mean error of flux and position, and pulls (error over stated error; 1 is right).
+the inner working angle, per set. planets: sets with six planets: how many are candidates; mean
+error of flux and position, and pulls (error over stated error; 1 is right).
 """
 
 import logging

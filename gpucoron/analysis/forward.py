@@ -28,10 +28,8 @@ _FAR = -1_000_000  # row and column beyond every array
 class OffAxisImages(Protocol):
     """PSF of an off-axis source, as `gpucoron.optics.off_axis.OffAxisPSF` has it.
 
-    Offsets are (m, 2), y and x, px from the mask, which is at `mask_centre`, (x, y) of the array.
+    Offsets are (m, 2), y and x, px from the mask.
     """
-
-    mask_centre: tuple[float, float]
 
     @property
     def fwhm_px(self) -> float:
@@ -41,13 +39,15 @@ class OffAxisImages(Protocol):
     def without_mask(self) -> np.ndarray:
         """Image of a source far from the mask, in the middle of its pixel."""
 
-    def corners(self, offsets: np.ndarray) -> np.ndarray:
-        """Return row and column (m, 2) of the first pixel of each image."""
+    def images(
+        self, offsets: np.ndarray, within: np.ndarray | None = None, *, exact: bool = False
+    ) -> np.ndarray:
+        """Return images (m, box, box) of sources whose light without the mask is 1.
 
-    def images(self, offsets: np.ndarray, exact: bool = False) -> np.ndarray:
-        """Return images (m, box, box) of sources whose light without the mask is 1."""
+        `within` (m, 2) is where a source is in the middle pixel, y and x from its centre.
+        """
 
-    def throughput(self, offsets: np.ndarray, exact: bool = False) -> np.ndarray:
+    def throughput(self, offsets: np.ndarray, *, exact: bool = False) -> np.ndarray:
         """Return the light (m,) of sources relative to that without the mask."""
 
 
@@ -167,10 +167,21 @@ class ForwardModel:
         ra, dec = self.wcs.pixel_to_sky(x, y)
         return np.stack(_tangent(self.star).sky_to_pixel(ra, dec), axis=1)
 
-    def sweep(self, offsets: Any, truncations: Sequence[int], size: int = 21) -> list[Patches]:
-        """Return `patches` for each of several numbers of KL vectors; images are made once."""
+    def sweep(
+        self,
+        offsets: Any,
+        truncations: Sequence[int],
+        size: int = 21,
+        exact: bool | None = None,
+    ) -> list[Patches]:
+        """Return `patches` for each of several numbers of KL vectors; images are made once.
+
+        With `exact` the PSF is computed anew at every place, not interpolated in its table.
+        Default: where there are fewer than 64 places.
+        """
         kept = [self._kept(k) for k in truncations]
         offsets = _as_offsets(offsets)
+        exact = len(offsets) < _FEW if exact is None else exact
         places = self.places(offsets)
         known = np.isfinite(places).all(axis=1)
         whole = np.rint(np.where(known[:, None], places, _FAR)).astype(np.int64)
@@ -178,7 +189,7 @@ class ForwardModel:
         images = np.empty((len(kept), len(offsets), size, size))
         for start in range(0, len(offsets), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
-            stamps, their = zip(*self._stamps(offsets[part]), strict=True)
+            stamps, their = zip(*self._stamps(offsets[part], exact), strict=True)
             for out, truncate in zip(images, kept, strict=True):
                 out[part] = self._combined.patches(stamps, their, corners[part], size, truncate)
         return [Patches(out, corners, places) for out in images]
@@ -217,7 +228,7 @@ class ForwardModel:
             For each exposure; n is 1 where no pixel is missing in any integration.
         """
         kept = self._kept(max(self.truncations) if truncate is None else truncate)
-        found = self._stamps(_as_offsets(offsets))
+        found = self._stamps(_as_offsets(offsets), exact=True)
         return {
             e.root: e.klip.residuals(*stamps, kept)
             for e, stamps in zip(self.exposures, found, strict=True)
@@ -273,35 +284,45 @@ class ForwardModel:
 
     def light(self, offsets: Any) -> np.ndarray:
         """Return the mean over the exposures of the mask's transmission (m,) for sources."""
-        ra, dec = self.sky(offsets)
-        total = np.zeros(len(ra))
-        for exposure in self.exposures:
-            x, y = exposure.sky_to_pixel(ra, dec)
-            total += self._transmission(np.stack([y, x], axis=1) - exposure.mask[::-1])
+        offsets = _as_offsets(offsets)
+        corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+        ra, dec = self.sky(corners)
+        total = np.zeros(len(offsets))
+        for exposure in self.exposures:  # by the WCS about the star, which distorts little there
+            origin, *steps = np.transpose(exposure.sky_to_pixel(ra, dec))[:, ::-1]
+            place = origin + offsets @ (np.array(steps) - origin)
+            total += self.transmission(place - exposure.mask[::-1])
         return total / len(self.exposures)
 
+    def with_psf(self, psf: Any) -> ForwardModel:
+        """Return this model with other images of sources."""
+        other = copy.copy(self)
+        other.psf = psf
+        return other
+
     @cached_property
-    def _transmission(self) -> Transmission:
+    def transmission(self) -> Transmission:
+        """Light of a source that the mask lets through, by the offset from it, y and x, px."""
         return Transmission(self.psf)
 
-    def _stamps(self, offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _stamps(self, offsets: np.ndarray, exact: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return stamps (m, box, box) and corners (m, 2) of the sources in each exposure."""
         ra, dec = self.sky(offsets)
-        return [self._in_exposure(e, ra, dec) for e in self.exposures]
+        return [self._in_exposure(e, ra, dec, exact) for e in self.exposures]
 
-    def _in_exposure(self, exposure, ra, dec):
+    def _in_exposure(self, exposure, ra, dec, exact):
         x, y = exposure.sky_to_pixel(ra, dec)
         places = np.stack([y, x], axis=1)
         known = np.isfinite(places).all(axis=1)
         if not known.any():
             return np.zeros((len(places), 1, 1)), np.full((len(places), 2), _FAR)
-        psf = copy.copy(self.psf)
-        psf.mask_centre = exposure.mask
+        whole = np.rint(places[known])
         offsets = places[known] - exposure.mask[::-1]
-        images = psf.images(offsets, exact=len(offsets) < _FEW)
+        images = self.psf.images(offsets, places[known] - whole, exact=exact)
         stamps = np.zeros((len(places), *images.shape[1:]))
         corners = np.full((len(places), 2), _FAR)
-        stamps[known], corners[known] = images, psf.corners(offsets)
+        stamps[known] = images
+        corners[known] = whole.astype(np.int64) - images.shape[1] // 2
         return stamps, corners
 
 

@@ -50,6 +50,7 @@ def run_options(
         threads=options.threads,
         memory=options.memory,
         report=report,
+        forward_model=report is not None,  # by which it measures candidates
         protected=tuple(filter(None, (*options.params, options.log_file, options.log_json))),
     )
 

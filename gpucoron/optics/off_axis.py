@@ -207,7 +207,7 @@ class OffAxisPSF:
             the mask (and with the stop).
         """
         offsets = _checked(offsets)
-        if exact:
+        if exact or isinstance(self._table, _Rings):
             return np.array([self._node(offset)[1] for offset in offsets])
         return self._table.light(offsets)
 

@@ -103,5 +103,5 @@ def off_axis_psf(product: ProductContext) -> OffAxisImages | None:
     from gpucoron.optics.instruments import optics_of
     from gpucoron.optics.off_axis import OffAxisPSF
 
-    known = optics_of(product.inputs.science[0].meta)
-    return None if known is None else OffAxisPSF(known.instrument, known.bandpass)
+    meta = product.inputs.science[0].meta
+    return None if optics_of(meta) is None else OffAxisPSF.of(meta)
