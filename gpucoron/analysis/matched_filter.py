@@ -16,7 +16,12 @@ __all__ = ["FilteredImage", "MatchedFilter", "PatchModel", "patch_half", "standa
 COVERED = 0.6  # of the model's energy must fall on pixels with data
 RING = 0.6  # FWHM: half the width of the annulus in which the noise is measured
 APART = 1.5  # FWHM; noise closer than this to a source is not used
-SPACING = ((8.0, 1), (16.0, 2), (32.0, 4), (np.inf, 8))  # px: up to this far from the star, between models
+SPACING = (
+    (8.0, 1),
+    (16.0, 2),
+    (32.0, 4),
+    (np.inf, 8),
+)  # px: up to this far from the star, between models
 
 
 def patch_half(fwhm_px: float) -> int:

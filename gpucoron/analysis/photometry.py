@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
@@ -195,8 +196,12 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, Candida
     See `gpucoron.analysis.candidates.find_candidates`. A source on the sky is in every exposure, so
     a candidate gets a caveat if its flux in some exposure is less than half of that in another,
     and lower by more than 2.8 standard deviations; if the exposures by themselves hardly show it;
-    or if only one of several exposures covers it.
+    or if only one of several exposures covers it. The record keeps the result.
     """
+    seen = (record.images[truncate], *(e.after.get(truncate) for e in science_exposures(record)))
+    key = (truncate, sky)
+    if key in record.searched and all(map(operator.is_, seen, record.searched[key][0])):
+        return record.searched[key][1]
     fields = field_of(record, sky, truncate)
     found = find_candidates(fields, source_model(record, truncate, sky.fwhm_px))
     candidates = Candidates(
@@ -204,6 +209,7 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, Candida
         for c in found.candidates
     )
     candidates.sort(key=lambda c: c.doubtful)
+    record.searched[key] = seen, (found.significance, candidates)
     return found.significance, candidates
 
 

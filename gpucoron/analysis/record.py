@@ -69,6 +69,8 @@ class Record(ArrayFields):
     star: CombinedStar | None = None  # in them
     star_flux: Any = None  # of the science star, with `jy` and `error`; None where not known
     forward: ForwardModel | None = None  # of a point source, where the run has it
+    #: What `gpucoron.analysis.photometry.search` has found, by truncation and star.
+    searched: dict[Any, Any] = field(default_factory=dict)
     asn_path: Path | None = None  # None where the association was not a file
 
     @classmethod
