@@ -174,7 +174,7 @@ def fit_source(
     """
     centre = round(start[0]), round(start[1])
     offset, converged = np.subtract(start, centre), False
-    visited = set()
+    visited: set[tuple[int, int]] = set()
     for _ in range(MOST_STEPS):
         visited.add(centre)
         local = LocalModel(model, centre, half)
@@ -185,7 +185,7 @@ def fit_source(
         offset = projected.best_offset(offset)
         moved = centre[0] + round(float(offset[0])), centre[1] + round(float(offset[1]))
         if moved == centre or moved in visited:
-            converged = bool(np.abs(offset).max() < REACH_PX)
+            converged = bool(good.any() and np.abs(offset).max() < REACH_PX)
             break
         if np.hypot(*np.subtract(moved, start)) > reach_px:
             break
