@@ -100,8 +100,9 @@ def planet_lines(result: Result, simulation: Simulation) -> Iterator[str]:
         ]
     table = format_table(rows, header, right=tuple(range(2, 7)))
     yield from (f"  {line}" for line in table)
-    yield "SNR: flux over its scatter at that separation; sigma: the same as a significance,"
-    yield "which accounts for how few independent places there are (Mawet et al. 2014)."
+    yield "SNR: flux over its scatter at that separation; sigma: the same as a"
+    yield "significance, which accounts for how few independent places there are (Mawet et"
+    yield "al. 2014)."
 
 
 def what_to_open(result: Result) -> Iterator[str]:

