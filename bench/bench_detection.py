@@ -3,9 +3,9 @@
     python bench/bench_detection.py [--seeds 10] [--instruments nircam,miri-4qpm,miri-lyot]
         [--parts alarms,planets] [--out FILE]
 
-alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma and without
-caveat outside the inner working angle, per set. planets: sets with six planets: how many are candidates; mean
-error of flux and position, and pulls (error over stated error; 1 is right).
+alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma and without caveat
+outside the inner working angle, per set. planets: sets with six planets: how many are candidates;
+mean error of flux and position, and pulls (error over stated error; 1 is right).
 """
 
 import logging
