@@ -58,6 +58,7 @@ def run(
     client: Any = None,
     resume: bool = False,
     forward_model: bool | None = None,
+    contrast: bool = False,
     **keywords: Unpack[StepKeywords],
 ) -> Result:
     """Run PSF subtraction and resampling on an association (calwebb_coron3).
@@ -123,6 +124,9 @@ def run(
     forward_model : bool, optional
         Keep what predicts how a source looks in the products (`ProductResult.forward_model`), which
         contrast curves need. Default: where nothing is written.
+    contrast : bool
+        Measure the contrast curve and map (`Result.contrast`), and write ``_contrast.ecsv`` and
+        ``_contrast.fits`` with the products.
     **keywords
         More step parameters, ``klip_truncate=10`` or ``klip={"truncate": 10}``: see
         `gpucoron.core.step_keywords.StepKeywords`.
@@ -167,6 +171,7 @@ def run(
         threads=threads,
         memory=memory,
         forward_model=output_dir is None if forward_model is None else forward_model,
+        contrast=contrast,
     )
     if output_dir is None:
         options = replace(options, save=frozenset())

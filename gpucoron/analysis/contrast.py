@@ -15,11 +15,12 @@ from gpucoron.analysis.noise import Source, detection_factor, ring_noise
 from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.apertures import aperture_sums
+from gpucoron.ops.fourier_shift import fourier_shift
 
 if TYPE_CHECKING:
     from astropy.table import QTable
 
-    from gpucoron.analysis.forward import ForwardModel
+    from gpucoron.analysis.forward import ForwardModel, OffAxisImages
     from gpucoron.analysis.record import Record
     from gpucoron.io.wcs import OutputWcs
 
@@ -31,6 +32,7 @@ SIGMA = 5.0
 #: Separations at which sources are injected, FWHM, and the angles at each.
 _RADII = (0.7, 1, 1.5, 2, 2.7, 3.5, 4.5, 6, 8, 11, 15, 20, 27, 36, 50, 70, 100)
 _ANGLES = 8
+_QUADRANT = 3  # steps between images of the PSF over 90 degrees
 CONVENTION = (
     "t.ppf(Phi(sigma), n-1) sqrt(1+1/n) std(ddof=1) / throughput / star; n apertures of one FWHM "
     "(Mawet et al. 2014)"
@@ -215,7 +217,7 @@ def measure_contrast(
         ring_noise(record.images[k], star.pixel, response.fwhm_px, radii, masked)
         for k in truncations
     ]
-    noise, count = np.array([r.noise for r in rings]), np.array([r.count for r in rings])
+    noise, count = np.array([r.noise for r in rings]), np.array([r.apertures for r in rings])
     sums = response.on_rings(radii)
     with np.errstate(invalid="ignore", divide="ignore"):
         limit = detection_factor(count, sigma) * noise / np.where(sums > 0, sums, np.nan)
@@ -228,6 +230,11 @@ def measure_contrast(
     best = np.nanargmin(limit, axis=0)
     fraction = detection_factor(count, sigma) * noise
     star_jy, star_error, about_star = _star_flux(record)
+    if star_jy is None:
+        log.warning(
+            "contrast: the star's flux is not known: limits are %sMJy/sr at a source's peak",
+            "Jy and " if response.calibrated else "",
+        )
     return Contrast(
         separation_px=radii,
         separation=radii * wcs.pixel_scale,
@@ -250,7 +257,7 @@ def measure_contrast(
             "psf": response.source,
             "star": about_star,
             "star position": f"{star.position.source}, combined by {star.center}",
-            "masked": f"{len(masked)} sources or regions",
+            "masked": _described(masked, star.pixel, wcs.pixel_scale),
         },
     )
 
@@ -263,6 +270,15 @@ def _as_sources(known, wcs: OutputWcs, star: tuple[float, float]) -> list[Source
     regions = np.asarray(known, dtype=np.float64)
     x, y = wcs.sky_to_pixel(*sky_of(star, regions[:, :2]))
     return [Source(*v) for v in zip(x, y, regions[:, 2] / wcs.pixel_scale, strict=True)]
+
+
+def _described(masked: Sequence[Source], star: tuple[float, float], scale: float) -> str:
+    """Return separations and radii of the sources that do not count as noise."""
+    texts = [
+        f"{scale * math.hypot(s.x - star[0], s.y - star[1]):.2f} +- {scale * s.radius:.2f}"
+        for s in masked
+    ]
+    return f"arcsec from the star: {', '.join(texts)}" if texts else "nothing"
 
 
 def _star_flux(record: Record) -> tuple[float | None, float | None, str]:
@@ -309,7 +325,9 @@ class _Response:
         half = math.ceil(self.fwhm_px / 2 + 2)
         light = forward.light(offsets).reshape(shape)
         ratios = []
-        for patches in forward.sweep(offsets, truncations, 2 * half + 1):
+        ratio = forward.wcs.pixel_scale_ratio
+        folded = _FoldedPSF(forward.psf, self._radii * ratio, forward.transmission)
+        for patches in forward.with_psf(folded).sweep(offsets, truncations, 2 * half + 1):
             sums = _sums_on(patches, self.fwhm_px / 2).reshape(shape)
             with np.errstate(invalid="ignore", divide="ignore"):
                 ratios.append(_without_gaps(sums / light))
@@ -351,6 +369,41 @@ class _Response:
         radius = np.hypot(x - star[0], y - star[1])
         found = self.at(radius, np.arctan2(east, north))
         return found.reshape(len(found), *shape)
+
+
+class _FoldedPSF:
+    """PSF at few offsets in one quadrant of the mask, mirrored into the others.
+
+    The light is that at the very offset. Images differ from those computed anew by some percent of
+    an aperture's sum at the edge of the mask, and by less than one beyond.
+    """
+
+    def __init__(self, psf: OffAxisImages, radii: np.ndarray, light: Any):
+        self._psf, self._radii, self._light = psf, radii, light
+        self._images: dict[tuple[int, int], np.ndarray] = {}
+
+    def images(self, offsets: np.ndarray, within: np.ndarray, **unused: Any) -> np.ndarray:
+        """Return images (m, box, box), as `OffAxisImages.images`."""
+        distance, angle = np.hypot(*offsets.T), np.arctan2(*abs(offsets).T)
+        which = np.abs(np.log(np.maximum(distance[:, None], 1e-3) / self._radii)).argmin(axis=1)
+        steps = np.rint(angle / (np.pi / 2) * _QUADRANT).astype(int)
+        found = np.stack(
+            [self._node(*key) for key in zip(which.tolist(), steps.tolist(), strict=True)]
+        )
+        for axis in (0, 1):
+            turned = offsets[:, axis] < 0
+            found[turned] = np.flip(found[turned], axis=axis + 1)
+        found *= self._light(offsets)[:, None, None]
+        return fourier_shift(np.pad(found, ((0, 0), (2, 2), (2, 2))), within)[:, 2:-2, 2:-2]
+
+    def _node(self, ring: int, step: int) -> np.ndarray:
+        """Return an image over its light."""
+        if (ring, step) not in self._images:
+            angle = step * np.pi / 2 / _QUADRANT
+            offset = self._radii[ring] * np.array([[np.sin(angle), np.cos(angle)]])
+            image = self._psf.images(offset, exact=True)[0].astype(np.float64)
+            self._images[ring, step] = image / max(float(self._light(offset)[0]), 1e-6)
+        return self._images[ring, step]
 
 
 class _Gaussian:

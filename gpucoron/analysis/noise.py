@@ -26,7 +26,7 @@ class RingNoise(NamedTuple):
 
     noise: np.ndarray  # (n,) standard deviation
     level: np.ndarray  # (n,) mean
-    count: np.ndarray  # (n,) int, apertures
+    apertures: np.ndarray  # (n,) int, number of them
 
 
 def detection_factor(count: Any, sigma: float = 5.0) -> np.ndarray:
@@ -48,11 +48,11 @@ def detection_factor(count: Any, sigma: float = 5.0) -> np.ndarray:
     ----------
     Mawet et al. 2014, ApJ 792, 97, equations 8 to 10.
     """
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit  # scipy.stats takes a second to import
 
     n = np.asarray(count, dtype=np.float64)
     known = np.where(n >= 2, n, np.nan)
-    return t.isf(norm.sf(sigma), known - 1) * np.sqrt(1 + 1 / known)
+    return -stdtrit(known - 1, ndtr(-sigma)) * np.sqrt(1 + 1 / known)
 
 
 def ring_noise(

@@ -49,6 +49,7 @@ def run_options(
         resume=options.resume,
         threads=options.threads,
         memory=options.memory,
+        contrast=getattr(options, "contrast", False),
         report=report,
         forward_model=report is not None,  # by which it measures candidates
         protected=tuple(filter(None, (*options.params, options.log_file, options.log_json))),

@@ -51,11 +51,16 @@ class OutputNames:
 
     def planned(self, inputs: ProductInputs) -> list[Path]:
         """Return all files that will be written."""
-        return [
+        from gpucoron.pipeline.contrast import contrast_paths
+
+        planned = [
             path
             for name, suffix in self._planned(inputs.product, inputs.name)
             for path in self.paths(name, suffix)
         ]
+        if self.options.contrast:
+            planned += contrast_paths(self.path(inputs.name, "i2d"))
+        return planned
 
     def _planned(self, product: Product, name: str) -> Iterator[tuple[str, str]]:
         """Yield root or product name, and suffix, of all that a product is saved in."""

@@ -74,10 +74,12 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
         if layout is not None:
             for truncate in subtracted[0]:
                 combine(product, layout, [images[truncate] for images in subtracted], truncate)
-        if run.options.forward_model:
+        if run.options.keeps_forward_model:
             first = [next(iter(images.values())) for images in subtracted]
             product.record.forward = make_forward_model(product, layout, first)
         product.record.to_host()
+        if run.options.contrast:
+            measure_contrast(product)
         product.check()
         run.record.note_stars(inputs.name, product.result)
     return product.result
@@ -362,6 +364,28 @@ def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout |
         layout = Layout(output, [maps[w.key] for w in inputs])
         report_outside(science, images, layout.maps, output.shape)
     return layout
+
+
+def measure_contrast(product: ProductContext) -> None:
+    """Measure how faint a source could be and be detected, and write curve and map."""
+    from gpucoron.io.contrast import write_contrast, write_contrast_table
+    from gpucoron.pipeline.contrast import contrast_of, contrast_paths, curve_and_map
+
+    run, result = product.run, product.result
+    if not product.record.images or result.star is None:
+        log.warning(
+            "%s: no contrast: %s",
+            result.name,
+            "the star's position is not known" if product.record.images else "nothing is combined",
+        )
+        return
+    with run.timed("contrast"):
+        contrast = result.measured_contrast = contrast_of(result, run.options.parameters)
+        if run.options.save:
+            table, planes, keywords = curve_and_map(contrast)
+            curve, image = contrast_paths(product.names.path(result.name, "i2d"))
+            run.writer.write(curve, write_contrast_table, table)
+            run.writer.write(image, write_contrast, table, planes, keywords, product.record.wcs)
 
 
 def combine(

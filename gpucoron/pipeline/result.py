@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpucoron.core.display import ArrayFields
 from gpucoron.errors import GpucoronError, UsageError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from astropy.table import QTable
     from matplotlib.figure import Figure
 
+    from gpucoron.analysis.contrast import Contrast
     from gpucoron.analysis.forward import ForwardModel
     from gpucoron.analysis.record import Record
     from gpucoron.backend.device import Device
@@ -66,6 +67,8 @@ class ProductResult(ArrayFields):
         Where the star is in each science exposure, by root name.
     star : CombinedStar
         Where it is in `i2d`.
+    measured_contrast : Contrast or None
+        What `Result.contrast` returns, where the run has measured it.
     psfmask : str
         Where the psfmask came from.
     record : Record
@@ -85,6 +88,7 @@ class ProductResult(ArrayFields):
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)
     stars: dict[str, StarPositions] = field(default_factory=dict)
     star: CombinedStar | None = None
+    measured_contrast: Contrast | None = None
     psfmask: str = ""
     record: Record | None = None
     left_out: tuple[LeftOut, ...] = ()
@@ -222,6 +226,39 @@ class Result(ArrayFields):
         from gpucoron.report.figures import plot
 
         return plot(self.product, star)
+
+    def contrast(self, **options: Any) -> Contrast:
+        """Measure the contrast curve and map of the first product.
+
+        Parameters
+        ----------
+        **options
+            Of `gpucoron.analysis.contrast.measure_contrast`: `known`, regions (east, north,
+            radius in arcsec) that do not count as noise, beside candidates and ``--exclude``;
+            `sigma`; `step_fwhm`.
+
+        Returns
+        -------
+        Contrast
+            ``contrast.table()`` is the curve, ``contrast.map`` the map.
+
+        Raises
+        ------
+        UsageError
+            Nothing was combined.
+        InputError
+            The star's position is not known.
+
+        Notes
+        -----
+        Calibrated only where the run kept its forward model: in memory, or with
+        ``run(..., forward_model=True)``; otherwise there is a warning.
+        """
+        if not options and self.product.measured_contrast is not None:
+            return self.product.measured_contrast
+        from gpucoron.pipeline.contrast import contrast_of
+
+        return contrast_of(self.product, self.parameters, **options)
 
     def candidates(self, star: tuple[float, float] | None = None) -> QTable:
         """Find point sources in the first product's combined image, as the report does.

@@ -130,7 +130,7 @@ def can_read_back(product: ProductContext, exposure: Exposure) -> bool:
     options, aligned = product.run.options, not product.parameters.align_refs.skip
     if "psfsub" not in options.save or (aligned and "psfalign" in options.keep):
         return False
-    if options.forward_model:  # which needs the KL basis
+    if options.keeps_forward_model:  # which needs the KL basis
         return False
     paths = product.names.paths(exposure.root, "psfsub")
     if aligned and "psfalign" in options.save:

@@ -53,6 +53,7 @@ class RunOptions:
     memory: int | str | None = None
     memory_limit: int | None = None  # bytes at which a Dask nanny ends this process
     forward_model: bool = False  # keep what tells how a source would look in the products
+    contrast: bool = False  # measure the contrast, and write it where products are written
     report: str | PathLike | None = None  # where the caller will write the report
     given: GivenAssociation | None = None  # instead of the file `asn`
     protected: tuple[str | PathLike, ...] = ()  # more that is not replaced: parameter files, logs
@@ -72,6 +73,11 @@ class RunOptions:
             raise UsageError("resume needs the association as a file, not as a dict or a list")
         if self.resume and not self.overwrite:
             raise UsageError("resume needs overwriting")
+
+    @property
+    def keeps_forward_model(self) -> bool:
+        """Whether the forward model of a source is made."""
+        return self.forward_model or self.contrast
 
     @property
     def folder(self) -> Path:

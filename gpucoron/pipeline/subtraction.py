@@ -277,7 +277,7 @@ class Subtraction:
 
     def _to_respond(self, group) -> bool:
         """Whether the response to a source is wanted, and can be had from these integrations."""
-        wanted = self.job.options.forward_model and self.response is None
+        wanted = self.job.options.keeps_forward_model and self.response is None
         return wanted and any(map(self.shares[0].alignment.has_pixels, group))
 
     def _respond(self, work, shared, missing, offsets):

@@ -1,0 +1,174 @@
+"""Contrast curves against VIP, pyKLIP, the formula, and sources injected at the curve."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import QTable
+from scipy import stats
+from scipy.ndimage import gaussian_filter
+
+import gpucoron
+from gpucoron.analysis.contrast import measure_contrast
+from gpucoron.analysis.detection import significance
+from gpucoron.analysis.noise import Source, detection_factor, pixel_limits, ring_noise
+from gpucoron.errors import InputError, ParameterError, UsageError
+from gpucoron.ops.apertures import aperture_sums
+from gpucoron.simulate import simulate
+
+FWHM = 3.3
+
+
+def speckles(seed, side=121):
+    """Correlated noise that falls with the separation."""
+    y, x = np.indices((side, side)) - side // 2
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(side, side)), 1.3)
+    return noise * (1 + 30 * np.exp(-np.hypot(y, x) / 9))
+
+
+@pytest.mark.parametrize("sigma", [3.0, 5.0])
+def test_detection_factor(sigma):
+    n = np.array([2, 3, 6, 25, 400])
+    expected = stats.t.ppf(stats.norm.cdf(sigma), n - 1) * np.sqrt(1 + 1 / n)
+    np.testing.assert_allclose(detection_factor(n, sigma), expected, rtol=1e-6)
+    assert np.isnan(detection_factor(1))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_noise_as_vip(seed):
+    metrics = pytest.importorskip("vip_hci.metrics")
+    image = speckles(seed)
+    noise, level, radii = metrics.noise_per_annulus(image, 1, FWHM, FWHM)
+    ours = ring_noise(image, (60.0, 60.0), FWHM, radii, ddof=0)
+    np.testing.assert_allclose(ours.noise, noise, rtol=0.02)  # worst seen 0.0025
+    np.testing.assert_allclose(ours.level, level, atol=0.02 * noise.max())
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_limits_as_pyklip(smooth):
+    klip = pytest.importorskip("pyklip.klip")
+    image = speckles(3)
+    image[:, :9] = np.nan
+    separation, expected = klip.meas_contrast(image, 5, 45, FWHM, (60, 61), smooth)
+    ours = pixel_limits(image, (60, 61), FWHM, (5, 45), smooth)
+    np.testing.assert_allclose(ours[0], separation)
+    np.testing.assert_allclose(ours[1], expected, rtol=0.02)  # equal but for cut-off of the filter
+
+
+def test_known_sources_are_no_noise():
+    image = speckles(4)
+    bright = image.copy()
+    bright[60, 80] += 1e4
+    masked = [Source(80, 60, 2.0)]
+    quiet, with_it, without = (
+        ring_noise(a, (60, 60), FWHM, [20.0], m).noise[0]
+        for a, m in ((image, masked), (bright, ()), (bright, masked))
+    )
+    assert without == quiet
+    assert with_it > 10 * quiet
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contrast")
+    made = simulate(
+        folder / "in",
+        "nircam",
+        11,
+        shape=(110, 110),
+        n_science=2,
+        n_integrations=2,
+        n_references=5,
+        n_reference_integrations=2,
+        disk=False,
+        planets=(),
+        n_optical_states=1,
+    )
+    result = gpucoron.run(
+        made.asn,
+        "cpu",
+        folder / "out",
+        psfmask=made.psfmask,
+        klip_truncate=[2, 6],
+        save=["i2d"],
+        contrast=True,
+        progress=False,
+    )
+    return result, folder / "out"
+
+
+def significance_of(image, amount, patch, corner, place, star, fwhm):
+    """Gaussian sigmas of an added source against the ring of apertures before it was added."""
+    y, x = place
+    radius, first = np.hypot(x - star[0], y - star[1]), np.arctan2(y - star[1], x - star[0])
+    angles = first + np.arange(int(2 * np.pi * radius / fwhm)) * fwhm / radius
+    ring = np.stack([star[0] + radius * np.cos(angles), star[1] + radius * np.sin(angles)], -1)
+    others = aperture_sums(image, ring, fwhm / 2)
+    others = others[np.isfinite(others)]
+    whole = image.astype(float)
+    whole[tuple(slice(c, c + len(patch)) for c in corner)] += amount * patch
+    excess = aperture_sums(whole, ring[:1], fwhm / 2)[0] - others.mean()
+    n = len(others)
+    return float(significance(excess / (others.std(ddof=1) * np.sqrt(1 + 1 / n)), n))
+
+
+def test_closure(run):
+    """Sources injected at the curve have 5 Gaussian sigmas in the mean, half of them more."""
+    result, _ = run
+    record, forward = result.product.record, result.product.forward_model
+    contrast = measure_contrast(record)
+    rng, found = np.random.default_rng(5), []
+    radii = np.sqrt(rng.uniform(12**2, 46**2, 100))
+    angles = rng.uniform(0, 2 * np.pi, 100)
+    offsets = record.wcs.pixel_scale * (radii * np.stack([np.sin(angles), np.cos(angles)])).T
+    sweep = forward.sweep(offsets, contrast.truncations, 15)
+    for k, patches, limits in zip(contrast.truncations, sweep, contrast.limit, strict=True):
+        flux = np.interp(radii, contrast.separation_px, limits)
+        for patch, corner, place, amount in zip(*patches, flux, strict=True):
+            star, fwhm = record.star.pixel, contrast.fwhm_px
+            found.append(
+                significance_of(record.images[k], amount, patch, corner, place, star, fwhm)
+            )
+    assert np.isfinite(found).mean() > 0.95
+    assert 4.8 < np.nanmean(found) < 5.3
+    assert 0.43 < np.nanmean(np.greater(found, 5)) < 0.6
+
+
+def test_files(run):
+    result, folder = run
+    (curve,), (image,) = folder.glob("*_contrast.ecsv"), folder.glob("*_contrast.fits")
+    contrast = result.contrast()
+    table = QTable.read(curve)
+    np.testing.assert_allclose(table["separation"].to_value("arcsec"), contrast.separation)
+    np.testing.assert_allclose(table["flux"].to_value("Jy"), contrast.best_limit * contrast.jansky)
+    assert set(table["kl"]) <= {2, 6}
+    assert {curve, image} <= set(result.files)
+    with fits.open(image, checksum=True) as hdus:
+        plane = hdus["LIMIT"]
+        assert plane.header["BUNIT"] == "MJy/sr"
+        assert plane.data.shape == result.product.i2d.data.shape
+        assert hdus[0].header["CONTSIG"] == 5.0 and hdus[0].header["CALIBRAT"]
+        assert len(hdus["CURVE"].data) == len(table)
+    # the map is the curve on average, where sources are not at the edge
+    y, x = np.indices(contrast.map.shape)
+    radius = np.hypot(x - result.product.star.pixel[0], y - result.product.star.pixel[1])
+    for k in (10, 20, 30):
+        ring = contrast.map[abs(radius - contrast.separation_px[k]) < 0.7]
+        np.testing.assert_allclose(
+            np.nanmedian(ring), contrast.best_limit[k] * contrast.peak, rtol=0.15
+        )
+
+
+def test_bad_input(run):
+    result, _ = run
+    with pytest.raises(ParameterError, match="sigma is 0"):
+        result.contrast(sigma=0)
+    with pytest.raises(InputError, match="no combined image"):
+        measure_contrast(type(result.product.record)())
+    with pytest.raises(InputError, match="fwhm_px is 0"):
+        ring_noise(speckles(1), (60, 60), 0, [3.0])
+    from gpucoron.cli.contrast import main
+
+    with pytest.raises(UsageError, match="expected the output folder of one run"):
+        main([str(run[1].parent)])
+    with pytest.raises(UsageError, match="--sigma is 0"):
+        main([str(run[1]), "--sigma", "0"])
