@@ -50,6 +50,7 @@ def run(
     steps: Steps | None = None,
     star: Star | None = None,
     star_model: str | PathLike[str] | None = None,
+    star_flux: float | str | None = None,
     psfmask_center: str | None = None,
     exclude: Iterable[tuple[float, float, float]] | str | None = None,
     progress: Progress | bool | None = None,
@@ -104,6 +105,10 @@ def run(
         one after another. Default: measured.
     star_model : path, optional
         FITS file with images of a star, by which it is measured.
+    star_flux : float or str, optional
+        The star's flux density without the mask, Jy, or with a unit, as "350mJy". Default: that of
+        the fitted model of the coronagraph. A spectrum or magnitude: see
+        `gpucoron.core.parameters.Analysis`.
     psfmask_center : {"file", "star"}, optional
         Leave the hole of the psfmask where its file has it (default), or move it onto the star.
     exclude : list of (east, north, radius), optional
@@ -155,6 +160,7 @@ def run(
     elif keep is None:
         keep = set(PRODUCTS) - ({"psfalign"} if output_dir else set())
     own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
+    own["star_flux"] = star_flux
     own |= {"psfmask_center": psfmask_center, "exclude": exclude}
     options = RunOptions(
         _path(asn),
@@ -196,6 +202,7 @@ def plan(
     steps: Steps | None = None,
     star: Star | None = None,
     star_model: str | PathLike[str] | None = None,
+    star_flux: float | str | None = None,
     psfmask_center: str | None = None,
     exclude: Iterable[tuple[float, float, float]] | str | None = None,
     threads: int | None = None,
@@ -206,8 +213,8 @@ def plan(
 
     Parameters
     ----------
-    asn, align, preset, parameters, save, steps, star, star_model, psfmask_center, exclude, threads,
-    memory, **keywords
+    asn, align, preset, parameters, save, steps, star, star_model, star_flux, psfmask_center,
+    exclude, threads, memory, **keywords
         As for `run`.
 
     Returns
@@ -220,6 +227,7 @@ def plan(
         As `run`, as far as headers tell.
     """
     own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
+    own["star_flux"] = star_flux
     own |= {"psfmask_center": psfmask_center, "exclude": exclude}
     options = RunOptions(
         _path(asn),
@@ -262,5 +270,7 @@ def _parameters(
         )
     if keywords or steps or preset not in (None, parameters.preset):
         raise UsageError("give either a Parameters object or single parameters, not both")
-    changes = {name: value for name, value in own.items() if value is not None}
-    return replace(parameters, align_refs=replace(parameters.align_refs, **changes))
+    for name, value in own.items():
+        if value is not None:
+            parameters = parameters.changed(name, value)
+    return parameters

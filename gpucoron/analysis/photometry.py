@@ -319,7 +319,7 @@ def _offset_covariance(record: Record, sky: Sky, found: Candidate, separation: f
 def _contrast_error(contrast: float, flux: float, flux_err: float, star: Any) -> float:
     if star is None or not flux:
         return math.nan
-    of_star = star.error / star.jy if star.error is not None else 0.0
+    of_star = star.error_jy / star.jy if math.isfinite(star.error_jy) else 0.0
     return abs(contrast) * math.hypot(flux_err / flux, of_star)
 
 

@@ -209,4 +209,4 @@ def _parameter_list() -> str:
     return "\n".join(["step parameters (--set) and their defaults:", *lines])
 
 
-_TYPES = {"float": float, "int": int, "products": _products}
+_TYPES = {"int": int, "float": float, "products": _products}

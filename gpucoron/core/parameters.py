@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from gpucoron.core.star_flux import flux_density
 from gpucoron.core.validators import (
     Check,
     bit_flags,
@@ -29,6 +30,7 @@ from gpucoron.errors import ParameterError
 
 __all__ = [
     "AlignRefs",
+    "Analysis",
     "Klip",
     "OutlierDetection",
     "Parameters",
@@ -55,6 +57,11 @@ OWN = (
     "align_refs.exclude",
     "align_refs.psfmask_center",
     "resample.center",
+    "analysis.star_flux",
+    "analysis.star_spectrum",
+    "analysis.filter_curve",
+    "analysis.star_magnitude",
+    "analysis.vega_zero_point",
 )
 #: Names of parameters that stand alone: ``align="first"``, ``--star 151,175``.
 SHORT = {
@@ -63,6 +70,11 @@ SHORT = {
     "star_model": "align_refs.star_model",
     "exclude": "align_refs.exclude",
     "psfmask_center": "align_refs.psfmask_center",
+    "star_flux": "analysis.star_flux",
+    "star_spectrum": "analysis.star_spectrum",
+    "filter_curve": "analysis.filter_curve",
+    "star_magnitude": "analysis.star_magnitude",
+    "vega_zero_point": "analysis.vega_zero_point",
 }
 
 
@@ -74,12 +86,10 @@ def _parameter(default: Any, check: Check, text: str) -> Any:
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Section:
     """Base of step parameters; validates every field."""
 
     step: ClassVar[str] = ""
-
-    skip: bool = _parameter(False, boolean, "skip the step")
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -90,6 +100,13 @@ class _Step:
                 name = f"{self.step}.{item.name}"
                 raise ParameterError(f"{name} is {value!r}; {problem}") from None
             object.__setattr__(self, item.name, checked)
+
+
+@dataclass(frozen=True)
+class _Step(_Section):
+    """Base of the parameters of a step that can be skipped."""
+
+    skip: bool = _parameter(False, boolean, "skip the step")
 
 
 @dataclass(frozen=True)
@@ -258,8 +275,31 @@ class Resample(_Step):
     )
 
 
-STEPS: dict[str, type[_Step]] = {
-    c.step: c for c in (OutlierDetection, StackRefs, AlignRefs, Klip, Resample)
+@dataclass(frozen=True)
+class Analysis(_Section):
+    """Parameters of what is measured on the products."""
+
+    step = "analysis"
+
+    star_flux: float | None = _parameter(
+        None, optional(flux_density), "the star's flux density, Jy, or as 350mJy"
+    )
+    star_spectrum: str = _parameter("", file_name, "the star's spectrum: file of um and Jy")
+    filter_curve: str = _parameter(
+        "", file_name, "transmission of the filter for star_spectrum: file of um and values"
+    )
+    star_magnitude: float | None = _parameter(
+        None, optional(number()), "the star's Vega magnitude in the filter"
+    )
+    vega_zero_point: float | None = _parameter(
+        None,
+        optional(number("a flux density above 0 in Jy", lambda x: x > 0)),
+        "flux density of magnitude 0 in the filter, Jy",
+    )
+
+
+STEPS: dict[str, type[_Section]] = {
+    c.step: c for c in (OutlierDetection, StackRefs, AlignRefs, Klip, Resample, Analysis)
 }
 
 
@@ -276,6 +316,7 @@ class Parameters:
     align_refs: AlignRefs = field(default_factory=AlignRefs)
     klip: Klip = field(default_factory=Klip)
     resample: Resample = field(default_factory=Resample)
+    analysis: Analysis = field(default_factory=Analysis)
     preset: str | None = None
 
     def __post_init__(self) -> None:
@@ -330,13 +371,14 @@ class Parameters:
             preset = _located(named[-1][1], _check_preset, named[-1][0])
         result = cls(preset=preset)
         for key, value in PRESETS.get(result.preset or "", {}).items():
-            result = result._with(key, value)
+            result = result.changed(key, value)
         for key, value, where in given:
             if key != "preset":
-                result = _located(where, result._with, key, value)
+                result = _located(where, result.changed, key, value)
         return result
 
-    def _with(self, key: str, value: Any) -> Parameters:
+    def changed(self, key: str, value: Any) -> Parameters:
+        """Return these with one parameter changed, by its full or short name."""
         step, name = _resolve(key)
         changed = dataclasses.replace(getattr(self, step), **{name: value})
         return dataclasses.replace(self, **{step: changed})

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpucoron.core.display import ArrayFields
+from gpucoron.core.star_flux import StarFlux
 
 __all__ = ["SOURCES", "CombinedStar", "StarPositions"]
 
@@ -31,6 +32,8 @@ class StarPositions(ArrayFields):
         One of `SOURCES`.
     mask : (x, y), pixels counted from 1, or None
         Centre of the coronagraph mask, where it is known.
+    flux : StarFlux or None
+        Flux density of the star without the mask, as given or fitted, where it is known.
 
     Raises
     ------
@@ -44,6 +47,7 @@ class StarPositions(ArrayFields):
     y_err: np.ndarray
     source: str
     mask: tuple[float, float] | None = None
+    flux: StarFlux | None = None
 
     def __post_init__(self) -> None:
         for name in ("x", "y", "x_err", "y_err"):

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypedDict
 
-from gpucoron.core.parameters import AlignRefs, Klip, OutlierDetection, Resample, StackRefs
+from gpucoron.core.parameters import (
+    AlignRefs,
+    Analysis,
+    Klip,
+    OutlierDetection,
+    Resample,
+    StackRefs,
+)
 
 __all__ = ["StepKeywords"]
 
@@ -51,3 +58,9 @@ class StepKeywords(TypedDict, total=False):
     resample_pixel_scale_ratio: float
     resample_pixel_scale: float | None
     resample_output_wcs: str | PathLike[str] | None
+    analysis: Mapping[str, Any] | Analysis
+    analysis_star_flux: float | str | None
+    analysis_star_spectrum: str | PathLike[str] | None
+    analysis_filter_curve: str | PathLike[str] | None
+    analysis_star_magnitude: float | None
+    analysis_vega_zero_point: float | None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.core.star import SOURCES, CombinedStar, StarPositions
+from gpucoron.core.star_flux import StarFlux
 from gpucoron.errors import ExposureError, GpucoronError
 from gpucoron.io.fits.headers import number_pair, set_keyword
 from gpucoron.io.wcs import read_wcs
@@ -41,7 +42,11 @@ STAR_KEYWORDS = {
     "STARSRC": "where the position is from",
     "MASKCENX": "[pix] coronagraph mask, x from 1",
     "MASKCENY": "[pix] coronagraph mask, y from 1",
+    "STARFLUX": "[Jy] flux density of the star, no mask",
+    "STARFERR": "[Jy] standard deviation of STARFLUX",
+    "STARFSRC": "where STARFLUX is from",
 }
+_LONGEST = 68  # characters of a value in a header
 _COMBINED_KEYWORDS = {
     "STARRA": "[deg] star, RA by the GWCSs",
     "STARDEC": "[deg] star, Dec by the GWCSs",
@@ -161,7 +166,17 @@ def read_star(header: Header, positions: np.ndarray | None, n: int) -> StarPosit
         away = away - np.nan_to_num(np.nanmean(away, axis=1, keepdims=True))
     x, y = (np.full(n, value) + shift for value, shift in zip(place, away, strict=True))
     x_err, y_err = (np.where(np.isnan(x), np.nan, value) for value in error)
-    return StarPositions(x, y, x_err, y_err, source, number_pair(header, "MASKCENX", "MASKCENY"))
+    mask = number_pair(header, "MASKCENX", "MASKCENY")
+    return StarPositions(x, y, x_err, y_err, source, mask, _flux(header))
+
+
+def _flux(header: Header) -> StarFlux | None:
+    """Return the star's flux density from a product's header; None where it has none."""
+    jy, error = (header.get(name) for name in ("STARFLUX", "STARFERR"))
+    if not isinstance(jy, float):
+        return None
+    sigma = error if isinstance(error, float) else math.nan
+    return StarFlux(jy, sigma, str(header.get("STARFSRC", "")))
 
 
 def set_star(header: Header, star: StarPositions | CombinedStar | None) -> None:
@@ -190,6 +205,11 @@ def _known(star: StarPositions) -> Iterator[tuple[str, Any]]:
             yield from zip((f"{name}X", f"{name}Y"), _rounded(pair), strict=True)
     if all(map(math.isfinite, star.mean)):
         yield "STARSRC", star.source
+    if star.flux is not None:
+        yield "STARFLUX", star.flux.jy
+        if math.isfinite(star.flux.error_jy):
+            yield "STARFERR", star.flux.error_jy
+        yield "STARFSRC", star.flux.source[:_LONGEST]
 
 
 def _known_combined(star: CombinedStar) -> Iterator[tuple[str, Any]]:

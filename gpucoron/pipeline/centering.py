@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.core.star import CombinedStar, StarPositions
+from gpucoron.core.star_flux import StarFlux
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import Exposure
@@ -125,6 +126,7 @@ class Centering:
             np.array([y_err]),
             sources.pop() if len(sources) == 1 else "wcs",
             (mask[0], mask[1]) if all(map(math.isfinite, mask)) else None,
+            mean_flux([star.flux for star in self._stars], self._weights),
         )
         away = self._from_target()
         return CombinedStar(position, self.radec, self.center, self._spread, away)
@@ -172,6 +174,20 @@ class Centering:
                 "pointing is off, or the target's coordinates are",
                 *(self._science[0].path.name, distance, distance / pixel),
             )
+
+
+def mean_flux(fluxes: Sequence[StarFlux | None], weights: Sequence[float]) -> StarFlux | None:
+    """Return the exposures' mean flux density of the star; None where one is not known.
+
+    The error is the mean of theirs, most of which they share, or their scatter if that is larger.
+    """
+    known = [flux for flux in fluxes if flux is not None]
+    if not known or len(known) < len(fluxes):
+        return None
+    jy, error = (np.array([getattr(f, name) for f in known]) for name in ("jy", "error_jy"))
+    mean = float(np.average(jy, weights=weights))
+    common, scatter = float(np.average(error, weights=weights)), float(np.std(jy))
+    return StarFlux(mean, max(common, scatter), known[0].source)
 
 
 def _weights(science: Sequence[Exposure]) -> list[float]:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.errors import ExposureError
 from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
+from gpucoron.pipeline.star_flux import given_star_flux
 from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.stars import check_given_star
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from gpucoron.core.star_flux import StarFlux
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.given_association import GivenAssociation
@@ -35,6 +37,7 @@ class ProductInputs:
     references: list[Exposure]
     truncations: tuple[int, ...]  # numbers of KL modes that are used
     star_model: StarImages | None = None
+    star_flux: StarFlux | None = None  # as it is given
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class RunInputs:
         given = (
             options.psfmask,
             parameters.align_refs.star_model,
+            parameters.analysis.star_spectrum,
+            parameters.analysis.filter_curve,
             parameters.resample.output_wcs,
         )
         others = (Path(path) for path in given if path)
@@ -146,6 +151,7 @@ def read_inputs(
             references,
             options.parameters.klip.truncations([e.shape[0] for e in references]),
             star_model,
+            given_star_flux(options.parameters, science[0]),
         )
         for name, product, (science, references) in zip(
             names, association.products, found, strict=True

@@ -74,7 +74,12 @@ class ProductContext:
             inputs.name, record=self.record, left_out=inputs.product.left_out
         )
         self.stars = Stars(
-            inputs.science, self.parameters, self.result, inputs.star_model, run.threads > 1
+            inputs.science,
+            self.parameters,
+            self.result,
+            inputs.star_model,
+            run.threads > 1,
+            inputs.star_flux,
         )
         self.responses: dict[str, KlipResponse] = {}
         self.last_check = LastCheck(inputs.name)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.core.star import CombinedStar, StarPositions
+    from gpucoron.core.star_flux import StarFlux
     from gpucoron.io.association import LeftOut
     from gpucoron.io.wcs import OutputWcs
     from gpucoron.steps.align_refs import AlignedReferences
@@ -92,6 +93,15 @@ class ProductResult(ArrayFields):
     psfmask: str = ""
     record: Record | None = None
     left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def star_flux(self) -> StarFlux | None:
+        """Flux density of the star without the mask, as given or fitted; None where unknown.
+
+        That of the combined image, else of the first exposure.
+        """
+        found = [*([] if self.star is None else [self.star.position]), *self.stars.values()]
+        return next((star.flux for star in found if star.flux is not None), None)
 
     @property
     def i2d(self) -> ResampledImage:

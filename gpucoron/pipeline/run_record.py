@@ -165,6 +165,7 @@ class RunRecord:
             self._content.setdefault("stars", {})[product] = {
                 "exposures": {root: star.as_record() for root, star in result.stars.items()},
                 "combined": None if result.star is None else result.star.as_record(),
+                "flux": None if result.star_flux is None else result.star_flux.as_record(),
             }
 
     def _remove_partials(self, process) -> None:

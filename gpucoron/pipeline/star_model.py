@@ -13,6 +13,7 @@ import numpy as np
 
 from gpucoron.backend.arrays import to_host
 from gpucoron.core.star import StarPositions
+from gpucoron.core.star_flux import StarFlux
 from gpucoron.errors import InputError, ParameterError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ log = logging.getLogger("gpucoron")
 
 #: Noise of an exposure whose ERR is not known, as a part of its median light.
 _UNKNOWN_NOISE = 0.01
+#: Error of a fitted flux by what is wrong with the model, as a part of it: where the wavefront is
+#: known, or the mask leaves much of the star's light, and where flux and wavefront are one.
+_FLUX_ERROR, _UNKNOWN_FLUX_ERROR = 0.03, 0.6
 _EDGE_PX = 2.0  # by which images may be smaller: they are continued as they are at the edge
 
 
@@ -230,7 +234,8 @@ def measure_star(
     fit = fit_mean(known=known)
     if known is not None and (fit.method == "none" or fit.misfit > MISFIT_LIMIT):
         alone = fit_mean()
-        fit = alone if alone.method != "none" and alone.misfit < fit.misfit else fit
+        if alone.method != "none" and alone.misfit < fit.misfit:
+            fit, known = alone, None
     if fit.method == "none":
         by = "" if star_model is None else " by the images of align_refs.star_model"
         raise InputError(f"the star is not seen{by}")
@@ -244,11 +249,32 @@ def measure_star(
     sigmas = np.hypot(fit.error, mean.offset_errors)
     (x, y), (x_err, y_err) = place.T, sigmas.T
     moves_with_star = star_model is not None and len(star_model.images) == 1
+    kind = None if optics.instrument is None or star_model is not None else optics.instrument.kind
+    flux = _fitted_flux(fit, kind, known is not None, exposure.meta.pixar_sr)
     if fit.method != "model" or moves_with_star:  # nothing is known of the mask
         return StarPositions(x, y, x_err, y_err, fit.method)
     mask = np.reshape(fit.mask, (-1, 2))[0] + 1
     centre = float(mask[0]), float(mask[1])
-    return StarPositions(x, y, x_err, y_err, fit.method, centre)
+    return StarPositions(x, y, x_err, y_err, fit.method, centre, flux)
+
+
+def _fitted_flux(fit, kind, wavefront_known, pixel_sr) -> StarFlux | None:
+    """Return the star's flux density by the fit; None where the fit does not tell it.
+
+    That is where the model is a user's images, whose unit is not known (`kind` None), or does not
+    explain the image, or where PIXAR_SR is not known. Behind a round mask or a bar one image tells
+    the product of flux and wavefront error only: without dithered references the error is 60 %.
+    """
+    from gpucoron.optics.star import MISFIT_LIMIT
+
+    flux = float(np.mean(fit.flux))
+    if kind is None or fit.misfit > MISFIT_LIMIT or not flux > 0 or not (pixel_sr or 0) > 0:
+        return None
+    certain = wavefront_known or kind in ("4qpm", "spot")
+    part = _FLUX_ERROR if certain else _UNKNOWN_FLUX_ERROR
+    error = math.hypot(float(np.mean(fit.flux_error)), part * flux)
+    text = "fitted model of the coronagraph" + ("" if certain else ", without dithers")
+    return StarFlux(flux * 1e6 * pixel_sr, error * 1e6 * pixel_sr, text)
 
 
 def _offsets(alignment: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from gpucoron.pipeline.star_model import ExposureMean, measure_star
 if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters
     from gpucoron.core.stack import IntegrationStack, PlaneSource
+    from gpucoron.core.star_flux import StarFlux
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.wcs import InputWcs
     from gpucoron.optics.star_fit import Prior
@@ -100,6 +102,8 @@ class Stars:
     threaded : bool
         Fit in the background, one image after the other; `find` waits for the result. Leaving the
         block as a context manager waits for all.
+    flux : StarFlux, optional
+        The star's flux density, in place of the one that is fitted.
     """
 
     def __init__(
@@ -109,7 +113,9 @@ class Stars:
         result: ProductResult,
         star_model: StarImages | None = None,
         threaded: bool = False,
+        flux: StarFlux | None = None,
     ):
+        self._flux = flux
         self._science, self._parameters, self._result = science, parameters, result
         self._star_model = star_model
         self._pool = ThreadPoolExecutor(1, "gpucoron-star") if threaded else None
@@ -149,6 +155,8 @@ class Stars:
 
     def note(self, exposure: Exposure, star: StarPositions) -> None:
         """Note where the star is in a science exposure, for the result and the report."""
+        if self._flux is not None:
+            star = replace(star, flux=self._flux)
         self._result.stars[exposure.root] = star
         x, y = star.mean
         if self._result.record is not None and math.isfinite(x) and math.isfinite(y):
