@@ -1,249 +1,281 @@
-"""Detect point sources: SNR maps and lists of candidates."""
+"""Detect point sources and measure them: matched filter, the brightest first, as CLEAN does."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from gpucoron.analysis.detection import aperture_snr, aperture_sums, locate, significance
-from gpucoron.errors import InputError
+from gpucoron.analysis.annulus import AnnulusNoise
+from gpucoron.analysis.detection import significance
+from gpucoron.analysis.local_model import SourceFit, fit_source
+from gpucoron.analysis.matched_filter import FilteredImage, MatchedFilter, PatchModel, patch_half
+
+__all__ = ["Candidate", "Field", "Found", "find_candidates", "measure", "source_image", "without"]
 
 THRESHOLD = 5.0  # Gaussian sigmas
-APART = 1.5  # FWHM; apertures closer than this to a source are not used for the noise
-PHASES = 6  # steps in angle per aperture
-FINE = 2  # steps in radius per pixel
-ROUNDS = 4
-NARROW = 1.7  # with this many times the PSF's share of light in one pixel: no point source
+MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does not know
+FAINTER = 4.0  # times the model's error of a brighter source: fainter ones may be what it left
+UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
 
 
-@dataclass(frozen=True)
+class Field(NamedTuple):
+    """A combined image, its errors, and the star in it."""
+
+    image: np.ndarray  # (ny, nx), MJy/sr; NaN where there are no data
+    err: np.ndarray  # (ny, nx), MJy/sr
+    star: tuple[float, float]  # x, y, px from 0
+    fwhm_px: float
+
+
+@dataclass(frozen=True, eq=False)
 class Candidate:
-    """A candidate point source, measured in one image."""
+    """A point source: the fit of the forward model to the combined image.
 
-    x: float  # pixels counted from 0
-    y: float
-    separation_px: float  # from the star
-    flux: float  # in an aperture of one FWHM less the mean of the others, MJy/sr times pixels
-    snr: float  # Mawet et al. 2014, equation 9
-    significance: float  # Gaussian sigmas with the same false-alarm probability
-    n_apertures: int  # comparison apertures that the noise is measured in
-    narrow: bool  # one pixel has more of the light than the PSF allows: probably a defect
-
-
-def snr_map(
-    image: np.ndarray,
-    star: tuple[float, float],
-    fwhm_px: float,
-    *,
-    where: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the SNR of every pixel against apertures at the same separation from the star.
-
-    Parameters
+    Attributes
     ----------
-    image : (ny, nx) floating array
-        NaN where there are no data.
-    star : (x, y)
-        Pixels counted from 0.
-    fwhm_px : float
-        FWHM of the PSF, and diameter of the apertures.
-    where : (ny, nx) bool, optional
-        Pixels to compute; all by default.
-
-    Returns
-    -------
-    snr : (ny, nx) float32
-        NaN where fewer than two comparison apertures are left.
-    n_apertures : (ny, nx) int32
-        Number of comparison apertures.
-
-    Raises
-    ------
-    InputError
-        `image` is not 2-D, or `fwhm_px` is not above 0.
-
-    Notes
-    -----
-    On each circle around the star apertures are placed at six steps per FWHM. Each is compared
-    with those at whole FWHMs along the circle, except itself and its two neighbours, by equation 9
-    of Mawet et al. (2014): ``(x - mean) / (s sqrt(1 + 1/n))``. Apertures with NaN in more than a
-    tenth of their area are left out. Sums are interpolated linearly between half pixels, which
-    lowers the noise by a few per cent: to quote numbers use
-    `gpucoron.analysis.detection.aperture_snr`.
-
-    References
-    ----------
-    Mawet et al. 2014, ApJ 792, 97.
+    x, y : float, px from 0
+    flux : float
+        In the unit of the forward model.
+    covariance : (3, 3) float64
+        Of x, y and flux, as estimates of noise scatter in the annulus.
+    snr : float
+        `flux` over its error.
+    significance : float
+        Gaussian sigmas with the same false-alarm probability (Mawet et al. 2014).
+    n : float
+        Independent places that the noise is measured at.
+    peak : float, MJy/sr
+        Brightest pixel of the source's model in the combined image.
+    chi2 : float
+        Of the patch about the fit, per pixel, relative to that of noise in the annulus.
+    caveat : str
+        Why it may be no point source, if there is reason for doubt.
     """
-    image = np.asarray(image)
-    if image.ndim != 2 or not fwhm_px > 0:
-        raise InputError(
-            f"image has shape {image.shape}, fwhm_px is {fwhm_px}; expected (ny, nx) "
-            "and a number of pixels above 0"
-        )
-    finer = _disc_sums(image, fwhm_px / 2)
-    sums = finer[::2, ::2]
-    ny, nx = image.shape
-    yy, xx = np.mgrid[:ny, :nx]
-    radius = np.hypot(xx - star[0], yy - star[1])
-    angle = np.arctan2(yy - star[1], xx - star[0]) / (2 * np.pi)
-    found = np.full(image.shape, np.nan, np.float32)
-    counts = np.zeros(image.shape, np.int32)
-    wanted = np.flatnonzero(np.isfinite(sums) if where is None else np.isfinite(sums) & where)
-    order = wanted[np.argsort(radius.ravel()[wanted])]
-    ring = np.rint(radius.ravel()[order] * FINE).astype(int)
-    starts = np.flatnonzero(np.diff(ring, prepend=-1))
-    for start, stop in zip(starts, np.append(starts, ring.size)[1:], strict=True):
-        r = ring[start] / FINE
-        n = int(2 * np.pi * r / fwhm_px)
-        if n < 5:  # less than two are left
-            continue
-        at = order[start:stop]
-        step = np.rint(angle.ravel()[at] * PHASES * n).astype(int) % (PHASES * n)
-        mean, noise, left = (a[step] for a in _ring(finer, star, r, n))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            snr = (sums.ravel()[at] - mean) / noise
-        found.ravel()[at], counts.ravel()[at] = np.where(noise > 0, snr, np.nan), left
-    return found, counts
+
+    x: float
+    y: float
+    flux: float
+    covariance: np.ndarray
+    snr: float
+    significance: float
+    n: float
+    peak: float
+    chi2: float
+    caveat: str = ""
+
+    @property
+    def flux_err(self) -> float:
+        """Standard deviation of the flux."""
+        return float(math.sqrt(self.covariance[2, 2]))
 
 
-def _ring(finer, star, r, n):
-    """Return mean, noise and number of comparison apertures at PHASES * n places on a circle."""
-    turn = 2 * np.pi * np.arange(PHASES * n) / (PHASES * n)
-    values = _interpolate(finer, 2 * (star[0] + r * np.cos(turn)), 2 * (star[1] + r * np.sin(turn)))
-    values = values.reshape(n, PHASES)  # a column: apertures one FWHM apart
-    good = np.isfinite(values)
-    level = values[good].mean() if good.any() else 0.0  # keeps the squares from cancelling
-    x = np.where(good, values - level, 0.0)
-    left, total, squares = (
-        a.sum(axis=0) - a - np.roll(a, 1, axis=0) - np.roll(a, -1, axis=0)
-        for a in (good.astype(np.float64), x, x * x)
-    )
-    enough = np.where(left >= 2, left, np.nan)
-    mean = total / enough
-    s = np.sqrt(np.maximum(squares - left * mean**2, 0) / (enough - 1))
-    return (mean + level).ravel(), (s * np.sqrt(1 + 1 / enough)).ravel(), left.ravel().astype(int)
+class Found(NamedTuple):
+    """Candidates, and the maps that they are found in."""
 
-
-def _interpolate(image, x, y):
-    """Interpolate bilinearly; NaN outside, and where one of the four pixels is NaN."""
-    from scipy.ndimage import map_coordinates
-
-    return map_coordinates(image, (y, x), order=1, cval=np.nan)
-
-
-def _disc_sums(image, radius_px):
-    """Sum in an aperture around every half pixel, with the weights of `aperture_sums`."""
-    from scipy.ndimage import correlate
-
-    reach = math.ceil(radius_px + 1)
-    point = np.zeros((4 * reach + 1, 4 * reach + 1))
-    point[2 * reach, 2 * reach] = 1.0
-    offsets = np.arange(-reach, reach + 1)
-    good = np.isfinite(image)
-    filled, area = np.where(good, image, 0.0).astype(np.float64), math.pi * radius_px**2
-    sums = np.empty((2 * image.shape[0], 2 * image.shape[1]))
-    for v in (0, 1):
-        for u in (0, 1):
-            places = [
-                (2 * reach - dx + u / 2, 2 * reach - dy + v / 2) for dy in offsets for dx in offsets
-            ]
-            disc = aperture_sums(point, places, radius_px).reshape(2 * reach + 1, -1)
-            total, cover = (
-                correlate(a, disc, mode="constant") for a in (filled, good.astype(np.float64))
-            )
-            sums[v::2, u::2] = np.where(
-                cover >= 0.9 * area, total * area / np.maximum(cover, 1e-9), np.nan
-            )
-    return sums
+    candidates: list[Candidate]  # by decreasing significance
+    maps: FilteredImage  # of the image without the candidates
+    significance: np.ndarray  # (ny, nx), Gaussian sigmas, of the image as it is
 
 
 def find_candidates(
-    image: np.ndarray,
-    star: tuple[float, float],
-    fwhm_px: float,
-    *,
-    threshold: float = THRESHOLD,
-    at_most: int = 20,
-    snr: tuple[np.ndarray, np.ndarray] | None = None,
-) -> list[Candidate]:
-    """Find the most significant point sources in an image, by decreasing significance.
+    field: Field, model: PatchModel, *, threshold: float = THRESHOLD, at_most: int = 20
+) -> Found:
+    """Find the point sources in a combined image.
 
-    Arguments are those of `snr_map`; the lowest significance of a candidate, Gaussian sigmas; the
-    largest number of candidates; and the result of `snr_map`, if it is known. Each candidate is
-    measured at the centre of a Gaussian fitted to it, against apertures that avoid it and all
-    other candidates. A source raises the noise at its separation: candidates are cut out and the
-    map is computed again, until it has no further peak.
+    Parameters
+    ----------
+    field : Field
+    model : PatchModel
+        What a source of flux 1 leaves in the image.
+    threshold : float
+        Least significance of a candidate, Gaussian sigmas.
+    at_most : int
+
+    Notes
+    -----
+    Of the places above the threshold the one with the largest ratio of flux and pixel noise is
+    fitted and subtracted, and the filter is applied again, until none is left (Hogbom 1974 with an
+    exact model for every place). The errors near a subtracted source grow by 5 % of its image, so
+    that what an imperfect model leaves of bright sources is not found again. In the end each source
+    is fitted to the image without the others.
+
+    References
+    ----------
+    Hogbom 1974, A&AS 15, 417. Mawet et al. 2014, ApJ 792, 97.
     """
-    reach = APART * fwhm_px
-    rest = np.array(image, dtype=np.float64)
-    ratio, n = snr_map(rest, star, fwhm_px) if snr is None else map(np.array, snr)
-    places: list[tuple[float, float]] = []
-    for _ in range(ROUNDS):
-        new = [
-            _centre(image, p, fwhm_px)
-            for p in _peaks(significance(ratio, n), reach, threshold, at_most - len(places))
+    search = _Search(field, model)
+    first = search.scan()
+    maps = first
+    while len(search.fits) < at_most:
+        place = search.brightest(maps, threshold)
+        if place is None or not search.add(place):
+            break
+        maps = search.scan()
+    search.refine()
+    found = [search.measured(k) for k in range(len(search.fits))]
+    kept = [c for c in found if c.significance >= threshold]
+    kept.sort(key=lambda c: (bool(c.caveat), -c.significance, -c.flux / c.flux_err))
+    return Found(kept, search.scan() if search.fits else first, first.significance)
+
+
+def measure(
+    field: Field, model: PatchModel, place: tuple[float, float], others: Sequence[Candidate] = ()
+) -> Candidate:
+    """Measure a source at a known place, within one FWHM, whether or not it is significant.
+
+    Parameters
+    ----------
+    field, model
+        As for `find_candidates`.
+    place : (x, y), px from 0
+    others : sequence of Candidate
+        Other sources, which are subtracted first.
+    """
+    search = _Search(field, model)
+    for other in others:
+        search.add((other.x, other.y))
+    search.add(place, reach_px=field.fwhm_px)
+    return search.measured(len(search.fits) - 1)
+
+
+def without(image: np.ndarray, model: PatchModel, sources: Sequence[Candidate]) -> np.ndarray:
+    """Return an image (ny, nx) less the models of sources."""
+    left = np.array(image, dtype=np.float64)
+    for source in sources:
+        left -= source_image(model, (source.x, source.y), source.flux, left.shape)
+    return left
+
+
+def source_image(
+    model: PatchModel, place: tuple[float, float], flux: float, shape: tuple[int, int]
+) -> np.ndarray:
+    """Return the image (ny, nx) of a source: all of it, for what KLIP takes away reaches far."""
+    plane, half = np.zeros(shape), max(shape)
+    (patch,) = model.patches(np.array([place]), half)
+    x, y = (round(v) - half for v in place)
+    side, (ny, nx) = len(patch), shape
+    rows, columns = (slice(max(v, 0), max(min(v + side, n), 0)) for v, n in ((y, ny), (x, nx)))
+    part = patch[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+    plane[rows, columns] = flux * part
+    return plane
+
+
+class _Search:
+    """The image, the sources that were found, and what is left without them."""
+
+    def __init__(self, field: Field, model: PatchModel):
+        self.field, self.model = field, model
+        self.half = patch_half(field.fwhm_px)
+        self.fits: list[SourceFit] = []
+        self.images: list[np.ndarray] = []  # of the sources in the field
+        self.err = np.asarray(field.err, dtype=np.float64)
+        self.left = np.asarray(field.image, dtype=np.float64)
+        self.weight = self._weight_without(None)
+
+    @cached_property
+    def filter(self) -> MatchedFilter:
+        """The filter, whose models take most of the time."""
+        field = self.field
+        return MatchedFilter(self.model.rough(), self.weight.shape, field.star, field.fwhm_px)
+
+    @property
+    def places(self) -> list[tuple[float, float]]:
+        return [(fit.x, fit.y) for fit in self.fits]
+
+    def scan(self) -> FilteredImage:
+        return self.filter(self.left, self.weight, self.places)
+
+    def brightest(self, maps: FilteredImage, threshold: float) -> tuple[float, float] | None:
+        """Return the place above the threshold with the most flux for its pixels' noise."""
+        candidates = maps.significance >= threshold
+        if not candidates.any():
+            return None
+        best = np.where(candidates, maps.formal, -np.inf)
+        y, x = np.unravel_index(np.argmax(best), best.shape)
+        return float(x), float(y)
+
+    def add(self, place: tuple[float, float], reach_px: float | None = None) -> bool:
+        """Fit a source and subtract it; False where one is already there."""
+        reach = self.field.fwhm_px if reach_px is None else reach_px
+        fit = fit_source(self.model, self.left, self.weight, place, self.half, reach)
+        if any(math.dist((fit.x, fit.y), p) < 0.5 * self.field.fwhm_px for p in self.places):
+            return False
+        self.fits.append(fit)
+        self.images.append(self._image(fit))
+        self._subtract()
+        return True
+
+    def refine(self) -> None:
+        """Fit every source again to the image without the others."""
+        if len(self.fits) < 2:
+            return
+        for k, fit in enumerate(self.fits):
+            alone = self.left + self.images[k]
+            weight = self._weight_without(k)
+            again = fit_source(self.model, alone, weight, (fit.x, fit.y), self.half, 1.0)
+            if again.converged:
+                self.fits[k], self.images[k] = again, self._image(again)
+                self._subtract()
+
+    def _image(self, fit: SourceFit) -> np.ndarray:
+        shape = self.left.shape
+        return source_image(self.model, (fit.x, fit.y), fit.flux, shape)
+
+    def _subtract(self) -> None:
+        self.left = np.asarray(self.field.image, dtype=np.float64) - sum(self.images)
+        self.weight = self._weight_without(None)
+
+    def _weight_without(self, index: int | None) -> np.ndarray:
+        """Return inverse variances with the model errors of all sources but one."""
+        variance = self.err**2
+        for k, image in enumerate(self.images):
+            if k != index:
+                variance = variance + _model_error(image) ** 2
+        with np.errstate(divide="ignore"):
+            return np.where(variance > 0, 1.0 / variance, 0.0)  # 0 for NaN, too
+
+    def measured(self, k: int) -> Candidate:
+        """Measure the noise about a source in the image that is left of all."""
+        fit, field = self.fits[k], self.field
+        others = [p for j, p in enumerate(self.places) if j != k]
+        noise = AnnulusNoise.measure(
+            self.left, self.err, (fit.x, fit.y), field.star, field.fwhm_px, self.half, others
+        )
+        covariance = noise.covariance_of(fit.estimator)
+        error = math.sqrt(covariance[2, 2])
+        snr = fit.flux / error if error > 0 else math.nan
+        image = fit.flux * fit.local.image(fit.offset)
+        chi2 = fit.chi2 / max(noise.scale() ** 2, 1e-300)
+        found = Candidate(
+            *(fit.x, fit.y, fit.flux, covariance, snr, float(significance(snr, noise.n)), noise.n),
+            *(float(image.max()), chi2),
+        )
+        return replace(found, caveat=self._caveat(found, k))
+
+    def _caveat(self, candidate: Candidate, k: int) -> str:
+        at = round(candidate.y), round(candidate.x)
+        if not (0 <= at[0] < self.left.shape[0] and 0 <= at[1] < self.left.shape[1]):
+            return "outside the image"
+        if not self.fits[k].converged:
+            return "the position of the fit did not converge"
+        brighter = [
+            _model_error(image)[at]
+            for fit, image in zip(self.fits, self.images, strict=True)
+            if fit.flux > self.fits[k].flux
         ]
-        new = [p for k, p in enumerate(new) if _clear(p, [*places, *new[:k]], reach)]
-        if not new:
-            break
-        places += new
-        for p in new:
-            _cut(rest, p, fwhm_px)
-        near = _rings(image.shape, star, new, 2.5 * fwhm_px)
-        again = snr_map(rest, star, fwhm_px, where=near)
-        ratio[near], n[near] = again[0][near], again[1][near]
-        for p in new:
-            _cut(ratio, p, reach)
-    found = [_measure(image, p, star, fwhm_px, [q for q in places if q is not p]) for p in places]
-    found = [c for c in found if c.significance >= threshold]
-    return sorted(found, key=lambda c: -c.significance)
+        if brighter and candidate.peak < FAINTER * max(brighter):
+            return "may be what is left of a brighter source"
+        unlike = UNLIKE * (1 + (MODEL_ERROR * candidate.snr) ** 2 / self.half**2)
+        return "unlike a point source" if candidate.chi2 > unlike else ""
 
 
-def _rings(shape, star, places, reach):
-    """Return the pixels as far from the star as one of the places, within `reach`."""
-    yy, xx = np.ogrid[: shape[0], : shape[1]]
-    radius = np.hypot(xx - star[0], yy - star[1])
-    return np.any([abs(radius - math.dist(p, star)) < reach for p in places], axis=0)
+def _model_error(image: np.ndarray) -> np.ndarray:
+    """Return the error of a source's model, MJy/sr: 5 % of the brightest pixel nearby."""
+    from scipy.ndimage import maximum_filter
 
-
-def _measure(image, place, star, fwhm_px, others):
-    flux, snr, sigmas, n = aperture_snr(image, place, star, fwhm_px=fwhm_px, others=others)
-    i, j = (round(v) for v in place)
-    around = image[max(j - 1, 0) : j + 2, max(i - 1, 0) : i + 2]
-    level = (aperture_sums(image, [place], fwhm_px / 2)[0] - flux) / (math.pi * fwhm_px**2 / 4)
-    share = (np.max(around, where=np.isfinite(around), initial=-np.inf) - level) / flux
-    # of a Gaussian PSF centred in a pixel; half its light is in the aperture
-    most = 2 * math.erf(math.sqrt(math.log(2)) / fwhm_px) ** 2
-    narrow = bool(share > NARROW * most)
-    x, y = place
-    return Candidate(x, y, math.dist(place, star), flux, snr, sigmas, n, narrow)
-
-
-def _peaks(sigmas, reach, threshold, at_most):
-    """Return the pixels (x, y) of highest significance, none within `reach` of a higher one."""
-    sigmas = np.where(np.isfinite(sigmas), sigmas, -np.inf)
-    peaks: list[tuple[float, float]] = []
-    while len(peaks) < at_most:
-        j, i = np.unravel_index(np.argmax(sigmas), sigmas.shape)
-        if sigmas[j, i] < threshold:
-            break
-        peaks.append((float(i), float(j)))
-        _cut(sigmas, peaks[-1], reach, -np.inf)
-    return peaks
-
-
-def _cut(image, at, reach, value=np.nan):
-    yy, xx = np.ogrid[: image.shape[0], : image.shape[1]]
-    image[np.hypot(xx - at[0], yy - at[1]) < reach] = value
-
-
-def _centre(image, peak, fwhm_px):
-    x, y, converged = locate(image, peak, fwhm_px=fwhm_px, search_px=1.0)
-    return (x, y) if converged else peak
-
-
-def _clear(place, others, reach):
-    return all(math.dist(place, other) >= reach for other in others)
+    return MODEL_ERROR * maximum_filter(np.abs(image), 3)

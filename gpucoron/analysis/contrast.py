@@ -293,7 +293,7 @@ def _star_flux(record: Record) -> tuple[float | None, float | None, str]:
     jy = getattr(flux, "jy", None)
     if jy is None or not (math.isfinite(jy) and jy > 0):
         return None, None, "flux not known"
-    error = getattr(flux, "error", None)
+    error = getattr(flux, "error_jy", None)
     return float(jy), error, f"{jy:.6g} Jy, {getattr(flux, 'source', 'given')}"
 
 

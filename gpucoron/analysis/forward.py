@@ -130,6 +130,18 @@ class ForwardModel:
         self.exposures, self.wcs, self.star = tuple(exposures), wcs, star
         self.psf, self.truncations = psf, tuple(truncations)
 
+    def rough(self) -> ForwardModel:
+        """Return a faster model for maps, whose images are as those of places nearby.
+
+        Where the PSF has no faster one it is the same.
+        """
+        rough = getattr(self.psf, "rough", None)
+        if rough is None:
+            return self
+        model = ForwardModel(self.exposures, self.wcs, self.star, rough(), self.truncations)
+        model.__dict__["_combined"] = self._combined
+        return model
+
     @property
     def jansky(self) -> float:
         """Janskys of a source of flux 1: MJy/sr over the mean area of the exposures' pixels."""

@@ -1,29 +1,16 @@
-"""Measure a run's results: star position, candidates, residual profiles, reference shifts."""
+"""Measure a run's results: star position, residual profiles, reference shifts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from gpucoron.analysis.candidates import Candidate, find_candidates, snr_map
-from gpucoron.analysis.detection import (
-    Detection,
-    aperture_snr,
-    detect,
-    psf_fwhm,
-    significance,
-)
+from gpucoron.analysis.detection import psf_fwhm
 from gpucoron.analysis.record import ExposureRecord, Record
-from gpucoron.core.display import html_table
-from gpucoron.core.text import format_table
-from gpucoron.io.wcs.tan import OutputWcs, pair, tangent_plane
-
-APART = 2.8  # standard deviations between fluxes of one source, where they differ by a factor of 2
-LOBE = 3.0  # FWHM; closer than this to a source its own diffraction rings are detected
+from gpucoron.io.wcs.tan import tangent_plane
 
 
 @dataclass(frozen=True)
@@ -43,6 +30,13 @@ class Sky:
     fwhm_px: float
     spread_px: float
     given: bool
+
+    def at(self, separation: float, angle_deg: float) -> tuple[float, float]:
+        """Return x, y (pixels from 0) at a separation (arcsec) and position angle (degrees)."""
+        turn, r = math.radians(angle_deg), separation / self.arcsec_per_px
+        (nx, ny), (ex, ey) = self.north, self.east
+        across, along = r * math.sin(turn), r * math.cos(turn)
+        return self.star[0] + along * nx + across * ex, self.star[1] + along * ny + across * ey
 
 
 def locate_star(record: Record, star: tuple[float, float] | None = None) -> Sky | None:
@@ -123,204 +117,6 @@ def star_in_exposure(
     a, b = (np.subtract(v, v[0]) * 3600 for v in tangent_plane(ra, dec, ra[0], dec[0]))
     scale = math.sqrt(abs(a[1] * b[2] - a[2] * b[1]))
     return (x, y, scale) if math.isfinite(scale) and scale > 0 else None
-
-
-@dataclass
-class SkyCandidate:
-    """A candidate point source with sky position, photometry and caveat."""
-
-    candidate: Candidate  # the measurement in the combined image
-    separation: float  # from the star, arcsec
-    angle: float  # position angle, from north through east, degrees
-    ra: float  # degrees
-    dec: float
-    flux_ujy: float  # in the aperture, without aperture, throughput or coronagraph correction
-    #: SNR in the combined image of each truncation.
-    by_truncation: dict[int, float] = field(default_factory=dict)
-    #: SNR in each exposure; NaN outside its field of view.
-    by_exposure: dict[str, float] = field(default_factory=dict)
-    #: Flux and its noise in each exposure that covers it, MJy/sr arcsec2.
-    fluxes: list[tuple[float, float]] = field(default_factory=list)
-    caveat: str = ""  # why it may not be a point source on the sky, if there is reason for doubt
-
-
-class Candidates(list[SkyCandidate]):
-    """Candidates, best first; shown as a table."""
-
-    _HEADER = ("", "separation", "PA", "significance", "SNR", "RA", "Dec", "caveat")
-
-    def _rows(self) -> list[tuple[str, ...]]:
-        return [
-            (
-                str(number),
-                f'{c.separation:.3f}"',
-                f"{c.angle:.1f} deg",
-                f"{c.candidate.significance:.1f}",
-                f"{c.candidate.snr:.1f}",
-                f"{c.ra:.6f}",
-                f"{c.dec:+.6f}",
-                c.caveat,
-            )
-            for number, c in enumerate(self, 1)
-        ]
-
-    def __repr__(self) -> str:
-        if not self:
-            return "no candidates"
-        return "\n".join(format_table(self._rows(), self._HEADER, (1, 2, 3, 4, 5, 6)))
-
-    def _repr_html_(self) -> str:
-        return html_table(self._HEADER, self._rows()) if self else "no candidates"
-
-
-def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, Candidates]:
-    """Search the combined image of one truncation for point sources.
-
-    Returns
-    -------
-    map : (ny, nx) array
-        Significance in Gaussian sigmas.
-    candidates : Candidates
-        Those without caveat first, each part by decreasing significance.
-
-    Notes
-    -----
-    A source on the sky is in every exposure, so a candidate gets a caveat if its flux in some
-    exposure is less than half of that in another, and lower by more than 2.8 standard deviations;
-    if the exposures by themselves hardly show it; if only one of several exposures covers it; if
-    one pixel has more of its light than the PSF allows; or if it is within three FWHM of a
-    brighter candidate.
-    """
-    image = record.images[truncate]
-    snr = snr_map(image, sky.star, sky.fwhm_px)
-    peaks = find_candidates(image, sky.star, sky.fwhm_px, snr=snr)
-    places = [(c.x, c.y) for c in peaks]
-    views = [v for e in science_exposures(record) if (v := _exposure_view(e, sky, truncate))]
-    wcs = cast(OutputWcs, record.wcs)
-    area = wcs.pixel_area_sr
-    skies = [tuple(map(float, wcs.pixel_to_sky(*p))) for p in places]
-    candidates = Candidates()
-    for k, c in enumerate(peaks):
-        ra, dec = skies[k]
-        xi, eta = (float(v) for v in tangent_plane(ra, dec, *sky.radec))
-        entry = SkyCandidate(
-            c,
-            3600 * math.hypot(xi, eta),
-            math.degrees(math.atan2(xi, eta)) % 360,
-            ra,
-            dec,
-            c.flux * area * 1e12,
-        )
-        others = [p for p in places if p is not places[k]]
-        for other, picture in record.images.items():
-            entry.by_truncation[other] = aperture_snr(
-                picture, (c.x, c.y), sky.star, fwhm_px=sky.fwhm_px, others=others
-            )[1]
-        _measure_exposures(entry, views, [s for s in skies if s is not skies[k]])
-        entry.caveat = _caveat(entry, candidates, sky)
-        candidates.append(entry)
-    candidates.sort(key=lambda c: bool(c.caveat))
-    return significance(*snr), candidates
-
-
-class KnownSource(NamedTuple):
-    """A source whose true position is known, as measured in a combined image."""
-
-    x: float  # pixels counted from 0
-    y: float
-    snr: float
-    significance: float  # Gaussian sigmas
-    offset_px: float  # from the true position
-    offset_arcsec: float
-
-
-def find_known(
-    record: Record, known: Sequence[tuple[float, float]], star: tuple[float, float] | None = None
-) -> list[KnownSource]:
-    """Measure sources with known ra, dec (degrees) in the combined image of most KL vectors.
-
-    A source within one FWHM of a candidate of `search` is that candidate, so that there is one
-    number for it; others are looked for at the known place. `star` is as for `locate_star`; empty
-    without a combined image.
-    """
-    sky = locate_star(record, star)
-    if sky is None or not record.images:
-        return []
-    truncate = max(record.images)
-    candidates = [c.candidate for c in search(record, sky, truncate)[1]]
-    found = []
-    for ra, dec in known:
-        x, y = map(float, cast(OutputWcs, record.wcs).sky_to_pixel(ra, dec))
-
-        def distance(c: Candidate, x: float = x, y: float = y) -> float:
-            return math.dist((c.x, c.y), (x, y))
-
-        near = [c for c in candidates if distance(c) <= sky.fwhm_px]
-        others = [(c.x, c.y) for c in candidates if c not in near]
-        seen: Candidate | Detection = (
-            min(near, key=distance)
-            if near
-            else detect(
-                record.images[truncate], (x, y), sky.star, fwhm_px=sky.fwhm_px, others=others
-            )
-        )
-        offset = math.dist((seen.x, seen.y), (x, y))
-        found.append(
-            KnownSource(
-                *(seen.x, seen.y, seen.snr, seen.significance),
-                *(offset, offset * sky.arcsec_per_px),
-            )
-        )
-    return found
-
-
-def _exposure_view(exposure: ExposureRecord, sky: Sky, truncate: int):
-    """Return exposure, image, star and FWHM in pixels; None without WCS or image."""
-    place = star_in_exposure(exposure, sky.radec if sky.given else None)
-    image = exposure.after.get(truncate)
-    if place is None or image is None:
-        return None
-    return exposure, image, place, sky.fwhm_px * sky.arcsec_per_px / place[2]
-
-
-def _measure_exposures(entry: SkyCandidate, views: list, others: list) -> None:
-    """Measure a candidate in every exposure; apertures near other candidates are left out."""
-    for exposure, image, (x, y, scale), fwhm_px in views:
-        at, *rest = (
-            pair(exposure.wcs.sky_to_pixel(*sky)) for sky in ((entry.ra, entry.dec), *others)
-        )
-        flux, snr = (
-            aperture_snr(image, at, (x, y), fwhm_px=fwhm_px, others=rest)[:2]
-            if all(map(math.isfinite, at))
-            else (math.nan, math.nan)
-        )
-        entry.by_exposure[exposure.root] = snr
-        if math.isfinite(snr) and snr:
-            entry.fluxes.append((flux * scale**2, abs(flux / snr) * scale**2))
-
-
-def _caveat(entry: SkyCandidate, brighter: list[SkyCandidate], sky: Sky) -> str:
-    c, fluxes, fields = entry.candidate, entry.fluxes, len(entry.by_exposure)
-    if fields and not fluxes:
-        return "at the edge of every exposure"
-    if len(fluxes) == 1 < fields:
-        return "covered by one exposure only"
-    if fluxes:
-        most, noise = max(fluxes)
-        present = sum(f >= most / 2 or most - f <= APART * math.hypot(noise, n) for f, n in fluxes)
-        if present < len(fluxes):
-            return f"in {present} of {len(fluxes)} exposures only"
-        alone = [max(f / n, 0) for f, n in fluxes]
-        if max(alone) < 3 and math.hypot(*alone) < c.snr / 2:
-            return "not significant in any single exposure"
-    if c.narrow:
-        return "narrower than the PSF"
-    near = any(
-        other.candidate.flux > c.flux
-        and math.dist((other.candidate.x, other.candidate.y), (c.x, c.y)) < LOBE * sky.fwhm_px
-        for other in brighter
-    )
-    return "close to a brighter source, may be its PSF" if near else ""
 
 
 def profile(

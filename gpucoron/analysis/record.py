@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpucoron.analysis.forward import ForwardModel
     from gpucoron.core.stack import IntegrationStack, PlaneSource
     from gpucoron.core.star import CombinedStar
+    from gpucoron.core.star_flux import StarFlux
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure, ExposureMeta
     from gpucoron.io.wcs import InputWcs, OutputWcs
@@ -69,8 +70,10 @@ class Record(ArrayFields):
     errors: dict[int, Any] = field(default_factory=dict)
     wcs: OutputWcs | None = None  # of the images
     star: CombinedStar | None = None  # in them
-    star_flux: Any = None  # of the science star, with `jy` and `error`; None where not known
+    star_flux: StarFlux | None = None  # of the science star; None where it is not known
     forward: ForwardModel | None = None  # of a point source, where the run has it
+    #: What `gpucoron.analysis.photometry.search` has found, by truncation and star.
+    searched: dict[Any, Any] = field(default_factory=dict)
     asn_path: Path | None = None  # None where the association was not a file
 
     @classmethod

@@ -69,8 +69,8 @@ def _simulate(options: argparse.Namespace, directory: Path):
 
 
 def planet_lines(result: Result, simulation: Simulation) -> Iterator[str]:
-    """Yield the table of injected planets: recovered position and SNR, as the report has them."""
-    from gpucoron.analysis.measure import find_known
+    """Yield the table of injected planets, as found and true; the report has the same numbers."""
+    from gpucoron.analysis.photometry import find_known
 
     record = result.product.record
     known = [(planet.ra, planet.dec) for planet in simulation.planets]
@@ -79,28 +79,30 @@ def planet_lines(result: Result, simulation: Simulation) -> Iterator[str]:
         return
     yield ""
     yield "injected planets in the combined image:"
-    header = ("planet", "separation", "PA", "contrast", "x", "y", "offset", "SNR", "sigma")
-    rows = []
+    header = ("planet", "", "separation, arcsec", "PA, deg", "flux, uJy", "SNR", "sigma")
+    rows: list[tuple] = []
     for number, (truth, seen) in enumerate(zip(simulation.planets, found, strict=True), 1):
-        rows.append(
-            (
-                number,
-                f'{truth.separation:.2f}"',
-                f"{truth.angle:.0f} deg",
-                f"{truth.contrast:.1e}",
-                f"{seen.x:.2f}",
-                f"{seen.y:.2f}",
-                f"{1000 * seen.offset_arcsec:.0f} mas",
-                f"{seen.snr:.1f}",
-                f"{seen.significance:.1f}",
-            )
+        flux = (
+            f"{1e6 * seen.flux_jy:.3g} +- {1e6 * seen.flux_jy_err:.1g}"
+            if record is not None and record.forward is not None
+            else "no model"
         )
-    table = format_table(rows, header, right=tuple(range(1, 9)))
+        rows += [
+            (
+                *(number, "found", f"{seen.separation:.3f} +- {seen.separation_err:.3f}"),
+                *(f"{seen.angle:.2f} +- {seen.angle_err:.2f}", flux),
+                *(f"{seen.candidate.snr:.1f}", f"{seen.candidate.significance:.1f}"),
+            ),
+            (
+                *("", "true", f"{truth.separation:.3f}         "),
+                *(f"{truth.angle:.2f}        ", f"{1e6 * truth.flux_jy:.3g}     ", "", ""),
+            ),
+        ]
+    table = format_table(rows, header, right=tuple(range(2, 7)))
     yield from (f"  {line}" for line in table)
-    yield "x, y: where it is found, pixels of the i2d counted from 0. Offset: from its true"
-    yield "position by the WCS. SNR: aperture photometry over the noise at the same"
-    yield "separation; sigma: the same as a significance, which accounts for the small"
-    yield "number of apertures (Mawet et al. 2014). The report has the same numbers."
+    yield "SNR: flux over its scatter at that separation; sigma: the same as a"
+    yield "significance, which accounts for how few independent places there are (Mawet et"
+    yield "al. 2014)."
 
 
 def what_to_open(result: Result) -> Iterator[str]:

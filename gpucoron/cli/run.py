@@ -51,6 +51,7 @@ def run_options(
         memory=options.memory,
         contrast=getattr(options, "contrast", False),
         report=report,
+        forward_model=report is not None,  # by which it measures candidates
         protected=tuple(filter(None, (*options.params, options.log_file, options.log_json))),
     )
 

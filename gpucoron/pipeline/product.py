@@ -74,6 +74,7 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
         # resample: all science exposures on one grid, an image for each number of KL modes
         layout = lay_out(product, [next(iter(images.values())) for images in subtracted])
         product.record.star = product.result.star
+        product.record.star_flux = product.result.star_flux
         if layout is not None:
             for truncate in subtracted[0]:
                 combine(product, layout, [images[truncate] for images in subtracted], truncate)

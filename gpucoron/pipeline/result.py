@@ -14,11 +14,11 @@ from gpucoron.errors import GpucoronError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    from astropy.table import QTable
     from matplotlib.figure import Figure
 
     from gpucoron.analysis.contrast import Contrast
     from gpucoron.analysis.forward import ForwardModel
-    from gpucoron.analysis.measure import Candidates
     from gpucoron.analysis.record import Record
     from gpucoron.backend.device import Device
     from gpucoron.core.parameters import Parameters
@@ -274,7 +274,7 @@ class Result(ArrayFields):
 
         return contrast_of(self.product, self.parameters, **options)
 
-    def candidates(self, star: tuple[float, float] | None = None) -> Candidates:
+    def candidates(self, star: tuple[float, float] | None = None) -> QTable:
         """Find point sources in the first product's combined image, as the report does.
 
         Parameters
@@ -284,15 +284,19 @@ class Result(ArrayFields):
 
         Returns
         -------
-        Candidates
-            A list of SkyCandidate, which a notebook shows as a table: ``separation`` and ``angle``
-            on the sky, ``candidate.significance``, and a ``caveat`` if it is doubtful; empty
-            without a combined image.
+        astropy.table.QTable
+            A row for each candidate, those without doubt first: `separation`, `pa`, `dra`, `ddec`,
+            `ra`, `dec`, `flux`, `contrast` and others with units, their errors in columns
+            ``..._err``, `snr`, `significance` (Gaussian sigmas), and a `caveat` if it is doubtful
+            (`gpucoron.analysis.photometry.Candidates.table`). No rows without a combined image.
+            ``table.write("candidates.ecsv")`` saves it.
         """
-        from gpucoron.analysis import measure
+        from gpucoron.analysis import measure, photometry
 
         record = self.product.record
         sky = measure.locate_star(record, star) if record is not None and record.images else None
         if record is None or sky is None:
-            return measure.Candidates()
-        return measure.search(record, sky, max(record.images))[1]
+            return photometry.Candidates().table()
+        return photometry.search(record, sky, max(record.images))[1].table(
+            photometry.described(record, sky, max(record.images))
+        )

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gpucoron.analysis import measure
+from gpucoron.analysis import measure, photometry
 from gpucoron.analysis.record import Record
 from gpucoron.report import images, plots
 
@@ -42,7 +42,7 @@ def plot(product: Any, star: tuple[float, float] | None = None) -> Figure:
         images.draw_image(panels[0], image, images.asinh_norm(image), frame, unit=record.unit)
         if sky:
             images.draw_compass(panels[0], sky.north, sky.east)
-            candidates = measure.search(record, sky, truncate)[1]
+            candidates = photometry.search(record, sky, truncate)[1]
             images.draw_candidates(panels[0], candidates, frame, sky)
     if curves:
         plots.draw_residuals(panels[1], curves, record.unit)

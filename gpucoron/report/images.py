@@ -17,7 +17,8 @@ from matplotlib.patches import Circle
 from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 
-from gpucoron.analysis.measure import Sky, SkyCandidate, science_exposures
+from gpucoron.analysis.measure import Sky, science_exposures
+from gpucoron.analysis.photometry import SkyCandidate
 from gpucoron.analysis.record import Record
 from gpucoron.report.canvas import label_directions
 
@@ -188,7 +189,7 @@ def draw_compass(axes: Axes, north=(0.0, 1.0), east=(-1.0, 0.0)) -> None:
 def draw_candidates(axes: Axes, candidates: Sequence[SkyCandidate], frame: Frame, sky: Sky) -> None:
     """Draw numbered circles around the candidates without caveat, three FWHM across or more."""
     radius = max(1.5 * sky.fwhm_px * (frame.scale or 1), 0.012 * np.ptp(axes.get_xlim()))
-    good = [(k, c.candidate) for k, c in enumerate(candidates[:LISTED], 1) if not c.caveat]
+    good = [(k, c.candidate) for k, c in enumerate(candidates[:LISTED], 1) if not c.doubtful]
     points = frame(np.reshape([(c.x, c.y) for _, c in good], (-1, 2)))
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     visible: Any = ((points > (left, bottom)) & (points < (right, top))).all(axis=1)

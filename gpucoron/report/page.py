@@ -12,8 +12,8 @@ import numpy as np
 from markupsafe import Markup
 
 from gpucoron import __version__
-from gpucoron.analysis import measure
-from gpucoron.analysis.measure import SkyCandidate
+from gpucoron.analysis import measure, photometry
+from gpucoron.analysis.photometry import SkyCandidate
 from gpucoron.analysis.record import Record
 from gpucoron.report import sections
 from gpucoron.steps.reference_ranking import LIKELY_SOURCE
@@ -129,7 +129,7 @@ def _product(result: Any, product: Any, prefix: str, star, folder) -> dict[str, 
     candidates: list[SkyCandidate] = []
     snr, cut_outs = None, []
     if sky is not None and record.images:
-        significance, candidates = measure.search(record, sky, max(record.images))
+        significance, candidates = photometry.search(record, sky, max(record.images))
         snr = sections.significance_map(record, sky, significance, candidates)
         cut_outs = sections.cut_outs(record, sky, candidates)
     table = sections.candidate_table(record, candidates)

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.colors import Normalize
 
 from gpucoron.analysis import measure
-from gpucoron.analysis.measure import Sky, SkyCandidate, science_exposures
+from gpucoron.analysis.measure import Sky, science_exposures
+from gpucoron.analysis.photometry import SkyCandidate
 from gpucoron.analysis.record import ExposureRecord, Record
 from gpucoron.core.star import CombinedStar
 from gpucoron.report import images, plots
@@ -25,6 +26,14 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def with_error(value: float, error: float) -> str:
+    """Write a number with its error, to two digits of the error."""
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:.3g}".replace("-", "−")
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{number(value, digits)} ± {number(error, digits)}"
 
 
 def labels(record: Record) -> dict[str, str]:
@@ -132,24 +141,28 @@ def candidate_table(record: Record, candidates: list[SkyCandidate]) -> dict[str,
     """Make header, rows and classes of the table of candidates."""
     roots = [e.root for e in science_exposures(record)]
     several = list(record.images) if len(record.images) > 1 else []
+    contrasts = any(math.isfinite(s.contrast) for s in candidates)
     header = [
-        *("", "separation", "PA", "significance", "SNR"),
+        *("", "separation", "PA", "flux, µJy"),
+        *(["contrast"] if contrasts else []),
+        *("significance", "SNR"),
         *(f"S{k}" for k in range(1, len(roots) + 1)),
-        *("caveat", "flux, µJy", "apertures"),
+        *("caveat", "peak, MJy/sr"),
         *(f"{t} KL" for t in several),
         *("x", "y", "RA", "Dec"),
     ]
     rows = [
         [
             k,
-            f"{s.separation:.3f}″",
-            f"{number(s.angle, 1)}°",
+            f"{s.separation:.3f}″ ± {s.separation_err:.3f}",
+            f"{with_error(s.angle, s.angle_err)}°",
+            with_error(1e6 * s.flux_jy, 1e6 * s.flux_jy_err),
+            *([f"{s.contrast:.2e} ± {s.contrast_err:.0e}"] if contrasts else []),
             number(s.candidate.significance, 1),
             number(s.candidate.snr, 1),
             *(number(s.by_exposure.get(root), 1) for root in roots),
             s.caveat,
-            f"{s.flux_ujy:.3g}",
-            s.candidate.n_apertures,
+            f"{s.candidate.peak:.3g}",
             *(number(s.by_truncation.get(t), 1) for t in several),
             number(s.candidate.x),
             number(s.candidate.y),
@@ -159,7 +172,7 @@ def candidate_table(record: Record, candidates: list[SkyCandidate]) -> dict[str,
         for k, s in enumerate(candidates[:LISTED], 1)
     ]
     numbers = [k for k, name in enumerate(header) if k and name != "caveat"]
-    classes = ["doubtful" if s.caveat else "" for s in candidates[:LISTED]]
+    classes = ["doubtful" if s.doubtful else "" for s in candidates[:LISTED]]
     return {"header": header, "rows": rows, "right": numbers, "classes": classes}
 
 

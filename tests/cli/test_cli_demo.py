@@ -10,7 +10,7 @@ import pytest
 
 import gpucoron
 from gpucoron.analysis.detection import psf_fwhm
-from gpucoron.analysis.measure import find_known
+from gpucoron.analysis.photometry import find_known
 from gpucoron.analysis.record import ExposureRecord, Record
 from gpucoron.cli import demo as cli_demo
 from gpucoron.cli import main as cli
@@ -36,7 +36,14 @@ def record_of(planets, noise=0.1, seed=3):
         ra, dec = STAR[0] + dx / math.cos(math.radians(STAR[1])), STAR[1] + dy
         x, y = wcs.sky_to_pixel(ra, dec)
         image += peak * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))
-        facts = {"separation": separation, "angle": angle, "contrast": 1e-5, "ra": ra, "dec": dec}
+        facts = {
+            "separation": separation,
+            "angle": angle,
+            "contrast": 1e-5,
+            "flux_jy": 1e-5,
+            "ra": ra,
+            "dec": dec,
+        }
         truth.append(types.SimpleNamespace(**facts))
     science = ExposureRecord("a", "a.fits", "science", (2, 9, 9), ExposureMeta(filter="F444W"))
     return Record(exposures={"a": science}, images={5: image.astype("f4")}, wcs=wcs), truth
@@ -48,13 +55,19 @@ def test_planets_are_found_where_they_are_with_the_numbers_of_the_report(seed):
     record, truth = record_of(planets, seed=seed)
     result = Result((gpucoron.ProductResult("a", record=record),), (), {}, (), None, None)
     found = find_known(record, [(p.ra, p.dec) for p in truth], STAR)
-    reported = {(c.candidate.x, c.candidate.y): c.candidate.snr for c in result.candidates(STAR)}
-    for seen in found[:3]:
-        assert seen.offset_px < 0.05 and seen.offset_arcsec < 0.05 * SCALE
-        assert seen.snr == reported[seen.x, seen.y] > 20
-    assert (found[3].x, found[3].y) not in reported  # which is too faint to be a candidate
+    table = result.candidates(STAR)
+    reported = {(c["x"].value, c["y"].value): c["snr"] for c in table}
+    for seen, planet in zip(found[:3], truth, strict=False):
+        (east, north), turn = seen.offset, math.radians(planet.angle)
+        true = planet.separation * math.sin(turn), planet.separation * math.cos(turn)
+        assert math.dist((east, north), true) < 0.05 * SCALE
+        assert seen.candidate.snr == reported[seen.candidate.x, seen.candidate.y] > 20
+        assert "no forward model" in seen.caveat and not seen.doubtful
+    last = found[3].candidate  # which is too faint to be one of the report's
+    assert (last.x, last.y) not in reported
     lines = list(cli_demo.planet_lines(result, types.SimpleNamespace(planets=truth, star=STAR)))
-    assert sum(bool(re.search(r"^  +\d .* [0-4] mas +[\d.]+ +[\d.]+$", x)) for x in lines) >= 3
+    assert sum("no model" in line for line in lines) == 4  # no flux that is off by ten
+    assert sum(bool(re.search(r"^ +true +\d\.\d{3}", line)) for line in lines) == 4
     assert max(map(len, lines)) <= 80
 
 
@@ -77,7 +90,7 @@ def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     files = [line for line in out.splitlines() if line.startswith("/") and line.endswith(".fits")]
     assert len(files) == 5 + 1 + 2 + 1 and files[-1].endswith("_i2d.fits")
-    assert "injected planets in" in out and out.count(" mas ") == 3
+    assert "injected planets in" in out and out.count(" found ") == 3 == out.count(" true ")
     *_, report, image = out.splitlines()
     assert report.startswith("Open the report") and Path(report.split(": ")[1]).is_file()
     assert image.endswith(files[-1])
@@ -86,7 +99,7 @@ def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
     rows = [
         re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr.*?</tr>", page, re.S)
     ]
-    listed = {row[4] for row in rows if len(row) > 8 and row[1].endswith("″")}
-    planets = re.findall(r" mas +([\d.]+)", out)
-    assert len(planets) == 3 and len(listed & set(planets)) >= 2, (planets, listed)
+    listed = {row[5] for row in rows if len(row) > 8 and "″" in row[1]}
+    planets = re.findall(r" found .* ([\d.]+) +[\d.]+\n", out)
+    assert len(planets) == 3 and listed & set(planets), (planets, listed)
     assert re.search(r"  total +\d+\.\d\d", err)

@@ -64,12 +64,14 @@ def test_combined_image(result, drawn):
             np.testing.assert_allclose(place, way, atol=1e-9)
         candidates = result.candidates()
         circles = [p for p in axes.patches if hasattr(p, "radius")]
-        good = {str(k): c for k, c in enumerate(candidates, 1) if not c.caveat}
+        good = {str(k): c for k, c in enumerate(candidates, 1) if not c["caveat"]}
         assert good and good.keys() == texts(axes).keys() - {"N", "E"}
         for circle, c in zip(circles, good.values(), strict=True):
-            assert np.hypot(*circle.center) == pytest.approx(c.separation, rel=1e-3)
+            assert np.hypot(*circle.center) == pytest.approx(c["separation"].value, rel=1e-3)
             east, north = (np.dot(circle.center, way) for way in (sky.east, sky.north))
-            assert np.degrees(np.arctan2(east, north)) % 360 == pytest.approx(c.angle, abs=0.2)
+            assert np.degrees(np.arctan2(east, north)) % 360 == pytest.approx(
+                c["pa"].value, abs=0.2
+            )
 
 
 def test_the_middle_is_cut_out(result, drawn):

@@ -1,0 +1,155 @@
+"""False alarms, and how true positions and fluxes of the candidates are.
+
+    python bench/bench_detection.py [--seeds 10] [--instruments nircam,miri-4qpm,miri-lyot]
+        [--parts alarms,planets] [--out FILE]
+
+alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma and without caveat
+outside the inner working angle, per set. planets: sets with six planets: how many are candidates;
+mean error of flux and position, and pulls (error over stated error; 1 is right).
+"""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+from common import arguments, finish, limit_threads
+
+INNER = {"nircam": 0.63, "miri-4qpm": 0.36, "miri-lyot": 2.16}  # arcsec
+SIZE = {
+    "nircam": {"shape": (128, 128), "n_integrations": 3, "n_reference_integrations": 2},
+    "miri-4qpm": {"shape": (128, 128), "n_integrations": 3, "n_reference_integrations": 2},
+    "miri-lyot": {"n_integrations": 3, "n_reference_integrations": 2},
+}
+#: Separation (arcsec), contrast: faint and bright ones.
+PLANETS = {
+    "nircam": ((0.7, 1e-4), (1.0, 4e-5), (1.4, 3e-5), (1.8, 2e-5), (2.3, 1e-5), (2.9, 8e-6)),
+    "miri-4qpm": ((1.2, 6e-4), (1.6, 5e-4), (2.1, 3e-4), (2.7, 2e-4), (3.4, 2e-4), (4.2, 2e-4)),
+    "miri-lyot": ((3.2, 8e-4), (3.9, 6e-4), (4.6, 4e-4), (5.4, 3e-4), (6.2, 3e-4), (7.2, 2e-4)),
+}
+TURN = 137.5  # degrees from one planet to the next
+
+
+def reduce_set(folder, instrument, seed, planets, truncate):
+    import gpucoron
+    from gpucoron.simulate import simulate
+
+    size = SIZE[instrument]
+    made = simulate(folder, instrument, seed, disk=False, planets=planets, **size)
+    result = gpucoron.run(
+        made.asn, psfmask=made.psfmask, klip_truncate=truncate, device="cpu", forward_model=True
+    )
+    return made, result
+
+
+def alarms(instrument, seeds):
+    """Candidates without caveat in sets without sources: of each K, and of each seed."""
+    from gpucoron.analysis import measure, photometry
+
+    counts = {"5": [], "all": []}
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            _, result = reduce_set(Path(folder), instrument, seed, [], (5, 99))
+        record = result.product.record
+        sky = measure.locate_star(record)
+        for name, truncate in zip(counts, sorted(record.images), strict=True):
+            found = photometry.search(record, sky, truncate)[1]
+            outside = [c for c in found if c.separation > INNER[instrument]]
+            counts[name].append(sum(not c.doubtful for c in outside))
+            for c in outside:
+                print(
+                    f"{instrument} seed {seed} K {truncate}: {c.separation:.2f} arcsec, "
+                    f"{c.candidate.significance:.1f} sigma, {c.caveat or 'no caveat'}",
+                    flush=True,
+                )
+        print(instrument, "seed", seed, {k: v[-1] for k, v in counts.items()}, flush=True)
+    return counts
+
+
+def planets(instrument, seeds):
+    """Rows of separation, found or not, errors and pulls, for every planet of every set."""
+    import numpy as np
+
+    from gpucoron.analysis import photometry
+
+    rows = []
+    for seed in seeds:
+        made_of = [
+            (separation, (40.0 * seed + TURN * k) % 360, contrast)
+            for k, (separation, contrast) in enumerate(PLANETS[instrument])
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            made, result = reduce_set(Path(folder), instrument, seed, made_of, (5,))
+        record = result.product.record
+        known = [(p.ra, p.dec) for p in made.planets]
+        seen = photometry.find_known(record, known)
+        for truth, c in zip(made.planets, seen, strict=True):
+            turn = np.deg2rad(truth.angle)
+            true = truth.separation * np.array([np.sin(turn), np.cos(turn)])
+            error = np.array(c.offset) - true
+            row = {
+                "separation": truth.separation,
+                "found": bool(c.candidate.significance >= 5 and not c.doubtful),
+                "caveat": c.caveat,
+                "snr": c.candidate.snr,
+                "flux": c.flux_jy / truth.flux_jy - 1,
+                "flux_pull": (c.flux_jy - truth.flux_jy) / c.flux_jy_err,
+                "error_mas": (1000 * error).tolist(),
+                "pulls": (error / c.offset_err).tolist(),
+            }
+            rows.append(row)
+            print(
+                f"{instrument} seed {seed} {truth.separation:.1f} arcsec: SNR {row['snr']:.1f}, "
+                f"flux {row['flux']:+.3f} ({row['flux_pull']:+.2f}), "
+                f"{error[0] * 1000:+.1f} {error[1] * 1000:+.1f} mas "
+                f"({row['pulls'][0]:+.2f} {row['pulls'][1]:+.2f}) {c.caveat}",
+                flush=True,
+            )
+    return rows
+
+
+def summary(rows):
+    import numpy as np
+
+    flux, pulls = (np.array([r[name] for r in rows]) for name in ("flux", "flux_pull"))
+    error, place = (np.array([r[name] for r in rows]) for name in ("error_mas", "pulls"))
+    weight = 1 / np.maximum(np.abs([1 / r["snr"] for r in rows]), 0.01) ** 2
+    return {
+        "planets": len(rows),
+        "found": sum(r["found"] for r in rows),
+        "flux_bias": float(np.average(flux, weights=weight)),
+        "flux_median": float(np.median(flux)),
+        "flux_pull_rms": float(np.sqrt(np.mean(pulls**2))),
+        "position_bias_mas": error.mean(axis=0).tolist(),
+        "position_pull_rms": float(np.sqrt(np.mean(place**2))),
+    }
+
+
+def main():
+    parser = arguments(__doc__)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--instruments", default=",".join(INNER))
+    parser.add_argument("--parts", default="alarms,planets")
+    options = parser.parse_args()
+    limit_threads(options.threads)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    seeds = range(options.first, options.first + options.seeds)
+    results = {}
+    for instrument in options.instruments.split(","):
+        found = results[instrument] = {}
+        if "alarms" in options.parts:
+            counts = alarms(instrument, seeds)
+            found["alarms_per_set"] = {k: sum(v) / len(v) for k, v in counts.items()}
+        if "planets" in options.parts:
+            rows = planets(instrument, seeds)
+            found["planets"] = summary(rows)
+            for separation, _ in PLANETS[instrument]:
+                near = [r for r in rows if r["separation"] == separation]
+                found[f"planets at {separation} arcsec"] = summary(near)
+    finish({"seeds": list(seeds), "results": results}, options.out)
+
+
+if __name__ == "__main__":
+    main()

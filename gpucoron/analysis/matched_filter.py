@@ -1,0 +1,258 @@
+"""Detect point sources with a matched filter: flux and signal-to-noise maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from gpucoron.analysis.detection import significance
+from gpucoron.errors import InputError
+
+__all__ = ["FilteredImage", "MatchedFilter", "PatchModel", "patch_half", "standardise"]
+
+COVERED = 0.6  # of the model's energy must fall on pixels with data
+RING = 0.6  # FWHM: half the width of the annulus in which the noise is measured
+APART = 1.5  # FWHM; noise closer than this to a source is not used
+SPACING = (
+    (8.0, 1),
+    (16.0, 2),
+    (32.0, 4),
+    (np.inf, 8),
+)  # px: up to this far from the star, between models
+
+
+def patch_half(fwhm_px: float) -> int:
+    """Return how far, px, the patches of the filter and of fits reach: 1.5 FWHM and a pixel."""
+    return int(np.ceil(1.5 * fwhm_px)) + 1
+
+
+class PatchModel(Protocol):
+    """Images of a point source in the combined image, as KLIP and the combination leave them."""
+
+    def patches(self, places: np.ndarray, half: int) -> np.ndarray:
+        """Return the image of a source of flux 1 at each place.
+
+        Parameters
+        ----------
+        places : (m, 2) float64
+            x, y in pixels of the combined image counted from 0.
+        half : int
+            The patch reaches this many pixels from the pixel nearest to the place.
+
+        Returns
+        -------
+        (m, 2 half + 1, 2 half + 1) float64, MJy/sr
+        """
+
+    def rough(self) -> PatchModel:
+        """Return a faster model with errors of some percent, for maps."""
+
+
+@dataclass(frozen=True, eq=False)
+class FilteredImage:
+    """Maps of what a point source at every pixel would have; (ny, nx) float64."""
+
+    flux: np.ndarray  # best-fitting, in the unit of the model; NaN where it cannot be measured
+    flux_err: np.ndarray  # from the scatter in the annulus, small samples included
+    snr: np.ndarray  # their ratio
+    significance: np.ndarray  # Gaussian sigmas of the same false-alarm probability
+    n: np.ndarray  # independent places that the scatter is measured at
+    formal: np.ndarray  # flux over the error that follows from those of the pixels
+
+
+class MatchedFilter:
+    """Filter images with the image that a point source at each pixel leaves in them.
+
+    Parameters
+    ----------
+    model : PatchModel
+    shape : (ny, nx)
+        Of the images.
+    star : (x, y), px from 0
+    fwhm_px : float
+        Of the PSF.
+
+    Raises
+    ------
+    InputError
+        `fwhm_px` is not above 0.
+
+    Notes
+    -----
+    The flux of a source with the image M in pixels of data d and weights w = 1 / err^2 is
+    ``sum w d M / sum w M^2`` (least squares). Models are computed on a grid that is finer close
+    to the star; a pixel uses the one of the nearest place. How far that flux scatters is measured
+    in an annulus about the star, see `standardise`: the errors of pixels set the weights, not the
+    noise.
+
+    References
+    ----------
+    .. [1] Ruffio et al. 2017, ApJ 842, 14 (a matched filter with KLIP's forward model).
+    .. [2] Mawet et al. 2014, ApJ 792, 97.
+    """
+
+    def __init__(
+        self,
+        model: PatchModel,
+        shape: tuple[int, int],
+        star: tuple[float, float],
+        fwhm_px: float,
+    ):
+        if not fwhm_px > 0:
+            raise InputError(f"fwhm_px is {fwhm_px}, expected a number of pixels above 0")
+        self.star, self.fwhm_px, self.half = star, fwhm_px, patch_half(fwhm_px)
+        self._nearest, places = _nearest_places(shape, star)
+        patches = model.patches(places, self.half)
+        self._models = patches.reshape(len(patches), -1)
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        weight: np.ndarray,
+        sources: Sequence[tuple[float, float]] = (),
+    ) -> FilteredImage:
+        """Measure the flux of a point source at every pixel, and how significant it is.
+
+        Parameters
+        ----------
+        image : (ny, nx) floating, MJy/sr
+            NaN where there are no data.
+        weight : (ny, nx) floating
+            Inverse variances of the pixels; 0 for those that do not count.
+        sources : sequence of (x, y), px from 0
+            Known sources; noise is not measured near them.
+
+        Raises
+        ------
+        InputError
+            Images of another shape.
+        """
+        if np.shape(image) != self._nearest.shape or np.shape(weight) != self._nearest.shape:
+            raise InputError(
+                f"image has shape {np.shape(image)}, weight {np.shape(weight)}; "
+                f"expected {self._nearest.shape}"
+            )
+        good = np.isfinite(image) & (weight > 0)
+        weight = np.where(good, weight, 0.0)
+        product, norm = self._sums(weight * np.where(good, image, 0.0), weight, good)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            expected = 1.0 / np.sqrt(norm)
+            ratio = product * expected
+        snr, mean, scatter, n = standardise(ratio, self.star, self.fwhm_px, sources)
+        return FilteredImage(
+            flux=(ratio - mean) * expected,
+            flux_err=scatter * expected,
+            snr=snr,
+            significance=significance(snr, n),
+            n=n,
+            formal=ratio,
+        )
+
+    def _sums(self, weighted, weight, good):
+        """Return sum w d M and sum w M^2 at every pixel; NaN where too little is covered."""
+        side, shape = 2 * self.half + 1, weight.shape
+        windows = [
+            np.lib.stride_tricks.sliding_window_view(np.pad(plane, self.half), (side, side))
+            for plane in (weighted, weight, good.astype(np.float64))
+        ]
+        product, norm, covered = (np.full(shape, np.nan) for _ in range(3))
+        order = np.argsort(self._nearest, axis=None, kind="stable")
+        stops = np.searchsorted(self._nearest.ravel()[order], np.arange(len(self._models) + 1))
+        for model, start, stop in zip(self._models, stops, stops[1:], strict=False):
+            rows, columns = np.unravel_index(order[start:stop], shape)
+            patches = [w[rows, columns].reshape(stop - start, -1) for w in windows]
+            square = model**2
+            product[rows, columns] = patches[0] @ model
+            norm[rows, columns] = patches[1] @ square
+            covered[rows, columns] = patches[2] @ square / max(square.sum(), 1e-300)
+        measured = good & (covered >= COVERED) & (norm > 0)
+        return np.where(measured, product, np.nan), np.where(measured, norm, np.nan)
+
+
+def _nearest_places(shape, star):
+    """Return which of some places is nearest to each pixel (ny, nx), and the places (m, 2)."""
+    rows, columns = np.indices(shape)
+    radius = np.hypot(columns - star[0], rows - star[1])
+    step = np.select([radius < limit for limit, _ in SPACING], [s for _, s in SPACING])
+    # the middle of the step's square, which is a pixel
+    places = [(axis // step) * step + step // 2 for axis in (rows, columns)]
+    places = [np.minimum(p, n - 1) for p, n in zip(places, shape, strict=True)]
+    unique, nearest = np.unique(np.ravel_multi_index(places, shape), return_inverse=True)
+    y, x = np.unravel_index(unique, shape)
+    return nearest.reshape(shape), np.stack([x, y], axis=1).astype(np.float64)
+
+
+def standardise(
+    values: np.ndarray,
+    star: tuple[float, float],
+    fwhm_px: float,
+    sources: Sequence[tuple[float, float]] = (),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Compare every pixel with others as far from the star: SNR with small-sample statistics.
+
+    Parameters
+    ----------
+    values : (ny, nx) floating
+        A map that is smooth on the scale of the PSF, with the same expected scatter everywhere.
+    star, sources : (x, y), list of (x, y), px from 0
+    fwhm_px : float
+
+    Returns
+    -------
+    snr : (ny, nx) float64
+        ``(value - mean) / scatter``; Student's t with n - 1 degrees of freedom in pure noise.
+    mean, scatter : (ny, nx) float64
+        Mean, and standard deviation times ``sqrt(1 + 1/n)``, of the other pixels.
+    n : (ny, nx) float64
+        Independent places among them: their area in units of an annulus one FWHM long.
+
+    Notes
+    -----
+    The others are those in an annulus 1.2 FWHM wide, further than 1.5 FWHM from the pixel (along
+    the annulus) and from all sources. NaN where they are fewer than two independent places.
+
+    References
+    ----------
+    Mawet et al. 2014, ApJ 792, 97, equation 9.
+    """
+    rows, columns = np.indices(values.shape)
+    x, y = columns - star[0], rows - star[1]
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    noise = np.isfinite(values)
+    for source in sources:
+        noise &= np.hypot(columns - source[0], rows - source[1]) >= APART * fwhm_px
+    wanted = np.isfinite(values)
+    mean, scatter, n = (np.full(values.shape, np.nan) for _ in range(3))
+    for ring in np.unique(np.rint(radius[wanted]).astype(int)):
+        near = noise & (np.abs(radius - ring) <= RING * fwhm_px)
+        at = wanted & (np.rint(radius) == ring)
+        reach = APART * fwhm_px / max(ring, 1)
+        if not near.any() or reach >= np.pi / 2:
+            continue
+        sums = _sums_of_others(angle[near], values[near], angle[at], reach)
+        count, total, squares = sums
+        places = count / (2 * RING * fwhm_px**2)
+        enough = np.where(places >= 2, count, np.nan)
+        middle = total / enough
+        variance = np.maximum(squares / enough - middle**2, 0) * places / np.maximum(places - 1, 1)
+        mean[at], n[at] = middle + np.mean(values[near]), places
+        scatter[at] = np.sqrt(variance * (1 + 1 / np.maximum(places, 1)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = np.where(scatter > 0, (values - mean) / scatter, np.nan)
+    return snr, mean, scatter, n
+
+
+def _sums_of_others(angles, values, at, reach):
+    """Return number, sum and sum of squares, about the mean, of values further than `reach`."""
+    order = np.argsort(angles)
+    angles, values = angles[order], values[order] - values.mean()
+    turns = np.concatenate([angles - 2 * np.pi, angles, angles + 2 * np.pi])
+    first, last = (np.searchsorted(turns, at + sign * reach) for sign in (-1, 1))
+    sums = []
+    for power in (np.ones_like(values), values, values**2):
+        running = np.concatenate([[0.0], np.cumsum(np.tile(power, 3))])
+        sums.append(power.sum() - (running[last] - running[first]))
+    return sums
