@@ -2,12 +2,13 @@
 
     python bench/bench_star.py [--quick] [--seeds 8] [--first-seed 0] [--only NAME] [--out FILE]
 
-All coronagraphs of NIRCam and MIRI. Simulated sets with noise, cosmic rays and bad pixels: the mean of each dithered reference exposure,
-with its position known to 0.02 px (as from the header) or 0.002 px (as from registration). Rms of
-the error along x and y in mas, rms pull, and processor seconds, over the seeds. "wrong" is a
-model whose pupil is turned by 0.5 degrees, whose mask is 1 % too large and whose stop is 2 % too
-narrow. "one image" is one reference alone; "science alone" is the mean of a science exposure, and
-"science" the same with wavefront and mask from the dithered references, as in a run.
+All coronagraphs of NIRCam and MIRI. Simulated sets with noise, cosmic rays and bad pixels: the
+mean of each dithered reference exposure, with its position known to 0.02 px (as from the header) or
+0.002 px (as from registration). Rms of the error along x and y in mas, rms pull, and processor
+seconds, over the seeds. "wrong" is a model whose pupil is turned by 0.5 degrees, whose mask is 1 %
+too large and whose stop is 2 % too narrow. "one image" is one reference alone; "science alone" is
+the mean of a science exposure, and "science" the same with wavefront and mask from the dithered
+references, as in a run.
 """
 
 import shutil
@@ -42,11 +43,9 @@ SIZES = {
 }
 WRONG = {"rotation_deg": 0.5, "radius_scale": 1.01, "stop_scale": 0.98}
 CASES = {
-    "30 nm": {"wavefront_nm": 30.0},
     "30 nm, 0.5 px": {"wavefront_nm": 30.0, "acquisition_px": 0.5},
-    "default": {},
-    "default, 0 px": {"acquisition_px": 0.0},
     "default, 0.5 px": {"acquisition_px": 0.5},
+    "default, 0 px": {"acquisition_px": 0.0},
 }
 
 
@@ -170,7 +169,7 @@ def main():
     count, cases = options.seeds, CASES
     if options.quick:
         sets, count = {name: sets[name] for name in QUICK}, 2
-        cases = dict(list(CASES.items())[::2][:2])
+        cases = dict(list(CASES.items())[:2])
     wanted = tuple(options.only or ("",))
     seeds, results = range(options.first_seed, options.first_seed + count), {}
     with tempfile.TemporaryDirectory() as folder:

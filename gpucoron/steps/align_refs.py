@@ -151,7 +151,7 @@ class Alignment:
         if self._like_jwst:
             options = {"search": 0.0, "background": False}
         self._registration = Registration(images, mask, usable=usable, **options)
-        self._registration.propagate(images, errors, groups, guide, error)
+        self._noise = self._registration.propagate(images, errors, groups, guide, error)
 
     def _to_fit(self, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return images that science integrations are fitted to, with what is known of them.
@@ -188,10 +188,11 @@ class Alignment:
         def fit_pairs(integrations: np.ndarray) -> np.ndarray:
             return plan.fit_many(self.science[self._xp.asarray(integrations)])
 
-        noise = np.full((n, 2), np.nan), plan.reference_errors[:m, :2]
-        known = np.isfinite(plan.frame_errors[:m, 0])
+        of_references, of_frame = self._noise.errors_and_correlations()
+        noise = np.full((n, 3), np.nan), of_references[:m]
+        known = np.isfinite(of_frame[:m, 0])
         if known.any():
-            noise[0][:] = np.median(plan.frame_errors[:m][known, :2], axis=0)
+            noise[0][:] = np.median(of_frame[:m][known], axis=0)
         return joint_positions(
             fit_pairs,
             (self._usable, plan.usable[:m]),
