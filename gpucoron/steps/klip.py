@@ -11,6 +11,7 @@ from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.eigen import KLBasis, klip_many
 from gpucoron.ops.fourier_shift import fourier_shift
+from gpucoron.ops.missing_pixels import rolled
 from gpucoron.steps.psf_noise import ReferenceErrors, with_errors
 
 __all__ = ["basis", "klip"]
@@ -185,10 +186,7 @@ class _Moved:
         targets *= finite
         moved = fourier_shift(targets, -offsets)
         if missing is not None:
-            whole = np.rint(-offsets).astype(int)
-            missing = xp.stack(
-                [xp.roll(m, s, axis=(0, 1)) for m, s in zip(missing, whole.tolist(), strict=True)]
-            )
+            missing = rolled(missing, np.rint(-offsets).astype(int))
         residuals = []
         for left in self._shared.subtract(moved, truncations, coefficients, missing):
             residual = targets - fourier_shift(moved - left, offsets)
