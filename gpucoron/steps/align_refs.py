@@ -20,6 +20,7 @@ from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registrati
 from gpucoron.steps.bad_pixels import FLUX_ESTIMATED, BadPixelFiller, ReferenceLibrary
 from gpucoron.steps.field import area_in_references, empty_area, field_weight, registration_mask
 from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
+from gpucoron.steps.lone_hits import LEFT, without_hits
 from gpucoron.steps.positions import (
     JointPositions,
     Pointing,
@@ -152,6 +153,9 @@ class Alignment:
             options = {"search": 0.0, "background": False}
         self._registration = Registration(images, mask, usable=usable, **options)
         self._noise = self._registration.propagate(images, errors, groups, guide, error)
+        self._fitted, self._unsure = self.science, np.zeros((self.shape[0], 2))
+        if self._usable.sum() == 1 and not self._like_jwst:
+            self._take_out_hits(first, mask)
 
     def _to_fit(self, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return images that science integrations are fitted to, with what is known of them.
@@ -173,6 +177,24 @@ class Alignment:
             np.append(references.groups, np.full(len(more), group)),
         )
 
+    def _take_out_hits(self, first: int, mask: np.ndarray) -> None:
+        """Fit the only image without hits that the references tell; its shifts are less sure."""
+        references = self._references.images
+        before = self._registration.fit(self.science[first])[: self.shape[0]]
+        unhit = without_hits(
+            to_host(self.science[first]).astype(np.float64),
+            to_host(self.science_error),
+            mask,
+            lambda rows: to_host(references[self._xp.asarray(rows)]).astype(np.float64),
+            before,
+        )
+        if unhit.n_pixels:
+            self._fitted = self.science.copy()
+            self._fitted[first] = self._xp.asarray(unhit.image)
+            after = self._registration.fit(self._fitted[first])[: self.shape[0]]
+            moved = np.stack([after[k] - before[k] for k in ("y", "x")], axis=1)
+            self._unsure = LEFT * np.abs(np.nan_to_num(moved))
+
     @property
     def integrations(self) -> list[int]:
         """The science integrations (from 0) that are aligned to: all, or the first usable one."""
@@ -186,10 +208,14 @@ class Alignment:
         plan, m, n = self._registration, self.shape[0], len(self.science)
 
         def fit_pairs(integrations: np.ndarray) -> np.ndarray:
-            return plan.fit_many(self.science[self._xp.asarray(integrations)])
+            return plan.fit_many(self._fitted[self._xp.asarray(integrations)])
 
         of_references, of_frame = self._noise.errors_and_correlations()
-        noise = np.full((n, 3), np.nan), of_references[:m]
+        own = of_references[:m, :2]
+        less_sure = np.hypot(own, self._unsure)
+        shares = np.where(less_sure > 0, own / np.where(less_sure > 0, less_sure, 1.0), 1.0)
+        correlation = of_references[:m, 2:] * shares.prod(axis=1, keepdims=True)
+        noise = np.full((n, 3), np.nan), np.hstack([less_sure, correlation])
         known = np.isfinite(of_frame[:m, 0])
         if known.any():
             noise[0][:] = np.median(of_frame[:m][known], axis=0)
@@ -261,13 +287,15 @@ class Alignment:
         elif on_gpu(self.science) and integration in self.integrations:
             fits = self._all_fits[integration]
         else:
-            fits = self._registration.fit(self.science[integration])
+            fits = self._registration.fit(self._fitted[integration])
+            for name, more in zip(("y_err", "x_err"), self._unsure.T, strict=True):
+                fits[name] = np.hypot(fits[name], more)
         return self._table(integration, fits)
 
     @functools.cached_property
     def _all_fits(self) -> dict[int, np.ndarray]:
         fitted = self.integrations
-        fits = self._registration.fit_many(self.science[fitted[0] : fitted[-1] + 1])
+        fits = self._registration.fit_many(self._fitted[fitted[0] : fitted[-1] + 1])
         return dict(zip(fitted, fits, strict=True))
 
     def unshifted(self, integration: int) -> np.ndarray:
