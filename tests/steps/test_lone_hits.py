@@ -33,7 +33,7 @@ def test_hits_move_no_fit_of_an_only_image(align, seed, device):
         Alignment(device.put(stack([image])), device.put(references), np.ones(SHAPE), align=align)
         for image in (own, hit, hit)
     )
-    with_hit = taken._registration.fit(device.array(stack([hit]).data[0]))
+    with_hit = taken._fits._registration.fit(device.array(stack([hit]).data[0]))
     fits, clean = found.fit(0), plain.fit(0)
     away, moved = (
         np.stack([f[k][:5] - places[:, i] for i, k in enumerate("yx")]) for f in (fits, with_hit)
@@ -49,7 +49,7 @@ def test_images_without_hits_stay_as_they_are(device):
     rng = np.random.default_rng(3)
     science, references = stack(observed(rng, [(0, 0)])), stack(observed(rng, [(0.4, -0.3)] * 3))
     plan = Alignment(device.put(science), device.put(references), np.ones(SHAPE))
-    expected = plan._registration.fit(plan.science[0])[:3]
+    expected = plan._fits._registration.fit(plan.science[0])[:3]
     fits = plan.fit(0)
     for name in "xy":
         assert fits[name] == pytest.approx(expected[name], abs=1e-12)
