@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
-from gpucoron.pipeline.stars import describe_star
+from gpucoron.pipeline.expected_star import describe_star
 from gpucoron.steps.positions import SPANNING
 
 if TYPE_CHECKING:

@@ -233,7 +233,7 @@ def subtract_psf(
 
 def _shares(product: ProductContext, exposure, science, library) -> list[DeviceWork]:
     """Plan the alignment of a science exposure on every device."""
-    from gpucoron.pipeline.stars import pointing
+    from gpucoron.pipeline.expected_star import pointing
     from gpucoron.pipeline.subtraction import DeviceWork
     from gpucoron.steps.align_refs import Alignment
 
