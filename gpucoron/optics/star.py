@@ -35,6 +35,7 @@ MASK_FLOOR_MAS = {"round": 3.0, "bar": 3.0, "4qpm": 0.4, "spot": 9.0}  # of the 
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
 SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
 SYMMETRY_RADIUS = 10.0  # lambda / D
+BAR_ALONE = 0.3  # error of one image behind a bar (a twin solution may fit as well), lambda / D
 UNDITHERED = 2.0  # by which errors grow where the wavefront is seen from one place alone
 COARSE_STOP = np.inf, 0.5
 FINE_STOP = 0.01, 0.9
@@ -391,13 +392,19 @@ def _model_error(fit, search, sigma, kind, resolution, scale):
     floor = _floor(FLOOR_MAS, kind, scale)
     if fit.misfit > MISFIT_LIMIT or not fit.converged:
         floor = np.full(2, MISFIT_ERROR * resolution)
+    if kind == "bar" and _undithered(fit, search):
+        floor = np.hypot(floor, BAR_ALONE * resolution)
     return np.hypot(_growth(fit, search) * sigma[:2], floor)
+
+
+def _undithered(fit, search):
+    """Return whether nothing but one place of the star tells its wavefront."""
+    return search.coarse and (fit.own_masks or len(fit.steps) == 1)
 
 
 def _growth(fit, search):
     """Return the factor from the fit's own errors of the star to those that are quoted."""
-    undithered = search.coarse and (fit.own_masks or len(fit.steps) == 1)
-    return (UNDITHERED if undithered else 1.0) * ABSORBED
+    return (UNDITHERED if _undithered(fit, search) else 1.0) * ABSORBED
 
 
 def _floor(floors, kind, scale):
