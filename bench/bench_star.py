@@ -6,9 +6,9 @@ All coronagraphs of NIRCam and MIRI. Simulated sets with noise, cosmic rays and 
 mean of each dithered reference exposure after outlier_detection, with its position known to 0.02 px
 (as from the header) or 0.002 px (as from registration). Rms of the error along x and y in mas, rms
 pull, and processor seconds, over the seeds. "wrong" is a model whose pupil is turned by 0.5
-degrees, whose mask is 1 % too large and whose stop is 2 % too narrow. "one image" is one reference alone; "science alone" is
-the mean of a science exposure, and "science" the same with wavefront and mask from the dithered
-references, as in a run.
+degrees, whose mask is 1 % too large and whose stop is 2 % too narrow. "one image" is one reference
+alone; "science alone" is the mean of a science exposure, and "science" the same with wavefront and
+mask from the dithered references, as in a run.
 """
 
 import shutil
