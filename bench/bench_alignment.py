@@ -1,13 +1,17 @@
 """How far defects and noise move the fitted shifts, and how honest their uncertainties are.
 
     python bench/bench_alignment.py [--instrument nircam ...] [--seed 3] [--canonical] [--out FILE]
+    python bench/bench_alignment.py --pulls --seed 101 --seeds 6 [--instrument "nircam F210M 210R"]
 
 Simulated exposures with cosmic rays and bad pixels, the core included; "patch" adds 3x3 pixels on
 the steepest slope of the core that are bad in every integration of every exposure, "single" is one
-integration an exposure. The truth of a fit is the same fit on the same scene without noise and
-defects (behind a coronagraph the pointing is not).
+integration an exposure. With --pulls other masks and filters, too, smaller, one science exposure,
+pooled over seeds; "noise" has no defects, and "not measured" counts fits that are said not to be.
+The truth of a fit is the same fit on the same scene without noise and defects (behind a
+coronagraph the pointing is not).
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -28,6 +32,18 @@ CANONICAL = {
     "n_reference_integrations": 4,
 }
 SINGLE = {**SIZES, "n_integrations": 1, "n_reference_integrations": 1}
+SMALL = {**SIZES, "shape": (144, 144), "n_science": 1}
+KINDS = {
+    "nircam F444W 335R": ("nircam", {}),
+    "nircam F210M 210R": ("nircam", {"filter": "F210M", "mask": "210R"}),
+    "nircam F410M LWB": ("nircam", {"filter": "F410M", "mask": "LWB"}),
+    "miri-4qpm F1140C": ("miri-4qpm", {}),
+    "miri-4qpm F1550C": ("miri-4qpm", {"filter": "F1550C"}),
+    "miri-lyot F2300C": ("miri-lyot", {}),
+    "nircam F444W 335R faint": ("nircam", {"star_flux_jy": 0.05}),
+    "miri-4qpm F1140C faint": ("miri-4qpm", {"star_flux_jy": 0.05}),
+    "miri-lyot F2300C faint": ("miri-lyot", {"star_flux_jy": 0.1}),
+}
 
 
 def load(simulation):
@@ -140,16 +156,69 @@ def measure(instrument, seed, folder, sizes):
     return results
 
 
+def pulls(kind, seeds, folder, single):
+    """Pooled errors of joint fits of one kind of sets, with defects and with noise alone."""
+    import numpy as np
+
+    from gpucoron.simulate import simulate
+    from gpucoron.steps import outlier_detection, stack_refs
+
+    (instrument, options), zero = KINDS[kind], KINDS[kind][0].startswith("miri")
+    sizes = SMALL | ({k: SINGLE[k] for k in SINGLE if "integrations" in k} if single else {})
+    rows = {"defects": [], "noise": []}
+    for seed in seeds:
+        made = simulate(
+            folder / f"{kind} {single} {seed}",
+            instrument,
+            seed,
+            truth_scenes=True,
+            **sizes,
+            **options,
+        )
+        science, references, mask = load(made)
+        scene = np.concatenate([c for _, c in references])
+        raw = stack_refs([e.stack for e, _ in references])
+        (exposure, own), rng = science[0], np.random.default_rng(seed)
+        stacked = stack_refs([outlier_detection(e.stack).stack for e, _ in references])
+        truth = fits(clean(exposure.stack, own), clean(raw, scene), mask, "joint", zero)
+        for key, pair in {
+            "defects": (outlier_detection(exposure.stack).stack, stacked),
+            "noise": (with_noise(exposure.stack, own, rng), with_noise(raw, scene, rng)),
+        }.items():
+            rows[key].append((fits(*pair, mask, "joint", zero), truth))
+    return {key: pooled(found) for key, found in rows.items()}
+
+
+def pooled(pairs):
+    """Errors and pulls of all fits that are good, and how many are not measured."""
+    import numpy as np
+
+    found, truth = (np.concatenate(tables) for tables in zip(*pairs, strict=True))
+    good = (found["status"] == 0) & (truth["status"] == 0)
+    counts = {"fits": int(good.sum()), "not measured": int((found["status"] != 0).sum())}
+    return counts | (errors(found[good], truth[good]) if good.any() else {})
+
+
 def main():
     """Run it."""
     parser = arguments(__doc__)
     parser.add_argument("--instrument", action="append", default=[])
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--canonical", action="store_true", help="the canonical NIRCam set instead")
+    parser.add_argument("--pulls", action="store_true", help="pooled over seeds, more masks")
+    parser.add_argument("--seeds", type=int, default=6, help="how many, with --pulls")
     options = parser.parse_args()
     limit_threads(options.threads)
     instruments = options.instrument or ["nircam", "miri-4qpm", "miri-lyot"]
     with tempfile.TemporaryDirectory() as folder:
+        if options.pulls:
+            seeds, results = range(options.seed, options.seed + options.seeds), {}
+            for kind in options.instrument or KINDS:
+                for label, single in (("several integrations", False), ("single", True)):
+                    results[f"{kind}, {label}"] = pulls(kind, seeds, Path(folder), single)
+                    print(kind, label, results[f"{kind}, {label}"], file=sys.stderr, flush=True)
+            finish({"seeds": list(seeds), **SMALL, "joint": results}, options.out)
+            return
         if options.canonical:
             results = measure("nircam", options.seed, Path(folder), CANONICAL)
             finish({"seed": options.seed, **CANONICAL, "errors_px": results}, options.out)

@@ -1,15 +1,18 @@
 """How well the star behind the coronagraph is found, and how honest its errors are.
 
-    python bench/bench_star.py [--quick] [--seeds 8] [--out FILE]
+    python bench/bench_star.py [--quick] [--seeds 8] [--first-seed 0] [--only NAME] [--out FILE]
 
-Simulated sets with noise, cosmic rays and bad pixels: the mean of each dithered reference exposure,
-with its position known to 0.02 px (as from the header) or 0.002 px (as from registration). Rms of
-the error along x and y in mas, rms pull, and processor seconds, over the seeds. "wrong" is a
-model whose pupil is turned by 0.5 degrees, whose mask is 1 % too large and whose stop is 2 % too
-narrow. "one image" is one reference alone; "science alone" is the mean of a science exposure, and
-"science" the same with wavefront and mask from the dithered references, as in a run.
+All coronagraphs of NIRCam and MIRI. Simulated sets with noise, cosmic rays and bad pixels: the
+mean of each dithered reference exposure after outlier_detection, with its position known to 0.02 px
+(as from the header) or 0.002 px (as from registration). Rms of the error along x and y in mas, rms
+pull, and processor seconds, over the seeds. "wrong" is a model whose pupil is turned by 0.5
+degrees, whose mask is 1 % too large and whose stop is 2 % too narrow. "one image" is one reference
+alone; "science alone" is the mean of a science exposure, and "science" the same with wavefront and
+mask from the dithered references, as in a run.
 """
 
+import shutil
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -17,13 +20,19 @@ from pathlib import Path
 from common import arguments, finish, limit_threads
 
 SETS = [
-    ("nircam", "F444W"),
-    ("nircam", "F410M"),
-    ("miri-4qpm", "F1065C"),
-    ("miri-4qpm", "F1140C"),
-    ("miri-4qpm", "F1550C"),
-    ("miri-lyot", "F2300C"),
+    ("nircam", "F444W", "335R"),
+    ("nircam", "F410M", "335R"),
+    ("nircam", "F210M", "210R"),
+    ("nircam", "F444W", "430R"),
+    ("nircam", "F460M", "430R"),
+    ("nircam", "F210M", "SWB"),
+    ("nircam", "F410M", "LWB"),
+    ("miri-4qpm", "F1065C", None),
+    ("miri-4qpm", "F1140C", None),
+    ("miri-4qpm", "F1550C", None),
+    ("miri-lyot", "F2300C", None),
 ]
+QUICK = ("nircam F444W 335R", "miri-4qpm F1140C", "miri-lyot F2300C")
 SIZES = {
     "shape": (128, 128),
     "n_science": 1,
@@ -35,11 +44,9 @@ SIZES = {
 }
 WRONG = {"rotation_deg": 0.5, "radius_scale": 1.01, "stop_scale": 0.98}
 CASES = {
-    "30 nm": {"wavefront_nm": 30.0},
     "30 nm, 0.5 px": {"wavefront_nm": 30.0, "acquisition_px": 0.5},
-    "default": {},
-    "default, 0 px": {"acquisition_px": 0.0},
     "default, 0.5 px": {"acquisition_px": 0.5},
+    "default, 0 px": {"acquisition_px": 0.0},
 }
 
 
@@ -50,12 +57,13 @@ def load(simulation, kind="psf"):
     import numpy as np
 
     from gpucoron.io import read_exposure
+    from gpucoron.steps import outlier_detection
 
     truth = json.loads(simulation.truth_json.read_text())
     known = {entry["file"]: entry["star_xy_px"] for entry in truth["exposures"]}
     images, errors, places = [], [], []
     for path in getattr(simulation, kind):
-        stack = read_exposure(path, kind).stack
+        stack = outlier_detection(read_exposure(path, kind).stack).stack
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             bad = stack.dq & 1 != 0
@@ -67,20 +75,20 @@ def load(simulation, kind="psf"):
     return np.array(images), np.array(errors), np.array(places)
 
 
-def measure(name, bandpass, case, seeds, folder):
+def measure(name, bandpass, mask, case, seeds, folder):
     """Errors and pulls of one kind of set."""
     import time
 
     import numpy as np
 
-    from gpucoron.optics.instruments import INSTRUMENTS, load_aperture
+    from gpucoron.optics.instruments import choose_optics, load_aperture
     from gpucoron.optics.star import fit_star
     from gpucoron.simulate import simulate
     from gpucoron.simulate.geometry import Window
 
-    instrument = INSTRUMENTS[name]
-    aperture = load_aperture(instrument.filters[bandpass].aperture)
-    mask = Window.centred(aperture, SIZES["shape"]).centre
+    instrument, optics = choose_optics(name, bandpass, mask)
+    aperture = load_aperture(optics.aperture)
+    centre = Window.centred(aperture, SIZES["shape"]).centre
     mas = 1000 * np.array(aperture.scale)
     variants = {
         "all": {},
@@ -89,10 +97,10 @@ def measure(name, bandpass, case, seeds, folder):
         "one image": {},
     }
     rows = {key: [] for key in variants}
-    optics = instrument, instrument.filters[bandpass], mask
-    for seed in range(seeds):
+    optics = instrument, optics, centre
+    for seed in seeds:
         made = simulate(
-            folder / f"{seed}", name, filter=bandpass, seed=seed, overwrite=True, **SIZES, **case
+            folder / f"{seed}", name, filter=bandpass, mask=mask, seed=seed, **SIZES, **case
         )
         images, errors, places = load(made)
         origin = places.mean(axis=0)
@@ -114,6 +122,7 @@ def measure(name, bandpass, case, seeds, folder):
             if key == "header":
                 known = fit.known
         images, errors, (place,) = load(made, "science")
+        shutil.rmtree(made.directory)
         for key, keywords in {"science alone": {}, "science": {"known": known}}.items():
             start = time.process_time()
             fit = fit_star(images, errors, np.zeros((1, 2)), *optics, **keywords)
@@ -122,12 +131,12 @@ def measure(name, bandpass, case, seeds, folder):
 
 
 def compared(fit, place, mas, used):
-    """Error and pull of a fit, error of the symmetry's position, seconds."""
+    """Error and pull of a fit, error of the symmetry's position, seconds, method."""
     import numpy as np
 
     miss = (np.array(fit.position) - place) * mas
     symmetry = (np.array(fit.symmetry) - place) * mas
-    return miss, miss / (np.array(fit.error) * mas), symmetry, used
+    return miss, miss / (np.array(fit.error) * mas), symmetry, used, fit.method
 
 
 def summary(rows):
@@ -140,6 +149,7 @@ def summary(rows):
         return [round(float(v), 3) for v in np.sqrt(np.mean(values**2, axis=0))]
 
     return {
+        "method": [r[4] for r in rows],
         "rms_mas": rms(miss),
         "pull": rms(pull),
         "symmetry_mas": rms(symmetry),
@@ -152,18 +162,27 @@ def main():
     """Run it."""
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--only", action="append", help="kinds of sets whose name begins with this")
     parser.add_argument("--quick", action="store_true", help="three kinds of sets, two seeds")
     options = parser.parse_args()
     limit_threads(1)
-    sets, seeds = ([SETS[0], SETS[3], SETS[5]], 2) if options.quick else (SETS, options.seeds)
-    cases = dict(list(CASES.items())[::2][:2]) if options.quick else CASES
-    results = {}
+    sets = {" ".join(filter(None, one)): one for one in SETS}
+    count, cases = options.seeds, CASES
+    if options.quick:
+        sets, count = {name: sets[name] for name in QUICK}, 2
+        cases = dict(list(CASES.items())[:2])
+    wanted = tuple(options.only or ("",))
+    seeds, results = range(options.first_seed, options.first_seed + count), {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, bandpass in sets:
+        for name, one in sets.items():
+            if not name.startswith(wanted):
+                continue
             for label, case in cases.items():
-                key = f"{name} {bandpass}, {label}"
-                results[key] = measure(name, bandpass, case, seeds, Path(folder) / key)
-    finish({"seeds": seeds, **SIZES, "results": results}, options.out)
+                key = f"{name}, {label}"
+                results[key] = measure(*one, case, seeds, Path(folder) / key)
+                print(key, results[key], file=sys.stderr, flush=True)
+    finish({"seeds": list(seeds), **SIZES, "results": results}, options.out)
 
 
 if __name__ == "__main__":

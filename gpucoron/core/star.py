@@ -34,6 +34,8 @@ class StarPositions(ArrayFields):
         Centre of the coronagraph mask, where it is known.
     flux : StarFlux or None
         Flux density of the star without the mask, as given or fitted, where it is known.
+    xy_cov : (n,) float64, pixels^2
+        Covariance of x and y; 0 where nothing is known of it. Default: 0.
 
     Raises
     ------
@@ -48,9 +50,12 @@ class StarPositions(ArrayFields):
     source: str
     mask: tuple[float, float] | None = None
     flux: StarFlux | None = None
+    xy_cov: np.ndarray = None  # type: ignore[assignment]  # zeros unless it is given
 
     def __post_init__(self) -> None:
-        for name in ("x", "y", "x_err", "y_err"):
+        if self.xy_cov is None:
+            object.__setattr__(self, "xy_cov", np.zeros(np.shape(self.x)))
+        for name in ("x", "y", "x_err", "y_err", "xy_cov"):
             values = np.array(getattr(self, name), dtype=np.float64)
             if values.ndim != 1 or values.shape != np.shape(self.x):
                 raise ValueError(f"{name} has shape {values.shape}, expected (n,) as x has")
@@ -93,10 +98,16 @@ class StarPositions(ArrayFields):
         """
         return _mean(self.x_err), _mean(self.y_err)
 
+    @property
+    def mean_xy_cov(self) -> float:
+        """Mean of the covariances of x and y, pixels^2; as `mean_error` not divided by n."""
+        known = self.xy_cov[np.isfinite(self.xy_cov)]
+        return float(known.mean()) if known.size else 0.0
+
     def as_record(self) -> dict[str, Any]:
         """Return mean position and error as plain numbers, None for NaN, for a JSON file."""
-        names = ("x", "y", "x_err", "y_err")
-        means = zip(names, (*self.mean, *self.mean_error), strict=True)
+        names = ("x", "y", "x_err", "y_err", "xy_cov")
+        means = zip(names, (*self.mean, *self.mean_error, self.mean_xy_cov), strict=True)
         plain: dict[str, Any] = {name: _number(value) for name, value in means}
         return plain | {"source": self.source, "mask": None if self.mask is None else [*self.mask]}
 
@@ -139,6 +150,7 @@ class CombinedStar:
             "y": _number(y),
             "x_err": _number(self.position.mean_error[0]),
             "y_err": _number(self.position.mean_error[1]),
+            "xy_cov": self.position.mean_xy_cov,
             "source": self.position.source,
             "ra": self.radec[0],
             "dec": self.radec[1],

@@ -11,15 +11,15 @@ from gpucoron.io.fits.writing import Hdu
 __all__ = ["POSITION_UNITS", "positions_hdu"]
 
 #: Of columns that ALIGN has, too.
-POSITION_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix"}
+POSITION_UNITS = {"x": "pix", "y": "pix", "x_err": "pix", "y_err": "pix", "xy_cov": "pix**2"}
 _TEXT = (
     "A row for each science integration, then for each reference image.",
     "x, y: where the star is, relative to its mean place in the science",
-    "exposure. _err: standard deviations. brightness: relative to the science",
-    "images. chi2: reduced, of the shifts that the image has with others by",
-    "their errors. n_fits: shifts that the position is from. status: 0",
-    "measured, 2 no usable pixel, 4 not registered: from other images of the",
-    "exposure, or from the headers.",
+    "exposure. _err: standard deviations; xy_cov: covariance of x and y.",
+    "brightness: relative to the science images. chi2: reduced, of the shifts",
+    "that the image has with others by their errors. n_fits: shifts that the",
+    "position is from. status: 0 measured, 2 no usable pixel, 4 not",
+    "registered: from other images of the exposure, or from the headers.",
 )
 
 

@@ -42,6 +42,7 @@ STAR_KEYWORDS = {
     "STARCENY": "[pix] star, y from 1",
     "STARERRX": "[pix] standard deviation of STARCENX",
     "STARERRY": "[pix] standard deviation of STARCENY",
+    "STARXYCV": "[pix2] covariance of STARCENX, STARCENY",
     "STARSRC": "where the position is from",
     "MASKCENX": "[pix] coronagraph mask, x from 1",
     "MASKCENY": "[pix] coronagraph mask, y from 1",
@@ -170,7 +171,10 @@ def read_star(header: Header, positions: np.ndarray | None, n: int) -> StarPosit
     x, y = (np.full(n, value) + shift for value, shift in zip(place, away, strict=True))
     x_err, y_err = (np.where(np.isnan(x), np.nan, value) for value in error)
     mask = number_pair(header, "MASKCENX", "MASKCENY")
-    return StarPositions(x, y, x_err, y_err, source, mask, _flux(header))
+    cov, _ = number_pair(header, "STARXYCV", "STARXYCV") or (0.0, 0.0)
+    return StarPositions(
+        x, y, x_err, y_err, source, mask, flux=_flux(header), xy_cov=np.full(n, cov)
+    )
 
 
 def _flux(header: Header) -> StarFlux | None:
@@ -230,6 +234,8 @@ def _known(star: StarPositions) -> Iterator[tuple[str, Any]]:
     for name, pair in (("STARCEN", star.mean), ("STARERR", star.mean_error), ("MASKCEN", mask)):
         if all(map(math.isfinite, pair)):
             yield from zip((f"{name}X", f"{name}Y"), _rounded(pair), strict=True)
+    if all(map(math.isfinite, star.mean_error)):
+        yield "STARXYCV", float(f"{star.mean_xy_cov:.6g}")
     if all(map(math.isfinite, star.mean)):
         yield "STARSRC", star.source
     if star.flux is not None:

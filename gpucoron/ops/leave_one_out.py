@@ -27,10 +27,13 @@ def exposure_means(images, groups):
     -------
     (n_groups, ny, nx) float64
     """
-    xp = cuda.array_namespace(images)
-    means = xp.zeros((int(groups.max()) + 1, *images.shape[1:]))
-    for image, group in zip(images, groups.tolist(), strict=True):
-        means[group] += image
+    xp, n_groups = cuda.array_namespace(images), int(groups.max()) + 1
+    if on_gpu(images):
+        means = combine(np.equal.outer(np.arange(n_groups), groups).astype(np.float64), images)
+    else:
+        means = np.zeros((n_groups, *images.shape[1:]))
+        for image, group in zip(images, groups.tolist(), strict=True):
+            means[group] += image
     means /= xp.asarray(np.bincount(groups))[:, None, None]
     means -= means.mean(axis=(1, 2), keepdims=True)
     return means

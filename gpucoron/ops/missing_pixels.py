@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["solve_without"]
+from gpucoron.backend import cuda
+
+__all__ = ["rolled", "solve_without"]
 
 LEAST = 1e-6  # share of a combination of vectors in the pixels that are there, below which it is 0
 
@@ -33,3 +35,25 @@ def solve_without(amplitudes, moments, kept):
     values, vectors = np.linalg.eigh(np.eye(size) - moments[:size, :size])
     inner = vectors.T @ np.concatenate([[0.0], amplitudes[:kept]])
     return vectors @ np.where(values > LEAST, inner / np.maximum(values, LEAST), 0.0)
+
+
+def rolled(images, shifts_yx):
+    """Move images by whole pixels; edges wrap around.
+
+    Parameters
+    ----------
+    images : (n, ny, nx)
+        On the host or on a GPU, where all are moved together.
+    shifts_yx : (n, 2) int
+        On the host.
+
+    Returns
+    -------
+    (n, ny, nx), where the images are
+    """
+    xp, (n, *shape) = cuda.array_namespace(images), images.shape
+    y, x = (
+        xp.asarray((np.arange(size) - shift[:, None]) % size)
+        for size, shift in zip(shape, shifts_yx.T, strict=True)
+    )
+    return images[xp.arange(n)[:, None, None], y[:, :, None], x[:, None, :]]

@@ -36,15 +36,16 @@ def solve_positions(shifts: np.ndarray, known: np.ndarray) -> Positions:
     Returns
     -------
     Positions
-        The rows that have shifts have the mean 0. Images that no chain of pairs joins to the
-        others have the smallest positions that solve theirs.
+        The rows that have shifts have the mean 0, also those of a chain of pairs that no pair
+        joins to the others.
 
     Notes
     -----
     Least squares with the weights of Huber [1]_ of the length of what is left of a shift, all
     pairs being equal: what the noise of an image adds to its shifts goes into its position
-    whatever the weights are, and only what is left tells good pairs from bad ones. The normal
-    equations have one unknown for each image.
+    whatever the weights are, and only what is left tells good pairs from bad ones. A column is
+    where its shifts have it on average, which leaves equations with one unknown for each row: few
+    rows and many columns cost least.
 
     References
     ----------
@@ -74,11 +75,12 @@ def solve_positions(shifts: np.ndarray, known: np.ndarray) -> Positions:
 
 
 def _least_squares(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Solve for the rows' positions, then the columns', (n + m, k), of smallest length."""
-    n, m = weights.shape
-    matrix = np.zeros((n + m, n + m))
-    matrix[:n, n:], matrix[n:, :n] = -weights, -weights.T
-    np.fill_diagonal(matrix, np.concatenate([weights.sum(axis=1), weights.sum(axis=0)]))
+    """Solve for the rows' positions (mean 0 in each chain), then the columns', (n + m, k)."""
+    of_columns = np.where(weights.any(axis=0), weights.sum(axis=0), 1.0)
+    share = weights / of_columns
     weighted = weights[:, :, None] * values
-    right = np.concatenate([-weighted.sum(axis=1), weighted.sum(axis=0)])
-    return np.linalg.lstsq(matrix, right, rcond=1e-12)[0]
+    middle = weighted.sum(axis=0) / of_columns[:, None]  # of a column, where all rows are at 0
+    matrix = np.diag(weights.sum(axis=1)) - share @ weights.T
+    right = weights @ middle - weighted.sum(axis=1)
+    rows = np.linalg.lstsq(matrix, right, rcond=1e-12)[0]
+    return np.concatenate([rows, middle + share.T @ rows])

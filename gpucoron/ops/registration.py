@@ -12,26 +12,21 @@ jwst's align_refs; here its minimum is found without a Fourier transform for eve
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.backend.arrays import fft_module, in_batches, to_host
+from gpucoron.backend.arrays import in_batches, to_host
 from gpucoron.backend.device import on_gpu
-from gpucoron.backend.parallel import map_items, over_items
+from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
-from gpucoron.ops.fourier_shift import multiply_phases
 from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm
-from gpucoron.ops.registration_search import (
-    DOUBTFUL,
-    FAR_GAIN,
-    POOR,
-    largest,
-    masked_correlation,
-    probes,
-    whole_pixel_offsets,
-)
+from gpucoron.ops.registration_references import PreparedReferences, nearest_centres
+from gpucoron.ops.registration_search import FAR_GAIN, POOR, probes
+
+if TYPE_CHECKING:
+    from gpucoron.ops.registration_noise import NoiseCovariances
 
 __all__ = [
     "CONVERGED",
@@ -62,7 +57,6 @@ FIT_DTYPE = np.dtype(
     ]
 )
 
-LATTICE = 4  # px between the centres of the boxes in which the series hold
 HALF_WIDTH = 2.3  # px; half a box: they overlap by 0.6 px, so that few fits change box
 GRID = 15  # coarse points along each side of a box from which Newton's method starts
 MAX_WALK = 12  # boxes that a fit may walk through
@@ -168,25 +162,23 @@ class Registration:
         else:
             from gpucoron.ops.cpu import registration as ops  # type: ignore[no-redef]
         xp, self._ops, self._batch_size = self._xp, ops, ops.batch_size(mask.size)
-        self.search, self._background = float(search), bool(background)
+        self.search, background = float(search), bool(background)
         weight = mask * mask
-        self._mask_term = MaskTerm(ops, xp, weight, HALF_WIDTH, self._background)
-        self._dof = max(1.0, weight.sum() ** 2 / (weight**2).sum() - 3 - self._background)
-        self._weight, self._total = xp.asarray(weight), self._mask_term.total
+        self._mask_term = MaskTerm(ops, xp, weight, HALF_WIDTH, background)
+        self._dof = max(1.0, weight.sum() ** 2 / (weight**2).sum() - 3 - background)
+        self._weight = xp.asarray(weight)
         if usable is None:
             usable = xp.isfinite(references).all(axis=(1, 2))
         self.usable = to_host(usable).astype(bool)
-        self._prepare_references(references)
+        self._references = PreparedReferences(
+            self._mask_term, self._weight, references, self.usable, self.search
+        )
         points = np.linspace(-0.9, 0.9, GRID)
         polynomials = np.cos(np.outer(np.arccos(points), np.arange(self._mask_term.terms)))
         self._grid = xp.asarray(points if search > 0 else points[:0]), xp.asarray(polynomials)
-        self._errors: Any = None
-        self.reference_errors: Any = None
-        self.frame_errors: Any = None
-        self._centres = np.zeros((len(references), 2), dtype=np.int64)
-        self._moved = np.zeros((len(references), 2), dtype=np.int64)  # whole pixels (y, x), back
-        self._guide_fits: Any
-        self._guide = self._guide_fits = None
+        self._noise: NoiseCovariances | None = None
+        self._guide: Any = None
+        self._guide_fits: Any = None
         if guide is not None and self.search > 0 and bool(xp.isfinite(guide).all()):
             groups = np.arange(len(references)) if groups is None else np.asarray(groups)
             self._guide = guide
@@ -198,7 +190,8 @@ class Registration:
 
         About its weighted mean where a constant is fitted.
         """
-        return np.sqrt(np.maximum(to_host(self._power), 0.0) / self._total)
+        power = np.maximum(to_host(self._references.power), 0.0)
+        return np.sqrt(power / self._mask_term.total)
 
     @property
     def moved(self):
@@ -206,102 +199,23 @@ class Registration:
 
         They were moved back by these before they were fitted, and the mask covers them there.
         """
-        return self._moved
-
-    def _batches(self, indices):
-        return [indices[k : k + self._batch_size] for k in range(0, len(indices), self._batch_size)]
-
-    def _prepare_references(self, references):
-        """Spectra of m^2 p, the sums of m^2 p^2 and of m^2 p; 0 for one that is left out."""
-        n, (ny, nx) = len(references), self.shape
-        self._packed = self._ops.allocate(n, ny, nx // 2 + 1)
-        self._power, self._sums = self._xp.zeros(n), self._xp.zeros(n)
-        parts = [slice(k, k + self._batch_size) for k in range(0, n, self._batch_size)]
-        map_items(lambda part: self._prepare(part, references[part]), parts, self._xp)
-
-    def _prepare(self, part, references):
-        """Prepare some of the references; `part` says which."""
-        xp, usable = self._xp, self._xp.asarray(self.usable[part])[:, None, None]
-        part = part if isinstance(part, slice) else xp.asarray(part)
-        images = xp.where(usable, references, 0.0).astype(np.float64, copy=False)
-        weighted = self._weight * images
-        self._ops.put(self._packed, part, fft_module(weighted).rfft2(weighted))
-        self._power[part] = xp.sum(weighted * images, axis=(1, 2))
-        if self._background:
-            self._sums[part] = xp.sum(weighted, axis=(1, 2))
-            self._power[part] -= self._sums[part] ** 2 / self._total
+        return self._references.moved
 
     def _center_boxes(self, references, guide, groups):
-        """Center every reference's box on the guide's fit; returns the fits.
-
-        References far from the guide are moved by whole pixels first, so that the mask covers the
-        same part of the star in both.
-        """
+        """Center every reference's box on the guide's fit; returns the fits."""
         guide = self._xp.asarray(guide, dtype=np.float64)
-        frame, offsets = FrameSpectra(self._mask_term, guide[None]), np.zeros((len(groups), 2))
-        usable = np.flatnonzero(self.usable)
-        numbers = np.unique(groups[usable])
-        if usable.size:
-            members = [usable[groups[usable] == number] for number in numbers]
-            found = self._group_offsets(references, members, frame)
-            offsets[usable] = found[np.searchsorted(numbers, groups[usable])]
-        for r in self._batches(usable):
-            self._move_boxes(r, offsets[r])
+        prepared = self._references
+        prepared.find_offsets(references, groups, FrameSpectra(self._mask_term, guide[None]))
         fits = self.fit(guide)
-        for r in self._batches(np.flatnonzero(fits["status"] == CONVERGED)):
-            self._move_boxes(r, np.stack([fits["y"][r], fits["x"][r]], axis=1) - self._moved[r])
+        for r in prepared.batches(np.flatnonzero(fits["status"] == CONVERGED)):
+            shifts = np.stack([fits["y"][r], fits["x"][r]], axis=1)
+            prepared.center_boxes(r, shifts - prepared.moved[r])
         return fits
-
-    def _group_offsets(self, references, members, frame):
-        """Find the offset (y, x) of each group; move those that are far to where they are near."""
-        found = [self._group_offset(m[0], frame) for m in members]
-        far: set[tuple] = set()  # of groups that are far without doubt: others are tried there
-        for k, (offset, left) in enumerate(found):
-            if left <= DOUBTFUL**2 and np.abs(offset).max() > self.search:
-                far.add(tuple(offset.tolist()))
-                self._move_references(references, members[k], offset)
-                found[k] = self._group_offset(members[k][0], frame)
-        for k, (_, left) in enumerate(found):
-            if left > DOUBTFUL**2:
-                image = self._xp.asarray(references[members[k][0]], dtype=np.float64)
-                correlation = masked_correlation(self._weight, image[None], frame.frames[0])
-                best, best_left = (0, 0), FAR_GAIN * left
-                for offset in sorted(far | {tuple(largest(correlation)[1][0].tolist())}):
-                    self._move_references(references, members[k][:1], offset)
-                    left = self._group_offset(members[k][0], frame)[1]
-                    if left < best_left:
-                        best, best_left = offset, left
-                self._move_references(references, members[k], best)
-                found[k] = self._group_offset(members[k][0], frame)
-        return np.array([offset for offset, _ in found])
-
-    def _group_offset(self, first, frame):
-        """Whole-pixel offset (y, x) of a reference, and the share of its squares that it leaves."""
-        r = np.array([first])
-        spectra = self._ops.unpack(self._packed, self._xp.asarray(r))
-        offsets, left = self._whole_pixel_peaks(spectra, r, frame, np.zeros_like(r))
-        return offsets[0], left[0] / max(float(self._power[first]), 1e-300)
-
-    def _move_references(self, references, r, offset):
-        """Prepare references again, moved back by a whole-pixel offset (y, x)."""
-        self._moved[r] = offset
-        for some in self._batches(r):
-            images = references[self._xp.asarray(some)]
-            self._prepare(some, self._in_place(images, some))
-
-    def _in_place(self, images, r):
-        """Images of references `r`, moved back by the whole pixels by which they are far."""
-        if not self._moved[r].any():
-            return images
-        moved = zip(images, self._moved[r].tolist(), strict=True)
-        return self._xp.stack([self._xp.roll(i, (-y, -x), axis=(0, 1)) for i, (y, x) in moved])
 
     def propagate(self, references, errors, groups, frame, frame_error):
         """Take the uncertainties of the fits to come from those of the pixels.
 
-        They are propagated once for each group, for a frame like those to come. The attributes
-        `reference_errors` and `frame_errors`, (nref, 3), have what the noise of each reference
-        alone, and of the frame alone, does to y, x (px) and beta; NaN where it is not known.
+        They are propagated once for each group, for a frame like those to come.
 
         Parameters
         ----------
@@ -314,80 +228,56 @@ class Registration:
             Which of `errors` is each reference's; on the host.
         frame, frame_error : (ny, nx) floating
             A frame, finite, and the standard deviations of its pixels, as `errors`.
+
+        Returns
+        -------
+        NoiseCovariances
+            See `gpucoron.ops.registration_noise`.
         """
-        from gpucoron.ops.registration_noise import normal_equations, standard_deviations
+        from gpucoron.ops.registration_noise import NoiseCovariances, covariances_of
 
         references, errors, frame, frame_error = cuda.as_device_arrays(
             references, errors, frame, frame_error
         )
-        xp = self._xp
         fits = self._guide_fits if frame is self._guide else self.fit(frame)
-        frame = xp.asarray(frame, dtype=np.float64)
-        variance = xp.asarray(frame_error, dtype=np.float64) ** 2
         converged = fits["status"] == CONVERGED
         members = [np.flatnonzero((groups == group) & converged) for group in np.unique(groups)]
         firsts = np.array([m[0] for m in members if m.size], dtype=np.int64)
-        self._errors = np.full((len(fits), 3), np.nan)
-        self.reference_errors = np.full((len(fits), 3), np.nan)
-        self.frame_errors = np.full((len(fits), 3), np.nan)
+        covariances = np.full((len(fits), 3, 3, 3), np.nan)
 
-        def equations(some):
-            first_refs = firsts[some]
-            at = np.stack([fits[first_refs][k] for k in ("y", "x", "beta")], 1)
-            at[:, :2] -= self._moved[first_refs]
-            errors_of = xp.asarray(errors[xp.asarray(groups[first_refs])], dtype=np.float64)
-            errors_of = self._in_place(errors_of, first_refs)
-            images = xp.asarray(references[xp.asarray(first_refs)], dtype=np.float64)
-            parts = to_host(
-                normal_equations(
-                    self._in_place(images, first_refs),
-                    frame,
-                    self._weight,
-                    xp.asarray(at),
-                    errors_of**2,
-                    variance,
-                    self._background,
-                )
-            )
-            for k, (hessian, of_reference, of_frame) in zip(first_refs, parts, strict=True):
-                own = groups == groups[k]
-                self._errors[own] = standard_deviations(hessian, of_reference + of_frame)
-                self.reference_errors[own] = standard_deviations(hessian, of_reference)
-                self.frame_errors[own] = standard_deviations(hessian, of_frame)
+        def propagate(some):
+            r = firsts[some]
+            group = self._xp.asarray(groups[r])
+            parts = self._normal_equations(references, errors[group], fits, r, frame, frame_error)
+            for k, part in zip(r, parts, strict=True):
+                covariances[groups == groups[k]] = covariances_of(*part)
 
         if self._on_gpu:
-            in_batches(equations, len(firsts), self._batch_size, "align_refs")
+            in_batches(propagate, len(firsts), self._batch_size, "align_refs")
         else:
-            over_items(lambda k: equations(slice(k, k + 1)), range(len(firsts)))
+            over_items(lambda k: propagate(slice(k, k + 1)), range(len(firsts)))
+        self._noise = NoiseCovariances(*np.moveaxis(covariances, 1, 0))
+        return self._noise
 
-    def _move_boxes(self, r, offsets):
-        """Put the boxes of references at the lattice points nearest to offsets (y, x)."""
-        centres = _nearest(offsets)
-        moved = (centres != self._centres[r]).any(axis=1)
-        if moved.any():
-            r, centres = r[moved], centres[moved]
-            where = self._xp.asarray(r)
-            turned = self._phase_shifted(
-                self._ops.unpack(self._packed, where), centres - self._centres[r]
+    def _normal_equations(self, references, errors, fits, r, frame, frame_error):
+        """Return `normal_equations` of the fits of a frame to some references, on the host."""
+        from gpucoron.ops.registration_noise import normal_equations
+
+        xp, prepared = self._xp, self._references
+        at = np.stack([fits[r][k] for k in ("y", "x", "beta")], 1)
+        at[:, :2] -= prepared.moved[r]
+        images = xp.asarray(references[xp.asarray(r)], dtype=np.float64)
+        return to_host(
+            normal_equations(
+                prepared.in_place(images, r),
+                xp.asarray(frame, dtype=np.float64),
+                self._weight,
+                xp.asarray(at),
+                prepared.in_place(xp.asarray(errors, dtype=np.float64), r) ** 2,
+                xp.asarray(frame_error, dtype=np.float64) ** 2,
+                self._mask_term.background,
             )
-            self._ops.put(self._packed, where, turned)
-            self._centres[r] = centres
-
-    def _phase_shifted(self, spectra, centres):
-        """Spectra whose shift 0 is the given whole-pixel shift (y, x) of each."""
-        return multiply_phases(spectra, -centres.astype(np.float64), self.shape)
-
-    def _whole_pixel_peaks(self, spectra, r, frame_spectra, f):
-        """Find the whole-pixel shifts (y, x) of largest C^2/B, and what they leave of R."""
-        xp, frames, where = self._xp, self._xp.asarray(f), self._xp.asarray(r)
-        share = (self._sums[where] / self._total)[:, None, None]
-        product = (spectra - share * self._mask_term.spectrum) * frame_spectra.spectra[
-            frames
-        ].conj()
-        c = fft_module(product).irfft2(product, s=self.shape)
-        norm = frame_spectra.whole_pixel_norm[frames]
-        score = xp.where((c > 0) & (norm > 0), c * c / xp.where(norm > 0, norm, 1.0), -np.inf)
-        return whole_pixel_offsets(score, to_host(self._power[where]), self.search)
+        )
 
     def fit(self, frame):
         """Fit one frame to every reference.
@@ -446,10 +336,11 @@ class Registration:
             self._fit_batch(frames[part].astype(np.float64, copy=False), fits[part])
 
         in_batches(fit, len(frames), step, "align_refs")
-        if self._errors is not None:
-            known = np.isfinite(self._errors[:, 0]) & (fits["status"] != LEFT_OUT)
+        if self._noise is not None:
+            errors = self._noise.errors
+            known = np.isfinite(errors[:, 0]) & (fits["status"] != LEFT_OUT)
             for i, name in enumerate(("y_err", "x_err", "beta_err")):
-                fits[name] = np.where(known, self._errors[:, i], fits[name])
+                fits[name] = np.where(known, errors[:, i], fits[name])
         return fits
 
     def _fit_batch(self, frames, fits):
@@ -462,8 +353,9 @@ class Registration:
             frames = frames[xp.asarray(finite)]
         frame_spectra = FrameSpectra(self._mask_term, frames)
         r, f = np.repeat(todo, finite.size), np.tile(np.arange(finite.size), todo.size)
-        rows = self._solve(frame_spectra, f, r, self._centres[r], self._packed, r)
-        _store_fits(fits, finite[f], r, self._centres[r] + self._moved[r], rows)
+        prepared = self._references
+        rows = self._solve(frame_spectra, f, r, prepared.centres[r], prepared.packed, r)
+        _store_fits(fits, finite[f], r, prepared.centres[r] + prepared.moved[r], rows)
         edge = (np.abs(rows[:, :2]) > 0.95 * HALF_WIDTH).any(axis=1)
         again = np.flatnonzero((rows[:, 7] == 0) | edge)
         self._refit(frame_spectra, f[again], r[again], fits, finite)
@@ -485,10 +377,10 @@ class Registration:
     def _refit(self, frame_spectra, f, r, fits, finite):
         """Search the whole frame for pairs and fit them there; returns which became better."""
         before = fits["residual"][finite[f], r]
-        for pairs in self._batches(np.arange(len(r))):
+        for pairs in self._references.batches(np.arange(len(r))):
             own_f, own_r = f[pairs], r[pairs]
             centres, rows = self._refit_neighbours(frame_spectra, own_f, own_r)
-            _store_fits(fits, finite[own_f], own_r, centres + self._moved[own_r], rows)
+            _store_fits(fits, finite[own_f], own_r, centres + self.moved[own_r], rows)
         return fits["residual"][finite[f], r] ** 2 < FAR_GAIN * before**2
 
     def _solve(self, frame_spectra, f, r, centres, packed, which):
@@ -507,16 +399,16 @@ class Registration:
         _, first, index = np.unique(centres @ [2**20, 1], return_index=True, return_inverse=True)
         b_series, sums = frame_spectra.boxes([tuple(c) for c in centres[first].tolist()])
         index = index * len(frame_spectra) + f
-        if self._background:
-            share = self._sums[xp.asarray(r)] / self._total
+        if mask_term.background:
+            share = self._references.sums[xp.asarray(r)] / mask_term.total
             series -= share[:, None, None] * sums[xp.asarray(index)]
         return to_host(
             ops.fit_pairs(
                 series,
                 b_series,
                 index,
-                self._power[xp.asarray(r)],
-                self._total,
+                self._references.power[xp.asarray(r)],
+                mask_term.total,
                 self._dof,
                 *self._grid,
                 HALF_WIDTH,
@@ -528,33 +420,27 @@ class Registration:
 
         Returns the centres of the last boxes, and the fits there.
         """
-        origin = self._phase_shifted(
-            self._ops.unpack(self._packed, self._xp.asarray(r)), -self._centres[r]
-        )
+        prepared = self._references
+        origin = prepared.spectra_at_zero(r)
         offsets, centres = np.zeros((len(r), 2)), np.zeros((len(r), 2), dtype=np.int64)
         if self.search > 0:
-            offsets[:], _ = self._whole_pixel_peaks(origin, r, frame_spectra, f)
+            offsets[:], _ = prepared.whole_pixel_peaks(origin, r, frame_spectra, f)
         rows, active = np.empty((len(r), 9)), np.arange(len(r))
         for _ in range(MAX_WALK):
-            box_centres = centres[active] = _nearest(offsets[active])
+            box_centres = centres[active] = nearest_centres(offsets[active])
             packed = self._ops.pack(
-                self._phase_shifted(origin[self._xp.asarray(active)], box_centres)
+                prepared.phase_shifted(origin[self._xp.asarray(active)], box_centres)
             )
             fitted = rows[active] = self._solve(
                 frame_spectra, f[active], r[active], box_centres, packed, np.arange(active.size)
             )
             offsets[active] = box_centres + fitted[:, :2]
             inside = (np.abs(fitted[:, :2]) < HALF_WIDTH).all(axis=1)
-            stays = (_nearest(offsets[active]) == box_centres).all(axis=1)
+            stays = (nearest_centres(offsets[active]) == box_centres).all(axis=1)
             active = active[~(inside | stays)]
             if not active.size:
                 break
         return centres, rows
-
-
-def _nearest(offsets):
-    """The lattice points nearest to offsets (y, x)."""
-    return (LATTICE * np.rint(offsets / LATTICE)).astype(np.int64)
 
 
 def _store_fits(fits, f, r, centres, rows):

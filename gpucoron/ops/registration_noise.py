@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from gpucoron.backend import cuda
@@ -105,12 +107,40 @@ def _products(a, b):
     return xp.stack([_sums(a * b[:, k : k + 1]) for k in range(b.shape[1])], axis=2)
 
 
-def standard_deviations(hessian, spread):
-    """Standard deviations of y, x and beta, (3,); NaN where the Hessian is not positive definite.
+class NoiseCovariances(NamedTuple):
+    """What noise does to the fits of one frame to references, by (y, x, beta); NaN: not known."""
 
-    Hessian and spread (3, 3) are from `normal_equations`, on the host.
+    total: np.ndarray  # (nref, 3, 3)
+    references: np.ndarray  # (nref, 3, 3), of each reference alone
+    frame: np.ndarray  # (nref, 3, 3), of the frame alone
+
+    @property
+    def errors(self):
+        """Standard deviations of y, x and beta of each fit, (nref, 3)."""
+        return _deviations(self.total)
+
+    def errors_and_correlations(self):
+        """Standard deviations of y and x, px, and their correlation: (nref, 3) of both noises."""
+        out = []
+        for covariances in (self.references, self.frame):
+            y, x, _ = _deviations(covariances).T
+            product = np.where(y * x > 0, y * x, 1.0)
+            out.append(np.stack([y, x, covariances[:, 0, 1] / product], axis=1))
+        return out
+
+
+def _deviations(covariances):
+    return np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+
+
+def covariances_of(hessian, of_reference, of_frame):
+    """Covariances (3, 3, 3) of a fit: of both noises, of the reference's and of the frame's.
+
+    The arguments (3, 3) are from `normal_equations`, on the host. NaN where the Hessian is not
+    positive definite.
     """
     if not np.isfinite(hessian).all() or not (np.linalg.eigvalsh(hessian) > 0).all():
-        return np.full(3, np.nan)
+        return np.full((3, 3, 3), np.nan)
     inverse = np.linalg.inv(hessian)
-    return np.sqrt(np.diag(inverse @ spread @ inverse))
+    spreads = of_reference + of_frame, of_reference, of_frame
+    return np.stack([inverse @ spread @ inverse for spread in spreads])

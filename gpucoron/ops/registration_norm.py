@@ -25,7 +25,7 @@ class MaskTerm:
     """
 
     def __init__(self, ops, xp, weight, half_width, background):
-        self.ops, self.background, self.shape = ops, background, weight.shape
+        self.ops, self.xp, self.background, self.shape = ops, xp, background, weight.shape
         ny, nx = self.shape
         self.total = float(weight.sum())
         self.both_even = ny % 2 == 0 and nx % 2 == 0

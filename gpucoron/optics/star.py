@@ -35,6 +35,7 @@ MASK_FLOOR_MAS = {"round": 3.0, "bar": 3.0, "4qpm": 0.4, "spot": 9.0}  # of the 
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
 SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
 SYMMETRY_RADIUS = 10.0  # lambda / D
+BAR_ALONE = 0.3  # error of one image behind a bar (a twin solution may fit as well), lambda / D
 UNDITHERED = 2.0  # by which errors grow where the wavefront is seen from one place alone
 COARSE_STOP = np.inf, 0.5
 FINE_STOP = 0.01, 0.9
@@ -73,6 +74,7 @@ class StarFit:
 
     position: tuple[float, float]  # of the common origin of `steps`
     error: tuple[float, float]
+    xy_cov: float  # covariance of x and y, px^2
     method: str  # "model", "symmetry", or "none": no star is seen, and the error is infinite
     mask: np.ndarray  # (2,), or (n, 2) where each image has its own, of the images in `used`
     mask_error: np.ndarray  # likewise
@@ -247,13 +249,15 @@ class _Search(NamedTuple):
                 return fit
         return best
 
-    def sigma(self, fit) -> np.ndarray:
-        """Return the standard errors of star, masks, and flux and background of each image."""
-        return np.sqrt(np.diag(fit.covariance(self.cell_px)))
+    def covariance(self, fit) -> np.ndarray:
+        """Return that of star, masks, and flux and background of each image."""
+        return fit.covariance(self.cell_px)
 
     def _seen(self, fit):
         """Return whether the star's flux is beyond its error in any image."""
-        return bool(np.any(fit.flux >= DETECTED * _flux_error(fit, self.sigma(fit))))
+        return bool(
+            np.any(fit.flux >= DETECTED * _flux_error(fit, _deviations(self.covariance(fit))))
+        )
 
     def _fitted(self, start, modes=None):
         """Fit low orders (from `modes`), then all, then again without pixels that are far off."""
@@ -272,6 +276,11 @@ class _Search(NamedTuple):
         if fit.misfit < MISFIT_LIMIT and fit.clip(CLIP):
             fit.run(*FINE_STOP)
         return fit
+
+
+def _deviations(covariance):
+    """Return standard errors."""
+    return np.sqrt(np.diag(covariance))
 
 
 def _flux_error(fit, sigma):
@@ -343,16 +352,15 @@ def _symmetric_origin(images, steps, guess, resolution):
 
 
 def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px):
-    sigma = search.sigma(fit)
+    covariance = search.covariance(fit)
+    sigma = _deviations(covariance)
     flux_error = _flux_error(fit, sigma)
-    method, position, error = (
-        "model",
-        fit.star,
-        _model_error(fit, search, sigma, kind, resolution, scale),
-    )
+    method, position = "model", fit.star
+    error = _model_error(fit, search, sigma, kind, resolution, scale)
+    xy_cov = _growth(fit, search) ** 2 * covariance[0, 1]
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
     if symmetry_error[0] < error.min():
-        method, position, error = "symmetry", symmetry, symmetry_error
+        method, position, error, xy_cov = "symmetry", symmetry, symmetry_error, 0.0
     if np.all(fit.flux < DETECTED * flux_error):
         method, error = "none", np.full(2, np.inf)
     error = np.sqrt(error**2 + step_error_px**2 / len(used))
@@ -361,6 +369,7 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
     return StarFit(
         position=(float(position[0]), float(position[1])),
         error=(float(error[0]), float(error[1])),
+        xy_cov=float(xy_cov),
         method=method,
         mask=fit.masks if fit.own_masks else fit.masks[0],
         mask_error=mask_error if fit.own_masks else mask_error[0],
@@ -383,8 +392,19 @@ def _model_error(fit, search, sigma, kind, resolution, scale):
     floor = _floor(FLOOR_MAS, kind, scale)
     if fit.misfit > MISFIT_LIMIT or not fit.converged:
         floor = np.full(2, MISFIT_ERROR * resolution)
-    undithered = search.coarse and (fit.own_masks or len(fit.steps) == 1)
-    return np.hypot((UNDITHERED if undithered else 1.0) * ABSORBED * sigma[:2], floor)
+    if kind == "bar" and _undithered(fit, search):
+        floor = np.hypot(floor, BAR_ALONE * resolution)
+    return np.hypot(_growth(fit, search) * sigma[:2], floor)
+
+
+def _undithered(fit, search):
+    """Return whether nothing but one place of the star tells its wavefront."""
+    return search.coarse and (fit.own_masks or len(fit.steps) == 1)
+
+
+def _growth(fit, search):
+    """Return the factor from the fit's own errors of the star to those that are quoted."""
+    return (UNDITHERED if _undithered(fit, search) else 1.0) * ABSORBED
 
 
 def _floor(floors, kind, scale):

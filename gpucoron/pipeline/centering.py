@@ -115,7 +115,9 @@ class Centering:
         if self.radec is None:
             return None
         places = [_place(w, output, s) for w, s in zip(self.wcss, self._stars, strict=True)]
-        x, y, x_err, y_err, *mask = np.average(places, axis=0, weights=self._weights).tolist()
+        x, y, x_err, y_err, xy_cov, *mask = np.average(
+            places, axis=0, weights=self._weights
+        ).tolist()
         if not all(map(math.isfinite, (x, y, self._spread))):  # keywords that make no sense
             return None
         sources = {star.source for star in self._stars}
@@ -126,7 +128,8 @@ class Centering:
             np.array([y_err]),
             sources.pop() if len(sources) == 1 else "wcs",
             (mask[0], mask[1]) if all(map(math.isfinite, mask)) else None,
-            mean_flux([star.flux for star in self._stars], self._weights),
+            flux=mean_flux([star.flux for star in self._stars], self._weights),
+            xy_cov=np.array([xy_cov]),
         )
         away = self._from_target()
         return CombinedStar(position, self.radec, self.center, self._spread, away)
@@ -233,11 +236,15 @@ def _pixel_scale(wcs: InputWcs, place: Place) -> float | None:
 
 
 def _place(wcs: InputWcs, output: OutputWcs, star: StarPositions) -> list[float]:
-    """Return x, y, their errors, and x, y of the mask in the output image, pixels from 1."""
+    """Return x, y, their errors and covariance, and x, y of the mask in the output image.
+
+    Pixels from 1.
+    """
     (x, y), mask = star.mean, star.mask or (math.nan, math.nan)
     pixels = np.array([(x, y), (x + 1, y), (x, y + 1), mask]).T - 1
     sky = wcs.pixel_to_sky(*pixels, everywhere=True)
     here, right, above, mask_there = np.transpose(output.sky_to_pixel(*sky)) + 1
     change = np.stack([right - here, above - here], axis=1)
-    errors = np.sqrt(change**2 @ np.square(star.mean_error))
-    return [*here, *errors, *mask_there]
+    (x_err, y_err), cov = star.mean_error, star.mean_xy_cov
+    covariance = change @ np.array([[x_err**2, cov], [cov, y_err**2]]) @ change.T
+    return [*here, *np.sqrt(np.diag(covariance)), covariance[0, 1], *mask_there]

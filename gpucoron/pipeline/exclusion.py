@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gpucoron.errors import ExposureError, ParameterError
-from gpucoron.pipeline.stars import star_before_alignment
+from gpucoron.pipeline.expected_star import star_before_alignment
 
 if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters

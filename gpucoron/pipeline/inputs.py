@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.errors import ExposureError
 from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
+from gpucoron.pipeline.expected_star import check_given_star
 from gpucoron.pipeline.references import References, choose_psf_members, choose_references
 from gpucoron.pipeline.star_flux import given_star_flux
 from gpucoron.pipeline.star_model import load_star_model
-from gpucoron.pipeline.stars import check_given_star
 from gpucoron.pipeline.zones import check_zones
 
 if TYPE_CHECKING:

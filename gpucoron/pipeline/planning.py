@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gpucoron.backend.parallel import BLOCK
 from gpucoron.core.parameters import Parameters
 from gpucoron.errors import UsageError
-from gpucoron.pipeline.stars import describe_star
+from gpucoron.pipeline.expected_star import describe_star
 from gpucoron.pipeline.zones import describe_zones
 from gpucoron.steps.positions import SPANNING
 

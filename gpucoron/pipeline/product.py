@@ -327,7 +327,7 @@ def _measure_star(product: ProductContext, exposure: Exposure, share: DeviceWork
 
 def _shares(product: ProductContext, exposure, science, library) -> list[DeviceWork]:
     """Plan the alignment of a science exposure on every device."""
-    from gpucoron.pipeline.stars import pointing
+    from gpucoron.pipeline.expected_star import pointing
     from gpucoron.pipeline.subtraction import DeviceWork
     from gpucoron.steps.align_refs import Alignment
 

@@ -142,6 +142,5 @@ def _mean(stacked: IntegrationStack, planes: np.ndarray) -> ExposureMean:
     image = xp.where(count > 0, total / some, xp.nan)
     sigma = xp.sqrt(square.sum(axis=0)) / some
     n = len(planes)
-    return ExposureMean(
-        to_host(image), to_host(sigma), np.zeros((n, 2)), np.zeros((n, 2)), np.ones(n, bool)
-    )
+    still = np.zeros((n, 2)), np.zeros((n, 2)), np.zeros(n)
+    return ExposureMean(to_host(image), to_host(sigma), *still, np.ones(n, bool))

@@ -159,6 +159,7 @@ class ExposureMean(NamedTuple):
     sigma: np.ndarray  # (ny, nx) MJy/sr; 0 or NaN where not known
     offsets: np.ndarray  # (n, 2) px, x and y of integrations relative to each other
     offset_errors: np.ndarray  # (n, 2) px
+    offset_cov: np.ndarray  # (n,) px^2, covariance of x and y of the offsets
     good: np.ndarray  # (n,) bool: of which it is the mean
 
     @classmethod
@@ -170,12 +171,12 @@ class ExposureMean(NamedTuple):
         InputError
             No integration could be registered.
         """
-        offsets, errors, good = _offsets(alignment)
+        offsets, errors, cov, good = _offsets(alignment)
         if not good.any():
             raise InputError("no integration could be registered")
         image = to_host(alignment.science)[good].mean(axis=0, dtype=np.float64)
         sigma = to_host(alignment.science_error) / math.sqrt(good.sum())
-        return cls(image, sigma, offsets, errors, good)
+        return cls(image, sigma, offsets, errors, cov, good)
 
     @property
     def noise(self) -> np.ndarray:
@@ -246,16 +247,16 @@ def measure_star(
             *(exposure.path.name, 100 * fit.misfit, 100 * MISFIT_LIMIT),
         )
     place = np.array(fit.position) + mean.offsets - mean.offsets[mean.good].mean(axis=0) + 1
-    sigmas = np.hypot(fit.error, mean.offset_errors)
-    (x, y), (x_err, y_err) = place.T, sigmas.T
+    (x, y), (x_err, y_err) = place.T, np.hypot(fit.error, mean.offset_errors).T
+    xy_cov = fit.xy_cov + mean.offset_cov
     moves_with_star = star_model is not None and len(star_model.images) == 1
     kind = None if optics.instrument is None or star_model is not None else optics.instrument.kind
     flux = _fitted_flux(fit, kind, known is not None, exposure.meta.pixar_sr)
     if fit.method != "model" or moves_with_star:  # nothing is known of the mask
-        return StarPositions(x, y, x_err, y_err, fit.method)
+        return StarPositions(x, y, x_err, y_err, fit.method, xy_cov=xy_cov)
     mask = np.reshape(fit.mask, (-1, 2))[0] + 1
     centre = float(mask[0]), float(mask[1])
-    return StarPositions(x, y, x_err, y_err, fit.method, centre, flux)
+    return StarPositions(x, y, x_err, y_err, fit.method, centre, flux, xy_cov)
 
 
 def _fitted_flux(fit, kind, wavefront_known, pixel_sr) -> StarFlux | None:
@@ -277,14 +278,18 @@ def _fitted_flux(fit, kind, wavefront_known, pixel_sr) -> StarFlux | None:
     return StarFlux(flux * 1e6 * pixel_sr, error * 1e6 * pixel_sr, text)
 
 
-def _offsets(alignment: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return x, y of integrations relative to each other, their errors, and which are measured."""
+def _offsets(alignment: Alignment) -> tuple[np.ndarray, ...]:
+    """Return x, y of integrations relative to each other, their errors and covariance.
+
+    And which of them are measured.
+    """
     from gpucoron.ops.registration import CONVERGED
 
     n = len(alignment.science)
     if alignment.align != "joint":
         usable = np.array([alignment.has_pixels(i) for i in range(n)])
-        return np.where(usable[:, None], np.zeros((n, 2)), np.nan), np.zeros((n, 2)), usable
-    positions = alignment.positions
-    good = positions.status[0] == CONVERGED
-    return positions.science[:, ::-1], positions.science_errors[:, ::-1], good
+        offsets = np.where(usable[:, None], np.zeros((n, 2)), np.nan)
+        return offsets, np.zeros((n, 2)), np.zeros(n), usable
+    found = alignment.positions
+    good = found.status[0] == CONVERGED
+    return found.science[:, ::-1], found.science_errors[:, ::-1], found.xy_cov[0], good

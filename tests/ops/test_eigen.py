@@ -6,6 +6,7 @@ from gpucoron.errors import DeviceError, InputError, ParameterError
 from gpucoron.ops.cuda import cusolver as _cusolver
 from gpucoron.ops.cuda import eigen as _eigen_cuda
 from gpucoron.ops.eigen import KLBasis, klip_many, symmetric_eigen
+from gpucoron.ops.missing_pixels import rolled
 from tests.helpers import device_fixture, oracles, tolerances
 from tests.helpers.scenes import read_only, speckles
 
@@ -174,6 +175,30 @@ def test_missing_target_pixels_are_least_squares_on_the_others(device, seed, wei
             assert_allclose(plane[0], expected[t], atol=1e-9)
     with pytest.raises(InputError, match="missing has shape"):
         basis.subtract(given[0], 3, missing=given[1][:2])
+
+
+def test_missing_pixels_of_all_targets_are_listed_together(device, monkeypatch):
+    """On a GPU the calls do not grow with the targets, but for decompositions in the emulation."""
+    if not device.emulation:
+        pytest.skip("counts the calls on the emulated GPU")
+    calls, plain = [], device.emulation.work
+    monkeypatch.setattr(device.emulation, "work", lambda *a, **k: calls.append(a) or plain(*a, **k))
+    basis, counts = KLBasis(device.array(references())), []
+    for n in (2, 20):
+        targets = np.array([speckles((31, 28), (0.1 * k, 0)) for k in range(n)])
+        given = device.array(targets), device.array(targets > np.quantile(targets, 0.97))
+        calls.clear()
+        basis.subtract(given[0], 5, missing=given[1])
+        counts.append(sum("eigh" not in what for what, *_ in calls))
+    assert counts[0] == counts[1]
+
+
+def test_pixels_are_rolled_together(device):
+    rng = np.random.default_rng(0)
+    images, shifts = rng.random((4, 6, 7)) < 0.3, np.array([(0, 0), (1, -2), (-9, 3), (6, 7)])
+    found = device.get(rolled(device.array(images), shifts))
+    for image, shift, expected in zip(found, shifts.tolist(), images, strict=True):
+        assert np.array_equal(image, np.roll(expected, shift, axis=(0, 1)))
 
 
 def test_targets_without_any_pixel_that_counts_are_left_as_they_are(device):

@@ -108,6 +108,22 @@ def test_far_references_have_the_uncertainties_of_near_ones(device):
         assert far[name] == pytest.approx(near[name], rel=1e-9)
 
 
+def test_covariances_are_the_scatter_of_fits_with_noise():
+    """A star stretched along a diagonal: its errors along x and y go together."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:32, :32] - 16.0
+    star = 100 * np.exp(-((x - y) ** 2) / 2 / 2.0**2 - (x + y) ** 2 / 2 / 5.0**2)
+    errors = 0.5 + 0.02 * star
+    plan = Registration(star[None] + errors * rng.normal(size=star.shape))
+    noise = plan.propagate(star[None], errors[None], np.zeros(1, int), star, 0 * star)
+    found = plan.fit_many(star + errors * rng.normal(size=(1500, *star.shape)))
+    scatter = np.cov([found["y"][:, 0], found["x"][:, 0]])
+    alone, _ = noise.errors_and_correlations()
+    assert_allclose(alone[0, :2], np.sqrt(np.diag(scatter)), rtol=0.08)
+    assert_allclose(alone[0, 2], scatter[0, 1] / np.sqrt(scatter[0, 0] * scatter[1, 1]), atol=0.05)
+    assert abs(alone[0, 2]) > 0.4
+
+
 def test_masked_correlation_is_the_direct_sum(device):
     rng = np.random.default_rng(4)
     shape = (9, 10)

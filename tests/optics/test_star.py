@@ -101,6 +101,7 @@ def test_the_star_is_found(name, bandpass, nm, acquisition, seed, limit):
     assert (dithers.pull(fit) < 3.5).all()
     assert (np.abs(fit.mask - dithers.mask) * 1000 * dithers.scale < 30).all()
     assert np.allclose(fit.flux, dithers.flux, rtol=0.1)
+    assert 0 < abs(fit.xy_cov) < fit.error[0] * fit.error[1]
 
 
 @MODES

@@ -309,13 +309,19 @@ def test_star_mask_and_errors_in_the_combined_image(seed, pair):
     mean, mask, error = random.uniform(10, 25, 2), random.uniform(10, 25, 2), np.array([0.3, 0.05])
     wcs = wcs_of(pair[0])
     output = output_wcs([wcs], [pair[0].meta], [pair[0].shape], pixel_scale_ratio=0.7)
-    star = StarPositions(mean[:1], mean[1:], error[:1], error[1:], "model", tuple(mask))
+    covariance = np.diag(error**2) + 0.6 * error.prod() * (1 - np.eye(2))
+    star = StarPositions(
+        *(mean[:1], mean[1:], error[:1], error[1:], "model", tuple(mask)), covariance[:1, 1]
+    )
     found = Centering(pair[:1], [star], [wcs], "wcs").in_image(output)
-    places = np.vstack([mean, mask, random.normal(mean, error, (4000, 2))]) - 1
+    places = np.vstack([mean, mask, random.multivariate_normal(mean, covariance, 4000)]) - 1
     there = np.transpose(output.sky_to_pixel(*wcs.pixel_to_sky(*places.T, everywhere=True))) + 1
     assert found.position.mean == pytest.approx(there[0], abs=2e-6)
     assert found.position.mask == pytest.approx(there[1], abs=2e-6)
     assert found.position.mean_error == pytest.approx(there[2:].std(axis=0), rel=0.06)
+    scatter = np.cov(there[2:].T)
+    within = 0.06 * np.sqrt(scatter[0, 0] * scatter[1, 1])
+    assert found.position.mean_xy_cov == pytest.approx(scatter[0, 1], abs=within)
     assert (found.position.source, found.center) == ("model", "wcs")
 
 

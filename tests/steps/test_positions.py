@@ -53,7 +53,7 @@ class Pairs:
         return np.where(which, self.fits, left_out(1)[0])[np.ix_(integrations, columns)]
 
     def solve(self, groups, pointing=None):
-        noise = [np.full((len(use), 2), NOISE) for use in self.usable]
+        noise = [np.tile([NOISE, NOISE, 0.3], (len(use), 1)) for use in self.usable]
         n_others = max(0, self.usable[0].sum() - SPANNING)
         rms = np.full(len(groups) + n_others, RMS)
         return joint_positions(self, self.usable, np.asarray(groups), rms, noise, pointing)
@@ -69,6 +69,7 @@ def test_some_pairs_do():
     # of both images, and of 720 pairs
     assert np.abs(np.stack([found.fits["y"], found.fits["x"]], 2) - shifts).max() < 4.5 * NOISE * 2
     assert_allclose(found.science.mean(axis=0), 0, atol=1e-12)
+    assert_allclose(np.concatenate(found.xy_cov), 0.3 * NOISE**2)
     ratio = found.brightness[1][None] / found.brightness[0][:, None]
     assert_allclose(ratio, pairs.fits["beta"][:, :36], rtol=1e-6)
 
@@ -110,7 +111,7 @@ def test_an_image_without_good_fits_is_where_its_exposure_is():
     assert found.status[1].tolist() == [PREDICTED if j == 6 else CONVERGED for j in range(12)]
     assert np.abs(found.references[6] - found.references[4]).max() < 0.01
     assert (found.fits["status"][:, 6] == PREDICTED).all()
-    assert (found.references_errors[6] > 0.02).all()
+    assert (found.references_errors[6] > 0.02).all() and found.xy_cov[1][6] == 0
 
 
 def test_what_nothing_measures_is_where_the_headers_have_it():

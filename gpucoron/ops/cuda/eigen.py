@@ -7,10 +7,11 @@ import numpy as np
 from gpucoron.backend.cuda import cupy, kernel
 from gpucoron.errors import DeviceError
 from gpucoron.ops.cuda.cusolver import eigh_batch
-from gpucoron.ops.missing_pixels import solve_without
+from gpucoron.ops.missing_pixels import LEAST
 
 TILE, SEGMENT, THREADS = 64, 4096, 128  # as in klip.cu
 
+GATHERED = 2**25  # values of references in missing pixels that are gathered at a time
 BOUND = 8 * np.finfo(np.float64).eps  # on residuals and on vectors' products, times n
 
 
@@ -66,7 +67,8 @@ class Bases:
     They are read again whenever something is subtracted, not copied. The tolerance of the rank is
     that of the CPU. The products of `targets` (frames, n_targets, pixels) come from the first pass.
     `weight` (pixels,) multiplies the pixels in means and inner products. Pixels `missing`, of the
-    targets, take no part in means and coefficients; with them the host waits once more.
+    targets, take no part in means and coefficients; with them the host waits twice more, and once
+    for each truncation.
 
     Attributes
     ----------
@@ -169,26 +171,40 @@ class Bases:
         cp, (frames, n_targets, n) = cupy(), amplitudes.shape
         square = cp.ones(missing.shape[2]) if self._weight is None else self._weight**2
         norm, most = cp.sqrt(square.sum()), int(kept.max(initial=0))
-        moments = cp.empty((frames, n_targets, most + 1, most + 1))
         scale = cp.sqrt(cp.where(self.sums > 0, self.sums, 1.0))
-        for f, t in np.ndindex(frames, n_targets):
-            where = cp.flatnonzero(missing[f, t] & (square > 0))
-            images = self._references[f][:, where] - self.means[f][:, None]
-            z = cp.empty((most + 1, len(where)))
-            z[0] = 1.0 / norm
-            z[1:] = self.vectors[f, :most] @ cp.where(cp.isfinite(images), images, 0.0)
-            z[1:] /= scale[f, :most, None]
-            z *= cp.sqrt(square[where])
-            moments[f, t] = z @ z.T
-        moments, norm, scale = moments.get(), float(norm), scale.get()
-        rows = np.zeros((frames, kept.shape[1], n_targets, n))
-        constants = np.zeros(rows.shape[:3])
-        amplitudes = amplitudes.get() / scale[:, None]
-        for f, j, t in np.ndindex(*constants.shape):
-            k = int(kept[f, j])
-            x = solve_without(amplitudes[f, t], moments[f, t], k)
-            rows[f, j, t, :k], constants[f, j, t] = x[1:] / scale[f, :k], x[0] / norm
-        return cp.asarray(rows), cp.asarray(constants)
+        moments = self._moments(missing, square, norm, scale, most)
+        right = cp.zeros((frames, n_targets, most + 1))
+        right[:, :, 1:] = amplitudes[:, :, :most] / scale[:, None, :most]
+        rows = cp.zeros((frames, kept.shape[1], n_targets, n))
+        constants = cp.empty(rows.shape[:3])
+        for j, of_frames in enumerate(kept.T):
+            x = solve_all_without(right, moments, of_frames)
+            rows[:, j, :, :most] = x[:, :, 1:] / scale[:, None, :most]
+            constants[:, j] = x[:, :, 0] / norm
+        return rows, constants
+
+    def _moments(self, missing, square, norm, scale, most):
+        """Return the sums over missing pixels that `solve_without` takes, of `most` vectors.
+
+        Targets are worked on together, each with as many pixels as the worst of them lacks, those
+        beyond its own with the weight 0.
+        """
+        cp, (frames, n_targets, _), n = cupy(), missing.shape, self.means.shape[1]
+        pixels, weights = _listed(missing & (square > 0), cp.sqrt(square))
+        moments = cp.empty((frames, n_targets, most + 1, most + 1))
+        together = max(1, GATHERED // max(1, n * pixels.shape[2]))
+        for f in range(frames):
+            vectors = self.vectors[f, :most] / scale[f, :most, None]
+            for k in range(0, n_targets, together):
+                own = slice(k, k + together)
+                images = self._references[f][:, pixels[f, own]] - self.means[f][:, None, None]
+                images = cp.where(cp.isfinite(images), images, 0.0)
+                z = cp.empty((most + 1, *images.shape[1:]))
+                z[0] = 1.0 / norm
+                z[1:] = cp.matmul(vectors, images.reshape(n, -1)).reshape(most, *images.shape[1:])
+                z = cp.ascontiguousarray((z * weights[f, own]).transpose(1, 0, 2))
+                moments[f, own] = cp.matmul(z, z.transpose(0, 2, 1))
+        return moments
 
     def _run_kernel(self, targets, factors, kept):
         """Return residuals for all factors, and residual stds for the vectors `kept`."""
@@ -216,6 +232,37 @@ class Bases:
             ),
         )
         return list(residuals), [residual_stds[k] for k in np.argsort(order).tolist()]
+
+
+def solve_all_without(right, moments, kept):
+    """Solve `gpucoron.ops.missing_pixels.solve_without` for all targets of all frames.
+
+    `right` (frames, n_targets, K + 1) is 0 and the amplitudes, `moments` has one more K + 1, and
+    `kept` (frames,) says how many vectors count, on the host; the others have coefficients of 0.
+    """
+    cp, size = cupy(), right.shape[2]
+    counts = cp.arange(size) <= cp.asarray(kept)[:, None, None]
+    matrices = cp.eye(size) - cp.where(counts[..., None] & counts[:, :, None], moments, 0.0)
+    values, vectors = symmetric_eigen(matrices.reshape(-1, size, size))
+    inner = cp.matmul(vectors, cp.where(counts, right, 0.0).reshape(-1, size, 1))[:, :, 0]
+    inner = cp.where(values > LEAST, inner / cp.maximum(values, LEAST), 0.0)
+    return cp.matmul(inner[:, None], vectors)[:, 0].reshape(right.shape)
+
+
+def _listed(missing, weight):
+    """List missing pixels (frames, n_targets, pixels) of each target, and their weights.
+
+    Returns two arrays (frames, n_targets, most); beyond those of a target the weight is 0.
+    """
+    cp = cupy()
+    counts = missing.sum(axis=2).get()
+    pixels = cp.zeros((*counts.shape, int(counts.max(initial=0))), dtype=np.int64)
+    weights = cp.zeros(pixels.shape)
+    frame, target, pixel = cp.nonzero(missing)
+    starts = np.cumsum(counts) - counts.ravel()
+    slot = cp.arange(len(pixel)) - cp.asarray(starts)[frame * counts.shape[1] + target]
+    pixels[frame, target, slot], weights[frame, target, slot] = pixel, weight[pixel]
+    return pixels, weights
 
 
 def without_means(targets, weight=None, missing=None):
