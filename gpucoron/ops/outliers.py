@@ -224,7 +224,8 @@ def unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff=CUTOFF
 
     Of two integrations the higher has the outlier, unless its own image predicts the pixel and the
     lower one's does not. In a single integration only what is higher than predicted is an
-    outlier, and only where the prediction is good to twice the pixel's error: few in the core.
+    outlier, and only where kriging is good to twice the pixel's error, to which a fifth of the
+    kriged value is added.
 
     References
     ----------

@@ -16,7 +16,7 @@ RIDGE = 1e-6
 FEWEST = 3  # neighbours; a fit needs that many for each of its coefficients
 MODEL_ERROR = 0.2  # share of what kriging predicts: its correlations are only nearly right
 PREDICTED = 3.0  # standard deviations within which neighbours predict a pixel
-TRUST = 2.0  # times a single integration's error: predictions as good as that are believed
+TRUST = 2.0  # times a single integration's error, MODEL_ERROR's part included: believed till there
 
 
 def deviations(images, places, outliers, scores, stale, quick, cutoff):
@@ -112,7 +112,7 @@ def _score(images, where, correlations, space, chosen, quick):
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _in_sigmas(left, own, spread, n):
-    """A single integration's neighbours are believed where they know a pixel as well as its ERR."""
+    """Deviation in sigma; of a single integration 0 where kriging is worse than `TRUST` says."""
     if n == 1 and not spread <= TRUST * np.sqrt(own):
         return 0.0
     return left / np.sqrt(own + spread * spread)
