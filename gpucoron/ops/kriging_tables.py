@@ -22,10 +22,13 @@ def hankel_kernel():
 
 
 @functools.cache
-def finest_correlation():
-    """Correlation whose spectrum is the squared transfer function of a circular pupil."""
+def finest_correlation(cutoff=CUTOFF):
+    """Correlation whose spectrum is the squared transfer function of a circular pupil.
+
+    It ends at `cutoff`, cycles per pixel.
+    """
     k, waves = hankel_kernel()
-    u = np.minimum(k / CUTOFF, 1.0)
+    u = np.minimum(k / cutoff, 1.0)
     mtf = 2 / np.pi * (np.arccos(u) - u * np.sqrt(1 - u * u))
     table = waves @ (mtf**2 * k)
     return table / table[0]

@@ -11,7 +11,7 @@ from gpucoron.backend import cuda
 from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError
 from gpucoron.ops import dq as dq_bits
-from gpucoron.ops.kriging_tables import NEAR
+from gpucoron.ops.kriging_tables import CUTOFF, NEAR
 from gpucoron.ops.median import median
 from gpucoron.ops.outlier_suspects import (
     FACTORS,
@@ -21,7 +21,7 @@ from gpucoron.ops.outlier_suspects import (
     usable_pixels,
 )
 
-__all__ = ["FlaggedExposure", "flag_outliers", "sharp_outliers", "suspected_outliers"]
+__all__ = ["FlaggedExposure", "flag_outliers", "unpredicted_outliers", "suspected_outliers"]
 
 DO_NOT_USE, OUTLIER = np.uint32(dq_bits.DO_NOT_USE), np.uint32(dq_bits.OUTLIER)
 
@@ -47,6 +47,7 @@ def flag_outliers(
     good_bits: str | int | None = "~DO_NOT_USE",
     maskpt: float = 0.7,
     neighbours: bool = True,
+    cutoff: float = CUTOFF,
 ) -> FlaggedExposure:
     """Flag pixels of an exposure that deviate from the median of its integrations.
 
@@ -70,8 +71,11 @@ def flag_outliers(
         0 or less lets all pixels into the median, more than 1 none.
     neighbours : bool
         Keep suspects only where neighbours and other integrations do not predict them
-        (`sharp_outliers`), and take infinite data for NaN. Otherwise all that exceeds the threshold
-        is an outlier, and infinities enter the median.
+        (`unpredicted_outliers`), and take infinite data for NaN. Otherwise all that exceeds the
+        threshold is an outlier, and infinities enter the median.
+    cutoff : float, cycles per pixel
+        Images have no structure beyond it; D / lambda of the telescope times the pixel, at most
+        0.5, which is right for any image. The less, the better neighbours predict a pixel.
 
     Returns
     -------
@@ -117,9 +121,10 @@ def flag_outliers(
                 dq_bits.bad_mask(good_bits, dq.dtype),
                 enters,
                 neighbours,
+                cutoff,
             )
         )
-    return _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours)
+    return _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours, cutoff)
 
 
 def _check_exposure(data, err, dq, variances):
@@ -135,7 +140,7 @@ def _check_exposure(data, err, dq, variances):
         raise InputError(f"{len(variances)} variances given, expected up to three")
 
 
-def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours):
+def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours, cutoff):
     if neighbours and np.isinf(data).any():
         data = np.where(np.isinf(data), data.dtype.type(np.nan), data)
     good = dq_bits.good_pixels(dq, good_bits)
@@ -147,7 +152,7 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours):
     if neighbours:
         usable = usable_pixels(data, err, dq)
         suspects = suspected_outliers(data, err, middle, usable, snr)
-        outlier = sharp_outliers(data, err, middle, usable, suspects, snr)
+        outlier = unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff)
     else:
         with np.errstate(invalid="ignore", over="ignore"):
             outlier = np.abs(data - middle) > err.dtype.type(snr) * np.nan_to_num(err)
@@ -162,7 +167,7 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours):
     return FlaggedExposure(data, err, dq, variances, middle, flagged)
 
 
-def sharp_outliers(data, err, middle, usable, suspects, snr):
+def unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff=CUTOFF):
     """Keep suspected outliers unless their neighbours and the other integrations predict them.
 
     Parameters
@@ -180,6 +185,8 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
         are suspects, unless there is only one integration.
     snr : float
         The threshold. An outlier exceeds 0.9 times as much against what is predicted.
+    cutoff : float, cycles per pixel
+        As for `flag_outliers`.
 
     Returns
     -------
@@ -205,8 +212,9 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
     which of them has the outlier), nearest in time; what is left is predicted by
     simple kriging [1]_. So no median enters, which jumps from one integration to another where they
     cross and is not smooth. The variance is that of the pixel, of the integrations it is compared
-    with, of the fit and of kriging. A second test passes over suspects among the eight nearest
-    pixels: the track of a particle must not vouch for itself; the larger of both deviations counts.
+    with, of the fit and of kriging, and the square of 0.2 times the kriged value, as the true
+    correlations are not known. A second test passes over suspects among the eight nearest pixels:
+    the track of a particle must not explain itself; the larger of both deviations counts.
 
     Outliers must not predict others, and nobody knows them beforehand. In a first round all
     suspects are passed over; those whose neighbours then hold nothing but noise are outliers. In
@@ -216,7 +224,8 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
 
     Of two integrations the higher has the outlier, unless its own image predicts the pixel and the
     lower one's does not. In a single integration only what is higher than predicted is an
-    outlier, and only where the prediction is good to twice the pixel's error: few in the core.
+    outlier, and only where kriging is good to twice the pixel's error, to which a fifth of the
+    kriged value is added.
 
     References
     ----------
@@ -235,29 +244,30 @@ def sharp_outliers(data, err, middle, usable, suspects, snr):
         from gpucoron.ops.cuda import outliers as _outliers_cuda
 
         err = err.astype(data.dtype, copy=False)
-        return _outliers_cuda.sharp_outliers(data, err, gradients_of(middle), usable, suspects, snr)
-    return _sharp_on_host(data, err, middle, usable, suspects, snr)
+        slopes = gradients_of(middle)
+        return _outliers_cuda.unpredicted_outliers(data, err, slopes, usable, suspects, snr, cutoff)
+    return _unpredicted_on_host(data, err, middle, usable, suspects, snr, cutoff)
 
 
-def _sharp_on_host(data, err, middle, usable, suspects, snr):
-    from gpucoron.ops.cpu.outliers import excess
+def _unpredicted_on_host(data, err, middle, usable, suspects, snr, cutoff):
+    from gpucoron.ops.cpu.outliers import deviations
 
     places = np.nonzero((_grown(suspects) if len(data) > 1 else suspects) & usable)
-    guilty = suspects & usable
+    outliers = suspects & usable
     scores, stale = np.zeros(len(places[0])), np.ones(len(places[0]), bool)
     images = data, err, usable, suspects, gradients_of(middle)
     for k, factor in enumerate(FACTORS):
-        excess(images, places, guilty, scores, stale, k == 0)
-        before = guilty[places]
+        deviations(images, places, outliers, scores, stale, k == 0, cutoff)
+        before = outliers[places]
         above = scores > np.where(before, FACTORS[-1], factor) * snr
         changed = above != before
         stale = _near(changed, places, data.shape[1:])
         if k == 0:
             stale |= ~above
-        guilty[places] = above
+        outliers[places] = above
         if k and factor == FACTORS[-1] and not changed.any():
             break
-    return guilty
+    return outliers
 
 
 def _grown(suspects):

@@ -24,18 +24,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import fft, ndimage
 
-from gpucoron.optics.instruments import Bar, Filter, Instrument
+from gpucoron.ops.kriging_tables import CUTOFF
+from gpucoron.optics.instruments import Bar, Filter, Instrument, load_aperture, optics_of
+
+if TYPE_CHECKING:
+    from gpucoron.io.exposures import ExposureMeta
 
 RAD = np.pi / 180 / 3600
 SEGMENT_M = 1.32
 GAP_M = 0.003
 STRUT_M = 0.11
 WIDTH_M = 6.72
+COARSEST = 0.25  # cycles per pixel, of `cutoff_of`
 N_PUPIL = 200
 _FINE = 3
 _LEAST_PERIOD, _PERIOD = 1.05, 1.25  # of an image from a sampled pupil, in fields of view
@@ -373,6 +378,23 @@ class Coronagraph:
             amplitude = left @ (field * back[0] * back[1][:, None]) @ right
             total = total + (amplitude.real**2 + amplitude.imag**2)
         return total / len(self.wavelengths), float(light) / len(self.wavelengths)
+
+
+def cutoff_of(meta: ExposureMeta) -> float:
+    """Return the spatial frequency beyond which an exposure's images hold no structure.
+
+    That is D / lambda at the blue edge of the filter, with D the width of the pupil and a margin of
+    2 % for the slopes of the edge, in cycles per pixel; 0.5, which is right for any image, where
+    this is finer or the optics are not modelled. It is 0.25 at least: how smooth coarser images are
+    is known less well than their pixels.
+    """
+    known = optics_of(meta)
+    if known is None:
+        return CUTOFF
+    bandpass = known.bandpass
+    blue_m = (bandpass.centre_um - bandpass.width_um / 2) * 1e-6
+    pixel = max(load_aperture(bandpass.aperture).scale) * RAD
+    return min(CUTOFF, max(COARSEST, 1.02 * WIDTH_M / blue_m * pixel))
 
 
 def wavelengths_of(bandpass: Filter) -> np.ndarray:

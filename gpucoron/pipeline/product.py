@@ -95,6 +95,7 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
 def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationStack:
     """Flag the outliers of the exposure that is read next, and write it."""
     from gpucoron.io.products import write_crfints, write_median
+    from gpucoron.optics.telescope import cutoff_of
     from gpucoron.steps.outlier_detection import outlier_detection
 
     parameters = product.parameters.outlier_detection
@@ -108,6 +109,7 @@ def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationSta
                 maskpt=parameters.maskpt,
                 good_bits=parameters.good_bits,
                 preset=product.parameters.preset,
+                cutoff=cutoff_of(exposure.meta),
             )
         log.debug("%s: %d outliers", exposure.root, int(found.flagged.sum()))
         warn_of_outliers(exposure.path.name, found)

@@ -13,7 +13,7 @@ import numpy as np
 from gpucoron.errors import ExposureError, ParameterError, plural
 from gpucoron.io.association import LeftOut, Member
 from gpucoron.io.names import exposure_root
-from gpucoron.pipeline.stars import star_before_alignment
+from gpucoron.pipeline.expected_star import star_before_alignment
 from gpucoron.pipeline.zones import find_zones
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from gpucoron.core.validators import in_pixels
 from gpucoron.errors import ExposureError, ParameterError, plural
 from gpucoron.ops.zones import Zones, make_zones
-from gpucoron.pipeline.stars import star_before_alignment
+from gpucoron.pipeline.expected_star import star_before_alignment
 
 if TYPE_CHECKING:
     from gpucoron.core.parameters import Parameters

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from gpucoron.core.display import short_html, short_repr
 from gpucoron.core.stack import VARIANCES, IntegrationStack
+from gpucoron.ops.kriging_tables import CUTOFF
 from gpucoron.ops.outliers import flag_outliers
 
 __all__ = ["OutlierResult", "outlier_detection"]
@@ -32,6 +33,7 @@ def outlier_detection(
     maskpt: float = 0.7,
     good_bits: str | int | None = "~DO_NOT_USE",
     preset: str | None = None,
+    cutoff: float = CUTOFF,
 ) -> OutlierResult:
     """Flag pixels of an exposure that deviate from the median of its integrations.
 
@@ -50,6 +52,9 @@ def outlier_detection(
     preset : {None, "jwst"}
         "jwst" flags all that exceeds the threshold, also where `err` is not above 0 (NaN counts as
         0), lets infinite values into the median and leaves them standing, as the package does.
+    cutoff : float, cycles per pixel
+        Images have no structure beyond it (`gpucoron.optics.telescope.cutoff_of` knows those of
+        JWST); the default is right for any image. Not used with the preset.
 
     Returns
     -------
@@ -81,6 +86,7 @@ def outlier_detection(
         good_bits=good_bits,
         maskpt=maskpt,
         neighbours=preset != "jwst",
+        cutoff=cutoff,
     )
     variances = dict(zip(names, result.variances, strict=True))
     flagged = stack.replace(data=result.data, err=result.err, dq=result.dq, **variances)

@@ -17,7 +17,7 @@ from gpucoron.ops.drizzle import KERNELS, Drizzle, sum_shares
 from gpucoron.ops.eigen import KLBasis, klip_many
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.ops.median import median
-from gpucoron.ops.outliers import flag_outliers, sharp_outliers
+from gpucoron.ops.outliers import flag_outliers, unpredicted_outliers
 from gpucoron.ops.registration import Registration
 from tests.helpers.scenes import speckles
 
@@ -80,7 +80,7 @@ def suspects(device):
         values = device.array(data.astype(dtype))
         everywhere = abs(values) >= 0
         given = values, values * 0 + 1, values[0], everywhere, abs(values - values[n - 1]) > 3
-        results.append(sharp_outliers(*given, 3))
+        results.append(unpredicted_outliers(*given, 3))
     return results
 
 

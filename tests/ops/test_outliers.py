@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from gpucoron.errors import InputError
-from gpucoron.ops.outliers import flag_outliers, sharp_outliers, suspected_outliers
+from gpucoron.ops.outliers import flag_outliers, suspected_outliers, unpredicted_outliers
 from tests.helpers.scenes import read_only
 from tests.ops.test_bad_pixels import diffraction_limited
 
@@ -19,12 +19,12 @@ def scene(amplitude, n=4, shape=(22, 24), seed=0):
     return data, np.ones(data.shape)
 
 
-def run(device, data, err, snr=5.0, usable=None):
+def run(device, data, err, snr=5.0, usable=None, **options):
     usable = np.ones(err.shape, bool) if usable is None else usable
     middle = np.median(data, axis=0)
     suspects = suspected_outliers(data, err, middle, usable, snr)
     arrays = read_only(data, err, middle, usable, suspects)
-    return suspects, device.call(sharp_outliers, *arrays, snr)
+    return suspects, device.call(unpredicted_outliers, *arrays, snr, **options)
 
 
 RAYS = [(0, 10, 10), (0, 16, 19), (1, 5, 18), (1, 13, 14), (1, 13, 15)]
@@ -57,6 +57,23 @@ def test_a_single_integration_shows_its_hits_by_the_neighbours(device):
     assert np.argwhere(sharp).tolist() == [[0, 12, 14]]
 
 
+@pytest.mark.parametrize("seed", [4, 5, 6])
+def test_where_images_are_smooth_neighbours_tell_hits_from_noise(device, seed):
+    """Hits of 15 sigma in one integration of a bright image without structure beyond 0.2."""
+    rng = np.random.default_rng(seed)
+    kernel = np.hypot(*np.meshgrid(np.fft.fftfreq(40), np.fft.fftfreq(42))).T < 0.2
+    image = np.fft.ifft2(np.fft.fft2(rng.normal(size=(40, 42))) * kernel).real
+    data = 150 * image[None] + rng.normal(size=(1, 40, 42))
+    hits = np.zeros(data.shape, bool)
+    hits[0, 5:36:8, 6:37:10] = True
+    data[hits] += 15
+    found = {
+        cutoff: run(device, data, np.ones(data.shape), cutoff=cutoff)[1] for cutoff in (0.5, 0.25)
+    }
+    assert found[0.25][hits].sum() >= found[0.5][hits].sum() + 2
+    assert not (found[0.25] & ~hits).any()
+
+
 def test_without_neighbours_a_suspect_stays(device):
     data, err = scene(0.0, 3)
     data[0, 5, 5] += 100
@@ -69,7 +86,7 @@ def test_without_neighbours_a_suspect_stays(device):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("seed, n", [(3, 2), (4, 3), (5, 8), (6, 1), (7, 20)])
-def test_sharp_outliers_are_those_of_the_cpu(device, seed, n, dtype):
+def test_unpredicted_outliers_are_those_of_the_cpu(device, seed, n, dtype):
     """With unusable pixels, and suspects at the corners and edges."""
     rng = np.random.default_rng(seed)
     data, err = scene(2.0, n, shape=(15, 17), seed=seed)
@@ -83,7 +100,7 @@ def test_sharp_outliers_are_those_of_the_cpu(device, seed, n, dtype):
     _, sharp = run(device, *arrays)
     middle = np.median(arrays[0], axis=0)
     suspects = suspected_outliers(*arrays[:2], middle, usable, 3.0)
-    expected = sharp_outliers(*arrays[:2], middle, usable, suspects, 3.0)
+    expected = unpredicted_outliers(*arrays[:2], middle, usable, suspects, 3.0)
     assert_array_equal(sharp, expected)
     assert n == 1 or expected.sum() > 0
 
@@ -91,7 +108,7 @@ def test_sharp_outliers_are_those_of_the_cpu(device, seed, n, dtype):
 def test_errors():
     data, err = scene(0.0)
     with pytest.raises(InputError, match="expected .n, ny, nx., the same of all"):
-        sharp_outliers(data, err[:1], data[0], err > 0, err > 0, 5.0)
+        unpredicted_outliers(data, err[:1], data[0], err > 0, err > 0, 5.0)
 
 
 def exposure(n, dtype=np.float32, shape=(9, 13), seed=0):

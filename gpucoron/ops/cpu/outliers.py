@@ -14,24 +14,27 @@ NOISE_FLOOR = 1e-4  # as in gpucoron.ops.kriging
 MOSTLY_NOISE = 0.3
 RIDGE = 1e-6
 FEWEST = 3  # neighbours; a fit needs that many for each of its coefficients
-INNOCENT = 3.0  # standard deviations within which neighbours predict a pixel
-TRUST = 2.0  # times a single integration's error: predictions as good as that are believed
+MODEL_ERROR = 0.2  # share of what kriging predicts: its correlations are only nearly right
+PREDICTED = 3.0  # standard deviations within which neighbours predict a pixel
+TRUST = 2.0  # times a single integration's error, MODEL_ERROR's part included: believed till there
 
 
-def excess(images, places, guilty, scores, stale, quick):
-    """Compute how far suspects are from what is expected of them, in standard deviations.
+def deviations(images, places, outliers, scores, stale, quick, cutoff):
+    """Compute how far suspects deviate from their prediction, in standard deviations.
 
     `images` is (data, err, usable, suspects, gradients), `places` three arrays (integration, y, x),
-    `scores` are replaced where `stale`; with `quick` by 0 where neighbours hold more than noise.
+    `outliers` those known so far, which predict nothing; images have no structure beyond `cutoff`,
+    cycles per pixel. `scores` are replaced where `stale`; with `quick` by 0 where neighbours hold
+    more than noise.
     """
     offsets, squares = neighbours(NEAR)
-    table = finest_correlation()
+    table = finest_correlation(cutoff)
     tables = offsets, table[squares], table[np.sum(offsets**2, axis=1)]
-    over_rows(_excess, len(scores), *images, *places, guilty, *tables, stale, quick, scores)
+    over_rows(_deviations, len(scores), *images, *places, outliers, *tables, stale, quick, scores)
 
 
 @njit(cache=True, nogil=True)
-def _excess(
+def _deviations(
     first,
     stop,
     data,
@@ -42,7 +45,7 @@ def _excess(
     integration,
     row,
     column,
-    guilty,
+    outliers,
     offsets,
     between,
     to_centre,
@@ -51,7 +54,7 @@ def _excess(
     scores,
 ):
     size, width = offsets.shape[0], 2 + TEMPLATES
-    images = data, err, usable, suspects, guilty, gradients
+    images = data, err, usable, suspects, outliers, gradients
     correlations = offsets, between, to_centre
     space = (
         np.empty(size, np.int64),
@@ -71,7 +74,7 @@ def _excess(
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _score(images, where, correlations, space, chosen, quick):
-    """Excess of one suspect: 0 where another integration is to blame, or nothing is known."""
+    """Deviation of one suspect; 0 where another integration is the outlier, or nothing is known."""
     data, suspects = images[0], images[3]
     i, y, x = where
     n = data.shape[0]
@@ -92,7 +95,7 @@ def _score(images, where, correlations, space, chosen, quick):
             images, where, chosen, middle, templates, fitted, 0, correlations, space, False
         )
     score = _in_sigmas(left, own, spread, n)
-    if not quick and _touches(suspects[i], y, x):
+    if not quick and _beside_suspect(suspects[i], y, x):
         apart, own, spread, _ = _predict(
             images, where, chosen, middle, templates, fitted, 1, correlations, space, False
         )
@@ -100,37 +103,37 @@ def _score(images, where, correlations, space, chosen, quick):
         if abs(other) > abs(score):
             score = other
     if n == 2:
-        accused = i if score > 0.0 else 1 - i
-        if _is_low(images, 1 - accused, accused, y, x, chosen, correlations, space):
-            accused = 1 - accused
-        return abs(score) if accused == i else 0.0
+        hit = i if score > 0.0 else 1 - i
+        if _lower_is_hit(images, 1 - hit, hit, y, x, chosen, correlations, space):
+            hit = 1 - hit
+        return abs(score) if hit == i else 0.0
     return abs(score) if n > 2 else max(score, 0.0)
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _in_sigmas(left, own, spread, n):
-    """A single integration's neighbours are believed where they know a pixel as well as its ERR."""
+    """Deviation in sigma; of a single integration 0 where kriging is worse than `TRUST` says."""
     if n == 1 and not spread <= TRUST * np.sqrt(own):
         return 0.0
     return left / np.sqrt(own + spread * spread)
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _is_low(images, low, high, y, x, chosen, correlations, space):
-    """Is the lower of two integrations the odd one? By its own neighbours, and the higher's."""
+def _lower_is_hit(images, low, high, y, x, chosen, correlations, space):
+    """Is the lower of two integrations the outlier, by the neighbours in both?"""
     left, own, spread, _ = _predict(
         images, (high, y, x), chosen, 0, 0, 0, 0, correlations, space, False
     )
-    if not abs(left) <= INNOCENT * np.sqrt(own + spread * spread):
+    if not abs(left) <= PREDICTED * np.sqrt(own + spread * spread):
         return False
     left, own, spread, _ = _predict(
         images, (low, y, x), chosen, 0, 0, 0, 0, correlations, space, False
     )
-    return left < -2.0 * INNOCENT * np.sqrt(own + spread * spread)
+    return left < -2.0 * PREDICTED * np.sqrt(own + spread * spread)
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _touches(suspects, y, x):
+def _beside_suspect(suspects, y, x):
     """Is one of the eight neighbours a suspect?"""
     ny, nx = suspects.shape
     for v in range(max(y - 1, 0), min(y + 2, ny)):
@@ -146,21 +149,21 @@ def _choose(images, where, most, others, chosen):
 
     They are written into `chosen`; returns how many of both kinds there are.
     """
-    data, _, usable, _, guilty, _ = images
+    data, _, usable, _, outliers, _ = images
     i, y, x = where
     n = data.shape[0]
     start = max(0, min(i - WINDOW // 2, n - WINDOW))
     stop = min(start + WINDOW, n)
     count = 0
     for j in range(start, stop):
-        count += j == i or (usable[j, y, x] and (n == 2 or not guilty[j, y, x]))
+        count += j == i or (usable[j, y, x] and (n == 2 or not outliers[j, y, x]))
     keep = count if count <= 2 else min(most, count - 2)
     low = (count - keep) // 2
     if keep == 1 and _rank(images, where, i, start, stop) == low:
         low += 1
     middle = 0
     for j in range(start, stop):
-        if j != i and usable[j, y, x] and (n == 2 or not guilty[j, y, x]):
+        if j != i and usable[j, y, x] and (n == 2 or not outliers[j, y, x]):
             rank = _rank(images, where, j, start, stop)
             if low <= rank < low + keep:
                 chosen[middle] = j
@@ -168,7 +171,7 @@ def _choose(images, where, most, others, chosen):
     total = middle
     for distance in range(1, WINDOW):
         for j in (i - distance, i + distance):
-            if start <= j < stop and usable[j, y, x] and not guilty[j, y, x]:
+            if start <= j < stop and usable[j, y, x] and not outliers[j, y, x]:
                 known = total == middle + others
                 for k in range(middle):
                     known = known or chosen[k] == j
@@ -181,11 +184,11 @@ def _choose(images, where, most, others, chosen):
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _rank(images, where, j, start, stop):
     """How many integrations have a smaller value than j, of those that may be compared."""
-    data, _, usable, _, guilty, _ = images
+    data, _, usable, _, outliers, _ = images
     i, y, x = where
     rank, value = 0, data[j, y, x]
     for k in range(start, stop):
-        if k == i or (usable[k, y, x] and (len(data) == 2 or not guilty[k, y, x])):
+        if k == i or (usable[k, y, x] and (len(data) == 2 or not outliers[k, y, x])):
             other = data[k, y, x]
             rank += other < value or (other == value and k < j)
     return rank
@@ -212,29 +215,27 @@ def _read(images, i, y, x, chosen, middle, templates, fitted, row):
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _predict(images, where, chosen, middle, templates, fitted, gap, correlations, space, if_quiet):
-    """Predict a suspect's difference from other integrations by its neighbours.
+def _collect(images, where, chosen, counts, gap, offsets, space):
+    """Collect the neighbours that predict a suspect, into `space`: which, values, and templates.
 
-    Neighbours within `gap` are passed over where they are suspects. Returns what the prediction
-    leaves, the variance of the pixel's noise, the standard deviation of the prediction, and
-    whether the neighbours hold nothing but noise; with `if_quiet` no more is computed than that.
+    Neighbours within `gap` are passed over where they are suspects. Returns how many there are,
+    their mean, which is taken out of the values, and the mean variance of their noise.
     """
-    usable, suspects, guilty = images[2], images[3], images[4]
-    offsets, between, to_centre = correlations
-    which, values, rows, matrix, weights, _, vectors = space
+    usable, suspects, outliers = images[2], images[3], images[4]
+    which, values, rows = space[0], space[1], space[2]
+    middle, templates, fitted = counts
     i, y, x = where
     ny, nx = usable.shape[1:]
-    here = vectors[0]
     n, mean, noise = 0, 0.0, 0.0
     for m in range(offsets.shape[0]):
         v, u = y + offsets[m, 0], x + offsets[m, 1]
-        if not (0 <= v < ny and 0 <= u < nx and usable[i, v, u]) or guilty[i, v, u]:
+        if not (0 <= v < ny and 0 <= u < nx and usable[i, v, u]) or outliers[i, v, u]:
             continue
         if abs(v - y) <= gap and abs(u - x) <= gap and suspects[i, v, u]:
             continue
         good = True
         for k in range(middle + templates):
-            good = good and usable[chosen[k], v, u] and not guilty[chosen[k], v, u]
+            good = good and usable[chosen[k], v, u] and not outliers[chosen[k], v, u]
         if not good:
             continue
         value, a, b = _read(images, i, v, u, chosen, middle, templates, fitted, rows[n])
@@ -242,50 +243,86 @@ def _predict(images, where, chosen, middle, templates, fitted, gap, correlations
         mean += value
         noise += a + b
         n += 1
+    if n == 0:
+        return 0, 0.0, 0.0
+    mean /= n
+    for a in range(n):
+        values[a] -= mean
+    return n, mean, noise / n
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _predict(images, where, chosen, middle, templates, fitted, gap, correlations, space, if_quiet):
+    """Predict a suspect's difference from other integrations by its neighbours.
+
+    Neighbours within `gap` are passed over where they are suspects. Returns what the prediction
+    leaves, the variance of the pixel's noise, the standard deviation of the prediction, and
+    whether the neighbours hold nothing but noise; with `if_quiet` no more is computed than that.
+    """
+    values, here = space[1], space[6][0]
+    i, y, x = where
+    counts = middle, templates, fitted
+    n, mean, noise = _collect(images, where, chosen, counts, gap, correlations[0], space)
     left, own, base = _read(images, i, y, x, chosen, middle, templates, fitted, here)
     total = own + base
     if n < FEWEST:
         return (0.0 if gap or middle == 0 else left), total, 0.0, True
-    mean /= n
-    noise /= n
-    signal = -noise
-    for a in range(n):
-        values[a] -= mean
-        signal += values[a] * values[a] / n
+    signal = _power(values, n) / n - noise
     left -= mean
     if signal <= MOSTLY_NOISE * noise:
         return left, total, np.sqrt(max(signal, 0.0)), True
     if if_quiet:
         return left, total, 0.0, False
     count = fitted + templates
+    known = False  # by the fit alone
     if count and n >= FEWEST * (count + 1):
         fit, leverage, share, extra = _detrend(images, where, chosen, middle, templates, n, space)
-        left -= fit
         total = own + (1 - share) * (1 - share) * base + extra
         noise *= total / (own + base)
-        mean, signal = 0.0, 0.0
+        mean = 0.0
         for a in range(n):
             mean += values[a] / n
         for a in range(n):
             values[a] -= mean
-            signal += values[a] * values[a]
-        left -= mean
-        signal = signal / (n - count - 1) - noise
+        left -= fit + mean
+        signal = _power(values, n) / (n - count - 1) - noise
         total += min(leverage, 1.0) * noise
-        if signal <= MOSTLY_NOISE * noise:
-            return left, total, np.sqrt(max(signal, 0.0)), False
+        known = signal <= MOSTLY_NOISE * noise
+    if known:
+        return left, total, np.sqrt(max(signal, 0.0)), False
+    value, unknown = _krige(n, noise / signal, correlations, space)
+    if middle or len(images[0]) == 1:  # not where it only decides which of two is hit
+        total += (MODEL_ERROR * value) ** 2
+    return left - value, total, np.sqrt(max(signal * unknown, 0.0)), False
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _power(values, n):
+    power = 0.0
+    for a in range(n):
+        power += values[a] * values[a]
+    return power
+
+
+@njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def _krige(n, noise, correlations, space):
+    """Krige a pixel from `n` values without a mean; `noise` is a share of the signal's variance.
+
+    Returns the value, and the share of the signal's variance that stays unknown.
+    """
+    _, between, to_centre = correlations
+    which, values, _, matrix, weights = space[:5]
     for a in range(n):
         for b in range(a + 1):
             matrix[a, b] = between[which[a], which[b]]
-        matrix[a, a] += max(noise / signal, NOISE_FLOOR)
+        matrix[a, a] += max(noise, NOISE_FLOOR)
         weights[a] = to_centre[which[a]]
-    if not _solve(matrix, weights, n):
-        return left, total, np.sqrt(signal), False
-    unknown = 1.0
-    for a in range(n):
-        left -= weights[a] * values[a]
-        unknown -= weights[a] * to_centre[which[a]]
-    return left, total, np.sqrt(signal * max(unknown, 0.0)), False
+    value, unknown = 0.0, 1.0
+    if _solve(matrix, weights, n):
+        for a in range(n):
+            value += weights[a] * values[a]
+            unknown -= weights[a] * to_centre[which[a]]
+    return value, unknown
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.ops import kriging_tables
-from gpucoron.ops.kriging_tables import FAR, NEAR
+from gpucoron.ops.kriging_tables import CUTOFF, FAR, NEAR
 
 __all__ = ["finest_correlation", "interpolate"]
 
@@ -44,14 +44,14 @@ def interpolate(image, usable, err, y, x, correlation, reach):
     return values, variances
 
 
-def finest_correlation():
+def finest_correlation(cutoff=CUTOFF):
     """Return the table of `gpucoron.ops.kriging` on the current device, copied once to each."""
     cp = cuda.cupy()
-    return _table(cp, cp.cuda.runtime.getDevice())
+    return _table(cp, cp.cuda.runtime.getDevice(), cutoff)
 
 
 @functools.cache
-def _table(cp, device):
-    table = cp.asarray(kriging_tables.finest_correlation())
+def _table(cp, device, cutoff):
+    table = cp.asarray(kriging_tables.finest_correlation(cutoff))
     cp.cuda.get_current_stream().synchronize()  # other streams will use it, too
     return table

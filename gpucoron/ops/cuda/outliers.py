@@ -24,26 +24,26 @@ class _Suspects:
         size = listed_size(shape)
         cp = cuda.cupy()
         self.shape, self.size = shape, size
-        self.witness = cp.empty(size, np.uint8)
+        self.state = cp.empty(size, np.uint8)
         self.list = cp.empty(size, np.uint32)  # room for all: nobody waits to hear how many
         self.counts = cp.zeros(2, np.uint32)  # were good pixels met; suspects
 
     def mark(self, usable, suspects):
         """Write down which pixels take part, and which are suspects."""
         cuda.kernel("outliers", "mark_suspects")(
-            (-(-self.size // 256),), (256,), (usable, suspects, np.int64(self.size), self.witness)
+            (-(-self.size // 256),), (256,), (usable, suspects, np.int64(self.size), self.state)
         )
 
-    def test(self, data, err, gradients, snr):
+    def test(self, data, err, gradients, snr, cutoff):
         """List the suspects and run all rounds; those after the last change return at once."""
         cp = cuda.cupy()
         n, ny, nx = self.shape
         cuda.kernel("outliers", "list_suspects")(
             (-(-self.size // 256),),
             (256,),
-            (self.witness, np.int64(self.size), *map(np.int32, self.shape), self.list, self.counts),
+            (self.state, np.int64(self.size), *map(np.int32, self.shape), self.list, self.counts),
         )
-        kernel = cuda.kernel("outliers", f"sharp_round<{c_type(data.dtype)}>")
+        kernel = cuda.kernel("outliers", f"test_suspects<{c_type(data.dtype)}>")
         changed = cp.zeros(len(FACTORS), np.int32)
         blocks = min(-(-self.size // _ROUND_WARPS), _ROUND_BLOCKS)
         for k, factor in enumerate(FACTORS):
@@ -54,7 +54,7 @@ class _Suspects:
                     data,
                     err,
                     gradients,
-                    finest_correlation(),
+                    finest_correlation(cutoff),
                     np.int32(n),
                     np.int32(ny),
                     np.int32(nx),
@@ -64,13 +64,13 @@ class _Suspects:
                     np.int32(k > 1 and FACTORS[k - 1] == factor),
                     self.list,
                     self.counts,
-                    self.witness,
+                    self.state,
                     changed,
                 ),
             )
 
 
-def sharp_outliers(data, err, gradients, usable, suspects, snr):
+def unpredicted_outliers(data, err, gradients, usable, suspects, snr, cutoff):
     """Which suspects, and pixels next to them, are outliers."""
     cp = cuda.cupy()
     data, err, usable, suspects = map(cp.ascontiguousarray, (data, err, usable, suspects))
@@ -79,28 +79,41 @@ def sharp_outliers(data, err, gradients, usable, suspects, snr):
         return out
     found = _Suspects(out.shape)
     found.mark(usable, suspects)
-    found.test(data, err, gradients, snr)
-    cuda.kernel("outliers", "name_guilty")(
+    found.test(data, err, gradients, snr, cutoff)
+    cuda.kernel("outliers", "write_outliers")(
         (_LIST_BLOCKS,),
         (256,),
-        (found.list, found.counts, found.witness, np.int32(len(FACTORS)), out),
+        (found.list, found.counts, found.state, np.int32(len(FACTORS)), out),
     )
     return out
 
 
-def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours):
+def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours, cutoff):
     """Flag an exposure; `bits` keep a pixel out of the median where `enters` is "good"."""
     cp = cuda.cupy()
     data, err, dq, *variances = map(cp.ascontiguousarray, (data, err, dq, *variances))
-    shape, dtype = data.shape, data.dtype
-    n, n_pixels = shape[0], shape[1] * shape[2]
     planes = [cp.empty_like(a) for a in (data, err, *variances)]
-    dq_out, median = cp.empty_like(dq), cp.empty(shape[1:], dtype)
-    flagged = cp.zeros(n, np.int32)
-    if n_pixels == 0:
-        return (*planes[:2], dq_out, planes[2:], median, flagged)
-    suspects = _Suspects(shape if neighbours else (1,))
-    missing = [cp.empty(1, dtype)] * (3 - len(variances))
+    dq_out, median = cp.empty_like(dq), cp.empty(data.shape[1:], data.dtype)
+    flagged = cp.zeros(len(data), np.int32)
+    if median.size:
+        suspects = _Suspects(data.shape if neighbours else (1,))
+        stack, outputs = (data, err, dq, *variances), (median, planes, dq_out, flagged)
+        _detect(stack, outputs, suspects, snr, bits, enters, neighbours)
+        if neighbours:
+            if len(data) <= 2:
+                usable = usable_pixels(data, err, dq)
+                suspects.mark(usable, suspected_outliers(data, err, median, usable, snr))
+            suspects.test(data, err, gradients_of(median), snr, cutoff)
+            _flag_listed(suspects, planes, dq_out, flagged)
+    return (*planes[:2], dq_out, planes[2:], median, flagged)
+
+
+def _detect(stack, outputs, suspects, snr, bits, enters, neighbours):
+    """Launch the median and the threshold: outliers are flagged, or suspects marked."""
+    data, err, dq, *variances = stack
+    median, planes, dq_out, flagged = outputs
+    dtype, n, n_pixels = data.dtype, len(data), median.size
+    missing = _missing(variances, dtype)
     _, template, grid, block = geometry(n, n_pixels, dtype)
     if template.count(",") == 1:
         template += ", 0"
@@ -129,31 +142,35 @@ def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours):
                 dq_out,
                 *planes[2:],
                 *missing,
-                suspects.witness,
+                suspects.state,
                 suspects.counts,
                 flagged,
             ),
         )
-    if neighbours:
-        if n <= 2:
-            usable = usable_pixels(data, err, dq)
-            suspects.mark(usable, suspected_outliers(data, err, median, usable, snr))
-        suspects.test(data, err, gradients_of(median), snr)
-        cuda.kernel("outliers", f"strike<{c_type(dtype)}>")(
-            (_LIST_BLOCKS,),
-            (256,),
-            (
-                suspects.list,
-                suspects.counts,
-                suspects.witness,
-                np.int32(len(FACTORS)),
-                np.int64(n_pixels),
-                np.int32(len(variances)),
-                *planes[:2],
-                dq_out,
-                *planes[2:],
-                *missing,
-                flagged,
-            ),
-        )
-    return (*planes[:2], dq_out, planes[2:], median, flagged)
+
+
+def _flag_listed(suspects, planes, dq, flagged):
+    """Flag the outliers of the list, and make them NaN."""
+    dtype, n_variances = planes[0].dtype, len(planes) - 2
+    cuda.kernel("outliers", f"flag_listed<{c_type(dtype)}>")(
+        (_LIST_BLOCKS,),
+        (256,),
+        (
+            suspects.list,
+            suspects.counts,
+            suspects.state,
+            np.int32(len(FACTORS)),
+            np.int64(planes[0][0].size),
+            np.int32(n_variances),
+            *planes[:2],
+            dq,
+            *planes[2:],
+            *_missing(planes[2:], dtype),
+            flagged,
+        ),
+    )
+
+
+def _missing(variances, dtype):
+    """Return arrays in place of variances that are not there: pointers must not be null."""
+    return [cuda.cupy().empty(1, dtype)] * (3 - len(variances))
