@@ -10,7 +10,7 @@ import pytest
 
 import gpucoron
 from gpucoron import api, errors
-from gpucoron.core.parameters import SHORT, STEPS
+from gpucoron.core.parameters import SECTIONS, SHORT
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.core.step_keywords import StepKeywords
 from gpucoron.errors import GpucoronError
@@ -82,8 +82,8 @@ def test_keywords_of_run_are_the_parameters():
     """The names that type checkers know and those that are accepted."""
     known = set(StepKeywords.__annotations__)
     flat = {name.replace(".", "_") for name in gpucoron.Parameters().flat()}
-    assert known == flat | STEPS.keys()
-    assert SHORT.keys() <= set(inspect.signature(gpucoron.run).parameters)
+    named = set(inspect.signature(gpucoron.run).parameters)
+    assert known == flat | SECTIONS.keys() | (SHORT.keys() - named)
     own = {"klip_truncate": 4, "star": (3.0, 5.0), "steps": {"klip": {"skip": True}}}
     for call in (gpucoron.run, gpucoron.plan):
         with pytest.raises(gpucoron.UsageError, match="not both"):

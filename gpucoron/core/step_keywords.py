@@ -19,7 +19,7 @@ __all__ = ["StepKeywords"]
 
 
 class StepKeywords(TypedDict, total=False):
-    """Every step parameter as ``STEP_PARAMETER``, or those of a step as a mapping.
+    """Every step parameter as ``STEP_PARAMETER``, or those of a step as a mapping; short names.
 
     `gpucoron.core.parameters` says what they do.
     """
@@ -47,6 +47,13 @@ class StepKeywords(TypedDict, total=False):
     klip_mode: str
     klip_movement: float
     klip_exclude_reference: Iterable[str] | str | None
+    klip_annuli: int
+    klip_subsections: int
+    klip_annuli_spacing: str
+    klip_iwa: float | str
+    klip_owa: float | str | None
+    klip_optimise: float | str
+    klip_maxnumbasis: int | None
     resample: Mapping[str, Any] | Resample
     resample_skip: bool
     resample_pixfrac: float
@@ -67,3 +74,7 @@ class StepKeywords(TypedDict, total=False):
     analysis_filter_curve: str | PathLike[str] | None
     analysis_star_magnitude: float | None
     analysis_vega_zero_point: float | None
+    star_spectrum: str | PathLike[str] | None
+    filter_curve: str | PathLike[str] | None
+    star_magnitude: float | None
+    vega_zero_point: float | None

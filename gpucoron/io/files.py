@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from gpucoron.errors import InputError, OutputError, why
 
@@ -118,7 +118,7 @@ def _temporary_path(path: Path) -> Path:
 def create_partial(path: Path, mode: str) -> BinaryIO:
     """Create a file that will be `path` when it is complete; `.name` is its name until then."""
     with _CREATING:
-        return open(_temporary_path(path), mode)
+        return cast("BinaryIO", open(_temporary_path(path), mode))
 
 
 def end_all_partials(folder: Path) -> None:
