@@ -42,6 +42,7 @@ TEST_FILES = (
             "eigen",
             "flagged_pixels",
             "fourier_shift",
+            "klip_zones",
             "kriging",
             "leave_one_out",
             "median",
@@ -56,9 +57,12 @@ TEST_FILES = (
             "bad_pixels",
             "field",
             "klip",
+            "lone_hits",
             "outlier_detection",
             "psf_noise",
+            "reference_ranking",
             "resample",
+            "roll_subtraction",
         )
     ),
 )

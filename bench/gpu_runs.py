@@ -163,13 +163,13 @@ def spans():
     from gpucoron.steps.bad_pixels import ReferenceLibrary
 
     out = []
-    outliers, resample, subtraction, align_refs = (  # steps of the same names hide the modules
+    outliers, resample, subtraction, image_fits = (  # steps of the same names hide the modules
         importlib.import_module(f"gpucoron.{name}")
         for name in (
             "steps.outlier_detection",
             "steps.resample",
             "pipeline.subtraction",
-            "steps.align_refs",
+            "steps.image_fits",
         )
     )
 
@@ -189,7 +189,7 @@ def spans():
             (ReferenceLibrary, "fill_science", "filling: science"),
             (Registration, "__init__", "registration: preparing"),
             (Registration, "propagate", "registration: uncertainties"),
-            (align_refs, "joint_positions", "registration: fits"),
+            (image_fits, "joint_positions", "registration: fits"),
             (Alignment, "fit", "registration: fits"),
             (Alignment, "in_common_frame", "shift"),
             (Alignment, "shift", "shift"),

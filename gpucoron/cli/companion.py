@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpucoron.cli.options import Parser, add_logging_options, command_parser
 from gpucoron.cli.run import run_console
 from gpucoron.cli.streams import write_lines
-from gpucoron.core.text import format_table
+from gpucoron.core.text import format_table, with_error
 from gpucoron.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def describe(fit: CompanionFit, entry: SkyCandidate) -> list[str]:
         ("separation", f'{entry.separation:.4f} +- {entry.separation_err:.4f}"'),
         ("position angle", f"{entry.angle:.3f} +- {entry.angle_err:.3f} deg"),
         ("dRA, dDec", f'{east:+.4f} +- {east_err:.4f}", {north:+.4f} +- {north_err:.4f}"'),
-        ("flux", f"{1e6 * entry.flux_jy:.4g} +- {1e6 * entry.flux_jy_err:.2g} uJy"),
+        ("flux", f"{with_error(1e6 * entry.flux_jy, 1e6 * entry.flux_jy_err)} uJy"),
     ]
     if math.isfinite(entry.contrast):
         rows.append(("contrast", f"{entry.contrast:.3e} +- {entry.contrast_err:.1e}"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpucoron.cli.options import Parser, add_run_options, command_parser
 from gpucoron.cli.run import run_console, run_one
 from gpucoron.cli.streams import write_lines
-from gpucoron.core.text import format_table
+from gpucoron.core.text import format_table, with_error
 
 if TYPE_CHECKING:
     from gpucoron.pipeline.result import Result
@@ -83,7 +83,7 @@ def planet_lines(result: Result, simulation: Simulation) -> Iterator[str]:
     rows: list[tuple] = []
     for number, (truth, seen) in enumerate(zip(simulation.planets, found, strict=True), 1):
         flux = (
-            f"{1e6 * seen.flux_jy:.3g} +- {1e6 * seen.flux_jy_err:.1g}"
+            with_error(1e6 * seen.flux_jy, 1e6 * seen.flux_jy_err)
             if record is not None and record.forward is not None
             else "no model"
         )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from gpucoron.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["StarFlux", "band_flux", "flux_density"]
 
@@ -92,6 +93,8 @@ def band_flux(
     ``int F_nu T dlambda / lambda / int T dlambda / lambda``, by the trapezoidal rule on the
     wavelengths of both (Bessell & Murphy 2012, PASP 124, 140, eq. A12 for F_nu).
     """
+    import numpy as np
+
     grid = np.union1d(wavelength_um, filter_um)
     grid = grid[(grid >= filter_um[0]) & (grid <= filter_um[-1])]
     weight = np.interp(grid, filter_um, transmission) / grid

@@ -1,6 +1,16 @@
-"""Text tables."""
+"""Text tables, and numbers with their errors."""
 
-__all__ = ["format_table"]
+import math
+
+__all__ = ["format_table", "with_error"]
+
+
+def with_error(value: float, error: float) -> str:
+    """Format a number and its error, with two digits of it: "171 +- 13"; without one the number."""
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:.3g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} +- {error:.{decimals}f}"
 
 
 def format_table(rows: list[tuple], header: tuple | None = None, right: tuple = ()) -> list[str]:

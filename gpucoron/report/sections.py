@@ -12,6 +12,7 @@ from gpucoron.analysis import measure
 from gpucoron.analysis.measure import Sky, science_exposures
 from gpucoron.analysis.photometry import SkyCandidate
 from gpucoron.analysis.record import ExposureRecord, Record
+from gpucoron.core import text
 from gpucoron.core.star import CombinedStar
 from gpucoron.report import images, plots
 from gpucoron.report.canvas import Drawing, chart, drawing, image_axes
@@ -30,10 +31,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def with_error(value: float, error: float) -> str:
     """Write a number with its error, to two digits of the error."""
-    if not (math.isfinite(error) and error > 0):
-        return f"{value:.3g}".replace("-", "−")
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{number(value, digits)} ± {number(error, digits)}"
+    return text.with_error(value, error).replace("+-", "±").replace("-", "−")
 
 
 def labels(record: Record) -> dict[str, str]:
@@ -145,11 +143,11 @@ def candidate_table(record: Record, candidates: list[SkyCandidate]) -> dict[str,
     header = [
         *("", "separation", "PA", "flux, µJy"),
         *(["contrast"] if contrasts else []),
-        *("significance", "SNR"),
+        *("sigma", "SNR"),
         *(f"S{k}" for k in range(1, len(roots) + 1)),
-        *("caveat", "peak, MJy/sr"),
+        "caveat",
         *(f"{t} KL" for t in several),
-        *("x", "y", "RA", "Dec"),
+        *("x, y", "RA, Dec"),
     ]
     rows = [
         [
@@ -162,12 +160,9 @@ def candidate_table(record: Record, candidates: list[SkyCandidate]) -> dict[str,
             number(s.candidate.snr, 1),
             *(number(s.by_exposure.get(root), 1) for root in roots),
             s.caveat,
-            f"{s.candidate.peak:.3g}",
             *(number(s.by_truncation.get(t), 1) for t in several),
-            number(s.candidate.x),
-            number(s.candidate.y),
-            f"{s.ra:.6f}°",
-            f"{number(s.dec, 6)}°",
+            f"{number(s.candidate.x, 1)}, {number(s.candidate.y, 1)}",
+            f"{s.ra:.6f}°, {number(s.dec, 6)}°",
         ]
         for k, s in enumerate(candidates[:LISTED], 1)
     ]

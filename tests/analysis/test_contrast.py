@@ -156,12 +156,14 @@ def test_files(run):
     contrast = result.contrast()
     table = QTable.read(curve)
     np.testing.assert_allclose(table["separation"].to_value("arcsec"), contrast.separation)
-    np.testing.assert_allclose(table["flux"].to_value("Jy"), contrast.best_limit * contrast.jansky)
+    limit = contrast.best_limit * contrast.jansky
+    np.testing.assert_allclose(table["flux"].to_value("Jy"), limit)
+    np.testing.assert_allclose(table["contrast"], limit / contrast.star_jy)
     assert set(table["kl"]) <= {2, 6}
     assert {curve, image} <= set(result.files)
     with fits.open(image, checksum=True) as hdus:
-        plane = hdus["LIMIT"]
-        assert plane.header["BUNIT"] == "MJy/sr"
+        plane = hdus["CONTRAST"]
+        assert plane.header.get("BUNIT", "") == contrast.unit
         assert plane.data.shape == result.product.i2d.data.shape
         assert hdus[0].header["CONTSIG"] == 5.0 and hdus[0].header["CALIBRAT"]
         assert len(hdus["CURVE"].data) == len(table)
@@ -170,9 +172,7 @@ def test_files(run):
     radius = np.hypot(x - result.product.star.pixel[0], y - result.product.star.pixel[1])
     for k in (10, 20, 30):
         ring = contrast.map[abs(radius - contrast.separation_px[k]) < 0.7]
-        np.testing.assert_allclose(
-            np.nanmedian(ring), contrast.best_limit[k] * contrast.peak, rtol=0.15
-        )
+        np.testing.assert_allclose(np.nanmedian(ring), limit[k] / contrast.star_jy, rtol=0.15)
 
 
 def test_bad_input(run):

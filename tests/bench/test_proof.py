@@ -201,7 +201,7 @@ def test_what_runs_on_the_device_is_reached():
         "tile_shares _write"
     ).split():
         assert name in code
-    assert "choose_device" not in code and "numba" not in code
+    assert not re.search(r"\b(choose_device|numba)\b", code)
     texts = " ".join(re.findall(r"value='([^']*)'", code))
     kernels = {
         name.partition("<")[0]

@@ -99,7 +99,7 @@ def test_the_demo_end_to_end(tmp_path, monkeypatch, capsys):
     rows = [
         re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall("<tr.*?</tr>", page, re.S)
     ]
-    listed = {row[5] for row in rows if len(row) > 8 and "″" in row[1]}
+    listed = {row[6] for row in rows if len(row) > 8 and "″" in row[1]}  # after significance
     planets = re.findall(r" found .* ([\d.]+) +[\d.]+\n", out)
     assert len(planets) == 3 and listed & set(planets), (planets, listed)
     assert re.search(r"  total +\d+\.\d\d", err)
