@@ -22,7 +22,7 @@ from tests.helpers.scenes import gaussian
 from tests.helpers.tiny_sets import TinySet
 from tests.report.conftest import ROLLS
 
-SECTIONS = set("image snr candidates exposures rms shifts eigen flags members".split())
+SECTIONS = set("image snr candidates exposures rms shifts references eigen flags members".split())
 SKIP = {"skip": True}
 VOID = {"meta", "link", "input", "img"}
 
