@@ -50,7 +50,7 @@ __device__ __forceinline__ int gather_neighbours(int y, int x, int ny, int nx, i
   const int lane = threadIdx.x % 32;
   int n = 0;
   noise = 0.0;
-  __syncwarp();  // all lanes are done with the scratch memory
+  __syncwarp();  // untested: shuffles hold the lanes together, but not their memory
   for (int first = 0; first < SPAN * SPAN; first += 32) {
     const int cell = first + lane, dy = cell / SPAN - REACH, dx = cell % SPAN - REACH;
     const int v = y + dy, u = x + dx, square = dy * dy + dx * dx;
@@ -124,7 +124,7 @@ __device__ __forceinline__ Prediction krige_values(int n, double mean, double no
                                                    const double *table, KrigingScratch<REACH> &s) {
   const int lane = threadIdx.x % 32;
   double value = 0.0;
-  __syncwarp();  // values may have been changed, and what was in s.column read, by other lanes
+  __syncwarp();  // untested: other lanes may have changed values and read s.column
   const double ratio = noise / signal;
   const double nugget = ratio > NOISE_FLOOR ? ratio : NOISE_FLOOR;
   if (!factor(n, mean, nugget, table, s)) return {mean, signal};
