@@ -129,10 +129,13 @@ def chain(tiny, align="joint", preset=None, truncate=3, **alignment):
     """Do by hand what a run does before resampling; yield exposure, flagged, aligned, psfsub."""
     mask = read_psfmask(tiny.mask, SHAPE)
     exposures = [read_exposure(p, "psf") for p in tiny.psf]
-    stack = stack_refs([outlier_detection(e.stack, preset=preset).stack for e in exposures])
+    cutoff = cutoff_of(exposures[0].meta)
+    stack = stack_refs(
+        [outlier_detection(e.stack, preset=preset, cutoff=cutoff).stack for e in exposures]
+    )
     for path in tiny.science:
         exposure = read_exposure(path, "science")
-        flagged = outlier_detection(exposure.stack, preset=preset).stack
+        flagged = outlier_detection(exposure.stack, preset=preset, cutoff=cutoff).stack
         parameters = {"align": align, "preset": preset, **alignment}
         plan = Alignment(flagged, stack, mask, **parameters)
         filled = flagged.replace(data=plan.science, dq=plan.science_dq)
