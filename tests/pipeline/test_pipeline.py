@@ -12,6 +12,7 @@ from gpucoron.core.parameters import Klip, Parameters
 from gpucoron.errors import OutputError, ParameterError, UsageError
 from gpucoron.io import read_exposure, read_psfmask
 from gpucoron.ops.dq import DO_NOT_USE, FLUX_ESTIMATED
+from gpucoron.optics.telescope import cutoff_of
 from gpucoron.steps import Alignment, align_refs, klip, outlier_detection, stack_refs
 from tests.helpers.tiny_sets import N_REFERENCES, N_SCIENCE, NAME, SHAPE, TinySet, complete
 from tests.helpers.tiny_sets import one_thread as one_thread
