@@ -60,7 +60,7 @@ def run(
     memory: int | str | None = None,
     client: Any = None,
     resume: bool = False,
-    forward_model: bool = True,
+    forward_model: bool | None = None,
     contrast: bool = False,
     **keywords: Unpack[StepKeywords],
 ) -> Result:
@@ -134,9 +134,10 @@ def run(
     resume : bool
         Go on from what an earlier run with the same inputs and parameters has completed in
         `output_dir`, by its ``*_run.json``; from the beginning where there is none.
-    forward_model : bool
+    forward_model : bool, optional
         Keep what predicts how a source looks in the products (`ProductResult.forward_model`), which
         contrast curves and the fluxes of candidates need: nref x ny x nx float64 per exposure.
+        Default: unless `resume`, for it is not in the products.
     contrast : bool
         Measure the contrast curve and map (`Result.contrast`), and write ``_contrast.ecsv`` and
         ``_contrast.fits`` with the products.
@@ -185,7 +186,7 @@ def run(
         resume=resume,
         threads=threads,
         memory=memory,
-        forward_model=forward_model,
+        forward_model=not resume if forward_model is None else forward_model,
         contrast=contrast,
     )
     if output_dir is None:

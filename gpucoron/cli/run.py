@@ -51,7 +51,8 @@ def run_options(
         memory=options.memory,
         contrast=getattr(options, "contrast", False),
         report=report,
-        forward_model=report is not None,  # by which it measures candidates
+        # by which the report measures candidates; it is not in the products of an earlier run
+        forward_model=report is not None and not options.resume,
         protected=tuple(filter(None, (*options.params, options.log_file, options.log_json))),
     )
 

@@ -311,7 +311,8 @@ def test_star_mask_and_errors_in_the_combined_image(seed, pair):
     output = output_wcs([wcs], [pair[0].meta], [pair[0].shape], pixel_scale_ratio=0.7)
     covariance = np.diag(error**2) + 0.6 * error.prod() * (1 - np.eye(2))
     star = StarPositions(
-        *(mean[:1], mean[1:], error[:1], error[1:], "model", tuple(mask)), covariance[:1, 1]
+        *(mean[:1], mean[1:], error[:1], error[1:], "model", tuple(mask)),
+        xy_cov=covariance[:1, 1],
     )
     found = Centering(pair[:1], [star], [wcs], "wcs").in_image(output)
     places = np.vstack([mean, mask, random.multivariate_normal(mean, covariance, 4000)]) - 1
