@@ -75,7 +75,7 @@ class SkyCandidate:
 
     @property
     def doubtful(self) -> bool:
-        """Whether it may be no point source."""
+        """Whether it has a caveat, and may not be a point source."""
         return bool(self.caveat) and self.caveat != NO_MODEL
 
 
