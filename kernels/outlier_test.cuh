@@ -38,7 +38,7 @@ template <class T> struct SuspectTest {
 
   // Which integrations to compare with: `most` of middling value, then `others` nearest in time.
   __device__ __forceinline__ void choose(int most, int others) {
-    __syncwarp();  // all lanes have read what was chosen before
+    __syncwarp();  // untested: all lanes have read what was chosen before
     const int lane = threadIdx.x % 32;
     const long long p = static_cast<long long>(y) * nx + x;
     const int start = max(0, min(i - WINDOW / 2, n - WINDOW)), j = start + lane;
@@ -66,7 +66,7 @@ template <class T> struct SuspectTest {
     templates = min(others, __popc(rest));
     if (central) chosen[__popc(centrals & ((1u << lane) - 1u))] = j;
     if (other && place < others) chosen[middle + place] = j;
-    __syncwarp();
+    __syncwarp();  // untested: all lanes know what is chosen; barriers follow before most reads
   }
 
   // Difference of integration `of` from the mean of the middling ones; templates into `row`.
@@ -195,7 +195,7 @@ template <class T> struct SuspectTest {
     double *here = s.column + MOST_FITTED * MOST;
     int n_values = 0;
     double noise = 0.0, own, base, sum = 0.0, power = 0.0;
-    __syncwarp();  // all lanes are done with the scratch memory
+    __syncwarp();  // untested: all lanes are done with the scratch memory
     for (int first = 0; first < SPAN * SPAN; first += 32) {
       const int cell = first + lane, dy = cell / SPAN - NEAR, dx = cell % SPAN - NEAR;
       const int v = y + dy, u = x + dx, square = dy * dy + dx * dx;

@@ -306,10 +306,10 @@ def _checked(images, errors, steps):
             f"images and errors have shapes {images.shape} and {errors.shape}, expected one shape "
             "(n, ny, nx)"
         )
-    if steps.shape != (len(images), 2) or not np.isfinite(steps).all():
+    if steps.shape != (len(images), 2) or not (np.abs(steps) < max(images.shape[1:])).all():
         raise InputError(
-            f"steps have shape {steps.shape}, expected ({len(images)}, 2), all finite: x and y of "
-            "the star in each image"
+            f"steps have shape {steps.shape}, expected ({len(images)}, 2), of less than the "
+            f"images' size (largest: {np.abs(steps).max(initial=0):g} px): the star's x and y"
         )
     return images, errors, steps
 

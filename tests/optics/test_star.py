@@ -300,6 +300,10 @@ def test_dithers_that_are_far_apart_are_fitted():
     ("change", "message"),
     [
         ({"steps": np.zeros((2, 2))}, r"steps have shape \(2, 2\), expected \(4, 2\)"),
+        (
+            {"steps": np.full((4, 2), -1e23)},
+            r"of less than the images' size \(largest: 1e\+23 px\)",
+        ),
         ({"errors": np.ones((4, 5, 5))}, "images and errors have shapes"),
         ({"images": np.full((4, 112, 112), np.nan)}, "no usable pixel within"),
         ({"mask_centre": (-70.0, 20.0)}, "expected a position on the array"),
