@@ -1,9 +1,9 @@
-"""Run again what a folder of products comes from, in memory, to measure more on it."""
+"""Run an association in memory, or again what a folder of products comes from, to measure on it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from gpucoron.pipeline.run_options import RunOptions
 if TYPE_CHECKING:
     from gpucoron.pipeline.result import Result
 
-__all__ = ["find_record", "run_again"]
+__all__ = ["find_record", "is_run", "run_again"]
 
 
 def find_record(folder: str | os.PathLike) -> dict[str, Any]:
@@ -46,22 +46,25 @@ def find_record(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def run_again(
-    folder: str | os.PathLike,
+    source: str | os.PathLike,
     *,
     device: Any = "auto",
     parameters: Mapping[str, Any] | None = None,
+    sets: Iterable[str] = (),
+    psfmask: Any = None,
     threads: int | None = None,
     progress: Any = None,
 ) -> Result:
-    """Run an earlier run's association with its parameters again; nothing is written.
+    """Run an association, or an earlier run's with its parameters again; nothing is written.
 
     Parameters
     ----------
-    folder : path
-        As for `find_record`.
-    device, threads : see `gpucoron.run`
-    parameters : mapping, optional
-        In place of those that it was run with, as ``{"klip.truncate": 5}``.
+    source : path
+        Of an association; or for an earlier run as for `find_record`.
+    device, psfmask, threads : see `gpucoron.run`
+        `psfmask` is by default that of the earlier run.
+    parameters, sets : mapping, sequence of text
+        In place of those that it was run with: ``{"klip.truncate": 5}``, ``["klip.truncate=5"]``.
     progress : callable, optional
 
     Raises
@@ -76,23 +79,36 @@ def run_again(
     from gpucoron.core.parameters import Parameters
     from gpucoron.pipeline.association import run_association
 
-    record = find_record(folder)
-    asn = Path(record["inputs"][0]["path"])
-    if not asn.is_file():
-        raise InputError(f"{asn}: no such file, expected the association of the run in {folder}")
-    masks = {mask["name"] for mask in record["psfmasks"].values()}
-    own = [name for name in masks if os.path.dirname(name)]  # the others come from CRDS, or are 1
-    flat = {name: value for name, value in record["parameters"].items() if value is not None}
+    again = is_run(source)
+    asn, known, own = _settings(source) if again else (Path(source), {}, None)
     options = RunOptions(
         asn,
-        Parameters.from_sources(keywords=[flat, parameters or {}]),
+        Parameters.from_sources(sets=list(sets), keywords=[known, parameters or {}]),
         choose_device(device),
         None,
         save=frozenset(),
         keep=frozenset({"i2d"}),
-        psfmask=own[0] if own else None,
-        skip_bad=True,
+        psfmask=psfmask or own,
+        skip_bad=again,
         threads=threads,
         forward_model=True,
     )
     return run_association(options, progress)
+
+
+def is_run(source: str | os.PathLike) -> bool:
+    """Return whether a path is that of an earlier run, and not of an association."""
+    return os.path.isdir(source) or str(source).endswith("_run.json")
+
+
+def _settings(source: str | os.PathLike) -> tuple[Path, dict[str, Any], str | None]:
+    """Return association, parameters and psfmask of an earlier run."""
+    record = find_record(source)
+    asn = Path(record["inputs"][0]["path"])
+    if not asn.is_file():
+        raise InputError(f"{asn}: no such file, expected the association of the run in {source}")
+    masks = {os.path.basename(mask["name"]) for mask in record["psfmasks"].values()}
+    files = [entry["path"] for entry in record["inputs"][1:]]  # not masks from CRDS, or of ones
+    own = [path for path in files if os.path.basename(path) in masks]
+    flat = {name: value for name, value in record["parameters"].items() if value is not None}
+    return asn, flat, own[0] if own else None
