@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from gpucoron.analysis import measure
+from gpucoron.analysis.contrast import Contrast
 from gpucoron.analysis.measure import Shifts, Sky, science_exposures
 from gpucoron.analysis.record import Record
 from gpucoron.report.canvas import COLOURS, equal_scale, label_directions, log_scale, style
@@ -85,6 +86,44 @@ def draw_residuals(axes: Axes, curves: Sequence[Curve], unit: str) -> None:
         more = len(handles) - NAMED + 1
         handles[NAMED - 1 :] = [Line2D([], [], linestyle="", label=f"and {more} more")]
     axes.legend(handles=handles, loc="upper right", ncols=1 + (len(handles) > 4))
+
+
+def draw_limits(axes: Axes, contrast: Contrast, planets: Sequence[tuple[float, float]]) -> None:
+    """Draw contrast curves for each truncation and the best of them; candidates are points.
+
+    `planets` are separation (arcsec) and flux (Jy) of candidates.
+    """
+    scale = contrast.peak if contrast.star_jy is None else contrast.jansky / contrast.star_jy
+    name = f"limit at the peak ({contrast.unit})" if contrast.unit else "contrast"
+    style(axes, "separation (arcsec)", f"{contrast.sigma:g}-sigma {name}")
+    places = np.linspace(0, 1, len(contrast.truncations))
+    for truncate, limit, place in zip(contrast.truncations, contrast.limit, places, strict=True):
+        color = colormaps["plasma"](0.85 * place)
+        axes.plot(contrast.separation, scale * limit, color=color, label=kl_vectors(truncate))
+    if len(contrast.truncations) > 1:
+        best = scale * contrast.best_limit
+        axes.plot(contrast.separation, best, "k--", linewidth=1, label="best at each separation")
+    if planets and contrast.star_jy is not None:
+        separations, fluxes = np.transpose(planets)
+        points = fluxes / contrast.star_jy
+        axes.plot(separations, points, "o", color=COLOURS[1], label="candidates")
+    axes.set_xlim(left=0)
+    log_scale(axes)
+    axes.legend(loc="upper right")
+
+
+def draw_throughput(axes: Axes, contrast: Contrast) -> None:
+    """Draw what mask and KLIP leave of a source's light, for each truncation."""
+    style(axes, "separation (arcsec)", "throughput of mask and KLIP")
+    places = np.linspace(0, 1, len(contrast.truncations))
+    for truncate, share, place in zip(
+        contrast.truncations, contrast.throughput, places, strict=True
+    ):
+        color = colormaps["plasma"](0.85 * place)
+        axes.plot(contrast.separation, share, color=color, label=kl_vectors(truncate))
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="lower right")
 
 
 def shifts_by_exposure(record: Record, fits: Mapping[str, np.ndarray]) -> dict[str, Shifts]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import Normalize
 
 from gpucoron.analysis import measure
+from gpucoron.analysis.contrast import Contrast
 from gpucoron.analysis.measure import Sky, science_exposures
 from gpucoron.analysis.photometry import SkyCandidate
 from gpucoron.analysis.record import ExposureRecord, Record
@@ -250,6 +252,27 @@ def residuals(record: Record, sky: Sky | None) -> list[tuple[str, Drawing]]:
             plots.draw_residuals(axes, curves, record.unit)
             drawn.append((title, drawing(axes.figure, f"{title}: residual rms against separation")))
     return drawn
+
+
+def limits(contrast: Contrast | None, candidates: list[SkyCandidate]) -> dict[str, Any] | None:
+    """Draw contrast curve and throughput, where the run has measured them."""
+    if contrast is None:
+        return None
+    planets = [(s.separation, s.flux_jy) for s in candidates if not s.doubtful]
+    views = []
+    axes = chart()
+    plots.draw_limits(axes, contrast, planets)
+    views.append(drawing(axes.figure, "Contrast curve: limit of detection against separation"))
+    if contrast.calibrated:
+        axes = chart()
+        plots.draw_throughput(axes, contrast)
+        views.append(drawing(axes.figure, "Throughput against separation"))
+    known = {"psf": "PSF"}
+    assumptions = [
+        (known.get(name, name.capitalize()), shorten(text, 300, placeholder=" ..."))
+        for name, text in contrast.assumptions.items()
+    ]
+    return {"views": views, "assumptions": assumptions}
 
 
 def shifts(record: Record, fits: dict[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -196,6 +196,7 @@ def test_what_is_noted_is_what_the_products_hold(tiny):
         ({"align_refs": SKIP}, 3, {"shifts": "No fits"}),
         ({"outlier_detection": SKIP}, 4, {"flags": "was skipped"}),
         ({"psfmask": None}, 4, {"image": "No psfmask"}),
+        ({"contrast": True}, 4, {"contrast": "Convention: t.ppf"}),
         ({"align": "first"}, 4, {"eigen": "over 2 bases"}),
         ({"preset": "jwst"}, 4, {"shifts": "One point for each reference"}),
         ({"klip_truncate": (0, 1, 2, 100)}, 4, {"image": "5 KL vectors"}),
