@@ -38,7 +38,10 @@ def make_forward_model(
 
     star, psf, science = product.result.star, off_axis_psf(product), product.inputs.science
     lacking = None
-    if layout is None or len(product.responses) < len(science):
+    if product.inputs.uses_rolls or product.parameters.klip.zoned:
+        lacking = "it is known for RDI of whole images only, not for other rolls as references"
+        lacking += ", zones or a choice of references"
+    elif layout is None or len(product.responses) < len(science):
         lacking = "no PSF is subtracted, or nothing is combined"
     elif star is None:
         lacking = "the star's position is not known"

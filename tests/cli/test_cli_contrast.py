@@ -47,3 +47,13 @@ def test_a_folder_without_a_run(tmp_path, capsys):
     assert "expected the folder of a run, with one *_run.json" in only_error(
         capsys.readouterr().err
     )
+
+
+def test_zones_have_no_forward_model_and_say_so(tiny, capsys):
+    options = ["--set", "klip.annuli=2", "--set", "klip.truncate=2", "--output-dir", str(tiny.out)]
+    assert cli.main(["contrast", str(tiny.asn), *options]) == 0
+    out, err = capsys.readouterr()
+    assert "known for RDI of whole images only" in err and "limits are in MJy/sr" in err
+    (curve,) = (line for line in out.splitlines() if line.endswith(".ecsv"))
+    table = QTable.read(curve)
+    assert "peak" in table.colnames and not {"contrast", "flux"} & set(table.colnames)
