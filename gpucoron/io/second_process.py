@@ -25,7 +25,7 @@ __all__ = ["in_second_process", "second_process", "serve"]
 T = TypeVar("T")
 
 _ROOT = str(Path(__file__).parents[2])  # where this package is, however it was found
-_CODE = f"import sys; sys.path.append({_ROOT!r}); from {__name__} import serve; serve()"
+_CODE = "import sys; sys.path[:] = {path!r}; from " + __name__ + " import serve; serve()"
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _NOTHING = (False, None)  # the answer where the first process is to do the work itself
 
@@ -72,8 +72,9 @@ class _SecondProcess:
 
     def __init__(self):
         self._lock, self._stopped = threading.Lock(), False
+        path = [*filter(None, sys.path), _ROOT]  # without "": not from the data's folder
         self._process: Any = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CODE],  # -P: nothing is imported from the data's folder
+            [sys.executable, "-P", "-c", _CODE.format(path=path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

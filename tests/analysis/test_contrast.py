@@ -185,7 +185,7 @@ def test_bad_input(run):
         ring_noise(speckles(1), (60, 60), 0, [3.0])
     from gpucoron.cli.contrast import main
 
-    with pytest.raises(UsageError, match="expected the output folder of one run"):
+    with pytest.raises(InputError, match="no such file; expected the folder of a run"):
         main([str(run[1].parent)])
     with pytest.raises(UsageError, match="--sigma is 0"):
         main([str(run[1]), "--sigma", "0"])
