@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +12,10 @@ from gpucoron.cli.options import Parser, add_logging_options, command_parser
 from gpucoron.cli.run import run_console
 from gpucoron.cli.streams import write_lines
 from gpucoron.core.text import format_table, with_error
-from gpucoron.errors import InputError, UsageError
+from gpucoron.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpucoron.analysis.companion import CompanionFit
-    from gpucoron.analysis.measure import Sky
-    from gpucoron.analysis.photometry import SkyCandidate
-    from gpucoron.analysis.record import Record
-    from gpucoron.pipeline.result import ProductResult
-
-log = logging.getLogger("gpucoron")
+    from gpucoron.pipeline.companion import Companion
 
 
 def make_parser() -> Parser:
@@ -71,61 +64,22 @@ def _run(options: argparse.Namespace, place: tuple[float, float], console: Any) 
     paths = [folder / f"{product.name}_companion.{end}" for end in ("ecsv", "png")]
     for path in paths:
         check_replaceable(path, options.overwrite)
-    record, sky = _with_model(product)
-    fit, entry = fit_at(record, sky, place, options)
+    companion = result.companion(
+        *place,
+        covariance=options.covariance,
+        walkers=options.walkers,
+        steps=options.steps,
+        seed=options.seed,
+    )
     if not options.quiet:
-        write_lines(describe(fit, entry))
-    _write(paths, record, sky, (fit, entry), options)
+        write_lines(describe(companion))
+    _write(paths, companion, options.overwrite)
     write_lines(map(str, paths))
 
 
-def _with_model(product: ProductResult) -> tuple[Record, Sky]:
-    """Return record and sky of a product that has a forward model."""
-    from gpucoron.analysis.measure import locate_star
-
-    record = product.record
-    sky = locate_star(record) if record is not None and record.images else None
-    if record is None or sky is None or record.forward is None:
-        raise InputError(
-            f"{product.name}: no forward model of a source, expected a run with klip and resample "
-            "whose star and optics are known"
-        )
-    return record, sky
-
-
-def fit_at(
-    record: Record, sky: Sky, place: tuple[float, float], options: argparse.Namespace
-) -> tuple[CompanionFit, SkyCandidate]:
-    """Fit a companion at separation and position angle."""
-    from gpucoron.analysis import photometry
-    from gpucoron.analysis.candidates import find_candidates
-    from gpucoron.analysis.companion import fit_companion
-    from gpucoron.analysis.point_source import source_model
-
-    truncate = max(record.images)
-    field = photometry.field_of(record, sky, truncate)
-    model = source_model(record, truncate, sky.fwhm_px)
-    start = sky.at(*place)
-    known = find_candidates(field, model).candidates
-    others = [c for c in known if math.dist((c.x, c.y), start) > sky.fwhm_px]
-    fit = fit_companion(
-        field,
-        model,
-        start,
-        covariance=options.covariance,
-        others=others,
-        walkers=options.walkers,
-        steps=options.steps,
-        burn_in=options.steps // 5,
-        seed=options.seed,
-    )
-    best = float(fit.best[0]), float(fit.best[1])
-    measured = photometry.measure_at(record, sky, truncate, best, others).candidate
-    return fit, photometry.on_sky(record, sky, truncate, fit.as_candidate(measured), others)
-
-
-def describe(fit: CompanionFit, entry: SkyCandidate) -> list[str]:
+def describe(companion: Companion) -> list[str]:
     """Return the table of a fitted companion as lines."""
+    fit, entry = companion.fit, companion.entry
     (east, north), (east_err, north_err) = entry.offset, entry.offset_err
     rows = [
         ("separation", f'{entry.separation:.4f} +- {entry.separation_err:.4f}"'),
@@ -145,24 +99,13 @@ def describe(fit: CompanionFit, entry: SkyCandidate) -> list[str]:
     return [*lines, f"caveat: {entry.caveat}"] if entry.caveat else lines
 
 
-def _write(paths, record: Record, sky: Sky, found, options) -> None:
+def _write(paths: list[Path], companion: Companion, overwrite: bool) -> None:
     """Write the table and the corner plot."""
-    from gpucoron.analysis import photometry
     from gpucoron.io.files import output_file
-    from gpucoron.report.corner import draw_corner
 
-    (fit, entry), truncate = found, max(record.images)
-    about = photometry.described(record, sky, truncate) | {
-        "covariance": fit.covariance,
-        "correlation_length_px": fit.correlation_px,
-        "chi2_per_pixel": fit.chi2,
-        "likelihoods": fit.n_likelihoods,
-        "autocorrelation_steps": fit.autocorrelation,
-    }
-    samples, labels = photometry.samples_on_sky(record, sky, truncate, fit.samples)
     text, picture = io.StringIO(), io.BytesIO()
-    photometry.Candidates([entry]).table(about).write(text, format="ascii.ecsv")
-    draw_corner(samples, labels, paths[0].stem).savefig(picture, format="png", dpi=130)
+    companion.table().write(text, format="ascii.ecsv")
+    companion.plot().savefig(picture, format="png", dpi=130)
     for path, content in zip(paths, (text.getvalue().encode(), picture.getvalue()), strict=True):
-        with output_file(path, options.overwrite) as file:
+        with output_file(path, overwrite) as file:
             file.write(content)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gpucoron.core.star_flux import StarFlux
     from gpucoron.io.association import LeftOut
     from gpucoron.io.wcs import OutputWcs
+    from gpucoron.pipeline.companion import Companion
     from gpucoron.steps.align_refs import AlignedReferences
     from gpucoron.steps.resample import ResampledImage
 
@@ -273,6 +274,32 @@ class Result(ArrayFields):
         from gpucoron.pipeline.contrast import contrast_of
 
         return contrast_of(self.product, self.parameters, **options)
+
+    def companion(self, separation: float, angle: float, **options: Any) -> Companion:
+        """Fit position and flux of a companion in the first product's combined image.
+
+        Parameters
+        ----------
+        separation, angle : arcsec, degrees
+            Where it is, to one FWHM; the position angle counts from north to east.
+        **options
+            Of `gpucoron.pipeline.companion.companion_of`: `covariance`, ``"matern"`` or
+            ``"diagonal"``; `walkers`, `steps`, `seed`.
+
+        Returns
+        -------
+        Companion
+            ``companion.table()`` has median and errors, ``companion.samples`` is the posterior,
+            ``companion.plot()`` its corner plot.
+
+        Raises
+        ------
+        InputError
+            The run kept no forward model, or no companion is there.
+        """
+        from gpucoron.pipeline.companion import companion_of
+
+        return companion_of(self.product, separation, angle, **options)
 
     def candidates(self, star: tuple[float, float] | None = None) -> QTable:
         """Find point sources in the first product's combined image, as the report does.
