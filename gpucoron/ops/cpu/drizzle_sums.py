@@ -15,7 +15,7 @@ _BLOCK = 1024  # pixels that stay in the processor's cache
 
 
 def sum_shares(geometry, planes, squared):
-    """Sum planes (n, ny, nx) over overlaps; the arguments are those of ops/drizzle.py."""
+    """Sum planes (n, ny, nx) over overlaps; the arguments are those of ops/drizzle_overlaps.py."""
     channels = np.ascontiguousarray(planes.reshape(len(planes), -1).T)
     out = np.zeros((len(planes), *geometry.output_shape))
     over_rows(
@@ -65,7 +65,7 @@ def add_shares(row, stop, pointers, sources, shares, channels, squared, out):
 
 
 def weighted_sums(weights, planes):
-    """Sum weights, and squared weights times planes; the arguments are those of ops/drizzle.py."""
+    """Sum weights, and squared weights times planes; as in ops/drizzle_overlaps.py."""
     n, pixels = len(weights), weights[0].size
     flat = [
         np.ascontiguousarray(a, dtype=np.float32).reshape(n, pixels) for a in (weights, *planes)
