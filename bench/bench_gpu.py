@@ -118,22 +118,23 @@ def checks(part, options):
     import gpu_checks
 
     files = ["drizzle_weights"] if options.tiny else options.files
+    workers = 2 if options.tiny else options.workers
     if part == "compile":
-        return gpu_checks.compiled(1 if options.tiny else options.workers)
+        return gpu_checks.compiled(1 if options.tiny else workers)
     if part == "cases":
         return gpu_checks.cases(
-            options.expected, options.work / "cases", options.limit, options.workers, files
+            options.expected, options.work / "cases", options.limit, workers, files
         )
     if part == "tests":
         return gpu_checks.tests(
             options.limit,
-            options.workers,
+            workers,
             TINY_TESTS if options.tiny else gpu_checks.TEST_FILES,
             options.out.with_name(f"{options.out.stem}-tests.log"),
         )
     if part == "memcheck":
-        return gpu_checks.sanitize(options.limit, options.workers, files or MEMCHECK, ("memcheck",))
-    return gpu_checks.sanitize(options.limit, options.workers, files)
+        return gpu_checks.sanitize(options.limit, workers, files or MEMCHECK, ("memcheck",))
+    return gpu_checks.sanitize(options.limit, workers, files)
 
 
 def libraries():
@@ -141,10 +142,11 @@ def libraries():
     import importlib.metadata
 
     versions, problems = {}, {}
+    distributions = importlib.metadata.packages_distributions()
     for name in LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(
-                next((d for d in importlib.metadata.packages_distributions().get(name, ())), name)
+                next(iter(distributions.get(name, ())), name)
             )
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None

@@ -258,10 +258,11 @@ def runs(work, name, keep=lambda results: None):
     def call():
         return gpucoron.run(asn, device="0", psfmask=mask, keep=("i2d",))
 
+    inside = name != "large"
     for what, work_of in (
-        ("gpu", lambda: both(asn, mask, work / "out", "0")),
+        ("gpu", lambda: both(asn, mask, work / "out", "0", inside or not TINY)),
         ("device", lambda: device_times(call)),
-        ("cpu", lambda: both(asn, mask, work / "out", "cpu", name != "large")),
+        ("cpu", lambda: both(asn, mask, work / "out", "cpu", inside)),
         ("profiled", lambda: busy(call)),
     ):
         results[what] = guarded(work_of)

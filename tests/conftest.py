@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import chance, schedule
+
 # Test processes beside each other share the processors: pools as large as the machine would wait
 # for each other most of the time. Counts before anything loads the BLAS.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -16,6 +18,9 @@ if _WORKERS > 1:
 # name; in all where it is asked for (file.py::test) and with GPUCORON_ALL_ORDERS=1, as once a week.
 # What is about the order itself is in tests/emulation.
 ORDERS = ("host-forward", "host-backward", "host-shuffled")
+
+#: The files with tests, and those with tests on a GPU, whether or not there is one.
+COLLECTED = pytest.StashKey[tuple[set[str], set[str]]]()
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -66,11 +71,12 @@ def device(request):
 
 
 def pytest_report_header(config):
-    """Say once why there is no GPU, instead of in every test that wants one."""
+    """Say once why there is no GPU, instead of in every test that wants one; and the seed."""
     from tests.helpers import device_fixture
 
     missing = device_fixture.why_no_gpu()
-    return f"no GPU, tests on one are left out: {missing}" if missing else "tests run on a GPU, too"
+    gpu = f"no GPU, tests on one are left out: {missing}" if missing else "tests run on a GPU, too"
+    return [gpu, f"GPUCORON_TEST_SEED={chance.SEED} repeats what is drawn at random"]
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -78,17 +84,23 @@ def pytest_collection_modifyitems(config, items):
     """Mark what runs on a GPU; leave out what has none to run on, and further orders of threads."""
     from tests.helpers import device_fixture
 
+    for item in filter(_on_cuda, items):
+        item.add_marker(pytest.mark.gpu)
+    config.stash[COLLECTED] = (
+        {_file(item) for item in items},
+        {_file(item) for item in items if item.get_closest_marker("gpu")},
+    )
     named = any("::" in word for word in config.args)
     if not named and not os.environ.get("GPUCORON_ALL_ORDERS"):
         others = [item for item in items if _in_another_order(item)]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in set(others)]
-    for item in filter(_on_cuda, items):
-        item.add_marker(pytest.mark.gpu)
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if wanting and device_fixture.why_no_gpu():
         config.hook.pytest_deselected(items=wanting)
         items[:] = [item for item in items if item not in wanting]
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        schedule.arrange(items)
 
 
 def _in_another_order(item):
@@ -105,6 +117,10 @@ def _has_all_orders(item):
     return not any(
         "device" in str(mark.args[0]).split(",") for mark in item.iter_markers("parametrize")
     )
+
+
+def _file(item):
+    return item.nodeid.partition("::")[0]
 
 
 def _on_cuda(item):

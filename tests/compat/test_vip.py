@@ -11,8 +11,6 @@ from gpucoron.compat.vip import vip_cubes
 from gpucoron.errors import GpucoronError
 from gpucoron.simulate import simulate
 
-pca = pytest.importorskip("vip_hci.psfsub", reason="vip_hci is not installed").pca
-
 SEPARATION, ANGLE = 1.0, 70.0  # arcsec, degrees E of N
 
 
@@ -35,6 +33,7 @@ def result(tmp_path_factory):
 
 def test_pca_of_vip_has_the_planet_where_it_is(result):
     cubes = vip_cubes(result, size=61)
+    pca = pytest.importorskip("vip_hci.psfsub", reason="vip_hci is not installed").pca
     image = pca(cubes.cube, cubes.angle_list, cube_ref=cubes.cube_ref, ncomp=3, verbose=False)
     radius, angle = SEPARATION / cubes.pxscale, np.radians(ANGLE)
     y, x = 30 + radius * np.cos(angle), 30 - radius * np.sin(angle)

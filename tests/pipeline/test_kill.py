@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import random
 import re
 import signal
 import time
 
 import pytest
 
+from tests.helpers import chance
 from tests.helpers.processes import python
 from tests.helpers.tiny_sets import TinySet, checksums, complete, one_thread, wait  # noqa: F401
 
@@ -108,7 +108,7 @@ def test_killed_while_writing(function, number, whole, rest, tmp_path):
 
 
 # ---- killed at random moments, again and again, and continued until done
-KILLS = 100
+KILLS = 100 if chance.EVERYTHING else 12
 # what says when a file was written, in PRIMARY and in the metadata of ASDF, and what sums it up
 VARYING = re.compile(rb"(DATE    |CHECKSUM|DATASUM )= .{70}|\n *date: [^\n]*")
 
@@ -129,7 +129,7 @@ def contents(folder):
     }
 
 
-def test_a_hundred_kills(tmp_path):
+def test_killed_at_random_moments(tmp_path):
     tiny = TinySet(tmp_path)
     words = (*WORDS, "--threads", "2")
     tiny.command(*words)  # compiles
@@ -138,18 +138,18 @@ def test_a_hundred_kills(tmp_path):
     assert wait(tiny.fork(*words, "--resume")) == 0
     wall = time.monotonic() - start
     right = contents(tiny.out)
-    moments = random.Random(1)
-    kills = chains = 0
-    states = set()
-    while kills < KILLS:
+    moments = chance.moments(KILLS, "kills")
+    chains, states = 0, set()
+    while moments:
         tiny.out = tmp_path / f"chain{chains}"
         code, chains, seen = None, chains + 1, {}
-        while code is None and kills < KILLS:
-            code = killed(tiny.fork(*words, "--resume"), moments.uniform(0, wall))
-            kills += code is None
+        while code is None and moments:
+            code = killed(tiny.fork(*words, "--resume"), moments[-1] * wall)
+            if code is None:
+                moments.pop()
             states.add(len(look(tiny.out, seen)[0]))
         assert (wait(tiny.fork(*words, "--resume")) if code is None else code) == 0
         assert contents(tiny.out) == right
         assert len(tiny.files()) == len(right) == 11  # and nothing half-written
-    assert chains >= 2  # on an idle machine 5 come to their end; worst seen 2, at a load of 15
-    assert states >= {0, 11} and len(states) > 5
+    # of 100 kills: on an idle machine 5 chains come to their end; worst seen 2, at a load of 15
+    assert len(states) > 2 and (not chance.EVERYTHING or states >= {0, 11} and len(states) > 5)

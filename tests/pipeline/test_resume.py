@@ -13,6 +13,7 @@ from gpucoron.errors import OutputError, UsageError
 from gpucoron.io.fits.checksums import is_whole
 from gpucoron.pipeline.output_lock import FolderLock
 from gpucoron.pipeline.subtraction import Subtraction
+from tests.helpers import chance
 from tests.helpers.cuda_on_host import cupy_on_host
 from tests.helpers.tiny_sets import NAME, checksums, one_thread, only_error, wait  # noqa: F401
 from tests.pipeline.test_kill import contents, look
@@ -104,7 +105,7 @@ def test_on_a_gpu(device, tiny, subtracted):
 
 @pytest.mark.parametrize("device", ["host-forward"], indirect=True)
 def test_a_gpu_that_is_lost(device, tiny, monkeypatch, capsys, tmp_path):
-    """After each tenth of the kernels: one line, nothing half-written, and the run is continued."""
+    """After some tenths of the kernels: one line, nothing half-written, the run is continued."""
     launches, left, launch = [], [10**9], cupy_on_host._RawKernel.__call__
 
     def call(kernel, *arguments, **keywords):
@@ -118,7 +119,7 @@ def test_a_gpu_that_is_lost(device, tiny, monkeypatch, capsys, tmp_path):
     words = ("--device", "0", *WORDS)
     assert tiny.command(*words) == 0
     right, n, seen = contents(tiny.out), len(launches), set()
-    for tenth in range(10):
+    for tenth in range(10) if chance.EVERYTHING else (0, 3, 6, 9):
         tiny.out = tmp_path / f"out{tenth}"
         left[0] = n * tenth // 10
         assert tiny.command(*words) == 4

@@ -30,7 +30,15 @@ def deviations(images, places, outliers, scores, stale, quick, cutoff):
     offsets, squares = neighbours(NEAR)
     table = finest_correlation(cutoff)
     tables = offsets, table[squares], table[np.sum(offsets**2, axis=1)]
-    over_rows(_deviations, len(scores), *images, *places, outliers, *tables, stale, quick, scores)
+    arrays = [_read_only(a) for a in (*images, *places, outliers, *tables, stale)]
+    over_rows(_deviations, len(scores), *arrays, quick, scores)
+
+
+def _read_only(array):
+    """Contiguous and read-only, whatever it was: the loop is compiled once for each dtype."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view
 
 
 @njit(cache=True, nogil=True)

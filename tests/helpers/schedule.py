@@ -1,0 +1,45 @@
+"""Which tests share a process, and which begin first, where several processes run the suite.
+
+The tests of a file run in one process, one after another: what the file's fixtures make is made
+once, and what its functions compile is compiled once. The files that take longest begin first, so
+that no process is left with one of them at the end.
+"""
+
+import pytest
+
+#: CPU seconds of the files that take longest, in an empty checkout; the others take less than 15.
+SECONDS = {
+    "kernels/test_kernels_sanitized": 120,  # first, and beside what compiles all loops for the CPU
+    "pipeline/test_kill": 100,
+    "bench/test_bench_gpu": 120,
+    "cluster/test_cluster": 100,
+    "pipeline/test_offline": 90,
+    "pipeline/test_resume": 90,
+    "backend/test_compiling": 48,
+    "ops/test_outliers": 50,
+    "pipeline/test_pipeline_gpu": 50,
+    "pipeline/test_plan": 45,
+    "pipeline/test_stop": 40,
+    "test_packages": 45,
+    "kernels/test_kernels_compile": 35,
+    "analysis/test_contrast": 36,
+    "cli/test_bad_input": 26,
+    "fuzz/test_keywords": 26,
+    "cli/test_cli_compile": 28,
+    "backend/test_opening": 28,
+    "report/test_report": 27,
+    "steps/test_outlier_detection": 20,
+    "bench/test_proof": 21,
+}
+
+
+def arrange(items):
+    """Put each file's tests into a group of `--dist loadgroup`, and long files first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_file(item)))
+    items.sort(key=lambda item: -SECONDS.get(_file(item), 0))  # stable: files stay together
+
+
+def _file(item):
+    return item.nodeid.partition("::")[0].removeprefix("tests/").removesuffix(".py")
