@@ -63,6 +63,14 @@ def load(simulation):
     return *groups, read_psfmask(simulation.psfmask, groups[0][0][0].shape[1:])
 
 
+def flagged(exposure, preset=None):
+    """The exposure after outlier_detection, as in a run."""
+    from gpucoron.optics.telescope import cutoff_of
+    from gpucoron.steps import outlier_detection
+
+    return outlier_detection(exposure.stack, preset=preset, cutoff=cutoff_of(exposure.meta)).stack
+
+
 def clean(stack, scene):
     """The scene as a stack without noise or defects; only NON_SCIENCE pixels stay flagged."""
     import numpy as np
@@ -128,7 +136,7 @@ def measure(instrument, seed, folder, sizes):
     import numpy as np
 
     from gpucoron.simulate import simulate
-    from gpucoron.steps import outlier_detection, stack_refs
+    from gpucoron.steps import stack_refs
 
     simulation = simulate(folder / instrument, instrument, seed=seed, truth_scenes=True, **sizes)
     science, references, mask = load(simulation)
@@ -136,8 +144,7 @@ def measure(instrument, seed, folder, sizes):
     rng = np.random.default_rng(seed)
     scene = np.concatenate([c for _, c in references])
     stacked = {
-        preset: stack_refs([outlier_detection(e.stack, preset=preset).stack for e, _ in references])
-        for preset in (None, "jwst")
+        preset: stack_refs([flagged(e, preset) for e, _ in references]) for preset in (None, "jwst")
     }
     results = {}
     for exposure, own in science:
@@ -146,9 +153,9 @@ def measure(instrument, seed, folder, sizes):
         for align in ("joint", "each", "jwst"):
             preset = "jwst" if align == "jwst" else None
             truth = fits(*plain, mask, align, zero)
-            flagged = outlier_detection(exposure.stack, preset=preset).stack
-            row[align] = errors(fits(flagged, stacked[preset], mask, align, zero), truth)
-            both = (patched(stack, scene[0] * mask) for stack in (flagged, stacked[preset]))
+            unhit = flagged(exposure, preset)
+            row[align] = errors(fits(unhit, stacked[preset], mask, align, zero), truth)
+            both = (patched(stack, scene[0] * mask) for stack in (unhit, stacked[preset]))
             row[f"{align}, patch"] = errors(fits(*both, mask, align, zero), truth)
         raw = stack_refs([e.stack for e, _ in references])
         noisy = with_noise(exposure.stack, own, rng), with_noise(raw, scene, rng)
@@ -161,7 +168,7 @@ def pulls(kind, seeds, folder, single):
     import numpy as np
 
     from gpucoron.simulate import simulate
-    from gpucoron.steps import outlier_detection, stack_refs
+    from gpucoron.steps import stack_refs
 
     (instrument, options), zero = KINDS[kind], KINDS[kind][0].startswith("miri")
     sizes = SMALL | ({k: SINGLE[k] for k in SINGLE if "integrations" in k} if single else {})
@@ -179,10 +186,10 @@ def pulls(kind, seeds, folder, single):
         scene = np.concatenate([c for _, c in references])
         raw = stack_refs([e.stack for e, _ in references])
         (exposure, own), rng = science[0], np.random.default_rng(seed)
-        stacked = stack_refs([outlier_detection(e.stack).stack for e, _ in references])
+        stacked = stack_refs([flagged(e) for e, _ in references])
         truth = fits(clean(exposure.stack, own), clean(raw, scene), mask, "joint", zero)
         for key, pair in {
-            "defects": (outlier_detection(exposure.stack).stack, stacked),
+            "defects": (flagged(exposure), stacked),
             "noise": (with_noise(exposure.stack, own, rng), with_noise(raw, scene, rng)),
         }.items():
             rows[key].append((fits(*pair, mask, "joint", zero), truth))

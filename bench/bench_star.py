@@ -1,14 +1,16 @@
 """How well the star behind the coronagraph is found, and how honest its errors are.
 
     python bench/bench_star.py [--quick] [--seeds 8] [--first-seed 0] [--only NAME] [--out FILE]
+    python bench/bench_star.py --filters [--seeds 1] [--first-seed 200] [--only NAME] [--out FILE]
 
-All coronagraphs of NIRCam and MIRI. Simulated sets with noise, cosmic rays and bad pixels: the
-mean of each dithered reference exposure after outlier_detection, with its position known to 0.02 px
-(as from the header) or 0.002 px (as from registration). Rms of the error along x and y in mas, rms
-pull, and processor seconds, over the seeds. "wrong" is a model whose pupil is turned by 0.5
-degrees, whose mask is 1 % too large and whose stop is 2 % too narrow. "one image" is one reference
-alone; "science alone" is the mean of a science exposure, and "science" the same with wavefront and
-mask from the dithered references, as in a run.
+All coronagraphs of NIRCam and MIRI; with --filters every mask with every filter, four dithers, 96 x
+96 px, only "header" and "science", the cases in turn. Simulated sets with noise, cosmic rays and
+bad pixels: the mean of each dithered reference exposure after outlier_detection, with its position
+known to 0.02 px (as from the header) or 0.002 px (as from registration). Rms of the error along x
+and y in mas, rms pull, and processor seconds, over the seeds. "wrong" is a model whose pupil is
+turned by 0.5 degrees, whose mask is 1 % too large and whose stop is 2 % too narrow. "one image" is
+one reference alone; "science alone" is the mean of a science exposure, and "science" the same with
+wavefront and mask from the dithered references, as in a run.
 """
 
 import shutil
@@ -42,12 +44,21 @@ SIZES = {
     "planets": (),
     "disk": False,
 }
+SMALL = {**SIZES, "shape": (96, 96), "n_references": 4}
 WRONG = {"rotation_deg": 0.5, "radius_scale": 1.01, "stop_scale": 0.98}
 CASES = {
     "30 nm, 0.5 px": {"wavefront_nm": 30.0, "acquisition_px": 0.5},
     "default, 0.5 px": {"acquisition_px": 0.5},
     "default, 0 px": {"acquisition_px": 0.0},
 }
+
+
+def every_filter():
+    """All masks with the filters of their channel: (instrument, filter, mask)."""
+    from gpucoron.optics.instruments import MODES
+
+    modes = {(m.name, m.mask): m for m in reversed(MODES)}.values()  # the first of each is usual
+    return [(m.name, f, m.mask or None) for m in modes for f in sorted(m.filters)]
 
 
 def load(simulation, kind="psf"):
@@ -75,8 +86,8 @@ def load(simulation, kind="psf"):
     return np.array(images), np.array(errors), np.array(places)
 
 
-def measure(name, bandpass, mask, case, seeds, folder):
-    """Errors and pulls of one kind of set."""
+def measure(name, bandpass, mask, case, seeds, folder, few=False):
+    """Errors and pulls of one kind of set; `few` leaves out what a run does not do."""
     import time
 
     import numpy as np
@@ -88,7 +99,7 @@ def measure(name, bandpass, mask, case, seeds, folder):
 
     instrument, optics = choose_optics(name, bandpass, mask)
     aperture = load_aperture(optics.aperture)
-    centre = Window.centred(aperture, SIZES["shape"]).centre
+    centre = Window.centred(aperture, (SMALL if few else SIZES)["shape"]).centre
     mas = 1000 * np.array(aperture.scale)
     variants = {
         "all": {},
@@ -96,11 +107,19 @@ def measure(name, bandpass, mask, case, seeds, folder):
         "wrong": {"options": WRONG},
         "one image": {},
     }
+    if few:
+        variants = {"header": variants["header"]}
     rows = {key: [] for key in variants}
     optics = instrument, optics, centre
     for seed in seeds:
         made = simulate(
-            folder / f"{seed}", name, filter=bandpass, mask=mask, seed=seed, **SIZES, **case
+            folder / f"{seed}",
+            name,
+            filter=bandpass,
+            mask=mask,
+            seed=seed,
+            **(SMALL if few else SIZES),
+            **case,
         )
         images, errors, places = load(made)
         origin = places.mean(axis=0)
@@ -123,7 +142,8 @@ def measure(name, bandpass, mask, case, seeds, folder):
                 known = fit.known
         images, errors, (place,) = load(made, "science")
         shutil.rmtree(made.directory)
-        for key, keywords in {"science alone": {}, "science": {"known": known}}.items():
+        kinds = {"science": {"known": known}} | ({} if few else {"science alone": {}})
+        for key, keywords in kinds.items():
             start = time.process_time()
             fit = fit_star(images, errors, np.zeros((1, 2)), *optics, **keywords)
             rows.setdefault(key, []).append(compared(fit, place, mas, time.process_time() - start))
@@ -164,6 +184,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="kinds of sets whose name begins with this")
+    parser.add_argument("--filters", action="store_true", help="every filter, what a run does")
     parser.add_argument("--quick", action="store_true", help="three kinds of sets, two seeds")
     options = parser.parse_args()
     limit_threads(1)
@@ -172,15 +193,20 @@ def main():
     if options.quick:
         sets, count = {name: sets[name] for name in QUICK}, 2
         cases = dict(list(CASES.items())[:2])
+    if options.filters:
+        sets = {" ".join(filter(None, one)): one for one in every_filter()}
+        cases = {key: CASES[key] for key in ("30 nm, 0.5 px", "default, 0.5 px")}
     wanted = tuple(options.only or ("",))
     seeds, results = range(options.first_seed, options.first_seed + count), {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, one in sets.items():
+        for number, (name, one) in enumerate(sets.items()):
             if not name.startswith(wanted):
                 continue
-            for label, case in cases.items():
+            for label, case in (
+                list(cases.items())[number % 2 :: 2] if options.filters else cases.items()
+            ):
                 key = f"{name}, {label}"
-                results[key] = measure(*one, case, seeds, Path(folder) / key)
+                results[key] = measure(*one, case, seeds, Path(folder) / key, options.filters)
                 print(key, results[key], file=sys.stderr, flush=True)
     finish({"seeds": list(seeds), **SIZES, "results": results}, options.out)
 

@@ -21,7 +21,17 @@ from gpucoron.backend.arrays import in_batches, to_host
 from gpucoron.backend.device import on_gpu
 from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
-from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm
+from gpucoron.ops.registration_fits import (
+    CONVERGED,
+    FIT_DTYPE,
+    INCONSISTENT,
+    LEFT_OUT,
+    NOT_CONVERGED,
+    PREDICTED,
+    left_out,
+    store_fits,
+)
+from gpucoron.ops.registration_norm import FrameSpectra, MaskTerm, checked_mask
 from gpucoron.ops.registration_references import PreparedReferences, nearest_centres
 from gpucoron.ops.registration_search import FAR_GAIN, POOR, probes
 
@@ -39,36 +49,9 @@ __all__ = [
     "left_out",
 ]
 
-CONVERGED, NOT_CONVERGED, LEFT_OUT = 0, 1, 2
-PREDICTED = 4  # not measured: the position is that of its exposure, or the headers'
-INCONSISTENT = 3  # converged, and cannot be right: see `gpucoron.steps.fit_consistency`
-
-FIT_DTYPE = np.dtype(
-    [
-        ("x", "f8"),
-        ("y", "f8"),
-        ("beta", "f8"),
-        ("x_err", "f8"),
-        ("y_err", "f8"),
-        ("beta_err", "f8"),
-        ("residual", "f8"),
-        ("status", "i2"),
-        ("n_iter", "i2"),
-    ]
-)
-
 HALF_WIDTH = 2.3  # px; half a box: they overlap by 0.6 px, so that few fits change box
 GRID = 15  # coarse points along each side of a box from which Newton's method starts
 MAX_WALK = 12  # boxes that a fit may walk through
-
-
-def left_out(n):
-    """Fits of `n` pairs that were not tried: NaN, and the status `LEFT_OUT`."""
-    fits = np.zeros(n, dtype=FIT_DTYPE)
-    for name in FIT_DTYPE.names[:-2]:  # type: ignore[index]  # it has names
-        fits[name] = np.nan
-    fits["status"] = LEFT_OUT
-    return fits
 
 
 class Registration:
@@ -152,11 +135,7 @@ class Registration:
         if references.ndim != 3:
             raise InputError(f"references have shape {references.shape}, expected (nref, ny, nx)")
         self.shape = references.shape[1:]
-        mask = np.ones(self.shape) if mask is None else to_host(mask).astype(np.float64)
-        if mask.shape != self.shape:
-            raise InputError(f"mask has shape {mask.shape}, but the references have {self.shape}")
-        if not np.isfinite(mask).all() or np.count_nonzero(mask) <= 3:
-            raise InputError("the mask is not finite, or leaves no more than three pixels")
+        mask = checked_mask(mask, self.shape)
         if self._on_gpu:
             from gpucoron.ops.cuda import registration as ops
         else:
@@ -248,7 +227,9 @@ class Registration:
         def propagate(some):
             r = firsts[some]
             group = self._xp.asarray(groups[r])
-            parts = self._normal_equations(references, errors[group], fits, r, frame, frame_error)
+            parts = self._references.normal_equations(
+                references, errors[group], fits, r, frame, frame_error
+            )
             for k, part in zip(r, parts, strict=True):
                 covariances[groups == groups[k]] = covariances_of(*part)
 
@@ -258,26 +239,6 @@ class Registration:
             over_items(lambda k: propagate(slice(k, k + 1)), range(len(firsts)))
         self._noise = NoiseCovariances(*np.moveaxis(covariances, 1, 0))
         return self._noise
-
-    def _normal_equations(self, references, errors, fits, r, frame, frame_error):
-        """Return `normal_equations` of the fits of a frame to some references, on the host."""
-        from gpucoron.ops.registration_noise import normal_equations
-
-        xp, prepared = self._xp, self._references
-        at = np.stack([fits[r][k] for k in ("y", "x", "beta")], 1)
-        at[:, :2] -= prepared.moved[r]
-        images = xp.asarray(references[xp.asarray(r)], dtype=np.float64)
-        return to_host(
-            normal_equations(
-                prepared.in_place(images, r),
-                xp.asarray(frame, dtype=np.float64),
-                self._weight,
-                xp.asarray(at),
-                prepared.in_place(xp.asarray(errors, dtype=np.float64), r) ** 2,
-                xp.asarray(frame_error, dtype=np.float64) ** 2,
-                self._mask_term.background,
-            )
-        )
 
     def fit(self, frame):
         """Fit one frame to every reference.
@@ -355,7 +316,7 @@ class Registration:
         r, f = np.repeat(todo, finite.size), np.tile(np.arange(finite.size), todo.size)
         prepared = self._references
         rows = self._solve(frame_spectra, f, r, prepared.centres[r], prepared.packed, r)
-        _store_fits(fits, finite[f], r, prepared.centres[r] + prepared.moved[r], rows)
+        store_fits(fits, finite[f], r, prepared.centres[r] + prepared.moved[r], rows)
         edge = (np.abs(rows[:, :2]) > 0.95 * HALF_WIDTH).any(axis=1)
         again = np.flatnonzero((rows[:, 7] == 0) | edge)
         self._refit(frame_spectra, f[again], r[again], fits, finite)
@@ -380,7 +341,7 @@ class Registration:
         for pairs in self._references.batches(np.arange(len(r))):
             own_f, own_r = f[pairs], r[pairs]
             centres, rows = self._refit_neighbours(frame_spectra, own_f, own_r)
-            _store_fits(fits, finite[own_f], own_r, centres + self.moved[own_r], rows)
+            store_fits(fits, finite[own_f], own_r, centres + self.moved[own_r], rows)
         return fits["residual"][finite[f], r] ** 2 < FAR_GAIN * before**2
 
     def _solve(self, frame_spectra, f, r, centres, packed, which):
@@ -441,11 +402,3 @@ class Registration:
             if not active.size:
                 break
         return centres, rows
-
-
-def _store_fits(fits, f, r, centres, rows):
-    fits["y"][f, r], fits["x"][f, r] = (centres + rows[:, :2]).T
-    for i, name in enumerate(("beta", "y_err", "x_err", "beta_err", "residual"), start=2):
-        fits[name][f, r] = rows[:, i]
-    fits["status"][f, r] = np.where(rows[:, 7] > 0, CONVERGED, NOT_CONVERGED)
-    fits["n_iter"][f, r] = rows[:, 8]

@@ -9,11 +9,22 @@ import numpy as np
 import scipy.fft
 
 from gpucoron.backend import cuda
-from gpucoron.backend.arrays import fft_module
+from gpucoron.backend.arrays import fft_module, to_host
+from gpucoron.errors import InputError
 from gpucoron.ops.chebyshev import PhaseSeries, nodes_and_projection
 from gpucoron.ops.fourier_shift import multiply_phases
 
 BLOCKS = 16  # into which the sum for B is cut, for threads to share
+
+
+def checked_mask(mask, shape):
+    """Return a mask (ny, nx) float64 on the host, ones for None; InputError if it is no good."""
+    mask = np.ones(shape) if mask is None else to_host(mask).astype(np.float64)
+    if mask.shape != shape:
+        raise InputError(f"mask has shape {mask.shape}, but the references have {shape}")
+    if not np.isfinite(mask).all() or np.count_nonzero(mask) <= 3:
+        raise InputError("the mask is not finite, or leaves no more than three pixels")
+    return mask
 
 
 class MaskTerm:

@@ -180,6 +180,30 @@ class PreparedReferences:
         moved = zip(images, self.moved[r].tolist(), strict=True)
         return self._xp.stack([self._xp.roll(i, (-y, -x), axis=(0, 1)) for i, (y, x) in moved])
 
+    def normal_equations(self, images, errors, fits, r, frame, frame_error):
+        """Return `normal_equations` of the fits of a frame to references `r`, on the host.
+
+        `errors` are those of the pixels of each, as `gpucoron.ops.registration.Registration` has
+        them.
+        """
+        from gpucoron.ops.registration_noise import normal_equations
+
+        xp = self._xp
+        at = np.stack([fits[r][k] for k in ("y", "x", "beta")], 1)
+        at[:, :2] -= self.moved[r]
+        images = xp.asarray(images[xp.asarray(r)], dtype=np.float64)
+        return to_host(
+            normal_equations(
+                self.in_place(images, r),
+                xp.asarray(frame, dtype=np.float64),
+                self._weight,
+                xp.asarray(at),
+                self.in_place(xp.asarray(errors, dtype=np.float64), r) ** 2,
+                xp.asarray(frame_error, dtype=np.float64) ** 2,
+                self._mask_term.background,
+            )
+        )
+
 
 def nearest_centres(offsets):
     """The lattice points nearest to offsets (y, x)."""

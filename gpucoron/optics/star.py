@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -18,8 +16,15 @@ from gpucoron.optics.coronagraph_model import (
     StarModel,
 )
 from gpucoron.optics.instruments import Filter, Instrument, load_aperture
-from gpucoron.optics.star_fit import Pixels, Prior, StarFitter
+from gpucoron.optics.star_fit import Pixels, Prior
 from gpucoron.optics.star_images import ImageModel, StarImages
+from gpucoron.optics.star_search import (
+    DETECTED,
+    MISFIT_LIMIT,
+    StarSearch,
+    deviations,
+    flux_errors,
+)
 from gpucoron.optics.star_symmetry import symmetry_centre
 from gpucoron.optics.telescope import RAD
 
@@ -27,9 +32,7 @@ MODEL_ERROR = 0.07  # of the light of an image that the model may leave unexplai
 SMOOTHING = 0.7  # width over which that light is averaged, in units of lambda / D
 RADIUS = 5.5  # pixels up to this distance from the mask are fitted, lambda / D
 MOST_IMAGES = 3  # dither positions that are fitted; more add little
-MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
 MISFIT_ERROR = 0.2  # that guess, lambda / D
-MOST_WAVEFRONTS = 16  # that are drawn where every start without a wavefront fails
 FLOOR_MAS = {"round": 1.2, "bar": 1.2, "4qpm": 0.5, "spot": 1.0}  # of the optics of the model
 MASK_FLOOR_MAS = {"round": 3.0, "bar": 3.0, "4qpm": 0.4, "spot": 9.0}  # of the mask's centre
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
@@ -37,13 +40,9 @@ SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, 
 SYMMETRY_RADIUS = 10.0  # lambda / D
 BAR_ALONE = 0.3  # error of one image behind a bar (a twin solution may fit as well), lambda / D
 UNDITHERED = 2.0  # by which errors grow where the wavefront is seen from one place alone
-COARSE_STOP = np.inf, 0.5
-FINE_STOP = 0.01, 0.9
 ABSORBED = 1.4  # by which errors grow, as the modes absorb part of what they cannot explain
 CELL = 1.0  # size of what the model leaves unexplained, lambda / D
-CLIP = 6.0  # sigma
 DRIFT = 0.15  # change of the wavefront between stars, as a part of each mode's prior
-DETECTED = 5.0  # flux over its error from which a star is seen
 SAMPLES = 24  # from the mask to the edge of the window, at most about
 
 
@@ -209,83 +208,10 @@ def fit_star(
         prior = Prior.nominal(model, mask, mask_error_px)
     else:
         prior = known.drifted(DRIFT * model.sigma_nm)
-    search = _Search(model, pixels, steps, prior, recentred, known is None, CELL * resolution)
+    search = StarSearch(model, pixels, steps, prior, recentred, known is None, CELL * resolution)
     with limited_to(1):  # the matrices are small, and threads wait for each other
         fit = search.best(starts)
         return _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
-
-
-class _Search(NamedTuple):
-    """What is fitted, from different starts."""
-
-    model: StarModel
-    pixels: Pixels
-    steps: np.ndarray
-    prior: Prior
-    own_masks: bool
-    coarse: bool  # low orders first, where the wavefront is not known
-    cell_px: float
-
-    def best(self, starts) -> StarFitter:
-        """Return the fit from the first start, or the best from all where that one leaves much.
-
-        Where all of them leave much and see no star, fits start with low orders drawn from their
-        prior; about one in four of these finds the star.
-        """
-        best = self._fitted(starts[0])
-        for start in starts[1:]:
-            if best.misfit < MISFIT_LIMIT:
-                return best
-            fit = self._fitted(start)
-            best = fit if fit.cost < best.cost else best
-        if best.misfit < MISFIT_LIMIT:
-            return best
-        sigma_nm = np.asarray(self.model.low_orders().sigma_nm)
-        random = np.random.default_rng(0)
-        drawn = MOST_WAVEFRONTS if self.coarse and sigma_nm.size and not self._seen(best) else 0
-        for k in range(drawn):
-            fit = self._fitted(starts[k % len(starts)], random.normal(0, sigma_nm))
-            if fit.misfit < MISFIT_LIMIT and self._seen(fit):
-                return fit
-        return best
-
-    def covariance(self, fit) -> np.ndarray:
-        """Return that of star, masks, and flux and background of each image."""
-        return fit.covariance(self.cell_px)
-
-    def _seen(self, fit):
-        """Return whether the star's flux is beyond its error in any image."""
-        return bool(
-            np.any(fit.flux >= DETECTED * _flux_error(fit, _deviations(self.covariance(fit))))
-        )
-
-    def _fitted(self, start, modes=None):
-        """Fit low orders (from `modes`), then all, then again without pixels that are far off."""
-        pixels = copy.copy(self.pixels)
-        if self.coarse:
-            low = self.model.low_orders()
-            few = self.prior.first(len(low.sigma_nm))
-            fit = StarFitter(low, pixels, self.steps, start, few, self.own_masks)
-            if modes is not None:
-                fit.start_from(modes)
-            fit.run(*COARSE_STOP)
-            fit = fit.with_model(self.model, self.prior)
-        else:
-            fit = StarFitter(self.model, pixels, self.steps, start, self.prior, self.own_masks)
-        fit.run(*FINE_STOP)
-        if fit.misfit < MISFIT_LIMIT and fit.clip(CLIP):
-            fit.run(*FINE_STOP)
-        return fit
-
-
-def _deviations(covariance):
-    """Return standard errors."""
-    return np.sqrt(np.diag(covariance))
-
-
-def _flux_error(fit, sigma):
-    """Return the standard errors of the fluxes."""
-    return sigma[2 + 2 * fit.n_masks :: 2]
 
 
 def spread_out(steps: np.ndarray, most: int) -> list[int]:
@@ -353,8 +279,8 @@ def _symmetric_origin(images, steps, guess, resolution):
 
 def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px):
     covariance = search.covariance(fit)
-    sigma = _deviations(covariance)
-    flux_error = _flux_error(fit, sigma)
+    sigma = deviations(covariance)
+    flux_error = flux_errors(fit, sigma)
     method, position = "model", fit.star
     error = _model_error(fit, search, sigma, kind, resolution, scale)
     xy_cov = _growth(fit, search) ** 2 * covariance[0, 1]

@@ -151,11 +151,16 @@ class StarFitter:
                 self.converged = True
                 break
 
-    def clip(self, limit: float) -> int:
-        """Leave out pixels beyond `limit` robust sigma; return how many there are."""
+    def clip(self, limit: float, most: float = 1.0) -> int:
+        """Leave out pixels beyond `limit` robust sigma; return how many there are.
+
+        Returns 0 where there would be more than a part `most` of all, which are no hits.
+        """
         deviation = np.abs(self.residual) * np.sqrt(self.pixels.weight)
         typical = 1.4826 * np.median(deviation[self.pixels.weight > 0])
         bad = deviation > limit * max(typical, 1.0)
+        if bad.sum() > most * np.count_nonzero(self.pixels.weight):
+            return 0
         self.pixels.weight = np.where(bad, 0.0, self.pixels.weight)
         self._evaluate()
         return int(np.count_nonzero(bad))

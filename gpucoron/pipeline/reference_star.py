@@ -94,7 +94,8 @@ class DitheredReferences:
     def fit(self) -> ReferenceFit | None:
         """Fit the wavefront and the mask; None where the model does not explain the images."""
         from gpucoron.io.star import target_pixel
-        from gpucoron.optics.star import MISFIT_LIMIT, fit_star
+        from gpucoron.optics.star import fit_star
+        from gpucoron.optics.star_search import MISFIT_LIMIT
 
         pixels = [target_pixel(exposure) for exposure in self.exposures]
         if None in pixels:

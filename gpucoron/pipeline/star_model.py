@@ -217,7 +217,8 @@ def measure_star(
     InputError
         There is no model, or no star is seen.
     """
-    from gpucoron.optics.star import MISFIT_LIMIT, fit_star
+    from gpucoron.optics.star import fit_star
+    from gpucoron.optics.star_search import MISFIT_LIMIT
 
     optics = coronagraph_of(exposure, star_model)
     fit_mean = partial(
@@ -266,7 +267,7 @@ def _fitted_flux(fit, kind, wavefront_known, pixel_sr) -> StarFlux | None:
     explain the image, or where PIXAR_SR is not known. Behind a round mask or a bar one image tells
     the product of flux and wavefront error only: without dithered references the error is 60 %.
     """
-    from gpucoron.optics.star import MISFIT_LIMIT
+    from gpucoron.optics.star_search import MISFIT_LIMIT
 
     flux = float(np.mean(fit.flux))
     if kind is None or fit.misfit > MISFIT_LIMIT or not flux > 0 or not (pixel_sr or 0) > 0:

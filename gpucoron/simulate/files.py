@@ -10,7 +10,7 @@ import numpy as np
 from stdatamodels.jwst import datamodels
 
 from gpucoron.io.files import output_file
-from gpucoron.optics.telescope import bar_half_width
+from gpucoron.optics.masks import bar_half_width
 from gpucoron.simulate.exposure import SOFTWARE, model_hdus, subarray, write_hdus
 
 PROGRAM = "09100"

@@ -6,7 +6,8 @@ import numpy as np
 from scipy import fft
 
 from gpucoron.optics.instruments import Filter, Instrument
-from gpucoron.optics.telescope import bar_opacity, coronagraph_of, pupil_of
+from gpucoron.optics.masks import bar_opacity
+from gpucoron.optics.telescope import coronagraph_of, pupil_of
 from gpucoron.optics.wavefront import Wavefront
 from gpucoron.simulate.geometry import Pointing, Window
 

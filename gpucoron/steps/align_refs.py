@@ -16,7 +16,13 @@ from gpucoron.ops.dq import DO_NOT_USE
 from gpucoron.ops.fourier_shift import shift_spectra, shift_variances
 from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.bad_pixels import FLUX_ESTIMATED, BadPixelFiller, ReferenceLibrary
-from gpucoron.steps.field import area_in_references, empty_area, field_weight, registration_mask
+from gpucoron.steps.field import (
+    UNFILLABLE,
+    area_in_references,
+    empty_area,
+    field_weight,
+    registration_mask,
+)
 from gpucoron.steps.fit_consistency import Finding
 from gpucoron.steps.image_fits import FITS_DTYPE, ImageFits
 from gpucoron.steps.positions import JointPositions, Pointing
@@ -128,7 +134,8 @@ class Alignment:
         filled = filling.flags(science)
         self._area = empty_area(filled)
         self.science_missing = None if self._like_jwst else (filled & FLUX_ESTIMATED) != 0
-        mask = registration_mask(mask, references.area | self._area)
+        unfillable = references.unfillable | empty_area(filled, UNFILLABLE)
+        mask = registration_mask(mask, unfillable)
         self._xp = cuda.array_namespace(self.science, references.images)
         self.science_dq = science.dq | self._xp.where(self._xp.isfinite(self.science), filled, 0)
         if not bool(self._xp.isfinite(self.science).all(axis=(1, 2)).any()):

@@ -30,7 +30,7 @@ from gpucoron.ops.flagged_pixels import FlaggedPixels
 from gpucoron.ops.fourier_shift import multiply_phases, shift_spectra, spectra
 from gpucoron.ops.kriging import joint_spread
 from gpucoron.ops.registration import Registration
-from gpucoron.steps.field import empty_area
+from gpucoron.steps.field import UNFILLABLE, empty_area
 
 __all__ = ["BadPixelFiller", "ReferenceLibrary"]
 
@@ -278,6 +278,8 @@ class ReferenceLibrary:
         Pixels that were filled, set to 0 or NON_SCIENCE; none with the preset.
     area : (ny, nx) bool
         Pixels without data in any of them (`gpucoron.steps.field.empty_area`), on the host.
+    unfillable : (ny, nx) bool
+        Those of `area` that registration leaves out.
     errors : (ngroups, ny, nx) floating
         Standard deviation of the pixels of each exposure, filled; NaN without any err above 0.
     err_spectra : (nref, ny, nx // 2 + 1) complex128 or None
@@ -306,6 +308,7 @@ class ReferenceLibrary:
         self.spectra = spectra(images)
         flags = filling.flags(references)
         self.flagged, self.area = FlaggedPixels(flags), empty_area(flags)
+        self.unfillable = empty_area(flags, UNFILLABLE)
         self.err_spectra = self.err_known = None
         if with_err:
             err = references.err

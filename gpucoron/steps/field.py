@@ -15,6 +15,10 @@ __all__ = ["area_in_references", "empty_area", "field_weight", "registration_mas
 log = logging.getLogger("gpucoron")
 
 LARGE = 2  # px: a cluster of bad pixels with a square of side 2 * 2 + 1 in it is an area
+# The same in registration. Up to 2 * 18 + 1 px clusters are better filled, with the uncertainty of
+# that, than left out: without a part of the image another shift leaves least, by 0.02 to 0.2 px. A
+# cluster of 2 * 26 + 1 px is so large a part of the psfmask that fits fail
+UNFILLABLE = 20
 # px around areas in registration, where a science image is moved onto the references' pixels: by
 # the dithers, 1 px, and by what target acquisition leaves, some 0.3 px rms in either image
 MARGIN = 3
@@ -22,7 +26,7 @@ RINGING = 2  # px around areas in KLIP, where the shifts of references make edge
 LEAST_LEFT = 0.1  # of the pixels, or of the psfmask's weights
 
 
-def empty_area(flags: np.ndarray) -> np.ndarray:
+def empty_area(flags: np.ndarray, large: int = LARGE) -> np.ndarray:
     """Return the pixels without data in the images of a stack.
 
     Parameters
@@ -30,16 +34,18 @@ def empty_area(flags: np.ndarray) -> np.ndarray:
     flags : (n, ny, nx) uint32
         Of bad and NON_SCIENCE pixels, as `gpucoron.steps.bad_pixels.BadPixelFiller.flags` gives
         them.
+    large : int, px
+        Half of the side of clusters that count: `LARGE` for KLIP, `UNFILLABLE` for registration.
 
     Returns
     -------
     (ny, nx) bool
-        On the host: NON_SCIENCE in any image; or filled in all of them, in a square of 5 x 5 such
-        pixels, where those beyond the edge count as such.
+        On the host: NON_SCIENCE in any image; or filled in all of them, in a square of
+        ``2 large + 1`` such pixels a side, where those beyond the edge count as such.
     """
     outside = to_host(((flags & np.uint32(NON_SCIENCE)) != 0).any(axis=0))
     filled = to_host(((flags & np.uint32(FLUX_ESTIMATED)) != 0).all(axis=0))
-    return outside | (_grown(~_grown(~filled, LARGE), LARGE) & filled)
+    return outside | (_grown(~_grown(~filled, large), large) & filled)
 
 
 def registration_mask(mask: np.ndarray, area: np.ndarray) -> np.ndarray:
@@ -50,7 +56,7 @@ def registration_mask(mask: np.ndarray, area: np.ndarray) -> np.ndarray:
     mask : (ny, nx) floating
         The psfmask.
     area : (ny, nx) bool
-        Pixels without data, of references and science images.
+        Pixels that cannot be filled, of references and science images.
 
     Returns
     -------

@@ -14,7 +14,7 @@ from gpucoron.backend.device import on_gpu
 from gpucoron.ops.registration import CONVERGED, FIT_DTYPE, Registration, left_out
 from gpucoron.steps.bad_pixels import ReferenceLibrary
 from gpucoron.steps.fit_consistency import Finding, find_inconsistent_fits, mark_inconsistent
-from gpucoron.steps.lone_hits import LEFT, without_hits
+from gpucoron.steps.lone_hits import LEFT, MISSED, without_hits
 from gpucoron.steps.positions import (
     JointPositions,
     Pointing,
@@ -73,6 +73,10 @@ class ImageFits:
         if like_jwst:
             options = {"search": 0.0, "background": False}
         self._registration = Registration(images, mask, usable=usable, **options)
+        if not like_jwst:
+            errors = self._with_missed_hits(errors, images, usable, groups)
+            if self.usable.sum() == 1:
+                error = self._xp.hypot(error, MISSED * self._xp.abs(guide))
         self._noise = self._registration.propagate(images, errors, groups, guide, error)
         self._unsure = np.zeros((self._n_references, 2))  # added to errors (y, x), px
         self._fitted: dict[int, np.ndarray] = {}
@@ -98,6 +102,16 @@ class ImageFits:
             np.append(references.usable, np.ones(len(more), dtype=bool)),
             np.append(references.groups, np.full(len(more), group)),
         )
+
+    def _with_missed_hits(self, errors, images, usable, groups) -> np.ndarray:
+        """Add to the errors of exposures of one image the hits that nothing tells from the star."""
+        errors = errors.copy()
+        for group in np.unique(groups[usable]):
+            own = np.flatnonzero((groups == group) & usable)
+            if own.size == 1:
+                light = self._xp.abs(images[int(own[0])])
+                errors[group] = self._xp.hypot(errors[group], MISSED * light)
+        return errors
 
     def _take_out_hits(self, first: int, error: np.ndarray, mask: np.ndarray) -> None:
         """Fit the only image without hits that the references tell; its shifts are less sure."""

@@ -15,12 +15,15 @@ from scipy import ndimage
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.ops.registration import CONVERGED
 
-__all__ = ["Unhit", "without_hits"]
+__all__ = ["MISSED", "Unhit", "without_hits"]
 
 MOST_REFERENCES = 12  # that predict the image, evenly spread
 SIGNIFICANT = 10.0  # standard deviations of what references leave around, or of the noise
 ABOVE_LIGHT = 0.5  # of the star's light: speckles that differ stay below this
 SMOOTH, BOX = 7, 16  # px: windows of the median that is taken off, and of the scatter
+# Rms of the hits that are too faint beside the star's light to be told from it, spread over all
+# pixels: those of a tenth of the light or so, in one pixel of a thousand
+MISSED = 0.003
 LEFT = 0.5  # of the change of a shift that is taken for its error (NIRCam, seeds 101 to 105)
 
 

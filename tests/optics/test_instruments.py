@@ -13,7 +13,7 @@ from stdatamodels.jwst import datamodels
 from gpucoron.errors import ParameterError
 from gpucoron.io.exposures import ExposureMeta, read_meta
 from gpucoron.optics.instruments import MODES, choose_optics, load_aperture, optics_of
-from gpucoron.optics.telescope import bar_half_width
+from gpucoron.optics.masks import bar_half_width
 from gpucoron.simulate import simulate
 
 NIRCAM = {"instrument": "NIRCAM", "detector": "NRCALONG", "channel": "LONG"}

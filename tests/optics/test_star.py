@@ -170,6 +170,25 @@ def test_pixels_that_are_bad_or_not_there():
     assert (dithers.pull(fit) < 3.5).all()
 
 
+def test_a_track_that_outshines_the_star_is_left_out(monkeypatch):
+    dithers = Dithers("nircam", seed=15, count=5)
+    known = dithers.fit(slice(1, None)).known
+    x, y = np.rint(dithers.mask).astype(int)
+    dithers.images[0, y + 6, x - 3 : x + 3] += 20 * dithers.images[0].max()
+    fits = []
+    for most in (0.02, 0.0):
+        monkeypatch.setattr("gpucoron.optics.star_search.MOST_CLIPPED", most)
+        fits.append(
+            fit_star(
+                dithers.images[:1], dithers.errors[:1], np.zeros((1, 2)), dithers.instrument,
+                dithers.bandpass, dithers.mask, known=known,
+            )
+        )  # fmt: skip
+    miss = 1000 * dithers.scale * (np.array(fits[0].position) - dithers.places[0])
+    assert fits[0].method == "model" and np.hypot(*miss) < 10
+    assert fits[0].misfit < 0.1 < fits[1].misfit
+
+
 def test_a_star_that_is_not_there_has_no_position():
     dithers = Dithers("nircam", seed=12)
     dithers.images = dithers.errors * np.random.default_rng(1).standard_normal(dithers.errors.shape)
@@ -183,7 +202,7 @@ def test_wavefronts_are_drawn_where_no_start_sees_the_star(monkeypatch):
     fit = dithers.fit()
     assert fit.method == "model"
     assert np.abs(dithers.miss_mas(fit)).max() < 10
-    monkeypatch.setattr("gpucoron.optics.star.MOST_WAVEFRONTS", 0)
+    monkeypatch.setattr("gpucoron.optics.star_search.MOST_WAVEFRONTS", 0)
     assert dithers.fit().method == "none"
 
 

@@ -5,13 +5,9 @@ import pytest
 from scipy import special
 
 from gpucoron.optics.instruments import MODES, Bar, choose_optics
+from gpucoron.optics.masks import RAD, BarMask, RoundMask, bar_half_width, bar_opacity
 from gpucoron.optics.telescope import (
     N_PUPIL,
-    RAD,
-    _BarMask,
-    _RoundMask,
-    bar_half_width,
-    bar_opacity,
     coronagraph_of,
     make_pupil,
     pupil_of,
@@ -41,7 +37,7 @@ def test_bar_equals_propagation_through_a_fine_focal_plane(bar):
     scaled = 1.7996025 * y / (bar.half_width + bar.taper * along)
     behind = (forward @ field @ forward.T) * (1 - special.spherical_jn(0, np.abs(scaled)) ** 2)
     direct = forward.conj().T @ behind @ forward.conj() / n_fine**2
-    found = _BarMask(bar, wavelength, pupil)(field)
+    found = BarMask(bar, wavelength, pupil)(field)
     assert np.abs(direct - field).max() > 0.3  # the mask does something
     np.testing.assert_allclose(found, direct, atol=0.003)  # 0.0006 found
 
@@ -55,14 +51,14 @@ def test_uniform_bar_convolves_the_pupil_with_a_triangle(wavelength):
     assert reach == pytest.approx(0.143 * 6.5, rel=0.01)  # of the aperture, for 4 lambda/D
     lag = np.subtract.outer(pupil.axis, pupil.axis)
     triangle = np.clip(1 - np.abs(lag) / reach, 0, None) * pupil.step / reach
-    found = _BarMask(Bar(half_width, 0.0, length=np.inf), wavelength, pupil)(field)
+    found = BarMask(Bar(half_width, 0.0, length=np.inf), wavelength, pupil)(field)
     np.testing.assert_allclose(found, field - triangle @ field, atol=0.02)
 
 
 def test_transmissions_are_one_half_at_the_nominal_radius():
     pupil = make_pupil(0.0, 0.6, 100)
     for radius in (0.4, 0.64, 0.81):
-        mask = _RoundMask(radius, 3e-6, pupil)
+        mask = RoundMask(radius, 3e-6, pupil)
         kernel = np.fft.ifft2(mask.transfer).real.sum(axis=0)
         lag = np.fft.fftfreq(mask.n, 1 / mask.n) * pupil.step
         blocked = np.sum(kernel * np.cos(2 * np.pi * lag * radius * RAD / 3e-6))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from gpucoron.core.stack import IntegrationStack
+from gpucoron.core.stack import IntegrationStack, PlaneSource
 from gpucoron.errors import InputError
 from gpucoron.ops.dq import DO_NOT_USE, FLUX_ESTIMATED, NON_SCIENCE
 from gpucoron.ops.fourier_shift import fourier_shift
@@ -100,6 +100,8 @@ def test_an_integration_without_pixels_is_left_out(scene):
 @pytest.mark.parametrize("nothing", [0.0, -1.0, np.nan])
 def test_uncertainties_without_an_err_are_those_of_the_residual(scene, nothing):
     science, references = scene
+    sources = tuple(PlaneSource("one exposure", k + 1) for k in range(len(references)))
+    scene = science, references = science, references.replace(sources=sources)
     bare = [s.replace(err=np.full_like(s.err, nothing)) for s in scene]
     known, found = align_refs(science, references).fits, align_refs(*bare).fits
     for name in ("x", "y", "beta", "residual", "status"):

@@ -1,0 +1,93 @@
+"""Fits of a star from different starts: the search of `fit_star`."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import numpy as np
+
+from gpucoron.optics.coronagraph_model import StarModel
+from gpucoron.optics.star_fit import Pixels, Prior, StarFitter
+
+MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
+MOST_WAVEFRONTS = 16  # that are drawn where every start without a wavefront fails
+COARSE_STOP = np.inf, 0.5
+FINE_STOP = 0.01, 0.9
+CLIP = 6.0  # sigma
+MOST_CLIPPED = 0.02  # of the pixels that may be hits, where they leave more than a model should
+DETECTED = 5.0  # flux over its error from which a star is seen
+
+
+class StarSearch(NamedTuple):
+    """What is fitted, from different starts."""
+
+    model: StarModel
+    pixels: Pixels
+    steps: np.ndarray
+    prior: Prior
+    own_masks: bool
+    coarse: bool  # low orders first, where the wavefront is not known
+    cell_px: float
+
+    def best(self, starts) -> StarFitter:
+        """Return the fit from the first start, or the best from all where that one leaves much.
+
+        Where all of them leave much and see no star, fits start with low orders drawn from their
+        prior; about one in four of these finds the star.
+        """
+        best = self._fitted(starts[0])
+        for start in starts[1:]:
+            if best.misfit < MISFIT_LIMIT:
+                return best
+            fit = self._fitted(start)
+            best = fit if fit.cost < best.cost else best
+        if best.misfit < MISFIT_LIMIT:
+            return best
+        sigma_nm = np.asarray(self.model.low_orders().sigma_nm)
+        random = np.random.default_rng(0)
+        drawn = MOST_WAVEFRONTS if self.coarse and sigma_nm.size and not self._seen(best) else 0
+        for k in range(drawn):
+            fit = self._fitted(starts[k % len(starts)], random.normal(0, sigma_nm))
+            if fit.misfit < MISFIT_LIMIT and self._seen(fit):
+                return fit
+        return best
+
+    def covariance(self, fit) -> np.ndarray:
+        """Return that of star, masks, and flux and background of each image."""
+        return fit.covariance(self.cell_px)
+
+    def _seen(self, fit):
+        """Return whether the star's flux is beyond its error in any image."""
+        return bool(
+            np.any(fit.flux >= DETECTED * flux_errors(fit, deviations(self.covariance(fit))))
+        )
+
+    def _fitted(self, start, modes=None):
+        """Fit low orders (from `modes`), then all, then again without pixels that are far off."""
+        pixels = copy.copy(self.pixels)
+        if self.coarse:
+            low = self.model.low_orders()
+            few = self.prior.first(len(low.sigma_nm))
+            fit = StarFitter(low, pixels, self.steps, start, few, self.own_masks)
+            if modes is not None:
+                fit.start_from(modes)
+            fit.run(*COARSE_STOP)
+            fit = fit.with_model(self.model, self.prior)
+        else:
+            fit = StarFitter(self.model, pixels, self.steps, start, self.prior, self.own_masks)
+        fit.run(*FINE_STOP)
+        most = 1.0 if fit.misfit < MISFIT_LIMIT else MOST_CLIPPED
+        if fit.clip(CLIP, most):
+            fit.run(*FINE_STOP)
+        return fit
+
+
+def deviations(covariance):
+    """Return standard errors."""
+    return np.sqrt(np.diag(covariance))
+
+
+def flux_errors(fit, sigma):
+    """Return the standard errors of the fluxes."""
+    return sigma[2 + 2 * fit.n_masks :: 2]
