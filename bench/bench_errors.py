@@ -1,6 +1,6 @@
 """How honest the errors of psfsub and i2d are.
 
-    python bench/bench_errors.py [--quick] [--seeds 2] [--preset jwst] [--out FILE]
+    python bench/bench_errors.py [--quick] [--seeds 1-2] [--preset jwst] [--out FILE]
 
 Simulated sets without planets and disk, photon-limited (next to no drift, acquisition error 0) with
 references of 0.3, 1 and 1.6 times the star, and with the default drift. Robust scatter (1.4826
@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from common import arguments, finish, limit_threads
+from common import arguments, finish, limit_threads, number_range
 
 ANNULI = ((0, 10), (10, 20), (20, 35), (35, 55), (55, 75))
 SIZE = {"shape": (160, 160), "n_integrations": 6, "n_reference_integrations": 2}
@@ -102,14 +102,14 @@ def measure(folder, instrument, seed, options, preset):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="one brightness, one seed")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=number_range, default="1-2", metavar="FIRST-LAST")
     parser.add_argument("--preset", choices=("jwst",))
     args = parser.parse_args()
     limit_threads(args.threads)
     warnings.simplefilter("ignore")
     import numpy as np
 
-    seeds = range(1, 2 if args.quick else 1 + args.seeds)
+    seeds = args.seeds[:1] if args.quick else args.seeds
     results = []
     print("robust scatter of value / error in annuli of", ", ".join(f"{a}-{b}" for a, b in ANNULI))
     for name, instrument, options in cases(args.quick):

@@ -23,12 +23,12 @@ from gpucoron.ops.bad_pixels import (
     Exposures,
     exposure_images,
     fill_bad_pixels,
-    fill_bad_pixels_raster,
     refill,
 )
 from gpucoron.ops.flagged_pixels import FlaggedPixels
 from gpucoron.ops.fourier_shift import multiply_phases, shift_spectra, spectra
 from gpucoron.ops.kriging import joint_spread
+from gpucoron.ops.raster_fill import fill_bad_pixels_raster
 from gpucoron.ops.registration import Registration
 from gpucoron.steps.field import empty_area
 

@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.ops.zones import make_zones
 from gpucoron.steps import klip
-from gpucoron.steps.psf_noise import ReferenceErrors, own_variance, speckle_variance
+from gpucoron.steps.psf_noise import ReferenceErrors, own_variance
+from gpucoron.steps.speckle_noise import speckle_variance
 from tests.helpers.scenes import read_only, speckles
 
 SHAPE = (60, 55)
