@@ -22,7 +22,7 @@ from gpucoron.ops.injection import KlipResponse
 from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.klip import basis, klip
 from gpucoron.steps.model_flags import estimated_models
-from gpucoron.steps.psf_noise import reference_noise
+from gpucoron.steps.psf_noise import own_variance, reference_noise, with_scatter
 from gpucoron.steps.reference_ranking import rank_references, with_shares
 from gpucoron.steps.roll_subtraction import subtract_rolls
 
@@ -318,6 +318,9 @@ class Subtraction:
             )
         if bases and self._to_respond(group):
             self._respond(work, bases[0], missing, offsets)
+        if errors is None and not self.job.parameters.like_jwst:
+            noise = own_variance(filled, filled.err[0] * 0)
+            parts = [with_scatter(part, noise) for part in parts]
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
             out = self._out[k]

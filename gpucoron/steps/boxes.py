@@ -8,7 +8,7 @@ import numpy as np
 
 from gpucoron.backend import cuda
 
-__all__ = ["MEDIAN_SQUARE", "boxes_of", "median_of", "smooth", "to_pixels"]
+__all__ = ["MEDIAN_SQUARE", "boxes_of", "median_of", "scatter_variance", "smooth", "to_pixels"]
 
 BLOCK = 5  # pixels: side of the boxes in which the scatter is measured
 MEDIAN_SQUARE = 0.4549364  # of a number drawn from a normal distribution
@@ -51,3 +51,29 @@ def to_pixels(boxes: Any, shape: tuple[int, int]) -> Any:
         above = xp.take(boxes, xp.asarray(np.minimum(low + 1, n - 1)), axis=axis)
         boxes = below + part * (above - below)
     return boxes
+
+
+def scatter_variance(images: Any) -> Any:
+    """Return the variance of the pixels around each pixel, as the images themselves show it.
+
+    Parameters
+    ----------
+    images : (n, ny, nx) floating, MJy/sr
+
+    Returns
+    -------
+    (n, ny, nx) float32, (MJy/sr)^2
+        From medians of the squares about an image's median in boxes of 5 x 5 pixels, smoothed over
+        3 x 3 boxes; where that is 0, the square of the largest value: NaN for images without any.
+    """
+    xp = cuda.array_namespace(images)
+    planes = []
+    for image in images:
+        image = xp.where(xp.isfinite(image), image, np.nan).astype(np.float64)
+        if bool(xp.isnan(image).all()):
+            planes.append(image)
+            continue
+        square = (image - xp.nanmedian(image)) ** 2
+        plane = to_pixels(smooth(median_of(boxes_of(square)) / MEDIAN_SQUARE), image.shape)
+        planes.append(xp.where(plane > 0, plane, xp.nanmax(square)))
+    return xp.stack(planes).astype(np.float32)

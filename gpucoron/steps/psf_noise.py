@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.core.stack import VARIANCES, IntegrationStack
+from gpucoron.steps.boxes import scatter_variance
 from gpucoron.steps.reference_noise import ReferenceErrors, reference_noise, reference_variance
 from gpucoron.steps.speckle_noise import speckle_variance
 
 if TYPE_CHECKING:
     from gpucoron.ops.zones import Zones
 
-__all__ = ["ReferenceErrors", "own_variance", "reference_noise", "with_errors"]
+__all__ = [
+    "ReferenceErrors",
+    "own_variance",
+    "reference_noise",
+    "with_errors",
+    "with_scatter",
+]
+
+log = logging.getLogger("gpucoron")
 
 
 def with_errors(
@@ -46,7 +56,9 @@ def with_errors(
     Returns
     -------
     list of IntegrationStack
-        `err` is NaN where a pixel is; where nothing is known of its noise, it is what it was.
+        `err` is NaN where a pixel is; where nothing is known of its own noise, it is no less than
+        the scatter of what is left around it (`gpucoron.steps.boxes.scatter_variance`), with a
+        warning.
     """
     xp = cuda.array_namespace(stacks[0].data)
     own = own_variance(stacks[0], errors.pixel)
@@ -69,17 +81,52 @@ def with_errors(
     results = []
     for stack, rows, speckle in zip(stacks, coefficients, speckles, strict=True):
         of_references = reference_variance(rows, errors, zones).astype(np.float32)
-        total = own + of_references + speckle
-        err = xp.where(total > 0, xp.sqrt(total), stack.err)
-        results.append(
-            stack.replace(
-                err=xp.where(xp.isfinite(stack.data), err, np.float32(np.nan)),
-                var_ref=of_references,
-                var_speckle=speckle,
-                reference_noise=reference_noise(rows, errors, zones),
-            )
+        result = stack.replace(
+            var_ref=of_references,
+            var_speckle=speckle,
+            reference_noise=reference_noise(rows, errors, zones),
         )
+        results.append(_with_total(result, own, own + of_references + speckle))
     return results
+
+
+def with_scatter(stack: IntegrationStack, own: Any) -> IntegrationStack:
+    """Set ERR where nothing is known of the references' noise: by what is left, and the own noise.
+
+    Parameters
+    ----------
+    stack : IntegrationStack
+        PSF-subtracted integrations.
+    own : (n, ny, nx) floating, (MJy/sr)^2
+        From `own_variance`.
+
+    Returns
+    -------
+    IntegrationStack
+        `err` is the larger of the integration's own noise and the scatter around each pixel
+        (`gpucoron.steps.boxes.scatter_variance`), with a warning; NaN where a pixel is.
+    """
+    return _with_total(stack, cuda.array_namespace(own).zeros_like(own), own)
+
+
+def _with_total(stack: IntegrationStack, own: Any, total: Any) -> IntegrationStack:
+    """Set ERR to the root of `total`; not below the scatter where `own` is 0, with a warning."""
+    xp = cuda.array_namespace(stack.data)
+    finite = xp.isfinite(stack.data)
+    unknown = finite & ~(own > 0)
+    if bool(unknown.any()):
+        scatter = scatter_variance(stack.data)
+        total = xp.where(unknown, xp.maximum(scatter, total), total)
+        names = {source.exposure for source in stack.sources} or {"an exposure"}
+        log.warning(
+            "klip: %s: the noise of %.2g %% of the pixels, or of all references, is not known (no "
+            "ERR or VAR_* above 0); their ERR in psfsub is at least the scatter of what is left "
+            "around",
+            ", ".join(sorted(names)),
+            100.0 * float(unknown.sum()) / max(float(finite.sum()), 1.0),
+        )
+    err = xp.where(finite, xp.sqrt(total), np.float32(np.nan))
+    return stack.replace(err=err.astype(np.float32))
 
 
 def own_variance(stack: IntegrationStack, pixel: Any) -> Any:
