@@ -1,10 +1,11 @@
 """How honest the errors of psfsub and i2d are.
 
-    python bench/bench_errors.py [--quick] [--seeds 2] [--preset jwst] [--out FILE]
+    python bench/bench_errors.py [--quick] [--seeds 1-2] [--preset jwst] [--out FILE]
 
 Simulated sets without planets and disk, photon-limited (next to no drift, acquisition error 0) with
 references of 0.3, 1 and 1.6 times the star, and with the default drift. Robust scatter (1.4826
-times the median deviation) of value / error in annuli about the star: of every integration of
+times the median deviation) of values about their median in annuli about the star, in units of the
+errors: of every integration of
 psfsub, of pixels of i2d, and of means over 4 x 4 pixels of i2d, whose error is that of
 independent pixels times ERRCORR. 1 is what should come out. --preset jwst shows what jwst's errors
 give.
@@ -14,7 +15,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from common import arguments, finish, limit_threads
+from common import arguments, finish, limit_threads, number_range
 
 ANNULI = ((0, 10), (10, 20), (20, 35), (35, 55), (55, 75))
 SIZE = {"shape": (160, 160), "n_integrations": 6, "n_reference_integrations": 2}
@@ -37,8 +38,19 @@ def scatter(values):
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-def by_annulus(pulls, distance):
-    return [scatter(pulls[..., (distance >= a) & (distance < b)]) for a, b in ANNULI]
+def by_annulus(values, errors, distance):
+    """Scatter of values about their median in each annulus, in units of their errors.
+
+    The median counts because psfsub has the mean 0 by definition: what is left of the core moves
+    the rest, and an offset over errors that differ would look like scatter.
+    """
+    import numpy as np
+
+    parts = [(distance >= a) & (distance < b) for a, b in ANNULI]
+    return [
+        scatter((values[..., part] - np.nanmedian(values[..., part])) / errors[..., part])
+        for part in parts
+    ]
 
 
 def distances(shape, star):
@@ -61,10 +73,10 @@ def of_combined(image, star):
 
     distance = distances(image.data.shape, star)
     error = np.sqrt(boxes(image.err.astype(float) ** 2).sum(axis=2)) / 16
-    pulls = boxes(image.data).mean(axis=2) / (error * (image.err_correlation(16) or 1.0))
+    error *= image.err_correlation(16) or 1.0
     return (
-        by_annulus(image.data / image.err, distance),
-        by_annulus(pulls, boxes(distance).mean(axis=2)),
+        by_annulus(image.data, image.err, distance),
+        by_annulus(boxes(image.data).mean(axis=2), error, boxes(distance).mean(axis=2)),
     )
 
 
@@ -91,9 +103,9 @@ def measure(folder, instrument, seed, options, preset):
         pulls = []
         for root, star in product.stars.items():
             stack = product.psfsub[f"{root}_kl{k:03d}"]
-            good = np.where((stack.dq & 1) == 0, stack.data / stack.err, np.nan)
+            good = np.where((stack.dq & 1) == 0, stack.data, np.nan)
             place = [v - 1 if np.isfinite(v) else 79.5 for v in star.mean]
-            pulls.append(by_annulus(good, distances(stack.shape[1:], place)))
+            pulls.append(by_annulus(good, stack.err, distances(stack.shape[1:], place)))
         star = product.star.pixel if product.star else [(n - 1) / 2 for n in image.data.shape[::-1]]
         rows.append((k, np.mean(pulls, axis=0).tolist(), *of_combined(image, star)))
     return rows
@@ -102,14 +114,14 @@ def measure(folder, instrument, seed, options, preset):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="one brightness, one seed")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=number_range, default="1-2", metavar="FIRST-LAST")
     parser.add_argument("--preset", choices=("jwst",))
     args = parser.parse_args()
     limit_threads(args.threads)
     warnings.simplefilter("ignore")
     import numpy as np
 
-    seeds = range(1, 2 if args.quick else 1 + args.seeds)
+    seeds = args.seeds[:1] if args.quick else args.seeds
     results = []
     print("robust scatter of value / error in annuli of", ", ".join(f"{a}-{b}" for a, b in ANNULI))
     for name, instrument, options in cases(args.quick):

@@ -11,7 +11,7 @@ The rules were made on seeds 0 to 9.
 import tempfile
 from pathlib import Path
 
-from common import arguments, finish, limit_threads
+from common import arguments, finish, limit_threads, number_range
 
 CORE = 30  # px
 SIZES = {
@@ -94,17 +94,11 @@ def measure(kind, jitter, seeds, counts):
     }
 
 
-def seeds(text):
-    """Read "A-B", both ends included."""
-    first, _, last = text.partition("-")
-    return range(int(first), int(last or first) + 1)
-
-
 def main():
     """Run it."""
     parser = arguments(__doc__)
     parser.add_argument("--instrument", action="append", default=[], choices=KINDS)
-    parser.add_argument("--seeds", type=seeds, default="0-9", metavar="FIRST-LAST")
+    parser.add_argument("--seeds", type=number_range, default="0-9", metavar="FIRST-LAST")
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 3, 5, 10])
     parser.add_argument("--jitter-px", type=float, nargs="+", default=[0.01, 0.0])
     options = parser.parse_args()

@@ -27,6 +27,12 @@ def arguments(description):
     return parser
 
 
+def number_range(text):
+    """Read "A-B" or "A", both ends included."""
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
 def limit_threads(n):
     """Fix the size of every thread pool; before numpy is imported."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):

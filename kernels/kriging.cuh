@@ -38,6 +38,7 @@ template <int REACH> struct KrigingScratch {  // one warp's
 
 struct Prediction {
   double value, variance;
+  double misfit;  // mean square of the values, over what A lets expect; 1 where that is right
 };
 
 // Collect the good neighbours within `reach`, and tell how many there are and what their noise
@@ -127,16 +128,18 @@ __device__ __forceinline__ Prediction krige_values(int n, double mean, double no
   __syncwarp();  // untested: other lanes may have changed values and read s.column
   const double ratio = noise / signal;
   const double nugget = ratio > NOISE_FLOOR ? ratio : NOISE_FLOOR;
-  if (!factor(n, mean, nugget, table, s)) return {mean, signal};
-  double explained = 0.0;
+  if (!factor(n, mean, nugget, table, s)) return {mean, signal, 1.0};
+  double explained = 0.0, square = 0.0;
   for (int j = lane; j < n; j += 32) {
     const double *c = s.column + j * (n + 2) - j * (j - 1) / 2 + n - j;
     explained += c[0] * c[0];
     value += c[0] * c[1];
+    square += c[1] * c[1];
   }
   value = mean + warp_sum(value);
   const double left = 1.0 - warp_sum(explained);
-  return {value, signal * (left > 0.0 ? left : 0.0)};
+  const double misfit = warp_sum(square) / (n * signal);
+  return {value, signal * (left > 0.0 ? left : 0.0), misfit};
 }
 
 // The prediction of pixel (y, x); NaN with fewer than FEWEST good neighbours. All 32 lanes must
@@ -148,12 +151,12 @@ __device__ __forceinline__ Prediction krige_pixel(int y, int x, int ny, int nx, 
   const int lane = threadIdx.x % 32;
   double noise, sum = 0.0, power = 0.0;
   const int n = gather_neighbours(y, x, ny, nx, reach, near, s, noise);
-  if (n < FEWEST) return {nan_of<double>(), nan_of<double>()};
+  if (n < FEWEST) return {nan_of<double>(), nan_of<double>(), 1.0};
   for (int a = lane; a < n; a += 32) sum += s.value[a];
   const double mean = warp_sum(sum) / n;
   for (int a = lane; a < n; a += 32) power += (s.value[a] - mean) * (s.value[a] - mean);
   noise = warp_sum(noise) / n;
   const double signal = warp_sum(power) / n - noise;
-  if (signal <= MOSTLY_NOISE * noise) return {mean, signal > 0.0 ? signal : 0.0};
+  if (signal <= MOSTLY_NOISE * noise) return {mean, signal > 0.0 ? signal : 0.0, 1.0};
   return krige_values(n, mean, noise, signal, table, s);
 }

@@ -10,8 +10,9 @@
 #include "outlier_state.cuh"
 
 // As in gpucoron/ops/cpu/outliers.py.
+constexpr int GROWS = 4;  // as in gpucoron/ops/outlier_suspects.py
 constexpr int WINDOW = 16, MIDDLE = 4, TEMPLATES = 4, MOST_FITTED = 2 + TEMPLATES;
-constexpr double RIDGE = 1e-6, MODEL_ERROR = 0.2, PREDICTED = 3.0, TRUST = 2.0;
+constexpr double RIDGE = 1e-6, MODEL_ERROR = 0.2, DARK = 0.6, PREDICTED = 3.0;
 
 // One warp's view of an exposure, and of the suspect that it tests.
 template <class T> struct SuspectTest {
@@ -183,9 +184,12 @@ template <class T> struct SuspectTest {
   // What kriging leaves of a change; it is wrong by a share of what it predicts, too.
   __device__ __forceinline__ Residual kriged(double change, double noise, const Prediction &more,
                                              double mean) const {
-    // not where it only decides which of two integrations is hit
-    const double wrong = middle || n == 1 ? MODEL_ERROR * (more.value - mean) : 0.0;
-    return {change - more.value, noise + wrong * wrong, sqrt(more.variance), false};
+    // not where it only decides which of two integrations is hit; of one integration how well the
+    // model fits the neighbours tells how good it is
+    const double share = n == 1 ? 0.5 * MODEL_ERROR : middle ? MODEL_ERROR : 0.0;
+    const double wrong = share * (more.value - mean);
+    const double scale = n == 1 && more.misfit > 1.0 ? more.misfit : 1.0;
+    return {change - more.value, noise + wrong * wrong, sqrt(scale * more.variance), false};
   }
 
   // What the neighbours' prediction leaves of integration `of`, at the suspect's place.
@@ -251,13 +255,13 @@ template <class T> struct SuspectTest {
     return kriged(left - fit, all, more, rest);
   }
 
-  __device__ __forceinline__ bool beside_suspect() const {
-    bool found = false;
+  __device__ __forceinline__ int suspects_beside() const {
+    int count = 0;
     for (int v = max(y - 1, 0); v < min(y + 2, ny); ++v)
       for (int u = max(x - 1, 0); u < min(x + 2, nx); ++u)
-        found = found || ((v != y || u != x) &&
-                          (state[i * n_pixels + static_cast<long long>(v) * nx + u] & SUSPECT));
-    return found;
+        count += (v != y || u != x) &&
+                 (state[i * n_pixels + static_cast<long long>(v) * nx + u] & SUSPECT);
+    return count;
   }
 
   // How far the suspect deviates from its prediction, in standard deviations; 0: another
@@ -277,9 +281,10 @@ template <class T> struct SuspectTest {
       } else if (stage == 1) {
         if (quiet) continue;
         fitted = n > 1 ? 2 : 0;
-        choose(1, max(0, min(TEMPLATES, (n - 2) / 2)));
+        choose(1, max(0, min(TEMPLATES, (n - 1) / 2)));
       } else if (stage == 2) {
-        if (quick || !beside_suspect()) continue;
+        const int beside = quick ? 0 : suspects_beside();
+        if (!beside || (n == 1 && beside >= GROWS)) continue;
       } else {
         if (n != 2) break;
         if (stage == 3) hit = worst > 0.0 ? i : 1 - i;
@@ -301,7 +306,7 @@ template <class T> struct SuspectTest {
         if (v.left < -2.0 * PREDICTED * sigma) hit = 1 - hit;
       } else {
         double one = v.left / sigma;
-        if (n == 1 && !(v.spread <= TRUST * sqrt(v.own))) one = 0.0;
+        if (n > 2 && one < 0.0 && !v.quiet) one *= DARK;  // hits are bright
         if (stage < 2 || fabs(one) > fabs(worst)) worst = one;
       }
     }

@@ -32,8 +32,6 @@
 #include "outlier_test.cuh"
 #include "outlier_threshold.cuh"
 
-constexpr int GROWS = 4;  // as in gpucoron/ops/outlier_suspects.py
-
 constexpr int threads_for(int warps) { return warps ? 32 * warps : 128; }
 constexpr int blocks_for(int warps) {
   return 384 / threads_for(warps);

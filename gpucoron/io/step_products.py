@@ -118,16 +118,18 @@ class PsfalignFile:
         if sci.shape[-2:] != shape[1:] or (self.each and sci.shape[0] != shape[0]):
             raise self._file.problem(f"SCI has shape {sci.shape}, expected {expected}")
         self._images = {"SCI": sci}
-        err = self._file.find("ERR")
-        if err is not None and err.is_image and err.shape == sci.shape:
-            self._images["ERR"] = err
+        for name in ("ERR", "DQ"):
+            plane = self._file.find(name)
+            if plane is not None and plane.is_image and plane.shape == sci.shape:
+                self._images[name] = plane
         nref, ny, nx = sci.shape[-3:]
         self.shape = nref, ny, nx
 
     def references(self, integration: int, name: str = "SCI") -> np.ndarray | None:
         """Return the references aligned to a science integration (from 0), (nref, ny, nx) float32.
 
-        NaN for those that were left out. `name` "ERR" gives their errors; None without any.
+        NaN for those that were left out. `name` "ERR" gives their errors, "DQ" their flags
+        (uint32); None without any.
         """
         if name not in self._images:
             return None
@@ -138,7 +140,7 @@ class PsfalignFile:
         header.remove("NAXIS4", ignore_missing=True)
         offset = stored.offset + (integration * length if self.each else 0)
         part = StoredHdu(name, header, stored.kind, stored.bitpix, self.shape, offset, length)
-        return self._file.floats(part)
+        return self._file.bits(part) if name == "DQ" else self._file.floats(part)
 
     def shifts(self, integration: int) -> np.ndarray | None:
         """Return how far (y, x) references were moved for a science integration, (nref, 2) px.

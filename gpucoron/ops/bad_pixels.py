@@ -19,7 +19,6 @@ __all__ = [
     "Exposures",
     "exposure_images",
     "fill_bad_pixels",
-    "fill_bad_pixels_raster",
     "krige",
     "refill",
 ]
@@ -67,7 +66,7 @@ def exposure_images(images, bad, groups, err, *, zero=None, box=3, correlation=N
     run, and the exposures after the first are given it.
     """
     images, bad, err, zero = cuda.as_device_arrays(images, bad, err, zero)
-    _check(images, bad, box, zero)
+    check_images(images, bad, box, zero)
     xp = cuda.array_namespace(images, bad, err, zero)
     usable = xp.isfinite(images) & ~bad
     if zero is not None:
@@ -182,10 +181,11 @@ def fill_bad_pixels(images, bad, box=3, groups=None, zero=None, err=None, exposu
     cut at the array's edges, the box doubling until it holds one.
 
     Without `err`: the group's median, else the box's. jwst uses a 3x3 box alone, in place and in
-    raster order, and writes 0 into row 0 and column 0: see `fill_bad_pixels_raster`.
+    raster order, and writes 0 into row 0 and column 0: see
+    `gpucoron.ops.raster_fill`.
     """
     images, bad, zero, err = cuda.as_device_arrays(images, bad, zero, err)
-    _check(images, bad, box, zero)
+    check_images(images, bad, box, zero)
     xp = cuda.array_namespace(images, bad, zero, err)
     bad = bad | ~xp.isfinite(images)
     out = images.copy()
@@ -364,60 +364,8 @@ def _fill_by_kriging(out, images, usable, todo, members, err, exposures, i):
     over_items(fill, list(zip(members, exposures.changes[i][0], strict=True)))
 
 
-def fill_bad_pixels_raster(images, bad, flagged, box=3, zero=None):
-    """Fill bad pixels exactly as jwst's align_refs does (``preset="jwst"``).
-
-    Parameters
-    ----------
-    images : (n, ny, nx) float32 or float64
-        The integrations; never changed.
-    bad : (n, ny, nx) bool
-        Pixels to replace: flagged ones and NaNs.
-    flagged : (n, ny, nx) bool
-        Pixels whose DQ forbids their use as a neighbour. A NaN that no flag marks becomes usable
-        once it is filled, because the array changes while it is scanned.
-    box : int, pixels
-        Side of the box.
-    zero : (n, ny, nx) bool, optional
-        Pixels set to 0 beforehand (MIRI, outside the field).
-
-    Returns
-    -------
-    (n, ny, nx), dtype of `images`
-        Row 0 and column 0 get 0 where bad, for the negative start of their box makes it empty; so
-        does a pixel with no good neighbour.
-
-    Raises
-    ------
-    InputError
-        Arrays that do not fit each other.
-    ParameterError
-        A negative `box`.
-    TypeError
-        Host and device arrays are mixed.
-
-    Notes
-    -----
-    Each pixel waits for those before it. So this runs on the host: arrays on a GPU are copied
-    there, and the result back.
-    """
-    images, bad, flagged, zero = cuda.as_device_arrays(images, bad, flagged, zero)
-    _check(images, bad, box, zero, smallest=0)
-    if on_gpu(images, bad, flagged, zero):
-        on_host = (None if a is None else to_host(a) for a in (images, bad, flagged, zero))
-        images, bad, flagged, zero = on_host
-        return cuda.cupy().asarray(fill_bad_pixels_raster(images, bad, flagged, box, zero))
-    from gpucoron.ops.cpu.bad_pixels import raster_fill
-
-    out = np.array(images, copy=True)
-    if zero is not None:
-        out[zero] = 0
-        bad = bad & ~zero
-    raster_fill(out, np.ascontiguousarray(bad), np.ascontiguousarray(flagged), int(box) // 2)
-    return out
-
-
-def _check(images, bad, box, zero, smallest=1):
+def check_images(images, bad, box, zero, smallest=1):
+    """Raise InputError or ParameterError where what is to be filled does not fit."""
     if images.ndim != 3:
         raise InputError(f"images have shape {images.shape}, expected (n, ny, nx)")
     for name, array in (("bad", bad), ("zero", zero)):

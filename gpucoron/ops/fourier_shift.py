@@ -15,6 +15,7 @@ __all__ = [
     "gradient",
     "multiply_phases",
     "shift_spectra",
+    "shift_variance_spectra",
     "shift_variances",
     "spectra",
 ]
@@ -189,16 +190,33 @@ def shift_variances(variances, shifts_yx):
     is 1. Of two even sizes the corner where both frequencies are Nyquist is neglected (at most
     1 / pixels of the variance).
     """
-    xp, fft = cuda.array_namespace(variances), fft_module(variances)
-    ny, nx = variances.shape[1:]
-    along_y, along_x, _ = phases(to_host(shifts_yx).astype(np.float64), (ny, nx))
+    xp = cuda.array_namespace(variances)
+    planes = xp.ascontiguousarray(variances, dtype=np.float64)
+    return shift_variance_spectra(fft_module(planes).rfft2(planes), shifts_yx, planes.shape[1:])
+
+
+def shift_variance_spectra(half_spectra, shifts_yx, shape):
+    """Return what `shift_variances` does, from spectra of the variances.
+
+    Parameters
+    ----------
+    half_spectra : (n, ny, nx // 2 + 1) complex128
+        From `spectra`; never changed.
+    shifts_yx : (n, 2) floating, pixels
+    shape : (ny, nx)
+
+    Returns
+    -------
+    (n, ny, nx) float64
+    """
+    xp, nx = cuda.array_namespace(half_spectra), shape[1]
+    along_y, along_x, _ = phases(to_host(shifts_yx).astype(np.float64), shape)
     squared_y = np.fft.fft(np.fft.ifft(along_y).real ** 2)
     squared_x = np.fft.rfft(np.fft.irfft(along_x, n=nx) ** 2)
     # all at once: cuFFT takes no single image that begins at an odd number
-    half_spectra = fft.rfft2(xp.ascontiguousarray(variances, dtype=np.float64))
-    half_spectra *= xp.asarray(squared_y)[:, :, None]
-    half_spectra *= xp.asarray(squared_x)[:, None, :]
-    return xp.maximum(fft.irfft2(half_spectra, s=(ny, nx)), 0.0)
+    moved = half_spectra * xp.asarray(squared_y)[:, :, None]
+    moved *= xp.asarray(squared_x)[:, None, :]
+    return xp.maximum(fft_module(moved).irfft2(moved, s=shape), 0.0)
 
 
 def phases(shifts_yx, shape):

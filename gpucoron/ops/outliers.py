@@ -208,13 +208,15 @@ def unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff=CUTOFF
     A suspect's difference from the mean of up to four integrations of middling value is known for
     the 48 pixels within 4 px, too. Where these hold more than noise, the difference from the one
     of middling value is fitted, over these pixels, by the slopes of the median image and by the
-    differences of up to four other integrations (half of n - 2, as with more nobody could tell
+    differences of up to four other integrations (half of n - 1, as with more nobody could tell
     which of them has the outlier), nearest in time; what is left is predicted by
     simple kriging [1]_. So no median enters, which jumps from one integration to another where they
     cross and is not smooth. The variance is that of the pixel, of the integrations it is compared
     with, of the fit and of kriging, and the square of 0.2 times the kriged value, as the true
     correlations are not known. A second test passes over suspects among the eight nearest pixels:
-    the track of a particle must not explain itself; the larger of both deviations counts.
+    the track of a particle must not explain itself; the larger of both deviations counts. Of three
+    or more integrations deviations downwards count 0.6 times in changing surroundings, as hits are
+    bright.
 
     Outliers must not predict others, and nobody knows them beforehand. In a first round all
     suspects are passed over; those whose neighbours then hold nothing but noise are outliers. In
@@ -224,8 +226,9 @@ def unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff=CUTOFF
 
     Of two integrations the higher has the outlier, unless its own image predicts the pixel and the
     lower one's does not. In a single integration only what is higher than predicted is an
-    outlier, and only where kriging is good to twice the pixel's error, to which a fifth of the
-    kriged value is added.
+    outlier; a tenth of the kriged value counts as its error, kriging's variance is multiplied by
+    how much worse than expected the model fits the neighbours (their mean square, decorrelated), at
+    least 1, and there is no second test where four or more of the eight neighbours are suspects.
 
     References
     ----------
@@ -255,6 +258,10 @@ def _unpredicted_on_host(data, err, middle, usable, suspects, snr, cutoff):
     places = np.nonzero((_grown(suspects) if len(data) > 1 else suspects) & usable)
     outliers = suspects & usable
     scores, stale = np.zeros(len(places[0])), np.ones(len(places[0]), bool)
+    # read-only arrays, views and mixed dtypes would each compile the test anew
+    dtype = np.result_type(data, err)
+    data, err = (np.require(a, dtype, ["C", "W"]) for a in (data, err))
+    usable, suspects = (np.require(a, requirements=["C", "W"]) for a in (usable, suspects))
     images = data, err, usable, suspects, gradients_of(middle)
     for k, factor in enumerate(FACTORS):
         deviations(images, places, outliers, scores, stale, k == 0, cutoff)

@@ -111,6 +111,10 @@ class StoredAlignment:
         there = cuda.array_namespace(self.science).asarray(variances)
         return ReferenceErrors(there, self._exposures, self._error)
 
+    def reference_dq(self, aligned: bool = True) -> np.ndarray | None:
+        """Return the flags of the references as aligned to the first usable integration."""
+        return self._file.references(int(np.argmax(self._usable)) if self._file.each else 0, "DQ")
+
     def klip_weight(self, aligned: bool = True) -> np.ndarray | None:
         """Return the weights in KLIP that leave out areas without data, as they do in a run."""
         area = self._area_in_references

@@ -21,7 +21,8 @@ from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.injection import KlipResponse
 from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.klip import basis, klip
-from gpucoron.steps.psf_noise import reference_noise
+from gpucoron.steps.model_flags import estimated_models
+from gpucoron.steps.psf_noise import own_variance, reference_noise, with_scatter
 from gpucoron.steps.reference_ranking import rank_references, with_shares
 from gpucoron.steps.roll_subtraction import subtract_rolls
 
@@ -143,9 +144,14 @@ class Subtraction:
             rows = self._coefficients[max(self.truncations)]
             self.ranking = with_shares(self.ranking, self._ranked.sources, rows)
         stack, errors = self.shares[0].stack, self._errors.get(0)
-        stack = stack.replace(dq=self._flags())
-        stacks = {}
+        flags, stacks = self._flags(), {}
+        reference_dq = self.shares[0].alignment.reference_dq(not self.skip) if self._out else None
         for k, planes in self._out.items():
+            dq = flags
+            if reference_dq is not None:
+                estimated = estimated_models(self._coefficients[k], reference_dq, self._zones)
+                dq = flags | cuda.array_namespace(flags).asarray(estimated)
+            stack = stack.replace(dq=dq)
             if errors is None:
                 stacks[k] = stack.replace(data=planes["data"], err=planes["err"])
                 continue
@@ -312,6 +318,9 @@ class Subtraction:
             )
         if bases and self._to_respond(group):
             self._respond(work, bases[0], missing, offsets)
+        if errors is None and not self.job.parameters.like_jwst:
+            noise = own_variance(filled, filled.err[0] * 0)
+            parts = [with_scatter(part, noise) for part in parts]
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
             out = self._out[k]

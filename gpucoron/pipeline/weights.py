@@ -68,7 +68,7 @@ class Weights:
             if values is not None and science and propagated:
                 unknown = (values < 0) | np.isinf(values)
                 odd = f"{part.upper()} is negative or infinite"
-                warn(unknown, odd, "i2d has NaN for it there")
+                warn(unknown, odd, "ERR counts in i2d instead")
         if science and self._by_time:
             self._typical[name] = exposure.meta.weighing_time
         elif science:

@@ -13,7 +13,11 @@ from gpucoron.core.display import short_html, short_repr
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.dq import DO_NOT_USE
-from gpucoron.ops.fourier_shift import shift_spectra, shift_variances
+from gpucoron.ops.fourier_shift import (
+    shift_spectra,
+    shift_variance_spectra,
+    shift_variances,
+)
 from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.bad_pixels import FLUX_ESTIMATED, BadPixelFiller, ReferenceLibrary
 from gpucoron.steps.field import (
@@ -240,15 +244,39 @@ class Alignment:
         """
         area = self._references.area
         if aligned and area.any():
-            if self.align == "joint":
-                shifts = np.nan_to_num(-self.positions.references)
-            else:
-                shifts = self._shifts(self.fit(int(np.argmax(self._fits.usable))))
-            area = area_in_references(area, shifts)
+            area = area_in_references(area, self._typical_shifts())
         return field_weight(area | self._area)
 
+    def _typical_shifts(self) -> np.ndarray:
+        """How far (y, x) references are moved: to the mean position, or to the first integration's.
+
+        With ``align="joint"`` the mean, else that of the first usable integration.
+        """
+        if self.align == "joint":
+            return np.nan_to_num(-self.positions.references)
+        return self._shifts(self.fit(int(np.argmax(self._fits.usable))))
+
+    def reference_dq(self, aligned: bool = True) -> np.ndarray | None:
+        """Return the flags of the references, where they come to lie for `klip_weight`.
+
+        Parameters
+        ----------
+        aligned : bool
+            The references are aligned.
+
+        Returns
+        -------
+        (nref, ny, nx) uint32 or None
+            On the host, as `shift_dq`; None with the preset.
+        """
+        if self._like_jwst:
+            return None
+        shifts = self._typical_shifts() if aligned else np.zeros((self.shape[0], 2))
+        flagged = self._references.flagged
+        return np.stack([flagged.shifted(k, shift) for k, shift in enumerate(shifts)])
+
     def shift_err(self, fits: np.ndarray, part: slice = slice(None)) -> np.ndarray:
-        """Shift the references' err by the fitted shifts.
+        """Return the err of the shifted references, propagated through the shift.
 
         Parameters
         ----------
@@ -260,16 +288,20 @@ class Alignment:
         Returns
         -------
         (n, ny, nx) float64
-            Never negative (but with the preset, which leaves it as it falls); NaN for a reference
-            that was left out or whose err is not known.
+            A shifted pixel is a weighted sum of pixels with independent noise: the root of the sum
+            of squared weights times variances (`gpucoron.ops.fourier_shift.shift_variances`). With
+            the preset err is shifted as if it were an image. NaN for a reference that was left out
+            or whose err is not known.
         """
         spectra, known = self._references.err_spectra, self._references.err_known
         if spectra is None:
             raise InputError("align_refs: these references were prepared without err")
         fits = fits[part]
-        err = shift_spectra(spectra[part], self._shifts(fits), self.shape[1:])
-        if not self._like_jwst:
-            self._xp.maximum(err, 0.0, out=err)
+        if self._like_jwst:
+            err = shift_spectra(spectra[part], self._shifts(fits), self.shape[1:])
+        else:
+            variances = shift_variance_spectra(spectra[part], self._shifts(fits), self.shape[1:])
+            err = self._xp.sqrt(variances)
         self._blank(err, (fits["status"] == LEFT_OUT) | ~to_host(known)[part])
         return err
 

@@ -23,12 +23,12 @@ from gpucoron.ops.bad_pixels import (
     Exposures,
     exposure_images,
     fill_bad_pixels,
-    fill_bad_pixels_raster,
     refill,
 )
 from gpucoron.ops.flagged_pixels import FlaggedPixels
 from gpucoron.ops.fourier_shift import multiply_phases, shift_spectra, spectra
 from gpucoron.ops.kriging import joint_spread
+from gpucoron.ops.raster_fill import fill_bad_pixels_raster
 from gpucoron.ops.registration import Registration
 from gpucoron.steps.field import UNFILLABLE, empty_area
 
@@ -283,7 +283,7 @@ class ReferenceLibrary:
     errors : (ngroups, ny, nx) floating
         Standard deviation of the pixels of each exposure, filled; NaN without any err above 0.
     err_spectra : (nref, ny, nx // 2 + 1) complex128 or None
-        Of err, filled (unfilled with the preset).
+        Of the variances err^2, filled; of err itself, unfilled, with the preset.
     err_known : (nref,) bool or None
         Which references have err to shift.
     """
@@ -313,7 +313,7 @@ class ReferenceLibrary:
         if with_err:
             err = references.err
             if not filling.like_jwst:
-                err = filling.fill(err, references.dq, groups)
+                err = filling.fill(err, references.dq, groups).astype(np.float64) ** 2
             known = xp.isfinite(err).all(axis=(1, 2))
             err = err if known.all() else xp.where(known[:, None, None], err, 0.0)
             self.err_spectra, self.err_known = spectra(err), to_host(known) & self.usable

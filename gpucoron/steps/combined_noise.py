@@ -11,6 +11,7 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import VARIANCES, IntegrationStack, PlaneSource, ReferenceNoise
+from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Overlaps, overlaps, sum_shares, weighted_sums
 
 __all__ = ["CombinedNoise", "NoisePlanes"]
@@ -46,7 +47,7 @@ class _Exposure:
     """Sums over the integrations of one exposure, on its own grid."""
 
     sums: Any  # weights, then squared weights times variances
-    names: list[str]  # of these variances; "err" where there is none
+    names: list[str]  # of these variances; "err" is what they do not tell
 
 
 @dataclass
@@ -84,6 +85,7 @@ class CombinedNoise:
 
     output_shape: tuple[int, int]
     center: tuple[float, float] | None = None
+    _from_err: bool = False  # the noise of some pixels of the exposure is known from ERR only
     _total: Any = None  # W
     _own: dict[str, Any] = field(default_factory=dict)
     _shared: list[_Shared] = field(default_factory=list)
@@ -91,12 +93,19 @@ class CombinedNoise:
     _exposure: _Exposure | None = None
     _windows: list[tuple[Any, float, float]] = field(default_factory=list)
 
+    def start(self, stack: IntegrationStack) -> None:
+        """Begin an exposure: see whether its VAR_* tell the noise of all pixels that count."""
+        self._exposure, self._from_err = None, bool(_untold(stack).any())
+
     def add(self, stack: IntegrationStack, weights: Any) -> None:
-        """Add integrations of the current exposure with their weights (n, ny, nx)."""
+        """Add integrations of the exposure that was begun with their weights (n, ny, nx)."""
         names = [name for name in VARIANCES if getattr(stack, name) is not None]
         planes = [getattr(stack, name) for name in names]
-        if not names:
-            names, planes = ["err"], [stack.err * stack.err]
+        if self._from_err:
+            xp, untold = cuda.array_namespace(stack.data), _untold(stack)
+            own = xp.where(untold, _own_by_err(stack), np.float32(0))
+            planes = [*(xp.where(untold, np.float32(0), plane) for plane in planes), own]
+            names = [*names, "err"]
         sums = weighted_sums(weights, planes)
         if self._exposure is None:
             self._exposure = _Exposure(sums, names)
@@ -192,6 +201,29 @@ class CombinedNoise:
             float(xp.median(variance[part][weight[part] > 0])),
         )
         self._windows.append((window, *typical))
+
+
+def _untold(stack: IntegrationStack) -> Any:
+    """Return the pixels that count whose VAR_* do not tell their noise, (n, ny, nx) bool."""
+    xp = cuda.array_namespace(stack.data)
+    known = [v for v in (getattr(stack, name) for name in VARIANCES) if v is not None]
+    if not known:
+        return xp.ones(stack.shape, dtype=bool)
+    told, total = xp.ones(stack.shape, dtype=bool), xp.zeros_like(known[0])
+    for variance in known:
+        told &= xp.isfinite(variance) & (variance >= 0)
+        total = total + variance
+    counts = xp.isfinite(stack.data) & ((stack.dq & np.uint32(DO_NOT_USE | NON_SCIENCE)) == 0)
+    return counts & ~(told & (total > 0))
+
+
+def _own_by_err(stack: IntegrationStack) -> Any:
+    """Return ERR^2 without what PSF subtraction has added to it, (n, ny, nx), not below 0."""
+    xp, own = cuda.array_namespace(stack.err), stack.err * stack.err
+    for variance in (stack.var_ref, stack.var_speckle):
+        if variance is not None:
+            own = own - xp.nan_to_num(variance)
+    return xp.maximum(own, 0)
 
 
 def _speckle_of(stack: IntegrationStack) -> Any:

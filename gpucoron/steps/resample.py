@@ -18,6 +18,7 @@ from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Drizzle, DrizzledImage, Overlaps
 from gpucoron.ops.drizzle_weights import pixel_weights
+from gpucoron.steps.boxes import scatter_variance
 from gpucoron.steps.combined_noise import CombinedNoise
 
 __all__ = ["ResampledImage", "fixed_weights", "plane_weights", "resample"]
@@ -179,6 +180,8 @@ def resample(
         at_once = PLANES_AT_ONCE
         if xp is not np:
             at_once = max(1, GPU_PIXELS_AT_ONCE // (stack.shape[1] * stack.shape[2]))
+        if noise is not None:
+            noise.start(stack)
         for start in range(0, len(stack), at_once):
             part = stack.planes(slice(start, start + at_once))
             _add(drizzle, part, geometry[name], fixed[k], noise)
@@ -267,12 +270,21 @@ def _flags(image: ResampledImage, in_field: np.ndarray) -> np.ndarray:
 
 
 def _with_noise(image: DrizzledImage, noise: CombinedNoise) -> ResampledImage:
-    """Return the image with its propagated errors."""
+    """Return the image with its propagated errors; where none are known, with its own scatter."""
     xp, planes = cuda.array_namespace(image.data), noise.result()
+    err, unknown = planes.err, xp.isfinite(image.data) & (image.weight > 0) & ~(planes.err > 0)
+    if bool(unknown.any()):
+        scatter = xp.where(xp.isfinite(planes.err) | unknown, image.data, np.nan)[None]
+        err = xp.where(unknown, xp.sqrt(scatter_variance(scatter)[0]), err)
+        log.warning(
+            "resample: no error is known of %.2g %% of the pixels of i2d (no ERR or VAR_* above "
+            "0); their ERR is the scatter of the image around them",
+            100.0 * float(unknown.mean()),
+        )
     nothing = xp.full(image.data.shape, np.nan, dtype=np.float32)
     return ResampledImage(
         image.data,
-        planes.err,
+        err,
         image.weight,
         image.context,
         **{name: planes.own.get(name, nothing) for name in VARIANCES},

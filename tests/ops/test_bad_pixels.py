@@ -3,8 +3,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.errors import InputError, ParameterError
-from gpucoron.ops import bad_pixels
 from gpucoron.ops.bad_pixels import exposure_images, fill_bad_pixels, refill
+from gpucoron.ops.raster_fill import fill_bad_pixels_raster
 from tests.helpers import oracles, tolerances
 from tests.helpers.scenes import read_only
 
@@ -77,7 +77,7 @@ def test_raster_fill_equals_the_oracle(device, box):
     flagged = bad & ~np.isnan(images)
     images = images.copy()
     images[2, 5, 5:8] = np.inf
-    out = device.call(bad_pixels.fill_bad_pixels_raster, images, bad, flagged, box)
+    out = device.call(fill_bad_pixels_raster, images, bad, flagged, box)
     for found, *given in zip(out, images, bad, flagged, strict=True):
         assert_array_equal(found, oracles.raster_fill(*given, box))
 
@@ -90,7 +90,7 @@ def test_raster_fill_equals_jwst():
     images, bad = holed(n=2, shape=(20, 21))
     model = CubeModel(data=images.copy(), dq=bad.astype(np.uint32))
     expected = jwst.median_replace_img(model, 3, 1).data
-    assert_array_equal(bad_pixels.fill_bad_pixels_raster(images, bad, bad, 3), expected)
+    assert_array_equal(fill_bad_pixels_raster(images, bad, bad, 3), expected)
 
 
 def test_errors():

@@ -164,12 +164,18 @@ def test_a_run_is_the_chain_of_its_steps(align, shared):
         same(product.psfalign[root].dq, aligned.dq)
         same(product.fits[root], aligned.fits)
         same(product.psfsub[root].data, subtracted.data)
-        for name in ("err", "var_ref", "var_speckle", "dq"):
+        for name in ("err", "var_ref", "var_speckle"):
             same(getattr(product.psfsub[root], name), getattr(subtracted, name))
+        dq = product.psfsub[root].dq
+        coefficients = np.abs(product.psfsub[root].reference_noise.coefficients)
+        share = np.tensordot(coefficients, (aligned.dq & DO_NOT_USE) != 0, axes=(0, -3))
+        clear = np.abs(share / coefficients.sum() - 0.5) > 0.05  # not at the limit
+        estimated = (share > 0.5 * coefficients.sum()) * np.uint32(FLUX_ESTIMATED)
+        same(np.where(clear, dq, 0), np.where(clear, subtracted.dq | estimated, 0))
         shared_noise = product.psfsub[root].reference_noise
         for ours, theirs in zip(shared_noise, subtracted.reference_noise, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-        filled = (product.psfsub[root].dq & FLUX_ESTIMATED) != 0
+        filled = (dq & FLUX_ESTIMATED) & ((dq & DO_NOT_USE) * FLUX_ESTIMATED) != 0
         same(filled, (flagged.dq & DO_NOT_USE) != 0)
         assert filled.any() and (aligned.dq & FLUX_ESTIMATED).any()
 

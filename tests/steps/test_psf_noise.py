@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.ops.zones import make_zones
 from gpucoron.steps import klip
-from gpucoron.steps.psf_noise import ReferenceErrors, own_variance, speckle_variance
+from gpucoron.steps.psf_noise import ReferenceErrors, own_variance, with_scatter
+from gpucoron.steps.speckle_noise import speckle_variance
 from tests.helpers.scenes import read_only, speckles
 
 SHAPE = (60, 55)
@@ -240,3 +241,44 @@ def test_small_images(device, shape):
         truncations=[1],
     )
     assert found.shape == shape and (device.get(found) >= 0).all()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("nothing", [0.0, np.nan])
+@pytest.mark.parametrize("known", ["references", "nothing"])
+def test_where_no_noise_is_known_err_is_the_scatter(seed, nothing, known, caplog):
+    """White noise of 2, whose ERR nobody knows, with as many modes as there are references."""
+    rng = np.random.default_rng(seed)
+    data = (2.0 * rng.normal(size=(2, *SHAPE))).astype(np.float32)
+    data[1, 3, 4] = np.nan
+    stack = IntegrationStack(
+        *read_only(data, np.full_like(data, nothing), np.zeros(data.shape, np.uint32))
+    )
+    references = 0.01 * rng.normal(size=(3, *SHAPE))
+    own = own_variance(stack, np.full(SHAPE, nothing))
+    if known == "references":
+        errors = ReferenceErrors(np.full((3, *SHAPE), 1e-4), np.arange(3), np.full(SHAPE, nothing))
+        result = klip(stack, references, 3, errors=errors)
+    else:
+        result = with_scatter(klip(stack, references, 3), own)
+    assert_array_equal(np.isnan(result.err), np.isnan(data))
+    assert (result.err[np.isfinite(data)] > 0.5).all()
+    assert np.nanmedian(result.err) == pytest.approx(2.0, rel=0.05)
+    assert "their ERR in psfsub is at least the scatter of what is left around" in caplog.text
+
+
+def test_a_known_noise_stays_where_that_of_other_pixels_is_not_known():
+    stack, references, errors = scene(4)
+    errors = errors._replace(pixel=np.zeros(SHAPE))
+    whole = klip(stack, references, 3, errors=errors)
+    variances = {name: getattr(stack, name).copy() for name in ("var_poisson", "var_rnoise")}
+    for variance in variances.values():
+        variance[:, 10, 12] = 0.0
+    partial = klip(stack.replace(**variances), references, 3, errors=errors)
+    unknown = np.zeros(stack.shape, bool)
+    unknown[:, 10, 12] = True
+    assert_array_equal(partial.var_ref, whole.var_ref)
+    same = ~unknown & (partial.var_speckle == whole.var_speckle)  # VAR_SPECKLE takes noise off
+    assert_array_equal(partial.err[same], whole.err[same])
+    assert same.mean() > 0.5
+    assert (partial.err[unknown] > 0.5 * whole.err[unknown]).all()

@@ -194,10 +194,34 @@ def test_one_exposure_without_read_noise_weighs_as_it_is_told(device, caplog):
         assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
-def test_err_of_0_is_no_error(device):
+def test_where_no_error_is_known_it_is_the_scatter_of_the_image(device, caplog):
     given = stack(variances=False)
     zero = run(device, [given.replace(err=np.zeros_like(given.err))], [pixel_map()])
-    assert np.isnan(zero.err).all() and np.isfinite(zero.data).any()
+    assert_array_equal(np.isfinite(zero.err), np.isfinite(zero.data))
+    assert (zero.err[np.isfinite(zero.data)] > 0).all()
+    assert "their ERR is the scatter of the image around them" in caplog.text
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, -1.0])
+def test_where_variances_do_not_tell_err_does(device, value):
+    """Pixels on themselves: the error of a mean, from VAR_* or, where these say nothing, ERR."""
+    given = stack(3)
+    aligned = np.stack(np.indices(SHAPE, dtype=np.float64)[::-1], axis=-1)
+    total = sum(getattr(given, name) for name in VARIANCES)
+    given = given.replace(err=2 * np.sqrt(total))
+    variances = {name: getattr(given, name).copy() for name in VARIANCES}
+    for name in VARIANCES:
+        variances[name][1, 4:6, 3:6] = value
+    odd = given.replace(**variances)
+    options = {"weight_type": "exptime", "exposure_times": [1.0]}
+    found = run(device, [odd], [aligned], SHAPE, **options)
+    good = ((given.dq & 513) == 0) & np.isfinite(given.data)
+    own = total.astype(float)
+    own[1, 4:6, 3:6] *= 4
+    with np.errstate(invalid="ignore", divide="ignore"):
+        expected = np.sqrt(np.where(good, own, 0).sum(axis=0)) / good.sum(axis=0)
+    inner = np.s_[2:-2, 2:-2]
+    assert_allclose(found.err[inner], expected[inner], rtol=1e-5)
 
 
 def test_err_without_variances(device, caplog):

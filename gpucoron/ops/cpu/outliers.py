@@ -6,17 +6,18 @@ from numba import njit
 from gpucoron.backend.parallel import over_rows
 from gpucoron.ops.cpu.kriging import _solve
 from gpucoron.ops.kriging_tables import NEAR, finest_correlation, neighbours
+from gpucoron.ops.outlier_suspects import GROWS
 
 WINDOW = 16  # integrations, nearest in time, that a suspect is compared with
 MIDDLE = 4  # at most this many of them, of middling value, are averaged where nothing changes
-TEMPLATES = 4  # and this many (half of n - 2) describe how the image changes elsewhere
+TEMPLATES = 4  # and this many (half of n - 1) describe how the image changes elsewhere
 NOISE_FLOOR = 1e-4  # as in gpucoron.ops.kriging
 MOSTLY_NOISE = 0.3
 RIDGE = 1e-6
 FEWEST = 3  # neighbours; a fit needs that many for each of its coefficients
 MODEL_ERROR = 0.2  # share of what kriging predicts: its correlations are only nearly right
+DARK = 0.6  # of a deviation downwards counts where the image changes: hits are bright
 PREDICTED = 3.0  # standard deviations within which neighbours predict a pixel
-TRUST = 2.0  # times a single integration's error, MODEL_ERROR's part included: believed till there
 
 
 def deviations(images, places, outliers, scores, stale, quick, cutoff):
@@ -97,17 +98,18 @@ def _score(images, where, correlations, space, chosen, quick):
         return 0.0
     if not quiet:
         fitted = 2 if n > 1 else 0
-        templates = max(0, min(TEMPLATES, (n - 2) // 2))
+        templates = max(0, min(TEMPLATES, (n - 1) // 2))
         middle, templates = _choose(images, where, 1, templates, chosen)
-        left, own, spread, _ = _predict(
+        left, own, spread, quiet = _predict(
             images, where, chosen, middle, templates, fitted, 0, correlations, space, False
         )
-    score = _in_sigmas(left, own, spread, n)
-    if not quick and _beside_suspect(suspects[i], y, x):
-        apart, own, spread, _ = _predict(
+    score = _in_sigmas(left, own, spread, quiet, n)
+    beside = 0 if quick else _suspects_beside(suspects[i], y, x)
+    if beside and (n > 1 or beside < GROWS):
+        apart, own, spread, quiet = _predict(
             images, where, chosen, middle, templates, fitted, 1, correlations, space, False
         )
-        other = _in_sigmas(apart, own, spread, n)
+        other = _in_sigmas(apart, own, spread, quiet, n)
         if abs(other) > abs(score):
             score = other
     if n == 2:
@@ -119,11 +121,10 @@ def _score(images, where, correlations, space, chosen, quick):
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _in_sigmas(left, own, spread, n):
-    """Deviation in sigma; of a single integration 0 where kriging is worse than `TRUST` says."""
-    if n == 1 and not spread <= TRUST * np.sqrt(own):
-        return 0.0
-    return left / np.sqrt(own + spread * spread)
+def _in_sigmas(left, own, spread, quiet, n):
+    """Deviation in sigma; downwards less where the image changes, as hits are bright."""
+    sigmas = left / np.sqrt(own + spread * spread)
+    return DARK * sigmas if n > 2 and sigmas < 0.0 and not quiet else sigmas
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -141,14 +142,14 @@ def _lower_is_hit(images, low, high, y, x, chosen, correlations, space):
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def _beside_suspect(suspects, y, x):
-    """Is one of the eight neighbours a suspect?"""
+def _suspects_beside(suspects, y, x):
+    """How many of the eight neighbours are suspects?"""
     ny, nx = suspects.shape
+    count = 0
     for v in range(max(y - 1, 0), min(y + 2, ny)):
         for u in range(max(x - 1, 0), min(x + 2, nx)):
-            if suspects[v, u] and (v != y or u != x):
-                return True
-    return False
+            count += suspects[v, u] and (v != y or u != x)
+    return count
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -298,8 +299,11 @@ def _predict(images, where, chosen, middle, templates, fitted, gap, correlations
         known = signal <= MOSTLY_NOISE * noise
     if known:
         return left, total, np.sqrt(max(signal, 0.0)), False
-    value, unknown = _krige(n, noise / signal, correlations, space)
-    if middle or len(images[0]) == 1:  # not where it only decides which of two is hit
+    value, unknown, misfit = _krige(n, noise / signal, correlations, space)
+    if len(images[0]) == 1:  # how well the model fits the neighbours tells how good it is
+        total += (0.5 * MODEL_ERROR * value) ** 2
+        unknown *= max(misfit / signal, 1.0)
+    elif middle:  # not where it only decides which of two is hit
         total += (MODEL_ERROR * value) ** 2
     return left - value, total, np.sqrt(max(signal * unknown, 0.0)), False
 
@@ -316,7 +320,8 @@ def _power(values, n):
 def _krige(n, noise, correlations, space):
     """Krige a pixel from `n` values without a mean; `noise` is a share of the signal's variance.
 
-    Returns the value, and the share of the signal's variance that stays unknown.
+    Returns the value, the share of the signal's variance that stays unknown, and the mean square of
+    the values in units of what the correlations and the noise let expect, times that variance.
     """
     _, between, to_centre = correlations
     which, values, _, matrix, weights = space[:5]
@@ -325,12 +330,18 @@ def _krige(n, noise, correlations, space):
             matrix[a, b] = between[which[a], which[b]]
         matrix[a, a] += max(noise, NOISE_FLOOR)
         weights[a] = to_centre[which[a]]
-    value, unknown = 0.0, 1.0
+    value, unknown, misfit = 0.0, 1.0, 0.0
     if _solve(matrix, weights, n):
         for a in range(n):
             value += weights[a] * values[a]
             unknown -= weights[a] * to_centre[which[a]]
-    return value, unknown
+        for a in range(n):  # weights become those values, decorrelated
+            weights[a] = values[a]
+            for b in range(a):
+                weights[a] -= matrix[a, b] * weights[b]
+            weights[a] /= matrix[a, a]
+            misfit += weights[a] * weights[a] / n
+    return value, unknown, misfit
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
