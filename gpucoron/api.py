@@ -51,6 +51,7 @@ def run(
     star: Star | None = None,
     star_model: str | PathLike[str] | None = None,
     star_flux: float | str | None = None,
+    psf: Any = None,
     psfmask_center: str | None = None,
     exclude: Iterable[tuple[float, float, float]] | str | None = None,
     mode: str | None = None,
@@ -111,6 +112,10 @@ def run(
         The star's flux density without the mask, Jy, or with a unit, as "350mJy". Default: that of
         the fitted model of the coronagraph. A spectrum or magnitude: see
         `gpucoron.core.parameters.Analysis`.
+    psf : path, array or object, optional
+        PSF of an off-axis source, by which companions and limits are measured: a file
+        (`gpucoron.io.psf_file.read_psf`), the image (ny, nx) of a source without the mask in pixels
+        of the detector, or a `gpucoron.optics.given_psf.GivenPSF`. Default: the optics.
     psfmask_center : {"file", "star"}, optional
         Leave the hole of the psfmask where its file has it (default), or move it onto the star.
     exclude : list of (east, north, radius), optional
@@ -169,7 +174,7 @@ def run(
     elif keep is None:
         keep = set(PRODUCTS) - ({"psfalign"} if output_dir else set())
     own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
-    own["star_flux"] = star_flux
+    own |= {"star_flux": star_flux, "psf": psf if _is_path(psf) else None}
     own |= {"psfmask_center": psfmask_center, "exclude": exclude}
     own |= {"mode": mode, "exclude_reference": exclude_reference}
     options = RunOptions(
@@ -187,12 +192,15 @@ def run(
         threads=threads,
         memory=memory,
         forward_model=not resume if forward_model is None else forward_model,
+        psf=None if _is_path(psf) else psf,
         contrast=contrast,
     )
     if output_dir is None:
         options = replace(options, save=frozenset())
     if client is not None and not _is_path(asn):
         raise UsageError("with client= the association is a file: expected its path")
+    if client is not None and options.psf is not None:
+        raise UsageError("with client= psf is a file: expected its path")
     with show_run(progress) as shown:
         options = _with_given(options, asn)
         if client is None:
@@ -213,6 +221,7 @@ def plan(
     star: Star | None = None,
     star_model: str | PathLike[str] | None = None,
     star_flux: float | str | None = None,
+    psf: Any = None,
     psfmask_center: str | None = None,
     exclude: Iterable[tuple[float, float, float]] | str | None = None,
     mode: str | None = None,
@@ -225,7 +234,8 @@ def plan(
 
     Parameters
     ----------
-    asn, align, preset, parameters, save, steps, star, star_model, star_flux, psfmask_center,
+    asn, align, preset, parameters, save, steps, star, star_model, star_flux, psf,
+    psfmask_center,
     exclude, mode, exclude_reference, threads, memory, **keywords
         As for `run`.
 
@@ -239,7 +249,7 @@ def plan(
         As `run`, as far as headers tell.
     """
     own: dict[str, Any] = {"align": align, "star": star, "star_model": star_model}
-    own["star_flux"] = star_flux
+    own |= {"star_flux": star_flux, "psf": psf if _is_path(psf) else None}
     own |= {"psfmask_center": psfmask_center, "exclude": exclude}
     own |= {"mode": mode, "exclude_reference": exclude_reference}
     options = RunOptions(
@@ -248,6 +258,7 @@ def plan(
         save=DEFAULT_SAVE if save is None else frozenset(save),
         threads=threads,
         memory=memory,
+        psf=None if _is_path(psf) else psf,
     )
     return plan_association(_with_given(options, asn))
 

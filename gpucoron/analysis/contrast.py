@@ -312,7 +312,7 @@ class _Response:
     def __init__(self, forward: ForwardModel, truncations: Sequence[int], farthest: float):
         self._forward, self.calibrated = forward, True
         self.fwhm_px, self.jansky = forward.fwhm_px, forward.jansky
-        self.source = getattr(forward.psf, "source", "given")
+        self.source = forward.psf_source
         ratio = forward.wcs.pixel_scale_ratio
         plain = np.asarray(forward.psf.without_mask, dtype=np.float64)
         middle = (len(plain) // 2, len(plain) // 2)

@@ -148,6 +148,11 @@ class ForwardModel:
         return 1e6 * float(np.mean([e.pixel_area_sr for e in self.exposures]))
 
     @property
+    def psf_source(self) -> str:
+        """What the images of sources are from, in words."""
+        return str(getattr(self.psf, "source", "given"))
+
+    @property
     def fwhm_px(self) -> float:
         """FWHM of the PSF in pixels of the combined image."""
         return float(self.psf.fwhm_px) / self.wcs.pixel_scale_ratio

@@ -167,6 +167,7 @@ def described(record: Record, sky: Sky, truncate: int) -> dict[str, Any]:
         "star_flux_jy": None if flux is None else flux.jy,
         "star_flux_source": "not known" if flux is None else flux.source,
         "forward_model": record.forward is not None,
+        "psf": None if record.forward is None else record.forward.psf_source,
     }
 
 

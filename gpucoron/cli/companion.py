@@ -57,6 +57,7 @@ def _run(options: argparse.Namespace, place: tuple[float, float], console: Any) 
     if not folder.is_dir():
         raise UsageError(f"--output-dir {folder}: no such folder")
     changed = {} if options.truncate is None else {"klip.truncate": options.truncate}
+    changed |= {"psf": options.psf}
     result = run_again(
         options.folder, device=options.device, parameters=changed, progress=console.progress
     )

@@ -67,7 +67,7 @@ def _measure(given: Path, folder: Path, options, console) -> list[str]:
     result = run_again(
         given,
         device=options.device,
-        parameters={} if options.exclude is None else {"exclude": options.exclude},
+        parameters={"exclude": options.exclude, "psf": options.psf},
         sets=options.set,
         psfmask=options.psfmask,
         threads=options.threads,

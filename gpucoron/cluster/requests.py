@@ -64,7 +64,7 @@ def make_request(options: RunOptions) -> RunRequest:
     if align_refs.star_model:
         full = os.path.abspath(align_refs.star_model)
         parameters = replace(parameters, align_refs=replace(align_refs, star_model=full))
-    for name in ("star_spectrum", "filter_curve"):
+    for name in ("star_spectrum", "filter_curve", "psf"):
         if file := getattr(parameters.analysis, name):
             analysis = replace(parameters.analysis, **{name: os.path.abspath(file)})
             parameters = replace(parameters, analysis=analysis)

@@ -83,6 +83,7 @@ OWN = (
     "analysis.filter_curve",
     "analysis.star_magnitude",
     "analysis.vega_zero_point",
+    "analysis.psf",
 )
 #: Names of parameters that stand alone: ``align="first"``, ``--star 151,175``.
 SHORT = {
@@ -98,6 +99,7 @@ SHORT = {
     "filter_curve": "analysis.filter_curve",
     "star_magnitude": "analysis.star_magnitude",
     "vega_zero_point": "analysis.vega_zero_point",
+    "psf": "analysis.psf",
 }
 
 
@@ -371,6 +373,9 @@ class Analysis(_Section):
         None,
         optional(number("a flux density above 0 in Jy", lambda x: x > 0)),
         "flux density of magnitude 0 in the filter, Jy",
+    )
+    psf: str = _parameter(
+        "", file_name, "images of an off-axis source; replace those of the optics"
     )
 
 

@@ -74,6 +74,7 @@ class StepKeywords(TypedDict, total=False):
     analysis_filter_curve: str | PathLike[str] | None
     analysis_star_magnitude: float | None
     analysis_vega_zero_point: float | None
+    analysis_psf: str | PathLike[str] | None
     star_spectrum: str | PathLike[str] | None
     filter_curve: str | PathLike[str] | None
     star_magnitude: float | None

@@ -14,7 +14,7 @@ from scipy import sparse
 from gpucoron.errors import InputError
 from gpucoron.optics.coronagraph_model import DIAMETER_M, binned_pupil, wavefront_modes
 from gpucoron.optics.instruments import Filter, Instrument, load_aperture, optics_of
-from gpucoron.optics.pixel_sampling import integrate_pixels, sample_axis
+from gpucoron.optics.pixel_sampling import fwhm_of, integrate_pixels, sample_axis
 from gpucoron.optics.telescope import RAD, WIDTH_M, coronagraph_of
 
 if TYPE_CHECKING:
@@ -219,13 +219,12 @@ class OffAxisPSF:
     @functools.cached_property
     def fwhm_px(self) -> float:
         """Full width at half maximum of the PSF without the mask: of a circle of the same area."""
-        fine = 8
-        steps = (np.arange(fine) + 0.5) / fine - 0.5
-        shifts = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2)
-        sampled = np.broadcast_to(self._free[0], (len(shifts), *self._free[0].shape))
-        images = integrate_pixels(sampled, shifts, self.box)
-        above = np.count_nonzero(images > images.max() / 2) / fine**2
-        return 2 * math.sqrt(above / math.pi)
+
+        def images(shifts):
+            sampled = np.broadcast_to(self._free[0], (len(shifts), *self._free[0].shape))
+            return integrate_pixels(sampled, shifts, self.box)
+
+        return fwhm_of(images)
 
     @functools.cached_property
     def _free(self):

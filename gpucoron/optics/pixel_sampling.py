@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["SAMPLES_PER_PX", "integrate_pixels", "sample_axis"]
+__all__ = ["SAMPLES_PER_PX", "fwhm_of", "integrate_pixels", "sample_axis"]
 
 SAMPLES_PER_PX = 2  # the response of a pixel vanishes at the highest frequency that these hold
 DIFFUSION_PX = 0.25  # charge diffusion and capacitive coupling, as in gpucoron.simulate
@@ -49,6 +51,18 @@ def integrate_pixels(samples: np.ndarray, within: np.ndarray, box: int) -> np.nd
     matrices /= matrices.sum(axis=-1, keepdims=True)
     rows, columns = (matrices[:, k].astype(np.float32) for k in (0, 1))
     return rows @ samples @ columns.transpose(0, 2, 1)
+
+
+def fwhm_of(images: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Return the full width at half maximum of an image, px: of a circle of the same area.
+
+    `images` returns it (m, box, box) for m places (y, x) of the source within its pixel.
+    """
+    fine = 8
+    steps = (np.arange(fine) + 0.5) / fine - 0.5
+    shifted = images(np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2))
+    above = np.count_nonzero(shifted > shifted.max() / 2) / fine**2
+    return 2 * math.sqrt(above / math.pi)
 
 
 @functools.cache

@@ -102,9 +102,7 @@ def _mask_of(product: ProductContext, exposure: Exposure) -> tuple[float, float]
 
 
 def off_axis_psf(product: ProductContext) -> OffAxisImages | None:
-    """Return the PSF of sources beside the mask; None where there is no model of it."""
-    from gpucoron.optics.instruments import optics_of
-    from gpucoron.optics.off_axis import OffAxisPSF
+    """Return the PSF of sources beside the mask, as given or by the optics; None without any."""
+    from gpucoron.pipeline.off_axis_psf import optics_psf
 
-    meta = product.inputs.science[0].meta
-    return None if optics_of(meta) is None else OffAxisPSF.of(meta)
+    return product.inputs.psf or optics_psf(product.inputs.science[0])

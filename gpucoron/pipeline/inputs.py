@@ -11,6 +11,7 @@ from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.errors import ExposureError
 from gpucoron.pipeline.exclusion import check_exclusions, check_what_is_left
 from gpucoron.pipeline.expected_star import check_given_star
+from gpucoron.pipeline.off_axis_psf import given_psf
 from gpucoron.pipeline.references import References, choose_psf_members, choose_references
 from gpucoron.pipeline.star_flux import given_star_flux
 from gpucoron.pipeline.star_model import load_star_model
@@ -19,6 +20,7 @@ from gpucoron.pipeline.zones import check_zones
 if TYPE_CHECKING:
     import numpy as np
 
+    from gpucoron.analysis.forward import OffAxisImages
     from gpucoron.core.star_flux import StarFlux
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
@@ -41,6 +43,7 @@ class ProductInputs:
     star_model: StarImages | None = None
     star_flux: StarFlux | None = None  # as it is given
     chosen: References = References("rdi")  # beside psf members
+    psf: OffAxisImages | None = None  # of an off-axis source, as it is given
 
     @property
     def mode(self) -> str:
@@ -82,6 +85,7 @@ class RunInputs:
             parameters.align_refs.star_model,
             parameters.analysis.star_spectrum,
             parameters.analysis.filter_curve,
+            parameters.analysis.psf,
             parameters.resample.output_wcs,
         )
         others = (Path(path) for path in given if path)
@@ -167,6 +171,7 @@ def read_inputs(
         check_exclusions(options.parameters, science)
     all_science = [exposure for science, _ in found for exposure in science]
     star_model = load_star_model(options.parameters, all_science, options.checksums)
+    psf_given = options.parameters.analysis.psf if options.psf is None else options.psf
     products = []
     for name, product, as_listed, (science, psf) in zip(
         names, association.products, listed.products, found, strict=True
@@ -188,6 +193,7 @@ def read_inputs(
                 star_model,
                 given_star_flux(options.parameters, science[0]),
                 chosen,
+                given_psf(psf_given, science[0], options.checksums),
             )
         )
     return RunInputs(association, names, tuple(products))

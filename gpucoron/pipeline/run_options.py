@@ -53,6 +53,7 @@ class RunOptions:
     memory: int | str | None = None
     memory_limit: int | None = None  # bytes at which a Dask nanny ends this process
     forward_model: bool = False  # keep what tells how a source would look in the products
+    psf: Any = None  # of an off-axis source, that is not a file: see `given_psf`
     contrast: bool = False  # measure the contrast, and write it where products are written
     report: str | PathLike | None = None  # where the caller will write the report
     given: GivenAssociation | None = None  # instead of the file `asn`
