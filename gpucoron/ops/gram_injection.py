@@ -10,8 +10,17 @@ import numpy as np
 from gpucoron.backend.parallel import over_blocks, over_products
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.eigen import RANK_TOLERANCE
-from gpucoron.ops.gram_zone import Solution, Stamps, Subset, ZoneSums, solve, solve_again
-from gpucoron.ops.injection import Terms, as_stamps, inside
+from gpucoron.ops.gram_zone import (
+    Solution,
+    Stamps,
+    Subset,
+    ZoneSums,
+    moved_back,
+    solve,
+    solve_again,
+)
+from gpucoron.ops.injection import Terms, as_stamps, inside, moves
+from gpucoron.ops.position_answer import PositionAnswer
 
 __all__ = ["GramInjection"]
 
@@ -43,6 +52,8 @@ class GramInjection:
         Pixels of the targets that take no part in means and coefficients.
     fixed : (n, nref) floating, optional
         Coefficients of the references that do not depend on the images (roll subtraction).
+    answer : PositionAnswer, optional
+        What the registration makes of a source in an image. Default: they are not aligned anew.
 
     Raises
     ------
@@ -76,6 +87,7 @@ class GramInjection:
         weight: Any = None,
         missing: Any = None,
         fixed: Any = None,
+        answer: PositionAnswer | None = None,
     ):
         references, groups = np.asarray(references), np.asarray(groups, dtype=np.int64)
         if references.ndim != 3 or groups.shape != (len(references),):
@@ -96,8 +108,10 @@ class GramInjection:
         self._areas = None if optimise is None else np.asarray(optimise, bool)
         n_zones = n_zones if self._areas is None else len(self._areas)
         self._fixed = None if fixed is None else np.asarray(fixed, dtype=np.float64)
+        self._answer = answer
         self._note_references(references, groups, used, n_zones)
         self._note_targets(targets, missing)
+        self._of_slopes: dict[int, tuple[np.ndarray, Any]] = {}
         self._solutions: dict[tuple[int, int], list[Solution]] = {}
 
     # ---- images
@@ -120,7 +134,10 @@ class GramInjection:
         self.n_groups = 1 + max(int(groups.max(initial=0)), 0)
         self._has = (np.arange(self.n_groups)[:, None] == self._groups).astype(np.float64)
         flat = references.reshape(len(references), -1)
-        self.vectors = np.empty((flat.shape[1], 1 + len(kept)))
+        slopes = 0 if self._answer is None else 2  # the last columns
+        self.vectors = np.empty((flat.shape[1], 1 + len(kept) + slopes))
+        if self._answer is not None:
+            self.vectors[:, -2:] = self._answer.slopes.reshape(-1, 2)
         self.vectors[:, 0] = 1.0
         for column, k in enumerate(kept, start=1):
             self.vectors[:, column] = flat[k] - flat[k].mean(dtype=np.float64)
@@ -192,12 +209,13 @@ class GramInjection:
         square = self._square_in(zone)
         some = np.flatnonzero(square)
         total = float(square.sum())
-        means = square[some] @ self.vectors[some, 1:] / max(total, 1e-300)
+        end = 1 + len(self._groups)
+        means = square[some] @ self.vectors[some, 1:end] / max(total, 1e-300)
         images = self._targets if self._targets is not None else np.zeros((square.size, 0))
 
         def multiply(block):
             pixels = some[block]
-            left = self.vectors[pixels, 1:] - means
+            left = self.vectors[pixels, 1:end] - means
             weighted = left * square[pixels, None]
             return np.hstack([weighted.T @ left, weighted.T @ images[pixels]])
 
@@ -217,7 +235,8 @@ class GramInjection:
         if not pixels.size:
             return None
         values = None if self._targets is None else self._targets[pixels, t]
-        return square[pixels], self.vectors[pixels, 1:] - means, values
+        references = self.vectors[pixels, 1 : 1 + len(means)] - means
+        return square[pixels], references, values
 
     def _solved(self, zone: int, truncate: int) -> list[Solution]:
         """Return the models of the targets without a source, for each set of references."""
@@ -308,7 +327,10 @@ class GramInjection:
             out.coefficients[(*at, 0)] = constants - change @ sums.means[references]
             for k, column in enumerate(references):
                 out.coefficients[(*at, column + 1)] = change[:, :, k]
-            out.shares[at] = shares + (np.arange(self.n_groups) == 0)
+            shares = shares + (np.arange(self.n_groups) == 0)
+            out.shares[at] = shares
+            if measured.moves is not None:
+                out.coefficients[(*at, slice(-2, None))] = shares @ measured.moves
 
     def _measure(self, zone, stamps, corners, pairs) -> Stamps:
         """Return the inner products of stamps with the images in a zone, and with each other."""
@@ -326,7 +348,26 @@ class GramInjection:
             with_targets = found.reshape(m, g, *found.shape[1:])[:, :, numbers, numbers]
         if pairs and not self.linear:
             products = stamp_products(stamps, corners, *seen)
-        return Stamps(columns, with_targets, products)
+        found = Stamps(columns, with_targets, products)
+        if self._answer is None:
+            return found
+        shifts = moves(flat, places, self._answer).reshape(m, g, 2)
+        return moved_back(found, shifts, *self._slopes_in(zone))
+
+    def _slopes_in(self, zone):
+        """Return the products of slopes with columns (2, n + 1, c) and targets (2, n)."""
+        from gpucoron.ops.cpu.injection import amplitudes
+
+        if zone not in self._of_slopes:
+            seen = (self._square_in(zone), self._rows, self._lacking, self.shape)
+            slopes: Any = self._answer and np.moveaxis(self._answer.slopes, 2, 0)
+            whole = np.ascontiguousarray(slopes), np.zeros((2, 2), np.int64)
+            columns, targets = amplitudes(*whole, self.vectors, *seen), None
+            if self._targets is not None:
+                numbers = np.arange(self.n_targets)
+                targets = amplitudes(*whole, self._targets, *seen)[:, numbers, numbers]
+            self._of_slopes[zone] = columns, targets
+        return self._of_slopes[zone]
 
     # ---- whole images
 

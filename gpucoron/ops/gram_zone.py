@@ -37,6 +37,7 @@ class Stamps(NamedTuple):
     columns: np.ndarray  # (m, g, n + 1, 1 + nref): a constant, the references; last: all pixels
     with_targets: Any  # (m, g, n) or None
     products: Any  # (m, n + 1, g, g) of stamps, or None
+    moves: Any = None  # (m, g, 2): how far the registration moves the images for the sources
 
     def some(self, which: np.ndarray) -> Stamps:
         """Return those of some sources."""
@@ -61,6 +62,29 @@ class Stamps(NamedTuple):
         amounts = self.columns[:, :, solution.subset.targets, 0] / solution.totals
         found = amounts[:, 0] + np.einsum("mtg,mgt->mt", shares, amounts)
         return found if solution.gaps is None else found + (change * solution.gaps).sum(axis=2)
+
+
+def moved_back(stamps: Stamps, moves: np.ndarray, columns: np.ndarray, targets: Any) -> Stamps:
+    """Return the products of sources less what the registration takes away with them.
+
+    Parameters
+    ----------
+    stamps : Stamps
+        Their last two columns are those with the star's slopes.
+    moves : (m, g, 2)
+        Of the images.
+    columns : (2, n + 1, 1 + nref + 2), targets : (2, n) or None
+        Inner products of the slopes.
+    """
+    of_targets, products = stamps.with_targets, stamps.products
+    if of_targets is not None:
+        of_targets = of_targets - np.einsum("mga,an->mgn", moves, targets)
+    if products is not None:
+        mixed = np.einsum("mga,mhna->mngh", moves, stamps.columns[..., -2:])
+        products = products - mixed - mixed.swapaxes(2, 3)
+        products += np.einsum("mga,anb,mhb->mngh", moves, columns[..., -2:], moves)
+    changed = stamps.columns - np.einsum("mga,anc->mgnc", moves, columns)
+    return Stamps(changed, of_targets, products, moves)
 
 
 class Solution(NamedTuple):

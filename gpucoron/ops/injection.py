@@ -9,8 +9,9 @@ import numpy as np
 
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import Overlaps, sum_shares
+from gpucoron.ops.position_answer import PositionAnswer
 
-__all__ = ["CombinedResponse", "KlipResponse", "Terms", "as_stamps", "inside"]
+__all__ = ["CombinedResponse", "KlipResponse", "Terms", "as_stamps", "inside", "moves"]
 
 _REGULAR = 1e-5  # of the weight of a pixel in an integration: differences below count as none
 _AT_ONCE = 2**26  # bytes of coefficients of sources
@@ -42,6 +43,8 @@ class KlipResponse:
     missing : (n, ny, nx) bool, optional
         Pixels that take no part in the means and coefficients of n integrations. Default: none,
         and one integration stands for all.
+    answer : PositionAnswer, optional
+        What the registration makes of a source. Default: images are not aligned anew.
 
     Raises
     ------
@@ -61,7 +64,13 @@ class KlipResponse:
     Soummer, Pueyo & Larkin 2012, ApJ 755, L28, section 2.3.
     """
 
-    def __init__(self, vectors: Any, weight: Any = None, missing: Any = None):
+    def __init__(
+        self,
+        vectors: Any,
+        weight: Any = None,
+        missing: Any = None,
+        answer: PositionAnswer | None = None,
+    ):
         vectors = np.asarray(vectors, dtype=np.float64)
         if vectors.ndim != 3:
             raise InputError(f"KL vectors have shape {vectors.shape}, expected (K, ny, nx)")
@@ -70,9 +79,12 @@ class KlipResponse:
         if square.shape != self.shape:
             raise InputError(f"weight has shape {square.shape}, KL vectors {self.shape}")
         self._square = np.ascontiguousarray(square.ravel())
-        z = np.empty((square.size, len(vectors) + 1))
-        z[:, 0] = 1.0 / np.sqrt(square.sum())
-        z[:, 1:] = vectors.reshape(len(vectors), -1).T
+        self._answer, self._first = answer, 0 if answer is None else 2
+        z = np.empty((square.size, self._first + 1 + len(vectors)))
+        if answer is not None:
+            z[:, :2] = answer.slopes.reshape(-1, 2)
+        z[:, self._first] = 1.0 / np.sqrt(square.sum())
+        z[:, self._first + 1 :] = vectors.reshape(len(vectors), -1).T
         self.vectors = z
         self.labels = np.zeros(square.size, np.int32)
         self._rows, self._lacking = np.full(square.size, -1, np.int32), np.zeros((0, 1))
@@ -80,6 +92,7 @@ class KlipResponse:
         if missing is not None:
             self._note_missing(np.asarray(missing, dtype=bool))
         self._inverses: dict[int, np.ndarray] = {}
+        self._of_slopes: dict[int, np.ndarray] = {}
 
     n_groups, n_zones, linear = 1, 1, True
 
@@ -91,13 +104,13 @@ class KlipResponse:
         self._rows[some] = np.arange(len(some))
         self._lacking = np.ascontiguousarray(flat[:, some].T, dtype=np.float64)
         root = np.sqrt(self._square)[:, None]
-        parts = [self.vectors[which] * root[which] for which in flat]
+        parts = [self.vectors[which, self._first :] * root[which] for which in flat]
         self._moments = np.stack([part.T @ part for part in parts])
 
     @property
     def n_vectors(self) -> int:
         """Number of KL vectors."""
-        return self.vectors.shape[1] - 1
+        return self.vectors.shape[1] - self._first - 1
 
     def coefficients(self, stamps: Any, corners: Any, truncate: int) -> np.ndarray:
         """Return the coefficients of a constant and the KL vectors in the models of sources.
@@ -119,13 +132,28 @@ class KlipResponse:
         stamps, corners = (a[:, 0] for a in as_stamps(stamps, corners, 1))
         if truncate < 0:
             raise ParameterError(f"truncate is {truncate}, expected 0 or more")
-        size = min(truncate, self.n_vectors) + 1
+        found = self._project(stamps, corners, truncate)
+        if self._answer is None:
+            return found
+        return found - np.einsum("ma,anc->mnc", *self._moves(stamps, corners, truncate))
+
+    def _moves(self, stamps, corners, truncate):
+        """Return how far images are moved, (m, 2), and coefficients of the slopes, (2, n, K)."""
+        if truncate not in self._of_slopes:
+            whole = np.ascontiguousarray(np.moveaxis(self._answer.slopes, 2, 0))
+            self._of_slopes[truncate] = self._project(whole, np.zeros((2, 2), np.int64), truncate)
+        return moves(stamps, corners, self._answer), self._of_slopes[truncate]
+
+    def _project(self, stamps, corners, truncate):
+        """Return the coefficients of images as they are."""
         from gpucoron.ops.cpu.injection import amplitudes
 
-        vectors = self.vectors if size > self.n_vectors else self.vectors[:, :size].copy()
+        size = min(truncate, self.n_vectors) + 1
+        width = self._first + size
+        vectors = self.vectors if size > self.n_vectors else self.vectors[:, :width].copy()
         found = amplitudes(
             stamps, corners, vectors, self._square, self._rows, self._lacking, self.shape
-        )
+        )[:, :, self._first :]
         if self._moments is None:
             return found
         return np.matmul(found.transpose(1, 0, 2), self._inverse(size)).transpose(1, 0, 2)
@@ -136,6 +164,9 @@ class KlipResponse:
         """Return what models take of sources; as `GramInjection.terms`, for any flux."""
         stamps, corners = as_stamps(stamps, corners, 1)
         found = self.coefficients(stamps[:, 0], corners[:, 0], truncate)
+        if self._answer is not None:
+            moved = moves(stamps[:, 0], corners[:, 0], self._answer)[:, None]
+            found = np.concatenate([np.repeat(moved, found.shape[1], axis=1), found], axis=2)
         found = np.ascontiguousarray(found)[:, None]
         slots = np.zeros((len(stamps), 1), np.int32)
         return Terms(slots, found, np.ones((*found.shape[:3], 1)))
@@ -164,8 +195,8 @@ class KlipResponse:
         (m, n, ny, nx) float64
             For each source and integration; n is 1 without `missing`.
         """
+        x = self.terms(stamps, corners, truncate).coefficients[:, 0]
         stamps, corners = (a[:, 0] for a in as_stamps(stamps, corners, 1))
-        x = self.coefficients(stamps, corners, truncate)
         models = x @ self.vectors[:, : x.shape[2]].T
         whole = np.zeros((len(stamps), *self.shape))
         for image, stamp, corner in zip(whole, stamps, corners, strict=True):
@@ -327,6 +358,16 @@ class _Weighted:
                 places[some],
                 out[some],
             )
+
+
+def moves(stamps: np.ndarray, corners: np.ndarray, answer: PositionAnswer) -> np.ndarray:
+    """Return how far (y, x), px, the registration moves an image for each source, (m, 2)."""
+    from gpucoron.ops.cpu.injection import amplitudes
+
+    ny, nx = answer.maps.shape[:2]
+    pixels = ny * nx
+    everywhere = np.ones(pixels), np.full(pixels, -1, np.int32), np.zeros((0, 1)), (ny, nx)
+    return amplitudes(stamps, corners, answer.maps.reshape(pixels, 2), *everywhere)[:, 0]
 
 
 def cut(plane: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from gpucoron.backend.arrays import to_host
 from gpucoron.ops.gram_injection import GramInjection
 from gpucoron.ops.injection import KlipResponse
 from gpucoron.ops.missing_pixels import rolled
+from gpucoron.ops.position_answer import PositionAnswer, position_answer
 from gpucoron.ops.registration import LEFT_OUT
 from gpucoron.steps.klip import to_references
 
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
     from gpucoron.ops.zones import Zones
     from gpucoron.steps.align_refs import Alignment
 
-__all__ = ["References", "SourceResponse", "Subtracted", "basis_response", "gram_response"]
+__all__ = [
+    "References",
+    "SourceResponse",
+    "Subtracted",
+    "answer_of",
+    "basis_response",
+    "gram_response",
+]
 
 
 class SourceResponse(NamedTuple):
@@ -74,6 +82,18 @@ class Subtracted(NamedTuple):
     offsets: np.ndarray | None  # of the targets from the references
     zones: Zones | None
     by_rolls: bool  # the mean of rolls is subtracted, not a KLIP model
+    answer: PositionAnswer | None = None
+
+
+def answer_of(
+    targets: Any, offsets: np.ndarray | None, alignment: Alignment, like_jwst: bool
+) -> PositionAnswer:
+    """Return how the registration answers to a source in the integrations of an exposure."""
+    first, moved = to_references(
+        targets, np.zeros((len(targets), 2)) if offsets is None else offsets
+    )
+    star = to_host(first if offsets is None else moved).mean(axis=0)
+    return position_answer(star, to_host(alignment.fit_mask), not like_jwst)
 
 
 def _missing(missing: Any, offsets: np.ndarray | None) -> np.ndarray | None:
@@ -87,7 +107,11 @@ def _missing(missing: Any, offsets: np.ndarray | None) -> np.ndarray | None:
 
 
 def basis_response(
-    vectors: Any, weight: np.ndarray | None, missing: Any, offsets: np.ndarray | None
+    vectors: Any,
+    weight: np.ndarray | None,
+    missing: Any,
+    offsets: np.ndarray | None,
+    answer: PositionAnswer | None,
 ) -> SourceResponse:
     """Return the response of whole images whose references are without the source.
 
@@ -99,8 +123,11 @@ def basis_response(
     missing : (n, ny, nx) bool or None
     offsets : (n, 2) or None
         How far integrations are from where the references are.
+    answer : PositionAnswer or None
+        Of the registration; None where nothing is aligned.
     """
-    return SourceResponse(KlipResponse(to_host(vectors), weight, _missing(missing, offsets)))
+    missing = _missing(missing, offsets)
+    return SourceResponse(KlipResponse(to_host(vectors), weight, missing, answer))
 
 
 def gram_response(
@@ -128,5 +155,6 @@ def gram_response(
         weight=done.weight,
         missing=_missing(done.missing, done.offsets),
         fixed=rows[0] if done.by_rolls else None,
+        answer=done.answer,
     )
     return SourceResponse(klip, references.moves(alignment, fits))

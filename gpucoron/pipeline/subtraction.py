@@ -19,7 +19,13 @@ from gpucoron.core.stack import KLIP_VARIANCES
 from gpucoron.errors import DeviceMemoryError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.registration import LEFT_OUT
-from gpucoron.pipeline.responses import SourceResponse, Subtracted, basis_response, gram_response
+from gpucoron.pipeline.responses import (
+    SourceResponse,
+    Subtracted,
+    answer_of,
+    basis_response,
+    gram_response,
+)
 from gpucoron.steps.klip import basis, klip
 from gpucoron.steps.psf_noise import reference_noise
 from gpucoron.steps.reference_ranking import rank_references, with_shares
@@ -327,7 +333,8 @@ class Subtraction:
             return
         if self._simple and bases:
             vectors = bases[0].kl_vectors(max(self.truncations))
-            self.response = basis_response(vectors, options["weight"], missing, offsets)
+            answer = self._answer(work, offsets)
+            self.response = basis_response(vectors, options["weight"], missing, offsets, answer)
         elif not self._simple:
             self._respond(work, aligned[0], None if fits is None else fits[0], missing, offsets)
 
@@ -362,6 +369,13 @@ class Subtraction:
         chosen = self._allowed is not None or klip.maxnumbasis is not None
         return not (rolls or chosen or self._zones is not None)
 
+    def _answer(self, work, offsets):
+        """Return how the registration answers to a source; None where nothing is aligned."""
+        if self.skip:
+            return None
+        like_jwst = self.job.parameters.like_jwst
+        return answer_of(work.alignment.science, offsets, work.alignment, like_jwst)
+
     def _respond(self, work, references, fits, missing, offsets=None) -> None:
         """Note what is left of a source, whose stamps stand where the star is on average."""
         done = Subtracted(
@@ -373,6 +387,7 @@ class Subtraction:
             offsets,
             self._zones,
             self.job.parameters.klip.mode == "roll",
+            self._answer(work, offsets),
         )
         if self._responding is not None:
             self.response = gram_response(done, self._responding, work.alignment, fits)
