@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.inputs import ProductInputs, Psfmask
     from gpucoron.pipeline.planning import Plan
     from gpucoron.pipeline.references import ReferenceImages
+    from gpucoron.pipeline.responses import References
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.pipeline.run import Run
     from gpucoron.pipeline.subtraction import DeviceWork
@@ -256,14 +257,14 @@ def subtract_psf(
         zones = zones_of(product, exposure)
         allowed = _allowed_in(product, exposure, zones)
         ranked = to_be_ranked(product, exposure)
-        options = zones, allowed, ranked
+        options = zones, allowed, ranked, _responding(product, exposure)
         work = Subtraction(run, root, shares, product.inputs.truncations, keep, *options)
         subtracted = work.run(writer)
         report_ranking(product, exposure, work.ranking)
         if product.inputs.uses_rolls:
             sources = product.record.sources_of(root)
             subtracted = {k: stack.with_sources(sources) for k, stack in subtracted.items()}
-        elif work.response is not None:
+        if work.response is not None:
             product.responses[root] = work.response
         product.record.exposures[root].eigenvalues = work.spectra
         fits, positions, alignment = work.table, None, shares[0].alignment
@@ -288,6 +289,16 @@ def subtract_psf(
             run.writer.close(writer, (fits, positions), partial(product.stars.find, exposure))
             unless_complete.pop_all()
     return subtracted
+
+
+def _responding(product: ProductContext, exposure: Exposure) -> References | None:
+    """Return what the response to a source needs; None where it is not to be kept."""
+    from gpucoron.pipeline.responses import References
+
+    if not product.run.options.keeps_forward_model:
+        return None
+    rolls = product.inputs.chosen.rolls.get(exposure.root, ())
+    return References(product.record.sources_of(exposure.root), [e.root for e in rolls])
 
 
 def zones_of(product: ProductContext, exposure: Exposure) -> Zones | None:

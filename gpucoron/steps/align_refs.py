@@ -96,6 +96,8 @@ class Alignment:
     science_dq : (nsci, ny, nx) uint32
         DQ of `science`: that of the exposure, with DO_NOT_USE and FLUX_ESTIMATED where a pixel was
         filled (the preset adds nothing).
+    fit_mask : (ny, nx)
+        What multiplies the residual in fits.
     science_missing : (nsci, ny, nx) bool or None
         Which pixels of `science` were filled, for KLIP; None with the preset.
 
@@ -139,7 +141,7 @@ class Alignment:
         self._area = empty_area(filled)
         self.science_missing = None if self._like_jwst else (filled & FLUX_ESTIMATED) != 0
         unfillable = references.unfillable | empty_area(filled, UNFILLABLE)
-        mask = registration_mask(mask, unfillable)
+        mask = self.fit_mask = registration_mask(mask, unfillable)
         self._xp = cuda.array_namespace(self.science, references.images)
         self.science_dq = science.dq | self._xp.where(self._xp.isfinite(self.science), filled, 0)
         if not bool(self._xp.isfinite(self.science).all(axis=(1, 2)).any()):
