@@ -33,6 +33,7 @@ SETTINGS = {
     "RDI, 9 annuli of 4 sections": ("rdi", ANNULI, SECTIONS),
     "ADI+RDI, whole image": ("adi+rdi", 1, 1),
     "ADI+RDI, 9 annuli": ("adi+rdi", ANNULI, 1),
+    "ADI+RDI, 9 annuli of 4 sections": ("adi+rdi", ANNULI, SECTIONS),
 }
 
 
@@ -171,16 +172,20 @@ def run_pyklip(function, dataset, **options):
 
 
 def vip_image(cubes, setting, options):
-    """Return the better known image of VIP: `pca`, or `pca_annular` in zones; RDI alone."""
+    """Return VIP's image; None for what it does not do.
+
+    Of the whole image that is `pca` with references (RDI); in zones `pca_annular`, which takes the
+    other rolls as well where they have turned enough (ADI+RDI).
+    """
     from vip_hci.psfsub import pca, pca_annular
 
-    mode, annuli, sections = setting
-    if mode != "rdi":
-        return None
     common = {"cube_ref": cubes.cube_ref, "ncomp": options.modes, "svd_mode": "lapack"}
-    common |= {"verbose": False, "collapse": "mean", "nproc": options.threads}
-    if annuli == 1:
-        return pca(cubes.cube, cubes.angle_list, scaling="spat-mean", **common)
+    common |= {"scaling": "spat-mean", "verbose": False, "collapse": "mean"}
+    if setting == ("rdi", 1, 1):
+        return pca(cubes.cube, cubes.angle_list, **common)
+    mode, annuli, sections = setting
+    if mode != "adi+rdi" or sections == 1:
+        return None
     return pca_annular(
         cubes.cube,
         cubes.angle_list,
@@ -188,7 +193,8 @@ def vip_image(cubes, setting, options):
         fwhm=cubes.fwhm,
         asize=(OWA - IWA) / annuli,
         n_segments=sections,
-        scaling="spat-mean",
+        delta_rot=MOVEMENT / cubes.fwhm,
+        nproc=options.threads,
         **common,
     )
 
