@@ -102,7 +102,7 @@ def measure(folder, instrument, seed, options, preset):
     for k, image in product.i2ds.items():
         pulls = []
         for root, star in product.stars.items():
-            stack = product.psfsub[f"{root}_kl{k:03d}"]
+            stack = product.psfsub[root, k]
             good = np.where((stack.dq & 1) == 0, stack.data, np.nan)
             place = [v - 1 if np.isfinite(v) else 79.5 for v in star.mean]
             pulls.append(by_annulus(good, stack.err, distances(stack.shape[1:], place)))

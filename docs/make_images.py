@@ -114,7 +114,7 @@ def aumic(data: Path) -> Path:
         psfmask_center="star",
         klip_truncate=5,
     ).product
-    roots = list(result.psfsub)
+    roots = [root for root, _ in result.psfsub]
     frame = read_exposure(folder / f"{roots[0]}_calints.fits", "science").stack.data[0]
     stars = [pixel(result.stars[root]) for root in roots]
     combined = pixel(result.star.position)

@@ -419,7 +419,7 @@ def save_subtracted(
     for truncate, stack in images.items():
         kept = product.output("psfsub", exposure.root, stack, write, exposure, truncate=truncate)
         if kept is not None:
-            product.result.psfsub[exposure.root + product.names.tag(truncate)] = kept
+            product.result.psfsub[exposure.root, truncate] = kept
     # resample propagates the input's errors, and what the subtraction adds to them
     return {k: stack.replace(err=science.err) for k, stack in images.items()}
 

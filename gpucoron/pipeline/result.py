@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucoron.core.display import ArrayFields
+from gpucoron.core.products import ByExposureAndModes
 from gpucoron.errors import GpucoronError, UsageError
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ class ProductResult(ArrayFields):
     references : dict of str to structured array
         How the reference exposures of each science exposure rank
         (`gpucoron.steps.reference_ranking.RANKING_DTYPE`).
-    psfsub : dict of str to IntegrationStack
-        PSF-subtracted science exposures by root name; where several truncations were asked for,
-        ``_kl010`` and so on is added to it.
+    psfsub : dict of (str, int) to IntegrationStack
+        PSF-subtracted science exposures by root name and number of KL modes,
+        ``psfsub[root, 10]``. ``psfsub[root]`` is that of the first truncation.
     i2d : ResampledImage
         The combined image, of the first truncation where there are several; UsageError where there
         is none.
@@ -90,7 +91,7 @@ class ProductResult(ArrayFields):
     fits: dict[str, np.ndarray] = field(default_factory=dict)
     positions: dict[str, np.ndarray] = field(default_factory=dict)
     references: dict[str, np.ndarray] = field(default_factory=dict)
-    psfsub: dict[str, IntegrationStack] = field(default_factory=dict)
+    psfsub: ByExposureAndModes[IntegrationStack] = field(default_factory=ByExposureAndModes)
     i2ds: dict[int, ResampledImage] = field(default_factory=dict)
     stars: dict[str, StarPositions] = field(default_factory=dict)
     star: CombinedStar | None = None

@@ -54,7 +54,7 @@ def test_errors_are_the_scatter_of_noise(tmp_path, instrument, seed, truncate, b
     """Photon-limited sets: psfsub within 10 %, i2d on 4 x 4 pixels within 20 % (200 boxes)."""
     still = {"reference_brightness": brightness, "drift_nm": 0.05, "acquisition_px": 0.0}
     product = product_of(tmp_path, instrument, seed, truncate, still)
-    for root, stack in product.psfsub.items():
+    for (root, _), stack in product.psfsub.items():
         distance = distance_from([v - 1 for v in product.stars[root].mean], stack.shape[1:])
         pulls = np.where((stack.dq & 1) == 0, stack.data / stack.err, np.nan)
         for inner, outer in ANNULI:
@@ -77,7 +77,7 @@ def test_errors_where_speckles_are_left(tmp_path, instrument, seed):
     Worst seen 0.73 and 1.69, where a star's halo makes the background uneven.
     """
     product = product_of(tmp_path, instrument, seed, 1, {"acquisition_px": 0.0})
-    for root, stack in product.psfsub.items():
+    for (root, _), stack in product.psfsub.items():
         distance = distance_from([v - 1 for v in product.stars[root].mean], stack.shape[1:])
         noise = np.sqrt(stack.var_poisson + stack.var_rnoise + stack.var_flat + stack.var_ref)
         for inner, outer in ANNULI:

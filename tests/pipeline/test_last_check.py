@@ -84,7 +84,7 @@ def test_references_anywhere_in_the_frame_are_found(tmp_path, instrument):
         assert (moved["status"] == 0).all()
         np.testing.assert_allclose(moved["x"] - 9, fits["x"], atol=0.1)
         np.testing.assert_allclose(moved["y"] + 11, fits["y"], atol=0.1)
-    for root, images in near.product.psfsub.items():
+    for (root, _), images in near.product.psfsub.items():
         good = (images.dq & 1) == 0
         rms = [np.std(r.product.psfsub[root].data[good]) for r in (near, found)]
         assert rms[1] < 1.1 * rms[0]

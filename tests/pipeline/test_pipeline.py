@@ -68,7 +68,7 @@ def test_in_memory_nothing_is_written(tiny, tmp_path, monkeypatch):
     assert result.files == () and not list(here.iterdir()) and not tiny.out.exists()
     assert tiny.sums() == before
     product = result.product
-    assert list(product.psfsub) == list(product.psfalign) == list(product.fits)
+    assert [root for root, _ in product.psfsub] == list(product.psfalign) == list(product.fits)
     assert [len(s) for s in product.psfsub.values()] == list(N_SCIENCE)
     assert len(product.crfints) == 5 and len(product.psfstack) == N_REF
     assert product.i2d.data.shape == product.wcs.shape
@@ -273,8 +273,9 @@ def test_several_truncations_are_as_many_runs(shared, tmp_path):
     assert list(full.i2ds) == [3] and full.i2d is full.i2ds[3]
     for k, alone in single.items():
         np.testing.assert_allclose(product.i2ds[k].data, alone.i2d.data, rtol=1e-4, atol=1e-4)
-        for root, stack in alone.psfsub.items():
-            ours = product.psfsub[f"{root}_kl00{k}"]
+        for (root, modes), stack in alone.psfsub.items():
+            ours = product.psfsub[root, k]
+            assert modes == k and ours is product.psfsub[f"{root}_kl00{k}"]
             np.testing.assert_allclose(ours.data, stack.data, rtol=1e-4, atol=1e-4)
             np.testing.assert_allclose(ours.err, stack.err, rtol=1e-3, atol=1e-4)
             (path,) = tmp_path.glob(f"{root}*_kl00{k}_psfsub.fits")

@@ -79,7 +79,7 @@ def test_results_in_memory_are_those_of_the_whole_run(tiny):
     assert "<html" in result.report(tiny.out).read_text()
     again = result.product
     assert again.i2d.data.tobytes() == first.i2d.data.tobytes()
-    for root, stack in first.psfsub.items():
+    for (root, _), stack in first.psfsub.items():
         for name in ("data", "err", "dq", "var_rnoise"):
             ours = getattr(again.psfsub[root], name)
             assert ours.tobytes() == getattr(stack, name).tobytes() and ours.flags.c_contiguous

@@ -178,7 +178,7 @@ def test_what_is_noted_is_what_the_products_hold(tiny):
                 flat = images.reshape(len(images), -1)
                 direct = np.linalg.eigvalsh(np.cov(flat))[::-1]
                 np.testing.assert_allclose(values, direct[: len(values)], rtol=1e-8)
-    for root, stack in product.psfsub.items():
+    for (root, _), stack in product.psfsub.items():
         entry, before = record.exposures[root], product.crfints[root]
         for noted, images in ((entry.after[3], stack.data), (entry.before, before.data)):
             mean = np.ma.masked_invalid(images).mean(axis=0).filled(np.nan)

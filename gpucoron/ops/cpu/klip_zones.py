@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from gpucoron.backend.parallel import BLOCK, over_products
+from gpucoron.ops.cpu.leading_modes import leading_coefficients
 from gpucoron.ops.eigen import RANK_TOLERANCE
 from gpucoron.ops.missing_pixels import solve_without
 from gpucoron.ops.zone_sums import cut, piece_sums, zone_sums
+
+SIDE_BY_SIDE = 32  # targets whose leading modes are one piece of work
+FEW = 4  # targets with the same references, for which leading modes are faster than LAPACK
 
 
 def sums(references, targets, areas, square, lacking):
@@ -54,49 +58,90 @@ def coefficients(sums, used, truncations, references, square, lacks):
     They are lists of (nzones, n, nref) and (nzones, n) arrays; a constant is NaN where there is no
     model. `lacks` has the pixels that a target lacks by (zone, target).
     """
-    n_zones, n, n_refs = used.shape
-    factors = [np.zeros(used.shape) for _ in truncations]
-    constants = [np.full((n_zones, n), np.nan) for _ in truncations]
+    factors = np.zeros((len(truncations), *used.shape))
+    constants = np.where(used.any(axis=2), sums.target_means, np.nan)[None]
+    constants = np.repeat(constants, len(truncations), axis=0)
 
     def solve(problem):
-        zone, group, rows = problem
-        vectors, values = _decompose(sums.products[zone][np.ix_(rows, rows)], max(truncations))
-        amplitudes = sums.inner[zone][np.ix_(group, rows)] @ vectors.T / values
-        for j, most in enumerate(truncations):
-            k = min(most, len(values))
-            factors[j][zone, group[:, None], rows] = amplitudes[:, :k] @ vectors[:k]
-            constants[j][zone, group] = sums.target_means[zone, group]
-        for place, t in enumerate(group.tolist()):
-            where = lacks.get((zone, t))
-            if where is None or not np.isfinite(sums.target_means[zone, t]):
-                continue
-            images = references[np.ix_(rows, where)] - sums.means[zone, rows][:, None]
-            norm, scale = np.sqrt(sums.norms[zone]), np.sqrt(values)
-            z = np.concatenate(
-                [np.full((1, len(where)), 1 / norm), vectors @ images / scale[:, None]]
-            )
-            if square is not None:
-                z *= np.sqrt(square[where])
-            moments = z @ z.T
+        zone, targets, rows = problem
+        if rows is None:  # each target has its own
+            left_over = _leading(sums, used, zone, targets, truncations, factors)
+            problems = [(np.array([t]), np.flatnonzero(used[zone, t])) for t in left_over]
+        else:
+            problems = [(targets, rows)]
+        for group, rows in problems:
+            vectors, values = _decompose(sums.products[zone][np.ix_(rows, rows)], max(truncations))
+            amplitudes = sums.inner[zone][np.ix_(group, rows)] @ vectors.T / values
             for j, most in enumerate(truncations):
-                k = min(most, len(values))
-                x = solve_without(amplitudes[place] * scale, moments, k)
-                factors[j][zone, t, rows] = x[1:] / scale[:k] @ vectors[:k]
-                constants[j][zone, t] += x[0] / norm
+                factors[j, zone, group[:, None], rows] = amplitudes[:, :most] @ vectors[:most]
+            for place, t in enumerate(group.tolist()):
+                where = lacks.get((zone, t))
+                if where is None or not np.isfinite(sums.target_means[zone, t]):
+                    continue
+                scale = np.sqrt(values)
+                images = references[np.ix_(rows, where)] - sums.means[zone, rows][:, None]
+                modes = vectors @ images / scale[:, None]
+                own = None if square is None else square[where]
+                solved = _without(
+                    modes, own, sums.norms[zone], amplitudes[place] * scale, truncations
+                )
+                for j, x in enumerate(solved):
+                    factors[j, zone, t, rows] = x[1:] / scale[: len(x) - 1] @ vectors[: len(x) - 1]
+                    constants[j, zone, t] += x[0]
 
-    over_products(solve, list(_problems(used)))
-    return factors, [
-        c - np.einsum("ztr,zr->zt", f, sums.means) for c, f in zip(constants, factors, strict=True)
-    ]
+    over_products(solve, list(_problems(used, max(truncations), lacks)))
+    constants -= np.einsum("kztr,zr->kzt", factors, sums.means)
+    return list(factors), list(constants)
 
 
-def _problems(used):
-    """Yield zone, targets and references of each decomposition."""
+def _problems(used, most, lacks):
+    """Yield zone, targets and references of each decomposition.
+
+    Targets that share their references with few others or none are one problem, 32 at a time, with
+    None for the references: their leading modes are computed side by side, one by one.
+    """
     for zone, rows in enumerate(used):
-        distinct, of = np.unique(rows, axis=0, return_inverse=True)
-        for number, row in enumerate(distinct):
-            if row.any():
-                yield zone, np.flatnonzero(of.ravel() == number), np.flatnonzero(row)
+        groups: dict[bytes, list[int]] = {}
+        for t, key in enumerate(np.packbits(rows, axis=1)):
+            groups.setdefault(key.tobytes(), []).append(t)
+        alone = []
+        for group in groups.values():
+            size = int(rows[group[0]].sum())
+            few = len(group) <= FEW and 2 * most <= size
+            if few and not any((zone, t) in lacks for t in group):
+                alone += group
+            elif size:
+                yield zone, np.array(group), np.flatnonzero(rows[group[0]])
+        for start in range(0, len(alone), SIDE_BY_SIDE):
+            yield zone, np.array(alone[start : start + SIDE_BY_SIDE]), None
+
+
+def _leading(sums, used, zone, targets, truncations, factors):
+    """Compute coefficients of targets with references of their own; return those that failed."""
+    every, of = np.unique(truncations, return_inverse=True)
+    out = np.zeros((len(every), len(targets), used.shape[2]))
+    good = leading_coefficients(
+        np.ascontiguousarray(sums.products[zone]),
+        np.ascontiguousarray(sums.inner[zone][targets]),
+        used[zone][targets],
+        every,
+        RANK_TOLERANCE,
+        out,
+    )
+    factors[:, zone, targets] = out[of]
+    return targets[~good]
+
+
+def _without(modes, square, norm, amplitudes, truncations):
+    """Yield constant and amplitudes of a target without the pixels of `modes`, by truncation."""
+    z = np.concatenate([np.full((1, modes.shape[1]), 1 / np.sqrt(norm)), modes])
+    if square is not None:
+        z *= np.sqrt(square)
+    moments = z @ z.T
+    for most in truncations:
+        x = solve_without(amplitudes, moments, min(most, len(amplitudes)))
+        x[0] /= np.sqrt(norm)
+        yield x
 
 
 def _decompose(products, most):
