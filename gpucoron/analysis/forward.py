@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from gpucoron.analysis.coarse_psf import CoarsePSF
 from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.io.wcs.tan import OutputWcs
@@ -22,6 +23,7 @@ _AT_ONCE = 256  # places, whose stamps are in memory at a time
 _FEW = 64  # places for which images are computed one by one; a table serves more of them
 _NODES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4.5, 7, 11, 18, 30)  # of transmission, FWHM
 _ROUND, _EVEN = ("round", "spot"), ("4qpm",)
+_PHASES = 8  # places of a source within its pixel, along each axis, in a rough model
 _FAR = -1_000_000  # row and column beyond every array
 
 
@@ -131,16 +133,15 @@ class ForwardModel:
         self.psf, self.truncations = psf, tuple(truncations)
 
     def rough(self) -> ForwardModel:
-        """Return a faster model for maps, whose images are as those of places nearby.
+        """Return a faster model for maps, with images of the source at few offsets from the mask.
 
-        Where the PSF has no faster one it is the same.
+        See `gpucoron.analysis.coarse_psf.CoarsePSF`.
         """
-        rough = getattr(self.psf, "rough", None)
-        if rough is None:
-            return self
-        model = ForwardModel(self.exposures, self.wcs, self.star, rough(), self.truncations)
-        model.__dict__["_combined"] = self._combined
-        return model
+        return self.with_psf(self.coarse_psf(_PHASES))
+
+    def coarse_psf(self, phases: int | None = None) -> CoarsePSF:
+        """Return the PSF from images at few offsets from the mask, for maps."""
+        return CoarsePSF(self.psf, self.transmission, phases)
 
     @property
     def jansky(self) -> float:
