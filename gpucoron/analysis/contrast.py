@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucoron.analysis.coarse_psf import RADII
 from gpucoron.analysis.detection import psf_fwhm
 from gpucoron.analysis.noise import Source, bright_sources, detection_factor, ring_noise
 from gpucoron.core.display import ArrayFields
@@ -29,7 +28,9 @@ __all__ = ["Contrast", "measure_contrast"]
 log = logging.getLogger("gpucoron")
 
 SIGMA = 5.0
-_ANGLES = 8  # at each separation, at which sources are injected
+#: Separations at which sources are injected, FWHM, and the angles at each.
+_RADII = (0.7, 1, 1.5, 2, 2.7, 3.5, 4.5, 6, 8, 11, 15, 20, 27, 36, 50, 70, 100)
+_ANGLES = 8
 CONVENTION = (
     "t.ppf(Phi(sigma), n-1) sqrt(1+1/n) std(ddof=1) / throughput / star; n apertures of one FWHM "
     "(Mawet et al. 2014)"
@@ -315,7 +316,7 @@ class _Response:
         middle = (len(plain) // 2, len(plain) // 2)
         self.peak = float(plain.max())
         self.alone = float(aperture_sums(plain, [middle], self.fwhm_px * ratio / 2)[0]) / ratio**2
-        inner = np.array(RADII) * self.fwhm_px
+        inner = np.array(_RADII) * self.fwhm_px
         self._radii = inner[: int(np.searchsorted(inner, farthest)) + 1]
         self._angles = np.arange(_ANGLES) * 2 * np.pi / _ANGLES
         self._measure(truncations)
@@ -329,7 +330,9 @@ class _Response:
         half = math.ceil(self.fwhm_px / 2 + 2)
         light = forward.light(offsets).reshape(shape)
         ratios = []
-        for patches in forward.with_psf(forward.coarse_psf()).sweep(offsets, truncations, 2 * half + 1):
+        for patches in forward.with_psf(forward.coarse_psf).sweep(
+            offsets, truncations, 2 * half + 1
+        ):
             sums = _sums_on(patches, self.fwhm_px / 2).reshape(shape)
             with np.errstate(invalid="ignore", divide="ignore"):
                 ratios.append(_without_gaps(sums / light))
