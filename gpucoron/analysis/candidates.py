@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
 from gpucoron.analysis.detection import significance
-from gpucoron.analysis.local_model import SourceFit, fit_source
+from gpucoron.analysis.local_model import LocalModel, SourceFit, fit_source
 from gpucoron.analysis.matched_filter import FilteredImage, MatchedFilter, PatchModel, patch_half
 
 __all__ = ["Candidate", "Field", "Found", "find_candidates", "measure", "source_image", "without"]
@@ -20,6 +20,7 @@ __all__ = ["Candidate", "Field", "Found", "find_candidates", "measure", "source_
 THRESHOLD = 5.0  # Gaussian sigmas
 MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does not know
 FAINTER = 8.0  # times the model's error of a brighter source: fainter ones may be what it left
+TOGETHER, FAR = 0.3, 5.0  # of the brightest's, and FWHM: sources that are fitted after one scan
 UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
 
 
@@ -99,10 +100,11 @@ def find_candidates(
     Notes
     -----
     Of the places above the threshold the one with the largest ratio of flux and pixel noise is
-    fitted and subtracted, and the filter is applied again, until none is left (Hogbom 1974 with an
-    exact model for every place). The errors near a subtracted source grow by 5 % of its image, so
-    that what an imperfect model leaves of bright sources is not found again. In the end each source
-    is fitted to the image without the others.
+    fitted and subtracted, with those far from it that are not much fainter, and the filter is
+    applied again, until none is left (Hogbom 1974 with an exact model for every place). The errors
+    near a subtracted source grow by 5 % of its image, so that what an imperfect model leaves of
+    bright sources is not found again. In the end each source is fitted to the image without the
+    others.
 
     References
     ----------
@@ -112,8 +114,8 @@ def find_candidates(
     first = search.scan()
     maps = first
     while len(search.fits) < at_most:
-        place = search.brightest(maps, threshold)
-        if place is None or not search.add(place):
+        places = search.brightest(maps, threshold)[: at_most - len(search.fits)]
+        if not any([search.add(place) for place in places]):
             break
         maps = search.scan()
     search.refine()
@@ -173,6 +175,8 @@ class _Search:
         self.half = patch_half(field.fwhm_px)
         self.fits: list[SourceFit] = []
         self.images: list[np.ndarray] = []  # of the sources in the field
+        self.model_errors: list[np.ndarray] = []  # of these
+        self.known: dict[tuple[int, int], LocalModel] = {}
         self.err = np.asarray(field.err, dtype=np.float64)
         self.left = np.asarray(field.image, dtype=np.float64)
         self.weight = self._weight_without(None)
@@ -190,23 +194,30 @@ class _Search:
     def scan(self) -> FilteredImage:
         return self.filter(self.left, self.weight, self.places)
 
-    def brightest(self, maps: FilteredImage, threshold: float) -> tuple[float, float] | None:
-        """Return the place above the threshold with the most flux for its pixels' noise."""
-        candidates = maps.significance >= threshold
-        if not candidates.any():
-            return None
-        best = np.where(candidates, maps.formal, -np.inf)
-        y, x = np.unravel_index(np.argmax(best), best.shape)
-        return float(x), float(y)
+    def brightest(self, maps: FilteredImage, threshold: float) -> list[tuple[float, float]]:
+        """Return the place above the threshold with the most flux for its pixels' noise.
+
+        And others, brightest first, that are so far from it and each other and so bright that they
+        are not what these have left around.
+        """
+        rows, columns = np.indices(maps.formal.shape)
+        left = np.where(maps.significance >= threshold, maps.formal, -np.inf)
+        limit, places = TOGETHER * left.max(), []
+        while left.max() > max(limit, 0):
+            y, x = np.unravel_index(np.argmax(left), left.shape)
+            places.append((float(x), float(y)))
+            left[np.hypot(columns - x, rows - y) < FAR * self.field.fwhm_px] = -np.inf
+        return places
 
     def add(self, place: tuple[float, float], reach_px: float | None = None) -> bool:
         """Fit a source and subtract it; False where one is already there."""
         reach = self.field.fwhm_px if reach_px is None else reach_px
-        fit = fit_source(self.model, self.left, self.weight, place, self.half, reach)
+        fit = fit_source(self.model, self.left, self.weight, place, self.half, reach, self.known)
         if any(math.dist((fit.x, fit.y), p) < 0.5 * self.field.fwhm_px for p in self.places):
             return False
         self.fits.append(fit)
         self.images.append(self._image(fit))
+        self.model_errors.append(_model_error(self.images[-1]))
         self._subtract()
         return True
 
@@ -217,9 +228,11 @@ class _Search:
         for k, fit in enumerate(self.fits):
             alone = self.left + self.images[k]
             weight = self._weight_without(k)
-            again = fit_source(self.model, alone, weight, (fit.x, fit.y), self.half, 1.0)
+            place = fit.x, fit.y
+            again = fit_source(self.model, alone, weight, place, self.half, 1.0, self.known)
             if again.converged:
                 self.fits[k], self.images[k] = again, self._image(again)
+                self.model_errors[k] = _model_error(self.images[k])
                 self._subtract()
 
     def _image(self, fit: SourceFit) -> np.ndarray:
@@ -233,9 +246,9 @@ class _Search:
     def _weight_without(self, index: int | None) -> np.ndarray:
         """Return inverse variances with the model errors of all sources but one."""
         variance = self.err**2
-        for k, image in enumerate(self.images):
+        for k, error in enumerate(self.model_errors):
             if k != index:
-                variance = variance + _model_error(image) ** 2
+                variance = variance + error**2
         with np.errstate(divide="ignore"):
             return np.where(variance > 0, 1.0 / variance, 0.0)  # 0 for NaN, too
 
@@ -264,8 +277,8 @@ class _Search:
         if not self.fits[k].converged:
             return "the position of the fit did not converge"
         brighter = [
-            _model_error(image)[at]
-            for fit, image in zip(self.fits, self.images, strict=True)
+            error[at]
+            for fit, error in zip(self.fits, self.model_errors, strict=True)
             if fit.flux > self.fits[k].flux
         ]
         if brighter and candidate.peak < FAINTER * max(brighter):

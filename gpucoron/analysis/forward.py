@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from gpucoron.analysis.coarse_psf import CoarsePSF
 from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.io.wcs.tan import OutputWcs
@@ -21,8 +22,7 @@ __all__ = ["ExposureResponse", "ForwardModel", "OffAxisImages", "Patches", "sky_
 
 _AT_ONCE = 256  # places, whose stamps are in memory at a time
 _FEW = 64  # places for which images are computed one by one; a table serves more of them
-_NODES = (0, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4.5, 7, 11, 18, 30)  # of transmission, FWHM
-_ROUND, _EVEN = ("round", "spot"), ("4qpm",)
+_PHASES = 8  # places of a source within its pixel, along each axis, in a rough model
 _FAR = -1_000_000  # row and column beyond every array
 
 
@@ -147,16 +147,16 @@ class ForwardModel:
         return all(e.klip.linear for e in self.exposures)
 
     def rough(self) -> ForwardModel:
-        """Return a faster model for maps, whose images are as those of places nearby.
+        """Return a faster model for maps, with images of the source at few offsets from the mask.
 
-        Where the PSF has no faster one it is the same.
+        See `gpucoron.analysis.coarse_psf.CoarsePSF`.
         """
-        rough = getattr(self.psf, "rough", None)
-        if rough is None:
-            return self
-        model = ForwardModel(self.exposures, self.wcs, self.star, rough(), self.truncations)
-        model.__dict__["_combined"] = self._combined
-        return model
+        return self.with_psf(self.coarse_psf.with_phases(_PHASES))
+
+    @cached_property
+    def coarse_psf(self) -> CoarsePSF:
+        """PSF and transmission between few offsets from the mask."""
+        return CoarsePSF(self.psf)
 
     @property
     def jansky(self) -> float:
@@ -320,7 +320,7 @@ class ForwardModel:
         offsets = _as_offsets(offsets)
         total = np.zeros(len(offsets))
         for origin, matrix in self._about_star:
-            total += self.transmission(origin + offsets @ matrix)
+            total += self.coarse_psf.light(origin + offsets @ matrix)
         return total / len(self.exposures)
 
     @cached_property
@@ -338,11 +338,6 @@ class ForwardModel:
         other = copy.copy(self)
         other.psf = psf
         return other
-
-    @cached_property
-    def transmission(self) -> Transmission:
-        """Light of a source that the mask lets through, by the offset from it, y and x, px."""
-        return Transmission(self.psf)
 
     def _stamps(self, offsets: np.ndarray, exact: bool) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return stamps (m, g, box, box) and corners (m, g, 2) of the sources in each exposure.
@@ -379,40 +374,6 @@ class ForwardModel:
         stamps[known] = images
         corners[known] = whole.astype(np.int64) - images.shape[1] // 2
         return stamps, corners
-
-
-class Transmission:
-    """Light of a source relative to that without the mask, interpolated between few offsets.
-
-    Parameters
-    ----------
-    psf : OffAxisImages
-        Round masks and spots are taken as symmetric about their centre, phase masks about their
-        axes.
-    """
-
-    def __init__(self, psf: OffAxisImages):
-        self._kind = getattr(getattr(psf, "instrument", None), "kind", "")
-        half = np.asarray(_NODES) * psf.fwhm_px
-        self._nodes = half if self._kind in _ROUND + _EVEN else np.r_[-half[:0:-1], half]
-        if self._kind in _ROUND:
-            places = np.stack([half, half], axis=1) / np.sqrt(2)
-        else:
-            places = np.stack(np.meshgrid(self._nodes, self._nodes, indexing="ij"), axis=-1)
-        light = psf.throughput(places.reshape(-1, 2), exact=True)
-        self._light = light.reshape(places.shape[:-1])
-
-    def __call__(self, offsets: np.ndarray) -> np.ndarray:
-        """Return the light (m,) at offsets (m, 2), y and x in px from the mask; NaN at NaN."""
-        from scipy.ndimage import map_coordinates
-
-        number = np.arange(len(self._nodes))
-        if self._kind in _ROUND:
-            return np.interp(np.hypot(*offsets.T), self._nodes, self._light)
-        places = abs(offsets) if self._kind in _EVEN else offsets
-        known = np.isfinite(places).all(axis=1)
-        at = [np.interp(np.where(known, v, 0.0), self._nodes, number) for v in places.T]
-        return np.where(known, map_coordinates(self._light, at, order=1), np.nan)
 
 
 def _as_offsets(offsets: Any) -> np.ndarray:

@@ -176,6 +176,7 @@ def fit_source(
     start: tuple[float, float],
     half: int,
     reach_px: float = 3.0,
+    known: dict[tuple[int, int], LocalModel] | None = None,
 ) -> SourceFit:
     """Fit position and flux of a point source on a constant by weighted least squares.
 
@@ -190,13 +191,15 @@ def fit_source(
         The fit uses pixels up to this far from the middle one.
     reach_px : float
         How far from `start` the source may be.
+    known : dict, optional
+        Local models by their middle pixel; those that are made are added.
 
     Notes
     -----
     Where the image of a source is not in proportion to its flux (`PatchModel.of_flux`) the fit is
     repeated with the model of the flux that it found.
     """
-    fit = _fit_position(model, image, weight, start, half, reach_px)
+    fit = _fit_position(model, image, weight, start, half, reach_px, known)
     for _ in range(MOST_FLUXES):
         own = model.of_flux(fit.flux)
         if own is model or not fit.converged:
@@ -215,14 +218,18 @@ def _fit_position(
     start: tuple[float, float],
     half: int,
     reach_px: float,
+    known: dict[tuple[int, int], LocalModel] | None = None,
 ) -> SourceFit:
     """Fit position and flux with one model; see `fit_source`."""
+    known = {} if known is None else known
     centre = round(start[0]), round(start[1])
     offset, converged = np.subtract(start, centre), False
     visited: set[tuple[int, int]] = set()
     for _ in range(MOST_STEPS):
         visited.add(centre)
-        local = LocalModel(model, centre, half)
+        if centre not in known:
+            known[centre] = LocalModel(model, centre, half)
+        local = known[centre]
         data, weights = (cut_patch(plane, centre, half).ravel() for plane in (image, weight))
         good = np.isfinite(data) & (weights > 0)
         data, weights = np.where(good, data, 0.0), np.where(good, weights, 0.0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpucoron.analysis.detection import significance
 from gpucoron.errors import InputError
+from gpucoron.ops.patch_sums import patch_sums
 
 __all__ = ["FilteredImage", "MatchedFilter", "PatchModel", "patch_half", "standardise"]
 
@@ -20,7 +21,8 @@ SPACING = (
     (8.0, 1),
     (16.0, 2),
     (32.0, 4),
-    (np.inf, 8),
+    (64.0, 8),
+    (np.inf, 16),
 )  # px: up to this far from the star, between models
 
 
@@ -115,8 +117,7 @@ class MatchedFilter:
             raise InputError(f"fwhm_px is {fwhm_px}, expected a number of pixels above 0")
         self.star, self.fwhm_px, self.half = star, fwhm_px, patch_half(fwhm_px)
         self._nearest, places = _nearest_places(shape, star)
-        patches = model.patches(places, self.half)
-        self._models = patches.reshape(len(patches), -1)
+        self._models = model.patches(places, self.half)
 
     def __call__(
         self,
@@ -163,23 +164,13 @@ class MatchedFilter:
 
     def _sums(self, weighted, weight, good):
         """Return sum w d (M - m) and sum w (M - m)^2; NaN where too little is covered."""
-        side, shape = 2 * self.half + 1, weight.shape
-        windows = [
-            np.lib.stride_tricks.sliding_window_view(np.pad(plane, self.half), (side, side))
-            for plane in (weighted, weight, good.astype(np.float64))
-        ]
-        product, norm, covered = (np.full(shape, np.nan) for _ in range(3))
-        order = np.argsort(self._nearest, axis=None, kind="stable")
-        stops = np.searchsorted(self._nearest.ravel()[order], np.arange(len(self._models) + 1))
-        for model, start, stop in zip(self._models, stops, stops[1:], strict=False):
-            rows, columns = np.unravel_index(order[start:stop], shape)
-            patches = [w[rows, columns].reshape(stop - start, -1) for w in windows]
-            square, total = model**2, np.maximum(patches[1].sum(axis=1), 1e-300)
-            mean = patches[1] @ model / total
-            product[rows, columns] = patches[0] @ model - mean * patches[0].sum(axis=1)
-            norm[rows, columns] = patches[1] @ square - total * mean**2
-            covered[rows, columns] = patches[2] @ square / max(square.sum(), 1e-300)
-        measured = good & (covered >= COVERED) & (norm > 0)
+        data_m, data, weight_m, total, square, covered = patch_sums(
+            weighted, weight, self._models, self._nearest
+        )
+        mean = weight_m / np.maximum(total, 1e-300)
+        product, norm = data_m - mean * data, square - total * mean**2
+        energy = np.sum(self._models**2, axis=(1, 2))[self._nearest]
+        measured = good & (covered >= COVERED * energy) & (norm > 0)
         return np.where(measured, product, np.nan), np.where(measured, norm, np.nan)
 
 
@@ -230,27 +221,32 @@ def standardise(
     Mawet et al. 2014, ApJ 792, 97, equation 9.
     """
     rows, columns = np.indices(values.shape)
-    x, y = columns - star[0], rows - star[1]
-    radius, angle = np.hypot(x, y), np.arctan2(y, x)
     noise = np.isfinite(values)
     for source in sources:
         noise &= np.hypot(columns - source[0], rows - source[1]) >= APART * fwhm_px
-    wanted = np.isfinite(values)
-    mean, scatter, n = (np.full(values.shape, np.nan) for _ in range(3))
-    for ring in np.unique(np.rint(radius[wanted]).astype(int)):
-        near = noise & (np.abs(radius - ring) <= RING * fwhm_px)
-        at = wanted & (np.rint(radius) == ring)
+    pixels = np.flatnonzero(np.isfinite(values))  # from the star outwards
+    x, y = (columns - star[0]).ravel()[pixels], (rows - star[1]).ravel()[pixels]
+    radius = np.hypot(x, y)
+    order = np.argsort(radius)
+    pixels, radius, angle = pixels[order], radius[order], np.arctan2(y, x)[order]
+    noise, flat, rings = noise.ravel()[pixels], values.ravel()[pixels], np.rint(radius)
+    found = np.full((3, values.size), np.nan)  # mean, scatter, n
+    for ring in np.unique(rings):
         reach = APART * fwhm_px / max(ring, 1)
-        if not near.any() or reach >= np.pi / 2:
+        low, high = np.searchsorted(radius, [ring - RING * fwhm_px, ring + RING * fwhm_px])
+        near = np.flatnonzero(noise[low:high]) + low
+        at = slice(*np.searchsorted(rings, [ring, ring + 1]))
+        others = flat[near]
+        if not len(others) or reach >= np.pi / 2:
             continue
-        sums = _sums_of_others(angle[near], values[near], angle[at], reach)
-        count, total, squares = sums
+        count, total, squares = _sums_of_others(angle[near], others, angle[at], reach)
         places = count / (2 * RING * fwhm_px**2)
         enough = np.where(places >= 2, count, np.nan)
         middle = total / enough
         variance = np.maximum(squares / enough - middle**2, 0) * places / np.maximum(places - 1, 1)
-        mean[at], n[at] = middle + np.mean(values[near]), places
-        scatter[at] = np.sqrt(variance * (1 + 1 / np.maximum(places, 1)))
+        scatter = np.sqrt(variance * (1 + 1 / np.maximum(places, 1)))
+        found[:, pixels[at]] = middle + others.mean(), scatter, places
+    mean, scatter, n = found.reshape(3, *values.shape)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.where(scatter > 0, (values - mean) / scatter, np.nan)
     return snr, mean, scatter, n
@@ -258,12 +254,15 @@ def standardise(
 
 def _sums_of_others(angles, values, at, reach):
     """Return number, sum and sum of squares, about the mean, of values further than `reach`."""
-    order = np.argsort(angles)
+    order, n = np.argsort(angles), len(angles)
     angles, values = angles[order], values[order] - values.mean()
-    turns = np.concatenate([angles - 2 * np.pi, angles, angles + 2 * np.pi])
-    first, last = (np.searchsorted(turns, at + sign * reach) for sign in (-1, 1))
+    within = []  # where the part that is too near begins and ends, counted over turns
+    for sign in (-1, 1):
+        turns, rest = np.divmod(at + sign * reach + np.pi, 2 * np.pi)
+        within.append((turns, np.searchsorted(angles, rest - np.pi)))
     sums = []
     for power in (np.ones_like(values), values, values**2):
-        running = np.concatenate([[0.0], np.cumsum(np.tile(power, 3))])
-        sums.append(power.sum() - (running[last] - running[first]))
+        running = np.concatenate([[0.0], np.cumsum(power)])
+        first, last = (turns * running[n] + running[k] for turns, k in within)
+        sums.append(running[n] - (last - first))
     return sums

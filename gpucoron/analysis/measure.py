@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucoron.analysis.detection import psf_fwhm
 from gpucoron.analysis.record import ExposureRecord, Record
 from gpucoron.io.wcs.tan import tangent_plane
+
+if TYPE_CHECKING:
+    from gpucoron.io.wcs import InputWcs
 
 
 @dataclass(frozen=True)
@@ -111,12 +115,16 @@ def star_in_exposure(
         x, y = (float(v) for v in exposure.wcs.sky_to_pixel(*sky))
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
-    ra, dec = exposure.wcs.pixel_to_sky(
-        np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True
-    )
-    a, b = (np.subtract(v, v[0]) * 3600 for v in tangent_plane(ra, dec, ra[0], dec[0]))
-    scale = math.sqrt(abs(a[1] * b[2] - a[2] * b[1]))
+    scale = _pixel_scale(exposure.wcs, x, y)
     return (x, y, scale) if math.isfinite(scale) and scale > 0 else None
+
+
+@functools.lru_cache(maxsize=64)  # asked for with every candidate
+def _pixel_scale(wcs: InputWcs, x: float, y: float) -> float:
+    """Return the side of a pixel, arcsec."""
+    ra, dec = wcs.pixel_to_sky(np.array([x, x + 1, x]), np.array([y, y, y + 1]), everywhere=True)
+    a, b = (np.subtract(v, v[0]) * 3600 for v in tangent_plane(ra, dec, ra[0], dec[0]))
+    return math.sqrt(abs(a[1] * b[2] - a[2] * b[1]))
 
 
 def profile(

@@ -17,6 +17,8 @@ from gpucoron.analysis.matched_filter import patch_half
 from gpucoron.analysis.measure import Sky, locate_star, science_exposures, star_in_exposure
 from gpucoron.analysis.point_source import source_model
 from gpucoron.analysis.record import ExposureRecord, Record
+from gpucoron.backend.threads import limited_to
+from gpucoron.io.wcs.inverse import fast_sky_to_pixel
 from gpucoron.io.wcs.tan import OutputWcs, tangent_plane
 
 if TYPE_CHECKING:
@@ -203,12 +205,13 @@ def search(record: Record, sky: Sky, truncate: int) -> tuple[np.ndarray, Candida
     key = (truncate, sky)
     if key in record.searched and all(map(operator.is_, seen, record.searched[key][0])):
         return record.searched[key][1]
-    fields = field_of(record, sky, truncate)
-    found = find_candidates(fields, source_model(record, truncate, sky.fwhm_px))
-    candidates = Candidates(
-        on_sky(record, sky, truncate, c, [d for d in found.candidates if d is not c])
-        for c in found.candidates
-    )
+    with limited_to(1):  # the arrays are small, and threads would wait for each other
+        model = source_model(record, truncate, sky.fwhm_px)
+        found = find_candidates(field_of(record, sky, truncate), model)
+        candidates = Candidates(
+            on_sky(record, sky, truncate, c, [d for d in found.candidates if d is not c])
+            for c in found.candidates
+        )
     candidates.sort(key=lambda c: c.doubtful)
     record.searched[key] = seen, (found.significance, candidates)
     return found.significance, candidates
@@ -388,7 +391,8 @@ def _place_in(exposure: ExposureRecord, entry: SkyCandidate) -> tuple[float, flo
     """Return x, y of a source in an exposure, pixels from 0; None outside of it."""
     if exposure.wcs is None:
         return None
-    x, y = (float(v) for v in exposure.wcs.sky_to_pixel(entry.ra, entry.dec))
+    to_pixel = fast_sky_to_pixel(exposure.wcs, exposure.shape[1:])
+    x, y = (float(v) for v in to_pixel(entry.ra, entry.dec))
     ny, nx = exposure.shape[1:]
     inside = math.isfinite(x) and math.isfinite(y) and -0.5 < x < nx - 0.5 and -0.5 < y < ny - 0.5
     if not inside:

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from gpucoron.backend.arrays import to_host
+from gpucoron.io.wcs.inverse import fast_sky_to_pixel
 from gpucoron.ops.drizzle import overlaps
 from gpucoron.steps.resample import fixed_weights, plane_weights
 
@@ -71,7 +72,7 @@ def _response(product, layout, k, stack, weight) -> ExposureResponse:
     wcs, response = product.record.exposures[exposure.root].wcs, product.responses[exposure.root]
     return ExposureResponse(
         exposure.root,
-        wcs.sky_to_pixel,
+        fast_sky_to_pixel(wcs, exposure.shape[-2:]),
         _mask_of(product, exposure),
         response.klip,
         to_host(plane_weights(stack, weight)),

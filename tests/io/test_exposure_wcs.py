@@ -13,6 +13,7 @@ from gpucoron.io.exposure_wcs import settle_wcs
 from gpucoron.io.exposures import read_exposure
 from gpucoron.io.fits.headers import quiet
 from gpucoron.io.wcs import header_wcs, output_wcs, read_wcs
+from gpucoron.io.wcs.inverse import PolynomialInverse, fast_sky_to_pixel
 from tests.helpers.tiny_sets import SHAPE, simulated
 
 NY, NX = SHAPE
@@ -99,6 +100,11 @@ def test_a_fits_wcs_means_what_it_means_to_astropy(keywords):
     found = np.array(wcs.pixel_to_sky(x, y))
     np.testing.assert_allclose(found, expected, atol=2e-13)
     np.testing.assert_allclose(wcs.sky_to_pixel(*found), (x, y), atol=1e-6)
+    fast = fast_sky_to_pixel(wcs, SHAPE)
+    assert isinstance(fast, PolynomialInverse)
+    np.testing.assert_allclose(fast(*found), (x, y), atol=1e-6)
+    ra, dec = wcs.pixel_to_sky(-3 * NX, 0.0, everywhere=True)
+    assert np.isnan(fast(ra, dec)).all()
     again = read_wcs(write_asdf({"meta": {"wcs": wcs.gwcs}}), "x")
     np.testing.assert_array_equal(again.pixel_to_sky(x, y), found)
     assert again.box(SHAPE) == ((-0.5, NX - 0.5), (-0.5, NY - 0.5))

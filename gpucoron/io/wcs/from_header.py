@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,8 @@ def header_wcs(header: Header, shape: tuple[int, ...], where: str) -> InputWcs |
     if frame not in ("", "ICRS"):
         raise ExposureError(f"{where}: the FITS WCS is in RADESYS {frame}, expected ICRS")
     try:
-        return InputWcs(_as_gwcs(_parsed(header), shape), "", where)
+        key = hashlib.sha256(f"{header.tostring()} {shape}".encode()).hexdigest()
+        return InputWcs(_as_gwcs(_parsed(header), shape), key, where)
     except Exception as error:  # whatever wcslib and astropy make of odd keywords
         raise ExposureError(f"{where}: the FITS WCS cannot be used: {reason(error)}") from error
 
