@@ -12,7 +12,7 @@ __all__ = ["MEDIAN_SQUARE", "boxes_of", "median_of", "scatter_variance", "smooth
 
 BLOCK = 5  # pixels: side of the boxes in which the scatter is measured
 # of variances, when boxes are averaged: with 0.5 errors of the 4QPM at 10 to 20 px were 1.9 times
-# too large where K = 1, with 0.25 those within 10 px 1.5 times too small where noise is all there is
+# too large where K = 1, with 0.25 those within 10 px 1.5 times too small where only noise is left
 POWER = 0.4
 MEDIAN_SQUARE = 0.4549364  # of a number drawn from a normal distribution
 
