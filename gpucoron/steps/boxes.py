@@ -11,6 +11,9 @@ from gpucoron.backend import cuda
 __all__ = ["MEDIAN_SQUARE", "boxes_of", "median_of", "scatter_variance", "smooth", "to_pixels"]
 
 BLOCK = 5  # pixels: side of the boxes in which the scatter is measured
+# of variances, when boxes are averaged: with 0.5 errors of the 4QPM at 10 to 20 px were 1.9 times
+# too large where K = 1, with 0.25 those within 10 px 1.5 times too small where only noise is left
+POWER = 0.4
 MEDIAN_SQUARE = 0.4549364  # of a number drawn from a normal distribution
 
 
@@ -31,12 +34,12 @@ def boxes_of(plane: Any) -> Any:
 
 
 def smooth(boxes: Any) -> Any:
-    """Average square roots (signed) over 3 x 3 boxes, and square them again."""
+    """Average powers of 0.4 (signed) over 3 x 3 boxes; less lets bright boxes spread less."""
     xp = cuda.array_namespace(boxes)
-    root = xp.pad(xp.sign(boxes) * xp.sqrt(abs(boxes)), 1, mode="edge")
+    root = xp.pad(xp.sign(boxes) * abs(boxes) ** POWER, 1, mode="edge")
     ny, nx = boxes.shape
     mean = sum(root[y : y + ny, x : x + nx] for y in range(3) for x in range(3)) / 9.0
-    return xp.sign(mean) * mean**2
+    return xp.sign(mean) * abs(mean) ** (1.0 / POWER)
 
 
 def to_pixels(boxes: Any, shape: tuple[int, int]) -> Any:

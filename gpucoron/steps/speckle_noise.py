@@ -75,7 +75,7 @@ def speckle_variance(
 
     The result is E, at most 6 S. S alone is an upper limit of the right order: dithers at the rim
     of the pattern are harder to predict than a science star in its middle. E alone would take a
-    disk for speckles. With a single reference exposure there is no S. Square roots of neighbouring
+    disk for speckles. With a single reference exposure there is no S. Powers of 0.4 of neighbouring
     boxes are averaged (3 x 3), and interpolated to pixels.
     """
     xp = cuda.array_namespace(references)

@@ -50,6 +50,23 @@ def test_each_aligns_every_reference_to_every_integration(scene):
     assert np.isfinite(out.err).all() and (out.err >= 0).all()
 
 
+@pytest.mark.parametrize("align", ["joint", "first"])
+def test_err_is_propagated_through_the_shift(scene, align):
+    """A shift is a matrix along each axis; variances take its squares."""
+    science, references = scene
+    err = np.random.default_rng(1).uniform(0.1, 2.0, references.shape).astype(np.float32)
+    references = references.replace(err=err)
+    out = align_refs(science, references, align=align)
+    found = out.err.reshape(-1, *SHAPE)[:4]
+    for r, row in enumerate(out.fits[:4]):
+        along = []
+        for n, shift in zip(SHAPE, (-row["y"], -row["x"]), strict=True):
+            phases = np.exp(-2j * np.pi * np.fft.fftfreq(n) * shift)
+            along.append(np.fft.ifft(np.fft.fft(np.eye(n), axis=0) * phases[:, None], axis=0).real)
+        variance = along[0] ** 2 @ err[r].astype(float) ** 2 @ (along[1] ** 2).T
+        assert_allclose(found[r], np.sqrt(variance), rtol=1e-6)
+
+
 def test_first_uses_the_first_integration_for_all(scene):
     science, references = scene
     first, each = (align_refs(science, references, align=align) for align in ("first", "each"))
