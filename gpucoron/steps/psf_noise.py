@@ -11,6 +11,7 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import VARIANCES, IntegrationStack, ReferenceNoise
+from gpucoron.ops.cpu.zone_sums import combine_in_zones
 from gpucoron.ops.leave_one_out import combine, exposure_means, prediction_errors
 
 if TYPE_CHECKING:
@@ -182,6 +183,9 @@ def reference_variance(
 def _in_zones(zones: Zones, rows: list[np.ndarray], planes: Any) -> Any:
     """Return `combine` with the rows of each zone at its pixels, 0 elsewhere."""
     xp, flat = cuda.array_namespace(planes), planes.reshape(len(planes), -1)
+    if xp is np:
+        out = combine_in_zones(zones.labels.ravel(), np.array(rows), flat)
+        return out.reshape(-1, *planes.shape[1:])
     out = xp.zeros((len(rows[0]), flat.shape[1]))
     for weights, own in zip(rows, zones.pixels, strict=True):
         if own.size:
@@ -342,7 +346,7 @@ def _left_out_in_zones(
     ratios, expected = ([xp.full(flat.shape[1], np.nan) for _ in truncations] for _ in range(2))
     power = np.zeros(len(zones))
     for zone, (pixels, area) in enumerate(zip(zones.pixels, zones.areas, strict=True)):
-        if not pixels.size:  # in a corner of the image
+        if not (pixels.size and area.size):  # in a corner of the image
             continue
         square = np.ones(len(area)) if weight is None else weight.ravel()[area] ** 2
         here = flat[:, xp.asarray(area)]
