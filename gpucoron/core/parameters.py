@@ -76,6 +76,7 @@ OWN = (
     "klip.iwa",
     "klip.owa",
     "klip.optimise",
+    "klip.guard",
     "klip.maxnumbasis",
     "resample.center",
     "analysis.star_flux",
@@ -254,6 +255,12 @@ class Klip(_Step):
     )
     optimise: float | str = _parameter(
         0.0, length, "distance from a zone up to which pixels take part in its KL modes"
+    )
+    guard: float | str = _parameter(
+        0.0,
+        length,
+        "distance from a zone, smaller than klip.optimise, up to which pixels, the zone's own "
+        "included, take no part in its KL modes, so that a companion in it does not",
     )
     maxnumbasis: int | None = _parameter(
         None,

@@ -53,6 +53,7 @@ class StepKeywords(TypedDict, total=False):
     klip_iwa: float | str
     klip_owa: float | str | None
     klip_optimise: float | str
+    klip_guard: float | str
     klip_maxnumbasis: int | None
     resample: Mapping[str, Any] | Resample
     resample_skip: bool

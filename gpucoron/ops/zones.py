@@ -95,6 +95,7 @@ def make_zones(
     iwa: float = 0.0,
     owa: float | None = None,
     optimise: float = 0.0,
+    guard: float = 0.0,
 ) -> Zones:
     """Divide an image into annuli about the star and these into sections.
 
@@ -112,20 +113,31 @@ def make_zones(
         reach to the farthest pixel.
     optimise : float, pixels
         Pixels up to this distance from a zone take part in its modes and coefficients.
+    guard : float, pixels
+        Pixels up to this distance, those of the zone included, do not: a companion in the zone then
+        moves no coefficient. 0: all that `optimise` allows do.
 
     Raises
     ------
     ParameterError
-        Radii that leave nothing, or annuli narrower than a pixel.
+        Radii that leave nothing, annuli narrower than a pixel, or a guard that leaves no pixel.
 
     Notes
     -----
     A pixel belongs to a zone if its centre has ``r_in <= r < r_out`` and the angle of a section, as
     in pyKLIP. Sections in the corners of the image may have few pixels, or none.
+
+    A guard between the zone that is subtracted and the pixels that are fitted is that of LOCI's
+    variants (Marois et al. 2010, SPIE 7736, 77361J; Pueyo et al. 2012, ApJS 199, 6).
     """
     y, x = np.indices(shape, dtype=np.float64)
     y, x = y - center[1], x - center[0]
     r, farthest = np.hypot(y, x), float(np.hypot(y, x).max())
+    if guard > 0 and not guard < optimise:
+        raise ParameterError(
+            f"klip.guard is {guard:g} px and klip.optimise {optimise:g} px, which leaves no pixel "
+            "for KL modes; expected a guard smaller than klip.optimise"
+        )
     if not iwa < (farthest if owa is None else min(owa, farthest)):
         limit = "" if owa is None else f"klip.owa is {owa:g} px, "
         raise ParameterError(
@@ -143,15 +155,16 @@ def make_zones(
     labels = np.where(inside, ring * subsections + section, -1)
     outer = [min(bound[1], farthest) for bound in bounds]
     middle = (np.array([bound[0] for bound in bounds]) + outer) / 2
-    areas = _grown(labels, annuli * subsections, optimise) if optimise > 0 else None
+    areas = _grown(labels, annuli * subsections, optimise, guard) if optimise > 0 else None
     return Zones(labels, np.repeat(middle, subsections), areas)
 
 
-def _grown(labels: np.ndarray, n_zones: int, distance: float) -> np.ndarray:
-    """Return the pixels up to a distance from each zone, (nzones, ny, nx) bool."""
+def _grown(labels: np.ndarray, n_zones: int, distance: float, guard: float) -> np.ndarray:
+    """Return the pixels up to a distance from each zone and beyond a guard, (nzones, ny, nx)."""
     from scipy.ndimage import distance_transform_edt
 
     areas = np.zeros((n_zones, *labels.shape), dtype=bool)
     for zone in np.unique(labels[labels >= 0]):
-        areas[zone] = distance_transform_edt(labels != zone) <= distance
+        away = distance_transform_edt(labels != zone)
+        areas[zone] = (away <= distance) & (away > (guard or -1.0))
     return areas

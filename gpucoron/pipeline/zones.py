@@ -50,13 +50,13 @@ def find_zones(
         return None
     if not all(map(math.isfinite, star)):
         _no_star(exposure)
-    lengths = klip.iwa, klip.owa, klip.optimise
+    lengths = klip.iwa, klip.owa, klip.optimise, klip.guard
     scale = math.nan
     if any(isinstance(length, str) for length in lengths):
         from gpucoron.io.star import offsets_from
 
         scale = offsets_from(exposure, star)[1]
-    iwa, owa, optimise = (None if v is None else in_pixels(v, scale) for v in lengths)
+    iwa, owa, optimise, guard = (None if v is None else in_pixels(v, scale) for v in lengths)
     try:
         return make_zones(
             exposure.shape[1:],
@@ -67,6 +67,7 @@ def find_zones(
             iwa=iwa or 0.0,
             owa=owa,
             optimise=optimise or 0.0,
+            guard=guard or 0.0,
         )
     except ParameterError as problem:
         raise ParameterError(f"{exposure.path.name}: {problem}") from None
@@ -88,6 +89,11 @@ def check_zones(
 ) -> None:
     """Raise what `find_zones` will raise, before any work; warn of zones with few pixels."""
     klip = parameters.klip
+    if klip.guard and max(klip.annuli, klip.subsections) == 1 and not (klip.iwa or klip.owa):
+        raise ParameterError(
+            f"klip.guard is {klip.guard} without zones, expected klip.annuli, klip.subsections, "
+            "klip.iwa or klip.owa"
+        )
     if not klip.zoned or klip.skip:
         return
     most = max(truncations)
@@ -98,13 +104,14 @@ def check_zones(
         zones = find_zones(parameters, exposure, star)  # type: ignore[arg-type]  # it is not None
         if zones is None:
             continue
-        counts = np.bincount(zones.labels[zones.labels >= 0])
-        counts = counts[counts > 0]
+        sizes = zip(zones.pixels, zones.areas if klip.guard else zones.pixels, strict=True)
+        counts = np.array([len(area) for pixels, area in sizes if len(pixels)])
         if counts.min() < FEW_PIXELS * most:
             log.warning(
                 "%s: the smallest of %d zones of klip has %d pixels for %d KL modes; with fewer "
-                "than %d for each, they take up much of a companion there",
+                "than %d for each, they take up much of a companion there%s",
                 *(exposure.path.name, len(zones), counts.min(), most, FEW_PIXELS),
+                "; where there are none it is NaN" if counts.min() == 0 else "",
             )
 
 

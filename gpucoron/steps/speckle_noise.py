@@ -169,7 +169,7 @@ def _left_out_in_zones(
     ratios, expected = ([xp.full(flat.shape[1], np.nan) for _ in truncations] for _ in range(2))
     power = np.zeros(len(zones))
     for zone, (pixels, area) in enumerate(zip(zones.pixels, zones.areas, strict=True)):
-        if not pixels.size:  # in a corner of the image
+        if not (pixels.size and area.size):  # in a corner of the image
             continue
         square = np.ones(len(area)) if weight is None else weight.ravel()[area] ** 2
         here = flat[:, xp.asarray(area)]

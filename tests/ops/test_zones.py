@@ -24,8 +24,8 @@ def test_linear_annuli_grow_with_their_number():
 
 @pytest.mark.parametrize("center", [(20.0, 18.0), (19.37, 20.81)])
 @pytest.mark.parametrize("annuli, subsections", [(1, 1), (3, 4), (5, 8), (4, 3), (2, 5)])
-@pytest.mark.parametrize("whole", [False, True])
-def test_sections_are_those_of_pyklip(center, annuli, subsections, whole):
+@pytest.mark.parametrize("whole, guard", [(False, 0), (True, 0), (False, 1.5)])
+def test_sections_are_those_of_pyklip(center, annuli, subsections, whole, guard):
     """Also where pixels lie on borders; without an outer radius the last annulus has the rest."""
     shape, iwa = (41, 38), 2
     y, x = np.indices(shape) * 1.0
@@ -42,7 +42,8 @@ def test_sections_are_those_of_pyklip(center, annuli, subsections, whole):
             inside = (r >= start) & (r < stop) & (phi >= low) & (phi < high)
             expected[inside] = a * subsections + s
     zones = make_zones(
-        shape, center, annuli, subsections, iwa=iwa, owa=None if whole else owa, optimise=2.5
+        *(shape, center, annuli, subsections),
+        **{"iwa": iwa, "owa": None if whole else owa, "optimise": 2.5, "guard": guard},
     )
     assert_array_equal(zones.labels, expected)
     assert len(zones) == annuli * subsections
@@ -50,7 +51,8 @@ def test_sections_are_those_of_pyklip(center, annuli, subsections, whole):
     for zone, area in enumerate(zones.optimise):
         near = np.argwhere(expected == zone)[:, :, None, None]
         distance = np.hypot(*(near.swapaxes(0, 1) - np.indices(shape)[:, None]))
-        assert_array_equal(area, (distance <= 2.5).any(axis=0))
+        nearest = distance.min(axis=0, initial=np.inf)
+        assert_array_equal(area, (nearest <= 2.5) & ((nearest > guard) | (guard == 0)))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,8 @@ def test_sections_are_those_of_pyklip(center, annuli, subsections, whole):
         ),
         ({"iwa": 40}, "klip.iwa is 40 px, and the farthest pixel is 29.7 px"),
         ({"iwa": 9, "owa": 8}, "klip.iwa is 9 px, klip.owa is 8 px, and the farthest pixel"),
+        ({"guard": 3, "optimise": 3}, "klip.guard is 3 px and klip.optimise 3 px, which leaves no"),
+        ({"guard": 1}, "klip.guard is 1 px and klip.optimise 0 px"),
         ({"spacing": "cubic"}, "klip.annuli_spacing is 'cubic', expected constant or log"),
     ],
 )

@@ -70,7 +70,8 @@ WORDS = "-q --no-report --set klip.truncate=2 --set klip.annuli=2 --set klip.sub
 
 
 def test_a_run_goes_on_with_zones(tiny):
-    words = (*WORDS, "--set", "klip.optimise=2", "--set", "klip.maxnumbasis=3")
+    words = (*WORDS, "--set", "klip.optimise=2", "--set", "klip.guard=0.06arcsec")
+    words = (*words, "--set", "klip.maxnumbasis=3")
     assert tiny.command(*words) == 0
     before = {path.name: checksums(path) for path in tiny.out.glob("*.fits")}
     (image,) = tiny.out.glob("*_i2d.fits")
@@ -122,6 +123,8 @@ def test_the_plan_names_the_zones(tiny, capsys):
         ("--set klip.iwa=5km", "klip.iwa is '5km'; expected a length of 0 or more"),
         ("--set klip.owa=-3", "klip.owa is '-3'; expected a length of 0 or more"),
         ("--set klip.maxnumbasis=0", "klip.maxnumbasis is '0'; expected an integer"),
+        ("--set klip.annuli=2 --set klip.guard=3", "klip.guard is 3 px and klip.optimise 0 px"),
+        ("--set klip.guard=3 --set klip.optimise=5", "klip.guard is 3.0 without zones, expected"),
         ("--set klip.annuli=90", "calints.fits: klip.annuli is 90: between 0 and"),
         ("--set klip.iwa=99", "calints.fits: klip.iwa is 99 px, and the farthest pixel"),
         ("--set klip.iwa=5 --set klip.owa=0.1arcsec", "klip.iwa is 5 px, klip.owa is 1.6"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpucoron.backend.parallel import BLOCK, over_products
+from gpucoron.backend.parallel import BLOCK, over_blocks, over_products
 from gpucoron.ops.cpu.leading_modes import leading_coefficients
+from gpucoron.ops.cpu.zone_sums import gather, subtract_in_zones
 from gpucoron.ops.eigen import RANK_TOLERANCE
 from gpucoron.ops.missing_pixels import solve_without
 from gpucoron.ops.zone_sums import cut, piece_sums, zone_sums
@@ -26,10 +27,10 @@ def sums(references, targets, areas, square, lacking):
 
     def multiply(pixels):
         images = np.empty((n_refs + len(targets), len(pixels)))
-        near = _near(pixels)
-        images[:n_refs], images[n_refs:] = references[:, near], targets[:, near]
+        finite = gather(references, pixels, images[:n_refs])
+        finite &= gather(targets, pixels, images[n_refs:])
         known = None
-        if lacking is not None or not np.isfinite(images.sum(axis=1)).all():
+        if lacking is not None or not finite:
             known = np.isfinite(images)
             if lacking is not None:
                 known[n_refs:] &= ~lacking[:, pixels]
@@ -44,12 +45,6 @@ def sums(references, targets, areas, square, lacking):
     if not parts:
         parts = [piece_sums(np.zeros((1, n_refs + len(targets), 0)), n_refs, np.ones((1, 0)), None)]
     return zone_sums(parts, pieces_of, n_refs, norms)
-
-
-def _near(pixels):
-    """Return pixels as a slice where they follow each other, which is read faster."""
-    first, stop = int(pixels[0]), int(pixels[-1]) + 1
-    return slice(first, stop) if stop - first == len(pixels) else pixels
 
 
 def coefficients(sums, used, truncations, references, square, lacks):
@@ -161,21 +156,26 @@ def residuals(
     With `leave_out` it is NaN where a reference that is used has no pixel; else such pixels have
     its mean in the zone.
     """
-    results = [np.full((len(targets), len(labels)), np.nan) for _ in coefficients]
-    pieces, of = cut(labels, n_zones, BLOCK)
-
-    def subtract(number):
-        pixels, zone = pieces[number], of[number]
-        near = _near(pixels)
-        images, own = references[:, near], targets[:, near].astype(np.float64)
+    results = [
+        subtract_in_zones(labels, factor, constant, references, targets)
+        for factor, constant in zip(coefficients, constants, strict=True)
+    ]
+    # NaN where some reference has no pixel: without it, if another zone's or target's uses it
+    spoiled = np.flatnonzero(~_finite(references) & (labels >= 0))
+    for zone in np.unique(labels[spoiled]):
+        pixels = spoiled[labels[spoiled] == zone]
+        images, own = references[:, pixels], targets[:, pixels].astype(np.float64)
         own[~np.isfinite(own)] = np.nan
-        if not np.isfinite(images.sum(axis=1, dtype=np.float64)).all():
-            lost = ~np.isfinite(images)
-            images = np.where(lost, means[zone][:, None], images)
-            if leave_out:
-                own[used[zone].astype(np.float64) @ lost.astype(np.float64) > 0] = np.nan
+        lost = ~np.isfinite(images)
+        images = np.where(lost, means[zone][:, None], images)
+        if leave_out:
+            own[used[zone].astype(np.float64) @ lost.astype(np.float64) > 0] = np.nan
         for result, factor, constant in zip(results, coefficients, constants, strict=True):
-            result[:, near] = own - constant[zone][:, None] - factor[zone] @ images
-
-    over_products(subtract, range(len(pieces)))
+            result[:, pixels] = own - constant[zone][:, None] - factor[zone] @ images
     return results
+
+
+def _finite(images):
+    """Return where all images (m, pixels) are finite, (pixels,)."""
+    parts = over_blocks(lambda b: np.isfinite(images[:, b].sum(axis=0)), images.shape[1])
+    return np.concatenate(parts)
