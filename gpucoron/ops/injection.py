@@ -135,14 +135,11 @@ class KlipResponse:
         found = self._project(stamps, corners, truncate)
         if self._answer is None:
             return found
-        return found - np.einsum("ma,anc->mnc", *self._moves(stamps, corners, truncate))
-
-    def _moves(self, stamps, corners, truncate):
-        """Return how far images are moved, (m, 2), and coefficients of the slopes, (2, n, K)."""
         if truncate not in self._of_slopes:
             whole = np.ascontiguousarray(np.moveaxis(self._answer.slopes, 2, 0))
             self._of_slopes[truncate] = self._project(whole, np.zeros((2, 2), np.int64), truncate)
-        return moves(stamps, corners, self._answer), self._of_slopes[truncate]
+        moved = moves(stamps, corners, self._answer)
+        return found - np.einsum("ma,anc->mnc", moved, self._of_slopes[truncate])
 
     def _project(self, stamps, corners, truncate):
         """Return the coefficients of images as they are."""

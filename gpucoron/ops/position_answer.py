@@ -47,7 +47,5 @@ def position_answer(star: Any, mask: Any, background: bool = True) -> PositionAn
     weighted = rows * np.asarray(mask, dtype=np.float64).ravel() ** 2
     maps = np.linalg.pinv(weighted @ rows.T, hermitian=True)[:2] @ weighted
     shape = (*star.shape, 2)
-    flat = maps.T, slopes.reshape(2, -1).T
-    return PositionAnswer(
-        *(np.ascontiguousarray(a.T).reshape(shape) for a in (maps, slopes.reshape(2, -1)))
-    )
+    flat = np.ascontiguousarray(maps.T), np.ascontiguousarray(slopes.reshape(2, -1).T)
+    return PositionAnswer(*(columns.reshape(shape) for columns in flat))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpucoron.analysis.forward import ExposureResponse, ForwardModel, OffAxisImages
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
-    from gpucoron.pipeline.product import Layout
+    from gpucoron.pipeline.combination import Layout
     from gpucoron.pipeline.product_context import ProductContext
 
 __all__ = ["make_forward_model"]

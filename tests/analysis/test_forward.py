@@ -14,7 +14,7 @@ ZONES = {"annuli": 2, "subsections": 2, "iwa": 2}
 SKIP = {"align_refs_skip": True}
 ALWAYS = {"klip_truncate": 2, "outlier_detection_skip": True}
 # instrument, seed, options, place in arcsec, what the largest difference may be, of the peak. With
-# the registration in it (joint, each) that answers to the source: worst seen 0.004.
+# the registration in it, to whose answer the model is of first order: 0.0045 and 0.0073.
 CASES = {
     "adi": ("nircam", 1, {"mode": "adi"} | SKIP, (0.8, 0.4), 1e-3),
     "adi+rdi in zones": (
@@ -76,7 +76,6 @@ def test_as_a_run_with_the_source(name, tmp_path):
     change = found.cut(after.record.images[k]) - found.cut(before.record.images[k])
     expected = flux * found.images
     differs = np.nanmax(abs(change - expected)) / np.nanmax(expected)
-    print(name, differs)
     assert differs < allowed
     assert forward.linear == (options.get("mode", "rdi") in ("rdi", "roll"))
     # taken away from the images that have it, it is the same
