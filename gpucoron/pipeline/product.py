@@ -130,9 +130,12 @@ def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationSta
 def flag_science(product: ProductContext) -> Iterable[IntegrationStack]:
     """Flag the outliers of the science exposures, of each when its turn comes.
 
-    Where they are references of each other, of all at once.
+    Where they are references of each other, of all at once. A model of a disk is taken from them.
     """
-    stacks = (flag_outliers(product, exposure) for exposure in product.inputs.science)
+    model, science = product.inputs.disk_model, product.inputs.science
+    stacks = (flag_outliers(product, exposure) for exposure in science)
+    if model is not None:
+        stacks = (model.taken_from(s, e) for s, e in zip(stacks, science, strict=True))
     return list(stacks) if product.inputs.uses_rolls else stacks
 
 
@@ -265,6 +268,9 @@ def subtract_psf(
             subtracted = {k: stack.with_sources(sources) for k, stack in subtracted.items()}
         elif work.response is not None:
             product.responses[root] = work.response
+        if product.inputs.disk_model is not None:
+            put_back = partial(product.inputs.disk_model.put_back, exposure=exposure)
+            subtracted = {k: put_back(stack) for k, stack in subtracted.items()}
         product.record.exposures[root].eigenvalues = work.spectra
         fits, positions, alignment = work.table, None, shares[0].alignment
         if not skip:
