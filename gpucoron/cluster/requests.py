@@ -68,6 +68,9 @@ def make_request(options: RunOptions) -> RunRequest:
         if file := getattr(parameters.analysis, name):
             analysis = replace(parameters.analysis, **{name: os.path.abspath(file)})
             parameters = replace(parameters, analysis=analysis)
+    if parameters.klip.subtract_model:
+        full = os.path.abspath(parameters.klip.subtract_model)
+        parameters = replace(parameters, klip=replace(parameters.klip, subtract_model=full))
     if resample.output_wcs:
         full = os.path.abspath(resample.output_wcs)
         parameters = replace(parameters, resample=replace(resample, output_wcs=full))

@@ -78,6 +78,7 @@ OWN = (
     "klip.optimise",
     "klip.guard",
     "klip.maxnumbasis",
+    "klip.subtract_model",
     "resample.center",
     "analysis.star_flux",
     "analysis.star_spectrum",
@@ -95,6 +96,7 @@ SHORT = {
     "psfmask_center": "align_refs.psfmask_center",
     "mode": "klip.mode",
     "exclude_reference": "klip.exclude_reference",
+    "subtract_model": "klip.subtract_model",
     "star_flux": "analysis.star_flux",
     "star_spectrum": "analysis.star_spectrum",
     "filter_curve": "analysis.filter_curve",
@@ -266,6 +268,11 @@ class Klip(_Step):
         None,
         optional(integer(1)),
         "most references of an integration in a zone: those most correlated with it",
+    )
+    subtract_model: str = _parameter(
+        "",
+        file_name,
+        "image of a disk on the sky, left out while the PSF is fitted, and put back",
     )
 
     @property

@@ -55,6 +55,7 @@ class StepKeywords(TypedDict, total=False):
     klip_optimise: float | str
     klip_guard: float | str
     klip_maxnumbasis: int | None
+    klip_subtract_model: str | PathLike[str] | None
     resample: Mapping[str, Any] | Resample
     resample_skip: bool
     resample_pixfrac: float
@@ -76,6 +77,7 @@ class StepKeywords(TypedDict, total=False):
     analysis_star_magnitude: float | None
     analysis_vega_zero_point: float | None
     analysis_psf: str | PathLike[str] | None
+    subtract_model: str | PathLike[str] | None
     star_spectrum: str | PathLike[str] | None
     filter_curve: str | PathLike[str] | None
     star_magnitude: float | None

@@ -16,7 +16,7 @@ from gpucoron.optics.sampled_images import SampledImages
 if TYPE_CHECKING:
     from gpucoron.optics.off_axis import OffAxisPSF
 
-__all__ = ["GivenPSF", "check_light"]
+__all__ = ["GivenPSF", "check_light", "places_grid", "places_ray"]
 
 _BATCH = 256  # images that are in memory at a time
 _LEAST_BOX = 3  # px
@@ -203,6 +203,21 @@ def _shares_between(places):
     if len(places) == len(axes[0]) * len(axes[1]):
         return _Grid(places, axes)
     return _Scattered(places)
+
+
+def places_grid(axes):
+    """Return how much each place of a grid counts at offsets (m, 2), a function, and its places.
+
+    `axes` are the rows' and columns' offsets, ascending; places are (n, 2), y and x.
+    """
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    return _Grid(places, [np.round(axis, 6) for axis in axes]), places
+
+
+def places_ray(radii):
+    """Return the same as `places_grid` for places at these distances, ascending, on a diagonal."""
+    places = np.stack([radii, radii], axis=1) / math.sqrt(2)
+    return _Ray(np.asarray(radii, dtype=np.float64)), places
 
 
 class _Ray:

@@ -114,6 +114,9 @@ def subtract_psf(
             subtracted = {k: stack.with_sources(sources) for k, stack in subtracted.items()}
         if work.response is not None:
             product.responses[root] = work.response
+        if product.inputs.disk_model is not None:
+            put_back = partial(product.inputs.disk_model.put_back, exposure=exposure)
+            subtracted = {k: put_back(stack) for k, stack in subtracted.items()}
         product.record.exposures[root].eigenvalues = work.spectra
         fits, positions, alignment = work.table, None, shares[0].alignment
         if not skip:

@@ -59,9 +59,12 @@ def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationSta
 def flag_science(product: ProductContext) -> Iterable[IntegrationStack]:
     """Flag the outliers of the science exposures, of each when its turn comes.
 
-    Where they are references of each other, of all at once.
+    Where they are references of each other, of all at once. A model of a disk is taken from them.
     """
-    stacks = (flag_outliers(product, exposure) for exposure in product.inputs.science)
+    model, science = product.inputs.disk_model, product.inputs.science
+    stacks = (flag_outliers(product, exposure) for exposure in science)
+    if model is not None:
+        stacks = (model.taken_from(s, e) for s, e in zip(stacks, science, strict=True))
     return list(stacks) if product.inputs.uses_rolls else stacks
 
 

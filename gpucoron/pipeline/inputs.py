@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gpucoron.io.given_association import GivenAssociation
     from gpucoron.io.inspection import Exposures
     from gpucoron.optics.star_images import StarImages
+    from gpucoron.pipeline.disk_model import DiskModel
     from gpucoron.pipeline.run_options import RunOptions
 
 
@@ -44,6 +45,7 @@ class ProductInputs:
     star_flux: StarFlux | None = None  # as it is given
     chosen: References = References("rdi")  # beside psf members
     psf: OffAxisImages | None = None  # of an off-axis source, as it is given
+    disk_model: DiskModel | None = None  # that is left out of the fits
 
     @property
     def mode(self) -> str:
@@ -86,6 +88,7 @@ class RunInputs:
             parameters.analysis.star_spectrum,
             parameters.analysis.filter_curve,
             parameters.analysis.psf,
+            parameters.klip.subtract_model,
             parameters.resample.output_wcs,
         )
         others = (Path(path) for path in given if path)
@@ -144,6 +147,7 @@ def read_inputs(
     from gpucoron.io.association import read_association
     from gpucoron.io.inspection import Requirements, inspect_members
     from gpucoron.io.product_naming import product_names
+    from gpucoron.pipeline.disk_model import DiskModel
 
     if options.given is None:
         listed = read_association(
@@ -182,6 +186,7 @@ def read_inputs(
             *([e.shape[0] for e in (*psf, *chosen.rolls.get(own.root, ()))] for own in science)
         )
         check_zones(options.parameters, science, truncations)
+        off_axis = given_psf(psf_given, science[0], options.checksums)
         products.append(
             ProductInputs(
                 name,
@@ -193,7 +198,8 @@ def read_inputs(
                 star_model,
                 given_star_flux(options.parameters, science[0]),
                 chosen,
-                given_psf(psf_given, science[0], options.checksums),
+                off_axis,
+                DiskModel.of(options.parameters, science, off_axis, options.checksums),
             )
         )
     return RunInputs(association, names, tuple(products))
