@@ -24,7 +24,7 @@ pytest: $(VENV)/.installed-test
 
 test-fast: $(VENV)/.installed-test
 	@echo "leaves out what is marked slow: runs that are killed, stopped, continued, short of memory or disk,"
-	@echo "on Dask or on the emulated GPU; sanitizers; runs beside jwst"
+	@echo "on Dask or on the emulated GPU; sanitizers; runs beside jwst; whole runs of some kinds"
 	$(BIN)/python $(PYTEST) -m "not slow"
 
 # The newest versions that pyproject.toml allows, as they are today; the emulated GPU in all orders.

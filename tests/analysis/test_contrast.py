@@ -127,6 +127,7 @@ def significance_of(image, amount, patch, corner, place, star, fwhm):
     return float(significance(excess / (others.std(ddof=1) * np.sqrt(1 + 1 / n)), n))
 
 
+@pytest.mark.slow
 def test_closure(run):
     """Sources injected at the curve have 5 Gaussian sigmas in the mean, half of them more."""
     result, _ = run
@@ -150,6 +151,7 @@ def test_closure(run):
     assert 0.35 < np.nanmean(np.greater(found, 5)) < 0.65
 
 
+@pytest.mark.slow
 def test_files(run):
     result, folder = run
     (curve,), (image,) = folder.glob("*_contrast.ecsv"), folder.glob("*_contrast.fits")
@@ -175,6 +177,7 @@ def test_files(run):
         np.testing.assert_allclose(np.nanmedian(ring), limit[k] / contrast.star_jy, rtol=0.15)
 
 
+@pytest.mark.slow
 def test_bad_input(run):
     result, _ = run
     with pytest.raises(ParameterError, match="sigma is 0"):

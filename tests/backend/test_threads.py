@@ -32,6 +32,7 @@ def test_impossible_numbers_are_refused(n):
         pass
 
 
+@pytest.mark.slow
 def test_a_run_does_not_start_numbas_own_pool(tmp_path):
     """A fork that is killed while it does so locks out its relatives."""
     code = (

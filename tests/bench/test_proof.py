@@ -373,6 +373,7 @@ def test_an_expired_proof_says_what_to_do(result, monkeypatch):
 
 
 @pytest.mark.skipif(not nvrtc.find(), reason="no NVRTC; pip install nvidia-cuda-nvrtc==13.0.*")
+@pytest.mark.slow
 def test_a_proof_is_renewed_for_the_same_ptx_only(tmp_path):
     code = gpu_proof.with_ptx(gpu_proof.checksum())
     file = tmp_path / "proof.json"

@@ -9,6 +9,8 @@ import gpucoron
 from gpucoron.cli import main as cli
 from gpucoron.simulate import simulate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),

@@ -6,6 +6,8 @@ from astropy.table import QTable
 from gpucoron.cli import main as cli
 from tests.helpers.tiny_sets import only_error
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_curve_of_an_association_and_of_its_products(tiny, tmp_path, capsys):
     words = ["--psfmask", str(tiny.mask), "--output-dir", str(tmp_path / "limits")]

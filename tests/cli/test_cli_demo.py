@@ -20,6 +20,8 @@ from gpucoron.io.wcs import OutputWcs
 from gpucoron.optics.instruments import INSTRUMENTS
 from gpucoron.pipeline.result import Result
 
+pytestmark = pytest.mark.slow
+
 STAR = (150.2, -30.4)
 SCALE = 0.0625  # arcsec
 

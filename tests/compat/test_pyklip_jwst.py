@@ -17,6 +17,8 @@ from gpucoron.compat.crfints import copy_crfints
 from gpucoron.errors import OutputError, UsageError
 from gpucoron.simulate import simulate
 
+pytestmark = pytest.mark.slow
+
 klip = pytest.importorskip("pyklip.klip", reason="pyklip is not installed")
 from pyklip.instruments.JWST import JWSTData  # noqa: E402
 

@@ -40,6 +40,7 @@ def torch_of(cupy):
 
 
 @DEVICES
+@pytest.mark.slow
 def test_every_block_prints_what_the_page_says(device, tmp_path, monkeypatch, capsys):
     if device.emulation:
         device.have(2)

@@ -18,6 +18,8 @@ from gpucoron.pipeline.run_record import RunRecord
 from tests.fuzz.bounds import bounded, one_line
 from tests.helpers.tiny_sets import one_thread, only_error  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = "-q --save i2d --set klip.truncate=2".split()
 USED = [field.metadata["keyword"] for field in dataclasses.fields(ExposureMeta)]
 OTHERS = sorted({row.keyword for row in keywords()} - set(USED))

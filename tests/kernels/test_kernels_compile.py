@@ -10,12 +10,13 @@ import shutil
 import pytest
 
 from gpucoron.backend import cuda
-from tests.helpers import nvrtc
+from tests.helpers import chance, nvrtc
 from tests.helpers.processes import run
 
 pytestmark = pytest.mark.slow
 
-ARCHITECTURES = (75, 80, 90, 120)
+#: The oldest and the newest; all of them once a week.
+ARCHITECTURES = (75, 80, 90, 120) if chance.EVERYTHING else (75, 120)
 FILES = [path.stem for path in cuda.kernel_files()]
 NVCC = shutil.which("nvcc")
 

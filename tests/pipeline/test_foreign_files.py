@@ -11,6 +11,8 @@ from gpucoron.errors import InputError, ParameterError
 from gpucoron.verify.staging import stage
 from tests.helpers.tiny_sets import SHAPE, TinySet, one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 VARIANCES = ("VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 CUBES = ("SCI", "ERR", "DQ", *VARIANCES)
 

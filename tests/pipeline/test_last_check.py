@@ -10,6 +10,8 @@ from gpucoron.core.stack import IntegrationStack
 from gpucoron.pipeline.last_check import LastCheck
 from tests.helpers.tiny_sets import TinySet, one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (3, 20, 22)
 ARRAYS = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 

@@ -14,6 +14,8 @@ import gpucoron
 from gpucoron.simulate import simulate
 from tests.helpers.tiny_sets import TinySet, checksums, one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tiny(tmp_path):

@@ -160,6 +160,7 @@ def test_the_budget_decides_the_batch(batch):
     [{}, {"align": "first"}, {"klip_truncate": (1, 2)}]
     + [{f"{step}_skip": True} for step in ("resample", "outlier_detection", "align_refs", "klip")],
 )
+@pytest.mark.slow
 def test_what_is_written_is_as_large_as_was_said(keywords, tiny, tmp_path):
     options = {"klip_truncate": 3} | keywords
     (plan,) = gpucoron.plan(tiny.asn, **options)
@@ -251,6 +252,7 @@ def test_little_free_memory_is_a_warning(tiny, monkeypatch):
 
 # ---- the same result whatever the memory
 @pytest.mark.parametrize("align", ["joint", "each", "first"])
+@pytest.mark.slow
 def test_batches_change_no_bit(align, tiny, caplog):
     caplog.set_level("DEBUG", "gpucoron")
     parameters = Parameters.from_sources(keywords={"align": align, "klip_truncate": 3})

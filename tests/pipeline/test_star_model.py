@@ -17,6 +17,8 @@ from gpucoron.simulate.geometry import Window
 from gpucoron.simulate.scene import Scene
 from tests.helpers.tiny_sets import one_thread, only_error  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 TURNS = np.arange(5) * 2 * np.pi / 5
 #: Offsets from the mask, px: as few as determine a polynomial of the second order.
 OFFSETS = ((0.0, 0.0), *zip(0.4 * np.cos(TURNS), 0.4 * np.sin(TURNS), strict=True))
