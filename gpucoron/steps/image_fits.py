@@ -103,7 +103,9 @@ class ImageFits:
             np.append(references.groups, np.full(len(more), group)),
         )
 
-    def _with_missed_hits(self, errors, images, usable, groups) -> np.ndarray:
+    def _with_missed_hits(
+        self, errors: np.ndarray, images: np.ndarray, usable: np.ndarray, groups: np.ndarray
+    ) -> np.ndarray:
         """Add to the errors of exposures of one image the hits that nothing tells from the star."""
         errors = errors.copy()
         for group in np.unique(groups[usable]):
