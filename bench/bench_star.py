@@ -203,12 +203,15 @@ def main():
             if not name.startswith(wanted):
                 continue
             for label, case in (
-                list(cases.items())[number % 2 :: 2] if options.filters else cases.items()
+                list(cases.items())[(number + seeds[0]) % 2 :: 2]
+                if options.filters
+                else cases.items()
             ):
                 key = f"{name}, {label}"
                 results[key] = measure(*one, case, seeds, Path(folder) / key, options.filters)
                 print(key, results[key], file=sys.stderr, flush=True)
-    finish({"seeds": list(seeds), **SIZES, "results": results}, options.out)
+    sizes = SMALL if options.filters else SIZES
+    finish({"seeds": list(seeds), **sizes, "results": results}, options.out)
 
 
 if __name__ == "__main__":

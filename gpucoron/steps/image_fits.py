@@ -107,12 +107,13 @@ class ImageFits:
         self, errors: np.ndarray, images: Any, usable: np.ndarray, groups: np.ndarray
     ) -> np.ndarray:
         """Add to the errors of exposures of one image the hits that nothing tells from the star."""
-        errors = errors.copy()
-        for group in np.unique(groups[usable]):
-            own = np.flatnonzero((groups == group) & usable)
-            if own.size == 1:
-                light = self._xp.abs(images[int(own[0])])
-                errors[group] = self._xp.hypot(errors[group], MISSED * light)
+        planes = np.flatnonzero(usable)
+        numbers, first, count = np.unique(groups[planes], return_index=True, return_counts=True)
+        lone, own = numbers[count == 1], planes[first[count == 1]]
+        if lone.size:
+            lone, own = self._xp.asarray(lone), self._xp.asarray(own)
+            errors = errors.copy()
+            errors[lone] = self._xp.hypot(errors[lone], MISSED * self._xp.abs(images[own]))
         return errors
 
     def _take_out_hits(self, first: int, error: np.ndarray, mask: np.ndarray) -> None:
