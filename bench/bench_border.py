@@ -22,8 +22,8 @@ TRUNCATE = 10
 SIZE = {"shape": (160, 160), "n_integrations": 3, "n_reference_integrations": 2, "disk": False}
 BACKGROUND = {"background_left": 0.5, "reference_brightness": 3.0}
 PLANETS = {  # separation, contrast
-    "nircam": (3.0, 1e-4),
-    "miri-4qpm": (5.0, 1e-3),
+    "nircam": (3.0, 1e-5),
+    "miri-4qpm": (5.0, 1e-4),
 }
 WITHOUT, EVERYWHERE, SOME, ALL_PIXELS = (
     "without border",
