@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.subtraction import Ranked
     from gpucoron.steps.bad_pixels import ReferenceLibrary
 
-__all__ = ["References", "choose_psf_members", "choose_references", "full_frame_radius", "movement"]
+__all__ = [
+    "References",
+    "choose_psf_members",
+    "choose_references",
+    "full_frame_radius",
+    "is_excluded",
+    "movement",
+]
 
 log = logging.getLogger("gpucoron")
 
@@ -89,8 +96,11 @@ class ReferenceImages:
         """Return the numbers of the images that are a science exposure's references."""
         if not self._inputs.uses_rolls:
             return np.arange(self._n)
-        roots = {e.root for e in self._inputs.references_of(exposure)}
-        return np.flatnonzero([source.exposure in roots for source in self._sources])
+        rolls = {e.root for e in self._inputs.chosen.rolls.get(exposure.root, ())}
+        science = {e.root for e in self._inputs.science}
+        return np.flatnonzero(
+            [s.exposure in rolls or s.exposure not in science for s in self._sources]
+        )
 
     def sources(self, exposure: Exposure) -> tuple[PlaneSource, ...]:
         """Return the sources of a science exposure's references."""
@@ -141,7 +151,8 @@ def _is_visit_of(name: str, root: str) -> bool:
     return root.startswith(f"{name}_") and "_" not in name
 
 
-def _excluded(parameters: Parameters, member: Member) -> bool:
+def is_excluded(parameters: Parameters, member: Member) -> bool:
+    """Whether ``klip.exclude_reference`` has a member's name, or its visit's."""
     return any(_is_called(name, member) for name in parameters.klip.exclude_reference or ())
 
 
@@ -149,7 +160,7 @@ def _without_unused(parameters: Parameters, product: Product) -> Product:
     mode, science = parameters.klip.mode, {m.path for m in product.science}
     reasons: dict[Member, str] = {}
     for member in product.psf:
-        if _excluded(parameters, member):
+        if is_excluded(parameters, member):
             reasons[member] = "klip.exclude_reference"
         elif member.path in science:
             reasons[member] = "is science, too, and a reference as another roll"
@@ -196,7 +207,7 @@ def choose_references(
     if mode == "rdi" or parameters.klip.skip:
         return References(mode)
     members = {m.path: m for m in product.science}
-    excluded = {e.root for e in science if _excluded(parameters, members[e.path])}
+    excluded = {e.root for e in science if is_excluded(parameters, members[e.path])}
     angles = {e.root: _position_angle(parameters, science, e) for e in science}
     rolls = {}
     for exposure in science:

@@ -11,7 +11,6 @@ from gpucoron.ops.missing_pixels import solve_without
 
 def symmetric_eigen(matrices):
     """Decompose (batch, n, n) symmetric matrices; values descending, a vector in a row."""
-
     # scipy's eigh of driver "evd", whose checks take ten times longer for small matrices
     lapack = scipy.linalg.lapack
     sizes = [int(size) for size in lapack.dsyevd_lwork(matrices.shape[-1], lower=1)[:2]]
