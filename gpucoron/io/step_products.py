@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,14 @@ class PsfalignFile:
                 self._images[name] = plane
         nref, ny, nx = sci.shape[-3:]
         self.shape = nref, ny, nx
+        self._stored = nref
+        self._planes: slice | list[int] = slice(None)
+
+    def select(self, planes: list[int]) -> PsfalignFile:
+        """Return the file with some of its references only."""
+        part = copy.copy(self)
+        part._planes, part.shape = planes, (len(planes), *self.shape[1:])
+        return part
 
     def references(self, integration: int, name: str = "SCI") -> np.ndarray | None:
         """Return the references aligned to a science integration (from 0), (nref, ny, nx) float32.
@@ -133,14 +142,15 @@ class PsfalignFile:
         """
         if name not in self._images:
             return None
-        stored, (n, ny, nx) = self._images[name], self.shape
+        stored, (n, ny, nx) = self._images[name], (self._stored, *self.shape[1:])
         length = abs(stored.bitpix) // 8 * n * ny * nx
         header = layout(stored.header)
         header["NAXIS"] = 3
         header.remove("NAXIS4", ignore_missing=True)
         offset = stored.offset + (integration * length if self.each else 0)
-        part = StoredHdu(name, header, stored.kind, stored.bitpix, self.shape, offset, length)
-        return self._file.bits(part) if name == "DQ" else self._file.floats(part)
+        part = StoredHdu(name, header, stored.kind, stored.bitpix, (n, ny, nx), offset, length)
+        planes = self._file.bits(part) if name == "DQ" else self._file.floats(part)
+        return planes[self._planes]
 
     def shifts(self, integration: int) -> np.ndarray | None:
         """Return how far (y, x) references were moved for a science integration, (nref, 2) px.
@@ -153,7 +163,7 @@ class PsfalignFile:
             return None
         rows = table[table["sci_integration"] == integration + 1]
         moved = -np.stack([rows["y"], rows["x"]], axis=1)
-        return moved if len(moved) == self.shape[0] else None
+        return moved[self._planes] if len(moved) == self._stored else None
 
 
 def read_star_of(path: str | Path, n: int) -> tuple[StarPositions | None, np.ndarray | None]:

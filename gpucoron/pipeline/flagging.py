@@ -95,6 +95,8 @@ def report_truncations(product: ProductContext, n: int) -> None:
     if product.inputs.mode == "roll":
         return
     used, images = product.inputs.truncations, plural(n, "reference image")
+    if not used:  # align_refs alone
+        return
     log.info("klip: %s of the KL modes of %s", ", ".join(map(str, used)), images)
     wanted = np.atleast_1d(product.parameters.klip.truncate or 0)
     if wanted.max() > n:

@@ -47,8 +47,11 @@ class ReferenceImages:
         """Return the numbers of the images that are a science exposure's references."""
         if not self._inputs.uses_rolls:
             return np.arange(self._n)
-        roots = {e.root for e in self._inputs.references_of(exposure)}
-        return np.flatnonzero([source.exposure in roots for source in self._sources])
+        rolls = {e.root for e in self._inputs.chosen.rolls.get(exposure.root, ())}
+        science = {e.root for e in self._inputs.science}
+        return np.flatnonzero(
+            [s.exposure in rolls or s.exposure not in science for s in self._sources]
+        )
 
     def sources(self, exposure: Exposure) -> tuple[PlaneSource, ...]:
         """Return the sources of a science exposure's references."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gpucoron.io.association import Association, Product
     from gpucoron.io.exposures import Exposure
 
-__all__ = ["WORDS", "References", "choose_psf_members", "choose_references"]
+__all__ = ["WORDS", "References", "choose_psf_members", "choose_references", "is_excluded"]
 
 log = logging.getLogger("gpucoron")
 
@@ -90,7 +90,8 @@ def _is_visit_of(name: str, root: str) -> bool:
     return root.startswith(f"{name}_") and "_" not in name
 
 
-def _excluded(parameters: Parameters, member: Member) -> bool:
+def is_excluded(parameters: Parameters, member: Member) -> bool:
+    """Whether ``klip.exclude_reference`` has a member's name, or its visit's."""
     return any(_is_called(name, member) for name in parameters.klip.exclude_reference or ())
 
 
@@ -98,7 +99,7 @@ def _without_unused(parameters: Parameters, product: Product) -> Product:
     mode, science = parameters.klip.mode, {m.path for m in product.science}
     reasons: dict[Member, str] = {}
     for member in product.psf:
-        if _excluded(parameters, member):
+        if is_excluded(parameters, member):
             reasons[member] = "klip.exclude_reference"
         elif member.path in science:
             reasons[member] = "is science, too, and a reference as another roll"
@@ -145,7 +146,7 @@ def choose_references(
     if mode == "rdi" or parameters.klip.skip:
         return References(mode)
     members = {m.path: m for m in product.science}
-    excluded = {e.root for e in science if _excluded(parameters, members[e.path])}
+    excluded = {e.root for e in science if is_excluded(parameters, members[e.path])}
     angles = {e.root: position_angle(parameters, science, e) for e in science}
     rolls = {}
     for exposure in science:

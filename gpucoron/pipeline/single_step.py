@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.core.stack import PlaneSource
 from gpucoron.errors import ExposureError, UsageError
 from gpucoron.pipeline import combination, exposure_subtraction, flagging
+from gpucoron.pipeline.movement import far_enough_in_zones
 from gpucoron.pipeline.planning import Plan, check_memory, make_plan
 from gpucoron.pipeline.result import ProductResult, Result
 from gpucoron.pipeline.resume import read_star_back
@@ -24,6 +25,7 @@ from gpucoron.pipeline.run import Run
 from gpucoron.pipeline.run_options import RunOptions
 from gpucoron.pipeline.star_model import load_star_model
 from gpucoron.pipeline.step_inputs import MAKES, StepFiles, StepInputs
+from gpucoron.pipeline.step_references import StepReferences, not_excluded, uses_psfstack
 from gpucoron.pipeline.stored_alignment import StoredAlignment
 from gpucoron.pipeline.subtraction import DeviceWork, Subtraction
 from gpucoron.pipeline.zones import check_zones
@@ -80,12 +82,6 @@ def run_step(
     """
     if step not in STEPS:
         raise UsageError(f"there is no step {step!r}; expected one of {', '.join(STEPS)}")
-    klip = options.parameters.klip
-    if klip.exclude_reference or klip.mode not in ("auto", "rdi"):
-        raise UsageError(
-            "klip.mode and klip.exclude_reference choose the references in a run; a step takes "
-            "those that it is given"
-        )
     if getattr(options.parameters, step).skip:
         raise UsageError(f"{step}.skip is true, so that there is nothing to do")
     # only stack_refs looks at whether another step is skipped: klip, for a warning about it
@@ -128,7 +124,7 @@ def _outlier_detection(inputs: StepInputs, files: StepFiles) -> list[ProductResu
 
 def _stack_refs(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
     """Put the integrations of reference exposures into one stack: psfstack."""
-    paths = files.some("exposure")
+    paths = not_excluded(inputs.run.parameters, files.some("exposure"))
     own = inputs.read([], paths)
     inputs.run.settle_device(())
     product = inputs.context(own)
@@ -142,21 +138,21 @@ def _stack_refs(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
 
 def _align_refs(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
     """Align the stacked references to each science exposure: psfalign."""
-    paths, stack_path, run = files.some("exposure"), files.one("psfstack"), inputs.run
-    own = inputs.read(paths, [stack_path])
+    paths, run = files.some("exposure"), inputs.run
+    stack_paths = _psfstack_of(run, files, needed=run.parameters.klip.mode in ("auto", "rdi"))
+    own = inputs.read(paths, stack_paths)
     model = load_star_model(run.parameters, own.science, run.options.checksums)
-    own = replace(own, star_model=model)
+    references = StepReferences(run.parameters, replace(own, star_model=model))
+    own = references.inputs
     mask, plan = inputs.psfmask(own), _plan(run.options, own, run.threads)
     run.settle_device([plan])
     product = inputs.context(own, plan, mask)
     planned = [product.names.path(exposure.root, "psfalign") for exposure in own.science]
-    inputs.check_outputs(planned, [*paths, stack_path])
+    inputs.check_outputs(planned, [*paths, *stack_paths])
     with product.backends[0].activate():
-        library = exposure_subtraction.prepare_references(product, _next_references(product))
-        for exposure in own.science:
-            exposure_subtraction.subtract_psf(
-                product, exposure, _next_stack(product, exposure), library
-            )
+        library, science = _prepared(product, references)
+        for exposure, stack in zip(own.science, science, strict=True):
+            exposure_subtraction.subtract_psf(product, exposure, stack, library)
     product.record.to_host()
     return [product.result]
 
@@ -164,24 +160,33 @@ def _align_refs(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
 def _klip(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
     """Subtract the PSF from science exposures by the references aligned to each: psfsub."""
     paths, run = files.some("exposure"), inputs.run
-    aligned_paths, stack_paths = files.some("psfalign"), files.of("psfstack")
-    own = inputs.read(paths, [files.one("psfstack")] if stack_paths else [])
-    aligned = _pairs(own.science, aligned_paths)
-    sources = _sources_of(own)
-    exposures = [s.exposure for s in sources] or range(aligned[0].shape[0])
-    counts = list(Counter(exposures).values())
-    own = replace(own, truncations=run.parameters.klip.truncations(counts))
+    aligned_paths, stack_paths = files.some("psfalign"), _psfstack_of(run, files)
+    known = stack_paths or run.parameters.klip.mode in ("adi", "roll")
+    if not known and (
+        run.parameters.klip.exclude_reference or run.parameters.klip.mode == "adi+rdi"
+    ):
+        raise UsageError(
+            "klip: klip.exclude_reference and klip.mode=adi+rdi need psfstack, which says where "
+            "the references are from"
+        )
+    own = inputs.read(paths, stack_paths)
+    references, aligned = None, _pairs(own.science, aligned_paths)
+    if known:
+        references = StepReferences(run.parameters, own)
+        own = references.inputs
+        aligned = [references.select(f, e) for f, e in zip(aligned, own.science, strict=True)]
+    own = replace(own, truncations=_truncations(run, own, references, aligned))
     check_zones(run.parameters, own.science, own.truncations)
-    mask = inputs.psfmask(own) if stack_paths else None
+    mask = inputs.psfmask(own) if references else None
     run.settle_device(())
     product = inputs.context(own, psfmask=mask)
     planned = [path for e in own.science for path in product.names.paths(e.root, "psfsub")]
     inputs.check_outputs(planned, [*paths, *aligned_paths, *stack_paths])
     place = product.backends[0]
     with place.activate():
-        fill, area = _filler(product)
-        for exposure, file in zip(own.science, aligned, strict=True):
-            science = _next_stack(product, exposure)
+        fill, area, stacks = _filler(product, references)
+        for exposure, file, science in zip(own.science, aligned, stacks, strict=True):
+            sources = references.of(exposure) if references else ()
             with product.step("klip"):
                 filling = exposure_subtraction.bad_pixel_filler(product)
                 flags = filling.flags(science)
@@ -192,8 +197,16 @@ def _klip(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
             read_star_back(product, exposure, file.path)
             work = DeviceWork(place, science, alignment, product.weights_of(exposure)[1])
             zones = exposure_subtraction.zones_of(product, exposure)
-            subtraction = Subtraction(run, exposure.root, [work], own.truncations, False, zones)
-            exposure_subtraction.save_subtracted(product, exposure, science, subtraction.run(None))
+            allowed = None
+            if zones is not None and own.uses_rolls:
+                allowed = far_enough_in_zones(
+                    run.parameters.klip.movement, own.chosen, exposure, sources, zones.radii
+                )
+            chosen = own.truncations, False, zones, allowed
+            images = Subtraction(run, exposure.root, [work], *chosen).run(None)
+            if own.uses_rolls:
+                images = {k: image.with_sources(sources) for k, image in images.items()}
+            exposure_subtraction.save_subtracted(product, exposure, science, images)
     product.record.to_host()
     product.check()
     return [product.result]
@@ -249,25 +262,56 @@ def _next_stack(product: ProductContext, exposure: Exposure) -> IntegrationStack
     return stack.replace(sources=sources)
 
 
-def _next_references(product: ProductContext) -> IntegrationStack:
+def _psfstack_of(run: Run, files: StepFiles, needed: bool = False) -> list[Path]:
+    """Return psfstack, if it is given and used."""
+    if not uses_psfstack(run.parameters, files.of("psfstack")):
+        return []
+    return [files.one("psfstack")] if needed or files.of("psfstack") else []
+
+
+def _truncations(
+    run: Run,
+    own: ProductInputs,
+    references: StepReferences | None,
+    aligned: Sequence[PsfalignFile],
+) -> tuple[int, ...]:
+    """Return the numbers of KL modes of klip alone."""
+    klip = replace(run.parameters.klip, mode=own.mode)
+    counts = []
+    for exposure, file in zip(own.science, aligned, strict=True):
+        sources = references.of(exposure) if references else ()
+        exposures = [s.exposure for s in sources] or range(file.shape[0])
+        counts.append(list(Counter(exposures).values()))
+    return klip.truncations(*counts)
+
+
+def _prepared(
+    product: ProductContext, references: StepReferences
+) -> tuple[Any, Iterable[IntegrationStack]]:
+    """Return the references, prepared as in a run, and the science exposures."""
+    stacked = _next_references(product, references) if product.inputs.references else None
+    science: Any = (_next_stack(product, exposure) for exposure in product.inputs.science)
+    if not product.inputs.uses_rolls:
+        return exposure_subtraction.prepare_references(product, stacked), science
+    science = list(science)
+    return exposure_subtraction.prepare_references(product, stacked, science), science
+
+
+def _next_references(product: ProductContext, references: StepReferences) -> IntegrationStack:
     """Return psfstack, which is read next, with the sources of its images."""
     (exposure,) = product.inputs.references
-    sources = _sources_of(product.inputs)
+    sources = references.stacked
     if not sources and not product.parameters.like_jwst:
         log.warning(
             "%s: has no SOURCES, which exposure each image is from; every image counts as an "
             "exposure of its own, whose bad pixels are filled from its neighbours only",
             exposure.path.name,
         )
-    product.record.sources = sources
-    return _next_stack(product, exposure).replace(sources=sources)
-
-
-def _sources_of(own: ProductInputs) -> tuple[PlaneSource, ...]:
-    """Return where the images of psfstack are from; empty where it does not say, or without it."""
-    from gpucoron.io.step_products import read_sources
-
-    return tuple(s for e in own.references for s in read_sources(e.path, e.shape[0]))
+    stack = _next_stack(product, exposure).replace(sources=sources)
+    if not references.all_used:
+        stack = stack.planes(references.planes)
+    product.record.sources = stack.sources
+    return stack
 
 
 def _next_subtracted(product: ProductContext, exposure: Exposure) -> IntegrationStack:
@@ -288,14 +332,16 @@ def _next_subtracted(product: ProductContext, exposure: Exposure) -> Integration
     return stack.replace(err=own, var_ref=ref, var_speckle=speckle, **noise)
 
 
-def _filler(product: ProductContext) -> tuple[Callable[[IntegrationStack], Any], Any]:
-    """Return what fills a science exposure and gives its errors: as in a run, given psfstack.
+def _filler(
+    product: ProductContext, references: StepReferences | None
+) -> tuple[Callable[[IntegrationStack], Any], Any, Iterable[IntegrationStack]]:
+    """Return what fills a science exposure and gives its errors: as in a run, given references.
 
-    And the pixels without data in psfstack; None without it.
+    And the pixels without data in these, None without any; and the science exposures.
     """
-    if product.inputs.references:
-        images: Any = exposure_subtraction.prepare_references(product, _next_references(product))
-        return images.libraries[0].fill_science, images.libraries[0].area
+    if references is not None:
+        images, science = _prepared(product, references)
+        return images.libraries[0].fill_science, images.libraries[0].area, science
     filling = exposure_subtraction.bad_pixel_filler(product)
     log.info("klip: bad pixels are filled from the science exposure alone: no psfstack is given")
 
@@ -303,7 +349,7 @@ def _filler(product: ProductContext) -> tuple[Callable[[IntegrationStack], Any],
         images, errors, _ = filling.fill_stack(science, np.zeros(len(science), dtype=int))
         return images, errors[0]
 
-    return fill, None
+    return fill, None, (_next_stack(product, exposure) for exposure in product.inputs.science)
 
 
 def _pairs(science: Sequence[Exposure], paths: Sequence[Path]) -> list[PsfalignFile]:

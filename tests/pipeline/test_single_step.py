@@ -66,6 +66,43 @@ def arrays(path):
         return found, {k: v for k, v in hdus["SCI"].header.items() if k not in left_out}
 
 
+@pytest.mark.parametrize("mode", ["adi", "adi+rdi", "rdi"])
+def test_steps_choose_the_references_of_a_run(tmp_path, mode):
+    """Other rolls, and without an exposure; in align_refs, or in klip of all that was aligned."""
+    tiny = TinySet(tmp_path)
+    left_out = tiny.psf[0].name.removesuffix("_calints.fits")
+    words = ["--psfmask", tiny.mask, "--align", "each", "--star", "20.5,18.5", "-q", "--set"]
+    words = [*words, TRUNCATE, "--mode", mode]
+    excluding = [*words, "--exclude-reference", left_out] if "rdi" in mode else words
+    assert tiny.command(*excluding, "--no-report") == 0
+    science, psf = (
+        [tiny.out / p.name.replace("_calints", "_crfints") for p in paths]
+        for paths in (tiny.science, tiny.psf)
+    )
+    for path in (*tiny.science, *tiny.psf):  # that of the run has the association's identifier
+        step("outlier_detection", path, "--output-dir", tiny.out, "--device", "cpu", "-q")
+    for k, own in enumerate((excluding, words)):
+        out = tmp_path / f"steps{k}"
+        own = [*own, "--output-dir", out, "--device", "cpu"]
+        stack = []
+        if "rdi" in mode:
+            step("stack_refs", *psf, *own)
+            stack = [next(out.glob("*_psfstack.fits"))]
+        step("align_refs", *science, *stack, *own)
+        klip = [*excluding, "--output-dir", out, "--device", "cpu"]
+        step("klip", *out.glob("*_psfalign.fits"), *science, *stack, *klip)
+        for path in tiny.science:
+            root = path.name.removesuffix("_calints.fits")
+            (wanted,), (found,) = (list(f.glob(f"{root}*_psfsub.fits")) for f in (tiny.out, out))
+            if mode != "rdi":
+                exposures = {e.strip() for e in fits.getdata(found, "KLREFS")["exposure"]}
+                assert exposures and left_out not in exposures
+            one, other = (fits.getdata(p, "SCI") for p in (wanted, found))
+            # the fits of an image use what all references tell: left out later is not the same
+            atol = 2e-6 * np.nanmax(abs(one))
+            assert np.allclose(other, one, atol=atol, equal_nan=True) == (k == 0 or mode == "adi")
+
+
 @pytest.mark.parametrize("kind", ["crfints", "psfstack", "psfalign", "psfsub", "i2d"])
 def test_products_are_those_of_a_run(both, kind):
     names = sorted(path.name for path in both.run.glob(f"*_{kind}.fits"))
@@ -111,6 +148,17 @@ def test_psfalign_is_read_by_parts(both):
     assert file.each == (data.ndim == 4) and file.shape == data.shape[-3:]
     for i in range(n):
         np.testing.assert_array_equal(file.references(i), data[i] if data.ndim == 4 else data)
+
+
+def test_some_references_of_psfalign(both):
+    path, planes = sorted(both.run.glob("*_psfalign.fits"))[0], [3, 0]
+    every = PsfalignFile(path, (3, 36, 40))
+    some = every.select(planes)
+    assert some.shape == (2, *every.shape[1:]) and every.shape[0] > 3
+    for name in ("SCI", "ERR"):
+        wanted = every.references(0, name)[planes]
+        np.testing.assert_array_equal(some.references(0, name), wanted)
+    np.testing.assert_array_equal(some.shifts(0), every.shifts(0)[planes])
 
 
 def test_sources_name_the_planes(both):
@@ -182,6 +230,10 @@ def test_files_of_jwst(foreign, tiny, tmp_path, capsys):
             "c_calints.fits has no psfalign",
         ),
         ("klip i/a_calints.fits a_psfalign.fits", 3, "expected (3, nref, 36, 40) or (nref"),
+        ("stack_refs i/a_calints.fits --exclude-reference b", 2, "klip.exclude_reference is 'b'"),
+        ("stack_refs i/a_calints.fits --exclude-reference a", 2, "leaves none of the 1 exposures"),
+        ("klip i/a_calints.fits a_psfalign.fits --mode adi+rdi", 2, "need psfstack, which says"),
+        ("align_refs i/a_calints.fits --mode adi", 3, "klip.mode adi, and one science exposure"),
         ("klip i/a_calints.fits a_psfalign.fits --set klip.skip=true", 2, "klip.skip is true"),
         ("outlier_detection a_crfints.fits --output-dir .", 5, "would replace an input"),
         ("stack_refs i/a_calints.fits --product-name a/b", 5, "'a/b' is not a plain file name"),
