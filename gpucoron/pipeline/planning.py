@@ -119,6 +119,7 @@ def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Pl
         threads=threads,
         rolls=[inputs.roll_counts(exposure) for exposure in inputs.science],
         truncations=inputs.truncations,
+        forward=options.keeps_forward_model,
     )
     mode = "" if inputs.mode == "rdi" else f"{inputs.mode}: {inputs.chosen.words}"
     star = describe_star(options.parameters, inputs.science)
@@ -170,13 +171,15 @@ def make_plan(
     threads: int = 1,
     rolls: Sequence[Sequence[int]] = (),
     truncations: Sequence[int] | None = None,
+    forward: bool = False,
 ) -> Plan:
     """Estimate memory, disk and time of a product from the shapes (n, ny, nx) of its exposures.
 
     `references` are the psf members. `output` is the grid of the combined image, None where there
     is none. `budget`, the bytes that the run may use, decides the batch; None is no limit. `rolls`
     has for each science exposure the integrations of those that are its references, too.
-    `truncations` are the numbers of KL modes. Default: as the psf members allow.
+    `truncations` are the numbers of KL modes. Default: as the psf members allow. With `forward` the
+    forward model of a source is kept.
     """
     ny, nx = science[0][1:]
     npix, npsf = ny * nx, sum(s[0] for s in references)
@@ -199,6 +202,8 @@ def make_plan(
     )
     if in_library:
         fixed += npix * _rolls_memory(npsf, nref, in_library, save, keep, parameters)
+    if forward and not parameters.klip.skip:
+        fixed += npix * _response_memory(counts, nrefs, rolls, truncations, parameters)
     if threads > 1:  # one exposure is read ahead while another is written
         fixed += 3 * _FULL * npix * max(s[0] for s in (*science, *references))
     by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
@@ -281,6 +286,18 @@ def _fixed_memory(
     combining = (_GEOMETRY + _wide_drops(parameters.resample)) * bool(combined) + combined / npix
     peaks.append(done * sum(counts) + combining)
     return BASE + int(npix * (kept + max(peaks)))
+
+
+def _response_memory(counts, nrefs, rolls, truncations, parameters):
+    """Bytes per pixel of the responses of all exposures, and of one while it is made."""
+    klip, slopes = parameters.klip, 2 * (not parameters.align_refs.skip)
+    simple = not (any(map(any, rolls)) or klip.zoned)
+    images = [
+        1 + slopes + (max(truncations) if simple else m + n * any(own))
+        for n, m, own in zip(counts, nrefs, rolls or [()] * len(counts), strict=True)
+    ]
+    # then weights of all integrations, and the geometry of the combined image
+    return 8 * (sum(images) + max(images)) + 12 * sum(counts) + _GEOMETRY * len(counts)
 
 
 def _zones_memory(npix, nref, n, truncations, klip):

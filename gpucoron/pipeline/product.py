@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from gpucoron.pipeline.combination import combine, lay_out, measure_contrast
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from gpucoron.pipeline.planning import Plan
     from gpucoron.pipeline.result import ProductResult
     from gpucoron.pipeline.run import Run
+
+log = logging.getLogger("gpucoron")
 
 
 def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -> ProductResult:
@@ -70,6 +73,8 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
         if run.options.keeps_forward_model:
             first = [next(iter(images.values())) for images in subtracted]
             product.record.forward = make_forward_model(product, layout, first)
+        elif run.options.resume and run.options.report:
+            log.info("%s: --resume: no forward model, so fluxes are a Gaussian's", inputs.name)
         product.record.to_host()
         if run.options.contrast:
             measure_contrast(product)

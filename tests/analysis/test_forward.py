@@ -7,6 +7,8 @@ import pytest
 from astropy.io import fits
 
 import gpucoron
+from gpucoron.analysis.measure import locate_star
+from gpucoron.analysis.photometry import measure_at
 from gpucoron.analysis.point_source import ExactSource
 from gpucoron.simulate import simulate
 
@@ -16,14 +18,9 @@ ALWAYS = {"klip_truncate": 2, "outlier_detection_skip": True}
 # instrument, seed, options, place in arcsec, what the largest difference may be, of the peak. With
 # the registration in it, to whose answer the model is of first order: 0.0045 and 0.0073.
 CASES = {
-    "adi": ("nircam", 1, {"mode": "adi"} | SKIP, (0.8, 0.4), 1e-3),
     "adi+rdi in zones": (
         *("miri-4qpm", 2, {"mode": "adi+rdi", "klip": ZONES | {"movement": 1.5}} | SKIP),
         *((1.2, -0.8), 1e-3),
-    ),
-    "chosen references": (
-        *("nircam", 3, {"klip": {"maxnumbasis": 4, "annuli": 2, "optimise": 2}} | SKIP),
-        *((-0.8, 0.5), 1e-3),
     ),
     "roll": ("miri-4qpm", 4, {"mode": "roll"} | SKIP, (-1.1, -1.3), 1e-3),
     "aligned": ("nircam", 5, {"mode": "adi+rdi"}, (1.0, 0.7), 0.01),
@@ -90,3 +87,26 @@ def test_as_a_run_with_the_source(name, tmp_path):
         np.testing.assert_allclose(
             np.nan_to_num(flux * image), np.nan_to_num(changed), atol=2 * allowed * flux * peak
         )
+
+
+@pytest.mark.parametrize(
+    "instrument, seed, options",
+    [
+        ("nircam", 3, {"mode": "adi", "klip_truncate": 3}),
+        ("miri-4qpm", 4, {"klip": {"annuli": 5, "subsections": 2, "truncate": 5}}),
+    ],
+)
+def test_the_flux_of_a_planet_is_within_its_error(instrument, seed, options, tmp_path):
+    """ADI loses half of it and more at these places; worst seen 1.1 standard deviations."""
+    planets = {"nircam": ((0.9, 40, 6e-5), (1.9, 200, 2e-5)), "miri-4qpm": ((2.8, 200, 3e-4),)}
+    size = {"shape": (110, 110), "n_integrations": 3, "n_references": 5, "roll_step": 12.0}
+    size |= {"n_reference_integrations": 2, "n_science": 2, "disk": False}
+    made = simulate(tmp_path / "in", instrument, seed, planets=planets[instrument], **size)
+    record = run(tmp_path / "in", made, **options).product.record
+    sky, k = locate_star(record), max(record.images)
+    for planet in made.planets:
+        place = tuple(map(float, record.wcs.sky_to_pixel(planet.ra, planet.dec)))
+        found = measure_at(record, sky, k, place)
+        assert found.caveat == ""
+        assert found.flux_jy_err < 0.1 * planet.flux_jy
+        assert abs(found.flux_jy - planet.flux_jy) < 2 * found.flux_jy_err

@@ -257,7 +257,12 @@ def test_batches_change_no_bit(align, tiny, caplog):
     caplog.set_level("DEBUG", "gpucoron")
     parameters = Parameters.from_sources(keywords={"align": align, "klip_truncate": 3})
     keeping = RunOptions(
-        tiny.asn, parameters, save=frozenset(), keep=frozenset(PRODUCTS), threads=1
+        tiny.asn,
+        parameters,
+        save=frozenset(),
+        keep=frozenset(PRODUCTS),
+        threads=1,
+        forward_model=True,
     )
     least = plan_association(keeping)[0].least_memory
     given = {"psfmask": tiny.mask, "align": align, "klip_truncate": 3, "threads": 1}
