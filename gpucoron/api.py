@@ -259,6 +259,7 @@ def plan(
         threads=threads,
         memory=memory,
         psf=None if _is_path(psf) else psf,
+        forward_model=True,
     )
     return plan_association(_with_given(options, asn))
 

@@ -80,7 +80,7 @@ class OffAxisPSF:
         if box is not None and (box != int(box) or box < 3 or box % 2 == 0):
             raise InputError(f"box is {box!r}, expected an odd number of pixels, 3 or more")
         aperture = load_aperture(bandpass.aperture)
-        self.instrument, self.bandpass = instrument, bandpass
+        self.instrument, self.bandpass, self.modes_nm = instrument, bandpass, modes_nm
         self.scale = aperture.scale if scale is None else scale
         resolution = bandpass.centre_um * 1e-6 / DIAMETER_M / RAD / float(np.mean(self.scale))
         self.box = 2 * round(_RADIUS * resolution) + 1 if box is None else int(box)

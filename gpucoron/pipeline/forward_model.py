@@ -104,4 +104,6 @@ def off_axis_psf(product: ProductContext) -> OffAxisImages | None:
     """Return the PSF of sources beside the mask, as given or by the optics; None without any."""
     from gpucoron.pipeline.off_axis_psf import optics_psf
 
-    return product.inputs.psf or optics_psf(product.inputs.science[0])
+    if product.inputs.psf is not None:
+        return product.inputs.psf
+    return optics_psf(product.inputs.science[0], modes_nm=product.stars.modes_nm)

@@ -70,6 +70,8 @@ class Stars:
         flux: StarFlux | None = None,
     ):
         self._flux = flux
+        #: the wavefront, in the modes of a CoronagraphModel, where dithered references tell it
+        self.modes_nm: np.ndarray | None = None
         self._science, self._parameters, self._result = science, parameters, result
         self._star_model = star_model
         self._pool = ThreadPoolExecutor(1, "gpucoron-star") if threaded else None
@@ -187,6 +189,7 @@ class Stars:
         if found is None or fits is None or not sources:
             return None
         if found.agrees(fits, sources):
+            self.modes_nm = found.known.modes_nm
             return found.known
         log.info(
             "%s: the registration does not see the dithers of the references' headers (images that "

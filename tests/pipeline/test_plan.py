@@ -51,6 +51,32 @@ def tiny_plan(save=DEFAULT, keep=(), budget=None, threads=1, stacks=None, **keyw
     return make_plan("a", science, references, parameters, save, keep, **limits)
 
 
+def test_the_forward_model_takes_memory():
+    """KL vectors and weights of every exposure; more while contrast is measured."""
+    from types import SimpleNamespace
+
+    stacks = [(10, 320, 320)] * 2, [(4, 320, 320)] * 9
+    output = SimpleNamespace(shape=(330, 330), pixel_scale_ratio=1.0)
+
+    def plan(**options):
+        return make_plan("a", *stacks, Parameters(), (), ("i2d",), output=output, **options).memory
+
+    plain, kept, injected = (
+        plan(),
+        plan(forward_model=True),
+        plan(forward_model=True, contrast=True),
+    )
+    vectors = 2 * 320 * 320 * (8 * 32 + 4 * 10)
+    assert vectors < kept - plain < vectors + 100 * MIB  # a run of this set took 135 MiB of 770
+    assert injected - kept > 400 * MIB  # 470 found
+    skipped = Parameters.from_sources(keywords={"klip_skip": True})
+    both = (
+        make_plan("a", *stacks, skipped, (), ("i2d",), output=output, forward_model=f).memory
+        for f in (False, True)
+    )
+    assert len(set(both)) == 1
+
+
 @pytest.mark.parametrize(
     "text, size",
     [
