@@ -41,7 +41,7 @@ UNMEASURED_ARCSEC = 0.02  # error of each coordinate of a star that target acqui
 POINTING_ARCSEC = (
     0.07  # JWST's pointing along each axis: 0.10 radial (JDox, JWST Pointing Accuracy)
 )
-DISTORTION = 5e-4  # of the separation along each axis: what a distortion solution leaves
+DISTORTION = 1e-4  # of the separation along each axis: some mas over the field of a camera
 MODEL_FLUX = 0.01  # of the flux: what the wavefront does to the forward model
 NO_MODEL = "flux of a Gaussian, without losses by KLIP and coronagraph: no forward model"
 AB_ZERO_POINT_JY = 3630.78

@@ -134,8 +134,8 @@ def test_closure(run):
     record, forward = result.product.record, result.product.forward_model
     contrast = measure_contrast(record)
     rng, found = np.random.default_rng(5), []
-    radii = np.sqrt(rng.uniform(12**2, 46**2, 100))
-    angles = rng.uniform(0, 2 * np.pi, 100)
+    radii = np.sqrt(rng.uniform(12**2, 46**2, 200))
+    angles = rng.uniform(0, 2 * np.pi, 200)
     offsets = record.wcs.pixel_scale * (radii * np.stack([np.sin(angles), np.cos(angles)])).T
     sweep = forward.sweep(offsets, contrast.truncations, 15)
     for k, patches, limits in zip(contrast.truncations, sweep, contrast.limit, strict=True):
@@ -147,8 +147,8 @@ def test_closure(run):
             )
     assert np.isfinite(found).mean() > 0.95
     assert 4.8 < np.nanmean(found) < 5.3
-    # 0.39 to 0.55 of 100 places in one image, 0.47 over three sets with two truncations each
-    assert 0.35 < np.nanmean(np.greater(found, 5)) < 0.65
+    # 0.47 to 0.59 on five other NIRCam sets, 0.54 to 0.60 on three of 4QPM
+    assert 0.43 < np.nanmean(np.greater(found, 5)) < 0.60
 
 
 @pytest.mark.slow
