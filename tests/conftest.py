@@ -1,5 +1,6 @@
 """Fixtures for the whole suite."""
 
+import itertools
 import os
 import zlib
 from pathlib import Path
@@ -92,13 +93,9 @@ def pytest_collection_modifyitems(config, items):
     )
     named = any("::" in word for word in config.args)
     if not named and not os.environ.get("GPUCORON_ALL_ORDERS"):
-        others = [item for item in items if _in_another_order(item)]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in set(others)]
-    wanting = [item for item in items if item.get_closest_marker("gpu")]
-    if wanting and device_fixture.why_no_gpu():
-        config.hook.pytest_deselected(items=wanting)
-        items[:] = [item for item in items if item not in wanting]
+        _leave_out(config, items, _in_another_order)
+    if device_fixture.why_no_gpu():
+        _leave_out(config, items, lambda item: item.get_closest_marker("gpu"))
     if "PYTEST_XDIST_WORKER" in os.environ:
         schedule.arrange(items)
 
@@ -117,6 +114,11 @@ def _has_all_orders(item):
     return not any(
         "device" in str(mark.args[0]).split(",") for mark in item.iter_markers("parametrize")
     )
+
+
+def _leave_out(config, items, unwanted):
+    config.hook.pytest_deselected(items=list(filter(unwanted, items)))
+    items[:] = itertools.filterfalse(unwanted, items)
 
 
 def _file(item):

@@ -28,8 +28,14 @@ SECONDS = {
     "cli/test_cli_compile": 28,
     "backend/test_opening": 28,
     "report/test_report": 27,
-    "steps/test_outlier_detection": 20,
     "bench/test_proof": 21,
+    "optics/test_star": 20,
+    "parity/test_parity": 60,  # each set is a group of its own
+    "pipeline/test_modes": 31,
+    "pipeline/test_pipeline": 45,
+    "pipeline/test_run_record": 24,
+    "pipeline/test_stars": 24,
+    "steps/test_outlier_detection": 20,
 }
 
 

@@ -1,11 +1,14 @@
 """A run that is killed on the spot: what has a product's name is a whole product."""
 
+import functools
 import hashlib
 import json
 import os
 import re
 import signal
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +130,15 @@ def contents(folder):
         path.name: hashlib.sha256(VARYING.sub(b"", path.read_bytes())).digest()
         for path in folder.glob("*.fits")
     }
+
+
+@functools.cache
+def uninterrupted(*words):
+    """Return the contents of the products of a run that nothing disturbs."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = TinySet(Path(folder))
+        assert tiny.command(*words) == 0
+        return contents(tiny.out)
 
 
 def test_killed_at_random_moments(tmp_path):
