@@ -5,10 +5,10 @@
 
 Runs the association once in memory (simulates one without --asn), then measures, with images of
 the sources at hand: `--places` injections in RDI through KLIP and into the combined image; the same
-with the source in the references (ADI+RDI, inner products), each against a new KLIP of the same
-images; and the contrast curve with its map. --full N adds N sources to the calints, reduces them
-whole, and prints how the sums in apertures differ from those predicted. --vip times VIP's
-contrast_curve (RDI by its PCA, one branch of injected sources) on the same images.
+with the source in the references (a run with ADI+RDI), to first order and decomposed again, against
+a new KLIP of the same images; and the contrast curve with its map. --full N adds N sources to the
+calints, reduces them whole, and prints how the sums in apertures differ from those predicted. --vip
+times VIP's contrast_curve (RDI by its PCA, one branch of injected sources) on the same images.
 """
 
 import shutil
@@ -58,50 +58,62 @@ def rdi(forward, offsets):
     return {"psf images s": images, "injection s": spent[0], "injection cpu s": spent[1]}
 
 
-def adi(result, forward, offsets, truncate=20):
-    """Time of injections with the source in the references, and the difference from a new KLIP."""
+def adi(asn, psfmask, n, seed, truncate=20):
+    """Time of injections with the source in the references, and the difference from a new KLIP.
+
+    In a run with ``--mode adi+rdi``; sources have a peak of 100 standard deviations of the images.
+    """
+    from functools import partial
+
     import numpy as np
 
+    import gpucoron
     from gpucoron.ops.eigen import KLBasis
-    from gpucoron.ops.gram_injection import GramInjection
+    from gpucoron.ops.injection import inside
 
-    science = science_of(result)
-    kept = result.product.psfalign
-    references = np.concatenate([a.data.mean(axis=0) if a.data.ndim == 4 else a.data
-                                 for a in list(kept.values())[:1]])  # fmt: skip
-    images = np.concatenate([np.nan_to_num(s.data) for s in science] + [references])
-    images = images.astype(np.float64)
-    counts = [len(s) for s in science]
-    groups = np.r_[np.repeat(np.arange(len(science)), counts), np.full(len(references), -1)]
-    allowed = groups[: sum(counts), None] != groups
-    stamps, corners = (
-        np.stack(parts, axis=1) for parts in zip(*forward._stamps(offsets, False), strict=True)
-    )
-    plan = GramInjection(images, allowed, groups, truncate)
-    middle = corners + stamps.shape[2] // 2 - 10
-    stamps = stamps * float(np.std(images)) * 100
-    spent, got = timed(lambda: plan.residuals(stamps, corners, middle, 21), 1)
-    worst, again = 0.0, 0.0
-    for m in range(2):
-        added = images.copy()
-        for image, group in zip(added, groups, strict=True):
-            if group >= 0:
-                pixels, values = plan._inside(stamps[m, group], corners[m, group])
-                image.ravel()[pixels] += values
-        start = time.perf_counter()
-        for t in (0, counts[0]):
-            left = KLBasis(added[allowed[t]]).subtract(added[t : t + 1], truncate)[0]
-            y, x = middle[m, groups[t]]
-            part = got[m, t]
-            j, i = np.nonzero(np.isfinite(part))
-            worst = max(worst, float(abs(part[j, i] - left[y + j, x + i]).max() / images.std()))
-        again += time.perf_counter() - start
-    return {
-        "injection s": spent[0],
-        "injection cpu s": spent[1],
-        "new KLIP s each": again / 2,
-        "largest difference / std": worst,
-    }
+    start = time.perf_counter()
+    run = gpucoron.run(asn, "cpu", psfmask=psfmask, mode="adi+rdi", klip_truncate=truncate,
+                       progress=False)  # fmt: skip
+    results = {"run s": time.perf_counter() - start}
+    record, forward = run.product.record, run.product.forward_model
+    offsets = places_about(record, forward, n, seed)
+    stamps, corners = zip(*forward._stamps(offsets, False), strict=True)
+    places = np.rint(forward.places(offsets)).astype(int) - 10
+    klip = forward.exposures[0].klip
+    references = klip.vectors[:, 1 : 1 + len(klip._groups)].T.reshape(-1, *klip.shape)
+    flux = np.full(n, 100 * float(references.std()) / float(np.max(stamps[0])))
+    combined = forward._combined
+    combined.patches([s[:2] for s in stamps], [c[:2] for c in corners], places[:2], 21, truncate)
+    for name, strength in (("first order", None), ("decomposed again", flux)):
+        work = partial(combined.patches, stamps, corners, places, 21, truncate, strength)
+        spent, _ = timed(work, 1)
+        results |= {f"{name} s": spent[0], f"{name} cpu s": spent[1]}
+    targets = klip._targets.T.reshape(-1, *klip.shape)
+    missing = klip._lacking[:, :-1].T.astype(bool)
+    gaps = np.zeros((len(targets), klip._rows.size), bool)
+    gaps[:, klip._rows >= 0] = missing[:, klip._rows[klip._rows >= 0]]
+    options = {"missing": gaps.reshape(targets.shape)}
+    weight = np.sqrt(klip._square).reshape(klip.shape)
+    klip._answer = None  # a new KLIP of the same images aligns nothing
+    source = [stamps[0][:1], corners[0][:1]]
+    vectors, klip.vectors = klip.vectors, np.ascontiguousarray(klip.vectors[:, :-2])
+    got = klip.residuals(*source, truncate, flux[:1])[0] * flux[0]
+    klip.vectors = vectors
+    sheet = np.zeros((klip.n_groups, *klip.shape))
+    for image, stamp, corner in zip(sheet, stamps[0][0], corners[0][0], strict=True):
+        where, part = inside(corner, stamp.shape, klip.shape)
+        image[where] = flux[0] * stamp[part]
+    has = np.concatenate([[0] * len(targets), klip._groups])
+    images = np.concatenate([targets, references])
+    start = time.perf_counter()
+    added = images + np.where((has >= 0)[:, None, None], sheet[has], 0.0)
+    left = [
+        KLBasis(i[len(targets) :], weight=weight).subtract(i[: len(targets)], truncate, **options)
+        for i in (images, added)
+    ]
+    results["new KLIP s each exposure"] = (time.perf_counter() - start) / 2
+    differs = abs(left[1] - left[0] - got).max()
+    return results | {"largest difference / std": float(differs / references.std())}
 
 
 def science_of(result):
@@ -153,7 +165,7 @@ def full(asn, psfmask, result, n, seed):
         for exposure, (stamps, corners) in zip(forward.exposures, found, strict=True):
             (path,) = Path(folder).glob(f"{exposure.root}*calints.fits")
             with fits.open(path, "update") as hdus:
-                for stamp, (y, x), amount in zip(stamps, corners, flux, strict=True):
+                for (stamp, *_), ((y, x), *_), amount in zip(stamps, corners, flux, strict=True):
                     ny, nx = hdus["SCI"].shape[1:]
                     rows, columns = (
                         slice(max(y, 0), y + len(stamp)),
@@ -194,7 +206,7 @@ def main():
     parser.add_argument("--psfmask")
     parser.add_argument("--instrument", default="nircam")
     parser.add_argument("--places", type=int, default=1000)
-    parser.add_argument("--adi-places", type=int, default=100)
+    parser.add_argument("--adi-places", type=int, default=1000)
     parser.add_argument("--full", type=int, default=0)
     parser.add_argument("--vip", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
@@ -215,7 +227,8 @@ def main():
         offsets = places_about(record, forward, options.places, options.seed)
         results = {"places": options.places, "RDI": rdi(forward, offsets)}
         print(results, flush=True)
-        results["ADI+RDI"] = adi(result, forward, offsets[: options.adi_places])
+        own = options.asn, options.psfmask, options.adi_places, options.seed
+        results["ADI+RDI"] = adi(*own)
         results["ADI+RDI"]["places"] = options.adi_places
         print(results["ADI+RDI"], flush=True)
         spent, _ = timed(lambda: measure_contrast(record), 2)

@@ -156,7 +156,7 @@ def source_image(
 ) -> np.ndarray:
     """Return the image (ny, nx) of a source: all of it, for what KLIP takes away reaches far."""
     plane, half = np.zeros(shape), max(shape)
-    (patch,) = model.patches(np.array([place]), half)
+    (patch,) = model.of_flux(flux).patches(np.array([place]), half)
     x, y = (round(v) - half for v in place)
     side, (ny, nx) = len(patch), shape
     rows, columns = (slice(max(v, 0), max(min(v + side, n), 0)) for v, n in ((y, ny), (x, nx)))

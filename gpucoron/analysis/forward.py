@@ -14,6 +14,7 @@ from gpucoron.core.display import ArrayFields
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.io.wcs.tan import OutputWcs
 from gpucoron.ops.drizzle import Overlaps
+from gpucoron.ops.gram_injection import GramInjection
 from gpucoron.ops.injection import CombinedResponse, KlipResponse, cut
 
 __all__ = ["ExposureResponse", "ForwardModel", "OffAxisImages", "Patches", "sky_of"]
@@ -63,22 +64,27 @@ class ExposureResponse(ArrayFields):
         From RA and Dec in degrees to x, y in pixels from 0, by the WCS that it is combined by.
     mask : (x, y), pixels from 0
         Centre of the coronagraph mask.
-    klip : KlipResponse
+    klip : KlipResponse or GramInjection
+        What PSF subtraction leaves of it.
     weights : (n, ny, nx) float32
         Of the pixels of its integrations in the combined image.
     geometry : Overlaps
         Of its pixels with those of the combined image.
     pixel_area_sr : float
         Mean solid angle of its pixels.
+    rolls : tuple of (root, (y, x))
+        The other exposures among its references, in the order of the stamps that `klip` takes, and
+        how far their images are moved, px.
     """
 
     root: str
     sky_to_pixel: Callable[[Any, Any], tuple[np.ndarray, np.ndarray]]
     mask: tuple[float, float]
-    klip: KlipResponse
+    klip: KlipResponse | GramInjection
     weights: np.ndarray
     geometry: Overlaps
     pixel_area_sr: float
+    rolls: tuple[tuple[str, tuple[float, float]], ...] = ()
 
 
 class Patches(NamedTuple):
@@ -115,6 +121,11 @@ class ForwardModel:
     WCS has it, with the PSF of its offset from the mask; KLIP leaves of it
     ``p - mean - Z Z^T p`` (`gpucoron.ops.injection.KlipResponse`); drizzle adds it up with the
     weights of the run. All is linear in the flux.
+
+    Where other rolls are references (`linear` is False) these have the source, too, moved as their
+    images are (`gpucoron.ops.gram_injection.GramInjection`). Images are those of a faint source
+    then, or with `flux` what such a source changes: added to the images of the run (above 0), or
+    taken away from them (below 0), as is right for one that is there.
     """
 
     def __init__(
@@ -129,6 +140,11 @@ class ForwardModel:
             raise InputError("a forward model got no exposure, expected at least one")
         self.exposures, self.wcs, self.star = tuple(exposures), wcs, star
         self.psf, self.truncations = psf, tuple(truncations)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the image of a source is in proportion to its flux."""
+        return all(e.klip.linear for e in self.exposures)
 
     def rough(self) -> ForwardModel:
         """Return a faster model for maps, whose images are as those of places nearby.
@@ -178,6 +194,7 @@ class ForwardModel:
         truncations: Sequence[int],
         size: int = 21,
         exact: bool | None = None,
+        flux: Any = None,
     ) -> list[Patches]:
         """Return `patches` for each of several numbers of KL vectors; images are made once.
 
@@ -186,6 +203,8 @@ class ForwardModel:
         """
         kept = [self._kept(k) for k in truncations]
         offsets = _as_offsets(offsets)
+        if flux is not None:
+            flux = np.broadcast_to(np.asarray(flux, dtype=np.float64), (len(offsets),))
         exact = len(offsets) < _FEW if exact is None else exact
         places = self.places(offsets)
         known = np.isfinite(places).all(axis=1)
@@ -196,10 +215,15 @@ class ForwardModel:
             part = slice(start, start + _AT_ONCE)
             stamps, their = zip(*self._stamps(offsets[part], exact), strict=True)
             for out, truncate in zip(images, kept, strict=True):
-                out[part] = self._combined.patches(stamps, their, corners[part], size, truncate)
+                strength = None if flux is None else flux[part]
+                out[part] = self._combined.patches(
+                    stamps, their, corners[part], size, truncate, strength
+                )
         return [Patches(out, corners, places) for out in images]
 
-    def patches(self, offsets: Any, truncate: int | None = None, size: int = 21) -> Patches:
+    def patches(
+        self, offsets: Any, truncate: int | None = None, size: int = 21, flux: Any = None
+    ) -> Patches:
         """Return what the combined image shows of sources of flux 1, each by itself.
 
         Parameters
@@ -210,21 +234,25 @@ class ForwardModel:
             Number of KL vectors; one of the run's or fewer than its largest. Default: the largest.
         size : int
             Side of the patches, pixels, odd.
+        flux : float or (m,) floating, optional
+            What is added to the images of the run, or below 0 taken away; the result is divided by
+            it. Default: the limit of a faint source.
 
         Returns
         -------
         Patches
         """
-        return self.sweep(offsets, [max(self.truncations) if truncate is None else truncate], size)[
-            0
-        ]
+        kept = [max(self.truncations) if truncate is None else truncate]
+        return self.sweep(offsets, kept, size, flux=flux)[0]
 
-    def subtracted(self, offsets: Any, truncate: int | None = None) -> dict[str, np.ndarray]:
+    def subtracted(
+        self, offsets: Any, truncate: int | None = None, flux: Any = None
+    ) -> dict[str, np.ndarray]:
         """Return what PSF subtraction leaves of sources of flux 1 in every exposure.
 
         Parameters
         ----------
-        offsets, truncate
+        offsets, truncate, flux
             As for `patches`.
 
         Returns
@@ -235,7 +263,7 @@ class ForwardModel:
         kept = self._kept(max(self.truncations) if truncate is None else truncate)
         found = self._stamps(_as_offsets(offsets), exact=True)
         return {
-            e.root: e.klip.residuals(*stamps, kept)
+            e.root: e.klip.residuals(*stamps, kept, flux)
             for e, stamps in zip(self.exposures, found, strict=True)
         }
 
@@ -317,19 +345,35 @@ class ForwardModel:
         return Transmission(self.psf)
 
     def _stamps(self, offsets: np.ndarray, exact: bool) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return stamps (m, box, box) and corners (m, 2) of the sources in each exposure."""
-        ra, dec = self.sky(offsets)
-        return [self._in_exposure(e, ra, dec, exact) for e in self.exposures]
+        """Return stamps (m, g, box, box) and corners (m, g, 2) of the sources in each exposure.
 
-    def _in_exposure(self, exposure, ra, dec, exact):
+        They are those in the exposure, then those of other rolls where its references have them.
+        """
+        ra, dec = self.sky(offsets)
+        by_root = {e.root: e for e in self.exposures}
+        found = []
+        for exposure in self.exposures:
+            of_rolls = [(by_root[root], move) for root, move in exposure.rolls]
+            parts = [
+                self._in_exposure(e, ra, dec, exact, move)
+                for e, move in ((exposure, (0.0, 0.0)), *of_rolls)
+            ]
+            side = max(stamps.shape[1] for stamps, _ in parts)
+            shape = (len(ra), side, side)  # 0 where no source is in an exposure
+            stamps = [s if s.shape == shape else np.zeros(shape) for s, _ in parts]
+            found.append((np.stack(stamps, axis=1), np.stack([c for _, c in parts], axis=1)))
+        return found
+
+    def _in_exposure(self, exposure, ra, dec, exact, move):
+        """Return the sources' images in an exposure that is moved by (y, x), px."""
         x, y = exposure.sky_to_pixel(ra, dec)
         places = np.stack([y, x], axis=1)
         known = np.isfinite(places).all(axis=1)
         if not known.any():
             return np.zeros((len(places), 1, 1)), np.full((len(places), 2), _FAR)
-        whole = np.rint(places[known])
-        offsets = places[known] - exposure.mask[::-1]
-        images = self.psf.images(offsets, places[known] - whole, exact=exact)
+        offsets, moved = places[known] - exposure.mask[::-1], places[known] + move
+        whole = np.rint(moved)
+        images = self.psf.images(offsets, moved - whole, exact=exact)
         stamps = np.zeros((len(places), *images.shape[1:]))
         corners = np.full((len(places), 2), _FAR)
         stamps[known] = images

@@ -14,6 +14,7 @@ __all__ = ["LocalModel", "Projected", "SourceFit", "fit_source", "without_backgr
 REACH_PX = 0.75  # from the pixel in the middle
 NODES, ORDER = 8, 6  # positions along an axis, and order of the polynomial through them
 MOST_STEPS = 12  # of whole pixels that a fit may move
+MOST_FLUXES, SAME_FLUX = 6, 2e-3  # times that a model follows the flux, until it changes by less
 
 
 class LocalModel:
@@ -189,7 +190,33 @@ def fit_source(
         The fit uses pixels up to this far from the middle one.
     reach_px : float
         How far from `start` the source may be.
+
+    Notes
+    -----
+    Where the image of a source is not in proportion to its flux (`PatchModel.of_flux`) the fit is
+    repeated with the model of the flux that it found.
     """
+    fit = _fit_position(model, image, weight, start, half, reach_px)
+    for _ in range(MOST_FLUXES):
+        own = model.of_flux(fit.flux)
+        if own is model or not fit.converged:
+            return fit
+        again = _fit_position(own, image, weight, (fit.x, fit.y), half, reach_px)
+        change, fit = abs(again.flux - fit.flux), again
+        if change < SAME_FLUX * abs(fit.flux):
+            break
+    return fit
+
+
+def _fit_position(
+    model: PatchModel,
+    image: np.ndarray,
+    weight: np.ndarray,
+    start: tuple[float, float],
+    half: int,
+    reach_px: float,
+) -> SourceFit:
+    """Fit position and flux with one model; see `fit_source`."""
     centre = round(start[0]), round(start[1])
     offset, converged = np.subtract(start, centre), False
     visited: set[tuple[int, int]] = set()

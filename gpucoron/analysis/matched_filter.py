@@ -47,6 +47,13 @@ class PatchModel(Protocol):
         (m, 2 half + 1, 2 half + 1) float64, MJy/sr
         """
 
+    def of_flux(self, flux: float) -> PatchModel:
+        """Return the model for sources in the image of about this flux, per unit of flux.
+
+        Itself where the image of a source is in proportion to its flux. It is not where other rolls
+        with the source are references.
+        """
+
     def rough(self) -> PatchModel:
         """Return a faster model with errors of some percent, for maps."""
 

@@ -332,6 +332,7 @@ def _snr_at(
     model = source_model(record, truncate, sky.fwhm_px)
     half = patch_half(sky.fwhm_px)
     left = without(image, model, others)
+    model = model.of_flux(found.flux)
     centre = round(found.x), round(found.y)
     local = LocalModel(model, centre, half)
     shape = local.image(np.array([found.x - centre[0], found.y - centre[1]])).ravel()
@@ -364,7 +365,7 @@ def _measure_exposures(
     """Measure a source in the mean PSF-subtracted image of every exposure."""
     model = source_model(record, truncate, sky.fwhm_px)
     found = entry.candidate
-    shapes = model.in_exposures((found.x, found.y))
+    shapes = model.of_flux(found.flux).in_exposures((found.x, found.y))
     for exposure in science_exposures(record):
         star = star_in_exposure(exposure, sky.radec if sky.given else None)
         image = exposure.after.get(truncate)

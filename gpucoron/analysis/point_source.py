@@ -26,13 +26,23 @@ class ExactSource:
     ----------
     forward : ForwardModel
     truncate : int
+    flux : float, optional
+        Of a source that is in the images of the run. Where other rolls are references, it is in
+        these, too, and what is left of it is not in proportion to its flux. Default: a faint one.
     """
 
     exact = True
 
-    def __init__(self, forward: ForwardModel, truncate: int):
+    def __init__(self, forward: ForwardModel, truncate: int, flux: float | None = None):
         self._forward, self._truncate = forward, min(truncate, max(forward.truncations))
+        self._taken = None if flux is None else -flux
         self.jansky = forward.jansky
+
+    def of_flux(self, flux: float) -> ExactSource:
+        """Return the model of sources of about this flux, per unit of flux; see `PatchModel`."""
+        if self._forward.linear or not flux > 0:
+            return self
+        return ExactSource(self._forward, self._truncate, flux)
 
     def rough(self) -> ExactSource:
         """Return a faster one, for maps."""
@@ -42,7 +52,7 @@ class ExactSource:
         """Return images of sources of flux 1; see `PatchModel`."""
         places = np.asarray(places, dtype=np.float64)
         offsets = self._forward.offsets(places[:, ::-1])
-        found = self._forward.patches(offsets, self._truncate, 2 * half + 3)
+        found = self._forward.patches(offsets, self._truncate, 2 * half + 3, self._taken)
         images = np.nan_to_num(found.images)
         # one pixel more on each side, where rounding puts a patch about a neighbouring pixel
         first = np.rint(places[:, ::-1]).astype(int) - half - found.corners
@@ -54,7 +64,7 @@ class ExactSource:
     def in_exposures(self, place: tuple[float, float]) -> dict[str, np.ndarray]:
         """Return the mean image (ny, nx) of a source of flux 1 in each PSF-subtracted exposure."""
         offsets = self._forward.offsets(np.array([place[::-1]]))
-        found = self._forward.subtracted(offsets, self._truncate)
+        found = self._forward.subtracted(offsets, self._truncate, self._taken)
         return {root: images[0].mean(axis=0) for root, images in found.items()}
 
 
@@ -86,6 +96,10 @@ class GaussianSource:
         along = np.exp(-0.5 * (apart / (self._fwhm_px * _SIGMA_OF_FWHM)) ** 2)
         along /= self._fwhm_px * _SIGMA_OF_FWHM * math.sqrt(2 * math.pi)
         return along[:, :, None, 1] * along[:, None, :, 0]
+
+    def of_flux(self, flux: float) -> GaussianSource:
+        """Return itself, which is in proportion to the flux."""
+        return self
 
     def rough(self) -> GaussianSource:
         """Return itself, which is fast."""

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import Overlaps, sum_shares
+from gpucoron.ops.position_answer import PositionAnswer
 
-__all__ = ["CombinedResponse", "KlipResponse"]
+__all__ = ["CombinedResponse", "KlipResponse", "Terms", "as_stamps", "inside", "moves"]
 
 _REGULAR = 1e-5  # of the weight of a pixel in an integration: differences below count as none
+_AT_ONCE = 2**26  # bytes of coefficients of sources
 _LEAST = 1e-6  # share of a combination of vectors in pixels that are there, below which it is 0
+
+
+class Terms(NamedTuple):
+    """What is left of m sources of flux 1: stamps less a combination of images, in each zone.
+
+    In a pixel of zone z, integration n has ``shares[m, slots[m, z], n] @ stamps -
+    coefficients[m, slots[m, z], n] @ vectors``.
+    """
+
+    slots: np.ndarray  # (m, nzones) int32; -1 where a zone is not looked at
+    coefficients: np.ndarray  # (m, deep, n, C) of `vectors`; n is 1 where one stands for all
+    shares: np.ndarray  # (m, deep, n, g) of the stamps
 
 
 class KlipResponse:
@@ -28,6 +43,8 @@ class KlipResponse:
     missing : (n, ny, nx) bool, optional
         Pixels that take no part in the means and coefficients of n integrations. Default: none,
         and one integration stands for all.
+    answer : PositionAnswer, optional
+        What the registration makes of a source. Default: images are not aligned anew.
 
     Raises
     ------
@@ -47,7 +64,13 @@ class KlipResponse:
     Soummer, Pueyo & Larkin 2012, ApJ 755, L28, section 2.3.
     """
 
-    def __init__(self, vectors: Any, weight: Any = None, missing: Any = None):
+    def __init__(
+        self,
+        vectors: Any,
+        weight: Any = None,
+        missing: Any = None,
+        answer: PositionAnswer | None = None,
+    ):
         vectors = np.asarray(vectors, dtype=np.float64)
         if vectors.ndim != 3:
             raise InputError(f"KL vectors have shape {vectors.shape}, expected (K, ny, nx)")
@@ -56,15 +79,22 @@ class KlipResponse:
         if square.shape != self.shape:
             raise InputError(f"weight has shape {square.shape}, KL vectors {self.shape}")
         self._square = np.ascontiguousarray(square.ravel())
-        z = np.empty((square.size, len(vectors) + 1))
-        z[:, 0] = 1.0 / np.sqrt(square.sum())
-        z[:, 1:] = vectors.reshape(len(vectors), -1).T
-        self._vectors = z
+        self._answer, self._first = answer, 0 if answer is None else 2
+        z = np.empty((square.size, self._first + 1 + len(vectors)))
+        if answer is not None:
+            z[:, :2] = answer.slopes.reshape(-1, 2)
+        z[:, self._first] = 1.0 / np.sqrt(square.sum())
+        z[:, self._first + 1 :] = vectors.reshape(len(vectors), -1).T
+        self.vectors = z
+        self.labels = np.zeros(square.size, np.int32)
         self._rows, self._lacking = np.full(square.size, -1, np.int32), np.zeros((0, 1))
         self._moments: np.ndarray | None = None
         if missing is not None:
             self._note_missing(np.asarray(missing, dtype=bool))
         self._inverses: dict[int, np.ndarray] = {}
+        self._of_slopes: dict[int, np.ndarray] = {}
+
+    n_groups, n_zones, linear = 1, 1, True
 
     def _note_missing(self, missing: np.ndarray) -> None:
         if missing.shape[1:] != self.shape:
@@ -74,13 +104,13 @@ class KlipResponse:
         self._rows[some] = np.arange(len(some))
         self._lacking = np.ascontiguousarray(flat[:, some].T, dtype=np.float64)
         root = np.sqrt(self._square)[:, None]
-        parts = [self._vectors[which] * root[which] for which in flat]
+        parts = [self.vectors[which, self._first :] * root[which] for which in flat]
         self._moments = np.stack([part.T @ part for part in parts])
 
     @property
     def n_vectors(self) -> int:
         """Number of KL vectors."""
-        return self._vectors.shape[1] - 1
+        return self.vectors.shape[1] - self._first - 1
 
     def coefficients(self, stamps: Any, corners: Any, truncate: int) -> np.ndarray:
         """Return the coefficients of a constant and the KL vectors in the models of sources.
@@ -99,19 +129,44 @@ class KlipResponse:
         (m, n, truncate + 1) float64
             For each integration; n is 1 without `missing`.
         """
-        stamps, corners = _as_stamps(stamps, corners)
+        stamps, corners = (a[:, 0] for a in as_stamps(stamps, corners, 1))
         if truncate < 0:
             raise ParameterError(f"truncate is {truncate}, expected 0 or more")
-        size = min(truncate, self.n_vectors) + 1
+        found = self._project(stamps, corners, truncate)
+        if self._answer is None:
+            return found
+        if truncate not in self._of_slopes:
+            whole = np.ascontiguousarray(np.moveaxis(self._answer.slopes, 2, 0))
+            self._of_slopes[truncate] = self._project(whole, np.zeros((2, 2), np.int64), truncate)
+        moved = moves(stamps, corners, self._answer)
+        return found - np.einsum("ma,anc->mnc", moved, self._of_slopes[truncate])
+
+    def _project(self, stamps, corners, truncate):
+        """Return the coefficients of images as they are."""
         from gpucoron.ops.cpu.injection import amplitudes
 
-        vectors = self._vectors if size > self.n_vectors else self._vectors[:, :size].copy()
+        size = min(truncate, self.n_vectors) + 1
+        width = self._first + size
+        vectors = self.vectors if size > self.n_vectors else self.vectors[:, :width].copy()
         found = amplitudes(
             stamps, corners, vectors, self._square, self._rows, self._lacking, self.shape
-        )
+        )[:, :, self._first :]
         if self._moments is None:
             return found
         return np.matmul(found.transpose(1, 0, 2), self._inverse(size)).transpose(1, 0, 2)
+
+    def terms(
+        self, stamps: Any, corners: Any, truncate: int, zones: Any = None, flux: Any = None
+    ) -> Terms:
+        """Return what models take of sources; as `GramInjection.terms`, for any flux."""
+        stamps, corners = as_stamps(stamps, corners, 1)
+        found = self.coefficients(stamps[:, 0], corners[:, 0], truncate)
+        if self._answer is not None:
+            moved = moves(stamps[:, 0], corners[:, 0], self._answer)[:, None]
+            found = np.concatenate([np.repeat(moved, found.shape[1], axis=1), found], axis=2)
+        found = np.ascontiguousarray(found)[:, None]
+        slots = np.zeros((len(stamps), 1), np.int32)
+        return Terms(slots, found, np.ones((*found.shape[:3], 1)))
 
     def _inverse(self, size: int) -> np.ndarray:
         """Return the inverses of the normal equations of each integration, (n, size, size)."""
@@ -122,26 +177,28 @@ class KlipResponse:
             self._inverses[size] = (vectors * inverse[:, None]) @ vectors.transpose(0, 2, 1)
         return self._inverses[size]
 
-    def residuals(self, stamps: Any, corners: Any, truncate: int) -> np.ndarray:
+    def residuals(self, stamps: Any, corners: Any, truncate: int, flux: Any = None) -> np.ndarray:
         """Return what KLIP leaves of sources, as whole images.
 
         Parameters
         ----------
         stamps, corners, truncate
             As for `coefficients`.
+        flux
+            Without effect: the answer is linear in the source.
 
         Returns
         -------
         (m, n, ny, nx) float64
             For each source and integration; n is 1 without `missing`.
         """
-        stamps, corners = _as_stamps(stamps, corners)
-        x = self.coefficients(stamps, corners, truncate)
-        models = x @ self._vectors[:, : x.shape[2]].T
+        x = self.terms(stamps, corners, truncate).coefficients[:, 0]
+        stamps, corners = (a[:, 0] for a in as_stamps(stamps, corners, 1))
+        models = x @ self.vectors[:, : x.shape[2]].T
         whole = np.zeros((len(stamps), *self.shape))
         for image, stamp, corner in zip(whole, stamps, corners, strict=True):
-            inside, part = _inside(corner, stamp.shape, self.shape)
-            image[inside] = stamp[part]
+            where, part = inside(corner, stamp.shape, self.shape)
+            image[where] = stamp[part]
         return whole[:, None] - models.reshape(*x.shape[:2], *self.shape)
 
 
@@ -150,11 +207,11 @@ class CombinedResponse:
 
     Parameters
     ----------
-    responses : sequence of KlipResponse
+    responses : sequence of KlipResponse or GramInjection
         Of each science exposure.
     weights : sequence of (n, ny, nx) floating
         Weights of the pixels of each exposure's integrations in the combined image, 0 where one
-        takes no part. n is 1, or as in `missing` of the response.
+        takes no part. n is 1, or that of the response.
     geometries : sequence of Overlaps
         Of each exposure's pixels with those of the combined image.
 
@@ -182,31 +239,39 @@ class CombinedResponse:
         )
 
     def patches(
-        self, stamps: Any, corners: Any, places: Any, size: int, truncate: int
+        self,
+        stamps: Any,
+        corners: Any,
+        places: Any,
+        size: int,
+        truncate: int,
+        flux: Any = None,
     ) -> np.ndarray:
         """Return patches of the combined image that show nothing but the sources.
 
         Parameters
         ----------
-        stamps : sequence of (m, h, w) floating
-            For each exposure, as for `KlipResponse.coefficients`.
-        corners : sequence of (m, 2) int
+        stamps : sequence of (m, h, w) or (m, g, h, w) floating
+            For each exposure, as for `terms` of its response.
+        corners : sequence of (m, 2) or (m, g, 2) int
         places : (m, 2) int
             Row and column of the first pixel of each patch.
         size : int
             Side of a patch.
         truncate : int
             Number of KL vectors.
+        flux : (m,) floating, optional
+            As for `gpucoron.ops.gram_injection.GramInjection.terms`.
 
         Returns
         -------
         (m, size, size) float64
-            NaN outside of the image, and where nothing falls.
+            Of flux 1. NaN outside of the image, and where nothing falls.
         """
         places = np.ascontiguousarray(places, dtype=np.int64)
         out = np.zeros((len(places), size, size))
         for part, own, corner in zip(self._parts, stamps, corners, strict=True):
-            part.add(*_as_stamps(own, corner), places, truncate, out)
+            part.add(*as_stamps(own, corner, part.response.n_groups), places, truncate, flux, out)
         with np.errstate(invalid="ignore", divide="ignore"):
             return out / cut(np.where(self.weight > 0, self.weight, np.nan), places, size)
 
@@ -214,7 +279,7 @@ class CombinedResponse:
 class _Weighted:
     """One exposure of a combined image: its response and the weights of its pixels."""
 
-    def __init__(self, response: KlipResponse, weights: np.ndarray, geometry: Overlaps):
+    def __init__(self, response: Any, weights: np.ndarray, geometry: Overlaps):
         if weights.shape[1:] != response.shape or tuple(geometry.input_shape) != response.shape:
             raise InputError(
                 f"weights have shape {weights.shape}, the pixel map {geometry.input_shape}, "
@@ -233,25 +298,73 @@ class _Weighted:
             self._rows[some] = np.arange(len(some))
             self._own = np.ascontiguousarray((flat[:, some] / self.weight[some]).T)
 
-    def add(self, stamps, corners, places, truncate, out):
+    @cached_property
+    def _zones(self) -> np.ndarray:
+        """Which zones have a part in each pixel of the output, (ny, nx, nzones) bool."""
+        geometry, labels = self._geometry, self.response.labels
+        ny, nx = geometry.output_shape
+        found = np.zeros((ny * nx, self.response.n_zones), dtype=bool)
+        pixels = np.repeat(np.arange(ny * nx), np.diff(geometry.pointers))
+        which = labels[geometry.sources]
+        known = which >= 0
+        found[pixels[known], which[known]] = True
+        return found.reshape(ny, nx, -1)
+
+    def _zones_in(self, places: np.ndarray, size: int) -> np.ndarray:
+        """Return the zones that patches show, (m, nzones) bool."""
+        if self.response.n_zones == 1:
+            return np.ones((len(places), 1), dtype=bool)
+        low = np.maximum(places, 0)
+        high = np.maximum(places + size, low)
+        return np.array(
+            [
+                self._zones[y:below, x:right].any(axis=(0, 1))
+                for (y, x), (below, right) in zip(low.tolist(), high.tolist(), strict=True)
+            ]
+        )
+
+    def add(self, stamps, corners, places, truncate, flux, out):
         from gpucoron.ops.cpu.injection import combined_patches
 
-        x = self.response.coefficients(stamps, corners, truncate)
-        one = x.shape[1] == 1
-        mean = np.ascontiguousarray(x[:, 0] if one else self._shares @ x)
-        combined_patches(
-            stamps,
-            corners,
-            self.response._vectors,
-            np.ascontiguousarray(x),
-            mean,
-            self.weight,
-            np.full_like(self._rows, -1) if one else self._rows,
-            self._own,
-            self._geometry,
-            places,
-            out,
-        )
+        zones = self._zones_in(places, out.shape[1])
+        deep = max(1, int(zones.sum(axis=1).max(initial=0)))
+        response = self.response
+        step = max(1, _AT_ONCE // (8 * deep * len(self._shares) * response.vectors.shape[1]))
+        for start in range(0, len(places), step):
+            some = slice(start, start + step)
+            strength = None if flux is None else flux[some]
+            terms = response.terms(stamps[some], corners[some], truncate, zones[some], strength)
+            one = terms.coefficients.shape[2] == 1
+            mean = [
+                np.ascontiguousarray(
+                    a[:, :, 0] if one else np.einsum("n,mznc->mzc", self._shares, a)
+                )
+                for a in terms[1:]
+            ]
+            combined_patches(
+                np.ascontiguousarray(stamps[some]),
+                np.ascontiguousarray(corners[some]),
+                response.labels,
+                response.vectors,
+                terms,
+                mean,
+                self.weight,
+                np.full_like(self._rows, -1) if one else self._rows,
+                self._own,
+                self._geometry,
+                places[some],
+                out[some],
+            )
+
+
+def moves(stamps: np.ndarray, corners: np.ndarray, answer: PositionAnswer) -> np.ndarray:
+    """Return how far (y, x), px, the registration moves an image for each source, (m, 2)."""
+    from gpucoron.ops.cpu.injection import amplitudes
+
+    ny, nx = answer.maps.shape[:2]
+    pixels = ny * nx
+    everywhere = np.ones(pixels), np.full(pixels, -1, np.int32), np.zeros((0, 1)), (ny, nx)
+    return amplitudes(stamps, corners, answer.maps.reshape(pixels, 2), *everywhere)[:, 0]
 
 
 def cut(plane: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
@@ -277,18 +390,25 @@ def cut(plane: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
     return np.where(known, plane[y[:, :, None], x[:, None]], np.nan)
 
 
-def _as_stamps(stamps: Any, corners: Any) -> tuple[np.ndarray, np.ndarray]:
+def as_stamps(stamps: Any, corners: Any, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return stamps (m, g, h, w) float64 and corners (m, g, 2) int64 of sources in g groups.
+
+    With one group they may be (m, h, w) and (m, 2).
+    """
     stamps = np.ascontiguousarray(stamps, dtype=np.float64)
     corners = np.ascontiguousarray(corners, dtype=np.int64)
-    if stamps.ndim != 3 or corners.shape != (len(stamps), 2):
+    if stamps.ndim == 3 and n_groups == 1:
+        stamps, corners = stamps[:, None], corners[:, None]
+    expected = (len(stamps), n_groups, 2)
+    if stamps.ndim != 4 or stamps.shape[1] != n_groups or corners.shape != expected:
         raise InputError(
-            f"stamps have shape {stamps.shape}, corners {corners.shape}; expected (m, h, w) and "
-            "(m, 2)"
+            f"stamps have shape {stamps.shape}, corners {corners.shape}; expected "
+            f"(m, {n_groups}, h, w) and (m, {n_groups}, 2)"
         )
     return stamps, corners
 
 
-def _inside(corner, size, shape):
+def inside(corner: Any, size: Any, shape: Any) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Return where a stamp is in an image, and which part of it: two pairs of slices."""
     where, part = [], []
     for start, length, limit in zip(corner.tolist(), size, shape, strict=True):

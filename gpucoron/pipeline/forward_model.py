@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpucoron.analysis.forward import ExposureResponse, ForwardModel, OffAxisImages
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
-    from gpucoron.pipeline.product import Layout
+    from gpucoron.pipeline.combination import Layout
     from gpucoron.pipeline.product_context import ProductContext
 
 __all__ = ["make_forward_model"]
@@ -29,7 +29,7 @@ def make_forward_model(
     Parameters
     ----------
     product : ProductContext
-        `responses` has what KLIP leaves of a source in each science exposure.
+        `responses` has what is left of a source in each science exposure.
     layout : Layout or None
     images : list of IntegrationStack
         The subtracted integrations of each science exposure, for one number of KL vectors.
@@ -38,10 +38,7 @@ def make_forward_model(
 
     star, psf, science = product.result.star, off_axis_psf(product), product.inputs.science
     lacking = None
-    if product.inputs.uses_rolls or product.parameters.klip.zoned:
-        lacking = "it is known for RDI of whole images only, not for other rolls as references"
-        lacking += ", zones or a choice of references"
-    elif layout is None or len(product.responses) < len(science):
+    if layout is None or len(product.responses) < len(science):
         lacking = "no PSF is subtracted, or nothing is combined"
     elif star is None:
         lacking = "the star's position is not known"
@@ -71,12 +68,12 @@ def _response(product, layout, k, stack, weight) -> ExposureResponse:
     from gpucoron.analysis.forward import ExposureResponse
 
     exposure, parameters = product.inputs.science[k], product.parameters.resample
-    wcs = product.record.exposures[exposure.root].wcs
+    wcs, response = product.record.exposures[exposure.root].wcs, product.responses[exposure.root]
     return ExposureResponse(
         exposure.root,
         wcs.sky_to_pixel,
         _mask_of(product, exposure),
-        product.responses[exposure.root],
+        response.klip,
         to_host(plane_weights(stack, weight)),
         overlaps(
             to_host(layout.maps[k]),
@@ -86,6 +83,7 @@ def _response(product, layout, k, stack, weight) -> ExposureResponse:
             pixel_scale_ratio=layout.wcs.pixel_scale_ratio,
         ),
         layout.wcs.pixel_area_sr / layout.wcs.pixel_scale_ratio**2,
+        response.rolls,
     )
 
 

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
     from gpucoron.io.products import Provenance
-    from gpucoron.ops.injection import KlipResponse
     from gpucoron.pipeline.inputs import ProductInputs, Psfmask
     from gpucoron.pipeline.planning import Plan
+    from gpucoron.pipeline.responses import SourceResponse
     from gpucoron.pipeline.run import Run
 
 log = logging.getLogger("gpucoron")
@@ -47,8 +47,8 @@ class ProductContext:
         What the report shows.
     stars : Stars
         Where the star is in the science exposures.
-    responses : dict of str to KlipResponse
-        What KLIP leaves of a source in each science exposure, where the run is to keep it.
+    responses : dict of str to SourceResponse
+        What is left of a source in each science exposure, where the run is to keep it.
     last_check : LastCheck
         What is compared at the end.
     mask : (ny, nx) float64 array
@@ -83,7 +83,7 @@ class ProductContext:
             run.threads > 1,
             inputs.star_flux,
         )
-        self.responses: dict[str, KlipResponse] = {}
+        self.responses: dict[str, SourceResponse] = {}
         self.last_check = LastCheck(inputs.name)
         self.weights = Weights(self.parameters)
         self.suspected: set[str] = set()

@@ -16,7 +16,7 @@ from gpucoron.backend import cuda
 from gpucoron.backend.logs import Progress, no_progress
 from gpucoron.core.stack import PlaneSource
 from gpucoron.errors import ExposureError, UsageError
-from gpucoron.pipeline import product as steps
+from gpucoron.pipeline import combination, exposure_subtraction, flagging
 from gpucoron.pipeline.planning import Plan, check_memory, make_plan
 from gpucoron.pipeline.result import ProductResult, Result
 from gpucoron.pipeline.resume import read_star_back
@@ -121,7 +121,7 @@ def _outlier_detection(inputs: StepInputs, files: StepFiles) -> list[ProductResu
     for done, product in enumerate(products, 1):
         (exposure,) = product.inputs.science
         with product.backends[0].activate():
-            steps.flag_outliers(product, exposure)
+            flagging.flag_outliers(product, exposure)
         run.progress("outlier_detection", done, len(products), exposure.root)
     return [product.result for product in products]
 
@@ -136,7 +136,7 @@ def _stack_refs(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
     without = {"var_poisson": None, "var_rnoise": None, "var_flat": None}
     with product.backends[0].activate():
         stacks = [_next_stack(product, exposure).replace(**without) for exposure in own.references]
-        steps.stack_references(product, stacks)
+        flagging.stack_references(product, stacks)
     return [product.result]
 
 
@@ -152,9 +152,11 @@ def _align_refs(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
     planned = [product.names.path(exposure.root, "psfalign") for exposure in own.science]
     inputs.check_outputs(planned, [*paths, stack_path])
     with product.backends[0].activate():
-        library = steps.prepare_references(product, _next_references(product))
+        library = exposure_subtraction.prepare_references(product, _next_references(product))
         for exposure in own.science:
-            steps.subtract_psf(product, exposure, _next_stack(product, exposure), library)
+            exposure_subtraction.subtract_psf(
+                product, exposure, _next_stack(product, exposure), library
+            )
     product.record.to_host()
     return [product.result]
 
@@ -181,7 +183,7 @@ def _klip(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
         for exposure, file in zip(own.science, aligned, strict=True):
             science = _next_stack(product, exposure)
             with product.step("klip"):
-                filling = steps.bad_pixel_filler(product)
+                filling = exposure_subtraction.bad_pixel_filler(product)
                 flags = filling.flags(science)
                 images, errors = fill(science)
                 alignment: Any = StoredAlignment(
@@ -189,9 +191,9 @@ def _klip(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
                 )
             read_star_back(product, exposure, file.path)
             work = DeviceWork(place, science, alignment, product.weights_of(exposure)[1])
-            zones = steps.zones_of(product, exposure)
+            zones = exposure_subtraction.zones_of(product, exposure)
             subtraction = Subtraction(run, exposure.root, [work], own.truncations, False, zones)
-            steps.save_subtracted(product, exposure, science, subtraction.run(None))
+            exposure_subtraction.save_subtracted(product, exposure, science, subtraction.run(None))
     product.record.to_host()
     product.check()
     return [product.result]
@@ -219,9 +221,9 @@ def _resample(inputs: StepInputs, files: StepFiles) -> list[ProductResult]:
         images = [_next_subtracted(product, exposure) for exposure in own.science]
         for exposure in own.science:
             read_star_back(product, exposure, exposure.path)
-        layout = steps.lay_out(product, images)
+        layout = combination.lay_out(product, images)
         if layout is not None:
-            steps.combine(product, layout, images, int(tag or _truncate_of(own.science[0])))
+            combination.combine(product, layout, images, int(tag or _truncate_of(own.science[0])))
     product.record.to_host()
     return [product.result]
 
@@ -292,9 +294,9 @@ def _filler(product: ProductContext) -> tuple[Callable[[IntegrationStack], Any],
     And the pixels without data in psfstack; None without it.
     """
     if product.inputs.references:
-        images: Any = steps.prepare_references(product, _next_references(product))
+        images: Any = exposure_subtraction.prepare_references(product, _next_references(product))
         return images.libraries[0].fill_science, images.libraries[0].area
-    filling = steps.bad_pixel_filler(product)
+    filling = exposure_subtraction.bad_pixel_filler(product)
     log.info("klip: bad pixels are filled from the science exposure alone: no psfstack is given")
 
     def fill(science: IntegrationStack) -> tuple[Any, Any]:

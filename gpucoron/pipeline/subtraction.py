@@ -18,8 +18,14 @@ from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import KLIP_VARIANCES
 from gpucoron.errors import DeviceMemoryError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
-from gpucoron.ops.injection import KlipResponse
 from gpucoron.ops.registration import LEFT_OUT
+from gpucoron.pipeline.responses import (
+    SourceResponse,
+    Subtracted,
+    answer_of,
+    basis_response,
+    gram_response,
+)
 from gpucoron.steps.klip import basis, klip
 from gpucoron.steps.psf_noise import reference_noise
 from gpucoron.steps.reference_ranking import rank_references, with_shares
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack, PlaneSource
     from gpucoron.io.products import PsfalignWriter
     from gpucoron.ops.zones import Zones
+    from gpucoron.pipeline.responses import References
     from gpucoron.pipeline.run import Run
     from gpucoron.steps.align_refs import Alignment
     from gpucoron.steps.psf_noise import ReferenceErrors
@@ -74,9 +81,9 @@ class Subtraction:
         Eigenvalues of each KL basis, where it was made.
     ranking : (n_exposures,) structured array or None
         `gpucoron.steps.reference_ranking.RANKING_DTYPE`, where it was asked for by `ranked`.
-    response : KlipResponse or None
-        What KLIP leaves of a source in the exposure, if the run is to keep it. With references of
-        its own for every integration it is that of the first.
+    response : SourceResponse or None
+        What is left of a source in the exposure, if it is to be kept, by `responding`. With
+        references of its own for every integration it is that of the first.
     """
 
     def __init__(
@@ -89,10 +96,11 @@ class Subtraction:
         zones: Zones | None = None,
         allowed: np.ndarray | None = None,
         ranked: Ranked | None = None,
+        responding: References | None = None,
     ):
         self.job, self.root, self.shares, self._keep = job, root, shares, keep
         self.truncations, self._zones, self._allowed = truncations, zones, allowed
-        self._ranked = ranked
+        self._ranked, self._responding = ranked, responding
         self.ranking: np.ndarray | None = None
         self.skip = job.parameters.align_refs.skip
         self.joint = shares[0].alignment.align == "joint" and not self.skip
@@ -100,7 +108,8 @@ class Subtraction:
         self.table: Any = None
         self.kept: list = []
         self.spectra: list = []
-        self.response: KlipResponse | None = None
+        self.response: SourceResponse | None = None
+        self._first: tuple[Any, Any] | None = None  # references of one integration, and its fits
         self._errors: dict[int, ReferenceErrors | None] = {}
         self._lock = threading.Lock()
         self._weights: list | None = None
@@ -142,6 +151,10 @@ class Subtraction:
         if self.ranking is not None and self._ranked is not None:
             rows = self._coefficients[max(self.truncations)]
             self.ranking = with_shares(self.ranking, self._ranked.sources, rows)
+        if self._first is not None:
+            work = self.shares[0]
+            with work.place.activate():
+                self._respond(work, *self._first, work.alignment.science_missing)
         stack, errors = self.shares[0].stack, self._errors.get(0)
         stack = stack.replace(dq=self._flags())
         stacks = {}
@@ -237,7 +250,7 @@ class Subtraction:
             self._write(work, group, aligned, fits)
         if self.truncations:
             with self._timed(place, "klip"):
-                self._klip(work, group, aligned, self._reference_errors(work, fits))
+                self._klip(work, group, aligned, self._reference_errors(work, fits), fits=fits)
         if place.is_gpu:
             self._write(work, group, aligned, fits)
         with self._lock:
@@ -273,7 +286,7 @@ class Subtraction:
             self._errors[share] = errors
         return errors
 
-    def _klip(self, work, group, aligned, errors, offsets=None):
+    def _klip(self, work, group, aligned, errors, offsets=None, fits=None):
         own = self.each and offsets is None  # references of its own for each integration
         planes = slice(group[0], group[-1] + 1) if own else slice(None)
         filled = work.stack.replace(data=work.alignment.science).planes(planes)
@@ -287,16 +300,21 @@ class Subtraction:
             "coefficients": coefficients,
             "missing": None if missing is None else missing[planes],
         }
-        references = aligned if own else aligned[0]
+        seen = next((k for k, i in enumerate(group) if work.alignment.has_pixels(i)), None)
+        responds = self._responding is not None and self.response is None and seen is not None
+        if own and responds and self._first is None and not self._simple:
+            self._first = aligned[seen].copy(), fits[seen]
+        # one integration shares its references with itself, and the KL vectors can be kept
+        alone = own and len(group) == 1 and seen is not None and not work.place.is_gpu
+        if own and responds and self._simple and not alone:
+            bases.append(basis(aligned[seen].copy(), True, options["weight"]))
+        references = aligned if own and not alone else aligned[0]
         if self.ranking is None and work is self.shares[0]:
-            self._rank(filled.data, references[0] if own else references, options["weight"])
+            self._rank(filled.data, aligned[0], options["weight"])
         parts: Any
         if self.job.parameters.klip.mode == "roll":
             parts = [subtract_rolls(filled, references, **options)]
         else:
-            if own and self._to_respond(group):
-                seen = next(k for k, i in enumerate(group) if work.alignment.has_pixels(i))
-                bases.append(basis(aligned[seen].copy(), True, self._weight(work)))
             allowed = self._allowed
             parts = klip(
                 filled,
@@ -310,8 +328,18 @@ class Subtraction:
                 maxnumbasis=self.job.parameters.klip.maxnumbasis,
                 **options,
             )
-        if bases and self._to_respond(group):
-            self._respond(work, bases[0], missing, offsets)
+        self._keep_results(work, planes, parts, coefficients)
+        if not responds or self._first is not None:
+            return
+        if self._simple and bases:
+            vectors = bases[0].kl_vectors(max(self.truncations))
+            answer = self._answer(work, offsets)
+            self.response = basis_response(vectors, options["weight"], missing, offsets, answer)
+        elif not self._simple:
+            self._respond(work, aligned[0], None if fits is None else fits[0], missing, offsets)
+
+    def _keep_results(self, work, planes, parts, coefficients):
+        """Put what was subtracted from some integrations on the first device."""
         first = self.shares[0].place
         for k, part, rows in zip(self._out, parts, coefficients, strict=True):
             out = self._out[k]
@@ -334,25 +362,36 @@ class Subtraction:
             targets, references, sources, center, truncate=truncate, weight=weight
         )
 
-    def _to_respond(self, group) -> bool:
-        """Whether the response to a source is wanted, and can be had from these integrations."""
-        wanted = self.job.options.keeps_forward_model and self.response is None
-        chosen = self._allowed is not None or self.job.parameters.klip.maxnumbasis is not None
-        if not wanted or chosen or self._zones is not None:
-            return False
-        return any(map(self.shares[0].alignment.has_pixels, group))
+    @property
+    def _simple(self) -> bool:
+        """Whether KL vectors of whole images alone tell what is left of a source."""
+        klip, rolls = self.job.parameters.klip, self._responding and self._responding.rolls
+        chosen = self._allowed is not None or klip.maxnumbasis is not None
+        return not (rolls or chosen or self._zones is not None)
 
-    def _respond(self, work, shared, missing, offsets):
-        """Note the response to a source, whose stamps stand where the star is on average."""
-        if missing is not None:
-            missing = to_host(missing)
-            if offsets is not None:
-                whole = np.rint(-np.nan_to_num(offsets)).astype(int).tolist()
-                missing = np.stack(
-                    [np.roll(m, s, axis=(0, 1)) for m, s in zip(missing, whole, strict=True)]
-                )
-        vectors = to_host(shared.kl_vectors(max(self.truncations)))
-        self.response = KlipResponse(vectors, self._weight(work), missing)
+    def _answer(self, work, offsets):
+        """Return how the registration answers to a source; None where nothing is aligned."""
+        if self.skip:
+            return None
+        like_jwst = self.job.parameters.like_jwst
+        return answer_of(work.alignment.science, offsets, work.alignment, like_jwst)
+
+    def _respond(self, work, references, fits, missing, offsets=None) -> None:
+        """Note what is left of a source, whose stamps stand where the star is on average."""
+        done = Subtracted(
+            work.alignment.science,
+            references,
+            self._coefficients[max(self.truncations)],
+            self._weight(work),
+            missing,
+            offsets,
+            self._zones,
+            self.job.parameters.klip.mode == "roll",
+            self._answer(work, offsets),
+        )
+        if self._responding is not None:
+            self.response = gram_response(done, self._responding, work.alignment, fits)
+        self._first = None
 
     def _weight(self, work):
         """Return the weights of the pixels: without known sources, and without areas of no data."""

@@ -86,6 +86,8 @@ class Alignment:
     science_dq : (nsci, ny, nx) uint32
         DQ of `science`: that of the exposure, with DO_NOT_USE and FLUX_ESTIMATED where a pixel was
         filled (the preset adds nothing).
+    fit_mask : (ny, nx)
+        What multiplies the residual in fits.
     science_missing : (nsci, ny, nx) bool or None
         Which pixels of `science` were filled, for KLIP; None with the preset.
 
@@ -128,7 +130,7 @@ class Alignment:
         filled = filling.flags(science)
         self._area = empty_area(filled)
         self.science_missing = None if self._like_jwst else (filled & FLUX_ESTIMATED) != 0
-        mask = registration_mask(mask, references.area | self._area)
+        mask = self.fit_mask = registration_mask(mask, references.area | self._area)
         self._xp = cuda.array_namespace(self.science, references.images)
         self.science_dq = science.dq | self._xp.where(self._xp.isfinite(self.science), filled, 0)
         if not bool(self._xp.isfinite(self.science).all(axis=(1, 2)).any()):

@@ -16,7 +16,7 @@ from gpucoron.ops.missing_pixels import rolled
 from gpucoron.ops.zones import Zones
 from gpucoron.steps.psf_noise import ReferenceErrors, with_errors
 
-__all__ = ["basis", "klip"]
+__all__ = ["basis", "klip", "to_references"]
 
 
 def klip(
@@ -274,16 +274,8 @@ class _Moved:
         missing: np.ndarray | None,
     ) -> list[np.ndarray]:
         xp, offsets = cuda.array_namespace(images), np.nan_to_num(self._offsets)
-        if offsets.shape != (len(images), 2):
-            raise InputError(
-                f"klip: offsets have shape {offsets.shape}, expected {(len(images), 2)}"
-            )
         finite = xp.isfinite(images)
-        targets = xp.where(finite, images, 0.0).astype(np.float64)
-        count = xp.maximum(finite.sum(axis=(1, 2), keepdims=True), 1)
-        targets -= targets.sum(axis=(1, 2), keepdims=True) / count
-        targets *= finite
-        moved = fourier_shift(targets, -offsets)
+        targets, moved = to_references(images, self._offsets)
         if missing is not None:
             missing = rolled(missing, np.rint(-offsets).astype(int))
         residuals = []
@@ -294,6 +286,31 @@ class _Moved:
             residual[~finite | unknown] = np.nan
             residuals.append(residual)
         return residuals
+
+
+def to_references(images: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Move integrations to where the references are.
+
+    Parameters
+    ----------
+    images : (n, ny, nx) floating
+    offsets : (n, 2) floating
+        As for `klip`.
+
+    Returns
+    -------
+    targets, moved : (n, ny, nx) float64
+        The integrations without their means, 0 where they are not finite, and these moved.
+    """
+    xp, offsets = cuda.array_namespace(images), np.nan_to_num(np.asarray(offsets, np.float64))
+    if offsets.shape != (len(images), 2):
+        raise InputError(f"klip: offsets have shape {offsets.shape}, expected {(len(images), 2)}")
+    finite = xp.isfinite(images)
+    targets = xp.where(finite, images, 0.0).astype(np.float64)
+    count = xp.maximum(finite.sum(axis=(1, 2), keepdims=True), 1)
+    targets -= targets.sum(axis=(1, 2), keepdims=True) / count
+    targets *= finite
+    return targets, fourier_shift(targets, -offsets)
 
 
 def basis(

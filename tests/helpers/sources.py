@@ -22,6 +22,9 @@ class GaussianPatches:
     def rough(self):
         return self
 
+    def of_flux(self, flux):
+        return self
+
     def plane(self, shape, x, y, flux):
         """The image of a source in a plane."""
         half = max(shape)

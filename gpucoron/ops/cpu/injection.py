@@ -7,15 +7,17 @@ from numba import njit, types
 
 from gpucoron.backend.parallel import over_rows
 
-__all__ = ["amplitudes", "combined_patches"]
+__all__ = ["amplitudes", "combined_patches", "stamp_products"]
 
 _I8 = types.int64
 _F1 = types.Array(types.float64, 1, "C", readonly=True)
 _F2 = types.Array(types.float64, 2, "C", readonly=True)
 _F3 = types.Array(types.float64, 3, "C", readonly=True)
-_I1 = types.Array(types.int64, 1, "C", readonly=True)
+_F4 = types.Array(types.float64, 4, "C", readonly=True)
 _I2 = types.Array(types.int64, 2, "C", readonly=True)
+_I3 = types.Array(types.int64, 3, "C", readonly=True)
 _J1 = types.Array(types.int32, 1, "C", readonly=True)
+_J2 = types.Array(types.int32, 2, "C", readonly=True)
 
 
 def amplitudes(stamps, corners, vectors, square, rows, lacking, shape):
@@ -58,34 +60,101 @@ def _project(first, stop, stamps, corners, vectors, square, rows, lacking, ny, o
                 out[m, image, c] = whole[c] - without[image, c]
 
 
+def stamp_products(stamps, corners, square, rows, lacking, shape):
+    """Return inner products (m, n, g, g) of the stamps of each source with each other."""
+    (m, g), n = stamps.shape[:2], lacking.shape[1]
+    out = np.zeros((m, n, g, g))
+    over_rows(_multiply, m, stamps, corners, square, rows, lacking, shape[0], out)
+    return out
+
+
+@njit(
+    (_I8, _I8, _F4, _I3, _F1, _J1, _F2, _I8, types.float64[:, :, :, ::1]),
+    cache=True,
+    nogil=True,
+    fastmath={"contract"},
+)
+def _multiply(first, stop, stamps, corners, square, rows, lacking, ny, out):
+    """Multiply stamps pairwise, for each image without the pixels that it lacks."""
+    n, nx = lacking.shape[1], len(square) // ny
+    height, width = stamps.shape[2], stamps.shape[3]
+    for m in range(first, stop):
+        for g in range(stamps.shape[1]):
+            for h in range(g + 1):
+                down, along = (
+                    (corners[m, g, 0] - corners[m, h, 0]),
+                    (corners[m, g, 1] - corners[m, h, 1]),
+                )
+                whole, without = 0.0, np.zeros(n)
+                for j in range(max(0, -corners[m, g, 0]), min(height, ny - corners[m, g, 0])):
+                    if not 0 <= j + down < height:
+                        continue
+                    for i in range(max(0, -corners[m, g, 1]), min(width, nx - corners[m, g, 1])):
+                        if not 0 <= i + along < width:
+                            continue
+                        pixel = (corners[m, g, 0] + j) * nx + corners[m, g, 1] + i
+                        value = square[pixel] * stamps[m, g, j, i]
+                        value *= stamps[m, h, j + down, i + along]
+                        whole += value
+                        if rows[pixel] >= 0:
+                            for image in range(n):
+                                without[image] += value * lacking[rows[pixel], image]
+                for image in range(n):
+                    out[m, image, g, h] = out[m, image, h, g] = whole - without[image]
+
+
+@njit(nogil=True, fastmath={"contract"})
+def _left(m, y, x, stamps, corners, shares, vector, coefficients):
+    """Return stamps times their shares, less vectors times their coefficients, in a pixel."""
+    value = 0.0
+    for c in range(len(coefficients)):
+        value -= vector[c] * coefficients[c]
+    for g in range(len(shares)):
+        j, i = y - corners[m, g, 0], x - corners[m, g, 1]
+        if 0 <= j < stamps.shape[2] and 0 <= i < stamps.shape[3]:
+            value += shares[g] * stamps[m, g, j, i]
+    return value
+
+
 @njit(nogil=True, fastmath={"contract"})
 def _weighted_residual(
-    m, y, x, nx, stamps, corners, vectors, coefficients, mean, weight, rows, shares
+    m,
+    y,
+    x,
+    nx,
+    stamps,
+    corners,
+    labels,
+    vectors,
+    slots,
+    coefficients,
+    shares,
+    mean_coefficients,
+    mean_shares,
+    weight,
+    rows,
+    own,
 ):
     """Return the sum over integrations of weight times residual in one input pixel."""
     pixel = y * nx + x
-    if weight[pixel] == 0.0:
+    if weight[pixel] == 0.0 or labels[pixel] < 0:
         return 0.0
-    vector, model = vectors[pixel], 0.0
+    slot, vector, value = slots[m, labels[pixel]], vectors[pixel], 0.0
     if rows[pixel] < 0:
-        for c in range(mean.shape[1]):
-            model += vector[c] * mean[m, c]
+        means = mean_shares[m, slot], mean_coefficients[m, slot]
+        value = _left(m, y, x, stamps, corners, means[0], vector, means[1])
     else:
-        for n in range(coefficients.shape[1]):
-            share, part = shares[rows[pixel], n], 0.0
+        for n in range(coefficients.shape[2]):
+            share = own[rows[pixel], n]
             if share != 0.0:
-                for c in range(mean.shape[1]):
-                    part += vector[c] * coefficients[m, n, c]
-                model += share * part
-    j, i = y - corners[m, 0], x - corners[m, 1]
-    value = 0.0
-    if 0 <= j < stamps.shape[1] and 0 <= i < stamps.shape[2]:
-        value = stamps[m, j, i]
-    return weight[pixel] * (value - model)
+                value += share * _left(
+                    m, y, x, stamps, corners, shares[m, slot, n], vector, coefficients[m, slot, n]
+                )
+    return weight[pixel] * value
 
 
 def combined_patches(
-    stamps, corners, vectors, coefficients, mean, weight, rows, shares, geometry, places, out
+    stamps, corners, labels, vectors, terms, mean, weight, rows, own, geometry, places, out
 ):
     """Add weighted residuals to patches (m, size, size) of the output; see ops/injection.py."""
     over_rows(
@@ -93,12 +162,13 @@ def combined_patches(
         len(stamps),
         stamps,
         corners,
+        labels,
         vectors,
-        coefficients,
-        mean,
+        *terms,
+        *mean,
         weight,
         rows,
-        shares,
+        own,
         geometry.pointers,
         geometry.sources,
         geometry.shares,
@@ -110,7 +180,7 @@ def combined_patches(
 
 
 @njit(
-    (_I8, _I8, _F3, _I2, _F2, _F3, _F2, _F1, _J1, _F2)
+    (_I8, _I8, _F4, _I3, _J1, _F2, _J2, _F4, _F4, _F3, _F3, _F1, _J1, _F2)
     + (types.int64[::1], types.int32[::1], types.float64[::1])
     + (_I8, _I8, _I2, types.float64[:, :, ::1]),
     cache=True,
@@ -122,12 +192,16 @@ def _combine(
     stop,
     stamps,
     corners,
+    labels,
     vectors,
+    slots,
     coefficients,
-    mean,
+    shares,
+    mean_coefficients,
+    mean_shares,
     weight,
     rows,
-    shares,
+    own,
     pointers,
     sources,
     overlaps,
@@ -165,12 +239,16 @@ def _combine(
                             nx,
                             stamps,
                             corners,
+                            labels,
                             vectors,
+                            slots,
                             coefficients,
-                            mean,
+                            shares,
+                            mean_coefficients,
+                            mean_shares,
                             weight,
                             rows,
-                            shares,
+                            own,
                         )
                         left[y - low_y, x - low_x] = value
                     total += overlaps[e] * value
