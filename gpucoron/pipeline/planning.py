@@ -39,8 +39,8 @@ _MADE, _SUMS, _LAYER, _WRITTEN = 82, 84, 8, 12
 # bytes per output pixel on disk: SCI, ERR, DQ, WHT and five VAR_*; a layer
 _STORED, _STORED_LAYER = 36, 4
 _BITS = 32
-# of the forward model of sources: overlaps of an input pixel with the output; images of an off-axis
-# source at many places; the optics at more of them and the map of the contrast (canonical set)
+# of images of an off-axis source at many places; of the optics at more of them and the map of the
+# contrast (canonical set)
 _OFF_AXIS, _INJECTED = 64 * MIB, 450 * MIB
 # output pixels that a pixel's drop reaches at equal pixel scales, 12 bytes each
 _REACHED = {"square": 5, "point": 1, "turbo": 4, "gaussian": 12, "lanczos2": 16, "lanczos3": 36}
@@ -122,7 +122,7 @@ def plan_product(options: RunOptions, inputs: ProductInputs, threads: int) -> Pl
         threads=threads,
         rolls=[inputs.roll_counts(exposure) for exposure in inputs.science],
         truncations=inputs.truncations,
-        forward_model=options.keeps_forward_model,
+        forward=options.keeps_forward_model,
         contrast=options.contrast,
     )
     mode = "" if inputs.mode == "rdi" else f"{inputs.mode}: {inputs.chosen.words}"
@@ -175,7 +175,7 @@ def make_plan(
     threads: int = 1,
     rolls: Sequence[Sequence[int]] = (),
     truncations: Sequence[int] | None = None,
-    forward_model: bool = False,
+    forward: bool = False,
     contrast: bool = False,
 ) -> Plan:
     """Estimate memory, disk and time of a product from the shapes (n, ny, nx) of its exposures.
@@ -183,8 +183,8 @@ def make_plan(
     `references` are the psf members. `output` is the grid of the combined image, None where there
     is none. `budget`, the bytes that the run may use, decides the batch; None is no limit. `rolls`
     has for each science exposure the integrations of those that are its references, too.
-    `truncations` are the numbers of KL modes. Default: as the psf members allow. With
-    `forward_model` the run keeps what predicts sources, and with `contrast` it injects them.
+    `truncations` are the numbers of KL modes. Default: as the psf members allow. With `forward` the
+    forward model of a source is kept, and with `contrast` sources are injected by it.
     """
     ny, nx = science[0][1:]
     npix, npsf = ny * nx, sum(s[0] for s in references)
@@ -207,10 +207,9 @@ def make_plan(
     )
     if in_library:
         fixed += npix * _rolls_memory(npsf, nref, in_library, save, keep, parameters)
-    if forward_model and output and not parameters.klip.skip:
+    if forward and not parameters.klip.skip:
         fixed += npix * _response_memory(counts, nrefs, rolls, truncations, parameters)
-        fixed += npix * len(counts) * _wide_drops(parameters.resample)
-        fixed += _OFF_AXIS + _INJECTED * contrast
+        fixed += (_OFF_AXIS + _INJECTED * contrast) * bool(output)
     if threads > 1:  # one exposure is read ahead while another is written
         fixed += 3 * _FULL * npix * max(s[0] for s in (*science, *references))
     by_one = 32 * npix  # of one reference while it is shifted: spectra, image, err
