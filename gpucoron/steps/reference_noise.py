@@ -9,7 +9,6 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import ReferenceNoise
-from gpucoron.ops.cpu.zone_sums import combine_in_zones
 from gpucoron.ops.leave_one_out import combine
 
 if TYPE_CHECKING:
@@ -81,6 +80,8 @@ def _in_zones(zones: Zones, rows: list[np.ndarray], planes: Any) -> Any:
     """Return `combine` with the rows of each zone at its pixels, 0 elsewhere."""
     xp, flat = cuda.array_namespace(planes), planes.reshape(len(planes), -1)
     if xp is np:
+        from gpucoron.ops.cpu.zone_sums import combine_in_zones
+
         out = combine_in_zones(zones.labels.ravel(), np.array(rows), flat)
         return out.reshape(-1, *planes.shape[1:])
     out = xp.zeros((len(rows[0]), flat.shape[1]))
