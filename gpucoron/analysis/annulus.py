@@ -13,6 +13,7 @@ from gpucoron.analysis.matched_filter import APART, RING
 
 __all__ = ["AnnulusNoise"]
 
+WHOLE = 0.9  # of the annulus has data, or else exposures cover it unevenly: errors are compared
 LAGS_PX = 4  # up to which correlations are fitted
 
 
@@ -21,7 +22,8 @@ class AnnulusNoise:
     """Patches of noise at the separation of a source, as they are in the image.
 
     They are not scaled to the errors where the source is: these are from few references, and a
-    source raises them, so that stated errors were 1.7 times too large beside other sources.
+    source raises them, so that stated errors were 1.7 times too large beside other sources. Only
+    where the annulus reaches beyond the image, which exposures then cover unevenly, they are.
 
     Attributes
     ----------
@@ -74,11 +76,17 @@ class AnnulusNoise:
             np.pad(np.where(usable, image, np.nan), half, constant_values=np.nan), (side, side)
         )
         patches = windows[near].reshape(-1, side**2)
+        whole = 4 * np.pi * RING * fwhm_px * np.hypot(*np.subtract(place, star))
+        there = usable & (np.abs(radius - np.hypot(*np.subtract(place, star))) <= RING * fwhm_px)
+        if there.sum() < WHOLE * whole:
+            patches = patches / err[near][:, None] * np.sqrt(np.mean(err[near] ** 2))
         patches = np.nan_to_num(patches[np.isfinite(patches).mean(axis=1) > 0.5])
         middle = (int(round(place[0])), int(round(place[1])))
         own = cut_patch(np.where(usable, err, np.nan), middle, half).ravel()
         known = np.isfinite(own)
         level = math.sqrt(np.mean(own[known] ** 2)) if known.any() else math.inf
+        if there.sum() < WHOLE * whole and near.any() and known.any():
+            patches = patches * (level / np.sqrt(np.mean(err[near] ** 2)))
         n = len(patches) / (2 * RING * fwhm_px**2)
         return cls(patches, np.where(known, level, np.inf), n)
 
