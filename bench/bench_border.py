@@ -66,7 +66,7 @@ def measure(made, reduced):
 
     psfsub, stars = reduced
     rings, fluxes = [], {}
-    for root, stack in psfsub.items():
+    for (root, _), stack in psfsub.items():
         good = np.where((stack.dq & 1) == 0, stack.data, np.nan)
         image = np.nanmean(good, axis=0)
         y, x = np.indices(image.shape)

@@ -33,7 +33,7 @@ class VipCubes(NamedTuple):
 
     cube: np.ndarray  # (n, size, size) float64, MJy/sr: the science integrations
     angle_list: np.ndarray  # (n,) float64, degrees; VIP derotates by them
-    cube_ref: np.ndarray  # (m, size, size) float64, MJy/sr: the reference integrations
+    cube_ref: np.ndarray | None  # (m, size, size) float64, MJy/sr: psf members; None without any
     psf: np.ndarray | None  # (box, box) float64: a source off the mask, of all light 1
     fwhm: float  # px, of psf; NaN without one
     pxscale: float  # arcsec
@@ -76,10 +76,10 @@ def vip_cubes(result: Result, size: int | None = None, psf: np.ndarray | None = 
     """
     product = result.product
     roots = _science(product)
-    references = _kept(product, product.psfstack, "psfstack")
+    references = _psf_members(product)
     stacks = [product.crfints[root] for root in roots]
     places = [_places(product, root) for root in roots]
-    reference_places = _reference_places(product, roots[0])
+    reference_places = _reference_places(product, roots[0], references)
     size = _checked_size(size, np.concatenate([*places, reference_places]), stacks[0].shape[1:])
     filler = _filler(result, roots[0])
     cubes = [_centred(s, p, size, filler) for s, p in zip(stacks, places, strict=True)]
@@ -90,7 +90,9 @@ def vip_cubes(result: Result, size: int | None = None, psf: np.ndarray | None = 
     return VipCubes(
         cube=np.concatenate(cubes),
         angle_list=np.repeat([angle for angle, _ in orientations], [len(c) for c in cubes]),
-        cube_ref=_centred(references, reference_places, size, filler),
+        cube_ref=None
+        if references is None
+        else _centred(references, reference_places, size, filler),
         psf=None if psf is None else np.array(psf, dtype=np.float64),
         fwhm=np.nan if optics is None else optics.fwhm_px,
         pxscale=orientations[0][1],
@@ -126,10 +128,21 @@ def _places(product: ProductResult, root: str) -> np.ndarray:
     return np.stack([star.y, star.x], axis=1) - 1
 
 
-def _reference_places(product: ProductResult, root: str) -> np.ndarray:
-    """Return where their star is in the references, (m, 2) y and x from 0, by an exposure's."""
+def _psf_members(product: ProductResult) -> IntegrationStack | None:
+    """Return the integrations of the psf members; None where rolls are the only references."""
+    record = _kept(product, product.record, "record")
+    if all(source.exposure in product.stars for source in record.sources):
+        return None
+    return _kept(product, product.psfstack, "psfstack")
+
+
+def _reference_places(
+    product: ProductResult, root: str, references: IntegrationStack | None
+) -> np.ndarray:
+    """Return where their star is in psf members, (m, 2) y and x from 0, by an exposure's table."""
     table = product.positions[root]
-    rows = table[table["exptype"] == "psf"]
+    roots = [] if references is None else [source.exposure for source in references.sources]
+    rows = table[np.isin(table["exposure"], roots)]
     x, y = product.stars[root].mean
     return np.stack([rows["y"] + y, rows["x"] + x], axis=1) - 1
 

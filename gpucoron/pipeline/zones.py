@@ -89,11 +89,13 @@ def check_zones(
 ) -> None:
     """Raise what `find_zones` will raise, before any work; warn of zones with few pixels."""
     klip = parameters.klip
-    if klip.guard and max(klip.annuli, klip.subsections) == 1 and not (klip.iwa or klip.owa):
-        raise ParameterError(
-            f"klip.guard is {klip.guard} without zones, expected klip.annuli, klip.subsections, "
-            "klip.iwa or klip.owa"
-        )
+    if max(klip.annuli, klip.subsections) == 1 and not (klip.iwa or klip.owa):
+        for name, length in (("guard", klip.guard), ("optimise", klip.optimise)):
+            if length:
+                raise ParameterError(
+                    f"klip.{name} is {length} without zones, expected klip.annuli, "
+                    "klip.subsections, klip.iwa or klip.owa"
+                )
     if not klip.zoned or klip.skip:
         return
     most = max(truncations)

@@ -15,8 +15,8 @@ SEPARATION, ANGLE = 1.0, 70.0  # arcsec, degrees E of N
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory):
-    made = simulate(
+def made(tmp_path_factory):
+    return simulate(
         tmp_path_factory.mktemp("vip"),
         "nircam",
         6,
@@ -28,6 +28,10 @@ def result(tmp_path_factory):
         planets=((SEPARATION, ANGLE, 4e-4),),
         disk=False,
     )
+
+
+@pytest.fixture(scope="module")
+def result(made):
     return gpucoron.run(made.asn, psfmask=made.psfmask, klip_truncate=3)
 
 
@@ -40,6 +44,17 @@ def test_pca_of_vip_has_the_planet_where_it_is(result):
     found = np.unravel_index(np.nanargmax(image), image.shape)
     assert np.hypot(found[0] - y, found[1] - x) < 1.0
     assert cubes.pxscale == pytest.approx(result.product.wcs.pixel_scale, rel=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["adi", "adi+rdi"])
+def test_rolls_are_no_psf_members(result, made, mode):
+    other = gpucoron.run(made.asn, psfmask=made.psfmask, klip_truncate=1, klip_mode=mode)
+    cubes, expected = vip_cubes(other, size=41), vip_cubes(result, size=41)
+    assert cubes.cube.shape == expected.cube.shape
+    if mode == "adi":
+        assert cubes.cube_ref is None
+    else:
+        assert np.std(cubes.cube_ref - expected.cube_ref) < 0.05 * expected.cube_ref.std()
 
 
 def test_images_have_the_star_in_their_middle(result):

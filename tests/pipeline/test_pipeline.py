@@ -52,7 +52,8 @@ def arrays(product):
     """Yield (kind, root, name, array) of everything in a product but medians and fits."""
     for kind in ("crfints", "psfsub", "psfstack", "i2d", "psfalign"):
         group = getattr(product, kind)
-        for root, stack in (group if isinstance(group, dict) else {product.name: group}).items():
+        for key, stack in (group if isinstance(group, dict) else {product.name: group}).items():
+            root = key if isinstance(key, str) else key[0]  # psfsub has the KL modes, too
             for name in HDU_OF:
                 if getattr(stack, name, None) is not None:
                     yield kind, root, name, getattr(stack, name)

@@ -125,6 +125,7 @@ def test_the_plan_names_the_zones(tiny, capsys):
         ("--set klip.maxnumbasis=0", "klip.maxnumbasis is '0'; expected an integer"),
         ("--set klip.annuli=2 --set klip.guard=3", "klip.guard is 3 px and klip.optimise 0 px"),
         ("--set klip.guard=3 --set klip.optimise=5", "klip.guard is 3.0 without zones, expected"),
+        ("--set klip.optimise=5", "klip.optimise is 5.0 without zones, expected klip.annuli"),
         ("--set klip.annuli=90", "calints.fits: klip.annuli is 90: between 0 and"),
         ("--set klip.iwa=99", "calints.fits: klip.iwa is 99 px, and the farthest pixel"),
         ("--set klip.iwa=5 --set klip.owa=0.1arcsec", "klip.iwa is 5 px, klip.owa is 1.6"),
