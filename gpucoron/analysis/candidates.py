@@ -13,7 +13,13 @@ import numpy as np
 from gpucoron.analysis.annulus import AnnulusNoise
 from gpucoron.analysis.detection import significance
 from gpucoron.analysis.local_model import LocalModel, SourceFit, fit_source
-from gpucoron.analysis.matched_filter import FilteredImage, MatchedFilter, PatchModel, patch_half
+from gpucoron.analysis.matched_filter import (
+    APART,
+    FilteredImage,
+    MatchedFilter,
+    PatchModel,
+    patch_half,
+)
 
 __all__ = ["Candidate", "Field", "Found", "find_candidates", "measure", "source_image", "without"]
 
@@ -21,6 +27,7 @@ THRESHOLD = 5.0  # Gaussian sigmas
 MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does not know
 FAINTER = 8.0  # times the model's error of a brighter source: fainter ones may be what it left
 TOGETHER, FAR = 0.3, 5.0  # of the brightest's, and FWHM: sources that are fitted after one scan
+BESIDE, RAISED = 3.0, 1.5  # FWHM; times the noise of the annuli: scatter that tells extended light
 UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
 
 
@@ -122,7 +129,7 @@ def find_candidates(
     found = [search.measured(k) for k in range(len(search.fits))]
     kept = [c for c in found if c.significance >= threshold]
     kept.sort(key=lambda c: (bool(c.caveat), -c.significance, -c.flux / c.flux_err))
-    return Found(kept, search.scan() if search.fits else first, first.significance)
+    return Found(kept, search.scanned if search.fits else first, first.significance)
 
 
 def measure(
@@ -186,6 +193,11 @@ class _Search:
         """The filter, whose models take most of the time."""
         field = self.field
         return MatchedFilter(self.model.rough(), self.weight.shape, field.star, field.fwhm_px)
+
+    @cached_property
+    def scanned(self) -> FilteredImage:
+        """What is left in the end."""
+        return self.scan()
 
     @property
     def places(self) -> list[tuple[float, float]]:
@@ -283,8 +295,26 @@ class _Search:
         ]
         if brighter and candidate.peak < FAINTER * max(brighter):
             return "may be what is left of a brighter source"
+        if self._in_extended_light(candidate, k):
+            return "in extended light, such as a disk"
         unlike = UNLIKE * (1 + (MODEL_ERROR * candidate.snr) ** 2 / self.half**2)
         return "unlike a point source" if candidate.chi2 > unlike else ""
+
+    def _in_extended_light(self, candidate: Candidate, k: int) -> bool:
+        """Whether places beside a source have as much light, its fainter neighbours included."""
+        columns, rows = (axis.ravel() for axis in np.indices(self.left.shape)[::-1])
+        distance = np.hypot(columns - candidate.x, rows - candidate.y) / self.field.fwhm_px
+        near = (distance >= APART) & (distance <= BESIDE)
+        fainter = sum(
+            image
+            for fit, image in zip(self.fits, self.images, strict=True)
+            if fit is not self.fits[k] and fit.flux < self.fits[k].flux
+        )
+        fluxes = self.filter(self.left + fainter, self.weight, self.places).flux
+        pulls = (fluxes / self.scanned.flux_err).ravel()[near]
+        pulls = pulls[np.isfinite(pulls)]
+        raised = math.sqrt(np.mean(pulls**2)) if pulls.size else 0.0
+        return raised > RAISED and candidate.snr < THRESHOLD * raised
 
 
 def _model_error(image: np.ndarray) -> np.ndarray:

@@ -122,7 +122,9 @@ def fit_companion(
     model M, which is linear in the flux f: subtracting it from the image is the same as injecting
     the negative source into the exposures and reducing again. The image near the companion is a
     polynomial of its position (`LocalModel`), so that all walkers cost a product of small matrices.
-    Priors are flat within 0.75 px of the best position.
+    C is scaled so that fluxes have the scatter that they have over the annulus; the correlation of
+    neighbours alone makes errors too small where speckles or a disk exceed a PSF. Priors are
+    flat within 0.75 px of the best position.
 
     References
     ----------
@@ -150,8 +152,9 @@ def fit_companion(
     inverse = _inverse(noise, covariance, _usable(image, weight, first.local.centre, half))
     inverse = without_background(inverse) if background else inverse
     data = np.nan_to_num(cut_patch(image, first.local.centre, half)).ravel()
-    likelihood = Projected(first.local, data, inverse)
-    best = likelihood.best_offset(first.offset)
+    best = Projected(first.local, data, inverse).best_offset(first.offset)
+    inflation = _inflation(noise, inverse, first.local.image(best).ravel())
+    likelihood = Projected(first.local, data, inverse / inflation)
     flux = likelihood.flux(best)
     spread = _spread(likelihood, best, flux)
     sampler = _sample(likelihood, np.array([*best, flux]), spread, (walkers, steps), seed)
@@ -180,6 +183,19 @@ def _inverse(noise: AnnulusNoise, covariance: str, usable: np.ndarray) -> np.nda
     inverse = np.zeros((usable.size, usable.size))
     inverse[used] = np.linalg.inv(noise.covariance(covariance)[used])
     return inverse
+
+
+def _inflation(noise: AnnulusNoise, inverse: np.ndarray, image: np.ndarray) -> float:
+    """Return the variance of fluxes over the annulus in units of that by the covariance.
+
+    Speckles and disks reach further than pixels that are correlated with their neighbours alone.
+    """
+    weighted = inverse @ image
+    variance = 1.0 / max(float(image @ weighted), 1e-300)
+    if noise.n < 2:
+        return 1.0
+    measured = float(noise.covariance_of((weighted * variance)[None])[0, 0])
+    return max(measured / variance, 1e-6)
 
 
 def _spread(likelihood: Projected, best: np.ndarray, flux: float) -> np.ndarray:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import gpucoron
 from gpucoron.analysis.candidates import Field, find_candidates, measure
 from gpucoron.analysis.detection import significance
 from gpucoron.analysis.matched_filter import MatchedFilter, patch_half, standardise
 from gpucoron.errors import InputError
+from gpucoron.simulate import DEMO, simulate
 from tests.helpers.sources import GaussianPatches
 
 FWHM = 2.6
@@ -125,6 +127,20 @@ def test_a_hot_pixel_is_unlike_a_point_source():
     (found,) = find_candidates(field()._replace(image=image), MODEL).candidates
     assert found.caveat == "unlike a point source"
     assert (round(found.x), round(found.y)) == (80, 40)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_pieces_of_a_disk_have_a_caveat_and_planets_beside_it_have_none(seed, tmp_path):
+    made = simulate(tmp_path, **DEMO | {"seed": seed})
+    result = gpucoron.run(made.asn, psfmask=made.psfmask, klip_truncate=5, keep=("i2d",))
+    table = result.candidates()
+    sure = table["caveat"] == ""
+    found = [(row["dra"].value, row["ddec"].value) for row in table[sure]]
+    angles = np.radians([p.angle for p in made.planets])
+    truth = np.array([p.separation for p in made.planets]) * [np.sin(angles), np.cos(angles)]
+    np.testing.assert_allclose(sorted(found), sorted(map(tuple, truth.T)), atol=0.05)
+    if seed == 0:  # where noise makes the disk knotty
+        assert (table["caveat"][~sure] == "in extended light, such as a disk").any()
 
 
 def test_significance_has_the_false_alarm_rate_of_students_t():
