@@ -119,7 +119,7 @@ def _with_total(stack: IntegrationStack, own: Any, total: Any) -> IntegrationSta
         total = xp.where(unknown, xp.maximum(scatter, total), total)
         names = {source.exposure for source in stack.sources} or {"an exposure"}
         log.warning(
-            "klip: %s: the noise of %.2g %% of the pixels, or of all references, is not known (no "
+            "klip: %s: the noise of %.3g %% of the pixels, or of all references, is not known (no "
             "ERR or VAR_* above 0); their ERR in psfsub is at least the scatter of what is left "
             "around",
             ", ".join(sorted(names)),

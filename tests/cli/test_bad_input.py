@@ -615,7 +615,8 @@ odd(
 )
 for value, is_what in ((0, "0"), (NAN, "NaN"), (-1, "negative")):
     text = f"3_nrcalong_calints.fits: ERR is {is_what} in every pixel; it is not used"
-    odd(f"err {is_what}", edit(ERR=put(value)), text)
+    unknown = [f"jw0910000{k}.*: the noise of 100 % of the pixels.*is not known" for k in (1, 2)]
+    odd(f"err {is_what}", edit(ERR=put(value)), text, *unknown)
 odd("flat nan", edit(VAR_FLAT=put(NAN)), "0003_nrcalong.*: VAR_FLAT is NaN in every pixel; it is l")
 small = edit("sci0", ERR=lambda a: a * 1e-6, SCI=lambda a: a + np.random.default_rng(0).normal(a))
 odd(

@@ -163,5 +163,6 @@ def test_killed_at_random_moments(tmp_path):
         assert (wait(tiny.fork(*words, "--resume")) if code is None else code) == 0
         assert contents(tiny.out) == right
         assert len(tiny.files()) == len(right) == 11  # and nothing half-written
-    # of 100 kills: on an idle machine 5 chains come to their end; worst seen 2, at a load of 15
-    assert len(states) > 2 and (not chance.EVERYTHING or states >= {0, 11} and len(states) > 5)
+    # of 100 kills: on an idle machine 5 chains come to their end; worst seen 2, at a load of 15. Of
+    # 12, beside other tests, all may come as late as when 8 files are there.
+    assert min(states) < 11 and (not chance.EVERYTHING or states >= {0, 11} and len(states) > 5)
