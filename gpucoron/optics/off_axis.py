@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import math
@@ -107,8 +106,7 @@ class OffAxisPSF:
                     f"modes_nm has shape {np.shape(modes_nm)}, expected ({len(modes)},)"
                 )
             self._opd = np.tensordot(np.asarray(modes_nm, np.float32) * 1e-9, modes, axes=1)
-        self._resolution_px = resolution
-        self._table: _Table | _Rings = _Table(self._node, _SPACING[instrument.kind] * resolution)
+        self._table = _Table(self._node, _SPACING[instrument.kind] * resolution)
         known = "perfect" if modes_nm is None else "fitted"
         self.source = (
             f"optics of {instrument.metadata['name']} {bandpass.coronmsk} {bandpass.name}, "
@@ -177,21 +175,9 @@ class OffAxisPSF:
         images = np.empty((len(offsets), self.box, self.box), np.float32)
         for first in range(0, len(offsets), _BATCH):
             some = slice(first, first + _BATCH)
-            precise = exact and isinstance(self._table, _Table)
-            sampled = (self._exact if precise else self._table.samples)(offsets[some])
+            sampled = (self._exact if exact else self._table.samples)(offsets[some])
             images[some] = integrate_pixels(sampled, within[some], self.box)
         return images
-
-    def rough(self) -> OffAxisPSF:
-        """Return the same with images of the nearest of few offsets from the mask, for maps.
-
-        These are on circles a quarter of their radius apart; beyond 2.85 half-transmission radii
-        of a round mask it counts as absent. Errors are some 10 % of the light, less in shape.
-        """
-        other = copy.copy(self)
-        free = None if self._free_px is None else self._free_px / 2
-        other._table = _Rings(self._node, self._resolution_px, free)
-        return other
 
     def throughput(self, offsets: np.ndarray, *, exact: bool = False) -> np.ndarray:
         """Return the light of sources relative to that without the mask.
@@ -207,7 +193,7 @@ class OffAxisPSF:
             the mask (and with the stop).
         """
         offsets = _checked(offsets)
-        if exact or isinstance(self._table, _Rings):
+        if exact:
             return np.array([self._node(offset)[1] for offset in offsets])
         return self._table.light(offsets)
 
@@ -295,35 +281,6 @@ class _Table:
             self._images.append(image)
             self._light.append(light)
         return self._index[row, column]
-
-
-class _Rings:
-    """Images at the nearest of nodes on circles about the mask, made when needed."""
-
-    def __init__(self, node, least, free):
-        self._node, self._least, self._free = node, least, free
-        self._images: dict[tuple[float, float], np.ndarray] = {}
-
-    def samples(self, offsets):
-        """Return sampled images (m, n, n) float32."""
-        return np.stack([self._at(self._nearest(y, x)) for y, x in offsets])
-
-    def _nearest(self, y, x):
-        """Return the offset (y, x) of the nearest node."""
-        away, turn = math.hypot(y, x), math.atan2(y, x)
-        if away < self._least / 2:
-            return 0.0, 0.0
-        if self._free is not None and away > self._free:
-            return math.inf, math.inf
-        radius = self._least * math.exp(round(4 * math.log(away / self._least)) / 4)
-        step = 2 * math.pi / (8 if radius < 1.5 * self._least else 12)
-        turn = step * round(turn / step)
-        return round(radius * math.sin(turn), 6), round(radius * math.cos(turn), 6)
-
-    def _at(self, place):
-        if place not in self._images:
-            self._images[place] = self._node(place)[0]
-        return self._images[place]
 
 
 def _cubic(t):
