@@ -30,6 +30,7 @@ from gpucoron.errors import ParameterError
 
 __all__ = [
     "MODES",
+    "MOST_MODES",
     "SECTIONS",
     "STEPS",
     "AlignRefs",

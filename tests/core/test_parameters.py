@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from gpucoron.core.parameters import (
-    MOST_MODES,
     OWN,
     STEPS,
     AlignRefs,
@@ -16,6 +15,7 @@ from gpucoron.core.parameters import (
     Resample,
     describe_parameters,
 )
+from gpucoron.core.step_parameters import MOST_MODES
 from gpucoron.errors import ParameterError
 
 
