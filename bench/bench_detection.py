@@ -1,11 +1,12 @@
 """False alarms, and how true positions and fluxes of the candidates are.
 
     python bench/bench_detection.py [--seeds 10] [--instruments nircam,miri-4qpm,miri-lyot]
-        [--parts alarms,planets] [--out FILE]
+        [--parts alarms,planets,companions] [--out FILE]
 
 alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma and without caveat
 outside the inner working angle, per set. planets: sets with six planets: how many are candidates;
-mean error of flux and position, and pulls (error over stated error; 1 is right).
+mean error of flux and position, and pulls (error over stated error; 1 is right). companions: the same
+sets, by the posterior of each companion; pulls of the flux by the width of the posterior alone, too.
 """
 
 import logging
@@ -74,12 +75,10 @@ def planets(instrument, seeds):
 
     rows = []
     for seed in seeds:
-        made_of = [
-            (separation, (40.0 * seed + TURN * k) % 360, contrast)
-            for k, (separation, contrast) in enumerate(PLANETS[instrument])
-        ]
         with tempfile.TemporaryDirectory() as folder:
-            made, result = reduce_set(Path(folder), instrument, seed, made_of, (5,))
+            made, result = reduce_set(
+                Path(folder), instrument, seed, places(instrument, seed), (5,)
+            )
         record = result.product.record
         known = [(p.ra, p.dec) for p in made.planets]
         seen = photometry.find_known(record, known)
@@ -106,6 +105,55 @@ def planets(instrument, seeds):
                 flush=True,
             )
     return rows
+
+
+def companions(instrument, seeds):
+    """Errors and pulls of the posteriors of all planets; those without a fit are only counted."""
+    import numpy as np
+
+    from gpucoron.errors import InputError
+
+    rows, without = [], 0
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            made, result = reduce_set(
+                Path(folder), instrument, seed, places(instrument, seed), (5,)
+            )
+        for truth in made.planets:
+            try:
+                fit = result.companion(truth.separation, truth.angle, steps=400)
+            except InputError:
+                without += 1
+                continue
+            c, flux = fit.entry, fit.fit.samples[:, 2]
+            error = c.flux_jy - truth.flux_jy
+            turned = (c.angle - truth.angle + 180) % 360 - 180
+            rows.append(
+                (
+                    error / truth.flux_jy,
+                    error / (c.flux_jy * flux.std() / np.median(flux)),
+                    error / c.flux_jy_err,
+                    (c.separation - truth.separation) / c.separation_err,
+                    turned / c.angle_err,
+                )
+            )
+    values = np.array(rows)
+    names = ("posterior", "flux", "separation", "position_angle")
+    rms = np.sqrt((values[:, 1:] ** 2).mean(axis=0))
+    return {
+        "fitted": len(rows),
+        "without_fit": without,
+        "flux_median": float(np.median(values[:, 0])),
+        **{f"{name}_pull_rms": float(v) for name, v in zip(names, rms, strict=True)},
+    }
+
+
+def places(instrument, seed):
+    """Return separation, position angle and contrast of the planets of a set."""
+    return [
+        (separation, (40.0 * seed + TURN * k) % 360, contrast)
+        for k, (separation, contrast) in enumerate(PLANETS[instrument])
+    ]
 
 
 def summary(rows):
@@ -148,6 +196,9 @@ def main():
             for separation, _ in PLANETS[instrument]:
                 near = [r for r in rows if r["separation"] == separation]
                 found[f"planets at {separation} arcsec"] = summary(near)
+        if "companions" in options.parts:
+            found["companions"] = companions(instrument, seeds)
+            print(instrument, found["companions"], flush=True)
     finish({"seeds": list(seeds), "results": results}, options.out)
 
 

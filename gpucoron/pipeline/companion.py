@@ -87,7 +87,8 @@ def companion_of(
     separation, angle : arcsec, degrees
         Where the companion is, to one FWHM; the position angle counts from north to east.
     covariance, walkers, steps, seed
-        As for `gpucoron.analysis.companion.fit_companion`; a fifth of the steps is dropped.
+        As for `gpucoron.analysis.companion.fit_companion`; a fifth of the steps is dropped. Other
+        candidates without a caveat are subtracted.
 
     Raises
     ------
@@ -95,31 +96,31 @@ def companion_of(
         No forward model, or no companion there.
     """
     from gpucoron.analysis import photometry
-    from gpucoron.analysis.candidates import find_candidates
     from gpucoron.analysis.companion import fit_companion
     from gpucoron.analysis.point_source import source_model
+    from gpucoron.backend.threads import limited_to
 
     record, sky = _with_model(product)
     truncate = max(record.images)
-    field = photometry.field_of(record, sky, truncate)
-    model = source_model(record, truncate, sky.fwhm_px)
     start = sky.at(separation, angle)
-    known = find_candidates(field, model).candidates
+    found = photometry.search(record, sky, truncate)[1]
+    known = [c.candidate for c in found if not c.doubtful]
     others = [c for c in known if math.dist((c.x, c.y), start) > sky.fwhm_px]
-    fit = fit_companion(
-        field,
-        model,
-        start,
-        covariance=covariance,
-        others=others,
-        walkers=walkers,
-        steps=steps,
-        burn_in=steps // 5,
-        seed=seed,
-    )
-    best = float(fit.best[0]), float(fit.best[1])
-    measured = photometry.measure_at(record, sky, truncate, best, others).candidate
-    entry = photometry.on_sky(record, sky, truncate, fit.as_candidate(measured), others)
+    with limited_to(1):  # the arrays are small, and threads would wait for each other
+        fit = fit_companion(
+            photometry.field_of(record, sky, truncate),
+            source_model(record, truncate, sky.fwhm_px),
+            start,
+            covariance=covariance,
+            others=others,
+            walkers=walkers,
+            steps=steps,
+            burn_in=steps // 5,
+            seed=seed,
+        )
+        best = float(fit.best[0]), float(fit.best[1])
+        measured = photometry.measure_at(record, sky, truncate, best, others).candidate
+        entry = photometry.on_sky(record, sky, truncate, fit.as_candidate(measured), others)
     samples, labels = photometry.samples_on_sky(record, sky, truncate, fit.samples)
     about = photometry.described(record, sky, truncate) | {
         "covariance": fit.covariance,
