@@ -5,8 +5,8 @@
 
 alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma and without caveat
 outside the inner working angle, per set. planets: sets with six planets: how many are candidates;
-mean error of flux and position, and pulls (error over stated error; 1 is right). companions: the same
-sets, by the posterior of each companion; pulls of the flux by the width of the posterior alone, too.
+mean error of flux and position, and pulls (error over stated error; 1 is right). companions: the
+same sets by the posterior of each companion; pulls of the flux by the posterior alone, too.
 """
 
 import logging
