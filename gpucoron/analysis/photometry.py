@@ -42,7 +42,7 @@ POINTING_ARCSEC = (
     0.07  # JWST's pointing along each axis: 0.10 radial (JDox, JWST Pointing Accuracy)
 )
 DISTORTION = 1e-4  # of the separation along each axis: some mas over the field of a camera
-MODEL_FLUX = 0.01  # of the flux: what the wavefront does to the forward model
+MODEL_FLUX = 0.01  # of the flux: what the wavefront does to a PSF that does not say it
 ROLLS_FLUX = 0.03  # instead where rolls are references: low by 2 to 5 % on three simulated sets
 NO_MODEL = "flux of a Gaussian, without losses by KLIP and coronagraph: no forward model"
 AB_ZERO_POINT_JY = 3630.78
@@ -112,9 +112,7 @@ class Candidates(list[SkyCandidate]):
             {
                 "errors": "one standard deviation: noise, the star's position, distortion",
                 "ra_err, dec_err": f"with {POINTING_ARCSEC} arcsec for the telescope's pointing",
-                "flux_err": f"with {MODEL_FLUX:.0%} of the flux for the model ({ROLLS_FLUX:.0%} "
-                "where other rolls are references), without that of "
-                "the absolute calibration",
+                "flux_err": "with an error of the model, without that of the absolute calibration",
                 **(meta or {}),
             }
         )
@@ -271,8 +269,7 @@ def on_sky(
     radial = np.array([east, north]) / max(separation, 1e-9)
     across = np.array([-radial[1], radial[0]])
     flux = found.flux * model.jansky
-    of_model = MODEL_FLUX if record.forward is None or record.forward.linear else ROLLS_FLUX
-    flux_err = math.hypot(found.flux_err * model.jansky, of_model * flux)
+    flux_err = math.hypot(found.flux_err * model.jansky, _model_error(record) * flux)
     star = record.star_flux
     contrast = flux / star.jy if star is not None else math.nan
     entry = SkyCandidate(
@@ -293,6 +290,15 @@ def on_sky(
     _measure_exposures(record, sky, truncate, entry, others)
     entry.caveat = found.caveat or _caveat(entry) or ("" if model.exact else NO_MODEL)
     return entry
+
+
+def _model_error(record: Record) -> float:
+    """Return the relative error of fluxes by the forward model."""
+    forward = record.forward
+    if forward is None:
+        return MODEL_FLUX
+    of_psf = getattr(forward.psf, "flux_error", MODEL_FLUX)
+    return of_psf if forward.linear else max(of_psf, ROLLS_FLUX)
 
 
 def samples_on_sky(
