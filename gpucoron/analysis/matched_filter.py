@@ -94,7 +94,7 @@ class MatchedFilter:
     The flux of a source with the image M in pixels of data d and weights w = 1 / err^2 is that of
     the least-squares fit of M and a constant to the pixels around: ``sum w d (M - m) / sum w (M -
     m)^2`` with m the weighted mean of M. The constant takes up what is smoother than a point
-    source, such as a disk: a planet of the demonstration has an SNR of 31 with it, and 4 without.
+    source, such as a disk: a planet of the demonstration has an SNR above 30 with it, 4 without.
     Models are computed on a grid that is finer close
     to the star; a pixel uses the one of the nearest place. How far that flux scatters is measured
     in an annulus about the star, see `standardise`: the errors of pixels set the weights, not the
