@@ -78,7 +78,7 @@ class SkyCandidate:
 
     @property
     def doubtful(self) -> bool:
-        """Whether it has a caveat, and may not be a point source."""
+        """Whether there is reason to doubt that it is a point source on the sky."""
         return bool(self.caveat) and self.caveat != NO_MODEL
 
 

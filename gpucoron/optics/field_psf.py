@@ -66,11 +66,6 @@ class FieldPSF:
         self._kernels = v[:count].reshape(count, *plain.shape)
         self._strengths = u[:, :count] * s[:count]
 
-    @property
-    def n_terms(self) -> int:
-        """Number of kernels, that without the mask included."""
-        return 1 + len(self._kernels)
-
     def terms(self, offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return strengths (n,) and kernel (box, box) of each term at offsets (n, 2)."""
         offsets = np.asarray(offsets, dtype=np.float64)
