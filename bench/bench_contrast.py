@@ -23,7 +23,7 @@ import time
 import warnings
 from pathlib import Path
 
-from common import arguments, finish, limit_threads, number_range, process
+from common import arguments, command, finish, limit_threads, number_range, process
 
 SIZE = {
     "nircam": {"shape": (128, 128), "n_integrations": 3, "n_reference_integrations": 2},
@@ -72,7 +72,7 @@ def closure(record, seed, places=200, inner=0.0):
     for k, limits in zip(contrast.truncations, contrast.limit, strict=True):
         flux = np.interp(radii, contrast.separation_px, limits)
         strength = None if forward.linear else flux
-        (sources,) = forward.sweep(offsets, [k], BOX, flux=strength)
+        (sources,) = forward.sweep(offsets, [k], BOX, exact=True, flux=strength)
         found.append(
             [
                 significance_of(record.images[k], amount * image, *at, star, contrast.fwhm_px)
@@ -166,7 +166,9 @@ def times(options):
         for _ in range(options.repeats):  # in turn, as a machine's speed changes
             for name, flags in (("run", []), ("run with contrast", ["--contrast"])):
                 out = Path(folder) / "out"
-                spent[name].append(process([*command, *flags, "--out", str(out)], output=out))
+                spent[name].append(
+                    process([*command, *flags, "--output-dir", str(out)], output=out)
+                )
     results = {
         f"{name} {key}": float(np.median([s[key] for s in several]))
         for name, several in spent.items()
@@ -208,7 +210,7 @@ def main():
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     results = times(options) if options.asn else closures(options)
-    finish({"command": sys.argv, **results}, options.out)
+    finish({"command": command(), **results}, options.out)
 
 
 if __name__ == "__main__":

@@ -156,6 +156,12 @@ def process(command, repeats=1, env=None, output=None):
     }
 
 
+def command():
+    """The command line of this program, files by their names alone."""
+    words = [Path(w).name if os.sep in w else w for w in sys.argv]
+    return " ".join(["python", f"bench/{words[0]}", *words[1:]])
+
+
 def finish(results, out):
     """Print the results as JSON, and write them where asked."""
     results = {"where": where(), **results}

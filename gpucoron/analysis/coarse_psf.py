@@ -119,9 +119,12 @@ class CoarsePSF:
             along = _offsets(first, np.full(len(first), np.pi / 4))
             light = self._psf.throughput(along, exact=True)
             return np.repeat(light[:, None], len(second), axis=1)
+        if self._half_turn:  # the pupil is its own mirror image: the light is that of a quadrant
+            second = second[second >= 0]
         places = np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1)
         places = along_axes(places.reshape(-1, 2), -self._rotation)
-        return self._psf.throughput(places, exact=True).reshape(len(first), len(second))
+        light = self._psf.throughput(places, exact=True).reshape(len(first), len(second))
+        return np.hstack([light[:, :0:-1], light]) if self._half_turn else light
 
     def _between(self, at: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
         """Interpolate linearly between the four nodes around each place."""
