@@ -23,7 +23,7 @@ import time
 import warnings
 from pathlib import Path
 
-from common import arguments, command, finish, limit_threads, number_range, process
+from common import arguments, finish, limit_threads, number_range, process
 
 SIZE = {
     "nircam": {"shape": (128, 128), "n_integrations": 3, "n_reference_integrations": 2},
@@ -210,7 +210,7 @@ def main():
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     results = times(options) if options.asn else closures(options)
-    finish({"command": command(), **results}, options.out)
+    finish(results, options.out)
 
 
 if __name__ == "__main__":

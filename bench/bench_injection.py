@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import arguments, command, finish, limit_threads
+from common import arguments, finish, limit_threads
 
 
 def places_about(record, forward, n, seed):
@@ -249,7 +249,7 @@ def main():
                 full(*own[:2], result, options.full, float(strength), options.seed)
                 for strength in options.strength.split(",")
             ]
-    finish({"command": command(), **results}, options.out)
+    finish(results, options.out)
 
 
 if __name__ == "__main__":
