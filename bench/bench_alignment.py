@@ -6,11 +6,13 @@
 Simulated exposures with cosmic rays and bad pixels, the core included; "patch" adds 3x3 pixels on
 the steepest slope of the core that are bad in every integration of every exposure, "single" is one
 integration an exposure. With --pulls other masks and filters, too, smaller, one science exposure,
-pooled over seeds; "noise" has no defects, and "not measured" counts fits that are said not to be.
+pooled over seeds; "noise" has no defects, "each" is without joint positions, and "not measured"
+counts fits that are said not to be.
 The truth of a fit is the same fit on the same scene without noise and defects (behind a
 coronagraph the pointing is not).
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -164,7 +166,7 @@ def measure(instrument, seed, folder, sizes):
 
 
 def pulls(kind, seeds, folder, single):
-    """Pooled errors of joint fits of one kind of sets, with defects and with noise alone."""
+    """Pooled errors of one kind of sets, with defects, and with noise alone where `joint`."""
     import numpy as np
 
     from gpucoron.simulate import simulate
@@ -172,7 +174,7 @@ def pulls(kind, seeds, folder, single):
 
     (instrument, options), zero = KINDS[kind], KINDS[kind][0].startswith("miri")
     sizes = SMALL | ({k: SINGLE[k] for k in SINGLE if "integrations" in k} if single else {})
-    rows = {"defects": [], "noise": []}
+    rows = {"defects": [], "defects, each": [], "noise": []}
     for seed in seeds:
         made = simulate(
             folder / f"{kind} {single} {seed}",
@@ -187,12 +189,15 @@ def pulls(kind, seeds, folder, single):
         raw = stack_refs([e.stack for e, _ in references])
         (exposure, own), rng = science[0], np.random.default_rng(seed)
         stacked = stack_refs([flagged(e) for e, _ in references])
-        truth = fits(clean(exposure.stack, own), clean(raw, scene), mask, "joint", zero)
-        for key, pair in {
-            "defects": (flagged(exposure), stacked),
-            "noise": (with_noise(exposure.stack, own, rng), with_noise(raw, scene, rng)),
-        }.items():
-            rows[key].append((fits(*pair, mask, "joint", zero), truth))
+        plain = clean(exposure.stack, own), clean(raw, scene)
+        hit = flagged(exposure), stacked
+        noisy = with_noise(exposure.stack, own, rng), with_noise(raw, scene, rng)
+        pairs = {"defects": hit, "defects, each": hit, "noise": noisy}
+        truths = {align: fits(*plain, mask, align, zero) for align in ("joint", "each")}
+        for key, pair in pairs.items():
+            align = "each" if key.endswith("each") else "joint"
+            rows[key].append((fits(*pair, mask, align, zero), truths[align]))
+        shutil.rmtree(made.directory)
     return {key: pooled(found) for key, found in rows.items()}
 
 
@@ -224,7 +229,7 @@ def main():
                 for label, single in (("several integrations", False), ("single", True)):
                     results[f"{kind}, {label}"] = pulls(kind, seeds, Path(folder), single)
                     print(kind, label, results[f"{kind}, {label}"], file=sys.stderr, flush=True)
-            finish({"seeds": list(seeds), **SMALL, "joint": results}, options.out)
+                finish({"seeds": list(seeds), **SMALL, "pulls": results}, options.out)
             return
         if options.canonical:
             results = measure("nircam", options.seed, Path(folder), CANONICAL)

@@ -6,10 +6,12 @@
 alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma and without caveat
 outside the inner working angle, per set. planets: sets with six planets: how many are candidates;
 mean error of flux and position, and pulls (error over stated error; 1 is right). companions: the
-same sets by the posterior of each companion; pulls of the flux by the posterior alone, too.
+same sets by the posterior of each companion; pulls of the flux by the posterior alone, too. The
+file is written anew after each seed.
 """
 
 import logging
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -67,83 +69,81 @@ def alarms(instrument, seeds):
     return counts
 
 
-def planets(instrument, seeds):
-    """Rows of separation, found or not, errors and pulls, for every planet of every set."""
+def planets(instrument, seed, made, result):
+    """Rows of separation, found or not, errors and pulls, for every planet of a set."""
     import numpy as np
 
     from gpucoron.analysis import photometry
 
     rows = []
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            made, result = reduce_set(
-                Path(folder), instrument, seed, places(instrument, seed), (5,)
-            )
-        record = result.product.record
-        known = [(p.ra, p.dec) for p in made.planets]
-        seen = photometry.find_known(record, known)
-        for truth, c in zip(made.planets, seen, strict=True):
-            turn = np.deg2rad(truth.angle)
-            true = truth.separation * np.array([np.sin(turn), np.cos(turn)])
-            error = np.array(c.offset) - true
-            row = {
-                "separation": truth.separation,
-                "found": bool(c.candidate.significance >= 5 and not c.doubtful),
-                "caveat": c.caveat,
-                "snr": c.candidate.snr,
-                "flux": c.flux_jy / truth.flux_jy - 1,
-                "flux_pull": (c.flux_jy - truth.flux_jy) / c.flux_jy_err,
-                "error_mas": (1000 * error).tolist(),
-                "pulls": (error / c.offset_err).tolist(),
-            }
-            rows.append(row)
-            print(
-                f"{instrument} seed {seed} {truth.separation:.1f} arcsec: SNR {row['snr']:.1f}, "
-                f"flux {row['flux']:+.3f} ({row['flux_pull']:+.2f}), "
-                f"{error[0] * 1000:+.1f} {error[1] * 1000:+.1f} mas "
-                f"({row['pulls'][0]:+.2f} {row['pulls'][1]:+.2f}) {c.caveat}",
-                flush=True,
-            )
+    known = [(p.ra, p.dec) for p in made.planets]
+    seen = photometry.find_known(result.product.record, known)
+    for truth, c in zip(made.planets, seen, strict=True):
+        turn = np.deg2rad(truth.angle)
+        true = truth.separation * np.array([np.sin(turn), np.cos(turn)])
+        error = np.array(c.offset) - true
+        row = {
+            "separation": truth.separation,
+            "found": bool(c.candidate.significance >= 5 and not c.doubtful),
+            "caveat": c.caveat,
+            "snr": c.candidate.snr,
+            "flux": c.flux_jy / truth.flux_jy - 1,
+            "flux_pull": (c.flux_jy - truth.flux_jy) / c.flux_jy_err,
+            "error_mas": (1000 * error).tolist(),
+            "pulls": (error / c.offset_err).tolist(),
+        }
+        rows.append(row)
+        print(
+            f"{instrument} seed {seed} {truth.separation:.1f} arcsec: SNR {row['snr']:.1f}, "
+            f"flux {row['flux']:+.3f} ({row['flux_pull']:+.2f}), "
+            f"{error[0] * 1000:+.1f} {error[1] * 1000:+.1f} mas "
+            f"({row['pulls'][0]:+.2f} {row['pulls'][1]:+.2f}) {c.caveat}",
+            flush=True,
+        )
     return rows
 
 
-def companions(instrument, seeds):
-    """Errors and pulls of the posteriors of all planets; those without a fit are only counted."""
+def companions(made, result):
+    """SNR, errors and pulls of the posteriors of all planets; None for those without a fit."""
     import numpy as np
 
     from gpucoron.errors import InputError
 
-    rows, without = [], 0
-    for seed in seeds:
-        with tempfile.TemporaryDirectory() as folder:
-            made, result = reduce_set(
-                Path(folder), instrument, seed, places(instrument, seed), (5,)
+    rows = []
+    for truth in made.planets:
+        try:
+            fit = result.companion(truth.separation, truth.angle, steps=400)
+        except InputError:
+            rows.append(None)
+            continue
+        c, flux = fit.entry, fit.fit.samples[:, 2]
+        error = c.flux_jy - truth.flux_jy
+        turned = (c.angle - truth.angle + 180) % 360 - 180
+        rows.append(
+            (
+                c.candidate.snr,
+                error / truth.flux_jy,
+                error / (c.flux_jy * flux.std() / np.median(flux)),
+                error / c.flux_jy_err,
+                (c.separation - truth.separation) / c.separation_err,
+                turned / c.angle_err,
             )
-        for truth in made.planets:
-            try:
-                fit = result.companion(truth.separation, truth.angle, steps=400)
-            except InputError:
-                without += 1
-                continue
-            c, flux = fit.entry, fit.fit.samples[:, 2]
-            error = c.flux_jy - truth.flux_jy
-            turned = (c.angle - truth.angle + 180) % 360 - 180
-            rows.append(
-                (
-                    error / truth.flux_jy,
-                    error / (c.flux_jy * flux.std() / np.median(flux)),
-                    error / c.flux_jy_err,
-                    (c.separation - truth.separation) / c.separation_err,
-                    turned / c.angle_err,
-                )
-            )
-    values = np.array(rows)
+        )
+    return rows
+
+
+def companions_summary(rows, least_snr=0.0):
+    import numpy as np
+
+    values = np.array([r for r in rows if r is not None and r[0] >= least_snr])
+    if not len(values):
+        return {"fitted": 0}
     names = ("posterior", "flux", "separation", "position_angle")
-    rms = np.sqrt((values[:, 1:] ** 2).mean(axis=0))
+    rms = np.sqrt((values[:, 2:] ** 2).mean(axis=0))
     return {
-        "fitted": len(rows),
-        "without_fit": without,
-        "flux_median": float(np.median(values[:, 0])),
+        "fitted": len(values),
+        "without_fit": rows.count(None),
+        "flux_median": float(np.median(values[:, 1])),
         **{f"{name}_pull_rms": float(v) for name, v in zip(names, rms, strict=True)},
     }
 
@@ -184,22 +184,39 @@ def main():
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     seeds = range(options.first, options.first + options.seeds)
-    results = {}
-    for instrument in options.instruments.split(","):
-        found = results[instrument] = {}
-        if "alarms" in options.parts:
-            counts = alarms(instrument, seeds)
-            found["alarms_per_set"] = {k: sum(v) / len(v) for k, v in counts.items()}
-        if "planets" in options.parts:
-            rows = planets(instrument, seeds)
-            found["planets"] = summary(rows)
-            for separation, _ in PLANETS[instrument]:
-                near = [r for r in rows if r["separation"] == separation]
-                found[f"planets at {separation} arcsec"] = summary(near)
-        if "companions" in options.parts:
-            found["companions"] = companions(instrument, seeds)
-            print(instrument, found["companions"], flush=True)
-    finish({"seeds": list(seeds), "results": results}, options.out)
+    results, done = {name: {} for name in options.instruments.split(",")}, []
+    rows = {name: ([], []) for name in results}
+    for seed in seeds:
+        for instrument, (seen, fitted) in rows.items():
+            if "alarms" in options.parts:
+                found = results[instrument].setdefault("alarms", {})
+                for k, counts in alarms(instrument, [seed]).items():
+                    found.setdefault(k, []).extend(counts)
+            if "planets" in options.parts or "companions" in options.parts:
+                with tempfile.TemporaryDirectory() as folder:
+                    wanted = places(instrument, seed)
+                    made, result = reduce_set(Path(folder), instrument, seed, wanted, (5,))
+                if "planets" in options.parts:
+                    seen += planets(instrument, seed, made, result)
+                if "companions" in options.parts:
+                    fitted += companions(made, result)
+                results[instrument].update(of_planets(instrument, seen, fitted))
+        done.append(seed)
+        finish({"command": " ".join(sys.argv), "seeds": done, "results": results}, options.out)
+
+
+def of_planets(instrument, seen, fitted):
+    """Summaries of both parts, over all sets until now."""
+    found = {}
+    if seen:
+        found["planets"] = summary(seen)
+        for separation, _ in PLANETS[instrument]:
+            near = [r for r in seen if r["separation"] == separation]
+            found[f"planets at {separation} arcsec"] = summary(near)
+    if fitted:
+        found["companions"] = companions_summary(fitted)
+        found["companions with an SNR above 5"] = companions_summary(fitted, 5.0)
+    return found
 
 
 if __name__ == "__main__":

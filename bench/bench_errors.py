@@ -1,14 +1,15 @@
 """How honest the errors of psfsub and i2d are.
 
-    python bench/bench_errors.py [--quick] [--seeds 1-2] [--preset jwst] [--out FILE]
+    python bench/bench_errors.py [--quick] [--seeds 1-2] [--mode MODE] [--instrument NAME]
+                                 [--zones] [--preset jwst] [--out FILE]
 
 Simulated sets without planets and disk, photon-limited (next to no drift, acquisition error 0) with
 references of 0.3, 1 and 1.6 times the star, and with the default drift. Robust scatter (1.4826
 times the median deviation) of values about their median in annuli about the star, in units of the
 errors: of every integration of
 psfsub, of pixels of i2d, and of means over 4 x 4 pixels of i2d, whose error is that of
-independent pixels times ERRCORR. 1 is what should come out. --preset jwst shows what jwst's errors
-give.
+independent pixels times ERRCORR. 1 is what should come out. --mode takes other rolls as references,
+--zones reduces in 5 annuli of 4 sections, --preset jwst shows what jwst's errors give.
 """
 
 import tempfile
@@ -19,6 +20,7 @@ from common import arguments, finish, limit_threads, number_range
 
 ANNULI = ((0, 10), (10, 20), (20, 35), (35, 55), (55, 75))
 SIZE = {"shape": (160, 160), "n_integrations": 6, "n_reference_integrations": 2}
+ZONES = {"annuli": 5, "subsections": 4, "owa": 75}
 TRUNCATIONS = {"nircam": (1, 5, 10, 15), "miri-4qpm": (1, 10, 15)}
 
 
@@ -80,7 +82,7 @@ def of_combined(image, star):
     )
 
 
-def measure(folder, instrument, seed, options, preset):
+def measure(folder, instrument, seed, options, args):
     """Simulate and reduce a set; return rows (K, psfsub, i2d, bins) of pulls by annulus."""
     import numpy as np
 
@@ -96,7 +98,8 @@ def measure(folder, instrument, seed, options, preset):
         klip_truncate=TRUNCATIONS[instrument],
         keep=("psfsub", "i2d"),
         device="cpu",
-        preset=preset,
+        preset=args.preset,
+        klip={"mode": args.mode} | (ZONES if args.zones else {}),
     ).product
     rows = []
     for k, image in product.i2ds.items():
@@ -116,6 +119,9 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one brightness, one seed")
     parser.add_argument("--seeds", type=number_range, default="1-2", metavar="FIRST-LAST")
     parser.add_argument("--preset", choices=("jwst",))
+    parser.add_argument("--mode", choices=("rdi", "adi", "adi+rdi", "roll"), default="rdi")
+    parser.add_argument("--instrument", choices=tuple(TRUNCATIONS))
+    parser.add_argument("--zones", action="store_true", help="5 annuli of 4 sections")
     args = parser.parse_args()
     limit_threads(args.threads)
     warnings.simplefilter("ignore")
@@ -125,17 +131,28 @@ def main():
     results = []
     print("robust scatter of value / error in annuli of", ", ".join(f"{a}-{b}" for a, b in ANNULI))
     for name, instrument, options in cases(args.quick):
+        if args.instrument not in (None, instrument):
+            continue
         found = []
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                found.append(measure(Path(folder), instrument, seed, options, args.preset))
+                found.append(measure(Path(folder), instrument, seed, options, args))
         for rows in zip(*found, strict=True):
             means = [np.mean([row[k] for row in rows], axis=0).round(3).tolist() for k in (1, 2, 3)]
             psfsub, i2d, bins = (" ".join(f"{v:5.2f}" for v in values) for values in means)
             print(f"{instrument} {name} K={rows[0][0]}: psfsub {psfsub} | i2d {i2d} | 4x4 {bins}")
             entry = {"instrument": instrument, "set": name, "truncate": rows[0][0]}
             results.append(entry | dict(zip(("psfsub", "i2d", "bins"), means, strict=True)))
-    finish({"seeds": list(seeds), "annuli_px": ANNULI, "results": results}, args.out)
+    finish(
+        {
+            "seeds": list(seeds),
+            "mode": args.mode,
+            "zones": args.zones,
+            "annuli_px": ANNULI,
+            "results": results,
+        },
+        args.out,
+    )
 
 
 if __name__ == "__main__":

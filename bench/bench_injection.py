@@ -1,14 +1,15 @@
 """Injection of sources: time and exactness, and the contrast curve.
 
     python bench/bench_injection.py [--asn ASN --psfmask FILE] [--instrument nircam] [--places 1000]
-                                    [--full N] [--vip] [--seed 0] [--out FILE]
+                                    [--full N] [--strength 60] [--vip] [--seed 0] [--out FILE]
 
 Runs the association once in memory (simulates one without --asn), then measures, with images of
 the sources at hand: `--places` injections in RDI through KLIP and into the combined image; the same
 with the source in the references (a run with ADI+RDI), to first order and decomposed again, against
 a new KLIP of the same images; and the contrast curve with its map. --full N adds N sources to the
-calints, reduces them whole, and prints how the sums in apertures differ from those predicted. --vip
-times VIP's contrast_curve (RDI by its PCA, one branch of injected sources) on the same images.
+calints, reduces them whole, and prints how the sums in apertures differ from those predicted: with
+the star measured anew, and where it was. --vip times VIP's contrast_curve (RDI by its PCA, one
+branch of injected sources) on the same images.
 """
 
 import shutil
@@ -116,35 +117,46 @@ def adi(asn, psfmask, n, seed, truncate=20):
     return results | {"largest difference / std": float(differs / references.std())}
 
 
-def science_of(result):
-    """The science integrations of every exposure."""
-    return [result.product.crfints[root] for root in result.product.psfalign]
-
-
-def vip(result, forward, truncate=5):
-    """Seconds of VIP's contrast curve for the science integrations and aligned references."""
-    import numpy as np
-    from vip_hci.metrics import contrast_curve
-    from vip_hci.psfsub import pca
-
-    kept = next(iter(result.product.psfalign.values())).data
-    references = kept.mean(axis=0) if kept.ndim == 4 else kept
-    cube = np.concatenate([np.nan_to_num(s.data) for s in science_of(result)])
-    side = min(cube.shape[1:]) // 2 * 2 - 1
-    cube, references = (np.ascontiguousarray(a[:, :side, :side]) for a in (cube, references))
-    psf = np.asarray(forward.psf.without_mask, dtype=float)
-    start = time.perf_counter()
-    contrast_curve(
-        cube, np.zeros(len(cube)), psf, fwhm=forward.fwhm_px, pxscale=0.06, starphot=1.0,
-        algo=pca, cube_ref=references, ncomp=truncate, nbranch=1, plot=False, verbose=False,
-    )  # fmt: skip
-    return time.perf_counter() - start
-
-
-def full(asn, psfmask, result, n, seed):
-    """Add n sources to the calints, reduce them whole, and compare with what is predicted."""
+def add_to_calints(folder, forward, found, flux):
+    """Add sources to the calints in a folder; `found` are their stamps and corners by exposure."""
     import numpy as np
     from astropy.io import fits
+
+    for exposure, (stamps, corners) in zip(forward.exposures, found, strict=True):
+        (path,) = Path(folder).glob(f"{exposure.root}*calints.fits")
+        with fits.open(path, "update") as hdus:
+            ny, nx = hdus["SCI"].shape[1:]
+            for (stamp, *_), ((y, x), *_), amount in zip(stamps, corners, flux, strict=True):
+                rows, columns = slice(max(y, 0), y + len(stamp)), slice(max(x, 0), x + len(stamp))
+                part = stamp[max(-y, 0) : ny - y, max(-x, 0) : nx - x]
+                hdus["SCI"].data[:, rows, columns] += (amount * part).astype(np.float32)
+
+
+def predicted(forward, found, flux, places, radius, truncate):
+    """Return the sums in apertures at all places on what is predicted of all sources together."""
+    import numpy as np
+
+    from gpucoron.ops.apertures import aperture_sums
+
+    corners, total = np.rint(places).astype(int) - 10, np.zeros(len(places))
+    for source, amount in enumerate(flux):  # of each at the places of all
+        stamps, their = (
+            [np.repeat(pair[k][source : source + 1], len(places), axis=0) for pair in found]
+            for k in (0, 1)
+        )
+        patches = forward._combined.patches(stamps, their, corners, 21, truncate)
+        for k, (patch, place) in enumerate(zip(patches, places - corners, strict=True)):
+            total[k] += amount * aperture_sums(patch, [place[::-1]], radius)[0]
+    return total
+
+
+def full(asn, psfmask, result, n, strength, seed):
+    """Add n sources to the calints, reduce them whole, and compare with what is predicted.
+
+    Twice: all steps as in the first run, and with the star where the first run has it, for sources
+    of this strength move the measured star, by which rolls are combined, by up to 0.2 px.
+    """
+    import numpy as np
 
     import gpucoron
     from gpucoron.analysis.contrast import measure_contrast
@@ -155,49 +167,41 @@ def full(asn, psfmask, result, n, seed):
     reach = min(contrast.separation_px[-1] * 0.6, 60)
     radii = np.linspace(4 * forward.fwhm_px, reach, n)
     angles = rng.uniform(0, 2 * np.pi) + np.arange(n) * 2.4
-    scale = record.wcs.pixel_scale
+    scale, truncate = record.wcs.pixel_scale, max(forward.truncations)
     offsets = scale * (radii * np.stack([np.sin(angles), np.cos(angles)])).T
-    flux = 60 * np.interp(radii, contrast.separation_px, contrast.best_limit)
+    flux = strength * np.interp(radii, contrast.separation_px, contrast.best_limit)
+    places, radius = forward.places(offsets), forward.fwhm_px
+    found = forward._stamps(offsets, exact=True)
+    expected = predicted(forward, found, flux, places, radius, truncate)
+    stars = [xy for e in forward.exposures for xy in result.product.stars[e.root].mean]
+    results = {"seed": seed, "times the limit": strength, "separation arcsec": scale * radii}
     with tempfile.TemporaryDirectory() as folder:
         for path in Path(asn).parent.iterdir():
             shutil.copy(path, folder)
-        found = forward._stamps(offsets, exact=True)
-        for exposure, (stamps, corners) in zip(forward.exposures, found, strict=True):
-            (path,) = Path(folder).glob(f"{exposure.root}*calints.fits")
-            with fits.open(path, "update") as hdus:
-                for (stamp, *_), ((y, x), *_), amount in zip(stamps, corners, flux, strict=True):
-                    ny, nx = hdus["SCI"].shape[1:]
-                    rows, columns = (
-                        slice(max(y, 0), y + len(stamp)),
-                        slice(max(x, 0), x + len(stamp)),
-                    )
-                    part = stamp[max(-y, 0) : ny - y, max(-x, 0) : nx - x]
-                    hdus["SCI"].data[:, rows, columns] += (amount * part).astype(np.float32)
-        again = gpucoron.run(
-            Path(folder) / Path(asn).name,
-            "cpu",
-            psfmask=psfmask,
-            parameters=result.parameters,
-            checksums=False,
-            progress=False,
-        )
-    truncate, radius = max(forward.truncations), forward.fwhm_px
-    change = again.product.record.images[truncate] - record.images[truncate]
-    places = forward.places(offsets)
-    got = aperture_sums(change, places[:, ::-1], radius)
-    corners = np.rint(places).astype(int) - 10
-    expected = np.zeros(n)
-    for source, amount in enumerate(flux):  # of each at the places of all
-        stamps, their = (
-            [np.repeat(pair[k][source : source + 1], n, axis=0) for pair in found] for k in (0, 1)
-        )
-        patches = forward._combined.patches(stamps, their, corners, 21, truncate)
-        for k, (patch, place) in enumerate(zip(patches, places - corners, strict=True)):
-            expected[k] += amount * aperture_sums(patch, [place[::-1]], radius)[0]
-    return [
-        {"separation arcsec": float(r * scale), "whole run / predicted - 1": float(g / e - 1)}
-        for r, g, e in zip(radii, got, expected, strict=True)
-    ]
+        add_to_calints(folder, forward, found, flux)
+        for name, given in (("star measured anew", None), ("star given", stars)):
+            options = {"psfmask": psfmask, "parameters": result.parameters, "star": given}
+            runs = [Path(folder) / Path(asn).name, *([asn] if given else [])]
+            again, *other = (
+                gpucoron.run(a, "cpu", **options, checksums=False, progress=False).product
+                for a in runs
+            )
+            before = other[0] if other else result.product
+            images = again.record.images[truncate], before.record.images[truncate]
+            got = aperture_sums(images[0] - images[1], places[:, ::-1], radius)
+            away = got / expected - 1
+            moved = [
+                np.hypot(*np.subtract(again.stars[r].mean, result.product.stars[r].mean))
+                for r in again.stars
+            ]
+            results[name] = {
+                "whole run / predicted - 1": [round(v, 5) for v in away.tolist()],
+                "median of absolute values": float(np.median(abs(away))),
+                "largest": float(abs(away).max()),
+                "star moved px": [round(float(v), 4) for v in moved],
+            }
+            print(name, results[name], flush=True)
+    return results | {"separation arcsec": [round(float(v), 3) for v in scale * radii]}
 
 
 def main():
@@ -208,10 +212,13 @@ def main():
     parser.add_argument("--places", type=int, default=1000)
     parser.add_argument("--adi-places", type=int, default=1000)
     parser.add_argument("--full", type=int, default=0)
+    parser.add_argument("--strength", default="60", help="of these, in limits: A or A,B,...")
     parser.add_argument("--vip", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     limit_threads(options.threads)
+    from bench_contrast import vip
+
     import gpucoron
     from gpucoron.analysis.contrast import measure_contrast
     from gpucoron.simulate import simulate
@@ -235,12 +242,13 @@ def main():
         results["contrast s"] = spent[0]
         results["run s"] = sum(v for k, v in result.timings.items() if k != "contrast")
         if options.vip:
-            results["VIP contrast_curve s"] = vip(result, forward)
+            results["VIP contrast_curve s"] = vip(result, 5)
             results["VIP / gpucoron"] = results["VIP contrast_curve s"] / results["contrast s"]
         if options.full:
-            results["full"] = full(options.asn, options.psfmask, result, options.full, options.seed)
-            for row in results["full"]:
-                print(row, flush=True)
+            results["full"] = [
+                full(*own[:2], result, options.full, float(strength), options.seed)
+                for strength in options.strength.split(",")
+            ]
     finish(results, options.out)
 
 

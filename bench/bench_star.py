@@ -1,11 +1,13 @@
 """How well the star behind the coronagraph is found, and how honest its errors are.
 
     python bench/bench_star.py [--quick] [--seeds 8] [--first-seed 0] [--only NAME] [--out FILE]
-    python bench/bench_star.py --filters [--seeds 1] [--first-seed 200] [--only NAME] [--out FILE]
+    python bench/bench_star.py --filters --seeds 1 --first-seed 200 [--only NAME] [--out FILE]
+    python bench/bench_star.py --undithered [--seeds 8] [--first-seed 0] [--only NAME] [--out FILE]
 
 All coronagraphs of NIRCam and MIRI; with --filters every mask with every filter, four dithers, 96 x
-96 px, only "header" and "science", the cases in turn. Simulated sets with noise, cosmic rays and
-bad pixels: the mean of each dithered reference exposure after outlier_detection, with its position
+96 px, only "header" and "science", the cases in turn, and pooled by mask; with --undithered one
+exposure of the reference star, so that steps are not known. Simulated sets with noise, cosmic rays
+and bad pixels: the mean of each dithered reference exposure after outlier_detection, its position
 known to 0.02 px (as from the header) or 0.002 px (as from registration). Rms of the error along x
 and y in mas, rms pull, and processor seconds, over the seeds. "wrong" is a model whose pupil is
 turned by 0.5 degrees, whose mask is 1 % too large and whose stop is 2 % too narrow. "one image" is
@@ -34,6 +36,7 @@ SETS = [
     ("miri-4qpm", "F1550C", None),
     ("miri-lyot", "F2300C", None),
 ]
+FEW = ("nircam F444W 335R", "nircam F210M SWB", "nircam F410M LWB", "miri-4qpm F1140C", "miri-lyot")
 QUICK = ("nircam F444W 335R", "miri-4qpm F1140C", "miri-lyot F2300C")
 SIZES = {
     "shape": (128, 128),
@@ -45,6 +48,7 @@ SIZES = {
     "disk": False,
 }
 SMALL = {**SIZES, "shape": (96, 96), "n_references": 4}
+UNDITHERED = {**SMALL, "n_references": 1, "n_reference_integrations": 4}
 WRONG = {"rotation_deg": 0.5, "radius_scale": 1.01, "stop_scale": 0.98}
 CASES = {
     "30 nm, 0.5 px": {"wavefront_nm": 30.0, "acquisition_px": 0.5},
@@ -86,8 +90,8 @@ def load(simulation, kind="psf"):
     return np.array(images), np.array(errors), np.array(places)
 
 
-def measure(name, bandpass, mask, case, seeds, folder, few=False):
-    """Errors and pulls of one kind of set; `few` leaves out what a run does not do."""
+def measure(name, bandpass, mask, case, seeds, folder, sizes):
+    """Errors and pulls of one kind of set; of smaller ones nothing that a run does not do."""
     import time
 
     import numpy as np
@@ -99,7 +103,7 @@ def measure(name, bandpass, mask, case, seeds, folder, few=False):
 
     instrument, optics = choose_optics(name, bandpass, mask)
     aperture = load_aperture(optics.aperture)
-    centre = Window.centred(aperture, (SMALL if few else SIZES)["shape"]).centre
+    centre, few = Window.centred(aperture, sizes["shape"]).centre, sizes is not SIZES
     mas = 1000 * np.array(aperture.scale)
     variants = {
         "all": {},
@@ -118,7 +122,7 @@ def measure(name, bandpass, mask, case, seeds, folder, few=False):
             filter=bandpass,
             mask=mask,
             seed=seed,
-            **(SMALL if few else SIZES),
+            **sizes,
             **case,
         )
         images, errors, places = load(made)
@@ -126,7 +130,7 @@ def measure(name, bandpass, mask, case, seeds, folder, few=False):
         rng = np.random.default_rng(seed)
         for key, keywords in variants.items():
             which = slice(0, 1) if key == "one image" else slice(None)
-            sigma = keywords.get("step_error_px", 0.002)
+            sigma = keywords.get("step_error_px", 0.002) if len(places) > 1 else 0.0
             steps = places - origin + sigma * rng.standard_normal(places.shape)
             start = time.process_time()
             fit = fit_star(
@@ -134,7 +138,7 @@ def measure(name, bandpass, mask, case, seeds, folder, few=False):
                 errors[which],
                 steps[which],
                 *optics,
-                **{"step_error_px": sigma, **keywords},
+                **{**keywords, "step_error_px": sigma},
             )
             used = time.process_time() - start
             rows[key].append(compared(fit, origin, mas, used))
@@ -142,7 +146,8 @@ def measure(name, bandpass, mask, case, seeds, folder, few=False):
                 known = fit.known
         images, errors, (place,) = load(made, "science")
         shutil.rmtree(made.directory)
-        kinds = {"science": {"known": known}} | ({} if few else {"science alone": {}})
+        alone = {} if sizes is SMALL else {"science alone": {}}
+        kinds = {"science": {"known": known}} | alone
         for key, keywords in kinds.items():
             start = time.process_time()
             fit = fit_star(images, errors, np.zeros((1, 2)), *optics, **keywords)
@@ -159,15 +164,38 @@ def compared(fit, place, mas, used):
     return miss, miss / (np.array(fit.error) * mas), symmetry, used, fit.method
 
 
+def rms(values):
+    """Root of the mean square along the first axis."""
+    import numpy as np
+
+    return np.round(np.sqrt(np.mean(np.square(values), axis=0)), 3).tolist()
+
+
+def pooled(results):
+    """Results of all filters and seeds of each mask and wavefront, both axes together."""
+    import numpy as np
+
+    groups = {}
+    for key, found in results.items():
+        mask, wavefront = key.split(", ")[0].split()[-1], key.split(", ")[1]
+        if mask.startswith("F"):
+            mask = key.split()[0]
+        groups.setdefault(f"{mask}, {wavefront}", []).append(found)
+    table = {}
+    for name, every in groups.items():
+        row = table[name] = {"sets": len(every)}
+        for kind in every[0]:
+            for value in ("rms_mas", "pull"):
+                row[f"{kind}, {value}"] = rms(np.ravel([found[kind][value] for found in every]))
+            row[f"{kind}, largest_mas"] = max(found[kind]["largest_mas"] for found in every)
+    return table
+
+
 def summary(rows):
     """Rms of errors, pulls and of symmetry's errors; median time."""
     import numpy as np
 
     miss, pull, symmetry = (np.array([r[k] for r in rows]) for k in range(3))
-
-    def rms(values):
-        return [round(float(v), 3) for v in np.sqrt(np.mean(values**2, axis=0))]
-
     return {
         "method": [r[4] for r in rows],
         "rms_mas": rms(miss),
@@ -186,6 +214,7 @@ def main():
     parser.add_argument("--only", action="append", help="kinds of sets whose name begins with this")
     parser.add_argument("--filters", action="store_true", help="every filter, what a run does")
     parser.add_argument("--quick", action="store_true", help="three kinds of sets, two seeds")
+    parser.add_argument("--undithered", action="store_true", help="one exposure of the references")
     options = parser.parse_args()
     limit_threads(1)
     sets = {" ".join(filter(None, one)): one for one in SETS}
@@ -193,10 +222,13 @@ def main():
     if options.quick:
         sets, count = {name: sets[name] for name in QUICK}, 2
         cases = dict(list(CASES.items())[:2])
+    if options.undithered:
+        cases = dict(list(CASES.items())[:2])
     if options.filters:
         sets = {" ".join(filter(None, one)): one for one in every_filter()}
         cases = {key: CASES[key] for key in ("30 nm, 0.5 px", "default, 0.5 px")}
-    wanted = tuple(options.only or ("",))
+    sizes = SMALL if options.filters else UNDITHERED if options.undithered else SIZES
+    wanted = tuple(options.only or (FEW if options.undithered else ("",)))
     seeds, results = range(options.first_seed, options.first_seed + count), {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, one) in enumerate(sets.items()):
@@ -208,10 +240,17 @@ def main():
                 else cases.items()
             ):
                 key = f"{name}, {label}"
-                results[key] = measure(*one, case, seeds, Path(folder) / key, options.filters)
+                results[key] = measure(*one, case, seeds, Path(folder) / key, sizes)
                 print(key, results[key], file=sys.stderr, flush=True)
-    sizes = SMALL if options.filters else SIZES
-    finish({"seeds": list(seeds), **sizes, "results": results}, options.out)
+                finish(
+                    {
+                        "seeds": list(seeds),
+                        **sizes,
+                        "pooled": pooled(results) if options.filters else None,
+                        "results": results,
+                    },
+                    options.out,
+                )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -128,8 +129,11 @@ def timed(function, repeats):
 def process(command, repeats=1, env=None, output=None):
     """Run a whole process: wall and processor seconds, and its peak memory.
 
-    The folder `output` is removed before every run: writing into new files is what is timed.
+    The folder `output` is removed before every run: writing into new files is what is timed. Python
+    keeps compiled modules, as pip does when it installs a package.
     """
+    env = {**os.environ, **(env or {})}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     runs = []
     for _ in range(repeats):
         if output is not None:
@@ -139,7 +143,7 @@ def process(command, repeats=1, env=None, output=None):
             command,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, **(env or {})},
+            env=env,
         )
         error = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
@@ -156,9 +160,22 @@ def process(command, repeats=1, env=None, output=None):
     }
 
 
+def command():
+    """The command that was run, without the options that say where files go."""
+    words = iter(sys.argv[1:])
+    kept = []
+    for word in words:
+        name, given, _ = word.partition("=")
+        if name not in ("--out", "--work"):
+            kept.append(word)
+        elif not given:
+            next(words, None)
+    return shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *kept])
+
+
 def finish(results, out):
-    """Print the results as JSON, and write them where asked."""
-    results = {"where": where(), **results}
+    """Print the results as JSON, with the command, and write them where asked."""
+    results = {"command": command(), "where": where(), **results}
     text = json.dumps(results, indent=1, default=float)
     sys.stdout.write(text + "\n")
     if out:

@@ -37,6 +37,7 @@ SETS = {
 }
 FAILED = "simulate-failed"
 TINY = bool(os.environ.get("GPUCORON_BENCH_TINY"))
+PATIENCE = float(os.environ.get("PATIENCE", "1"))
 SAVE = ("crfints", "psfstack", "psfsub", "i2d")
 GOAL = (
     "registration: preparing",
@@ -65,7 +66,7 @@ def simulate(work, name, options=None):
     return time.perf_counter() - start
 
 
-def found(work, name, wait_s=120.0):
+def found(work, name, wait_s=120.0 * PATIENCE):
     """Association and psfmask of a set, which may be in the making."""
     until = time.monotonic() + wait_s
     while not (asn := sorted((work / name).glob("*_asn.json"))):

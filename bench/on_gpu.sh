@@ -22,7 +22,7 @@
 #   memcheck   compute-sanitizer's memcheck alone, on four files of kernels
 # "PART&" goes on beside those after it. A part that fails or takes too long does not stop the next
 # ones. Exit: 0 all is well, 1 something is wrong, 3 no GPU here. After LIMIT seconds nothing more is
-# begun. FILES="klip ..." names the files of kernels that sanitize looks at.
+# begun; PATIENCE=5 gives each part five times its limit, on a busy machine. FILES="klip ..." names the files of kernels that sanitize looks at.
 #
 # In the end gpucoron/backend/gpu_proof.json is written, with which --device auto takes a GPU, if all is well
 # (bench_gpu.py prove writes it from a result that comes from another machine).
@@ -84,7 +84,7 @@ echo "== ready after $SECONDS s: $file"
 
 failed=0
 part() {  # NAME SECONDS [OPTION...]: the limit is for what hangs
-  local name=$1 limit=$2 left=$((${LIMIT:-470} - SECONDS))
+  local name=$1 limit=$(($2 * ${PATIENCE:-1})) left=$((${LIMIT:-470} - SECONDS))
   shift 2
   if [ $left -lt 10 ]; then
     echo "== $name: no time left for it"

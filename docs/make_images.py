@@ -1,7 +1,7 @@
 """Make the pictures of README: real data (AU Mic, F444W) and the demo.
 
-    python docs/make_images.py aumic DATA_FOLDER     writes docs/images/aumic_f444w.png
-    python docs/make_images.py demo DEMO_FOLDER      writes docs/images/demo.png
+    python docs/make_images.py aumic DATA_FOLDER     docs/images/aumic_f444w.png, prints numbers
+    python docs/make_images.py demo DEMO_FOLDER      docs/images/demo.png
 
 DATA_FOLDER holds aumic_f444w/ (association and exposures) and psfmask/; DEMO_FOLDER is where
 `gpucoron demo` worked.
@@ -26,6 +26,10 @@ IMAGES = Path(__file__).parent / "images"
 MASKED_ARCSEC = 0.35  # covered in the pictures: what is left of the star close to the mask
 FIELD_ARCSEC = 5.2  # half a side
 DEMO_FIELD_ARCSEC = 4.4
+RECENTRED = (150, 174)  # x, y from 0, where AU Mic's publisher put the star
+SCATTER_PX = (8, 40)  # from AU Mic's star, where its image is compared with what is left
+SOURCE_ARCSEC, SOURCE_WITHIN = 5.66, 0.12  # of AU Mic's compact source from the star
+SOURCE_BOX = 5  # px, half a side of what a Gaussian is fitted to
 DEMO_LIMITS = (-2, 10)
 COLOURS = "inferno"  # perceptually uniform
 
@@ -106,17 +110,31 @@ def aumic(data: Path) -> Path:
     from gpucoron.io.exposures import read_exposure
 
     folder = data / "aumic_f444w"
-    result = gpucoron.run(
-        next(folder.glob("*_asn.json")),
-        device="cpu",
-        keep=("psfsub", "i2d"),
-        psfmask=data / "psfmask" / "jwst_nircam_psfmask_0019.fits",
-        psfmask_center="star",
-        klip_truncate=5,
-    ).product
+    runs = [
+        gpucoron.run(
+            next(folder.glob("*_asn.json")),
+            device="cpu",
+            keep=("psfsub", "i2d"),
+            psfmask=data / "psfmask" / "jwst_nircam_psfmask_0019.fits",
+            psfmask_center="star",
+            klip_truncate=5,
+            resample_center=center,
+        )
+        for center in ("star", "wcs")
+    ]
+    result = runs[0].product
     roots = [root for root, _ in result.psfsub]
-    frame = read_exposure(folder / f"{roots[0]}_calints.fits", "science").stack.data[0]
+    frames = [
+        read_exposure(folder / f"{root}_calints.fits", "science").stack.data[0] for root in roots
+    ]
+    frame = frames[0]
     stars = [pixel(result.stars[root]) for root in roots]
+    for root, image in zip(roots, frames, strict=True):
+        before, after = (scatter(i) for i in (image, result.psfsub[root].data[0]))
+        print(f"{root}: {before:.1f} MJy/sr {SCATTER_PX[0]} to {SCATTER_PX[1]} px from the star")
+        print(f"{root}: {after:.3f} MJy/sr in psfsub")
+    for run, center in zip(runs, ("star", "wcs"), strict=True):
+        print(f"resample.center={center}: compact source {compact_source(run)}")
     combined = pixel(result.star.position)
     scale = result.wcs.pixel_scale
     half = FIELD_ARCSEC / scale
@@ -130,6 +148,40 @@ def aumic(data: Path) -> Path:
     wcs, _ = celestial(fits.Header([card[:2] for card in result.wcs.to_header_cards()]))
     annotate(axes[3], wcs, combined, half, scale)
     return save(figure, "aumic_f444w.png")
+
+
+def scatter(image):
+    """Return the standard deviation of the pixels of a ring about AU Mic's star, MJy/sr."""
+    y, x = np.indices(image.shape)
+    r = np.hypot(x - RECENTRED[0], y - RECENTRED[1])
+    return np.nanstd(image[(r >= SCATTER_PX[0]) & (r <= SCATTER_PX[1])])
+
+
+def compact_source(run):
+    """Describe AU Mic's compact source: a Gaussian and a constant fitted to i2d, the candidate."""
+    from scipy.optimize import least_squares
+
+    i2d, table = run.product.i2d.data, run.candidates()
+    near = np.argmin(np.abs(np.asarray(table["separation"]) - SOURCE_ARCSEC))
+    star, scale = pixel(run.product.star.position), run.product.wcs.pixel_scale
+    y, x = np.indices(i2d.shape)
+    ring = np.abs(np.hypot(x - star[0], y - star[1]) * scale - SOURCE_ARCSEC) < SOURCE_WITHIN
+    row, column = np.unravel_index(np.argmax(np.where(ring & np.isfinite(i2d), i2d, -9)), i2d.shape)
+    box = np.s_[
+        row - SOURCE_BOX : row + SOURCE_BOX + 1, column - SOURCE_BOX : column + SOURCE_BOX + 1
+    ]
+    x, y, image = x[box], y[box], i2d[box]
+
+    def left(p):
+        gauss = p[0] * np.exp(-((x - p[1]) ** 2 + (y - p[2]) ** 2) / (2 * p[3] ** 2))
+        return (gauss + p[4] - image).ravel()
+
+    peak, _, _, sigma, _ = least_squares(left, [image.max(), column, row, 1.0, 0.0]).x
+    found = (float(np.asarray(table[name])[near]) for name in ("separation", "significance"))
+    return (
+        f"of {peak:.2f} MJy/sr, FWHM {2.3548 * abs(sigma):.2f} px; candidate at "
+        "{:.2f} arcsec, {:.1f} sigma".format(*found)
+    )
 
 
 def pixel(star):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.ops.fourier_shift import fourier_shift
+from gpucoron.optics.off_axis import along_axes, mask_rotation
 
 if TYPE_CHECKING:
     from gpucoron.analysis.forward import OffAxisImages
@@ -29,8 +30,8 @@ class CoarsePSF:
     Parameters
     ----------
     psf : OffAxisImages
-        Round masks and spots are taken as symmetric about their centre, phase masks about their
-        axes, bars about their length.
+        Round masks and spots are taken as symmetric about their centre, bars about their length;
+        phase masks are unchanged by half a turn.
     phases : int, optional
         Faster, for maps of many sources: the image of the nearest offset, with the place of the
         source in its pixel rounded to so many along each axis. Default: linear between the nearest
@@ -50,12 +51,13 @@ class CoarsePSF:
         kind = getattr(getattr(psf, "instrument", None), "kind", "")
         self._polar = kind in ("round", "spot")
         self._mirrored = (
-            kind in ("round", "spot", "4qpm", "bar"),
-            kind in ("round", "spot", "4qpm"),
+            kind in ("round", "spot", "bar"),
+            kind in ("round", "spot"),
         )
+        self._half_turn, self._rotation = kind == "4qpm", mask_rotation(psf)
         across, along = np.array(_ACROSS), np.array(_ALONG)
         both = np.r_[-across[:0:-1], across]
-        axes = {"4qpm": (across, across), "bar": (across, np.r_[-along[:0:-1], along])}
+        axes = {"4qpm": (across, both), "bar": (across, np.r_[-along[:0:-1], along])}
         if self._polar:
             self._axes = (np.array(_ROUND) * psf.fwhm_px, _QUADRANT)
         else:
@@ -77,14 +79,13 @@ class CoarsePSF:
         from scipy.ndimage import map_coordinates
 
         known = np.isfinite(offsets).all(axis=1)
-        at = self._indices(np.where(known[:, None], offsets, 0.0))
+        at, _ = self._indices(np.where(known[:, None], offsets, 0.0))
         found = map_coordinates(self._light, at.T, order=1, mode="nearest")
         return np.where(known, found, np.nan)
 
     def images(self, offsets: np.ndarray, within: np.ndarray, **unused: Any) -> np.ndarray:
         """Return images (m, box, box), as `OffAxisImages.images`."""
-        at = self._indices(offsets)
-        mirrored = (offsets < 0) & np.array(self._mirrored)
+        at, mirrored = self._indices(offsets)
         light = self.light(offsets)[:, None, None]
         if self._phases is None:
             return _shifted(self._between(at, mirrored), within) * light
@@ -94,16 +95,21 @@ class CoarsePSF:
         nodes = np.stack([self._node(*key[:4]) for key in keys.tolist()])
         return _shifted(nodes, keys[:, 4:] / self._phases)[inverse.reshape(-1)] * light
 
-    def _indices(self, offsets: np.ndarray) -> np.ndarray:
-        """Return the place of offsets among the nodes, (m, 2)."""
-        folded = np.where(self._mirrored, np.abs(offsets), offsets)
+    def _indices(self, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the place of offsets among the nodes, and whether they are mirrored, (m, 2)."""
+        offsets = along_axes(offsets, self._rotation)
+        if self._half_turn:
+            mirrored = np.repeat(offsets[:, :1] < 0, 2, axis=1)
+        else:
+            mirrored = (offsets < 0) & np.array(self._mirrored)
+        folded = np.where(mirrored, -offsets, offsets)
         if self._polar:
             folded = np.stack([np.hypot(*folded.T), np.arctan2(*folded.T)], axis=1)
         found = [
             np.interp(values, nodes, np.arange(len(nodes)))
             for values, nodes in zip(folded.T, self._axes, strict=True)
         ]
-        return np.stack(found, axis=1)
+        return np.stack(found, axis=1), mirrored
 
     @cached_property
     def _light(self) -> np.ndarray:
@@ -113,8 +119,12 @@ class CoarsePSF:
             along = _offsets(first, np.full(len(first), np.pi / 4))
             light = self._psf.throughput(along, exact=True)
             return np.repeat(light[:, None], len(second), axis=1)
+        if self._half_turn:  # the pupil is its own mirror image: the light is that of a quadrant
+            second = second[second >= 0]
         places = np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1)
-        return self._psf.throughput(places.reshape(-1, 2), exact=True).reshape(places.shape[:2])
+        places = along_axes(places.reshape(-1, 2), -self._rotation)
+        light = self._psf.throughput(places, exact=True).reshape(len(first), len(second))
+        return np.hstack([light[:, :0:-1], light]) if self._half_turn else light
 
     def _between(self, at: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
         """Interpolate linearly between the four nodes around each place."""
@@ -134,6 +144,7 @@ class CoarsePSF:
             offset = np.array([[self._axes[0][row], self._axes[1][column]]])
             if self._polar:
                 offset = _offsets(*offset.T)
+            offset = along_axes(offset, -self._rotation)
             image = self._psf.images(offset, exact=True)[0].astype(np.float64)
             self._images[row, column] = image / max(float(self._light[row, column]), _FAINTEST)
         return self._images[row, column][:: -1 if below else 1, :: -1 if left else 1]

@@ -12,6 +12,7 @@ from gpucoron.analysis.annulus import AnnulusNoise
 from gpucoron.analysis.candidates import Candidate, Field, source_image, without
 from gpucoron.analysis.local_model import (
     REACH_PX,
+    LocalModel,
     Projected,
     cut_patch,
     fit_source,
@@ -24,6 +25,7 @@ __all__ = ["COVARIANCES", "CompanionFit", "fit_companion"]
 
 COVARIANCES = ("matern", "diagonal")
 WALKERS, STEPS, BURN_IN = 64, 1000, 200
+PRIOR = 0.375  # FWHM, along x and y, where a companion may be
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,7 @@ def fit_companion(
     polynomial of its position (`LocalModel`), so that all walkers cost a product of small matrices.
     C is scaled so that fluxes have the scatter that they have over the annulus; the correlation of
     neighbours alone makes errors too small where speckles or a disk exceed a PSF. Priors are
-    flat within 0.75 px of the best position.
+    flat within 0.375 FWHM, and at least 0.75 px, of the pixel nearest to the best position.
 
     References
     ----------
@@ -151,18 +153,20 @@ def fit_companion(
     )
     inverse = _inverse(noise, covariance, _usable(image, weight, first.local.centre, half))
     inverse = without_background(inverse) if background else inverse
-    data = np.nan_to_num(cut_patch(image, first.local.centre, half)).ravel()
-    best = Projected(first.local, data, inverse).best_offset(first.offset)
-    inflation = _inflation(noise, inverse, first.local.image(best).ravel())
-    likelihood = Projected(first.local, data, inverse / inflation)
+    reach = max(REACH_PX, PRIOR * field.fwhm_px)
+    local = LocalModel(model.of_flux(first.flux), first.local.centre, half, reach)
+    data = np.nan_to_num(cut_patch(image, local.centre, half)).ravel()
+    best = Projected(local, data, inverse).best_offset(first.offset)
+    inflation = _inflation(noise, inverse, local.image(best).ravel())
+    likelihood = Projected(local, data, inverse / inflation)
     flux = likelihood.flux(best)
     spread = _spread(likelihood, best, flux)
     sampler = _sample(likelihood, np.array([*best, flux]), spread, (walkers, steps), seed)
     chain = sampler.get_chain(discard=min(burn_in, steps - 1), flat=True)
-    residual = data - flux * first.local.image(best).ravel()
+    residual = data - flux * local.image(best).ravel()
     return CompanionFit(
-        samples=chain + [*first.local.centre, 0.0],
-        best=np.array([*(best + first.local.centre), flux]),
+        samples=chain + [*local.centre, 0.0],
+        best=np.array([*(best + local.centre), flux]),
         chi2=float(residual @ inverse @ residual / max((np.diag(inverse) > 0).sum(), 1)),
         covariance=covariance,
         correlation_px=noise.correlation_length() if covariance == "matern" else 0.0,
@@ -210,15 +214,16 @@ def _sample(likelihood: Projected, best, spread, size, seed):
     import emcee
 
     (walkers, steps), scale = size, np.maximum(spread, 1e-12)
+    reach = likelihood.local.reach
 
     def log_probability(places):
-        inside = (np.abs(places[:, :2]) <= REACH_PX).all(axis=1)
-        offsets = np.clip(places[:, :2], -REACH_PX, REACH_PX)
+        inside = (np.abs(places[:, :2]) <= reach).all(axis=1)
+        offsets = np.clip(places[:, :2], -reach, reach)
         return np.where(inside, -0.5 * likelihood.chi2(offsets, places[:, 2]), -np.inf)
 
     random = np.random.RandomState(seed)  # noqa: NPY002  emcee takes the state of one
     start = best + 0.5 * scale * random.normal(size=(walkers, 3))
-    start[:, :2] = np.clip(start[:, :2], -0.95 * REACH_PX, 0.95 * REACH_PX)
+    start[:, :2] = np.clip(start[:, :2], -0.95 * reach, 0.95 * reach)
     sampler = emcee.EnsembleSampler(walkers, 3, log_probability, vectorize=True)
     sampler.random_state = random.get_state()
     sampler.run_mcmc(start, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -27,24 +28,30 @@ class LocalModel:
         The pixel in the middle, from 0.
     half : int
         The patch reaches so many pixels from it.
+    reach : float
+        How far from the middle, along x and y, a source may be; px.
 
     Notes
     -----
-    The images at 8 x 8 Chebyshev nodes within 0.75 px determine 28 Chebyshev coefficients (order
+    The images at 8 x 8 Chebyshev nodes within the reach determine 28 Chebyshev coefficients (order
     6) of each pixel, so that an image costs a product of 28 numbers with a matrix. Images are
     limited in spatial frequency by the telescope: what is left out is below 1e-3 of the peak where
-    the FWHM is 2 pixels.
+    the reach is 0.375 of the FWHM.
     """
 
-    def __init__(self, model: PatchModel, centre: tuple[int, int], half: int):
-        self.centre, self.half = (int(centre[0]), int(centre[1])), half
+    def __init__(
+        self, model: PatchModel, centre: tuple[int, int], half: int, reach: float = REACH_PX
+    ):
+        self.centre, self.half, self.reach = (int(centre[0]), int(centre[1])), half, reach
         nodes = np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES)
         u, v = (axis.ravel() for axis in np.meshgrid(nodes, nodes))
-        places = np.stack([u, v], axis=1) * REACH_PX + self.centre
-        patches = model.patches(places, half + 1)
+        places = np.stack([u, v], axis=1) * reach + self.centre
+        more = math.ceil(reach)
+        patches = model.patches(places, half + more)
         moved = np.rint(places).astype(int) - self.centre  # a patch is about the nearest pixel
+        side = 2 * half + 1
         cut = [
-            patch[1 - y : patch.shape[0] - 1 - y, 1 - x : patch.shape[1] - 1 - x]
+            patch[more - y : more - y + side, more - x : more - x + side]
             for patch, (x, y) in zip(patches, moved, strict=True)
         ]
         flat = np.reshape(cut, (len(places), -1))
@@ -52,7 +59,7 @@ class LocalModel:
 
     def terms(self, offsets: np.ndarray) -> np.ndarray:
         """Return the polynomial's terms at offsets (m, 2), px from the centre: (m, 28)."""
-        return _terms(*(np.asarray(offsets, dtype=np.float64).T / REACH_PX))
+        return _terms(*(np.asarray(offsets, dtype=np.float64).T / self.reach))
 
     def slopes(self, offset: np.ndarray) -> np.ndarray:
         """Return the derivatives of the terms by x and y at an offset: (2, 28), per px."""
@@ -127,7 +134,7 @@ class Projected:
             value, gradient = self._profile(offset)
             return value / scale, gradient / scale
 
-        bounds = [(-REACH_PX, REACH_PX)] * 2
+        bounds = [(-self.local.reach, self.local.reach)] * 2
         options = {"gtol": 1e-9, "ftol": 1e-14}
         return minimize(
             scaled, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options

@@ -66,6 +66,16 @@ def map_items(work, items, xp):
     return over_items(work, items) if xp is np else [work(item) for item in items]
 
 
+def map_parts(work, shape, xp):
+    """Return ``work(rows)`` of all parts of images (ny, nx): slices of rows, in order.
+
+    For NumPy they are in parallel, of about `BLOCK` pixels, which stay in the cache. A GPU takes
+    all rows at once.
+    """
+    size = max(1, BLOCK // shape[1]) if xp is np else shape[0]
+    return map_items(work, [slice(y, y + size) for y in range(0, shape[0], size)], xp)
+
+
 def over_rows(work, n_rows, *arguments):
     """Run compiled ``work(first, stop, ...)`` over all rows in parallel."""
     n_threads = min(current_threads(), n_rows)

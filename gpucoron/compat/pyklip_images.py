@@ -39,7 +39,7 @@ def aligned(images: np.ndarray, centers: np.ndarray, new_center: np.ndarray) -> 
         if np.array_equal(centers[k], new_center):
             return images[k].copy()
         dx, dy = new_center - centers[k]
-        return _interpolated(images[k], y - dy, x - dx)
+        return _interpolated(images[k : k + 1], y - dy, x - dx)[0]
 
     return np.array(over_items(move, range(len(images))))
 
@@ -85,35 +85,28 @@ def derotated(
         cos, sin = np.cos(np.radians(angles[k])), np.sin(np.radians(angles[k]))
         source_x = dx * cos + dy * sin + center_x
         source_y = -dx * sin + dy * cos + center_y
-        return [_interpolated(plane, source_y, source_x) for plane in images[:, k]]
+        turned[:, k] = _interpolated(images[:, k], source_y, source_x)
 
-    turned = over_items(rotate, range(images.shape[1]))
-    return np.array(turned, dtype=images.dtype).swapaxes(0, 1)
+    turned = np.empty_like(images)
+    over_items(rotate, range(images.shape[1]))
+    return turned
 
 
-def _interpolated(image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Interpolate an image by cubic splines; NaN where one of the four pixels around is NaN.
+def _interpolated(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Interpolate images (b, ny, nx) by cubic splines; NaN where one of four pixels around is NaN.
 
     NaN count as the image's median for the spline, and outside the image there is NaN. This is
-    `pyklip.klip.nan_map_coordinates_2d`.
+    `pyklip.klip.nan_map_coordinates_2d`. Images without a finite pixel are copied.
     """
-    from scipy.ndimage import map_coordinates
+    from gpucoron.ops.cpu.spline import cubic_spline
 
-    missing = np.isnan(image)
-    if missing.all():
-        return image.copy()
-    filled = np.where(missing, np.nanmedian(image), image) if missing.any() else image
-    result = map_coordinates(filled, [y, x], order=3, cval=np.nan)
-    if missing.any():
-        ny, nx = image.shape
-        low_x, high_x, low_y, high_y = (
-            np.clip(rounded(values).astype(int), 0, size - 1)
-            for values, size in ((x, nx), (y, ny))
-            for rounded in (np.floor, np.ceil)
-        )
-        for rows in (low_y, high_y):
-            for columns in (low_x, high_x):
-                result[missing[rows, columns]] = np.nan
+    missing, filled = np.isnan(images), images.astype(np.float64)
+    empty = missing.all(axis=(1, 2))
+    for image, lost in zip(filled, missing, strict=True):
+        if lost.any():
+            image[lost] = np.median(image[~lost]) if not lost.all() else 0.0
+    result = cubic_spline(filled, missing, y, x)
+    result[empty] = images[empty]
     return result
 
 

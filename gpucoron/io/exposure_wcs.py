@@ -36,7 +36,9 @@ _WHOLE_PX = 0.05  # a cut this near to whole pixels is one of whole pixels
 _RECENTRED_PX = 3.0  # that CRPIX may have been moved besides a cut
 
 
-def settle_wcs(exposure: Exposure, by_s_region: bool = False) -> Exposure:
+def settle_wcs(
+    exposure: Exposure, by_s_region: bool = False, odd: dict[str, list[str]] | None = None
+) -> Exposure:
     """Return a science exposure whose ASDF extension has the WCS of its image.
 
     It is the same exposure if its own WCS is used. Otherwise the extension is replaced: where
@@ -44,7 +46,9 @@ def settle_wcs(exposure: Exposure, by_s_region: bool = False) -> Exposure:
     padded, by one whose GWCS is shifted by the change of CRPIX. Both give a warning, as do
     S_REGION and a FITS WCS that are more than 1 px from the GWCS.
 
-    `by_s_region` says, for the warning, that the output image is laid out by S_REGION.
+    `by_s_region` says, for the warning, that the output image is laid out by S_REGION. `odd` takes
+    what the warning would say of a GWCS, and the file's name, in place of the warning, so that one
+    line can name all files of which it is true.
 
     Raises
     ------
@@ -53,17 +57,21 @@ def settle_wcs(exposure: Exposure, by_s_region: bool = False) -> Exposure:
     """
     needed = {name: header for name, header in exposure.headers.items() if name == "SCI"}
     lean = replace(exposure, stack=None, area=None, int_times=None, headers=needed)
-    settled = in_second_process(_settled, lean, by_s_region)
+    settled, notes = in_second_process(_settled, lean, by_s_region)
+    if notes and odd is not None:
+        odd.setdefault("; ".join(notes), []).append(exposure.path.name)
+    elif notes:
+        log.warning("%s: %s", exposure.path.name, "; ".join(notes))
     same = settled == exposure.asdf_bytes
     return exposure if same else replace(exposure, asdf_bytes=settled)
 
 
-def _settled(exposure: Exposure, by_s_region: bool) -> bytes | None:
-    """Return the ASDF extension with the WCS of an exposure's image, as `settle_wcs`."""
+def _settled(exposure: Exposure, by_s_region: bool) -> tuple[bytes | None, list[str]]:
+    """Return the ASDF extension with the WCS of an exposure's image, and what is odd about it."""
     name, header = exposure.path.name, exposure.headers["SCI"]
     own = find_wcs(exposure.asdf_bytes, name)
     if own is None:
-        return _from_header(exposure).asdf_bytes
+        return _from_header(exposure).asdf_bytes, []
     try:
         fits = header_wcs(header, exposure.shape, name)
     except ExposureError:  # another projection than this program reads; the GWCS is what counts
@@ -77,9 +85,7 @@ def _settled(exposure: Exposure, by_s_region: bool) -> bytes | None:
     notes += _header_differs(offsets)
     if by_s_region or origin is None:  # that of an image that was cut is the whole image's
         notes += _region_differs(exposure, by_s_region)
-    if notes:
-        log.warning("%s: %s", name, "; ".join(notes))
-    return exposure.asdf_bytes
+    return exposure.asdf_bytes, notes
 
 
 def _header_differs(offsets: np.ndarray | None) -> Iterator[str]:

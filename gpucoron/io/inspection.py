@@ -113,7 +113,7 @@ def inspect_members(
     if needs.grid is not None:  # last: the second process starts meanwhile
         for key in [k for k, found in exposures.items() if found.exptype == "science"]:
             try:
-                exposures[key] = settle_wcs(exposures[key], needs.grid["by_s_region"])
+                exposures[key] = settle_wcs(exposures[key], needs.grid["by_s_region"], odd)
             except InputError as problem:
                 if not skip_bad:
                     raise

@@ -11,8 +11,9 @@ from gpucoron.backend.arrays import to_host
 from gpucoron.backend.device import on_gpu
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.zone_sums import Areas, Sums, find_areas
+from gpucoron.ops.zones import Zones
 
-__all__ = ["ZonedKlip", "klip_zones"]
+__all__ = ["ZonedKlip", "klip_zones", "zone_products"]
 
 LEAST_KNOWN = 0.5  # of a zone's pixels that a reference must have
 
@@ -55,16 +56,18 @@ def klip_zones(
         as well, as in ADI, so that no product is computed twice.
     references : (nref, ny, nx) floating
         Aligned reference images.
-    zones : (ny, nx) int, or (nzones, ny, nx) bool, optional
-        The zone of each pixel, from 0, where the model is subtracted: -1 in none. Or a mask for
-        each zone; they do not overlap. Default: one zone, the whole image.
+    zones : Zones, (ny, nx) int, or (nzones, ny, nx) bool, optional
+        From `gpucoron.ops.zones.make_zones`; or the zone of each pixel, from 0, where the model is
+        subtracted, -1 in none; or a mask for each zone; they do not overlap. Default: one zone, the
+        whole image.
     truncate : int or sequence of int
         Number of KL modes; more than a target has references are all of them. 0 subtracts the mean.
     allowed : (n, nref) or (nzones, n, nref) bool, optional
         Which references may serve which target (in which zone): not those of its own exposure, or
         in which a companion has moved too little. On the host or a GPU. Default: all.
     optimise : (nzones, ny, nx) bool, optional
-        The pixels of each zone's means and inner products; they may overlap. Default: `zones`.
+        The pixels of each zone's means and inner products; they may overlap. Default: those that
+        `zones` has for this, or the zones themselves.
     weight : (ny, nx) floating, optional
         Multiplies the pixels in means and inner products: 1 = used, 0 = ignored. Default: ones.
     missing : (n, ny, nx) bool, optional
@@ -116,7 +119,7 @@ def klip_zones(
     truncations = _as_truncations(truncate)
     targets, references = _as_images(targets, references)
     shape = references.shape[1:]
-    labels, n_zones = _as_labels(zones, shape)
+    labels, n_zones, optimise = _as_labels(zones, optimise, shape)
     if nan not in ("leave_out", "mean"):
         raise ParameterError(f"klip: nan is {nan!r}, expected 'leave_out' or 'mean'")
     if maxnumbasis is not None and maxnumbasis < 1:
@@ -124,12 +127,7 @@ def klip_zones(
     used = _as_pairs(allowed, "allowed", (n_zones, len(targets), len(references)), bool).copy()
     lacking = _as_lacking(missing, targets, shape)
     square = _as_square(weight, shape)
-    on_device = on_gpu(references)
-    if on_device:
-        from gpucoron.ops.cuda import klip_zones as work
-    else:
-        from gpucoron.ops.cpu import klip_zones as work  # type: ignore[no-redef]
-
+    work = _device_work(references)
     flat = references.reshape(len(references), -1)
     leave_out = nan == "leave_out"
     known = _known(flat) if leave_out else None
@@ -160,6 +158,43 @@ def klip_zones(
     )
 
 
+def zone_products(images, zones=None, *, optimise=None, weight=None) -> Sums:
+    """Return means and inner products of images in zones, without subtracting anything.
+
+    Parameters
+    ----------
+    images : (n, ny, nx) floating
+        Finite images, on the host or on a GPU.
+    zones, optimise, weight
+        As for `klip_zones`.
+
+    Returns
+    -------
+    Sums
+        `means` (nzones, n), `totals` and `products` (nzones, n, n); nothing of targets.
+
+    Raises
+    ------
+    InputError
+        As `klip_zones`.
+    """
+    (images,) = cuda.as_device_arrays(images)
+    shape, flat = images.shape[1:], images.reshape(len(images), -1)
+    labels, n_zones, optimise = _as_labels(zones, optimise, shape)
+    square = _as_square(weight, shape)
+    areas, _ = _areas(labels, optimise, square, shape, n_zones, None)
+    return _device_work(images).sums(flat, flat[:0], areas, square, None)
+
+
+def _device_work(images) -> Any:
+    """Return the module that does the work where the images are."""
+    if on_gpu(images):
+        from gpucoron.ops.cuda import klip_zones as work
+    else:
+        from gpucoron.ops.cpu import klip_zones as work  # type: ignore[no-redef]
+    return work
+
+
 # ---- arguments
 
 
@@ -187,16 +222,20 @@ def _as_images(targets, references):
     return targets, references
 
 
-def _as_labels(zones, shape) -> tuple[np.ndarray, int]:
-    """Return the zone of each pixel, (pixels,) int, and how many there are."""
+def _as_labels(zones, optimise, shape) -> tuple[np.ndarray, int, np.ndarray | None]:
+    """Return the zone of each pixel, (pixels,) int, how many there are, and their areas."""
     if zones is None:
-        return np.zeros(shape[0] * shape[1], dtype=np.intp), 1
+        return np.zeros(shape[0] * shape[1], dtype=np.intp), 1, optimise
+    number = 0
+    if isinstance(zones, Zones):  # of which the last ones may have no pixel
+        optimise = zones.optimise if optimise is None else optimise
+        zones, number = zones.labels, len(zones)
     zones = to_host(zones)
     if zones.dtype == bool and zones.shape[-2:] == shape and zones.ndim == 3 and len(zones):
         if (zones.sum(axis=0) > 1).any():
             raise InputError("klip: zones overlap; only the areas of optimise may")
         labels = np.where(zones.any(axis=0), zones.argmax(axis=0), -1)
-        return labels.ravel(), len(zones)
+        return labels.ravel(), len(zones), optimise
     if zones.shape != shape or zones.dtype.kind not in "iu":
         raise InputError(
             f"klip: zones have shape {zones.shape} and dtype {zones.dtype}, expected {shape} of "
@@ -204,7 +243,8 @@ def _as_labels(zones, shape) -> tuple[np.ndarray, int]:
         )
     if zones.max() < 0:
         raise InputError("klip: no pixel is in any zone")
-    return np.maximum(zones.ravel().astype(np.intp), -1), int(zones.max()) + 1
+    number = max(number, int(zones.max()) + 1)
+    return np.maximum(zones.ravel().astype(np.intp), -1), number, optimise
 
 
 def _as_pairs(values, name, shape, dtype) -> np.ndarray:

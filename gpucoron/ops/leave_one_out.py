@@ -7,10 +7,12 @@ import numpy as np
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.backend.device import on_gpu
-from gpucoron.backend.parallel import over_blocks
+from gpucoron.backend.parallel import map_parts, over_blocks
 from gpucoron.ops.eigen import RANK_TOLERANCE, symmetric_eigen
 
-__all__ = ["combine", "exposure_means", "prediction_errors"]
+__all__ = ["combine", "exposure_means", "prediction_errors", "predictions"]
+
+AT_ONCE = 2**22  # elements of matrices that are decomposed at once
 
 
 def exposure_means(images, groups):
@@ -32,8 +34,12 @@ def exposure_means(images, groups):
         means = combine(np.equal.outer(np.arange(n_groups), groups).astype(np.float64), images)
     else:
         means = np.zeros((n_groups, *images.shape[1:]))
-        for image, group in zip(images, groups.tolist(), strict=True):
-            means[group] += image
+
+        def add(rows):
+            for image, group in zip(images, groups.tolist(), strict=True):
+                means[group, rows] += image[rows]
+
+        map_parts(add, images.shape[1:], xp)
     means /= xp.asarray(np.bincount(groups))[:, None, None]
     means -= means.mean(axis=(1, 2), keepdims=True)
     return means
@@ -58,23 +64,41 @@ def prediction_errors(images, truncations, weight=None):
         coefficients of the others in its prediction, so that ``combine(rows, images)`` is what the
         predictions leave.
     """
-    n = len(images)
-    products = _products(images, weight)
-    left_out = np.repeat(products[None], n, axis=0)
-    every = np.arange(n)
-    left_out[every, every, :] = 0.0
-    left_out[every, :, every] = 0.0
-    values, vectors = symmetric_eigen(left_out)
-    results = []
-    for truncate in truncations:
-        rows = np.eye(n)
-        for e in range(n):
-            floor = RANK_TOLERANCE * n * max(values[e, 0], 0.0)
-            kept = min(truncate, int((values[e] > floor).sum()))
-            modes = vectors[e, :kept]
-            rows[e] -= (modes @ products[e] / values[e, :kept]) @ modes
-            rows[e, e] = 1.0
-        results.append(rows)
+    return list(predictions(_products(images, weight)[None], truncations)[:, 0])
+
+
+def predictions(products, truncations):
+    """Leave out each of some images in turn, and predict it by the others, in each of some zones.
+
+    Parameters
+    ----------
+    products : (nzones, n, n) float64
+        Inner products of the images in each zone. On the host.
+    truncations : sequence of int
+        Numbers of KL vectors; more than there are means all.
+
+    Returns
+    -------
+    (ntruncations, nzones, n, n) float64
+        Rows as `prediction_errors` has them, of one decomposition for all numbers of vectors.
+    """
+    n = products.shape[-1]
+    results = np.empty((len(truncations), *products.shape))
+    every, size = np.arange(n), max(1, AT_ONCE // n**3)
+    for start in range(0, len(products), size):
+        own = products[start : start + size]
+        left_out = np.repeat(own[:, None], n, axis=1)
+        left_out[:, every, every, :] = 0.0
+        left_out[:, every, :, every] = 0.0
+        values, vectors = symmetric_eigen(left_out.reshape(-1, n, n))
+        values, vectors = values.reshape(-1, n, n), vectors.reshape(-1, n, n, n)
+        floor = RANK_TOLERANCE * n * np.maximum(values[..., :1], 0.0)
+        inverse = np.where(values > floor, 1.0 / np.where(values > floor, values, 1.0), 0.0)
+        amplitudes = np.matmul(vectors, own[..., None])[..., 0] * inverse
+        for rows, truncate in zip(results, truncations, strict=True):
+            models = np.matmul(amplitudes[..., None, :truncate], vectors[..., :truncate, :])
+            rows[start : start + size] = -models[..., 0, :]
+    results[..., every, every] = 1.0
     return results
 
 
@@ -93,7 +117,7 @@ def _products(images, weight):
     return sum(over_blocks(multiply, flat.shape[1]))
 
 
-def combine(rows, planes, square=False):
+def combine(rows, planes, square=False, dtype=np.float64):
     """Return weighted sums of planes, ``rows @ planes``.
 
     Parameters
@@ -103,10 +127,12 @@ def combine(rows, planes, square=False):
     planes : (n, ny, nx) floating
     square : bool
         Return the sum over rows of the squares of these sums instead.
+    dtype : dtype
+        Of the result; sums are float64.
 
     Returns
     -------
-    (m, ny, nx) float64, or (ny, nx) with `square`
+    (m, ny, nx) of `dtype`, or (ny, nx) with `square`
 
     Notes
     -----
@@ -115,8 +141,9 @@ def combine(rows, planes, square=False):
     flat, shape = planes.reshape(len(planes), -1), planes.shape[1:]
     if on_gpu(planes):
         sums = cuda.cupy().matmul(cuda.cupy().asarray(rows), flat)
-        return (sums**2).sum(axis=0).reshape(shape) if square else sums.reshape(-1, *shape)
-    out = np.empty((len(rows), flat.shape[1])) if not square else np.empty(flat.shape[1])
+        sums = ((sums**2).sum(axis=0) if square else sums).astype(dtype, copy=False)
+        return sums.reshape(shape) if square else sums.reshape(-1, *shape)
+    out = np.empty(flat.shape[1] if square else (len(rows), flat.shape[1]), dtype)
 
     def multiply(block):
         sums = rows @ flat[:, block]

@@ -26,7 +26,7 @@ def position_answer(star: Any, mask: Any, background: bool = True) -> PositionAn
     Parameters
     ----------
     star : (ny, nx) floating
-        The image of the star, where the references are.
+        The image of the star without sources beside it, where the references are.
     mask : (ny, nx) floating
         Multiplies the residual in the fit.
     background : bool

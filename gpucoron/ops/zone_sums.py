@@ -1,4 +1,4 @@
-"""Means and inner products of images in zones, put together from pieces that are read once."""
+"""Means, inner products and combinations of images in zones, from pieces that are read once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucoron.backend import cuda
+from gpucoron.backend.device import on_gpu
 
-__all__ = ["Areas", "PieceSums", "Sums", "cut", "find_areas", "piece_sums", "zone_sums"]
+__all__ = [
+    "Areas",
+    "PieceSums",
+    "Sums",
+    "combine_in_zones",
+    "cut",
+    "find_areas",
+    "piece_sums",
+    "squares_in_zones",
+    "zone_sums",
+]
 
 
 class Areas(NamedTuple):
@@ -238,3 +249,73 @@ def _zone(xp, joined: list[Any], pieces: Any, n_refs: int) -> tuple[Any, Any, An
     left, right = d[:, :, None], d[:, None, :n_refs]
     result = result + (ref_masks * right + mask_refs * left + masks * left * right).sum(axis=0)
     return mean, total, result
+
+
+def combine_in_zones(
+    labels: np.ndarray, weights: np.ndarray, planes: Any, dtype: Any = np.float64
+) -> Any:
+    """Combine planes with the weights of each pixel's zone.
+
+    Parameters
+    ----------
+    labels : (pixels,) int
+        The zone of each pixel; negative in none. On the host.
+    weights : (nzones, n, m) float64
+        On the host.
+    planes : (m, pixels) floating
+        On the host or a GPU; they are read once.
+    dtype : dtype
+        Of the result; sums are float64.
+
+    Returns
+    -------
+    (n, pixels) of `dtype`
+        0 outside of the zones.
+    """
+    if not on_gpu(planes):
+        from gpucoron.ops.cpu.zone_sums import combine_in_zones as on_host
+
+        return on_host(labels, weights, planes, dtype)
+    cp = cuda.cupy()
+    out = cp.zeros((weights.shape[1], len(labels)), dtype)
+    for zone, pixels in _pixels_of(labels, len(weights)):
+        out[:, pixels] = cp.asarray(weights[zone]) @ planes[:, pixels]
+    return out
+
+
+def squares_in_zones(
+    labels: np.ndarray, weights: np.ndarray, constants: np.ndarray, planes: Any
+) -> Any:
+    """Return sums of squares of combinations of planes, with the weights of each pixel's zone.
+
+    Parameters
+    ----------
+    labels : (pixels,) int
+        As for `combine_in_zones`.
+    weights : (nzones, n, rows, m) float64
+        On the host.
+    constants : (nzones, n, rows) float64
+        They are subtracted from the combinations. On the host.
+    planes : (m, pixels) floating
+
+    Returns
+    -------
+    (n, pixels) float64
+        ``sum_rows (weights @ planes - constants)^2``; NaN outside of the zones.
+    """
+    if not on_gpu(planes):
+        from gpucoron.ops.cpu.zone_sums import squares_in_zones as on_host
+
+        return on_host(labels, weights, constants, planes)
+    cp = cuda.cupy()
+    out = cp.full((weights.shape[1], len(labels)), np.nan)
+    for zone, pixels in _pixels_of(labels, len(weights)):
+        sums = cp.matmul(cp.asarray(weights[zone]), planes[:, pixels])
+        out[:, pixels] = ((sums - cp.asarray(constants[zone])[..., None]) ** 2).sum(axis=1)
+    return out
+
+
+def _pixels_of(labels: np.ndarray, n_zones: int) -> list[tuple[int, Any]]:
+    """Return the zones that have pixels, and these on the GPU."""
+    pieces, of = cut(labels, n_zones, len(labels))
+    return [(k, cuda.cupy().asarray(p)) for k, p in zip(of.tolist(), pieces, strict=True)]

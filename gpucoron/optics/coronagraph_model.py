@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gpucoron.optics.instruments import Filter, Instrument
-from gpucoron.optics.telescope import N_PUPIL, RAD, Coronagraph, Pupil, make_pupil
+from gpucoron.optics.telescope import N_PUPIL, Coronagraph, Pupil, make_pupil
 from gpucoron.optics.wavefront import (
     fourier_frequencies,
     fourier_modes,
@@ -111,13 +111,14 @@ class CoronagraphModel(StarModel):
         count = 2 if bandpass.width_um > WIDE_BAND * bandpass.centre_um else 1
         spread = (np.arange(count) + 0.5) / count - 0.5
         wavelengths = (bandpass.centre_um + bandpass.width_um * spread) * 1e-6
-        turn = instrument.pupil_rotation_deg + rotation_deg
+        turn = instrument.mask_rotation_deg
+        rotation = instrument.pupil_rotation_deg + rotation_deg - turn
         erosion, along = instrument.stop_erosion_m, instrument.stop_erosion_along_m
         stop = erosion * stop_scale, along and along * stop_scale
         radius = instrument.mask_radius * radius_scale
         optics = instrument.kind, radius, wavelengths, scale, instrument.bar
         self._fine, self._coarse = (
-            _Propagator((turn, *stop, samples), optics, grid, cycles)
+            _Propagator((rotation, *stop, samples, turn), optics, grid, cycles)
             for samples in (FIELD_SAMPLES, DERIVATIVE_SAMPLES)
         )
         self.sigma_nm = _prior(cycles)
@@ -158,7 +159,7 @@ class _Propagator(Coronagraph):
             binned_pupil(*sampling), kind, radius, wavelengths, scale, self._x, self._y, bar
         )
         self._modes = _modes(*sampling, cycles) * np.float32(1e-9)
-        self._tilts = [(self.pupil.axis * s * RAD).astype(np.float32) for s in self.scale]
+        self._tilts = [tilt.astype(np.float32) for tilt in self.pupil.tilts(scale)]
         self._centre: tuple[float, float] | None = None
 
     def first(self, count):
@@ -171,7 +172,7 @@ class _Propagator(Coronagraph):
         """Yield wave number, field of the pupil and mask of every wavelength."""
         opd = np.tensordot(np.asarray(modes_nm, np.float32), self._modes, axes=1)
         tilt_x, tilt_y = self._tilts
-        path = opd + tilt_x * np.float32(offset[0]) + (tilt_y * np.float32(offset[1]))[:, None]
+        path = opd + tilt_x * np.float32(offset[0]) + tilt_y * np.float32(offset[1])
         for wavelength, mask in zip(self.wavelengths, self.masks, strict=True):
             k = np.float32(2 * np.pi / wavelength)
             field = np.empty(path.shape, np.complex64)
@@ -186,17 +187,17 @@ class _Propagator(Coronagraph):
         centre = float(centre[0]), float(centre[1])
         if centre != self._centre:
             x, y = self._x - centre[0], self._y - centre[1]
-            self._transforms = [self._matrices(w, x, y) for w in self.wavelengths]
+            self._transforms = [self._transform(w, x, y) for w in self.wavelengths]
             self._centre = centre
         return self._transforms
 
     def fields(self, modes_nm, offset, centre):
         fields = []
         pupil_fields = self._pupil_fields(modes_nm, offset)
-        for (left, right), (_, field, mask) in zip(
+        for transform, (_, field, mask) in zip(
             self._to_detector(centre), pupil_fields, strict=True
         ):
-            fields.append(left @ self._stopped(mask, field) @ right)
+            fields.append(transform(self._stopped(mask, field)))
         return np.array(fields)
 
     def derivatives(self, fields, modes_nm, offset, centre):
@@ -205,21 +206,18 @@ class _Propagator(Coronagraph):
         total = np.zeros((len(self._modes) + 4, *fields.shape[1:]), np.float32)
         pupil_fields = self._pupil_fields(modes_nm, offset)
         transforms = self._to_detector(centre)
-        for image_field, (left, right), (k, field, mask) in zip(
+        for image_field, transform, (k, field, mask) in zip(
             fields, transforms, pupil_fields, strict=True
         ):
             m = len(self._modes)
             changed = np.empty((m + 3, *field.shape), np.complex64)
             np.multiply(self._modes, field, out=changed[:m])
-            changed[m:] = field * tilt_x, field * tilt_y[:, None], field
+            changed[m:] = field * tilt_x, field * tilt_y, field
             behind = np.empty((m + 4, *self._stop.shape), np.complex64)
             behind[: m + 3] = self._stopped(mask, changed)
-            rows, columns = (axis[s] for axis, s in zip((tilt_y, tilt_x), self._box, strict=True))
-            behind[m + 3] = -behind[m + 2] * rows[:, None]
-            behind[m + 2] *= -columns
-            change = left @ (behind.reshape(-1, behind.shape[2]) @ right).reshape(
-                *behind.shape[:2], -1
-            )
+            behind[m + 3] = -behind[m + 2] * tilt_y[self._box]
+            behind[m + 2] *= -tilt_x[self._box]
+            change = transform(behind)
             total += (-2 * k / len(fields)) * (
                 image_field.real * change.imag - image_field.imag * change.real
             )
@@ -227,12 +225,12 @@ class _Propagator(Coronagraph):
 
 
 @functools.lru_cache(maxsize=16)
-def binned_pupil(rotation_deg, erosion_m, along_m, samples) -> Pupil:
+def binned_pupil(rotation_deg, erosion_m, along_m, samples, turn_deg=0.0) -> Pupil:
     """Make the pupil with this number of samples, means of finer ones where these are few."""
     bins = math.ceil(N_PUPIL / samples)
     if bins == 1:
-        return make_pupil(rotation_deg, erosion_m, samples, along_m)
-    fine = binned_pupil(rotation_deg, erosion_m, along_m, samples * bins)
+        return make_pupil(rotation_deg, erosion_m, samples, along_m, turn_deg)
+    fine = binned_pupil(rotation_deg, erosion_m, along_m, samples * bins, turn_deg)
 
     def binned(image):
         shape = samples, bins, samples, bins
@@ -241,13 +239,15 @@ def binned_pupil(rotation_deg, erosion_m, along_m, samples) -> Pupil:
     middle = slice(bins // 2, None, bins)
     axis = fine.axis.reshape(samples, bins).mean(axis=1)
     segment = fine.segment[middle, middle]
-    return Pupil(binned(fine.aperture), binned(fine.stop), segment, fine.centres, axis)
+    aperture, stop = binned(fine.aperture), binned(fine.stop)
+    return Pupil(aperture, stop, segment, fine.centres, axis, turn_deg)
 
 
 @functools.lru_cache(maxsize=8)
-def _modes(rotation_deg, erosion_m, along_m, samples, cycles):
+def _modes(rotation_deg, erosion_m, along_m, samples, turn_deg, cycles):
     """Return the modes of a pupil, (modes, n, n) float32, of unit rms."""
-    return wavefront_modes(binned_pupil(rotation_deg, erosion_m, along_m, samples), cycles)
+    pupil = binned_pupil(rotation_deg, erosion_m, along_m, samples, turn_deg)
+    return wavefront_modes(pupil, cycles)
 
 
 def wavefront_modes(pupil: Pupil, cycles: float = HIGHEST_CYCLES) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpucoron.optics.given_psf import places_grid, places_ray
-from gpucoron.optics.off_axis import OffAxisPSF
+from gpucoron.optics.off_axis import OffAxisPSF, along_axes, mask_rotation
 
 __all__ = ["FieldPSF"]
 
@@ -47,7 +47,8 @@ class FieldPSF:
         else:
             axis = _both_ways(np.array(_NODES) if kind == "4qpm" else _FINE[::2]) * unit
             self._light_shares, places = places_grid([axis, axis])
-        self._light = psf.throughput(places, exact=True)
+        self._turn = mask_rotation(psf)
+        self._light = psf.throughput(along_axes(places, -self._turn), exact=True)
         self._kernels = np.empty((0, *np.shape(psf.without_mask)))
         if varying and kind not in _SMOOTH:
             self._decompose(psf, _both_ways(np.array(_NODES)) * unit)
@@ -56,7 +57,7 @@ class FieldPSF:
         """Find the kernels of what the images have beside throughput times P."""
         self._shares, places = places_grid([axis, axis])
         plain = psf.without_mask.astype(np.float64)
-        images = psf.images(places, exact=True).astype(np.float64)
+        images = psf.images(along_axes(places, -self._turn), exact=True).astype(np.float64)
         images -= (self._light_shares(places) @ self._light)[:, None, None] * plain
         u, s, v = np.linalg.svd(images.reshape(len(images), -1), full_matrices=False)
         left, count = images.reshape(len(images), -1), 0
@@ -68,7 +69,7 @@ class FieldPSF:
 
     def terms(self, offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return strengths (n,) and kernel (box, box) of each term at offsets (n, 2)."""
-        offsets = np.asarray(offsets, dtype=np.float64)
+        offsets = along_axes(np.asarray(offsets, dtype=np.float64), self._turn)
         found = [(self._light_shares(offsets) @ self._light, self._plain)]
         if len(self._kernels):
             strengths = self._shares(offsets) @ self._strengths

@@ -84,7 +84,7 @@ class Instrument:
     kind: str  # round, bar, 4qpm, spot
     mask_radius: float  # arcsec: half transmission (of a bar where the star is), or a spot's edge
     hole_radius: float  # arcsec: inner edge of the psfmask
-    pupil_rotation_deg: float
+    pupil_rotation_deg: float  # on the detector, counter-clockwise
     stop_erosion_m: float
     filters: dict[str, Filter]
     default_filter: str
@@ -109,6 +109,7 @@ class Instrument:
     ring_brightness: float  # peak surface brightness of the disk, MJy/sr, before convolution
     mask: str | None = None  # as it is chosen, where the instrument has several
     stop_erosion_along_m: float | None = None  # along the detector's x, where it differs
+    mask_rotation_deg: float = 0.0  # of the edges of a phase mask
     bar: Bar | None = None
 
 

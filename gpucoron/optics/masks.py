@@ -51,7 +51,7 @@ class RoundMask:
 
 
 class PhaseMask:
-    """Four quadrants of alternating sign, edges along the detector's rows and columns."""
+    """Four quadrants of alternating sign, edges along the axes of the pupil's grid."""
 
     def __init__(self, unused_radius, unused_wavelength, pupil):
         n = pupil.axis.size

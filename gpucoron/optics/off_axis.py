@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
@@ -14,12 +14,12 @@ from gpucoron.errors import InputError
 from gpucoron.optics.coronagraph_model import DIAMETER_M, binned_pupil, wavefront_modes
 from gpucoron.optics.instruments import Filter, Instrument, load_aperture, optics_of
 from gpucoron.optics.pixel_sampling import fwhm_of, integrate_pixels, sample_axis
-from gpucoron.optics.telescope import RAD, WIDTH_M, coronagraph_of
+from gpucoron.optics.telescope import RAD, WIDTH_M, coronagraph_of, longest
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import ExposureMeta
 
-__all__ = ["OffAxisPSF"]
+__all__ = ["OffAxisPSF", "along_axes", "mask_rotation"]
 
 _RADIUS = 7.0  # of the box by default, lambda / D
 _SMEAR = 0.5  # that a part of the filter may smear the edge of the box, lambda / D
@@ -90,11 +90,13 @@ class OffAxisPSF:
         )
         farthest = self._free_px or _farthest(aperture)
         side = max(self.scale)
+        turn = instrument.mask_rotation_deg
         pupil = binned_pupil(
-            instrument.pupil_rotation_deg,
+            instrument.pupil_rotation_deg - turn,
             instrument.stop_erosion_m,
             instrument.stop_erosion_along_m,
-            _samples(farthest * side, self.box * side, bandpass),
+            _samples(farthest * side * longest(turn), self.box * side, bandpass),
+            turn,
         )
         axis = sample_axis(self.box)
         self._coronagraph = coronagraph_of(instrument, bandpass, pupil, self.scale, axis, axis)
@@ -233,6 +235,20 @@ class OffAxisPSF:
 
     def _exact(self, offsets):
         return np.array([self._node(offset)[0] for offset in offsets])
+
+
+def mask_rotation(psf: Any) -> float:
+    """Return the angle of a modelled mask's axes on the detector, degrees; 0 of other PSFs."""
+    return float(getattr(getattr(psf, "instrument", None), "mask_rotation_deg", 0.0))
+
+
+def along_axes(offsets: np.ndarray, rotation_deg: float) -> np.ndarray:
+    """Return offsets (m, 2), y and x, along axes that are turned counter-clockwise."""
+    if not rotation_deg:
+        return offsets
+    c, s = math.cos(math.radians(rotation_deg)), math.sin(math.radians(rotation_deg))
+    y, x = offsets.T
+    return np.stack([c * y - s * x, c * x + s * y], axis=1)
 
 
 class _Table:

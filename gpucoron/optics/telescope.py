@@ -2,7 +2,8 @@
 
 Light is propagated from the pupil to the Lyot stop through the masks of `gpucoron.optics.masks`.
 A last matrix Fourier transform samples the field at the detector's pixel centres. Lengths are
-in metres, angles in arcseconds; the pupil's x and y are parallel to the detector's.
+in metres, angles in arcseconds; the pupil's x and y are parallel to the detector's, or turned
+against them with the edges of a phase mask (`Pupil.turn_deg`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 from gpucoron.ops.kriging_tables import CUTOFF
+from gpucoron.optics.detector_transform import DetectorTransform
 from gpucoron.optics.instruments import Bar, Filter, Instrument, load_aperture, optics_of
 from gpucoron.optics.masks import MASKS, RAD, BarMask
 
@@ -41,11 +43,23 @@ class Pupil:
     segment: np.ndarray  # (n, n) int8, index of the nearest mirror segment, 0 to 17
     centres: np.ndarray  # (18, 2) float64, segment centres (x, y), m
     axis: np.ndarray  # (n,) float64, coordinate of the samples along either axis, m
+    turn_deg: float = 0.0  # of the grid on the detector, counter-clockwise
 
     @property
     def step(self) -> float:
         """Distance between samples, m."""
         return float(self.axis[1] - self.axis[0])
+
+    @property
+    def turn(self) -> tuple[float, float]:
+        """Cosine and sine of the grid's angle on the detector."""
+        angle = np.deg2rad(self.turn_deg)
+        return float(np.cos(angle)), float(np.sin(angle))
+
+    def tilts(self, scale: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Path difference of a source one detector pixel along x, and along y: (n, n) each, m."""
+        (c, s), x, y = self.turn, self.axis, self.axis[:, None]
+        return (c * x - s * y) * (scale[0] * RAD), (s * x + c * y) * (scale[1] * RAD)
 
 
 def _segment_centres():
@@ -89,6 +103,11 @@ def _grid(n, rotation_deg):
     return axis, x, y
 
 
+def longest(turn_deg: float) -> float:
+    """Return how much longer a square's side is along the axes of a turned one that holds it."""
+    return float(abs(np.cos(np.deg2rad(turn_deg))) + abs(np.sin(np.deg2rad(turn_deg))))
+
+
 def pupil_samples(wavelength: float, field: float) -> int:
     """Samples across the pupil that a field of view (arcsec) needs at a wavelength (m).
 
@@ -121,14 +140,18 @@ def _stop(n, rotation_deg, erosion_m, along_m):
 
 
 def make_pupil(
-    rotation_deg: float, erosion_m: float, n: int = N_PUPIL, along_m: float | None = None
+    rotation_deg: float,
+    erosion_m: float,
+    n: int = N_PUPIL,
+    along_m: float | None = None,
+    turn_deg: float = 0.0,
 ) -> Pupil:
     """Make the segmented pupil and a Lyot stop: the pupil, eroded from every edge.
 
     Parameters
     ----------
     rotation_deg : float
-        Angle of the pupil on the detector, counter-clockwise.
+        Angle of the pupil on its grid, counter-clockwise.
     erosion_m : float
         Distance of the stop from the outer edge, the central obscuration and the struts. Gaps
         between segments are ignored.
@@ -137,6 +160,8 @@ def make_pupil(
     along_m : float or None
         Distance along the detector's x, where it differs: behind a bar along x, light is diffracted
         across the bar only, and `erosion_m` is the distance along y.
+    turn_deg : float
+        Angle of the grid on the detector, counter-clockwise.
     """
     axis, x, y = _grid(n, rotation_deg)
     step = axis[1] - axis[0]
@@ -152,6 +177,7 @@ def make_pupil(
         np.argmax(depth, axis=0).astype(np.int8),
         _to_detector(centres, rotation_deg),
         axis,
+        turn_deg,
     )
 
 
@@ -188,23 +214,20 @@ class Coronagraph:
         used_y, used_x = (np.flatnonzero(pupil.stop.any(axis=a)) for a in (1, 0))
         self._box = (slice(used_y[0], used_y[-1] + 1), slice(used_x[0], used_x[-1] + 1))
         self._stop = pupil.stop[self._box]
-        self._transforms = [self._matrices(w, columns, rows) for w in self.wavelengths]
+        self._transforms = [self._transform(w, columns, rows) for w in self.wavelengths]
 
-    def _matrices(self, wavelength, columns, rows):
+    def _transform(self, wavelength, columns, rows):
         # of edges that are finer than the samples, too: the square would lose their light
         energy = float(np.sum(self.pupil.aperture[self._box] * self._stop, dtype=np.float64))
         steps = (self.scale[0] * RAD, self.scale[1] * RAD)
         pixel = np.sqrt(steps[0] * steps[1] / energy) * self.pupil.step / wavelength
-        along_y = np.outer(rows * steps[1], self.pupil.axis[self._box[0]])
-        along_x = np.outer(self.pupil.axis[self._box[1]], columns * steps[0])
-        left = np.exp(-2j * np.pi * along_y / wavelength) * pixel
-        right = np.exp(-2j * np.pi * along_x / wavelength)
-        return left.astype(np.complex64), right.astype(np.complex64)
+        x, y = (np.asarray(v) * s for v, s in zip((columns, rows), self.scale, strict=True))
+        return DetectorTransform(self.pupil, self._box, wavelength, x, y, pixel)
 
     @cached_property
     def reach_px(self) -> tuple[float, float]:
         """Largest source offset (x, y) from the mask that the pupil sampling supports, px."""
-        limit = 0.45 * self.wavelengths.min() / self.pupil.step / RAD
+        limit = 0.45 * self.wavelengths.min() / self.pupil.step / RAD / longest(self.pupil.turn_deg)
         return limit / self.scale[0], limit / self.scale[1]
 
     def image(
@@ -218,8 +241,8 @@ class Coronagraph:
         """
         total: Any = 0.0
         fields = self.fields_behind_mask(opd, offset_px, masked)
-        for field, (left, right) in zip(fields, self._transforms, strict=True):
-            amplitude = left @ field @ right
+        for field, transform in zip(fields, self._transforms, strict=True):
+            amplitude = transform(field)
             total = total + (amplitude.real**2 + amplitude.imag**2)
         return total.astype(np.float64) / len(self.wavelengths)
 
@@ -230,7 +253,7 @@ class Coronagraph:
 
         It is that of the part of the pupil that the stop leaves, (rows, columns) complex64.
         """
-        tilt = [self.pupil.axis * (o * s * RAD) for o, s in zip(offset_px, self.scale, strict=True)]
+        tilt = [self.pupil.axis * (o * RAD) for o in self._on_grid(offset_px)]
         path = opd + tilt[0].astype(np.float32) + tilt[1].astype(np.float32)[:, None]
         for wavelength, mask in zip(self.wavelengths, self.masks, strict=True):
             phase = path * np.float32(2 * np.pi / wavelength)
@@ -238,6 +261,14 @@ class Coronagraph:
             field.real, field.imag = np.cos(phase), np.sin(phase)
             field *= self.pupil.aperture
             yield (mask(field) if masked else field)[self._box] * self._stop
+
+    def _on_grid(self, offset_px):
+        """Offset (x, y) in arcsec along the axes of the pupil's grid."""
+        (c, s), (x, y) = (
+            self.pupil.turn,
+            (o * w for o, w in zip(offset_px, self.scale, strict=True)),
+        )
+        return c * x + s * y, c * y - s * x
 
     def image_about_source(
         self, opd: np.ndarray | float, offset_px: tuple[float, float], masked: bool = True
@@ -250,19 +281,19 @@ class Coronagraph:
         total: Any = 0.0
         light = 0.0
         open_pupil = self.pupil.aperture[self._box] * self._stop
-        for field, wavelength, (left, right) in zip(
+        for field, wavelength, transform in zip(
             self.fields_behind_mask(opd, offset_px, masked),
             self.wavelengths,
             self._transforms,
             strict=True,
         ):
             light += np.vdot(field, field).real / np.vdot(open_pupil, open_pupil)
-            turns = [o * s * RAD / wavelength for o, s in zip(offset_px, self.scale, strict=True)]
+            turns = [o * RAD / wavelength for o in self._on_grid(offset_px)]
             back = [
                 np.exp(-2j * np.pi * t * self.pupil.axis[b]).astype(np.complex64)
                 for t, b in zip(turns, self._box[::-1], strict=True)
             ]
-            amplitude = left @ (field * back[0] * back[1][:, None]) @ right
+            amplitude = transform(field * back[0] * back[1][:, None])
             total = total + (amplitude.real**2 + amplitude.imag**2)
         return total / len(self.wavelengths), float(light) / len(self.wavelengths)
 
@@ -294,10 +325,13 @@ def wavelengths_of(bandpass: Filter) -> np.ndarray:
 def pupil_of(instrument: Instrument, bandpass: Filter, field: float = 0.0) -> Pupil:
     """Pupil and Lyot stop of a coronagraph, sampled for a field of view of `field` arcsec."""
     return make_pupil(
-        instrument.pupil_rotation_deg,
+        instrument.pupil_rotation_deg - instrument.mask_rotation_deg,
         instrument.stop_erosion_m,
-        pupil_samples(wavelengths_of(bandpass).min(), field),
+        pupil_samples(
+            wavelengths_of(bandpass).min(), field * longest(instrument.mask_rotation_deg)
+        ),
         instrument.stop_erosion_along_m,
+        instrument.mask_rotation_deg,
     )
 
 

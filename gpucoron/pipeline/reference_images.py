@@ -83,13 +83,17 @@ def report_ranking(product: ProductContext, exposure: Exposure, ranking: np.ndar
     if ranking is None:
         return
     product.result.references[exposure.root] = ranking
-    for row in ranking[ranking["source"] > LIKELY_SOURCE]:
-        if row["exposure"] in product.inputs.chosen.rolls or row["exposure"] in product.suspected:
-            continue  # a companion of the target, or known already
-        product.suspected.add(str(row["exposure"]))
+    told = product.suspected | set(product.inputs.chosen.rolls)  # a companion of the target's
+    found = ranking[(ranking["source"] > LIKELY_SOURCE) & ~np.isin(ranking["exposure"], list(told))]
+    product.suspected.update(found["exposure"].tolist())
+    if found.size:
         log.warning(
-            "%s: the reference %s has what the others have not: a source at x, y = %d, %d of the "
-            "aligned image, %.0f times the scatter there; it will be negative in the result "
-            "(--exclude-reference leaves the exposure out)",
-            *(exposure.root, row["exposure"], row["x"], row["y"], row["source"]),
+            "%s: what only one of the references has will be negative in the result "
+            "(--exclude-reference leaves an exposure out): %s",
+            exposure.root,
+            "; ".join(
+                f"{row['exposure']}, a source at x, y = {row['x']:.0f}, {row['y']:.0f} of the "
+                f"aligned image, {row['source']:.0f} times the scatter there"
+                for row in found
+            ),
         )

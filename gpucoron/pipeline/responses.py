@@ -86,13 +86,28 @@ class Subtracted(NamedTuple):
 
 
 def answer_of(
-    targets: Any, offsets: np.ndarray | None, alignment: Alignment, like_jwst: bool
+    targets: Any, left: Any, offsets: np.ndarray | None, alignment: Alignment, like_jwst: bool
 ) -> PositionAnswer:
-    """Return how the registration answers to a source in the integrations of an exposure."""
-    first, moved = to_references(
-        targets, np.zeros((len(targets), 2)) if offsets is None else offsets
-    )
-    star = to_host(first if offsets is None else moved).mean(axis=0)
+    """Return how the registration answers to a source in the integrations of an exposure.
+
+    Parameters
+    ----------
+    targets : (n, ny, nx) floating
+        The integrations.
+    left : (n, ny, nx) floating
+        What PSF subtraction leaves of them; NaN in those that are not done. Sources are in it, and
+        they stay where they are: what moves with the references is the star alone.
+    offsets : (n, 2) or None
+        How far integrations are from where the references are.
+    alignment : Alignment
+    like_jwst : bool
+    """
+    targets, left = to_host(targets), to_host(left)
+    done = np.isfinite(left).any(axis=(1, 2))
+    stars = targets[done] - np.nan_to_num(left[done])
+    moves = np.zeros((len(stars), 2)) if offsets is None else offsets[done]
+    first, moved = to_references(stars, moves)
+    star = (first if offsets is None else moved).mean(axis=0)
     return position_answer(star, to_host(alignment.fit_mask), not like_jwst)
 
 

@@ -382,8 +382,9 @@ class Subtraction:
         """Return how the registration answers to a source; None where nothing is aligned."""
         if self.skip:
             return None
-        like_jwst = self.job.parameters.like_jwst
-        return answer_of(work.alignment.science, offsets, work.alignment, like_jwst)
+        science, like_jwst = work.alignment.science, self.job.parameters.like_jwst
+        left = self._out[max(self.truncations)]["data"]
+        return answer_of(science, left, offsets, work.alignment, like_jwst)
 
     def _respond(self, work, references, fits, missing, offsets=None) -> None:
         """Note what is left of a source, whose stamps stand where the star is on average."""

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from gpucoron.analysis import measure
 from gpucoron.analysis.contrast import Contrast
 from gpucoron.analysis.measure import Shifts, Sky, science_exposures
+from gpucoron.analysis.photometry import SkyCandidate
 from gpucoron.analysis.record import Record
 from gpucoron.report.canvas import COLOURS, equal_scale, label_directions, log_scale, style
 
@@ -124,6 +125,17 @@ def draw_throughput(axes: Axes, contrast: Contrast) -> None:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower right")
+
+
+def draw_by_modes(axes: Axes, candidates: Sequence[SkyCandidate]) -> None:
+    """Draw the SNR of candidates against the number of KL modes."""
+    style(axes, "KL modes", "SNR")
+    for k, candidate in enumerate(candidates, 1):
+        modes, snr = zip(*sorted(candidate.by_truncation.items()), strict=True)
+        color = COLOURS[(k - 1) % len(COLOURS)]
+        axes.plot(modes, snr, "o-", color=color, label=f"candidate {k}")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.legend(loc="best")
 
 
 def shifts_by_exposure(record: Record, fits: Mapping[str, np.ndarray]) -> dict[str, Shifts]:

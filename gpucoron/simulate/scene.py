@@ -142,6 +142,8 @@ class Scene:
             return np.clip((r - self.instrument.mask_radius) / 0.3 + 0.5, 0, 1)
         if self.instrument.kind == "4qpm":
             width = 0.5 * self.bandpass.centre_um * 1e-6 / 6.0 / (np.pi / 180 / 3600)
+            turn = np.deg2rad(self.instrument.mask_rotation_deg)
+            x, y = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
             return 1 - np.exp(-((np.minimum(np.abs(x), np.abs(y)) / width) ** 2))
         return 1 - np.exp2(-((r / self.instrument.mask_radius) ** 2))
 
@@ -153,7 +155,7 @@ class Scene:
         x, y = self._arcsec(
             *np.meshgrid(np.arange(self.window.shape[1]), np.arange(self.window.shape[0]))
         )
-        turn = np.deg2rad(self.instrument.pupil_rotation_deg)
+        turn = np.deg2rad(self.instrument.mask_rotation_deg)
         across = y * np.cos(turn) - x * np.sin(turn)
         glow = np.exp(-0.5 * (across / 0.45) ** 2) * (0.4 + 0.6 * np.exp(-np.abs(x) / 4.0))
         return level * (1 + 0.06 * glow)

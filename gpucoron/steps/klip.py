@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gpucoron.backend import cuda
+from gpucoron.backend.parallel import map_items
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.eigen import KLBasis, klip_many
@@ -159,7 +160,8 @@ def klip(
         coefficients += factors
     stacks = [
         stack.replace(
-            data=data.astype(np.float32), err=stack.err if std is None else std.astype(np.float32)
+            data=data.astype(np.float32, copy=False),
+            err=stack.err if std is None else std.astype(np.float32),
         )
         for data, std in zip(residuals, stds, strict=True)
     ]
@@ -248,10 +250,9 @@ class _Zoned:
         found = klip_zones(
             images,
             self._references if number is None else self._references[number],
-            None if zones is None else zones.labels,
+            zones,
             truncations,
             allowed=allowed,
-            optimise=None if zones is None else zones.optimise,
             weight=self._weight,
             missing=missing,
             maxnumbasis=self._maxnumbasis,
@@ -274,17 +275,24 @@ class _Moved:
         missing: np.ndarray | None,
     ) -> list[np.ndarray]:
         xp, offsets = cuda.array_namespace(images), np.nan_to_num(self._offsets)
-        finite = xp.isfinite(images)
         targets, moved = to_references(images, self._offsets)
         if missing is not None:
             missing = rolled(missing, np.rint(-offsets).astype(int))
-        residuals = []
-        for left in self._subtract(moved, truncations, coefficients, missing):
+        subtracted = self._subtract(moved, truncations, coefficients, missing)
+        residuals = [xp.empty(images.shape, dtype=np.float32) for _ in truncations]
+
+        def move_back(item: tuple[int, slice]) -> None:
+            k, one = item
+            left = subtracted[k][one]
             unknown = xp.isnan(left)  # outside of zones: nothing is left, so that no edge rings
-            model = moved - xp.where(unknown, 0.0, left)
-            residual = targets - fourier_shift(model, offsets)
-            residual[~finite | unknown] = np.nan
-            residuals.append(residual)
+            model = moved[one] - xp.where(unknown, 0.0, left)
+            residual = targets[one] - fourier_shift(model, offsets[one])
+            residual[~xp.isfinite(images[one]) | unknown] = np.nan
+            residuals[k][one] = residual
+
+        size = 1 if xp is np else len(images)  # on the host one at a time stays in the cache
+        ones = [slice(i, i + size) for i in range(0, len(images), size)]
+        map_items(move_back, [(k, one) for k in range(len(truncations)) for one in ones], xp)
         return residuals
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.backend import cuda
+from gpucoron.backend.parallel import map_parts
 from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.steps.boxes import scatter_variance
-from gpucoron.steps.reference_noise import ReferenceErrors, reference_noise, reference_variance
+from gpucoron.steps.reference_noise import ReferenceErrors, reference_noise, reference_variances
 from gpucoron.steps.speckle_noise import speckle_variance
 
 if TYPE_CHECKING:
@@ -78,15 +79,11 @@ def with_errors(
         )
         for out, plane in zip(speckles, planes, strict=True):
             out[part] = plane
+    of_references = reference_variances(coefficients, errors, zones)
     results = []
-    for stack, rows, speckle in zip(stacks, coefficients, speckles, strict=True):
-        of_references = reference_variance(rows, errors, zones).astype(np.float32)
-        result = stack.replace(
-            var_ref=of_references,
-            var_speckle=speckle,
-            reference_noise=reference_noise(rows, errors, zones),
-        )
-        results.append(_with_total(result, own, own + of_references + speckle))
+    for stack, (variance, noise), speckle in zip(stacks, of_references, speckles, strict=True):
+        result = stack.replace(var_ref=variance, var_speckle=speckle, reference_noise=noise)
+        results.append(_with_total(result, own, variance, speckle))
     return results
 
 
@@ -109,14 +106,24 @@ def with_scatter(stack: IntegrationStack, own: Any) -> IntegrationStack:
     return _with_total(stack, cuda.array_namespace(own).zeros_like(own), own)
 
 
-def _with_total(stack: IntegrationStack, own: Any, total: Any) -> IntegrationStack:
-    """Set ERR to the root of `total`; not below the scatter where `own` is 0, with a warning."""
+def _with_total(stack: IntegrationStack, own: Any, *others: Any) -> IntegrationStack:
+    """Set ERR to the root of all variances; with a warning at least the scatter where own is 0."""
     xp = cuda.array_namespace(stack.data)
-    finite = xp.isfinite(stack.data)
-    unknown = finite & ~(own > 0)
-    if bool(unknown.any()):
-        scatter = scatter_variance(stack.data)
-        total = xp.where(unknown, xp.maximum(scatter, total), total)
+    err = xp.empty(stack.shape, dtype=np.float32)
+
+    def add(rows: slice) -> Any:
+        finite = xp.isfinite(stack.data[:, rows])
+        total = own[:, rows]
+        for variance in others:
+            total = total + variance[:, rows]
+        err[:, rows] = xp.where(finite, xp.sqrt(total), np.float32(np.nan))
+        return (finite & ~(own[:, rows] > 0)).any()
+
+    if any(map_parts(add, stack.shape[1:], xp)):
+        finite = xp.isfinite(stack.data)
+        unknown = finite & ~(own > 0)
+        scatter = xp.sqrt(scatter_variance(stack.data))
+        err = xp.where(unknown, xp.maximum(scatter, err), err)
         names = {source.exposure for source in stack.sources} or {"an exposure"}
         log.warning(
             "klip: %s: the noise of %.3g %% of the pixels, or of all references, is not known (no "
@@ -125,8 +132,7 @@ def _with_total(stack: IntegrationStack, own: Any, total: Any) -> IntegrationSta
             ", ".join(sorted(names)),
             100.0 * float(unknown.sum()) / max(float(finite.sum()), 1.0),
         )
-    err = xp.where(finite, xp.sqrt(total), np.float32(np.nan))
-    return stack.replace(err=err.astype(np.float32))
+    return stack.replace(err=err)
 
 
 def own_variance(stack: IntegrationStack, pixel: Any) -> Any:

@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import ReferenceNoise
 from gpucoron.ops.leave_one_out import combine
+from gpucoron.ops.zone_sums import combine_in_zones
 
 if TYPE_CHECKING:
     from gpucoron.ops.zones import Zones
 
-__all__ = ["ReferenceErrors", "mean_of_seen", "reference_noise", "reference_variance"]
+__all__ = [
+    "ReferenceErrors",
+    "mean_of_seen",
+    "reference_noise",
+    "reference_variance",
+    "reference_variances",
+]
 
 
 class ReferenceErrors(NamedTuple):
@@ -37,11 +43,39 @@ def reference_noise(
     errors : ReferenceErrors
     zones : Zones, optional
     """
-    mean = mean_of_seen(coefficients)
-    deviations = np.sqrt(to_host(errors.variances.mean(axis=(1, 2))))
-    variance = reference_variance(mean[..., None, :], errors, zones)[0].astype(np.float32)
-    of_zones = mean[0] if len(mean) == 1 and mean.ndim == 2 else mean.T
-    return ReferenceNoise(to_host(variance), of_zones, deviations[errors.exposures])
+    return reference_variances([coefficients], errors, zones)[0][1]
+
+
+def reference_variances(
+    coefficients: list[Any], errors: ReferenceErrors, zones: Zones | None = None
+) -> list[tuple[Any, ReferenceNoise]]:
+    """Return VAR_REF of each integration and the noise of their mean, for each truncation.
+
+    Parameters
+    ----------
+    coefficients : list of (n, nref) float64, or of (nzones, n, nref)
+        As for `reference_noise`.
+    errors : ReferenceErrors
+    zones : Zones, optional
+
+    Returns
+    -------
+    list of ((n, ny, nx) float32, ReferenceNoise)
+        The planes of variances are read once for all of them.
+    """
+    deviations = np.sqrt(to_host(errors.variances.mean(axis=(1, 2))))[errors.exposures]
+    means = [mean_of_seen(rows) for rows in coefficients]
+    every = [
+        np.concatenate([to_host(rows), mean[..., None, :]], axis=-2)
+        for rows, mean in zip(coefficients, means, strict=True)
+    ]
+    planes = reference_variance(np.concatenate(every, axis=-2), errors, zones, np.float32)
+    results, size = [], every[0].shape[-2]
+    for k, mean in enumerate(means):
+        own = planes[k * size : (k + 1) * size]
+        of_zones = mean[0] if len(mean) == 1 and mean.ndim == 2 else mean.T
+        results.append((own[:-1], ReferenceNoise(to_host(own[-1]), of_zones, deviations)))
+    return results
 
 
 def mean_of_seen(coefficients: Any) -> np.ndarray:
@@ -54,7 +88,7 @@ def mean_of_seen(coefficients: Any) -> np.ndarray:
 
 
 def reference_variance(
-    coefficients: Any, errors: ReferenceErrors, zones: Zones | None = None
+    coefficients: Any, errors: ReferenceErrors, zones: Zones | None = None, dtype: Any = np.float64
 ) -> Any:
     """Return the noise that references bring into residuals: VAR_REF.
 
@@ -64,35 +98,22 @@ def reference_variance(
         Of the references in the models that were subtracted.
     errors : ReferenceErrors
     zones : Zones, optional
+    dtype : dtype
 
     Returns
     -------
-    (n, ny, nx) float64, (MJy/sr)^2
+    (n, ny, nx) of `dtype`, (MJy/sr)^2
         ``sum_j c_j^2 variance_j``, exact for given coefficients. 0 outside of the zones.
     """
-    squares = to_host(coefficients) ** 2
+    by_exposure = _by_exposure(to_host(coefficients) ** 2, errors)
     if zones is None:
-        return combine(_by_exposure(squares, errors), errors.variances)
-    return _in_zones(zones, [_by_exposure(rows, errors) for rows in squares], errors.variances)
-
-
-def _in_zones(zones: Zones, rows: list[np.ndarray], planes: Any) -> Any:
-    """Return `combine` with the rows of each zone at its pixels, 0 elsewhere."""
-    xp, flat = cuda.array_namespace(planes), planes.reshape(len(planes), -1)
-    if xp is np:
-        from gpucoron.ops.cpu.zone_sums import combine_in_zones
-
-        out = combine_in_zones(zones.labels.ravel(), np.array(rows), flat)
-        return out.reshape(-1, *planes.shape[1:])
-    out = xp.zeros((len(rows[0]), flat.shape[1]))
-    for weights, own in zip(rows, zones.pixels, strict=True):
-        if own.size:
-            pixels = xp.asarray(own)
-            out[:, pixels] = combine(weights, flat[:, pixels])
-    return out.reshape(-1, *planes.shape[1:])
+        return combine(by_exposure, errors.variances, dtype=dtype)
+    shape, planes = errors.variances.shape[1:], errors.variances.reshape(len(errors.variances), -1)
+    labels = zones.labels.ravel()
+    return combine_in_zones(labels, by_exposure, planes, dtype).reshape(-1, *shape)
 
 
 def _by_exposure(values: np.ndarray, errors: ReferenceErrors) -> np.ndarray:
-    """Sum values (n, nref) over the references of each exposure: (n, n_exposures)."""
+    """Sum values (..., nref) over the references of each exposure: (..., n_exposures)."""
     members = np.equal.outer(errors.exposures, np.arange(len(errors.variances)))
     return values @ members.astype(np.float64)

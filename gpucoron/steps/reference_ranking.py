@@ -140,7 +140,7 @@ def _find_sources(
     rings = (r / (2 * _RING)).astype(int)[inner]
     smooth = np.array([uniform_filter(image, 3, mode="nearest")[inner] for image in left])
     places = np.stack([x[inner], y[inner]], axis=1) + 1
-    scatters = np.array([_scatter_in_rings(values, rings) for values in smooth])
+    scatters = _scatter_in_rings(smooth, rings)
     found = []
     for e, (values, scatter) in enumerate(zip(smooth, scatters, strict=True)):
         bright = np.flatnonzero(values > _LEAST * scatter)
@@ -165,13 +165,15 @@ def _owner(values: np.ndarray, scatter: np.ndarray, rows: np.ndarray) -> int:
 
 
 def _scatter_in_rings(values: np.ndarray, rings: np.ndarray) -> np.ndarray:
-    """Return the scatter of all values of the same ring, infinite in rings with few."""
+    """Return the scatter of all values (n, npix) of the same ring, infinite in rings with few."""
     out = np.full(values.shape, np.inf)
-    for ring in np.unique(rings):
-        own = rings == ring
-        if own.sum() >= _FEWEST:
-            scatter = _GAUSSIAN * np.median(abs(values[own] - np.median(values[own])))
-            out[own] = max(scatter, np.finfo(float).tiny)
+    order = np.argsort(rings, kind="stable")
+    for own in np.split(order, np.flatnonzero(np.diff(rings[order])) + 1):
+        if own.size >= _FEWEST:
+            of_ring = values[:, own]
+            away = abs(of_ring - np.median(of_ring, axis=1, keepdims=True))
+            scatter = _GAUSSIAN * np.median(away, axis=1, keepdims=True)
+            out[:, own] = np.maximum(scatter, np.finfo(float).tiny)
     return out
 
 

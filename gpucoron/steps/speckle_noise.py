@@ -10,7 +10,10 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
-from gpucoron.ops.leave_one_out import combine, exposure_means, prediction_errors
+from gpucoron.backend.parallel import map_parts
+from gpucoron.ops.klip_zones import zone_products
+from gpucoron.ops.leave_one_out import combine, exposure_means, predictions
+from gpucoron.ops.zone_sums import combine_in_zones, cut, squares_in_zones
 from gpucoron.steps.boxes import MEDIAN_SQUARE, boxes_of, median_of, smooth, to_pixels
 from gpucoron.steps.reference_noise import ReferenceErrors, mean_of_seen, reference_variance
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["speckle_variance"]
 
 MOST_SPECKLES = 6.0  # times what exposures left out show; 4 to 6 measured where K = 1
+TINY = np.finfo(np.float64).tiny
 MOST_EXPOSURES = 64  # left out one by one; more of them are joined
 
 
@@ -83,27 +87,22 @@ def speckle_variance(
     numbers, exposures = np.unique(_joined(errors.exposures)[usable], return_inverse=True)
     limits: list[Any] = [None] * len(truncations)
     if len(numbers) > 1:
-        images = exposure_means(references[xp.asarray(usable)], exposures)
+        whole = references if usable.all() else references[xp.asarray(usable)]
+        images = exposure_means(whole, exposures)
         variances = _of_means(errors, usable, exposures)
-        if zones is None:
-            rows = prediction_errors(images, truncations, weight)
-            limits = [partial(_amplified, _left_out(r, images, variances)) for r in rows]
-        else:
-            limits = _left_out_in_zones(images, variances, truncations, weight, zones)
+        limits = _left_out(images, variances, truncations, weight, zones)
+    means = [mean_of_seen(factors) for factors in coefficients]
+    of_means = reference_variance(np.stack(means, axis=-2), errors, zones)
     results = []
-    for residual, factors, limit, truncate in zip(
-        residuals, coefficients, limits, truncations, strict=True
+    for residual, mean, of_mean, limit, truncate in zip(
+        residuals, means, of_means, limits, truncations, strict=True
     ):
-        mean = mean_of_seen(factors)
-        of_mean = reference_variance(mean[..., None, :], errors, zones)[0]
         excess = _excess(residual, own, of_mean)
         if limit is not None and truncate > 0:
             rows = np.atleast_2d(mean)
-            limit = limit(
-                [row.sum() ** 2 for row in rows],
-                [(np.bincount(exposures, row[usable]) ** 2).sum() for row in rows],
-            )
-            excess = xp.minimum(excess, MOST_SPECKLES * limit)
+            bright = rows.sum(axis=1) ** 2
+            squares = [(np.bincount(exposures, row[usable]) ** 2).sum() for row in rows]
+            excess = xp.minimum(excess, MOST_SPECKLES * limit(bright, squares))
         plane = to_pixels(xp.maximum(excess, 0.0), references.shape[1:])
         results.append(plane.astype(np.float32))
     return results
@@ -122,92 +121,91 @@ def _of_means(errors: ReferenceErrors, usable: np.ndarray, exposures: np.ndarray
     return combine(rows / np.bincount(exposures)[:, None] ** 2, errors.variances)
 
 
-def _amplified(unit: Any, bright: list[float], squares: list[float]) -> Any:
-    """Return S of a science image from that of one reference.
-
-    `bright` is the square of the coefficients' sum, `squares` the sum over exposures of the squares
-    of theirs.
-    """
-    return unit * (bright[0] + squares[0])
-
-
-def _left_out(rows: np.ndarray, images: Any, variances: Any) -> Any:
-    """Return S of every box for one reference of unit brightness."""
-    xp = cuda.array_namespace(images)
-    left, expected, median = _predicted(rows, images, variances)
-    ratio = xp.median(boxes_of(left / expected), axis=2) / median - 1.0
-    return smooth(ratio * xp.median(boxes_of(expected), axis=2))
-
-
-def _predicted(rows: np.ndarray, images: Any, variances: Any) -> tuple[Any, Any, float]:
-    """Return what predictions leave, squared; what noise leaves; and the median of their ratio."""
-    xp = cuda.array_namespace(images)
-    typical = to_host(xp.median(variances.reshape(len(variances), -1), axis=1))
-    amplification, noise = (rows**2).sum(axis=1), rows**2 @ typical
-    weights = np.where(noise > 0, amplification / np.where(noise > 0, noise, 1.0), 1.0) ** 2
-    rows = rows * np.sqrt(weights / weights.sum() / amplification)[:, None]
-    left = combine(rows, images, square=True)
-    expected = combine((rows**2).sum(axis=0)[None], variances)[0]
-    median = _median_of_mean((rows * typical) @ rows.T)
-    return left, xp.maximum(expected, np.finfo(np.float64).tiny), median
-
-
-def _left_out_in_zones(
+def _left_out(
     images: Any,
     variances: Any,
     truncations: list[int],
     weight: np.ndarray | None,
-    zones: Zones,
-) -> list[Callable[[list[float], list[float]], Any]]:
-    """Return for each truncation what makes S, as `_amplified`, from the sums of all zones.
+    zones: Zones | None,
+) -> list[Callable[[np.ndarray, list[float]], Any]]:
+    """Return for each truncation what makes S of every box for the science images' coefficients.
 
-    How bright the star is, the sum of coefficients, is the same for all zones: their mean, weighted
-    with the power of the references there, for zones without starlight do not tell.
+    It takes the squares of the coefficients' sums, and the sums over exposures of the squares of
+    theirs, of all zones. How bright the star is, the sum of coefficients, is the same for all
+    zones: their mean, weighted with the power of the references there, for zones without starlight
+    do not tell.
     """
     xp, shape = cuda.array_namespace(images), images.shape[1:]
-    flat, noise = (planes.reshape(len(planes), -1) for planes in (images, variances))
-    ratios, expected = ([xp.full(flat.shape[1], np.nan) for _ in truncations] for _ in range(2))
-    power = np.zeros(len(zones))
-    for zone, (pixels, area) in enumerate(zip(zones.pixels, zones.areas, strict=True)):
-        if not (pixels.size and area.size):  # in a corner of the image
-            continue
-        square = np.ones(len(area)) if weight is None else weight.ravel()[area] ** 2
-        here = flat[:, xp.asarray(area)]
-        means = (here * xp.asarray(square)).sum(axis=1) / max(square.sum(), 1e-300)
-        here = here - means[:, None]
-        every = prediction_errors(here, truncations, np.sqrt(square))
-        power[zone] = float((here**2 @ xp.asarray(square)).mean())
-        at = xp.asarray(pixels)
-        for k, rows in enumerate(every):
-            left, by_noise, median = _predicted(rows, flat[:, at] - means[:, None], noise[:, at])
-            ratios[k][at], expected[k][at] = left / by_noise / median, by_noise
+    sums = zone_products(images, zones, weight=weight)
+    means, products = to_host(sums.means), to_host(sums.products)
+    power = np.trace(products, axis1=1, axis2=2)
+    labels = np.zeros(shape, dtype=int) if zones is None else zones.labels
+    labels = labels.ravel()
+    labels = np.where((labels >= 0) & (to_host(sums.totals)[labels, 0] > 0), labels, -1)
+    noise = variances.reshape(len(variances), -1)
+    typical = _typical(noise, labels, len(products))
+    rows, medians = _weighted(predictions(products, truncations), typical)
+    rows = rows.transpose(1, 0, 2, 3)
+    left = squares_in_zones(
+        labels, rows, (rows @ means[:, None, :, None])[..., 0], images.reshape(len(images), -1)
+    )
+    by_noise = combine_in_zones(labels, (rows**2).sum(axis=2), noise)
+    zone_of = xp.asarray(labels)
 
-    def limit(ratio: Any, by_noise: Any, bright: list[float], squares: list[float]) -> Any:
-        scaled = by_noise.copy()
-        of_star = power @ bright / max(power.sum(), 1e-300)
-        for pixels, square in zip(zones.pixels, squares, strict=True):
-            scaled[xp.asarray(pixels)] *= of_star + square
+    def limit(k: int, bright: np.ndarray, squares: list[float]) -> Any:
+        ratio = left[k] / xp.maximum(by_noise[k], TINY) / xp.asarray(medians[k])[zone_of]
+        of_star = power @ bright / max(power.sum(), TINY)
+        scaled = by_noise[k] * xp.asarray(of_star + np.array(squares))[zone_of]
+        scaled[zone_of < 0] = np.nan
         excess = median_of(boxes_of(ratio.reshape(shape))) - 1.0
         return smooth(excess * median_of(boxes_of(scaled.reshape(shape))))
 
-    return [partial(limit, *planes) for planes in zip(ratios, expected, strict=True)]
+    return [partial(limit, k) for k in range(len(truncations))]
 
 
-def _median_of_mean(covariance: np.ndarray) -> float:
-    """Return median over mean of a sum of squares of normal numbers (Wilson & Hilferty 1931)."""
-    total, squares = np.trace(covariance), (covariance**2).sum()
-    return (1.0 - 2.0 / 9.0 * squares / total**2) ** 3 if total > 0 else 1.0
+def _typical(noise: Any, labels: np.ndarray, n_zones: int) -> np.ndarray:
+    """Return the median noise of each exposure in each zone, (nzones, n_exposures)."""
+    xp = cuda.array_namespace(noise)
+    typical = np.zeros((n_zones, len(noise)))
+    pieces, of = cut(labels, n_zones, labels.size)
+    for zone, pixels in zip(of.tolist(), pieces, strict=True):
+        typical[zone] = to_host(xp.median(noise[:, xp.asarray(pixels)], axis=1))
+    return typical
+
+
+def _weighted(rows: np.ndarray, typical: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weight the predictions of exposures by their noise, in each zone.
+
+    Returns the rows (ntruncations, nzones, n, n), and the median over mean of the sum of squares
+    that noise leaves (ntruncations, nzones) [Wilson & Hilferty 1931].
+    """
+    amplification = (rows**2).sum(axis=3)
+    noise = (rows**2 @ typical[:, :, None])[..., 0]
+    weights = np.where(noise > 0, amplification / np.where(noise > 0, noise, 1.0), 1.0) ** 2
+    weights /= weights.sum(axis=2, keepdims=True)
+    rows = rows * np.sqrt(weights / amplification)[..., None]
+    covariance = (rows * typical[:, None]) @ rows.swapaxes(2, 3)
+    total = np.trace(covariance, axis1=2, axis2=3)
+    squares = (covariance**2).sum(axis=(2, 3))
+    ratio = squares / np.where(total > 0, total, np.inf) ** 2
+    return rows, (1.0 - 2.0 / 9.0 * ratio) ** 3
 
 
 def _excess(residual: Any, own: Any, of_references: Any) -> Any:
     """Return E of every box: squares of the mean residual, less the variance of its noise."""
     xp = cuda.array_namespace(residual)
-    finite = xp.isfinite(residual)
-    count = finite.sum(axis=0)
-    mean = xp.where(finite, residual, 0.0).sum(axis=0) / xp.maximum(count, 1)
-    noise = xp.where(finite, own, 0.0).sum(axis=0) / xp.maximum(count, 1) ** 2 + of_references
-    mean = xp.where(count > 0, mean, np.nan)
-    mean = mean - xp.nanmedian(mean)
-    noise = xp.where(count > 0, noise, np.nan)
+    shape = residual.shape[1:]
+    mean, noise = xp.empty(shape, dtype=np.float64), xp.empty(shape, dtype=np.float64)
+
+    def average(rows: slice) -> None:
+        finite = xp.isfinite(residual[:, rows])
+        count = finite.sum(axis=0)
+        number = xp.where(count > 0, count, np.nan)
+        mean[rows] = xp.where(finite, residual[:, rows], 0.0).sum(axis=0) / number
+        noise[rows] = xp.where(finite, own[:, rows], 0.0).sum(axis=0) / number**2
+        noise[rows] += of_references[rows]
+
+    map_parts(average, shape, xp)
+    mean -= xp.nanmedian(mean)
     square = median_of(boxes_of(mean * mean)) / MEDIAN_SQUARE
     return smooth(square - median_of(boxes_of(noise)))

@@ -111,6 +111,43 @@ def test_options(options, tmp_path):
     np.testing.assert_allclose(found.input, theirs.input, atol=PYKLIP)
 
 
+def drawn(seed):
+    """Return a dataset, by a function, and options of klip_dataset, all drawn from a seed."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(size) for size in rng.integers(36, 58, 2))
+    center = tuple((np.array(shape[::-1]) - 1) / 2 + rng.uniform(-2, 2, 2))
+    n, nans, flipped = int(rng.integers(6, 13)), int(rng.integers(0, 9)), bool(rng.integers(2))
+    angles = np.sort(rng.uniform(-60, 120, n))
+    iwa, owa = float(rng.uniform(0, 5)), float(rng.uniform(13, 17))
+
+    def make():
+        options = {"angles": angles, "nans": nans, "shape": shape, "center": center}
+        images, centers = sequence(seed, n, **options)
+        names = np.array([f"science{k}" for k in range(n)])
+        made = GenericData(images, centers, angles, np.ones(n), iwa, names, flipx=flipped)
+        made.OWA = owa if seed % 3 else None
+        return made
+
+    return make, {
+        "mode": "ADI",
+        "annuli": int(rng.integers(1, 5)),
+        "subsections": int(rng.integers(1, 6)),
+        "annuli_spacing": ("constant", "log")[int(rng.integers(2))],
+        "movement": float(rng.uniform(0.5, 2)),
+        "numbasis": sorted({int(k) for k in rng.integers(1, 10, 4)}),
+        "maxnumbasis": int(rng.integers(3, n + 1)),
+        "corr_smooth": int(rng.integers(2)),
+        "time_collapse": ("mean", "median")[int(rng.integers(2))],
+    }
+
+
+@pytest.mark.parametrize("seed", [100, 101, 102, 103, 104, 105])
+def test_settings_drawn_at_random(seed, tmp_path):
+    """Odd and even sizes, stars beside the middle, NaN, inner radii, log spacing, several K."""
+    make, options = drawn(seed)
+    compare(tmp_path, make, **options)
+
+
 def test_what_is_kept_of_the_images(tmp_path):
     settings = {"mode": "ADI", "annuli": 1, "subsections": 2, "movement": 1, "numbasis": [2, 3]}
     settings |= {"save_aligned": True, "save_ints": True}

@@ -73,13 +73,16 @@ def suspects(device):
     """Hits in images that change: the fit by templates, and kriging of what is left."""
     rng = np.random.default_rng(5)
     results = []
+    some = np.arange(63).reshape(7, 9) % 4 == 0  # corners, edges, both hits; all take a minute
+    some[5, 5] = some[5, 7] = True
     for n, dtype in ((2, np.float32), (6, np.float32), (6, np.float64)):
         data = 3 * rng.normal(size=(n, 7, 9)).cumsum(axis=1).cumsum(axis=2)
         data[1, 5, 5] += 900
         data[0, 5, 7] += 900
         values = device.array(data.astype(dtype))
         everywhere = abs(values) >= 0
-        given = values, values * 0 + 1, values[0], everywhere, abs(values - values[n - 1]) > 3
+        suspects = (abs(values - values[n - 1]) > 3) & device.array(some)
+        given = values, values * 0 + 1, values[0], everywhere, suspects
         results.append(unpredicted_outliers(*given, 3))
     return results
 

@@ -256,3 +256,12 @@ def test_layout_where_s_region_is_or_lacks(pair):
         assert found.shape == first.shape
         np.testing.assert_allclose(found.crval, first.crval, atol=1e-9)
         np.testing.assert_allclose(found.crpix, first.crpix, atol=1e-4)
+
+
+def test_what_is_odd_in_several_exposures_is_collected(pair, caplog):
+    odd: dict = {}
+    for exposure in pair:
+        settle_wcs(moved(exposure, 20.0, 10.0), odd=odd)
+    ((text, names),) = odd.items()
+    assert "the FITS WCS of its header (CRPIX, CRVAL, CD) is 22.4 px from the GWCS" in text
+    assert names == [exposure.path.name for exposure in pair] and not caplog.text

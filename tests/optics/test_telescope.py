@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy import special
+from scipy import ndimage, special
 
-from gpucoron.optics.instruments import MODES, Bar, choose_optics
+from gpucoron.optics.detector_transform import DetectorTransform
+from gpucoron.optics.instruments import INSTRUMENTS, MODES, Bar, choose_optics, load_aperture
 from gpucoron.optics.masks import RAD, BarMask, RoundMask, bar_half_width, bar_opacity
 from gpucoron.optics.telescope import (
     N_PUPIL,
@@ -128,3 +129,40 @@ def test_fields_of_the_first_simulations_keep_their_sampling():
             chosen = choose_optics(name, bandpass)[1]
             shortest = (chosen.centre_um - chosen.width_um / 2) * 1e-6
             assert pupil_samples(shortest, 22.4 if name == "nircam" else 40.0) == N_PUPIL
+
+
+@pytest.mark.parametrize("name", [mode.name for mode in MODES if mode.metadata["name"] == "MIRI"])
+def test_pupil_and_phase_masks_of_miri_are_turned_with_the_telescope(name):
+    """By the SIAF: V3, and V2 reversed, along the axes of the array; the mean of both angles."""
+    instrument = INSTRUMENTS[name]
+    for bandpass in instrument.filters.values():
+        aperture = load_aperture(bandpass.aperture)
+        ideal = np.array([[p[1], p[2]] for p in aperture.sci2idl])  # arcsec, by px along x and y
+        tilt = np.deg2rad(aperture.v3_idl_yangle_deg)
+        v3, against_v2 = (np.sin(tilt), np.cos(tilt)), (np.cos(tilt), -np.sin(tilt))
+        (x, y), (u, v) = (np.linalg.solve(ideal, d) * aperture.scale for d in (v3, against_v2))
+        angle = np.degrees(np.mean([np.arctan2(-x, y), np.arctan2(v, u)]))
+        assert instrument.pupil_rotation_deg == pytest.approx(angle, abs=0.1)  # 0.05 found
+        assert instrument.mask_rotation_deg in (0.0, instrument.pupil_rotation_deg)
+    assert (instrument.kind == "4qpm") == bool(instrument.mask_rotation_deg)
+
+
+@pytest.mark.parametrize("turn_deg", [0.0, -4.72, 17.0])
+def test_a_turned_grid_is_transformed_as_by_a_direct_sum(turn_deg):
+    rng, wavelength = np.random.default_rng(3), 11.3e-6
+    pupil = make_pupil(0.0, 0.2, 100, turn_deg=turn_deg)
+    box = slice(8, 93), slice(5, 96)
+    phase = ndimage.gaussian_filter(20 * rng.standard_normal((2, 85, 91)), (0, 4, 4))
+    field = (pupil.stop[box] * np.exp(1j * phase)).astype(np.complex64)
+    columns, rows = 9.0 * rng.uniform(-1, 1, (2, 7))
+    found = DetectorTransform(pupil, box, wavelength, columns, rows, 2.0)(field)
+    y, x = np.meshgrid(pupil.axis[box[0]], pupil.axis[box[1]], indexing="ij")
+    turn = np.deg2rad(turn_deg)
+    along_x, along_y = x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)
+    path = along_x * columns[:, None, None] + along_y * rows[:, None, None, None]  # row, column
+    waves = np.exp(-2j * np.pi * path * RAD / wavelength)
+    expected = 2 * np.einsum("kyx,ijyx->kij", field, waves)
+    scale = np.abs(field).sum()
+    np.testing.assert_allclose(found, expected, atol=5e-5 * scale)
+    one = DetectorTransform(pupil, box, wavelength, columns, rows, 2.0)(field[1])
+    np.testing.assert_allclose(one, found[1], atol=1e-6 * scale)

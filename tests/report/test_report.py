@@ -5,17 +5,19 @@ import math
 import re
 import warnings
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import gpucoron
+from gpucoron.analysis import measure, photometry
 from gpucoron.analysis.measure import locate_star, reference_shifts
 from gpucoron.cli import main as cli
 from gpucoron.core.star import CombinedStar, StarPositions
 from gpucoron.errors import OutputError
 from gpucoron.report import make_report
-from gpucoron.report.sections import star_text
+from gpucoron.report.sections import modes_compared, star_text
 from gpucoron.simulate import simulate
 from gpucoron.steps.align_refs import FITS_DTYPE
 from tests.helpers.scenes import gaussian
@@ -122,7 +124,7 @@ def test_the_star_is_found_by_the_reference_pixel(planets):
 def test_the_report_of_a_whole_run(planets):
     made, result = planets
     html, text = check(result, star=made.star)
-    assert set(text) == {*SECTIONS, "timeline", "parameters", "files"}
+    assert set(text) == {*SECTIONS, "modes", "timeline", "parameters", "files"}
     assert "missing" not in re.findall(r'class="(\w+)"', html.split('<section id="files')[0])
     listed = [float(v) for v in re.findall(r"(\d+\.\d\d\d)″", text["candidates"])]
     for planet in made.planets:
@@ -135,6 +137,40 @@ def test_the_report_of_a_whole_run(planets):
     for step in result.timings:
         assert step in text["timeline"]
     assert len(html) < 5e6
+
+
+def test_numbers_of_modes_are_compared(planets):
+    """The rms is that of the image's annuli, the SNR that of each image, throughput the curve's."""
+    made, result = planets
+    record = result.product.record
+    sky = locate_star(record, made.star)
+    _, candidates = photometry.search(record, sky, 6)
+    separation, truncations = np.linspace(0.05, 3, 60), (2, 6)
+    throughput = np.array([np.full(60, 0.8), np.linspace(0.2, 0.6, 60)])
+    contrast = SimpleNamespace(
+        calibrated=True, separation=separation, truncations=truncations, throughput=throughput
+    )
+    compared = modes_compared(record, sky, candidates, contrast)
+    assert "SNR" in compared["view"].alt and compared["unit"] == record.unit
+    for truncate, row in zip(truncations, compared["rows"], strict=True):
+        found = dict(zip(compared["header"], row, strict=True))
+        assert found["KL modes"] == str(truncate)
+        for k, candidate in enumerate(candidates[:5], 1):
+            value = candidate.by_truncation[truncate]
+            assert float(found[f"SNR of {k}"].replace("−", "-")) == pytest.approx(value, abs=0.06)
+        r, rms = measure.profile(record.images[truncate], sky.star, max(sky.fwhm_px, 1.0))
+        r = r * sky.arcsec_per_px
+        edges = np.linspace(r[0], r[-1], 5)
+        inner, outer = r < edges[1], r >= edges[3]
+        by_range = [found[name] for name in compared["header"] if name.startswith("rms")]
+        assert float(by_range[0]) == pytest.approx(np.median(rms[inner]), rel=0.01)
+        assert float(by_range[3]) == pytest.approx(np.median(rms[outer]), rel=0.01)
+        shares = [found[name] for name in compared["header"] if name.startswith("through")]
+        near = (separation >= edges[0]) & (separation < edges[1])
+        expected = np.median(throughput[truncations.index(truncate)][near])
+        assert float(shares[0]) == pytest.approx(expected, abs=0.006)
+    single = SimpleNamespace(images={2: record.images[2]}, unit=record.unit)
+    assert modes_compared(single, sky, candidates, None) is None
 
 
 @pytest.mark.parametrize(

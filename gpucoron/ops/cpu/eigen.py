@@ -88,10 +88,12 @@ class Basis:
             models = self._without(~counted, amplitudes, kept)
         factors = [rows @ vectors[:k] for (rows, _), k in zip(models, kept, strict=True)]
         results = [np.empty_like(flat) for _ in kept]
+        every = np.concatenate(factors) if factors else np.zeros((0, len(references)))
 
         def subtract(block):
-            for factor, (_, constant), residual in zip(factors, models, results, strict=True):
-                residual[:, block] = flat[:, block] - constant - factor @ references[:, block]
+            of_all = (every @ references[:, block]).reshape(len(kept), len(flat), -1)
+            for model, (_, constant), residual in zip(of_all, models, results, strict=True):
+                residual[:, block] = flat[:, block] - constant - model
 
         over_blocks(subtract, flat.shape[1])
         for residual in results:

@@ -27,10 +27,10 @@ def sums(references, targets, areas, square, lacking):
 
     def multiply(pixels):
         images = np.empty((n_refs + len(targets), len(pixels)))
-        finite = gather(references, pixels, images[:n_refs])
-        finite &= gather(targets, pixels, images[n_refs:])
+        gather(references, pixels, images[:n_refs])
+        gather(targets, pixels, images[n_refs:])
         known = None
-        if lacking is not None or not finite:
+        if lacking is not None or not np.isfinite(images.sum()):
             known = np.isfinite(images)
             if lacking is not None:
                 known[n_refs:] &= ~lacking[:, pixels]
@@ -156,10 +156,7 @@ def residuals(
     With `leave_out` it is NaN where a reference that is used has no pixel; else such pixels have
     its mean in the zone.
     """
-    results = [
-        subtract_in_zones(labels, factor, constant, references, targets)
-        for factor, constant in zip(coefficients, constants, strict=True)
-    ]
+    results = subtract_in_zones(labels, coefficients, constants, references, targets)
     # NaN where some reference has no pixel: without it, if another zone's or target's uses it
     spoiled = np.flatnonzero(~_finite(references) & (labels >= 0))
     for zone in np.unique(labels[spoiled]):
@@ -172,7 +169,7 @@ def residuals(
             own[used[zone].astype(np.float64) @ lost.astype(np.float64) > 0] = np.nan
         for result, factor, constant in zip(results, coefficients, constants, strict=True):
             result[:, pixels] = own - constant[zone][:, None] - factor[zone] @ images
-    return results
+    return list(results)
 
 
 def _finite(images):

@@ -7,7 +7,7 @@ from gpucoron.backend.parallel import over_rows
 
 TILE = 64  # pixels gathered together: one cache line of each integration serves 16 of them
 SORT_LIMIT = 48
-NETWORK_LIMIT = 48
+NETWORK_LIMIT = 128
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always")

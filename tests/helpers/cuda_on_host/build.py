@@ -28,7 +28,7 @@ PLAIN = ("-ffp-contract=off",)
 SANITIZED = (
     *PLAIN,
     *"-fsanitize=address,undefined,float-cast-overflow -fno-sanitize=object-size".split(),
-    *"-fno-sanitize-recover=all -fno-omit-frame-pointer -O1".split(),
+    *"-fno-sanitize-recover=all -fno-omit-frame-pointer -O0".split(),
     "-w",  # the other builds tell of warnings
 )
 #: A float32 kernel that computes in double without saying so.

@@ -65,7 +65,44 @@ static std::string name_of(const Thread &thread) {
   return text;
 }
 
-static void wait_for_others() { switch_to(current->fiber->context, scheduler); }
+// The warp that runs: its threads in `order`, the place of the one to look at next, and whether
+// any has moved since the first of them was looked at.
+static size_t warp_first, warp_last, warp_next;
+static bool warp_moved;
+static void fiber_entry();
+
+// Make the next thread of the warp that can go on the current one; null when none can.
+static Thread *next_thread() {
+  while (error.empty()) {
+    if (warp_next == warp_last) {
+      if (!warp_moved) return nullptr;
+      warp_moved = false;
+      warp_next = warp_first;
+    }
+    size_t place = warp_next++;
+    Thread &thread = threads[order[place]];
+    if (thread.state == UNSTARTED) {
+      thread.fiber = idle_fiber(&fiber_entry);
+      cursor = std::max(cursor, place + 1);
+    } else if (thread.state != READY) {
+      continue;
+    }
+    moved = warp_moved = true;
+    return current = &thread;
+  }
+  return nullptr;
+}
+
+// Straight to the next thread: by way of the scheduler it would be two switches.
+static void wait_for_others() {
+  Fiber *mine = current->fiber;
+  Thread *next = next_thread();
+  if (!next) {
+    switch_to(mine->context, scheduler);
+  } else if (next->fiber != mine) {
+    switch_to(mine->context, next->fiber->context);
+  }
+}
 
 static void stop(const std::string &problem) {
   if (error.empty()) error = problem + " in " + name_of(*current);
@@ -136,7 +173,6 @@ static bool close_if_complete(Warp &warp, unsigned first_rank, Meeting *meeting)
 }
 
 const uint64_t *warp_exchange(uint32_t mask, const char *what, uint64_t value) {
-  static uint64_t result[32];
   unsigned lane = current->rank % 32;
   Warp &warp = warps[current->rank / 32];
   if (!(mask >> lane & 1)) fail(what, "the caller's own lane is not in the mask");
@@ -148,9 +184,8 @@ const uint64_t *warp_exchange(uint32_t mask, const char *what, uint64_t value) {
     current->what = what;
     wait_for_others();
   }
-  std::memcpy(result, meeting->value, sizeof result);
   if (--meeting->readers == 0) spare.push_back(meeting);
-  return result;
+  return meeting->value;  // which stays as it is until the next meeting begins
 }
 
 void warp_barrier(const char *file, int line, uint32_t mask) {
@@ -191,27 +226,21 @@ static void fiber_entry() {
       if (next.state == UNSTARTED) run_thread(fiber, next);
     }
     idle.push_back(fiber);
-    switch_to(fiber->context, scheduler);
+    Thread *next = next_thread();
+    if (!next) {
+      switch_to(fiber->context, scheduler);
+    } else if (next->fiber != fiber) {
+      switch_to(fiber->context, next->fiber->context);
+    }
   }
 }
 
 // A warp runs as far as it can before the next one starts: hard on missing barriers.
 static void run_warp(size_t first, size_t last) {
-  for (bool more = true; more && error.empty();) {
-    more = false;
-    for (size_t k = first; k < last && error.empty(); ++k) {
-      Thread &thread = threads[order[k]];
-      if (thread.state == UNSTARTED) {
-        thread.fiber = idle_fiber(&fiber_entry);
-        cursor = std::max(cursor, k + 1);
-      } else if (thread.state != READY) {
-        continue;
-      }
-      moved = more = true;
-      current = &thread;
-      switch_to(scheduler, thread.fiber->context);
-    }
-  }
+  warp_first = warp_next = first;
+  warp_last = last;
+  warp_moved = false;
+  while (Thread *next = next_thread()) switch_to(scheduler, next->fiber->context);
 }
 
 static void report_deadlock() {
