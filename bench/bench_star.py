@@ -7,7 +7,7 @@
 All coronagraphs of NIRCam and MIRI; with --filters every mask with every filter, four dithers, 96 x
 96 px, only "header" and "science", the cases in turn, and pooled by mask; with --undithered one
 exposure of the reference star, so that steps are not known. Simulated sets with noise, cosmic rays
-and bad pixels: the mean of each dithered reference exposure after outlier_detection, with its position
+and bad pixels: the mean of each dithered reference exposure after outlier_detection, its position
 known to 0.02 px (as from the header) or 0.002 px (as from registration). Rms of the error along x
 and y in mas, rms pull, and processor seconds, over the seeds. "wrong" is a model whose pupil is
 turned by 0.5 degrees, whose mask is 1 % too large and whose stop is 2 % too narrow. "one image" is
