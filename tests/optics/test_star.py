@@ -132,25 +132,6 @@ def test_what_one_star_tells_of_another(name, seed, limit):
     assert (np.abs(one.mask - dithers.mask) < 3.5 * one.mask_error).all()
 
 
-@pytest.mark.parametrize(("name", "seed"), [("nircam", 31), ("miri-4qpm", 32), ("miri-lyot", 33)])
-def test_what_one_place_tells_of_another_star(name, seed):
-    """An image without dithers is a prior of the wavefront; where the mask is it does not tell."""
-    dithers = Dithers(name, seed=seed, count=3)
-    known = dithers.fit(slice(1, 2)).known
-    assert not known.dithered and dithers.fit(slice(1, None)).known.dithered
-    one, other = (
-        fit_star(
-            dithers.images[:1], dithers.errors[:1], np.zeros((1, 2)), dithers.instrument,
-            dithers.bandpass, dithers.mask, known=prior,
-        )
-        for prior in (known, known._replace(mask=known.mask + 0.3))
-    )  # fmt: skip
-    assert not one.known.dithered
-    miss = np.array(one.position) - dithers.places[0]
-    assert (np.abs(miss) < 3.5 * np.array(one.error)).all()
-    assert (np.abs(np.subtract(one.position, other.position)) < one.error).all()
-
-
 @MODES
 def test_images_that_were_recentred(name):
     """Each has its own mask; that the star is less certain is said."""
