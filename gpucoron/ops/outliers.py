@@ -9,6 +9,7 @@ from scipy.ndimage import maximum_filter1d
 
 from gpucoron.backend import cuda
 from gpucoron.backend.device import on_gpu
+from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 from gpucoron.ops import dq as dq_bits
 from gpucoron.ops.kriging_tables import CUTOFF, NEAR
@@ -160,10 +161,10 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours, 
     dq = dq | outlier * (DO_NOT_USE | OUTLIER)
     arrays = (data, err, *variances)
     invalid = (dq & DO_NOT_USE) != 0
-    for array in arrays:
-        invalid |= np.isnan(array)
+    for unknown in over_items(np.isnan, arrays):
+        invalid |= unknown
     dq[invalid] |= DO_NOT_USE
-    data, err, *variances = (np.where(invalid, a.dtype.type(np.nan), a) for a in arrays)
+    data, err, *variances = over_items(lambda a: np.where(invalid, a.dtype.type(np.nan), a), arrays)
     return FlaggedExposure(data, err, dq, variances, middle, flagged)
 
 
