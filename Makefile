@@ -44,7 +44,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/clang-format --dry-run -Werror $(C_SOURCES)
-	@echo "mypy, for this system and for Windows"  # at once: half a minute each
+	@echo "mypy, for this system and for Windows"  # beside each other
 	@$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 & other=$$!; \
 	  $(BIN)/mypy; here=$$?; wait $$other && exit $$here
 

@@ -1,15 +1,15 @@
 """How honest the errors of psfsub and i2d are.
 
-    python bench/bench_errors.py [--quick] [--seeds 1-2] [--mode MODE] [--instrument NAME]
-                                 [--zones] [--preset jwst] [--out FILE]
+    python bench/bench_errors.py [--quick] [--instrument nircam ...] [--seeds 1-2] [--mode MODE]
+        [--zones] [--preset jwst] [--out FILE]
 
 Simulated sets without planets and disk, photon-limited (next to no drift, acquisition error 0) with
 references of 0.3, 1 and 1.6 times the star, and with the default drift. Robust scatter (1.4826
 times the median deviation) of values about their median in annuli about the star, in units of the
-errors: of every integration of
-psfsub, of pixels of i2d, and of means over 4 x 4 pixels of i2d, whose error is that of
-independent pixels times ERRCORR. 1 is what should come out. --mode takes other rolls as references,
---zones reduces in 5 annuli of 4 sections, --preset jwst shows what jwst's errors give.
+errors: of every integration of psfsub, of pixels of i2d, and of means over 4 x 4 pixels of i2d,
+whose error is that of independent pixels times ERRCORR, of speckles times SPKCORR. 1 is what should
+come out. --mode takes other rolls as references, --zones reduces in 5 annuli of 4 sections,
+--preset jwst shows what jwst's errors give.
 """
 
 import tempfile
@@ -21,12 +21,12 @@ from common import arguments, finish, limit_threads, number_range
 ANNULI = ((0, 10), (10, 20), (20, 35), (35, 55), (55, 75))
 SIZE = {"shape": (160, 160), "n_integrations": 6, "n_reference_integrations": 2}
 ZONES = {"annuli": 5, "subsections": 4, "owa": 75}
-TRUNCATIONS = {"nircam": (1, 5, 10, 15), "miri-4qpm": (1, 10, 15)}
+TRUNCATIONS = {"nircam": (1, 5, 10, 15), "miri-4qpm": (1, 10, 15), "miri-lyot": (1, 10, 15)}
 
 
-def cases(quick):
+def cases(quick, instruments):
     """Yield name, instrument and options of the simulations."""
-    for instrument in TRUNCATIONS:
+    for instrument in instruments or TRUNCATIONS:
         for brightness in (1.0,) if quick else (0.3, 1.0, 1.6):
             still = {"reference_brightness": brightness, "drift_nm": 0.05, "acquisition_px": 0.0}
             yield f"references {brightness} times the star", instrument, still
@@ -74,8 +74,8 @@ def of_combined(image, star):
     import numpy as np
 
     distance = distances(image.data.shape, star)
-    error = np.sqrt(boxes(image.err.astype(float) ** 2).sum(axis=2)) / 16
-    error *= image.err_correlation(16) or 1.0
+    speckle = np.zeros(image.err.shape) if image.var_speckle is None else image.var_speckle
+    error = image.error_of_mean(boxes(image.err), boxes(speckle))
     return (
         by_annulus(image.data, image.err, distance),
         by_annulus(boxes(image.data).mean(axis=2), error, boxes(distance).mean(axis=2)),
@@ -117,10 +117,10 @@ def measure(folder, instrument, seed, options, args):
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="one brightness, one seed")
+    parser.add_argument("--instrument", action="append", default=[], choices=TRUNCATIONS)
     parser.add_argument("--seeds", type=number_range, default="1-2", metavar="FIRST-LAST")
     parser.add_argument("--preset", choices=("jwst",))
     parser.add_argument("--mode", choices=("rdi", "adi", "adi+rdi", "roll"), default="rdi")
-    parser.add_argument("--instrument", choices=tuple(TRUNCATIONS))
     parser.add_argument("--zones", action="store_true", help="5 annuli of 4 sections")
     args = parser.parse_args()
     limit_threads(args.threads)
@@ -130,9 +130,7 @@ def main():
     seeds = args.seeds[:1] if args.quick else args.seeds
     results = []
     print("robust scatter of value / error in annuli of", ", ".join(f"{a}-{b}" for a, b in ANNULI))
-    for name, instrument, options in cases(args.quick):
-        if args.instrument not in (None, instrument):
-            continue
+    for name, instrument, options in cases(args.quick, args.instrument):
         found = []
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:

@@ -2,11 +2,12 @@
 
     python bench/bench_star.py [--quick] [--seeds 8] [--first-seed 0] [--only NAME] [--out FILE]
     python bench/bench_star.py --filters --seeds 1 --first-seed 200 [--only NAME] [--out FILE]
-    python bench/bench_star.py --undithered [--seeds 8] [--first-seed 0] [--only NAME] [--out FILE]
+    python bench/bench_star.py --undithered --seeds 3 --first-seed 410 [--only NAME] [--out FILE]
 
 All coronagraphs of NIRCam and MIRI; with --filters every mask with every filter, four dithers, 96 x
 96 px, only "header" and "science", the cases in turn, and pooled by mask; with --undithered one
-exposure of the reference star, so that steps are not known. Simulated sets with noise, cosmic rays
+exposure of the reference star, so that steps are not known ("science" has its wavefront and mask as
+prior, which a run does not do). Simulated sets with noise, cosmic rays
 and bad pixels: the mean of each dithered reference exposure after outlier_detection, its position
 known to 0.02 px (as from the header) or 0.002 px (as from registration). Rms of the error along x
 and y in mas, rms pull, and processor seconds, over the seeds. "wrong" is a model whose pupil is

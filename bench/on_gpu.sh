@@ -22,7 +22,8 @@
 #   memcheck   compute-sanitizer's memcheck alone, on four files of kernels
 # "PART&" goes on beside those after it. A part that fails or takes too long does not stop the next
 # ones. Exit: 0 all is well, 1 something is wrong, 3 no GPU here. After LIMIT seconds nothing more is
-# begun; PATIENCE=5 gives each part five times its limit, on a busy machine. FILES="klip ..." names the files of kernels that sanitize looks at.
+# begun. FILES="klip ..." names the files of kernels that sanitize looks at; PATIENCE=5 gives each
+# part five times its limit, on a busy machine.
 #
 # In the end gpucoron/backend/gpu_proof.json is written, with which --device auto takes a GPU, if all is well
 # (bench_gpu.py prove writes it from a result that comes from another machine).

@@ -38,8 +38,24 @@ template <int REACH> struct KrigingScratch {  // one warp's
 
 struct Prediction {
   double value, variance;
-  double misfit;  // mean square of the values, over what A lets expect; 1 where that is right
 };
+
+// Sums over the factored matrix: y.y, y.z and z.z.
+struct Explained {
+  double pixel, value, values;
+};
+
+template <int REACH>
+__device__ __forceinline__ Explained explained_by(int n, const KrigingScratch<REACH> &s) {
+  double pixel = 0.0, value = 0.0, values = 0.0;
+  for (int j = threadIdx.x % 32; j < n; j += 32) {
+    const double *c = s.column + j * (n + 2) - j * (j - 1) / 2 + n - j;
+    pixel += c[0] * c[0];
+    value += c[0] * c[1];
+    values += c[1] * c[1];
+  }
+  return {warp_sum(pixel), warp_sum(value), warp_sum(values)};
+}
 
 // Collect the good neighbours within `reach`, and tell how many there are and what their noise
 // variances add up to. `near(v, u, value, noise)` reads pixel (v, u) and tells whether it is good.
@@ -75,19 +91,20 @@ __device__ __forceinline__ int gather_neighbours(int y, int x, int ny, int nx, i
 }
 
 // Element (i, j) of A before it is factored, with k as row n and v - mean as row n + 1.
-template <int REACH>
-__device__ __forceinline__ double system_element(int i, int j, int n, double mean, double nugget,
-                                                 const double *table,
+// `nugget(i)`: noise of value i over the signal.
+template <int REACH, class Nugget>
+__device__ __forceinline__ double system_element(int i, int j, int n, double mean,
+                                                 const Nugget &nugget, const double *table,
                                                  const KrigingScratch<REACH> &s) {
   if (i > n) return s.value[j] - mean;
   const int dy = s.dy[i] - s.dy[j], dx = s.dx[i] - s.dx[j];
-  return table[dy * dy + dx * dx] + (i == j ? nugget : 0.0);
+  return table[dy * dy + dx * dx] + (i == j ? nugget(i) : 0.0);
 }
 
 // Factor; false where A is not positive definite.
-template <int REACH>
-__device__ __forceinline__ bool factor(int n, double mean, double nugget, const double *table,
-                                       KrigingScratch<REACH> &s) {
+template <int REACH, class Nugget>
+__device__ __forceinline__ bool factor(int n, double mean, const Nugget &nugget,
+                                       const double *table, KrigingScratch<REACH> &s) {
   constexpr int ROWS = (KrigingScratch<REACH>::MOST + 2 + 31) / 32;  // a lane
   const int lane = threadIdx.x % 32, last = n + 1;
   double *own = s.column;
@@ -123,23 +140,14 @@ __device__ __forceinline__ bool factor(int n, double mean, double nugget, const 
 template <int REACH>
 __device__ __forceinline__ Prediction krige_values(int n, double mean, double noise, double signal,
                                                    const double *table, KrigingScratch<REACH> &s) {
-  const int lane = threadIdx.x % 32;
-  double value = 0.0;
   __syncwarp();  // untested: other lanes may have changed values and read s.column
   const double ratio = noise / signal;
   const double nugget = ratio > NOISE_FLOOR ? ratio : NOISE_FLOOR;
-  if (!factor(n, mean, nugget, table, s)) return {mean, signal, 1.0};
-  double explained = 0.0, square = 0.0;
-  for (int j = lane; j < n; j += 32) {
-    const double *c = s.column + j * (n + 2) - j * (j - 1) / 2 + n - j;
-    explained += c[0] * c[0];
-    value += c[0] * c[1];
-    square += c[1] * c[1];
-  }
-  value = mean + warp_sum(value);
-  const double left = 1.0 - warp_sum(explained);
-  const double misfit = warp_sum(square) / (n * signal);
-  return {value, signal * (left > 0.0 ? left : 0.0), misfit};
+  const auto alike = [=](int) { return nugget; };
+  if (!factor(n, mean, alike, table, s)) return {mean, signal};
+  const Explained sums = explained_by(n, s);
+  const double left = 1.0 - sums.pixel;
+  return {mean + sums.value, signal * (left > 0.0 ? left : 0.0)};
 }
 
 // The prediction of pixel (y, x); NaN with fewer than FEWEST good neighbours. All 32 lanes must
@@ -151,12 +159,12 @@ __device__ __forceinline__ Prediction krige_pixel(int y, int x, int ny, int nx, 
   const int lane = threadIdx.x % 32;
   double noise, sum = 0.0, power = 0.0;
   const int n = gather_neighbours(y, x, ny, nx, reach, near, s, noise);
-  if (n < FEWEST) return {nan_of<double>(), nan_of<double>(), 1.0};
+  if (n < FEWEST) return {nan_of<double>(), nan_of<double>()};
   for (int a = lane; a < n; a += 32) sum += s.value[a];
   const double mean = warp_sum(sum) / n;
   for (int a = lane; a < n; a += 32) power += (s.value[a] - mean) * (s.value[a] - mean);
   noise = warp_sum(noise) / n;
   const double signal = warp_sum(power) / n - noise;
-  if (signal <= MOSTLY_NOISE * noise) return {mean, signal > 0.0 ? signal : 0.0, 1.0};
+  if (signal <= MOSTLY_NOISE * noise) return {mean, signal > 0.0 ? signal : 0.0};
   return krige_values(n, mean, noise, signal, table, s);
 }

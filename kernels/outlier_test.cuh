@@ -1,34 +1,38 @@
-// Compare a suspect with what its neighbours and the other integrations predict, by one warp.
+// Compare a suspect with what its neighbours predict, by one warp.
 //
 // The difference from integrations of middling value is predicted by the neighbours' differences:
-// their mean where they hold nothing but noise; otherwise a fit by the image's slopes and other
-// integrations, and kriging of what the fit leaves. The rows of the fit lie where kriging later
-// factors its matrix. Sums go over fixed pairs of lanes; which lane collects which neighbour
-// follows from the neighbours alone.
+// their mean where they hold nothing but noise, otherwise kriging, each neighbour with its noise.
+// The BESIDE nearest neighbours come last. Those that stand out are taken out of the prediction by
+// the trailing block L of the factored matrix alone: an unknown value is one with an unknown
+// excess, and the normal equations of the excesses are (L L^T)^-1. They lie where the columns of
+// the others were. Sums go over fixed pairs of lanes; which lane collects which neighbour follows
+// from the neighbours alone.
 #pragma once
 #include "kriging.cuh"
 #include "outlier_state.cuh"
 
 // As in gpucoron/ops/cpu/outliers.py.
 constexpr int GROWS = 4;  // as in gpucoron/ops/outlier_suspects.py
-constexpr int WINDOW = 16, MIDDLE = 4, TEMPLATES = 4, MOST_FITTED = 2 + TEMPLATES;
-constexpr double RIDGE = 1e-6, MODEL_ERROR = 0.2, DARK = 0.6, PREDICTED = 3.0;
+constexpr int WINDOW = 16, MIDDLE = 4, BESIDE = 12, BESIDE_SQUARE = 4;
+constexpr double STANDS_OUT = 2.5, MODEL_ERROR = 0.05, ALONE_ERROR = 0.1;
+constexpr double CHANGING = 1.15, DARK = 0.6, PREDICTED = 3.0;
 
 // One warp's view of an exposure, and of the suspect that it tests.
 template <class T> struct SuspectTest {
   using Scratch = KrigingScratch<NEAR>;
   static constexpr int MOST = Scratch::MOST;
   const T *data, *err;
-  const double *gradients, *table;
+  const double *table;
   const unsigned char *state;
   int n, ny, nx, now, i, y, x;
   long long n_pixels;
-  int middle, templates, fitted;
+  int middle;
   Scratch &s;
+  double *noises;  // of the neighbours' values, variances
   int *chosen;
 
   struct Residual {
-    double left, own, spread;
+    double left, variance;
     bool quiet;
   };
 
@@ -37,8 +41,8 @@ template <class T> struct SuspectTest {
     return (w & USABLE) && !(w >> now & 1);
   }
 
-  // Which integrations to compare with: `most` of middling value, then `others` nearest in time.
-  __device__ __forceinline__ void choose(int most, int others) {
+  // Which integrations to compare with: up to MIDDLE of middling value.
+  __device__ __forceinline__ void choose() {
     __syncwarp();  // untested: all lanes have read what was chosen before
     const int lane = threadIdx.x % 32;
     const long long p = static_cast<long long>(y) * nx + x;
@@ -52,29 +56,19 @@ template <class T> struct SuspectTest {
       const T other = __shfl_sync(0xffffffffu, value, k);
       rank += (all >> k & 1u) && (other < value || (other == value && k < lane));
     }
-    const int count = __popc(all), keep = count <= 2 ? count : min(most, count - 2);
+    const int count = __popc(all), keep = count <= 3 ? count : min(MIDDLE, count - 2);
     int low = (count - keep) / 2;
     if (keep == 1 && __shfl_sync(0xffffffffu, rank, i - start) == low) ++low;
     const bool central = in && j != i && rank >= low && rank < low + keep;
     const unsigned centrals = __ballot_sync(0xffffffffu, central);
     middle = __popc(centrals);
-    const bool other = in && j != i && !central;
-    const unsigned rest = __ballot_sync(0xffffffffu, other);
-    const int key = 2 * abs(j - i) + (j > i);
-    int place = 0;
-    for (int k = 0; k < WINDOW; ++k)
-      place += (rest >> k & 1u) && __shfl_sync(0xffffffffu, key, k) < key;
-    templates = min(others, __popc(rest));
     if (central) chosen[__popc(centrals & ((1u << lane) - 1u))] = j;
-    if (other && place < others) chosen[middle + place] = j;
     __syncwarp();  // untested: all lanes know what is chosen; barriers follow before most reads
   }
 
-  // Difference of integration `of` from the mean of the middling ones; templates into `row`.
-  __device__ __forceinline__ double read(int of, long long q, bool keep, double *row, int step,
-                                         double &own, double &base) const {
-    double mean = 0.0;
-    base = 0.0;
+  // Difference of integration `of` from the mean of the middling ones, and its noise variance.
+  __device__ __forceinline__ double read(int of, long long q, double &noise) const {
+    double mean = 0.0, base = 0.0;
     for (int k = 0; k < middle; ++k) {
       const long long e = chosen[k] * n_pixels + q;
       mean += static_cast<double>(data[e]);
@@ -84,184 +78,159 @@ template <class T> struct SuspectTest {
       mean /= middle;
       base /= middle * middle;
     }
-    for (int k = 0; keep && k < fitted; ++k) row[k * step] = gradients[k * n_pixels + q];
-    for (int k = 0; keep && k < templates; ++k)
-      row[(fitted + k) * step] =
-          static_cast<double>(data[chosen[middle + k] * n_pixels + q]) - mean;
     const double e = static_cast<double>(err[of * n_pixels + q]);
-    own = e * e;
+    noise = e * e + base;
     return static_cast<double>(data[of * n_pixels + q]) - mean;
   }
 
-  __device__ __forceinline__ bool is_neighbour(int of, int v, int u, int gap) const {
+  __device__ __forceinline__ bool is_neighbour(int of, int v, int u) const {
     const long long q = static_cast<long long>(v) * nx + u;
     if (!good(of, q)) return false;
-    if (abs(v - y) <= gap && abs(u - x) <= gap && (state[of * n_pixels + q] & SUSPECT))
-      return false;
-    for (int k = 0; k < middle + templates; ++k)
+    for (int k = 0; k < middle; ++k)
       if (!good(chosen[k], q)) return false;
     return true;
   }
 
-  // Fit the values by the templates, whose rows are in s.column, and take the fit out of them.
-  __device__ __forceinline__ void detrend(int n_values, double *here, double &fit, double &leverage,
-                                          double &share, double &extra) const {
-    const int lane = threadIdx.x % 32, count = fitted + templates;
-    double *normal = here + MOST_FITTED, *right = normal + MOST_FITTED * MOST_FITTED;
-    double *lever = right + MOST_FITTED, *scales = lever + MOST_FITTED;
-    for (int k = 0; k < count; ++k) {
-      double *row = s.column + k * MOST, sum = 0.0, square = 0.0, product = 0.0;
-      for (int a = lane; a < n_values; a += 32) sum += row[a];
-      const double mean = warp_sum(sum) / n_values;
-      for (int a = lane; a < n_values; a += 32) {
-        row[a] -= mean;
-        square += row[a] * row[a];
+  // Collect the neighbours, the nearest last; returns how many. `beside`: how many of the nearest.
+  __device__ __forceinline__ int collect(int of, int &beside) const {
+    constexpr int SPAN = 2 * NEAR + 1;
+    const int lane = threadIdx.x % 32;
+    int count = 0;
+    __syncwarp();  // untested: all lanes are done with the scratch memory
+    for (int nearest = 0; nearest < 2; ++nearest) {
+      const int before = count;
+      for (int first = 0; first < SPAN * SPAN; first += 32) {
+        const int cell = first + lane, dy = cell / SPAN - NEAR, dx = cell % SPAN - NEAR;
+        const int v = y + dy, u = x + dx, square = dy * dy + dx * dx;
+        const bool found = cell < SPAN * SPAN && square > 0 && square <= NEAR * NEAR &&
+                           (square <= BESIDE_SQUARE) == (nearest != 0) && v >= 0 && v < ny &&
+                           u >= 0 && u < nx && is_neighbour(of, v, u);
+        const unsigned all = __ballot_sync(0xffffffffu, found);
+        if (found) {
+          const int slot = count + __popc(all & ((1u << lane) - 1u));
+          s.value[slot] = read(of, static_cast<long long>(v) * nx + u, noises[slot]);
+          s.dy[slot] = dy;
+          s.dx[slot] = dx;
+        }
+        count += __popc(all);
       }
-      square = warp_sum(square);
-      const double scale = square > 0.0 ? sqrt(square) : 1.0;
-      for (int a = lane; a < n_values; a += 32) {
-        row[a] /= scale;
-        product += row[a] * s.value[a];
-      }
-      product = warp_sum(product);
-      for (int m = 0; m <= k; ++m) {
-        double dot = 0.0;
-        for (int a = lane; a < n_values; a += 32) dot += row[a] * s.column[m * MOST + a];
-        dot = warp_sum(dot);
-        if (lane == 0) normal[k * MOST_FITTED + m] = dot + (m == k ? RIDGE : 0.0);
-      }
-      if (lane == 0) {
-        here[k] = lever[k] = (here[k] - mean) / scale;
-        right[k] = product;
-        scales[k] = scale;
-      }
+      beside = count - before;
     }
-    if (lane == 0) solve(normal, right, lever, count);
+    if (lane == 0) s.dy[count] = s.dx[count] = 0;
     __syncwarp();
-    fit = leverage = share = extra = 0.0;
-    for (int k = 0; k < count; ++k) {
-      fit += right[k] * here[k];
-      leverage += lever[k] * here[k];
-      for (int a = lane; a < n_values; a += 32) s.value[a] -= right[k] * s.column[k * MOST + a];
-      if (k < fitted) continue;
-      const long long q =
-          chosen[middle + k - fitted] * n_pixels + static_cast<long long>(y) * nx + x;
-      const double c = right[k] / scales[k], e = static_cast<double>(err[q]);
-      share += c;
-      extra += c * c * e * e;
-    }
+    return count;
   }
 
-  // Solve a small positive definite system for two right sides, in place.
-  __device__ __forceinline__ static void solve(double *matrix, double *right, double *lever,
-                                               int count) {
-    for (int j = 0; j < count; ++j) {
-      for (int k = j; k < count; ++k) {
-        double sum = matrix[k * MOST_FITTED + j];
-        for (int m = 0; m < j; ++m)
-          sum -= matrix[k * MOST_FITTED + m] * matrix[j * MOST_FITTED + m];
-        matrix[k * MOST_FITTED + j] = k == j ? sqrt(sum) : sum / matrix[j * MOST_FITTED + j];
+  // The excesses' equations: column c of L^-T L^-1, of L^-T y, then of L^-T z, one for each lane.
+  __device__ __forceinline__ void excess_equations(int count, int beside, double *excess) const {
+    const int c = threadIdx.x % 32, first = count - beside;
+    double column[BESIDE];
+    const auto element = [&](int a, int k) {  // of the factored matrix, a >= k, in the block
+      const int j = first + k;
+      return s.column[j * (count + 2) - j * (j - 1) / 2 + first + a - j];
+    };
+    for (int a = 0; c < beside + 2 && a < beside; ++a) {
+      if (c >= beside) {
+        const int j = first + a;
+        column[a] = s.column[j * (count + 2) - j * (j - 1) / 2 + count - j + c - beside];
+        continue;
       }
+      column[a] = a == c ? 1.0 : 0.0;
+      for (int k = 0; k < a; ++k) column[a] -= element(a, k) * column[k];
+      column[a] /= element(a, a);
     }
-    for (int j = 0; j < count; ++j) {
-      for (int m = 0; m < j; ++m) {
-        right[j] -= matrix[j * MOST_FITTED + m] * right[m];
-        lever[j] -= matrix[j * MOST_FITTED + m] * lever[m];
-      }
-      right[j] /= matrix[j * MOST_FITTED + j];
-      lever[j] /= matrix[j * MOST_FITTED + j];
+    for (int a = beside - 1; c < beside + 2 && a >= 0; --a) {
+      for (int k = a + 1; k < beside; ++k) column[a] -= element(k, a) * column[k];
+      column[a] /= element(a, a);
     }
-    for (int j = count - 1; j >= 0; --j) {
-      for (int m = j + 1; m < count; ++m) {
-        right[j] -= matrix[m * MOST_FITTED + j] * right[m];
-        lever[j] -= matrix[m * MOST_FITTED + j] * lever[m];
-      }
-      right[j] /= matrix[j * MOST_FITTED + j];
-      lever[j] /= matrix[j * MOST_FITTED + j];
-    }
+    __syncwarp();  // untested: all lanes have read the columns that become the equations
+    for (int a = 0; c < beside + 2 && a < beside; ++a) excess[a * (BESIDE + 2) + c] = column[a];
+    __syncwarp();
   }
 
-  // What kriging leaves of a change; it is wrong by a share of what it predicts, too.
-  __device__ __forceinline__ Residual kriged(double change, double noise, const Prediction &more,
-                                             double mean) const {
-    // not where it only decides which of two integrations is hit; of one integration how well the
-    // model fits the neighbours tells how good it is
-    const double share = n == 1 ? 0.5 * MODEL_ERROR : middle ? MODEL_ERROR : 0.0;
-    const double wrong = share * (more.value - mean);
-    const double scale = n == 1 && more.misfit > 1.0 ? more.misfit : 1.0;
-    return {change - more.value, noise + wrong * wrong, sqrt(scale * more.variance), false};
+  // Take the neighbours that stand out, of squares above `limit`, out of a prediction and of the sum
+  // of squares; returns how many.
+  __device__ __forceinline__ int leave_out(int count, int beside, double limit, double &value,
+                                           double &unknown, double &squares) const {
+    constexpr int WIDTH = BESIDE + 2, SIZE = BESIDE * WIDTH;
+    constexpr int ROOM = sizeof(s.column) / sizeof(double);
+    const int c = threadIdx.x % 32;
+    // before the block, or behind the matrix where it is small
+    double *excess = count * (count + 5) / 2 + SIZE <= ROOM ? s.column + ROOM - SIZE : s.column;
+    excess_equations(count, beside, excess);
+    int step = 0;
+    for (; step < beside; ++step) {
+      double most = limit;
+      int p = -1;
+      for (int a = 0; a < beside; ++a) {
+        const double own = excess[a * WIDTH + a], z = excess[a * WIDTH + beside + 1];
+        if (own > 0.0 && z * z > most * own) {
+          most = z * z / own;
+          p = a;
+        }
+      }
+      if (p < 0) break;
+      const double *row = excess + p * WIDTH;
+      const double pivot = row[p], with_pixel = row[beside];
+      value -= with_pixel * row[beside + 1] / pivot;
+      unknown += with_pixel * with_pixel / pivot;
+      squares -= most;
+      double shares[BESIDE];
+      for (int a = 0; a < beside; ++a)
+        shares[a] = a != p && excess[a * WIDTH + a] > 0.0 ? excess[a * WIDTH + p] / pivot : 0.0;
+      __syncwarp();  // untested: all lanes have read what changes
+      if (c < beside + 2) {
+        const double of_row = row[c];
+        for (int a = 0; a < beside; ++a)
+          if (a != p) excess[a * WIDTH + c] -= shares[a] * of_row;
+        if (c == p) excess[p * WIDTH + p] = 0.0;
+      }
+      __syncwarp();
+    }
+    return step;
   }
 
   // What the neighbours' prediction leaves of integration `of`, at the suspect's place.
-  __device__ __forceinline__ Residual predict(int of, int gap, bool if_quiet) const {
-    constexpr int SPAN = 2 * NEAR + 1;
+  __device__ __forceinline__ Residual predict(int of, bool if_quiet) const {
     const int lane = threadIdx.x % 32;
-    double *here = s.column + MOST_FITTED * MOST;
-    int n_values = 0;
-    double noise = 0.0, own, base, sum = 0.0, power = 0.0;
-    __syncwarp();  // untested: all lanes are done with the scratch memory
-    for (int first = 0; first < SPAN * SPAN; first += 32) {
-      const int cell = first + lane, dy = cell / SPAN - NEAR, dx = cell % SPAN - NEAR;
-      const int v = y + dy, u = x + dx, square = dy * dy + dx * dx;
-      const bool found = cell < SPAN * SPAN && square > 0 && square <= NEAR * NEAR && v >= 0 &&
-                         v < ny && u >= 0 && u < nx && is_neighbour(of, v, u, gap);
-      const unsigned all = __ballot_sync(0xffffffffu, found);
-      if (found) {
-        const int slot = n_values + __popc(all & ((1u << lane) - 1u));
-        const long long q = static_cast<long long>(v) * nx + u;
-        s.value[slot] = read(of, q, true, s.column + slot, MOST, own, base);
-        s.dy[slot] = dy;
-        s.dx[slot] = dx;
-        noise += own + base;
-      }
-      n_values += __popc(all);
+    int beside;
+    const int count = collect(of, beside);
+    double variance, sum = 0.0, noise = 0.0, power = 0.0;
+    const double whole = read(of, static_cast<long long>(y) * nx + x, variance);
+    if (count < FEWEST) return {middle ? whole : 0.0, variance, true};
+    for (int a = lane; a < count; a += 32) {
+      sum += s.value[a];
+      noise += noises[a];
     }
-    const long long p = static_cast<long long>(y) * nx + x;
-    const int count = fitted + templates;
-    const double whole = read(of, p, lane == 0, here, 1, own, base);
-    if (lane == 0) s.dy[n_values] = s.dx[n_values] = 0;
-    __syncwarp();
-    const double total = own + base;
-    if (n_values < FEWEST) return {gap || !middle ? 0.0 : whole, total, 0.0, true};
-    for (int a = lane; a < n_values; a += 32) sum += s.value[a];
-    const double mean = warp_sum(sum) / n_values;
-    noise = warp_sum(noise) / n_values;
-    for (int a = lane; a < n_values; a += 32) {
-      s.value[a] -= mean;
-      power += s.value[a] * s.value[a];
-    }
-    double signal = warp_sum(power) / n_values - noise;
-    const double left = whole - mean;
+    const double mean = warp_sum(sum) / count;
+    noise = warp_sum(noise) / count;
+    for (int a = lane; a < count; a += 32) power += (s.value[a] - mean) * (s.value[a] - mean);
+    const double signal = warp_sum(power) / count - noise, left = whole - mean;
     if (signal <= MOSTLY_NOISE * noise)
-      return {left, total, sqrt(signal > 0.0 ? signal : 0.0), true};
-    if (if_quiet) return {left, total, 0.0, false};
-    if (!count || n_values < FEWEST * (count + 1)) {
-      const Prediction more = krige_values(n_values, 0.0, noise, signal, table, s);
-      return kriged(left, total, more, 0.0);
+      return {left, variance + (signal > 0.0 ? signal : 0.0), true};
+    if (if_quiet) return {left, variance, false};
+    const auto nugget = [&](int a) {
+      const double ratio = noises[a] / signal;
+      return ratio > NOISE_FLOOR ? ratio : NOISE_FLOOR;
+    };
+    double value = 0.0, unknown = 1.0, misfit = 1.0;
+    if (factor(count, mean, nugget, table, s)) {
+      const Explained sums = explained_by(count, s);
+      value = sums.value;
+      unknown -= sums.pixel;
+      misfit = sums.values / (count * signal);
+      const double worse = n == 1 && misfit > 1.0 ? misfit : 1.0;
+      const double limit = STANDS_OUT * STANDS_OUT * signal * worse;
+      double squares = sums.values;
+      const int left_out = leave_out(count, beside, limit, value, unknown, squares);
+      misfit = squares / (max(count - left_out, 1) * signal);
     }
-    double fit, leverage, share, extra;
-    detrend(n_values, here, fit, leverage, share, extra);
-    double all = own + (1.0 - share) * (1.0 - share) * base + extra;
-    noise *= all / total;
-    sum = power = 0.0;
-    for (int a = lane; a < n_values; a += 32) sum += s.value[a];
-    const double rest = warp_sum(sum) / n_values;
-    for (int a = lane; a < n_values; a += 32) power += (s.value[a] - rest) * (s.value[a] - rest);
-    signal = warp_sum(power) / (n_values - count - 1) - noise;
-    all += (leverage < 1.0 ? leverage : 1.0) * noise;
-    if (signal <= MOSTLY_NOISE * noise)
-      return {left - fit - rest, all, sqrt(signal > 0.0 ? signal : 0.0), false};
-    const Prediction more = krige_values(n_values, rest, noise, signal, table, s);
-    return kriged(left - fit, all, more, rest);
-  }
-
-  __device__ __forceinline__ int suspects_beside() const {
-    int count = 0;
-    for (int v = max(y - 1, 0); v < min(y + 2, ny); ++v)
-      for (int u = max(x - 1, 0); u < min(x + 2, nx); ++u)
-        count += (v != y || u != x) &&
-                 (state[i * n_pixels + static_cast<long long>(v) * nx + u] & SUSPECT);
-    return count;
+    // the share not where it only decides which of two integrations is hit; of one integration how
+    // well the model fits the neighbours tells how good it is
+    const double wrong = (n == 1 ? ALONE_ERROR : middle ? MODEL_ERROR : 0.0) * value;
+    if (n == 1 && misfit > 1.0) unknown *= misfit;
+    variance += wrong * wrong;
+    return {left - value, variance + (unknown > 0.0 ? signal * unknown : 0.0), false};
   }
 
   // How far the suspect deviates from its prediction, in standard deviations; 0: another
@@ -269,45 +238,29 @@ template <class T> struct SuspectTest {
   __device__ __forceinline__ double score(bool quick) {
     double worst = 0.0;
     int hit = i;
-    bool quiet = false;
-    for (int stage = 0; stage < 5; ++stage) {
+    for (int stage = 0; stage < 3; ++stage) {
       if (stage == 0) {
-        fitted = 0;
-        choose(MIDDLE, 0);
+        choose();
         if (n > 1 && !middle) {  // nobody to compare with: it stays what it is
           const long long q = i * n_pixels + static_cast<long long>(y) * nx + x;
           return !quick && (state[q] >> now & 1) ? inf_of<double>() : 0.0;
         }
-      } else if (stage == 1) {
-        if (quiet) continue;
-        fitted = n > 1 ? 2 : 0;
-        choose(1, max(0, min(TEMPLATES, (n - 1) / 2)));
-      } else if (stage == 2) {
-        const int beside = quick ? 0 : suspects_beside();
-        if (!beside || (n == 1 && beside >= GROWS)) continue;
       } else {
         if (n != 2) break;
-        if (stage == 3) hit = worst > 0.0 ? i : 1 - i;
-        middle = templates = fitted = 0;
+        if (stage == 1) hit = worst > 0.0 ? i : 1 - i;
+        middle = 0;
       }
-      const Residual v = predict(stage < 3    ? i
-                                 : stage == 3 ? hit
-                                              : 1 - hit,
-                                 stage == 2, stage == 0);
-      if (stage == 0) quiet = v.quiet;
-      if (stage == 0 && !quiet) {
-        if (quick) return 0.0;
-        continue;
-      }
-      const double sigma = sqrt(v.own + v.spread * v.spread);
-      if (stage == 3) {
+      const Residual v = predict(stage == 0 ? i : stage == 1 ? hit : 1 - hit, quick && stage == 0);
+      const double sigma = sqrt(v.variance);
+      if (stage == 0) {
+        if (quick && !v.quiet) return 0.0;
+        worst = v.left / sigma;
+        if (n > 1 && !v.quiet) worst *= CHANGING;
+        if (n > 2 && !v.quiet && worst < 0.0) worst *= DARK;  // hits are bright
+      } else if (stage == 1) {
         if (!(fabs(v.left) <= PREDICTED * sigma)) break;
-      } else if (stage == 4) {
-        if (v.left < -2.0 * PREDICTED * sigma) hit = 1 - hit;
-      } else {
-        double one = v.left / sigma;
-        if (n > 2 && one < 0.0 && !v.quiet) one *= DARK;  // hits are bright
-        if (stage < 2 || fabs(one) > fabs(worst)) worst = one;
+      } else if (v.left < -2.0 * PREDICTED * sigma) {
+        hit = 1 - hit;
       }
     }
     return hit == i && (n > 1 || worst > 0.0) ? fabs(worst) : 0.0;

@@ -106,11 +106,12 @@ __global__ void __launch_bounds__(256) list_suspects(const unsigned char *__rest
 // is none any more; a round with `wait` does nothing if that changed none.
 template <class T>
 __global__ void __launch_bounds__(128) test_suspects(
-    const T *__restrict__ data, const T *__restrict__ err, const double *__restrict__ gradients,
-    const double *__restrict__ table, int n, int ny, int nx, double limit, double last, int round,
-    int wait, const unsigned *__restrict__ list, const unsigned *__restrict__ counts,
-    unsigned char *state, int *changed) {
+    const T *__restrict__ data, const T *__restrict__ err, const double *__restrict__ table, int n,
+    int ny, int nx, double limit, double last, int round, int wait,
+    const unsigned *__restrict__ list, const unsigned *__restrict__ counts, unsigned char *state,
+    int *changed) {
   __shared__ KrigingScratch<NEAR> scratch[4];
+  __shared__ double noises[4][KrigingScratch<NEAR>::MOST];
   __shared__ int chosen[4][WINDOW];
   if (wait && !changed[round - 1]) return;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, now = round & 1;
@@ -118,9 +119,9 @@ __global__ void __launch_bounds__(128) test_suspects(
   for (unsigned c = blockIdx.x * 4 + warp; c < counts[1]; c += gridDim.x * 4) {
     const unsigned i = list[c];
     const int k = static_cast<int>(i / n_pixels), p = static_cast<int>(i % n_pixels);
-    SuspectTest<T> test = {data,     err, gradients, table, state,         n,
-                           ny,       nx,  now,       k,     p / nx,        p % nx,
-                           n_pixels, 0,   0,         0,     scratch[warp], chosen[warp]};
+    SuspectTest<T> test = {data,         err,         table,  state,  n,        ny, nx,
+                           now,          k,           p / nx, p % nx, n_pixels, 0,  scratch[warp],
+                           noises[warp], chosen[warp]};
     const unsigned char w = state[i];
     const bool before = w >> now & 1;
     const bool outlier = test.score(round == 0) > (before ? last : limit);

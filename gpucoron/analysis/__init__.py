@@ -1,1 +1,5 @@
-"""What is measured on a result: point sources, their positions and significance."""
+"""What is measured on a result: point sources, their positions and significance; disks."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

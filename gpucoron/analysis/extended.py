@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,9 +18,66 @@ if TYPE_CHECKING:
     from gpucoron.analysis.forward import ExposureResponse, ForwardModel
     from gpucoron.optics.field_psf import FieldPSF
 
-__all__ = ["Convolution", "ExtendedSource", "FluxFit", "SkyGrid", "fit_flux"]
+__all__ = ["Convolution", "ExtendedSource", "FluxFit", "SkyGrid", "fit_flux", "forward_model"]
 
 _PSFS = ("field", "one")
+
+
+def forward_model(
+    image: Any,
+    result: Any,
+    grid: SkyGrid | float | None = None,
+    *,
+    truncate: int | None = None,
+    psf: str = "field",
+) -> np.ndarray:
+    """Return what a run's combined image shows of a disk, or of any other source.
+
+    Parameters
+    ----------
+    image : (my, mx) floating, MJy/sr, or dict of str to (ny, nx)
+        Of the source on the sky before the telescope, 0 where there is nothing; or by exposure, as
+        for `ExtendedSource`.
+    result : ProductResult or ForwardModel
+        Of a run with a forward model.
+    grid : SkyGrid or float, optional
+        Where the image's pixels are; a number is their side in arcsec, with north up, east left
+        and the star in the middle. None for images by exposure.
+    truncate : int, optional
+        Number of KL vectors. Default: the largest of the run.
+    psf : {"field", "one"}
+        As for `ExtendedSource`.
+
+    Returns
+    -------
+    (ny, nx) float64, MJy/sr
+        NaN where the combined image has no data.
+
+    Raises
+    ------
+    InputError
+        The run has no forward model, or the image does not fit the grid.
+
+    Notes
+    -----
+    The tables of the last grid are kept, so that a loop over images on one grid costs what
+    `ExtendedSource` says; what that is, and how it is made, is said there.
+    """
+    forward = getattr(result, "forward_model", result)
+    if forward is None or not hasattr(forward, "exposures"):
+        raise InputError(
+            f"result is {type(result).__name__}, expected a product with a forward model: a run "
+            "with klip and resample whose star and optics are known"
+        )
+    if isinstance(grid, int | float):
+        shape: Any = np.shape(image)
+        grid = SkyGrid(shape, float(grid))
+    return _source(forward, grid, psf)(image, truncate)
+
+
+@lru_cache(maxsize=1)
+def _source(forward: ForwardModel, grid: SkyGrid | None, psf: str) -> ExtendedSource:
+    return ExtendedSource(forward, grid, psf)
 
 
 class ExtendedSource:

@@ -40,14 +40,6 @@ class StarFlux:
         text = f"magnitude {magnitude:g}, zero point {zero_point_jy:g} Jy (given)"
         return cls(zero_point_jy * 10 ** (-0.4 * magnitude), math.nan, text)
 
-    def mjysr(self, pixel_sr: float) -> float:
-        """Return the sum over the pixels of the star's image without the mask, MJy/sr.
-
-        ``F * 1e-6 / PIXAR_SR``: products are surface brightness, and the sum times PIXAR_SR is the
-        flux density.
-        """
-        return self.jy * 1e-6 / pixel_sr
-
     def as_record(self) -> dict[str, Any]:
         """Return plain numbers, None for NaN, for a JSON file."""
         error = self.error_jy if math.isfinite(self.error_jy) else None

@@ -102,6 +102,8 @@ def set_correlation(header: Header, resampled: Any) -> None:
     for keyword, value, comment in (
         ("ERRCORR", resampled.err_correlation(16), "scatter of 4x4 px means / independent"),
         ("ERRCORRL", resampled.err_correlation(), "the same for large areas"),
+        ("SPKCORR", resampled.err_correlation(16, "speckles"), "as ERRCORR, of VAR_SPECKLE"),
+        ("SPKCORRL", resampled.err_correlation(of="speckles"), "the same for large areas"),
     ):
         if value is not None:
             set_keyword(header, keyword, value, comment, hdu="SCI")

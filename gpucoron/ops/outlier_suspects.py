@@ -1,4 +1,4 @@
-"""Which pixels the test for outliers looks at, and their image's slopes; for arrays anywhere."""
+"""Which pixels the test for outliers looks at; for arrays anywhere."""
 
 import numpy as np
 
@@ -71,22 +71,3 @@ def _ring_mean(data, usable):
         low = xp.minimum(low, xp.where(good, value, np.inf))
         high = xp.maximum(high, xp.where(good, value, -np.inf))
     return xp.where(count > 2, (total - high - low) / xp.maximum(count - 2, 1.0), np.nan)
-
-
-def gradients_of(image):
-    """Slopes of an image along rows and columns: (2, ny, nx) float64.
-
-    Half the difference of the two neighbours; from one where the other is NaN; 0 without either.
-    """
-    xp = cuda.array_namespace(image)
-    ny, nx = image.shape
-    padded = xp.pad(image.astype(np.float64), 1, constant_values=np.nan)
-    centre = padded[1:-1, 1:-1]
-    slopes = xp.zeros((2, ny, nx))
-    pairs = ((padded[:-2, 1:-1], padded[2:, 1:-1]), (padded[1:-1, :-2], padded[1:-1, 2:]))
-    for k, (before, after) in enumerate(pairs):
-        slope = (after - before) * 0.5
-        for one_sided in (after - centre, centre - before):
-            slope = xp.where(xp.isfinite(slope), slope, one_sided)
-        slopes[k] = xp.where(xp.isfinite(slope), slope, 0.0)
-    return slopes

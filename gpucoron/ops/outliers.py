@@ -9,6 +9,7 @@ from scipy.ndimage import maximum_filter1d
 
 from gpucoron.backend import cuda
 from gpucoron.backend.device import on_gpu
+from gpucoron.backend.parallel import over_items
 from gpucoron.errors import InputError
 from gpucoron.ops import dq as dq_bits
 from gpucoron.ops.kriging_tables import CUTOFF, NEAR
@@ -16,7 +17,6 @@ from gpucoron.ops.median import median
 from gpucoron.ops.outlier_suspects import (
     FACTORS,
     GROWS,
-    gradients_of,
     suspected_outliers,
     usable_pixels,
 )
@@ -70,7 +70,7 @@ def flag_outliers(
     maskpt : float
         0 or less lets all pixels into the median, more than 1 none.
     neighbours : bool
-        Keep suspects only where neighbours and other integrations do not predict them
+        Keep suspects only where neighbours do not predict them
         (`unpredicted_outliers`), and take infinite data for NaN. Otherwise all that exceeds the
         threshold is an outlier, and infinities enter the median.
     cutoff : float, cycles per pixel
@@ -152,7 +152,7 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours, 
     if neighbours:
         usable = usable_pixels(data, err, dq)
         suspects = suspected_outliers(data, err, middle, usable, snr)
-        outlier = unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff)
+        outlier = unpredicted_outliers(data, err, usable, suspects, snr, cutoff)
     else:
         with np.errstate(invalid="ignore", over="ignore"):
             outlier = np.abs(data - middle) > err.dtype.type(snr) * np.nan_to_num(err)
@@ -160,15 +160,15 @@ def _flag_on_host(data, err, dq, variances, snr, good_bits, maskpt, neighbours, 
     dq = dq | outlier * (DO_NOT_USE | OUTLIER)
     arrays = (data, err, *variances)
     invalid = (dq & DO_NOT_USE) != 0
-    for array in arrays:
-        invalid |= np.isnan(array)
+    for unknown in over_items(np.isnan, arrays):
+        invalid |= unknown
     dq[invalid] |= DO_NOT_USE
-    data, err, *variances = (np.where(invalid, a.dtype.type(np.nan), a) for a in arrays)
+    data, err, *variances = over_items(lambda a: np.where(invalid, a.dtype.type(np.nan), a), arrays)
     return FlaggedExposure(data, err, dq, variances, middle, flagged)
 
 
-def unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff=CUTOFF):
-    """Keep suspected outliers unless their neighbours and the other integrations predict them.
+def unpredicted_outliers(data, err, usable, suspects, snr, cutoff=CUTOFF):
+    """Keep suspected outliers unless their neighbours predict them.
 
     Parameters
     ----------
@@ -176,8 +176,6 @@ def unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff=CUTOFF
         The integrations of an exposure.
     err : (n, ny, nx) floating
         Standard deviations; on a GPU of the dtype of `data`.
-    middle : (ny, nx) floating
-        Their median; its slopes are templates of what a motion of the star changes.
     usable : (n, ny, nx) bool
         Pixels that take part, from `usable_pixels`.
     suspects : (n, ny, nx) bool
@@ -202,20 +200,18 @@ def unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff=CUTOFF
     Notes
     -----
     When a star moves by a hundredth of a pixel behind a coronagraph, its bright speckles change by
-    many times the noise. These changes are as smooth as diffraction makes them, and alike in all
-    integrations: a pixel is predicted by its neighbours. A cosmic ray is not.
+    many times the noise. These changes are as smooth as diffraction makes them: a pixel is
+    predicted by its neighbours. A cosmic ray is not.
 
     A suspect's difference from the mean of up to four integrations of middling value is known for
-    the 48 pixels within 4 px, too. Where these hold more than noise, the difference from the one
-    of middling value is fitted, over these pixels, by the slopes of the median image and by the
-    differences of up to four other integrations (half of n - 1, as with more nobody could tell
-    which of them has the outlier), nearest in time; what is left is predicted by
-    simple kriging [1]_. So no median enters, which jumps from one integration to another where they
-    cross and is not smooth. The variance is that of the pixel, of the integrations it is compared
-    with, of the fit and of kriging, and the square of 0.2 times the kriged value, as the true
-    correlations are not known. A second test passes over suspects among the eight nearest pixels:
-    the track of a particle must not explain itself; the larger of both deviations counts. Of three
-    or more integrations deviations downwards count 0.6 times in changing surroundings, as hits are
+    the 48 pixels within 4 px, too. Where these hold no more than noise, their mean is the
+    prediction, otherwise simple kriging [1]_ with the noise of each. So no median enters, which
+    jumps from one integration to another where they cross and is not smooth. The variance is that
+    of the pixel, of the integrations it is compared with and of kriging, and the square of 0.05
+    times the kriged value, as the true correlations are not known. The track of a particle must not
+    explain itself: of the 12 nearest neighbours those are left out, one after the other, that the
+    rest predicts worst and wrong by more than 2.5 standard deviations. In changing surroundings
+    deviations count 1.15 times, of three or more integrations downwards 0.6 times that, as hits are
     bright.
 
     Outliers must not predict others, and nobody knows them beforehand. In a first round all
@@ -225,34 +221,32 @@ def unpredicted_outliers(data, err, middle, usable, suspects, snr, cutoff=CUTOFF
     repeated up to three times, until nothing changes.
 
     Of two integrations the higher has the outlier, unless its own image predicts the pixel and the
-    lower one's does not. In a single integration only what is higher than predicted is an
-    outlier; a tenth of the kriged value counts as its error, kriging's variance is multiplied by
-    how much worse than expected the model fits the neighbours (their mean square, decorrelated), at
-    least 1, and there is no second test where four or more of the eight neighbours are suspects.
+    lower one's does not. In a single integration only what is higher than predicted is an outlier;
+    a tenth of the kriged value counts as its error, and kriging's variance, and what a neighbour
+    must exceed to be left out, are multiplied by how much worse than expected the model fits the
+    neighbours (their mean square, decorrelated), at least 1.
 
     References
     ----------
     .. [1] Cressie 1993, Statistics for Spatial Data, sect. 3.4.5.
     """
-    arrays = cuda.as_device_arrays(data, err, middle, usable, suspects)
-    data, err, middle, usable, suspects = arrays
-    stacks = (data, err, usable, suspects)
-    if not all(a.shape == data.shape for a in stacks) or middle.shape != data.shape[1:]:
-        shapes = ", ".join(str(a.shape) for a in (data, err, usable, suspects, middle))
+    arrays = cuda.as_device_arrays(data, err, usable, suspects)
+    data, err, usable, suspects = arrays
+    if data.ndim != 3 or not all(a.shape == data.shape for a in arrays):
+        shapes = ", ".join(str(a.shape) for a in arrays)
         raise InputError(
-            f"data, err, usable, suspects and middle have shapes {shapes}; "
-            "expected (n, ny, nx), the same of all, and (ny, nx)"
+            f"data, err, usable and suspects have shapes {shapes}; "
+            "expected (n, ny, nx), the same of all"
         )
     if on_gpu(*arrays):
         from gpucoron.ops.cuda import outliers as _outliers_cuda
 
         err = err.astype(data.dtype, copy=False)
-        slopes = gradients_of(middle)
-        return _outliers_cuda.unpredicted_outliers(data, err, slopes, usable, suspects, snr, cutoff)
-    return _unpredicted_on_host(data, err, middle, usable, suspects, snr, cutoff)
+        return _outliers_cuda.unpredicted_outliers(data, err, usable, suspects, snr, cutoff)
+    return _unpredicted_on_host(data, err, usable, suspects, snr, cutoff)
 
 
-def _unpredicted_on_host(data, err, middle, usable, suspects, snr, cutoff):
+def _unpredicted_on_host(data, err, usable, suspects, snr, cutoff):
     from gpucoron.ops.cpu.outliers import deviations
 
     places = np.nonzero((_grown(suspects) if len(data) > 1 else suspects) & usable)
@@ -261,8 +255,7 @@ def _unpredicted_on_host(data, err, middle, usable, suspects, snr, cutoff):
     # read-only arrays, views and mixed dtypes would each compile the test anew
     dtype = np.result_type(data, err)
     data, err = (np.require(a, dtype, ["C", "W"]) for a in (data, err))
-    usable, suspects = (np.require(a, requirements=["C", "W"]) for a in (usable, suspects))
-    images = data, err, usable, suspects, gradients_of(middle)
+    images = data, err, np.require(usable, requirements=["C", "W"])
     for k, factor in enumerate(FACTORS):
         deviations(images, places, outliers, scores, stale, k == 0, cutoff)
         before = outliers[places]

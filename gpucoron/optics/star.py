@@ -143,9 +143,8 @@ def fit_star(
     options : dict or None
         Keywords of `CoronagraphModel`.
     known : Prior or None
-        Wavefront and mask of a fit to another star (`StarFit.known`) with the same optics; the
-        wavefront may have drifted. The mask is where it was if several dithers told it; from one
-        place only the wavefront is taken over, and the errors are as large as those of one image.
+        Wavefront and mask of a fit to another star (`StarFit.known`) with the same optics; the mask
+        is where it was, and the wavefront may have drifted.
 
     Returns
     -------
@@ -208,8 +207,7 @@ def fit_star(
     if known is None:
         prior = Prior.nominal(model, mask, mask_error_px)
     else:
-        moved = 0.0 if known.dithered else mask_error_px  # images may have been recentred
-        prior = known.drifted(DRIFT * model.sigma_nm, moved)
+        prior = known.drifted(DRIFT * model.sigma_nm)
     search = StarSearch(model, pixels, steps, prior, recentred, known is None, CELL * resolution)
     with limited_to(1):  # the matrices are small, and threads wait for each other
         fit = search.best(starts)
@@ -285,7 +283,7 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
     flux_error = flux_errors(fit, sigma)
     method, position = "model", fit.star
     error = _model_error(fit, search, sigma, kind, resolution, scale)
-    xy_cov = _growth(fit) ** 2 * covariance[0, 1]
+    xy_cov = _growth(fit, search) ** 2 * covariance[0, 1]
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
     if symmetry_error[0] < error.min():
         method, position, error, xy_cov = "symmetry", symmetry, symmetry_error, 0.0
@@ -320,14 +318,19 @@ def _model_error(fit, search, sigma, kind, resolution, scale):
     floor = _floor(FLOOR_MAS, kind, scale)
     if fit.misfit > MISFIT_LIMIT or not fit.converged:
         floor = np.full(2, MISFIT_ERROR * resolution)
-    if kind == "bar" and search.coarse and not fit.dithered:
+    if kind == "bar" and _undithered(fit, search):
         floor = np.hypot(floor, BAR_ALONE * resolution)
-    return np.hypot(_growth(fit) * sigma[:2], floor)
+    return np.hypot(_growth(fit, search) * sigma[:2], floor)
 
 
-def _growth(fit):
+def _undithered(fit, search):
+    """Return whether nothing but one place of the star tells its wavefront."""
+    return search.coarse and (fit.own_masks or len(fit.steps) == 1)
+
+
+def _growth(fit, search):
     """Return the factor from the fit's own errors of the star to those that are quoted."""
-    return (1.0 if fit.dithered else UNDITHERED) * ABSORBED
+    return (UNDITHERED if _undithered(fit, search) else 1.0) * ABSORBED
 
 
 def _floor(floors, kind, scale):

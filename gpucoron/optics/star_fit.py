@@ -49,7 +49,6 @@ class Prior(NamedTuple):
     modes_nm: np.ndarray  # (modes,)
     mask: np.ndarray  # (2,) x, y of its centre, px
     covariance: np.ndarray  # (modes + 2, modes + 2) of these
-    dithered: bool = False  # whether images of one wavefront from several places tell it
 
     @classmethod
     def nominal(cls, model: StarModel, mask, mask_error_px: float) -> Prior:
@@ -60,12 +59,11 @@ class Prior(NamedTuple):
     def first(self, count: int) -> Prior:
         """Return that of the first `count` modes alone."""
         which = np.r_[0:count, len(self.modes_nm) : len(self.modes_nm) + 2]
-        covariance = self.covariance[np.ix_(which, which)]
-        return self._replace(modes_nm=self.modes_nm[:count], covariance=covariance)
+        return Prior(self.modes_nm[:count], self.mask, self.covariance[np.ix_(which, which)])
 
-    def drifted(self, drift_nm: np.ndarray, mask_px: float = 0.0) -> Prior:
-        """Return that of a time when modes and mask may have changed by these errors."""
-        change = np.diag(np.append(drift_nm, [mask_px, mask_px]) ** 2)
+    def drifted(self, drift_nm: np.ndarray) -> Prior:
+        """Return that of a time when each mode may have changed by this standard deviation."""
+        change = np.diag(np.append(drift_nm, [0.0, 0.0]) ** 2)
         return self._replace(covariance=self.covariance + change)
 
     def precision(self, n_masks: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,8 +111,6 @@ class StarFitter:
     def _prepare(self, model, prior):
         self.model, self.n_modes, self.converged = model, len(model.sigma_nm), False
         self._expected, self._precision = prior.precision(self.n_masks)
-        several = len(self.steps) > 1 and not self.own_masks
-        self.dithered = prior.dithered or several
         self._rows: list = []
 
     def with_model(self, model: StarModel, prior: Prior) -> StarFitter:
@@ -256,8 +252,7 @@ class StarFitter:
     def posterior(self) -> Prior:
         """Return what is known of the wavefront and of the mask (one for all images) now."""
         which = np.r_[0 : self.n_modes, self.n_modes + 2 : self.n_modes + 4]
-        covariance = self._inverse()[np.ix_(which, which)]
-        return Prior(self.modes, self.masks[0], covariance, self.dithered)
+        return Prior(self.modes, self.masks[0], self._inverse()[np.ix_(which, which)])
 
     def _inverse(self):
         """Return the inverse of the normal equations, at the last step's start (or here)."""

@@ -136,8 +136,9 @@ def check_memory(options: RunOptions, plans: Sequence[Plan]) -> None:
     Raises
     ------
     UsageError
-        More than the `memory` that was asked for, or a combined image that does not fit into what
-        is free. Without `memory` anything else is a warning.
+        More than the `memory` that was asked for, or, where none was, than what is free: the
+        system would end the process. A combined image that does not fit into what is free is one in
+        either case. Without `memory`, more than half of what is free is a warning.
     """
     budget = options.budget()
     for plan in plans:
@@ -150,6 +151,11 @@ def check_memory(options: RunOptions, plans: Sequence[Plan]) -> None:
             raise UsageError(
                 f"{needs}, and {free // MIB} MiB are free; see resample.output_shape, crpix, crval "
                 "and pixel_scale"
+            )
+        if options.memory is None and least > free:
+            raise UsageError(
+                f"{needs}, and {free // MIB} MiB are free; keep or save fewer products, or give "
+                f"--memory {-(-least // MIB)}MiB to try all the same"
             )
         if least > budget:
             log.warning("%s by default (half of what is free); going on", text)

@@ -1,4 +1,4 @@
-"""What exposures of a reference star tell of the wavefront and the coronagraph's mask."""
+"""What dithered exposures of a reference star tell of the wavefront and the coronagraph's mask."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MOST_UNLIKE = 0.6  # of the dithers' rms by which the registration may disagree
 
 
 class ReferenceFit(NamedTuple):
-    """The fit to references, and the dithers that it took for true; none of a single exposure."""
+    """The fit to dithered references, and the dithers that it took for true."""
 
     known: Prior
     exposures: tuple[str, ...]
@@ -35,8 +35,7 @@ class ReferenceFit(NamedTuple):
     def agrees(self, fits: np.ndarray, sources: Sequence[PlaneSource]) -> bool:
         """Return whether registration sees the dithers, so that the mask is where it was.
 
-        In files that were recentred it does not: there each image has its own mask. A single
-        exposure has none to see, and tells the wavefront alone.
+        In files that were recentred it does not: there each image has its own mask.
 
         Parameters
         ----------
@@ -47,8 +46,6 @@ class ReferenceFit(NamedTuple):
         """
         from gpucoron.ops.registration import CONVERGED
 
-        if len(self.exposures) == 1:
-            return True
         good = fits[fits["status"] == CONVERGED]
         owner = np.array([source.exposure for source in sources])[good["ref_plane"] - 1]
         seen = []
@@ -60,7 +57,7 @@ class ReferenceFit(NamedTuple):
 
 
 class DitheredReferences:
-    """Some exposures of one visit to a reference star, dithers far apart; one if there are none.
+    """Some exposures of one visit to a reference star, dithers far apart.
 
     Attributes
     ----------
@@ -78,23 +75,20 @@ class DitheredReferences:
     def of(
         cls, references: Sequence[Exposure], stacked: IntegrationStack
     ) -> DitheredReferences | None:
-        """Choose from the visit with most exposures; None without any.
-
-        Where no visit has dithers by its headers it is the first exposure.
-        """
+        """Choose from the visit with most exposures; None where none has dithers by its headers."""
         from gpucoron.optics.star import MOST_IMAGES, spread_out
 
-        owners = {source.exposure for source in stacked.sources}
-        references = [exposure for exposure in references if exposure.root in owners]
         visits: dict[str, list[tuple[Exposure, tuple[float, float]]]] = {}
         for exposure in references:
             offset = _commanded(exposure)
             if offset is not None:
                 visits.setdefault(exposure.root.split("_")[0], []).append((exposure, offset))
-        largest = max(visits.values(), key=len, default=[])
+        if not visits or not stacked.sources:
+            return None
+        largest = max(visits.values(), key=len)
         offsets = np.array([offset for _, offset in largest])
         if len(largest) < 2 or not np.ptp(offsets, axis=0).any():
-            return cls(references[:1], stacked) if references else None
+            return None
         return cls([largest[k][0] for k in spread_out(offsets, MOST_IMAGES)], stacked)
 
     def fit(self) -> ReferenceFit | None:
@@ -104,13 +98,11 @@ class DitheredReferences:
         from gpucoron.optics.star_search import MISFIT_LIMIT
 
         pixels = [target_pixel(exposure) for exposure in self.exposures]
-        if len(pixels) == 1:
-            pixels = [(0.0, 0.0)]
         if None in pixels:
             return None
         steps = np.array(pixels, float)
         steps -= steps.mean(axis=0)
-        if len(steps) > 1 and np.sqrt(np.mean(steps**2)) < _LEAST_STEPS_PX:
+        if np.sqrt(np.mean(steps**2)) < _LEAST_STEPS_PX:
             return None
         try:
             optics = coronagraph_of(self.exposures[0])
@@ -122,7 +114,7 @@ class DitheredReferences:
                 optics.bandpass,
                 optics.mask_centre,
                 sampling=optics.sampling,
-                step_error_px=_STEP_ERROR_PX if len(steps) > 1 else 0.0,
+                step_error_px=_STEP_ERROR_PX,
             )
         except GpucoronError:  # science exposures say what is not modelled
             return None

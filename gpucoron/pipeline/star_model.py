@@ -206,7 +206,7 @@ def measure_star(
     star_model : StarImages or None
         Images of a star that replace the model of the coronagraph.
     known : Prior or None
-        Wavefront and mask, where references tell them.
+        Wavefront and mask, where dithered references tell them.
 
     Returns
     -------
@@ -252,8 +252,7 @@ def measure_star(
     xy_cov = fit.xy_cov + mean.offset_cov
     moves_with_star = star_model is not None and len(star_model.images) == 1
     kind = None if optics.instrument is None or star_model is not None else optics.instrument.kind
-    told = known is not None and known.dithered
-    flux = _fitted_flux(fit, kind, told, exposure.meta.pixar_sr)
+    flux = _fitted_flux(fit, kind, known is not None, exposure.meta.pixar_sr)
     if fit.method != "model" or moves_with_star:  # nothing is known of the mask
         return StarPositions(x, y, x_err, y_err, fit.method, xy_cov=xy_cov)
     mask = np.reshape(fit.mask, (-1, 2))[0] + 1

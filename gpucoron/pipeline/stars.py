@@ -123,7 +123,7 @@ class Stars:
         return not (self._parameters.align_refs.stars or self._parameters.like_jwst)
 
     def learn_from(self, references: Sequence[Exposure], stacked: IntegrationStack) -> None:
-        """Fit the wavefront to the references, and the mask where they are dithered.
+        """Fit wavefront and mask to the references, where they are dithered.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ class Stars:
         log.info(
             "%s: star at x, y = %.3f, %.3f (%.3f, %.3f px) by %s",
             *(exposure.root, *star.mean, *star.mean_error),
-            self._method(star) + _by_references(known),
+            self._method(star) + (", which dithered references determine" if known else ""),
         )
 
     def _known(self, exposure: Exposure, sources: Sequence[PlaneSource]) -> Prior | None:
@@ -189,8 +189,7 @@ class Stars:
         if found is None or fits is None or not sources:
             return None
         if found.agrees(fits, sources):
-            if found.known.dithered:
-                self.modes_nm = found.known.modes_nm
+            self.modes_nm = found.known.modes_nm
             return found.known
         log.info(
             "%s: the registration does not see the dithers of the references' headers (images that "
@@ -282,15 +281,6 @@ class Stars:
         x, y = np.transpose([m.mean for m in means])
         x, y = x - x[0] + stars[0].mean[0], y - y[0] + stars[0].mean[1]
         return list(zip(x, y, (math.hypot(*m.mean_error) for m in means), strict=True))
-
-
-def _by_references(known: Prior | None) -> str:
-    """Say what references tell of the model, for the log."""
-    if known is None:
-        return ""
-    if known.dithered:
-        return ", which dithered references determine"
-    return ", with what a reference tells of the wavefront"
 
 
 def relative_positions(first: np.ndarray, table: np.ndarray) -> np.ndarray:

@@ -12,7 +12,9 @@ __all__ = ["MEDIAN_SQUARE", "boxes_of", "median_of", "scatter_variance", "smooth
 
 BLOCK = 5  # pixels: side of the boxes in which the scatter is measured
 # of variances, when boxes are averaged: with 0.5 errors of the 4QPM at 10 to 20 px were 1.9 times
-# too large where K = 1, with 0.25 those within 10 px 1.5 times too small where only noise is left
+# too large where K = 1, with 0.25 those within 10 px 1.5 times too small where only noise is left;
+# seeds 404 to 406 (0.5: two of them), 4QPM, for 0.25, 0.4, 0.5: psfsub / ERR at 10 to 20 px, K = 1,
+# 0.83, 0.64, 0.55; means over 4 x 4 pixels of i2d within 10 px, K = 15, 1.9, 1.7, 1.9
 POWER = 0.4
 MEDIAN_SQUARE = 0.4549364  # of a number drawn from a normal distribution
 

@@ -13,6 +13,11 @@ from gpucoron.backend.arrays import to_host
 from gpucoron.core.stack import VARIANCES, IntegrationStack, PlaneSource, ReferenceNoise
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Overlaps, overlaps, sum_shares, weighted_sums
+from gpucoron.steps.speckle_correlation import (
+    box_factors,
+    measured_correlation,
+    turned_correlation,
+)
 
 __all__ = ["CombinedNoise", "NoisePlanes"]
 
@@ -29,6 +34,7 @@ class NoisePlanes(NamedTuple):
     var_ref: Any | None
     var_speckle: Any | None
     correlation: tuple[tuple[int, float], ...]  # side of a box, px, and factor; 0 for large areas
+    speckle_correlation: tuple[tuple[int, float], ...]  # the same of var_speckle
 
 
 class _Shared(NamedTuple):
@@ -79,8 +85,11 @@ class CombinedNoise:
     smaller where the images overlap: within two pixels over the difference of the rolls (11 px at
     10 degrees). The references' part is no less than 0: near the star errors are too large
     rather than too small. Speckles
-    are wider than pixels, so the average over a drop does not reduce them: ``sum_e (sum_e a w)^2
-    var_e / W^2``.
+    are wider than pixels, so the average over a drop does not reduce them, and the same in all
+    exposures, turned with these about the star: ``sum_e V_e + 2 sum_e<f rho_ef sqrt(V_e V_f)`` with
+    ``V_e = (sum_e a w)^2 var_e / W^2`` and rho the correlation of speckles at the distance by which
+    the rolls displace them (`gpucoron.steps.speckle_correlation`); without a known star only the
+    first sum.
     """
 
     output_shape: tuple[int, int]
@@ -89,7 +98,7 @@ class CombinedNoise:
     _total: Any = None  # W
     _own: dict[str, Any] = field(default_factory=dict)
     _shared: list[_Shared] = field(default_factory=list)
-    _speckle: Any = None
+    _speckles: list[tuple[Any, np.ndarray]] = field(default_factory=list)
     _exposure: _Exposure | None = None
     _windows: list[tuple[Any, float, float]] = field(default_factory=list)
 
@@ -130,34 +139,52 @@ class CombinedNoise:
         self._total += of_exposure[0]
         for name, plane in zip(names, summed, strict=False):
             self._own[name] = self._own[name] + plane if name in self._own else plane
+        turned = _linear_part(pixel_map)
         if speckle is not None:
-            term = of_exposure[0] * of_exposure[1]
-            self._speckle = term if self._speckle is None else self._speckle + term
+            self._speckles.append((of_exposure[0] * of_exposure[1], turned))
         if shared is not None:
-            turned = _linear_part(pixel_map)
             self._shared.append(_Shared(summed[len(names)], shared, turned))
             if shared.sources and stack.sources:
                 own = _Shared(sum(summed[: len(names)]), shared, turned, stack.sources)
                 self._shared.append(own)
         self._note_window(pixel_map, geometry, weight, sum(squared))
 
-    def result(self) -> NoisePlanes:
-        """Return the noise of all that was added."""
+    def result(self, data: Any) -> NoisePlanes:
+        """Return the noise of all that was added; `data` is the combined image, (ny, nx)."""
         xp = cuda.array_namespace(self._total)
         seen = self._total != 0
         scale = xp.where(seen, 1.0 / xp.where(seen, self._total, 1.0) ** 2, np.nan)
         own = {name: plane * scale for name, plane in self._own.items()}
         var_ref = self._reference_variance()
         var_ref = None if var_ref is None else var_ref * scale
-        speckle = None if self._speckle is None else self._speckle * scale
-        total = sum([*own.values(), *(v for v in (var_ref, speckle) if v is not None)])
+        total = sum([*own.values(), *([] if var_ref is None else [var_ref])])
+        speckle, factors = self._speckle_variance(data, total, scale)
+        total = total if speckle is None else total + speckle
         return NoisePlanes(
             _narrow(xp.sqrt(xp.where(total > 0, total, np.nan))),
             {name: _narrow(plane) for name, plane in own.items() if name != "err"},
             _narrow(var_ref),
             _narrow(speckle),
             _correlation(self._windows),
+            factors,
         )
+
+    def _speckle_variance(self, data: Any, noise: Any, scale: Any) -> tuple[Any, tuple]:
+        """Sum the speckles over exposures, and return how they are correlated in boxes."""
+        if not self._speckles:
+            return None, ()
+        xp = cuda.array_namespace(scale)
+        total = sum(plane for plane, _ in self._speckles)
+        variance = total * scale
+        correlation = measured_correlation(data, xp.sqrt(noise + variance), variance)
+        factors, center = box_factors(correlation, _SIDES), self.center
+        if center is None:
+            return variance, factors
+        for k, (one, turned) in enumerate(self._speckles):
+            for other, before in self._speckles[:k]:
+                common = turned_correlation(correlation, turned - before, self.output_shape, center)
+                total = total + 2.0 * xp.asarray(common) * xp.sqrt(one * other)
+        return total * scale, factors
 
     def _reference_variance(self) -> Any:
         """Sum the references' noise over exposures, with what these have in common."""

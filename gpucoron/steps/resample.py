@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gpucoron.backend import cuda
-from gpucoron.core.display import ArrayFields
 from gpucoron.core.stack import VARIANCES, IntegrationStack
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
@@ -20,6 +17,7 @@ from gpucoron.ops.drizzle import Drizzle, DrizzledImage, Overlaps
 from gpucoron.ops.drizzle_weights import pixel_weights
 from gpucoron.steps.boxes import scatter_variance
 from gpucoron.steps.combined_noise import CombinedNoise
+from gpucoron.steps.resampled_image import ResampledImage
 
 __all__ = ["ResampledImage", "fixed_weights", "plane_weights", "resample"]
 
@@ -31,52 +29,6 @@ READ_NOISE = VARIANCES.index("var_rnoise")
 BAD = np.uint32(DO_NOT_USE | NON_SCIENCE)
 PLANES_AT_ONCE = 16
 GPU_PIXELS_AT_ONCE = 2**24  # of planes, whose weights exist at a time: every launch has a cost
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class ResampledImage(ArrayFields):
-    """The combined image; (ny, nx) float32 in MJy/sr and its square, but `con` and `dq`.
-
-    `data` is the weighted mean, `wht` the sum of weights, `con` (nplanes, ny, nx) int32 has bit
-    k % 32 of plane k // 32 set where integration k took part. `err` and the variances are NaN where
-    they are not known. `correlation` has factors by the side of a square of pixels, 0 for large
-    areas: by how much the scatter of means over such a square exceeds that of independent pixels.
-    `dq` (ny, nx) uint32 is 0 where any took part, DO_NOT_USE where only bad pixels fall, with
-    NON_SCIENCE where no science pixel of any exposure falls.
-    """
-
-    data: npt.NDArray[Any]
-    err: npt.NDArray[Any]
-    wht: npt.NDArray[Any]
-    con: npt.NDArray[np.int32]
-    var_poisson: npt.NDArray[Any]
-    var_rnoise: npt.NDArray[Any]
-    var_flat: npt.NDArray[Any]
-    dq: npt.NDArray[np.uint32] | None = None
-    var_ref: npt.NDArray[Any] | None = None
-    var_speckle: npt.NDArray[Any] | None = None
-    correlation: tuple[tuple[int, float], ...] = ()
-
-    def err_correlation(self, pixels: float | None = None) -> float | None:
-        """Return by what factor the error of a mean exceeds that of independent pixels.
-
-        Parameters
-        ----------
-        pixels : float, optional
-            Number of pixels of a compact area, such as an aperture. Default: a large area.
-
-        Returns
-        -------
-        float or None
-            The error of the mean is ``factor * sqrt(sum(err^2)) / pixels``; None with the preset.
-        """
-        if not self.correlation:
-            return None
-        sides, factors = np.array(self.correlation).T
-        inverse = np.where(sides > 0, 1.0 / np.maximum(sides, 1.0), 0.0)
-        order = np.argsort(inverse)
-        at = 0.0 if pixels is None else 1.0 / np.sqrt(max(pixels, 1.0))
-        return float(np.sqrt(np.interp(at, inverse[order], factors[order] ** 2)))
 
 
 def resample(
@@ -271,7 +223,7 @@ def _flags(image: ResampledImage, in_field: np.ndarray) -> np.ndarray:
 
 def _with_noise(image: DrizzledImage, noise: CombinedNoise) -> ResampledImage:
     """Return the image with its propagated errors; where none are known, with its own scatter."""
-    xp, planes = cuda.array_namespace(image.data), noise.result()
+    xp, planes = cuda.array_namespace(image.data), noise.result(image.data)
     err, unknown = planes.err, xp.isfinite(image.data) & (image.weight > 0) & ~(planes.err > 0)
     if bool(unknown.any()):
         scatter = xp.where(xp.isfinite(planes.err) | unknown, image.data, np.nan)[None]
@@ -291,6 +243,7 @@ def _with_noise(image: DrizzledImage, noise: CombinedNoise) -> ResampledImage:
         var_ref=planes.var_ref,
         var_speckle=planes.var_speckle,
         correlation=planes.correlation,
+        speckle_correlation=planes.speckle_correlation,
     )
 
 

@@ -35,10 +35,9 @@ def test_units(text, jy):
     assert given(star_flux=text).jy == pytest.approx(jy)
 
 
-def test_magnitudes_and_pixels():
+def test_magnitudes():
     flux = given(star_magnitude=2.5, vega_zero_point=100)
     assert flux.jy == pytest.approx(10) and "zero point 100 Jy" in flux.source
-    assert flux.mjysr(1e-13) * 1e-13 == pytest.approx(flux.jy * 1e-6)
     assert StarFlux(1.0, np.nan, "x").as_record() == {"jy": 1.0, "error_jy": None, "source": "x"}
 
 

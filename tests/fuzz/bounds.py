@@ -1,6 +1,7 @@
 """What hostile input may cost: a few seconds, some memory, and one line of complaint."""
 
 import os
+import re
 import resource
 import signal
 import warnings
@@ -16,6 +17,7 @@ from gpucoron.io.exposures import read_exposure
 EXAMPLES = int(os.environ.get("GPUCORON_FUZZ_EXAMPLES", "0"))
 SECONDS, EXTRA_BYTES = 10, 1 << 30
 MAX_LINE = 2000
+TOKENS = re.compile(rb"[\w.+-]+|[^\w\s]")  # words of YAML and TOML, which are exchanged
 
 
 class TooLong(BaseException):
@@ -91,3 +93,10 @@ def whole(path):
                 assert hdu.verify_checksum() == hdu.verify_datasum() == 1, hdu.name
                 hdu.data
     read_exposure(path, "science")
+
+
+def in_file(folder, content, name):
+    """Put bytes into a file; return its path as text."""
+    path = folder / name
+    path.write_bytes(content)
+    return str(path)

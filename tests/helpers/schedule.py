@@ -9,9 +9,9 @@ import pytest
 
 #: CPU seconds of the files that take longest, in an empty checkout; the others take less than 15.
 SECONDS = {
-    "kernels/test_kernels_sanitized": 120,  # first, and beside what compiles all loops for the CPU
+    "kernels/test_kernels_sanitized": 70,  # first, and beside what compiles all loops for the CPU
     "pipeline/test_kill": 100,
-    "bench/test_bench_gpu": 120,
+    "bench/test_bench_gpu": 90,
     "cluster/test_cluster": 100,
     "pipeline/test_offline": 90,
     "pipeline/test_resume": 90,
@@ -23,7 +23,8 @@ SECONDS = {
     "test_packages": 45,
     "kernels/test_kernels_compile": 35,
     "analysis/test_contrast": 36,
-    "cli/test_bad_input": 26,
+    "cli/test_bad_input": 16,
+    "cli/test_odd_input": 20,
     "fuzz/test_keywords": 26,
     "cli/test_cli_compile": 28,
     "backend/test_opening": 28,

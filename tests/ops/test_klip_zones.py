@@ -9,7 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from gpucoron.backend.threads import limited_to
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.eigen import KLBasis
-from gpucoron.ops.klip_zones import klip_zones
+from gpucoron.ops.klip_zones import klip_zones, zone_products
+from gpucoron.ops.zone_sums import combine_in_zones, squares_in_zones
+from gpucoron.ops.zones import make_zones
 from tests.helpers.scenes import read_only
 
 SIZE, CENTER = 41, 20.0
@@ -206,6 +208,58 @@ def test_a_target_without_references_or_pixels_is_nan_there(device):
         **{"allowed": np.delete(allowed, 3, axis=2)},
     )
     assert_allclose(left[0, zones == 1], without.residuals[0][0, zones == 1], atol=1e-9)
+
+
+def test_zones_of_which_the_last_have_no_pixel(device):
+    """A star in the corner: `Zones` tell how many there are, labels alone do not."""
+    images = read_only(cube(9, seed=5))
+    zones = make_zones(images.shape[1:], (0.0, 0.0), 3, 8, owa=30, optimise=3.0)
+    empty = ~np.isin(np.arange(len(zones)), zones.labels)
+    assert empty[-1] and len(zones) == 24
+    found = device.call(klip_zones, images[:3], images[3:], zones, [2])
+    plain = device.call(
+        *(klip_zones, images[:3], images[3:], zones.labels == np.arange(24)[:, None, None], [2]),
+        optimise=zones.optimise,
+    )
+    assert_array_equal(found.residuals[0], plain.residuals[0])
+    assert found.coefficients[0].shape == (24, 3, 6)
+    assert (found.coefficients[0][empty] == 0).all() and not (
+        found.coefficients[0][~empty] == 0
+    ).all()
+
+
+@pytest.mark.parametrize("overlap", [0.0, 3.0])
+def test_products_of_zones_are_direct_sums(device, overlap):
+    images, rng = read_only(cube(5, seed=6)), np.random.default_rng(2)
+    zones = make_zones(images.shape[1:], (20.0, 19.0), 2, 3, optimise=overlap)
+    weight = rng.uniform(0, 1, images.shape[1:])
+    sums = zone_products(device.array(images), zones, weight=weight)
+    found_means, products = device.get(sums.means), device.get(sums.products)
+    for zone in range(len(zones)):
+        inside = zones.labels == zone if overlap == 0 else zones.optimise[zone]
+        own, square = images[:, inside], weight[inside] ** 2
+        means = own @ square / square.sum()
+        own = own - means[:, None]
+        assert_allclose(found_means[zone], means, rtol=1e-10)
+        assert_allclose(products[zone], (own * square) @ own.T, rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_combinations_in_zones_are_direct_sums(device, dtype):
+    rng = np.random.default_rng(3)
+    labels, planes = rng.integers(-1, 4, 500), read_only(rng.normal(size=(6, 500)))
+    weights, constants = rng.normal(size=(5, 2, 3, 6)), rng.normal(size=(5, 2, 3))
+    placed = device.array(planes)
+    combined = device.get(combine_in_zones(labels, weights[:, 0], placed, dtype))
+    squares = device.get(squares_in_zones(labels, weights, constants, placed))
+    assert combined.dtype == dtype
+    for p, zone in enumerate(labels):
+        if zone < 0:
+            assert (combined[:, p] == 0).all() and np.isnan(squares[:, p]).all()
+            continue
+        assert_allclose(combined[:, p], weights[zone, 0] @ planes[:, p], rtol=1e-5, atol=1e-5)
+        expected = ((weights[zone] @ planes[:, p] - constants[zone]) ** 2).sum(axis=1)
+        assert_allclose(squares[:, p], expected, rtol=1e-9)
 
 
 def test_threads_and_batches_change_no_bit():

@@ -268,12 +268,20 @@ def test_too_little_memory_is_an_error_that_names_the_least(tiny, capsys, tmp_pa
     assert command(found[2]) == 0 and len(list(tmp_path.glob("*.fits"))) == 11
 
 
-def test_little_free_memory_is_a_warning(tiny, monkeypatch):
-    monkeypatch.setattr("gpucoron.pipeline.run_options.memory", lambda: (2**34, 2**20))
-    result = gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, klip_truncate=3)
-    (text,) = result.warnings
-    allowed = r"and 0 MiB are allowed by default \(half of what is free\); going on$"
-    assert re.search(rf"needs about \d+ MiB, {allowed}", text)
+def test_little_free_memory_is_a_warning_and_too_little_an_error(tiny, monkeypatch):
+    """The error tells what lets the run try all the same."""
+
+    def run(free, **options):
+        monkeypatch.setattr("gpucoron.pipeline.run_options.memory", lambda: (2**34, free))
+        return gpucoron.run(tiny.asn, "cpu", psfmask=tiny.mask, klip_truncate=3, **options)
+
+    with pytest.raises(UsageError, match=r"needs about \d+ MiB, and 16 MiB are free; ") as error:
+        run(2**24)
+    needs, least = re.findall(r"(\d+) ?MiB", str(error.value))[::2]
+    assert not run(2**24, memory=f"{least}MiB").warnings
+    (text,) = run((int(needs) + 2) * 2**20).warnings
+    allowed = rf"and {int(needs) // 2 + 1} MiB are allowed by default \(half of what is free\); "
+    assert re.search(rf"needs about {needs} MiB, {allowed}going on$", text)
 
 
 # ---- the same result whatever the memory

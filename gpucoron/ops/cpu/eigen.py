@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from gpucoron.backend.parallel import over_blocks
+from gpucoron.backend.parallel import over_blocks, over_products
 from gpucoron.ops.missing_pixels import solve_without
 
 
@@ -106,19 +106,16 @@ class Basis:
         square = np.ones(pixels) if self._square is None else self._square
         norm, scale = np.sqrt(square.sum()), np.sqrt(self.sums[:most])
 
-        def solve(_):
-            rows = []
-            for lacking, amplitude in zip(missing, amplitudes, strict=True):
-                where = np.flatnonzero(lacking & (square > 0))
-                z = np.empty((most + 1, len(where)))
-                z[0] = 1.0 / norm
-                z[1:] = self.vectors[:most] @ self._references[:, where] / scale[:, None]
-                z *= np.sqrt(square[where])
-                moments = z @ z.T
-                rows.append([solve_without(amplitude * scale, moments, k) for k in kept])
-            return rows
+        def solve(target):
+            where = np.flatnonzero(missing[target] & (square > 0))
+            z = np.empty((most + 1, len(where)))
+            z[0] = 1.0 / norm
+            z[1:] = self.vectors[:most] @ self._references[:, where] / scale[:, None]
+            z *= np.sqrt(square[where])
+            moments = z @ z.T
+            return [solve_without(amplitudes[target] * scale, moments, k) for k in kept]
 
-        solved = over_blocks(solve, 1)[0]  # within one thread of the BLAS
+        solved = over_products(solve, range(len(missing)))
         models = [np.stack(rows) for rows in zip(*solved, strict=True)]
         return [(x[:, 1:] / scale[:k], x[:, :1] / norm) for x, k in zip(models, kept, strict=True)]
 

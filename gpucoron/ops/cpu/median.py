@@ -7,7 +7,7 @@ from gpucoron.backend.parallel import over_rows
 
 TILE = 64  # pixels gathered together: one cache line of each integration serves 16 of them
 SORT_LIMIT = 48
-NETWORK_LIMIT = 128
+NETWORK_LIMIT = 128  # of integrations; 2.9 times as fast as selection for 60, 1.8 for 128 (float32)
 
 
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always")

@@ -8,7 +8,6 @@ from gpucoron.ops.cuda.kriging import finest_correlation
 from gpucoron.ops.cuda.median import c_type, geometry
 from gpucoron.ops.outlier_suspects import (
     FACTORS,
-    gradients_of,
     suspected_outliers,
     usable_pixels,
 )
@@ -34,7 +33,7 @@ class _Suspects:
             (-(-self.size // 256),), (256,), (usable, suspects, np.int64(self.size), self.state)
         )
 
-    def test(self, data, err, gradients, snr, cutoff):
+    def test(self, data, err, snr, cutoff):
         """List the suspects and run all rounds; those after the last change return at once."""
         cp = cuda.cupy()
         n, ny, nx = self.shape
@@ -53,7 +52,6 @@ class _Suspects:
                 (
                     data,
                     err,
-                    gradients,
                     finest_correlation(cutoff),
                     np.int32(n),
                     np.int32(ny),
@@ -70,7 +68,7 @@ class _Suspects:
             )
 
 
-def unpredicted_outliers(data, err, gradients, usable, suspects, snr, cutoff):
+def unpredicted_outliers(data, err, usable, suspects, snr, cutoff):
     """Which suspects, and pixels next to them, are outliers."""
     cp = cuda.cupy()
     data, err, usable, suspects = map(cp.ascontiguousarray, (data, err, usable, suspects))
@@ -79,7 +77,7 @@ def unpredicted_outliers(data, err, gradients, usable, suspects, snr, cutoff):
         return out
     found = _Suspects(out.shape)
     found.mark(usable, suspects)
-    found.test(data, err, gradients, snr, cutoff)
+    found.test(data, err, snr, cutoff)
     cuda.kernel("outliers", "write_outliers")(
         (_LIST_BLOCKS,),
         (256,),
@@ -103,7 +101,7 @@ def flag_outliers(data, err, dq, variances, snr, bits, enters, neighbours, cutof
             if len(data) <= 2:
                 usable = usable_pixels(data, err, dq)
                 suspects.mark(usable, suspected_outliers(data, err, median, usable, snr))
-            suspects.test(data, err, gradients_of(median), snr, cutoff)
+            suspects.test(data, err, snr, cutoff)
             _flag_listed(suspects, planes, dq_out, flagged)
     return (*planes[:2], dq_out, planes[2:], median, flagged)
 
