@@ -288,8 +288,9 @@ class _Weighted:
         self.response, self._geometry = response, geometry
         flat = weights.reshape(len(weights), -1).astype(np.float64)
         self.weight = flat.sum(axis=0)
-        total = self.weight.sum()
-        self._shares = flat.sum(axis=1) / (total if total > 0 else 1.0)
+        seen = self.weight > 0
+        shares = flat[:, seen] / self.weight[seen] if seen.any() else np.ones((len(flat), 1))
+        self._shares = np.median(shares, axis=1)  # of most pixels, all of whose weights are alike
         apart = abs(flat - self._shares[:, None] * self.weight).max(axis=0)
         some = np.flatnonzero(apart > _REGULAR * self.weight)
         self._rows = np.full(flat.shape[1], -1, np.int32)
@@ -337,7 +338,7 @@ class _Weighted:
             one = terms.coefficients.shape[2] == 1
             mean = [
                 np.ascontiguousarray(
-                    a[:, :, 0] if one else np.einsum("n,mznc->mzc", self._shares, a)
+                    a if one else np.einsum("n,mznc->mzc", self._shares, a)[:, :, None]
                 )
                 for a in terms[1:]
             ]

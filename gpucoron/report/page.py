@@ -16,6 +16,7 @@ from gpucoron.analysis import measure, photometry
 from gpucoron.analysis.photometry import SkyCandidate
 from gpucoron.analysis.record import Record
 from gpucoron.report import sections
+from gpucoron.report.modes import modes_compared
 from gpucoron.steps.reference_ranking import LIKELY_SOURCE
 
 
@@ -147,7 +148,7 @@ def _product(result: Any, product: Any, prefix: str, star, folder) -> dict[str, 
         "cut_outs": cut_outs,
         "exposures": sections.before_after(record, sky),
         "limits": sections.limits(product.measured_contrast, candidates),
-        "modes": sections.modes_compared(record, sky, candidates, product.measured_contrast),
+        "modes": modes_compared(record, sky, candidates, product.measured_contrast),
         "residuals": sections.residuals(record, sky),
         "shifts": sections.shifts(record, product.fits),
         "references": sections.ranked_references(record, product.references),

@@ -17,7 +17,8 @@ from gpucoron.cli import main as cli
 from gpucoron.core.star import CombinedStar, StarPositions
 from gpucoron.errors import OutputError
 from gpucoron.report import make_report
-from gpucoron.report.sections import modes_compared, star_text
+from gpucoron.report.modes import modes_compared
+from gpucoron.report.sections import star_text
 from gpucoron.simulate import simulate
 from gpucoron.steps.align_refs import FITS_DTYPE
 from tests.helpers.scenes import gaussian
