@@ -11,46 +11,101 @@ import numpy as np
 from gpucoron.errors import plural
 from gpucoron.pipeline.product_context import ProductContext
 from gpucoron.pipeline.weights import warn_of_outliers
+from gpucoron.steps.visit_outliers import flag_by_visit
 
 if TYPE_CHECKING:
     from gpucoron.core.stack import IntegrationStack
     from gpucoron.io.exposures import Exposure
+    from gpucoron.steps.outlier_detection import OutlierResult
 
-__all__ = ["flag_outliers", "flag_science", "report_truncations", "stack_references"]
+__all__ = [
+    "flag_outliers",
+    "flag_references",
+    "flag_science",
+    "report_truncations",
+    "stack_references",
+]
 
 log = logging.getLogger("gpucoron")
 
 
 def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationStack:
     """Flag the outliers of the exposure that is read next, and write it."""
-    from gpucoron.io.products import write_crfints, write_median
+    stack, found = _detect(product, exposure)
+    return stack if found is None else _save(product, exposure, found)
+
+
+def flag_references(product: ProductContext) -> list[IntegrationStack]:
+    """Flag the outliers of all psf members, and write them.
+
+    Those of one integration are compared with the others of their visit before they are written.
+    """
+    stacks: dict[str, IntegrationStack] = {}
+    visits: dict[str, list[tuple[Exposure, OutlierResult]]] = {}
+    members = product.inputs.references
+    for done, exposure in enumerate(members, 1):
+        stack, found = _detect(product, exposure)
+        if found is None:
+            stacks[exposure.root] = stack
+        elif len(stack) == 1 and not product.parameters.like_jwst:
+            visits.setdefault(exposure.root.split("_")[0], []).append((exposure, found))
+        else:
+            stacks[exposure.root] = _save(product, exposure, found)
+        product.run.progress("outlier_detection", done, len(members), exposure.root)
+    for visit in visits.values():
+        with product.step("outlier_detection"):
+            compared = flag_by_visit(
+                [found for _, found in visit], product.parameters.outlier_detection.threshold
+            )
+        for (exposure, _), found in zip(visit, compared, strict=True):
+            stacks[exposure.root] = _save(product, exposure, found)
+    return [stacks[exposure.root] for exposure in members]
+
+
+def _detect(
+    product: ProductContext, exposure: Exposure
+) -> tuple[IntegrationStack, OutlierResult | None]:
+    """Read the next exposure and flag its outliers; None where the step is skipped."""
     from gpucoron.optics.telescope import cutoff_of
     from gpucoron.steps.outlier_detection import outlier_detection
 
     parameters = product.parameters.outlier_detection
     with product.run.timed("read"):
         stack = next(product.stacks)
-    if not parameters.skip:
-        with product.step("outlier_detection"):
-            found = outlier_detection(
-                stack,
-                snr=parameters.threshold,
-                maskpt=parameters.maskpt,
-                good_bits=parameters.good_bits,
-                preset=product.parameters.preset,
-                cutoff=cutoff_of(exposure.meta),
-            )
-        log.debug("%s: %d outliers", exposure.root, int(found.flagged.sum()))
-        warn_of_outliers(exposure.path.name, found)
-        root, stack = exposure.root, found.stack
-        product.record.note_outliers(root, found)
-        for kind, value, writer in (
-            ("crfints", stack, write_crfints),
-            ("median", found.median, write_median),
-        ):
-            kept = product.output(kind, root, value, writer, exposure)
-            if kept is not None:
-                getattr(product.result, kind)[root] = kept
+    if parameters.skip:
+        return _needed(exposure, stack), None
+    with product.step("outlier_detection"):
+        found = outlier_detection(
+            stack,
+            snr=parameters.threshold,
+            maskpt=parameters.maskpt,
+            good_bits=parameters.good_bits,
+            preset=product.parameters.preset,
+            cutoff=cutoff_of(exposure.meta),
+        )
+    return found.stack, found
+
+
+def _save(product: ProductContext, exposure: Exposure, found: OutlierResult) -> IntegrationStack:
+    """Record and write the outliers of an exposure; return what the next steps need of it."""
+    from gpucoron.io.products import write_crfints, write_median
+
+    root, stack = exposure.root, found.stack
+    log.debug("%s: %d outliers", root, int(found.flagged.sum()))
+    warn_of_outliers(exposure.path.name, found)
+    product.record.note_outliers(root, found)
+    for kind, value, writer in (
+        ("crfints", stack, write_crfints),
+        ("median", found.median, write_median),
+    ):
+        kept = product.output(kind, root, value, writer, exposure)
+        if kept is not None:
+            getattr(product.result, kind)[root] = kept
+    return _needed(exposure, stack)
+
+
+def _needed(exposure: Exposure, stack: IntegrationStack) -> IntegrationStack:
+    """Return what the next steps need: of references no variances."""
     if exposure.exptype == "science":
         return stack
     return stack.replace(var_poisson=None, var_rnoise=None, var_flat=None)

@@ -11,7 +11,7 @@ from gpucoron.pipeline.exposure_subtraction import (
     save_subtracted,
     subtract_psf,
 )
-from gpucoron.pipeline.flagging import flag_outliers, flag_science, stack_references
+from gpucoron.pipeline.flagging import flag_references, flag_science, stack_references
 from gpucoron.pipeline.forward_model import make_forward_model
 from gpucoron.pipeline.product_context import ProductContext
 from gpucoron.pipeline.resume import can_read_back, read_back
@@ -30,12 +30,7 @@ def run_product(run: Run, inputs: ProductInputs, plan: Plan, psfmask: Psfmask) -
     product = ProductContext(run, inputs, plan, psfmask)
     with product.backends[0].activate(), product.stars:
         # outlier_detection: flag pixels that deviate from their exposure's median
-        references = []
-        for exposure in inputs.references:
-            references.append(flag_outliers(product, exposure))
-            run.progress(
-                "outlier_detection", len(references), len(inputs.references), exposure.root
-            )
+        references = flag_references(product)
 
         # stack_refs: all reference integrations in one stack
         stacked = stack_references(product, references)
