@@ -188,7 +188,7 @@ def _flagged(exposure: OutlierResult, outlier: np.ndarray) -> OutlierResult:
     """Set the flags of outliers, and their values to NaN."""
     if not outlier.any():
         return exposure
-    stack, count = exposure.stack, outlier.sum(axis=(1, 2))
+    stack = exposure.stack
     xp = cuda.array_namespace(stack.data)
     bits = xp.asarray(outlier) * np.uint32(dq_bits.DO_NOT_USE | dq_bits.OUTLIER)
     values = {
@@ -196,5 +196,5 @@ def _flagged(exposure: OutlierResult, outlier: np.ndarray) -> OutlierResult:
         for name in ("data", "err", *VARIANCES)
         if (array := getattr(stack, name)) is not None
     }
-    flagged = to_host(exposure.flagged) + count
+    flagged = exposure.flagged + xp.asarray(outlier.sum(axis=(1, 2)))
     return exposure._replace(stack=stack.replace(dq=stack.dq | bits, **values), flagged=flagged)
