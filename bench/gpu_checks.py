@@ -63,6 +63,7 @@ TEST_FILES = (
             "reference_ranking",
             "resample",
             "roll_subtraction",
+            "visit_outliers",
         )
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -28,6 +28,8 @@ MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does 
 FAINTER = 8.0  # times the model's error of a brighter source: fainter ones may be what it left
 TOGETHER, FAR = 0.3, 5.0  # of the brightest's, and FWHM: sources that are fitted after one scan
 BESIDE, RAISED = 3.0, 1.5  # FWHM; times the noise of the annuli: scatter that tells extended light
+# Of a source's flux, and times the noise of the annuli: light on both sides of it that is a ridge
+RIDGE, RIDGE_SIGMA = 0.3, 3.5
 UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
 
 
@@ -301,20 +303,37 @@ class _Search:
         return "unlike a point source" if candidate.chi2 > unlike else ""
 
     def _in_extended_light(self, candidate: Candidate, k: int) -> bool:
-        """Whether places beside a source have as much light, its fainter neighbours included."""
+        """Whether places beside a source have as much light, or it is on a ridge of light."""
         columns, rows = (axis.ravel() for axis in np.indices(self.left.shape)[::-1])
         distance = np.hypot(columns - candidate.x, rows - candidate.y) / self.field.fwhm_px
         near = (distance >= APART) & (distance <= BESIDE)
-        fainter = sum(
-            image
-            for fit, image in zip(self.fits, self.images, strict=True)
-            if fit is not self.fits[k] and fit.flux < self.fits[k].flux
-        )
+        fainter = self._light_of(j for j, f in enumerate(self.fits) if f.flux < self.fits[k].flux)
         fluxes = self.filter(self.left + fainter, self.weight, self.places).flux
         pulls = (fluxes / self.scanned.flux_err).ravel()[near]
         pulls = pulls[np.isfinite(pulls)]
         raised = math.sqrt(np.mean(pulls**2)) if pulls.size else 0.0
-        return raised > RAISED and candidate.snr < THRESHOLD * raised
+        if raised > RAISED and candidate.snr < THRESHOLD * raised:
+            return True
+        return self._on_ridge(candidate, k, rows[near], columns[near])
+
+    def _on_ridge(
+        self, candidate: Candidate, k: int, rows: np.ndarray, columns: np.ndarray
+    ) -> bool:
+        """Whether there is light on two opposite sides of a source, as along an edge-on disk."""
+        from scipy.ndimage import map_coordinates
+
+        others = self._light_of(j for j in range(len(self.fits)) if j != k)
+        fluxes = self.filter(self.left + others, self.weight, self.places).flux
+        share = np.minimum(
+            fluxes / (RIDGE * candidate.flux), fluxes / (RIDGE_SIGMA * self.scanned.flux_err)
+        )
+        share = np.nan_to_num(share, nan=0.0, posinf=0.0, neginf=0.0)
+        opposite = np.stack([2 * candidate.y - rows, 2 * candidate.x - columns])
+        there = map_coordinates(share, opposite, order=1, cval=0.0)
+        return bool((np.minimum(share[rows, columns], there) > 1).any())
+
+    def _light_of(self, which: Iterable[int]) -> np.ndarray:
+        return sum((self.images[j] for j in which), np.zeros(self.left.shape))
 
 
 def _model_error(image: np.ndarray) -> np.ndarray:

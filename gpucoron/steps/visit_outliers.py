@@ -84,7 +84,9 @@ def flag_by_visit(exposures: Sequence[OutlierResult], snr: float) -> list[Outlie
     bad = ((dq & np.uint32(dq_bits.DO_NOT_USE)) != 0) | ~np.isfinite(data) | ~(err > 0)
     found = np.zeros(bad.shape, bool)
     seen = np.flatnonzero(~bad.all(axis=(1, 2)))
-    images = BadPixelFiller().fill(data[seen], dq[seen], np.arange(len(seen)), err[seen])
+    images = BadPixelFiller(zero_non_science=True).fill(
+        data[seen], dq[seen], np.arange(len(seen)), err[seen]
+    )
     middle = len(seen) // 2
     fits = Registration(images, guide=images[middle]).fit(images[middle])
     good = (fits["status"] == CONVERGED) & (fits["beta"] > 0)
