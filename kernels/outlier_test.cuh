@@ -117,7 +117,7 @@ template <class T> struct SuspectTest {
       beside = count - before;
     }
     if (lane == 0) s.dy[count] = s.dx[count] = 0;
-    __syncwarp();
+    __syncwarp();  // untested: a ballot without neighbours, and sums, come before what is read
     return count;
   }
 
