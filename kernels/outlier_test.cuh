@@ -129,22 +129,31 @@ template <class T> struct SuspectTest {
       const int j = first + k;
       return s.column[j * (count + 2) - j * (j - 1) / 2 + first + a - j];
     };
-    for (int a = 0; c < beside + 2 && a < beside; ++a) {
+#pragma unroll  // with fixed bounds, so that the column stays in registers
+    for (int a = 0; a < BESIDE; ++a) {
+      if (c >= beside + 2 || a >= beside) continue;
       if (c >= beside) {
         const int j = first + a;
         column[a] = s.column[j * (count + 2) - j * (j - 1) / 2 + count - j + c - beside];
         continue;
       }
       column[a] = a == c ? 1.0 : 0.0;
+#pragma unroll
       for (int k = 0; k < a; ++k) column[a] -= element(a, k) * column[k];
       column[a] /= element(a, a);
     }
-    for (int a = beside - 1; c < beside + 2 && a >= 0; --a) {
-      for (int k = a + 1; k < beside; ++k) column[a] -= element(k, a) * column[k];
+#pragma unroll
+    for (int a = BESIDE - 1; a >= 0; --a) {
+      if (c >= beside + 2 || a >= beside) continue;
+#pragma unroll
+      for (int k = a + 1; k < BESIDE; ++k)
+        if (k < beside) column[a] -= element(k, a) * column[k];
       column[a] /= element(a, a);
     }
     __syncwarp();  // untested: all lanes have read the columns that become the equations
-    for (int a = 0; c < beside + 2 && a < beside; ++a) excess[a * (BESIDE + 2) + c] = column[a];
+#pragma unroll
+    for (int a = 0; a < BESIDE; ++a)
+      if (c < beside + 2 && a < beside) excess[a * (BESIDE + 2) + c] = column[a];
     __syncwarp();
   }
 
@@ -176,13 +185,17 @@ template <class T> struct SuspectTest {
       unknown += with_pixel * with_pixel / pivot;
       squares -= most;
       double shares[BESIDE];
-      for (int a = 0; a < beside; ++a)
-        shares[a] = a != p && excess[a * WIDTH + a] > 0.0 ? excess[a * WIDTH + p] / pivot : 0.0;
+#pragma unroll
+      for (int a = 0; a < BESIDE; ++a)
+        shares[a] = a < beside && a != p && excess[a * WIDTH + a] > 0.0
+                        ? excess[a * WIDTH + p] / pivot
+                        : 0.0;
       __syncwarp();  // untested: all lanes have read what changes
       if (c < beside + 2) {
         const double of_row = row[c];
-        for (int a = 0; a < beside; ++a)
-          if (a != p) excess[a * WIDTH + c] -= shares[a] * of_row;
+#pragma unroll
+        for (int a = 0; a < BESIDE; ++a)
+          if (a < beside && a != p) excess[a * WIDTH + c] -= shares[a] * of_row;
         if (c == p) excess[p * WIDTH + p] = 0.0;
       }
       __syncwarp();
