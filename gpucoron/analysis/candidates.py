@@ -28,6 +28,7 @@ MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does 
 FAINTER = 8.0  # times the model's error of a brighter source: fainter ones may be what it left
 TOGETHER, FAR = 0.3, 5.0  # of the brightest's, and FWHM: sources that are fitted after one scan
 BESIDE, RAISED = 3.0, 1.5  # FWHM; times the noise of the annuli: scatter that tells extended light
+IN_EXTENDED_LIGHT = "in extended light, such as a disk"
 # Of a source's flux, and times the noise of the annuli: light on both sides of it that is a ridge
 RIDGE, RIDGE_SIGMA = 0.3, 3.5
 UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
@@ -128,10 +129,23 @@ def find_candidates(
             break
         maps = search.scan()
     search.refine()
-    found = [search.measured(k) for k in range(len(search.fits))]
+    found = _beside_clumps([search.measured(k) for k in range(len(search.fits))], field.fwhm_px)
     kept = [c for c in found if c.significance >= threshold]
     kept.sort(key=lambda c: (bool(c.caveat), -c.significance, -c.flux / c.flux_err))
     return Found(kept, search.scanned if search.fits else first, first.significance)
+
+
+def _beside_clumps(found: list[Candidate], fwhm_px: float) -> list[Candidate]:
+    """Give the caveat of extended light to the fainter neighbours of those that have it."""
+    by_flux = sorted(range(len(found)), key=lambda k: -found[k].flux)
+    out = list(found)
+    for rank, k in enumerate(by_flux):
+        clumps = [out[j] for j in by_flux[:rank] if out[j].caveat == IN_EXTENDED_LIGHT]
+        reach = BESIDE * fwhm_px
+        near = [c for c in clumps if math.dist((c.x, c.y), (out[k].x, out[k].y)) <= reach]
+        if near and not out[k].caveat:
+            out[k] = replace(out[k], caveat=IN_EXTENDED_LIGHT)
+    return out
 
 
 def measure(
@@ -298,7 +312,7 @@ class _Search:
         if brighter and candidate.peak < FAINTER * max(brighter):
             return "may be what is left of a brighter source"
         if self._in_extended_light(candidate, k):
-            return "in extended light, such as a disk"
+            return IN_EXTENDED_LIGHT
         unlike = UNLIKE * (1 + (MODEL_ERROR * candidate.snr) ** 2 / self.half**2)
         return "unlike a point source" if candidate.chi2 > unlike else ""
 

@@ -173,3 +173,21 @@ def test_wrong_arguments():
         MatchedFilter(MODEL, SHAPE, STAR, math.nan)
     with pytest.raises(InputError, match=r"expected \(120, 117\)"):
         MatchedFilter(MODEL, SHAPE, STAR, FWHM)(np.zeros((3, 3)), np.ones((3, 3)))
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13])
+def test_a_clump_on_a_ridge_has_a_caveat_and_close_pairs_have_none(seed):
+    """A ridge like an edge-on disk, brightest at a clump that exceeds its scatter."""
+    yy, xx = np.indices(SHAPE)
+    along, across = xx - STAR[0], yy - STAR[1]
+    ridge = 9 * np.exp(-4 * np.log(2) * (across / FWHM) ** 2) * (np.abs(along) > 12)
+    ridge *= np.exp(-((np.abs(along) - 25) ** 2) / 2 / 6**2)
+    sources = [(83, 61.8, 12.0), (58, 20, 15.0), (30, 95, 14.0), (36.2, 95, 13.0)]
+    plain = field(sources, seed=seed)
+    found = find_candidates(plain._replace(image=plain.image + ridge), MODEL).candidates
+    caveats = {(round(c.x), round(c.y)): c.caveat for c in found}
+    near = [caveat for (x, y), caveat in caveats.items() if abs(y - STAR[1]) < 4]
+    # at most the brightest, of 12 on a ridge of 9, stands out of it
+    assert len(near) >= 7 and near.count("in extended light, such as a disk") >= len(near) - 1
+    apart = {place: c for place, c in caveats.items() if abs(place[1] - STAR[1]) >= 4}
+    assert apart == {(30, 95): "", (36, 95): "", (58, 20): ""}
