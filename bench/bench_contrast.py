@@ -71,15 +71,17 @@ def closure(record, seed, places=200, inner=0.0):
     star, found = record.star.pixel, []
     for k, limits in zip(contrast.truncations, contrast.limit, strict=True):
         flux = np.interp(radii, contrast.separation_px, limits)
+        known = np.isfinite(flux)  # near the star all of a source may be subtracted
+        flux = flux[known]
         strength = None if forward.linear else flux
-        (sources,) = forward.sweep(offsets, [k], BOX, exact=True, flux=strength)
+        (sources,) = forward.sweep(offsets[known], [k], BOX, exact=True, flux=strength)
         found.append(
             [
                 significance_of(record.images[k], amount * image, *at, star, contrast.fwhm_px)
                 for image, *at, amount in zip(*sources, flux, strict=True)
             ]
         )
-    return np.array(found)
+    return found
 
 
 def reduce_set(folder, instrument, seed, mode, truncate):
@@ -110,7 +112,7 @@ def closures(options):
                 for k, sigmas in zip(record.images, found, strict=True):
                     rows.append({"seed": seed, "KL modes": k, **summary(sigmas)})
                     print(instrument, mode, rows[-1], flush=True)
-                every.append(found.ravel())
+                every += found
             results[f"{instrument} {mode}"] = {"sets": rows, "all": summary(np.concatenate(every))}
             print(instrument, mode, results[f"{instrument} {mode}"]["all"], flush=True)
     return {"seeds": options.seeds, "places": options.places, "closure": results}

@@ -15,6 +15,7 @@ from gpucoron.ops.gram_zone import (
     Stamps,
     Subset,
     ZoneSums,
+    as_fluxes,
     moved_back,
     solve,
     solve_again,
@@ -270,8 +271,7 @@ class GramInjection:
         zones : (m, nzones) bool, optional
             Where a source is looked at. Default: everywhere.
         flux : (m,) floating, optional
-            Of sources that are added; negative for those that are taken away. Default: the limit
-            of a faint one.
+            Of sources that are added; negative for those that are taken away. Default: faint ones.
 
         Returns
         -------
@@ -283,7 +283,7 @@ class GramInjection:
         m = len(stamps)
         zones = np.ones((m, self.n_zones), bool) if zones is None else np.asarray(zones, bool)
         if flux is not None:
-            flux = np.broadcast_to(np.asarray(flux, dtype=np.float64), (m,))
+            flux = as_fluxes(flux, m)
         slots = np.where(zones, np.cumsum(zones, axis=1) - 1, -1).astype(np.int32)
         deep = max(int(zones.sum(axis=1).max(initial=0)), 1)
         out = Terms(

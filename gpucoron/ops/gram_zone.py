@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucoron.errors import InputError
 from gpucoron.ops.missing_pixels import LEAST
 
-__all__ = ["Solution", "Stamps", "Subset", "ZoneSums", "solve", "solve_again"]
+__all__ = ["Solution", "Stamps", "Subset", "ZoneSums", "as_fluxes", "solve", "solve_again"]
 
 
 class Subset(NamedTuple):
@@ -224,6 +225,17 @@ def _inverse(reduced: np.ndarray, values: np.ndarray) -> np.ndarray:
     own, vectors = np.linalg.eigh(reduced / scale)
     inverse = np.where(own > LEAST, 1.0 / np.maximum(own, LEAST), 0.0)
     return (vectors * inverse[..., None, :]) @ np.swapaxes(vectors, -1, -2) / scale
+
+
+def as_fluxes(flux: Any, m: int) -> np.ndarray:
+    """Return the fluxes of m sources, (m,) float64; each has to be finite, and not 0."""
+    fluxes = np.broadcast_to(np.asarray(flux, dtype=np.float64), (m,))
+    odd = np.flatnonzero(~np.isfinite(fluxes) | (fluxes == 0))
+    if odd.size:
+        raise InputError(
+            f"flux of source {odd[0]} (from 0) is {fluxes[odd[0]]}, expected a finite number, not 0"
+        )
+    return fluxes
 
 
 def solve_again(

@@ -17,7 +17,7 @@ def record(request, tmp_path_factory):
 @pytest.mark.slow
 def test_closure(record):
     """Sources injected at the curve have 5 Gaussian sigmas in the mean, half of them more."""
-    found = closure(record, 5)
+    found = np.array(closure(record, 5))
     assert found.shape == (2, 200)
     assert np.isfinite(found).mean() > 0.95
     # one image, whose noise all places share: 4QPM 4.77 found (seed 13), three seeds together 4.91

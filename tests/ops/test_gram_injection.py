@@ -155,3 +155,12 @@ def test_bad_input():
         plan.residuals(stamps[:, :1], corners, 2)
     with pytest.raises(ParameterError, match="truncate is -1"):
         plan.residuals(stamps, corners, -1)
+
+
+@pytest.mark.parametrize("flux", [np.nan, np.inf, 0.0])
+def test_a_flux_that_is_none_is_named(flux):
+    (targets, references, stamps, corners), groups, *_ = prepared(1)
+    plan = GramInjection(targets, references, groups)
+    stamps, corners = stamps[:, : plan.n_groups], corners[:, : plan.n_groups]
+    with pytest.raises(InputError, match=rf"flux of source 1 \(from 0\) is {flux}, expected"):
+        plan.residuals(stamps, corners, 3, [1.0, flux])
