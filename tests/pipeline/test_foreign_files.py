@@ -70,8 +70,8 @@ def test_cropped_and_padded_images_land_where_they_were(tiny, left, bottom, shap
             inner &= np.roll(both, by, axis)
     assert inner.sum() > 20
     np.testing.assert_allclose(image[inner], whole[inner], rtol=1e-5)
-    notes = [w for w in result.warnings if "and the GWCS is shifted accordingly" in w]
-    assert len(notes) == 2 and all(p.name in w for p, w in zip(tiny.science, notes, strict=True))
+    (note,) = [w for w in result.warnings if "and the GWCS is shifted accordingly" in w]
+    assert note.startswith(", ".join(path.name for path in tiny.science))
 
 
 def test_files_that_spaceklip_coadded(tiny):
