@@ -267,6 +267,8 @@ def _krige(n, beside, signal, alone, correlations, space):
     return value - change, unknown + more, misfit
 
 
+# as in gpucoron.ops.cpu.kriging, whose sums may be taken in any order: these must not, so that
+# verdicts are the same on every processor
 @njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def _factor(matrix, n):
     """Factor the leading n x n block in place (Cholesky); False if it is not positive definite."""
