@@ -8,13 +8,24 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
+from scipy import fft, sparse
 
 from gpucoron.errors import InputError
-from gpucoron.optics.coronagraph_model import DIAMETER_M, binned_pupil, wavefront_modes
+from gpucoron.optics.coronagraph_model import (
+    DIAMETER_M,
+    HIGHEST_CYCLES,
+    binned_pupil,
+    wavefront_modes,
+)
 from gpucoron.optics.instruments import Filter, Instrument, load_aperture, optics_of
-from gpucoron.optics.pixel_sampling import fwhm_of, integrate_pixels, sample_axis
+from gpucoron.optics.pixel_sampling import (
+    SAMPLES_PER_PX,
+    fwhm_of,
+    integrate_pixels,
+    sample_axis,
+)
 from gpucoron.optics.telescope import RAD, WIDTH_M, coronagraph_of, longest
+from gpucoron.optics.wavefront import mean_transfer
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import ExposureMeta
@@ -49,7 +60,7 @@ class OffAxisPSF:
         Pixel size along x and y; None is that of the filter's aperture.
     modes_nm : (modes,) float or None
         Wavefront, in the modes of `gpucoron.optics.coronagraph_model.CoronagraphModel`
-        (``StarFit.known.modes_nm``). None is a perfect one.
+        (``StarFit.known.modes_nm``). None where it is not known.
 
     Attributes
     ----------
@@ -65,6 +76,17 @@ class OffAxisPSF:
     are below 0.6 % of the peak without the mask. Round masks are
     ignored beyond 5.7 of their half-transmission radii. Distortion over the box, the polarisation
     and the substrate of the mask are not modelled.
+
+    Of the part of the wavefront that is not known, images are the mean over its realisations
+    (`gpucoron.optics.wavefront.mean_transfer`), with a total rms of 70 nm, the middle of 60 to
+    80 nm that JWST's telescope and NIRCam have [1]_: light moves from the core to the wings. A
+    perfect wavefront instead makes fluxes measured by these images too low, by 4 % at 1.8 um, 0.7 %
+    at 4.4 um and 0.2 % at 10 um.
+
+    References
+    ----------
+    .. [1] McElwain et al. 2023, PASP 135, 058001; JWST User Documentation, "Optics Performance and
+       Stability".
     """
 
     def __init__(
@@ -109,7 +131,15 @@ class OffAxisPSF:
                 )
             self._opd = np.tensordot(np.asarray(modes_nm, np.float32) * 1e-9, modes, axes=1)
         self._table = _Table(self._node, _SPACING[instrument.kind] * resolution)
-        known = "perfect" if modes_nm is None else "fitted"
+        lowest = 1.0 if modes_nm is None else HIGHEST_CYCLES
+        size = fft.next_fast_len(2 * axis.size)  # light that is scattered beyond the box is lost
+        frequencies = fft.fftfreq(size, 1 / SAMPLES_PER_PX)
+        wavelength = bandpass.centre_um * 1e-6
+        across = [frequencies * (wavelength / (side * RAD)) for side in self.scale]
+        self._transfer = mean_transfer(
+            np.hypot(across[1][:, None], across[0][: size // 2 + 1]), wavelength, lowest
+        ).astype(np.float32)
+        known = "average" if modes_nm is None else "fitted"
         #: Of fluxes measured with these images, relative: what is not known of the wavefront.
         self.flux_error = 0.02 if modes_nm is None else 0.005
         self.source = (
@@ -220,7 +250,7 @@ class OffAxisPSF:
     def _free(self):
         """Image and light without the mask."""
         image, light = self._coronagraph.image_about_source(self._opd, (0.0, 0.0), masked=False)
-        return image.astype(np.float32), light
+        return self._scattered(image), light
 
     def _node(self, offset):
         """Return image, sampled about the source, and light at an offset (y, x)."""
@@ -231,7 +261,13 @@ class OffAxisPSF:
             return self._free
         place = float(offset[1]), float(offset[0])
         image, light = self._coronagraph.image_about_source(self._opd, place)
-        return image.astype(np.float32), light
+        return self._scattered(image), light
+
+    def _scattered(self, image):
+        """Return the mean of a sampled image over what is not known of the wavefront, float32."""
+        shape = len(self._transfer), len(self._transfer)
+        spectrum = fft.rfft2(image.astype(np.float32), shape) * self._transfer
+        return fft.irfft2(spectrum, shape)[: len(image), : len(image)]
 
     def _exact(self, offsets):
         return np.array([self._node(offset)[0] for offset in offsets])

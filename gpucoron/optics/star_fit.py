@@ -42,6 +42,13 @@ class Pixels:
         weight = share / (sigma**2 + (model_error * light) ** 2)
         return cls(grid, data, sigma**2, weight, light)
 
+    def one(self, k: int) -> Pixels:
+        """Return those of image `k` alone."""
+        which = slice(k, k + 1)
+        return Pixels(
+            *(self.grid, self.data[which], self.variance[which], self.weight[which], self.light)
+        )
+
 
 class Prior(NamedTuple):
     """What is known of the wavefront and the mask's centre before a fit."""

@@ -33,14 +33,20 @@ class StarSearch(NamedTuple):
     def best(self, starts) -> StarFitter:
         """Return the fit from the first start, or the best from all where that one leaves much.
 
-        Where all of them leave much and see no star, fits start with low orders drawn from their
-        prior; about one in four of these finds the star.
+        Where all of them leave much, the images together are fitted from what each of them tells
+        alone: one alone is explained more easily. Where they see no star, either, fits start with
+        low orders drawn from their prior; about one in four of these finds the star.
         """
         best = self._fitted(starts[0])
         for start in starts[1:]:
             if best.misfit < MISFIT_LIMIT:
                 return best
             fit = self._fitted(start)
+            best = fit if fit.cost < best.cost else best
+        for k in range(len(self.steps) if self.coarse and len(self.steps) > 1 else 0):
+            if best.misfit < MISFIT_LIMIT:
+                return best
+            fit = self._fitted(*self._of_one(k, starts))
             best = fit if fit.cost < best.cost else best
         if best.misfit < MISFIT_LIMIT:
             return best
@@ -56,6 +62,12 @@ class StarSearch(NamedTuple):
     def covariance(self, fit) -> np.ndarray:
         """Return that of star, masks, and flux and background of each image."""
         return fit.covariance(self.cell_px)
+
+    def _of_one(self, k, starts):
+        """Return the star and the low orders that image `k` alone tells."""
+        one = self._replace(pixels=self.pixels.one(k), steps=self.steps[k : k + 1])
+        fit = one.best(starts)
+        return fit.star, fit.modes[: len(self.model.low_orders().sigma_nm)]
 
     def _seen(self, fit):
         """Return whether the star's flux is beyond its error in any image."""

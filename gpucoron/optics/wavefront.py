@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import fft
+from scipy import fft, special
 
 from gpucoron.optics.telescope import WIDTH_M, Pupil
 
 N_SCREENS = 8
 HOURS = 1 / 24
+EXPECTED_NM = 70.0  # rms of the wavefront where it is not measured
+EXPECTED_CYCLES = (1.0, 40.0)  # across the pupil, over which it is spread
+SLOPE = 3.2  # its power falls with the frequency to this power
 
 
 def zernikes(pupil: Pupil) -> list[np.ndarray]:
@@ -60,9 +63,49 @@ def _screens(pupil, rng, count):
     """Random screens with power proportional to f^-3.2, 3 to 40 cycles per aperture."""
     n = pupil.axis.size
     cycles = np.hypot(fft.fftfreq(n, 1 / n), fft.fftfreq(n, 1 / n)[:, None])
-    amplitude = np.where((cycles >= 3) & (cycles <= 40), np.maximum(cycles, 1) ** -1.6, 0.0)
+    power = np.maximum(cycles, 1) ** -SLOPE
+    amplitude = np.where((cycles >= 3) & (cycles <= 40), np.sqrt(power), 0.0)
     noise = rng.standard_normal((count, n, n))
     return list(fft.ifft2(fft.fft2(noise) * amplitude).real)
+
+
+def mean_transfer(
+    separation_m: np.ndarray, wavelength_m: float, lowest_cycles: float = EXPECTED_CYCLES[0]
+) -> np.ndarray:
+    """Return what an unknown wavefront leaves of an image at each spatial frequency, on average.
+
+    The mean over Gaussian wavefronts of the optical transfer function, relative to that without
+    them: ``exp(-D(s) / 2)``, with the structure function D of the phase [1]_.
+
+    Parameters
+    ----------
+    separation_m : ndarray
+        Distance of points of the pupil that interfere: wavelength times spatial frequency (cycles
+        per radian), m.
+    wavelength_m : float
+    lowest_cycles : float
+        Cycles across the pupil below which the wavefront is known. From 1 to 40, its power falls
+        with the frequency to the power 3.2, to an rms of `EXPECTED_NM` nm.
+
+    Returns
+    -------
+    ndarray of the shape of `separation_m`
+        1 at 0.
+
+    References
+    ----------
+    .. [1] Goodman 2015, Statistical Optics, chapter 8.
+    """
+    all_cycles, cycles = (
+        np.geomspace(low, EXPECTED_CYCLES[1], 500) for low in (EXPECTED_CYCLES[0], lowest_cycles)
+    )
+    total = np.trapezoid(all_cycles ** (1 - SLOPE), all_cycles)
+    lags = np.linspace(0, 1, 300)  # of the pupil's width; nothing interferes beyond
+    waves = special.j0(2 * np.pi * cycles * lags[:, None]) * cycles ** (1 - SLOPE)
+    covariance = np.trapezoid(waves, cycles, axis=1) / total
+    variance = (2e-9 * np.pi * EXPECTED_NM / wavelength_m) ** 2
+    at = np.interp(np.asarray(separation_m) / WIDTH_M, lags, covariance)
+    return np.exp(-variance * (covariance[0] - at))
 
 
 class Wavefront:
