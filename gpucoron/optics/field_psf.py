@@ -86,4 +86,5 @@ def _wide(psf: Any) -> Any:
     if not isinstance(psf, OffAxisPSF):
         return psf
     box = min(2 * round(_RADIUS * psf.fwhm_px / _FWHM) + 1, _LARGEST_BOX)
-    return OffAxisPSF(psf.instrument, psf.bandpass, box=box, scale=psf.scale, modes_nm=psf.modes_nm)
+    known = {name: getattr(psf, name) for name in ("scale", "modes_nm", "unknown_nm")}
+    return OffAxisPSF(psf.instrument, psf.bandpass, box=box, **known)

@@ -25,7 +25,7 @@ from gpucoron.optics.pixel_sampling import (
     sample_axis,
 )
 from gpucoron.optics.telescope import RAD, WIDTH_M, coronagraph_of, longest
-from gpucoron.optics.wavefront import mean_transfer
+from gpucoron.optics.wavefront import EXPECTED_CYCLES, EXPECTED_NM, mean_transfer
 
 if TYPE_CHECKING:
     from gpucoron.io.exposures import ExposureMeta
@@ -61,6 +61,9 @@ class OffAxisPSF:
     modes_nm : (modes,) float or None
         Wavefront, in the modes of `gpucoron.optics.coronagraph_model.CoronagraphModel`
         (``StarFit.known.modes_nm``). None where it is not known.
+    unknown_nm : float
+        Rms of the wavefront over 1 to 40 cycles across the pupil, of which nothing is known beside
+        `modes_nm`; 0 is a perfect one.
 
     Attributes
     ----------
@@ -77,11 +80,11 @@ class OffAxisPSF:
     ignored beyond 5.7 of their half-transmission radii. Distortion over the box, the polarisation
     and the substrate of the mask are not modelled.
 
-    Of the part of the wavefront that is not known, images are the mean over its realisations
-    (`gpucoron.optics.wavefront.mean_transfer`), with a total rms of 70 nm, the middle of 60 to
-    80 nm that JWST's telescope and NIRCam have [1]_: light moves from the core to the wings. A
-    perfect wavefront instead makes fluxes measured by these images too low, by 4 % at 1.8 um, 0.7 %
-    at 4.4 um and 0.2 % at 10 um.
+    Images are the mean over what is not known of the wavefront
+    (`gpucoron.optics.wavefront.mean_transfer`), which moves light from the core to the wings. Its
+    rms is 70 nm by default, the middle of the 60 to 80 nm of JWST with NIRCam [1]_. With a perfect
+    wavefront instead, fluxes measured by these images would be too low: by 4 % at 1.8 um, 0.7 % at
+    4.4 um and 0.2 % at 10 um.
 
     References
     ----------
@@ -97,11 +100,13 @@ class OffAxisPSF:
         box: int | None = None,
         scale: tuple[float, float] | None = None,
         modes_nm: np.ndarray | None = None,
+        unknown_nm: float = EXPECTED_NM,
     ):
         if box is not None and (box != int(box) or box < 3 or box % 2 == 0):
             raise InputError(f"box is {box!r}, expected an odd number of pixels, 3 or more")
         aperture = load_aperture(bandpass.aperture)
-        self.instrument, self.bandpass, self.modes_nm = instrument, bandpass, modes_nm
+        self.instrument, self.bandpass = instrument, bandpass
+        self.modes_nm, self.unknown_nm = modes_nm, unknown_nm
         self.scale = aperture.scale if scale is None else scale
         resolution = bandpass.centre_um * 1e-6 / DIAMETER_M / RAD / float(np.mean(self.scale))
         self.box = 2 * round(_RADIUS * resolution) + 1 if box is None else int(box)
@@ -131,14 +136,7 @@ class OffAxisPSF:
                 )
             self._opd = np.tensordot(np.asarray(modes_nm, np.float32) * 1e-9, modes, axes=1)
         self._table = _Table(self._node, _SPACING[instrument.kind] * resolution)
-        lowest = 1.0 if modes_nm is None else HIGHEST_CYCLES
-        size = fft.next_fast_len(2 * axis.size)  # light that is scattered beyond the box is lost
-        frequencies = fft.fftfreq(size, 1 / SAMPLES_PER_PX)
-        wavelength = bandpass.centre_um * 1e-6
-        across = [frequencies * (wavelength / (side * RAD)) for side in self.scale]
-        self._transfer = mean_transfer(
-            np.hypot(across[1][:, None], across[0][: size // 2 + 1]), wavelength, lowest
-        ).astype(np.float32)
+        self._transfer = self._mean_transfer(2 * axis.size)  # light beyond the box is lost
         known = "average" if modes_nm is None else "fitted"
         #: Of fluxes measured with these images, relative: what is not known of the wavefront.
         self.flux_error = 0.02 if modes_nm is None else 0.005
@@ -154,13 +152,14 @@ class OffAxisPSF:
         *,
         box: int | None = None,
         modes_nm: np.ndarray | None = None,
+        unknown_nm: float = EXPECTED_NM,
     ) -> OffAxisPSF:
         """Make that of an exposure, by its keywords (``exposure.meta``).
 
         Parameters
         ----------
         meta : ExposureMeta
-        box, modes_nm : as for the class
+        box, modes_nm, unknown_nm : as for the class
 
         Raises
         ------
@@ -173,7 +172,9 @@ class OffAxisPSF:
             raise InputError(
                 f"there is no model of {' '.join(w or '?' for w in what)}, expected --psf FILE"
             )
-        return cls(known.instrument, known.bandpass, box=box, modes_nm=modes_nm)
+        return cls(
+            *(known.instrument, known.bandpass), box=box, modes_nm=modes_nm, unknown_nm=unknown_nm
+        )
 
     @property
     def pixel_sr(self) -> float:
@@ -262,6 +263,16 @@ class OffAxisPSF:
         place = float(offset[1]), float(offset[0])
         image, light = self._coronagraph.image_about_source(self._opd, place)
         return self._scattered(image), light
+
+    def _mean_transfer(self, least):
+        """Return what the unknown wavefront leaves of the spectrum of `least` samples or more."""
+        size = fft.next_fast_len(least)
+        frequencies = fft.fftfreq(size, 1 / SAMPLES_PER_PX)
+        wavelength = self.bandpass.centre_um * 1e-6
+        x, y = (frequencies * (wavelength / (side * RAD)) for side in self.scale)
+        separation = np.hypot(y[:, None], x[: size // 2 + 1])
+        lowest = EXPECTED_CYCLES[0] if self.modes_nm is None else HIGHEST_CYCLES
+        return mean_transfer(separation, wavelength, self.unknown_nm, lowest).astype(np.float32)
 
     def _scattered(self, image):
         """Return the mean of a sampled image over what is not known of the wavefront, float32."""

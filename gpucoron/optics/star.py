@@ -37,6 +37,7 @@ FLOOR_MAS = {"round": 1.2, "bar": 1.2, "4qpm": 0.5, "spot": 1.0}  # of the optic
 MASK_FLOOR_MAS = {"round": 3.0, "bar": 3.0, "4qpm": 0.4, "spot": 9.0}  # of the mask's centre
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
 SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
+AGREE = 3.0  # joint errors by which the model and symmetry may be apart
 SYMMETRY_RADIUS = 10.0  # lambda / D
 BAR_ALONE = 0.3  # error of one image behind a bar (a twin solution may fit as well), lambda / D
 UNDITHERED = 2.0  # by which errors grow where the wavefront is seen from one place alone
@@ -170,7 +171,9 @@ def fit_star(
     covariance), and add what the priors leave, the errors of the steps, and a floor for what
     is wrong with the model, measured in docs/star.md. Where the model leaves more than a tenth of
     the light unexplained its error is a fifth of lambda / D, and point symmetry, where its error is
-    smaller, gives the position.
+    smaller, gives the position. Where the two are apart by more than 3 of their joint errors (the
+    image of a star a lambda / D or more from the mask is not symmetric about it), the model gives
+    the position, and their distance its error.
     """
     images, errors, steps = _checked(images, errors, steps)
     if sampling is None:
@@ -286,7 +289,11 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
     xy_cov = _growth(fit, search) ** 2 * covariance[0, 1]
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
     if symmetry_error[0] < error.min():
-        method, position, error, xy_cov = "symmetry", symmetry, symmetry_error, 0.0
+        apart = np.hypot(*(symmetry - fit.star))
+        if apart > AGREE * np.hypot(symmetry_error[0], error.min()):
+            error, xy_cov = np.full(2, apart / np.sqrt(2)), 0.0
+        else:
+            method, position, error, xy_cov = "symmetry", symmetry, symmetry_error, 0.0
     if np.all(fit.flux < DETECTED * flux_error):
         method, error = "none", np.full(2, np.inf)
     error = np.sqrt(error**2 + step_error_px**2 / len(used))

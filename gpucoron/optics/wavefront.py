@@ -70,7 +70,10 @@ def _screens(pupil, rng, count):
 
 
 def mean_transfer(
-    separation_m: np.ndarray, wavelength_m: float, lowest_cycles: float = EXPECTED_CYCLES[0]
+    separation_m: np.ndarray,
+    wavelength_m: float,
+    rms_nm: float = EXPECTED_NM,
+    lowest_cycles: float = EXPECTED_CYCLES[0],
 ) -> np.ndarray:
     """Return what an unknown wavefront leaves of an image at each spatial frequency, on average.
 
@@ -83,9 +86,11 @@ def mean_transfer(
         Distance of points of the pupil that interfere: wavelength times spatial frequency (cycles
         per radian), m.
     wavelength_m : float
+    rms_nm : float
+        Of the wavefront from 1 to 40 cycles across the pupil, over which its power falls with the
+        frequency to the power 3.2.
     lowest_cycles : float
-        Cycles across the pupil below which the wavefront is known. From 1 to 40, its power falls
-        with the frequency to the power 3.2, to an rms of `EXPECTED_NM` nm.
+        Below which it is known.
 
     Returns
     -------
@@ -103,7 +108,7 @@ def mean_transfer(
     lags = np.linspace(0, 1, 300)  # of the pupil's width; nothing interferes beyond
     waves = special.j0(2 * np.pi * cycles * lags[:, None]) * cycles ** (1 - SLOPE)
     covariance = np.trapezoid(waves, cycles, axis=1) / total
-    variance = (2e-9 * np.pi * EXPECTED_NM / wavelength_m) ** 2
+    variance = (2e-9 * np.pi * rms_nm / wavelength_m) ** 2
     at = np.interp(np.asarray(separation_m) / WIDTH_M, lags, covariance)
     return np.exp(-variance * (covariance[0] - at))
 
