@@ -65,6 +65,9 @@ class StarModel(Protocol):
     def low_orders(self) -> StarModel:
         """Return the model with fewer modes, the first ones, for a start."""
 
+    def wavefront_nm(self, modes_nm) -> float:
+        """Return the rms of a wavefront over the pupil, nm."""
+
     def fields(self, modes_nm, star, mask) -> Any:
         """Return what `image` and `derivatives` take, for positions (x, y) in px of the array."""
 
@@ -131,6 +134,10 @@ class CoronagraphModel(StarModel):
         model._fine, model._coarse = (p.first(N_LOW) for p in (self._fine, self._coarse))
         return model
 
+    def wavefront_nm(self, modes_nm):
+        """Return the rms of a wavefront over the pupil, nm; modes are not orthogonal."""
+        return 1e9 * self._coarse.path_rms(modes_nm)
+
     def fields(self, modes_nm, star, mask):
         """Return the fields (wavelengths, ny + pad, nx + pad) on the detector."""
         return self._fine.fields(modes_nm, np.subtract(star, mask), mask)
@@ -168,9 +175,16 @@ class _Propagator(Coronagraph):
         other._modes = self._modes[:count]
         return other
 
+    def path_rms(self, modes_nm):
+        """Return the rms of the path difference over the aperture, m."""
+        return float(np.std(self._opd(modes_nm)[self.pupil.aperture > 0.5]))
+
+    def _opd(self, modes_nm):
+        return np.tensordot(np.asarray(modes_nm, np.float32), self._modes, axes=1)
+
     def _pupil_fields(self, modes_nm, offset):
         """Yield wave number, field of the pupil and mask of every wavelength."""
-        opd = np.tensordot(np.asarray(modes_nm, np.float32), self._modes, axes=1)
+        opd = self._opd(modes_nm)
         tilt_x, tilt_y = self._tilts
         path = opd + tilt_x * np.float32(offset[0]) + tilt_y * np.float32(offset[1])
         for wavelength, mask in zip(self.wavelengths, self.masks, strict=True):

@@ -82,7 +82,8 @@ class OffAxisPSF:
 
     Images are the mean over what is not known of the wavefront
     (`gpucoron.optics.wavefront.mean_transfer`), which moves light from the core to the wings. Its
-    rms is 70 nm by default, the middle of the 60 to 80 nm of JWST with NIRCam [1]_. With a perfect
+    rms is 75 nm by default: 60 to 80 nm of JWST with NIRCam's short waves [1]_, more with others.
+    With a perfect
     wavefront instead, fluxes measured by these images would be too low: by 4 % at 1.8 um, 0.7 % at
     4.4 um and 0.2 % at 10 um.
 

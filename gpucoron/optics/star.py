@@ -82,7 +82,7 @@ class StarFit:
     flux: np.ndarray  # of the star in each of them, sum of its image without the mask, MJy/sr
     flux_error: np.ndarray
     background: np.ndarray  # MJy/sr
-    wavefront_nm: float  # rms of the fitted modes
+    wavefront_nm: float  # rms of the fitted wavefront over the pupil
     chi2: float  # reduced, with the model's own error in the denominator
     misfit: float  # rms of what the model leaves, as a part of the light around
     converged: bool
@@ -310,7 +310,7 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
         flux=fit.flux,
         flux_error=flux_error,
         background=fit.background,
-        wavefront_nm=float(np.sqrt(np.sum(fit.modes**2))),
+        wavefront_nm=search.model.wavefront_nm(fit.modes),
         chi2=fit.chi2,
         misfit=fit.misfit,
         converged=fit.converged,

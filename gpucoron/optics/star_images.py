@@ -88,6 +88,10 @@ class ImageModel(StarModel):
         """Return the model itself: it has no modes."""
         return self
 
+    def wavefront_nm(self, modes_nm):
+        """Return 0: there are no modes."""
+        return 0.0
+
     def fields(self, modes_nm, star, mask):
         """Return the image: there are no fields."""
         star, mask = np.asarray(star, float), np.asarray(mask, float)

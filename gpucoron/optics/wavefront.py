@@ -11,7 +11,7 @@ from gpucoron.optics.telescope import WIDTH_M, Pupil
 
 N_SCREENS = 8
 HOURS = 1 / 24
-EXPECTED_NM = 70.0  # rms of the wavefront where it is not measured
+EXPECTED_NM, EXPECTED_ERROR_NM = 75.0, 15.0  # rms of the wavefront where it is not measured
 EXPECTED_CYCLES = (1.0, 40.0)  # across the pupil, over which it is spread
 SLOPE = 3.2  # its power falls with the frequency to this power
 

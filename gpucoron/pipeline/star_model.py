@@ -32,8 +32,11 @@ log = logging.getLogger("gpucoron")
 #: Noise of an exposure whose ERR is not known, as a part of its median light.
 _UNKNOWN_NOISE = 0.01
 #: Error of a fitted flux by what is wrong with the model, as a part of it: where the wavefront is
-#: known, or the mask leaves much of the star's light, and where flux and wavefront are one.
-_FLUX_ERROR, _UNKNOWN_FLUX_ERROR = 0.03, 0.6
+#: known, or the mask leaves much of the star's light.
+_FLUX_ERROR = 0.03
+#: Where flux and wavefront are one: its scatter over the rms of the phase, radians, beside that
+#: rms's error (simulated sets: 0.15 at 4.4 um, 0.6 at 2 um).
+_SCATTER_BY_PHASE = 2.5
 _EDGE_PX = 2.0  # by which images may be smaller: they are continued as they are at the edge
 
 
@@ -252,7 +255,8 @@ def measure_star(
     xy_cov = fit.xy_cov + mean.offset_cov
     moves_with_star = star_model is not None and len(star_model.images) == 1
     kind = None if optics.instrument is None or star_model is not None else optics.instrument.kind
-    flux = _fitted_flux(fit, kind, known is not None, exposure.meta.pixar_sr)
+    wavelength_um = optics.sampling.wavelength_um
+    flux = _fitted_flux(fit, kind, wavelength_um, known is not None, exposure.meta.pixar_sr)
     if fit.method != "model" or moves_with_star:  # nothing is known of the mask
         return StarPositions(x, y, x_err, y_err, fit.method, xy_cov=xy_cov)
     mask = np.reshape(fit.mask, (-1, 2))[0] + 1
@@ -260,23 +264,29 @@ def measure_star(
     return StarPositions(x, y, x_err, y_err, fit.method, centre, flux, xy_cov)
 
 
-def _fitted_flux(fit, kind, wavefront_known, pixel_sr) -> StarFlux | None:
+def _fitted_flux(fit, kind, wavelength_um, wavefront_known, pixel_sr) -> StarFlux | None:
     """Return the star's flux density by the fit; None where the fit does not tell it.
 
     That is where the model is a user's images, whose unit is not known (`kind` None), or does not
     explain the image, or where PIXAR_SR is not known. Behind a round mask or a bar one image tells
-    the product of flux and wavefront error only: without dithered references the error is 60 %.
+    the product of flux and square of the wavefront error only. Without dithered references it is
+    that of the expected wavefront, whose rms is known to 20 %.
     """
     from gpucoron.optics.star_search import MISFIT_LIMIT
+    from gpucoron.optics.wavefront import EXPECTED_ERROR_NM, EXPECTED_NM
 
     flux = float(np.mean(fit.flux))
     if kind is None or fit.misfit > MISFIT_LIMIT or not flux > 0 or not (pixel_sr or 0) > 0:
         return None
-    certain = wavefront_known or kind in ("4qpm", "spot")
-    part = _FLUX_ERROR if certain else _UNKNOWN_FLUX_ERROR
+    part, scale, text = _FLUX_ERROR, 1.0, "fitted model of the coronagraph"
+    if not (wavefront_known or kind in ("4qpm", "spot")):
+        phase = 2e-3 * math.pi * EXPECTED_NM / wavelength_um
+        part = math.hypot(2 * EXPECTED_ERROR_NM / EXPECTED_NM, _SCATTER_BY_PHASE * phase)
+        scale = (fit.wavefront_nm / EXPECTED_NM) ** 2
+        text += ", without dithers"
     error = math.hypot(float(np.mean(fit.flux_error)), part * flux)
-    text = "fitted model of the coronagraph" + ("" if certain else ", without dithers")
-    return StarFlux(flux * 1e6 * pixel_sr, error * 1e6 * pixel_sr, text)
+    scale *= 1e6 * pixel_sr
+    return StarFlux(flux * scale, error * scale, text)
 
 
 def _offsets(alignment: Alignment) -> tuple[np.ndarray, ...]:
