@@ -20,7 +20,6 @@ from gpucoron.optics.star_fit import Pixels, Prior
 from gpucoron.optics.star_images import ImageModel, StarImages
 from gpucoron.optics.star_search import (
     DETECTED,
-    MISFIT_LIMIT,
     StarSearch,
     deviations,
     flux_errors,
@@ -85,6 +84,7 @@ class StarFit:
     wavefront_nm: float  # rms of the fitted wavefront over the pupil
     chi2: float  # reduced, with the model's own error in the denominator
     misfit: float  # rms of what the model leaves, as a part of the light around
+    explained: bool  # little is left, with a wavefront that JWST may have
     converged: bool
     symmetry: tuple[float, float]  # centre of point symmetry
     model: tuple[float, float]  # the model's position, whatever `method` is
@@ -170,10 +170,11 @@ def fit_star(
     independent from one cell of lambda / D in the star's frame to the next (a clustered sandwich
     covariance), and add what the priors leave, the errors of the steps, and a floor for what
     is wrong with the model, measured in docs/star.md. Where the model leaves more than a tenth of
-    the light unexplained its error is a fifth of lambda / D, and point symmetry, where its error is
-    smaller, gives the position. Where the two are apart by more than 3 of their joint errors (the
-    image of a star a lambda / D or more from the mask is not symmetric about it), the model gives
-    the position, and their distance its error.
+    the light unexplained, or its wavefront has an rms of 200 nm or more, its error is a fifth of
+    lambda / D, and point symmetry, where its error is smaller, gives the position. Where the two
+    are apart by more than 3 of their joint errors (the image of a star a lambda / D or more from
+    the mask is not symmetric about it), the model gives the position, and their distance its error
+    if it does not explain the image.
     """
     images, errors, steps = _checked(images, errors, steps)
     if sampling is None:
@@ -290,10 +291,10 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
     if symmetry_error[0] < error.min():
         apart = np.hypot(*(symmetry - fit.star))
-        if apart > AGREE * np.hypot(symmetry_error[0], error.min()):
-            error, xy_cov = np.full(2, apart / np.sqrt(2)), 0.0
-        else:
+        if apart < AGREE * np.hypot(symmetry_error[0], error.min()):
             method, position, error, xy_cov = "symmetry", symmetry, symmetry_error, 0.0
+        elif not search.explains(fit):
+            error, xy_cov = np.full(2, apart / np.sqrt(2)), 0.0
     if np.all(fit.flux < DETECTED * flux_error):
         method, error = "none", np.full(2, np.inf)
     error = np.sqrt(error**2 + step_error_px**2 / len(used))
@@ -313,6 +314,7 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
         wavefront_nm=search.model.wavefront_nm(fit.modes),
         chi2=fit.chi2,
         misfit=fit.misfit,
+        explained=search.explains(fit),
         converged=fit.converged,
         symmetry=(float(symmetry[0]), float(symmetry[1])),
         model=(float(fit.star[0]), float(fit.star[1])),
@@ -323,7 +325,7 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
 def _model_error(fit, search, sigma, kind, resolution, scale):
     """Return the standard error of the model's position along x and y, px."""
     floor = _floor(FLOOR_MAS, kind, scale)
-    if fit.misfit > MISFIT_LIMIT or not fit.converged:
+    if not (search.explains(fit) and fit.converged):
         floor = np.full(2, MISFIT_ERROR * resolution)
     if kind == "bar" and _undithered(fit, search):
         floor = np.hypot(floor, BAR_ALONE * resolution)

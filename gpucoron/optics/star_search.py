@@ -11,6 +11,7 @@ from gpucoron.optics.coronagraph_model import StarModel
 from gpucoron.optics.star_fit import Pixels, Prior, StarFitter
 
 MISFIT_LIMIT = 0.1  # unexplained part of the light above which the model's error is a guess
+MOST_NM = 200.0  # rms of a wavefront that JWST may have: other solutions have 250 to 600
 MOST_WAVEFRONTS = 16  # that are drawn where every start without a wavefront fails
 COARSE_STOP = np.inf, 0.5
 FINE_STOP = 0.01, 0.9
@@ -31,33 +32,42 @@ class StarSearch(NamedTuple):
     cell_px: float
 
     def best(self, starts) -> StarFitter:
-        """Return the fit from the first start, or the best from all where that one leaves much.
+        """Return the fit from the first start, or the best from all where that one cannot be right.
 
-        Where all of them leave much, the images together are fitted from what each of them tells
-        alone: one alone is explained more easily. Where they see no star, either, fits start with
-        low orders drawn from their prior; about one in four of these finds the star.
+        Then the images together are fitted from what each of them tells alone: one alone is
+        explained more easily. At last fits start with low orders drawn from their prior; about one
+        in four of these finds the star.
         """
         best = self._fitted(starts[0])
         for start in starts[1:]:
-            if best.misfit < MISFIT_LIMIT:
+            if self.explains(best):
                 return best
-            fit = self._fitted(start)
-            best = fit if fit.cost < best.cost else best
+            best = self._better(best, self._fitted(start))
         for k in range(len(self.steps) if self.coarse and len(self.steps) > 1 else 0):
-            if best.misfit < MISFIT_LIMIT:
+            if self.explains(best):
                 return best
-            fit = self._fitted(*self._of_one(k, starts))
-            best = fit if fit.cost < best.cost else best
-        if best.misfit < MISFIT_LIMIT:
+            best = self._better(best, self._fitted(*self._of_one(k, starts)))
+        if self.explains(best):
             return best
         sigma_nm = np.asarray(self.model.low_orders().sigma_nm)
         random = np.random.default_rng(0)
-        drawn = MOST_WAVEFRONTS if self.coarse and sigma_nm.size and not self._seen(best) else 0
-        for k in range(drawn):
+        lost = self.coarse and not (self._seen(best) and self._plausible(best))
+        for k in range(MOST_WAVEFRONTS if lost and sigma_nm.size else 0):
             fit = self._fitted(starts[k % len(starts)], random.normal(0, sigma_nm))
-            if fit.misfit < MISFIT_LIMIT and self._seen(fit):
+            if self.explains(fit) and self._seen(fit):
                 return fit
         return best
+
+    def explains(self, fit) -> bool:
+        """Return whether a fit leaves little of the light, with a wavefront that JWST may have."""
+        return fit.misfit < MISFIT_LIMIT and self._plausible(fit)
+
+    def _plausible(self, fit):
+        return fit.model.wavefront_nm(fit.modes) < MOST_NM
+
+    def _better(self, one, other):
+        """Return the fit of lower cost, if no other is plausible."""
+        return min(one, other, key=lambda fit: (not self._plausible(fit), fit.cost))
 
     def covariance(self, fit) -> np.ndarray:
         """Return that of star, masks, and flux and background of each image."""

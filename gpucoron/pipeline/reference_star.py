@@ -95,7 +95,6 @@ class DitheredReferences:
         """Fit the wavefront and the mask; None where the model does not explain the images."""
         from gpucoron.io.star import target_pixel
         from gpucoron.optics.star import fit_star
-        from gpucoron.optics.star_search import MISFIT_LIMIT
 
         pixels = [target_pixel(exposure) for exposure in self.exposures]
         if None in pixels:
@@ -118,7 +117,7 @@ class DitheredReferences:
             )
         except GpucoronError:  # science exposures say what is not modelled
             return None
-        if fit.method != "model" or fit.misfit > MISFIT_LIMIT or not fit.converged:
+        if fit.method != "model" or not (fit.explained and fit.converged):
             return None
         return ReferenceFit(fit.known, tuple(e.root for e in self.exposures), steps)
 

@@ -237,9 +237,9 @@ def measure_star(
         sampling=optics.sampling,
     )
     fit = fit_mean(known=known)
-    if known is not None and (fit.method == "none" or fit.misfit > MISFIT_LIMIT):
+    if known is not None and (fit.method == "none" or not fit.explained):
         alone = fit_mean()
-        if alone.method != "none" and alone.misfit < fit.misfit:
+        if alone.method != "none" and (alone.explained or alone.misfit < fit.misfit):
             fit, known = alone, None
     if fit.method == "none":
         by = "" if star_model is None else " by the images of align_refs.star_model"
@@ -272,11 +272,10 @@ def _fitted_flux(fit, kind, wavelength_um, wavefront_known, pixel_sr) -> StarFlu
     the product of flux and square of the wavefront error only. Without dithered references it is
     that of the expected wavefront, whose rms is known to 20 %.
     """
-    from gpucoron.optics.star_search import MISFIT_LIMIT
     from gpucoron.optics.wavefront import EXPECTED_ERROR_NM, EXPECTED_NM
 
     flux = float(np.mean(fit.flux))
-    if kind is None or fit.misfit > MISFIT_LIMIT or not flux > 0 or not (pixel_sr or 0) > 0:
+    if kind is None or not fit.explained or not flux > 0 or not (pixel_sr or 0) > 0:
         return None
     part, scale, text = _FLUX_ERROR, 1.0, "fitted model of the coronagraph"
     if not (wavefront_known or kind in ("4qpm", "spot")):
