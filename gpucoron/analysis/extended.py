@@ -366,6 +366,12 @@ def fit_flux(
     ------
     InputError
         Fewer than three pixels, or a model that is the same in all.
+
+    Notes
+    -----
+    Weights are 1 / err^2. Errors that follow the data (ERR of i2d has the source's own photons, and
+    speckles as they came out) make a bright source fainter than it is: give typical ones, as
+    `ExtendedSource.measure` does.
     """
     image, err, model = (np.asarray(a, dtype=np.float64) for a in (image, err, model))
     good = np.isfinite(image) & np.isfinite(model) & (err > 0) & np.isfinite(err)

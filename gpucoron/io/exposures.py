@@ -63,6 +63,7 @@ class ExposureMeta:
     vparity: int | None = _key("VPARITY", "SCI")
     s_region: str | None = _key("S_REGION", "SCI")
     program: str | None = _key("PROGRAM")
+    visit_id: str | None = _key("VISIT_ID")
     target: str | None = _key("TARGNAME")
     date_obs: str | None = _key("DATE-OBS")
     exposure_time: float | None = _key("XPOSURE", "SCI")
@@ -90,6 +91,16 @@ class Exposure(ArrayFields):
     asdf_bytes: bytes | None  # contents of the ASDF extension
     meta: ExposureMeta
     unused: tuple[str, ...] = ()  # ERR and VAR_* that tell nothing: `load` gives 0, and none
+
+    @property
+    def visit(self) -> str:
+        """The visit's eleven digits (VISIT_ID), else what the file's name begins with."""
+        return self.meta.visit_id or self.root.split("_")[0].removeprefix("jw")
+
+    @property
+    def shows_reference(self) -> bool:
+        """Whether it is a psf member, or IS_PSF says that it shows a reference star."""
+        return self.exptype == "psf" or self.primary_header.get("IS_PSF") is True
 
     def load(self) -> IntegrationStack:
         """Return the images, read now where they are not in memory.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "flag_outliers",
     "flag_references",
     "flag_science",
+    "flag_together",
     "report_truncations",
     "stack_references",
 ]
@@ -36,30 +38,38 @@ def flag_outliers(product: ProductContext, exposure: Exposure) -> IntegrationSta
 
 
 def flag_references(product: ProductContext) -> list[IntegrationStack]:
-    """Flag the outliers of all psf members, and write them.
-
-    Those of one integration are compared with the others of their visit before they are written.
-    """
-    stacks: dict[str, IntegrationStack] = {}
-    visits: dict[str, list[tuple[Exposure, OutlierResult]]] = {}
+    """Flag the outliers of all psf members, and write them."""
     members = product.inputs.references
-    for done, exposure in enumerate(members, 1):
+    stacks = dict(flag_together([(product, exposure) for exposure in members]))
+    return [stacks[exposure.path] for exposure in members]
+
+
+def flag_together(
+    exposures: Sequence[tuple[ProductContext, Exposure]],
+) -> Iterator[tuple[Path, IntegrationStack]]:
+    """Flag the outliers of exposures, each of a product that reads it next; yield what is written.
+
+    Exposures of a reference star of one integration are compared with the others of their visit
+    before they are written.
+    """
+    visits: dict[str, list[tuple[ProductContext, Exposure, OutlierResult]]] = {}
+    for done, (product, exposure) in enumerate(exposures, 1):
         stack, found = _detect(product, exposure)
         if found is None:
-            stacks[exposure.root] = stack
-        elif len(stack) == 1 and not product.parameters.like_jwst:
-            visits.setdefault(exposure.root.split("_")[0], []).append((exposure, found))
+            yield exposure.path, stack
+        elif len(stack) == 1 and exposure.shows_reference and not product.parameters.like_jwst:
+            visits.setdefault(exposure.visit, []).append((product, exposure, found))
         else:
-            stacks[exposure.root] = _save(product, exposure, found)
-        product.run.progress("outlier_detection", done, len(members), exposure.root)
+            yield exposure.path, _save(product, exposure, found)
+        product.run.progress("outlier_detection", done, len(exposures), exposure.root)
     for visit in visits.values():
+        product = visit[0][0]
         with product.step("outlier_detection"):
             compared = flag_by_visit(
-                [found for _, found in visit], product.parameters.outlier_detection.threshold
+                [found for *_, found in visit], product.parameters.outlier_detection.threshold
             )
-        for (exposure, _), found in zip(visit, compared, strict=True):
-            stacks[exposure.root] = _save(product, exposure, found)
-    return [stacks[exposure.root] for exposure in members]
+        for (own, exposure, _), found in zip(visit, compared, strict=True):
+            yield exposure.path, _save(own, exposure, found)
 
 
 def _detect(

@@ -82,7 +82,7 @@ class DitheredReferences:
         for exposure in references:
             offset = _commanded(exposure)
             if offset is not None:
-                visits.setdefault(exposure.root.split("_")[0], []).append((exposure, offset))
+                visits.setdefault(exposure.visit, []).append((exposure, offset))
         if not visits or not stacked.sources:
             return None
         largest = max(visits.values(), key=len)

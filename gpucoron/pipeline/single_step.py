@@ -114,11 +114,9 @@ def _outlier_detection(inputs: StepInputs, files: StepFiles) -> list[ProductResu
     products = [inputs.context(own) for own in owns]
     planned = [p.names.path(p.inputs.science[0].root, "crfints") for p in products]
     inputs.check_outputs(planned, paths)
-    for done, product in enumerate(products, 1):
-        (exposure,) = product.inputs.science
-        with product.backends[0].activate():
-            flagging.flag_outliers(product, exposure)
-        run.progress("outlier_detection", done, len(products), exposure.root)
+    with products[0].backends[0].activate():
+        for _ in flagging.flag_together([(p, p.inputs.science[0]) for p in products]):
+            pass  # written
     return [product.result for product in products]
 
 

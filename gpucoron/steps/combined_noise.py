@@ -14,9 +14,10 @@ from gpucoron.core.stack import VARIANCES, IntegrationStack, PlaneSource, Refere
 from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Overlaps, overlaps, sum_shares, weighted_sums
 from gpucoron.steps.speckle_correlation import (
+    Speckles,
     box_factors,
+    common_correlation,
     measured_correlation,
-    turned_correlation,
 )
 
 __all__ = ["CombinedNoise", "NoisePlanes"]
@@ -87,9 +88,9 @@ class CombinedNoise:
     rather than too small. Speckles
     are wider than pixels, so the average over a drop does not reduce them, and the same in all
     exposures, turned with these about the star: ``sum_e V_e + 2 sum_e<f rho_ef sqrt(V_e V_f)`` with
-    ``V_e = (sum_e a w)^2 var_e / W^2`` and rho the correlation of speckles at the distance by which
-    the rolls displace them (`gpucoron.steps.speckle_correlation`); without a known star only the
-    first sum.
+    ``V_e = (sum_e a w)^2 var_e / W^2`` and rho what the speckles of the two have in common,
+    measured in rings about the star (`gpucoron.steps.speckle_correlation`); without a known star
+    only the first sum.
     """
 
     output_shape: tuple[int, int]
@@ -98,7 +99,7 @@ class CombinedNoise:
     _total: Any = None  # W
     _own: dict[str, Any] = field(default_factory=dict)
     _shared: list[_Shared] = field(default_factory=list)
-    _speckles: list[tuple[Any, np.ndarray]] = field(default_factory=list)
+    _speckles: list[tuple[Any, Speckles]] = field(default_factory=list)
     _exposure: _Exposure | None = None
     _windows: list[tuple[Any, float, float]] = field(default_factory=list)
 
@@ -128,7 +129,9 @@ class CombinedNoise:
         (weight, *variances), names = self._exposure.sums, self._exposure.names
         xp, self._exposure = cuda.array_namespace(weight), None
         speckle, shared = _speckle_of(stack), _reference_noise_of(stack)
-        linear = [weight] if speckle is None else [weight, weight * speckle]
+        linear = [weight]
+        if speckle is not None:
+            linear += [weight * speckle, weight * _mean_of(stack, weight)]
         squared = variances
         if shared is not None:
             squared = [*variances, weight**2 * xp.asarray(shared.variance)]
@@ -141,7 +144,11 @@ class CombinedNoise:
             self._own[name] = self._own[name] + plane if name in self._own else plane
         turned = _linear_part(pixel_map)
         if speckle is not None:
-            self._speckles.append((of_exposure[0] * of_exposure[1], turned))
+            total, of_speckles, of_data = of_exposure
+            scale = xp.where(total > 0, 1.0 / xp.where(total > 0, total, 1.0), np.nan)
+            noise = summed.sum(axis=0) * scale**2
+            pattern = Speckles.of(of_data * scale, noise, of_speckles * scale, turned)
+            self._speckles.append((total * of_speckles, pattern))
         if shared is not None:
             self._shared.append(_Shared(summed[len(names)], shared, turned))
             if shared.sources and stack.sources:
@@ -180,9 +187,9 @@ class CombinedNoise:
         factors, center = box_factors(correlation, _SIDES), self.center
         if center is None:
             return variance, factors
-        for k, (one, turned) in enumerate(self._speckles):
+        for k, (one, pattern) in enumerate(self._speckles):
             for other, before in self._speckles[:k]:
-                common = turned_correlation(correlation, turned - before, self.output_shape, center)
+                common = common_correlation(pattern, before, center)
                 total = total + 2.0 * xp.asarray(common) * xp.sqrt(one * other)
         return total * scale, factors
 
@@ -259,6 +266,14 @@ def _speckle_of(stack: IntegrationStack) -> Any:
         return None
     xp = cuda.array_namespace(stack.var_speckle)
     return xp.nan_to_num(stack.var_speckle).astype(np.float64).mean(axis=0)
+
+
+def _mean_of(stack: IntegrationStack, weight: Any) -> Any:
+    """Mean of an exposure's integrations, float64; 0 where no pixel has a weight."""
+    xp = cuda.array_namespace(stack.data)
+    finite = xp.isfinite(stack.data) & (weight > 0)
+    total = xp.where(finite, stack.data, 0).sum(axis=0, dtype=np.float64)
+    return total / xp.maximum(finite.sum(axis=0), 1)
 
 
 def _reference_noise_of(stack: IntegrationStack) -> ReferenceNoise | None:

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 from gpucoron.backend import cuda
+from gpucoron.backend.arrays import to_host
 
-__all__ = ["box_factors", "measured_correlation", "turned_correlation"]
+__all__ = ["Speckles", "box_factors", "common_correlation", "measured_correlation"]
 
+RING = 5.0  # px: width of the rings about the star in which exposures are compared
+TINY = np.finfo(np.float64).tiny
 REACH = 16  # px, to which correlations are measured; 0 beyond
 CLIP = 3.0  # errors; planets count no more than that
+
+
+class Speckles(NamedTuple):
+    """An exposure's speckles in the combined image; on the host, 0 where it is not known."""
+
+    pulls: np.ndarray  # (ny, nx) the deviation from the median in units of the error, within 3
+    share: np.ndarray  # (ny, nx) of the speckles in the square of the error
+    turned: np.ndarray  # (2, 2) the linear map from output to input pixels, of x and y
+
+    @classmethod
+    def of(cls, data: Any, noise: Any, speckle: Any, turned: np.ndarray) -> Speckles:
+        """Compare an exposure's image, (ny, nx), with the variances of its noise and speckles."""
+        data, noise, speckle = map(to_host, (data, noise, speckle))
+        total = noise + speckle
+        known = np.isfinite(data) & np.isfinite(total) & (total > 0)
+        middle = np.median(data[known]) if known.any() else 0.0
+        total = np.where(known, total, 1.0)
+        pulls = np.where(known, data - middle, 0.0) / np.sqrt(total)
+        share = np.where(known, speckle, 0.0) / total
+        return cls(np.clip(pulls, -CLIP, CLIP), share, turned)
 
 
 def measured_correlation(data: Any, err: Any, variance: Any) -> np.ndarray:
@@ -85,26 +109,42 @@ def box_factors(correlation: np.ndarray, sides: tuple[int, ...]) -> tuple:
     return (*factors, (0, float(np.sqrt(of_pairs.sum()))))
 
 
-def turned_correlation(
-    correlation: np.ndarray, turned: np.ndarray, shape: tuple[int, int], center: tuple[float, float]
-) -> np.ndarray:
-    """Return the correlation of the same speckles in two images turned about the star.
+def common_correlation(one: Speckles, other: Speckles, center: tuple[float, float]) -> np.ndarray:
+    """Measure the correlation of the speckles of two exposures, turned about the star.
 
     Parameters
     ----------
-    correlation : (n,) floating
-        From `measured_correlation`.
-    turned : (2, 2) floating
-        Difference of the linear maps from output to input pixels, of x and y.
-    shape : (ny, nx)
+    one, other : Speckles
     center : (x, y)
         The star's output pixel, from 0.
 
     Returns
     -------
     (ny, nx) float64
+        From 0 to 1, by the distance from the star: how much of their speckles, as VAR_SPECKLE
+        counts them, the two have in common in a pixel of the combined image.
+
+    Notes
+    -----
+    With g the pattern of speckles, which stays on the detector, and A and B the maps of the two
+    exposures to it, a pixel x has g(A x) and g(B x). The same product is that of one at B x and of
+    the other at A x, where real sources, which both have at the same x, are twice as far apart, and
+    where the noise of the two is independent. Its sum over rings about the star, in units of the
+    errors and weighted with the share of speckles in these, is taken relative to the speckles.
     """
-    y, x = (np.arange(n, dtype=np.float64) for n in shape)
-    x, y = x[None] - center[0], y[:, None] - center[1]
-    distance = np.hypot(*(row[0] * x + row[1] * y for row in turned))
-    return np.interp(distance, np.arange(len(correlation)), correlation, right=0.0)
+    shape = one.share.shape
+    offset = np.indices(shape, dtype=np.float64)[::-1] - np.reshape(center, (2, 1, 1))
+    forth = np.linalg.solve(one.turned, other.turned)
+    planes = []
+    for part, turn in ((one, forth), (other, np.linalg.inv(forth))):
+        at = np.tensordot(turn, offset, 1) + np.reshape(center, (2, 1, 1))
+        planes.append([map_coordinates(plane, at[::-1], order=1) for plane in part[:2]])
+    (pulls, share), (other_pulls, other_share) = planes
+    distance = np.hypot(*offset)
+    ring = (distance / RING).astype(int)
+    product, speckles = (
+        np.convolve(np.bincount(ring.ravel(), values.ravel()), (1, 2, 1))[1:-1]
+        for values in (pulls * other_pulls * np.sqrt(share * other_share), share * other_share)
+    )
+    ratio = np.clip(product / np.maximum(speckles, TINY), 0.0, 1.0)
+    return np.interp(distance, RING * (np.arange(len(ratio)) + 0.5), ratio)

@@ -14,7 +14,14 @@ from gpucoron.backend.parallel import map_parts
 from gpucoron.ops.klip_zones import zone_products
 from gpucoron.ops.leave_one_out import combine, exposure_means, predictions
 from gpucoron.ops.zone_sums import combine_in_zones, cut, squares_in_zones
-from gpucoron.steps.boxes import MEDIAN_SQUARE, boxes_of, median_of, smooth, to_pixels
+from gpucoron.steps.boxes import (
+    MEDIAN_SQUARE,
+    average,
+    boxes_of,
+    median_of,
+    smooth,
+    to_pixels,
+)
 from gpucoron.steps.reference_noise import ReferenceErrors, mean_of_seen, reference_variance
 
 if TYPE_CHECKING:
@@ -22,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["speckle_variance"]
 
-MOST_SPECKLES = 6.0  # times what exposures left out show; 4 to 6 measured where K = 1
+MOST_SPECKLES = 8.0  # times what exposures left out show; 4 to 8 measured where K = 1
+# of the noise: two errors of the smoothed medians of squares, from which speckles are counted
+DOUBT = 0.4
 TINY = np.finfo(np.float64).tiny
 MOST_EXPOSURES = 64  # left out one by one; more of them are joined
 
@@ -74,13 +83,14 @@ def speckle_variance(
     their noise, times ``(sum_j c_j)^2 + sum_g C_g^2`` for the science images' coefficients c_j and
     their sums C_g over the exposures.
 
-    E: the square of the mean residual of all integrations, about its median, less the variance of
-    its noise.
+    E: the square of the mean residual of all integrations, about its median, less the variance N of
+    its noise. Where nothing but noise is left E is as often positive as negative, by 0.2 N; so that
+    these errors are not taken for speckles, E is lowered by ``(0.4 N)^2 / E``, to 0 below 0.4 N.
 
-    The result is E, at most 6 S. S alone is an upper limit of the right order: dithers at the rim
+    The result is E, at most 8 S. S alone is an upper limit of the right order: dithers at the rim
     of the pattern are harder to predict than a science star in its middle. E alone would take a
-    disk for speckles. With a single reference exposure there is no S. Powers of 0.4 of neighbouring
-    boxes are averaged (3 x 3), and interpolated to pixels.
+    disk for speckles. With a single reference exposure there is no S. Neighbouring boxes are
+    averaged (`gpucoron.steps.boxes.smooth`), and interpolated to pixels.
     """
     xp = cuda.array_namespace(references)
     usable = to_host(xp.isfinite(references).all(axis=(1, 2)))
@@ -158,7 +168,8 @@ def _left_out(
         scaled = by_noise[k] * xp.asarray(of_star + np.array(squares))[zone_of]
         scaled[zone_of < 0] = np.nan
         excess = median_of(boxes_of(ratio.reshape(shape))) - 1.0
-        return smooth(excess * median_of(boxes_of(scaled.reshape(shape))))
+        noise_of_boxes = median_of(boxes_of(scaled.reshape(shape)))
+        return smooth(excess * noise_of_boxes, noise_of_boxes)
 
     return [partial(limit, k) for k in range(len(truncations))]
 
@@ -197,7 +208,7 @@ def _excess(residual: Any, own: Any, of_references: Any) -> Any:
     shape = residual.shape[1:]
     mean, noise = xp.empty(shape, dtype=np.float64), xp.empty(shape, dtype=np.float64)
 
-    def average(rows: slice) -> None:
+    def of_rows(rows: slice) -> None:
         finite = xp.isfinite(residual[:, rows])
         count = finite.sum(axis=0)
         number = xp.where(count > 0, count, np.nan)
@@ -205,7 +216,10 @@ def _excess(residual: Any, own: Any, of_references: Any) -> Any:
         noise[rows] = xp.where(finite, own[:, rows], 0.0).sum(axis=0) / number**2
         noise[rows] += of_references[rows]
 
-    map_parts(average, shape, xp)
+    map_parts(of_rows, shape, xp)
     mean -= xp.nanmedian(mean)
     square = median_of(boxes_of(mean * mean)) / MEDIAN_SQUARE
-    return smooth(square - median_of(boxes_of(noise)))
+    noise_of_boxes = median_of(boxes_of(noise))
+    excess = smooth(square - noise_of_boxes, noise_of_boxes)
+    doubt = DOUBT * average(noise_of_boxes)
+    return excess - doubt * doubt / xp.maximum(abs(excess), doubt + TINY)

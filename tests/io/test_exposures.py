@@ -375,6 +375,16 @@ def test_makers_cover_the_keywords():
     assert keywords <= set(PRIMARY) | set(SCI)
 
 
+def test_the_visit_by_header_or_name(tmp_path):
+    """VISIT_ID counts, whatever the file is called; names tell where it is absent or says N/A."""
+    path = make_calints(tmp_path / "jw01234002001_03106_00001_nrcalong_calints.fits")
+    assert io.read_exposure(path, "psf").visit == "01234001001"
+    for value in ("N/A", None):
+        with fits.open(path, mode="update") as opened:
+            opened[0].header["VISIT_ID"] = value
+        assert io.read_exposure(path, "psf").visit == "01234002001"
+
+
 def test_without_pixels_everything_else_is_read_and_checked(tmp_path):
     path = make_calints(tmp_path / "jw1_nrcalong_calints.fits")
     whole, light = (io.read_exposure(path, "psf", pixels=p) for p in (True, False))

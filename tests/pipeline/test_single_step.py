@@ -1,5 +1,6 @@
 """Single steps on files: their products are those of a whole run."""
 
+import functools
 import shutil
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from astropy.io import fits
 
 from gpucoron.cli import main as cli
 from gpucoron.io.step_products import PsfalignFile, product_kind, read_sources
+from gpucoron.simulate import simulate
 from tests.helpers.tiny_sets import TinySet
 
 TRUNCATE = "klip.truncate=2"
@@ -211,6 +213,44 @@ def test_sources_name_the_planes(both):
         np.testing.assert_array_equal(fits.getdata(crfints)[source.integration - 1], plane)
         done += 1
     assert done == 5
+
+
+def test_references_of_one_integration_are_compared_in_a_step_as_in_a_run(tmp_path):
+    """Files without their visit in the name are told by VISIT_ID; a hit like the PSF is found."""
+    one = {"n_integrations": 1, "n_reference_integrations": 1, "n_references": 5}
+    made = simulate(tmp_path / "given", "nircam", shape=(96, 96), seed=7, **one)
+    renamed = [path.with_name(f"star{k}_calints.fits") for k, path in enumerate(made.psf)]
+    for path, name in zip(made.psf, renamed, strict=True):
+        path.rename(name)
+    with fits.open(renamed[2], mode="update") as hdus:
+        y, x = np.indices((96, 96))
+        hit = np.exp(-((y - 20) ** 2 + (x - 75) ** 2) / 2.5)
+        hdus["SCI"].data[0] += 60 * np.nanmedian(hdus["ERR"].data) * hit.astype(np.float32)
+    made.asn.write_text(
+        functools.reduce(
+            lambda text, pair: text.replace(pair[0].name, pair[1].name),
+            zip(made.psf, renamed, strict=True),
+            made.asn.read_text(),
+        )
+    )
+    words = ["--device", "cpu", "-q", "--output-dir"]
+    skip = [
+        w for name in ("align_refs", "klip", "resample") for w in ("--set", f"{name}.skip=true")
+    ]
+    assert cli.main([str(made.asn), *skip, "--no-report", *words, str(tmp_path / "run")]) == 0
+    step("outlier_detection", *made.science, *renamed, *words, tmp_path / "step")
+    step("outlier_detection", renamed[2], *words, tmp_path / "alone")
+    flagged = []
+    for path in (*made.science, *renamed):
+        root = path.name.removesuffix("_calints.fits")
+        planes = [
+            fits.getdata(next((tmp_path / folder).glob(f"{root}_*crfints.fits")), "DQ") & 16
+            for folder in ("run", "step")
+        ]
+        np.testing.assert_array_equal(*planes)
+        flagged.append(planes[0])
+    alone = fits.getdata(next((tmp_path / "alone").glob("*_crfints.fits")), "DQ") & 16
+    assert not alone[0, 20, 75] and flagged[len(made.science) + 2][0, 20, 75]
 
 
 @pytest.fixture

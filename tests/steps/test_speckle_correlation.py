@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.steps.resample import resample
 from gpucoron.steps.speckle_correlation import (
+    Speckles,
     box_factors,
+    common_correlation,
     measured_correlation,
-    turned_correlation,
 )
 
 SIZE = 96
@@ -65,13 +66,57 @@ def test_box_factors_are_direct_sums(width):
     assert factors[16] < factors[0] < factors[16] * 1.5
 
 
-def test_rolls_displace_speckles_by_the_turn():
-    correlation = np.maximum(1 - np.arange(17) / 4.0, 0)
-    turn = np.deg2rad(10.0)
-    turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) - np.eye(2)
-    found = turned_correlation(correlation, turned, (5, 41), (20.0, 2.0))
-    assert found[2, 20] == 1.0
-    assert found[2, 30] == pytest.approx(1 - 20 * np.sin(turn / 2) / 4)
+def turn_by(degrees):
+    turn = np.deg2rad(degrees)
+    return np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+
+
+def turned_images(rng, pattern, angles, center):
+    """The pattern of the detector in two images that are turned about its middle, with noise."""
+    y, x = np.indices((SIZE, SIZE)) - np.reshape(center[::-1], (2, 1, 1))
+    images = []
+    for angle in angles:
+        (a, b), (c, d) = turn_by(angle)
+        at = [c * x + d * y + pattern.shape[0] / 2, a * x + b * y + pattern.shape[1] / 2]
+        images.append(map_coordinates(pattern, at, order=3) + 0.3 * rng.normal(size=y.shape))
+    return images
+
+
+def test_rolls_have_speckles_in_common_near_the_star():
+    """As far as the turn displaces them by less than their width; sources do not count."""
+    width, center, angles = 2.0, (45.0, 50.0), (4.0, -8.0)
+    y, x = np.indices((SIZE, SIZE))
+    distance = np.hypot(x - center[0], y - center[1])
+    displaced = 2 * np.sin(np.deg2rad(12.0) / 2) * distance
+    expected = np.exp(-(displaced**2) / (4 * width**2))
+    found = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        images = turned_images(rng, speckles(rng, width, (2 * SIZE, 2 * SIZE)), angles, center)
+        for image in images:
+            image[15:19, 60:64] += 200.0
+            image[0, 3] = np.nan
+        parts = [
+            Speckles.of(image, np.full_like(image, 0.09), np.ones_like(image), turn_by(angle))
+            for image, angle in zip(images, angles, strict=True)
+        ]
+        found.append(common_correlation(*parts, center))
+        np.testing.assert_allclose(found[-1], common_correlation(*parts[::-1], center), atol=1e-12)
+    assert np.min(found) >= 0 and np.max(found) <= 1
+    mean = np.mean(found, axis=0)  # with one speckle within 5 px a single one is off by 0.6
+    assert abs(mean - expected)[distance < 45].max() < 0.25
+
+
+def test_independent_speckles_have_nothing_in_common():
+    rng = np.random.default_rng(4)
+    parts = [
+        Speckles.of(
+            speckles(rng, 1.5), np.full((SIZE, SIZE), 0.1), np.ones((SIZE, SIZE)), turn_by(a)
+        )
+        for a in (0.0, 10.0)
+    ]
+    y, x = np.indices((SIZE, SIZE)) - 48.0
+    assert common_correlation(*parts, (48.0, 48.0))[np.hypot(y, x) < 45].mean() < 0.1
 
 
 @pytest.mark.parametrize("angles, width", [((0.0, 10.0), 1.5), ((0.0, 0.0), 1.5), ((5, -25), 2.5)])
