@@ -312,7 +312,7 @@ def _reduce(dataset, options, center, psf_library, restored_aligned):
         outputs.append(output.astype(options.dtype, copy=False))
         if options.weighted:
             noise = noise_maps(np.array(left), middle, dataset.IWA, zones.outer, zones.width)
-            noises.append(derotated(noise, *turn, bool(dataset.flipx)))
+            noises.append(derotated(list(noise), *turn, bool(dataset.flipx)))
         if options.save_ints:
             residuals.append(np.array(left, dtype=options.dtype))
         if options.save_aligned:
