@@ -1,6 +1,7 @@
 """KLIP in zones: its cost against the whole image, and against pyKLIP and VIP.
 
-    python bench/bench_zones.py [--naco FOLDER] [--peers] [--asn ASN --psfmask FILE] [--out FILE]
+    python bench/bench_zones.py [--naco FOLDER] [--peers] [--asn ASN ... --psfmask FILE]
+                                 [--no-cost] [--out FILE]
 
 Cost: one call of the klip step (10 integrations at slightly different positions, 36 references of
 320 x 320, errors of the references known), on the whole image and in 9 annuli of 4 sections, and
@@ -10,7 +11,9 @@ a companion has moved by a pixel or more, and with --peers pyKLIP (one process a
 double precision; and as it comes) and VIP on the same frames. Their residuals are compared first.
 Then whole calls of `klip_dataset`, which derotate and write as well, by gpucoron and by pyKLIP with
 the same number of threads (the BLAS has one: pyKLIP's processes are fastest so), for one and for
-five numbers of KL modes. With --asn whole runs with one and with five numbers of KL modes.
+five numbers of KL modes. With --asn whole runs with one (50) and with six (1 to 50) numbers of KL
+modes, by other stars and by these and the other roll, on the whole image and in zones, in turns:
+the least of processor seconds and of the seconds of steps.
 """
 
 import resource
@@ -20,6 +23,7 @@ from common import arguments, finish, limit_threads, process, timed
 
 ANNULI, SECTIONS, MODES = 9, 4, 10
 SEVERAL = [1, 2, 5, 10, 20]
+SWEEP = [1, 2, 5, 10, 20, 50]  # of whole runs
 IWA, OWA, MOVEMENT = 3, 49, 1.0
 
 
@@ -28,20 +32,23 @@ def main():
     parser = arguments(__doc__)
     parser.add_argument("--naco", type=Path)
     parser.add_argument("--peers", action="store_true")
-    parser.add_argument("--asn", type=Path)
+    parser.add_argument("--asn", type=Path, nargs="*", default=[])
     parser.add_argument("--psfmask", type=Path)
+    parser.add_argument("--no-cost", action="store_true", help="whole runs and NACO alone")
     options = parser.parse_args()
     limit_threads(1 if options.peers else options.threads)
     from gpucoron.backend.threads import limited_to
 
     with limited_to(options.threads):
-        results = {"threads": options.threads, "cost": cost(options.repeats)}
+        results = {"threads": options.threads}
+        if not options.no_cost:
+            results["cost"] = cost(options.repeats)
         if options.naco:
             results["naco"] = naco(options)
     if options.naco and options.peers:
         results["klip_dataset"] = calls(options)
-    if options.asn:
-        results["runs"] = runs(options)
+    for asn in options.asn:
+        results.setdefault("runs", {})[asn.parent.name] = runs(asn, options)
     finish(results, options.out)
 
 
@@ -86,12 +93,13 @@ def cost(repeats):
         }
         for name, found in every.items()
     }
-    whole, zoned = "whole image", "zones"
+    whole, zoned, wide_zones = "whole image", "zones", "zones, optimised up to 10 px around"
     several = ", 5 numbers of modes"
     for key in ("median_s", "least cpu_s"):
         times[f"ratio of {key}"] = {
             "zones": times[zoned][key] / times[whole][key],
             "zones, several": times[zoned + several][key] / times[whole + several][key],
+            wide_zones: times[wide_zones][key] / times[whole][key],
             "5 for 1, whole image": times[whole + several][key] / times[whole][key],
             "5 for 1, zones": times[zoned + several][key] / times[zoned][key],
         }
@@ -160,28 +168,29 @@ def calls(options):
         for modes in ([MODES], SEVERAL):
             own = {"mode": "ADI", "annuli": numbers[0], "subsections": numbers[1]}
             own |= {"numbasis": modes, "maxnumbasis": len(cube), "aligned_center": [50, 50]}
-            found, times = {}, {}
-            for label, function in (("gpucoron", ours), ("pyklip", parallelized)):
-                rows = []
-                for _ in range(options.repeats + 1):  # the first compiles, and loads
+            found, rows = {}, {"gpucoron": [], "pyklip": []}
+            for _ in range(options.repeats + 1):  # the first compiles, and loads
+                for label, function in (("gpucoron", ours), ("pyklip", parallelized)):
                     dataset, _ = pyklip_dataset(cube, len(cube), (50, 50), angles, IWA, OWA)
                     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-                    rows.append(
-                        timed(
-                            lambda d=dataset, f=function, o=own: run_pyklip(
-                                f.klip_dataset, d, numthreads=options.threads, **o
-                            ),
-                            1,
-                        )
+                    row = timed(
+                        lambda d=dataset, f=function, o=own: run_pyklip(
+                            f.klip_dataset, d, numthreads=options.threads, **o
+                        ),
+                        1,
                     )
                     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-                    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-                    rows[-1]["cpu_s"] += spent
-                found[label] = dataset.output
-                times[label] = {
-                    "median_s": float(np.median([row["median_s"] for row in rows[1:]])),
-                    "cpu_s": float(np.median([row["cpu_s"] for row in rows[1:]])),
+                    row["cpu_s"] += after.ru_utime + after.ru_stime
+                    row["cpu_s"] -= before.ru_utime + before.ru_stime
+                    rows[label].append(row)
+                    found[label] = dataset.output
+            times = {
+                label: {
+                    key: float(np.median([row[key] for row in own_rows[1:]]))
+                    for key in ("median_s", "cpu_s")
                 }
+                for label, own_rows in rows.items()
+            }
             times["ratio of median_s"] = times["pyklip"]["median_s"] / times["gpucoron"]["median_s"]
             times["ratio of cpu_s"] = times["pyklip"]["cpu_s"] / times["gpucoron"]["cpu_s"]
             difference = np.nanmax(abs(found["gpucoron"] - found["pyklip"]))
@@ -190,27 +199,46 @@ def calls(options):
     return results
 
 
-def runs(options):
-    """Processor seconds of whole runs with one and with five numbers of KL modes."""
+def runs(asn, options):
+    """Seconds of whole runs with one and with six numbers of KL modes, in turns."""
+    import json
     import tempfile
 
+    import numpy as np
     from bench_canonical import gpucoron
 
-    results = {}
+    kinds = {
+        f"{mode}, {name}": ["--mode", mode, *zones]
+        for mode in ("rdi", "adi+rdi")
+        for name, zones in (
+            ("whole image", []),
+            ("zones", ["--set", f"klip.annuli={ANNULI}", "--set", f"klip.subsections={SECTIONS}"]),
+        )
+    }
+    every: dict = {(name, len(modes)): [] for name in kinds for modes in (SWEEP[-1:], SWEEP)}
     with tempfile.TemporaryDirectory() as folder:
-        for name, zones in (("whole image", []), ("zones", ["annuli=9", "subsections=4"])):
-            for modes in (SEVERAL[-1:], SEVERAL):
-                settings = [f"klip.{zone}" for zone in zones]
-                settings.append("klip.truncate=" + ",".join(map(str, modes)))
-                sets = [word for setting in settings for word in ("--set", setting)]
-                output = Path(folder) / "out"
-                command = gpucoron(
-                    options.asn, options.psfmask, output, "--no-save", "psfalign", *sets
-                )
-                command += ["--threads", str(options.threads)]
-                results[f"{name}, {len(modes)}"] = process(command, 3, output=output)
-            one, several = (results[f"{name}, {n}"]["cpu_s"] for n in (1, len(SEVERAL)))
-            results[f"{name}, 5 for 1"] = several / one
+        output = Path(folder) / "out"
+        for _ in range(options.repeats):
+            for name, words in kinds.items():
+                for modes in (SWEEP[-1:], SWEEP):
+                    truncate = ["--set", "klip.truncate=" + ",".join(map(str, modes))]
+                    command = gpucoron(asn, options.psfmask, output, *words, *truncate)
+                    command += ["--no-save", "psfalign", "--threads", str(options.threads)]
+                    found = process(command, 1, output=output)
+                    (record,) = output.glob("*_run.json")
+                    found |= {
+                        f"{k} s": v for k, v in json.loads(record.read_text())["timings"].items()
+                    }
+                    every[name, len(modes)].append(found)
+    results = {}
+    for name in kinds:
+        one, several = (
+            {key: float(np.min([f[key] for f in every[name, n]])) for key in every[name, n][0]}
+            for n in (1, len(SWEEP))
+        )
+        keys = ("cpu_s", "klip s", "resample s")
+        ratios = {f"ratio of {key}": several[key] / one[key] for key in keys}
+        results[name] = {"one": one, "six": several} | ratios
     return results
 
 

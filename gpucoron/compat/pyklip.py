@@ -308,15 +308,16 @@ def _reduce(dataset, options, center, psf_library, restored_aligned):
         left = _subtracted(dataset, options, images, which, zones, psf_library)
         angles = np.zeros(len(which)) if options.skip_derot else dataset.PAs[which]
         turn = np.asarray(angles, dtype=np.float64), np.tile(middle, (len(which), 1)), new_center
-        outputs.append(derotated(left, *turn, bool(dataset.flipx)).astype(options.dtype))
+        output = derotated(left, *turn, bool(dataset.flipx))
+        outputs.append(output.astype(options.dtype, copy=False))
         if options.weighted:
-            noise = noise_maps(left, middle, dataset.IWA, zones.outer, zones.width)
-            noises.append(derotated(noise, *turn, bool(dataset.flipx)))
+            noise = noise_maps(np.array(left), middle, dataset.IWA, zones.outer, zones.width)
+            noises.append(derotated(list(noise), *turn, bool(dataset.flipx)))
         if options.save_ints:
-            residuals.append(left.astype(options.dtype))
+            residuals.append(np.array(left, dtype=options.dtype))
         if options.save_aligned:
             stacks.append(images.astype(options.dtype))
-    dataset.output = np.stack(outputs, axis=2)
+    dataset.output = outputs[0][:, :, None] if len(outputs) == 1 else np.stack(outputs, axis=2)
     dataset.output_centers = np.tile(new_center, (len(dataset.input), 1))
     dataset.output_wcs = _turned_wcs(dataset, options)
     if options.save_ints:
@@ -327,7 +328,7 @@ def _reduce(dataset, options, center, psf_library, restored_aligned):
 
 
 def _subtracted(dataset, options, images, which, zones: Zones, psf_library):
-    """Return the images of one wavelength without PSF, (b, n, ny, nx); NaN outside the zones."""
+    """Return the images of one wavelength without PSF, b of (n, ny, nx); NaN outside the zones."""
     library = None
     if psf_library is not None:
         good = psf_library.isgoodpsf
@@ -357,19 +358,20 @@ def _subtracted(dataset, options, images, which, zones: Zones, psf_library):
         )
     if options.subtract:
         references = images if library is None else np.concatenate([images, library.images])
-        left = np.array(
-            klip_zones(
-                np.arange(len(images)),  # the first of the references
-                references,
-                zones.labels,
-                options.numbasis,
-                allowed=allowed,
-                nan="mean",
-            ).residuals
-        )
+        left = klip_zones(
+            np.arange(len(images)),  # the first of the references
+            references,
+            zones.labels,
+            options.numbasis,
+            allowed=allowed,
+            nan="mean",
+        ).residuals
     else:
-        left = _inside(images, zones, allowed)[None]
-    left[:, np.isnan(dataset.input[which])] = np.nan
+        left = [_inside(images, zones, allowed)]
+    missing = np.isnan(dataset.input[which])
+    if missing.any():
+        for planes in left:
+            planes[missing] = np.nan
     return left
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def aligned(images: np.ndarray, centers: np.ndarray, new_center: np.ndarray) -> 
 
 
 def derotated(
-    images: np.ndarray,
+    images: Sequence[np.ndarray],
     angles: np.ndarray,
     centers: np.ndarray,
     new_center: np.ndarray,
@@ -55,7 +56,7 @@ def derotated(
 
     Parameters
     ----------
-    images : (b, n, ny, nx) floating
+    images : b arrays (n, ny, nx) of one floating dtype
         Images for each of b numbers of KL modes. Not changed.
     angles : (n,) float64, degrees
     centers : (n, 2) float64
@@ -73,7 +74,7 @@ def derotated(
     -----
     Cubic splines, as `pyklip.klip.rotate`. An image without a finite pixel is copied as it is.
     """
-    rows, columns = np.indices(images.shape[2:], dtype=np.float64)
+    rows, columns = np.indices(images[0].shape[1:], dtype=np.float64)
 
     def rotate(k):
         center_x, center_y = centers[k]
@@ -85,10 +86,11 @@ def derotated(
         cos, sin = np.cos(np.radians(angles[k])), np.sin(np.radians(angles[k]))
         source_x = dx * cos + dy * sin + center_x
         source_y = -dx * sin + dy * cos + center_y
-        turned[:, k] = _interpolated(images[:, k], source_y, source_x)
+        of_k = np.array([planes[k] for planes in images])
+        turned[:, k] = _interpolated(of_k, source_y, source_x)
 
-    turned = np.empty_like(images)
-    over_items(rotate, range(images.shape[1]))
+    turned = np.empty((len(images), *images[0].shape), images[0].dtype)
+    over_items(rotate, range(len(images[0])))
     return turned
 
 

@@ -23,6 +23,7 @@ class Layout(NamedTuple):
 
     wcs: OutputWcs
     maps: list[Any]
+    overlaps: dict[int, Any] | None  # of the maps, kept for several numbers of KL modes
 
 
 def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout | None:
@@ -51,7 +52,8 @@ def lay_out(product: ProductContext, images: list[IntegrationStack]) -> Layout |
         for wcs, shape in zip(inputs, shapes, strict=True):
             if wcs.key not in maps:
                 maps[wcs.key] = product.backends[0].upload(pixel_map(wcs, output, shape))
-        layout = Layout(output, [maps[w.key] for w in inputs])
+        several = len(product.inputs.truncations) > 1
+        layout = Layout(output, [maps[w.key] for w in inputs], {} if several else None)
         report_outside(science, images, layout.maps, output.shape)
     return layout
 
@@ -102,6 +104,7 @@ def combine(
             weight_without_read_noise=product.weights.without_read_noise,
             err_from="var" if product.parameters.like_jwst else "auto",
             center=None if result.star is None else result.star.pixel,
+            known=layout.overlaps,
         )
     check_filled(result.name, image)
     product.record.note_combined(truncate, image, output)

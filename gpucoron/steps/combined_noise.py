@@ -20,7 +20,7 @@ from gpucoron.steps.speckle_correlation import (
     measured_correlation,
 )
 
-__all__ = ["CombinedNoise", "NoisePlanes"]
+__all__ = ["CombinedNoise", "NoisePlanes", "Window"]
 
 _WINDOW = 48  # output pixels, square, on which the correlation of errors is computed
 _SIDES = (1, 2, 3, 4, 6, 8, 12, 16)  # of the boxes, all of which fit into the window
@@ -47,6 +47,13 @@ class _Shared(NamedTuple):
     own: tuple[
         PlaneSource, ...
     ] = ()  # integrations whose own noise this is, not that of references
+
+
+class Window(NamedTuple):
+    """The pixels of an exposure about the star, and their overlaps with a small output image."""
+
+    part: tuple[slice, slice]
+    overlaps: Overlaps  # on the host
 
 
 @dataclass
@@ -122,8 +129,10 @@ class CombinedNoise:
         else:
             self._exposure.sums += sums
 
-    def finish(self, stack: IntegrationStack, pixel_map: Any, geometry: Overlaps) -> None:
-        """Resample what was added; `stack` is the whole exposure."""
+    def finish(
+        self, stack: IntegrationStack, pixel_map: Any, geometry: Overlaps, window: Window | None
+    ) -> None:
+        """Resample what was added; `stack` is the whole exposure, `window` from `window_of`."""
         if self._exposure is None:
             return
         (weight, *variances), names = self._exposure.sums, self._exposure.names
@@ -154,7 +163,7 @@ class CombinedNoise:
             if shared.sources and stack.sources:
                 own = _Shared(sum(summed[: len(names)]), shared, turned, stack.sources)
                 self._shared.append(own)
-        self._note_window(pixel_map, geometry, weight, sum(squared))
+        self._note_window(window, weight, sum(squared))
 
     def result(self, data: Any) -> NoisePlanes:
         """Return the noise of all that was added; `data` is the combined image, (ny, nx)."""
@@ -209,20 +218,17 @@ class CombinedNoise:
                 total = total + 2.0 * cosine * overlap * xp.sqrt(one.variance * other.variance)
         return xp.maximum(total, 0.0)
 
-    def _note_window(self, pixel_map: Any, geometry: Overlaps, weight: Any, variance: Any) -> None:
-        """Keep an exposure's overlaps in the window, and the typical weight and variance there."""
-        xp, (ny, nx) = cuda.array_namespace(weight), self.output_shape
+    def window_of(self, pixel_map: Any, geometry: Overlaps) -> Window | None:
+        """Return the part of a pixel map in the window about the star, and its overlaps there."""
+        ny, nx = self.output_shape
         x, y = self.center or ((nx - 1) / 2, (ny - 1) / 2)
         corner = np.floor(np.round([x, y], 2) + 0.25) - _WINDOW // 2
         near = to_host(pixel_map) - corner
         inside = np.all((near > -2) & (near < _WINDOW + 2), axis=2)
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
         if len(rows) < 2 or len(columns) < 2:
-            return
+            return None
         part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        used = weight[part][weight[part] > 0]
-        if not used.size:
-            return
         window = overlaps(
             near[part],
             (_WINDOW, _WINDOW),
@@ -230,11 +236,17 @@ class CombinedNoise:
             pixfrac=geometry.pixfrac,
             pixel_scale_ratio=geometry.pixel_scale_ratio,
         )
-        typical = (
-            float(xp.median(used)),
-            float(xp.median(variance[part][weight[part] > 0])),
-        )
-        self._windows.append((window, *typical))
+        return Window(part, window)
+
+    def _note_window(self, window: Window | None, weight: Any, variance: Any) -> None:
+        """Keep an exposure's overlaps in the window, and the typical weight and variance there."""
+        if window is None:
+            return
+        xp, part = cuda.array_namespace(weight), window.part
+        used = weight[part][weight[part] > 0]
+        if used.size:
+            typical = float(xp.median(variance[part][weight[part] > 0]))
+            self._windows.append((window.overlaps, float(xp.median(used)), typical))
 
 
 def _untold(stack: IntegrationStack) -> Any:

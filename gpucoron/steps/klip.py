@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.backend.parallel import map_items
 from gpucoron.core.stack import IntegrationStack
 from gpucoron.errors import InputError
 from gpucoron.ops.eigen import KLBasis, klip_many
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.ops.klip_zones import klip_zones
 from gpucoron.ops.missing_pixels import rolled
+from gpucoron.ops.subtracted import subtract_moved
 from gpucoron.ops.zones import Zones
 from gpucoron.steps.psf_noise import ReferenceErrors, with_errors
 
@@ -274,26 +274,12 @@ class _Moved:
         coefficients: list,
         missing: np.ndarray | None,
     ) -> list[np.ndarray]:
-        xp, offsets = cuda.array_namespace(images), np.nan_to_num(self._offsets)
+        offsets = np.nan_to_num(self._offsets)
         targets, moved = to_references(images, self._offsets)
         if missing is not None:
             missing = rolled(missing, np.rint(-offsets).astype(int))
         subtracted = self._subtract(moved, truncations, coefficients, missing)
-        residuals = [xp.empty(images.shape, dtype=np.float32) for _ in truncations]
-
-        def move_back(item: tuple[int, slice]) -> None:
-            k, one = item
-            left = subtracted[k][one]
-            unknown = xp.isnan(left)  # outside of zones: nothing is left, so that no edge rings
-            model = moved[one] - xp.where(unknown, 0.0, left)
-            residual = targets[one] - fourier_shift(model, offsets[one])
-            residual[~xp.isfinite(images[one]) | unknown] = np.nan
-            residuals[k][one] = residual
-
-        size = 1 if xp is np else len(images)  # on the host one at a time stays in the cache
-        ones = [slice(i, i + size) for i in range(0, len(images), size)]
-        map_items(move_back, [(k, one) for k in range(len(truncations)) for one in ones], xp)
-        return residuals
+        return subtract_moved(images, targets, moved, subtracted, offsets)
 
 
 def to_references(images: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

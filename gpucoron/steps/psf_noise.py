@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpucoron.backend import cuda
-from gpucoron.backend.parallel import map_parts
 from gpucoron.core.stack import VARIANCES, IntegrationStack
+from gpucoron.ops.subtracted import total_error
 from gpucoron.steps.boxes import scatter_variance
 from gpucoron.steps.reference_noise import ReferenceErrors, reference_noise, reference_variances
 from gpucoron.steps.speckle_noise import speckle_variance
@@ -103,23 +103,17 @@ def with_scatter(stack: IntegrationStack, own: Any) -> IntegrationStack:
         `err` is the larger of the integration's own noise and the scatter around each pixel
         (`gpucoron.steps.boxes.scatter_variance`), with a warning; NaN where a pixel is.
     """
-    return _with_total(stack, cuda.array_namespace(own).zeros_like(own), own)
+    nothing = cuda.array_namespace(own).zeros_like(own)
+    return _with_total(stack, nothing, own, nothing)
 
 
-def _with_total(stack: IntegrationStack, own: Any, *others: Any) -> IntegrationStack:
+def _with_total(
+    stack: IntegrationStack, own: Any, reference: Any, speckle: Any
+) -> IntegrationStack:
     """Set ERR to the root of all variances; with a warning at least the scatter where own is 0."""
     xp = cuda.array_namespace(stack.data)
-    err = xp.empty(stack.shape, dtype=np.float32)
-
-    def add(rows: slice) -> Any:
-        finite = xp.isfinite(stack.data[:, rows])
-        total = own[:, rows]
-        for variance in others:
-            total = total + variance[:, rows]
-        err[:, rows] = xp.where(finite, xp.sqrt(total), np.float32(np.nan))
-        return (finite & ~(own[:, rows] > 0)).any()
-
-    if any(map_parts(add, stack.shape[1:], xp)):
+    err, lacking = total_error(stack.data, own, reference, speckle)
+    if lacking:
         finite = xp.isfinite(stack.data)
         unknown = finite & ~(own > 0)
         scatter = xp.sqrt(scatter_variance(stack.data))

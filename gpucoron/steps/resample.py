@@ -16,7 +16,7 @@ from gpucoron.ops.dq import DO_NOT_USE, NON_SCIENCE
 from gpucoron.ops.drizzle import Drizzle, DrizzledImage, Overlaps
 from gpucoron.ops.drizzle_weights import pixel_weights
 from gpucoron.steps.boxes import scatter_variance
-from gpucoron.steps.combined_noise import CombinedNoise
+from gpucoron.steps.combined_noise import CombinedNoise, Window
 from gpucoron.steps.resampled_image import ResampledImage
 
 __all__ = ["ResampledImage", "fixed_weights", "plane_weights", "resample"]
@@ -45,6 +45,7 @@ def resample(
     weight_without_read_noise: float = 1.0,
     err_from: str = "auto",
     center: tuple[float, float] | None = None,
+    known: dict[int, Any] | None = None,
 ) -> ResampledImage:
     """Combine every integration of every exposure in one image by drizzle.
 
@@ -82,6 +83,9 @@ def resample(
     center : (x, y), optional
         Output pixel, from 0, of the star, to which references were aligned. Default: not known;
         exposures then count as independent also where they share references.
+    known : dict, optional
+        Keeps the overlaps of the maps, by the `id` of these: given to calls that differ in
+        nothing but `stacks`, such as those for several numbers of KL modes, they are computed once.
 
     Returns
     -------
@@ -123,12 +127,13 @@ def resample(
     noise = None if err_from == "var" else CombinedNoise(drizzle.output_shape, center)
     fixed = fixed_weights(stacks, times, weight_without_read_noise)
     _report(stacks, weight_type, err_from, weight_without_read_noise)
-    geometry: dict[int, Any] = {}
+    geometries: dict[int, Any] = {} if known is None else known
     for k, (stack, pixel_map) in enumerate(zip(stacks, pixel_maps, strict=True)):
         name = id(pixel_map)
         xp = cuda.array_namespace(stack.data)
-        if name not in geometry:
-            geometry[name] = drizzle.overlaps(pixel_map if xp is np else xp.asarray(pixel_map))
+        if name not in geometries:
+            geometries[name] = _geometry(drizzle, noise, pixel_map, xp)
+        geometry, window = geometries[name]
         at_once = PLANES_AT_ONCE
         if xp is not np:
             at_once = max(1, GPU_PIXELS_AT_ONCE // (stack.shape[1] * stack.shape[2]))
@@ -136,13 +141,13 @@ def resample(
             noise.start(stack)
         for start in range(0, len(stack), at_once):
             part = stack.planes(slice(start, start + at_once))
-            _add(drizzle, part, geometry[name], fixed[k], noise)
+            _add(drizzle, part, geometry, fixed[k], noise)
         in_field = ((stack.dq & np.uint32(NON_SCIENCE)) == 0).any(axis=0).astype(np.float32)
-        science.add(in_field, geometry[name], in_field)
+        science.add(in_field, geometry, in_field)
         if noise is not None:
-            noise.finish(stack, pixel_map, geometry[name])
-        if all(id(later) != name for later in pixel_maps[k + 1 :]):
-            del geometry[name]
+            noise.finish(stack, pixel_map, geometry, window)
+        if known is None and all(id(later) != name for later in pixel_maps[k + 1 :]):
+            del geometries[name]
     in_field = science.reached()
     del science
     image = (
@@ -151,6 +156,14 @@ def resample(
         else _with_noise(drizzle.result(), noise)
     )
     return dataclasses.replace(image, dq=_flags(image, in_field))
+
+
+def _geometry(
+    drizzle: Drizzle, noise: CombinedNoise | None, pixel_map: Any, xp: Any
+) -> tuple[Overlaps, Window | None]:
+    """Return the overlaps of a pixel map, and those about the star, where errors are propagated."""
+    geometry = drizzle.overlaps(pixel_map if xp is np else xp.asarray(pixel_map))
+    return geometry, None if noise is None else noise.window_of(pixel_map, geometry)
 
 
 def fixed_weights(

@@ -10,9 +10,9 @@ import numpy as np
 
 from gpucoron.backend import cuda
 from gpucoron.backend.arrays import to_host
-from gpucoron.backend.parallel import map_parts
 from gpucoron.ops.klip_zones import zone_products
 from gpucoron.ops.leave_one_out import combine, exposure_means, predictions
+from gpucoron.ops.subtracted import mean_and_noise
 from gpucoron.ops.zone_sums import combine_in_zones, cut, squares_in_zones
 from gpucoron.steps.boxes import (
     MEDIAN_SQUARE,
@@ -205,18 +205,8 @@ def _weighted(rows: np.ndarray, typical: np.ndarray) -> tuple[np.ndarray, np.nda
 def _excess(residual: Any, own: Any, of_references: Any) -> Any:
     """Return E of every box: squares of the mean residual, less the variance of its noise."""
     xp = cuda.array_namespace(residual)
-    shape = residual.shape[1:]
-    mean, noise = xp.empty(shape, dtype=np.float64), xp.empty(shape, dtype=np.float64)
-
-    def of_rows(rows: slice) -> None:
-        finite = xp.isfinite(residual[:, rows])
-        count = finite.sum(axis=0)
-        number = xp.where(count > 0, count, np.nan)
-        mean[rows] = xp.where(finite, residual[:, rows], 0.0).sum(axis=0) / number
-        noise[rows] = xp.where(finite, own[:, rows], 0.0).sum(axis=0) / number**2
-        noise[rows] += of_references[rows]
-
-    map_parts(of_rows, shape, xp)
+    mean, noise = mean_and_noise(residual, own)
+    noise += of_references
     mean -= xp.nanmedian(mean)
     square = median_of(boxes_of(mean * mean)) / MEDIAN_SQUARE
     noise_of_boxes = median_of(boxes_of(noise))
