@@ -29,6 +29,7 @@ FAINTER = 8.0  # times the model's error of a brighter source: fainter ones may 
 TOGETHER, FAR = 0.3, 5.0  # of the brightest's, and FWHM: sources that are fitted after one scan
 BESIDE, RAISED = 3.0, 1.5  # FWHM; times the noise of the annuli: scatter that tells extended light
 IN_EXTENDED_LIGHT = "in extended light, such as a disk"
+FAINT = "below 5 sigma: no detection, the brightest place within one FWHM"
 # Of a source's flux, and times the noise of the annuli: light on both sides of it that is a ridge
 RIDGE, RIDGE_SIGMA = 0.3, 3.5
 UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
@@ -160,12 +161,23 @@ def measure(
     place : (x, y), px from 0
     others : sequence of Candidate
         Other sources, which are subtracted first.
+
+    Notes
+    -----
+    A source below the threshold of a search has a caveat, and the covariance of its position is
+    that of the posterior over the circle that was searched, with flat priors of place and flux: where
+    noise is as bright as the source, its place is not known better than that.
     """
     search = _Search(field, model)
     for other in others:
         search.add((other.x, other.y))
     search.add(place, reach_px=field.fwhm_px)
-    return search.measured(len(search.fits) - 1)
+    found = search.measured(len(search.fits) - 1)
+    if found.significance >= THRESHOLD:
+        return found
+    return replace(
+        found, covariance=search.spread_out(found, place), caveat=found.caveat or FAINT
+    )
 
 
 def without(image: np.ndarray, model: PatchModel, sources: Sequence[Candidate]) -> np.ndarray:
@@ -297,6 +309,23 @@ class _Search:
             *(float(image.max()), chi2),
         )
         return replace(found, caveat=self._caveat(found, k))
+
+    def spread_out(self, candidate: Candidate, place: tuple[float, float]) -> np.ndarray:
+        """Return the covariance (3, 3) of the last source with all places that it may be at."""
+        last = len(self.fits) - 1
+        alone = self.left + self.images[last]
+        snr = self.filter(alone, self._weight_without(last), self.places[:last]).snr
+        rows, columns = np.indices(snr.shape)
+        near = np.hypot(columns - place[0], rows - place[1]) <= self.field.fwhm_px
+        near &= np.isfinite(snr)
+        away = np.stack([columns[near] - candidate.x, rows[near] - candidate.y])
+        weight = np.exp(0.5 * (np.clip(snr[near], 0, None) ** 2 - max(candidate.snr, 0.0) ** 2))
+        covariance = candidate.covariance.copy()
+        spread = (weight * away) @ away.T / max(weight.sum(), 1e-300)
+        if np.trace(spread) > np.trace(covariance[:2, :2]):
+            covariance[:2], covariance[:, :2] = 0.0, 0.0
+            covariance[:2, :2], covariance[2, 2] = spread, candidate.covariance[2, 2]
+        return covariance
 
     def _caveat(self, candidate: Candidate, k: int) -> str:
         at = round(candidate.y), round(candidate.x)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
-from gpucoron.analysis.candidates import Candidate, Field, source_image, without
+from gpucoron.analysis.candidates import THRESHOLD, Candidate, Field, source_image, without
 from gpucoron.analysis.local_model import (
     REACH_PX,
     LocalModel,
@@ -73,10 +73,19 @@ class CompanionFit:
         return np.cov(self.samples.T)
 
     def as_candidate(self, measured: Candidate) -> Candidate:
-        """Return a measurement of the companion with median and covariance of the posterior."""
+        """Return a measurement of the companion with median and covariance of the posterior.
+
+        The posterior is that of a companion within 0.375 FWHM. One below 5 sigma may be anywhere
+        that was searched, so its position has the covariance of the measurement, if that is larger.
+        """
         x, y, flux = (float(v) for v in self.median)
-        snr = flux / math.sqrt(self.sample_covariance[2, 2])
-        return replace(measured, x=x, y=y, flux=flux, covariance=self.sample_covariance, snr=snr)
+        covariance = np.array(self.sample_covariance)
+        snr = flux / math.sqrt(covariance[2, 2])
+        wide = measured.covariance[:2, :2]
+        if measured.significance < THRESHOLD and np.trace(wide) > np.trace(covariance[:2, :2]):
+            covariance[:2], covariance[:, :2] = 0.0, 0.0
+            covariance[:2, :2], covariance[2, 2] = wide, self.sample_covariance[2, 2]
+        return replace(measured, x=x, y=y, flux=flux, covariance=covariance, snr=snr)
 
 
 def fit_companion(
