@@ -165,8 +165,8 @@ def measure(
     Notes
     -----
     A source below the threshold of a search has a caveat, and the covariance of its position is
-    that of the posterior over the circle that was searched, with flat priors of place and flux: where
-    noise is as bright as the source, its place is not known better than that.
+    that of the posterior over the circle that was searched, with flat priors of place and flux:
+    where noise is as bright as the source, its place is not known better than that.
     """
     search = _Search(field, model)
     for other in others:
@@ -175,9 +175,7 @@ def measure(
     found = search.measured(len(search.fits) - 1)
     if found.significance >= THRESHOLD:
         return found
-    return replace(
-        found, covariance=search.spread_out(found, place), caveat=found.caveat or FAINT
-    )
+    return replace(found, covariance=search.spread_out(found, place), caveat=found.caveat or FAINT)
 
 
 def without(image: np.ndarray, model: PatchModel, sources: Sequence[Candidate]) -> np.ndarray:

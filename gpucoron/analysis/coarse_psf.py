@@ -166,7 +166,8 @@ class CoarsePSF:
                 offset = _offsets(*offset.T)
             offset = along_axes(offset, -self._rotation)
             image = self._psf.images(offset, exact=True)[0].astype(np.float64)
-            self._images[row, column] = image / max(float(self._at_nodes[0, row, column]), _FAINTEST)
+            light = float(self._at_nodes[0, row, column])
+            self._images[row, column] = image / max(light, _FAINTEST)
         return self._images[row, column][:: -1 if below else 1, :: -1 if left else 1]
 
 
