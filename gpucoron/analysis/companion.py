@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
-from gpucoron.analysis.candidates import THRESHOLD, Candidate, Field, source_image, without
+from gpucoron.analysis.candidates import THRESHOLD, Candidate, Field
+from gpucoron.analysis.joint_sources import apart, source_image
 from gpucoron.analysis.local_model import (
     REACH_PX,
     LocalModel,
@@ -145,7 +146,7 @@ def fit_companion(
     if covariance not in COVARIANCES:
         raise InputError(f"covariance is {covariance!r}, expected {' or '.join(COVARIANCES)}")
     half = patch_half(field.fwhm_px)
-    image = without(field.image, model, others)
+    image, model = apart(field.image, model, others)
     err = np.asarray(field.err, dtype=np.float64)
     with np.errstate(divide="ignore"):
         weight = np.where(np.isfinite(err) & (err > 0), 1.0 / err**2, 0.0)

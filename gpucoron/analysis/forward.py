@@ -16,7 +16,8 @@ from gpucoron.errors import InputError, ParameterError
 from gpucoron.io.wcs.tan import OutputWcs
 from gpucoron.ops.drizzle import Overlaps
 from gpucoron.ops.gram_injection import GramInjection
-from gpucoron.ops.injection import CombinedResponse, KlipResponse, cut
+from gpucoron.ops.injection import CombinedResponse, KlipResponse
+from gpucoron.ops.stamps import cut
 
 __all__ = ["ExposureResponse", "ForwardModel", "OffAxisImages", "Patches", "sky_of"]
 
