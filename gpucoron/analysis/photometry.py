@@ -44,7 +44,8 @@ POINTING_ARCSEC = (
 )
 DISTORTION = 1e-4  # of the separation along each axis: some mas over the field of a camera
 MODEL_FLUX = 0.01  # of the flux: what the wavefront does to a PSF that does not say it
-ROLLS_FLUX = 0.01  # instead where rolls are references: rms of 12 planets of two simulated sets
+ROLLS_FLUX = 0.01  # instead where rolls are among the references: rms of six planets on two sets
+ROLLS_ALONE_FLUX = 0.03  # where there are no others: 1 to 4 % low, six bright planets of one set
 NO_MODEL = "flux of a Gaussian, without losses by KLIP and coronagraph: no forward model"
 AB_ZERO_POINT_JY = 3630.78
 
@@ -299,7 +300,10 @@ def _model_error(record: Record) -> float:
     if forward is None:
         return MODEL_FLUX
     of_psf = getattr(forward.psf, "flux_error", MODEL_FLUX)
-    return of_psf if forward.linear else max(of_psf, ROLLS_FLUX)
+    if forward.linear:
+        return of_psf
+    alone = any(e.klip.rolls_alone for e in forward.exposures)
+    return max(of_psf, ROLLS_ALONE_FLUX if alone else ROLLS_FLUX)
 
 
 def samples_on_sky(

@@ -193,6 +193,11 @@ class GramInjection:
         return len(self.used)
 
     @property
+    def rolls_alone(self) -> bool:
+        """Whether every reference has the source."""
+        return bool((self._groups >= 0).all())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the images that are kept."""
         return self.vectors.nbytes + (0 if self._targets is None else self._targets.nbytes)

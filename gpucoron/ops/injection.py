@@ -95,7 +95,7 @@ class KlipResponse:
         self._inverses: dict[int, np.ndarray] = {}
         self._of_slopes: dict[int, np.ndarray] = {}
 
-    n_groups, n_zones, linear = 1, 1, True
+    n_groups, n_zones, linear, rolls_alone = 1, 1, True, False
 
     def _note_missing(self, missing: np.ndarray) -> None:
         if missing.shape[1:] != self.shape:
