@@ -293,6 +293,8 @@ def _star_flux(record: Record) -> tuple[float | None, float | None, str]:
     if jy is None or not (math.isfinite(jy) and jy > 0):
         return None, None, "flux not known"
     error = getattr(flux, "error_jy", None)
+    if doubt := getattr(flux, "doubt", ""):
+        log.warning("contrast: %s", doubt)
     return float(jy), error, f"{jy:.6g} Jy, {getattr(flux, 'source', 'given')}"
 
 

@@ -170,6 +170,7 @@ def described(record: Record, sky: Sky, truncate: int) -> dict[str, Any]:
         "star_position": "given" if sky.given else star.position.source if star else "wcs",
         "star_flux_jy": None if flux is None else flux.jy,
         "star_flux_source": "not known" if flux is None else flux.source,
+        **({} if flux is None or not flux.doubt else {"star_flux_doubt": flux.doubt}),
         "forward_model": record.forward is not None,
         "psf": None if record.forward is None else record.forward.psf_source,
     }
