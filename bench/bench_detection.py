@@ -5,9 +5,9 @@
 
 alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma and without caveat
 outside the inner working angle, per set. planets: sets with six planets: how many are candidates;
-mean error of flux and position, and pulls (error over stated error; 1 is right). companions: the
-same sets by the posterior of each companion; pulls of the flux by the posterior alone, too. The
-file is written anew after each seed.
+mean error of flux and position, and pulls (error over stated error; 1 is right), of those above 5
+sigma and of the others. companions: the same sets by the posterior of each companion; pulls of the
+flux by the posterior alone, too. The file is written anew after each seed.
 """
 
 import logging
@@ -104,7 +104,7 @@ def planets(instrument, seed, made, result):
 
 
 def companions(made, result):
-    """SNR, errors and pulls of the posteriors of all planets; None for those without a fit."""
+    """Significance, errors and pulls of the posteriors of all planets; None without a fit."""
     import numpy as np
 
     from gpucoron.errors import InputError
@@ -121,7 +121,7 @@ def companions(made, result):
         turned = (c.angle - truth.angle + 180) % 360 - 180
         rows.append(
             (
-                c.candidate.snr,
+                c.candidate.significance,
                 error / truth.flux_jy,
                 error / (c.flux_jy * flux.std() / np.median(flux)),
                 error / c.flux_jy_err,
@@ -132,17 +132,16 @@ def companions(made, result):
     return rows
 
 
-def companions_summary(rows, least_snr=0.0):
+def companions_summary(rows):
     import numpy as np
 
-    values = np.array([r for r in rows if r is not None and r[0] >= least_snr])
+    values = np.array([r for r in rows if r is not None])
     if not len(values):
         return {"fitted": 0}
     names = ("posterior", "flux", "separation", "position_angle")
     rms = np.sqrt((values[:, 2:] ** 2).mean(axis=0))
     return {
         "fitted": len(values),
-        "without_fit": rows.count(None),
         "flux_median": float(np.median(values[:, 1])),
         **{f"{name}_pull_rms": float(v) for name, v in zip(names, rms, strict=True)},
     }
@@ -159,6 +158,8 @@ def places(instrument, seed):
 def summary(rows):
     import numpy as np
 
+    if not rows:
+        return {"planets": 0}
     flux, pulls = (np.array([r[name] for r in rows]) for name in ("flux", "flux_pull"))
     error, place = (np.array([r[name] for r in rows]) for name in ("error_mas", "pulls"))
     weight = 1 / np.maximum(np.abs([1 / r["snr"] for r in rows]), 0.01) ** 2
@@ -210,12 +211,16 @@ def of_planets(instrument, seen, fitted):
     found = {}
     if seen:
         found["planets"] = summary(seen)
+        found["planets found"] = summary([r for r in seen if r["found"]])
+        found["planets not found"] = summary([r for r in seen if not r["found"]])
         for separation, _ in PLANETS[instrument]:
             near = [r for r in seen if r["separation"] == separation]
             found[f"planets at {separation} arcsec"] = summary(near)
     if fitted:
-        found["companions"] = companions_summary(fitted)
-        found["companions with an SNR above 5"] = companions_summary(fitted, 5.0)
+        found["companions without a fit"] = fitted.count(None)
+        fits = [r for r in fitted if r is not None]
+        found["companions above 5 sigma"] = companions_summary([r for r in fits if r[0] >= 5])
+        found["companions below 5 sigma"] = companions_summary([r for r in fits if r[0] < 5])
     return found
 
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
 from gpucoron.analysis.detection import significance
+from gpucoron.analysis.joint_sources import TogetherModel, fit_together, source_image
 from gpucoron.analysis.local_model import LocalModel, SourceFit, fit_source
 from gpucoron.analysis.matched_filter import (
     APART,
@@ -21,7 +22,7 @@ from gpucoron.analysis.matched_filter import (
     patch_half,
 )
 
-__all__ = ["Candidate", "Field", "Found", "find_candidates", "measure", "source_image", "without"]
+__all__ = ["Candidate", "Field", "Found", "find_candidates", "measure"]
 
 THRESHOLD = 5.0  # Gaussian sigmas
 MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does not know
@@ -29,6 +30,7 @@ FAINTER = 8.0  # times the model's error of a brighter source: fainter ones may 
 TOGETHER, FAR = 0.3, 5.0  # of the brightest's, and FWHM: sources that are fitted after one scan
 BESIDE, RAISED = 3.0, 1.5  # FWHM; times the noise of the annuli: scatter that tells extended light
 IN_EXTENDED_LIGHT = "in extended light, such as a disk"
+FAINT = "below 5 sigma: no detection, the brightest place within one FWHM"
 # Of a source's flux, and times the noise of the annuli: light on both sides of it that is a ridge
 RIDGE, RIDGE_SIGMA = 0.3, 3.5
 UNLIKE = 4.0  # chi-squared per pixel, over that of the annulus, of what is no point source
@@ -160,34 +162,21 @@ def measure(
     place : (x, y), px from 0
     others : sequence of Candidate
         Other sources, which are subtracted first.
+
+    Notes
+    -----
+    A source below the threshold of a search has a caveat, and the covariance of its position is
+    that of the posterior over the circle that was searched, with flat priors of place and flux:
+    where noise is as bright as the source, its place is not known better than that.
     """
     search = _Search(field, model)
     for other in others:
         search.add((other.x, other.y))
     search.add(place, reach_px=field.fwhm_px)
-    return search.measured(len(search.fits) - 1)
-
-
-def without(image: np.ndarray, model: PatchModel, sources: Sequence[Candidate]) -> np.ndarray:
-    """Return an image (ny, nx) less the models of sources."""
-    left = np.array(image, dtype=np.float64)
-    for source in sources:
-        left -= source_image(model, (source.x, source.y), source.flux, left.shape)
-    return left
-
-
-def source_image(
-    model: PatchModel, place: tuple[float, float], flux: float, shape: tuple[int, int]
-) -> np.ndarray:
-    """Return the image (ny, nx) of a source: all of it, for what KLIP takes away reaches far."""
-    plane, half = np.zeros(shape), max(shape)
-    (patch,) = model.of_flux(flux).patches(np.array([place]), half)
-    x, y = (round(v) - half for v in place)
-    side, (ny, nx) = len(patch), shape
-    rows, columns = (slice(max(v, 0), max(min(v + side, n), 0)) for v, n in ((y, ny), (x, nx)))
-    part = patch[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
-    plane[rows, columns] = flux * part
-    return plane
+    found = search.measured(len(search.fits) - 1)
+    if found.significance >= THRESHOLD:
+        return found
+    return replace(found, covariance=search.spread_out(found, place), caveat=found.caveat or FAINT)
 
 
 class _Search:
@@ -253,6 +242,9 @@ class _Search:
         """Fit every source again to the image without the others."""
         if len(self.fits) < 2:
             return
+        if not getattr(self.model, "linear", True):
+            self._refine_together()
+            return
         for k, fit in enumerate(self.fits):
             alone = self.left + self.images[k]
             weight = self._weight_without(k)
@@ -262,6 +254,17 @@ class _Search:
                 self.fits[k], self.images[k] = again, self._image(again)
                 self.model_errors[k] = _model_error(self.images[k])
                 self._subtract()
+
+    def _refine_together(self) -> None:
+        """Fit all sources at once, where they are in the references and change these together."""
+        image = np.asarray(self.field.image, dtype=np.float64)
+        weights = [self._weight_without(k) for k in range(len(self.fits))]
+        self.fits, self.left = fit_together(
+            cast(TogetherModel, self.model), image, weights, self.fits, self.half
+        )
+        self.images = [self._image(fit) for fit in self.fits]
+        self.model_errors = [_model_error(image) for image in self.images]
+        self.weight = self._weight_without(None)
 
     def _image(self, fit: SourceFit) -> np.ndarray:
         shape = self.left.shape
@@ -297,6 +300,24 @@ class _Search:
             *(float(image.max()), chi2),
         )
         return replace(found, caveat=self._caveat(found, k))
+
+    def spread_out(self, candidate: Candidate, place: tuple[float, float]) -> np.ndarray:
+        """Return the covariance (3, 3) of the last source with all places that it may be at."""
+        last = len(self.fits) - 1
+        alone = self.left + self.images[last]
+        snr = self.filter(alone, self._weight_without(last), self.places[:last]).snr
+        axes = [np.arange(n) for n in snr.shape]
+        y, x = np.meshgrid(*axes, indexing="ij")
+        near = np.hypot(x - place[0], y - place[1]) <= self.field.fwhm_px
+        near &= np.isfinite(snr)
+        weight = np.exp(0.5 * (np.clip(snr[near], 0, None) ** 2 - max(candidate.snr, 0.0) ** 2))
+        covariance = candidate.covariance.copy()
+        away = np.stack([x[near] - candidate.x, y[near] - candidate.y])
+        spread = (weight * away) @ away.T / max(weight.sum(), 1e-300)
+        if np.trace(spread) > np.trace(covariance[:2, :2]):
+            covariance[:2], covariance[:, :2] = 0.0, 0.0
+            covariance[:2, :2], covariance[2, 2] = spread, candidate.covariance[2, 2]
+        return covariance
 
     def _caveat(self, candidate: Candidate, k: int) -> str:
         at = round(candidate.y), round(candidate.x)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpucoron.ops.apertures import aperture_sums
 from gpucoron.ops.fourier_shift import fourier_shift
 from gpucoron.optics.off_axis import along_axes, mask_rotation
 
@@ -68,7 +69,7 @@ class CoarsePSF:
     def with_phases(self, phases: int) -> CoarsePSF:
         """Return the faster one, which has the same images."""
         other = CoarsePSF(self._psf, phases)
-        other._images, other.__dict__["_light"] = self._images, self._light
+        other._images, other.__dict__["_at_nodes"] = self._images, self._at_nodes
         return other
 
     def light(self, offsets: np.ndarray) -> np.ndarray:
@@ -76,11 +77,21 @@ class CoarsePSF:
 
         Offsets (m, 2) are y and x from the mask, px.
         """
+        return self._interpolated(0, offsets)
+
+    def core(self, offsets: np.ndarray) -> np.ndarray:
+        """Return the sum (m,) in an aperture of one FWHM on sources, over their light without mask.
+
+        Beside the edges of a phase mask less of the light is in it than elsewhere.
+        """
+        return self._interpolated(1, offsets)
+
+    def _interpolated(self, which: int, offsets: np.ndarray) -> np.ndarray:
         from scipy.ndimage import map_coordinates
 
         known = np.isfinite(offsets).all(axis=1)
         at, _ = self._indices(np.where(known[:, None], offsets, 0.0))
-        found = map_coordinates(self._light, at.T, order=1, mode="nearest")
+        found = map_coordinates(self._at_nodes[which], at.T, order=1, mode="nearest")
         return np.where(known, found, np.nan)
 
     def images(self, offsets: np.ndarray, within: np.ndarray, **unused: Any) -> np.ndarray:
@@ -112,19 +123,28 @@ class CoarsePSF:
         return np.stack(found, axis=1), mirrored
 
     @cached_property
-    def _light(self) -> np.ndarray:
-        """Light at the nodes; of round masks at one angle, for all."""
+    def _at_nodes(self) -> np.ndarray:
+        """Light and sum in an aperture at the nodes (2, n, n); of round masks at one angle."""
         first, second = self._axes
         if self._polar:
-            along = _offsets(first, np.full(len(first), np.pi / 4))
-            light = self._psf.throughput(along, exact=True)
-            return np.repeat(light[:, None], len(second), axis=1)
-        if self._half_turn:  # the pupil is its own mirror image: the light is that of a quadrant
+            found = self._measured(_offsets(first, np.full(len(first), np.pi / 4)))
+            return np.repeat(found[:, :, None], len(second), axis=2)
+        if self._half_turn:  # the pupil is its own mirror image: these are those of a quadrant
             second = second[second >= 0]
         places = np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1)
         places = along_axes(places.reshape(-1, 2), -self._rotation)
-        light = self._psf.throughput(places, exact=True).reshape(len(first), len(second))
-        return np.hstack([light[:, :0:-1], light]) if self._half_turn else light
+        found = self._measured(places).reshape(2, len(first), len(second))
+        return np.concatenate([found[:, :, :0:-1], found], axis=2) if self._half_turn else found
+
+    def _measured(self, offsets: np.ndarray) -> np.ndarray:
+        """Return light and sum in an aperture (2, m) of sources in the middle of their pixels."""
+        found = []
+        for offset in offsets[:, None]:  # one by one, as both are of one image
+            (light,) = self._psf.throughput(offset, exact=True)
+            image = self._psf.images(offset, exact=True)[0]
+            middle = len(image) // 2
+            found.append((light, *aperture_sums(image, [(middle, middle)], self.fwhm_px / 2)))
+        return np.transpose(found)
 
     def _between(self, at: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
         """Interpolate linearly between the four nodes around each place."""
@@ -146,7 +166,8 @@ class CoarsePSF:
                 offset = _offsets(*offset.T)
             offset = along_axes(offset, -self._rotation)
             image = self._psf.images(offset, exact=True)[0].astype(np.float64)
-            self._images[row, column] = image / max(float(self._light[row, column]), _FAINTEST)
+            light = float(self._at_nodes[0, row, column])
+            self._images[row, column] = image / max(light, _FAINTEST)
         return self._images[row, column][:: -1 if below else 1, :: -1 if left else 1]
 
 

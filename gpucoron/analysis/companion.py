@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
-from gpucoron.analysis.candidates import Candidate, Field, source_image, without
+from gpucoron.analysis.candidates import THRESHOLD, Candidate, Field
+from gpucoron.analysis.joint_sources import apart, source_image
 from gpucoron.analysis.local_model import (
     REACH_PX,
     LocalModel,
@@ -73,10 +74,19 @@ class CompanionFit:
         return np.cov(self.samples.T)
 
     def as_candidate(self, measured: Candidate) -> Candidate:
-        """Return a measurement of the companion with median and covariance of the posterior."""
+        """Return a measurement of the companion with median and covariance of the posterior.
+
+        The posterior is that of a companion within 0.375 FWHM. One below 5 sigma may be anywhere
+        that was searched, so its position has the covariance of the measurement, if that is larger.
+        """
         x, y, flux = (float(v) for v in self.median)
-        snr = flux / math.sqrt(self.sample_covariance[2, 2])
-        return replace(measured, x=x, y=y, flux=flux, covariance=self.sample_covariance, snr=snr)
+        covariance = np.array(self.sample_covariance)
+        snr = flux / math.sqrt(covariance[2, 2])
+        wide = measured.covariance[:2, :2]
+        if measured.significance < THRESHOLD and np.trace(wide) > np.trace(covariance[:2, :2]):
+            covariance[:2], covariance[:, :2] = 0.0, 0.0
+            covariance[:2, :2], covariance[2, 2] = wide, self.sample_covariance[2, 2]
+        return replace(measured, x=x, y=y, flux=flux, covariance=covariance, snr=snr)
 
 
 def fit_companion(
@@ -136,7 +146,7 @@ def fit_companion(
     if covariance not in COVARIANCES:
         raise InputError(f"covariance is {covariance!r}, expected {' or '.join(COVARIANCES)}")
     half = patch_half(field.fwhm_px)
-    image = without(field.image, model, others)
+    image, model = apart(field.image, model, others)
     err = np.asarray(field.err, dtype=np.float64)
     with np.errstate(divide="ignore"):
         weight = np.where(np.isfinite(err) & (err > 0), 1.0 / err**2, 0.0)

@@ -197,8 +197,9 @@ def measure_contrast(
     one FWHM on the circle (`gpucoron.analysis.noise.ring_noise`), tau the factor of
     `detection_factor`, and a the sum in such an aperture on a source of flux 1, from the forward
     model, mean over position angles. Sources are injected on a polar grid whose steps grow with
-    the separation; between its nodes a, divided by the mask's transmission, is interpolated
-    linearly, and for the map multiplied by the transmission at the pixel.
+    the separation; between its nodes a, divided by the same sum before PSF subtraction, is
+    interpolated linearly, and multiplied by that sum at the place, which varies faster: behind a
+    phase mask light leaves the aperture near the edges.
 
     References
     ----------
@@ -292,6 +293,8 @@ def _star_flux(record: Record) -> tuple[float | None, float | None, str]:
     if jy is None or not (math.isfinite(jy) and jy > 0):
         return None, None, "flux not known"
     error = getattr(flux, "error_jy", None)
+    if doubt := getattr(flux, "doubt", ""):
+        log.warning("contrast: %s", doubt)
     return float(jy), error, f"{jy:.6g} Jy, {getattr(flux, 'source', 'given')}"
 
 
@@ -305,7 +308,7 @@ def _separations(image, star, fwhm_px: float, step_fwhm: float) -> np.ndarray:
 
 
 class _Response:
-    """Aperture sums on sources of flux 1: at polar nodes, without and with the mask's part."""
+    """Aperture sums on sources of flux 1: what KLIP leaves, at polar nodes, times the PSF's."""
 
     def __init__(self, forward: ForwardModel, truncations: Sequence[int], farthest: float):
         self._forward, self.calibrated = forward, True
@@ -322,21 +325,21 @@ class _Response:
         self._measure(truncations)
 
     def _measure(self, truncations: Sequence[int]) -> None:
-        """Measure sums over transmission at the nodes: (K, radii, angles)."""
+        """Measure sums over those before KLIP at the nodes: (K, radii, angles)."""
         forward, shape = self._forward, (len(self._radii), _ANGLES)
         radius, angle = (g.ravel() for g in np.meshgrid(self._radii, self._angles, indexing="ij"))
         scale = forward.wcs.pixel_scale
         offsets = scale * np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1)
         half = math.ceil(self.fwhm_px / 2 + 2)
-        light = forward.light(offsets).reshape(shape)
+        core = forward.core(offsets).reshape(shape)
         ratios = []
         for patches in forward.with_psf(forward.coarse_psf).sweep(
             offsets, truncations, 2 * half + 1
         ):
             sums = _sums_on(patches, self.fwhm_px / 2).reshape(shape)
             with np.errstate(invalid="ignore", divide="ignore"):
-                ratios.append(_without_gaps(sums / light))
-        self._ratios, self._light = np.array(ratios), light
+                ratios.append(_without_gaps(sums / core))
+        self._ratios = np.array(ratios)
 
     @classmethod
     def of(cls, record: Record, wcs: OutputWcs, truncations: Sequence[int]) -> Any:
@@ -351,7 +354,7 @@ class _Response:
 
     def on_rings(self, radii: np.ndarray) -> np.ndarray:
         """Return the mean over angles of the sums at separations: (K, n)."""
-        angles = np.arange(4 * _ANGLES) * np.pi / 2 / _ANGLES
+        angles = np.arange(16 * _ANGLES) * np.pi / 8 / _ANGLES
         radius, angle = np.meshgrid(radii, angles, indexing="ij")
         return np.nanmean(self.at(radius, angle), axis=2)
 
@@ -365,7 +368,7 @@ class _Response:
         ratio = np.array([map_coordinates(a, [row, column], order=1) for a in around])
         scale = self._forward.wcs.pixel_scale
         offsets = np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=-1) * scale
-        return ratio * self._forward.light(offsets.reshape(-1, 2)).reshape(radius.shape)
+        return ratio * self._forward.core(offsets.reshape(-1, 2)).reshape(radius.shape)
 
     def on_map(self, star: tuple[float, float], shape: tuple[int, int]) -> np.ndarray:
         """Return the sums (K, ny, nx) at all pixels."""

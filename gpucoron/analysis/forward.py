@@ -16,7 +16,8 @@ from gpucoron.errors import InputError, ParameterError
 from gpucoron.io.wcs.tan import OutputWcs
 from gpucoron.ops.drizzle import Overlaps
 from gpucoron.ops.gram_injection import GramInjection
-from gpucoron.ops.injection import CombinedResponse, KlipResponse, cut
+from gpucoron.ops.injection import CombinedResponse, KlipResponse
+from gpucoron.ops.stamps import cut
 
 __all__ = ["ExposureResponse", "ForwardModel", "OffAxisImages", "Patches", "sky_of"]
 
@@ -315,12 +316,15 @@ class ForwardModel:
             raise ParameterError(f"truncate is {truncate}, expected 0 to {most}, as in the run")
         return truncate
 
-    def light(self, offsets: Any) -> np.ndarray:
-        """Return the mean over the exposures of the mask's transmission (m,) for sources."""
+    def core(self, offsets: Any) -> np.ndarray:
+        """Return the sum (m,) in an aperture of one FWHM on sources before PSF subtraction.
+
+        Mean over the exposures, of a source whose light without the mask is 1.
+        """
         offsets = _as_offsets(offsets)
         total = np.zeros(len(offsets))
         for origin, matrix in self._about_star:
-            total += self.coarse_psf.light(origin + offsets @ matrix)
+            total += self.coarse_psf.core(origin + offsets @ matrix)
         return total / len(self.exposures)
 
     @cached_property

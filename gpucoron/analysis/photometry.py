@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
-from gpucoron.analysis.candidates import Candidate, Field, find_candidates, measure, without
+from gpucoron.analysis.candidates import Candidate, Field, find_candidates, measure
+from gpucoron.analysis.joint_sources import without
 from gpucoron.analysis.local_model import LocalModel, cut_patch, without_background
 from gpucoron.analysis.matched_filter import patch_half
 from gpucoron.analysis.measure import Sky, locate_star, science_exposures, star_in_exposure
@@ -43,7 +44,8 @@ POINTING_ARCSEC = (
 )
 DISTORTION = 1e-4  # of the separation along each axis: some mas over the field of a camera
 MODEL_FLUX = 0.01  # of the flux: what the wavefront does to a PSF that does not say it
-ROLLS_FLUX = 0.03  # instead where rolls are references: low by 2 to 5 % on three simulated sets
+ROLLS_FLUX = 0.01  # instead where rolls are among the references: rms of six planets on two sets
+ROLLS_ALONE_FLUX = 0.03  # where there are no others: 1 to 4 % low, six bright planets of one set
 NO_MODEL = "flux of a Gaussian, without losses by KLIP and coronagraph: no forward model"
 AB_ZERO_POINT_JY = 3630.78
 
@@ -168,6 +170,7 @@ def described(record: Record, sky: Sky, truncate: int) -> dict[str, Any]:
         "star_position": "given" if sky.given else star.position.source if star else "wcs",
         "star_flux_jy": None if flux is None else flux.jy,
         "star_flux_source": "not known" if flux is None else flux.source,
+        **({} if flux is None or not flux.doubt else {"star_flux_doubt": flux.doubt}),
         "forward_model": record.forward is not None,
         "psf": None if record.forward is None else record.forward.psf_source,
     }
@@ -298,7 +301,10 @@ def _model_error(record: Record) -> float:
     if forward is None:
         return MODEL_FLUX
     of_psf = getattr(forward.psf, "flux_error", MODEL_FLUX)
-    return of_psf if forward.linear else max(of_psf, ROLLS_FLUX)
+    if forward.linear:
+        return of_psf
+    alone = any(e.klip.rolls_alone for e in forward.exposures)
+    return max(of_psf, ROLLS_ALONE_FLUX if alone else ROLLS_FLUX)
 
 
 def samples_on_sky(

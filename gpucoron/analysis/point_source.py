@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
+from gpucoron.analysis.joint_sources import light_of, without_sources
 
 if TYPE_CHECKING:
     from gpucoron.analysis.forward import ForwardModel
@@ -27,22 +30,58 @@ class ExactSource:
     forward : ForwardModel
     truncate : int
     flux : float, optional
-        Of a source that is in the images of the run. Where other rolls are references, it is in
-        these, too, and what is left of it is not in proportion to its flux. Default: a faint one.
+        Of the source. Where other rolls are references, it is in these, too, and what is left of it
+        is not in proportion to its flux. Default: a faint one.
+    present : bool
+        It is in the images of the run (or those that `forward` has instead), or else it is added.
     """
 
     exact = True
 
-    def __init__(self, forward: ForwardModel, truncate: int, flux: float | None = None):
+    def __init__(
+        self,
+        forward: ForwardModel,
+        truncate: int,
+        flux: float | None = None,
+        present: bool = True,
+    ):
         self._forward, self._truncate = forward, min(truncate, max(forward.truncations))
-        self._taken = None if flux is None else -flux
+        self._taken = None if flux is None else -flux if present else flux
+        self._present = present
         self.jansky = forward.jansky
+
+    @property
+    def linear(self) -> bool:
+        """Whether the image of a source is in proportion to its flux."""
+        return self._forward.linear
+
+    def apart(
+        self, sources: Sequence[Any], shape: tuple[int, int], *, present: bool = True
+    ) -> tuple[np.ndarray, ExactSource]:
+        """Return the light of sources in the image, and the model of one more without them.
+
+        Parameters
+        ----------
+        sources : sequence
+            With x, y (pixels of the combined image from 0) and flux; taken away together.
+        shape : (ny, nx)
+            Of the combined image.
+        present : bool
+            The one more is in the images, or is added to what is left of them.
+        """
+        if not len(sources):
+            return np.zeros(shape), self
+        offsets = self._forward.offsets(np.array([(s.y, s.x) for s in sources]))
+        flux = np.array([s.flux for s in sources])
+        light = light_of(self._forward, offsets, flux, self._truncate)
+        left = without_sources(self._forward, offsets, flux)
+        return np.nan_to_num(light), ExactSource(left, self._truncate, None, present)
 
     def of_flux(self, flux: float) -> ExactSource:
         """Return the model of sources of about this flux, per unit of flux; see `PatchModel`."""
         if self._forward.linear or not flux > 0:
             return self
-        return ExactSource(self._forward, self._truncate, flux)
+        return ExactSource(self._forward, self._truncate, flux, self._present)
 
     def rough(self) -> ExactSource:
         """Return a faster one, for maps."""
@@ -80,7 +119,7 @@ class GaussianSource:
         In pixels of the combined image.
     """
 
-    exact = False
+    exact, linear = False, True
 
     def __init__(self, record: Record, fwhm_px: float):
         self._record, self._fwhm_px = record, fwhm_px

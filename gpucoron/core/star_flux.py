@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["StarFlux", "band_flux", "flux_density"]
 
 _UNITS = {"": 1.0, "jy": 1.0, "mjy": 1e-3, "ujy": 1e-6, "kjy": 1e3}
+_WELL_KNOWN = 0.2  # of the flux: an error above it is said beside every contrast
 _LEAST_COVERED = 0.99  # of a filter, by a spectrum
 
 
@@ -39,6 +40,17 @@ class StarFlux:
         """Return that of a Vega magnitude, with the flux density of magnitude 0 in the filter."""
         text = f"magnitude {magnitude:g}, zero point {zero_point_jy:g} Jy (given)"
         return cls(zero_point_jy * 10 ** (-0.4 * magnitude), math.nan, text)
+
+    @property
+    def doubt(self) -> str:
+        """What a reader of contrasts has to know; empty where the flux is known to a fifth."""
+        if not self.error_jy > _WELL_KNOWN * self.jy:
+            return ""
+        return (
+            f"the star's flux is known to {100 * self.error_jy / self.jy:.0f}% only "
+            f"({self.source}), and so are contrasts; expected --star-flux, --star-spectrum or "
+            "--star-magnitude"
+        )
 
     def as_record(self) -> dict[str, Any]:
         """Return plain numbers, None for NaN, for a JSON file."""

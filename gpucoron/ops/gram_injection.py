@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +21,9 @@ from gpucoron.ops.gram_zone import (
     solve,
     solve_again,
 )
-from gpucoron.ops.injection import Terms, as_stamps, inside, moves
+from gpucoron.ops.injection import Terms
 from gpucoron.ops.position_answer import PositionAnswer
+from gpucoron.ops.stamps import as_stamps, moves, sheets_of
 
 __all__ = ["GramInjection"]
 
@@ -191,9 +193,32 @@ class GramInjection:
         return len(self.used)
 
     @property
+    def rolls_alone(self) -> bool:
+        """Whether every reference has the source."""
+        return bool((self._groups >= 0).all())
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the images that are kept."""
         return self.vectors.nbytes + (0 if self._targets is None else self._targets.nbytes)
+
+    def without(self, stamps: Any, corners: Any) -> GramInjection:
+        """Return that of the images less sources, stamps (m, g, h, w) that have their fluxes."""
+        if self.linear:
+            return self
+        stamps, corners = as_stamps(stamps, corners, self.n_groups)
+        sheets = sheets_of(stamps, corners, self.shape).reshape(self.n_groups, -1)
+        if self._answer is not None:
+            whole = sheets.reshape(self.n_groups, *self.shape), np.zeros((self.n_groups, 2), int)
+            sheets = sheets - moves(*whole, self._answer) @ self._answer.slopes.reshape(-1, 2).T
+        other = copy.copy(self)
+        other.__dict__.pop("_sums", None)
+        other._of_slopes, other._solutions = {}, {}
+        sheets = sheets - sheets.mean(axis=1, keepdims=True)
+        other.vectors, other._targets = self.vectors.copy(), self._targets - sheets[0, :, None]
+        for column in 1 + np.flatnonzero(self._groups >= 0):
+            other.vectors[:, column] -= sheets[self._groups[column - 1]]
+        return other
 
     # ---- inner products of the images
 
@@ -388,10 +413,7 @@ class GramInjection:
         slots, coefficients, shares = self.terms(stamps, corners, truncate, flux=flux)
         out = np.full((len(stamps), self.n_targets, self.labels.size), np.nan)
         for m, row in enumerate(slots):
-            sheet: Any = np.zeros((self.n_groups, *self.shape))
-            for image, stamp, corner in zip(sheet, stamps[m], corners[m], strict=True):
-                where, part = inside(corner, stamp.shape, self.shape)
-                image[where] = stamp[part]
+            sheet = sheets_of(stamps[m : m + 1], corners[m : m + 1], self.shape)
             sheet = sheet.reshape(self.n_groups, -1)
             for zone, slot in enumerate(row):
                 pixels = np.flatnonzero(self.labels == zone)

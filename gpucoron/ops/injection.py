@@ -10,8 +10,9 @@ import numpy as np
 from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.drizzle import Overlaps, sum_shares
 from gpucoron.ops.position_answer import PositionAnswer
+from gpucoron.ops.stamps import as_stamps, cut, inside, moves
 
-__all__ = ["CombinedResponse", "KlipResponse", "Terms", "as_stamps", "inside", "moves"]
+__all__ = ["CombinedResponse", "KlipResponse", "Terms"]
 
 _REGULAR = 1e-5  # of the weight of a pixel in an integration: differences below count as none
 _AT_ONCE = 2**26  # bytes of coefficients of sources
@@ -94,7 +95,7 @@ class KlipResponse:
         self._inverses: dict[int, np.ndarray] = {}
         self._of_slopes: dict[int, np.ndarray] = {}
 
-    n_groups, n_zones, linear = 1, 1, True
+    n_groups, n_zones, linear, rolls_alone = 1, 1, True, False
 
     def _note_missing(self, missing: np.ndarray) -> None:
         if missing.shape[1:] != self.shape:
@@ -167,6 +168,10 @@ class KlipResponse:
         found = np.ascontiguousarray(found)[:, None]
         slots = np.zeros((len(stamps), 1), np.int32)
         return Terms(slots, found, np.ones((*found.shape[:3], 1)))
+
+    def without(self, stamps: Any, corners: Any) -> KlipResponse:
+        """Return that of images less sources: itself, as references do not have them."""
+        return self
 
     def _inverse(self, size: int) -> np.ndarray:
         """Return the inverses of the normal equations of each integration, (n, size, size)."""
@@ -356,64 +361,3 @@ class _Weighted:
                 places[some],
                 out[some],
             )
-
-
-def moves(stamps: np.ndarray, corners: np.ndarray, answer: PositionAnswer) -> np.ndarray:
-    """Return how far (y, x), px, the registration moves an image for each source, (m, 2)."""
-    from gpucoron.ops.cpu.injection import amplitudes
-
-    ny, nx = answer.maps.shape[:2]
-    pixels = ny * nx
-    everywhere = np.ones(pixels), np.full(pixels, -1, np.int32), np.zeros((0, 1)), (ny, nx)
-    return amplitudes(stamps, corners, answer.maps.reshape(pixels, 2), *everywhere)[:, 0]
-
-
-def cut(plane: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """Cut square patches out of a plane, NaN outside of it.
-
-    Parameters
-    ----------
-    plane : (ny, nx) floating
-    places : (m, 2) int
-        Row and column of the first pixel of each patch.
-    size : int
-
-    Returns
-    -------
-    (m, size, size) float64
-    """
-    steps = np.arange(size)
-    y, x = places[:, 0, None] + steps, places[:, 1, None] + steps
-    known = ((y >= 0) & (y < plane.shape[0]))[:, :, None] & ((x >= 0) & (x < plane.shape[1]))[
-        :, None
-    ]
-    y, x = np.clip(y, 0, plane.shape[0] - 1), np.clip(x, 0, plane.shape[1] - 1)
-    return np.where(known, plane[y[:, :, None], x[:, None]], np.nan)
-
-
-def as_stamps(stamps: Any, corners: Any, n_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return stamps (m, g, h, w) float64 and corners (m, g, 2) int64 of sources in g groups.
-
-    With one group they may be (m, h, w) and (m, 2).
-    """
-    stamps = np.ascontiguousarray(stamps, dtype=np.float64)
-    corners = np.ascontiguousarray(corners, dtype=np.int64)
-    if stamps.ndim == 3 and n_groups == 1:
-        stamps, corners = stamps[:, None], corners[:, None]
-    expected = (len(stamps), n_groups, 2)
-    if stamps.ndim != 4 or stamps.shape[1] != n_groups or corners.shape != expected:
-        raise InputError(
-            f"stamps have shape {stamps.shape}, corners {corners.shape}; expected "
-            f"(m, {n_groups}, h, w) and (m, {n_groups}, 2)"
-        )
-    return stamps, corners
-
-
-def inside(corner: Any, size: Any, shape: Any) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return where a stamp is in an image, and which part of it: two pairs of slices."""
-    where, part = [], []
-    for start, length, limit in zip(corner.tolist(), size, shape, strict=True):
-        low, high = max(start, 0), max(min(start + length, limit), max(start, 0))
-        where.append(slice(low, high))
-        part.append(slice(low - start, high - start))
-    return tuple(where), tuple(part)

@@ -136,6 +136,7 @@ class OffAxisPSF:
                     f"modes_nm has shape {np.shape(modes_nm)}, expected ({len(modes)},)"
                 )
             self._opd = np.tensordot(np.asarray(modes_nm, np.float32) * 1e-9, modes, axes=1)
+        self._last: tuple[Any, Any] = (None, None)
         self._table = _Table(self._node, _SPACING[instrument.kind] * resolution)
         self._transfer = self._mean_transfer(2 * axis.size)  # light beyond the box is lost
         known = "average" if modes_nm is None else "fitted"
@@ -256,6 +257,14 @@ class OffAxisPSF:
 
     def _node(self, offset):
         """Return image, sampled about the source, and light at an offset (y, x)."""
+        place, found = self._last  # light and image of one offset are often asked for in turn
+        if place != tuple(offset):
+            found = self._computed(offset)
+            self._last = tuple(offset), found
+        return found
+
+    def _computed(self, offset):
+        """Compute what `_node` returns."""
         away = math.hypot(*offset)
         reach = self._coronagraph.reach_px
         beyond = abs(offset[1]) > reach[0] or abs(offset[0]) > reach[1]

@@ -44,3 +44,6 @@ def test_sums_in_apertures(optics, near, far):
         np.testing.assert_allclose(
             coarse.light(offsets), psf.throughput(offsets, exact=True), atol=near
         )
+        in_the_middle = psf.images(offsets, exact=True)
+        core = [aperture_sums(image, [(middle, middle)], fwhm / 2)[0] for image in in_the_middle]
+        np.testing.assert_allclose(coarse.core(offsets), core, atol=near * light)

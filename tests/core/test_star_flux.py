@@ -107,3 +107,12 @@ def test_files_that_are_no_curves(tmp_path, content):
     path.write_text(content)
     with pytest.raises(InputError, match=r"s\.txt: .*expected"):
         read_curve(path, "flux")
+
+
+def test_a_flux_that_is_hardly_known_says_so():
+    assert StarFlux(2.0, np.nan, "given").doubt == ""
+    assert StarFlux(2.0, 0.3, "fitted").doubt == ""
+    assert StarFlux(2.0, 1.2, "fitted, without dithers").doubt == (
+        "the star's flux is known to 60% only (fitted, without dithers), and so are contrasts; "
+        "expected --star-flux, --star-spectrum or --star-magnitude"
+    )

@@ -8,6 +8,7 @@ from gpucoron.errors import InputError, ParameterError
 from gpucoron.ops.eigen import KLBasis
 from gpucoron.ops.gram_injection import GramInjection
 from gpucoron.ops.klip_zones import klip_zones
+from gpucoron.ops.stamps import sheets_of
 from gpucoron.ops.zones import make_zones
 from gpucoron.steps.roll_subtraction import subtract_rolls
 
@@ -96,6 +97,41 @@ def test_as_a_new_klip(seed, name):
             ends = [klip(step, k, used, m).residuals[0] for step in (1e-4, -1e-4)]
             slope = (ends[0] - ends[1]) / 2e-4
             np.testing.assert_allclose(faint[m] + 0 * slope, slope, rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("seed", [5, 6])
+@pytest.mark.parametrize("name", ["adi, zones", "adi+rdi, missing"])
+def test_sources_taken_away_together(seed, name):
+    """What two sources change together, and one beside the other, as by new KLIPs."""
+    (targets, references, stamps, corners), groups, allowed, made, options = prepared(
+        seed, **CASES[name]
+    )
+    labels = None if made is None else made.labels
+    first = klip_zones(targets, references, labels, 3, allowed=allowed, **options)
+    used = np.asarray(first.used)
+
+    def left(sources):
+        images = [targets, references]
+        for m in sources:
+            images = [
+                added(i, g, stamps[m], corners[m], -FLUX[m])
+                for i, g in zip(images, (np.zeros(N, int), groups), strict=True)
+            ]
+        return klip_zones(*images, labels, 3, allowed=used, **options).residuals[0]
+
+    neither, second, both = left((0, 1)), left((0,)), left(())
+    plan = GramInjection(targets, references, groups, used=used, zones=labels, **options)
+    stamps, corners = stamps[:, : plan.n_groups], corners[:, : plan.n_groups]
+    scaled = FLUX[:, None, None, None] * stamps
+    sheets = sheets_of(scaled, corners, SHAPE)[None]
+    together = plan.residuals(sheets, np.zeros((1, plan.n_groups, 2), int), 3, [-1.0])[0]
+    np.testing.assert_allclose(together, both - neither, rtol=0, atol=1e-9)
+    one_by_one = sum(
+        f * r for f, r in zip(FLUX, plan.residuals(stamps, corners, 3, -FLUX), strict=True)
+    )
+    assert np.nanmax(abs(one_by_one - together)) > 1e-3  # is not the same
+    alone = plan.without(scaled[:1], corners[:1]).residuals(stamps[1:], corners[1:], 3, -FLUX[1:])
+    np.testing.assert_allclose(FLUX[1] * alone[0], second - neither, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", [3, 4])
