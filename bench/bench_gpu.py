@@ -5,8 +5,7 @@
 on_gpu.sh says what the parts are; besides them: simulate (the sets, on the CPU), name (of the file
 that --out should be, in a folder), table (what the file holds, in short), prove (from a file
 whose parts are all well write gpucoron/backend/gpu_proof.json, with which --device auto takes a
-GPU), renew (that file, where kernels were written otherwise and their PTX is the proven one),
-withdraw (remove that file).
+GPU), withdraw (remove that file).
 """
 
 import argparse
@@ -212,9 +211,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "part", choices=(*PARTS, "simulate", "name", "table", "prove", "renew", "withdraw")
-    )
+    parser.add_argument("part", choices=(*PARTS, "simulate", "name", "table", "prove", "withdraw"))
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
     parser.add_argument("--limit", type=float, default=120.0)
@@ -242,9 +239,8 @@ def main(arguments=None):
     if options.part == "withdraw":
         gpu_proof.PROOF.unlink(missing_ok=True)
         return 0
-    if options.part in ("prove", "renew"):
-        proving = options.part == "prove"
-        problem = gpu_proof.prove(options.out) if proving else gpu_proof.renew()
+    if options.part == "prove":
+        problem = gpu_proof.prove(options.out)
         say(f"no proof: {problem}" if problem else f"{gpu_proof.PROOF} is written")
         return 1 if problem else 0
     options.work.mkdir(parents=True, exist_ok=True)
