@@ -39,7 +39,6 @@ PARTS = (
     "large",
     "canonical",
     "tests",
-    "cold",
     "memcheck",
     "sanitize",
 )
@@ -75,15 +74,10 @@ def run(part, options):
         from gpu_runs import found
 
         return gpu_compare.compare(*found(options.work, "tiny" if part == "tiny" else "canonical"))
-    if part in ("start", "cold"):
+    if part == "start":
         import gpu_start
-        from gpu_runs import found
 
-        return (
-            gpu_start.in_processes()
-            if part == "start"
-            else gpu_start.first_run(*found(options.work, "canonical"), options.work)
-        )
+        return gpu_start.in_processes()
     if part == "rates":
         from gpu_rates import rates
 
@@ -206,8 +200,8 @@ def file_name():
     return f"{datetime.date.today()}-gpu-{device}.json"
 
 
-def main(arguments=None):
-    """Do one part; the exit code is 1 where something is wrong, 3 without a GPU."""
+def make_parser():
+    """The options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -235,7 +229,12 @@ def main(arguments=None):
         help="tiny sizes, to try this program",
         default=bool(os.environ.get("GPUCORON_BENCH_TINY")),
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    """Do one part; the exit code is 1 where something is wrong, 3 without a GPU."""
+    options = make_parser().parse_args(arguments)
     if options.part == "withdraw":
         gpu_proof.PROOF.unlink(missing_ok=True)
         return 0
