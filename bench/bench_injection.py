@@ -71,7 +71,7 @@ def adi(asn, psfmask, n, seed, truncate=20):
 
     import gpucoron
     from gpucoron.ops.eigen import KLBasis
-    from gpucoron.ops.injection import inside
+    from gpucoron.ops.stamps import inside
 
     start = time.perf_counter()
     run = gpucoron.run(asn, "cpu", psfmask=psfmask, mode="adi+rdi", klip_truncate=truncate,

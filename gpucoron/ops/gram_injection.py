@@ -20,8 +20,9 @@ from gpucoron.ops.gram_zone import (
     solve,
     solve_again,
 )
-from gpucoron.ops.injection import Terms, as_stamps, inside, moves
+from gpucoron.ops.injection import Terms
 from gpucoron.ops.position_answer import PositionAnswer
+from gpucoron.ops.stamps import as_stamps, inside, moves
 
 __all__ = ["GramInjection"]
 
