@@ -11,6 +11,11 @@ from gpucoron.io.exposures import ExposureMeta
 from tests.io.test_association import GOOD, GOOD2, asn_of
 
 
+@pytest.fixture
+def asn_path(tmp_path):
+    return tmp_path / "jw_asn.json"
+
+
 def meta_of(instrument="NIRCAM", filter="F444W", pupil="MASKRND", coronmsk="MASKA335R", **more):
     given = {"subarray": "SUB320A335R", "program": "01184", "target": "V* AU Mic"} | more
     return ExposureMeta(
