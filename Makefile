@@ -9,7 +9,8 @@ PIP := -m pip install --quiet --disable-pip-version-check --no-compile
 # jwst holds some packages back, so that the newest of all are without it: EXTRAS=test,jwst
 EXTRAS ?= test
 BUILD = hatchling hatch-fancy-pypi-readme
-PYTEST := -m pytest -n auto --dist loadgroup
+# each file's tests in one process, long files first: tests/helpers/schedule.py
+PYTEST := -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 C_SOURCES = $(shell find kernels tests -name "*.cu" -o -name "*.cuh" -o -name "*.cpp" -o -name "*.h")
 

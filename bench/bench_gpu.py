@@ -5,8 +5,7 @@
 on_gpu.sh says what the parts are; besides them: simulate (the sets, on the CPU), name (of the file
 that --out should be, in a folder), table (what the file holds, in short), prove (from a file
 whose parts are all well write gpucoron/backend/gpu_proof.json, with which --device auto takes a
-GPU), renew (that file, where kernels were written otherwise and their PTX is the proven one),
-withdraw (remove that file).
+GPU), withdraw (remove that file).
 """
 
 import argparse
@@ -40,7 +39,6 @@ PARTS = (
     "large",
     "canonical",
     "tests",
-    "cold",
     "memcheck",
     "sanitize",
 )
@@ -76,15 +74,10 @@ def run(part, options):
         from gpu_runs import found
 
         return gpu_compare.compare(*found(options.work, "tiny" if part == "tiny" else "canonical"))
-    if part in ("start", "cold"):
+    if part == "start":
         import gpu_start
-        from gpu_runs import found
 
-        return (
-            gpu_start.in_processes()
-            if part == "start"
-            else gpu_start.first_run(*found(options.work, "canonical"), options.work)
-        )
+        return gpu_start.in_processes()
     if part == "rates":
         from gpu_rates import rates
 
@@ -207,14 +200,12 @@ def file_name():
     return f"{datetime.date.today()}-gpu-{device}.json"
 
 
-def main(arguments=None):
-    """Do one part; the exit code is 1 where something is wrong, 3 without a GPU."""
+def make_parser():
+    """The options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "part", choices=(*PARTS, "simulate", "name", "table", "prove", "renew", "withdraw")
-    )
+    parser.add_argument("part", choices=(*PARTS, "simulate", "name", "table", "prove", "withdraw"))
     parser.add_argument("--out", type=Path, default=Path("bench-gpu.json"))
     parser.add_argument("--work", type=Path, default=Path("bench-gpu-work"))
     parser.add_argument("--limit", type=float, default=120.0)
@@ -238,13 +229,17 @@ def main(arguments=None):
         help="tiny sizes, to try this program",
         default=bool(os.environ.get("GPUCORON_BENCH_TINY")),
     )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments=None):
+    """Do one part; the exit code is 1 where something is wrong, 3 without a GPU."""
+    options = make_parser().parse_args(arguments)
     if options.part == "withdraw":
         gpu_proof.PROOF.unlink(missing_ok=True)
         return 0
-    if options.part in ("prove", "renew"):
-        proving = options.part == "prove"
-        problem = gpu_proof.prove(options.out) if proving else gpu_proof.renew()
+    if options.part == "prove":
+        problem = gpu_proof.prove(options.out)
         say(f"no proof: {problem}" if problem else f"{gpu_proof.PROOF} is written")
         return 1 if problem else 0
     options.work.mkdir(parents=True, exist_ok=True)

@@ -38,8 +38,10 @@ TEST_FILES = (
         for name in (
             "bad_pixels",
             "drizzle",
+            "drizzle_arguments",
             "drizzle_cuda",
             "eigen",
+            "eigen_decomposition",
             "flagged_pixels",
             "fourier_shift",
             "klip_zones",
@@ -62,6 +64,7 @@ TEST_FILES = (
             "psf_noise",
             "reference_ranking",
             "resample",
+            "resample_errors",
             "roll_subtraction",
             "visit_outliers",
         )

@@ -78,37 +78,6 @@ def in_processes(repeats=1):
     return out
 
 
-def first_run(asn, mask, work):
-    """Seconds of a whole process that has to compile every kernel, and of compiling all of them."""
-    command, out = [sys.executable, "-m", "gpucoron"], {}
-    run = [
-        str(asn),
-        "--device",
-        "0",
-        "--psfmask",
-        str(mask),
-        "--output-dir",
-        str(work / "out"),
-        "-q",
-        "--no-save",
-        "psfalign",
-        "--no-report",
-    ]
-    for name, arguments in (("run", run), ("compile", ["compile", "--device", "0"])):
-        with tempfile.TemporaryDirectory() as empty:
-            begun = time.perf_counter()
-            done = subprocess.run(
-                [*command, *arguments],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "CUPY_CACHE_DIR": empty},
-            )
-            out[f"{name}_s"] = time.perf_counter() - begun
-            if done.returncode:
-                out["error"] = f"{name}: {done.stderr[-500:]}"
-    return {**out, "ok": "error" not in out}
-
-
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     sys.stdout.write(json.dumps(dict(stages())) + "\n")

@@ -19,7 +19,6 @@ def table(stored):
         ("canonical", whole),
         ("large", whole),
         ("tests", tests),
-        ("cold", cold),
         ("memcheck", sanitized),
         ("sanitize", sanitized),
     ):
@@ -69,14 +68,6 @@ def started(part):
     return [
         f"start, {name}: " + ", ".join(f"{k} {v:.2f}" for k, v in part[name].items())
         for name in ("warm", "cold")
-    ]
-
-
-def cold(part):
-    return [
-        "cold: "
-        + ", ".join(f"{k} {part[k]:.1f}" for k in ("run_s", "compile_s") if k in part)
-        + (f"; {part['error']}" if "error" in part else "")
     ]
 
 

@@ -14,7 +14,6 @@
 #   large      whole runs with 21,600 pairs, on the GPU and on this machine's CPU
 #   canonical  the same with the canonical set
 #   tests      pytest of the files that hold GPU tests
-#   cold       a whole run with no kernel compiled before, and gpucoron compile
 #   sanitize   compute-sanitizer (memcheck, racecheck, synccheck, initcheck) on small calls
 # and those of smoke_on_gpu.sh, which is to be run first:
 #   cases      small calls of all kernels against what the emulated device gave
@@ -102,11 +101,11 @@ part() {  # NAME SECONDS [OPTION...]: the limit is for what hangs
 
 parts=("$@")
 [ ${#parts[@]} = 0 ] &&
-  parts=(libraries compile start rates kernels compare large canonical tests cold sanitize)
+  parts=(libraries compile start rates kernels compare large canonical tests sanitize)
 needed=()
 for name in "${parts[@]}"; do
   case ${name%&} in
-    compare | canonical | cold) needed+=(canonical) ;;
+    compare | canonical) needed+=(canonical) ;;
     large | tiny) needed+=("${name%&}") ;;
   esac
 done
@@ -128,7 +127,6 @@ do_part() {
     compare) part compare 90 ;;
     large) part large 150 ;;
     canonical) part canonical 60 ;;
-    cold) part cold 80 ;;
     sanitize) part sanitize 95 --workers 12 ${FILES:+--files $FILES} ;;
     *) echo "$me: there is no part $1" >&2; failed=1 ;;
   esac

@@ -363,18 +363,9 @@ class Registration:
         if mask_term.background:
             share = self._references.sums[xp.asarray(r)] / mask_term.total
             series -= share[:, None, None] * sums[xp.asarray(index)]
-        return to_host(
-            ops.fit_pairs(
-                series,
-                b_series,
-                index,
-                self._references.power[xp.asarray(r)],
-                mask_term.total,
-                self._dof,
-                *self._grid,
-                HALF_WIDTH,
-            )
-        )
+        power = self._references.power[xp.asarray(r)]
+        pairs = (series, b_series, index, power, mask_term.total, self._dof)
+        return to_host(ops.fit_pairs(*pairs, *self._grid, HALF_WIDTH))
 
     def _refit_neighbours(self, frame_spectra, f, r):
         """Fit pairs again whose minimum is near the edge of its box, in neighbouring boxes.

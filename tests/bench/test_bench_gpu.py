@@ -64,10 +64,10 @@ def test_without_a_gpu_the_script_says_so_in_one_line(tmp_path):
 
 SMOKE = {"libraries", "compile", "tiny", "cases", "memcheck", "tests"}
 FULL = {"libraries", "compile", "start", "rates", "kernels", "compare", "large", "canonical"}
-FULL |= {"tests", "cold", "sanitize"}
+FULL |= {"tests", "sanitize"}
 #: Of the whole script's parts those that the first look has not and no test below calls; the whole
 #: of it, three minutes of processes that start, once a week.
-SOME = ("start", "canonical")
+SOME = ("canonical",)
 NO_EMULATION = device_fixture.why_no_emulation()
 
 

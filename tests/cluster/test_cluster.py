@@ -28,7 +28,7 @@ from tests.helpers.processes import python
 from tests.helpers.tiny_sets import NAME, TinySet, complete, one_thread  # noqa: F401
 from tests.pipeline.test_kill import contents
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.slow
 OPTIONS = {"device": "cpu", "klip_truncate": "2,3"}
 
 

@@ -51,23 +51,11 @@ def compile_kernels(source, arch, names=(), options=("-std=c++17",)) -> dict:
     remembered by the hash of all that matters, in ``build/nvrtc``.
     """
     options = [*options, *CUPY_OPTIONS, f"-arch=sm_{arch}", "--ptxas-options=-v"]
-    return _kept(_compile, source, names, options)
-
-
-def ptx(source, arch, names=(), options=("-std=c++17",)) -> str:
-    """Compile as CuPy would, for a virtual architecture; return the PTX of all kernels named.
-
-    It is remembered as `compile_kernels` does.
-    """
-    return _kept(_ptx, source, names, [*options, *CUPY_OPTIONS, f"-arch=compute_{arch}"])
-
-
-def _kept(make, source, names, options):
     key = "\0".join([version(), Path(__file__).read_text(), *options, *names, source])
     kept = _CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    result = make(source, names, options)
+    result = _compile(source, names, options)
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(result))
@@ -86,11 +74,6 @@ def _compile(source, names, options):
         said = [line for line in log.splitlines() if not line.startswith(("ptxas info", "    "))]
         lowered = {name: _nvrtc().getLoweredName(program, name) for name in names}
         return {"log": "\n".join(said), "kernels": {name: used[lowered[name]] for name in names}}
-
-
-def _ptx(source, names, options):
-    with _program(source, names, options) as (program, _):
-        return _nvrtc().getPTX(program).rstrip(b"\0").decode()
 
 
 @contextlib.contextmanager

@@ -1,11 +1,10 @@
 """Which tests share a process, and which begin first, where several processes run the suite.
 
-The tests of a file run in one process, one after another: what the file's fixtures make is made
-once, and what its functions compile is compiled once. The files that take longest begin first, so
-that no process is left with one of them at the end.
+With the Makefile's options, `--dist loadfile --no-loadscope-reorder`, the tests of a file run in
+one process, one after another: what the file's fixtures make is made once, and what its functions
+compile is compiled once. The files that take longest begin first, so that no process is left with
+one of them at the end.
 """
-
-import pytest
 
 #: CPU seconds of the files that take longest, in an empty checkout; the others take less than 15.
 SECONDS = {
@@ -31,7 +30,7 @@ SECONDS = {
     "report/test_report": 27,
     "bench/test_proof": 21,
     "optics/test_star": 20,
-    "parity/test_parity": 60,  # each set is a group of its own
+    "parity/test_parity": 200,
     "pipeline/test_modes": 31,
     "pipeline/test_pipeline": 45,
     "pipeline/test_run_record": 24,
@@ -41,10 +40,7 @@ SECONDS = {
 
 
 def arrange(items):
-    """Put each file's tests into a group of `--dist loadgroup`, and long files first."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(_file(item)))
+    """Put long files first."""
     items.sort(key=lambda item: -SECONDS.get(_file(item), 0))  # stable: files stay together
 
 

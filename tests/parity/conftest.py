@@ -1,8 +1,6 @@
 """Each set goes through jwst and gpucoron once; the tests look at the products and the report."""
 
-import fcntl
-import os
-import pickle
+import functools
 
 import numpy as np
 import pytest
@@ -33,9 +31,11 @@ MASKS = {
     "aumic_f444w": "psfmask/jwst_nircam_psfmask_0019.fits",
     "awkward": "awkward/psfmask.fits",
 }
+#: Of the sets that are not run with the defaults. All kernels: tests/steps/test_resample.py.
+LANCZOS = {"resample.kernel": "lanczos3", "resample.pixel_scale_ratio": 0.7}
+PARAMETERS = {"nircam_small": LANCZOS, "simulated-nircam": LANCZOS}
 #: Simulated ones stand for those of ../shared/data where these are not; weekly, all are run.
 NAMES = [*MASKS, *(OPTIONS if chance.EVERYTHING or not SHARED.is_dir() else ())]
-SETS = [pytest.param(name, marks=pytest.mark.xdist_group(f"parity-{name}")) for name in NAMES]
 
 
 class Comparison:
@@ -63,39 +63,23 @@ def simulated(name, folder):
 
 @pytest.fixture(scope="session")
 def compare(tmp_path_factory):
-    """A function that returns a set's `Comparison`; all test processes share one run of it."""
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent
+    """A function that runs jwst and gpucoron on a set, once, and returns its `Comparison`."""
 
-    def run(name, folder, data):
+    @functools.cache
+    def compare(name, data=None):
+        folder = tmp_path_factory.mktemp(name)
         if name in OPTIONS:
             asn, psfmask = simulated(name, folder / "input")
         else:
             asn, psfmask = next((data / name).glob("*_asn.json")), data / MASKS[name]
-        return verify(asn, folder / "verify", psfmask=psfmask)
-
-    def compare(name, data=None):
-        folder = root / f"parity-{name}"
-        folder.mkdir(exist_ok=True)
-        with open(folder / "lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            kept = folder / "report.pickle"
-            if not kept.exists():
-                try:
-                    report = run(name, folder, data)
-                except Exception as problem:
-                    report = problem
-                kept.write_bytes(pickle.dumps(report))
-        report = pickle.loads(kept.read_bytes())
-        if isinstance(report, Exception):
-            raise report
+        sets = [f"{key}={value}" for key, value in PARAMETERS.get(name, {}).items()]
+        report = verify(asn, folder / "verify", psfmask=psfmask, sets=sets)
         return Comparison(name, folder / "verify", report)
 
     return compare
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=NAMES)
 def comparison(request, compare):
     """A `Comparison`, one set after the other."""
     pytest.importorskip("jwst", reason="the jwst package is not installed (extra jwst)")

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from gpucoron.simulate import simulate
-from gpucoron.verify import verify
-from tests.parity.conftest import SETS, SIMULATED
+from tests.parity.conftest import NAMES, PARAMETERS
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +33,7 @@ def test_all_is_compared_and_within_its_limit(comparison):
     assert compared >= {*itertools.product(STACKS, PLANES), *itertools.product(["i2d"], COMBINED)}
     assert {t.hdu for t in comparison.report.tables} >= {"HDRTAB", "INT_TIMES"}
     assert comparison.report.problems() == []
+    assert comparison.report.parameters == PARAMETERS.get(comparison.name, {})
 
 
 def test_runs_are_on_record(comparison):
@@ -48,23 +47,12 @@ def test_runs_are_on_record(comparison):
         assert any("does NOT align" in line for line in comparison.report.lines())
 
 
-@pytest.mark.parametrize("comparison", [s for s in SETS if "awkward" in s.values[0]], indirect=True)
+@pytest.mark.parametrize("comparison", [name for name in NAMES if "awkward" in name], indirect=True)
 def test_reference_without_pixels_is_left_out_of_both(comparison):
     (note,) = comparison.report.notes
     assert "00002_nrcalong_calints.fits: reference integration 3 of 3" in note
     (pair,) = comparison.pairs("psfstack")
     assert {len(fits.getdata(path, "SCI")) for path in pair} == {7}
-
-
-def test_another_kernel(tmp_path):
-    """All of the kernels: tests/steps/test_resample.py."""
-    pytest.importorskip("jwst", reason="the jwst package is not installed (extra jwst)")
-    made = simulate(tmp_path / "input", "nircam", **SIMULATED)
-    chosen = {"resample.kernel": "lanczos3", "resample.pixel_scale_ratio": 0.7}
-    sets = [f"{name}={value}" for name, value in chosen.items()]
-    report = verify(made.asn, psfmask=made.psfmask, sets=sets, output_dir=tmp_path / "verify")
-    assert report.problems() == []
-    assert report.parameters == chosen
 
 
 # ---- real data: AU Mic and its edge-on disk, behind NIRCam's round mask
@@ -82,7 +70,7 @@ def scatter(path):
 
 
 @pytest.mark.parametrize(
-    "comparison", [s for s in SETS if s.values == ("aumic_f444w",)], indirect=True
+    "comparison", [name for name in NAMES if name == "aumic_f444w"], indirect=True
 )
 @pytest.mark.parametrize("roll", ROLLS)
 def test_star_is_removed_to_what_jwst_leaves(comparison, shared_data, roll):

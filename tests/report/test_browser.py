@@ -17,10 +17,9 @@ from tests.report.conftest import ROLLS
 BROWSERS = "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 LOOK = Path(__file__).with_name("look.html")
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium (Debian: apt install chromium)"),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium (Debian: apt install chromium)"
+)
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,12 @@ def run(tiny, **keywords):
     return gpucoron.run(tiny.asn, **options | keywords)
 
 
+@pytest.fixture(scope="module")
+def usual(tiny):
+    """A run whose result tests take apart: a copy of it."""
+    return run(tiny)
+
+
 # ---- all of it
 def test_planets_are_in_the_table_where_they_are(planets):
     made, result = planets
@@ -282,8 +288,8 @@ def test_holes_and_missing_keywords(tmp_path, spoil):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 1e30, -3.0])
-def test_images_of_one_value(tiny, value):
-    result = run(tiny)
+def test_images_of_one_value(usual, value):
+    result = copy.deepcopy(usual)
     record = result.product.record
     for k in record.images:
         record.images[k] = np.full_like(record.images[k], value)
@@ -352,8 +358,8 @@ def test_references_that_stand_out_are_named():
 
 
 # ---- files and the command line
-def test_reports_are_written_whole_or_not_at_all(tiny, tmp_path, monkeypatch):
-    result = run(tiny)
+def test_reports_are_written_whole_or_not_at_all(usual, tmp_path, monkeypatch):
+    result = copy.deepcopy(usual)
     path = result.report(tmp_path / "new" / "r.html")
     assert path == tmp_path / "new" / "r.html" and path.stat().st_size > 10_000
     assert result.report(tmp_path) == tmp_path / f"{result.product.name}_report.html"
