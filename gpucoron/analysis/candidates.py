@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from gpucoron.analysis.matched_filter import (
 )
 
 __all__ = ["Candidate", "Field", "Found", "find_candidates", "measure"]
+
+log = logging.getLogger("gpucoron")
 
 THRESHOLD = 5.0  # Gaussian sigmas
 MODEL_ERROR = 0.05  # of a source's image, by the wavefront that the model does not know
@@ -130,6 +133,12 @@ def find_candidates(
         if not any([search.add(place) for place in places]):
             break
         maps = search.scan()
+    if len(search.fits) >= at_most and search.brightest(maps, threshold):
+        log.warning(
+            "%d sources above %g sigma are found, the most that are looked for: there are fainter "
+            "ones (hits in exposures of one integration, or clumps of a disk, take their places)",
+            *(at_most, threshold),
+        )
     search.refine()
     found = _beside_clumps([search.measured(k) for k in range(len(search.fits))], field.fwhm_px)
     kept = [c for c in found if c.significance >= threshold]

@@ -19,7 +19,7 @@ from gpucoron.optics.instruments import Filter, Instrument, load_aperture
 from gpucoron.optics.star_fit import Pixels, Prior
 from gpucoron.optics.star_images import ImageModel, StarImages
 from gpucoron.optics.star_search import (
-    DETECTED,
+    MISFIT_LIMIT,
     StarSearch,
     deviations,
     flux_errors,
@@ -37,6 +37,7 @@ MASK_FLOOR_MAS = {"round": 3.0, "bar": 3.0, "4qpm": 0.4, "spot": 9.0}  # of the 
 OTHER_FLOOR_MAS = 5.0  # of masks that are not in the table
 SYMMETRIC = {"round": 0.085, "spot": 0.015}  # error of the centre of symmetry, lambda / D
 AGREE = 3.0  # joint errors by which the model and symmetry may be apart
+UNLIKE_A_STAR = 0.5  # that is added where twice the limit is left unexplained, lambda / D
 SYMMETRY_RADIUS = 10.0  # lambda / D
 BAR_ALONE = 0.3  # error of one image behind a bar (a twin solution may fit as well), lambda / D
 UNDITHERED = 2.0  # by which errors grow where the wavefront is seen from one place alone
@@ -171,10 +172,10 @@ def fit_star(
     covariance), and add what the priors leave, the errors of the steps, and a floor for what
     is wrong with the model, measured in docs/star.md. Where the model leaves more than a tenth of
     the light unexplained, or its wavefront has an rms of 200 nm or more, its error is a fifth of
-    lambda / D, and point symmetry, where its error is smaller, gives the position. Where the two
-    are apart by more than 3 of their joint errors (the image of a star a lambda / D or more from
-    the mask is not symmetric about it), the model gives the position, and their distance its error
-    if it does not explain the image.
+    lambda / D or more, and point symmetry, where its error is smaller, gives the position. Where
+    the two are apart by more than 3 of their joint errors (the image of a star a lambda / D or more
+    from the mask is not symmetric about it), the model gives the position, and their distance its
+    error if it does not explain the image.
     """
     images, errors, steps = _checked(images, errors, steps)
     if sampling is None:
@@ -289,13 +290,15 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
     error = _model_error(fit, search, sigma, kind, resolution, scale)
     xy_cov = _growth(fit, search) ** 2 * covariance[0, 1]
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
+    if fit.misfit > 2 * MISFIT_LIMIT:  # an image as strange as that is no star's alone
+        symmetry_error += UNLIKE_A_STAR * resolution
     if symmetry_error[0] < error.min():
         apart = np.hypot(*(symmetry - fit.star))
         if apart < AGREE * np.hypot(symmetry_error[0], error.min()):
             method, position, error, xy_cov = "symmetry", symmetry, symmetry_error, 0.0
         elif not search.explains(fit):
             error, xy_cov = np.full(2, apart / np.sqrt(2)), 0.0
-    if np.all(fit.flux < DETECTED * flux_error):
+    if not search.seen(fit):
         method, error = "none", np.full(2, np.inf)
     error = np.sqrt(error**2 + step_error_px**2 / len(used))
     mask_sigma = sigma[2 : 2 + fit.masks.size].reshape(fit.masks.shape)
@@ -326,7 +329,7 @@ def _model_error(fit, search, sigma, kind, resolution, scale):
     """Return the standard error of the model's position along x and y, px."""
     floor = _floor(FLOOR_MAS, kind, scale)
     if not (search.explains(fit) and fit.converged):
-        floor = np.full(2, MISFIT_ERROR * resolution)
+        floor = np.full(2, MISFIT_ERROR * resolution * max(1.0, fit.misfit / MISFIT_LIMIT))
     if kind == "bar" and _undithered(fit, search):
         floor = np.hypot(floor, BAR_ALONE * resolution)
     return np.hypot(_growth(fit, search) * sigma[:2], floor)

@@ -190,16 +190,16 @@ class StarFitter:
         """Compute images, best flux and background, residuals and cost."""
         n, model, weight = len(self.steps), self.model, self.pixels.weight
         self._fields = [model.fields(self.modes, *self._places(k)) for k in range(n)]
-        self._shape = np.array([model.image(f) for f in self._fields], np.float64)
+        self.shape = np.array([model.image(f) for f in self._fields], np.float64)
         self.flux, self.background = np.zeros((2, n))
-        for k, (image, w) in enumerate(zip(self._shape, weight, strict=True)):
+        for k, (image, w) in enumerate(zip(self.shape, weight, strict=True)):
             columns = np.stack([image.ravel(), np.ones(image.size)]) * np.sqrt(w.ravel())
             target = self.pixels.data[k].ravel() * np.sqrt(w.ravel())
             unit = np.maximum(np.linalg.norm(columns, axis=1), 1e-300)
             normal = (columns / unit[:, None]) @ (columns / unit[:, None]).T
             solution = np.linalg.lstsq(normal, (columns / unit[:, None]) @ target, rcond=1e-10)[0]
             self.flux[k], self.background[k] = solution / unit
-        fitted = self.flux[:, None, None] * self._shape + self.background[:, None, None]
+        fitted = self.flux[:, None, None] * self.shape + self.background[:, None, None]
         self.residual = np.where(weight > 0, self.pixels.data - fitted, 0.0)
         away = self._parameters() - self._expected
         self.cost = np.sum(weight * self.residual**2) + away @ self._precision @ away
@@ -214,7 +214,7 @@ class StarFitter:
             used = self.pixels.weight[k] > 0
             by = self.model.derivatives(self._fields[k], self.modes, *self._places(k))
             by = np.concatenate(
-                [self.flux[k] * by[:, used], [self._shape[k][used]], [np.ones(used.sum())]]
+                [self.flux[k] * by[:, used], [self.shape[k][used]], [np.ones(used.sum())]]
             )
             mask = self.n_modes + 2 + 2 * (k if self.own_masks else 0)
             index = np.r_[

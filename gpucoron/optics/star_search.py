@@ -17,7 +17,7 @@ COARSE_STOP = np.inf, 0.5
 FINE_STOP = 0.01, 0.9
 CLIP = 6.0  # sigma
 MOST_CLIPPED = 0.02  # of the pixels that may be hits, where they leave more than a model should
-DETECTED = 5.0  # flux over its error from which a star is seen
+DETECTED = 5.0  # standard deviations of noise
 
 
 class StarSearch(NamedTuple):
@@ -51,10 +51,10 @@ class StarSearch(NamedTuple):
             return best
         sigma_nm = np.asarray(self.model.low_orders().sigma_nm)
         random = np.random.default_rng(0)
-        lost = self.coarse and not (self._seen(best) and self._plausible(best))
+        lost = self.coarse and not (self.seen(best) and self._plausible(best))
         for k in range(MOST_WAVEFRONTS if lost and sigma_nm.size else 0):
             fit = self._fitted(starts[k % len(starts)], random.normal(0, sigma_nm))
-            if self.explains(fit) and self._seen(fit):
+            if self.explains(fit) and self.seen(fit):
                 return fit
         return best
 
@@ -79,11 +79,14 @@ class StarSearch(NamedTuple):
         fit = one.best(starts)
         return fit.star, fit.modes[: len(self.model.low_orders().sigma_nm)]
 
-    def _seen(self, fit):
-        """Return whether the star's flux is beyond its error in any image."""
-        return bool(
-            np.any(fit.flux >= DETECTED * flux_errors(fit, deviations(self.covariance(fit))))
-        )
+    def seen(self, fit) -> bool:
+        """Return whether an image has more light of the star than modes can find in noise.
+
+        The flux's own error does not tell: behind a round mask flux and wavefront are one.
+        """
+        light = (fit.flux[:, None, None] * fit.shape) ** 2 * fit.pixels.weight
+        signal = np.where(fit.flux > 0, light.sum(axis=(1, 2)), 0.0)
+        return bool(np.any(signal > DETECTED**2 + 2 * len(fit.modes)))
 
     def _fitted(self, start, modes=None):
         """Fit low orders (from `modes`), then all, then again without pixels that are far off."""

@@ -206,6 +206,20 @@ def test_wavefronts_are_drawn_where_no_start_sees_the_star(monkeypatch):
     assert dithers.fit().method == "none"
 
 
+@pytest.mark.parametrize(("seed", "method"), [(47, "model"), (54, "model")])
+def test_one_image_of_a_star_far_from_the_mask(seed, method):
+    """A lambda / D from it the fit may fail, and symmetry with it: the error has to say it.
+
+    47: the flux's own error is large, as flux and wavefront are one; the star is seen all the same.
+    54: model and symmetry are both 1.2 px off or more, and agree.
+    """
+    dithers = Dithers("nircam", "F300M", seed=seed, acquisition=0.8, count=1)
+    fit = dithers.fit()
+    assert fit.method == method
+    assert np.hypot(*(dithers.places[0] - dithers.mask)) > 1.3
+    assert (dithers.pull(fit) < 3).all()
+
+
 def test_light_that_no_model_explains_is_said():
     """A disk brighter than the speckles: symmetry, or an error of a fifth of lambda / D."""
     dithers = Dithers("nircam", seed=13)
