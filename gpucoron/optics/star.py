@@ -290,12 +290,12 @@ def _result(fit, search, used, symmetry, kind, resolution, scale, step_error_px)
     error = _model_error(fit, search, sigma, kind, resolution, scale)
     xy_cov = _growth(fit, search) ** 2 * covariance[0, 1]
     symmetry_error = np.full(2, SYMMETRIC.get(kind, np.inf) * resolution)
-    if fit.misfit > 2 * MISFIT_LIMIT:  # an image as strange as that is no star's alone
-        symmetry_error += UNLIKE_A_STAR * resolution
     if symmetry_error[0] < error.min():
         apart = np.hypot(*(symmetry - fit.star))
         if apart < AGREE * np.hypot(symmetry_error[0], error.min()):
             method, position, error, xy_cov = "symmetry", symmetry, symmetry_error, 0.0
+            if fit.misfit > 2 * MISFIT_LIMIT:  # an image as strange as that is no star's alone
+                error = error + UNLIKE_A_STAR * resolution
         elif not search.explains(fit):
             error, xy_cov = np.full(2, apart / np.sqrt(2)), 0.0
     if not search.seen(fit):
