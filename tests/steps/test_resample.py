@@ -92,6 +92,20 @@ def test_read_noise_weighs_and_flags_count(device):
     assert result.var_ref is result.var_speckle is None
 
 
+@pytest.mark.parametrize("err_from", ["auto", "var"])
+def test_overlaps_can_be_shared_by_several_images(device, monkeypatch, err_from):
+    maps = [pixel_map(7.0), pixel_map(-20.0)]
+    others = [[stack(2, seed), stack(3, seed + 1)] for seed in (1, 5)]
+    computed, known = [], {}
+    monkeypatch.setattr(
+        Drizzle, "overlaps", lambda self, *a, f=Drizzle.overlaps: computed.append(a) or f(self, *a)
+    )
+    for given in others:
+        shared = run(device, given, maps, err_from=err_from, known=known)
+        assert_same_bits(shared, run(device, given, maps, err_from=err_from))
+    assert len(computed) == 2 + 2 * len(maps)  # once for all that share, and once for each other
+
+
 @pytest.mark.parametrize("name, value", BAD)
 def test_a_bad_pixel_in_any_array_takes_no_part(device, name, value):
     where = (1, 9, 10)
@@ -561,17 +575,3 @@ def jwst_resample(paths, parameters):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a kernel does not conserve flux
         return step.process(ModelLibrary(images, on_disk=False))
-
-
-@pytest.mark.parametrize("err_from", ["auto", "var"])
-def test_overlaps_can_be_shared_by_several_images(device, monkeypatch, err_from):
-    maps = [pixel_map(7.0), pixel_map(-20.0)]
-    others = [[stack(2, seed), stack(3, seed + 1)] for seed in (1, 5)]
-    computed, known = [], {}
-    monkeypatch.setattr(
-        Drizzle, "overlaps", lambda self, *a, f=Drizzle.overlaps: computed.append(a) or f(self, *a)
-    )
-    for given in others:
-        shared = run(device, given, maps, err_from=err_from, known=known)
-        assert_same_bits(shared, run(device, given, maps, err_from=err_from))
-    assert len(computed) == 2 + 2 * len(maps)  # once for all that share, and once for each other
