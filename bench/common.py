@@ -161,13 +161,13 @@ def process(command, repeats=1, env=None, output=None):
 
 
 def command():
-    """The command that was run, without the options that say where files go."""
+    """The command that was run, without folders and the options that say where files go."""
     words = iter(sys.argv[1:])
     kept = []
     for word in words:
         name, given, _ = word.partition("=")
         if name not in ("--out", "--work"):
-            kept.append(word)
+            kept.append(Path(word).name if Path(word).is_absolute() else word)
         elif not given:
             next(words, None)
     return shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *kept])

@@ -119,6 +119,7 @@ def klip_zones(
     truncations = _as_truncations(truncate)
     targets, references = _as_images(targets, references)
     shape = references.shape[1:]
+    parts = zones.parts if isinstance(zones, Zones) and optimise is None else None
     labels, n_zones, optimise = _as_labels(zones, optimise, shape)
     if nan not in ("leave_out", "mean"):
         raise ParameterError(f"klip: nan is {nan!r}, expected 'leave_out' or 'mean'")
@@ -133,7 +134,7 @@ def klip_zones(
     known = _known(flat) if leave_out else None
     if targets.ndim == 1 and (known is not None or lacking is not None):
         targets = references[targets]
-    areas, usable = _areas(labels, optimise, square, shape, n_zones, known)
+    areas, usable = _areas(labels, optimise, square, shape, n_zones, known, parts)
     used &= usable[:, None]
     numbers = to_host(targets).astype(np.intp) if targets.ndim == 1 else None
     images = flat[:0] if numbers is not None else targets.reshape(len(targets), -1)
@@ -180,9 +181,10 @@ def zone_products(images, zones=None, *, optimise=None, weight=None) -> Sums:
     """
     (images,) = cuda.as_device_arrays(images)
     shape, flat = images.shape[1:], images.reshape(len(images), -1)
+    parts = zones.parts if isinstance(zones, Zones) and optimise is None else None
     labels, n_zones, optimise = _as_labels(zones, optimise, shape)
     square = _as_square(weight, shape)
-    areas, _ = _areas(labels, optimise, square, shape, n_zones, None)
+    areas, _ = _areas(labels, optimise, square, shape, n_zones, None, parts)
     return _device_work(images).sums(flat, flat[:0], areas, square, None)
 
 
@@ -295,12 +297,16 @@ def _known(flat) -> np.ndarray | None:
     return to_host(xp.isfinite(flat))
 
 
-def _areas(labels, optimise, square, shape, n_zones, known) -> tuple[Areas, np.ndarray]:
+def _areas(labels, optimise, square, shape, n_zones, known, parts=None) -> tuple[Areas, np.ndarray]:
     """Return where zones are optimised, and the references that may serve there.
 
-    The latter are (nzones, nref) bool, or (nzones, 1) where nothing is missing.
+    The latter are (nzones, nref) bool, or (nzones, 1) where nothing is missing. `parts` are the
+    areas of `optimise` or `labels`, where they are known.
     """
     counted = np.ones(len(labels), dtype=bool) if square is None else square > 0
+    if parts is not None and known is None:
+        label = parts.label if square is None else np.where(counted, parts.label, -1)
+        return parts._replace(label=label), np.ones((n_zones, 1), dtype=bool)
     if optimise is None:
         area: np.ndarray = np.where(counted, labels, -1)
     else:

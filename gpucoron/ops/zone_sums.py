@@ -50,13 +50,19 @@ def find_areas(area: np.ndarray, n_zones: int) -> Areas:
     """
     if area.ndim == 1:
         return Areas(area, np.eye(n_zones, dtype=bool))
-    packed = np.ascontiguousarray(np.packbits(area, axis=0).T)
+    packed = np.packbits(area, axis=0)
+    starts = np.ones(packed.shape[1], dtype=bool)  # of runs of pixels in the same zones
+    starts[1:] = False
+    for bits in packed:
+        starts[1:] |= bits[1:] != bits[:-1]
+    runs = np.flatnonzero(starts)
+    keys = np.ascontiguousarray(packed[:, runs].T)
     _, first, label = np.unique(
-        packed.view(np.dtype((np.void, packed.shape[1]))).ravel(),
+        keys.view(np.dtype((np.void, keys.shape[1]))).ravel(),
         return_index=True,
         return_inverse=True,
     )
-    members = area[:, first]
+    members, label = area[:, runs[first]], label[np.cumsum(starts) - 1]
     inside = members.any(axis=0)
     numbers = np.where(inside, np.cumsum(inside) - 1, -1)
     return Areas(numbers[label], members[:, inside])

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpucoron.backend.arrays import to_host
 from gpucoron.errors import ParameterError
+from gpucoron.ops.zone_sums import Areas, find_areas
 
 __all__ = ["SPACINGS", "Zones", "annuli_bounds", "make_zones"]
 
@@ -46,6 +48,13 @@ class Zones:
     def areas(self) -> list[np.ndarray]:
         """The pixels on which each zone is optimised, counted along rows."""
         return self.pixels if self.optimise is None else [np.flatnonzero(a) for a in self.optimise]
+
+    @functools.cached_property
+    def parts(self) -> Areas:
+        """The areas that the borders of all optimisation zones cut out."""
+        if self.optimise is None:
+            return find_areas(to_host(self.labels).ravel(), len(self))
+        return find_areas(to_host(self.optimise).reshape(len(self), -1), len(self))
 
 
 def annuli_bounds(

@@ -75,12 +75,13 @@ class LastCheck:
         """
         xp, most = cuda.array_namespace(before.data), max(after, default=0)
         self._subtracted = most > 0
-        result = after[most].data if most > 0 else before.data
+        result = after[most] if most > 0 else before
         mask, sums = xp.asarray(mask) > 0, xp.zeros(len(_Sums._fields))
         ever = xp.zeros(mask.shape, dtype=bool)
-        for dq, old, new in zip(before.dq, before.data, result, strict=True):
+        planes = zip(before.dq, result.dq, before.data, result.data, strict=True)
+        for dq, dq_after, old, new in planes:
             usable = ((dq & np.uint32(DO_NOT_USE)) == 0) & xp.isfinite(old) & xp.isfinite(new)
-            within = mask & ((dq & np.uint32(NON_SCIENCE)) == 0)
+            within = mask & ((dq_after & np.uint32(NON_SCIENCE)) == 0)  # nor outside of zones
             ever |= usable
             good = usable & within
             old, new = (xp.where(good, image, 0).astype(np.float64) for image in (old, new))

@@ -16,8 +16,8 @@ SHAPE = (3, 20, 22)
 ARRAYS = ("SCI", "ERR", "DQ", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT")
 
 
-def subtracted(left, flagged=0.0, subtract=True):
-    """An exposure before and after subtraction that leaves a share of its rms."""
+def subtracted(left, flagged=0.0, subtract=True, zoned=False):
+    """An exposure before and after subtraction (in a small zone) that leaves a share of its rms."""
     rng = np.random.default_rng(3)
     data = 100 + 40 * rng.normal(size=SHAPE)
     dq = np.zeros(SHAPE, np.uint32)
@@ -26,6 +26,10 @@ def subtracted(left, flagged=0.0, subtract=True):
     data[dq != 0] = 1e6
     before = IntegrationStack(data=data, err=np.ones(SHAPE), dq=dq)
     after = np.where(dq != 0, data, left * (data - 100))
+    if zoned:
+        after[:, :, 8:], marked = np.nan, dq.copy()
+        marked[:, :, 8:] |= 512 + 1
+        return before, {5: before.replace(data=after, dq=marked)}
     return before, {5: before.replace(data=after), 1: before} if subtract else {}
 
 
@@ -51,6 +55,8 @@ HALF = np.where(np.arange(26) < 3, 0.0, np.nan) * np.ones((26, 1))
         ({"left": 1.0, "subtract": False}, None, 1.0, []),
         ({"left": 0.9}, WHOLE, 1.0, ["leaves 90% of the rms of jw1_nrcalong"]),
         ({"left": 1.5}, None, 1.0, ["leaves 150% of the rms of jw1_nrcalong"]),
+        ({"left": 0.1, "zoned": True}, None, 1.0, []),
+        ({"left": 0.9, "zoned": True}, None, 1.0, ["leaves 90% of the rms of jw1_nrcalong"]),
         ({"left": 0.1, "flagged": 0.7}, WHOLE, 1.0, ["of the pixels of jw1_nrcalong"]),
         ({"left": 0.1}, HALF, 1.0, ["i2d has 78 finite pixels (expected: about 308"]),
         ({"left": 0.1}, HALF, 2.0, []),
