@@ -122,8 +122,7 @@ class GramInjection:
     def _note_references(self, references, groups, used, n_zones):
         """Keep the references that serve a target, as columns beside a constant."""
         finite: Any = np.isfinite(references.sum(axis=(1, 2), dtype=np.float64))
-        if used is None:
-            used = np.ones((n_zones, 1, len(groups)))
+        used = np.ones((n_zones, 1, len(groups))) if used is None else used
         used = np.asarray(used, bool)
         if used.ndim != 3 or used.shape[0] != n_zones or used.shape[2] != len(groups):
             raise InputError(

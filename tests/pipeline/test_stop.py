@@ -8,9 +8,10 @@ import time
 import pytest
 
 from gpucoron.backend import signals
+from gpucoron.io import second_process
 from tests.helpers import chance
 from tests.helpers.tiny_sets import TinySet, one_thread, wait  # noqa: F401
-from tests.pipeline.test_kill import contents, look
+from tests.pipeline.test_kill import alone, contents, look
 
 WORDS = ("-q", "--set", "klip.truncate=3", "--threads", "2")
 STOPS = 16 if chance.EVERYTHING else 6
@@ -39,10 +40,11 @@ def stop(pid, number):
 def test_stopped_at_random_moments(tmp_path):
     tiny = TinySet(tmp_path)
     assert tiny.command(*WORDS) == 0
+    second_process._import_all()  # once for all forks, which do without the second process
     right, err = contents(tiny.out), tmp_path / "err"
     tiny.out = tmp_path / "timed"
     begun = time.monotonic()
-    wait(start(tiny, err))
+    wait(start(tiny, err, alone))
     wall = time.monotonic() - begun
     moments, chains = chance.moments(STOPS, "stops"), 0
     while moments:
@@ -50,7 +52,7 @@ def test_stopped_at_random_moments(tmp_path):
         code = None
         while code != 0 and moments:
             number = list(CODES)[len(moments) % 2]
-            pid = start(tiny, err)
+            pid = start(tiny, err, alone)
             time.sleep(0.02 + 0.8 * wall * moments[-1])
             code, seconds = stop(pid, number)
             assert seconds < 2
@@ -69,7 +71,7 @@ def test_stopped_at_random_moments(tmp_path):
                 assert not list(tiny.out.glob(".*"))
         if code == 0:
             assert contents(tiny.out) == right
-    assert wait(start(tiny, err)) == 0
+    assert wait(start(tiny, err, alone)) == 0
     assert contents(tiny.out) == right
 
 
