@@ -8,7 +8,7 @@ outside the inner working angle, per set. planets: sets with six planets: how ma
 mean error of flux and position, and pulls (error over stated error; 1 is right), of those above 5
 sigma and of the others. companions: the same sets by the posterior of each companion; pulls of the
 flux by the posterior alone, too. likelihoods: seconds of 30,000 of them, in a whole call of
-`companion` for the brightest planet. The file is written anew after each seed.
+`companion` for the outermost planet. The file is written anew after each seed.
 """
 
 import logging
@@ -136,8 +136,8 @@ def companions(made, result):
 
 def likelihoods(made, result, least=30_000):
     """Seconds of a whole call of `companion` with so many likelihoods, of the second of two."""
-    brightest = max(made.planets, key=lambda p: p.flux_jy)
-    at = brightest.separation, brightest.angle
+    outermost = max(made.planets, key=lambda p: p.separation)
+    at = outermost.separation, outermost.angle
     for _ in range(2):
         start = time.perf_counter(), time.process_time()
         fit = result.companion(*at, steps=-(-least // 64)).fit
