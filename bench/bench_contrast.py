@@ -114,14 +114,20 @@ def closures(options):
                     rows.append({"seed": seed, "KL modes": k, **summary(sigmas)})
                     print(instrument, mode, rows[-1], flush=True)
                 every += found
-            results[f"{instrument} {mode}"] = {"sets": rows, "all": summary(np.concatenate(every))}
-            print(instrument, mode, results[f"{instrument} {mode}"]["all"], flush=True)
-    return {"seeds": options.seeds, "places": options.places, "closure": results}
+                results[f"{instrument} {mode}"] = {
+                    "sets": rows,
+                    "all": summary(np.concatenate(every)),
+                }
+                found = {"seeds": options.seeds, "places": options.places, "closure": results}
+                if options.out:  # after each set
+                    finish(found, options.out)
+    return found
 
 
 def summary(sigmas):
     import numpy as np
 
+    sigmas = np.asarray(sigmas)
     known = sigmas[np.isfinite(sigmas)]
     return {
         "places": len(known),
