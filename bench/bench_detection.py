@@ -218,7 +218,7 @@ def main():
                     results[instrument]["likelihoods"] = likelihoods(made, result)
                 results[instrument].update(of_planets(instrument, seen, fitted))
         done.append(seed)
-        finish({"command": " ".join(sys.argv), "seeds": done, "results": results}, options.out)
+        finish({"seeds": done, "results": results}, options.out)
 
 
 def of_planets(instrument, seen, fitted):
