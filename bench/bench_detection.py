@@ -12,7 +12,6 @@ flux by the posterior alone, too. likelihoods: seconds of 30,000 of them, in a w
 """
 
 import logging
-import sys
 import tempfile
 import time
 import warnings
