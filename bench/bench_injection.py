@@ -244,7 +244,7 @@ def main():
         results["contrast s"] = spent[0]
         results["run s"] = sum(v for k, v in result.timings.items() if k != "contrast")
         if options.vip:
-            results["VIP contrast_curve s"] = vip(result, 5)
+            results["VIP contrast_curve s"] = vip(result, 5)[0]
             results["VIP / gpucoron"] = results["VIP contrast_curve s"] / results["contrast s"]
         if options.full:
             results["full"] = [

@@ -80,11 +80,16 @@ def test_a_bright_companion_beside_another():
         assert fit.median[2] == pytest.approx(60, rel=0.04)
 
 
-@pytest.mark.parametrize("seed", [2])
-def test_agrees_with_pyklip(seed):
-    """The likelihood of pyklip.fitpsf.FMAstrometry on the same image: a third of the errors."""
+@pytest.mark.parametrize(
+    ("seed", "flux"), [(2, 15.0), (21, 15.0), (22, 15.0), (21, 80.0), (22, 80.0)]
+)
+def test_agrees_with_pyklip(seed, flux):
+    """The likelihood of pyklip.fitpsf.FMAstrometry on the same image.
+
+    Within a third of the errors, or where the SNR is above 50 within 0.1 px and 2 %.
+    """
     fitpsf = pytest.importorskip("pyklip.fitpsf", reason="pyklip is not installed")
-    truth, wide = (78.4, 50.7, 15.0), GaussianPatches(3.6)  # which its splines shift well
+    truth, wide = (78.4, 50.7, flux), GaussianPatches(3.6)  # which its splines shift well
     here = field([truth], seed, model=wide, fwhm=3.6)
     fit = fit_companion(here, wide, (78, 51), background=False, steps=400, burn_in=100)
     half = patch_half(3.6)
@@ -101,9 +106,13 @@ def test_agrees_with_pyklip(seed):
         parameters = [*place[:2], *logarithms]
         return fitpsf.lnlike(parameters, theirs, fitpsf.covars.matern32, negate=True)
 
-    found = optimize.minimize(likelihood, (78.0, 51.0, 12.0), method="Nelder-Mead").x
+    found = optimize.minimize(likelihood, (78.0, 51.0, 0.8 * flux), method="Nelder-Mead").x
     error = np.sqrt(np.diag(fit.sample_covariance))
-    assert (np.abs(fit.median - found) < error / 3).all()
+    away = np.abs(fit.median - found)
+    if flux / error[2] < 50:
+        assert (away < error / 3).all()
+    else:
+        assert np.hypot(*away[:2]) < 0.1 and away[2] < 0.02 * flux
 
 
 def test_nothing_to_fit():
