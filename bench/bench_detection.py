@@ -13,7 +13,6 @@ star. The file is written anew after each seed.
 
 import logging
 import math
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -224,7 +223,7 @@ def main():
                     fitted += companions(made, result)
                 results[instrument].update(of_planets(instrument, seen, fitted))
         done.append(seed)
-        finish({"command": " ".join(sys.argv), "seeds": done, "results": results}, options.out)
+        finish({"seeds": done, "results": results}, options.out)
 
 
 def of_planets(instrument, seen, fitted):
