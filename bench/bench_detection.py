@@ -1,17 +1,19 @@
 """False alarms, and how true positions and fluxes of the candidates are.
 
     python bench/bench_detection.py [--seeds 10] [--instruments nircam,miri-4qpm,miri-lyot]
-        [--parts alarms,planets,companions,likelihoods] [--out FILE]
+        [--parts alarms,planets,companions,likelihoods] [--brighter FACTOR] [--out FILE]
 
 alarms: sets without planets and disk, K = 5 and all: candidates above 5 sigma and without caveat
 outside the inner working angle, per set. planets: sets with six planets: how many are candidates;
 mean error of flux and position, and pulls (error over stated error; 1 is right), of those above 5
 sigma and of the others. companions: the same sets by the posterior of each companion; pulls of the
 flux by the posterior alone, too. likelihoods: seconds of 30,000 of them, in a whole call of
-`companion` for the outermost planet. The file is written anew after each seed.
+`companion` for the outermost planet. --brighter multiplies the planets' contrasts; they are then
+known, and excluded from the fits of the star. The file is written anew after each seed.
 """
 
 import logging
+import math
 import tempfile
 import time
 import warnings
@@ -34,14 +36,19 @@ PLANETS = {
 TURN = 137.5  # degrees from one planet to the next
 
 
-def reduce_set(folder, instrument, seed, planets, truncate):
+def reduce_set(folder, instrument, seed, planets, truncate, exclude=None):
     import gpucoron
     from gpucoron.simulate import simulate
 
     size = SIZE[instrument]
     made = simulate(folder, instrument, seed, disk=False, planets=planets, **size)
     result = gpucoron.run(
-        made.asn, psfmask=made.psfmask, klip_truncate=truncate, device="cpu", forward_model=True
+        made.asn,
+        psfmask=made.psfmask,
+        klip_truncate=truncate,
+        device="cpu",
+        forward_model=True,
+        exclude=exclude,
     )
     return made, result
 
@@ -159,11 +166,23 @@ def companions_summary(rows):
     }
 
 
-def places(instrument, seed):
+def places(instrument, seed, brighter=1.0):
     """Return separation, position angle and contrast of the planets of a set."""
     return [
-        (separation, (40.0 * seed + TURN * k) % 360, contrast)
+        (separation, (40.0 * seed + TURN * k) % 360, contrast * brighter)
         for k, (separation, contrast) in enumerate(PLANETS[instrument])
+    ]
+
+
+def circles(planets):
+    """Return a circle of 0.4 arcsec about each planet: east, north, radius."""
+    return [
+        (
+            separation * math.sin(math.radians(angle)),
+            separation * math.cos(math.radians(angle)),
+            0.4,
+        )
+        for separation, angle, _ in planets
     ]
 
 
@@ -180,6 +199,7 @@ def summary(rows):
         "found": sum(r["found"] for r in rows),
         "flux_bias": float(np.average(flux, weights=weight)),
         "flux_median": float(np.median(flux)),
+        "snr": [float(f([r["snr"] for r in rows])) for f in (min, np.median, max)],
         "flux_pull_rms": float(np.sqrt(np.mean(pulls**2))),
         "position_bias_mas": error.mean(axis=0).tolist(),
         "position_pull_rms": float(np.sqrt(np.mean(place**2))),
@@ -192,6 +212,7 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--instruments", default=",".join(INNER))
     parser.add_argument("--parts", default="alarms,planets")
+    parser.add_argument("--brighter", type=float, default=1.0, metavar="FACTOR")
     options = parser.parse_args()
     limit_threads(options.threads)
     warnings.simplefilter("ignore")
@@ -207,8 +228,9 @@ def main():
                     found.setdefault(k, []).extend(counts)
             if {"planets", "companions", "likelihoods"} & set(options.parts.split(",")):
                 with tempfile.TemporaryDirectory() as folder:
-                    wanted = places(instrument, seed)
-                    made, result = reduce_set(Path(folder), instrument, seed, wanted, (5,))
+                    wanted = places(instrument, seed, options.brighter)
+                    known = circles(wanted) if options.brighter > 1 else None
+                    made, result = reduce_set(Path(folder), instrument, seed, wanted, (5,), known)
                 if "planets" in options.parts:
                     seen += planets(instrument, seed, made, result)
                 if "companions" in options.parts:

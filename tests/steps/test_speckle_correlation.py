@@ -119,22 +119,45 @@ def test_independent_speckles_have_nothing_in_common():
     assert common_correlation(*parts, (48.0, 48.0))[np.hypot(y, x) < 45].mean() < 0.1
 
 
+def roll_maps(angles, shape):
+    """Pixel maps of images turned about their middle, which comes to 39.5, 39.5."""
+    y, x = np.indices(shape) - (shape[0] - 1) / 2
+    turns = np.deg2rad(angles)
+    return [
+        np.stack([x * np.cos(t) - y * np.sin(t), x * np.sin(t) + y * np.cos(t)], axis=2) + 39.5
+        for t in turns
+    ]
+
+
+def test_errors_on_each_device(device):
+    """Two rolls with the same speckles, of one and two integrations, with bad pixels."""
+    rng, shape = np.random.default_rng(9), (64, 64)
+    field = 2 * speckles(rng, 1.7, shape)
+    stacks = []
+    for n in (1, 2):
+        data = (field + 0.3 * rng.normal(size=(n, *shape))).astype(np.float32)
+        dq = (rng.random(data.shape) < 0.01).astype(np.uint32)
+        data[dq > 0] = np.nan
+        noise, of_speckles = (np.full(data.shape, v, np.float32) for v in (0.09, 4.0))
+        stack = IntegrationStack(
+            data, np.sqrt(noise), dq, var_rnoise=noise, var_speckle=of_speckles
+        )
+        stacks.append(stack)
+    arguments = stacks, roll_maps((0.0, 10.0), shape), (80, 80)
+    wanted = resample(*arguments, center=(39.5, 39.5))
+    found = device.call(resample, *arguments, center=(39.5, 39.5))
+    for name in ("err", "var_speckle"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-5)
+    assert dict(found.speckle_correlation)[4] == pytest.approx(
+        dict(wanted.speckle_correlation)[4], rel=1e-5
+    )
+
+
 @pytest.mark.parametrize("angles, width", [((0.0, 10.0), 1.5), ((0.0, 0.0), 1.5), ((5, -25), 2.5)])
 def test_errors_of_speckles_are_their_scatter(angles, width):
     """The same speckles in all rolls: pixels, and means over 4 x 4, of 40 realisations."""
     rng, shape = np.random.default_rng(5), (64, 64)
-    y, x = np.indices(shape) - 31.5
-    maps = []
-    for angle in np.deg2rad(angles):
-        maps.append(
-            np.stack(
-                [
-                    x * np.cos(angle) - y * np.sin(angle) + 39.5,
-                    x * np.sin(angle) + y * np.cos(angle) + 39.5,
-                ],
-                axis=2,
-            )
-        )
+    maps = roll_maps(angles, shape)
     variance = np.full((1, *shape), 4.0, np.float32)
     small = np.full((1, *shape), 0.01, np.float32)
     pulls, means = [], []
