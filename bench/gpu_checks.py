@@ -50,6 +50,7 @@ TEST_FILES = (
             "median",
             "outliers",
             "registration",
+            "subtracted",
         )
     ),
     *(
@@ -66,6 +67,7 @@ TEST_FILES = (
             "resample",
             "resample_errors",
             "roll_subtraction",
+            "speckle_correlation",
             "visit_outliers",
         )
     ),

@@ -187,7 +187,8 @@ class ExposureMean(NamedTuple):
         known = self.sigma > 0
         sigma = self.sigma
         if known.mean() < 0.5:  # of holes that were filled, at most: the model's own error counts
-            sigma = np.where(known, sigma, _UNKNOWN_NOISE * np.nanmedian(np.abs(self.image)))
+            seen = np.abs(self.image[np.isfinite(self.image)])
+            sigma = np.where(known, sigma, _UNKNOWN_NOISE * np.median(seen) if seen.size else 0.0)
         return np.where(sigma > 0, sigma, np.nan)
 
 
