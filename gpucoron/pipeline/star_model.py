@@ -31,12 +31,12 @@ log = logging.getLogger("gpucoron")
 
 #: Noise of an exposure whose ERR is not known, as a part of its median light.
 _UNKNOWN_NOISE = 0.01
-#: Error of a fitted flux by what is wrong with the model, as a part of it: where the wavefront is
-#: known, or the mask leaves much of the star's light.
+#: Error of a fitted flux by what is wrong with the model, as a part of it.
 _FLUX_ERROR = 0.03
-#: Where flux and wavefront are one: its scatter over the rms of the phase, radians, beside that
-#: rms's error (simulated sets: 0.15 at 4.4 um, 0.6 at 2 um).
-_SCATTER_BY_PHASE = 2.5
+#: Behind a round mask or a bar, where flux and wavefront are nearly one, by the rms of the phase in
+#: radians: times its square where dithered references tell the wavefront (simulated sets: 0.04 at
+#: 4.4 um, 0.2 at 1.8 um), times itself where they do not (0.15 at 4.4 um, 0.6 at 2 um).
+_KNOWN_BY_PHASE_2, _SCATTER_BY_PHASE = 3.0, 2.5
 _EDGE_PX = 2.0  # by which images may be smaller: they are continued as they are at the edge
 
 
@@ -279,8 +279,10 @@ def _fitted_flux(fit, kind, wavelength_um, wavefront_known, pixel_sr) -> StarFlu
     if kind is None or not fit.explained or not flux > 0 or not (pixel_sr or 0) > 0:
         return None
     part, scale, text = _FLUX_ERROR, 1.0, "fitted model of the coronagraph"
-    if not (wavefront_known or kind in ("4qpm", "spot")):
-        phase = 2e-3 * math.pi * EXPECTED_NM / wavelength_um
+    phase = 2e-3 * math.pi * EXPECTED_NM / wavelength_um
+    if kind not in ("4qpm", "spot") and wavefront_known:
+        part = math.hypot(part, _KNOWN_BY_PHASE_2 * phase**2)
+    elif kind not in ("4qpm", "spot"):
         part = math.hypot(2 * EXPECTED_ERROR_NM / EXPECTED_NM, _SCATTER_BY_PHASE * phase)
         scale = (fit.wavefront_nm / EXPECTED_NM) ** 2
         text += ", without dithers"
