@@ -23,7 +23,7 @@ from gpucoron.analysis.matched_filter import (
     patch_half,
 )
 
-__all__ = ["Candidate", "Field", "Found", "find_candidates", "measure"]
+__all__ = ["Candidate", "Field", "Found", "find_candidates", "measure", "widened"]
 
 log = logging.getLogger("gpucoron")
 
@@ -188,6 +188,15 @@ def measure(
     return replace(found, covariance=search.spread_out(found, place), caveat=found.caveat or FAINT)
 
 
+def widened(covariance: np.ndarray, of_position: np.ndarray) -> np.ndarray:
+    """Return a covariance of x, y, flux (3, 3) with one of the position (2, 2), if it is larger."""
+    if np.trace(of_position) <= np.trace(covariance[:2, :2]):
+        return covariance
+    wide = np.zeros((3, 3))
+    wide[:2, :2], wide[2, 2] = of_position, covariance[2, 2]
+    return wide
+
+
 class _Search:
     """The image, the sources that were found, and what is left without them."""
 
@@ -320,13 +329,8 @@ class _Search:
         near = np.hypot(x - place[0], y - place[1]) <= self.field.fwhm_px
         near &= np.isfinite(snr)
         weight = np.exp(0.5 * (np.clip(snr[near], 0, None) ** 2 - max(candidate.snr, 0.0) ** 2))
-        covariance = candidate.covariance.copy()
         away = np.stack([x[near] - candidate.x, y[near] - candidate.y])
-        spread = (weight * away) @ away.T / max(weight.sum(), 1e-300)
-        if np.trace(spread) > np.trace(covariance[:2, :2]):
-            covariance[:2], covariance[:, :2] = 0.0, 0.0
-            covariance[:2, :2], covariance[2, 2] = spread, candidate.covariance[2, 2]
-        return covariance
+        return widened(candidate.covariance, (weight * away) @ away.T / max(weight.sum(), 1e-300))
 
     def _caveat(self, candidate: Candidate, k: int) -> str:
         at = round(candidate.y), round(candidate.x)

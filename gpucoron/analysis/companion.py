@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gpucoron.analysis.annulus import AnnulusNoise
-from gpucoron.analysis.candidates import THRESHOLD, Candidate, Field
+from gpucoron.analysis.candidates import THRESHOLD, Candidate, Field, widened
 from gpucoron.analysis.joint_sources import apart, source_image
 from gpucoron.analysis.local_model import (
     REACH_PX,
@@ -80,12 +80,10 @@ class CompanionFit:
         that was searched, so its position has the covariance of the measurement, if that is larger.
         """
         x, y, flux = (float(v) for v in self.median)
-        covariance = np.array(self.sample_covariance)
+        covariance = self.sample_covariance
         snr = flux / math.sqrt(covariance[2, 2])
-        wide = measured.covariance[:2, :2]
-        if measured.significance < THRESHOLD and np.trace(wide) > np.trace(covariance[:2, :2]):
-            covariance[:2], covariance[:, :2] = 0.0, 0.0
-            covariance[:2, :2], covariance[2, 2] = wide, self.sample_covariance[2, 2]
+        if measured.significance < THRESHOLD:
+            covariance = widened(covariance, measured.covariance[:2, :2])
         return replace(measured, x=x, y=y, flux=flux, covariance=covariance, snr=snr)
 
 

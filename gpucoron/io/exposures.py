@@ -99,7 +99,7 @@ class Exposure(ArrayFields):
 
     @property
     def shows_reference(self) -> bool:
-        """Whether it is a psf member, or IS_PSF says that it shows a reference star."""
+        """Whether this is an exposure of a PSF reference star: a psf member, or IS_PSF is true."""
         return self.exptype == "psf" or self.primary_header.get("IS_PSF") is True
 
     def load(self) -> IntegrationStack:

@@ -221,11 +221,8 @@ def test_wavefronts_are_drawn_where_no_start_sees_the_star(monkeypatch):
 
 @pytest.mark.parametrize(("seed", "method"), [(47, "model"), (54, "symmetry")])
 def test_one_image_of_a_star_far_from_the_mask(seed, method):
-    """A lambda / D from it the fit may fail, and symmetry with it: the error has to say it.
-
-    47: the flux's own error is large, as flux and wavefront are one; the star is seen all the same.
-    54: model and symmetry are both 1.2 px off or more, and agree.
-    """
+    """A lambda / D from it the fit may fail, and symmetry with it: the error has to say it."""
+    # 47: flux and wavefront are one, so its error is large; 54: both are 1.2 px off, and agree
     dithers = Dithers("nircam", "F300M", seed=seed, acquisition=0.8, count=1)
     fit = dithers.fit()
     assert fit.method == method
