@@ -260,7 +260,7 @@ class _Search:
         """Fit every source again to the image without the others."""
         if len(self.fits) < 2:
             return
-        if not getattr(self.model, "linear", True):
+        if not self.model.linear:
             self._refine_together()
             return
         for k, fit in enumerate(self.fits):

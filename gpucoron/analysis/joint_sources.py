@@ -35,7 +35,7 @@ def apart(
     image: np.ndarray, model: PatchModel, sources: Sequence[Any]
 ) -> tuple[np.ndarray, PatchModel]:
     """Return an image (ny, nx) without sources, and the model of another one in it."""
-    if getattr(model, "linear", True):
+    if model.linear:
         return without(image, model, sources), model
     light, alone = cast(TogetherModel, model).apart(sources, image.shape)
     return np.asarray(image, dtype=np.float64) - light, alone

@@ -34,6 +34,10 @@ def patch_half(fwhm_px: float) -> int:
 class PatchModel(Protocol):
     """Images of a point source in the combined image, as KLIP and the combination leave them."""
 
+    @property
+    def linear(self) -> bool:
+        """Whether the image of a source is in proportion to its flux."""
+
     def patches(self, places: np.ndarray, half: int) -> np.ndarray:
         """Return the image of a source of flux 1 at each place.
 

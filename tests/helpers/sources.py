@@ -6,6 +6,8 @@ import numpy as np
 class GaussianPatches:
     """A Gaussian of peak 1, with a ring of side lobes of some height: a PatchModel."""
 
+    linear = True
+
     def __init__(self, fwhm, lobes=0.0, radius=5.0):
         self.fwhm, self.lobes, self.radius = fwhm, lobes, radius
 
